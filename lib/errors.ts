@@ -1,0 +1,101 @@
+/**
+ * What went wrong, in words that say what to do. Limited and blocked requests
+ * are values (see rules/verdict.ts), not errors of this file.
+ */
+
+/** Every error of this package has one of these codes; they do not change within a major version. */
+export type GuardErrorCode =
+  | 'GUARD_ERR_OPTIONS'
+  | 'GUARD_ERR_ARGUMENT'
+  | 'GUARD_ERR_LIMIT'
+  | 'GUARD_ERR_STORE_UNAVAILABLE'
+  | 'GUARD_ERR_VALUE'
+  | 'GUARD_ERR_METRICS_ROUTE'
+
+export class GuardError extends Error {
+  readonly code: GuardErrorCode
+
+  constructor (code: GuardErrorCode, message: string, cause?: Error) {
+    super(message, cause === undefined ? undefined : { cause })
+    this.name = new.target.name
+    this.code = code
+  }
+}
+
+/** One wrong option, in four parts, so that a reader can mend it without the manual. */
+export interface OptionProblem {
+  /** path of the option, such as `redis.url`, or the environment variable, such as `REDIS_URL` */
+  readonly option: string
+  /** what it has to be */
+  readonly rule: string
+  /** what it was, shortened; never a secret */
+  readonly received: string
+  /** what to do about it, where that is more than following the rule */
+  readonly remedy?: string
+}
+
+/** All wrong and unknown options of one registration, together. */
+export class OptionsError extends GuardError {
+  readonly problems: readonly OptionProblem[]
+
+  constructor (problems: readonly OptionProblem[]) {
+    super('GUARD_ERR_OPTIONS', `fastify-redis-guard cannot start:\n${problems.map(problem => `  - ${describe(problem)}`).join('\n')}`)
+    this.problems = problems
+  }
+}
+
+/** A method was called with something that it cannot take. */
+export class ArgumentError extends GuardError {
+  constructor (problem: OptionProblem) {
+    super('GUARD_ERR_ARGUMENT', describe(problem))
+  }
+}
+
+/** A limit cannot be decided: its numbers are out of range, or a cost can never fit. */
+export class LimitError extends GuardError {
+  constructor (message: string) {
+    super('GUARD_ERR_LIMIT', message)
+  }
+}
+
+/** A stored value is not what the command needs, such as `incr` on text. Redis is well. */
+export class ValueError extends GuardError {
+  constructor (message: string) {
+    super('GUARD_ERR_VALUE', message)
+  }
+}
+
+/** Redis did not answer in time, refused, or is not connected. The cause holds its words, without the command. */
+export class StoreUnavailableError extends GuardError {
+  readonly statusCode = 500
+  readonly kind: StoreFailure
+
+  constructor (kind: StoreFailure, message: string, cause?: Error) {
+    super('GUARD_ERR_STORE_UNAVAILABLE', message, cause)
+    this.kind = kind
+  }
+}
+
+/** Why Redis could not be used; the `kind` label of `redis_guard_errors_total`. */
+export type StoreFailure =
+  | 'connection' | 'timeout' | 'auth' | 'oom' | 'readonly' | 'loading' | 'cluster' | 'tls' | 'reply'
+
+export function describe (problem: OptionProblem): string {
+  const remedy = problem.remedy === undefined ? '' : `; ${problem.remedy}`
+  return `${problem.option} must be ${problem.rule}, got ${problem.received}${remedy}`
+}
+
+/** How a received value is shown in a message: its type is visible, and its length is bounded. */
+export function show (value: unknown): string {
+  switch (typeof value) {
+    case 'string': return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value)
+    case 'function': return 'a function'
+    case 'symbol': return 'a symbol'
+    case 'bigint': return `${value}n`
+    case 'object':
+      if (value === null) return 'null'
+      if (Array.isArray(value)) return `an array of ${value.length}`
+      return 'an object'
+    default: return String(value)
+  }
+}

@@ -1,0 +1,169 @@
+/**
+ * How a hit is counted against limits, without I/O, clock or framework.
+ *
+ * An algorithm is five small functions over a state of three integers. Both
+ * stores keep that state: memory by calling this file, Redis by
+ * store/lua/take.lua, which repeats `take` step for step (parity.test.ts
+ * compares the two). What a client is told, `explain`, is written only here.
+ */
+import { LimitError } from '../errors.js'
+import { fixedWindow } from './fixed-window.js'
+import { gcra } from './gcra.js'
+import { slidingWindow } from './sliding-window.js'
+
+export type Algorithm = 'fixed-window' | 'sliding-window' | 'gcra'
+
+export interface Limit {
+  readonly algorithm: Algorithm
+  /** hits allowed per window; whole number >= 0 */
+  readonly max: number
+  /** length of the window; whole number >= 1 */
+  readonly windowMs: number
+  /** gcra only: hits that may come at once; elsewhere equal to max */
+  readonly burst: number
+}
+
+/** The counters of one key. What each means is the algorithm's to say. */
+export interface LimitState {
+  readonly used: number
+  readonly previous: number
+  readonly atMs: number
+}
+
+/** One limit that a hit has to pass, and how much of it the hit takes. */
+export interface Check {
+  readonly limit: Limit
+  /** whole number >= 1 */
+  readonly cost: number
+}
+
+/** What became of one check. */
+export interface Outcome {
+  /** whether this limit alone would let the hit pass */
+  readonly fits: boolean
+  /** the counters after the decision */
+  readonly state: LimitState
+  /** whether the counters differ from what was stored, so that they must be written */
+  readonly changed: boolean
+}
+
+export interface Explanation {
+  /** hits of cost 1 that would still pass */
+  readonly remaining: number
+  /** until the whole quota is there again */
+  readonly resetMs: number
+  /** until a hit of the given cost passes; 0 when it would pass now */
+  readonly retryAfterMs: number
+}
+
+/** One algorithm. All functions are pure; a `state` is always the result of `current`, but for `current` itself. */
+export interface Rule {
+  /**
+   * What stored counters are worth at `nowMs`: windows that are over are
+   * dropped, and counters from the future (the clock stepped back) are moved
+   * to now. `repaired` says the latter, since then they must be written even
+   * by a refusal: otherwise each later refusal would start from the future
+   * again, and the client stay locked out until the clock has caught up.
+   */
+  current (stored: LimitState | undefined, nowMs: number, limit: Limit): LimitState
+  repaired (stored: LimitState, nowMs: number, limit: Limit): boolean
+  fits (state: LimitState, nowMs: number, limit: Limit, cost: number): boolean
+  accept (state: LimitState, limit: Limit, cost: number): LimitState
+  /** the state after a refusal; the same object when a refusal leaves no trace */
+  refuse (state: LimitState, limit: Limit): LimitState
+  explain (state: LimitState, nowMs: number, limit: Limit, cost: number): Explanation
+  /** when the counters say nothing any more and may be forgotten */
+  expiresAtMs (state: LimitState, limit: Limit): number
+}
+
+const rules: Readonly<Record<Algorithm, Rule>> = {
+  'fixed-window': fixedWindow,
+  'sliding-window': slidingWindow,
+  gcra
+}
+
+export const algorithms = Object.keys(rules) as readonly Algorithm[]
+
+/**
+ * Counts one hit against one limit.
+ *
+ * @param stored  counters of the key; undefined: never seen, or expired
+ * @param nowMs   ms since 1970 from the store's clock; may step back
+ * @param cost    whole number >= 1
+ */
+export function take (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number): Outcome {
+  const rule = rules[limit.algorithm]
+  const state = rule.current(stored, nowMs, limit)
+  if (rule.fits(state, nowMs, limit, cost)) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
+  return refuse(rule, stored, state, nowMs, limit)
+}
+
+/**
+ * Counts one hit against several limits: against all of them when it fits
+ * each, else against none. A limit that refuses notes the refusal by its own
+ * rule; one that would have let the hit pass stays as it was.
+ *
+ * @param stored  counters, one for each check, in their order
+ * @returns whether the hit passed, and one outcome for each check
+ */
+export function takeAll (
+  stored: readonly (LimitState | undefined)[], nowMs: number, checks: readonly Check[]
+): { readonly accepted: boolean, readonly outcomes: readonly Outcome[] } {
+  if (checks.length === 1) {
+    const { limit, cost } = checks[0]!
+    const outcome = take(stored[0], nowMs, limit, cost)
+    return { accepted: outcome.fits, outcomes: [outcome] }
+  }
+  const states = checks.map(({ limit }, i) => rules[limit.algorithm].current(stored[i], nowMs, limit))
+  const fits = checks.map(({ limit, cost }, i) => rules[limit.algorithm].fits(states[i]!, nowMs, limit, cost))
+  const accepted = fits.every(Boolean)
+  const outcomes = checks.map(({ limit, cost }, i): Outcome => {
+    const rule = rules[limit.algorithm]
+    const state = states[i]!
+    if (accepted) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
+    if (!fits[i]) return refuse(rule, stored[i], state, nowMs, limit)
+    return { fits: true, state, changed: isRepaired(rule, stored[i], nowMs, limit) }
+  })
+  return { accepted, outcomes }
+}
+
+/** What the counters of one key mean to a client at `nowMs`, for a hit of `cost`. */
+export function explain (stored: LimitState | undefined, nowMs: number, limit: Limit, cost = 1): Explanation {
+  const rule = rules[limit.algorithm]
+  return rule.explain(rule.current(stored, nowMs, limit), nowMs, limit, cost)
+}
+
+/** When counters that were just written may be forgotten, ms since 1970. */
+export function expiresAtMs (state: LimitState, limit: Limit): number {
+  return rules[limit.algorithm].expiresAtMs(state, limit)
+}
+
+/**
+ * Makes a limit whose arithmetic stays exact: the products of max and window
+ * that sliding-window and gcra compare must be whole numbers below 2^53.
+ *
+ * @throws LimitError  naming the number that is out of range
+ */
+export function defineLimit (algorithm: Algorithm, max: number, windowMs: number, burst = max): Limit {
+  if (!Number.isSafeInteger(max) || max < 0) throw new LimitError(`max must be a whole number >= 0, got ${max}`)
+  if (!Number.isSafeInteger(burst) || burst < 0) throw new LimitError(`burst must be a whole number >= 0, got ${burst}`)
+  if (!Number.isSafeInteger(windowMs) || windowMs < 1 || windowMs > longestWindowMs) {
+    throw new LimitError(`timeWindow must be a whole number of ms from 1 to ${longestWindowMs}, got ${windowMs}`)
+  }
+  if (algorithm !== 'fixed-window' && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
+    throw new LimitError(`max times timeWindow must stay below 2^51 for ${algorithm}, got ${max} per ${windowMs} ms; use fixed-window or a shorter window`)
+  }
+  return { algorithm, max, windowMs, burst }
+}
+
+/** Ten years. Longer is a mistake in the unit. */
+export const longestWindowMs = 10 * 365 * 86_400_000
+
+function refuse (rule: Rule, stored: LimitState | undefined, state: LimitState, nowMs: number, limit: Limit): Outcome {
+  const refused = rule.refuse(state, limit)
+  return { fits: false, state: refused, changed: refused !== state || isRepaired(rule, stored, nowMs, limit) }
+}
+
+function isRepaired (rule: Rule, stored: LimitState | undefined, nowMs: number, limit: Limit): boolean {
+  return stored !== undefined && rule.repaired(stored, nowMs, limit)
+}

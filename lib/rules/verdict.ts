@@ -1,0 +1,37 @@
+/**
+ * What became of one request. A tagged union: whoever switches over `kind`
+ * ends in a `never`, so that a new kind fails to compile wherever somebody
+ * has to care.
+ */
+import type { Explanation, Limit } from './rate-limit.js'
+
+export type Verdict = Counted | Blocked | Exempt | Uncounted
+
+/** Which store decided; `local` is the compiled block or allow list of this process. */
+export type Source = 'redis' | 'memory' | 'local'
+
+/** Counted against a limit, which let it pass or refused it. */
+export interface Counted {
+  readonly kind: 'allowed' | 'limited'
+  readonly source: Source
+  /** whom it was counted against */
+  readonly key: string
+  readonly limit: Limit
+  readonly explanation: Explanation
+}
+
+/** Refused because of its address. */
+export interface Blocked {
+  readonly kind: 'blocked'
+}
+
+/** On the allow list: passed, and was not counted. */
+export interface Exempt {
+  readonly kind: 'exempt'
+}
+
+/** Passed without being counted: Redis could not answer, and `skipOnError` asks for that. */
+export interface Uncounted {
+  readonly kind: 'uncounted'
+  readonly limit: Limit
+}
