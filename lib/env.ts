@@ -1,0 +1,87 @@
+/**
+ * The environment variables, read once into typed values. Empty is unset, as
+ * in a compose file's `REDIS_PASSWORD=`.
+ */
+import { type OptionProblem, show } from './errors.js'
+import { parseRedisUrl, type RedisAddress, redisUrlRule } from './redis-url.js'
+
+export interface Environment {
+  readonly production: boolean
+  /** what REDIS_URL, REDIS_PASSWORD and REDIS_TLS say together; undefined without REDIS_URL */
+  readonly redis: RedisAddress | undefined
+  /** REDIS_ENABLED; undefined: not said */
+  readonly enabled: boolean | undefined
+  /** REDIS_TIMEOUT, ms */
+  readonly connectTimeout: number | undefined
+  /** LOG_LEVEL */
+  readonly logLevel: string | undefined
+}
+
+export interface Variable {
+  readonly name: string
+  readonly rule: string
+  readonly description: string
+}
+
+/** What README's table of variables says; a test compares the two. */
+export const variables: readonly Variable[] = [
+  { name: 'NODE_ENV', rule: '`production`', description: 'Redis is used by default only in production' },
+  { name: 'REDIS_URL', rule: redisUrlRule, description: 'where Redis is; without it the memory store answers' },
+  { name: 'REDIS_PASSWORD', rule: 'any characters, no escaping', description: 'wins over the password in the URL' },
+  { name: 'REDIS_TLS', rule: '`true` or `false`', description: 'TLS on a `redis://` URL; a `rediss://` URL is TLS in any case' },
+  { name: 'REDIS_TIMEOUT', rule: 'a whole number of ms from 1 to 600000', description: 'time limit for connecting, 5000 if unset; the option `connectTimeout` wins' },
+  { name: 'REDIS_ENABLED', rule: '`true` or `false`', description: '`true`: use Redis outside production too; `false`: never' },
+  { name: 'LOG_LEVEL', rule: 'a level of the logger', description: "level of the plugin's own log lines; `debug` shows what it does" }
+]
+
+/**
+ * @param env       such as `process.env`
+ * @param problems  wrong values are added here, all of them
+ */
+export function readEnvironment (env: Readonly<Record<string, string | undefined>>, problems: OptionProblem[]): Environment {
+  const read = <T>(name: string, parse: (text: string) => T | undefined): T | undefined => {
+    const text = env[name]
+    if (text === undefined || text === '') return undefined
+    const value = parse(text)
+    if (value === undefined) problems.push({ option: name, rule: ruleOf(name), received: show(text) })
+    return value
+  }
+  const password = read('REDIS_PASSWORD', text => text)
+  const tls = read('REDIS_TLS', parseBoolean)
+  return {
+    production: env['NODE_ENV'] === 'production',
+    redis: readUrl(env['REDIS_URL'], password, tls === true, problems),
+    enabled: read('REDIS_ENABLED', parseBoolean),
+    connectTimeout: read('REDIS_TIMEOUT', parseTimeout),
+    logLevel: read('LOG_LEVEL', text => text)
+  }
+}
+
+function readUrl (
+  url: string | undefined, password: string | undefined, tls: boolean, problems: OptionProblem[]
+): RedisAddress | undefined {
+  if (url === undefined || url === '') return undefined
+  const address = parseRedisUrl(url)
+  if (typeof address === 'string') {
+    problems.push({ option: 'REDIS_URL', rule: redisUrlRule, received: address })
+    return undefined
+  }
+  return {
+    ...address,
+    ...(password === undefined ? {} : { password }),
+    ...(tls && address.tls === undefined ? { tls: {} } : {})
+  }
+}
+
+function parseBoolean (text: string): boolean | undefined {
+  return { true: true, false: false }[text.trim().toLowerCase()]
+}
+
+function parseTimeout (text: string): number | undefined {
+  const value = Number(text)
+  return Number.isInteger(value) && value >= 1 && value <= 600_000 ? value : undefined
+}
+
+function ruleOf (name: string): string {
+  return variables.find(variable => variable.name === name)!.rule
+}

@@ -1,0 +1,73 @@
+/**
+ * What a single option may be: its rule in words, and the function that reads
+ * a value or refuses it. None of them coerces: `'10'` is no number.
+ */
+import { parse as parseDuration } from '@lukeed/ms'
+import { longestWindowMs } from './rules/rate-limit.js'
+
+/** The value of an option that was refused. */
+export const wrong = Symbol('wrong')
+
+export interface ValueRule<T> {
+  /** follows "must be" */
+  readonly rule: string
+  read (value: unknown): T | typeof wrong
+}
+
+export function whole (min: number, max = Number.MAX_SAFE_INTEGER): ValueRule<number> {
+  const range = max === Number.MAX_SAFE_INTEGER ? `>= ${min}` : `from ${min} to ${max}`
+  return { rule: `a whole number ${range}`, read: value => isWhole(value, min, max) ? value : wrong }
+}
+
+export const flag: ValueRule<boolean> = {
+  rule: 'true or false',
+  read: value => typeof value === 'boolean' ? value : wrong
+}
+
+export function oneOf<T extends string> (...choices: readonly T[]): ValueRule<T> {
+  return {
+    rule: choices.map(choice => `'${choice}'`).join(', '),
+    read: value => choices.find(choice => choice === value) ?? wrong
+  }
+}
+
+export function fn<T> (signature: string): ValueRule<T> {
+  return { rule: `a function ${signature}`, read: value => typeof value === 'function' ? value as T : wrong }
+}
+
+export function either<A, B> (a: ValueRule<A>, b: ValueRule<B>): ValueRule<A | B> {
+  return {
+    rule: `${a.rule}, or ${b.rule}`,
+    read (value) {
+      const read = a.read(value)
+      return read === wrong ? b.read(value) : read
+    }
+  }
+}
+
+/** ms as a number, or a text such as '1 minute'; read as whole ms. */
+export const duration: ValueRule<number> = {
+  rule: `whole ms from 1 to ${longestWindowMs}, or a text such as '1 minute'`,
+  read (value) {
+    const ms = typeof value === 'string' ? parseDuration(value.trim()) : value
+    return isWhole(ms, 1, longestWindowMs) ? ms : wrong
+  }
+}
+
+export const text: ValueRule<string> = {
+  rule: 'a text that is not empty',
+  read: value => typeof value === 'string' && value !== '' ? value : wrong
+}
+
+export const texts: ValueRule<readonly string[]> = {
+  rule: 'an array of texts',
+  read: value => Array.isArray(value) && value.every(item => typeof item === 'string') ? Object.freeze([...value]) : wrong
+}
+
+export function isRecord (value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function isWhole (value: unknown, min: number, max: number): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max
+}

@@ -1,0 +1,63 @@
+/**
+ * Reads a Redis URL into typed options. Our own, since ioredis 6 takes
+ * `REDISS://` for an unencrypted connection, keeps query values as text
+ * (`?connectTimeout=300` then throws out of reach), and fails on passwords
+ * with a bare `%`; and since people paste access keys with `/`, `#` and `@`
+ * into URLs as they are.
+ */
+import type { RedisOptions } from 'ioredis'
+
+/** The part of ioredis' options that a URL can say. */
+export type RedisAddress = Pick<RedisOptions, 'host' | 'port' | 'path' | 'username' | 'password' | 'db' | 'tls'>
+
+export const redisUrlRule = 'redis://[user:password@]host[:port][/db], rediss:// for TLS, or unix:///path'
+
+/**
+ * @param text  as from REDIS_URL or the `redis` option; the scheme in any case;
+ *   credentials percent-encoded or not
+ * @returns what to connect to, or in words why it cannot be read; these never
+ *   hold the credentials
+ */
+export function parseRedisUrl (text: string): RedisAddress | string {
+  const [, scheme = '', rest = ''] = /^([a-z]+):\/\/(.*)$/is.exec(text.trim()) ?? []
+  switch (scheme.toLowerCase()) {
+    case 'redis': return parseAuthority(rest)
+    case 'rediss': {
+      const address = parseAuthority(rest)
+      return typeof address === 'string' ? address : { ...address, tls: {} }
+    }
+    case 'unix': return rest.startsWith('/') ? { path: rest } : 'a unix:// URL without an absolute path'
+    default: return 'a URL of another kind'
+  }
+}
+
+function parseAuthority (rest: string): RedisAddress | string {
+  // The last @ ends the credentials: neither a host nor a database number can hold one.
+  const at = rest.lastIndexOf('@')
+  const credentials = at === -1 ? {} : parseCredentials(rest.slice(0, at))
+  const [, host, bracketed, port, db, query] =
+    /^(?:([^:/?#[\]\s]+)|\[([0-9a-f:.]+)\])(?::(\d{1,5}))?(?:\/(\d*))?(?:\?(.*))?$/i.exec(rest.slice(at + 1)) ?? []
+  if (host === undefined && bracketed === undefined) return 'a URL without a readable host, port or database number'
+  if (query !== undefined && query !== '') return 'a URL with a query; give these as options'
+  if (Number(port ?? 1) < 1 || Number(port ?? 1) > 65535) return `a URL with port ${port}`
+  return { host: host ?? bracketed, port: Number(port ?? 6379), db: Number(db ?? 0), ...credentials }
+}
+
+function parseCredentials (text: string): Pick<RedisAddress, 'username' | 'password'> {
+  const colon = text.indexOf(':')
+  const username = colon === -1 ? text : text.slice(0, colon)
+  const password = colon === -1 ? '' : text.slice(colon + 1)
+  return {
+    ...(username === '' ? {} : { username: decode(username) }),
+    ...(password === '' ? {} : { password: decode(password) })
+  }
+}
+
+/** Percent-decoded where that is possible; a password such as `100%` stays as it is. */
+function decode (text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
+}
