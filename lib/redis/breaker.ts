@@ -1,0 +1,205 @@
+/**
+ * Redis behind a circuit breaker. Every round trip has a time limit. The first
+ * one that fails opens the breaker, for a guard that tries again and again
+ * keeps each client waiting. From then on nothing is sent but a probe, one
+ * cheap write after each `resetTimeout` and whenever the connection is back;
+ * the first that succeeds closes the breaker. No request ever is the probe.
+ */
+import { EventEmitter } from 'node:events'
+import { performance } from 'node:perf_hooks'
+import CircuitBreaker from 'opossum'
+import { StoreUnavailableError } from '../errors.js'
+import type { Connection } from './connection.js'
+import { failureOf, valueErrorOf } from './failure.js'
+import type { RedisClient } from './script.js'
+
+export interface BreakerOptions {
+  /** ms */
+  readonly commandTimeout: number
+  /** ms */
+  readonly resetTimeout: number
+  /** the key that the probe writes */
+  readonly probeKey: string
+}
+
+export type BreakerState = 'closed' | 'open' | 'half-open'
+
+interface GuardedRedisEvents {
+  /** Redis may be used again */
+  up: []
+  /** Redis may not be used any more */
+  down: [failure: StoreUnavailableError]
+  state: [state: BreakerState]
+  roundTrip: [seconds: number]
+  failure: [failure: StoreUnavailableError]
+}
+
+type Command = (client: RedisClient) => Promise<unknown>
+
+export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
+  readonly #connection: Connection
+  readonly #options: BreakerOptions
+  readonly #breaker: CircuitBreaker<[Command], unknown>
+  #failure: StoreUnavailableError
+  #probing = false
+
+  constructor (connection: Connection, options: BreakerOptions) {
+    super()
+    this.#connection = connection
+    this.#options = options
+    this.#failure = failureOf(new Error('not connected yet'))
+    this.#breaker = new CircuitBreaker((command: Command) => this.#send(command), {
+      timeout: options.commandTimeout,
+      resetTimeout: options.resetTimeout,
+      errorThresholdPercentage: 0,
+      rollingPercentilesEnabled: false,
+      enableSnapshots: false
+    })
+    this.#breaker.open()
+    this.#breaker.on('timeout', error => { this.#failure = failureOf(error) })
+    this.#breaker.on('open', () => {
+      this.emit('state', 'open')
+      this.emit('down', this.#failure)
+    })
+    this.#breaker.on('close', () => {
+      this.emit('state', 'closed')
+      this.emit('up')
+    })
+    this.#breaker.on('halfOpen', () => {
+      this.emit('state', 'half-open')
+      this.#probe()
+    })
+    connection.on('ready', () => this.#probe())
+    connection.on('lost', () => this.#lost())
+    connection.on('error', error => { this.#fail(error) })
+  }
+
+  get client (): RedisClient {
+    return this.#connection.client
+  }
+
+  get usable (): boolean {
+    return this.#breaker.closed && this.#connection.ready
+  }
+
+  get state (): BreakerState {
+    if (this.#breaker.closed) return 'closed'
+    return this.#breaker.halfOpen ? 'half-open' : 'open'
+  }
+
+  /** Why Redis could not be used when it last could not. */
+  get failure (): StoreUnavailableError {
+    return this.#failure
+  }
+
+  /**
+   * Connects, and waits until Redis can be used or the first attempt has
+   * failed; at most `withinMs`.
+   */
+  async open (withinMs: number): Promise<void> {
+    await new Promise<void>(resolve => {
+      const settle = () => {
+        clearTimeout(timer)
+        this.off('up', settle)
+        this.#connection.off('lost', settle)
+        resolve()
+      }
+      const timer = setTimeout(settle, withinMs)
+      this.on('up', settle)
+      this.#connection.on('lost', settle)
+      this.#connection.open()
+      if (this.#connection.ready) this.#probe()
+    })
+  }
+
+  /**
+   * One round trip.
+   *
+   * @throws StoreUnavailableError  when Redis may not be used, failed, or did
+   *   not answer within `commandTimeout`; the command may have run all the same
+   * @throws ValueError  when Redis is well, but the value is not what the command needs
+   */
+  async run<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
+    if (!this.usable) throw this.#failure
+    const startMs = performance.now()
+    let answer: unknown
+    try {
+      answer = await this.#breaker.fire(command)
+    } catch (error) {
+      throw this.#fail(error)
+    } finally {
+      this.emit('roundTrip', (performance.now() - startMs) / 1000)
+    }
+    if (answer instanceof Refused) throw answer.error
+    return answer as T
+  }
+
+  /** Ends timers, and our own connection. */
+  close (): void {
+    this.#breaker.shutdown()
+    this.#connection.removeAllListeners()
+    this.#connection.on('error', () => {})
+    this.#connection.close()
+  }
+
+  /** Redis is well when it only dislikes a value, so the breaker is not to see that as an error. */
+  async #send (command: Command): Promise<unknown> {
+    try {
+      return await command(this.client)
+    } catch (error) {
+      const valueError = valueErrorOf(error)
+      if (valueError !== undefined) return new Refused(valueError)
+      // Set before the breaker sees it, so that `down` tells the reason.
+      this.#failure = failureOf(error)
+      throw this.#failure
+    }
+  }
+
+  #fail (error: unknown): StoreUnavailableError {
+    this.#failure = error instanceof StoreUnavailableError ? error : failureOf(error)
+    this.emit('failure', this.#failure)
+    return this.#failure
+  }
+
+  #lost (): void {
+    if (!this.#breaker.closed) return
+    this.#fail(new Error('the connection was closed'))
+    this.#open()
+  }
+
+  #open (): void {
+    if (!this.#breaker.isShutdown) this.#breaker.open()
+  }
+
+  /** A write, since Redis may answer reads while it is full, or a replica. */
+  #probe (): void {
+    if (this.#probing || this.#breaker.closed || this.#breaker.isShutdown) return
+    this.#probing = true
+    let timer: NodeJS.Timeout
+    const late = new Promise<never>((resolve, reject) => {
+      const limitMs = this.#options.commandTimeout
+      timer = setTimeout(() => reject(new Error(`the probe timed out after ${limitMs} ms`)), limitMs)
+    })
+    const probe = this.#connection.ready
+      ? this.client.set(this.#options.probeKey, '1', 'PX', 10_000)
+      : Promise.reject(this.#failure)
+    Promise.race([probe, late])
+      .then(() => this.#breaker.close(), error => {
+        this.#fail(error)
+        this.#open()
+      })
+      .finally(() => {
+        clearTimeout(timer)
+        this.#probing = false
+      })
+  }
+}
+
+/** An answer of the breaker's action that stands for a ValueError. */
+class Refused {
+  readonly error: Error
+
+  constructor (error: Error) {
+    this.error = error
+  }
+}

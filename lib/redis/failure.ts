@@ -1,0 +1,46 @@
+/**
+ * Tells apart what Redis and the network can answer: failures, on which memory
+ * takes over, and values that a command cannot work on, which are the
+ * caller's mistake and leave Redis in use.
+ */
+import { StoreUnavailableError, type StoreFailure, ValueError } from '../errors.js'
+
+/** First match wins. */
+const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
+  ['auth', /^(NOAUTH|WRONGPASS|NOPERM)|invalid (username|password)/],
+  ['oom', /^OOM/],
+  ['readonly', /^(READONLY|MISCONF|NOREPLICAS)/],
+  ['loading', /^(LOADING|BUSY|MASTERDOWN)/],
+  ['cluster', /^(CLUSTERDOWN|MOVED|ASK|TRYAGAIN|CROSSSLOT)|slots cache|Cluster/],
+  ['timeout', /timed? ?out|ETIMEDOUT/i],
+  ['tls', /certificate|TLS|SSL|_CERT/i]
+]
+
+export function failureOf (error: unknown): StoreUnavailableError {
+  const cause = withoutCommand(error)
+  const { code } = cause as { code?: string }
+  const text = `${cause.message} ${code ?? ''}`.trim()
+  const kind = kinds.find(([, pattern]) => pattern.test(text))?.[0] ?? (cause.name === 'ReplyError' ? 'reply' : 'connection')
+  return new StoreUnavailableError(kind, `Redis cannot be used (${kind}): ${text}`, cause)
+}
+
+/** The error for a value that a command cannot work on; undefined for all others. */
+export function valueErrorOf (error: unknown): ValueError | undefined {
+  const { message } = withoutCommand(error)
+  const isValue = /^WRONGTYPE|not an integer|would overflow/.test(message)
+  return isValue ? new ValueError(message) : undefined
+}
+
+/**
+ * ioredis hangs the command on its errors, with the arguments: those of AUTH
+ * are the password, and loggers print all of an error.
+ */
+function withoutCommand (error: unknown): Error {
+  if (!(error instanceof Error)) return new Error(String(error))
+  const { code, errors } = error as { code?: string, errors?: readonly Error[] }
+  // A name with several addresses fails as one error without a message.
+  const clean = new Error(error.message === '' ? (errors ?? []).map(({ message }) => message).join('; ') : error.message)
+  clean.name = error.name
+  if (error.stack !== undefined) clean.stack = error.stack
+  return code === undefined ? clean : Object.assign(clean, { code })
+}

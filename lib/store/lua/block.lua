@@ -1,0 +1,32 @@
+-- Blocks an address or range, and tells the other instances; atomic.
+--
+-- KEYS     blocks, expiry, changes, sequence (see store/keys.ts)
+-- ARGV     ip, durationMs ('' for good), reason, origin, most changes to keep
+-- returns  blockedAtMs
+-- cost     O(log n), and up to 100 expired blocks removed
+
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+local ip, durationMs = ARGV[1], tonumber(ARGV[2])
+
+for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LIMIT', 0, 100)) do
+  redis.call('HDEL', KEYS[1], expired)
+  redis.call('ZREM', KEYS[2], expired)
+end
+
+local block = { reason = ARGV[3], origin = ARGV[4], blockedAtMs = nowMs }
+if durationMs == nil then
+  redis.call('ZREM', KEYS[2], ip)
+else
+  block.expiresAtMs = nowMs + durationMs
+  redis.call('ZADD', KEYS[2], block.expiresAtMs, ip)
+end
+-- cjson would write long numbers with an exponent, and lose digits.
+local json = '{"blockedAtMs":' .. string.format('%.0f', block.blockedAtMs)
+if block.expiresAtMs then json = json .. ',"expiresAtMs":' .. string.format('%.0f', block.expiresAtMs) end
+json = json .. ',"origin":' .. cjson.encode(block.origin) .. ',"reason":' .. cjson.encode(block.reason) .. '}'
+
+redis.call('HSET', KEYS[1], ip, json)
+local sequence = redis.call('INCR', KEYS[4])
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'sequence', sequence, 'ip', ip, 'block', json)
+return nowMs

@@ -1,0 +1,30 @@
+-- Removes old events, a page at a time so that Redis is not held, with what
+-- they added to the count of their address; atomic per page.
+--
+-- KEYS     events, suspects (see store/keys.ts)
+-- ARGV     age in ms beyond which events go, id of the first event of the page
+--          ('-' for the oldest), length of the page, moment from which the age
+--          counts ('' for now)
+-- returns  number removed, id to go on from ('' after the last page), that moment
+-- cost     O(page)
+
+local nowMs = tonumber(ARGV[4])
+if nowMs == nil then
+  local time = redis.call('TIME')
+  nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local beforeMs = nowMs - tonumber(ARGV[1])
+local length = tonumber(ARGV[3])
+local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
+local removed = 0
+for i = 1, math.min(length, #page) do
+  local event = cjson.decode(page[i][2][2])
+  if event.atMs < beforeMs then
+    redis.call('XDEL', KEYS[1], page[i][1])
+    removed = removed + 1
+    if event.type == 'limited' and event.ip then
+      if tonumber(redis.call('ZINCRBY', KEYS[2], -event.count, event.ip)) <= 0 then redis.call('ZREM', KEYS[2], event.ip) end
+    end
+  end
+end
+return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }

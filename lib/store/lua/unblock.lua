@@ -1,0 +1,17 @@
+-- Lifts the block of an address or range, and tells the other instances; atomic.
+--
+-- KEYS     blocks, expiry, changes, sequence (see store/keys.ts)
+-- ARGV     ip, most changes to keep
+-- returns  1 when a block was in force, else 0
+-- cost     O(log n)
+
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+local expiresAtMs = redis.call('ZSCORE', KEYS[2], ARGV[1])
+local existed = redis.call('HDEL', KEYS[1], ARGV[1])
+if existed == 0 then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[1])
+local sequence = redis.call('INCR', KEYS[4])
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'sequence', sequence, 'ip', ARGV[1], 'block', '')
+if expiresAtMs and tonumber(expiresAtMs) <= nowMs then return 0 end
+return 1

@@ -1,0 +1,191 @@
+/**
+ * The store in this process: answers when there is no Redis, or while it is
+ * away. Everything happens at once, so that no promise stands between a
+ * request and its answer. Its block list is the one that requests are checked
+ * against, whichever store is in use (see guard/block-list.ts).
+ */
+import { ValueError } from '../errors.js'
+import { AddressList } from '../rules/address-list.js'
+import { parseNetwork } from '../rules/address.js'
+import { expiresAtMs, explain, takeAll } from '../rules/rate-limit.js'
+import { EventRing } from './event-ring.js'
+import type { Keys } from './keys.js'
+import { LimitTable } from './limit-table.js'
+import type { Block, BlockRequest, Hit, RateLimitEvent, Store, Suspect, Taken } from './store.js'
+
+export interface MemoryStoreOptions {
+  readonly keys: Keys
+  /** the most counters that are kept, and the most values */
+  readonly capacity: number
+  readonly maxEvents: number
+  /** ms since 1970 */
+  readonly now: () => number
+}
+
+export class MemoryStore implements Store {
+  readonly #keys: Keys
+  readonly #now: () => number
+  readonly #limits: LimitTable
+  readonly #events: EventRing
+  readonly #values = new Map<string, Value>()
+  readonly #capacity: number
+  #blocks = new AddressList<Block>()
+
+  constructor ({ keys, capacity, maxEvents, now }: MemoryStoreOptions) {
+    this.#keys = keys
+    this.#now = now
+    this.#capacity = capacity
+    this.#limits = new LimitTable(capacity)
+    this.#events = new EventRing(maxEvents)
+  }
+
+  /** How many counters are kept. */
+  get size (): number {
+    return this.#limits.size
+  }
+
+  /** How many blocks are kept; some may have run out since the last `sweep`. */
+  get blockCount (): number {
+    return this.#blocks.size
+  }
+
+  take (hits: readonly Hit[]): readonly Taken[] {
+    return hits.map(hit => this.takeOne(hit))
+  }
+
+  takeOne (hit: Hit): Taken {
+    const nowMs = this.#now()
+    const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
+    const entries = keys.map((key, i) => this.#limits.find(key, hit.checks[i]!.name, nowMs))
+    const { accepted, outcomes } = takeAll(entries.map(entry => entry?.state), nowMs, hit.checks)
+    outcomes.forEach(({ state, changed }, i) => {
+      if (!changed) return
+      const { limit, name } = hit.checks[i]!
+      const kept = {
+        state,
+        expiresAtMs: expiresAtMs(state, limit),
+        heldUntilMs: nowMs + explain(state, nowMs, limit).retryAfterMs
+      }
+      this.#limits.keep(entries[i], keys[i]!, name, kept, nowMs)
+    })
+    return { accepted, nowMs, outcomes }
+  }
+
+  get (key: string): string | null {
+    return this.#value(key)?.text ?? null
+  }
+
+  set (key: string, value: string, ttlMs: number | undefined): void {
+    this.#values.delete(key)
+    this.#values.set(key, { text: value, expiresAtMs: ttlMs === undefined ? Infinity : this.#now() + ttlMs })
+    if (this.#values.size > this.#capacity) this.#values.delete(this.#values.keys().next().value!)
+  }
+
+  incr (key: string): number {
+    const value = this.#value(key)
+    const text = value?.text ?? '0'
+    if (!/^(0|-?[1-9]\d{0,18})$/.test(text)) throw new ValueError(notWhole)
+    const next = BigInt(text) + 1n
+    if (BigInt.asIntN(64, next) !== next) throw new ValueError(notWhole)
+    if (value === undefined) this.set(key, String(next), undefined)
+    else value.text = String(next)
+    return Number(next)
+  }
+
+  expire (key: string, ttlMs: number): boolean {
+    const value = this.#value(key)
+    if (value === undefined) return false
+    value.expiresAtMs = this.#now() + ttlMs
+    return true
+  }
+
+  del (key: string): boolean {
+    return this.#value(key) !== undefined && this.#values.delete(key)
+  }
+
+  logEvents (events: readonly RateLimitEvent[]): void {
+    for (const event of events) this.#events.add(event)
+  }
+
+  events (limit: number): readonly RateLimitEvent[] {
+    return this.#events.latest(limit)
+  }
+
+  clearEvents (olderThanMs: number): number {
+    return this.#events.clear(this.#now() - olderThanMs)
+  }
+
+  suspects (limit: number): readonly Suspect[] {
+    return this.#events.suspects(limit)
+  }
+
+  block ({ ip, durationMs, reason, origin }: BlockRequest): Block {
+    const blockedAtMs = this.#now()
+    const block = { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
+    this.putBlock(block)
+    return block
+  }
+
+  /** Adds a block that another store has placed. */
+  putBlock (block: Block): void {
+    this.#blocks.set(parseNetwork(block.ip)!, block)
+  }
+
+  /** Takes over a whole list in place of its own. */
+  replaceBlocks (blocks: AddressList<Block>): void {
+    this.#blocks = blocks
+  }
+
+  unblock (ip: string): boolean {
+    const network = parseNetwork(ip)!
+    const block = this.#blocks.get(network)
+    this.#blocks.delete(network)
+    return block !== undefined && block.expiresAtMs > this.#now()
+  }
+
+  isBlocked (address: string): boolean {
+    return this.findBlock(address) !== undefined
+  }
+
+  /** The block that is in force for an address. */
+  findBlock (address: string): Block | undefined {
+    if (this.#blocks.size === 0) return undefined
+    const nowMs = this.#now()
+    return this.#blocks.find(address, block => block.expiresAtMs > nowMs)
+  }
+
+  blocks (): readonly Block[] {
+    const nowMs = this.#now()
+    return [...this.#blocks.entries()]
+      .map(([, block]) => block)
+      .filter(block => block.expiresAtMs > nowMs)
+      .sort((a, b) => a.ip < b.ip ? -1 : 1)
+  }
+
+  /** Forgets what has expired. */
+  sweep (): void {
+    const nowMs = this.#now()
+    this.#limits.sweep(nowMs)
+    for (const [key, value] of this.#values) {
+      if (value.expiresAtMs <= nowMs) this.#values.delete(key)
+    }
+    for (const [ip, block] of this.#blocks.entries()) {
+      if (block.expiresAtMs <= nowMs) this.#blocks.delete(parseNetwork(ip)!)
+    }
+  }
+
+  #value (key: string): Value | undefined {
+    const value = this.#values.get(key)
+    if (value === undefined || value.expiresAtMs > this.#now()) return value
+    this.#values.delete(key)
+    return undefined
+  }
+}
+
+interface Value {
+  text: string
+  /** ms since 1970; Infinity: never */
+  expiresAtMs: number
+}
+
+export const notWhole = 'incr needs a whole number of at most 64 bits under the key'

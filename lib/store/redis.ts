@@ -1,0 +1,240 @@
+/**
+ * The store that all instances share. Each decision is one Lua script on
+ * Redis' own clock; see store/keys.ts for what lies there.
+ */
+import type { GuardedRedis } from '../redis/breaker.js'
+import { type RedisClient, Script } from '../redis/script.js'
+import type { Network } from '../rules/address.js'
+import { networkOf, parseAddress } from '../rules/address.js'
+import { algorithms } from '../rules/rate-limit.js'
+import type { Keys } from './keys.js'
+import type { Block, BlockRequest, Hit, RateLimitEvent, Store, Suspect, Taken } from './store.js'
+
+const take = new Script('take')
+const block = new Script('block')
+const unblock = new Script('unblock')
+const blockChanges = new Script('block-changes')
+const logEvents = new Script('log-events')
+const clearEvents = new Script('clear-events')
+
+export interface RedisStoreOptions {
+  readonly keys: Keys
+  readonly maxEvents: number
+}
+
+/** One change of the block list, as the stream of changes tells it. */
+export interface BlockChange {
+  readonly ip: string
+  /** undefined: the block was lifted */
+  readonly block: Block | undefined
+}
+
+export interface BlockChanges {
+  /** Redis' clock, ms since 1970 */
+  readonly nowMs: number
+  /** where to go on from */
+  readonly cursor: BlockCursor
+  readonly changes: readonly BlockChange[]
+  /** the changes do not follow on the cursor: some are gone, or the whole list is another one */
+  readonly missed: boolean
+}
+
+export interface BlockCursor {
+  readonly id: string
+  readonly sequence: number
+}
+
+/** Behind every change: asks only for where the stream stands. */
+const atEnd: BlockCursor = { id: '18446744073709551615-18446744073709551615', sequence: -1 }
+
+export class RedisStore implements Store {
+  readonly #redis: GuardedRedis
+  readonly #keys: Keys
+  readonly #maxEvents: number
+
+  constructor (redis: GuardedRedis, { keys, maxEvents }: RedisStoreOptions) {
+    this.#redis = redis
+    this.#keys = keys
+    this.#maxEvents = maxEvents
+  }
+
+  async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
+    // In a Cluster the counters of different clients lie in different slots.
+    const batches = this.#redis.client.isCluster ? hits.map(hit => [hit]) : [hits]
+    const taken = await this.#redis.run(async client => {
+      return await Promise.all(batches.map(async batch => await this.#takeBatch(client, batch)))
+    })
+    return taken.flat()
+  }
+
+  async get (key: string): Promise<string | null> {
+    return await this.#redis.run(async client => await client.get(this.#keys.value(key)))
+  }
+
+  async set (key: string, value: string, ttlMs: number | undefined): Promise<void> {
+    const name = this.#keys.value(key)
+    await this.#redis.run(async client => {
+      return ttlMs === undefined ? await client.set(name, value) : await client.set(name, value, 'PX', ttlMs)
+    })
+  }
+
+  async incr (key: string): Promise<number> {
+    return Number(await this.#redis.run(async client => await client.incr(this.#keys.value(key))))
+  }
+
+  async expire (key: string, ttlMs: number): Promise<boolean> {
+    return await this.#redis.run(async client => await client.pexpire(this.#keys.value(key), ttlMs)) === 1
+  }
+
+  async del (key: string): Promise<boolean> {
+    return await this.#redis.run(async client => await client.del(this.#keys.value(key))) === 1
+  }
+
+  async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
+    if (events.length === 0) return
+    const args = [this.#maxEvents, ...events.map(event => JSON.stringify(event))]
+    await this.#redis.run(async client => await logEvents.run(client, [this.#keys.events, this.#keys.suspects], args))
+  }
+
+  async events (limit: number): Promise<readonly RateLimitEvent[]> {
+    const entries = await this.#redis.run(async client => await client.xrevrange(this.#keys.events, '+', '-', 'COUNT', limit))
+    return entries.map(([, fields]) => JSON.parse(fields[1]!) as RateLimitEvent)
+  }
+
+  async clearEvents (olderThanMs: number): Promise<number> {
+    let removed = 0
+    let from = '-'
+    let nowMs: number | '' = ''
+    do {
+      const args = [olderThanMs, from, pageLength, nowMs]
+      const reply = await this.#redis.run(async client => await clearEvents.run(client, [this.#keys.events, this.#keys.suspects], args))
+      const [removedHere, next, moment] = reply as [number, string, number]
+      removed += removedHere
+      from = next
+      nowMs = moment
+    } while (from !== '')
+    return removed
+  }
+
+  async suspects (limit: number): Promise<readonly Suspect[]> {
+    const reply: readonly unknown[] = await this.#redis.run(async client => await client.zrevrange(this.#keys.suspects, 0, limit - 1, 'WITHSCORES'))
+    // Pairs in RESP3, one flat list in RESP2.
+    const flat = reply.flat() as readonly (string | number)[]
+    return Array.from({ length: flat.length / 2 }, (_, i) => ({ ip: String(flat[2 * i]), count: Number(flat[2 * i + 1]) }))
+  }
+
+  async block ({ ip, durationMs, reason, origin }: BlockRequest): Promise<Block> {
+    const args = [ip, durationMs === Infinity ? '' : durationMs, reason, origin, maxChanges]
+    const blockedAtMs = Number(await this.#redis.run(async client => await block.run(client, this.#blockKeys(), args)))
+    return { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
+  }
+
+  async unblock (ip: string): Promise<boolean> {
+    return await this.#redis.run(async client => await unblock.run(client, this.#blockKeys(), [ip, maxChanges])) === 1
+  }
+
+  async isBlocked (address: string): Promise<boolean> {
+    const candidates = networksAround(address)
+    const [found, nowMs] = await this.#redis.run(async client => {
+      return await Promise.all([client.hmget(this.#keys.blocks, ...candidates), timeOf(client)])
+    })
+    return found.some((json, i) => json !== null && parseBlock(candidates[i]!, json).expiresAtMs > nowMs)
+  }
+
+  async blocks (): Promise<readonly Block[]> {
+    const all: Block[] = []
+    for await (const page of this.blockPages()) all.push(...page)
+    const nowMs = await this.#redis.run(timeOf)
+    return all.filter(({ expiresAtMs }) => expiresAtMs > nowMs).sort((a, b) => a.ip < b.ip ? -1 : 1)
+  }
+
+  /**
+   * All blocks, some of which may have run out, a page per round trip. What
+   * changes meanwhile may be missing; a block may come twice.
+   */
+  async * blockPages (): AsyncGenerator<readonly Block[]> {
+    let cursor = '0'
+    do {
+      const [next, flat] = await this.#redis.run(async client => await client.hscan(this.#keys.blocks, cursor, 'COUNT', pageLength))
+      const page: Block[] = []
+      for (let i = 0; i < flat.length; i += 2) page.push(parseBlock(flat[i]!, flat[i + 1]!))
+      yield page
+      cursor = next
+    } while (cursor !== '0')
+  }
+
+  /**
+   * What has changed in the block list since `cursor`.
+   *
+   * @param cursor  undefined: nothing is known yet, so everything was missed
+   */
+  async blockChanges (cursor = atEnd): Promise<BlockChanges> {
+    const { id, sequence } = cursor
+    const keys = [this.#keys.blockChanges, this.#keys.blockSequence]
+    const reply = await this.#redis.run(async client => await blockChanges.run(client, keys, [id, pageLength]))
+    const [nowMs, lastSequence, lastId, entries] = reply as [number, number, string, [id: string, fields: string[]][]]
+    const numbers = entries.map(([, fields]) => Number(fields[1]))
+    const follows = numbers.every((number, i) => number === sequence + 1 + i)
+    const complete = entries.length === pageLength || sequence + entries.length === lastSequence
+    if (!follows || !complete) return { nowMs, cursor: { id: lastId, sequence: lastSequence }, changes: [], missed: true }
+    const changes = entries.map(([, [, , , ip, , json]]) => ({ ip: ip!, block: json === '' ? undefined : parseBlock(ip!, json!) }))
+    return {
+      nowMs,
+      cursor: { id: entries.at(-1)?.[0] ?? id, sequence: sequence + entries.length },
+      changes,
+      missed: false
+    }
+  }
+
+  async #takeBatch (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
+    const indexOf = new Map<string, number>()
+    const args: number[] = []
+    for (const { key, checks } of hits) {
+      args.push(checks.length)
+      for (const { name, limit, cost } of checks) {
+        const stateKey = this.#keys.limit(limit.algorithm, name, key)
+        const index = indexOf.get(stateKey) ?? indexOf.size + 1
+        indexOf.set(stateKey, index)
+        args.push(index, algorithms.indexOf(limit.algorithm) + 1, limit.max, limit.windowMs, limit.burst, cost)
+      }
+    }
+    const [nowMs, ...values] = await take.run(client, [...indexOf.keys()], args) as [number, ...number[]]
+    let at = 0
+    return hits.map(({ checks }) => {
+      const outcomes = checks.map(() => {
+        const [fits, used, previous, atMs] = values.slice(at, at += 4) as [number, number, number, number]
+        return { fits: fits === 1, state: { used, previous, atMs } }
+      })
+      return { accepted: outcomes.every(({ fits }) => fits), nowMs, outcomes }
+    })
+  }
+
+  #blockKeys (): readonly string[] {
+    return [this.#keys.blocks, this.#keys.blockExpiry, this.#keys.blockChanges, this.#keys.blockSequence]
+  }
+}
+
+/** Entries read at a time. */
+const pageLength = 500
+
+/** An instance that was away for more changes than this loads the whole list. */
+const maxChanges = 10_000
+
+function parseBlock (ip: string, json: string): Block {
+  const { reason, origin, blockedAtMs, expiresAtMs } = JSON.parse(json) as Omit<Block, 'expiresAtMs'> & { expiresAtMs?: number }
+  return { ip, reason, origin, blockedAtMs, expiresAtMs: expiresAtMs ?? Infinity }
+}
+
+async function timeOf (client: RedisClient): Promise<number> {
+  const [seconds, microseconds] = (await client.time()).map(Number) as [number, number]
+  return seconds * 1000 + Math.floor(microseconds / 1000)
+}
+
+/** The address, and every range that it lies in. */
+function networksAround (address: string): string[] {
+  const parts = parseAddress(address)!
+  const bits = parts.length === 1 ? 32 : 128
+  const networks: Network[] = []
+  for (let prefixLength = bits; prefixLength >= 0; prefixLength--) networks.push(networkOf(parts, prefixLength))
+  return networks.map(({ text }) => text)
+}

@@ -1,0 +1,108 @@
+/**
+ * What a store has to do: limits, blocks, events, suspects and plain values.
+ * Memory, Redis, and the two behind the breaker do it with equal results;
+ * test/store/contract.ts is the suite that each of them runs.
+ *
+ * Addresses that come in are canonical (rules/address.ts); arguments are
+ * checked by the caller (guard/client.ts). Any method may throw
+ * StoreUnavailableError, save those of memory.
+ */
+import type { Awaitable } from '../awaitable.js'
+import type { Check, LimitState } from '../rules/rate-limit.js'
+
+/** One limit of a hit. The name tells a client's counters apart. */
+export interface NamedCheck extends Check {
+  readonly name: string
+}
+
+/** One request, and all limits that it has to pass together. */
+export interface Hit {
+  /** whom it is counted against; any text */
+  readonly key: string
+  readonly checks: readonly NamedCheck[]
+}
+
+/** What became of one hit. */
+export interface Taken {
+  readonly accepted: boolean
+  /** the store's clock at the decision, ms since 1970 */
+  readonly nowMs: number
+  /** one for each check, in their order */
+  readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState }[]
+}
+
+export interface Block {
+  /** address or CIDR range, canonical */
+  readonly ip: string
+  readonly reason: string
+  /** who or what placed it */
+  readonly origin: string
+  readonly blockedAtMs: number
+  /** Infinity: until it is lifted */
+  readonly expiresAtMs: number
+}
+
+export interface BlockRequest {
+  readonly ip: string
+  /** Infinity: until it is lifted */
+  readonly durationMs: number
+  readonly reason: string
+  readonly origin: string
+}
+
+export interface RateLimitEvent {
+  /** `limited` events make suspects */
+  readonly type: 'limited' | 'blocked'
+  /** canonical address; undefined where there is none, as on a unix socket */
+  readonly ip?: string | undefined
+  /** whom it was counted against, where that is not the address */
+  readonly key?: string | undefined
+  /** name of the limit */
+  readonly limit?: string | undefined
+  readonly method?: string | undefined
+  /** the route's pattern */
+  readonly route?: string | undefined
+  /** how many requests this one event stands for */
+  readonly count: number
+  /** when it happened, ms since 1970 */
+  readonly atMs: number
+}
+
+/** An address that was limited often. */
+export interface Suspect {
+  readonly ip: string
+  /** how many of its requests were limited, in the recorded events */
+  readonly count: number
+}
+
+export interface Store {
+  /** Decides hits in their order. Atomic per hit, over all of its limits. */
+  take (hits: readonly Hit[]): Awaitable<readonly Taken[]>
+
+  get (key: string): Awaitable<string | null>
+  /** @param ttlMs  undefined: for good */
+  set (key: string, value: string, ttlMs: number | undefined): Awaitable<void>
+  /** @throws ValueError  when the value is no whole number, or becomes one of more than 64 bits */
+  incr (key: string): Awaitable<number>
+  /** @returns whether there was such a key */
+  expire (key: string, ttlMs: number): Awaitable<boolean>
+  /** @returns whether there was such a key */
+  del (key: string): Awaitable<boolean>
+
+  logEvents (events: readonly RateLimitEvent[]): Awaitable<void>
+  /** The latest, newest first. */
+  events (limit: number): Awaitable<readonly RateLimitEvent[]>
+  /** @returns how many were removed */
+  clearEvents (olderThanMs: number): Awaitable<number>
+  /** Most limited first; among equals the later in the alphabet first. */
+  suspects (limit: number): Awaitable<readonly Suspect[]>
+
+  /** A block of an address that is blocked already replaces it. */
+  block (request: BlockRequest): Awaitable<Block>
+  /** @returns whether exactly this address or range was blocked */
+  unblock (ip: string): Awaitable<boolean>
+  /** Whether a block of the address, or of a range around it, is in force. */
+  isBlocked (address: string): Awaitable<boolean>
+  /** Those in force, in the order of their addresses' texts. */
+  blocks (): Awaitable<readonly Block[]>
+}
