@@ -1,0 +1,77 @@
+/**
+ * Keeps this process's block list like the one in Redis, so that a request is
+ * checked without a round trip, and with Redis away. It follows the stream of
+ * changes; where it cannot tell what it missed, it loads the whole list.
+ */
+import { AddressList } from '../rules/address-list.js'
+import { parseNetwork } from '../rules/address.js'
+import type { MemoryStore } from '../store/memory.js'
+import type { BlockCursor, RedisStore } from '../store/redis.js'
+import type { Block } from '../store/store.js'
+
+export interface BlockListOptions {
+  readonly memory: MemoryStore
+  readonly redis: RedisStore
+  /** whether Redis can be asked now */
+  readonly usable: () => boolean
+  readonly intervalMs: number
+  readonly now: () => number
+  readonly onError: (error: Error) => void
+}
+
+export class BlockListFollower {
+  readonly #options: BlockListOptions
+  #cursor: BlockCursor | undefined
+  #timer: NodeJS.Timeout | undefined
+  #running: Promise<void> | undefined
+  #closed = false
+
+  constructor (options: BlockListOptions) {
+    this.#options = options
+  }
+
+  /** Follows from now on. */
+  start (): void {
+    this.#timer = setTimeout(() => { this.sync().finally(() => { if (!this.#closed) this.start() }) }, this.#options.intervalMs).unref()
+  }
+
+  /** Resolves when the list is as Redis has it, or Redis cannot be asked. */
+  async sync (): Promise<void> {
+    this.#running ??= this.#catchUp().catch(this.#options.onError).finally(() => { this.#running = undefined })
+    await this.#running
+  }
+
+  close (): void {
+    this.#closed = true
+    clearTimeout(this.#timer)
+  }
+
+  async #catchUp (): Promise<void> {
+    const { redis, memory, usable, now } = this.#options
+    while (usable()) {
+      const answer = await redis.blockChanges(this.#cursor)
+      const offsetMs = now() - answer.nowMs
+      if (answer.missed) await this.#load(offsetMs)
+      for (const { ip, block } of answer.changes) {
+        if (block === undefined) memory.unblock(ip)
+        else memory.putBlock(onLocalClock(block, offsetMs))
+      }
+      // Taken before the list was loaded: a change that the load did not see comes with the next answer.
+      this.#cursor = answer.cursor
+      if (!answer.missed && answer.changes.length === 0) return
+    }
+  }
+
+  async #load (offsetMs: number): Promise<void> {
+    const list = new AddressList<Block>()
+    for await (const page of this.#options.redis.blockPages()) {
+      for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
+    }
+    this.#options.memory.replaceBlocks(list)
+  }
+}
+
+/** Times are compared with this process's clock, which may differ from that of Redis. */
+function onLocalClock (block: Block, offsetMs: number): Block {
+  return { ...block, blockedAtMs: block.blockedAtMs + offsetMs, expiresAtMs: block.expiresAtMs + offsetMs }
+}

@@ -1,0 +1,52 @@
+/**
+ * Refusals on their way to the store: gathered while requests are answered,
+ * written behind in one piece. Equal ones become one event with a count, so a
+ * flood costs a few events a second, however many requests it has.
+ */
+import type { RateLimitEvent } from '../store/store.js'
+
+/** ms between two writes. */
+export const flushIntervalMs = 250
+
+/** Different events between two writes; what is beyond is counted as dropped. */
+export const mostPending = 1000
+
+export class EventLog {
+  readonly #write: (events: readonly RateLimitEvent[]) => Promise<void>
+  readonly #dropped: (count: number) => void
+  #pending = new Map<string, RateLimitEvent>()
+  #timer: NodeJS.Timeout | undefined
+  #writing: Promise<void> = Promise.resolve()
+
+  /**
+   * @param write    stores events; does not throw
+   * @param dropped  told how many requests had no room
+   */
+  constructor (write: (events: readonly RateLimitEvent[]) => Promise<void>, dropped: (count: number) => void) {
+    this.#write = write
+    this.#dropped = dropped
+  }
+
+  add (event: RateLimitEvent): void {
+    const same = `${event.type} ${event.ip} ${event.limit} ${event.method} ${event.route} ${event.key}`
+    const pending = this.#pending.get(same)
+    if (pending !== undefined) {
+      this.#pending.set(same, { ...pending, count: pending.count + event.count })
+    } else if (this.#pending.size < mostPending) {
+      this.#pending.set(same, event)
+    } else {
+      this.#dropped(event.count)
+    }
+    this.#timer ??= setTimeout(() => { this.flush().catch(() => {}) }, flushIntervalMs).unref()
+  }
+
+  /** Resolves when all that was added so far has been written. */
+  async flush (): Promise<void> {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    const events = [...this.#pending.values()]
+    this.#pending = new Map()
+    if (events.length > 0) this.#writing = this.#writing.then(async () => await this.#write(events))
+    await this.#writing
+  }
+}

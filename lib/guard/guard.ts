@@ -1,0 +1,138 @@
+/**
+ * The decision about a request: exempt, blocked, limited or allowed. Knows the
+ * stores and the lists, but nothing of HTTP.
+ */
+import type { StoreUnavailableError } from '../errors.js'
+import { canonicalAddress, clientKey } from '../rules/address.js'
+import type { AddressList } from '../rules/address-list.js'
+import { explain } from '../rules/rate-limit.js'
+import type { Source, Verdict } from '../rules/verdict.js'
+import type { FailoverStore } from '../store/failover.js'
+import type { MemoryStore } from '../store/memory.js'
+import type { NamedCheck } from '../store/store.js'
+
+/** Who sent a request, as far as its address tells. */
+export interface Client {
+  /** canonical; undefined on a unix socket, and for what is no address */
+  readonly address: string | undefined
+  /** what it is counted by, unless a `keyGenerator` says otherwise */
+  readonly key: string
+  /** on the plugin's allow list: never blocked, and not limited by limits that use that list */
+  readonly exempt: boolean
+}
+
+/** What a decision was about, and what it was; for those who only watch. */
+export interface GuardEvent {
+  readonly outcome: Outcome
+  readonly source: Source
+  /** name of the limit; undefined for a block */
+  readonly limit: string | undefined
+  readonly address: string | undefined
+  /** what it was counted by; undefined for a block */
+  readonly key: string | undefined
+  readonly method: string
+  /** pattern of the route; undefined for a 404 */
+  readonly route: string | undefined
+}
+
+/** `uncounted`: Redis was away, and `skipOnError` lets such requests pass; `failed`: and it does not. */
+export type Outcome = Verdict['kind'] | 'failed'
+
+export type GuardListener = (event: GuardEvent) => void
+
+/** The part of a request that events tell about. */
+export interface Subject {
+  readonly client: Client
+  readonly method: string
+  readonly route: string | undefined
+}
+
+export interface GuardOptions {
+  readonly store: FailoverStore
+  readonly memory: MemoryStore
+  readonly ipv6Subnet: number
+  readonly allowList: AddressList<true>
+  readonly listeners: readonly GuardListener[]
+}
+
+export class Guard {
+  readonly #store: FailoverStore
+  readonly #memory: MemoryStore
+  readonly #ipv6Subnet: number
+  readonly #allowList: AddressList<true>
+  readonly #listeners: readonly GuardListener[]
+  readonly #clients = new Map<unknown, Client>()
+
+  constructor ({ store, memory, ipv6Subnet, allowList, listeners }: GuardOptions) {
+    this.#store = store
+    this.#memory = memory
+    this.#ipv6Subnet = ipv6Subnet
+    this.#allowList = allowList
+    this.#listeners = listeners
+  }
+
+  /** @param ip  `request.ip`: may be undefined, or any text that a trusted proxy passed on */
+  identify (ip: unknown): Client {
+    const known = this.#clients.get(ip)
+    if (known !== undefined) return known
+    const address = canonicalAddress(ip)
+    const client: Client = address === undefined
+      ? unknownClient
+      : { address, key: clientKey(address, this.#ipv6Subnet), exempt: this.#allowList.find(address) === true }
+    // Texts that are no address are not worth remembering: they may be long, and are free to invent.
+    if (address !== undefined) {
+      if (this.#clients.size >= mostRemembered) this.#clients.clear()
+      this.#clients.set(ip, client)
+    }
+    return client
+  }
+
+  /** Whether a block is in force for the client; answered from this process. */
+  isBlocked (subject: Subject): boolean {
+    const { address, exempt } = subject.client
+    if (address === undefined || exempt || !this.#memory.isBlocked(address)) return false
+    this.#tell(subject, 'blocked', 'local')
+    return true
+  }
+
+  /** Notes that a request is on the allow list of a limit. */
+  exempt (subject: Subject, limit: string, key: string): void {
+    this.#tell(subject, 'exempt', 'local', limit, key)
+  }
+
+  /**
+   * Counts a request against a limit; decided before it returns where memory
+   * answers.
+   *
+   * @param skipOnError  what to do when Redis cannot answer; undefined: memory answers
+   * @param done         called once, with the failure or the verdict
+   */
+  take (
+    subject: Subject, key: string, check: NamedCheck, skipOnError: boolean | undefined,
+    done: (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void
+  ): void {
+    this.#store.takeOne({ key, checks: [check] }, skipOnError !== undefined, (failure, taken, source) => {
+      if (taken === undefined) {
+        const outcome = skipOnError === true ? 'uncounted' : 'failed'
+        this.#tell(subject, outcome, source, check.name, key)
+        if (outcome === 'failed') return done(failure, undefined)
+        return done(undefined, { kind: 'uncounted', limit: check.limit })
+      }
+      const explanation = explain(taken.outcomes[0]!.state, taken.nowMs, check.limit, check.cost)
+      const kind = taken.accepted ? 'allowed' : 'limited'
+      this.#tell(subject, kind, source, check.name, key)
+      done(undefined, { kind, source, key, limit: check.limit, explanation })
+    })
+  }
+
+  #tell ({ client, method, route }: Subject, outcome: Outcome, source: Source, limit?: string, key?: string): void {
+    const event = { outcome, source, limit, address: client.address, key, method, route }
+    for (const listener of this.#listeners) listener(event)
+  }
+}
+
+/** All whose address cannot be read share one counter: it must not be a way around the limit. */
+const unknownClient: Client = { address: undefined, key: 'unknown', exempt: false }
+
+/** Addresses whose reading is remembered. */
+const mostRemembered = 10_000

@@ -1,0 +1,211 @@
+/**
+ * What `fastify.redisGuard` is: the guarded client and the security API. Here
+ * arguments are checked; the store does the rest, from memory where Redis is
+ * away, so none of the methods fails for that.
+ */
+import { EventEmitter } from 'node:events'
+import { ArgumentError, show } from '../errors.js'
+import type { RedisClient } from '../redis/script.js'
+import { canonicalAddress, parseNetwork } from '../rules/address.js'
+import type { FailoverEvents, FailoverStore, StoreStatus } from '../store/failover.js'
+import type { Block, RateLimitEvent, Suspect } from '../store/store.js'
+import type { EventLog } from './event-log.js'
+import type { GuardWarning } from './warnings.js'
+
+export interface BlockOptions {
+  /** why; shown by `getBlockedIPs` */
+  reason?: string
+  /** who or what blocks; default `api` */
+  origin?: string
+}
+
+/** An event to record. */
+export interface RateLimitEventInput {
+  /** default `limited` */
+  type?: RateLimitEvent['type']
+  ip?: string
+  key?: string
+  limit?: string
+  method?: string
+  route?: string
+  /** how many requests it stands for; default 1 */
+  count?: number
+}
+
+export interface RedisGuardParts {
+  readonly store: FailoverStore
+  readonly eventLog: EventLog
+  readonly client: RedisClient | undefined
+  readonly warnings: readonly GuardWarning[]
+  readonly now: () => number
+}
+
+export class RedisGuard extends EventEmitter<FailoverEvents> {
+  /** The ioredis client, without breaker and time limit; undefined where no Redis is configured. */
+  readonly client: RedisClient | undefined
+  /** What start-up found. */
+  readonly warnings: readonly GuardWarning[]
+  readonly #store: FailoverStore
+  readonly #eventLog: EventLog
+  readonly #now: () => number
+
+  constructor ({ store, eventLog, client, warnings, now }: RedisGuardParts) {
+    super()
+    this.client = client
+    this.warnings = warnings
+    this.#store = store
+    this.#eventLog = eventLog
+    this.#now = now
+    store.on('switch', status => this.emit('switch', status))
+  }
+
+  /** Which store answers, since when, and why. */
+  get status (): StoreStatus {
+    return this.#store.status
+  }
+
+  /** @returns the value; null when there is none */
+  async get (key: string): Promise<string | null> {
+    return await this.#store.get(checkKey('get', key))
+  }
+
+  /** @param options.ttlSeconds  until it is forgotten; left out: never */
+  async set (key: string, value: string | number, options: { ttlSeconds?: number } = {}): Promise<void> {
+    checkKey('set', key)
+    if (typeof value !== 'string' && !Number.isFinite(value)) {
+      throw new ArgumentError({ option: 'the value of set', rule: 'a text or a finite number', received: show(value) })
+    }
+    const { ttlSeconds } = options
+    await this.#store.set(key, String(value), ttlSeconds === undefined ? undefined : toMs('ttlSeconds of set', ttlSeconds))
+  }
+
+  /**
+   * Adds one; a key that is not there counts as 0.
+   *
+   * @throws ValueError  when the value is no whole number, or leaves 64 bits
+   */
+  async incr (key: string): Promise<number> {
+    return await this.#store.incr(checkKey('incr', key))
+  }
+
+  /** @returns whether there was such a key */
+  async expire (key: string, seconds: number): Promise<boolean> {
+    return await this.#store.expire(checkKey('expire', key), toMs('the seconds of expire', seconds))
+  }
+
+  /** @returns whether there was such a key */
+  async del (key: string): Promise<boolean> {
+    return await this.#store.del(checkKey('del', key))
+  }
+
+  /** Records an event; it is in the store when the promise resolves. Refused requests are recorded without this. */
+  async logRateLimitEvent (event: RateLimitEventInput): Promise<void> {
+    this.#eventLog.add(readEvent(event, this.#now()))
+    await this.#eventLog.flush()
+  }
+
+  /** The latest events, newest first. */
+  async getRateLimitEvents (limit = 100): Promise<readonly RateLimitEvent[]> {
+    checkLimit('getRateLimitEvents', limit)
+    await this.#eventLog.flush()
+    return await this.#store.events(limit)
+  }
+
+  /**
+   * Removes events older than this many ms; 0 removes all.
+   *
+   * @returns how many were removed
+   */
+  async clearOldRateLimitEvents (olderThanMs: number): Promise<number> {
+    if (!Number.isSafeInteger(olderThanMs) || olderThanMs < 0) {
+      throw new ArgumentError({ option: 'the age of clearOldRateLimitEvents', rule: 'a whole number of ms >= 0', received: show(olderThanMs) })
+    }
+    await this.#eventLog.flush()
+    return await this.#store.clearEvents(olderThanMs)
+  }
+
+  /**
+   * Blocks an address, or a range in CIDR form: its requests get a 403, here
+   * at once, on other instances within `syncInterval`.
+   *
+   * @param durationSeconds  Infinity: until it is unblocked
+   */
+  async blockIP (ip: string, durationSeconds: number, { reason = '', origin = 'api' }: BlockOptions = {}): Promise<Block> {
+    const network = checkNetwork('blockIP', ip)
+    const durationMs = durationSeconds === Infinity ? Infinity : toMs('the duration of blockIP', durationSeconds, ', or Infinity')
+    for (const [name, value] of Object.entries({ reason, origin })) {
+      if (typeof value !== 'string' || value.length > longestText) {
+        throw new ArgumentError({ option: `the ${name} of blockIP`, rule: `a text of at most ${longestText} characters`, received: show(value) })
+      }
+    }
+    return await this.#store.block({ ip: network, durationMs, reason, origin })
+  }
+
+  /** Whether requests of this address are refused, because of it or of a range around it. */
+  async isIPBlocked (ip: string): Promise<boolean> {
+    const address = canonicalAddress(ip)
+    if (address === undefined) throw new ArgumentError({ option: 'the address of isIPBlocked', rule: 'an IPv4 or IPv6 address', received: show(ip) })
+    return await this.#store.isBlocked(address)
+  }
+
+  /** @returns whether exactly this address or range was blocked; one inside a blocked range stays blocked */
+  async unblockIP (ip: string): Promise<boolean> {
+    return await this.#store.unblock(checkNetwork('unblockIP', ip))
+  }
+
+  /** All blocks in force. */
+  async getBlockedIPs (): Promise<readonly Block[]> {
+    return await this.#store.blocks()
+  }
+
+  /** The addresses that were limited most often in the recorded events, most limited first. */
+  async getSuspiciousIPs (limit = 10): Promise<readonly Suspect[]> {
+    checkLimit('getSuspiciousIPs', limit)
+    await this.#eventLog.flush()
+    return await this.#store.suspects(limit)
+  }
+}
+
+/** Of a reason or origin. */
+const longestText = 1000
+
+/** A hundred years. Longer is a mistake in the unit. */
+const longestMs = 100 * 365 * 86_400_000
+
+function checkKey (method: string, key: unknown): string {
+  if (typeof key === 'string' && key !== '') return key
+  throw new ArgumentError({ option: `the key of ${method}`, rule: 'a text that is not empty', received: show(key) })
+}
+
+function checkLimit (method: string, limit: unknown): void {
+  if (Number.isSafeInteger(limit) && (limit as number) >= 1) return
+  throw new ArgumentError({ option: `the limit of ${method}`, rule: 'a whole number >= 1', received: show(limit) })
+}
+
+function checkNetwork (method: string, ip: unknown): string {
+  const network = parseNetwork(ip)
+  if (network !== undefined) return network.text
+  throw new ArgumentError({ option: `the address of ${method}`, rule: 'an IPv4 or IPv6 address, or a range of them such as 192.0.2.0/24', received: show(ip) })
+}
+
+function toMs (what: string, seconds: unknown, orElse = ''): number {
+  const ms = typeof seconds === 'number' ? Math.ceil(seconds * 1000) : NaN
+  if (ms >= 1 && ms <= longestMs) return ms
+  throw new ArgumentError({ option: what, rule: `a number of seconds above 0 and up to ${longestMs / 1000}${orElse}`, received: show(seconds) })
+}
+
+function readEvent (event: RateLimitEventInput, nowMs: number): RateLimitEvent {
+  const wrong = (option: string, rule: string, value: unknown) => new ArgumentError({ option: `${option} of logRateLimitEvent`, rule, received: show(value) })
+  if (typeof event !== 'object' || event === null) throw wrong('the event', 'an object', event)
+  const { type = 'limited', ip, key, limit, method, route, count = 1 } = event
+  if (type !== 'limited' && type !== 'blocked') throw wrong('type', "'limited' or 'blocked'", type)
+  if (!Number.isSafeInteger(count) || count < 1) throw wrong('count', 'a whole number >= 1', count)
+  const address = canonicalAddress(ip)
+  if (ip !== undefined && address === undefined) throw wrong('ip', 'an IPv4 or IPv6 address', ip)
+  for (const [name, value] of Object.entries({ key, limit, method, route })) {
+    if (value !== undefined && (typeof value !== 'string' || value.length > longestText)) {
+      throw wrong(name, `a text of at most ${longestText} characters`, value)
+    }
+  }
+  return { type, ip: address, key, limit, method, route, count, atMs: nowMs }
+}

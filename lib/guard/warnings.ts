@@ -1,0 +1,66 @@
+/** What is allowed, works, and is still a hole: found at start-up, told with a code. */
+import type { RedisSettings } from '../redis-option.js'
+
+/** A finding at start-up that is no error, but that somebody should look at. */
+export interface GuardWarning {
+  readonly code: 'GUARD_WARN_TRUST_PROXY' | 'GUARD_WARN_ROUTES_BEFORE' | 'GUARD_WARN_NO_PASSWORD' | 'GUARD_WARN_EVICTION'
+  readonly message: string
+}
+
+/** @param trustProxy  Fastify's option; whom it trusts decides which address a request has */
+export function checkTrustProxy (trustProxy: unknown): GuardWarning | undefined {
+  if (trustProxy === true) {
+    return {
+      code: 'GUARD_WARN_TRUST_PROXY',
+      message: 'trustProxy: true takes the leftmost address of X-Forwarded-For, which any client can make up: it evades limits and blocks, and has others blocked. Set trustProxy to the addresses or CIDR ranges of your proxies'
+    }
+  }
+  if (typeof trustProxy === 'number') {
+    return {
+      code: 'GUARD_WARN_TRUST_PROXY',
+      message: `trustProxy: ${trustProxy} trusts no proxy since Fastify 5.12.1: all clients have the proxy's address, and share its limits and blocks. Set trustProxy to the addresses or CIDR ranges of your proxies`
+    }
+  }
+  return undefined
+}
+
+/** @param routes  as `fastify.printRoutes()` shows those that were there before the plugin */
+export function checkRoutesBefore (routes: string): GuardWarning | undefined {
+  if (routes.trim() === '' || routes.includes('(empty tree)')) return undefined
+  return {
+    code: 'GUARD_WARN_ROUTES_BEFORE',
+    message: `These routes were added before the plugin was loaded, so they are not limited (blocked addresses are refused on them all the same). Write \`await app.register(redisGuard, ...)\` before them:\n${routes}`
+  }
+}
+
+export function checkPassword (redis: RedisSettings, production: boolean): GuardWarning | undefined {
+  if (!production || redis.kind === 'none' || hasPassword(redis)) return undefined
+  return {
+    code: 'GUARD_WARN_NO_PASSWORD',
+    message: 'Redis is used in production without a password: whoever reaches it can lift every limit and block. Set one with requirepass or an ACL user, and pass it in REDIS_PASSWORD'
+  }
+}
+
+/** @param policy  Redis' maxmemory-policy */
+export function checkEviction (policy: string | undefined): GuardWarning | undefined {
+  if (policy === undefined || !policy.startsWith('allkeys-')) return undefined
+  return {
+    code: 'GUARD_WARN_EVICTION',
+    message: `Redis' maxmemory-policy is ${policy}: when memory is short it drops counters and blocks without a word, and attackers go free. Set noeviction, or a volatile-* policy, which keeps the blocks`
+  }
+}
+
+function hasPassword (redis: Exclude<RedisSettings, { kind: 'none' }>): boolean {
+  switch (redis.kind) {
+    case 'client': {
+      const { options } = redis.client
+      return isGiven('redisOptions' in options ? options.redisOptions?.password : (options as { password?: unknown }).password)
+    }
+    case 'server': return isGiven(redis.options.password)
+    case 'cluster': return isGiven(redis.options.redisOptions?.password)
+  }
+}
+
+function isGiven (password: unknown): boolean {
+  return password !== undefined && password !== null && password !== ''
+}

@@ -1,0 +1,31 @@
+/** The errors that a refused request is answered with, in Fastify's own shape. */
+import { format } from '@lukeed/ms'
+import type { FastifyRequest } from 'fastify'
+import { StoreUnavailableError } from '../errors.js'
+import type { LimitSettings } from '../options.js'
+import type { Counted } from '../rules/verdict.js'
+import { retryAfterSeconds } from './headers.js'
+
+/** 403: the address is blocked. It is not said until when. */
+export function blockedError (): Error {
+  return withStatus(403, 'Address is blocked')
+}
+
+/** 429: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
+export function limitedError (request: FastifyRequest, verdict: Counted, { errorResponseBuilder }: LimitSettings): object {
+  const after = format(retryAfterSeconds(verdict) * 1000, true)
+  const built = errorResponseBuilder?.(request, {
+    statusCode: 429, ban: false, max: verdict.limit.max, ttl: verdict.explanation.retryAfterMs, after
+  })
+  // A builder that forgets its return must not let the request pass.
+  return built || withStatus(429, `Rate limit exceeded, retry in ${after}`)
+}
+
+/** 500: `skipOnError` is false, and Redis cannot answer. Where Redis is and what it said stays in the cause. */
+export function unavailableError (failure: StoreUnavailableError): StoreUnavailableError {
+  return new StoreUnavailableError(failure.kind, 'The rate limit store is unavailable', failure)
+}
+
+function withStatus (statusCode: number, message: string): Error {
+  return Object.assign(new Error(message), { statusCode })
+}

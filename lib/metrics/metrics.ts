@@ -1,0 +1,162 @@
+/**
+ * The plugin's Prometheus metrics. What a request adds to is a plain integer,
+ * published when somebody scrapes. No label is per address or key: a label's
+ * values are limits, outcomes and stores, of which there are few.
+ */
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import type { StoreFailure } from '../errors.js'
+import type { GuardEvent } from '../guard/guard.js'
+import type { MetricsRegistry } from '../options.js'
+import type { BreakerState } from '../redis/breaker.js'
+import type { StoreStatus } from '../store/failover.js'
+import { addRedisInfo, type InfoSource } from './redis-info.js'
+
+/** A metric as README lists it; a test compares the two. */
+export interface MetricDescription {
+  readonly name: string
+  readonly labels: readonly string[]
+  readonly help: string
+}
+
+export const described = {
+  decisions: {
+    name: 'redis_guard_decisions_total',
+    labels: ['limit', 'outcome', 'source'],
+    help: 'Requests decided. outcome: allowed, limited (429), blocked (403), exempt (allow list), uncounted or failed (Redis away, as skipOnError says). source: who decided, redis, memory, or local for the lists in the process. limit: global, or method and route, or empty for a block.'
+  },
+  roundTrip: {
+    name: 'redis_guard_redis_duration_seconds',
+    labels: [],
+    help: 'Time from sending a command to Redis to its answer or failure, in seconds.'
+  },
+  breakerState: {
+    name: 'redis_guard_breaker_state',
+    labels: ['state'],
+    help: '1 for the state that the circuit breaker before Redis is in: closed (Redis is used), open (it is not), half-open (it is being tried). Absent without Redis.'
+  },
+  breakerTransitions: {
+    name: 'redis_guard_breaker_transitions_total',
+    labels: ['to'],
+    help: 'Times that the circuit breaker has gone to a state.'
+  },
+  store: {
+    name: 'redis_guard_store',
+    labels: ['store'],
+    help: '1 for the store that answers now, redis or memory.'
+  },
+  errors: {
+    name: 'redis_guard_errors_total',
+    labels: ['kind'],
+    help: 'Failures of Redis by kind: connection, timeout, auth, oom, readonly, loading, cluster, tls, reply.'
+  },
+  blocked: {
+    name: 'redis_guard_blocked_addresses',
+    labels: [],
+    help: 'Addresses and ranges on the block list of this process.'
+  },
+  keys: {
+    name: 'redis_guard_memory_keys',
+    labels: [],
+    help: 'Counters of clients that this process keeps in its own memory, bounded by the option cache.'
+  },
+  events: {
+    name: 'redis_guard_events_total',
+    labels: ['type'],
+    help: 'Refused requests recorded as events. type: limited, blocked, or dropped for those that found no room.'
+  }
+} satisfies Record<string, MetricDescription>
+
+export interface MetricsSources {
+  readonly status: () => StoreStatus
+  readonly blockCount: () => number
+  readonly keyCount: () => number
+  /** undefined: no Redis is configured */
+  readonly redisInfo: InfoSource | undefined
+}
+
+export class Metrics {
+  readonly #decisions = new Counts()
+  readonly #transitions = new Counts()
+  readonly #errors = new Counts()
+  readonly #events = new Counts()
+  readonly #roundTrip: Histogram
+
+  /** @param registry  of any copy of prom-client; what it has under our names is an error */
+  constructor (registry: MetricsRegistry, sources: MetricsSources) {
+    // The structural type is all of it that prom-client's constructors use.
+    const registers = [registry as Registry]
+    counter(described.decisions, this.#decisions, registers)
+    counter(described.breakerTransitions, this.#transitions, registers)
+    counter(described.errors, this.#errors, registers)
+    counter(described.events, this.#events, registers)
+    this.#roundTrip = new Histogram({ ...options(described.roundTrip), registers, buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1] })
+    gauge(described.store, registers, store => oneHot(store, 'store', ['redis', 'memory'], sources.status().store))
+    gauge(described.breakerState, registers, state => {
+      const { breaker } = sources.status()
+      if (breaker !== 'off') oneHot(state, 'state', ['closed', 'open', 'half-open'], breaker)
+    })
+    gauge(described.blocked, registers, blocked => blocked.set(sources.blockCount()))
+    gauge(described.keys, registers, keys => keys.set(sources.keyCount()))
+    if (sources.redisInfo !== undefined) addRedisInfo(registers, sources.redisInfo)
+  }
+
+  decided ({ limit = '', outcome, source }: GuardEvent): void {
+    this.#decisions.add([limit, outcome, source], 1)
+  }
+
+  roundTrip (seconds: number): void {
+    this.#roundTrip.observe(seconds)
+  }
+
+  breakerWent (to: BreakerState): void {
+    this.#transitions.add([to], 1)
+  }
+
+  failed (kind: StoreFailure): void {
+    this.#errors.add([kind], 1)
+  }
+
+  recorded (type: string, count: number): void {
+    this.#events.add([type], count)
+  }
+}
+
+/** Integers by label values. */
+class Counts {
+  readonly #counts = new Map<string, { readonly values: readonly string[], count: number }>()
+
+  add (values: readonly string[], by: number): void {
+    const key = values.join('\n')
+    const entry = this.#counts.get(key)
+    if (entry === undefined) this.#counts.set(key, { values, count: by })
+    else entry.count += by
+  }
+
+  values (): Iterable<{ readonly values: readonly string[], readonly count: number }> {
+    return this.#counts.values()
+  }
+}
+
+function counter (description: MetricDescription, counts: Counts, registers: Registry[]): void {
+  const metric = new Counter({
+    ...options(description),
+    registers,
+    collect () {
+      this.reset()
+      for (const { values, count } of counts.values()) this.labels(...values).inc(count)
+    }
+  })
+  metric.reset()
+}
+
+function gauge (description: MetricDescription, registers: Registry[], collect: (gauge: Gauge) => void): Gauge {
+  return new Gauge({ ...options(description), registers, collect () { collect(this) } })
+}
+
+function oneHot (gauge: Gauge, label: string, choices: readonly string[], chosen: string): void {
+  for (const choice of choices) gauge.set({ [label]: choice }, choice === chosen ? 1 : 0)
+}
+
+export function options ({ name, help, labels }: MetricDescription): { name: string, help: string, labelNames: string[] } {
+  return { name, help, labelNames: [...labels] }
+}

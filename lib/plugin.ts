@@ -1,0 +1,175 @@
+/**
+ * Puts the parts together for one Fastify instance. The only place that knows
+ * them all, and that reads the environment and the clock.
+ */
+import type { FastifyBaseLogger, FastifyInstance, FastifyServerOptions } from 'fastify'
+import fp from 'fastify-plugin'
+import { Registry } from 'prom-client'
+import { BlockListFollower } from './guard/block-list.js'
+import { EventLog } from './guard/event-log.js'
+import { Guard, type GuardEvent } from './guard/guard.js'
+import { RedisGuard } from './guard/redis-guard.js'
+import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning } from './guard/warnings.js'
+import { addHooks } from './http/hook.js'
+import { Metrics } from './metrics/metrics.js'
+import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
+import { addMetricsRoute, metricsRouteTaken } from './metrics/route.js'
+import { type MetricsRegistry, type RateLimitOptions, type RedisGuardOptions, resolveOptions, type Settings } from './options.js'
+import { GuardedRedis } from './redis/breaker.js'
+import { Connection } from './redis/connection.js'
+import { FailoverStore, type RedisSide } from './store/failover.js'
+import { Keys } from './store/keys.js'
+import { MemoryStore } from './store/memory.js'
+import { RedisStore } from './store/redis.js'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    redisGuard: RedisGuard
+  }
+
+  interface FastifyContextConfig {
+    /** This route's own limit; `false`: none. */
+    rateLimit?: RateLimitOptions | false
+  }
+}
+
+/** How often expired counters, values and blocks are removed from memory, ms. */
+const sweepIntervalMs = 30_000
+
+async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {
+  const settings = resolveOptions(options, process.env)
+  const log = pluginLog(fastify, settings)
+  const warnings: GuardWarning[] = []
+  const warn = (warning: GuardWarning | undefined) => {
+    if (warning === undefined) return
+    warnings.push(warning)
+    log.warn({ code: warning.code }, warning.message)
+  }
+  warn(checkTrustProxy((fastify.initialConfig as FastifyServerOptions).trustProxy))
+  warn(checkRoutesBefore(fastify.printRoutes()))
+  warn(checkPassword(settings.redis, settings.environment.production))
+
+  const keys = new Keys(settings.nameSpace)
+  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now: Date.now })
+  const redis = connect(settings, keys)
+  const store = new FailoverStore(memory, redis, settings.redis.kind === 'none' ? settings.redis.reason : '')
+  const metrics = addMetrics(fastify, settings, store, memory, redis)
+
+  const eventLog = new EventLog(async events => {
+    await store.logEvents(events)
+    for (const { type, count } of events) metrics?.recorded(type, count)
+  }, count => metrics?.recorded('dropped', count))
+
+  const guard = new Guard({
+    store,
+    memory,
+    ipv6Subnet: settings.ipv6Subnet,
+    allowList: settings.limit.allowList.addresses,
+    listeners: [event => metrics?.decided(event), event => record(event, eventLog), event => log.debug({ decision: event }, event.outcome)]
+  })
+
+  fastify.decorate('redisGuard', new RedisGuard({ store, eventLog, client: redis?.guarded.client, warnings, now: Date.now }))
+  addHooks(fastify, guard, settings)
+
+  const sweep = setInterval(() => memory.sweep(), sweepIntervalMs).unref()
+  const follower = redis === undefined
+    ? undefined
+    : new BlockListFollower({
+      memory,
+      redis: redis.store,
+      usable: () => redis.guarded.usable,
+      intervalMs: settings.syncInterval,
+      now: Date.now,
+      onError: error => log.debug({ err: error }, 'the block list could not be read from Redis')
+    })
+
+  fastify.addHook('onClose', async () => {
+    clearInterval(sweep)
+    follower?.close()
+    await eventLog.flush()
+    redis?.guarded.close()
+  })
+
+  if (redis === undefined) {
+    log.info({ reason: store.status.reason }, 'limits and blocks are kept in memory')
+    return
+  }
+  store.on('switch', ({ store: now, reason }) => {
+    if (now === 'redis') log.info('Redis answers')
+    else log.warn({ reason }, 'Redis is away, memory answers')
+  })
+  redis.guarded.on('up', () => { follower!.sync().catch(() => {}) })
+  redis.guarded.once('up', () => {
+    readInfo(redis.guarded).then(({ info }) => warn(checkEviction(parseInfo(info).get('maxmemory_policy')))).catch(() => {})
+  })
+  await redis.guarded.open(settings.connectTimeout)
+  await follower!.sync()
+  follower!.start()
+  const { store: first, reason } = store.status
+  if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
+}
+
+export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
+
+function connect (settings: Settings, keys: Keys): RedisSide | undefined {
+  if (settings.redis.kind === 'none') return undefined
+  const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
+  return { guarded, store: new RedisStore(guarded, { keys, maxEvents: settings.maxEvents }) }
+}
+
+function addMetrics (
+  fastify: FastifyInstance, settings: Settings, store: FailoverStore, memory: MemoryStore, redis: RedisSide | undefined
+): Metrics | undefined {
+  if (settings.metrics === false) return undefined
+  const { path, registry: own } = settings.metrics
+  const served = path !== false && fastify.hasRoute({ method: 'GET', url: `${fastify.prefix}${path}` })
+  const registry = own ?? (served ? registryOfOther(fastify, path) : new Registry())
+  const metrics = new Metrics(registry, {
+    status: () => store.status,
+    blockCount: () => memory.blockCount,
+    keyCount: () => memory.size,
+    redisInfo: redis === undefined ? undefined : async () => await readInfo(redis.guarded)
+  })
+  redis?.guarded.on('roundTrip', seconds => metrics.roundTrip(seconds))
+  redis?.guarded.on('state', state => metrics.breakerWent(state))
+  redis?.guarded.on('failure', ({ kind }) => metrics.failed(kind))
+  if (path !== false && !served) addMetricsRoute(fastify, path, registry)
+  return metrics
+}
+
+/** fastify-metrics serves the path already, and shows its registry: ours go in there. */
+function registryOfOther (fastify: FastifyInstance, path: string): MetricsRegistry {
+  const other = (fastify as { metrics?: { client?: { register?: MetricsRegistry } } }).metrics?.client?.register
+  if (typeof other?.registerMetric !== 'function') throw metricsRouteTaken(path)
+  return other
+}
+
+/** Managed Redis and ACL users are often not allowed to ask: that is no failure of Redis. */
+async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
+  const unlessRefused = (error: Error) => {
+    if (error.name !== 'ReplyError') throw error
+    return undefined
+  }
+  const [info, slowLogLength] = await guarded.run(async client => await Promise.all([
+    client.info().catch(unlessRefused),
+    client.slowlog('LEN').then(Number).catch(unlessRefused)
+  ]))
+  if (info === undefined) throw new Error('Redis does not allow INFO')
+  return { info, slowLogLength }
+}
+
+function record ({ outcome, address, key, limit, method, route }: GuardEvent, eventLog: EventLog): void {
+  if (outcome !== 'limited' && outcome !== 'blocked') return
+  eventLog.add({ type: outcome, ip: address, key: key === address ? undefined : key, limit, method, route, count: 1, atMs: Date.now() })
+}
+
+function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {
+  const bindings = { plugin: 'redis-guard' }
+  const { logLevel } = environment
+  try {
+    return fastify.log.child(bindings, logLevel === undefined ? {} : { level: logLevel })
+  } catch {
+    // A level that this logger does not know is for the application to complain about.
+    return fastify.log.child(bindings)
+  }
+}
