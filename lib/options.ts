@@ -14,8 +14,6 @@ import { readRedisOption, type RedisOption, redisRule, type RedisSettings } from
 import { type AddressList, parseAddressList } from './rules/address-list.js'
 import { type Algorithm, algorithms, defineLimit } from './rules/rate-limit.js'
 
-
-
 /** What `errorResponseBuilder` is told about a refusal. */
 export interface RefusalContext {
   readonly statusCode: number

@@ -42,6 +42,8 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   readonly #breaker: CircuitBreaker<[Command], unknown>
   #failure: StoreUnavailableError
   #probing = false
+  /** what was told last */
+  #up = false
 
   constructor (connection: Connection, options: BreakerOptions) {
     super()
@@ -59,10 +61,13 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     this.#breaker.on('timeout', error => { this.#failure = failureOf(error) })
     this.#breaker.on('open', () => {
       this.emit('state', 'open')
+      if (!this.#up) return
+      this.#up = false
       this.emit('down', this.#failure)
     })
     this.#breaker.on('close', () => {
       this.emit('state', 'closed')
+      this.#up = true
       this.emit('up')
     })
     this.#breaker.on('halfOpen', () => {

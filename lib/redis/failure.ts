@@ -21,7 +21,7 @@ export function failureOf (error: unknown): StoreUnavailableError {
   const { code } = cause as { code?: string }
   const text = `${cause.message} ${code ?? ''}`.trim()
   const kind = kinds.find(([, pattern]) => pattern.test(text))?.[0] ?? (cause.name === 'ReplyError' ? 'reply' : 'connection')
-  return new StoreUnavailableError(kind, `Redis cannot be used (${kind}): ${text}`, cause)
+  return new StoreUnavailableError(kind, `Redis cannot be used (${kind}): ${cause.message || code}`, cause)
 }
 
 /** The error for a value that a command cannot work on; undefined for all others. */

@@ -1,0 +1,201 @@
+import fc from 'fast-check'
+import t from 'tap'
+import { type Algorithm, algorithms, defineLimit, explain, expiresAtMs, type Limit, type LimitState, longestWindowMs, take, takeAll } from '../../lib/rules/rate-limit.js'
+
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+t.comment(`seed ${seed}`)
+
+const limits = (algorithm: Algorithm) => fc.record({
+  max: fc.integer({ min: 1, max: 50 }), windowMs: fc.integer({ min: 1, max: 5000 }), burst: fc.integer({ min: 1, max: 60 })
+}).map(({ max, windowMs, burst }) => defineLimit(algorithm, max, windowMs, algorithm === 'gcra' ? burst : max))
+
+const steps = fc.array(fc.record({ waitMs: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 6000 })), cost: fc.integer({ min: 1, max: 4 }) }), { maxLength: 60 })
+
+const most = (limit: Limit) => limit.algorithm === 'gcra' ? limit.burst : limit.max
+
+/** As a store keeps it: forgotten at the moment that expiresAtMs tells. */
+function walk (limit: Limit, walked: readonly { waitMs: number, cost: number }[]) {
+  let nowMs = 1_000_000
+  let state: LimitState | undefined
+  for (const { waitMs, cost } of walked) {
+    nowMs += waitMs
+    if (state !== undefined && nowMs >= expiresAtMs(state, limit)) state = undefined
+    const outcome = take(state, nowMs, limit, Math.min(cost, most(limit)))
+    if (outcome.changed) state = outcome.state
+  }
+  return { state, nowMs }
+}
+
+for (const algorithm of algorithms) {
+  t.test(algorithm, async t => {
+    t.test('refuses at every moment before retry-after, and accepts at it', async t => {
+      fc.assert(fc.property(limits(algorithm), steps, fc.integer({ min: 1, max: 4 }), (limit, walked, wanted) => {
+        const { state, nowMs } = walk(limit, walked)
+        const cost = Math.min(wanted, most(limit))
+        const { retryAfterMs } = explain(state, nowMs, limit, cost)
+        for (let waitedMs = 0; waitedMs < retryAfterMs; waitedMs += Math.max(1, Math.floor(retryAfterMs / 200))) {
+          if (take(state, nowMs + waitedMs, limit, cost).fits) return false
+        }
+        if (retryAfterMs > 0 && take(state, nowMs + retryAfterMs - 1, limit, cost).fits) return false
+        return take(state, nowMs + retryAfterMs, limit, cost).fits
+      }), { seed, numRuns: 3000 })
+    })
+
+    t.test('lets exactly as many more pass at once as remaining said', async t => {
+      fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
+        const { state: before, nowMs } = walk(limit, walked)
+        const { remaining } = explain(before, nowMs, limit)
+        let state = before
+        for (let i = 0; i < remaining; i++) {
+          const outcome = take(state, nowMs, limit, 1)
+          if (!outcome.fits) return false
+          state = outcome.state
+        }
+        return !take(state, nowMs, limit, 1).fits
+      }), { seed })
+    })
+
+    t.test('has the whole quota again when reset said', async t => {
+      fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
+        const { state, nowMs } = walk(limit, walked)
+        const { resetMs } = explain(state, nowMs, limit)
+        return explain(state, nowMs + resetMs, limit).remaining === most(limit)
+      }), { seed })
+    })
+
+    t.test('forgetting a state when it expires changes nothing', async t => {
+      fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
+        const { state, nowMs } = walk(limit, walked)
+        if (state === undefined) return true
+        const later = Math.max(nowMs, expiresAtMs(state, limit))
+        t.same(explain(state, later, limit), explain(undefined, later, limit))
+        return true
+      }), { seed, numRuns: 300 })
+    })
+
+    t.test('a clock that steps back locks nobody out for longer than using up the quota just then would', async t => {
+      fc.assert(fc.property(limits(algorithm), steps, fc.integer({ min: 1, max: 10_000_000 }), (limit, walked, backMs) => {
+        const { state: before, nowMs } = walk(limit, walked)
+        const steppedTo = nowMs - backMs
+        const outcome = take(before, steppedTo, limit, 1)
+        if (outcome.fits) return true
+        const state = outcome.changed ? outcome.state : before
+        const full = take(undefined, steppedTo, limit, most(limit)).state
+        const { retryAfterMs } = explain(state, steppedTo, limit)
+        return retryAfterMs <= explain(full, steppedTo, limit).retryAfterMs && take(state, steppedTo + retryAfterMs, limit, 1).fits
+      }), { seed, numRuns: 2000 })
+    })
+
+    t.test('a refusal after the clock stepped back is written, so that the wait does not begin anew each time', async t => {
+      const limit = defineLimit(algorithm, 1, 1000)
+      const full = take(undefined, 1_000_000, limit, 1).state
+      const refused = take(full, 500_000, limit, 1)
+      t.same({ fits: refused.fits, changed: refused.changed }, { fits: false, changed: true })
+      const waitMs = explain(refused.state, 500_000, limit).retryAfterMs
+      t.notOk(take(refused.state, 500_000 + waitMs - 1, limit, 1).fits)
+      t.ok(take(refused.state, 500_000 + waitMs, limit, 1).fits)
+    })
+
+    t.test('max 0 refuses everything, and says when to look again', async t => {
+      const limit = defineLimit(algorithm, 0, 1000)
+      const { fits, state } = take(undefined, 5000, limit, 1)
+      t.notOk(fits)
+      t.match(explain(state, 5000, limit), { remaining: 0 })
+      t.ok(explain(state, 5000, limit).retryAfterMs >= 1000)
+    })
+
+    t.test('a cheaper hit still fits where a dearer one did not', async t => {
+      const limit = defineLimit(algorithm, 10, 1000)
+      const { state } = take(undefined, 5000, limit, 8)
+      const refused = take(state, 5000, limit, 3)
+      t.notOk(refused.fits)
+      t.ok(take(refused.state, 5000, limit, 2).fits)
+    })
+  })
+}
+
+t.test('fixed-window', async t => {
+  t.test('counts hits that are refused once the window is used up', async t => {
+    const limit = defineLimit('fixed-window', 2, 1000)
+    let state: LimitState | undefined
+    for (let i = 0; i < 5; i++) state = take(state, 1000 + i, limit, 1).state
+    t.same(state, { used: 5, previous: 0, atMs: 2000 })
+  })
+
+  t.test('a window that was shortened meanwhile ends no later than a new one', async t => {
+    const { state } = take(undefined, 0, defineLimit('fixed-window', 1, 60_000), 1)
+    t.equal(explain(state, 10, defineLimit('fixed-window', 1, 1000)).retryAfterMs, 1000)
+  })
+})
+
+t.test('sliding-window lets no more than max pass in any window, save what fading is off by', async t => {
+  const limit = defineLimit('sliding-window', 10, 1000)
+  let state: LimitState | undefined
+  let passed = 0
+  // All at the end of one window, and all that fit at the beginning of the next.
+  for (const nowMs of [0, ...Array<number>(20).fill(999), ...Array<number>(20).fill(1001)]) {
+    const outcome = take(state, nowMs, limit, 1)
+    if (outcome.changed) state = outcome.state
+    if (outcome.fits) passed++
+  }
+  t.equal(passed, 10)
+})
+
+t.test('gcra', async t => {
+  t.test('paces a client that has used its burst', async t => {
+    const limit = defineLimit('gcra', 10, 1000, 2)
+    let state: LimitState | undefined
+    const passedAt: number[] = []
+    for (let nowMs = 0; nowMs <= 500; nowMs += 10) {
+      const outcome = take(state, nowMs, limit, 1)
+      if (!outcome.fits) continue
+      state = outcome.state
+      passedAt.push(nowMs)
+    }
+    t.same(passedAt, [0, 10, 100, 200, 300, 400, 500])
+  })
+
+  t.test('lowering the limit locks nobody out for longer than its own full bucket', async t => {
+    const { state } = take(undefined, 0, defineLimit('gcra', 1000, 60_000), 1000)
+    t.ok(explain(state, 0, defineLimit('gcra', 10, 60_000)).retryAfterMs <= 60_000)
+  })
+})
+
+t.test('several limits', async t => {
+  const perSecond = { limit: defineLimit('sliding-window', 2, 1000), cost: 1 }
+  const perHour = { limit: defineLimit('fixed-window', 3, 3_600_000), cost: 1 }
+
+  t.test('all count a hit that fits each of them, none counts one that does not', async t => {
+    let states: (LimitState | undefined)[] = [undefined, undefined]
+    const passed: boolean[] = []
+    for (let i = 0; i < 4; i++) {
+      const { accepted, outcomes } = takeAll(states, 1000, [perSecond, perHour])
+      passed.push(accepted)
+      states = outcomes.map(({ state }) => state)
+    }
+    t.same(passed, [true, true, false, false])
+    t.same(states.map(state => state!.used), [2, 2])
+  })
+
+  t.test('the limit that refuses is the one that does not fit', async t => {
+    const { outcomes } = takeAll([undefined, { used: 3, previous: 0, atMs: 9999 }], 1000, [perSecond, perHour])
+    t.same(outcomes.map(({ fits, changed }) => ({ fits, changed })), [{ fits: true, changed: false }, { fits: false, changed: true }])
+  })
+})
+
+t.test('defineLimit refuses what cannot be counted exactly', async t => {
+  const wrong: [Parameters<typeof defineLimit>, RegExp][] = [
+    [['fixed-window', -1, 1000], /max must be a whole number >= 0, got -1/],
+    [['fixed-window', NaN, 1000], /max .* got NaN/],
+    [['fixed-window', 1.5, 1000], /max .* got 1.5/],
+    [['fixed-window', '5' as unknown as number, 1000], /max .* got 5/],
+    [['gcra', 1, 1000, -1], /burst must be/],
+    [['fixed-window', 1, 0], /timeWindow must be/],
+    [['fixed-window', 1, 0.5], /timeWindow must be/],
+    [['fixed-window', 1, longestWindowMs + 1], /timeWindow must be/],
+    [['sliding-window', 1e9, 86_400_000], /below 2\^51/],
+    [['gcra', 1, 86_400_000, 1e9], /below 2\^51/]
+  ]
+  for (const [args, message] of wrong) t.throws(() => defineLimit(...args), { code: 'GUARD_ERR_LIMIT', message })
+  t.equal(defineLimit('fixed-window', 1e9, 86_400_000).burst, 1e9)
+})

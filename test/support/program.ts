@@ -1,0 +1,64 @@
+/** Programs that tests start: found where the distribution puts them, stopped by their own process id. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { delimiter, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+const folders = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
+
+/** @param names  stand-ins for each other; @throws when none is installed: a missing program fails the test */
+export function findProgram (...names: string[]): string {
+  const found = names.flatMap(name => folders.map(folder => join(folder, name))).find(path => existsSync(path))
+  if (found === undefined) throw new Error(`${names.join(' or ')} is not installed; see CONTRIBUTING.md`)
+  return found
+}
+
+export async function freePort (): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+export class Program {
+  readonly #child: ChildProcess
+  #output = ''
+
+  constructor (path: string, args: readonly string[], options: { cwd?: string, env?: NodeJS.ProcessEnv } = {}) {
+    this.#child = spawn(path, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options })
+    for (const stream of [this.#child.stdout!, this.#child.stderr!]) stream.setEncoding('utf8').on('data', (text: string) => { this.#output += text })
+  }
+
+  get output (): string {
+    return this.#output
+  }
+
+  /** @throws with the program's output, when it ends or says nothing of the kind in time */
+  async saying (pattern: RegExp, withinMs = 30_000): Promise<void> {
+    const untilMs = Date.now() + withinMs
+    while (!pattern.test(this.#output)) {
+      if (this.#child.exitCode !== null || Date.now() > untilMs) throw new Error(`not seen: ${String(pattern)}, in:\n${this.#output}`)
+      await sleep(5)
+    }
+  }
+
+  signal (signal: NodeJS.Signals): void {
+    this.#child.kill(signal)
+  }
+
+  /** @returns the exit code; null when a signal ended it */
+  async exited (): Promise<number | null> {
+    if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, 'exit')
+    return this.#child.exitCode
+  }
+
+  async stop (signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    this.signal('SIGCONT')
+    this.signal(signal)
+    await this.exited()
+  }
+}

@@ -1,0 +1,64 @@
+/** A real redis-server of a test's own, on a free port, without persistence. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Redis } from 'ioredis'
+import { findProgram, freePort, Program } from './program.js'
+
+export class RedisServer {
+  readonly port: number
+  readonly #folder: string
+  readonly #args: readonly string[]
+  #program: Program
+
+  private constructor (port: number, folder: string, args: readonly string[]) {
+    this.port = port
+    this.#folder = folder
+    this.#args = args
+    this.#program = this.#spawn()
+  }
+
+  /** @param args  more of redis-server's arguments, such as `--requirepass secret`; `--port 0` with TLS */
+  static async start (...args: string[]): Promise<RedisServer> {
+    const folder = await mkdtemp(join(tmpdir(), 'redis-'))
+    const server = new RedisServer(await freePort(), folder, args)
+    await server.#program.saying(/Ready to accept connections/)
+    return server
+  }
+
+  get url (): string {
+    return `redis://127.0.0.1:${this.port}`
+  }
+
+  /** A client of the test's own, with ioredis' defaults; the test ends it. */
+  client (options: { password?: string } = {}): Redis {
+    return new Redis({ host: '127.0.0.1', port: this.port, ...options })
+  }
+
+  signal (signal: NodeJS.Signals): void {
+    this.#program.signal(signal)
+  }
+
+  async kill (): Promise<void> {
+    await this.#program.stop('SIGKILL')
+  }
+
+  /** Starts again, empty, on the same port. */
+  async restart (): Promise<void> {
+    this.#program = this.#spawn()
+    await this.#program.saying(/Ready to accept connections/)
+  }
+
+  async stop (): Promise<void> {
+    await this.kill()
+    await rm(this.#folder, { recursive: true, force: true })
+  }
+
+  #spawn (): Program {
+    const given = this.#args.includes('--tls-port') ? [] : ['--port', String(this.port)]
+    return new Program(findProgram('redis-server', 'valkey-server'), [
+      ...given, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', this.#folder, '--enable-debug-command', 'yes',
+      ...this.#args.map(argument => argument.replace('{port}', String(this.port)))
+    ])
+  }
+}

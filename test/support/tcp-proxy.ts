@@ -1,0 +1,56 @@
+/** A TCP proxy before a server, which delays, cuts and swallows what passes. */
+import { once } from 'node:events'
+import { connect, createServer, type Server, type Socket } from 'node:net'
+
+export class TcpProxy {
+  /** ms added to each direction */
+  delayMs = 0
+  /** accept, and pass nothing on */
+  blackhole = false
+  readonly #server: Server
+  readonly #sockets = new Set<Socket>()
+
+  private constructor (targetPort: number) {
+    this.#server = createServer(client => {
+      const target = connect(targetPort, '127.0.0.1')
+      this.#pass(client, target)
+      this.#pass(target, client)
+    })
+  }
+
+  static async start (targetPort: number): Promise<TcpProxy> {
+    const proxy = new TcpProxy(targetPort)
+    proxy.#server.listen(0, '127.0.0.1')
+    await once(proxy.#server, 'listening')
+    return proxy
+  }
+
+  get port (): number {
+    return (this.#server.address() as { port: number }).port
+  }
+
+  /** Resets all connections; new ones are accepted. */
+  cut (): void {
+    for (const socket of this.#sockets) socket.resetAndDestroy()
+  }
+
+  async stop (): Promise<void> {
+    this.#server.close()
+    this.cut()
+    await once(this.#server, 'close')
+  }
+
+  #pass (from: Socket, to: Socket): void {
+    this.#sockets.add(from)
+    from.on('data', data => {
+      if (this.blackhole) return
+      if (this.delayMs === 0) to.write(data)
+      else setTimeout(() => to.writable && to.write(data), this.delayMs)
+    })
+    from.on('error', () => to.destroy())
+    from.on('close', () => {
+      this.#sockets.delete(from)
+      to.destroy()
+    })
+  }
+}
