@@ -1,0 +1,105 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { GuardedRedis } from '../../lib/redis/breaker.js'
+import { Connection } from '../../lib/redis/connection.js'
+import { FailoverStore } from '../../lib/store/failover.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import { RedisStore } from '../../lib/store/redis.js'
+import { RedisServer } from '../support/redis-server.js'
+import { storeContract, type StoreUnderTest } from './contract.js'
+
+const server = await RedisServer.start()
+const observer = server.client()
+t.teardown(async () => {
+  observer.disconnect()
+  await server.stop()
+})
+
+const keys = new Keys('guard:')
+const defaults = { maxEvents: 10_000 }
+
+function memoryStore (options: { maxEvents?: number }): StoreUnderTest & { store: MemoryStore } {
+  let nowMs = 1_700_000_000_000
+  return {
+    store: new MemoryStore({ keys, capacity: 5000, ...defaults, ...options, now: () => nowMs }),
+    wait: async ms => { nowMs += ms },
+    now: async () => nowMs
+  }
+}
+
+async function redisStore (t: Test, options: { maxEvents?: number }): Promise<StoreUnderTest & { store: RedisStore, guarded: GuardedRedis }> {
+  await observer.flushall()
+  const times = { connectTimeout: 2000, commandTimeout: 5000, resetTimeout: 500 }
+  const connection = new Connection({ kind: 'server', options: { port: server.port } }, times)
+  const guarded = new GuardedRedis(connection, { ...times, probeKey: keys.probe })
+  t.teardown(() => guarded.close())
+  await guarded.open(2000)
+  return {
+    guarded,
+    store: new RedisStore(guarded, { keys, ...defaults, ...options }),
+    wait: async ms => { await sleep(ms) },
+    now: async () => {
+      const [seconds, microseconds] = (await observer.time()).map(Number) as [number, number]
+      return seconds * 1000 + Math.floor(microseconds / 1000)
+    }
+  }
+}
+
+t.test('memory', async t => storeContract(t, async (t, options = {}) => memoryStore(options)))
+
+t.test('redis', async t => storeContract(t, async (t, options = {}) => await redisStore(t, options)))
+
+t.test('both, with Redis', async t => storeContract(t, async (t, options = {}) => {
+  const redis = await redisStore(t, options)
+  return { ...redis, store: new FailoverStore(memoryStore(options).store, redis) }
+}))
+
+t.test('both, with no Redis configured', async t => storeContract(t, async (t, options = {}) => {
+  const memory = memoryStore(options)
+  return { ...memory, store: new FailoverStore(memory.store, undefined, 'none') }
+}))
+
+t.test('a key that lost its expiry gets one, and lets its client in again', async t => {
+  const { store, wait } = await redisStore(t, {})
+  for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
+    const hit = { key: 'client', checks: [{ name: 'limit', limit: { algorithm, max: 1, windowMs: 100, burst: 1 }, cost: 1 }] }
+    const key = keys.limit(algorithm, 'limit', 'client')
+    const accepted = async () => (await store.take([hit]))[0]!.accepted
+    t.equal(await accepted(), true)
+    await observer.persist(key)
+    t.equal(await accepted(), false)
+    const ttl = await observer.pttl(key)
+    t.ok(ttl > 0 && ttl <= 200, `${algorithm}: ${ttl}`)
+    await wait(210)
+    t.equal(await accepted(), true)
+  }
+})
+
+t.test('a key that holds something else is not counted on', async t => {
+  const { store } = await redisStore(t, {})
+  await observer.set(keys.limit('fixed-window', 'limit', 'client'), 'not a number')
+  await observer.hset(keys.limit('gcra', 'limit', 'client'), { used: 'x' })
+  for (const algorithm of ['fixed-window', 'gcra'] as const) {
+    const hit = { key: 'client', checks: [{ name: 'limit', limit: { algorithm, max: 1, windowMs: 100, burst: 1 }, cost: 1 }] }
+    t.same((await store.take([hit, hit])).map(({ accepted }) => accepted), [true, false])
+  }
+})
+
+t.test('every counter in Redis expires', async t => {
+  const { store } = await redisStore(t, {})
+  for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
+    await store.take([{ key: 'client', checks: [{ name: 'limit', limit: { algorithm, max: 3, windowMs: 9000, burst: 3 }, cost: 2 }] }])
+    const ttl = await observer.pttl(keys.limit(algorithm, 'limit', 'client'))
+    t.ok(ttl > 0 && ttl <= 18_000, `${algorithm}: ${ttl}`)
+  }
+})
+
+t.test('blocks that ran out leave Redis when others are placed', async t => {
+  const { store, wait } = await redisStore(t, {})
+  for (let i = 0; i < 20; i++) await store.block({ ip: `192.0.2.${i}`, durationMs: 10, reason: '', origin: 'test' })
+  await wait(20)
+  await store.block({ ip: '198.51.100.1', durationMs: 60_000, reason: '', origin: 'test' })
+  t.same(await observer.hkeys(keys.blocks), ['198.51.100.1'])
+  t.same(await observer.zrange(keys.blockExpiry, '0', '-1'), ['198.51.100.1'])
+})

@@ -1,0 +1,104 @@
+/**
+ * The same random steps through memory and a real Redis, on Redis' own clock:
+ * after each batch both have to say the same of each hit, to the millisecond.
+ *
+ * Redis' clock cannot be set. To let it jump by d, what Redis has stored is
+ * moved by -d instead, which is the same for all that looks at differences.
+ */
+import t from 'tap'
+import { algorithms, type Algorithm, defineLimit } from '../../lib/rules/rate-limit.js'
+import { GuardedRedis } from '../../lib/redis/breaker.js'
+import { Connection } from '../../lib/redis/connection.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import { RedisStore } from '../../lib/store/redis.js'
+import type { Hit, NamedCheck, Taken } from '../../lib/store/store.js'
+import { randomFrom } from '../support/random.js'
+import { RedisServer } from '../support/redis-server.js'
+
+const steps = 100_000
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+
+const server = await RedisServer.start()
+const times = { connectTimeout: 2000, commandTimeout: 10_000, resetTimeout: 500 }
+const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: 'probe' })
+await guarded.open(2000)
+t.teardown(async () => {
+  guarded.close()
+  await server.stop()
+})
+
+/** ARGV: by how much time passes, ms. Returns Redis' clock. */
+const passTime = `
+  local time = redis.call('TIME')
+  local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+  for _, key in ipairs(redis.call('KEYS', 'guard:*')) do
+    local before = redis.call('PEXPIRETIME', key)
+    local expiresAtMs = before - ARGV[1]
+    if before <= nowMs or expiresAtMs <= nowMs then
+      redis.call('DEL', key)
+    else
+      if redis.call('TYPE', key).ok == 'hash' then redis.call('HINCRBY', key, 'atMs', -ARGV[1]) end
+      redis.call('PEXPIREAT', key, expiresAtMs)
+    end
+  end
+  return nowMs`
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: memory and Redis decide ${steps} hits alike (SEED=${seed})`, async t => {
+    await guarded.client.flushall()
+    const random = randomFrom(seed)
+    const keys = new Keys('guard:')
+    const redis = new RedisStore(guarded, { keys, maxEvents: 1 })
+    let clockMs = 0
+    const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 1, now: () => clockMs })
+    const others = algorithms.filter(other => other !== algorithm)
+    const checks: NamedCheck[] = [algorithm, algorithm, algorithm, random.pick(others)].map((used, i) => aCheck(used, `limit${i}`))
+    // How far memory's clock is ahead of Redis'.
+    let aheadMs = 0
+    let refused = 0
+    let decided = 0
+
+    while (decided < steps) {
+      if (random.chance(0.3)) {
+        const windowMs = random.pick(checks).limit.windowMs
+        const byMs = random.chance(0.4) ? -random.whole(1, 3 * windowMs) : random.whole(1, Math.ceil(1.2 * windowMs))
+        const redisNowMs = Number(await guarded.client.eval(passTime, 0, byMs))
+        // What is over just before the jump, or just after it, is gone for both.
+        for (const ahead of [aheadMs, aheadMs += byMs]) {
+          clockMs = redisNowMs + ahead
+          memory.sweep()
+        }
+      }
+      const hits = Array.from({ length: random.whole(1, 20) }, aHit)
+      const onRedis = await redis.take(hits)
+      clockMs = onRedis[0]!.nowMs + aheadMs
+      const inMemory = memory.take(hits)
+      const [expected, found] = [onRedis.map(taken => relative(taken)), inMemory.map(taken => relative(taken))]
+      if (JSON.stringify(found) !== JSON.stringify(expected)) {
+        const differs = found.findIndex((one, i) => JSON.stringify(one) !== JSON.stringify(expected[i]))
+        t.same(found[differs], expected[differs], `hit ${decided + differs}: ${JSON.stringify(hits[differs])}`)
+        return
+      }
+      decided += hits.length
+      refused += onRedis.filter(({ accepted }) => !accepted).length
+    }
+    t.ok(refused > decided / 20 && refused < decided * 19 / 20, `${refused} of ${decided} refused`)
+
+    function aCheck (used: Algorithm, name: string): NamedCheck {
+      const max = random.whole(0, 30)
+      return { name, cost: 1, limit: defineLimit(used, max, random.whole(1, 4000), used === 'gcra' ? random.whole(1, 40) : max) }
+    }
+
+    function aHit (): Hit {
+      const used = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.5))
+      const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(1, 12) }))
+      return { key: `client${random.whole(1, 5)}`, checks: withCosts }
+    }
+  })
+}
+
+/** Times as seen from the decision, so that two clocks can be compared. */
+function relative ({ accepted, nowMs, outcomes }: Taken) {
+  return { accepted, outcomes: outcomes.map(({ fits, state }) => ({ fits, used: state.used, previous: state.previous, inMs: state.atMs - nowMs })) }
+}
