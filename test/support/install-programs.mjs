@@ -4,8 +4,8 @@
  *   node test/support/install-programs.mjs redis-server prometheus
  *
  * One that is missing is installed with the system's package manager where
- * that needs no password; its service is not started. Otherwise this fails
- * with the one line to type.
+ * that needs no password; the service that comes with it is neither started
+ * now nor at the next boot. Otherwise this fails with the one line to type.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -23,29 +23,49 @@ const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/bin', '/usr
 const has = name => folders.some(folder => existsSync(join(folder, name)))
 const isMissing = program => !programs[program].found.some(has)
 
+/**
+ * Run by sh as root, with the packages as arguments. Under systemd only
+ * policy-rc.d keeps a package from starting its service (RUNLEVEL=1, often
+ * named for this, is for init scripts, and sudo drops it); one that is there
+ * already is the administrator's, and stays. Ours goes whatever happens: left
+ * behind, it would keep every service of the machine from starting after its
+ * next update. Nothing ran these programs before, so nobody misses the
+ * services that are disabled.
+ */
+const aptInstall = `
+  export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\\nexit 101\\n' > $policy && chmod 755 $policy || exit 1
+  fi
+  apt-get -q update
+  apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" || exit 1
+  if [ -d /run/systemd/system ]; then systemctl disable "$@" 2>/dev/null || true; fi
+`
+
 const missing = process.argv.slice(2).filter(isMissing)
 if (missing.length > 0) install()
 
 function install () {
   const manager = has('apt-get') ? 'apt' : has('brew') ? 'brew' : undefined
   const packages = [...new Set(missing.map(program => programs[program][manager ?? 'apt']))]
-  const lines = {
-    apt: [['apt-get', 'update'], ['apt-get', 'install', '-y', '--no-install-recommends', ...packages]],
-    brew: [['brew', 'install', ...packages]]
-  }[manager] ?? []
-  const sudo = manager === 'apt' && process.getuid() !== 0 ? ['sudo', '-n'] : []
   console.log(`installing ${packages.join(', ')} for ${missing.join(', ')}`)
-  for (const line of lines) run([...sudo, ...line])
+  if (manager === 'apt') run([...asRoot(), 'sh', '-c', aptInstall, 'install-programs', ...packages])
+  if (manager === 'brew') run(['brew', 'install', ...packages])
   const left = missing.filter(isMissing)
   if (left.length === 0) return
-  const byHand = lines.map(line => [...(sudo.length > 0 ? ['sudo'] : []), ...line].join(' ')).join(' && ')
-  console.error(`The tests need ${left.join(' and ')}. Type: ${byHand || `install ${packages.join(' ')} with your package manager`}`)
+  const line = { apt: `sudo apt-get install ${packages.join(' ')}`, brew: `brew install ${packages.join(' ')}` }[manager]
+  console.error(`The tests need ${left.join(' and ')}. ${line === undefined ? `Install ${packages.join(' ')} with your package manager` : `Type: ${line}`}`)
   process.exit(1)
 }
 
-/** A service that the package brings is kept from starting: nothing but the tests is to start these programs. */
+function asRoot () {
+  return process.getuid() === 0 ? [] : ['sudo', '-n']
+}
+
 function run ([command, ...args]) {
-  const noServices = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }
-  const { status } = spawnSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'], env: noServices })
-  if (status !== 0) console.error(`${[command, ...args].join(' ')} failed`)
+  const { status } = spawnSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'] })
+  if (status !== 0) console.error(`${[command, ...args.filter(argument => argument !== aptInstall)].join(' ')} failed`)
 }

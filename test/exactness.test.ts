@@ -1,0 +1,28 @@
+import t from 'tap'
+import { algorithms } from '../lib/rules/rate-limit.js'
+import { Instance } from './support/instance.js'
+import { RedisServer } from './support/redis-server.js'
+
+const server = await RedisServer.start()
+t.teardown(async () => await server.stop())
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: of 1,000 requests at once through 4 processes exactly 100 pass`, async t => {
+    const options = { redis: server.url, nameSpace: `${algorithm}:`, algorithm, max: 100, timeWindow: '1 hour', commandTimeout: 20_000 }
+    const instances = await Promise.all(Array.from({ length: 4 }, async () => await Instance.start(options)))
+    t.teardown(async () => await Promise.all(instances.map(async instance => await instance.stop())))
+
+    const statuses = await Promise.all(Array.from({ length: 1000 }, async (_, i) => await instances[i % 4]!.get()))
+    t.equal(statuses.filter(status => status === 200).length, 100)
+    t.equal(statuses.filter(status => status === 429).length, 900)
+  })
+}
+
+t.test('limits survive the restart of an instance', async t => {
+  const options = { redis: server.url, nameSpace: 'restart:', max: 2, timeWindow: '1 hour' }
+  for (const expected of [200, 200, 429]) {
+    const instance = await Instance.start(options)
+    t.equal(await instance.get(), expected)
+    await instance.stop()
+  }
+})

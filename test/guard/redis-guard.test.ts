@@ -1,0 +1,144 @@
+import Fastify from 'fastify'
+import t from 'tap'
+import redisGuard from '../../lib/index.js'
+import { flushIntervalMs } from '../../lib/guard/event-log.js'
+import { guardedApp } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+
+const server = await RedisServer.start()
+t.teardown(async () => await server.stop())
+
+for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const) {
+  t.test(`on ${name}`, async t => {
+    const app = await guardedApp(t, { redis, max: 2, nameSpace: `${name}:` })
+    app.get('/limited', async () => 'ok')
+    const guard = app.redisGuard
+
+    t.test('get, set, incr, expire and del work on values', async t => {
+      t.equal(await guard.get('key'), null)
+      await guard.set('key', 41)
+      t.equal(await guard.incr('key'), 42)
+      t.equal(await guard.get('key'), '42')
+      t.equal(await guard.expire('key', 100), true)
+      t.equal(await guard.del('key'), true)
+      t.equal(await guard.expire('key', 100), false)
+      await guard.set('brief', 'x', { ttlSeconds: 0.05 })
+      t.equal(await guard.get('brief'), 'x')
+      await new Promise(resolve => setTimeout(resolve, 80))
+      t.equal(await guard.get('brief'), null)
+      await guard.set('text', 'ten')
+      await t.rejects(guard.incr('text'), { code: 'GUARD_ERR_VALUE' })
+      t.equal(guard.status.store, redis === false ? 'memory' : 'redis', "a caller's mistake is no failure of Redis")
+    })
+
+    t.test('refused requests are events, and make suspects', async t => {
+      for (let i = 0; i < 5; i++) await app.inject({ url: '/limited', remoteAddress: '192.0.2.1' })
+      for (let i = 0; i < 3; i++) await app.inject({ url: '/limited', remoteAddress: '2001:db8::5' })
+      await guard.blockIP('192.0.2.7', 60)
+      await app.inject({ url: '/nowhere', remoteAddress: '192.0.2.7' })
+      t.match(await guard.getRateLimitEvents(), [
+        { type: 'blocked', ip: '192.0.2.7', method: 'GET', count: 1 },
+        { type: 'limited', ip: '2001:db8::5', key: '2001:db8::/64', limit: 'global', method: 'GET', route: '/limited', count: 1 },
+        { type: 'limited', ip: '192.0.2.1', limit: 'global', method: 'GET', route: '/limited', count: 3 }
+      ])
+      t.same(await guard.getSuspiciousIPs(), [{ ip: '192.0.2.1', count: 3 }, { ip: '2001:db8::5', count: 1 }])
+      t.same(await guard.getSuspiciousIPs(1), [{ ip: '192.0.2.1', count: 3 }])
+    })
+
+    t.test('events of your own are recorded, and old ones cleared', async t => {
+      t.equal(await guard.clearOldRateLimitEvents(0), 3)
+      await new Promise(resolve => setTimeout(resolve, 2))
+      await guard.logRateLimitEvent({ ip: '::ffff:192.0.2.2', route: '/own' })
+      await guard.logRateLimitEvent({ type: 'blocked', count: 2 })
+      t.match(await guard.getRateLimitEvents(1), [{ type: 'blocked', count: 2 }])
+      t.match(await guard.getRateLimitEvents(), [{ type: 'blocked' }, { type: 'limited', ip: '192.0.2.2', route: '/own', count: 1 }])
+      t.same(await guard.getSuspiciousIPs(), [{ ip: '192.0.2.2', count: 1 }])
+      t.equal(await guard.clearOldRateLimitEvents(60_000), 0)
+      t.equal((await guard.getRateLimitEvents()).length, 2)
+    })
+
+    t.test('blockIP, isIPBlocked, unblockIP and getBlockedIPs work on addresses in any form', async t => {
+      await guard.unblockIP('192.0.2.7')
+      const block = await guard.blockIP('::FFFF:192.0.2.8', 60, { reason: 'tests', origin: 'me' })
+      t.match(block, { ip: '192.0.2.8', reason: 'tests', origin: 'me', expiresAtMs: block.blockedAtMs + 60_000 })
+      await guard.blockIP('2001:DB8:0:0::/48', Infinity)
+      t.equal(await guard.isIPBlocked('64:ff9b::192.0.2.8'), true)
+      t.equal(await guard.isIPBlocked('2001:db8:0:ff::1'), true)
+      t.equal(await guard.isIPBlocked('192.0.2.9'), false)
+      t.match(await guard.getBlockedIPs(), [block, { ip: '2001:db8::/48', reason: '', origin: 'api', expiresAtMs: Infinity }])
+      t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.8' })).statusCode, 403)
+      t.equal(await guard.unblockIP('192.0.2.8'), true)
+      t.equal(await guard.unblockIP('192.0.2.8'), false)
+      t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.8' })).statusCode, 404)
+    })
+  })
+}
+
+t.test('wrong arguments are errors with words, on memory as on Redis', async t => {
+  const { redisGuard: guard } = await guardedApp(t)
+  const wrong: [() => Promise<unknown>, RegExp][] = []
+  const each = (values: readonly unknown[], call: (value: never) => Promise<unknown>, message: RegExp) => {
+    for (const value of values) wrong.push([async () => await call(value as never), message])
+  }
+  const noText = [undefined, null, '', 5, {}, []]
+  each(noText, key => guard.get(key), /^the key of get must be a text that is not empty/)
+  each(noText, key => guard.set(key, 'x'), /^the key of set/)
+  each(noText, key => guard.incr(key), /^the key of incr/)
+  each(noText, key => guard.expire(key, 1), /^the key of expire/)
+  each(noText, key => guard.del(key), /^the key of del/)
+  each([undefined, null, {}, [], true, NaN, Infinity, Symbol('x')], value => guard.set('key', value), /^the value of set must be a text or a finite number/)
+  const noDuration = [0, -1, NaN, 1e15, 'soon', null, {}, '60']
+  each([...noDuration, Infinity], ttlSeconds => guard.set('key', 'x', { ttlSeconds }), /^ttlSeconds of set must be a number of seconds above 0/)
+  each([...noDuration, Infinity, undefined], seconds => guard.expire('key', seconds), /^the seconds of expire must be/)
+  each([...noDuration, undefined], seconds => guard.blockIP('192.0.2.1', seconds), /^the duration of blockIP must be .*, or Infinity, got/)
+  const noAddress = ['', 'x', '192.0.2', '192.0.2.256', '010.0.0.1', '1', '192.0.2.1/33', '192.0.2.1/-1', '192.0.2.1/', '::1/129', '64:ff9b::/96', 'a'.repeat(1_000_000), undefined, null, 5, {}, ['192.0.2.1'], '192.0.2.1\n192.0.2.2']
+  each(noAddress, ip => guard.blockIP(ip, 60), /^the address of blockIP must be an IPv4 or IPv6 address, or a range/)
+  each(noAddress, ip => guard.unblockIP(ip), /^the address of unblockIP/)
+  each([...noAddress, '192.0.2.0/24'], ip => guard.isIPBlocked(ip), /^the address of isIPBlocked/)
+  each([5, {}, 'x'.repeat(1001)], reason => guard.blockIP('192.0.2.1', 60, { reason }), /^the reason of blockIP/)
+  each([5, 'x'.repeat(1001)], origin => guard.blockIP('192.0.2.1', 60, { origin }), /^the origin of blockIP/)
+  each([0, -1, 1.5, NaN, Infinity, '5', null], limit => guard.getRateLimitEvents(limit), /^the limit of getRateLimitEvents must be a whole number >= 1/)
+  each([0, -1, '5'], limit => guard.getSuspiciousIPs(limit), /^the limit of getSuspiciousIPs/)
+  each([-1, 1.5, NaN, '5', undefined], age => guard.clearOldRateLimitEvents(age), /^the age of clearOldRateLimitEvents/)
+  each([undefined, null, 'x'], event => guard.logRateLimitEvent(event), /^the event of logRateLimitEvent must be an object/)
+  each([{ type: 'other' }], event => guard.logRateLimitEvent(event), /^type of logRateLimitEvent/)
+  each([{ ip: 'x' }, { ip: 5 }, { ip: null }], event => guard.logRateLimitEvent(event), /^ip of logRateLimitEvent/)
+  each([{ count: 0 }, { count: 1.5 }, { count: '1' }], event => guard.logRateLimitEvent(event), /^count of logRateLimitEvent/)
+  each([{ route: 5 }, { route: 'x'.repeat(1001) }], event => guard.logRateLimitEvent(event), /^route of logRateLimitEvent/)
+  for (const [call, message] of wrong) await t.rejects(call(), { code: 'GUARD_ERR_ARGUMENT', message })
+  t.same(await guard.getBlockedIPs(), [])
+  t.same(await guard.getRateLimitEvents(), [])
+})
+
+t.test('what is called in Redis cannot be called by another name', async t => {
+  const app = await guardedApp(t, { redis: server.url, nameSpace: 'inject:' })
+  const { redisGuard: guard } = app
+  for (const key of ['{blocks}', 'inject:{blocks}', '../{blocks}', '{blocks}\r\nDEL inject:{blocks}', 'x'.repeat(1_000_000)]) {
+    await guard.set(key, key)
+    t.equal(await guard.get(key), key)
+  }
+  await guard.blockIP('192.0.2.1', 60)
+  t.equal(await guard.isIPBlocked('192.0.2.1'), true)
+})
+
+t.test('events are written behind within the flush interval, without anybody asking', async t => {
+  const app = await guardedApp(t, { redis: server.url, max: 0, nameSpace: 'behind:' })
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  app.get('/', async () => 'ok')
+  await app.inject('/')
+  t.equal(await observer.xlen('behind:{events}'), 0)
+  await new Promise(resolve => setTimeout(resolve, flushIntervalMs + 150))
+  t.equal(await observer.xlen('behind:{events}'), 1)
+})
+
+t.test('what was not written yet is written on close', async t => {
+  const app = Fastify()
+  await app.register(redisGuard, { redis: server.url, max: 0, nameSpace: 'close:' })
+  app.get('/', async () => 'ok')
+  await app.inject('/')
+  await app.close()
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  t.equal(await observer.xlen('close:{events}'), 1)
+})

@@ -1,0 +1,378 @@
+import { connect } from 'node:net'
+import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { request as httpRequest } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import Fastify from 'fastify'
+import t from 'tap'
+import redisGuard from '../../lib/index.js'
+import type { RateLimitOptions } from '../../lib/options.js'
+import { guardedApp } from '../support/app.js'
+
+const ok = async () => 'ok'
+
+t.test('the global limit', async t => {
+  t.test('counts all routes without a limit of their own together, and tells so in headers', async t => {
+    const app = await guardedApp(t, { max: 2, timeWindow: '1 minute' })
+    app.get('/a', ok)
+    app.get('/b', ok)
+    const first = await app.inject('/a')
+    t.match(first.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '1', 'x-ratelimit-reset': '60' })
+    t.notOk('retry-after' in first.headers)
+    t.equal((await app.inject('/b')).headers['x-ratelimit-remaining'], '0')
+    const refused = await app.inject('/a')
+    t.equal(refused.statusCode, 429)
+    t.match(refused.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': '60', 'retry-after': '60' })
+    t.same(refused.json(), { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 minute' })
+  })
+
+  t.test('tells clients apart by address, IPv6 clients by their /64', async t => {
+    const app = await guardedApp(t, { max: 1 })
+    app.get('/', ok)
+    const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
+    t.equal(await statusFor('192.0.2.1'), 200)
+    t.equal(await statusFor('192.0.2.2'), 200)
+    t.equal(await statusFor('::ffff:192.0.2.1'), 429)
+    t.equal(await statusFor('64:ff9b::c000:202'), 429)
+    t.equal(await statusFor('2001:db8:0:1::1'), 200)
+    t.equal(await statusFor('2001:DB8:0:1:ffff::2'), 429)
+    t.equal(await statusFor('2001:db8:0:2::1'), 200)
+  })
+
+  t.test('ipv6Subnet sets how many bits tell IPv6 clients apart', async t => {
+    const app = await guardedApp(t, { max: 1, ipv6Subnet: 128 })
+    app.get('/', ok)
+    const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
+    t.same([await statusFor('2001:db8::1'), await statusFor('2001:db8::2'), await statusFor('2001:db8::1')], [200, 200, 429])
+  })
+
+  t.test('global: false limits only routes that ask for it', async t => {
+    const app = await guardedApp(t, { max: 1, global: false })
+    app.get('/free', ok)
+    app.get('/limited', { config: { rateLimit: {} } }, ok)
+    t.same(await statuses(app, ['/free', '/free', '/limited', '/limited']), [200, 200, 200, 429])
+  })
+})
+
+t.test('a route', async t => {
+  t.test('has its own counter and options, or none', async t => {
+    const app = await guardedApp(t, { max: 3 })
+    app.get('/', ok)
+    app.get('/own', { config: { rateLimit: { max: 1, timeWindow: 1500 } } }, ok)
+    app.get('/none', { config: { rateLimit: false } }, ok)
+    const own = await app.inject('/own')
+    t.match(own.headers, { 'x-ratelimit-limit': '1', 'x-ratelimit-reset': '2' })
+    const free = await app.inject('/none')
+    t.notOk('x-ratelimit-limit' in free.headers)
+    t.same(await statuses(app, ['/own', '/none', '/none', '/none', '/none', '/', '/', '/', '/']), [429, 200, 200, 200, 200, 200, 200, 200, 429])
+  })
+
+  t.test('shares its quota between GET and HEAD, not with other methods', async t => {
+    const app = await guardedApp(t, {})
+    app.route({ method: ['GET', 'POST'], url: '/both', config: { rateLimit: { max: 1 } }, handler: ok })
+    app.get('/x', { config: { rateLimit: { max: 1 } } }, ok)
+    app.post('/x', { config: { rateLimit: { max: 1 } } }, ok)
+    const statusOf = async (method: 'GET' | 'HEAD' | 'POST', url: string) => (await app.inject({ method, url })).statusCode
+    t.same([await statusOf('GET', '/x'), await statusOf('HEAD', '/x'), await statusOf('POST', '/x'), await statusOf('POST', '/x')], [200, 429, 200, 429])
+    t.same([await statusOf('GET', '/both'), await statusOf('POST', '/both')], [200, 429])
+  })
+
+  t.test('shares no counter with another route by the shape of its name', async t => {
+    const app = await guardedApp(t, {})
+    for (const url of ['/a/:id', '/a/:id/b', '/a/*', '/global']) app.get(url, { config: { rateLimit: { max: 1 } } }, ok)
+    t.same(await statuses(app, ['/a/1', '/a/1/b', '/a/1/c', '/global']), [200, 200, 200, 200])
+    t.same(await statuses(app, ['/a/2', '/a/2/b', '/a/2/c', '/global']), [429, 429, 429, 429])
+  })
+
+  t.test('refuses a config of another shape, and wrong options by name', async t => {
+    const app = await guardedApp(t)
+    for (const rateLimit of [true, null, 'yes', 5, []]) {
+      t.throws(() => app.get('/x', { config: { rateLimit } as object }, ok), { message: 'Unknown value for route rate-limit configuration' })
+    }
+    t.throws(() => app.get('/x', { config: { rateLimit: { max: '10', tme: 1 } } as object }, ok), {
+      code: 'GUARD_ERR_OPTIONS', message: /GET \/x config\.rateLimit\.max must be a whole number >= 0[^]*GET \/x config\.rateLimit\.tme must be a known option/
+    })
+  })
+
+  for (const hook of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
+    t.test(`is limited in ${hook}, after the hooks that were there`, async t => {
+      const order: string[] = []
+      const note = (name: string) => async () => { order.push(name) }
+      const app = await guardedApp(t, { hook, max: 1, onExceeding: () => { order.push('limit') } })
+      app.addHook(hook, note('instance'))
+      app.post('/none', ok)
+      app.post('/one', { [hook]: note('route') }, ok)
+      app.post('/two', { [hook]: [note('first'), note('second')] }, ok)
+      const post = async (url: string, remoteAddress: string) => await app.inject({ method: 'POST', url, remoteAddress, payload: { a: 1 } })
+      t.equal((await post('/none', '192.0.2.1')).statusCode, 200)
+      t.equal((await post('/none', '192.0.2.1')).statusCode, 429)
+      t.equal((await post('/one', '192.0.2.2')).statusCode, 200)
+      t.equal((await post('/two', '192.0.2.3')).statusCode, 200)
+      t.same(order, ['instance', 'limit', 'instance', 'instance', 'route', 'limit', 'instance', 'first', 'second', 'limit'])
+    })
+  }
+})
+
+t.test('allowList', async t => {
+  t.test('of addresses, ranges and keys: these are not limited, in whatever form they come', async t => {
+    const app = await guardedApp(t, { max: 0, allowList: ['192.0.2.1', '198.51.100.0/24', '2001:DB8::/48', 'partner'] })
+    app.get('/', ok)
+    app.get('/key', { config: { rateLimit: { keyGenerator: request => String(request.headers['x-key']) } } }, ok)
+    const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
+    for (const address of ['192.0.2.1', '::ffff:192.0.2.1', '64:ff9b::c000:201', '198.51.100.77', '2001:db8:0:5::9']) t.equal(await statusFor(address), 200, address)
+    for (const address of ['192.0.2.2', '198.51.101.1', '2001:db8:1::1']) t.equal(await statusFor(address), 429, address)
+    t.equal((await app.inject({ url: '/key', headers: { 'x-key': 'partner' }, remoteAddress: '203.0.113.1' })).statusCode, 200)
+    t.equal((await app.inject({ url: '/key', headers: { 'x-key': 'other' }, remoteAddress: '203.0.113.1' })).statusCode, 429)
+    t.notOk('x-ratelimit-limit' in (await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).headers)
+  })
+
+  t.test('as a function, which may be async', async t => {
+    const app = await guardedApp(t, { max: 0 })
+    app.get('/sync', { config: { rateLimit: { allowList: (request, key) => key === '127.0.0.1' && request.headers['x-pass'] === 'yes' } } }, ok)
+    app.get('/async', { config: { rateLimit: { allowList: async () => true } } }, ok)
+    t.equal((await app.inject({ url: '/sync', headers: { 'x-pass': 'yes' } })).statusCode, 200)
+    t.equal((await app.inject('/sync')).statusCode, 429)
+    t.equal((await app.inject('/async')).statusCode, 200)
+  })
+
+  t.test("of the plugin's options exempts from blocks, too", async t => {
+    const app = await guardedApp(t, { allowList: ['192.0.2.1'] })
+    app.get('/', ok)
+    await app.redisGuard.blockIP('192.0.2.0/24', 60)
+    t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).statusCode, 200)
+    t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.2' })).statusCode, 403)
+  })
+})
+
+t.test('max, timeWindow and keyGenerator may be functions, async too', async t => {
+  const app = await guardedApp(t, {
+    keyGenerator: async request => request.headers['x-user'] as string,
+    max: (request, key) => key === 'premium' ? 2 : 1,
+    timeWindow: async (request, key) => key === 'premium' ? 1000 : 5000
+  })
+  app.get('/', ok)
+  const as = async (user: string) => await app.inject({ url: '/', headers: { 'x-user': user } })
+  t.match((await as('premium')).headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-reset': '1' })
+  t.match((await as('basic')).headers, { 'x-ratelimit-limit': '1', 'x-ratelimit-reset': '5' })
+  t.equal((await as('premium')).statusCode, 200)
+  t.equal((await as('basic')).statusCode, 429)
+})
+
+t.test('callbacks hear of each allowed and each refused request, with its key', async t => {
+  const heard: string[] = []
+  const app = await guardedApp(t, {
+    max: 1,
+    keyGenerator: () => 'me',
+    onExceeding: (request, key) => { heard.push(`${request.url} ${key} allowed`) },
+    onExceeded: (request, key) => { heard.push(`${request.url} ${key} refused`) }
+  })
+  app.get('/', ok)
+  await statuses(app, ['/', '/', '/'])
+  t.same(heard, ['/ me allowed', '/ me refused', '/ me refused'])
+})
+
+t.test('addHeaders and addHeadersOnExceeding choose headers', async t => {
+  const app = await guardedApp(t, {
+    max: 1,
+    addHeaders: { 'retry-after': false, 'x-ratelimit-limit': false },
+    addHeadersOnExceeding: { 'x-ratelimit-remaining': false }
+  })
+  app.get('/', ok)
+  app.get('/route', { config: { rateLimit: { addHeaders: { 'x-ratelimit-reset': false } } } }, ok)
+  const rateLimitHeaders = async (url: string) => Object.keys((await app.inject(url)).headers).filter(name => /ratelimit|retry/.test(name))
+  t.same(await rateLimitHeaders('/'), ['x-ratelimit-limit', 'x-ratelimit-reset'])
+  t.same(await rateLimitHeaders('/'), ['x-ratelimit-remaining', 'x-ratelimit-reset'])
+  await rateLimitHeaders('/route')
+  t.same(await rateLimitHeaders('/route'), ['x-ratelimit-remaining'], 'a route adds to what the plugin says')
+})
+
+t.test('errorResponseBuilder', async t => {
+  t.test('is told about the refusal, and what it returns is thrown as it is', async t => {
+    const contexts: unknown[] = []
+    const app = await guardedApp(t, {
+      max: 0,
+      timeWindow: '1 minute',
+      errorResponseBuilder: (request, context) => {
+        contexts.push(context)
+        return { statusCode: 418, code: 'TEAPOT', error: 'Teapot', message: `${request.url}: ${context.after}` }
+      }
+    })
+    app.get('/', ok)
+    const { statusCode, payload } = await app.inject('/')
+    t.equal(statusCode, 418)
+    t.match(JSON.parse(payload), { message: '/: 1 minute' })
+    t.match(contexts, [{ statusCode: 429, ban: false, max: 0, ttl: 60_000, after: '1 minute' }])
+  })
+
+  t.test('goes through setErrorHandler', async t => {
+    const app = await guardedApp(t, { max: 0 })
+    app.setErrorHandler((error: { statusCode: number, message: string }, request, reply) => reply.code(error.statusCode).send({ own: error.message, before: reply.statusCode }))
+    app.get('/', ok)
+    t.match((await app.inject('/')).json(), { own: /Rate limit exceeded/ })
+  })
+
+  t.test('one that answers nothing lets nobody pass', async t => {
+    const app = await guardedApp(t, { max: 0, errorResponseBuilder: () => undefined as unknown as object })
+    app.get('/', ok)
+    t.equal((await app.inject('/')).statusCode, 429)
+  })
+})
+
+t.test('a blocked address', async t => {
+  const app = await guardedApp(t, { max: 100 })
+  app.get('/', ok)
+  app.get('/free', { config: { rateLimit: false } }, ok)
+  app.register(async child => {
+    child.setNotFoundHandler((request, reply) => { reply.code(404).send('not here') })
+    child.get('/inner', ok)
+  }, { prefix: '/child' })
+
+  t.test('gets 403 on every route, 404s included, and before any limit', async t => {
+    await app.redisGuard.blockIP('192.0.2.9', 60)
+    for (const url of ['/', '/free', '/child/inner', '/child/nowhere', '/nowhere', '/metrics']) {
+      const response = await app.inject({ url, remoteAddress: '192.0.2.9' })
+      t.same([url, response.statusCode, response.json()], [url, 403, { statusCode: 403, error: 'Forbidden', message: 'Address is blocked' }])
+      t.notOk('x-ratelimit-limit' in response.headers)
+    }
+    t.equal((await app.inject({ url: '/', remoteAddress: '::ffff:192.0.2.9' })).statusCode, 403)
+    t.equal((await app.inject({ url: '/', remoteAddress: '64:ff9b::c000:209' })).statusCode, 403)
+    t.equal((await app.inject({ url: '/nowhere', remoteAddress: '192.0.2.8' })).statusCode, 404)
+    await app.redisGuard.unblockIP('192.0.2.9')
+    t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.9' })).statusCode, 200)
+  })
+
+  t.test('of IPv6 blocks that address alone, a range all in it', async t => {
+    await app.redisGuard.blockIP('2001:db8:0:0:0::1', 60)
+    await app.redisGuard.blockIP('2001:db8:1::/48', 60)
+    const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
+    t.same([await statusFor('2001:DB8::1'), await statusFor('2001:db8::2'), await statusFor('2001:db8:1:ffff::1')], [403, 200, 403])
+  })
+})
+
+t.test('bad input', async t => {
+  t.test('garbage in X-Forwarded-For shares one counter, and does not evade a block of its sender', async t => {
+    const app = await guardedApp(t, { max: 3 }, { trustProxy: ['127.0.0.1'] })
+    app.get('/', ok)
+    await app.redisGuard.blockIP('192.0.2.1', 60)
+    const forwarded = async (value: string) => (await app.inject({ url: '/', headers: { 'x-forwarded-for': value } })).statusCode
+    const garbage = ['nonsense', '999.1.1.1', '{}\t', 'a'.repeat(100_000), '010.0.0.1', '<script>', '1', '']
+    t.same(await Promise.all(garbage.slice(0, 5).map(forwarded)), [200, 200, 200, 429, 429])
+    t.equal(await forwarded('192.0.2.1'), 403)
+    t.equal(await forwarded('192.0.2.1:4711'), 403)
+    t.equal(await forwarded('[::ffff:192.0.2.1]:4711'), 403)
+    t.equal(await forwarded('nonsense, 192.0.2.1'), 403, 'what the trusted proxy saw counts')
+    t.equal(await forwarded('192.0.2.1%eth0'), 429, 'a zone has no place in IPv4')
+  })
+
+  t.test('a unix socket has no address: its clients share a counter, and are served', async t => {
+    const folder = await mkdtemp(join(tmpdir(), 'guard-'))
+    t.teardown(async () => await rm(folder, { recursive: true }))
+    const app = await guardedApp(t, { max: 2 })
+    app.get('/', ok)
+    const path = join(folder, 'socket')
+    await app.listen({ path })
+    const get = async () => await new Promise((resolve, reject) => {
+      httpRequest({ socketPath: path, path: '/' }, response => { resolve(response.resume().statusCode) }).on('error', reject).end()
+    })
+    t.same([await get(), await get(), await get()], [200, 200, 429])
+    t.same(await app.redisGuard.getSuspiciousIPs(), [])
+    t.match(await app.redisGuard.getRateLimitEvents(), [{ type: 'limited', key: 'unknown' }])
+  })
+
+  t.test('headers of 100 kB as keys', async t => {
+    const app = await guardedApp(t, { max: 1, keyGenerator: request => String(request.headers['x-key']) })
+    app.get('/', ok)
+    const long = 'k'.repeat(100_000)
+    const statusFor = async (key: string) => (await app.inject({ url: '/', headers: { 'x-key': key } })).statusCode
+    t.same([await statusFor(long), await statusFor(long), await statusFor(`${long}!`)], [200, 429, 200])
+  })
+
+  t.test('a keyGenerator that answers nonsense: clients are told apart by address', async t => {
+    for (const nonsense of [undefined, null, '', NaN, Infinity, {}, [], Symbol('x'), true, () => 'x']) {
+      const app = await guardedApp(t, { max: 1, keyGenerator: () => nonsense as string })
+      app.get('/', ok)
+      const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
+      t.same([await statusFor('192.0.2.1'), await statusFor('192.0.2.2'), await statusFor('192.0.2.1')], [200, 200, 429], String(nonsense))
+    }
+  })
+
+  t.test('a keyGenerator may answer a number', async t => {
+    const app = await guardedApp(t, { max: 1, keyGenerator: () => 7 })
+    app.get('/', ok)
+    t.same(await statuses(app, ['/', '/']), [200, 429])
+  })
+
+  const failures: [string, unknown, number][] = [
+    ['an Error', new Error('broken'), 500],
+    ['an error with a status', Object.assign(new Error('no key'), { statusCode: 401 }), 401],
+    ['undefined', undefined, 500],
+    ['null', null, 500]
+  ]
+  const throwing: [string, (error: unknown) => RateLimitOptions][] = [
+    ['keyGenerator', error => ({ keyGenerator: () => { throw error } })],
+    ['async keyGenerator', error => ({ keyGenerator: async () => { throw error } })],
+    ['max', error => ({ max: () => { throw error } })],
+    ['timeWindow', error => ({ timeWindow: async () => { throw error } })],
+    ['allowList', error => ({ allowList: async () => { throw error } })],
+    ['onExceeding', error => ({ onExceeding: () => { throw error } })],
+    ['onExceeded', error => ({ max: 0, onExceeded: () => { throw error } })],
+    ['errorResponseBuilder', error => ({ max: 0, errorResponseBuilder: () => { throw error } })]
+  ]
+  for (const [name, options] of throwing) {
+    for (const [what, error, status] of failures) {
+      t.test(`${name} that throws ${what} fails that request with ${status}, and nothing else`, async t => {
+        const app = await guardedApp(t, options(error))
+        let served = 0
+        app.get('/', async () => { served++ })
+        app.get('/free', { config: { rateLimit: false } }, ok)
+        t.equal((await app.inject('/')).statusCode, status)
+        t.equal(served, 0)
+        t.equal((await app.inject('/free')).statusCode, 200)
+      })
+    }
+  }
+
+  t.test('a max or timeWindow that is computed wrong fails the request with words', async t => {
+    for (const wrong of [NaN, -1, '5' as unknown as number, Infinity, 1.5]) {
+      const app = await guardedApp(t, { max: () => wrong })
+      app.get('/', ok)
+      app.get('/window', { config: { rateLimit: { max: 1, timeWindow: () => wrong } } }, ok)
+      t.match((await app.inject('/')).json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT', message: /^max must be/ })
+      t.match((await app.inject('/window')).json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT', message: /^timeWindow must be/ })
+    }
+  })
+
+  t.test('a malformed URL and a broken request do not crash the service', async t => {
+    const app = await guardedApp(t, { max: 100 })
+    app.get('/', ok)
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    const { port } = app.server.address() as { port: number }
+    for (const line of ['GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n', 'GARBAGE\r\n\r\n', 'GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: \u0001\r\n\r\n']) {
+      const socket = connect(port, '127.0.0.1')
+      socket.end(line)
+      socket.resume()
+      await once(socket, 'close')
+    }
+    t.equal((await app.inject('/')).statusCode, 200)
+  })
+})
+
+t.test('two registrations in scopes of their own decorate, limit and block apart', async t => {
+  const app = Fastify()
+  t.teardown(async () => await app.close())
+  for (const [name, max] of [['one', 1], ['two', 2]] as const) {
+    app.register(async child => {
+      await child.register(redisGuard, { redis: false, max, metrics: { path: '/metrics' } })
+      child.get('/', ok)
+    }, { prefix: `/${name}` })
+  }
+  t.same(await statuses(app, ['/one', '/one', '/two', '/two', '/two']), [200, 429, 200, 200, 429])
+  t.match((await app.inject('/two/metrics')).payload, /redis_guard_decisions_total\{limit="global",outcome="limited",source="memory"\} 1/)
+})
+
+async function statuses (app: Awaited<ReturnType<typeof guardedApp>>, urls: readonly string[]): Promise<number[]> {
+  const all: number[] = []
+  for (const url of urls) all.push((await app.inject(url)).statusCode)
+  return all
+}

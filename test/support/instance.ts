@@ -1,0 +1,38 @@
+/** Instances of a service in processes of their own; `npm test` has built what they run. */
+import { Agent, get } from 'node:http'
+import { fileURLToPath } from 'node:url'
+import type { RedisGuardOptions } from '../../lib/options.js'
+import { Program } from './program.js'
+
+export class Instance {
+  readonly #program: Program
+  readonly #agent = new Agent({ keepAlive: true })
+
+  private constructor (program: Program) {
+    this.#program = program
+  }
+
+  static async start (options: RedisGuardOptions): Promise<Instance> {
+    const program = new Program(process.execPath, [fileURLToPath(new URL('instance.mjs', import.meta.url)), JSON.stringify(options)])
+    await program.saying(/port \d+, store redis/)
+    return new Instance(program)
+  }
+
+  get port (): number {
+    return Number(/port (\d+)/.exec(this.#program.output)![1])
+  }
+
+  /** @returns the status of GET / */
+  async get (headers: Record<string, string> = {}): Promise<number> {
+    return await new Promise((resolve, reject) => {
+      get({ port: this.port, host: '127.0.0.1', agent: this.#agent, headers }, response => {
+        response.resume().on('end', () => resolve(response.statusCode!))
+      }).on('error', reject)
+    })
+  }
+
+  async stop (): Promise<void> {
+    this.#agent.destroy()
+    await this.#program.stop()
+  }
+}
