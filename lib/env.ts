@@ -48,13 +48,13 @@ export function readEnvironment (env: Readonly<Record<string, string | undefined
   }
   const password = read('REDIS_PASSWORD', text => text)
   const tls = read('REDIS_TLS', parseBoolean)
-  return {
+  return Object.freeze({
     production: env['NODE_ENV'] === 'production',
     redis: readUrl(env['REDIS_URL'], password, tls === true, problems),
     enabled: read('REDIS_ENABLED', parseBoolean),
     connectTimeout: read('REDIS_TIMEOUT', parseTimeout),
     logLevel: read('LOG_LEVEL', text => text)
-  }
+  })
 }
 
 function readUrl (
@@ -69,12 +69,16 @@ function readUrl (
   return {
     ...address,
     ...(password === undefined ? {} : { password }),
-    ...(tls && address.tls === undefined ? { tls: {} } : {})
+    ...(tls && address.tls === undefined && address.path === undefined ? { tls: {} } : {})
   }
 }
 
 function parseBoolean (text: string): boolean | undefined {
-  return { true: true, false: false }[text.trim().toLowerCase()]
+  switch (text.trim().toLowerCase()) {
+    case 'true': return true
+    case 'false': return false
+    default: return undefined
+  }
 }
 
 function parseTimeout (text: string): number | undefined {

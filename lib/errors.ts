@@ -88,14 +88,18 @@ export function describe (problem: OptionProblem): string {
 /** How a received value is shown in a message: its type is visible, and its length is bounded. */
 export function show (value: unknown): string {
   switch (typeof value) {
-    case 'string': return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value)
+    case 'string': return JSON.stringify(shorten(value))
     case 'function': return 'a function'
     case 'symbol': return 'a symbol'
-    case 'bigint': return `${value}n`
+    case 'bigint': return shorten(`${value}n`)
     case 'object':
       if (value === null) return 'null'
       if (Array.isArray(value)) return `an array of ${value.length}`
       return 'an object'
     default: return String(value)
   }
+}
+
+function shorten (text: string): string {
+  return text.length > 60 ? `${text.slice(0, 60)}...` : text
 }

@@ -49,7 +49,8 @@ export function either<A, B> (a: ValueRule<A>, b: ValueRule<B>): ValueRule<A | B
 export const duration: ValueRule<number> = {
   rule: `whole ms from 1 to ${longestWindowMs}, or a text such as '1 minute'`,
   read (value) {
-    const ms = typeof value === 'string' ? parseDuration(value.trim()) : value
+    // To the microsecond, since '1.1 hours' is 3960000.0000000005 ms to a computer.
+    const ms = typeof value === 'string' ? Number(parseDuration(value.trim())?.toFixed(3)) : value
     return isWhole(ms, 1, longestWindowMs) ? ms : wrong
   }
 }

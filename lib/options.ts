@@ -199,7 +199,7 @@ export function resolveOptions (options: RedisGuardOptions, env: Readonly<Record
     cache: given.cache ?? 5000,
     ipv6Subnet: given.ipv6Subnet ?? 64,
     nameSpace: given.nameSpace ?? 'guard:',
-    metrics: given.metrics ?? { path: '/metrics', registry: undefined },
+    metrics: given.metrics ?? Object.freeze({ path: '/metrics', registry: undefined }),
     commandTimeout: given.commandTimeout ?? 250,
     connectTimeout: given.connectTimeout ?? environment.connectTimeout ?? 5000,
     resetTimeout: given.resetTimeout ?? 500,
@@ -221,7 +221,7 @@ export function resolveRouteLimit (config: RateLimitOptions, base: LimitSettings
   const given = readGiven(limitOptions, config, name => `${place}.${name}`, problems)
   const settings = resolveLimit(given, base, `${place}.`, problems)
   if (problems.length > 0) throw new OptionsError(problems)
-  return Object.freeze(settings)
+  return settings
 }
 
 type Given<Declared> = { -readonly [name in keyof Declared]?: Declared[name] extends Option<infer T> ? T : never }
@@ -235,7 +235,8 @@ function readGiven<Declared extends Readonly<Record<string, Option>>> (
     if (value === undefined || ignored.has(name)) continue
     const declaration = Object.hasOwn(declared, name) ? declared[name] : undefined
     if (declaration === undefined) {
-      problems.push({ option: nameOf(name), rule: 'a known option', received: show(value), remedy: `known are ${Object.keys(declared).join(', ')}` })
+      // The value stays out of the message: a misplaced option may be a password, or a URL with one.
+      problems.push({ option: nameOf(name), rule: 'a known option', received: `a value of type ${typeof value}`, remedy: `known are ${Object.keys(declared).join(', ')}` })
       continue
     }
     const read = declaration.value.read(value)
@@ -251,8 +252,8 @@ function resolveLimit (given: Given<typeof limitOptions>, base: LimitSettings, p
     ...base,
     ...rest,
     allowList: allowList === undefined ? base.allowList : readAllowList(allowList),
-    addHeaders: { ...base.addHeaders, ...addHeaders },
-    addHeadersOnExceeding: { ...base.addHeadersOnExceeding, ...addHeadersOnExceeding }
+    addHeaders: Object.freeze({ ...base.addHeaders, ...addHeaders }),
+    addHeadersOnExceeding: Object.freeze({ ...base.addHeadersOnExceeding, ...addHeadersOnExceeding })
   }
   if (typeof settings.max === 'number' && typeof settings.timeWindow === 'number') {
     try {
@@ -261,12 +262,12 @@ function resolveLimit (given: Given<typeof limitOptions>, base: LimitSettings, p
       problems.push({ option: `${prefix}max`, rule: 'in range with timeWindow', received: show(settings.max), remedy: (error as LimitError).message })
     }
   }
-  return settings
+  return Object.freeze(settings)
 }
 
 function readAllowList (given: readonly string[] | AllowList['decide']): AllowList {
   const { list, rest } = parseAddressList(typeof given === 'object' ? given : [])
-  return { addresses: list, keys: new Set(rest), decide: typeof given === 'function' ? given : undefined }
+  return Object.freeze({ addresses: list, keys: new Set(rest), decide: typeof given === 'function' ? given : undefined })
 }
 
 function readMetrics (value: unknown): Exclude<Settings['metrics'], false> | typeof wrong {
@@ -274,7 +275,7 @@ function readMetrics (value: unknown): Exclude<Settings['metrics'], false> | typ
   const { path = '/metrics', registry } = value
   const pathIsFine = path === false || (typeof path === 'string' && path.startsWith('/'))
   const registryIsFine = registry === undefined || (isRecord(registry) && typeof registry['registerMetric'] === 'function')
-  return pathIsFine && registryIsFine ? { path, registry: registry as MetricsRegistry | undefined } : wrong
+  return pathIsFine && registryIsFine ? Object.freeze({ path, registry: registry as MetricsRegistry | undefined }) : wrong
 }
 
 function headerFlags<T extends string> (names: readonly T[]): ValueRule<Partial<Record<T, boolean>>> {

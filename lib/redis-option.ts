@@ -72,7 +72,7 @@ function readCluster (given: Readonly<Record<string, unknown>>, problems: Option
   const { cluster, ...options } = given
   const isNode = (node: unknown): node is ClusterNode => typeof node === 'string' || isRecord(node) || typeof node === 'number'
   if (Array.isArray(cluster) && cluster.length > 0 && cluster.every(isNode)) return { kind: 'cluster', nodes: cluster, options }
-  problems.push({ option: 'redis.cluster', rule: 'an array of { host, port }, not empty', received: show(cluster) })
+  problems.push({ option: 'redis.cluster', rule: 'an array of { host, port }, not empty', received: typeof cluster === 'string' ? 'a text' : show(cluster) })
   return undefined
 }
 

@@ -26,10 +26,14 @@ export function parseRedisUrl (text: string): RedisAddress | string {
       const address = parseAuthority(rest)
       return typeof address === 'string' ? address : { ...address, tls: {} }
     }
-    case 'unix': return rest.startsWith('/') ? { path: rest } : 'a unix:// URL without an absolute path'
+    case 'unix':
+      if (!rest.startsWith('/')) return 'a unix:// URL without an absolute path'
+      return rest.includes('?') ? withQuery : { path: rest }
     default: return 'a URL of another kind'
   }
 }
+
+const withQuery = 'a URL with a query; give these as options'
 
 function parseAuthority (rest: string): RedisAddress | string {
   // The last @ ends the credentials: neither a host nor a database number can hold one.
@@ -38,7 +42,7 @@ function parseAuthority (rest: string): RedisAddress | string {
   const [, host, bracketed, port, db, query] =
     /^(?:([^:/?#[\]\s]+)|\[([0-9a-f:.]+)\])(?::(\d{1,5}))?(?:\/(\d*))?(?:\?(.*))?$/i.exec(rest.slice(at + 1)) ?? []
   if (host === undefined && bracketed === undefined) return 'a URL without a readable host, port or database number'
-  if (query !== undefined && query !== '') return 'a URL with a query; give these as options'
+  if (query !== undefined && query !== '') return withQuery
   if (Number(port ?? 1) < 1 || Number(port ?? 1) > 65535) return `a URL with port ${port}`
   return { host: host ?? bracketed, port: Number(port ?? 6379), db: Number(db ?? 0), ...credentials }
 }

@@ -19,7 +19,7 @@ export class EventLog {
   #writing: Promise<void> = Promise.resolve()
 
   /**
-   * @param write    stores events; does not throw
+   * @param write    stores events
    * @param dropped  told how many requests had no room
    */
   constructor (write: (events: readonly RateLimitEvent[]) => Promise<void>, dropped: (count: number) => void) {
@@ -40,13 +40,16 @@ export class EventLog {
     this.#timer ??= setTimeout(() => { this.flush().catch(() => {}) }, flushIntervalMs).unref()
   }
 
-  /** Resolves when all that was added so far has been written. */
+  /** Resolves when all that was added so far has been written; rejects when the last of it cannot be. */
   async flush (): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
     const events = [...this.#pending.values()]
     this.#pending = new Map()
-    if (events.length > 0) this.#writing = this.#writing.then(async () => await this.#write(events))
-    await this.#writing
+    if (events.length === 0) return await this.#writing
+    const written = this.#writing.then(async () => await this.#write(events))
+    // A batch that cannot be written is lost; those after it are not.
+    this.#writing = written.catch(() => {})
+    await written
   }
 }

@@ -183,7 +183,10 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     let timer: NodeJS.Timeout
     const late = new Promise<never>((resolve, reject) => {
       const limitMs = this.#options.commandTimeout
-      timer = setTimeout(() => reject(new Error(`the probe timed out after ${limitMs} ms`)), limitMs)
+      timer = setTimeout(() => {
+        reject(new Error(`the probe timed out after ${limitMs} ms`))
+        this.#connection.renew()
+      }, limitMs)
     })
     const probe = this.#connection.ready
       ? this.client.set(this.#options.probeKey, '1', 'PX', 10_000)

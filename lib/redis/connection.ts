@@ -50,6 +50,16 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     if (this.client.status === 'wait') this.client.connect().catch(() => {})
   }
 
+  /**
+   * Gives up a connection that took commands and does not answer, and makes a
+   * new one: it may be dead whatever TCP believes, and answers that are
+   * outstanding on it would come before those to new commands. A user's client
+   * stays as it is.
+   */
+  renew (): void {
+    if (this.#owned && this.ready) this.client.disconnect(true)
+  }
+
   /** Ends our own connection at once; a user's client stays as it is. */
   close (): void {
     for (const [event, listener] of Object.entries(this.#listeners)) {
@@ -72,8 +82,6 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     connectTimeout,
     // Also covers the handshake, which connectTimeout does not. The breaker's own limit comes first.
     commandTimeout: Math.max(commandTimeout * 2, 1000),
-    // A connection that took a command and says nothing for this long is dead, whatever TCP believes.
-    socketTimeout: Math.max(commandTimeout * 4, 2000),
     retryStrategy: delayBeforeRetry,
     // A primary that became a replica: connecting again finds the new one.
     reconnectOnError: (error: Error) => error.message.startsWith('READONLY')

@@ -51,7 +51,8 @@ export function parseNetwork (text: unknown): Network | undefined {
   if (groups === undefined || !/^(0|[1-9]\d{0,2})$/.test(length)) return undefined
   const prefixLength = Number(length)
   if (prefixLength > bitsOf(groups)) return undefined
-  const embedded = embeddedIPv4(groups)
+  // Also with the host bits cleared: `64:ff9b:0:0:1::/64` is the range `64:ff9b::/64`.
+  const embedded = embeddedIPv4(groups) ?? embeddedIPv4(mask(groups, prefixLength))
   if (embedded === undefined) return networkOf(groups, prefixLength)
   // All of IPv4 has to be asked for as 0.0.0.0/0: `64:ff9b::/96` rather means "whoever comes through NAT64".
   return prefixLength > 96 ? networkOf([embedded], prefixLength - 96) : undefined

@@ -61,7 +61,8 @@ function part (text: string): string {
     if (text === '') return '%empty'
     return text.replace(notPlain, escape)
   }
-  return `%sha256-${createHash('sha256').update(text).digest('base64url')}`
+  // As UTF-16: UTF-8 has one and the same code for all lone surrogates.
+  return `%sha256-${createHash('sha256').update(text, 'utf16le').digest('base64url')}`
 }
 
 const plain = /^[\w.:/@+*=,;!$&'()~|-]+$/

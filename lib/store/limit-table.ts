@@ -69,13 +69,19 @@ export class LimitTable {
   /** Keeps counters in the entry that `find` gave, or in a new one. */
   keep (entry: Entry | undefined, key: string, limitName: string, kept: Kept, nowMs: number): void {
     const isNew = entry === undefined
-    entry ??= this.#makeRoom(nowMs) ? { ...kept, key, shared: false, ...unlinked } : this.#sharedEntry(key, limitName, nowMs)
+    // It may have been evicted since `find`, to make room for another limit of the same hit.
+    const isIn = entry !== undefined && (entry.shared || entry.list !== undefined)
+    if (!isIn && !this.#makeRoom(nowMs)) {
+      entry = this.#sharedEntry(key, limitName, nowMs)
+      // What others have counted there is worth more than this one hit.
+      if (nowMs < entry.expiresAtMs) return
+    }
+    entry ??= { ...kept, key, shared: false, ...unlinked }
     entry.state = kept.state
     entry.expiresAtMs = kept.expiresAtMs
     entry.heldUntilMs = kept.heldUntilMs
     if (entry.shared) return
-    // Also when it was evicted since `find`, to make room for another limit of the same hit.
-    if (entry.list === undefined) this.#entries.set(key, entry)
+    if (!isIn) this.#entries.set(key, entry)
     if (kept.heldUntilMs > nowMs) this.#file(entry, this.#held)
     else this.#file(entry, isNew ? this.#fresh : this.#known)
   }

@@ -4,8 +4,8 @@
  *   node test/support/install-programs.mjs redis-server prometheus
  *
  * One that is missing is installed with the system's package manager where
- * that needs no password; the service that comes with it is neither started
- * now nor at the next boot. Otherwise this fails with the one line to type.
+ * that needs no password; its service is not started. Otherwise this fails
+ * with the one line to type.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -14,6 +14,7 @@ import { delimiter, join } from 'node:path'
 /** Packages by package manager; the first program of a list is looked for, then its stand-ins. */
 const programs = {
   'redis-server': { found: ['redis-server', 'valkey-server'], apt: 'redis-server', brew: 'redis' },
+  openssl: { found: ['openssl'], apt: 'openssl', brew: 'openssl' },
   prometheus: { found: ['prometheus'], apt: 'prometheus', brew: 'prometheus' },
   promtool: { found: ['promtool'], apt: 'prometheus', brew: 'prometheus' }
 }
@@ -29,8 +30,7 @@ const isMissing = program => !programs[program].found.some(has)
  * named for this, is for init scripts, and sudo drops it); one that is there
  * already is the administrator's, and stays. Ours goes whatever happens: left
  * behind, it would keep every service of the machine from starting after its
- * next update. Nothing ran these programs before, so nobody misses the
- * services that are disabled.
+ * next update.
  */
 const aptInstall = `
   export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
@@ -41,8 +41,7 @@ const aptInstall = `
     printf '#!/bin/sh\\nexit 101\\n' > $policy && chmod 755 $policy || exit 1
   fi
   apt-get -q update
-  apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" || exit 1
-  if [ -d /run/systemd/system ]; then systemctl disable "$@" 2>/dev/null || true; fi
+  apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
 `
 
 const missing = process.argv.slice(2).filter(isMissing)

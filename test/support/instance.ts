@@ -12,14 +12,22 @@ export class Instance {
     this.#program = program
   }
 
-  static async start (options: RedisGuardOptions): Promise<Instance> {
-    const program = new Program(process.execPath, [fileURLToPath(new URL('instance.mjs', import.meta.url)), JSON.stringify(options)])
-    await program.saying(/port \d+, store redis/)
+  /** @param env  in place of this process's, save PATH */
+  static async start (options: RedisGuardOptions, env: Record<string, string> = {}): Promise<Instance> {
+    const program = new Program(process.execPath, [fileURLToPath(new URL('instance.mjs', import.meta.url)), JSON.stringify(options)], {
+      env: { PATH: process.env['PATH'], ...env }
+    })
+    await program.saying(/port \d+/)
     return new Instance(program)
   }
 
   get port (): number {
     return Number(/port (\d+)/.exec(this.#program.output)![1])
+  }
+
+  /** Which store answered when the instance was up. */
+  get store (): string {
+    return /store (\w+)/.exec(this.#program.output)![1]!
   }
 
   /** @returns the status of GET / */

@@ -1,0 +1,184 @@
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import redisGuard from '../../lib/index.js'
+import type { RedisOption } from '../../lib/redis-option.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { makeCertificates } from '../support/certificates.js'
+import { Instance } from '../support/instance.js'
+import { findProgram, freePort, Program } from '../support/program.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+const password = 'p@ss:w/o#r%d?& with spaces%20'
+
+async function startRedis (t: Test, ...args: string[]): Promise<RedisServer> {
+  const server = await RedisServer.start(...args)
+  t.teardown(async () => await server.stop())
+  return server
+}
+
+/** The store that an app answers from once it is up. */
+async function storeWith (t: Test, redis: RedisOption): Promise<{ store: string, reason: string | undefined }> {
+  const { store, reason } = (await guardedApp(t, { redis })).redisGuard.status
+  return { store, reason }
+}
+
+t.test('the configurations of the environment, each in a process of its own', async t => {
+  const certificates = await makeCertificates(t)
+  const tls = ['--port', '0', '--tls-port', '{port}', '--tls-cert-file', certificates.certFile, '--tls-key-file', certificates.keyFile, '--tls-ca-cert-file', certificates.caFile, '--tls-auth-clients', 'no']
+  const trust = { NODE_EXTRA_CA_CERTS: certificates.caFile }
+  const [withTls, withBoth, withPassword] = await Promise.all([startRedis(t, ...tls), startRedis(t, ...tls, '--requirepass', password), startRedis(t, '--requirepass', password)])
+  const production = { NODE_ENV: 'production', REDIS_TIMEOUT: '5000' }
+  const configurations: [string, Record<string, string>, string][] = [
+    ['AWS ElastiCache', { ...production, REDIS_URL: `redis://localhost:${withTls.port}`, REDIS_TLS: 'true', ...trust }, 'redis'],
+    ['Azure Cache', { ...production, REDIS_URL: `redis://localhost:${withBoth.port}`, REDIS_PASSWORD: password, REDIS_TLS: 'true', ...trust }, 'redis'],
+    ['Docker Compose', { ...production, REDIS_URL: `redis://localhost:${withPassword.port}`, REDIS_PASSWORD: password, REDIS_TLS: 'false' }, 'redis'],
+    ['rediss: without REDIS_TLS', { ...production, REDIS_URL: `REDISS://localhost:${withTls.port}`, ...trust }, 'redis'],
+    ['the password in the URL', { ...production, REDIS_URL: `redis://:${encodeURIComponent(password)}@localhost:${withPassword.port}` }, 'redis'],
+    ['REDIS_PASSWORD before the one in the URL', { ...production, REDIS_URL: `redis://:wrong@localhost:${withPassword.port}`, REDIS_PASSWORD: password }, 'redis'],
+    ['a certificate that nobody vouches for', { ...production, REDIS_URL: `rediss://localhost:${withTls.port}` }, 'memory'],
+    ['no TLS to a server that wants it', { ...production, REDIS_URL: `redis://localhost:${withTls.port}` }, 'memory'],
+    ['development', { REDIS_URL: `redis://:wrong@localhost:${withPassword.port}`, REDIS_PASSWORD: password }, 'memory'],
+    ['development with REDIS_ENABLED', { REDIS_URL: `redis://localhost:${withPassword.port}`, REDIS_PASSWORD: password, REDIS_ENABLED: 'true' }, 'redis'],
+    ['production with REDIS_ENABLED=false', { ...production, REDIS_URL: `redis://localhost:${withPassword.port}`, REDIS_PASSWORD: password, REDIS_ENABLED: 'false' }, 'memory'],
+    ['production without REDIS_URL', { ...production, REDIS_URL: '', REDIS_PASSWORD: '' }, 'memory']
+  ]
+  for (const [name, env, store] of configurations) {
+    const instance = await Instance.start({}, env)
+    t.equal(instance.store, store, name)
+    t.equal(await instance.get(), 200, name)
+    await instance.stop()
+  }
+})
+
+t.test('the redis option', async t => {
+  const server = await startRedis(t, '--requirepass', password)
+  const { port } = server
+  t.test('takes a URL, options, options with a URL, and a client', async t => {
+    const own = new Redis({ port, password, lazyConnect: true })
+    t.teardown(() => own.disconnect())
+    const forms: [string, RedisOption][] = [
+      ['URL, encoded', `redis://:${encodeURIComponent(password)}@127.0.0.1:${port}/1`],
+      ['URL, password as it is', `redis://:${password}@127.0.0.1:${port}`],
+      ['options', { port, password }],
+      ['options with a URL', { url: `redis://127.0.0.1:${port}`, password }],
+      ['a client that has not connected yet', own],
+      ['a client that has', own]
+    ]
+    for (const [name, redis] of forms) t.same(await storeWith(t, redis), { store: 'redis', reason: undefined }, name)
+  })
+
+  t.test('a wrong password: memory answers, the reason says so, and no log line holds the password', async t => {
+    const lines: Record<string, unknown>[] = []
+    const app = await guardedApp(t, { redis: { port, password: 'a wrong secret' } }, logTo(lines, 'trace'))
+    app.get('/', async () => 'ok')
+    t.equal((await app.inject('/')).statusCode, 200)
+    t.match(app.redisGuard.status, { store: 'memory', reason: /^Redis cannot be used \(auth\): (WRONGPASS|NOAUTH)/ })
+    await until(() => lines.length > 3)
+    t.notMatch(JSON.stringify(lines), /a wrong secret/)
+  })
+
+  t.test('a client of the user is not closed with the app, nor left with our listeners; one of ours is closed', async t => {
+    const own = new Redis({ port, password })
+    t.teardown(() => own.disconnect())
+    await once(own, 'ready')
+    const before = own.eventNames().filter(name => name !== 'error').map(name => own.listenerCount(name))
+    const app = Fastify()
+    await app.register(redisGuard, { redis: own })
+    t.equal(app.redisGuard.client, own)
+    await app.close()
+    t.equal(own.status, 'ready')
+    t.equal(await own.ping(), 'PONG')
+    t.same(own.eventNames().filter(name => name !== 'error').map(name => own.listenerCount(name)), before)
+
+    const ours = Fastify()
+    await ours.register(redisGuard, { redis: { port, password } })
+    const { client } = ours.redisGuard
+    await ours.close()
+    await until(() => client!.status === 'end')
+  })
+})
+
+t.test('a TLS server by options with its CA', async t => {
+  const certificates = await makeCertificates(t)
+  const { port } = await startRedis(t, '--port', '0', '--tls-port', '{port}', '--tls-cert-file', certificates.certFile, '--tls-key-file', certificates.keyFile, '--tls-ca-cert-file', certificates.caFile, '--tls-auth-clients', 'no')
+  t.match(await storeWith(t, { url: `rediss://localhost:${port}`, tls: { ca: certificates.ca } }), { store: 'redis' })
+  t.match(await storeWith(t, `rediss://localhost:${port}`), { store: 'memory', reason: /\(tls\)/ })
+})
+
+t.test('a unix socket', async t => {
+  const folder = await mkdtemp(join(tmpdir(), 'redis-'))
+  t.teardown(async () => await rm(folder, { recursive: true }))
+  await startRedis(t, '--unixsocket', join(folder, 'redis.sock'))
+  t.match(await storeWith(t, `unix://${folder}/redis.sock`), { store: 'redis' })
+})
+
+t.test('Sentinel: the primary that it names', async t => {
+  const server = await startRedis(t)
+  const folder = await mkdtemp(join(tmpdir(), 'sentinel-'))
+  const port = await freePort()
+  await writeFile(join(folder, 'sentinel.conf'), `port ${port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 ${server.port} 1\n`)
+  const sentinel = new Program(findProgram('redis-server', 'valkey-server'), [join(folder, 'sentinel.conf'), '--sentinel'])
+  t.teardown(async () => {
+    await sentinel.stop()
+    await rm(folder, { recursive: true })
+  })
+  await sentinel.saying(/\+monitor/)
+  t.match(await storeWith(t, { sentinels: [{ host: '127.0.0.1', port }], name: 'main' }), { store: 'redis' })
+})
+
+t.test('Cluster: all clients and all methods, whatever slots they lie in', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }, max: 1 })
+  app.get('/', async () => 'ok')
+  t.equal(app.redisGuard.status.store, 'redis')
+  for (const status of [200, 429]) {
+    for (let i = 0; i < 30; i++) t.equal((await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode, status)
+  }
+  for (let i = 0; i < 10; i++) await app.redisGuard.set(`key${i}`, i)
+  t.equal(await app.redisGuard.get('key7'), '7')
+  await app.redisGuard.blockIP('198.51.100.0/24', 60)
+  t.equal(await app.redisGuard.isIPBlocked('198.51.100.9'), true)
+  t.equal((await app.redisGuard.getBlockedIPs()).length, 1)
+  t.equal((await app.redisGuard.getSuspiciousIPs(100)).length, 30)
+  t.equal(await app.redisGuard.clearOldRateLimitEvents(0), 30)
+  t.equal(app.redisGuard.status.store, 'redis', 'none of it failed')
+})
+
+t.test('starting up', async t => {
+  t.test('does not wait for a Redis that refuses, and uses it as soon as it is there', async t => {
+    const port = await freePort()
+    const startMs = performance.now()
+    const app = await guardedApp(t, { redis: `redis://127.0.0.1:${port}`, connectTimeout: 5000 })
+    t.ok(performance.now() - startMs < 1500, `${performance.now() - startMs} ms`)
+    t.match(app.redisGuard.status, { store: 'memory', breaker: 'open', reason: /ECONNREFUSED/ })
+    app.get('/', async () => 'ok')
+    t.equal((await app.inject('/')).statusCode, 200)
+    const server = await startRedis(t, '--port', String(port))
+    await until(() => app.redisGuard.status.store === 'redis', 1500)
+    t.equal((await app.inject('/')).statusCode, 200)
+    t.ok(server)
+  })
+
+  t.test('waits no longer than connectTimeout for one that accepts and says nothing', async t => {
+    const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
+    t.teardown(() => silent.close())
+    await once(silent, 'listening')
+    const startMs = performance.now()
+    const app = await guardedApp(t, { redis: { port: (silent.address() as { port: number }).port }, connectTimeout: 400 })
+    const tookMs = performance.now() - startMs
+    t.ok(tookMs >= 390 && tookMs < 1200, `${tookMs} ms`)
+    t.equal(app.redisGuard.status.store, 'memory')
+    app.get('/', async () => 'ok')
+    t.equal((await app.inject('/')).statusCode, 200)
+  })
+})

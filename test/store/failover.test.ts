@@ -1,0 +1,238 @@
+import { performance } from 'node:perf_hooks'
+import type { FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import type { RedisGuardOptions } from '../../lib/options.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+/** ms; the default of commandTimeout */
+const commandTimeout = 250
+/** ms that a busy machine may add */
+const slack = 150
+
+interface Setup {
+  readonly server: RedisServer
+  readonly proxy: TcpProxy
+  readonly app: FastifyInstance
+  readonly lines: Record<string, unknown>[]
+}
+
+async function setUp (t: Test, options: RedisGuardOptions = {}): Promise<Setup> {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: { port: proxy.port }, max: 1000, ...options }, logTo(lines))
+  app.get('/', async () => 'ok')
+  t.equal(app.redisGuard.status.store, 'redis')
+  return { server, proxy, app, lines }
+}
+
+async function timed (app: FastifyInstance): Promise<{ status: number, tookMs: number }> {
+  const startMs = performance.now()
+  const { statusCode } = await app.inject('/')
+  return { status: statusCode, tookMs: performance.now() - startMs }
+}
+
+async function command (server: RedisServer, ...args: string[]): Promise<void> {
+  const client = server.client()
+  await client.call(args[0]!, ...args.slice(1))
+  client.disconnect()
+}
+
+interface Fault {
+  readonly begin: (setup: Setup) => Promise<void> | void
+  readonly end: (setup: Setup) => Promise<void> | void
+  /** what the status says meanwhile */
+  readonly reason: RegExp
+}
+
+const faults: Record<string, Fault> = {
+  'is killed': {
+    begin: async ({ server }) => await server.kill(),
+    end: async ({ server }) => await server.restart(),
+    reason: /\(connection\)/
+  },
+  'is stopped with SIGSTOP': {
+    begin: ({ server }) => server.signal('SIGSTOP'),
+    end: ({ server }) => server.signal('SIGCONT'),
+    reason: /\(timeout\)/
+  },
+  'swallows what it is sent': {
+    begin: ({ proxy }) => { proxy.blackhole = true },
+    end: ({ proxy }) => { proxy.blackhole = false },
+    reason: /\(timeout\)/
+  },
+  'takes a second for an answer': {
+    begin: ({ proxy }) => { proxy.delayMs = 500 },
+    end: ({ proxy }) => { proxy.delayMs = 0 },
+    reason: /\(timeout\)/
+  },
+  'is out of memory': {
+    begin: async ({ server }) => await command(server, 'CONFIG', 'SET', 'maxmemory', '1'),
+    end: async ({ server }) => await command(server, 'CONFIG', 'SET', 'maxmemory', '0'),
+    reason: /\(oom\): OOM/
+  },
+  'became a replica': {
+    begin: async ({ server }) => await command(server, 'REPLICAOF', '127.0.0.1', '1'),
+    end: async ({ server }) => await command(server, 'REPLICAOF', 'NO', 'ONE'),
+    reason: /\(readonly\): READONLY/
+  },
+  'loads its data': {
+    begin: async ({ server }) => {
+      const client = server.client()
+      await client.call('DEBUG', 'POPULATE', '20000')
+      await client.call('CONFIG', 'SET', 'key-load-delay', '200', 'loading-process-events-interval-bytes', '1024')
+      client.call('DEBUG', 'RELOAD').then(() => client.disconnect(), () => {})
+      await new Promise(resolve => setTimeout(resolve, 300))
+    },
+    end: async ({ server }) => {
+      await command(server, 'CONFIG', 'SET', 'key-load-delay', '0').catch(() => {})
+    },
+    reason: /\(loading\)|\(timeout\)/
+  },
+  'wants a password from now on': {
+    begin: async ({ server }) => {
+      const client = server.client()
+      await client.call('CONFIG', 'SET', 'requirepass', 'secret')
+      await client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+      client.disconnect()
+    },
+    end: async ({ server }) => {
+      const client = server.client({ password: 'secret' })
+      await client.call('CONFIG', 'SET', 'requirepass', '')
+      client.disconnect()
+    },
+    reason: /\(auth\): NOAUTH|\(connection\)/
+  },
+  'has too few replicas': {
+    begin: async ({ server }) => {
+      const client = server.client()
+      await client.call('CONFIG', 'SET', 'min-replicas-to-write', '1')
+      client.disconnect()
+    },
+    end: async ({ server }) => await command(server, 'CONFIG', 'SET', 'min-replicas-to-write', '0'),
+    reason: /\(readonly\): NOREPLICAS/
+  }
+}
+for (const [name, fault] of Object.entries(faults)) {
+  t.test(`a Redis that ${name}: nobody waits longer than a command may, nobody gets a 500, and it is used again when it is well`, async t => {
+    const setup = await setUp(t)
+    const { app, lines } = setup
+    for (let i = 0; i < 5; i++) await timed(app)
+
+    await fault.begin(setup)
+    const first = await Promise.all(Array.from({ length: 10 }, async () => await timed(app)))
+    await until(() => app.redisGuard.status.store === 'memory', 2000)
+    const later: Awaited<ReturnType<typeof timed>>[] = []
+    for (let i = 0; i < 100; i++) later.push(await timed(app))
+
+    t.same([...first, ...later].filter(({ status }) => status !== 200), [])
+    const [slowestFirst, slowestLater] = [first, later].map(all => Math.max(...all.map(({ tookMs }) => tookMs)))
+    t.ok(slowestFirst! <= commandTimeout + slack, `${slowestFirst} ms while it was noticed`)
+    t.ok(slowestLater! <= slack, `${slowestLater} ms once it was`)
+    t.match(app.redisGuard.status, { store: 'memory', reason: fault.reason })
+    await new Promise(resolve => setTimeout(resolve, 1200))
+    t.equal(app.redisGuard.status.store, 'memory', 'it stays away as long as Redis does')
+    t.equal((await timed(app)).status, 200)
+
+    await fault.end(setup)
+    const backMs = performance.now()
+    await until(() => app.redisGuard.status.store === 'redis', 10_000)
+    t.ok(performance.now() - backMs < (name === 'loads its data' ? 10_000 : 1500), `used again after ${performance.now() - backMs} ms`)
+    t.match(app.redisGuard.status, { breaker: 'closed', reason: undefined })
+    t.equal((await timed(app)).status, 200)
+    const toMemory = lines.filter(({ msg }) => msg === 'Redis is away, memory answers')
+    t.equal(toMemory.length, 1, 'one log line for the switch, not one for each request')
+  })
+}
+
+t.test('connections that are reset cost no request its answer', async t => {
+  const { app, proxy } = await setUp(t)
+  for (let round = 0; round < 5; round++) {
+    const requests = Array.from({ length: 20 }, async () => await timed(app))
+    proxy.cut()
+    t.same((await Promise.all(requests)).filter(({ status }) => status !== 200), [])
+    await until(() => app.redisGuard.status.store === 'redis', 1500)
+  }
+})
+
+t.test('limits and blocks hold while Redis is away', async t => {
+  const { app, server } = await setUp(t, { max: 3 })
+  await app.redisGuard.blockIP('192.0.2.1', 60)
+  await server.kill()
+  await until(() => app.redisGuard.status.store === 'memory')
+  const statuses: number[] = []
+  for (let i = 0; i < 5; i++) statuses.push((await timed(app)).status)
+  t.same(statuses, [200, 200, 200, 429, 429])
+  t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).statusCode, 403)
+  t.equal(await app.redisGuard.isIPBlocked('192.0.2.1'), true)
+  await app.redisGuard.blockIP('192.0.2.2', 60)
+  t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.2' })).statusCode, 403)
+  await app.redisGuard.set('key', 'value')
+  t.equal(await app.redisGuard.get('key'), 'value')
+  t.match(await app.redisGuard.getSuspiciousIPs(), [{ ip: '127.0.0.1', count: 2 }])
+})
+
+t.test('a method that finds Redis gone is answered from memory, within the time limit', async t => {
+  const { app, server } = await setUp(t)
+  server.signal('SIGSTOP')
+  const startMs = performance.now()
+  await Promise.all([app.redisGuard.set('key', 'value'), app.redisGuard.blockIP('192.0.2.1', 60)])
+  t.ok(performance.now() - startMs < commandTimeout + slack)
+  t.equal(await app.redisGuard.get('key'), 'value')
+  t.match(await app.redisGuard.getBlockedIPs(), [{ ip: '192.0.2.1' }])
+})
+
+t.test('skipOnError: true lets requests pass uncounted, false fails them, while Redis is away', async t => {
+  const { app, server } = await setUp(t, { max: 2 })
+  app.get('/skip', { config: { rateLimit: { skipOnError: true, timeWindow: '1 minute' } } }, async () => 'ok')
+  app.get('/fail', { config: { rateLimit: { skipOnError: false } } }, async () => 'ok')
+  server.signal('SIGSTOP')
+  for (let i = 0; i < 4; i++) {
+    const skipped = await app.inject('/skip')
+    t.equal(skipped.statusCode, 200)
+    t.match(skipped.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '2', 'x-ratelimit-reset': '60' })
+    t.same((await app.inject('/fail')).json(), {
+      statusCode: 500, code: 'GUARD_ERR_STORE_UNAVAILABLE', error: 'Internal Server Error', message: 'The rate limit store is unavailable'
+    })
+  }
+})
+
+t.test('skipOnError means nothing where memory is the store that was asked for', async t => {
+  const app = await guardedApp(t, { skipOnError: true, max: 1 })
+  app.get('/', async () => 'ok')
+  t.same([(await timed(app)).status, (await timed(app)).status], [200, 429])
+})
+
+t.test('a switch is an event, once in each direction', async t => {
+  const { app, server } = await setUp(t)
+  const heard: string[] = []
+  app.redisGuard.on('switch', ({ store, breaker, reason, since }) => { heard.push(`${store} ${breaker} ${reason === undefined} ${Date.now() - since.getTime() < 1000}`) })
+  await server.kill()
+  await until(() => heard.length === 1)
+  await new Promise(resolve => setTimeout(resolve, 1200))
+  await server.restart()
+  await until(() => heard.length === 2)
+  t.same(heard, ['memory open false true', 'redis closed true true'])
+})
+
+t.test("a user's client with an offline queue does not make requests wait, nor count them later", async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const own = server.client()
+  t.teardown(() => own.disconnect())
+  const app = await guardedApp(t, { redis: own, max: 1000 })
+  app.get('/', async () => 'ok')
+  await timed(app)
+  await server.kill()
+  await until(() => app.redisGuard.status.store === 'memory')
+  for (let i = 0; i < 20; i++) t.ok((await timed(app)).tookMs < slack)
+  await server.restart()
+  await until(() => app.redisGuard.status.store === 'redis', 5000)
+  await timed(app)
+  t.equal(await own.get('guard:fixed-window:{127.0.0.1}:global'), '1')
+})

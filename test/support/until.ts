@@ -1,0 +1,10 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+
+/** Waits for a condition; @throws when it does not come true in time */
+export async function until (condition: () => boolean | Promise<boolean>, withinMs = 5000): Promise<void> {
+  const endMs = Date.now() + withinMs
+  while (!await condition()) {
+    if (Date.now() > endMs) throw new Error(`not within ${withinMs} ms: ${String(condition)}`)
+    await sleep(5)
+  }
+}
