@@ -2,14 +2,14 @@
  * Puts the parts together for one Fastify instance. The only place that knows
  * them all, and that reads the environment and the clock.
  */
-import type { FastifyBaseLogger, FastifyInstance, FastifyServerOptions } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { BlockListFollower } from './guard/block-list.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
 import { RedisGuard } from './guard/redis-guard.js'
-import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning } from './guard/warnings.js'
+import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning, trustProxyOf } from './guard/warnings.js'
 import { addHooks } from './http/hook.js'
 import { Metrics } from './metrics/metrics.js'
 import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
@@ -45,7 +45,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     warnings.push(warning)
     log.warn({ code: warning.code }, warning.message)
   }
-  warn(checkTrustProxy((fastify.initialConfig as FastifyServerOptions).trustProxy))
+  warn(checkTrustProxy(trustProxyOf(fastify)))
   warn(checkRoutesBefore(fastify.printRoutes()))
   warn(checkPassword(settings.redis, settings.environment.production))
 

@@ -7,6 +7,21 @@ export interface GuardWarning {
   readonly message: string
 }
 
+/**
+ * Fastify's option: `initialConfig` leaves it out, so this looks where Fastify
+ * keeps what it was given.
+ *
+ * @param fastify  an instance, or one that inherits from it
+ * @returns undefined also where it cannot be told; then a warning is missing, no more
+ */
+export function trustProxyOf (fastify: object): unknown {
+  for (let instance: object | null = fastify; instance !== null; instance = Object.getPrototypeOf(instance)) {
+    const symbol = Object.getOwnPropertySymbols(instance).find(({ description }) => description === 'fastify.options')
+    if (symbol !== undefined) return (instance as Record<symbol, { trustProxy?: unknown }>)[symbol]?.trustProxy
+  }
+  return undefined
+}
+
 /** @param trustProxy  Fastify's option; whom it trusts decides which address a request has */
 export function checkTrustProxy (trustProxy: unknown): GuardWarning | undefined {
   if (trustProxy === true) {

@@ -28,5 +28,10 @@ json = json .. ',"origin":' .. cjson.encode(block.origin) .. ',"reason":' .. cjs
 
 redis.call('HSET', KEYS[1], ip, json)
 local sequence = redis.call('INCR', KEYS[4])
+-- A new list begins at a number of its own, so that nobody takes its changes for the next ones of an older list.
+if sequence == 1 then
+  sequence = time[1] * 1000000 + time[2]
+  redis.call('SET', KEYS[4], sequence)
+end
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'sequence', sequence, 'ip', ip, 'block', json)
 return nowMs

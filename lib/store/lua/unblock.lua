@@ -12,6 +12,11 @@ local existed = redis.call('HDEL', KEYS[1], ARGV[1])
 if existed == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 local sequence = redis.call('INCR', KEYS[4])
+-- A new list begins at a number of its own, so that nobody takes its changes for the next ones of an older list.
+if sequence == 1 then
+  sequence = time[1] * 1000000 + time[2]
+  redis.call('SET', KEYS[4], sequence)
+end
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'sequence', sequence, 'ip', ARGV[1], 'block', '')
 if expiresAtMs and tonumber(expiresAtMs) <= nowMs then return 0 end
 return 1

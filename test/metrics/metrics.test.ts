@@ -1,0 +1,178 @@
+import { performance } from 'node:perf_hooks'
+import Fastify, { type FastifyInstance } from 'fastify'
+import metricsPlugin from 'fastify-metrics'
+import { Counter, Registry } from 'prom-client'
+import t from 'tap'
+import redisGuard from '../../lib/index.js'
+import { described } from '../../lib/metrics/metrics.js'
+import { infoMetrics, upMetric } from '../../lib/metrics/redis-info.js'
+import { guardedApp } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+const server = await RedisServer.start()
+t.teardown(async () => await server.stop())
+
+const ok = async () => 'ok'
+
+/** The series of a scrape, as the text says them. */
+async function scrape (app: FastifyInstance, url = '/metrics'): Promise<ReadonlyMap<string, number>> {
+  const { payload } = await app.inject(url)
+  const lines = payload.split('\n').filter(line => line !== '' && !line.startsWith('#'))
+  return new Map(lines.map(line => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))]))
+}
+
+t.test('counts every decision by limit, outcome and source', async t => {
+  const app = await guardedApp(t, { max: 2, allowList: ['192.0.2.100'] })
+  app.get('/', ok)
+  app.get('/own', { config: { rateLimit: { max: 1 } } }, ok)
+  await app.redisGuard.blockIP('192.0.2.9', 60)
+  for (const url of ['/', '/', '/', '/own', '/own']) await app.inject(url)
+  await app.inject({ url: '/', remoteAddress: '192.0.2.9' })
+  await app.inject({ url: '/', remoteAddress: '192.0.2.100' })
+  await app.redisGuard.getRateLimitEvents()
+  const series = await scrape(app)
+  const expected = {
+    'redis_guard_decisions_total{limit="global",outcome="allowed",source="memory"}': 2,
+    'redis_guard_decisions_total{limit="global",outcome="limited",source="memory"}': 1,
+    'redis_guard_decisions_total{limit="GET:/own",outcome="allowed",source="memory"}': 1,
+    'redis_guard_decisions_total{limit="GET:/own",outcome="limited",source="memory"}': 1,
+    'redis_guard_decisions_total{limit="",outcome="blocked",source="local"}': 1,
+    'redis_guard_decisions_total{limit="global",outcome="exempt",source="local"}': 1,
+    'redis_guard_events_total{type="limited"}': 2,
+    'redis_guard_events_total{type="blocked"}': 1,
+    'redis_guard_store{store="memory"}': 1,
+    'redis_guard_store{store="redis"}': 0,
+    redis_guard_blocked_addresses: 1,
+    redis_guard_memory_keys: 2
+  }
+  for (const [name, value] of Object.entries(expected)) t.equal(series.get(name), value, name)
+  t.notOk([...series.keys()].some(name => name.startsWith('redis_guard_breaker_state') || name.startsWith('redis_guard_redis_up')), 'nothing of a Redis that is not there')
+  t.same(await scrape(app), series, 'a scrape counts nothing')
+})
+
+t.test('/metrics is not limited, and says what it is', async t => {
+  const app = await guardedApp(t, { max: 0 })
+  const { statusCode, headers } = await app.inject('/metrics')
+  t.equal(statusCode, 200)
+  t.match(headers['content-type'], /^text\/plain; version=0\.0\.4/)
+  t.notOk('x-ratelimit-limit' in headers)
+})
+
+t.test('every metric is described for people: what it counts, in base units, by few labels', async t => {
+  const all = [...Object.values(described), ...infoMetrics, upMetric]
+  for (const { name, help, labels } of all) {
+    t.match(name, /^redis_guard_[a-z_]+$/)
+    t.match(help, /^.{20,}\.$/, name)
+    t.notMatch(name, /_(ms|milliseconds|kb|percent)/, name)
+    t.notOk(labels.some(label => /ip|address|key|client/.test(label)), name)
+  }
+  t.equal(new Set(all.map(({ name }) => name)).size, all.length)
+})
+
+t.test("with Redis: round trips, the breaker, and what Redis tells about itself", async t => {
+  const redis = await RedisServer.start('--maxmemory', '100mb')
+  t.teardown(async () => await redis.stop())
+  const app = await guardedApp(t, { redis: redis.url, max: 10 })
+  app.get('/', ok)
+  await app.inject('/')
+  const series = await scrape(app)
+  t.equal(series.get('redis_guard_decisions_total{limit="global",outcome="allowed",source="redis"}'), 1)
+  t.ok(series.get('redis_guard_redis_duration_seconds_count')! >= 1)
+  t.equal(series.get('redis_guard_breaker_state{state="closed"}'), 1)
+  t.equal(series.get('redis_guard_breaker_transitions_total{to="closed"}'), 1)
+  t.equal(series.get('redis_guard_redis_up'), 1)
+  t.equal(series.get('redis_guard_redis_memory_max_bytes'), 100 * 1024 * 1024)
+  for (const { name } of infoMetrics) t.type(series.get(name), 'number', name)
+  t.ok(series.get('redis_guard_redis_memory_used_bytes')! > 100_000)
+  t.ok(series.get('redis_guard_redis_commands_processed_total')! > 3)
+
+  redis.signal('SIGSTOP')
+  const startMs = performance.now()
+  const meanwhile = await scrape(app)
+  t.ok(performance.now() - startMs < 600, 'a Redis that hangs does not hang the scrape')
+  t.equal(meanwhile.get('redis_guard_redis_up'), 0)
+  t.equal(meanwhile.get('redis_guard_redis_memory_used_bytes'), undefined)
+  await until(() => app.redisGuard.status.store === 'memory')
+  const after = await scrape(app)
+  t.equal(after.get('redis_guard_store{store="memory"}'), 1)
+  t.equal(after.get('redis_guard_breaker_state{state="closed"}'), 0)
+  t.ok(after.get('redis_guard_breaker_transitions_total{to="open"}')! >= 1)
+  t.ok(after.get('redis_guard_errors_total{kind="timeout"}')! >= 1)
+  redis.signal('SIGCONT')
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.ok((await scrape(app)).get('redis_guard_redis_memory_used_bytes')! > 100_000)
+})
+
+t.test('a Redis that does not allow INFO stays in use', async t => {
+  const redis = await RedisServer.start('--rename-command', 'INFO', '', '--rename-command', 'SLOWLOG', '')
+  t.teardown(async () => await redis.stop())
+  const app = await guardedApp(t, { redis: { port: redis.port, enableReadyCheck: false } })
+  t.equal((await scrape(app)).get('redis_guard_redis_up'), 0)
+  t.equal(app.redisGuard.status.store, 'redis')
+})
+
+t.test('a Redis that allows INFO but no SLOWLOG tells the rest', async t => {
+  const redis = await RedisServer.start('--rename-command', 'SLOWLOG', '')
+  t.teardown(async () => await redis.stop())
+  const series = await scrape(await guardedApp(t, { redis: redis.url }))
+  t.equal(series.get('redis_guard_redis_up'), 1)
+  t.equal(series.get('redis_guard_redis_slowlog_entries'), undefined)
+})
+
+t.test('the option metrics', async t => {
+  t.test('sets the path', async t => {
+    const app = await guardedApp(t, { metrics: { path: '/internal/metrics' } })
+    t.equal((await app.inject('/metrics')).statusCode, 404)
+    t.match((await app.inject('/internal/metrics')).payload, /redis_guard_store/)
+  })
+
+  t.test('takes a registry, and serves all of it or nothing', async t => {
+    const registry = new Registry()
+    const own = new Counter({ name: 'own_total', help: 'Own.', registers: [registry] })
+    own.inc()
+    const app = await guardedApp(t, { metrics: { registry } })
+    t.match((await app.inject('/metrics')).payload, /own_total 1[^]*redis_guard_store/)
+    const other = new Registry()
+    const silent = await guardedApp(t, { metrics: { registry: other, path: false } })
+    t.equal((await silent.inject('/metrics')).statusCode, 404)
+    t.match(await other.metrics(), /redis_guard_store/)
+  })
+
+  t.test('false: no route, no metrics, and all else works', async t => {
+    const app = await guardedApp(t, { redis: server.url, nameSpace: 'off:', metrics: false, max: 1 })
+    app.get('/', ok)
+    t.same([(await app.inject('/')).statusCode, (await app.inject('/')).statusCode, (await app.inject('/metrics')).statusCode], [200, 429, 404])
+    t.equal((await app.redisGuard.getRateLimitEvents()).length, 1)
+  })
+})
+
+t.test('a service that serves /metrics already', async t => {
+  t.test('with fastify-metrics: ours are in there', async t => {
+    const registry = new Registry()
+    const app = Fastify()
+    t.teardown(async () => await app.close())
+    await app.register(metricsPlugin.default, { endpoint: '/metrics', defaultMetrics: { enabled: true, register: registry } })
+    const { client } = (app as unknown as { metrics: { client: { register: Registry } } }).metrics
+    t.teardown(() => client.register.clear())
+    await app.register(redisGuard, { redis: false })
+    t.match((await app.inject('/metrics')).payload, /process_cpu[^]*redis_guard_store|redis_guard_store[^]*process_cpu/)
+  })
+
+  t.test('by a route of its own: an error that names the option', async t => {
+    const app = Fastify()
+    t.teardown(async () => await app.close())
+    app.get('/metrics', ok)
+    await t.rejects(async () => await app.register(redisGuard, { redis: false }), {
+      code: 'GUARD_ERR_METRICS_ROUTE', message: /GET \/metrics is served by another plugin, too\. Set metrics: \{ path: '\/another' \}/
+    })
+  })
+
+  t.test('later, by another plugin: the same error instead of a bare duplicate', async t => {
+    const app = await guardedApp(t)
+    t.throws(() => app.get('/metrics', ok), { code: 'GUARD_ERR_METRICS_ROUTE' })
+    app.get('/metrics/other', ok)
+    app.post('/metrics', ok)
+    t.equal((await app.inject('/metrics')).statusCode, 200)
+  })
+})

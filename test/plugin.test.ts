@@ -1,0 +1,119 @@
+import Fastify from 'fastify'
+import t, { type Test } from 'tap'
+import redisGuard from '../lib/index.js'
+import { guardedApp, logTo } from './support/app.js'
+import { RedisServer } from './support/redis-server.js'
+import { until } from './support/until.js'
+
+function environment (t: Test, env: Record<string, string>): void {
+  const before = { ...process.env }
+  Object.assign(process.env, env)
+  t.teardown(() => {
+    for (const name of Object.keys(env)) {
+      if (before[name] === undefined) delete process.env[name]
+      else process.env[name] = before[name]
+    }
+  })
+}
+
+t.test('wrong options: one error at registration, that names all of them', async t => {
+  const app = Fastify()
+  t.teardown(async () => await app.close())
+  const wrong = { max: '10', timeWindow: 'soon', redis: 'http://user:secret@host', ipv6Subnet: 129, maxx: 5 }
+  const error = await (async () => await app.register(redisGuard, wrong as object))().then(() => undefined, (thrown: unknown) => thrown)
+  const { code, message, problems } = error as { code: string, message: string, problems: { option: string }[] }
+  t.equal(code, 'GUARD_ERR_OPTIONS')
+  t.same(problems.map(({ option }) => option).sort(), ['ipv6Subnet', 'max', 'maxx', 'redis', 'timeWindow'])
+  t.match(message, /max must be a whole number >= 0, or a function .*, got "10"/)
+  t.notMatch(message, /secret/)
+})
+
+t.test('a warning for each hole that is allowed', async t => {
+  const warningsOf = async (server: object, options: object = {}) => {
+    const lines: Record<string, unknown>[] = []
+    const app = await guardedApp(t, options, { ...logTo(lines), ...server })
+    return { app, lines, codes: lines.map(({ code }) => code) }
+  }
+
+  t.test('trustProxy: true, and a number', async t => {
+    t.match((await warningsOf({ trustProxy: true })).lines, [{ code: 'GUARD_WARN_TRUST_PROXY', msg: /leftmost address .* any client can make up/ }])
+    t.match((await warningsOf({ trustProxy: 1 })).lines, [{ code: 'GUARD_WARN_TRUST_PROXY', msg: /trusts no proxy/ }])
+    for (const trustProxy of [false, '10.0.0.0/8', ['10.0.0.0/8']]) t.same((await warningsOf({ trustProxy })).codes, [])
+  })
+
+  t.test('a registration that is not awaited before the routes', async t => {
+    const lines: Record<string, unknown>[] = []
+    const app = Fastify(logTo(lines))
+    t.teardown(async () => await app.close())
+    app.register(redisGuard, { redis: false, max: 0 })
+    app.get('/early', async () => 'ok')
+    await app.ready()
+    t.match(lines, [{ code: 'GUARD_WARN_ROUTES_BEFORE', msg: /await app\.register[^]*early/ }])
+    t.match(app.redisGuard.warnings, [{ code: 'GUARD_WARN_ROUTES_BEFORE' }])
+    t.equal((await app.inject('/early')).statusCode, 200, 'so it is not limited')
+  })
+
+  t.test('Redis without a password in production, and one that evicts', async t => {
+    const server = await RedisServer.start('--maxmemory', '100mb', '--maxmemory-policy', 'allkeys-lru')
+    t.teardown(async () => await server.stop())
+    const inDevelopment = await warningsOf({}, { redis: server.url })
+    await until(() => inDevelopment.lines.length === 1)
+    t.match(inDevelopment.lines, [{ code: 'GUARD_WARN_EVICTION', msg: /maxmemory-policy is allkeys-lru/ }])
+    environment(t, { NODE_ENV: 'production', REDIS_URL: server.url })
+    const { lines, app } = await warningsOf({}, { redis: undefined })
+    await until(() => lines.length === 2)
+    t.match(lines.map(({ code }) => code), ['GUARD_WARN_NO_PASSWORD', 'GUARD_WARN_EVICTION'])
+    t.match(app.redisGuard.warnings.map(({ code }) => code), ['GUARD_WARN_NO_PASSWORD', 'GUARD_WARN_EVICTION'])
+    t.equal(app.redisGuard.status.store, 'redis')
+  })
+})
+
+t.test('LOG_LEVEL', async t => {
+  t.test('debug shows what is done, whatever the level of the application', async t => {
+    environment(t, { LOG_LEVEL: 'debug' })
+    const lines: Record<string, unknown>[] = []
+    const app = await guardedApp(t, { max: 0 }, logTo(lines))
+    app.get('/', async () => 'ok')
+    await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
+    t.match(lines, [
+      { level: 30, plugin: 'redis-guard', msg: 'limits and blocks are kept in memory', reason: 'the redis option is false' },
+      { level: 20, plugin: 'redis-guard', msg: 'limited', decision: { limit: 'global', source: 'memory', address: '192.0.2.1' } }
+    ])
+  })
+
+  t.test('of a name that the logger does not know is left to the application', async t => {
+    environment(t, { LOG_LEVEL: 'verbose' })
+    const lines: Record<string, unknown>[] = []
+    await guardedApp(t, {}, logTo(lines, 'info'))
+    t.match(lines, [{ msg: 'limits and blocks are kept in memory' }])
+  })
+})
+
+t.test('closing is clean: no timer or socket keeps the process, and nothing runs after it', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  for (let i = 0; i < 5; i++) {
+    const app = Fastify()
+    await app.register(redisGuard, { redis: server.url, syncInterval: 10 })
+    await app.close()
+  }
+  await until(async () => !/name=.*\n.*name=/.test(String(await observer.client('LIST'))))
+  const before = Number(/total_commands_processed:(\d+)/.exec(await observer.info('stats'))![1])
+  await new Promise(resolve => setTimeout(resolve, 100))
+  t.equal(Number(/total_commands_processed:(\d+)/.exec(await observer.info('stats'))![1]), before + 1)
+})
+
+t.test('closing while Redis hangs takes no longer than a command may', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const app = Fastify()
+  await app.register(redisGuard, { redis: server.url, max: 0 })
+  app.get('/', async () => 'ok')
+  await app.inject('/')
+  server.signal('SIGSTOP')
+  const startMs = performance.now()
+  await app.close()
+  t.ok(performance.now() - startMs < 800, `${performance.now() - startMs} ms`)
+})
