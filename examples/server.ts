@@ -9,8 +9,8 @@ import redisGuard from 'fastify-redis-guard'
 
 const app = Fastify({
   logger: { level: process.env['LOG_LEVEL'] ?? 'warn' },
-  // Only a proxy on this machine is believed when it names the client's address in X-Forwarded-For.
-  trustProxy: ['127.0.0.0/8', '::1']
+  // Only these proxies are believed when they name the client's address in X-Forwarded-For.
+  trustProxy: (process.env['TRUST_PROXY'] ?? '127.0.0.0/8,::1').split(',')
 })
 
 await app.register(redisGuard, { max: 100, timeWindow: '1 minute' })

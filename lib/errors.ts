@@ -77,8 +77,8 @@ export class StoreUnavailableError extends GuardError {
 }
 
 /** Why Redis could not be used; the `kind` label of `redis_guard_errors_total`. */
-export type StoreFailure =
-  | 'connection' | 'timeout' | 'auth' | 'oom' | 'readonly' | 'loading' | 'cluster' | 'tls' | 'reply'
+export const storeFailures = ['connection', 'timeout', 'auth', 'oom', 'readonly', 'loading', 'cluster', 'tls', 'reply'] as const
+export type StoreFailure = typeof storeFailures[number]
 
 export function describe (problem: OptionProblem): string {
   const remedy = problem.remedy === undefined ? '' : `; ${problem.remedy}`

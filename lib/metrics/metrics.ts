@@ -4,10 +4,10 @@
  * values are limits, outcomes and stores, of which there are few.
  */
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
-import type { StoreFailure } from '../errors.js'
+import { type StoreFailure, storeFailures } from '../errors.js'
 import type { GuardEvent } from '../guard/guard.js'
 import type { MetricsRegistry } from '../options.js'
-import type { BreakerState } from '../redis/breaker.js'
+import { type BreakerState, breakerStates } from '../redis/breaker.js'
 import type { StoreStatus } from '../store/failover.js'
 import { addRedisInfo, type InfoSource } from './redis-info.js'
 
@@ -47,7 +47,7 @@ export const described = {
   errors: {
     name: 'redis_guard_errors_total',
     labels: ['kind'],
-    help: 'Failures of Redis by kind: connection, timeout, auth, oom, readonly, loading, cluster, tls, reply.'
+    help: `Failures of Redis by kind: ${storeFailures.join(', ')}.`
   },
   blocked: {
     name: 'redis_guard_blocked_addresses',
@@ -89,11 +89,17 @@ export class Metrics {
     counter(described.breakerTransitions, this.#transitions, registers)
     counter(described.errors, this.#errors, registers)
     counter(described.events, this.#events, registers)
+    // Series that are known beforehand begin at 0: Prometheus sees no increase in one that begins at 1.
+    for (const type of ['limited', 'blocked', 'dropped']) this.#events.add([type], 0)
+    if (sources.redisInfo !== undefined) {
+      for (const kind of storeFailures) this.#errors.add([kind], 0)
+      for (const state of breakerStates) this.#transitions.add([state], 0)
+    }
     this.#roundTrip = new Histogram({ ...options(described.roundTrip), registers, buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1] })
     gauge(described.store, registers, store => oneHot(store, 'store', ['redis', 'memory'], sources.status().store))
     gauge(described.breakerState, registers, state => {
       const { breaker } = sources.status()
-      if (breaker !== 'off') oneHot(state, 'state', ['closed', 'open', 'half-open'], breaker)
+      if (breaker !== 'off') oneHot(state, 'state', breakerStates, breaker)
     })
     gauge(described.blocked, registers, blocked => blocked.set(sources.blockCount()))
     gauge(described.keys, registers, keys => keys.set(sources.keyCount()))

@@ -22,7 +22,8 @@ export interface BreakerOptions {
   readonly probeKey: string
 }
 
-export type BreakerState = 'closed' | 'open' | 'half-open'
+export const breakerStates = ['closed', 'open', 'half-open'] as const
+export type BreakerState = typeof breakerStates[number]
 
 interface GuardedRedisEvents {
   /** Redis may be used again */

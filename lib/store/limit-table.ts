@@ -76,7 +76,7 @@ export class LimitTable {
       // What others have counted there is worth more than this one hit.
       if (nowMs < entry.expiresAtMs) return
     }
-    entry ??= { ...kept, key, shared: false, ...unlinked }
+    entry ??= newEntry(key, kept, false)
     entry.state = kept.state
     entry.expiresAtMs = kept.expiresAtMs
     entry.heldUntilMs = kept.heldUntilMs
@@ -125,7 +125,7 @@ export class LimitTable {
     const bucket = `${limitName}:${hash(key) % overflowBuckets}`
     const entry = this.#overflow.get(bucket)
     if (entry !== undefined && nowMs < entry.expiresAtMs) return entry
-    const shared: Entry = { key: bucket, state: nothing, expiresAtMs: nowMs, heldUntilMs: 0, shared: true, ...unlinked }
+    const shared = newEntry(bucket, { state: nothing, expiresAtMs: nowMs, heldUntilMs: 0 }, true)
     this.#overflow.set(bucket, shared)
     return shared
   }
@@ -144,7 +144,10 @@ export class LimitTable {
 /** Shared counters for each limit, once the table is full of limited keys. */
 export const overflowBuckets = 256
 
-const unlinked = { list: undefined, newer: undefined, older: undefined }
+/** Field by field: with spreads a fresh key costs 10 us instead of 0.4, and a flood is made of fresh keys. */
+function newEntry (key: string, { state, expiresAtMs, heldUntilMs }: Kept, shared: boolean): Entry {
+  return { key, state, expiresAtMs, heldUntilMs, shared, list: undefined, newer: undefined, older: undefined }
+}
 
 /** Counters that every algorithm reads as over. */
 const nothing: LimitState = { used: 0, previous: 0, atMs: 0 }

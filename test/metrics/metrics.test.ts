@@ -70,7 +70,7 @@ t.test('every metric is described for people: what it counts, in base units, by 
   t.equal(new Set(all.map(({ name }) => name)).size, all.length)
 })
 
-t.test("with Redis: round trips, the breaker, and what Redis tells about itself", async t => {
+t.test('with Redis: round trips, the breaker, and what Redis tells about itself', async t => {
   const redis = await RedisServer.start('--maxmemory', '100mb')
   t.teardown(async () => await redis.stop())
   const app = await guardedApp(t, { redis: redis.url, max: 10 })

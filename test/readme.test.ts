@@ -1,0 +1,67 @@
+/** README's tables say what the code does. `UPDATE=1 npx tap test/readme.test.ts` writes them anew. */
+import { access, readFile, writeFile } from 'node:fs/promises'
+import Fastify from 'fastify'
+import t from 'tap'
+import { variables } from '../lib/env.js'
+import redisGuard from '../lib/index.js'
+import { described } from '../lib/metrics/metrics.js'
+import { infoMetrics, upMetric } from '../lib/metrics/redis-info.js'
+import { limitOptions, type Option, pluginOptions } from '../lib/options.js'
+
+const file = new URL('../README.md', import.meta.url)
+const readme = await readFile(file, 'utf8')
+
+const cell = (text: string) => text.replaceAll('|', '\\|')
+
+const optionRows = (options: Readonly<Record<string, Option>>) => Object.entries(options).map(([name, { fallback, value, description }]) =>
+  `| \`${name}\` | ${fallback} | ${cell(description)}. ${cell(capital(value.rule))} |`)
+
+const tables: Record<string, readonly string[]> = {
+  'limit options': optionRows(limitOptions),
+  'plugin options': optionRows(pluginOptions),
+  variables: variables.map(({ name, rule, description }) => `| \`${name}\` | ${cell(rule)} | ${cell(description)} |`),
+  metrics: [...Object.values(described), upMetric, ...infoMetrics].map(({ name, labels, help }) =>
+    `| \`${name}\` | ${labels.map(label => `\`${label}\``).join(', ')} | ${cell(help)} |`)
+}
+
+if (process.env['UPDATE'] === '1') {
+  let updated = readme
+  for (const [name, rows] of Object.entries(tables)) {
+    updated = updated.replace(tableAfter(name), (table, head: string) => `${head}${rows.join('\n')}\n`)
+  }
+  await writeFile(file, updated)
+}
+
+for (const [name, rows] of Object.entries(tables)) {
+  t.test(`the table of ${name} has every row, and no other`, async t => {
+    const found = tableAfter(name).exec(await readFile(file, 'utf8'))
+    t.same(found?.[2]?.trimEnd().split('\n'), rows)
+  })
+}
+
+t.test('every method of the client is in the table of methods, and every other public name in the text', async t => {
+  const app = Fastify()
+  t.teardown(async () => await app.close())
+  await app.register(redisGuard, { redis: false })
+  const prototype = Object.getPrototypeOf(app.redisGuard)
+  const methods = Object.getOwnPropertyNames(prototype).filter(name => name !== 'constructor' && name !== 'status')
+  const listed = [...readme.matchAll(/^\| `(\w+)\([^|]*\)` \|/gm)].map(([, name]) => name)
+  t.same(listed.toSorted(), methods.toSorted())
+  t.equal(methods.length, 13)
+  for (const name of ['status', 'client', 'warnings']) t.match(readme, `redisGuard.${name}`)
+})
+
+t.test('the links to files lead somewhere', async t => {
+  for (const [, path] of readme.matchAll(/\]\((?!https?:)([^)#]+)\)/g)) {
+    await t.resolves(access(new URL(`../${path}`, import.meta.url)), String(path))
+  }
+})
+
+/** Its marker and the two lines of its head, then its rows. */
+function tableAfter (name: string): RegExp {
+  return new RegExp(`(<!-- ${name} -->\\n\\|.*\\n\\|.*\\n)((?:\\|.*\\n)*)`)
+}
+
+function capital (text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1)
+}
