@@ -12,6 +12,8 @@ for (const algorithm of algorithms) {
     const instances = await Promise.all(Array.from({ length: 4 }, async () => await Instance.start(options)))
     t.teardown(async () => await Promise.all(instances.map(async instance => await instance.stop())))
 
+    t.same(instances.map(({ store }) => store), ['redis', 'redis', 'redis', 'redis'])
+
     const statuses = await Promise.all(Array.from({ length: 1000 }, async (_, i) => await instances[i % 4]!.get()))
     t.equal(statuses.filter(status => status === 200).length, 100)
     t.equal(statuses.filter(status => status === 429).length, 900)

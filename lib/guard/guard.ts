@@ -6,7 +6,7 @@ import type { StoreUnavailableError } from '../errors.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
 import { explain } from '../rules/rate-limit.js'
-import type { Source, Verdict } from '../rules/verdict.js'
+import type { Blocked, Exempt, Source, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { NamedCheck } from '../store/store.js'
@@ -87,17 +87,18 @@ export class Guard {
     return client
   }
 
-  /** Whether a block is in force for the client; answered from this process. */
-  isBlocked (subject: Subject): boolean {
+  /** The verdict when a block is in force for the client; answered from this process. */
+  blocked (subject: Subject): Blocked | undefined {
     const { address, exempt } = subject.client
-    if (address === undefined || exempt || !this.#memory.isBlocked(address)) return false
+    if (address === undefined || exempt || !this.#memory.isBlocked(address)) return undefined
     this.#tell(subject, 'blocked', 'local')
-    return true
+    return { kind: 'blocked' }
   }
 
-  /** Notes that a request is on the allow list of a limit. */
-  exempt (subject: Subject, limit: string, key: string): void {
+  /** The verdict on a request that is on the allow list of a limit. */
+  exempt (subject: Subject, limit: string, key: string): Exempt {
     this.#tell(subject, 'exempt', 'local', limit, key)
+    return { kind: 'exempt' }
   }
 
   /**

@@ -104,6 +104,14 @@ t.test('with Redis: round trips, the breaker, and what Redis tells about itself'
   t.ok((await scrape(app)).get('redis_guard_redis_memory_used_bytes')! > 100_000)
 })
 
+t.test('what Redis does not tell is left out', async t => {
+  const nothing = { info: '', slowLogLength: undefined }
+  for (const { name, read } of infoMetrics) {
+    t.equal(read(new Map(), nothing), undefined, name)
+    t.equal(read(new Map([['used_memory', 'x'], ['used_cpu_user', '1'], ['used_cpu_sys', 'x']]), nothing), undefined, name)
+  }
+})
+
 t.test('a Redis that does not allow INFO stays in use', async t => {
   const redis = await RedisServer.start('--rename-command', 'INFO', '', '--rename-command', 'SLOWLOG', '')
   t.teardown(async () => await redis.stop())

@@ -1,0 +1,68 @@
+import t from 'tap'
+import { ArgumentError, GuardError, LimitError, OptionsError, show, StoreUnavailableError, ValueError } from '../lib/errors.js'
+
+const problem = { option: 'max', rule: 'a whole number >= 0', received: '"ten"' }
+const cause = new Error('connect ECONNREFUSED')
+
+t.test('every error has its own name and a code that does not change', async t => {
+  const errors: [GuardError, name: string, code: string][] = [
+    [new GuardError('GUARD_ERR_METRICS_ROUTE', 'taken'), 'GuardError', 'GUARD_ERR_METRICS_ROUTE'],
+    [new OptionsError([problem]), 'OptionsError', 'GUARD_ERR_OPTIONS'],
+    [new ArgumentError(problem), 'ArgumentError', 'GUARD_ERR_ARGUMENT'],
+    [new LimitError('too much'), 'LimitError', 'GUARD_ERR_LIMIT'],
+    [new ValueError('no number'), 'ValueError', 'GUARD_ERR_VALUE'],
+    [new StoreUnavailableError('timeout', 'late'), 'StoreUnavailableError', 'GUARD_ERR_STORE_UNAVAILABLE']
+  ]
+  for (const [error, name, code] of errors) {
+    t.match(error, { name, code })
+    t.type(error, GuardError)
+    t.type(error, Error)
+  }
+})
+
+t.test('a wrong option is told with what it must be, what it was, and what to do', async t => {
+  t.equal(new ArgumentError(problem).message, 'max must be a whole number >= 0, got "ten"')
+  t.equal(new ArgumentError({ ...problem, remedy: 'leave it out' }).message, 'max must be a whole number >= 0, got "ten"; leave it out')
+})
+
+t.test('all wrong options stand in one message, a line each', async t => {
+  const error = new OptionsError([problem, { option: 'hook', rule: "'onRequest'", received: '7', remedy: 'leave it out' }])
+  t.equal(error.message, `fastify-redis-guard cannot start:
+  - max must be a whole number >= 0, got "ten"
+  - hook must be 'onRequest', got 7; leave it out`)
+  t.equal(error.problems.length, 2)
+})
+
+t.test('an unavailable store keeps the cause and its kind, and is a 500 where it is thrown', async t => {
+  const error = new StoreUnavailableError('connection', 'Redis cannot be used', cause)
+  t.equal(error.cause, cause)
+  t.match(error, { kind: 'connection', statusCode: 500 })
+})
+
+t.test('an error without a cause has no property of that name', async t => {
+  t.notOk(Object.hasOwn(new StoreUnavailableError('timeout', 'late'), 'cause'))
+})
+
+t.test('a received value shows its type', async t => {
+  const values: [value: unknown, shown: string][] = [
+    ['10', '"10"'],
+    [10, '10'],
+    [NaN, 'NaN'],
+    [true, 'true'],
+    [undefined, 'undefined'],
+    [null, 'null'],
+    [10n, '10n'],
+    [[1, 2], 'an array of 2'],
+    [{ password: 'hunter2' }, 'an object'],
+    [() => 'hunter2', 'a function'],
+    [Symbol('hunter2'), 'a symbol'],
+    ['two\nlines', '"two\\nlines"']
+  ]
+  for (const [value, shown] of values) t.equal(show(value), shown)
+})
+
+t.test('a received value is shortened, and says so', async t => {
+  t.equal(show('x'.repeat(60)), `"${'x'.repeat(60)}"`)
+  t.equal(show('x'.repeat(61)), `"${'x'.repeat(60)}..."`)
+  t.equal(show(10n ** 100_000n), `1${'0'.repeat(59)}...`)
+})

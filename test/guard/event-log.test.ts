@@ -1,0 +1,135 @@
+import { mock } from 'node:test'
+import t from 'tap'
+import { EventLog, flushIntervalMs, mostPending } from '../../lib/guard/event-log.js'
+import type { RateLimitEvent } from '../../lib/store/store.js'
+
+const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
+
+/** A log over a store that remembers its writes, and answers each when `answer` says so. */
+function watched (answer: (write: number) => Promise<void> = async () => {}) {
+  const writes: (readonly RateLimitEvent[])[] = []
+  let dropped = 0
+  const log = new EventLog(async events => await answer(writes.push(events)), count => { dropped += count })
+  return { log, writes, dropped: () => dropped }
+}
+
+t.test('equal refusals are written as one event, with a count and the time of the first', async t => {
+  const { log, writes } = watched()
+  for (const atMs of [1, 2, 3]) log.add(event({ atMs, count: 2 }))
+  await log.flush()
+  t.same(writes, [[event({ atMs: 1, count: 6 })]])
+})
+
+t.test('refusals that differ in anything but time are told apart', async t => {
+  const different: Partial<RateLimitEvent>[] = [{}, { type: 'blocked' }, { ip: '192.0.2.2' }, { ip: undefined }, { key: 'k' }, { limit: 'l' }, { method: 'GET' }, { route: '/r' }]
+  const { log, writes } = watched()
+  for (const given of different) log.add(event(given))
+  await log.flush()
+  t.same(writes, [different.map(event)])
+})
+
+t.test('the events given are not changed', async t => {
+  const given = Object.freeze(event())
+  const { log, writes } = watched()
+  log.add(given)
+  log.add(given)
+  await log.flush()
+  t.equal(writes[0]![0]!.count, 2)
+  t.equal(given.count, 1)
+})
+
+t.test('a flush writes once, and one with nothing new writes nothing', async t => {
+  const { log, writes } = watched()
+  await log.flush()
+  log.add(event())
+  await Promise.all([log.flush(), log.flush()])
+  await log.flush()
+  t.equal(writes.length, 1)
+})
+
+t.test('what has no room is counted as dropped, by requests', async t => {
+  const { log, writes, dropped } = watched()
+  for (let i = 0; i < mostPending; i++) log.add(event({ ip: `ip ${i}` }))
+  t.equal(dropped(), 0)
+  log.add(event({ ip: 'one more', count: 3 }))
+  log.add(event({ ip: 'another' }))
+  log.add(event({ ip: 'ip 0' }))
+  t.equal(dropped(), 4)
+  await log.flush()
+  t.equal(writes[0]!.length, mostPending)
+  t.equal(writes[0]![0]!.count, 2)
+  log.add(event({ ip: 'one more' }))
+  await log.flush()
+  t.same(writes[1], [event({ ip: 'one more' })])
+})
+
+t.test('writes one piece after the other, and a flush waits for all of them', async t => {
+  const order: string[] = []
+  let answerFirst = () => {}
+  const { log } = watched(async write => {
+    order.push(`begin ${write}`)
+    if (write === 1) await new Promise<void>(resolve => { answerFirst = resolve })
+    order.push(`end ${write}`)
+  })
+  log.add(event({ atMs: 1 }))
+  const first = log.flush()
+  log.add(event({ atMs: 2 }))
+  const second = log.flush().then(() => order.push('flushed'))
+  await new Promise(resolve => setImmediate(resolve))
+  t.same(order, ['begin 1'])
+  answerFirst()
+  await Promise.all([first, second])
+  t.same(order, ['begin 1', 'end 1', 'begin 2', 'end 2', 'flushed'])
+})
+
+t.test('a piece that cannot be written fails its own flush, and no later one', async t => {
+  const { log, writes } = watched(async write => { if (write === 1) throw new Error('WRONGTYPE') })
+  log.add(event({ atMs: 1 }))
+  await t.rejects(log.flush(), { message: 'WRONGTYPE' })
+  await log.flush()
+  log.add(event({ atMs: 2 }))
+  await log.flush()
+  t.same(writes, [[event({ atMs: 1 })], [event({ atMs: 2 })]])
+})
+
+t.test('by the clock', async t => {
+  t.beforeEach(() => mock.timers.enable({ apis: ['setTimeout'] }))
+  t.afterEach(() => mock.timers.reset())
+  const settle = async () => await new Promise(resolve => setImmediate(resolve))
+
+  t.test('writes behind, an interval after the first event', async t => {
+    const { log, writes } = watched()
+    log.add(event())
+    mock.timers.tick(flushIntervalMs - 1)
+    log.add(event())
+    await settle()
+    t.same(writes, [])
+    mock.timers.tick(1)
+    await settle()
+    t.same(writes, [[event({ count: 2 })]])
+    log.add(event())
+    mock.timers.tick(flushIntervalMs)
+    await settle()
+    t.equal(writes.length, 2)
+  })
+
+  t.test('a flush stands in for the write behind', async t => {
+    const { log, writes } = watched()
+    log.add(event())
+    await log.flush()
+    log.add(event())
+    mock.timers.tick(flushIntervalMs - 1)
+    await settle()
+    t.equal(writes.length, 1)
+  })
+
+  t.test('a write behind that fails does not end the process', async t => {
+    const { log, writes } = watched(async write => { if (write === 1) throw new Error('WRONGTYPE') })
+    for (let i = 0; i < 2; i++) {
+      log.add(event())
+      mock.timers.tick(flushIntervalMs)
+      await settle()
+    }
+    t.equal(writes.length, 2)
+  })
+})

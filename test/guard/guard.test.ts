@@ -1,0 +1,30 @@
+import t from 'tap'
+import { Guard } from '../../lib/guard/guard.js'
+import { parseAddressList } from '../../lib/rules/address-list.js'
+import { FailoverStore } from '../../lib/store/failover.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+
+function setUp (): Guard {
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 10, now: Date.now })
+  return new Guard({ store: new FailoverStore(memory, undefined), memory, ipv6Subnet: 56, allowList: parseAddressList(['192.0.2.0/24']).list, listeners: [] })
+}
+
+t.test('knows a client by its address, whatever form that comes in', async t => {
+  const guard = setUp()
+  t.same(guard.identify('::ffff:198.51.100.1'), { address: '198.51.100.1', key: '198.51.100.1', exempt: false })
+  t.same(guard.identify('192.0.2.7'), { address: '192.0.2.7', key: '192.0.2.7', exempt: true })
+  t.same(guard.identify('2001:db8:0:1ff::1'), { address: '2001:db8:0:1ff::1', key: '2001:db8:0:100::/56', exempt: false })
+  for (const none of [undefined, null, 5, 'x', '']) t.same(guard.identify(none), { address: undefined, key: 'unknown', exempt: false })
+})
+
+t.test('what it remembers of addresses is bounded, and right for each of them', async t => {
+  const guard = setUp()
+  const heapBefore = process.memoryUsage().heapUsed
+  for (let i = 0; i < 200_000; i++) {
+    const address = `10.${i >> 16}.${i >> 8 & 255}.${i & 255}`
+    if (guard.identify(address).address !== address) t.fail(address)
+  }
+  t.equal(guard.identify('10.0.0.1').key, '10.0.0.1')
+  t.ok(process.memoryUsage().heapUsed - heapBefore < 60e6)
+})

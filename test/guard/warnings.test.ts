@@ -1,0 +1,80 @@
+import Fastify from 'fastify'
+import { Cluster, Redis } from 'ioredis'
+import t from 'tap'
+import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, trustProxyOf } from '../../lib/guard/warnings.js'
+import type { RedisSettings } from '../../lib/redis-option.js'
+
+t.test('a trustProxy that any client can use, or that trusts nobody, is warned of', async t => {
+  t.match(checkTrustProxy(true), { code: 'GUARD_WARN_TRUST_PROXY', message: /^trustProxy: true .* any client can make up.* Set trustProxy to/ })
+  t.match(checkTrustProxy(1), { code: 'GUARD_WARN_TRUST_PROXY', message: /^trustProxy: 1 trusts no proxy.* Set trustProxy to/ })
+})
+
+t.test('a trustProxy that says whom it trusts is fine', async t => {
+  for (const trustProxy of [undefined, false, '10.0.0.0/8', ['10.0.0.1'], () => true]) t.equal(checkTrustProxy(trustProxy), undefined)
+})
+
+t.test("Fastify's trustProxy is found, also from a child of the instance", async t => {
+  for (const trustProxy of [true, false, 1, ['10.0.0.1']]) {
+    // Its types have no number any more, programs have.
+    const app = Fastify({ trustProxy: trustProxy as boolean })
+    let inChild: unknown
+    app.register(async child => { inChild = trustProxyOf(child) })
+    await app.ready()
+    t.same([trustProxyOf(app), inChild], [trustProxy, trustProxy])
+    await app.close()
+  }
+  t.equal(trustProxyOf(Fastify()), undefined)
+})
+
+t.test('where trustProxy cannot be told, it is undefined', async t => {
+  t.equal(trustProxyOf({}), undefined)
+  t.equal(trustProxyOf({ [Symbol('fastify.options')]: undefined }), undefined)
+})
+
+t.test('routes from before the plugin are warned of, each by name', async t => {
+  const routes = '└── /login (GET, HEAD)\n'
+  t.match(checkRoutesBefore(routes), { code: 'GUARD_WARN_ROUTES_BEFORE', message: /await app\.register.*\n└── \/login \(GET, HEAD\)/ })
+  for (const none of ['', ' \n', '(empty tree)', '(empty tree)\n']) t.equal(checkRoutesBefore(none), undefined)
+})
+
+const lazy = { lazyConnect: true }
+const withPassword: RedisSettings[] = [
+  { kind: 'server', options: { host: 'h', password: 'p' } },
+  { kind: 'cluster', nodes: [{ host: 'h' }], options: { redisOptions: { password: 'p' } } },
+  { kind: 'client', client: new Redis({ ...lazy, password: 'p' }) },
+  { kind: 'client', client: new Redis('redis://:p@h', lazy) },
+  { kind: 'client', client: new Cluster([{ host: 'h' }], { ...lazy, redisOptions: { password: 'p' } }) }
+]
+const withoutPassword: RedisSettings[] = [
+  { kind: 'server', options: { host: 'h' } },
+  { kind: 'server', options: { host: 'h', password: '' } },
+  { kind: 'server', options: { host: 'h', username: 'u' } },
+  { kind: 'cluster', nodes: [{ host: 'h' }], options: {} },
+  { kind: 'cluster', nodes: [{ host: 'h' }], options: { redisOptions: {} } },
+  { kind: 'client', client: new Redis(lazy) },
+  { kind: 'client', client: new Cluster([{ host: 'h' }], { ...lazy, redisOptions: {} }) },
+  { kind: 'client', client: new Cluster([{ host: 'h' }], lazy) },
+  // Of another version of ioredis, which keeps a cluster's options as they were given.
+  { kind: 'client', client: { options: { redisOptions: undefined } } as unknown as Cluster }
+]
+
+t.test('Redis without a password is warned of in production', async t => {
+  for (const redis of withoutPassword) {
+    t.match(checkPassword(redis, true), { code: 'GUARD_WARN_NO_PASSWORD', message: /REDIS_PASSWORD/ })
+    t.equal(checkPassword(redis, false), undefined)
+  }
+})
+
+t.test('Redis with a password, or no Redis, is fine', async t => {
+  for (const redis of withPassword) t.equal(checkPassword(redis, true), undefined)
+  t.equal(checkPassword({ kind: 'none', reason: 'REDIS_URL is not set' }, true), undefined)
+})
+
+t.test('a maxmemory-policy that drops counters is warned of, by its name', async t => {
+  for (const policy of ['allkeys-lru', 'allkeys-lfu', 'allkeys-random']) {
+    const warning = checkEviction(policy)
+    t.equal(warning?.code, 'GUARD_WARN_EVICTION')
+    t.match(warning?.message, `maxmemory-policy is ${policy}:`)
+  }
+  for (const policy of ['noeviction', 'volatile-lru', 'volatile-ttl', undefined]) t.equal(checkEviction(policy), undefined)
+})

@@ -1,0 +1,445 @@
+import { Cluster, Redis } from 'ioredis'
+import { Registry } from 'prom-client'
+import t from 'tap'
+import { OptionsError } from '../lib/errors.js'
+import { limitOptions, pluginOptions, type RateLimitOptions, type RedisGuardOptions, resolveOptions, resolveRouteLimit, type Settings } from '../lib/options.js'
+import { longestWindowMs } from '../lib/rules/rate-limit.js'
+
+type Variables = Readonly<Record<string, string | undefined>>
+
+/** What no type checker has looked at. */
+function resolve (options: object, env: Variables = {}): Settings {
+  return resolveOptions(options as RedisGuardOptions, env)
+}
+
+function errorOf (options: object, env: Variables = {}): OptionsError {
+  return caught(() => resolve(options, env))
+}
+
+function caught (call: () => unknown): OptionsError {
+  try {
+    call()
+  } catch (error) {
+    if (error instanceof OptionsError) return error
+    throw error
+  }
+  throw new Error('nothing was thrown')
+}
+
+/** The names of all wrong options; empty: all are fine. */
+function wrongOnes (options: object, env: Variables = {}): string[] {
+  try {
+    resolve(options, env)
+    return []
+  } catch (error) {
+    return (error as OptionsError).problems.map(({ option }) => option)
+  }
+}
+
+const twice = () => 2
+const headers = { 'x-ratelimit-limit': true, 'x-ratelimit-remaining': true, 'x-ratelimit-reset': true }
+
+t.test('without options and variables everything has its default', async t => {
+  const { limit, environment, ...settings } = resolve({})
+  t.same(settings, {
+    redis: { kind: 'none', reason: 'REDIS_URL is not set' },
+    global: true,
+    cache: 5000,
+    ipv6Subnet: 64,
+    nameSpace: 'guard:',
+    metrics: { path: '/metrics', registry: undefined },
+    commandTimeout: 250,
+    connectTimeout: 5000,
+    resetTimeout: 500,
+    syncInterval: 250,
+    maxEvents: 10_000
+  })
+  const { allowList, ...rest } = limit
+  t.same(rest, {
+    algorithm: 'fixed-window',
+    max: 1000,
+    timeWindow: 60_000,
+    burst: undefined,
+    hook: 'onRequest',
+    keyGenerator: undefined,
+    errorResponseBuilder: undefined,
+    onExceeding: undefined,
+    onExceeded: undefined,
+    skipOnError: undefined,
+    addHeaders: { ...headers, 'retry-after': true },
+    addHeadersOnExceeding: headers
+  })
+  t.same({ addresses: allowList.addresses.size, keys: allowList.keys.size, decide: allowList.decide }, { addresses: 0, keys: 0, decide: undefined })
+})
+
+t.test('undefined counts as not given', async t => {
+  const undefinedOnes = Object.fromEntries([...Object.keys(pluginOptions), ...Object.keys(limitOptions), 'unknown'].map(name => [name, undefined]))
+  t.same(resolve(undefinedOnes), resolve({}))
+})
+
+t.test('what is given is taken over', async t => {
+  const registry = new Registry()
+  const ofPlugin: [options: RedisGuardOptions, settings: object][] = [
+    [{ global: false }, { global: false }],
+    [{ cache: 1 }, { cache: 1 }],
+    [{ ipv6Subnet: 0 }, { ipv6Subnet: 0 }],
+    [{ ipv6Subnet: 128 }, { ipv6Subnet: 128 }],
+    [{ nameSpace: 'app:' }, { nameSpace: 'app:' }],
+    [{ metrics: false }, { metrics: false }],
+    [{ metrics: {} }, { metrics: { path: '/metrics', registry: undefined } }],
+    [{ metrics: { path: false, registry } }, { metrics: { path: false, registry } }],
+    [{ metrics: { path: '/m' } }, { metrics: { path: '/m' } }],
+    [{ commandTimeout: 100 }, { commandTimeout: 100 }],
+    [{ connectTimeout: 100 }, { connectTimeout: 100 }],
+    [{ resetTimeout: 50 }, { resetTimeout: 50 }],
+    [{ syncInterval: 10 }, { syncInterval: 10 }],
+    [{ maxEvents: 1 }, { maxEvents: 1 }]
+  ]
+  for (const [options, settings] of ofPlugin) t.match(resolve(options), settings)
+  const ofLimit: [options: RateLimitOptions, settings: object][] = [
+    [{ algorithm: 'gcra', burst: 5 }, { algorithm: 'gcra', burst: 5 }],
+    [{ max: 0 }, { max: 0 }],
+    [{ max: twice, timeWindow: twice }, { max: twice, timeWindow: twice }],
+    [{ hook: 'preHandler' }, { hook: 'preHandler' }],
+    [{ allowList: () => true }, { allowList: { decide: Function } }],
+    [{ keyGenerator: () => 'k' }, { keyGenerator: Function }],
+    [{ errorResponseBuilder: () => ({}) }, { errorResponseBuilder: Function }],
+    [{ onExceeding: () => {} }, { onExceeding: Function }],
+    [{ onExceeded: () => {} }, { onExceeded: Function }],
+    [{ skipOnError: false }, { skipOnError: false }],
+    [{ addHeaders: { 'retry-after': false } }, { addHeaders: { ...headers, 'retry-after': false } }],
+    [{ addHeadersOnExceeding: { 'x-ratelimit-reset': false } }, { addHeadersOnExceeding: { ...headers, 'x-ratelimit-reset': false } }]
+  ]
+  for (const [options, settings] of ofLimit) t.match(resolve(options).limit, settings)
+})
+
+t.test('addresses, ranges and keys of an allow list are told apart', async t => {
+  const given = ['10.0.0.0/8', '::1', 'partner']
+  const { addresses, keys, decide } = resolve({ allowList: given }).limit.allowList
+  t.same([...addresses.entries()].map(([text]) => text), ['::1', '10.0.0.0/8'])
+  t.same([...keys], ['partner'])
+  t.equal(decide, undefined)
+})
+
+const values: Readonly<Record<string, unknown>> = {
+  null: null,
+  text: 'soon',
+  empty: '',
+  number: '10',
+  minus: -1,
+  fraction: 1.5,
+  huge: 1e15,
+  unsafe: 2 ** 53,
+  NaN,
+  Infinity,
+  true: true,
+  array: [1],
+  record: { x: 1 },
+  function: () => {},
+  symbol: Symbol('s'),
+  bigint: 10n
+}
+
+/** Which of these values an option takes; all others are to be refused. */
+const taken: Readonly<Record<string, readonly string[]>> = {
+  // ioredis' options are its own affair
+  redis: ['record'],
+  global: ['true'],
+  cache: [],
+  ipv6Subnet: [],
+  nameSpace: ['text', 'number'],
+  metrics: [],
+  commandTimeout: [],
+  connectTimeout: [],
+  resetTimeout: [],
+  syncInterval: [],
+  maxEvents: [],
+  algorithm: [],
+  // whole, so that only its product with the window could be out of range, which fixed-window does not form
+  max: ['huge', 'function'],
+  // '10' is a text of 10 ms to @lukeed/ms
+  timeWindow: ['number', 'function'],
+  burst: ['huge'],
+  hook: [],
+  allowList: ['function'],
+  keyGenerator: ['function'],
+  errorResponseBuilder: ['function'],
+  onExceeding: ['function'],
+  onExceeded: ['function'],
+  skipOnError: ['true'],
+  addHeaders: [],
+  addHeadersOnExceeding: []
+}
+
+t.test('every option refuses every value of a wrong type or size, by its name', async t => {
+  t.same(Object.keys(taken).sort(), Object.keys({ ...pluginOptions, ...limitOptions }).sort())
+  for (const [option, fine] of Object.entries(taken)) {
+    for (const [kind, value] of Object.entries(values)) {
+      t.same(wrongOnes({ [option]: value }), fine.includes(kind) ? [] : [option], `${option}: ${kind}`)
+    }
+  }
+})
+
+t.test('every option of a route refuses the same values, by its place', async t => {
+  const base = resolve({}).limit
+  for (const option of Object.keys(limitOptions)) {
+    for (const [kind, value] of Object.entries(values).filter(([kind]) => !taken[option]!.includes(kind))) {
+      const { problems } = caught(() => resolveRouteLimit({ [option]: value }, base, 'GET /login config.rateLimit'))
+      t.same(problems.map(({ option }) => option), [`GET /login config.rateLimit.${option}`], kind)
+    }
+  }
+})
+
+t.test('numbers are refused just outside their range, and taken at its ends', async t => {
+  const ranges: [option: string, min: number, max: number][] = [
+    ['cache', 1, 10_000_000],
+    ['ipv6Subnet', 0, 128],
+    ['commandTimeout', 1, 60_000],
+    ['connectTimeout', 1, 600_000],
+    ['resetTimeout', 50, 600_000],
+    ['syncInterval', 10, 60_000],
+    ['maxEvents', 1, 1_000_000],
+    ['timeWindow', 1, longestWindowMs],
+    ['max', 0, Number.MAX_SAFE_INTEGER],
+    ['burst', 1, Number.MAX_SAFE_INTEGER]
+  ]
+  for (const [option, min, max] of ranges) {
+    t.same([min - 1, min, max, max + 1].map(value => wrongOnes({ [option]: value }).length), [1, 0, 0, 1], option)
+  }
+})
+
+t.test('parts of an option are checked as well', async t => {
+  const wrong: object[] = [
+    { metrics: true },
+    { metrics: { path: 'metrics' } },
+    { metrics: { path: '' } },
+    { metrics: { path: true } },
+    { metrics: { registry: {} } },
+    { metrics: { registry: null } },
+    { metrics: { paht: '/metrics' } },
+    { allowList: ['10.0.0.1', 7] },
+    { allowList: '10.0.0.1' },
+    { addHeaders: { 'retry-after': 'no' } },
+    { addHeaders: { 'Retry-After': false } },
+    { addHeadersOnExceeding: { 'retry-after': false } },
+    { redis: { cluster: [] } },
+    { redis: { cluster: 'h' } },
+    { redis: { cluster: [true] } },
+    { redis: { cluster: { host: 'h' } } },
+    { redis: { url: 'h' } },
+    { redis: { url: 6379 } },
+    { redis: 'h' },
+    { redis: true }
+  ]
+  const places = ['metrics', 'allowList', 'addHeaders', 'addHeadersOnExceeding', 'redis', 'redis.cluster', 'redis.url']
+  for (const options of wrong) {
+    const [place, ...more] = wrongOnes(options)
+    t.ok(places.includes(place!), JSON.stringify(options))
+    t.same(more, [])
+  }
+  t.same(wrongOnes({ redis: { cluster: [] } }), ['redis.cluster'])
+  t.same(wrongOnes({ redis: { url: 6379 } }), ['redis.url'])
+})
+
+t.test('durations', async t => {
+  const read: [given: number | string, ms: number][] = [
+    [1, 1],
+    [500, 500],
+    ['500', 500],
+    ['1 minute', 60_000],
+    [' 1 minute ', 60_000],
+    ['1 MINUTE', 60_000],
+    ['0.5 s', 500],
+    ['2h', 7_200_000],
+    // 3960000.0000000005 and 1000.9999999999999 in floating point
+    ['1.1 hours', 3_960_000],
+    ['1.001 s', 1001],
+    ['3650 days', longestWindowMs]
+  ]
+  for (const [timeWindow, ms] of read) t.equal(resolve({ timeWindow }).limit.timeWindow, ms, String(timeWindow))
+  for (const timeWindow of [0, -1, NaN, 1e15, 0.5, 1.9, Infinity, 'soon', '', '0', '0.3 ms', '1.5 ms', '-1 minute', '1 minute ago', '1e3', '1 century', '9'.repeat(400), '10 years']) {
+    t.same(wrongOnes({ timeWindow }), ['timeWindow'], String(timeWindow))
+  }
+})
+
+t.test("no value is made into another: max '10' is refused, and is shown with its type", async t => {
+  t.equal(errorOf({ max: '10' }).problems[0]!.received, '"10"')
+  t.match(errorOf({ max: '10' }).message, 'max must be a whole number >= 0, or a function (request, key) => number, got "10"')
+})
+
+t.test('an unknown option is named, with the known ones, and without its value', async t => {
+  const [problem] = errorOf({ maxx: 5 }).problems
+  t.match(problem, { option: 'maxx', rule: 'a known option', received: 'a value of type number' })
+  for (const name of Object.keys({ ...pluginOptions, ...limitOptions })) t.match(problem!.remedy, name)
+  t.same(wrongOnes({ constructor: 1, toString: 2 }), ['constructor', 'toString'])
+  t.same(wrongOnes(JSON.parse('{ "__proto__": 1 }')), ['__proto__'])
+})
+
+t.test('an option of the plugin is unknown to a route', async t => {
+  const base = resolve({}).limit
+  for (const name of Object.keys(pluginOptions)) {
+    const { problems } = caught(() => resolveRouteLimit({ [name]: 1 } as RateLimitOptions, base, 'GET / config.rateLimit'))
+    t.match(problems, [{ option: `GET / config.rateLimit.${name}`, rule: 'a known option' }])
+  }
+})
+
+t.test("Fastify's own register options are ignored", async t => {
+  t.same(resolve({ prefix: '/api', logLevel: 'warn', logSerializers: {} }), resolve({}))
+})
+
+t.test('all problems are told together, of options and variables', async t => {
+  const error = errorOf({ max: '10', timeWindow: 'soon', hook: 'onSend', colour: 'red', redis: { url: 'h' } }, { REDIS_TLS: 'yes', REDIS_URL: 'h' })
+  t.same(error.problems.map(({ option }) => option).sort(), ['REDIS_TLS', 'REDIS_URL', 'colour', 'hook', 'max', 'redis.url', 'timeWindow'])
+  t.equal(error.message.split('\n').length, 1 + error.problems.length)
+})
+
+t.test('numbers that cannot be counted exactly together are refused', async t => {
+  const together: RateLimitOptions = { algorithm: 'sliding-window', max: 1e9, timeWindow: '1 day' }
+  t.match(errorOf(together).problems, [{ option: 'max', received: '1000000000', remedy: /below 2\^51 for sliding-window/ }])
+  t.same(wrongOnes({ ...together, algorithm: 'fixed-window' }), [])
+  // The function is asked with each request; what it answers is looked at there.
+  t.same(wrongOnes({ ...together, max: twice }), [])
+  t.same(wrongOnes({ ...together, timeWindow: twice }), [])
+})
+
+t.test('a route', async t => {
+  const place = 'GET /login config.rateLimit'
+
+  t.test("has what the plugin's options say, save what it gives itself", async t => {
+    const base = resolve({ max: 7, timeWindow: '1 hour', allowList: ['10.0.0.1'], addHeaders: { 'retry-after': false }, onExceeded: () => {} }).limit
+    t.same(resolveRouteLimit({}, base, place), base)
+    const limit = resolveRouteLimit({ max: 5, addHeaders: { 'x-ratelimit-limit': false } }, base, place)
+    t.same(limit, { ...base, max: 5, addHeaders: { ...headers, 'x-ratelimit-limit': false, 'retry-after': false } })
+    t.equal(limit.allowList, base.allowList)
+  })
+
+  t.test('has an allow list of its own in place of the other', async t => {
+    const base = resolve({ allowList: ['10.0.0.1'] }).limit
+    const { addresses, keys } = resolveRouteLimit({ allowList: ['partner'] }, base, place).allowList
+    t.same({ size: addresses.size, keys: [...keys] }, { size: 0, keys: ['partner'] })
+  })
+
+  t.test('does not change the settings that it starts from', async t => {
+    const base = resolve({}).limit
+    resolveRouteLimit({ max: 1, allowList: ['10.0.0.1'], addHeaders: { 'retry-after': false } }, base, place)
+    t.same(base, resolve({}).limit)
+    t.equal(base.allowList.addresses.size, 0)
+  })
+
+  t.test('is refused for what it makes of inherited numbers', async t => {
+    const base = resolve({ algorithm: 'gcra', timeWindow: '1 year' }).limit
+    t.match(caught(() => resolveRouteLimit({ max: 1e9 }, base, place)).problems, [{ option: `${place}.max`, remedy: /gcra/ }])
+  })
+})
+
+t.test('settings are frozen, and what was given is as it was', async t => {
+  const given = {
+    max: 5, allowList: ['10.0.0.1'], addHeaders: { 'retry-after': false }, metrics: { path: '/m' }, redis: { url: 'redis://h', tls: {} }
+  }
+  const copy = structuredClone(given)
+  for (const part of [given, ...Object.values(given)]) Object.freeze(part)
+  const settings = resolve(given)
+  const route = resolveRouteLimit({ max: 1 }, settings.limit, 'GET /')
+  for (const limit of [settings.limit, route]) {
+    for (const part of [limit, limit.addHeaders, limit.addHeadersOnExceeding, limit.allowList]) t.ok(Object.isFrozen(part))
+  }
+  for (const part of [settings, settings.environment, settings.metrics, resolve({}).metrics]) t.ok(Object.isFrozen(part))
+  t.same(given, copy)
+})
+
+t.test('an array that is changed later changes no setting', async t => {
+  const allowList = ['10.0.0.1', 'partner']
+  const { limit } = resolve({ allowList })
+  allowList.push('10.0.0.2', 'other')
+  t.equal(limit.allowList.addresses.size, 1)
+  t.equal(limit.allowList.keys.size, 1)
+})
+
+const production = { NODE_ENV: 'production', REDIS_URL: 'redis://env' }
+const ofEnv = { kind: 'server', options: { host: 'env', port: 6379, db: 0 } }
+
+t.test('where the program says nothing, the environment decides', async t => {
+  const cases: [env: Variables, redis: object][] = [
+    [{}, { kind: 'none', reason: 'REDIS_URL is not set' }],
+    [{ NODE_ENV: 'production' }, { kind: 'none', reason: 'REDIS_URL is not set' }],
+    [{ REDIS_ENABLED: 'true' }, { kind: 'none', reason: 'REDIS_URL is not set' }],
+    [{ REDIS_URL: 'redis://env' }, { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true' }],
+    [{ REDIS_URL: 'redis://env', NODE_ENV: 'test' }, { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true' }],
+    [{ REDIS_URL: 'redis://env', REDIS_ENABLED: 'true' }, ofEnv],
+    [production, ofEnv],
+    [{ ...production, REDIS_ENABLED: 'true' }, ofEnv],
+    [{ ...production, REDIS_ENABLED: 'false' }, { kind: 'none', reason: 'REDIS_ENABLED is false' }]
+  ]
+  for (const [env, redis] of cases) t.same(resolve({}, env).redis, redis, JSON.stringify(env))
+})
+
+t.test('what the program says wins over all variables', async t => {
+  const env = { ...production, REDIS_PASSWORD: 'fromEnv', REDIS_TLS: 'true' }
+  const server = (options: object) => ({ kind: 'server', options })
+  const cases: [redis: unknown, settings: object][] = [
+    [false, { kind: 'none', reason: 'the redis option is false' }],
+    ['redis://h', server({ host: 'h', port: 6379, db: 0 })],
+    ['rediss://u:p@h:1/2', server({ host: 'h', port: 1, db: 2, username: 'u', password: 'p', tls: {} })],
+    [{ host: 'h' }, server({ host: 'h' })],
+    [{}, server({})],
+    [{ url: 'redis://h:1/2', db: 3, keepAlive: 9 }, server({ host: 'h', port: 1, db: 3, keepAlive: 9 })],
+    [{ sentinels: [{ host: 's' }], name: 'main' }, server({ sentinels: [{ host: 's' }], name: 'main' })],
+    [{ cluster: [6379] }, { kind: 'cluster', nodes: [6379], options: {} }],
+    // Has something of a client, and is none.
+    [{ evalsha: twice, status: 'ready' }, server({ evalsha: twice, status: 'ready' })],
+    [{ on: twice, status: 'ready' }, server({ on: twice, status: 'ready' })],
+    [{ evalsha: twice, on: twice }, server({ evalsha: twice, on: twice })],
+    [{ cluster: [{ host: 'h' }, 'redis://h2', 6379], scaleReads: 'master' }, { kind: 'cluster', nodes: [{ host: 'h' }, 'redis://h2', 6379], options: { scaleReads: 'master' } }]
+  ]
+  for (const [redis, settings] of cases) {
+    for (const enabled of ['false', undefined]) t.same(resolve({ redis }, { ...env, REDIS_ENABLED: enabled }).redis, settings)
+  }
+})
+
+t.test("a client is taken as it is, whoever's ioredis it is from", async t => {
+  const stranger = { evalsha () {}, on () {}, status: 'ready' }
+  for (const client of [new Redis({ lazyConnect: true }), new Cluster([{ host: 'h' }], { lazyConnect: true }), stranger]) {
+    const { redis } = resolve({ redis: client }, production)
+    t.equal(redis.kind, 'client')
+    t.equal(redis.kind === 'client' && redis.client, client)
+  }
+})
+
+t.test('connectTimeout wins over REDIS_TIMEOUT, and that over the default', async t => {
+  t.equal(resolve({ connectTimeout: 7 }, { REDIS_TIMEOUT: '8' }).connectTimeout, 7)
+  t.equal(resolve({}, { REDIS_TIMEOUT: '8' }).connectTimeout, 8)
+  t.equal(resolve({}, {}).connectTimeout, 5000)
+})
+
+t.test('no secret is ever in the message', async t => {
+  const secret = 'hunter2'
+  const url = `redis://user:${secret}@h:70000`
+  const cases: [options: object, env?: Variables][] = [
+    [{ redis: url }],
+    [{ redis: `user:${secret}@h` }],
+    [{ redis: [url] }],
+    [{ redis: { url } }],
+    [{ redis: { url: [url] } }],
+    [{ redis: { cluster: url } }],
+    [{ redis: { cluster: [null, { password: secret }] } }],
+    [{ redis: { cluster: { password: secret } } }],
+    // Put in the wrong place by somebody who trusts us.
+    [{ password: secret }],
+    [{ url }],
+    [{ redisOptions: { password: secret } }],
+    [{ metrics: { password: secret } }],
+    [{ max: 'x' }, { REDIS_URL: url, REDIS_PASSWORD: secret }],
+    [{ max: 'x' }, { REDIS_URL: `${secret}@h` }]
+  ]
+  for (const [options, env] of cases) {
+    const error = errorOf(options, env)
+    t.notMatch(`${error.stack} ${JSON.stringify(error)}`, secret, JSON.stringify(options))
+  }
+})
+
+t.test('every option has a default and a description for the README', async t => {
+  for (const [name, { fallback, description }] of Object.entries({ ...pluginOptions, ...limitOptions })) {
+    t.match(fallback, /./, name)
+    t.match(description, /./, name)
+  }
+})

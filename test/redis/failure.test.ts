@@ -1,0 +1,58 @@
+import t from 'tap'
+import { failureOf, valueErrorOf } from '../../lib/redis/failure.js'
+
+/** As ioredis throws an error reply. */
+function reply (message: string): Error {
+  return Object.assign(new Error(message), { name: 'ReplyError', command: { name: 'auth', args: ['a secret'] } })
+}
+
+t.test('tells the kinds of failure apart by what Redis and the network say', async t => {
+  const said: [kind: string, error: unknown][] = [
+    ['auth', reply('NOAUTH Authentication required.')],
+    ['auth', reply('WRONGPASS invalid username-password pair or user is disabled.')],
+    ['auth', reply("NOPERM User app has no permissions to run the 'evalsha' command")],
+    ['auth', reply('ERR invalid password')],
+    ['oom', reply("OOM command not allowed when used memory > 'maxmemory'.")],
+    ['readonly', reply("READONLY You can't write against a read only replica.")],
+    ['readonly', reply('MISCONF Redis is configured to save RDB snapshots, but it is currently not able to persist on disk.')],
+    ['readonly', reply('NOREPLICAS Not enough good replicas to write.')],
+    ['loading', reply('LOADING Redis is loading the dataset in memory')],
+    ['loading', reply('BUSY Redis is busy running a script.')],
+    ['loading', reply("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.")],
+    ['cluster', reply('CLUSTERDOWN The cluster is down')],
+    ['cluster', new Error('Failed to refresh slots cache.')],
+    ['timeout', new Error('Command timed out')],
+    ['timeout', Object.assign(new Error('Timed out after 250ms'), { code: 'ETIMEDOUT' })],
+    ['tls', Object.assign(new Error('self-signed certificate'), { code: 'DEPTH_ZERO_SELF_SIGNED_CERT' })],
+    ['connection', Object.assign(new Error('connect ECONNREFUSED 127.0.0.1:1'), { code: 'ECONNREFUSED' })],
+    ['connection', new Error('Connection is closed.')],
+    ['connection', 'a text, thrown'],
+    ['reply', reply('ERR unknown command')]
+  ]
+  for (const [kind, error] of said) t.equal(failureOf(error).kind, kind, String(error))
+})
+
+t.test('keeps the words and the stack, and drops the command with its arguments', async t => {
+  const error = reply('WRONGPASS invalid username-password pair')
+  const { message, cause } = failureOf(error)
+  t.equal(message, 'Redis cannot be used (auth): WRONGPASS invalid username-password pair')
+  t.match(cause, { name: 'ReplyError', message: error.message, stack: error.stack })
+  t.notOk('command' in (cause as object))
+  t.notMatch(JSON.stringify(cause, Object.getOwnPropertyNames(cause)), /secret/)
+})
+
+t.test('says something also of errors without words', async t => {
+  const both = Object.assign(new AggregateError([new Error('connect ECONNREFUSED ::1:1'), new Error('connect ECONNREFUSED 127.0.0.1:1')]), { code: 'ECONNREFUSED' })
+  t.match(failureOf(both), { kind: 'connection', message: 'Redis cannot be used (connection): connect ECONNREFUSED ::1:1; connect ECONNREFUSED 127.0.0.1:1' })
+  t.match(failureOf(Object.assign(new Error(''), { code: 'ECONNRESET' })).message, 'Redis cannot be used (connection): ECONNRESET')
+  const bare = new Error('no stack')
+  delete bare.stack
+  t.match(failureOf(bare).message, /no stack/)
+})
+
+t.test('a value that a command cannot work on is no failure of Redis', async t => {
+  for (const message of ['WRONGTYPE Operation against a key holding the wrong kind of value', 'ERR value is not an integer or out of range', 'ERR increment or decrement would overflow']) {
+    t.match(valueErrorOf(reply(message)), { code: 'GUARD_ERR_VALUE', message })
+  }
+  t.equal(valueErrorOf(reply('OOM command not allowed')), undefined)
+})

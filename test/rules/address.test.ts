@@ -1,0 +1,214 @@
+import fc from 'fast-check'
+import ipaddr from 'ipaddr.js'
+import t from 'tap'
+import { type AddressParts, bitsOf, canonicalAddress, clientKey, mask, networkOf, parseAddress, parseNetwork } from '../../lib/rules/address.js'
+
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+t.comment(`seed ${seed}`)
+
+const octets = fc.tuple(fc.nat(255), fc.nat(255), fc.nat(255), fc.nat(255))
+const anyGroup = fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.constantFrom(1, 0x64, 0xff9b, 0xfffe, 0xffff), fc.nat(0xffff))
+/** Eight groups with random runs of zeros, and often with one of the prefixes that carry IPv4, or one a bit beside it. */
+const groups = fc.tuple(
+  fc.constantFrom([], [], [0, 0, 0, 0, 0, 0xffff], [0, 0, 0, 0, 0, 0xfffe], [0, 0, 0, 0, 1, 0xffff], [0x64, 0xff9b, 0, 0, 0, 0], [0x64, 0xff9b, 0, 0, 0, 1], [0x64, 0xff9b, 1, 0, 0, 0]),
+  fc.array(anyGroup, { minLength: 8, maxLength: 8 })
+).map(([prefix, rest]) => [...prefix, ...rest].slice(0, 8))
+
+/** One of the many texts of eight groups. */
+const written = fc.record({
+  groups,
+  compressAt: fc.nat(7),
+  compress: fc.boolean(),
+  dotted: fc.boolean(),
+  padded: fc.boolean(),
+  upper: fc.boolean(),
+  zone: fc.constantFrom('', '', '%eth0', '%1'),
+  port: fc.constantFrom('bare', 'bare', 'bracketed', 'with port')
+}).map(({ groups, compressAt, compress, dotted, padded, upper, zone, port }) => {
+  const tail = dotted ? [`${groups[6]! >> 8}.${groups[6]! & 255}.${groups[7]! >> 8}.${groups[7]! & 255}`] : []
+  const texts = [...groups.slice(0, dotted ? 6 : 8).map(group => group.toString(16).padStart(padded ? 4 : 1, '0')), ...tail]
+  const isZero = (i: number) => /^0+$/.test(texts[i] ?? '')
+  let text = texts.join(':')
+  if (compress && isZero(compressAt)) {
+    let end = compressAt
+    while (isZero(end)) end++
+    text = `${texts.slice(0, compressAt).join(':')}::${texts.slice(end).join(':')}`
+  }
+  text = `${upper ? text.toUpperCase() : text}${zone}`
+  return { groups, text: { bare: text, bracketed: `[${text}]`, 'with port': `[${text}]:4711` }[port]! }
+})
+
+/** What ipaddr.js, which shares no line with ours, makes of eight groups. */
+function oracle (groups: readonly number[]): string {
+  const address = new ipaddr.IPv6([...groups])
+  if (address.isIPv4MappedAddress()) return address.toIPv4Address().toString()
+  const bytes = address.toByteArray()
+  return address.match(new ipaddr.IPv6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0]), 96) ? bytes.slice(12).join('.') : address.toRFC5952String()
+}
+
+t.test('every text of an IPv6 address has the one form that ipaddr.js gives it', async t => {
+  fc.assert(fc.property(written, ({ groups, text }) => canonicalAddress(text) === oracle(groups)), { seed, numRuns: 10_000 })
+})
+
+t.test('every IPv4 address is the same alone, with a port, IPv4-mapped, and through NAT64', async t => {
+  fc.assert(fc.property(octets, fc.nat(65535), (bytes, port) => {
+    const address = bytes.join('.')
+    const hex = `${(bytes[0] * 256 + bytes[1]).toString(16)}:${(bytes[2] * 256 + bytes[3]).toString(16)}`
+    const texts = [address, `${address}:${port}`, `::ffff:${address}`, `::FFFF:${hex}`, `[::ffff:${hex}]:${port}`, `64:ff9b::${address}`, `64:ff9b::${hex}`]
+    return texts.every(text => canonicalAddress(text) === address)
+  }), { seed, numRuns: 2000 })
+})
+
+t.test('different addresses never share a text', async t => {
+  fc.assert(fc.property(groups, groups, (a, b) => {
+    return oracle(a) === oracle(b) || canonicalAddress(a.map(group => group.toString(16)).join(':')) !== canonicalAddress(b.map(group => group.toString(16)).join(':'))
+  }), { seed, numRuns: 2000 })
+})
+
+t.test('the forms that clients and proxies write', async t => {
+  const texts: [text: string, canonical: string][] = [
+    ['192.0.2.1', '192.0.2.1'],
+    ['0.0.0.0', '0.0.0.0'],
+    ['255.255.255.255', '255.255.255.255'],
+    ['1.2.3.4:80', '1.2.3.4'],
+    ['[::1]:80', '::1'],
+    ['[::1]', '::1'],
+    ['::', '::'],
+    ['0:0:0:0:0:0:0:1', '::1'],
+    ['2001:0DB8:0000:0000:0000:0000:0000:0001', '2001:db8::1'],
+    // RFC 5952 4.2: the longest run, of two the first, and never a single group.
+    ['2001:db8:0:0:1:0:0:1', '2001:db8::1:0:0:1'],
+    ['2001:0:0:1:0:0:0:1', '2001:0:0:1::1'],
+    ['2001:db8:0:1:1:1:1:1', '2001:db8:0:1:1:1:1:1'],
+    ['2001:db8::1:1:1:1:1', '2001:db8:0:1:1:1:1:1'],
+    ['1:2:3:4:5:6:0:0', '1:2:3:4:5:6::'],
+    ['fe80::1%eth0', 'fe80::1'],
+    ['[fe80::1%eth0]:80', 'fe80::1'],
+    ['::ffff:127.0.0.1', '127.0.0.1'],
+    ['::ffff:1.2.3.4%eth0', '1.2.3.4'],
+    ['64:ff9b::192.0.2.33', '192.0.2.33'],
+    ['64:ff9b:1::192.0.2.33', '64:ff9b:1::c000:221'],
+    // Deprecated (RFC 4291 2.5.5.1), and no way to reach the IPv4 address.
+    ['::1.2.3.4', '::102:304']
+  ]
+  for (const [text, canonical] of texts) t.equal(canonicalAddress(text), canonical, text)
+})
+
+t.test('what is no address is refused', async t => {
+  const garbage: unknown[] = [
+    '', ' ', '1', '1.2.3', '1.2.3.4.5', '256.0.0.1', '-1.2.3.4', '0x7f.0.0.1', '2130706433',
+    // Eight to some readers, ten to others.
+    '010.0.0.1', '1.2.3.04', '::ffff:010.0.0.1',
+    ' 1.2.3.4', '1.2.3.4 ', '1.2.3.4\n', '1.2.3.4:', '1.2.3.4:http', '1.2.3.4:123456', '1.2.3.4:80:90', '1.2.3.4%eth0', '[1.2.3.4]', '[1.2.3.4]:80',
+    ':', ':::', '::1::', '1:2:3:4:5:6:7', '1:2:3:4:5:6:7:8:9', '12345::', 'g::', '[::1', '::1]', '[::1]:', '[::1]80', '[::1]:123456', '[[::1]]', '::1/128', '1.2.3.4/32', '::1%',
+    'localhost', 'unknown', '__proto__', '１.2.3.4',
+    undefined, null, 16909060, 1n, {}, [], ['1.2.3.4'], true
+  ]
+  for (const value of garbage) t.equal(canonicalAddress(value), undefined, JSON.stringify(String(value)))
+})
+
+t.test('the canonical text is its own canonical text, whatever was given', async t => {
+  const units = fc.constantFrom(...'0123456789abcfABCF:.%[]/ ', '::', '255', 'ffff', '64:ff9b::')
+  fc.assert(fc.property(fc.string({ unit: units, maxLength: 24 }), text => {
+    const canonical = canonicalAddress(text)
+    return canonical === undefined || canonicalAddress(canonical) === canonical
+  }), { seed, numRuns: 20_000 })
+})
+
+t.test('a text of 100 kB is refused at once', async t => {
+  const texts = ['1', ':', '.', '[', ']', '%', '/', '0:', '1.2.3.4', '[::1]:', '::1%', '\n', 'a'].map(part => part.repeat(100_000 / part.length))
+  const startedAtMs = performance.now()
+  for (const text of texts) {
+    t.equal(canonicalAddress(text), undefined)
+    t.equal(parseNetwork(text), undefined)
+    t.equal(parseNetwork(`::1/${text}`), undefined)
+    t.equal(parseNetwork(`${text}/8`), undefined)
+  }
+  t.ok(performance.now() - startedAtMs < 500)
+})
+
+t.test('a range is its first address and a length', async t => {
+  const ranges: [text: string, canonical: string, prefixLength: number][] = [
+    ['192.0.2.77', '192.0.2.77', 32],
+    ['192.0.2.77/32', '192.0.2.77', 32],
+    ['192.0.2.77/24', '192.0.2.0/24', 24],
+    ['192.0.2.77/31', '192.0.2.76/31', 31],
+    ['255.255.255.255/1', '128.0.0.0/1', 1],
+    ['10.1.2.3/0', '0.0.0.0/0', 0],
+    ['2001:DB8::1/128', '2001:db8::1', 128],
+    ['2001:db8:1:2:3::/32', '2001:db8::/32', 32],
+    ['2001:db8:ffff::/35', '2001:db8:e000::/35', 35],
+    ['::1/0', '::/0', 0],
+    ['::ffff:10.0.0.0/104', '10.0.0.0/8', 8],
+    ['::ffff:10.1.2.3/128', '10.1.2.3', 32],
+    ['::ffff:128.0.0.0/97', '128.0.0.0/1', 1],
+    ['64:ff9b::10.0.0.0/104', '10.0.0.0/8', 8],
+    ['::ffff:10.1.2.3', '10.1.2.3', 32],
+    ['fe80::1%eth0/64', 'fe80::/64', 64]
+  ]
+  for (const [text, canonical, prefixLength] of ranges) t.match(parseNetwork(text), { text: canonical, prefixLength }, text)
+  t.same(parseNetwork('::ffff:10.0.0.0/104'), parseNetwork('10.0.0.0/8'))
+})
+
+t.test('what is no range is refused', async t => {
+  const texts: unknown[] = [
+    '', '/', '/8', '10.0.0.0/', '10.0.0.0/33', '::/129', '::/1000', '10.0.0.0/-1', '10.0.0.0/08', '10.0.0.0/8.0', '10.0.0.0/8 ', '10.0.0.0/ 8', '10.0.0.0/8/8',
+    '10.0.0.0/255.0.0.0', '10/8', '010.0.0.0/8', 'host/8', 'host', undefined, null, 8, {}
+  ]
+  for (const text of texts) t.equal(parseNetwork(text), undefined, String(text))
+})
+
+t.test('a range of carried IPv4 addresses that is no IPv4 range is refused', async t => {
+  const texts = [
+    '64:ff9b::/96', '64:ff9b::/32', '64:ff9b::1.2.3.4/96', '::ffff:0:0/96', '::ffff:0:0/90', '::ffff:1.2.3.4/0',
+    // Not NAT64 as written, but so once the host bits are cleared; its text could not be read again.
+    '64:ff9b:0:0:1::/64', '64:ff9b:1::/33'
+  ]
+  for (const text of texts) t.equal(parseNetwork(text), undefined, text)
+})
+
+t.test('the text of a range is read as the same range', async t => {
+  fc.assert(fc.property(fc.oneof(groups.map(list => list.map(group => group.toString(16)).join(':')), octets.map(bytes => bytes.join('.'))), fc.nat(128), (address, length) => {
+    const network = parseNetwork(`${address}/${length}`)
+    return network === undefined || JSON.stringify(parseNetwork(network.text)) === JSON.stringify(network)
+  }), { seed, numRuns: 5000 })
+})
+
+t.test('a mask clears the same bits as ipaddr.js', async t => {
+  const numbers = (text: string): number[] => {
+    const address = ipaddr.parse(text)
+    if (address instanceof ipaddr.IPv6) return address.parts
+    const [a, b, c, d] = address.octets as [number, number, number, number]
+    return [a * 2 ** 24 + b * 2 ** 16 + c * 2 ** 8 + d]
+  }
+  fc.assert(fc.property(octets, fc.nat(32), (bytes, length) => {
+    const text = bytes.join('.')
+    return mask(parseAddress(text)!, length)[0] === numbers(ipaddr.IPv4.networkAddressFromCIDR(`${text}/${length}`).toString())[0]
+  }), { seed })
+  fc.assert(fc.property(groups, fc.nat(128), (groups, length) => {
+    const network = ipaddr.IPv6.networkAddressFromCIDR(`${new ipaddr.IPv6(groups).toString()}/${length}`)
+    return mask(groups, length).join() === numbers(network.toString()).join()
+  }), { seed })
+})
+
+t.test('an address has the bits of its family', async t => {
+  t.equal(bitsOf(parseAddress('1.2.3.4')!), 32)
+  t.equal(bitsOf(parseAddress('::ffff:1.2.3.4')!), 32)
+  t.equal(bitsOf(parseAddress('::1')!), 128)
+  t.equal(parseAddress('1.2.3'), undefined)
+  t.equal(networkOf([0xffffffff] as AddressParts, 8).text, '255.0.0.0/8')
+})
+
+t.test('clients are told apart by IPv4 address, and by IPv6 network', async t => {
+  const keys: [address: string, ipv6Subnet: number, key: string][] = [
+    ['192.0.2.1', 64, '192.0.2.1'],
+    ['192.0.2.1', 0, '192.0.2.1'],
+    ['2001:db8:1:2:3:4:5:6', 64, '2001:db8:1:2::/64'],
+    ['2001:db8:1:2:9:9:9:9', 64, '2001:db8:1:2::/64'],
+    ['2001:db8:1:2:3:4:5:6', 48, '2001:db8:1::/48'],
+    ['2001:db8:1:2:3:4:5:6', 128, '2001:db8:1:2:3:4:5:6'],
+    ['2001:db8::1', 0, '::/0'],
+    ['no address', 64, 'no address']
+  ]
+  for (const [address, ipv6Subnet, key] of keys) t.equal(clientKey(address, ipv6Subnet), key)
+})

@@ -1,0 +1,87 @@
+import fc from 'fast-check'
+import t from 'tap'
+import { EventRing } from '../../lib/store/event-ring.js'
+import type { RateLimitEvent } from '../../lib/store/store.js'
+
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+t.comment(`seed ${seed}`)
+
+const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
+
+const events = fc.record({
+  type: fc.constantFrom('limited' as const, 'limited' as const, 'blocked' as const),
+  ip: fc.constantFrom('192.0.2.1', '192.0.2.2', '2001:db8::/64', undefined),
+  count: fc.integer({ min: 1, max: 5 }),
+  atMs: fc.integer({ min: 0, max: 50 })
+})
+const steps = fc.array(fc.oneof({ weight: 9, arbitrary: events }, fc.integer({ min: 0, max: 60 }).map(beforeMs => ({ beforeMs }))), { maxLength: 80 })
+
+/** The same with an array that is searched. */
+function naiveSuspects (kept: readonly RateLimitEvent[]): object[] {
+  const counts = new Map<string, number>()
+  for (const { type, ip, count } of kept) if (type === 'limited' && ip !== undefined) counts.set(ip, (counts.get(ip) ?? 0) + count)
+  return [...counts].sort(([a, x], [b, y]) => y - x || (a < b ? 1 : -1)).map(([ip, count]) => ({ ip, count }))
+}
+
+t.test('answers as an array of the latest events would', async t => {
+  fc.assert(fc.property(fc.integer({ min: 1, max: 10 }), steps, fc.nat(12), (capacity, walked, limit) => {
+    const ring = new EventRing(capacity)
+    let kept: RateLimitEvent[] = []
+    return walked.every(step => {
+      if ('beforeMs' in step) {
+        const rest = kept.filter(({ atMs }) => atMs >= step.beforeMs)
+        if (ring.clear(step.beforeMs) !== kept.length - rest.length) return false
+        kept = rest
+      } else {
+        ring.add(step)
+        kept = [...kept, step].slice(-capacity)
+      }
+      return JSON.stringify(ring.latest(limit)) === JSON.stringify(limit === 0 ? [] : kept.slice(-limit).reverse()) &&
+        JSON.stringify(ring.suspects(limit)) === JSON.stringify(naiveSuspects(kept).slice(0, limit))
+    })
+  }), { seed, numRuns: 2000 })
+})
+
+t.test('tells the latest first, and no more than asked for', async t => {
+  const ring = new EventRing(3)
+  for (const atMs of [1, 2, 3, 4]) ring.add(event({ atMs }))
+  t.same(ring.latest(10).map(({ atMs }) => atMs), [4, 3, 2])
+  t.same(ring.latest(1).map(({ atMs }) => atMs), [4])
+  t.same(ring.latest(0), [])
+})
+
+t.test('suspects are the addresses that were limited, the most limited first', async t => {
+  const ring = new EventRing(10)
+  ring.add(event({ ip: '192.0.2.1', count: 2 }))
+  ring.add(event({ ip: '192.0.2.2', count: 5 }))
+  ring.add(event({ ip: '192.0.2.3', count: 2 }))
+  ring.add(event({ type: 'blocked', ip: '192.0.2.9', count: 99 }))
+  ring.add(event({ ip: undefined, key: 'user 7', count: 99 }))
+  t.same(ring.suspects(10), [{ ip: '192.0.2.2', count: 5 }, { ip: '192.0.2.3', count: 2 }, { ip: '192.0.2.1', count: 2 }])
+})
+
+t.test('an address whose events are all gone is no suspect', async t => {
+  const ring = new EventRing(2)
+  ring.add(event({ ip: '192.0.2.1', count: 50, atMs: 1 }))
+  ring.add(event({ ip: '192.0.2.2', atMs: 2 }))
+  ring.add(event({ ip: '192.0.2.2', atMs: 3 }))
+  t.same(ring.suspects(10), [{ ip: '192.0.2.2', count: 2 }])
+  t.equal(ring.clear(4), 2)
+  t.same(ring.suspects(10), [])
+})
+
+t.test('a clear keeps an event of that very moment', async t => {
+  const ring = new EventRing(5)
+  for (const atMs of [1, 2, 3]) ring.add(event({ atMs }))
+  t.equal(ring.clear(2), 1)
+  t.same(ring.latest(10).map(({ atMs }) => atMs), [3, 2])
+})
+
+t.test('a million events take a moment, and no more room than the capacity', async t => {
+  const ring = new EventRing(1000)
+  const startedAtMs = performance.now()
+  for (let i = 0; i < 1_000_000; i++) ring.add(event({ ip: `ip ${i}`, atMs: i }))
+  t.ok(performance.now() - startedAtMs < 5000)
+  t.equal(ring.latest(5000).length, 1000)
+  t.equal(ring.suspects(5000).length, 1000)
+})

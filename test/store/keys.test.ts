@@ -1,0 +1,96 @@
+import fc from 'fast-check'
+import t from 'tap'
+import { algorithms } from '../../lib/rules/rate-limit.js'
+import { Keys } from '../../lib/store/keys.js'
+
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+t.comment(`seed ${seed}`)
+
+const keys = new Keys('guard:')
+
+const parts = ['%', '{', '}', ' ', '\n', '\r', ':', '%empty', '%0020', '%007b', '0020', 'a', 'A', 'é', '😀', '\ud800', '\udc00', '\0', '']
+/** Texts of the units that could end a part, or look like an escaped one, on both sides of the length that is hashed. */
+const texts = fc.oneof(
+  fc.array(fc.constantFrom(...parts), { maxLength: 4 }).map(list => list.join('')),
+  fc.string({ unit: 'binary', maxLength: 8 }),
+  fc.tuple(fc.constantFrom(...parts), fc.integer({ min: 190, max: 210 })).map(([unit, length]) => `${'a'.repeat(length)}${unit}`)
+)
+const triples = fc.tuple(fc.constantFrom(...algorithms), texts, texts)
+
+/** The part of a key that Redis Cluster chooses the slot by. */
+function hashTag (key: string): string {
+  const start = key.indexOf('{')
+  const end = key.indexOf('}', start)
+  return start === -1 || end === -1 || end === start + 1 ? key : key.slice(start + 1, end)
+}
+
+t.test('reads like its description', async t => {
+  const names: [key: string, expected: string][] = [
+    [keys.limit('fixed-window', 'login', '203.0.113.7'), 'guard:fixed-window:{203.0.113.7}:login'],
+    [keys.limit('gcra', 'GET:/users/:id', '2001:db8:1:2::/64'), 'guard:gcra:{2001:db8:1:2::/64}:GET:/users/:id'],
+    [keys.limit('gcra', '', 'a b'), 'guard:gcra:{a%0020b}:%empty'],
+    [keys.blocks, 'guard:{blocks}'],
+    [keys.blockExpiry, 'guard:{blocks}:expiry'],
+    [keys.blockChanges, 'guard:{blocks}:changes'],
+    [keys.blockSequence, 'guard:{blocks}:sequence'],
+    [keys.events, 'guard:{events}'],
+    [keys.suspects, 'guard:{events}:suspects'],
+    [keys.probe, 'guard:probe'],
+    [keys.value('any {text}'), 'guard:value:any {text}']
+  ]
+  for (const [key, expected] of names) t.equal(key, expected)
+})
+
+t.test('what one script touches lies in one slot', async t => {
+  t.same([keys.blocks, keys.blockExpiry, keys.blockChanges, keys.blockSequence].map(hashTag), ['blocks', 'blocks', 'blocks', 'blocks'])
+  t.same([keys.events, keys.suspects].map(hashTag), ['events', 'events'])
+})
+
+t.test('no two different clients, limits or algorithms share a key', async t => {
+  fc.assert(fc.property(fc.array(triples, { minLength: 2, maxLength: 100 }), list => {
+    const taken = new Map<string, string>()
+    return list.every(([algorithm, name, client]) => {
+      const key = keys.limit(algorithm, name, client)
+      const triple = JSON.stringify([algorithm, name, client])
+      const isOwn = (taken.get(key) ?? triple) === triple
+      taken.set(key, triple)
+      return isOwn
+    })
+  }), { seed, numRuns: 500 })
+})
+
+t.test('long texts that differ in a lone surrogate differ as keys', async t => {
+  const long = 'a'.repeat(300)
+  t.not(keys.limit('gcra', 'login', `${long}\ud800`), keys.limit('gcra', 'login', `${long}\ud801`))
+})
+
+t.test('nothing ends its part, the hash tag or the line', async t => {
+  fc.assert(fc.property(triples, ([algorithm, name, client]) => {
+    return /^guard:[a-z-]+:\{[^{}\s\p{Cc}\p{Cs}]+\}:[^{}\s\p{Cc}\p{Cs}]+$/u.test(keys.limit(algorithm, name, client))
+  }), { seed, numRuns: 2000 })
+})
+
+t.test('all limits of a client lie in one slot', async t => {
+  fc.assert(fc.property(triples, triples, ([algorithm, name, client], [otherAlgorithm, otherName]) => {
+    return hashTag(keys.limit(algorithm, name, client)) === hashTag(keys.limit(otherAlgorithm, otherName, client))
+  }), { seed })
+  t.not(hashTag(keys.limit('gcra', 'login', 'a')), hashTag(keys.limit('gcra', 'login', 'b')))
+})
+
+t.test('a client key of 1 MB is a short key', async t => {
+  const key = keys.limit('fixed-window', 'login', 'x'.repeat(1_000_000))
+  t.match(key, /^guard:fixed-window:\{%sha256-[\w-]{43}\}:login$/)
+  t.match(keys.limit('fixed-window', 'login', 'x'.repeat(200)), 'x'.repeat(200))
+  t.ok(keys.limit('fixed-window', '\n'.repeat(200), '\n'.repeat(200)).length < 2100)
+})
+
+t.test('nobody can ask for the key of a long text, nor for that of an empty one', async t => {
+  const long = keys.limit('gcra', 'login', 'x'.repeat(201))
+  t.not(keys.limit('gcra', 'login', hashTag(long)), long)
+  t.not(keys.limit('gcra', 'login', '%empty'), keys.limit('gcra', 'login', ''))
+})
+
+t.test('two name spaces share nothing', async t => {
+  t.not(new Keys('a:').limit('gcra', 'login', 'x'), new Keys('b:').limit('gcra', 'login', 'x'))
+  t.not(new Keys('a:').value('x'), new Keys('b:').value('x'))
+})
