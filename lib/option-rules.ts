@@ -55,9 +55,10 @@ export const duration: ValueRule<number> = {
   }
 }
 
-export const text: ValueRule<string> = {
-  rule: 'a text that is not empty',
-  read: value => typeof value === 'string' && value !== '' ? value : wrong
+/** Braces are kept for the hash tags that hold a client's keys together in a Cluster. */
+export const keyPrefix: ValueRule<string> = {
+  rule: 'a text that is not empty and has no braces',
+  read: value => typeof value === 'string' && value !== '' && !/[{}]/.test(value) ? value : wrong
 }
 
 export const texts: ValueRule<readonly string[]> = {

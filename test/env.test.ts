@@ -1,7 +1,7 @@
 import t from 'tap'
 import { type Environment, readEnvironment, variables } from '../lib/env.js'
 import type { OptionProblem } from '../lib/errors.js'
-import { resolveOptions } from '../lib/options.js'
+import { resolveOptions } from '../lib/settings.js'
 
 type Variables = Readonly<Record<string, string | undefined>>
 

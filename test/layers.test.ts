@@ -5,7 +5,7 @@ import t from 'tap'
 /** Each file imports only from its own row, or from rows above it. A name with a slash at its end is a folder. */
 const rows: readonly (readonly string[])[] = [
   ['errors.ts', 'awaitable.ts', 'rules/'],
-  ['options.ts', 'option-rules.ts', 'redis-option.ts', 'redis-url.ts', 'env.ts', 'store/store.ts'],
+  ['options.ts', 'settings.ts', 'option-rules.ts', 'redis-option.ts', 'redis-url.ts', 'env.ts', 'store/store.ts'],
   ['redis/', 'store/keys.ts', 'store/memory.ts', 'store/limit-table.ts', 'store/event-ring.ts', 'store/redis.ts'],
   ['store/failover.ts', 'store/journal.ts'],
   ['guard/', 'metrics/'],

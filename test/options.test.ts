@@ -2,7 +2,8 @@ import { Cluster, Redis } from 'ioredis'
 import { Registry } from 'prom-client'
 import t from 'tap'
 import { OptionsError } from '../lib/errors.js'
-import { limitOptions, pluginOptions, type RateLimitOptions, type RedisGuardOptions, resolveOptions, resolveRouteLimit, type Settings } from '../lib/options.js'
+import { limitOptions, pluginOptions, type RateLimitOptions, type RedisGuardOptions } from '../lib/options.js'
+import { resolveOptions, resolveRouteLimit, type Settings } from '../lib/settings.js'
 import { longestWindowMs } from '../lib/rules/rate-limit.js'
 
 type Variables = Readonly<Record<string, string | undefined>>
@@ -159,7 +160,8 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   max: ['huge', 'function'],
   // '10' is a text of 10 ms to @lukeed/ms
   timeWindow: ['number', 'function'],
-  burst: ['huge'],
+  // gcra only
+  burst: [],
   hook: [],
   allowList: ['function'],
   keyGenerator: ['function'],
@@ -200,8 +202,7 @@ t.test('numbers are refused just outside their range, and taken at its ends', as
     ['syncInterval', 10, 60_000],
     ['maxEvents', 1, 1_000_000],
     ['timeWindow', 1, longestWindowMs],
-    ['max', 0, Number.MAX_SAFE_INTEGER],
-    ['burst', 1, Number.MAX_SAFE_INTEGER]
+    ['max', 0, Number.MAX_SAFE_INTEGER]
   ]
   for (const [option, min, max] of ranges) {
     t.same([min - 1, min, max, max + 1].map(value => wrongOnes({ [option]: value }).length), [1, 0, 0, 1], option)
@@ -254,10 +255,11 @@ t.test('durations', async t => {
     // 3960000.0000000005 and 1000.9999999999999 in floating point
     ['1.1 hours', 3_960_000],
     ['1.001 s', 1001],
-    ['3650 days', longestWindowMs]
+    ['3660 days', longestWindowMs],
+    ['10 years', 315_576_000_000]
   ]
   for (const [timeWindow, ms] of read) t.equal(resolve({ timeWindow }).limit.timeWindow, ms, String(timeWindow))
-  for (const timeWindow of [0, -1, NaN, 1e15, 0.5, 1.9, Infinity, 'soon', '', '0', '0.3 ms', '1.5 ms', '-1 minute', '1 minute ago', '1e3', '1 century', '9'.repeat(400), '10 years']) {
+  for (const timeWindow of [0, -1, NaN, 1e15, 0.5, 1.9, Infinity, 'soon', '', '0', '0.3 ms', '1.5 ms', '-1 minute', '1 minute ago', '1e3', '1 century', '9'.repeat(400), '11 years']) {
     t.same(wrongOnes({ timeWindow }), ['timeWindow'], String(timeWindow))
   }
 })
@@ -288,9 +290,25 @@ t.test("Fastify's own register options are ignored", async t => {
 })
 
 t.test('all problems are told together, of options and variables', async t => {
-  const error = errorOf({ max: '10', timeWindow: 'soon', hook: 'onSend', colour: 'red', redis: { url: 'h' } }, { REDIS_TLS: 'yes', REDIS_URL: 'h' })
-  t.same(error.problems.map(({ option }) => option).sort(), ['REDIS_TLS', 'REDIS_URL', 'colour', 'hook', 'max', 'redis.url', 'timeWindow'])
+  const error = errorOf({ max: '10', timeWindow: 'soon', hook: 'onSend', colour: 'red' }, { REDIS_TLS: 'yes', REDIS_URL: 'h' })
+  t.same(error.problems.map(({ option }) => option).sort(), ['REDIS_TLS', 'REDIS_URL', 'colour', 'hook', 'max', 'timeWindow'])
   t.equal(error.message.split('\n').length, 1 + error.problems.length)
+})
+
+t.test('variables that are not used may be wrong', async t => {
+  const wrong = { REDIS_URL: 'h', REDIS_TLS: 'yes', REDIS_ENABLED: 'perhaps', REDIS_TIMEOUT: 'soon' }
+  t.same(wrongOnes({}, wrong), ['REDIS_TLS', 'REDIS_URL', 'REDIS_ENABLED', 'REDIS_TIMEOUT'])
+  t.same(wrongOnes({ redis: false }, wrong), ['REDIS_TIMEOUT'])
+  t.same(wrongOnes({}, { ...wrong, REDIS_ENABLED: 'false' }), ['REDIS_TIMEOUT'])
+})
+
+t.test('burst is for gcra, which a route may choose or leave', async t => {
+  t.match(errorOf({ burst: 5 }).problems, [{ option: 'burst', rule: "left out, unless algorithm is 'gcra'" }])
+  t.same([0, 1, 1e9, 1e12].map(burst => wrongOnes({ algorithm: 'gcra', burst })), [['burst'], [], [], ['max']])
+  const base = resolve({ algorithm: 'gcra', burst: 5 }).limit
+  t.equal(resolveRouteLimit({ max: 3 }, base, 'GET /').burst, 5)
+  t.equal(resolveRouteLimit({ algorithm: 'fixed-window' }, base, 'GET /').algorithm, 'fixed-window')
+  t.throws(() => resolveRouteLimit({ algorithm: 'fixed-window', burst: 2 }, base, 'GET /'), { code: 'GUARD_ERR_OPTIONS' })
 })
 
 t.test('numbers that cannot be counted exactly together are refused', async t => {
@@ -438,8 +456,8 @@ t.test('no secret is ever in the message', async t => {
 })
 
 t.test('every option has a default and a description for the README', async t => {
-  for (const [name, { fallback, description }] of Object.entries({ ...pluginOptions, ...limitOptions })) {
-    t.match(fallback, /./, name)
+  for (const [name, { shown, description }] of Object.entries({ ...pluginOptions, ...limitOptions })) {
+    t.match(shown, /./, name)
     t.match(description, /./, name)
   }
 })

@@ -13,8 +13,8 @@ const readme = await readFile(file, 'utf8')
 
 const cell = (text: string) => text.replaceAll('|', '\\|')
 
-const optionRows = (options: Readonly<Record<string, Option>>) => Object.entries(options).map(([name, { fallback, value, description }]) =>
-  `| \`${name}\` | ${fallback} | ${cell(description)}. ${cell(capital(value.rule))} |`)
+const optionRows = (options: Readonly<Record<string, Option>>) => Object.entries(options).map(([name, { shown, value, description }]) =>
+  `| \`${name}\` | ${shown} | ${cell(description)}. ${cell(capital(value.rule))} |`)
 
 const tables: Record<string, readonly string[]> = {
   'limit options': optionRows(limitOptions),

@@ -6,7 +6,8 @@ import type {
   FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, preParsingHookHandler, RouteOptions
 } from 'fastify'
 import type { Client, Guard, Subject } from '../guard/guard.js'
-import { type LimitHook, type LimitSettings, type RateLimitOptions, resolveRouteLimit, type Settings } from '../options.js'
+import type { LimitHook, RateLimitOptions } from '../options.js'
+import { type LimitSettings, resolveRouteLimit, type Settings } from '../settings.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import type { Verdict } from '../rules/verdict.js'
 import { setLimitHeaders, setRefusalHeaders } from './headers.js'

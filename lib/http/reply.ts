@@ -2,7 +2,7 @@
 import { format } from '@lukeed/ms'
 import type { FastifyRequest } from 'fastify'
 import { StoreUnavailableError } from '../errors.js'
-import type { LimitSettings } from '../options.js'
+import type { LimitSettings } from '../settings.js'
 import type { Counted } from '../rules/verdict.js'
 import { retryAfterSeconds } from './headers.js'
 

@@ -153,11 +153,11 @@ export function defineLimit (algorithm: Algorithm, max: number, windowMs: number
   if (algorithm !== 'fixed-window' && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
     throw new LimitError(`max times timeWindow must stay below 2^51 for ${algorithm}, got ${max} per ${windowMs} ms; use fixed-window or a shorter window`)
   }
-  return { algorithm, max, windowMs, burst }
+  return { algorithm, max, windowMs, burst: algorithm === 'gcra' ? burst : max }
 }
 
-/** Ten years. Longer is a mistake in the unit. */
-export const longestWindowMs = 10 * 365 * 86_400_000
+/** Ten years, leap days included. Longer is a mistake in the unit. */
+export const longestWindowMs = 10 * 366 * 86_400_000
 
 function refuse (rule: Rule, stored: LimitState | undefined, state: LimitState, nowMs: number, limit: Limit): Outcome {
   const refused = rule.refuse(state, limit)

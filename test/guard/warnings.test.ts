@@ -41,6 +41,8 @@ const lazy = { lazyConnect: true }
 const withPassword: RedisSettings[] = [
   { kind: 'server', options: { host: 'h', password: 'p' } },
   { kind: 'cluster', nodes: [{ host: 'h' }], options: { redisOptions: { password: 'p' } } },
+  { kind: 'cluster', nodes: ['redis://:p@h:6379', 'redis://h'], options: {} },
+  { kind: 'cluster', nodes: [6379, { host: 'h', password: 'p' } as object], options: {} },
   { kind: 'client', client: new Redis({ ...lazy, password: 'p' }) },
   { kind: 'client', client: new Redis('redis://:p@h', lazy) },
   { kind: 'client', client: new Cluster([{ host: 'h' }], { ...lazy, redisOptions: { password: 'p' } }) }
@@ -49,7 +51,7 @@ const withoutPassword: RedisSettings[] = [
   { kind: 'server', options: { host: 'h' } },
   { kind: 'server', options: { host: 'h', password: '' } },
   { kind: 'server', options: { host: 'h', username: 'u' } },
-  { kind: 'cluster', nodes: [{ host: 'h' }], options: {} },
+  { kind: 'cluster', nodes: [{ host: 'h' }, 6379, 'redis://h:6379'], options: {} },
   { kind: 'cluster', nodes: [{ host: 'h' }], options: { redisOptions: {} } },
   { kind: 'client', client: new Redis(lazy) },
   { kind: 'client', client: new Cluster([{ host: 'h' }], { ...lazy, redisOptions: {} }) },
