@@ -23,7 +23,7 @@ export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Sett
 
   fastify.addHook('onRequest', (request, reply, done) => {
     const client = guard.identify(request.ip)
-    remember(request, clientOf, client)
+    ;(request as unknown as Identified)[clientOf] = client
     const blocked = guard.blocked(subjectOf(request, client))
     if (blocked === undefined) done()
     else answer(request, reply, settings.limit, blocked, done)
@@ -32,10 +32,13 @@ export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Sett
   fastify.addHook('onRoute', route => {
     const limit = limitOf(route, settings)
     if (limit === undefined) return
-    const hook = limitHook(guard, limit, request => recall(request, clientOf) ?? guard.identify(request.ip))
+    const hook = limitHook(guard, limit, request => (request as unknown as Identified)[clientOf]!)
     addLast(route, limit.settings.hook, hook)
   })
 }
+
+/** A request whose client is known: the hook for all requests runs before that of any route. */
+type Identified = Record<symbol, Client>
 
 /** A limit by name, as a route has it. */
 interface RouteLimit {
@@ -161,12 +164,4 @@ function addLast (route: RouteOptions, hook: LimitHook, handler: LimitHandler): 
     ? ((request, reply, payload, done) => handler(request, reply, done)) satisfies preParsingHookHandler
     : handler
   Object.assign(route, { [hook]: [...before, added] })
-}
-
-function remember (request: FastifyRequest, where: symbol, client: Client): void {
-  (request as unknown as Record<symbol, Client | null>)[where] = client
-}
-
-function recall (request: FastifyRequest, where: symbol): Client | null {
-  return (request as unknown as Record<symbol, Client | null>)[where] ?? null
 }

@@ -179,7 +179,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
 
   /** A write, since Redis may answer reads while it is full, or a replica. */
   #probe (): void {
-    if (this.#probing || this.#breaker.closed || this.#breaker.isShutdown) return
+    if (this.#probing || this.#breaker.closed) return
     this.#probing = true
     let timer: NodeJS.Timeout
     const late = new Promise<never>((resolve, reject) => {

@@ -112,6 +112,17 @@ t.test('what Redis does not tell is left out', async t => {
   }
 })
 
+t.test('a Redis that goes while it is asked is told as down', async t => {
+  const redis = await RedisServer.start()
+  t.teardown(async () => await redis.stop())
+  const app = await guardedApp(t, { redis: redis.url, commandTimeout: 5000 })
+  redis.signal('SIGSTOP')
+  const scraped = scrape(app)
+  await new Promise(resolve => setTimeout(resolve, 50))
+  await redis.kill()
+  t.equal((await scraped).get('redis_guard_redis_up'), 0)
+})
+
 t.test('a Redis that does not allow INFO stays in use', async t => {
   const redis = await RedisServer.start('--rename-command', 'INFO', '', '--rename-command', 'SLOWLOG', '')
   t.teardown(async () => await redis.stop())

@@ -1,0 +1,103 @@
+import { once } from 'node:events'
+import t, { type Test } from 'tap'
+import { GuardedRedis } from '../../lib/redis/breaker.js'
+import { Connection } from '../../lib/redis/connection.js'
+import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+const server = await RedisServer.start()
+const observer = server.client()
+t.teardown(async () => {
+  observer.disconnect()
+  await server.stop()
+})
+
+function setUp (t: Test, port = server.port) {
+  const times = { connectTimeout: 2000, commandTimeout: 200, resetTimeout: 300 }
+  const connection = new Connection({ kind: 'server', options: { port } }, times)
+  const guarded = new GuardedRedis(connection, { ...times, probeKey: 'probe' })
+  t.teardown(() => guarded.close())
+  return { connection, guarded }
+}
+
+async function commandsOf (name: string): Promise<number> {
+  return Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(await observer.info('commandstats'))?.[1] ?? 0)
+}
+
+t.test('several reasons to try Redis make one probe', async t => {
+  const before = await commandsOf('set')
+  const { connection, guarded } = setUp(t)
+  connection.open()
+  await once(connection, 'ready')
+  connection.emit('ready')
+  connection.emit('ready')
+  await once(guarded, 'up')
+  connection.emit('ready')
+  await guarded.run(async client => await client.get('x'))
+  t.equal(await commandsOf('set'), before + 1)
+})
+
+t.test('no command is sent again: one that was given up may have run, and runs once', async t => {
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const { guarded } = setUp(t, proxy.port)
+  await guarded.open(2000)
+  await observer.del('counter')
+  proxy.delayMs = 400
+  const given = Array.from({ length: 5 }, async () => await guarded.run(async client => await client.incr('counter')).then(() => 'done', ({ kind }: { kind: string }) => kind))
+  t.same(await Promise.all(given), Array(5).fill('timeout'))
+  t.equal(guarded.usable, false)
+  t.match(guarded.failure, { kind: 'timeout' })
+  await t.rejects(guarded.run(async client => await client.incr('counter')), { code: 'GUARD_ERR_STORE_UNAVAILABLE' }, 'while the breaker is open nothing is sent')
+  proxy.delayMs = 0
+  await until(() => guarded.usable, 3000)
+  await until(async () => await observer.get('counter') === '5')
+  await new Promise(resolve => setTimeout(resolve, 500))
+  t.equal(await observer.get('counter'), '5')
+})
+
+t.test('half-open never sticks: a probe that gets no answer opens the breaker again, time after time', async t => {
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const { guarded } = setUp(t, proxy.port)
+  await guarded.open(2000)
+  const states: string[] = []
+  guarded.on('state', state => { states.push(state) })
+  proxy.blackhole = true
+  await guarded.run(async client => await client.get('x')).catch(() => {})
+  await until(() => states.length >= 5, 5000)
+  t.same(states.slice(0, 5), ['open', 'half-open', 'open', 'half-open', 'open'])
+  proxy.blackhole = false
+  await until(() => guarded.usable, 3000)
+})
+
+t.test('a script that Redis has forgotten is sent again as text', async t => {
+  const { Script } = await import('../../lib/redis/script.js')
+  const { guarded } = setUp(t)
+  await guarded.open(2000)
+  const script = new Script('block-changes')
+  const run = async () => await guarded.run(async client => await script.run(client, ['a', 'b'], ['0-0', 1]))
+  t.match(await run(), [Number, 0, '0-0', []])
+  await observer.script('FLUSH')
+  t.match(await run(), [Number, 0, '0-0', []])
+  await observer.set('a', 'not a stream')
+  await t.rejects(run(), { code: 'GUARD_ERR_VALUE' })
+  t.equal(guarded.usable, true)
+  await observer.del('a')
+})
+
+t.test('closing while a probe is under way leaves no timer and no socket behind', async t => {
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const held = () => process.getActiveResourcesInfo().filter(kind => kind === 'Timeout' || kind === 'TCPSocketWrap').length
+  const before = held()
+  const { connection, guarded } = setUp(t, proxy.port)
+  connection.open()
+  await once(connection, 'ready')
+  proxy.blackhole = true
+  t.ok(held() > before)
+  guarded.close()
+  await until(() => held() === before, 1000)
+  t.equal(guarded.usable, false)
+})
