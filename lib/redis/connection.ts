@@ -82,6 +82,8 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     connectTimeout,
     // Also covers the handshake, which connectTimeout does not. The breaker's own limit comes first.
     commandTimeout: Math.max(commandTimeout * 2, 1000),
+    // A connection that is given up is gone at once, also where nobody answers its goodbye.
+    disconnectTimeout: 50,
     retryStrategy: delayBeforeRetry,
     // A primary that became a replica: connecting again finds the new one.
     reconnectOnError: (error: Error) => error.message.startsWith('READONLY')
