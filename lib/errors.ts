@@ -11,6 +11,7 @@ export type GuardErrorCode =
   | 'GUARD_ERR_STORE_UNAVAILABLE'
   | 'GUARD_ERR_VALUE'
   | 'GUARD_ERR_METRICS_ROUTE'
+  | 'GUARD_ERR_METRICS_REGISTRY'
 
 export class GuardError extends Error {
   readonly code: GuardErrorCode

@@ -47,7 +47,7 @@ export interface RateLimitOptions {
 }
 
 /** The structural part of a prom-client `Registry` that is used, so that any copy of prom-client will do. */
-export type MetricsRegistry = Pick<Registry, 'registerMetric' | 'getSingleMetric' | 'metrics' | 'contentType'>
+export type MetricsRegistry = Pick<Registry, 'registerMetric' | 'getSingleMetric' | 'removeSingleMetric' | 'metrics' | 'contentType'>
 
 export interface MetricsOptions {
   /** where to serve; `false`: nowhere, only the registry is filled. Default `/metrics` */
@@ -118,11 +118,13 @@ export const pluginOptions = {
   maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept')
 } satisfies { readonly [name in Exclude<keyof Required<RedisGuardOptions>, keyof RateLimitOptions>]: Option }
 
+const registryMethods = ['registerMetric', 'getSingleMetric', 'removeSingleMetric', 'metrics']
+
 function readMetrics (value: unknown): { path: string | false, registry: MetricsRegistry | undefined } | typeof wrong {
   if (!isRecord(value) || Object.keys(value).some(name => name !== 'path' && name !== 'registry')) return wrong
   const { path = '/metrics', registry } = value
   const pathIsFine = path === false || (typeof path === 'string' && path.startsWith('/'))
-  const registryIsFine = registry === undefined || (isRecord(registry) && typeof registry['registerMetric'] === 'function')
+  const registryIsFine = registry === undefined || (isRecord(registry) && registryMethods.every(name => typeof registry[name] === 'function'))
   return pathIsFine && registryIsFine ? Object.freeze({ path, registry: registry as MetricsRegistry | undefined }) : wrong
 }
 

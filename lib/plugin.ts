@@ -2,6 +2,8 @@
  * Puts the parts together for one Fastify instance. The only place that knows
  * them all, and that reads the environment and the clock.
  */
+import { randomInt } from 'node:crypto'
+import { setTimeout } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
@@ -11,9 +13,9 @@ import { Guard, type GuardEvent } from './guard/guard.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning, trustProxyOf } from './guard/warnings.js'
 import { addHooks } from './http/hook.js'
-import { Metrics } from './metrics/metrics.js'
+import { described, Metrics } from './metrics/metrics.js'
 import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
-import { addMetricsRoute, metricsRouteTaken } from './metrics/route.js'
+import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
 import type { MetricsRegistry, RateLimitOptions, RedisGuardOptions } from './options.js'
 import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
@@ -50,15 +52,24 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   warn(checkRoutesBefore(fastify.printRoutes()))
   warn(checkPassword(settings.redis, settings.environment.production))
 
+  const registry = chooseRegistry(fastify, settings)
+  // Looked up at each call, so that fake timers which come later work.
+  const now = () => Date.now()
   const keys = new Keys(settings.nameSpace)
-  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now: Date.now })
+  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, seed: randomInt(2 ** 32) })
   const redis = connect(settings, keys)
   const store = new FailoverStore(memory, redis, settings.redis.kind === 'none' ? settings.redis.reason : '')
-  const metrics = addMetrics(fastify, settings, store, memory, redis)
+  const metrics = addMetrics(fastify, settings, registry, store, memory, redis)
 
   const eventLog = new EventLog(async events => {
-    await store.logEvents(events)
-    for (const { type, count } of events) metrics?.recorded(type, count)
+    const total = events.reduce((sum, { count }) => sum + count, 0)
+    try {
+      await store.logEvents(events)
+      for (const { type, count } of events) metrics?.recorded(type, count)
+    } catch (error) {
+      metrics?.recorded('dropped', total)
+      throw error
+    }
   }, count => metrics?.recorded('dropped', count))
 
   const guard = new Guard({
@@ -69,7 +80,14 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     listeners: [event => metrics?.decided(event), event => record(event, eventLog), event => log.debug({ decision: event }, event.outcome)]
   })
 
-  fastify.decorate('redisGuard', new RedisGuard({ store, eventLog, client: redis?.guarded.client, warnings, now: Date.now }))
+  fastify.decorate('redisGuard', new RedisGuard({
+    store,
+    eventLog,
+    client: redis?.guarded.client,
+    warnings,
+    now,
+    onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
+  }))
   addHooks(fastify, guard, settings)
 
   const sweep = setInterval(() => memory.sweep(), sweepIntervalMs).unref()
@@ -80,15 +98,21 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
       redis: redis.store,
       usable: () => redis.guarded.usable,
       intervalMs: settings.syncInterval,
-      now: Date.now,
-      onError: error => log.debug({ err: error }, 'the block list could not be read from Redis')
+      now,
+      onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
     })
 
   fastify.addHook('onClose', async () => {
     clearInterval(sweep)
     follower?.close()
-    await eventLog.flush()
-    redis?.guarded.close()
+    try {
+      await eventLog.flush()
+    } catch (error) {
+      log.warn({ err: error }, 'the last events could not be written')
+    } finally {
+      redis?.guarded.close()
+      metrics?.close()
+    }
   })
 
   if (redis === undefined) {
@@ -103,8 +127,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   redis.guarded.once('up', () => {
     readInfo(redis.guarded).then(({ info }) => warn(checkEviction(parseInfo(info).get('maxmemory_policy')))).catch(() => {})
   })
-  await redis.guarded.open(settings.connectTimeout)
-  await follower!.sync()
+  const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
+  const untilMs = Date.now() + startUpMs
+  await redis.guarded.connect(startUpMs)
+  // A long list over a slow line goes on loading while the application starts.
+  await Promise.race([follower!.sync(), setTimeout(Math.max(0, untilMs - Date.now()), undefined, { ref: false })])
   follower!.start()
   const { store: first, reason } = store.status
   if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
@@ -118,13 +145,31 @@ function connect (settings: Settings, keys: Keys): RedisSide | undefined {
   return { guarded, store: new RedisStore(guarded, { keys, maxEvents: settings.maxEvents }) }
 }
 
-function addMetrics (
-  fastify: FastifyInstance, settings: Settings, store: FailoverStore, memory: MemoryStore, redis: RedisSide | undefined
-): Metrics | undefined {
+/** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */
+function longestStartUp ({ initialConfig: { pluginTimeout = 10_000 } }: FastifyInstance): number {
+  return pluginTimeout === 0 ? Infinity : pluginTimeout * 0.8
+}
+
+/** Where metrics go, and whether the path is ours to serve. Fails before anything is connected. */
+interface ChosenRegistry {
+  readonly registry: MetricsRegistry
+  readonly path: string | undefined
+}
+
+function chooseRegistry (fastify: FastifyInstance, settings: Settings): ChosenRegistry | undefined {
   if (settings.metrics === false) return undefined
   const { path, registry: own } = settings.metrics
   const served = path !== false && fastify.hasRoute({ method: 'GET', url: `${fastify.prefix}${path}` })
   const registry = own ?? (served ? registryOfOther(fastify, path) : new Registry())
+  if (registry.getSingleMetric(described.store.name) !== undefined) throw metricsRegistered()
+  return { registry, path: path === false || served ? undefined : path }
+}
+
+function addMetrics (
+  fastify: FastifyInstance, settings: Settings, chosen: ChosenRegistry | undefined, store: FailoverStore, memory: MemoryStore, redis: RedisSide | undefined
+): Metrics | undefined {
+  if (chosen === undefined) return undefined
+  const { registry, path } = chosen
   const metrics = new Metrics(registry, {
     status: () => store.status,
     blockCount: () => memory.blockCount,
@@ -134,7 +179,7 @@ function addMetrics (
   redis?.guarded.on('roundTrip', seconds => metrics.roundTrip(seconds))
   redis?.guarded.on('state', state => metrics.breakerWent(state))
   redis?.guarded.on('failure', ({ kind }) => metrics.failed(kind))
-  if (path !== false && !served) addMetricsRoute(fastify, path, registry)
+  if (path !== undefined) addMetricsRoute(fastify, path, registry)
   return metrics
 }
 
@@ -159,9 +204,19 @@ async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
   return { info, slowLogLength }
 }
 
-function record ({ outcome, address, key, limit, method, route }: GuardEvent, eventLog: EventLog): void {
+/**
+ * An event names what was counted or blocked: an IPv6 client changes its
+ * address at will, and is one suspect all the same.
+ */
+function record ({ outcome, client, key, limit, method, route }: GuardEvent, eventLog: EventLog): void {
   if (outcome !== 'limited' && outcome !== 'blocked') return
-  eventLog.add({ type: outcome, ip: address, key: key === address ? undefined : key, limit, method, route, count: 1, atMs: Date.now() })
+  const ip = outcome === 'blocked' ? key : client.address === undefined ? undefined : client.key
+  eventLog.add({ type: outcome, ip, key: key === ip ? undefined : shorten(key), limit, method, route, count: 1, atMs: Date.now() })
+}
+
+/** A key may hold a megabyte that a client sent; a copy, since a part of a text keeps all of it alive. */
+function shorten (key: string | undefined): string | undefined {
+  return key === undefined || key.length <= 200 ? key : Buffer.from(`${key.slice(0, 200)}...`).toString()
 }
 
 function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {

@@ -49,6 +49,10 @@ export function readRedisOption (given: unknown, environment: Environment, probl
   if ('cluster' in given) return readCluster(given, problems) ?? none
   const { url, ...options } = given as RedisConnectionOptions
   const fromUrl = url === undefined ? {} : readUrl(url, 'redis.url', problems)
+  if (typeof options.host === 'string' && /[/@]/.test(options.host)) {
+    problems.push({ option: 'redis.host', rule: 'a host name or address', received: 'a URL', remedy: 'give a URL as redis.url' })
+    return none
+  }
   return fromUrl === undefined ? none : { kind: 'server', options: { ...fromUrl, ...options } }
 }
 

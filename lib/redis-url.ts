@@ -43,7 +43,7 @@ function parseAuthority (rest: string): RedisAddress | string {
     /^(?:([^:/?#[\]\s]+)|\[([0-9a-f:.]+)\])(?::(\d{1,5}))?(?:\/(\d*))?(?:\?(.*))?$/i.exec(rest.slice(at + 1)) ?? []
   if (host === undefined && bracketed === undefined) return 'a URL without a readable host, port or database number'
   if (query !== undefined && query !== '') return withQuery
-  if (Number(port ?? 1) < 1 || Number(port ?? 1) > 65535) return `a URL with port ${port}`
+  if (Number(port ?? 1) < 1 || Number(port ?? 1) > 65535) return 'a URL with a port that is not from 1 to 65535'
   return { host: host ?? bracketed, port: Number(port ?? 6379), db: Number(db ?? 0), ...credentials }
 }
 

@@ -77,7 +77,7 @@ t.test('LOG_LEVEL', async t => {
     await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
     t.match(lines, [
       { level: 30, plugin: 'redis-guard', msg: 'limits and blocks are kept in memory', reason: 'the redis option is false' },
-      { level: 20, plugin: 'redis-guard', msg: 'limited', decision: { limit: 'global', source: 'memory', address: '192.0.2.1' } }
+      { level: 20, plugin: 'redis-guard', msg: 'limited', decision: { limit: 'global', source: 'memory', client: { address: '192.0.2.1' } } }
     ])
   })
 

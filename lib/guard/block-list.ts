@@ -48,10 +48,16 @@ export class BlockListFollower {
 
   async #catchUp (): Promise<void> {
     const { redis, memory, usable, now } = this.#options
+    let loaded = false
     while (usable()) {
       const answer = await redis.blockChanges(this.#cursor)
       const offsetMs = now() - answer.nowMs
-      if (answer.missed) await this.#load(offsetMs)
+      if (answer.missed) {
+        // A list that changes faster than it loads is looked at again at the next interval.
+        if (loaded) return
+        await this.#load(offsetMs)
+        loaded = true
+      }
       for (const { ip, block } of answer.changes) {
         if (block === undefined) memory.unblock(ip)
         else memory.putBlock(onLocalClock(block, offsetMs))
@@ -63,11 +69,13 @@ export class BlockListFollower {
   }
 
   async #load (offsetMs: number): Promise<void> {
+    const { memory, redis } = this.#options
     const list = new AddressList<Block>()
-    for await (const page of this.#options.redis.blockPages()) {
+    memory.noteBlockChanges()
+    for await (const page of redis.blockPages()) {
       for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
     }
-    this.#options.memory.replaceBlocks(list)
+    memory.replaceBlocks(list)
   }
 }
 

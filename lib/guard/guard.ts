@@ -27,8 +27,8 @@ export interface GuardEvent {
   readonly source: Source
   /** name of the limit; undefined for a block */
   readonly limit: string | undefined
-  readonly address: string | undefined
-  /** what it was counted by; undefined for a block */
+  readonly client: Client
+  /** what it was counted by; of a block the address or range that is blocked */
   readonly key: string | undefined
   readonly method: string
   /** pattern of the route; undefined for a 404 */
@@ -55,6 +55,7 @@ export interface GuardOptions {
   readonly listeners: readonly GuardListener[]
 }
 
+/** Decides, and tells its listeners; they are not to throw. */
 export class Guard {
   readonly #store: FailoverStore
   readonly #memory: MemoryStore
@@ -75,23 +76,22 @@ export class Guard {
   identify (ip: unknown): Client {
     const known = this.#clients.get(ip)
     if (known !== undefined) return known
-    const address = canonicalAddress(ip)
-    const client: Client = address === undefined
-      ? unknownClient
-      : { address, key: clientKey(address, this.#ipv6Subnet), exempt: this.#allowList.find(address) === true }
-    // Texts that are no address are not worth remembering: they may be long, and are free to invent.
-    if (address !== undefined) {
-      if (this.#clients.size >= mostRemembered) this.#clients.clear()
-      this.#clients.set(ip, client)
-    }
+    const found = canonicalAddress(ip)
+    if (found === undefined) return unknownClient
+    // Copies: a part of a header keeps all of it alive.
+    const [text, address] = [copy(String(ip)), copy(found)]
+    const client: Client = { address, key: clientKey(address, this.#ipv6Subnet), exempt: this.#allowList.find(address) === true }
+    if (this.#clients.size >= mostRemembered) this.#clients.clear()
+    this.#clients.set(text, client)
     return client
   }
 
   /** The verdict when a block is in force for the client; answered from this process. */
   blocked (subject: Subject): Blocked | undefined {
     const { address, exempt } = subject.client
-    if (address === undefined || exempt || !this.#memory.isBlocked(address)) return undefined
-    this.#tell(subject, 'blocked', 'local')
+    const block = address === undefined || exempt ? undefined : this.#memory.findBlock(address)
+    if (block === undefined) return undefined
+    this.#tell(subject, 'blocked', 'local', undefined, block.ip)
     return { kind: 'blocked' }
   }
 
@@ -117,7 +117,7 @@ export class Guard {
         const outcome = skipOnError === true ? 'uncounted' : 'failed'
         this.#tell(subject, outcome, source, check.name, key)
         if (outcome === 'failed') return done(failure, undefined)
-        return done(undefined, { kind: 'uncounted', limit: check.limit })
+        return done(undefined, { kind: 'uncounted', key, limit: check.limit })
       }
       const explanation = explain(taken.outcomes[0]!.state, taken.nowMs, check.limit, check.cost)
       const kind = taken.accepted ? 'allowed' : 'limited'
@@ -127,13 +127,17 @@ export class Guard {
   }
 
   #tell ({ client, method, route }: Subject, outcome: Outcome, source: Source, limit?: string, key?: string): void {
-    const event = { outcome, source, limit, address: client.address, key, method, route }
+    const event = { outcome, source, limit, client, key, method, route }
     for (const listener of this.#listeners) listener(event)
   }
 }
 
 /** All whose address cannot be read share one counter: it must not be a way around the limit. */
 const unknownClient: Client = { address: undefined, key: 'unknown', exempt: false }
+
+function copy (address: string): string {
+  return Buffer.from(address, 'latin1').toString('latin1')
+}
 
 /** Addresses whose reading is remembered. */
 const mostRemembered = 10_000

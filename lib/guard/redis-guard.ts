@@ -38,10 +38,13 @@ export interface RedisGuardParts {
   readonly client: RedisClient | undefined
   readonly warnings: readonly GuardWarning[]
   readonly now: () => number
+  /** told what a listener of the user's threw */
+  readonly onListenerError: (error: unknown) => void
 }
 
+/** The decorator `fastify.redisGuard`; see above. */
 export class RedisGuard extends EventEmitter<FailoverEvents> {
-  /** The ioredis client, without breaker and time limit; undefined where no Redis is configured. */
+  /** The ioredis client, without the breaker and its time limit; undefined where no Redis is configured. */
   readonly client: RedisClient | undefined
   /** What start-up found. */
   readonly warnings: readonly GuardWarning[]
@@ -49,14 +52,14 @@ export class RedisGuard extends EventEmitter<FailoverEvents> {
   readonly #eventLog: EventLog
   readonly #now: () => number
 
-  constructor ({ store, eventLog, client, warnings, now }: RedisGuardParts) {
+  constructor ({ store, eventLog, client, warnings, now, onListenerError }: RedisGuardParts) {
     super()
     this.client = client
     this.warnings = warnings
     this.#store = store
     this.#eventLog = eventLog
     this.#now = now
-    store.on('switch', status => this.emit('switch', status))
+    store.on('switch', status => queueMicrotask(() => this.#tell(status, onListenerError)))
   }
 
   /** Which store answers, since when, and why. */
@@ -100,7 +103,10 @@ export class RedisGuard extends EventEmitter<FailoverEvents> {
 
   /** Records an event; it is in the store when the promise resolves. Refused requests are recorded without this. */
   async logRateLimitEvent (event: RateLimitEventInput): Promise<void> {
-    this.#eventLog.add(readEvent(event, this.#now()))
+    const read = readEvent(event, this.#now())
+    // Whatever is waiting goes first, so that there is room for this one.
+    await this.#eventLog.flush()
+    this.#eventLog.add(read)
     await this.#eventLog.flush()
   }
 
@@ -141,7 +147,7 @@ export class RedisGuard extends EventEmitter<FailoverEvents> {
     return await this.#store.block({ ip: network, durationMs, reason, origin })
   }
 
-  /** Whether requests of this address are refused, because of it or of a range around it. */
+  /** Whether the address is blocked, by itself or by a range around it; the allow list does not count. */
   async isIPBlocked (ip: string): Promise<boolean> {
     const address = canonicalAddress(ip)
     if (address === undefined) throw new ArgumentError({ option: 'the address of isIPBlocked', rule: 'an IPv4 or IPv6 address', received: show(ip) })
@@ -163,6 +169,15 @@ export class RedisGuard extends EventEmitter<FailoverEvents> {
     checkLimit('getSuspiciousIPs', limit)
     await this.#eventLog.flush()
     return await this.#store.suspects(limit)
+  }
+
+  /** Outside the decision that brought it: a listener that throws is not to cost a request its answer. */
+  #tell (status: StoreStatus, onListenerError: (error: unknown) => void): void {
+    try {
+      this.emit('switch', status)
+    } catch (error) {
+      onListenerError(error)
+    }
   }
 }
 

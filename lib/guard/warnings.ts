@@ -45,10 +45,11 @@ export function checkRoutesBefore (routes: string): GuardWarning | undefined {
   if (routes.trim() === '' || routes.includes('(empty tree)')) return undefined
   return {
     code: 'GUARD_WARN_ROUTES_BEFORE',
-    message: `These routes were added before the plugin was loaded, so they are not limited (blocked addresses are refused on them all the same). Write \`await app.register(redisGuard, ...)\` before them:\n${routes}`
+    message: `These routes were added before the plugin was loaded, so they are not limited. Write \`await app.register(redisGuard, ...)\` before them:\n${routes}`
   }
 }
 
+/** @param production  elsewhere a Redis without password is nobody's business */
 export function checkPassword (redis: RedisSettings, production: boolean): GuardWarning | undefined {
   if (!production || redis.kind === 'none' || hasPassword(redis)) return undefined
   return {

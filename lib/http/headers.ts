@@ -6,7 +6,7 @@ import type { Counted, Uncounted } from '../rules/verdict.js'
 /** Headers of a request that passed. */
 export function setLimitHeaders (reply: FastifyReply, verdict: Counted | Uncounted, wanted: Readonly<Record<LimitHeader, boolean>>): void {
   const { limit } = verdict
-  const { remaining, resetMs } = verdict.kind === 'uncounted' ? { remaining: limit.max, resetMs: limit.windowMs } : verdict.explanation
+  const { remaining, resetMs } = verdict.kind === 'uncounted' ? { remaining: limit.max, resetMs: 0 } : verdict.explanation
   if (wanted['x-ratelimit-limit']) reply.header('x-ratelimit-limit', limit.max)
   if (wanted['x-ratelimit-remaining']) reply.header('x-ratelimit-remaining', remaining)
   if (wanted['x-ratelimit-reset']) reply.header('x-ratelimit-reset', Math.ceil(resetMs / 1000))

@@ -8,14 +8,17 @@ import type {
 import type { Client, Guard, Subject } from '../guard/guard.js'
 import type { LimitHook, RateLimitOptions } from '../options.js'
 import { type LimitSettings, resolveRouteLimit, type Settings } from '../settings.js'
+import { canonicalAddress } from '../rules/address.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import type { Verdict } from '../rules/verdict.js'
 import { setLimitHeaders, setRefusalHeaders } from './headers.js'
+import { isThenable } from '../awaitable.js'
 import { blockedError, limitedError, unavailableError } from './reply.js'
 
 /** Routes without a limit of their own share one counter per client, by this name. */
 export const globalLimitName = 'global'
 
+/** Adds both to an instance; the second to each route that is added later. */
 export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Settings): void {
   // One for each registration, so that two of them do not meet on a request.
   const clientOf = Symbol('redisGuard.client')
@@ -29,8 +32,9 @@ export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Sett
     else answer(request, reply, settings.limit, blocked, done)
   })
 
+  const nameOfGet = new Map<string, string>()
   fastify.addHook('onRoute', route => {
-    const limit = limitOf(route, settings)
+    const limit = limitOf(route, settings, nameOfGet)
     if (limit === undefined) return
     const hook = limitHook(guard, limit, request => (request as unknown as Identified)[clientOf]!)
     addLast(route, limit.settings.hook, hook)
@@ -48,14 +52,17 @@ interface RouteLimit {
 
 type LimitHandler = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => void
 
-function limitOf (route: RouteOptions, settings: Settings): RouteLimit | undefined {
+/** @param nameOfGet  names of limits by URL, which HEAD shares: it asks for what GET would answer, so apart they would double the quota */
+function limitOf (route: RouteOptions, settings: Settings, nameOfGet: Map<string, string>): RouteLimit | undefined {
   const config: unknown = (route.config as { rateLimit?: unknown } | undefined)?.rateLimit
   if (config === false) return undefined
-  if (config === undefined) return settings.global ? { name: globalLimitName, settings: settings.limit } : undefined
-  if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error('Unknown value for route rate-limit configuration')
-  // A HEAD route asks for what GET would answer, and Fastify adds it by itself: both share a quota, lest it be doubled.
-  const methods = [...new Set([route.method].flat().map(method => method === 'HEAD' ? 'GET' : method))].join(',')
-  const name = `${methods}:${route.url}`
+  if (config === undefined || config === null) return settings.global ? { name: globalLimitName, settings: settings.limit } : undefined
+  if (typeof config !== 'object' || Array.isArray(config)) throw new Error('Unknown value for route rate-limit configuration')
+  const methods = [route.method].flat().map(method => method.toUpperCase())
+  const url = `${route.url}${Object.entries(route.constraints ?? {}).map(([by, value]) => `;${by}=${String(value)}`).join('')}`
+  const ofGet = methods.length === 1 && methods[0] === 'HEAD' ? nameOfGet.get(url) : undefined
+  const name = ofGet ?? `${methods.join(',')}:${url}`
+  if (methods.includes('GET')) nameOfGet.set(url, name)
   return { name, settings: resolveRouteLimit(config as RateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`) }
 }
 
@@ -63,8 +70,8 @@ function limitHook (guard: Guard, { name, settings }: RouteLimit, clientOf: (req
   const limitFor = limitResolver(settings)
   return (request, reply, done) => {
     const subject = subjectOf(request, clientOf(request))
-    const take = (key: string, limit: Limit) => {
-      guard.take(subject, key, { name, limit, cost: 1 }, settings.skipOnError, (failure, verdict) => {
+    const take = (key: string, limit: Limit, isFallback = false) => {
+      guard.take(subject, key, { name: isFallback ? `${name}@address` : name, limit, cost: 1 }, settings.skipOnError, (failure, verdict) => {
         if (failure === undefined) answer(request, reply, settings, verdict!, done)
         else done(unavailableError(failure))
       })
@@ -76,12 +83,19 @@ function limitHook (guard: Guard, { name, settings }: RouteLimit, clientOf: (req
       else take(key, limitFor.fixed)
       return
     }
-    decideLater().catch((thrown: unknown) => done(asError(thrown)))
+    // Not a catch behind the then: what fails after the decision must not be answered a second time.
+    decideLater().then(({ key, limit, isFallback }) => {
+      if (limit === undefined) exempt(key)
+      else take(key, limit, isFallback)
+    }, (thrown: unknown) => done(asError(thrown)))
 
-    async function decideLater (): Promise<void> {
-      const key = readKey(await settings.keyGenerator?.(request), subject.client)
-      if (isListed(subject.client, key, settings) || await settings.allowList.decide?.(request, key) === true) return exempt(key)
-      take(key, limitFor.fixed ?? await limitFor.compute(request, key))
+    async function decideLater (): Promise<{ key: string, limit?: Limit, isFallback?: boolean }> {
+      const generated = readKey(await settings.keyGenerator?.(request))
+      const key = generated ?? subject.client.key
+      if (isListed(subject.client, key, settings) || await settings.allowList.decide?.(request, key)) return { key }
+      // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
+      const isFallback = settings.keyGenerator !== undefined && generated === undefined
+      return { key, limit: limitFor.fixed ?? await limitFor.compute(request, key), isFallback }
     }
   }
 }
@@ -106,15 +120,17 @@ function limitResolver ({ algorithm, max, timeWindow, burst }: LimitSettings) {
  * where there is none. Such clients are told apart by their address: as one
  * key "undefined" they would use up each other's quota.
  */
-function readKey (generated: unknown, client: Client): string {
+function readKey (generated: unknown): string | undefined {
   if (typeof generated === 'string' && generated !== '') return generated
   if (typeof generated === 'number' && Number.isFinite(generated)) return String(generated)
-  return client.key
+  return undefined
 }
 
 function isListed ({ address }: Client, key: string, { allowList }: LimitSettings): boolean {
   if (allowList.keys.size > 0 && allowList.keys.has(key)) return true
-  return address !== undefined && allowList.addresses.size > 0 && allowList.addresses.find(address) === true
+  if (allowList.addresses.size === 0) return false
+  // A generated key may be an address as well, such as that in a proxy's header.
+  return [address, canonicalAddress(key)].some(one => one !== undefined && allowList.addresses.find(one) === true)
 }
 
 function answer (request: FastifyRequest, reply: FastifyReply, settings: LimitSettings, verdict: Verdict, done: HookHandlerDoneFunction): void {
@@ -133,20 +149,27 @@ function respond (request: FastifyRequest, reply: FastifyReply, settings: LimitS
   switch (verdict.kind) {
     case 'allowed':
       setLimitHeaders(reply, verdict, settings.addHeadersOnExceeding)
-      settings.onExceeding?.(request, verdict.key)
+      call(settings.onExceeding, request, verdict.key)
       return undefined
     case 'limited':
       setRefusalHeaders(reply, verdict, settings.addHeaders)
-      settings.onExceeded?.(request, verdict.key)
+      call(settings.onExceeded, request, verdict.key)
       return limitedError(request, verdict, settings)
     case 'uncounted':
       setLimitHeaders(reply, verdict, settings.addHeadersOnExceeding)
+      call(settings.onExceeding, request, verdict.key)
       return undefined
     case 'blocked': return blockedError()
     case 'exempt': return undefined
     /* c8 ignore next 2 -- a new kind of verdict fails to compile here, so that this cannot run */
     default: throw new TypeError(`a verdict of unknown kind: ${JSON.stringify(verdict satisfies never)}`)
   }
+}
+
+/** A callback is not awaited; one that is async and fails is logged, and does not end the process. */
+function call (callback: ((request: FastifyRequest, key: string) => unknown) | undefined, request: FastifyRequest, key: string): void {
+  const result = callback?.(request, key)
+  if (isThenable(result)) result.then(undefined, (error: unknown) => request.log.error({ err: error }, 'a callback of the rate limit failed'))
 }
 
 /** Fastify lets a request pass whose hook fails with nothing, so `throw undefined` must not reach it as it is. */

@@ -1,6 +1,7 @@
 /** The errors that a refused request is answered with, in Fastify's own shape. */
 import { format } from '@lukeed/ms'
 import type { FastifyRequest } from 'fastify'
+import { isThenable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import type { LimitSettings } from '../settings.js'
 import type { Counted } from '../rules/verdict.js'
@@ -17,8 +18,11 @@ export function limitedError (request: FastifyRequest, verdict: Counted, { error
   const built = errorResponseBuilder?.(request, {
     statusCode: 429, ban: false, max: verdict.limit.max, ttl: verdict.explanation.retryAfterMs, after
   })
+  // An async one cannot be thrown as it is; whether it fails later is no matter.
+  if (isThenable(built)) built.then(undefined, () => {})
   // A builder that forgets its return must not let the request pass.
-  return built || withStatus(429, `Rate limit exceeded, retry in ${after}`)
+  else if (built) return built
+  return withStatus(429, `Rate limit exceeded, retry in ${after}`)
 }
 
 /** 500: `skipOnError` is false, and Redis cannot answer. Where Redis is and what it said stays in the cause. */

@@ -9,7 +9,7 @@ import type { GuardEvent } from '../guard/guard.js'
 import type { MetricsRegistry } from '../options.js'
 import { type BreakerState, breakerStates } from '../redis/breaker.js'
 import type { StoreStatus } from '../store/failover.js'
-import { addRedisInfo, type InfoSource } from './redis-info.js'
+import { addRedisInfo, infoMetrics, type InfoSource, upMetric } from './redis-info.js'
 
 /** A metric as README lists it; a test compares the two. */
 export interface MetricDescription {
@@ -74,15 +74,18 @@ export interface MetricsSources {
   readonly redisInfo: InfoSource | undefined
 }
 
+/** What is counted between two scrapes, and the metrics that show it. */
 export class Metrics {
   readonly #decisions = new Counts()
   readonly #transitions = new Counts()
   readonly #errors = new Counts()
   readonly #events = new Counts()
   readonly #roundTrip: Histogram
+  readonly #registry: MetricsRegistry
 
   /** @param registry  of any copy of prom-client; what it has under our names is an error */
   constructor (registry: MetricsRegistry, sources: MetricsSources) {
+    this.#registry = registry
     // The structural type is all of it that prom-client's constructors use.
     const registers = [registry as Registry]
     counter(described.decisions, this.#decisions, registers)
@@ -95,7 +98,7 @@ export class Metrics {
       for (const kind of storeFailures) this.#errors.add([kind], 0)
       for (const state of breakerStates) this.#transitions.add([state], 0)
     }
-    this.#roundTrip = new Histogram({ ...options(described.roundTrip), registers, buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1] })
+    this.#roundTrip = new Histogram({ ...prometheusOptions(described.roundTrip), registers, buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1] })
     gauge(described.store, registers, store => oneHot(store, 'store', ['redis', 'memory'], sources.status().store))
     gauge(described.breakerState, registers, state => {
       const { breaker } = sources.status()
@@ -125,6 +128,11 @@ export class Metrics {
   recorded (type: string, count: number): void {
     this.#events.add([type], count)
   }
+
+  /** Takes ours out of a registry that may live longer than the application. */
+  close (): void {
+    for (const { name } of [...Object.values(described), upMetric, ...infoMetrics]) this.#registry.removeSingleMetric(name)
+  }
 }
 
 /** Integers by label values. */
@@ -145,7 +153,7 @@ class Counts {
 
 function counter (description: MetricDescription, counts: Counts, registers: Registry[]): void {
   const metric = new Counter({
-    ...options(description),
+    ...prometheusOptions(description),
     registers,
     collect () {
       this.reset()
@@ -156,13 +164,13 @@ function counter (description: MetricDescription, counts: Counts, registers: Reg
 }
 
 function gauge (description: MetricDescription, registers: Registry[], collect: (gauge: Gauge) => void): Gauge {
-  return new Gauge({ ...options(description), registers, collect () { collect(this) } })
+  return new Gauge({ ...prometheusOptions(description), registers, collect () { collect(this) } })
 }
 
 function oneHot (gauge: Gauge, label: string, choices: readonly string[], chosen: string): void {
   for (const choice of choices) gauge.set({ [label]: choice }, choice === chosen ? 1 : 0)
 }
 
-export function options ({ name, help, labels }: MetricDescription): { name: string, help: string, labelNames: string[] } {
+function prometheusOptions ({ name, help, labels }: MetricDescription): { name: string, help: string, labelNames: string[] } {
   return { name, help, labelNames: [...labels] }
 }

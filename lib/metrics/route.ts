@@ -5,15 +5,10 @@ import type { MetricsRegistry } from '../options.js'
 
 /** @param path  of the route; it is neither limited nor counted */
 export function addMetricsRoute (fastify: FastifyInstance, path: string, registry: MetricsRegistry): void {
-  const handler = async () => await registry.metrics()
-  fastify.get(path, {
-    config: { rateLimit: false } as object,
-    logLevel: 'warn',
-    onSend: (request, reply, payload, done) => {
-      reply.header('content-type', registry.contentType)
-      done()
-    }
-  }, handler)
+  fastify.get(path, { config: { rateLimit: false } as object, logLevel: 'warn' }, async (request, reply) => {
+    const text = await registry.metrics()
+    return await reply.type(registry.contentType).send(text)
+  })
   const url = `${fastify.prefix}${path}`
   // Runs before Fastify looks for duplicates, whose error would not say what to do.
   fastify.addHook('onRoute', route => {
@@ -21,6 +16,13 @@ export function addMetricsRoute (fastify: FastifyInstance, path: string, registr
   })
 }
 
+/** For a registry that holds metrics of another registration. */
+export function metricsRegistered (): GuardError {
+  return new GuardError('GUARD_ERR_METRICS_REGISTRY',
+    'The registry has metrics of another registration of fastify-redis-guard. Give each its own with metrics: { registry }, or turn them off with metrics: false')
+}
+
+/** For a path that two plugins want. */
 export function metricsRouteTaken (path: string): GuardError {
   return new GuardError('GUARD_ERR_METRICS_ROUTE',
     `GET ${path} is served by another plugin, too. Set metrics: { path: '/another' } to serve the metrics of fastify-redis-guard elsewhere, ` +

@@ -8,10 +8,10 @@
 import { EventEmitter } from 'node:events'
 import { performance } from 'node:perf_hooks'
 import CircuitBreaker from 'opossum'
-import { StoreUnavailableError } from '../errors.js'
+import { StoreUnavailableError, type ValueError } from '../errors.js'
 import type { Connection } from './connection.js'
 import { failureOf, valueErrorOf } from './failure.js'
-import type { RedisClient } from './script.js'
+import { type RedisClient, Script } from './script.js'
 
 export interface BreakerOptions {
   /** ms */
@@ -31,12 +31,18 @@ interface GuardedRedisEvents {
   /** Redis may not be used any more */
   down: [failure: StoreUnavailableError]
   state: [state: BreakerState]
+  /** a probe came to an end, well or not */
+  probed: []
   roundTrip: [seconds: number]
   failure: [failure: StoreUnavailableError]
 }
 
 type Command = (client: RedisClient) => Promise<unknown>
 
+/** What a decision needs of Redis: scripts, its clock, and a write, which a full Redis and a replica refuse. */
+const probe = new Script('probe')
+
+/** The connection, the breaker before it, and what they tell; see above. */
 export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   readonly #connection: Connection
   readonly #options: BreakerOptions
@@ -55,6 +61,9 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       timeout: options.commandTimeout,
       resetTimeout: options.resetTimeout,
       errorThresholdPercentage: 0,
+      // The first failure decides, so there is nothing to remember of earlier ones.
+      rollingCountTimeout: 1000,
+      rollingCountBuckets: 1,
       rollingPercentilesEnabled: false,
       enableSnapshots: false
     })
@@ -102,16 +111,16 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
    * Connects, and waits until Redis can be used or the first attempt has
    * failed; at most `withinMs`.
    */
-  async open (withinMs: number): Promise<void> {
+  async connect (withinMs: number): Promise<void> {
     await new Promise<void>(resolve => {
       const settle = () => {
         clearTimeout(timer)
-        this.off('up', settle)
+        this.off('probed', settle)
         this.#connection.off('lost', settle)
         resolve()
       }
       const timer = setTimeout(settle, withinMs)
-      this.on('up', settle)
+      this.on('probed', settle)
       this.#connection.on('lost', settle)
       this.#connection.open()
       if (this.#connection.ready) this.#probe()
@@ -136,8 +145,16 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     } finally {
       this.emit('roundTrip', (performance.now() - startMs) / 1000)
     }
-    if (answer instanceof Refused) throw answer.error
+    if (answer instanceof Refused) {
+      if (answer.error instanceof StoreUnavailableError) this.emit('failure', answer.error)
+      throw answer.error
+    }
     return answer as T
+  }
+
+  /** What a failed `run` means to those who only need Redis to work; one that no failure of Redis explains is counted, too. */
+  report (error: unknown): StoreUnavailableError {
+    return error instanceof StoreUnavailableError ? error : this.#fail(error)
   }
 
   /** Ends timers, and our own connection. */
@@ -148,16 +165,22 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     this.#connection.close()
   }
 
-  /** Redis is well when it only dislikes a value, so the breaker is not to see that as an error. */
+  /**
+   * Redis is well when it only dislikes a value or a single command, such as
+   * one on a key that somebody else has written: the breaker is not to see
+   * that as an error, or what is wrong with one command ended all of them.
+   */
   async #send (command: Command): Promise<unknown> {
     try {
       return await command(this.client)
     } catch (error) {
       const valueError = valueErrorOf(error)
       if (valueError !== undefined) return new Refused(valueError)
+      const failure = failureOf(error)
+      if (failure.kind === 'reply') return new Refused(failure)
       // Set before the breaker sees it, so that `down` tells the reason.
-      this.#failure = failureOf(error)
-      throw this.#failure
+      this.#failure = failure
+      throw failure
     }
   }
 
@@ -177,9 +200,10 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     if (!this.#breaker.isShutdown) this.#breaker.open()
   }
 
-  /** A write, since Redis may answer reads while it is full, or a replica. */
   #probe (): void {
     if (this.#probing || this.#breaker.closed) return
+    // Still not connected: nothing to ask, and nothing new to tell.
+    if (!this.#connection.ready) return this.#open()
     this.#probing = true
     let timer: NodeJS.Timeout
     const late = new Promise<never>((resolve, reject) => {
@@ -189,26 +213,26 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
         this.#connection.renew()
       }, limitMs)
     })
-    const probe = this.#connection.ready
-      ? this.client.set(this.#options.probeKey, '1', 'PX', 10_000)
-      : Promise.reject(this.#failure)
-    Promise.race([probe, late])
-      .then(() => this.#breaker.close(), error => {
+    Promise.race([probe.run(this.client, [this.#options.probeKey], []), late])
+      .then(() => {
+        if (!this.#breaker.isShutdown) this.#breaker.close()
+      }, error => {
         this.#fail(error)
         this.#open()
       })
       .finally(() => {
         clearTimeout(timer)
         this.#probing = false
+        this.emit('probed')
       })
   }
 }
 
-/** An answer of the breaker's action that stands for a ValueError. */
+/** An answer of the breaker's action that stands for an error which is no failure of Redis. */
 class Refused {
-  readonly error: Error
+  readonly error: ValueError | StoreUnavailableError
 
-  constructor (error: Error) {
+  constructor (error: ValueError | StoreUnavailableError) {
     this.error = error
   }
 }

@@ -21,10 +21,13 @@ interface ConnectionEvents {
   error: [error: Error]
 }
 
+/** One connection, and when it comes and goes. */
 export class Connection extends EventEmitter<ConnectionEvents> {
   readonly client: RedisClient
   readonly #owned: boolean
   readonly #listeners: Readonly<Record<string, (error?: Error) => void>>
+  readonly #watched = new WeakSet<Redis>()
+  #wasReady = false
 
   constructor (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes) {
     super()
@@ -32,7 +35,8 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.client = makeClient(settings, times)
     const lost = () => this.emit('lost')
     this.#listeners = {
-      ready: () => this.emit('ready'),
+      ready: () => this.#comeUp(),
+      '+node': () => this.#watchNodes(),
       close: lost,
       end: lost,
       error: error => this.emit('error', error!)
@@ -42,7 +46,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
 
   /** Commands may be sent. Only then: on a user's client they could wait in a queue otherwise, and run much later. */
   get ready (): boolean {
-    return this.client.status === 'ready'
+    return this.client.status === 'ready' && this.#primaries().every(({ status }) => status === 'ready')
   }
 
   /** Starts connecting, where nobody has yet; failures come as events. */
@@ -58,6 +62,39 @@ export class Connection extends EventEmitter<ConnectionEvents> {
    */
   renew (): void {
     if (this.#owned && this.ready) this.client.disconnect(true)
+  }
+
+  #comeUp (): void {
+    this.#watchNodes()
+    if (!this.ready) return
+    this.#wasReady = true
+    this.emit('ready')
+  }
+
+  #goDown (): void {
+    if (!this.#wasReady || this.ready) return
+    this.#wasReady = false
+    this.emit('lost')
+  }
+
+  #primaries (): readonly Redis[] {
+    return this.client.isCluster ? (this.client as Cluster).nodes('master') : []
+  }
+
+  /**
+   * ioredis connects to a node of a Cluster when its first command is due, and
+   * that command fails for want of a connection. So all of them are connected
+   * before the Cluster counts as ready; and while one is away it does not: a
+   * Cluster of which a part answers would open and close the breaker for ever.
+   */
+  #watchNodes (): void {
+    for (const node of this.#primaries()) {
+      if (this.#watched.has(node)) continue
+      this.#watched.add(node)
+      node.on('ready', () => this.#comeUp())
+      node.on('close', () => this.#goDown())
+      if (node.status === 'wait') node.connect().catch(() => {})
+    }
   }
 
   /** Ends our own connection at once; a user's client stays as it is. */
@@ -80,27 +117,36 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
     connectTimeout,
-    // Also covers the handshake, which connectTimeout does not. The breaker's own limit comes first.
+    // For each command of the handshake, which connectTimeout does not cover: a server that accepts and says
+    // nothing would else be waited for when it is well again. Other commands have the breaker's limit, which is shorter.
     commandTimeout: Math.max(commandTimeout * 2, 1000),
     // A connection that is given up is gone at once, also where nobody answers its goodbye.
     disconnectTimeout: 50,
     retryStrategy: delayBeforeRetry,
     // A primary that became a replica: connecting again finds the new one.
-    reconnectOnError: (error: Error) => error.message.startsWith('READONLY')
+    reconnectOnError: (error: Error) => /\bREADONLY\b/.test(error.message)
   } satisfies RedisOptions
 }
+
+/** What no option may change. */
+const alwaysOptions = { lazyConnect: true, stringNumbers: false }
 
 function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes): RedisClient {
   switch (settings.kind) {
     case 'client': return settings.client
-    case 'server': return new Redis({ ...guardOptions(times), ...settings.options, lazyConnect: true })
+    case 'server': return new Redis({ ...guardOptions(times), ...settings.options, ...alwaysOptions })
     case 'cluster': return new Cluster(settings.nodes, {
       enableOfflineQueue: false,
       clusterRetryStrategy: delayBeforeRetry,
+      // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
+      enableReadyCheck: false,
+      // With a delay, ioredis sends commands again whose node went away: they may have run.
+      retryDelayOnFailover: 0,
+      retryDelayOnClusterDown: 0,
       slotsRefreshTimeout: times.connectTimeout,
       ...settings.options,
       lazyConnect: true,
-      redisOptions: { ...guardOptions(times), ...settings.options.redisOptions }
+      redisOptions: { ...guardOptions(times), ...settings.options.redisOptions, stringNumbers: false }
     })
   }
 }

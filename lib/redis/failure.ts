@@ -5,17 +5,18 @@
  */
 import { StoreUnavailableError, type StoreFailure, ValueError } from '../errors.js'
 
-/** First match wins. */
+/** First match wins. Redis 6 puts words of its own before an error inside a script, so these may stand anywhere. */
 const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
-  ['auth', /^(NOAUTH|WRONGPASS|NOPERM)|invalid (username|password)/],
-  ['oom', /^OOM/],
-  ['readonly', /^(READONLY|MISCONF|NOREPLICAS)/],
-  ['loading', /^(LOADING|BUSY|MASTERDOWN)/],
-  ['cluster', /^(CLUSTERDOWN|MOVED|ASK|TRYAGAIN|CROSSSLOT)|slots cache|Cluster/],
+  ['auth', /\b(NOAUTH|WRONGPASS)\b|invalid (username|password)/],
+  ['oom', /\bOOM\b/],
+  ['readonly', /\b(READONLY|MISCONF|NOREPLICAS)\b/],
+  ['loading', /\b(LOADING|BUSY|MASTERDOWN)\b/],
+  ['cluster', /\b(CLUSTERDOWN|MOVED|ASK|TRYAGAIN|CROSSSLOT)\b|slots cache|Cluster/],
   ['timeout', /timed? ?out|ETIMEDOUT/i],
   ['tls', /certificate|TLS|SSL|_CERT/i]
 ]
 
+/** @param error  as thrown by ioredis or opossum; its command, and with it a password, is left behind */
 export function failureOf (error: unknown): StoreUnavailableError {
   const cause = withoutCommand(error)
   const { code } = cause as { code?: string }
@@ -27,7 +28,7 @@ export function failureOf (error: unknown): StoreUnavailableError {
 /** The error for a value that a command cannot work on; undefined for all others. */
 export function valueErrorOf (error: unknown): ValueError | undefined {
   const { message } = withoutCommand(error)
-  const isValue = /^WRONGTYPE|not an integer|would overflow/.test(message)
+  const isValue = /^(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would overflow)/.test(message)
   return isValue ? new ValueError(message) : undefined
 }
 

@@ -1,7 +1,7 @@
 /**
  * How a hit is counted against limits, without I/O, clock or framework.
  *
- * An algorithm is five small functions over a state of three integers. Both
+ * An algorithm is a few small functions over a state of three integers. Both
  * stores keep that state: memory by calling this file, Redis by
  * store/lua/take.lua, which repeats `take` step for step (parity.test.ts
  * compares the two). What a client is told, `explain`, is written only here.

@@ -33,5 +33,6 @@ export interface Exempt {
 /** Passed without being counted: Redis could not answer, and `skipOnError` asks for that. */
 export interface Uncounted {
   readonly kind: 'uncounted'
+  readonly key: string
   readonly limit: Limit
 }

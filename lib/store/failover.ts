@@ -1,7 +1,7 @@
 /**
  * The contract again, over the two stores: Redis answers while it can, memory
- * at once when it cannot. A request never sees the difference, but for the
- * one that finds Redis gone: it waits for the time limit of a command.
+ * at once when it cannot. Requests that are under way when Redis goes wait for
+ * the time limit of a command at most; later ones do not wait.
  */
 import { EventEmitter } from 'node:events'
 import type { Awaitable } from '../awaitable.js'
@@ -68,6 +68,7 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
    * Decides one hit; from memory before it returns.
    *
    * @param strict  with Redis away, fail rather than answer from memory
+   * @param done    called once; with a failure only where `strict` asks for it
    */
   takeOne (hit: Hit, strict: boolean, done: TakeCallback): void {
     if (this.#redis === undefined) return done(undefined, this.#memory.takeOne(hit), 'memory')
@@ -76,7 +77,7 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
       else done(undefined, this.#memory.takeOne(hit), 'memory')
     }
     if (!this.#redis.guarded.usable) return fallBack(this.#redis.guarded.failure)
-    this.#redis.store.take([hit]).then(([taken]) => done(undefined, taken, 'redis'), fallBack)
+    this.#redis.store.take([hit]).then(([taken]) => done(undefined, taken, 'redis'), error => fallBack(this.#redis!.guarded.report(error)))
   }
 
   take (hits: readonly Hit[]): Awaitable<readonly Taken[]> {

@@ -1,7 +1,9 @@
 /**
  * The memory store's counters, never more than `capacity` of them. When room
- * is needed, keys that have come once go first, then those not seen for
- * longest. A key that is limited is held until it may pass again: a flood of
+ * is needed, keys that have come once go first as long as they are more than
+ * an eighth, then those that have used the smallest part of their quota, the
+ * longest unseen first: who floods the table with made-up names, to have a
+ * counter forgotten that is nearly used up, has to use up as much for each. A key that is limited is held until it may pass again: a flood of
  * fresh keys does not free it.
  *
  * When all keys are held, newcomers share counters: `overflowBuckets` for each
@@ -29,6 +31,8 @@ export interface Kept {
   readonly expiresAtMs: number
   /** until when it is limited; not later than now: it is not */
   readonly heldUntilMs: number
+  /** part of the quota that is used, 0 to 1 */
+  readonly share: number
 }
 
 export class LimitTable {
@@ -36,14 +40,17 @@ export class LimitTable {
   readonly #entries = new Map<string, Entry>()
   /** keys that have come once */
   readonly #fresh = new List()
-  /** keys that have come again */
-  readonly #known = new List()
+  /** keys that have come again, by the part of their quota that is used, least first */
+  readonly #known = levels.map(() => new List())
   /** keys that are limited */
   readonly #held = new List()
   readonly #overflow = new Map<string, Entry>()
+  readonly #seed: number
 
-  constructor (capacity: number) {
+  /** @param seed  whole number that nobody outside knows, so that nobody can choose whom to share counters with */
+  constructor (capacity: number, seed = 0) {
     this.#capacity = capacity
+    this.#seed = seed
   }
 
   get size (): number {
@@ -83,7 +90,7 @@ export class LimitTable {
     if (entry.shared) return
     if (!isIn) this.#entries.set(key, entry)
     if (kept.heldUntilMs > nowMs) this.#file(entry, this.#held)
-    else this.#file(entry, isNew ? this.#fresh : this.#known)
+    else this.#file(entry, isNew ? this.#fresh : this.#known[levels.findLastIndex(least => kept.share >= least)]!)
   }
 
   /** Forgets what has expired. */
@@ -108,7 +115,8 @@ export class LimitTable {
   #victim (nowMs: number): Entry | undefined {
     // Newcomers always have some room, lest those who came twice keep all others out.
     if (this.#fresh.size * 8 > this.#capacity) return this.#fresh.oldest
-    return this.#known.oldest ?? this.#fresh.oldest ?? this.#noLongerHeld(nowMs)
+    const known = this.#known.find(({ size }) => size > 0)
+    return known?.oldest ?? this.#fresh.oldest ?? this.#noLongerHeld(nowMs)
   }
 
   /** Looks at a few held keys at a time, so that a full table does not make each newcomer search it. */
@@ -122,10 +130,10 @@ export class LimitTable {
   }
 
   #sharedEntry (key: string, limitName: string, nowMs: number): Entry {
-    const bucket = `${limitName}:${hash(key) % overflowBuckets}`
+    const bucket = `${limitName}:${hash(key, this.#seed) % overflowBuckets}`
     const entry = this.#overflow.get(bucket)
     if (entry !== undefined && nowMs < entry.expiresAtMs) return entry
-    const shared = newEntry(bucket, { state: nothing, expiresAtMs: nowMs, heldUntilMs: 0 }, true)
+    const shared = newEntry(bucket, { state: nothing, expiresAtMs: nowMs, heldUntilMs: 0, share: 0 }, true)
     this.#overflow.set(bucket, shared)
     return shared
   }
@@ -178,9 +186,12 @@ class List {
   }
 }
 
-/** FNV-1a, 32 bits. */
-function hash (text: string): number {
-  let bits = 0x811c9dc5
+/** Where the levels of use begin, as parts of the quota. */
+const levels = [0, 1 / 64, 1 / 16, 1 / 4, 1 / 2, 3 / 4] as const
+
+/** FNV-1a, 32 bits, from a seed of one's own. */
+function hash (text: string, seed: number): number {
+  let bits = 0x811c9dc5 ^ seed
   for (let i = 0; i < text.length; i++) bits = Math.imul(bits ^ text.charCodeAt(i), 0x01000193)
   return bits >>> 0
 }

@@ -20,8 +20,11 @@ export interface MemoryStoreOptions {
   readonly maxEvents: number
   /** ms since 1970 */
   readonly now: () => number
+  /** see LimitTable */
+  readonly seed?: number
 }
 
+/** See store.ts for what its methods do. */
 export class MemoryStore implements Store {
   readonly #keys: Keys
   readonly #now: () => number
@@ -30,12 +33,13 @@ export class MemoryStore implements Store {
   readonly #values = new Map<string, Value>()
   readonly #capacity: number
   #blocks = new AddressList<Block>()
+  #noted: (() => void)[] | undefined
 
-  constructor ({ keys, capacity, maxEvents, now }: MemoryStoreOptions) {
+  constructor ({ keys, capacity, maxEvents, now, seed = 0 }: MemoryStoreOptions) {
     this.#keys = keys
     this.#now = now
     this.#capacity = capacity
-    this.#limits = new LimitTable(capacity)
+    this.#limits = new LimitTable(capacity, seed)
     this.#events = new EventRing(maxEvents)
   }
 
@@ -61,10 +65,12 @@ export class MemoryStore implements Store {
     outcomes.forEach(({ state, changed }, i) => {
       if (!changed) return
       const { limit, name } = hit.checks[i]!
+      const { retryAfterMs, remaining } = explain(state, nowMs, limit)
       const kept = {
         state,
         expiresAtMs: expiresAtMs(state, limit),
-        heldUntilMs: nowMs + explain(state, nowMs, limit).retryAfterMs
+        heldUntilMs: nowMs + retryAfterMs,
+        share: 1 - remaining / Math.max(1, limit.burst)
       }
       this.#limits.keep(entries[i], keys[i]!, name, kept, nowMs)
     })
@@ -129,17 +135,27 @@ export class MemoryStore implements Store {
   /** Adds a block that another store has placed. */
   putBlock (block: Block): void {
     this.#blocks.set(parseNetwork(block.ip)!, block)
+    this.#noted?.push(() => this.putBlock(block))
   }
 
-  /** Takes over a whole list in place of its own. */
+  /** From now on, changes are noted: the list that `replaceBlocks` brings may have been read before them. */
+  noteBlockChanges (): void {
+    this.#noted = []
+  }
+
+  /** Takes over a whole list in place of its own, with the changes that were noted since. */
   replaceBlocks (blocks: AddressList<Block>): void {
     this.#blocks = blocks
+    const noted = this.#noted
+    this.#noted = undefined
+    for (const change of noted ?? []) change()
   }
 
   unblock (ip: string): boolean {
     const network = parseNetwork(ip)!
     const block = this.#blocks.get(network)
     this.#blocks.delete(network)
+    this.#noted?.push(() => { this.unblock(ip) })
     return block !== undefined && block.expiresAtMs > this.#now()
   }
 
@@ -188,4 +204,4 @@ interface Value {
   expiresAtMs: number
 }
 
-export const notWhole = 'incr needs a whole number of at most 64 bits under the key'
+const notWhole = 'incr needs a whole number of at most 64 bits under the key'

@@ -4,8 +4,8 @@
  */
 import type { GuardedRedis } from '../redis/breaker.js'
 import { type RedisClient, Script } from '../redis/script.js'
-import type { Network } from '../rules/address.js'
-import { networkOf, parseAddress } from '../rules/address.js'
+import { failureOf } from '../redis/failure.js'
+import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import { algorithms } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
 import type { Block, BlockRequest, Hit, RateLimitEvent, Store, Suspect, Taken } from './store.js'
@@ -47,6 +47,7 @@ export interface BlockCursor {
 /** Behind every change: asks only for where the stream stands. */
 const atEnd: BlockCursor = { id: '18446744073709551615-18446744073709551615', sequence: -1 }
 
+/** See store.ts for what its methods do; each of them is one round trip, unless it says pages. */
 export class RedisStore implements Store {
   readonly #redis: GuardedRedis
   readonly #keys: Keys
@@ -83,22 +84,25 @@ export class RedisStore implements Store {
   }
 
   async expire (key: string, ttlMs: number): Promise<boolean> {
-    return await this.#redis.run(async client => await client.pexpire(this.#keys.value(key), ttlMs)) === 1
+    return Number(await this.#redis.run(async client => await client.pexpire(this.#keys.value(key), ttlMs))) === 1
   }
 
   async del (key: string): Promise<boolean> {
-    return await this.#redis.run(async client => await client.del(this.#keys.value(key))) === 1
+    return Number(await this.#redis.run(async client => await client.del(this.#keys.value(key)))) === 1
   }
 
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
     if (events.length === 0) return
-    const args = [this.#maxEvents, ...events.map(event => JSON.stringify(event))]
+    const args = [this.#maxEvents, ...events.flatMap(event => {
+      const suspect = event.type === 'limited' ? event.ip ?? '' : ''
+      return [suspect, event.count, event.atMs, JSON.stringify(event)]
+    })]
     await this.#redis.run(async client => await logEvents.run(client, [this.#keys.events, this.#keys.suspects], args))
   }
 
   async events (limit: number): Promise<readonly RateLimitEvent[]> {
     const entries = await this.#redis.run(async client => await client.xrevrange(this.#keys.events, '+', '-', 'COUNT', limit))
-    return entries.map(([, fields]) => JSON.parse(fields[1]!) as RateLimitEvent)
+    return entries.map(([, fields]) => JSON.parse(fields.at(-1)!) as RateLimitEvent)
   }
 
   async clearEvents (olderThanMs: number): Promise<number> {
@@ -109,7 +113,7 @@ export class RedisStore implements Store {
       const args = [olderThanMs, from, pageLength, nowMs]
       const reply = await this.#redis.run(async client => await clearEvents.run(client, [this.#keys.events, this.#keys.suspects], args))
       const [removedHere, next, moment] = reply as [number, string, number]
-      removed += removedHere
+      removed += Number(removedHere)
       from = next
       nowMs = moment
     } while (from !== '')
@@ -130,7 +134,7 @@ export class RedisStore implements Store {
   }
 
   async unblock (ip: string): Promise<boolean> {
-    return await this.#redis.run(async client => await unblock.run(client, this.#blockKeys(), [ip, maxChanges])) === 1
+    return Number(await this.#redis.run(async client => await unblock.run(client, this.#blockKeys(), [ip, maxChanges]))) === 1
   }
 
   async isBlocked (address: string): Promise<boolean> {
@@ -138,7 +142,7 @@ export class RedisStore implements Store {
     const [found, nowMs] = await this.#redis.run(async client => {
       return await Promise.all([client.hmget(this.#keys.blocks, ...candidates), timeOf(client)])
     })
-    return found.some((json, i) => json !== null && parseBlock(candidates[i]!, json).expiresAtMs > nowMs)
+    return found.some((json, i) => json !== null && (parseBlock(candidates[i]!, json)?.expiresAtMs ?? 0) > nowMs)
   }
 
   async blocks (): Promise<readonly Block[]> {
@@ -157,7 +161,10 @@ export class RedisStore implements Store {
     do {
       const [next, flat] = await this.#redis.run(async client => await client.hscan(this.#keys.blocks, cursor, 'COUNT', pageLength))
       const page: Block[] = []
-      for (let i = 0; i < flat.length; i += 2) page.push(parseBlock(flat[i]!, flat[i + 1]!))
+      for (let i = 0; i < flat.length; i += 2) {
+        const block = parseBlock(flat[i]!, flat[i + 1]!)
+        if (block !== undefined) page.push(block)
+      }
       yield page
       cursor = next
     } while (cursor !== '0')
@@ -172,7 +179,9 @@ export class RedisStore implements Store {
     const { id, sequence } = cursor
     const keys = [this.#keys.blockChanges, this.#keys.blockSequence]
     const reply = await this.#redis.run(async client => await blockChanges.run(client, keys, [id, pageLength]))
-    const [nowMs, lastSequence, lastId, entries] = reply as [number, number, string, [id: string, fields: string[]][]]
+    const [clock, last, lastId, entries] = reply as [number, number, string, [id: string, fields: string[]][]]
+    // A user's client may be set to answer numbers as texts.
+    const [nowMs, lastSequence] = [Number(clock), Number(last)]
     const numbers = entries.map(([, fields]) => Number(fields[1]))
     const follows = numbers.every((number, i) => number === sequence + 1 + i)
     const complete = entries.length === pageLength || sequence + entries.length === lastSequence
@@ -198,7 +207,7 @@ export class RedisStore implements Store {
         args.push(index, algorithms.indexOf(limit.algorithm) + 1, limit.max, limit.windowMs, limit.burst, cost)
       }
     }
-    const [nowMs, ...values] = await take.run(client, [...indexOf.keys()], args) as [number, ...number[]]
+    const [nowMs, ...values] = readNumbers(await take.run(client, [...indexOf.keys()], args), 1 + hits.reduce((sum, { checks }) => sum + 4 * checks.length, 0)) as [number, ...number[]]
     let at = 0
     return hits.map(({ checks }) => {
       const outcomes = checks.map(() => {
@@ -214,15 +223,27 @@ export class RedisStore implements Store {
   }
 }
 
+/** Numbers as texts are taken, as a user's client may be set to answer them. @throws for any other reply: nobody is refused by accident */
+function readNumbers (reply: unknown, length: number): readonly number[] {
+  const numbers = Array.isArray(reply) ? reply.map(one => Number(one)) : []
+  if (numbers.length !== length || !numbers.every(Number.isSafeInteger)) throw failureOf(new Error('an unexpected reply to a script'))
+  return numbers
+}
+
 /** Entries read at a time. */
 const pageLength = 500
 
 /** An instance that was away for more changes than this loads the whole list. */
 const maxChanges = 10_000
 
-function parseBlock (ip: string, json: string): Block {
-  const { reason, origin, blockedAtMs, expiresAtMs } = JSON.parse(json) as Omit<Block, 'expiresAtMs'> & { expiresAtMs?: number }
-  return { ip, reason, origin, blockedAtMs, expiresAtMs: expiresAtMs ?? Infinity }
+/** @returns undefined for what is no block: somebody else's entry is not to hide the others */
+function parseBlock (ip: string, json: string): Block | undefined {
+  try {
+    const { reason, origin, blockedAtMs, expiresAtMs = Infinity } = JSON.parse(json) as Omit<Block, 'expiresAtMs'> & { expiresAtMs?: number }
+    return parseNetwork(ip)?.text === ip && typeof expiresAtMs === 'number' ? { ip, reason, origin, blockedAtMs, expiresAtMs } : undefined
+  } catch {
+    return undefined
+  }
 }
 
 async function timeOf (client: RedisClient): Promise<number> {

@@ -2,8 +2,9 @@ import Fastify from 'fastify'
 import t from 'tap'
 import redisGuard from '../../lib/index.js'
 import { flushIntervalMs } from '../../lib/guard/event-log.js'
-import { guardedApp } from '../support/app.js'
+import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
@@ -38,10 +39,10 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
       await app.inject({ url: '/nowhere', remoteAddress: '192.0.2.7' })
       t.match(await guard.getRateLimitEvents(), [
         { type: 'blocked', ip: '192.0.2.7', method: 'GET', count: 1 },
-        { type: 'limited', ip: '2001:db8::5', key: '2001:db8::/64', limit: 'global', method: 'GET', route: '/limited', count: 1 },
+        { type: 'limited', ip: '2001:db8::/64', limit: 'global', method: 'GET', route: '/limited', count: 1 },
         { type: 'limited', ip: '192.0.2.1', limit: 'global', method: 'GET', route: '/limited', count: 3 }
       ])
-      t.same(await guard.getSuspiciousIPs(), [{ ip: '192.0.2.1', count: 3 }, { ip: '2001:db8::5', count: 1 }])
+      t.same(await guard.getSuspiciousIPs(), [{ ip: '192.0.2.1', count: 3 }, { ip: '2001:db8::/64', count: 1 }])
       t.same(await guard.getSuspiciousIPs(1), [{ ip: '192.0.2.1', count: 3 }])
     })
 
@@ -119,6 +120,66 @@ t.test('what is called in Redis cannot be called by another name', async t => {
   }
   await guard.blockIP('192.0.2.1', 60)
   t.equal(await guard.isIPBlocked('192.0.2.1'), true)
+})
+
+t.test('keys that no text can hold do not poison the events, nor do long ones fill them', async t => {
+  for (const redis of [server.url, false] as const) {
+    const keys = ['\ud800', '\udc00"\\', 'x'.repeat(1_000_000)]
+    let next = 0
+    const app = await guardedApp(t, { redis, max: 0, maxEvents: 4, nameSpace: 'poison:', keyGenerator: () => keys[next++ % 3]! })
+    app.get('/', async () => 'ok')
+    for (let round = 0; round < 4; round++) {
+      for (let i = 0; i < 3; i++) t.equal((await app.inject('/')).statusCode, 429)
+      const events = await app.redisGuard.getRateLimitEvents()
+      t.ok(JSON.stringify(events).length < 3000)
+      t.ok(events.length <= 4)
+    }
+    t.equal(app.redisGuard.status.store, redis === false ? 'memory' : 'redis')
+    t.equal(await app.redisGuard.clearOldRateLimitEvents(0), 4)
+    t.same(await app.redisGuard.getSuspiciousIPs(), [])
+  }
+})
+
+t.test('one host that changes its address within its network is one suspect, and one blocked range one event', async t => {
+  const app = await guardedApp(t, { max: 1 })
+  app.get('/', async () => 'ok')
+  for (let i = 0; i < 300; i++) await app.inject({ url: '/', remoteAddress: `2001:db8::${i.toString(16)}` })
+  await app.redisGuard.blockIP('2001:db8:1::/48', 60)
+  for (let i = 0; i < 300; i++) await app.inject({ url: '/', remoteAddress: `2001:db8:1:${i.toString(16)}::1` })
+  t.same(await app.redisGuard.getSuspiciousIPs(), [{ ip: '2001:db8::/64', count: 299 }])
+  const events = await app.redisGuard.getRateLimitEvents()
+  t.equal(events.filter(({ type }) => type === 'blocked').reduce((sum, { count }) => sum + count, 0), 300)
+  t.same(new Set(events.filter(({ type }) => type === 'blocked').map(({ ip }) => ip)), new Set(['2001:db8:1::/48']))
+})
+
+t.test('a listener of the switch event that throws costs no request its answer', async t => {
+  const redis = await RedisServer.start()
+  t.teardown(async () => await redis.stop())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: redis.url }, logTo(lines))
+  app.get('/', async () => 'ok')
+  app.redisGuard.on('switch', () => { throw new Error('not today') })
+  redis.signal('SIGSTOP')
+  t.equal((await app.inject('/')).statusCode, 200)
+  await until(() => lines.some(({ msg }) => msg === 'a listener of the switch event failed'))
+})
+
+t.test('events that cannot be written are counted, do not stop limits, nor the closing of the app', async t => {
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  await observer.set('broken:{events}', 'not a stream')
+  const lines: Record<string, unknown>[] = []
+  const app = Fastify(logTo(lines))
+  await app.register(redisGuard, { redis: server.url, max: 1, nameSpace: 'broken:' })
+  app.get('/', async () => 'ok')
+  t.same([(await app.inject('/')).statusCode, (await app.inject('/')).statusCode], [200, 429])
+  await until(async () => /type="dropped"\} 1/.test((await app.inject('/metrics')).payload))
+  t.equal(app.redisGuard.status.store, 'redis')
+  await app.inject('/')
+  const { client } = app.redisGuard
+  await app.close()
+  await until(() => client!.status === 'end')
+  t.match(lines, [{ msg: 'the last events could not be written' }])
 })
 
 t.test('events are written behind within the flush interval, without anybody asking', async t => {

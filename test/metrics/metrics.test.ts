@@ -117,6 +117,7 @@ t.test('a Redis that goes while it is asked is told as down', async t => {
   t.teardown(async () => await redis.stop())
   const app = await guardedApp(t, { redis: redis.url, commandTimeout: 5000 })
   redis.signal('SIGSTOP')
+  await new Promise(resolve => setTimeout(resolve, 50))
   const scraped = scrape(app)
   await new Promise(resolve => setTimeout(resolve, 50))
   await redis.kill()

@@ -42,7 +42,7 @@ t.test('no command is sent again: one that was given up may have run, and runs o
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const { guarded } = setUp(t, proxy.port)
-  await guarded.open(2000)
+  await guarded.connect(2000)
   await observer.del('counter')
   proxy.delayMs = 400
   const given = Array.from({ length: 5 }, async () => await guarded.run(async client => await client.incr('counter')).then(() => 'done', ({ kind }: { kind: string }) => kind))
@@ -61,7 +61,7 @@ t.test('half-open never sticks: a probe that gets no answer opens the breaker ag
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const { guarded } = setUp(t, proxy.port)
-  await guarded.open(2000)
+  await guarded.connect(2000)
   const states: string[] = []
   guarded.on('state', state => { states.push(state) })
   proxy.blackhole = true
@@ -75,7 +75,7 @@ t.test('half-open never sticks: a probe that gets no answer opens the breaker ag
 t.test('a script that Redis has forgotten is sent again as text', async t => {
   const { Script } = await import('../../lib/redis/script.js')
   const { guarded } = setUp(t)
-  await guarded.open(2000)
+  await guarded.connect(2000)
   const script = new Script('block-changes')
   const run = async () => await guarded.run(async client => await script.run(client, ['a', 'b'], ['0-0', 1]))
   t.match(await run(), [Number, 0, '0-0', []])

@@ -10,7 +10,8 @@ t.test('tells the kinds of failure apart by what Redis and the network say', asy
   const said: [kind: string, error: unknown][] = [
     ['auth', reply('NOAUTH Authentication required.')],
     ['auth', reply('WRONGPASS invalid username-password pair or user is disabled.')],
-    ['auth', reply("NOPERM User app has no permissions to run the 'evalsha' command")],
+    ['reply', reply("NOPERM User app has no permissions to run the 'evalsha' command")],
+    ['oom', reply("ERR Error running script (call to f_0): @user_script:12: OOM command not allowed when used memory > 'maxmemory'.")],
     ['auth', reply('ERR invalid password')],
     ['oom', reply("OOM command not allowed when used memory > 'maxmemory'.")],
     ['readonly', reply("READONLY You can't write against a read only replica.")],

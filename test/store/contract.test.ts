@@ -34,7 +34,7 @@ async function redisStore (t: Test, options: { maxEvents?: number }): Promise<St
   const connection = new Connection({ kind: 'server', options: { port: server.port } }, times)
   const guarded = new GuardedRedis(connection, { ...times, probeKey: keys.probe })
   t.teardown(() => guarded.close())
-  await guarded.open(2000)
+  await guarded.connect(2000)
   return {
     guarded,
     store: new RedisStore(guarded, { keys, ...defaults, ...options }),

@@ -195,7 +195,7 @@ t.test('skipOnError: true lets requests pass uncounted, false fails them, while 
   for (let i = 0; i < 4; i++) {
     const skipped = await app.inject('/skip')
     t.equal(skipped.statusCode, 200)
-    t.match(skipped.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '2', 'x-ratelimit-reset': '60' })
+    t.match(skipped.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '2', 'x-ratelimit-reset': '0' })
     t.same((await app.inject('/fail')).json(), {
       statusCode: 500, code: 'GUARD_ERR_STORE_UNAVAILABLE', error: 'Internal Server Error', message: 'The rate limit store is unavailable'
     })

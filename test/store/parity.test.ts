@@ -22,7 +22,7 @@ const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 const server = await RedisServer.start()
 const times = { connectTimeout: 2000, commandTimeout: 10_000, resetTimeout: 500 }
 const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: 'probe' })
-await guarded.open(2000)
+await guarded.connect(2000)
 t.teardown(async () => {
   guarded.close()
   await server.stop()

@@ -57,7 +57,8 @@ export class Program {
   }
 
   async stop (signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    this.signal('SIGCONT')
+    // A stopped program hears SIGKILL only.
+    if (signal !== 'SIGKILL') this.signal('SIGCONT')
     this.signal(signal)
     await this.exited()
   }

@@ -14,17 +14,15 @@ for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LI
   redis.call('ZREM', KEYS[2], expired)
 end
 
-local block = { reason = ARGV[3], origin = ARGV[4], blockedAtMs = nowMs }
+-- cjson would write long numbers with an exponent, and lose digits.
+local json = '{"blockedAtMs":' .. string.format('%.0f', nowMs)
 if durationMs == nil then
   redis.call('ZREM', KEYS[2], ip)
 else
-  block.expiresAtMs = nowMs + durationMs
-  redis.call('ZADD', KEYS[2], block.expiresAtMs, ip)
+  redis.call('ZADD', KEYS[2], nowMs + durationMs, ip)
+  json = json .. ',"expiresAtMs":' .. string.format('%.0f', nowMs + durationMs)
 end
--- cjson would write long numbers with an exponent, and lose digits.
-local json = '{"blockedAtMs":' .. string.format('%.0f', block.blockedAtMs)
-if block.expiresAtMs then json = json .. ',"expiresAtMs":' .. string.format('%.0f', block.expiresAtMs) end
-json = json .. ',"origin":' .. cjson.encode(block.origin) .. ',"reason":' .. cjson.encode(block.reason) .. '}'
+json = json .. ',"origin":' .. cjson.encode(ARGV[4]) .. ',"reason":' .. cjson.encode(ARGV[3]) .. '}'
 
 redis.call('HSET', KEYS[1], ip, json)
 local sequence = redis.call('INCR', KEYS[4])

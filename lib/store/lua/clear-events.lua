@@ -18,13 +18,12 @@ local length = tonumber(ARGV[3])
 local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
 local removed = 0
 for i = 1, math.min(length, #page) do
-  local event = cjson.decode(page[i][2][2])
-  if event.atMs < beforeMs then
+  -- ip, count, atMs, event: each behind its name
+  local fields = page[i][2]
+  if tonumber(fields[6]) < beforeMs then
     redis.call('XDEL', KEYS[1], page[i][1])
     removed = removed + 1
-    if event.type == 'limited' and event.ip then
-      if tonumber(redis.call('ZINCRBY', KEYS[2], -event.count, event.ip)) <= 0 then redis.call('ZREM', KEYS[2], event.ip) end
-    end
+    if fields[2] ~= '' and tonumber(redis.call('ZINCRBY', KEYS[2], -fields[4], fields[2])) <= 0 then redis.call('ZREM', KEYS[2], fields[2]) end
   end
 end
 return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }

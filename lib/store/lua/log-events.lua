@@ -1,25 +1,27 @@
 -- Records events, and counts how often each address was limited in those that
--- are kept; atomic.
+-- are kept; atomic. What it needs of an event stands in fields of its own: the
+-- text of an event holds what clients have sent.
 --
 -- KEYS     events, suspects (see store/keys.ts)
--- ARGV     most events to keep, then the events as JSON
--- cost     O(log n) for each event
+-- ARGV     most events to keep, then for each event: ip ('' for none, or for
+--          one that makes no suspect), count, atMs, the event as JSON
+-- returns  nothing
+-- cost     O(log n) for each event, and for up to 1,000 old ones that go
 
-local function countOf (json, sign)
-  local event = cjson.decode(json)
-  if event.type == 'limited' and event.ip then
-    if tonumber(redis.call('ZINCRBY', KEYS[2], sign * event.count, event.ip)) <= 0 then redis.call('ZREM', KEYS[2], event.ip) end
-  end
+local function count (ip, by)
+  if ip == '' then return end
+  if tonumber(redis.call('ZINCRBY', KEYS[2], by, ip)) <= 0 then redis.call('ZREM', KEYS[2], ip) end
 end
 
-for i = 2, #ARGV do
-  redis.call('XADD', KEYS[1], '*', 'event', ARGV[i])
-  countOf(ARGV[i], 1)
+for i = 2, #ARGV, 4 do
+  redis.call('XADD', KEYS[1], '*', 'ip', ARGV[i], 'count', ARGV[i + 1], 'atMs', ARGV[i + 2], 'event', ARGV[i + 3])
+  count(ARGV[i], ARGV[i + 1])
 end
 local excess = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
 if excess > 0 then
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', excess)) do
-    countOf(entry[2][2], -1)
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, 1000))) do
+    local fields = entry[2]
+    count(fields[2], -fields[4])
     redis.call('XDEL', KEYS[1], entry[1])
   end
 end

@@ -29,16 +29,24 @@ local function expiryOf (key)
   return nowMs + leftMs
 end
 
+-- A key of another type is none of ours: it goes, and counting begins anew.
+local function read (command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or reply.err == nil then return reply end
+  redis.call('DEL', key)
+  return false
+end
+
 -- State as stored, or nil. A key that lost its expiry is given one, as if its window began now.
 local function load (key, algorithm, windowMs)
   if algorithm == FIXED_WINDOW then
-    local used = tonumber(redis.call('GET', key) or nil)
+    local used = tonumber(read('GET', key) or nil)
     if used == nil then return nil, false end
     local atMs = expiryOf(key)
     if atMs == -1 then return { used = used, previous = 0, atMs = nowMs + windowMs }, true end
     return { used = used, previous = 0, atMs = atMs }, false
   end
-  local fields = redis.call('HMGET', key, 'used', 'previous', 'atMs')
+  local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
   local used, previous, atMs = tonumber(fields[1] or nil), tonumber(fields[2] or nil), tonumber(fields[3] or nil)
   if used == nil or previous == nil or atMs == nil then return nil, false end
   return { used = used, previous = previous, atMs = atMs }, redis.call('PTTL', key) == -1
