@@ -302,6 +302,13 @@ t.test('variables that are not used may be wrong', async t => {
   t.same(wrongOnes({}, { ...wrong, REDIS_ENABLED: 'false' }), ['REDIS_TIMEOUT'])
 })
 
+t.test('a URL as host is refused before its password can be told as the name of a host', async t => {
+  for (const host of ['redis://:secret@h', 'h/1', 'user@h']) {
+    const [problem] = errorOf({ redis: { host } }).problems
+    t.match(problem, { option: 'redis.host', received: 'a URL', remedy: 'give a URL as redis.url' })
+  }
+})
+
 t.test('burst is for gcra, which a route may choose or leave', async t => {
   t.match(errorOf({ burst: 5 }).problems, [{ option: 'burst', rule: "left out, unless algorithm is 'gcra'" }])
   t.same([0, 1, 1e9, 1e12].map(burst => wrongOnes({ algorithm: 'gcra', burst })), [['burst'], [], [], ['max']])

@@ -89,7 +89,7 @@ t.test('LOG_LEVEL', async t => {
   })
 })
 
-t.test('closing is clean: no timer or socket keeps the process, and nothing runs after it', async t => {
+t.test('after closing no connection is left, and nothing is sent any more', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const observer = server.client()

@@ -176,7 +176,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     } catch (error) {
       const valueError = valueErrorOf(error)
       if (valueError !== undefined) return new Refused(valueError)
-      const failure = failureOf(error)
+      const failure = error instanceof StoreUnavailableError ? error : failureOf(error)
       if (failure.kind === 'reply') return new Refused(failure)
       // Set before the breaker sees it, so that `down` tells the reason.
       this.#failure = failure

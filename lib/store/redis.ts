@@ -4,7 +4,7 @@
  */
 import type { GuardedRedis } from '../redis/breaker.js'
 import { type RedisClient, Script } from '../redis/script.js'
-import { failureOf } from '../redis/failure.js'
+import { StoreUnavailableError } from '../errors.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import { algorithms } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
@@ -226,7 +226,9 @@ export class RedisStore implements Store {
 /** Numbers as texts are taken, as a user's client may be set to answer them. @throws for any other reply: nobody is refused by accident */
 function readNumbers (reply: unknown, length: number): readonly number[] {
   const numbers = Array.isArray(reply) ? reply.map(one => Number(one)) : []
-  if (numbers.length !== length || !numbers.every(Number.isSafeInteger)) throw failureOf(new Error('an unexpected reply to a script'))
+  if (numbers.length !== length || !numbers.every(Number.isSafeInteger)) {
+    throw new StoreUnavailableError('reply', 'Redis answered a script with something else than the numbers it returns')
+  }
   return numbers
 }
 

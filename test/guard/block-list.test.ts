@@ -1,5 +1,10 @@
 import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
+import { Redis } from 'ioredis'
+import { BlockListFollower } from '../../lib/guard/block-list.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import type { RedisStore } from '../../lib/store/redis.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
@@ -81,6 +86,73 @@ t.test('changes of another list under the same name are not taken for the next o
   await other.redisGuard.blockIP('192.0.2.2', 60)
   await until(async () => await statusFor(one, '192.0.2.2') === 403)
   t.equal(await statusFor(one, '192.0.2.1'), 200)
+})
+
+t.test('an entry that is no block hides none of the others', async t => {
+  await observer.hset('guard:{blocks}', { 'not an address': '{}', '192.0.2.7': 'not JSON', '192.0.2.8': '{"expiresAtMs":"soon"}', '010.0.0.1': '{}' })
+  const first = await instance(t)
+  await first.redisGuard.blockIP('192.0.2.1', 60)
+  await observer.xadd('guard:{blocks}:changes', '*', 'sequence', String(Number(await observer.incr('guard:{blocks}:sequence'))), 'ip', '192.0.2.9', 'block', 'not JSON')
+  const second = await instance(t)
+  await first.redisGuard.blockIP('192.0.2.2', 60)
+  await until(async () => await statusFor(second, '192.0.2.2') === 403)
+  t.same([await statusFor(second, '192.0.2.1'), await statusFor(second, '192.0.2.7'), await statusFor(second, '192.0.2.9')], [403, 200, 200])
+  t.equal(await second.redisGuard.isIPBlocked('192.0.2.7'), false)
+  t.same((await second.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.1', '192.0.2.2'])
+})
+
+t.test('a client that answers numbers as texts, of ours or the user\'s, makes no difference', async t => {
+  const own = new Redis({ port: server.port, stringNumbers: true })
+  t.teardown(() => own.disconnect())
+  for (const redis of [{ port: server.port, stringNumbers: true }, own]) {
+    const app = await guardedApp(t, { redis, max: 1, nameSpace: redis === own ? 'own:' : 'ours:' })
+    app.get('/', async () => 'ok')
+    t.same([await statusFor(app, '192.0.2.5'), await statusFor(app, '192.0.2.5')], [200, 429])
+    await app.redisGuard.blockIP('192.0.2.1', 60)
+    t.same([await app.redisGuard.isIPBlocked('192.0.2.1'), await app.redisGuard.unblockIP('192.0.2.1')], [true, true])
+    await app.redisGuard.set('key', 1)
+    t.same([await app.redisGuard.incr('key'), await app.redisGuard.expire('key', 5), await app.redisGuard.del('key')], [2, true, true])
+    t.equal(await app.redisGuard.clearOldRateLimitEvents(0), 1)
+  }
+})
+
+t.test('a list that changes faster than it loads is looked at again later, not at once', async t => {
+  let loads = 0
+  const redis = {
+    blockChanges: async () => ({ nowMs: Date.now(), cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true }),
+    async * blockPages () { loads++ }
+  }
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: () => Date.now() })
+  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisStore, usable: () => true, intervalMs: 10, now: () => Date.now(), onError: error => { throw error } })
+  await follower.sync()
+  t.equal(loads, 1)
+})
+
+t.test("times are taken for this process's clock, however far that of Redis is off; what changes during a load is kept", async t => {
+  const hourMs = 3_600_000
+  const clock = { ms: 1_000_000_000 }
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: () => clock.ms })
+  const block = (ip: string) => ({ ip, reason: '', origin: '', blockedAtMs: clock.ms + hourMs, expiresAtMs: clock.ms + hourMs + 1000 })
+  let missed = true
+  const redis = {
+    blockChanges: async () => {
+      const answer = { nowMs: clock.ms + hourMs, cursor: { id: '0-0', sequence: 0 }, changes: missed ? [] : [{ ip: '192.0.2.2', block: block('192.0.2.2') }], missed }
+      missed = false
+      return answer
+    },
+    async * blockPages () {
+      memory.block({ ip: '192.0.2.3', durationMs: 1000, reason: '', origin: '' })
+      memory.unblock('192.0.2.4')
+      yield [block('192.0.2.1'), block('192.0.2.4')]
+    }
+  }
+  let asked = 0
+  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisStore, usable: () => asked++ < 2, intervalMs: 10, now: () => clock.ms, onError: error => { throw error } })
+  await follower.sync()
+  const blocked = () => ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4'].map(ip => memory.isBlocked(ip))
+  t.same(blocked(), [true, true, true, false])
+  clock.ms += 1000
+  t.same(blocked(), [false, false, false, false])
 })
 
 t.test('a list that cannot be read leaves the one in force as it is', async t => {

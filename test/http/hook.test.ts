@@ -8,7 +8,7 @@ import Fastify from 'fastify'
 import t from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { RateLimitOptions } from '../../lib/options.js'
-import { guardedApp } from '../support/app.js'
+import { guardedApp, logTo } from '../support/app.js'
 
 const ok = async () => 'ok'
 
@@ -75,7 +75,20 @@ t.test('a route', async t => {
     app.post('/x', { config: { rateLimit: { max: 1 } } }, ok)
     const statusOf = async (method: 'GET' | 'HEAD' | 'POST', url: string) => (await app.inject({ method, url })).statusCode
     t.same([await statusOf('GET', '/x'), await statusOf('HEAD', '/x'), await statusOf('POST', '/x'), await statusOf('POST', '/x')], [200, 429, 200, 429])
-    t.same([await statusOf('GET', '/both'), await statusOf('POST', '/both')], [200, 429])
+    t.same([await statusOf('GET', '/both'), await statusOf('HEAD', '/both'), await statusOf('POST', '/both')], [200, 429, 429])
+  })
+
+  t.test('is told apart from one of another version or host', async t => {
+    const app = await guardedApp(t, {})
+    for (const version of ['1.0.0', '2.0.0']) app.get('/x', { constraints: { version }, config: { rateLimit: { max: 1 } } }, ok)
+    const statusOf = async (method: 'GET' | 'HEAD', version: string) => (await app.inject({ method, url: '/x', headers: { 'accept-version': version } })).statusCode
+    t.same([await statusOf('GET', '1.0.0'), await statusOf('GET', '2.0.0'), await statusOf('HEAD', '1.0.0'), await statusOf('GET', '2.0.0')], [200, 200, 429, 429])
+  })
+
+  t.test('may say null for nothing of its own', async t => {
+    const app = await guardedApp(t, { max: 1 })
+    app.get('/', { config: { rateLimit: null } as object }, ok)
+    t.same(await statuses(app, ['/', '/']), [200, 429])
   })
 
   t.test('shares no counter with another route by the shape of its name', async t => {
@@ -127,10 +140,17 @@ t.test('allowList', async t => {
     t.notOk('x-ratelimit-limit' in (await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).headers)
   })
 
+  t.test('of addresses also exempts a generated key that is one of them', async t => {
+    const app = await guardedApp(t, { max: 0, allowList: ['203.0.113.5'], keyGenerator: request => request.headers['x-real-ip'] as string })
+    app.get('/', ok)
+    const statusFor = async (ip: string) => (await app.inject({ url: '/', headers: { 'x-real-ip': ip } })).statusCode
+    t.same([await statusFor('::ffff:203.0.113.5'), await statusFor('203.0.113.6'), await statusFor('not an address')], [200, 429, 429])
+  })
+
   t.test('as a function, which may be async', async t => {
     const app = await guardedApp(t, { max: 0 })
     app.get('/sync', { config: { rateLimit: { allowList: (request, key) => key === '127.0.0.1' && request.headers['x-pass'] === 'yes' } } }, ok)
-    app.get('/async', { config: { rateLimit: { allowList: async () => true } } }, ok)
+    app.get('/async', { config: { rateLimit: { allowList: async () => 'yes' as unknown as boolean } } }, ok)
     t.equal((await app.inject({ url: '/sync', headers: { 'x-pass': 'yes' } })).statusCode, 200)
     t.equal((await app.inject('/sync')).statusCode, 429)
     t.equal((await app.inject('/async')).statusCode, 200)
@@ -297,6 +317,14 @@ t.test('bad input', async t => {
     }
   })
 
+  t.test('nobody uses up the quota of an address by sending it as a key', async t => {
+    const app = await guardedApp(t, { max: 1, keyGenerator: request => request.headers['x-api-key'] as string })
+    app.get('/', ok)
+    const statusFor = async (remoteAddress: string, key?: string) => (await app.inject({ url: '/', remoteAddress, headers: key === undefined ? {} : { 'x-api-key': key } })).statusCode
+    for (const key of ['192.0.2.1', 'unknown', 'address:192.0.2.1']) await statusFor('198.51.100.1', key)
+    t.same([await statusFor('192.0.2.1'), await statusFor('192.0.2.1'), await statusFor('198.51.100.1', '192.0.2.1')], [200, 429, 429])
+  })
+
   t.test('a keyGenerator may answer a number', async t => {
     const app = await guardedApp(t, { max: 1, keyGenerator: () => 7 })
     app.get('/', ok)
@@ -332,6 +360,16 @@ t.test('bad input', async t => {
       })
     }
   }
+
+  t.test('callbacks that promise and fail are logged; the request is answered, the process lives', async t => {
+    const lines: Record<string, unknown>[] = []
+    const later = async () => { throw new Error('audit db is down') }
+    const app = await guardedApp(t, { max: 1, onExceeding: later, onExceeded: later, errorResponseBuilder: later as unknown as () => object }, logTo(lines))
+    app.get('/', ok)
+    t.same(await statuses(app, ['/', '/']), [200, 429])
+    await new Promise(resolve => setImmediate(resolve))
+    t.equal(lines.filter(({ msg }) => msg === 'a callback of the rate limit failed').length, 2)
+  })
 
   t.test('a max or timeWindow that is computed wrong fails the request with words', async t => {
     for (const wrong of [NaN, -1, '5' as unknown as number, Infinity, 1.5]) {

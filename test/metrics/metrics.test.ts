@@ -57,6 +57,9 @@ t.test('/metrics is not limited, and says what it is', async t => {
   t.equal(statusCode, 200)
   t.match(headers['content-type'], /^text\/plain; version=0\.0\.4/)
   t.notOk('x-ratelimit-limit' in headers)
+  await app.redisGuard.blockIP('192.0.2.9', 60)
+  const refused = await app.inject({ url: '/metrics', remoteAddress: '192.0.2.9' })
+  t.match([refused.statusCode, refused.headers['content-type']], [403, /^application\/json/])
 })
 
 t.test('every metric is described for people: what it counts, in base units, by few labels', async t => {
@@ -157,6 +160,19 @@ t.test('the option metrics', async t => {
     const silent = await guardedApp(t, { metrics: { registry: other, path: false } })
     t.equal((await silent.inject('/metrics')).statusCode, 404)
     t.match(await other.metrics(), /redis_guard_store/)
+  })
+
+  t.test('of a registry that outlives the application: ours go with it; two at once are told apart by an error', async t => {
+    const registry = new Registry()
+    for (let round = 0; round < 2; round++) {
+      const app = Fastify()
+      await app.register(redisGuard, { redis: server.url, metrics: { registry } })
+      const { client } = app.redisGuard
+      await t.rejects(guardedApp(t, { metrics: { registry } }), { code: 'GUARD_ERR_METRICS_REGISTRY' })
+      t.ok(client)
+      await app.close()
+      t.equal(await registry.metrics(), '\n')
+    }
   })
 
   t.test('false: no route, no metrics, and all else works', async t => {

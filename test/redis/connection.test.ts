@@ -15,6 +15,7 @@ import { Instance } from '../support/instance.js'
 import { findProgram, freePort, Program } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
 const password = 'p@ss:w/o#r%d?& with spaces%20'
@@ -154,7 +155,56 @@ t.test('Cluster: all clients and all methods, whatever slots they lie in', async
   t.equal(app.redisGuard.status.store, 'redis', 'none of it failed')
 })
 
+t.test('Cluster: a command whose answer was lost is not sent again', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const proxies = await Promise.all(cluster.servers.map(async ({ port }) => await TcpProxy.start(port)))
+  t.teardown(async () => await Promise.all(proxies.map(async proxy => await proxy.stop())))
+  const natMap = Object.fromEntries(cluster.servers.map(({ port }, i) => [`127.0.0.1:${port}`, { host: '127.0.0.1', port: proxies[i]!.port }]))
+  const app = await guardedApp(t, { redis: { cluster: proxies.map(({ port }) => ({ host: '127.0.0.1', port })), natMap }, commandTimeout: 1000 })
+  app.get('/', async () => 'ok')
+  t.equal(app.redisGuard.status.store, 'redis')
+
+  const names = Array.from({ length: 12 }, (_, i) => `count${i}`)
+  for (const proxy of proxies) proxy.delayMs = 300
+  const counting = Promise.all(names.map(async name => await app.redisGuard.incr(name)))
+  // The commands have arrived by now, their answers have not.
+  await new Promise(resolve => setTimeout(resolve, 400))
+  for (const proxy of proxies) proxy.cut()
+  await counting
+  for (const proxy of proxies) proxy.delayMs = 0
+  await until(() => app.redisGuard.status.store === 'redis')
+  await new Promise(resolve => setTimeout(resolve, 500))
+  t.same(new Set(await Promise.all(names.map(async name => await app.redisGuard.get(name)))), new Set(['1']))
+})
+
 t.test('starting up', async t => {
+  t.test('does not wait for a Redis that is full', async t => {
+    const server = await startRedis(t, '--maxmemory', '1')
+    const startMs = performance.now()
+    t.match(await storeWith(t, server.url), { store: 'memory', reason: /\(oom\)/ })
+    t.ok(performance.now() - startMs < 1500)
+  })
+
+  t.test('stays on memory, and says so once, where Redis allows no scripts', async t => {
+    const server = await startRedis(t, '--rename-command', 'EVALSHA', '')
+    const lines: Record<string, unknown>[] = []
+    const app = await guardedApp(t, { redis: server.url }, logTo(lines))
+    await new Promise(resolve => setTimeout(resolve, 1500))
+    t.match(app.redisGuard.status, { store: 'memory', reason: /unknown command/ })
+    t.equal(lines.length, 1)
+  })
+
+  t.test('ends in time for Fastify, whatever connectTimeout says', async t => {
+    const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
+    t.teardown(() => silent.close())
+    await once(silent, 'listening')
+    const app = await guardedApp(t, { redis: { port: (silent.address() as { port: number }).port }, connectTimeout: 60_000 }, { pluginTimeout: 1000 })
+    t.equal(app.redisGuard.status.store, 'memory')
+    const patient = await guardedApp(t, { redis: { port: (silent.address() as { port: number }).port }, connectTimeout: 300 }, { pluginTimeout: 0 })
+    t.equal(patient.redisGuard.status.store, 'memory')
+  })
+
   t.test('does not wait for a Redis that refuses, and uses it as soon as it is there', async t => {
     const port = await freePort()
     const startMs = performance.now()

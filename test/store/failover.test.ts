@@ -154,6 +154,8 @@ t.test('connections that are reset cost no request its answer', async t => {
   const { app, proxy } = await setUp(t)
   for (let round = 0; round < 5; round++) {
     const requests = Array.from({ length: 20 }, async () => await timed(app))
+    // Not before their commands are on their way.
+    await new Promise(resolve => setImmediate(resolve))
     proxy.cut()
     t.same((await Promise.all(requests)).filter(({ status }) => status !== 200), [])
     await until(() => app.redisGuard.status.store === 'redis', 1500)
@@ -218,6 +220,23 @@ t.test('a switch is an event, once in each direction', async t => {
   await server.restart()
   await until(() => heard.length === 2)
   t.same(heard, ['memory open false true', 'redis closed true true'])
+})
+
+t.test('a reply that makes no sense refuses nobody: memory answers that request, and it is counted', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const own = server.client()
+  t.teardown(() => own.disconnect())
+  const app = await guardedApp(t, { redis: own, max: 1, syncInterval: 60_000 })
+  app.get('/', async () => 'ok')
+  const replies = [async () => [], async () => ['x', 1, 1, 1, 1], async () => 'OK', async () => null, async () => { throw new Error('WRONGTYPE Operation against a key holding the wrong kind of value') }]
+  for (const [i, reply] of replies.entries()) {
+    Object.assign(own, { evalsha: reply })
+    const statusOf = async () => (await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode
+    t.same([await statusOf(), await statusOf()], [200, 429])
+    t.equal(app.redisGuard.status.store, 'redis')
+  }
+  t.match((await app.inject('/metrics')).payload, /redis_guard_errors_total\{kind="reply"\} 8/)
 })
 
 t.test("a user's client with an offline queue does not make requests wait, nor count them later", async t => {

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
+import { AddressList } from '../../lib/rules/address-list.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 
@@ -38,6 +39,25 @@ t.test('a flood of fresh clients neither grows it past its bound nor frees a lim
     t.ok(memory.size <= 1000)
     t.equal(accepted('attacker'), false, algorithm)
   }
+})
+
+t.test('a counter that is nearly used up outlives a flood of names that come twice each', async t => {
+  const { memory } = setUp(1000)
+  const check = { name: 'login', limit: defineLimit('fixed-window', 5, 3_600_000), cost: 1 }
+  const accepted = (key: string) => memory.takeOne({ key, checks: [check] }).accepted
+  for (let i = 0; i < 4; i++) accepted('admin')
+  for (let i = 0; i < 20_000; i++) {
+    accepted(`name ${i}`)
+    accepted(`name ${i}`)
+  }
+  t.same([accepted('admin'), accepted('admin')], [true, false])
+})
+
+t.test('a list that is taken over replaces all that was there', async t => {
+  const { memory } = setUp(10)
+  memory.block({ ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' })
+  memory.replaceBlocks(new AddressList())
+  t.equal(memory.isBlocked('192.0.2.1'), false)
 })
 
 t.test('values are bounded, too: the oldest goes first', async t => {
