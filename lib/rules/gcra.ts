@@ -17,7 +17,7 @@ export const gcra: Rule = {
     if (stored === undefined) return { used: 0, previous: 0, atMs: nowMs }
     const elapsedMs = this.repaired(stored, nowMs, limit) ? 0 : nowMs - stored.atMs
     // A limit that was lowered must not lock out for longer than a full bucket of the new one.
-    const used = Math.min(capacity(limit), Math.max(0, stored.used - elapsedMs * limit.max))
+    const used = Math.min(capacity(limit), Math.max(0, stored.used - drained(stored.used, elapsedMs, limit)))
     return { used, previous: 0, atMs: nowMs }
   },
 
@@ -53,6 +53,12 @@ export const gcra: Rule = {
 
 function capacity (limit: Limit): number {
   return limit.burst * limit.windowMs
+}
+
+/** What drains in a time; where nothing ever does (max 0), all at once after a window, when the state expires. */
+function drained (used: number, elapsedMs: number, limit: Limit): number {
+  if (limit.max > 0) return elapsedMs * limit.max
+  return elapsedMs >= limit.windowMs ? used : 0
 }
 
 /** How long `amount` takes to drain; a window where nothing ever drains (max 0). */

@@ -118,7 +118,7 @@ export class MemoryStore implements Store {
   }
 
   clearEvents (olderThanMs: number): number {
-    return this.#events.clear(this.#now() - olderThanMs)
+    return this.#events.clear(olderThanMs === 0 ? Infinity : this.#now() - olderThanMs)
   }
 
   suspects (limit: number): readonly Suspect[] {

@@ -92,7 +92,7 @@ export interface Store {
   logEvents (events: readonly RateLimitEvent[]): Awaitable<void>
   /** The latest, newest first. */
   events (limit: number): Awaitable<readonly RateLimitEvent[]>
-  /** @returns how many were removed */
+  /** @param olderThanMs  0: all; @returns how many were removed */
   clearEvents (olderThanMs: number): Awaitable<number>
   /** Most limited first; among equals the later in the alphabet first. */
   suspects (limit: number): Awaitable<readonly Suspect[]>

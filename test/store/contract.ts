@@ -143,6 +143,9 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
     t.equal(await store.clearEvents(30_000), 1200)
     t.same(await store.suspects(10), [{ ip: '198.51.100.1', count: 1 }, { ip: '192.0.2.1', count: 1 }])
     t.equal((await store.events(100)).length, 2)
+    await store.logEvents([event('192.0.2.1', { atMs: nowMs + 60_000 })])
+    t.equal(await store.clearEvents(0), 3, 'all, also those that another clock has dated later')
+    t.same(await store.suspects(10), [])
   })
 
   const block = (ip: string, durationMs: number, reason = '') => ({ ip, durationMs, reason, origin: 'test' })

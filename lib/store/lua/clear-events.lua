@@ -2,7 +2,7 @@
 -- they added to the count of their address; atomic per page.
 --
 -- KEYS     events, suspects (see store/keys.ts)
--- ARGV     age in ms beyond which events go, id of the first event of the page
+-- ARGV     age in ms beyond which events go (0: all of them), id of the first event of the page
 --          ('-' for the oldest), length of the page, moment from which the age
 --          counts ('' for now)
 -- returns  number removed, id to go on from ('' after the last page), that moment
@@ -13,7 +13,8 @@ if nowMs == nil then
   local time = redis.call('TIME')
   nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local beforeMs = nowMs - tonumber(ARGV[1])
+local ageMs = tonumber(ARGV[1])
+local beforeMs = ageMs == 0 and math.huge or nowMs - ageMs
 local length = tonumber(ARGV[3])
 local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
 local removed = 0

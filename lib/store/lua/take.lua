@@ -57,6 +57,11 @@ local function drainMs (amount, limit)
   return math.ceil(amount / limit.max)
 end
 
+local function drained (used, elapsedMs, limit)
+  if limit.max > 0 then return elapsedMs * limit.max end
+  return elapsedMs >= limit.windowMs and used or 0
+end
+
 local function repaired (stored, limit)
   if limit.algorithm == FIXED_WINDOW then return stored.atMs - nowMs > limit.windowMs end
   return stored.atMs > nowMs
@@ -80,7 +85,7 @@ local function current (stored, limit)
     return { used = 0, previous = 0, atMs = nowMs }
   end
   local elapsedMs = repaired(stored, limit) and 0 or nowMs - stored.atMs
-  local used = math.min(limit.burst * windowMs, math.max(0, stored.used - elapsedMs * limit.max))
+  local used = math.min(limit.burst * windowMs, math.max(0, stored.used - drained(stored.used, elapsedMs, limit)))
   return { used = used, previous = 0, atMs = nowMs }
 end
 
