@@ -155,6 +155,16 @@ t.test('gcra', async t => {
     t.same(passedAt, [0, 10, 100, 200, 300, 400, 500])
   })
 
+  t.test('with max 0 nothing drains; the burst is forgotten a window after it was last used', async t => {
+    const limit = defineLimit('gcra', 0, 1000, 2)
+    const first = take(undefined, 0, limit, 1)
+    const second = take(first.state, 600, limit, 1)
+    t.same([first.fits, second.fits], [true, true])
+    t.same(explain(second.state, 700, limit), { remaining: 0, resetMs: 1000, retryAfterMs: 1000 })
+    t.same([600, 1599, 1600].map(nowMs => take(second.state, nowMs, limit, 1).fits), [false, false, true])
+    t.equal(expiresAtMs(second.state, limit), 1600)
+  })
+
   t.test('lowering the limit locks nobody out for longer than its own full bucket', async t => {
     const { state } = take(undefined, 0, defineLimit('gcra', 1000, 60_000), 1000)
     t.ok(explain(state, 0, defineLimit('gcra', 10, 60_000)).retryAfterMs <= 60_000)
