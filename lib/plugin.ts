@@ -9,7 +9,7 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { BlockListFollower } from './guard/block-list.js'
 import { EventLog } from './guard/event-log.js'
-import { Guard, type GuardEvent } from './guard/guard.js'
+import { Guard } from './guard/guard.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning, trustProxyOf } from './guard/warnings.js'
 import { addHooks } from './http/hook.js'
@@ -77,7 +77,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     memory,
     ipv6Subnet: settings.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
-    listeners: [event => metrics?.decided(event), event => record(event, eventLog), event => log.debug({ decision: event }, event.outcome)]
+    listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => log.debug({ decision: event }, event.outcome)]
   })
 
   fastify.decorate('redisGuard', new RedisGuard({
@@ -202,21 +202,6 @@ async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
   ]))
   if (info === undefined) throw new Error('Redis does not allow INFO')
   return { info, slowLogLength }
-}
-
-/**
- * An event names what was counted or blocked: an IPv6 client changes its
- * address at will, and is one suspect all the same.
- */
-function record ({ outcome, client, key, limit, method, route }: GuardEvent, eventLog: EventLog): void {
-  if (outcome !== 'limited' && outcome !== 'blocked') return
-  const ip = outcome === 'blocked' ? key : client.address === undefined ? undefined : client.key
-  eventLog.add({ type: outcome, ip, key: key === ip ? undefined : shorten(key), limit, method, route, count: 1, atMs: Date.now() })
-}
-
-/** A key may hold a megabyte that a client sent; a copy, since a part of a text keeps all of it alive. */
-function shorten (key: string | undefined): string | undefined {
-  return key === undefined || key.length <= 200 ? key : Buffer.from(`${key.slice(0, 200)}...`).toString()
 }
 
 function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {

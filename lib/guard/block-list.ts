@@ -25,6 +25,7 @@ export class BlockListFollower {
   #timer: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
   #closed = false
+  #failing = false
 
   constructor (options: BlockListOptions) {
     this.#options = options
@@ -37,13 +38,21 @@ export class BlockListFollower {
 
   /** Resolves when the list is as Redis has it, or Redis cannot be asked. */
   async sync (): Promise<void> {
-    this.#running ??= this.#catchUp().catch(this.#options.onError).finally(() => { this.#running = undefined })
+    this.#running ??= this.#catchUp()
+      .then(() => { this.#failing = false }, (error: Error) => this.#failed(error))
+      .finally(() => { this.#running = undefined })
     await this.#running
   }
 
   close (): void {
     this.#closed = true
     clearTimeout(this.#timer)
+  }
+
+  /** Told once, not at each interval. */
+  #failed (error: Error): void {
+    if (!this.#failing) this.#options.onError(error)
+    this.#failing = true
   }
 
   async #catchUp (): Promise<void> {

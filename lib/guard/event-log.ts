@@ -4,6 +4,7 @@
  * flood costs a few events a second, however many requests it has.
  */
 import type { RateLimitEvent } from '../store/store.js'
+import type { GuardEvent } from './guard.js'
 
 /** ms between two writes. */
 export const flushIntervalMs = 250
@@ -25,6 +26,18 @@ export class EventLog {
   constructor (write: (events: readonly RateLimitEvent[]) => Promise<void>, dropped: (count: number) => void) {
     this.#write = write
     this.#dropped = dropped
+  }
+
+  /**
+   * Adds a decision, if it was a refusal. The event names what was counted or
+   * blocked: an IPv6 client changes its address at will, and is one suspect
+   * all the same.
+   */
+  record ({ outcome, client, key, limit, method, route }: GuardEvent, atMs: number): void {
+    if (outcome !== 'limited' && outcome !== 'blocked') return
+    const counted = client.address === undefined ? undefined : client.key
+    const ip = outcome === 'blocked' ? key : counted
+    this.add({ type: outcome, ip, key: key === ip ? undefined : shorten(key), limit, method, route, count: 1, atMs })
   }
 
   add (event: RateLimitEvent): void {
@@ -52,4 +65,9 @@ export class EventLog {
     this.#writing = written.catch(() => {})
     await written
   }
+}
+
+/** A key may hold a megabyte that a client sent; a copy, since a part of a text keeps all of it alive. */
+function shorten (key: string | undefined): string | undefined {
+  return key === undefined || key.length <= 200 ? key : Buffer.from(`${key.slice(0, 200)}...`).toString()
 }

@@ -186,7 +186,7 @@ export class RedisStore implements Store {
     const follows = numbers.every((number, i) => number === sequence + 1 + i)
     const complete = entries.length === pageLength || sequence + entries.length === lastSequence
     if (!follows || !complete) return { nowMs, cursor: { id: lastId, sequence: lastSequence }, changes: [], missed: true }
-    const changes = entries.map(([, [, , , ip, , json]]) => ({ ip: ip!, block: json === '' ? undefined : parseBlock(ip!, json!) }))
+    const changes = entries.flatMap(([, [, , , ip, , json]]) => readChange(ip!, json!))
     return {
       nowMs,
       cursor: { id: entries.at(-1)?.[0] ?? id, sequence: sequence + entries.length },
@@ -237,6 +237,13 @@ const pageLength = 500
 
 /** An instance that was away for more changes than this loads the whole list. */
 const maxChanges = 10_000
+
+/** @returns nothing for what is no change, as if it had not been written */
+function readChange (ip: string, json: string): readonly BlockChange[] {
+  if (json === '') return parseNetwork(ip)?.text === ip ? [{ ip, block: undefined }] : []
+  const block = parseBlock(ip, json)
+  return block === undefined ? [] : [{ ip, block }]
+}
 
 /** @returns undefined for what is no block: somebody else's entry is not to hide the others */
 function parseBlock (ip: string, json: string): Block | undefined {

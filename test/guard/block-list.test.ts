@@ -5,7 +5,7 @@ import { BlockListFollower } from '../../lib/guard/block-list.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import type { RedisStore } from '../../lib/store/redis.js'
-import { guardedApp } from '../support/app.js'
+import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -93,6 +93,9 @@ t.test('an entry that is no block hides none of the others', async t => {
   const first = await instance(t)
   await first.redisGuard.blockIP('192.0.2.1', 60)
   await observer.xadd('guard:{blocks}:changes', '*', 'sequence', String(Number(await observer.incr('guard:{blocks}:sequence'))), 'ip', '192.0.2.9', 'block', 'not JSON')
+  for (const ip of ['no address', '010.0.0.1']) {
+    for (const block of ['', '{}']) await observer.xadd('guard:{blocks}:changes', '*', 'sequence', String(await observer.incr('guard:{blocks}:sequence')), 'ip', ip, 'block', block)
+  }
   const second = await instance(t)
   await first.redisGuard.blockIP('192.0.2.2', 60)
   await until(async () => await statusFor(second, '192.0.2.2') === 403)
@@ -155,13 +158,16 @@ t.test("times are taken for this process's clock, however far that of Redis is o
   t.same(blocked(), [false, false, false, false])
 })
 
-t.test('a list that cannot be read leaves the one in force as it is', async t => {
-  const one = await instance(t)
+t.test('a list that cannot be read leaves the one in force as it is, and is told of once', async t => {
+  const lines: Record<string, unknown>[] = []
+  const one = await guardedApp(t, { redis: { port: server.port }, syncInterval }, logTo(lines))
+  one.get('/', async () => 'ok')
   await one.redisGuard.blockIP('192.0.2.1', 60)
   await observer.del('guard:{blocks}:changes')
   await observer.set('guard:{blocks}:changes', 'not a stream')
   await new Promise(resolve => setTimeout(resolve, 4 * syncInterval))
   t.equal(await statusFor(one, '192.0.2.1'), 403)
+  t.match(lines, [{ msg: 'the block list could not be read from Redis' }])
   await observer.del('guard:{blocks}:changes')
   const other = await instance(t)
   await other.redisGuard.blockIP('192.0.2.5', 60)

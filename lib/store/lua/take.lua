@@ -33,6 +33,7 @@ end
 local function read (command, key, ...)
   local reply = redis.pcall(command, key, ...)
   if type(reply) ~= 'table' or reply.err == nil then return reply end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...) end
   redis.call('DEL', key)
   return false
 end
