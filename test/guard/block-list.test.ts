@@ -102,6 +102,10 @@ t.test('an entry that is no block hides none of the others', async t => {
   t.same([await statusFor(second, '192.0.2.1'), await statusFor(second, '192.0.2.7'), await statusFor(second, '192.0.2.9')], [403, 200, 200])
   t.equal(await second.redisGuard.isIPBlocked('192.0.2.7'), false)
   t.same((await second.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.1', '192.0.2.2'])
+  // The first has read them all as changes, one after another.
+  await second.redisGuard.blockIP('192.0.2.3', 60)
+  await until(async () => await statusFor(first, '192.0.2.3') === 403)
+  t.same([await statusFor(first, '192.0.2.1'), await statusFor(first, '192.0.2.9')], [403, 200])
 })
 
 t.test('a client that answers numbers as texts, of ours or the user\'s, makes no difference', async t => {
