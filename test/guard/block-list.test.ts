@@ -92,20 +92,17 @@ t.test('an entry that is no block hides none of the others', async t => {
   await observer.hset('guard:{blocks}', { 'not an address': '{}', '192.0.2.7': 'not JSON', '192.0.2.8': '{"expiresAtMs":"soon"}', '010.0.0.1': '{}' })
   const first = await instance(t)
   await first.redisGuard.blockIP('192.0.2.1', 60)
+  // It loads the list as it starts, so what comes from here on it reads as changes.
+  const second = await instance(t)
   await observer.xadd('guard:{blocks}:changes', '*', 'sequence', String(Number(await observer.incr('guard:{blocks}:sequence'))), 'ip', '192.0.2.9', 'block', 'not JSON')
   for (const ip of ['no address', '010.0.0.1']) {
     for (const block of ['', '{}']) await observer.xadd('guard:{blocks}:changes', '*', 'sequence', String(await observer.incr('guard:{blocks}:sequence')), 'ip', ip, 'block', block)
   }
-  const second = await instance(t)
   await first.redisGuard.blockIP('192.0.2.2', 60)
   await until(async () => await statusFor(second, '192.0.2.2') === 403)
   t.same([await statusFor(second, '192.0.2.1'), await statusFor(second, '192.0.2.7'), await statusFor(second, '192.0.2.9')], [403, 200, 200])
   t.equal(await second.redisGuard.isIPBlocked('192.0.2.7'), false)
   t.same((await second.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.1', '192.0.2.2'])
-  // The first has read them all as changes, one after another.
-  await second.redisGuard.blockIP('192.0.2.3', 60)
-  await until(async () => await statusFor(first, '192.0.2.3') === 403)
-  t.same([await statusFor(first, '192.0.2.1'), await statusFor(first, '192.0.2.9')], [403, 200])
 })
 
 t.test('a client that answers numbers as texts, of ours or the user\'s, makes no difference', async t => {
