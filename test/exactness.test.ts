@@ -1,5 +1,6 @@
 import t from 'tap'
 import { algorithms } from '../lib/rules/rate-limit.js'
+import { guardedApp } from './support/app.js'
 import { Instance } from './support/instance.js'
 import { RedisServer } from './support/redis-server.js'
 
@@ -17,6 +18,18 @@ for (const algorithm of algorithms) {
     const statuses = await Promise.all(Array.from({ length: 1000 }, async (_, i) => await instances[i % 4]!.get()))
     t.equal(statuses.filter(status => status === 200).length, 100)
     t.equal(statuses.filter(status => status === 429).length, 900)
+  })
+}
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: of 1,000 requests at one client in one turn of the event loop exactly 100 pass, in the order of their arrival`, async t => {
+    const app = await guardedApp(t, { redis: server.url, nameSpace: `batch:${algorithm}:`, algorithm, max: 100, timeWindow: '1 hour', commandTimeout: 20_000 })
+    app.get('/', async () => 'ok')
+    await app.ready()
+    const answers = await Promise.all(Array.from({ length: 1000 }, async () => await app.inject('/')))
+    t.same(answers.map(({ statusCode }) => statusCode), [...Array<number>(100).fill(200), ...Array<number>(900).fill(429)])
+    t.same(answers.slice(0, 100).map(({ headers }) => headers['x-ratelimit-remaining']), Array.from({ length: 100 }, (_, i) => String(99 - i)))
+    t.equal(app.redisGuard.status.store, 'redis')
   })
 }
 

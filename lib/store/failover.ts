@@ -6,6 +6,7 @@
 import { EventEmitter } from 'node:events'
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
+import { Batch } from '../redis/batch.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import type { MemoryStore } from './memory.js'
 import type { RedisStore } from './redis.js'
@@ -40,6 +41,7 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
   readonly #memory: MemoryStore
   readonly #redis: RedisSide | undefined
   readonly #unconfigured: string
+  readonly #batch: Batch
   #since = new Date()
 
   /** @param unconfigured  why there is no Redis, where there is none */
@@ -48,6 +50,7 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
     this.#memory = memory
     this.#redis = redis
     this.#unconfigured = unconfigured
+    this.#batch = new Batch(hits => redis!.store.take(hits))
     redis?.guarded.on('up', () => this.#switched())
     redis?.guarded.on('down', () => this.#switched())
   }
@@ -65,7 +68,8 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
   }
 
   /**
-   * Decides one hit; from memory before it returns.
+   * Decides one hit; from memory before it returns, from Redis together with
+   * all others of this turn of the event loop.
    *
    * @param strict  with Redis away, fail rather than answer from memory
    * @param done    called once; with a failure only where `strict` asks for it
@@ -77,7 +81,10 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
       else done(undefined, this.#memory.takeOne(hit), 'memory')
     }
     if (!this.#redis.guarded.usable) return fallBack(this.#redis.guarded.failure)
-    this.#redis.store.take([hit]).then(([taken]) => done(undefined, taken, 'redis'), error => fallBack(this.#redis!.guarded.report(error)))
+    this.#batch.add(hit, (error, taken) => {
+      if (taken === undefined) fallBack(this.#redis!.guarded.report(error))
+      else done(undefined, taken, 'redis')
+    })
   }
 
   take (hits: readonly Hit[]): Awaitable<readonly Taken[]> {

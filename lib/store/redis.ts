@@ -8,7 +8,7 @@ import { StoreUnavailableError } from '../errors.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import { algorithms } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
-import type { Block, BlockRequest, Hit, RateLimitEvent, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Store, Suspect, Taken } from './store.js'
 
 const take = new Script('take')
 const block = new Script('block')
@@ -60,12 +60,7 @@ export class RedisStore implements Store {
   }
 
   async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
-    // In a Cluster the counters of different clients lie in different slots.
-    const batches = this.#redis.client.isCluster ? hits.map(hit => [hit]) : [hits]
-    const taken = await this.#redis.run(async client => {
-      return await Promise.all(batches.map(async batch => await this.#takeBatch(client, batch)))
-    })
-    return taken.flat()
+    return await this.#redis.run(async client => client.isCluster ? await this.#takeByClient(client, hits) : await this.#takeBatch(client, hits))
   }
 
   async get (key: string): Promise<string | null> {
@@ -195,27 +190,38 @@ export class RedisStore implements Store {
     }
   }
 
-  async #takeBatch (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
-    const indexOf = new Map<string, number>()
-    const args: number[] = []
-    for (const { key, checks } of hits) {
-      args.push(checks.length)
-      for (const { name, limit, cost } of checks) {
-        const stateKey = this.#keys.limit(limit.algorithm, name, key)
-        const index = indexOf.get(stateKey) ?? indexOf.size + 1
-        indexOf.set(stateKey, index)
-        args.push(index, algorithms.indexOf(limit.algorithm) + 1, limit.max, limit.windowMs, limit.burst, cost)
-      }
+  /** In a Cluster the counters of different clients lie in different slots: a script call for each, all sent at once. */
+  async #takeByClient (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
+    const byClient = new Map<string, Hit[]>()
+    for (const hit of hits) {
+      const ofKey = byClient.get(hit.key)
+      if (ofKey === undefined) byClient.set(hit.key, [hit])
+      else ofKey.push(hit)
     }
-    const [nowMs, ...values] = readNumbers(await take.run(client, [...indexOf.keys()], args), 1 + hits.reduce((sum, { checks }) => sum + 4 * checks.length, 0)) as [number, ...number[]]
-    let at = 0
-    return hits.map(({ checks }) => {
-      const outcomes = checks.map(() => {
-        const [fits, used, previous, atMs] = values.slice(at, at += 4) as [number, number, number, number]
-        return { fits: fits === 1, state: { used, previous, atMs } }
-      })
-      return { accepted: outcomes.every(({ fits }) => fits), nowMs, outcomes }
-    })
+    const taken = new Map(await Promise.all([...byClient].map(async ([key, ofKey]) => {
+      return [key, (await this.#takeBatch(client, ofKey)).values()] as const
+    })))
+    return hits.map(({ key }) => taken.get(key)!.next().value!)
+  }
+
+  async #takeBatch (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
+    const keys: string[] = []
+    const shapes = new Map<readonly NamedCheck[], number>()
+    const described: number[] = []
+    const runs: number[] = []
+    for (const { key, checks } of hits) {
+      for (const { name, limit } of checks) keys.push(this.#keys.limit(limit.algorithm, name, key))
+      let shape = shapes.get(checks)
+      if (shape === undefined) {
+        shapes.set(checks, shape = shapes.size + 1)
+        described.push(checks.length)
+        for (const { limit, cost } of checks) described.push(algorithms.indexOf(limit.algorithm) + 1, limit.max, limit.windowMs, limit.burst, cost)
+      }
+      if (runs.at(-2) === shape) runs[runs.length - 1]!++
+      else runs.push(shape, 1)
+    }
+    const reply = await take.run(client, keys, [shapes.size, ...described, ...runs])
+    return readTaken(reply, hits)
   }
 
   #blockKeys (): readonly string[] {
@@ -223,13 +229,34 @@ export class RedisStore implements Store {
   }
 }
 
-/** Numbers as texts are taken, as a user's client may be set to answer them. @throws for any other reply: nobody is refused by accident */
-function readNumbers (reply: unknown, length: number): readonly number[] {
-  const numbers = Array.isArray(reply) ? reply.map(one => Number(one)) : []
-  if (numbers.length !== length || !numbers.every(Number.isSafeInteger)) {
-    throw new StoreUnavailableError('reply', 'Redis answered a script with something else than the numbers it returns')
+/** What take.lua returns. @throws for any other reply: nobody is refused by accident */
+function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
+  const values: readonly unknown[] = Array.isArray(reply) ? reply : []
+  let at = 0
+  const next = () => {
+    // A user's client may be set to answer numbers as texts.
+    const value = Number(values[at++])
+    if (!Number.isSafeInteger(value)) throw unreadable()
+    return value
   }
-  return numbers
+  const nowMs = next()
+  const taken = hits.map(({ checks }): Taken => {
+    let accepted = true
+    const outcomes = checks.map(({ limit }) => {
+      const fits = next() === 1
+      accepted &&= fits
+      const used = next()
+      const atMs = nowMs + next()
+      return { fits, state: { used, previous: limit.algorithm === 'sliding-window' ? next() : 0, atMs } }
+    })
+    return { accepted, nowMs, outcomes }
+  })
+  if (at !== values.length) throw unreadable()
+  return taken
+}
+
+function unreadable (): StoreUnavailableError {
+  return new StoreUnavailableError('reply', 'Redis answered a script with something else than the numbers it returns')
 }
 
 /** Entries read at a time. */

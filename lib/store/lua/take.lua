@@ -2,14 +2,18 @@
 -- The steps are those of rules/rate-limit.ts, in its order and with its names;
 -- test/store/parity.test.ts compares the two.
 --
--- KEYS     the counters, each once
--- ARGV     the hits, one after another. A hit: number of checks, then for each
---          check: index into KEYS, algorithm (1 fixed-window, 2 sliding-window,
---          3 gcra), max, windowMs, burst, cost. Whole numbers all.
+-- KEYS     for each hit, the counter of each of its checks; a counter may come
+--          again, and is then as the hits before have left it
+-- ARGV     number of shapes, the shapes, and runs of hits of one shape in the
+--          order of KEYS. A shape: number of checks, then for each: algorithm
+--          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
+--          cost. A run: number of the shape, number of hits. Whole numbers all.
 -- returns  nowMs, then for each check of each hit: fits (1 or 0), and the state
---          after the decision: used, previous, atMs. Whole numbers all.
--- cost     two commands for each key that is only read, up to four for one that
---          changes; O(1) each
+--          after the decision: used, ms from nowMs to atMs, and with a
+--          sliding-window previous. Whole numbers all.
+-- cost     for each counter two commands where one hit of cost 1 meets a
+--          fixed-window, else one if it is only read, up to four if it changes;
+--          O(1) each
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- the others as hashes with the state's names.
@@ -38,17 +42,24 @@ local function read (command, key, ...)
   return false
 end
 
--- State as stored, or nil. A key that lost its expiry is given one, as if its window began now.
-local function load (key, algorithm, windowMs)
-  if algorithm == FIXED_WINDOW then
-    local used = tonumber(read('GET', key) or nil)
+-- What is no whole number that can be counted with is somebody else's.
+local function whole (text)
+  local number = tonumber(text or nil)
+  if number == nil or number ~= math.floor(number) or math.abs(number) > 9007199254740991 then return nil end
+  return number
+end
+
+-- State as stored, or nil; and whether the key has lost its expiry: then it is given one, as if its window began now.
+local function load (key, check)
+  if check.algorithm == FIXED_WINDOW then
+    local used = whole(read('GET', key))
     if used == nil then return nil, false end
     local atMs = expiryOf(key)
-    if atMs == -1 then return { used = used, previous = 0, atMs = nowMs + windowMs }, true end
+    if atMs == -1 then return { used = used, previous = 0, atMs = nowMs + check.windowMs }, true end
     return { used = used, previous = 0, atMs = atMs }, false
   end
   local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
-  local used, previous, atMs = tonumber(fields[1] or nil), tonumber(fields[2] or nil), tonumber(fields[3] or nil)
+  local used, previous, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
   if used == nil or previous == nil or atMs == nil then return nil, false end
   return { used = used, previous = previous, atMs = atMs }, redis.call('PTTL', key) == -1
 end
@@ -131,56 +142,103 @@ local function save (key, state, limit)
   redis.call('PEXPIREAT', key, expiresAtMs(state, limit))
 end
 
-local states = {}    -- by index into KEYS: the state as the hits before left it; false: none
+local states = {}    -- by key: the state as the hits before left it; false: none
 local lostExpiry = {}
-local unsaved = {}   -- by index into KEYS: the limit to save by
-
+local unsaved = {}   -- by key: the limit to save by
 local reply = { nowMs }
-local at = 1
-while at <= #ARGV do
-  local checks = {}
+
+local function answer (check, fit, state)
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3] = fit and 1 or 0, state.used, state.atMs - nowMs
+  if check.algorithm == SLIDING_WINDOW then reply[n + 4] = state.previous end
+end
+
+-- The first hit at a fixed-window, of cost 1: whether it passes or not, it adds
+-- 1, so that nothing need be read before. Returns nil where that cannot be.
+local function count (key, check)
+  local used = redis.pcall('INCR', key)
+  if type(used) ~= 'number' or used > 9007199254740991 then return nil end
+  local atMs = used > 1 and expiryOf(key) or nowMs
+  if atMs <= nowMs and atMs ~= -1 then
+    if used > 1 then redis.call('SET', key, 1) end
+    used = 1
+  end
+  if atMs <= nowMs or atMs - nowMs > check.windowMs then
+    atMs = nowMs + check.windowMs
+    redis.call('PEXPIREAT', key, atMs)
+  end
+  return { used = used, previous = 0, atMs = atMs }
+end
+
+-- One hit, against the checks of its shape; its keys begin behind `before`.
+local function decide (shape, before)
+  local decisions = {}
   local accepted = true
-  local count = tonumber(ARGV[at])
-  at = at + 1
-  for i = 1, count do
-    local limit = {
-      algorithm = tonumber(ARGV[at + 1]), max = tonumber(ARGV[at + 2]),
-      windowMs = tonumber(ARGV[at + 3]), burst = tonumber(ARGV[at + 4])
-    }
-    local index, cost = tonumber(ARGV[at]), tonumber(ARGV[at + 5])
-    at = at + 6
-    if states[index] == nil then
-      local stored, lost = load(KEYS[index], limit.algorithm, limit.windowMs)
-      states[index], lostExpiry[index] = stored or false, lost
+  for i, check in ipairs(shape) do
+    local key = KEYS[before + i]
+    if states[key] == nil then
+      local stored, lost = load(key, check)
+      states[key], lostExpiry[key] = stored or false, lost
     end
-    local stored = states[index] or nil
-    local state = current(stored, limit)
-    local fit = fits(state, limit, cost)
-    checks[i] = {
-      index = index, limit = limit, cost = cost, state = state, fits = fit,
-      repaired = lostExpiry[index] or (stored ~= nil and repaired(stored, limit))
-    }
+    local stored = states[key] or nil
+    local state = current(stored, check)
+    local fit = fits(state, check, check.cost)
+    decisions[i] = { state = state, fits = fit, repaired = lostExpiry[key] or (stored ~= nil and repaired(stored, check)) }
     accepted = accepted and fit
   end
-  for i = 1, count do
-    local check = checks[i]
-    local state, changed = check.state, check.repaired
+  for i, check in ipairs(shape) do
+    local key = KEYS[before + i]
+    local decision = decisions[i]
+    local state, changed = decision.state, decision.repaired
     if accepted then
-      state, changed = accept(state, check.limit, check.cost), true
-    elseif not check.fits then
-      state = refuse(check.state, check.limit)
-      changed = changed or state ~= check.state
+      state, changed = accept(state, check, check.cost), true
+    elseif not decision.fits then
+      state = refuse(decision.state, check)
+      changed = changed or state ~= decision.state
     end
     if changed then
-      states[check.index], unsaved[check.index], lostExpiry[check.index] = state, check.limit, false
+      states[key], unsaved[key], lostExpiry[key] = state, check, false
     end
-    local n = #reply
-    reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = check.fits and 1 or 0, state.used, state.previous, state.atMs
+    answer(check, decision.fits, state)
   end
 end
 
-for index, limit in pairs(unsaved) do
-  save(KEYS[index], states[index], limit)
+local at = 2
+local shapes = {}
+for number = 1, tonumber(ARGV[1]) do
+  local shape = {}
+  for i = 1, tonumber(ARGV[at]) do
+    local first = at + 1 + 5 * (i - 1)
+    shape[i] = {
+      algorithm = tonumber(ARGV[first]), max = tonumber(ARGV[first + 1]), windowMs = tonumber(ARGV[first + 2]),
+      burst = tonumber(ARGV[first + 3]), cost = tonumber(ARGV[first + 4])
+    }
+  end
+  at = at + 1 + 5 * #shape
+  shapes[number] = shape
+end
+
+local before = 0
+while at <= #ARGV do
+  local shape = shapes[tonumber(ARGV[at])]
+  local check = shape[1]
+  local adds = #shape == 1 and check.algorithm == FIXED_WINDOW and check.cost == 1
+  for _ = 1, tonumber(ARGV[at + 1]) do
+    local key = KEYS[before + 1]
+    local state = adds and states[key] == nil and count(key, check) or nil
+    if state then
+      states[key] = state
+      answer(check, state.used <= check.max, state)
+    else
+      decide(shape, before)
+    end
+    before = before + #shape
+  end
+  at = at + 2
+end
+
+for key, check in pairs(unsaved) do
+  save(key, states[key], check)
 end
 
 return reply

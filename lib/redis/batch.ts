@@ -1,0 +1,57 @@
+/**
+ * Many hits, one round trip. What is asked for in one turn of the event loop
+ * is sent when the turn is over, as one script call. Redis runs nothing else
+ * meanwhile, so a call holds no more than `mostChecks`; the next one is sent
+ * without waiting for the answer to the last.
+ */
+import type { Hit, Taken } from '../store/store.js'
+
+/** Called once, with an error or with what became of the hit. */
+export type BatchCallback = (error: unknown, taken: Taken | undefined) => void
+
+/** Checks in one script call: about a millisecond of Redis at most; `npm run bench` prints what one costs. */
+export const mostChecks = 200
+
+export class Batch {
+  readonly #send: (hits: readonly Hit[]) => Promise<readonly Taken[]>
+  readonly #flush = () => this.flush()
+  #hits: Hit[] = []
+  #callbacks: BatchCallback[] = []
+  #checks = 0
+
+  /** @param send  decides hits in their order; when it fails, all of them have failed */
+  constructor (send: (hits: readonly Hit[]) => Promise<readonly Taken[]>) {
+    this.#send = send
+  }
+
+  /** @param done  called in a later turn, in the order of the hits */
+  add (hit: Hit, done: BatchCallback): void {
+    if (this.#hits.length > 0 && this.#checks + hit.checks.length > mostChecks) this.flush()
+    if (this.#hits.length === 0) setImmediate(this.#flush)
+    this.#hits.push(hit)
+    this.#callbacks.push(done)
+    this.#checks += hit.checks.length
+  }
+
+  /** Sends what has come so far. */
+  flush (): void {
+    const [hits, callbacks] = [this.#hits, this.#callbacks]
+    if (hits.length === 0) return
+    this.#hits = []
+    this.#callbacks = []
+    this.#checks = 0
+    this.#send(hits).then(
+      taken => callbacks.forEach((done, i) => call(done, undefined, taken[i])),
+      (error: unknown) => callbacks.forEach(done => call(done, error, undefined))
+    )
+  }
+}
+
+/** One that throws ends the process, as it would by itself, but not before the others have their answers. */
+function call (done: BatchCallback, error: unknown, taken: Taken | undefined): void {
+  try {
+    done(error, taken)
+  } catch (thrown) {
+    process.nextTick(() => { throw thrown })
+  }
+}

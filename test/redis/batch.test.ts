@@ -1,0 +1,67 @@
+import { setImmediate } from 'node:timers/promises'
+import t from 'tap'
+import { Batch, mostChecks } from '../../lib/redis/batch.js'
+import { defineLimit } from '../../lib/rules/rate-limit.js'
+import type { Hit, Taken } from '../../lib/store/store.js'
+
+const limit = defineLimit('fixed-window', 10, 1000)
+
+function hit (key: string, checks = 1): Hit {
+  return { key, checks: Array.from({ length: checks }, (_, i) => ({ name: `limit${i}`, limit, cost: 1 })) }
+}
+
+/** The clock tells the hits apart: the nth hit of a call is decided at n. */
+async function inOrder (hits: readonly Hit[]): Promise<readonly Taken[]> {
+  return hits.map((_, i) => ({ accepted: true, nowMs: i, outcomes: [] }))
+}
+
+t.test('the hits of one turn of the event loop are sent as one call, and answered in their order', async t => {
+  const calls: string[][] = []
+  const batch = new Batch(async hits => {
+    calls.push(hits.map(({ key }) => key))
+    return await inOrder(hits)
+  })
+  const answers: [string, number | undefined][] = []
+  for (const key of ['a', 'b', 'a']) batch.add(hit(key), (error, taken) => answers.push([error === undefined ? key : 'failed', taken?.nowMs]))
+  t.same(calls, [], 'nothing is sent before the turn is over')
+  await setImmediate()
+  batch.add(hit('c'), () => {})
+  await setImmediate()
+  t.same(calls, [['a', 'b', 'a'], ['c']])
+  t.same(answers, [['a', 0], ['b', 1], ['a', 2]])
+})
+
+t.test('a call holds no more checks than Redis decides in about a millisecond, and the next does not wait for it', async t => {
+  const sizes: number[] = []
+  const batch = new Batch(async hits => {
+    sizes.push(hits.reduce((sum, { checks }) => sum + checks.length, 0))
+    return await new Promise(() => {})
+  })
+  for (let i = 0; i < mostChecks; i++) batch.add(hit('a', 3), () => {})
+  batch.add(hit('b', mostChecks + 1), () => {})
+  await setImmediate()
+  const perCall = 3 * Math.floor(mostChecks / 3)
+  t.same(sizes.slice(0, 3), [perCall, perCall, perCall])
+  t.equal(sizes.at(-1), mostChecks + 1, 'a hit of more checks than that goes alone')
+  t.equal(sizes.reduce((sum, size) => sum + size), 4 * mostChecks + 1)
+})
+
+t.test('a call that fails has failed for each of its hits', async t => {
+  const failure = new Error('gone')
+  const batch = new Batch(async () => { throw failure })
+  const answers: unknown[] = []
+  for (const key of ['a', 'b']) batch.add(hit(key), (error, taken) => answers.push([error, taken]))
+  await setImmediate()
+  await setImmediate()
+  t.same(answers, [[failure, undefined], [failure, undefined]])
+})
+
+t.test('a callback that throws does not keep the others from their answers', async t => {
+  const caught = new Promise(resolve => process.once('uncaughtException', resolve))
+  const batch = new Batch(inOrder)
+  const answered: string[] = []
+  batch.add(hit('a'), () => { throw new Error('thrown by a callback') })
+  batch.add(hit('b'), () => answered.push('b'))
+  t.match(await caught, { message: 'thrown by a callback' })
+  t.same(answered, ['b'])
+})
