@@ -229,14 +229,14 @@ t.test('a reply that makes no sense refuses nobody: memory answers that request,
   t.teardown(() => own.disconnect())
   const app = await guardedApp(t, { redis: own, max: 1, syncInterval: 60_000 })
   app.get('/', async () => 'ok')
-  const replies = [async () => [], async () => ['x', 1, 1, 1, 1], async () => 'OK', async () => null, async () => { throw new Error('WRONGTYPE Operation against a key holding the wrong kind of value') }]
+  const replies = [async () => [], async () => ['x', 1, 1, 1], async () => [1, 1, 1, 1, 1], async () => 'OK', async () => null, async () => { throw new Error('WRONGTYPE Operation against a key holding the wrong kind of value') }]
   for (const [i, reply] of replies.entries()) {
     Object.assign(own, { evalsha: reply })
     const statusOf = async () => (await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode
     t.same([await statusOf(), await statusOf()], [200, 429])
     t.equal(app.redisGuard.status.store, 'redis')
   }
-  t.match((await app.inject('/metrics')).payload, /redis_guard_errors_total\{kind="reply"\} 8/)
+  t.match((await app.inject('/metrics')).payload, /redis_guard_errors_total\{kind="reply"\} 10/)
 })
 
 t.test("a user's client with an offline queue does not make requests wait, nor count them later", async t => {
