@@ -1,5 +1,5 @@
 /**
- * Makes sure that the programs which the tests start are there:
+ * Makes sure that the programs which the tests and the bench start are there:
  *
  *   node test/support/install-programs.mjs redis-server prometheus
  *
@@ -16,13 +16,16 @@ const programs = {
   'redis-server': { found: ['redis-server', 'valkey-server'], apt: 'redis-server', brew: 'redis' },
   openssl: { found: ['openssl'], apt: 'openssl', brew: 'openssl' },
   prometheus: { found: ['prometheus'], apt: 'prometheus', brew: 'prometheus' },
-  promtool: { found: ['promtool'], apt: 'prometheus', brew: 'prometheus' }
+  promtool: { found: ['promtool'], apt: 'prometheus', brew: 'prometheus' },
+  wrk: { found: ['wrk'], apt: 'wrk', brew: 'wrk' },
+  // Elsewhere the bench runs without it, and says so.
+  taskset: { found: ['taskset'], apt: 'util-linux', onLinuxOnly: true }
 }
 
 // Debian keeps servers where the PATH of a user does not look.
 const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
 const has = name => folders.some(folder => existsSync(join(folder, name)))
-const isMissing = program => !programs[program].found.some(has)
+const isMissing = program => !programs[program].found.some(has) && (process.platform === 'linux' || !programs[program].onLinuxOnly)
 
 /**
  * Run by sh as root, with the packages as arguments. Under systemd only
@@ -56,7 +59,7 @@ function install () {
   const left = missing.filter(isMissing)
   if (left.length === 0) return
   const line = { apt: `sudo apt-get install ${packages.join(' ')}`, brew: `brew install ${packages.join(' ')}` }[manager]
-  console.error(`The tests need ${left.join(' and ')}. ${line === undefined ? `Install ${packages.join(' ')} with your package manager` : `Type: ${line}`}`)
+  console.error(`This needs ${left.join(' and ')}. ${line === undefined ? `Install ${packages.join(' ')} with your package manager` : `Type: ${line}`}`)
   process.exit(1)
 }
 

@@ -1,0 +1,71 @@
+/** What the variants are put through: who sends how much, and which of them it tells something about. */
+import type { VariantName } from './variants.js'
+
+export interface Scenario {
+  readonly name: string
+  readonly title: string
+  /** `given`: those of --connections */
+  readonly connections: 'given' | number
+  /** how many addresses the requests come from */
+  readonly addresses: number
+  /** how many of 100 requests come from addresses that are blocked, where the variant can block */
+  readonly blockedPercent: number
+  /** requests per minute and address */
+  readonly max: number
+  /** ms that a packet to Redis, or from it, takes longer */
+  readonly redisDelayMs: number
+  readonly variants: readonly VariantName[]
+}
+
+const high = 1_000_000_000
+const usual = { connections: 64, addresses: 1000, blockedPercent: 0, max: high, redisDelayMs: 0 } as const
+
+export const scenarios: readonly Scenario[] = [
+  {
+    ...usual,
+    name: 'normal',
+    title: 'Normal traffic: 1,000 addresses, none over its limit',
+    connections: 'given',
+    variants: [
+      'plain', 'plain-headers', 'fastify-memory', 'flexible-memory', 'guard-memory', 'fastify-redis', 'flexible-redis',
+      'guard-fixed-window', 'guard-sliding-window', 'guard-gcra', 'guard-everything'
+    ]
+  },
+  {
+    ...usual,
+    name: 'flood-few',
+    title: 'Flood from 10 addresses over their limit of 100 a minute',
+    addresses: 10,
+    max: 100,
+    variants: ['plain', 'plain-headers', 'fastify-memory', 'guard-memory', 'fastify-redis', 'guard-everything']
+  },
+  {
+    ...usual,
+    name: 'flood-many',
+    title: 'Flood from 100,000 addresses, none over its limit',
+    addresses: 100_000,
+    variants: ['plain', 'plain-headers', 'fastify-memory', 'guard-memory', 'fastify-redis', 'guard-everything']
+  },
+  {
+    ...usual,
+    name: 'blocked',
+    title: 'Half of the requests from blocked addresses',
+    blockedPercent: 50,
+    variants: ['plain', 'plain-headers', 'guard-memory', 'guard-everything']
+  },
+  {
+    ...usual,
+    name: 'far-redis',
+    title: 'Redis 5 ms away',
+    // 2 ms on the timers of Node.js come out as about 2.5.
+    redisDelayMs: 2,
+    variants: ['plain', 'plain-headers', 'fastify-redis', 'guard-everything']
+  },
+  {
+    ...usual,
+    name: 'one-at-a-time',
+    title: 'One request at a time',
+    connections: 1,
+    variants: ['plain', 'plain-headers', 'fastify-redis', 'flexible-redis', 'guard-fixed-window', 'guard-everything']
+  }
+]

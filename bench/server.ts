@@ -1,0 +1,35 @@
+/**
+ * One variant in a process of its own:
+ *
+ *   node dist/bench/server.js '{ "variant": "guard-everything", "redisPort": 6379, "max": 100, "blocks": false }'
+ *
+ * Prints its port. Over IPC, any message is answered with the CPU time that
+ * the process has used so far, in us; it ends with its parent.
+ */
+import Fastify from 'fastify'
+import { variants, type VariantName, type VariantSettings } from './variants.js'
+
+export interface ServerSettings extends VariantSettings {
+  readonly variant: VariantName
+  /** block each address of 203.0.113.0/24, where the variant can */
+  readonly blocks: boolean
+}
+
+const settings = JSON.parse(process.argv[2]!) as ServerSettings
+const app = Fastify({ logger: false, trustProxy: ['127.0.0.0/8'] })
+
+await variants[settings.variant].add(app, settings)
+app.get('/', async () => ({ hello: 'world' }))
+await app.listen({ port: 0, host: '127.0.0.1' })
+
+if (settings.blocks && app.hasDecorator('redisGuard')) {
+  for (let i = 0; i < 256; i++) await app.redisGuard.blockIP(`203.0.113.${i}`, 3600)
+}
+
+process.on('message', () => {
+  const { user, system } = process.cpuUsage()
+  process.send!(user + system)
+})
+process.once('disconnect', () => process.exit(0))
+
+console.log(`port ${(app.server.address() as { port: number }).port}`)

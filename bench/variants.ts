@@ -1,0 +1,96 @@
+/**
+ * What is compared: the same GET / behind different limiters. Each of them
+ * reads `request.ip`, counts it per minute, and sends the three headers.
+ */
+import type { FastifyInstance, FastifyPluginCallback, FastifyReply } from 'fastify'
+import redisGuard, { type RedisGuardOptions } from 'fastify-redis-guard'
+import { Redis } from 'ioredis'
+import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
+
+export interface VariantSettings {
+  readonly redisPort: number
+  /** requests per minute and address */
+  readonly max: number
+}
+
+export interface Variant {
+  readonly label: string
+  /** where it counts; `none`: it does not */
+  readonly store: 'none' | 'memory' | 'Redis'
+  add (app: FastifyInstance, settings: VariantSettings): Promise<void>
+}
+
+const windowSeconds = 60
+
+/** By the name that the server's arguments and `--only` know. */
+export const variants = {
+  plain: { label: 'plain Fastify', store: 'none', async add () {} },
+  'plain-headers': { label: 'plain Fastify, reading the address and sending the headers', store: 'none', add: addHeadersOnly },
+  'fastify-memory': { label: '@fastify/rate-limit', store: 'memory', add: async (app, { max }) => await addFastifyRateLimit(app, max) },
+  'fastify-redis': { label: '@fastify/rate-limit', store: 'Redis', add: async (app, { max, redisPort }) => await addFastifyRateLimit(app, max, clientOf(app, redisPort)) },
+  'flexible-memory': { label: 'rate-limiter-flexible', store: 'memory', add: async (app, { max }) => addFlexible(app, new RateLimiterMemory({ points: max, duration: windowSeconds }), max) },
+  'flexible-redis': {
+    label: 'rate-limiter-flexible',
+    store: 'Redis',
+    add: async (app, { max, redisPort }) => addFlexible(app, new RateLimiterRedis({ points: max, duration: windowSeconds, storeClient: clientOf(app, redisPort) }), max)
+  },
+  'guard-memory': { label: 'fastify-redis-guard', store: 'memory', add: guard({ metrics: false }, false) },
+  'guard-fixed-window': { label: 'fastify-redis-guard, fixed-window, no metrics', store: 'Redis', add: guard({ algorithm: 'fixed-window', metrics: false }) },
+  'guard-sliding-window': { label: 'fastify-redis-guard, sliding-window, no metrics', store: 'Redis', add: guard({ algorithm: 'sliding-window', metrics: false }) },
+  'guard-gcra': { label: 'fastify-redis-guard, gcra, no metrics', store: 'Redis', add: guard({ algorithm: 'gcra', metrics: false }) },
+  'guard-everything': { label: 'fastify-redis-guard, as it comes (with metrics)', store: 'Redis', add: guard({}) }
+} as const satisfies Readonly<Record<string, Variant>>
+
+export type VariantName = keyof typeof variants
+
+export function isVariantName (name: string): name is VariantName {
+  return Object.hasOwn(variants, name)
+}
+
+async function addHeadersOnly (app: FastifyInstance, { max }: VariantSettings): Promise<void> {
+  app.addHook('onRequest', (request, reply, done) => {
+    if (request.ip === '') throw new Error('no address')
+    setHeaders(reply, max, max, windowSeconds)
+    done()
+  })
+}
+
+async function addFastifyRateLimit (app: FastifyInstance, max: number, redis?: Redis): Promise<void> {
+  // By a name that the compiler does not follow: its types and ours declare the same `config.rateLimit`.
+  const name: string = '@fastify/rate-limit'
+  const { default: plugin } = await import(name) as { default: FastifyPluginCallback<{ max: number, timeWindow: number, redis: Redis | undefined }> }
+  await app.register(plugin, { max, timeWindow: windowSeconds * 1000, redis })
+}
+
+/** The hook that rate-limiter-flexible's manual shows, with the headers that the others send. */
+function addFlexible (app: FastifyInstance, limiter: RateLimiterMemory | RateLimiterRedis, max: number): void {
+  app.addHook('onRequest', async (request, reply) => {
+    try {
+      const { remainingPoints, msBeforeNext } = await limiter.consume(request.ip)
+      setHeaders(reply, max, remainingPoints, Math.ceil(msBeforeNext / 1000))
+    } catch (refusal) {
+      if (!(refusal instanceof RateLimiterRes)) throw refusal
+      const seconds = Math.ceil(refusal.msBeforeNext / 1000)
+      setHeaders(reply, max, 0, seconds)
+      await reply.code(429).header('retry-after', seconds).send({ statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded' })
+    }
+  })
+}
+
+function guard (options: RedisGuardOptions, isShared = true): Variant['add'] {
+  return async (app, { max, redisPort }) => {
+    const redis = isShared ? `redis://127.0.0.1:${redisPort}` : false
+    await app.register(redisGuard, { max, timeWindow: windowSeconds * 1000, redis, ...options })
+    if (isShared && app.redisGuard.status.store !== 'redis') throw new Error(`the guard did not reach Redis: ${app.redisGuard.status.reason}`)
+  }
+}
+
+function clientOf (app: FastifyInstance, port: number): Redis {
+  const client = new Redis({ host: '127.0.0.1', port })
+  app.addHook('onClose', () => client.disconnect())
+  return client
+}
+
+function setHeaders (reply: FastifyReply, max: number, remaining: number, resetSeconds: number): void {
+  reply.header('x-ratelimit-limit', max).header('x-ratelimit-remaining', remaining).header('x-ratelimit-reset', resetSeconds)
+}
