@@ -1,0 +1,106 @@
+/**
+ * What clients and blocks take in this process' memory, and how long finding a
+ * block takes. Prints JSON; needs --expose-gc, and a process that does nothing
+ * else.
+ */
+import { createRequire } from 'node:module'
+import { RateLimiterMemory } from 'rate-limiter-flexible'
+import { algorithms, type Limit } from '../lib/rules/rate-limit.js'
+import { Keys } from '../lib/store/keys.js'
+import { MemoryStore } from '../lib/store/memory.js'
+
+export interface HeapBytes {
+  readonly label: string
+  readonly bytes: number
+}
+
+export interface BlockLookup {
+  readonly entries: number
+  readonly bytesPerEntry: number
+  /** ns, for an address that is not blocked, one that is, and one that is not while there are ranges as well */
+  readonly missNs: number
+  readonly hitNs: number
+  readonly missWithRangesNs: number
+}
+
+export interface HeapReport {
+  readonly clients: readonly HeapBytes[]
+  readonly blocks: readonly BlockLookup[]
+}
+
+const clientCount = 100_000
+const lookups = 1_000_000
+/** what must not be collected before it is measured */
+const held = new Set<object>()
+
+console.log(JSON.stringify({ clients: await measureClients(), blocks: [1000, 100_000, 1_000_000].map(measureBlocks) } satisfies HeapReport))
+// rate-limiter-flexible has a timer for each client.
+process.exit(0)
+
+async function measureClients (): Promise<HeapBytes[]> {
+  const rows: HeapBytes[] = []
+  const LocalStore = createRequire(import.meta.url)('@fastify/rate-limit/store/LocalStore') as LocalStoreConstructor
+  const local = new LocalStore(false, false, clientCount)
+  rows.push(await each('@fastify/rate-limit', ip => local.incr(ip, () => {}, 60_000, 1000), local))
+  const flexible = new RateLimiterMemory({ points: 1000, duration: 60 })
+  rows.push(await each('rate-limiter-flexible', async ip => await flexible.consume(ip), flexible))
+  for (const algorithm of algorithms) {
+    const store = newStore()
+    const limit: Limit = { algorithm, max: 1000, windowMs: 60_000, burst: 1000 }
+    rows.push(await each(`fastify-redis-guard, ${algorithm}`, ip => store.takeOne({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }), store))
+  }
+  return rows
+}
+
+/** @param holder  kept until the end of the measurement */
+async function each (label: string, count: (ip: string) => unknown, holder: object): Promise<HeapBytes> {
+  const before = heapUsed()
+  for (let i = 0; i < clientCount; i++) await count(addressOf(i))
+  const bytes = (heapUsed() - before) / clientCount
+  held.add(holder)
+  return { label, bytes }
+}
+
+function measureBlocks (entries: number): BlockLookup {
+  const before = heapUsed()
+  const store = newStore()
+  for (let i = 0; i < entries; i++) store.block({ ip: addressOf(i), durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  const bytesPerEntry = (heapUsed() - before) / entries
+  const blocked = Array.from({ length: 1000 }, (_, i) => addressOf(Math.floor(i * entries / 1000)))
+  const others = Array.from({ length: 1000 }, (_, i) => `203.0.${i >> 8}.${i & 255}`)
+  const missNs = nsPerLookup(store, others, false)
+  const hitNs = nsPerLookup(store, blocked, true)
+  for (const range of ['192.0.2.0/24', '198.51.0.0/16', '2001:db8::/32']) store.block({ ip: range, durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  return { entries, bytesPerEntry, missNs, hitNs, missWithRangesNs: nsPerLookup(store, others, false) }
+}
+
+function nsPerLookup (store: MemoryStore, addresses: readonly string[], expected: boolean): number {
+  let found = 0
+  for (let i = 0; i < lookups / 10; i++) store.isBlocked(addresses[i % addresses.length]!)
+  const startedAt = process.hrtime.bigint()
+  for (let i = 0; i < lookups; i++) if (store.isBlocked(addresses[i % addresses.length]!)) found++
+  const ns = Number(process.hrtime.bigint() - startedAt) / lookups
+  if (found !== (expected ? lookups : 0)) throw new Error(`${found} of ${lookups} lookups found a block`)
+  return ns
+}
+
+function newStore (): MemoryStore {
+  return new MemoryStore({ keys: new Keys('guard:'), capacity: clientCount, maxEvents: 1, now: Date.now })
+}
+
+/** 11.0.0.0 and following; a text of its own each time, as from a header. */
+function addressOf (i: number): string {
+  return `11.${i >> 16}.${(i >> 8) & 255}.${i & 255}`
+}
+
+function heapUsed (): number {
+  globalThis.gc!()
+  globalThis.gc!()
+  return process.memoryUsage().heapUsed
+}
+
+interface LocalStoreConstructor {
+  new (continueExceeding: boolean, exponentialBackoff: boolean, cache: number): {
+    incr (ip: string, callback: () => void, timeWindowMs: number, max: number): void
+  }
+}

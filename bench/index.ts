@@ -1,0 +1,108 @@
+/**
+ * Compares the guard with plain Fastify and with other limiters:
+ *
+ *   npm run bench
+ *   npm run bench -- --rounds 1 --seconds 1 --connections 8      a quick look
+ *   npm run --silent bench -- --json --scenario normal --only redis
+ *
+ * options.ts has all options. Everything is started here, on free ports, and
+ * ended by its own process id.
+ */
+import { execFile } from 'node:child_process'
+import { cpus } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import type { Redis } from 'ioredis'
+import { RedisServer } from '../test/support/redis-server.js'
+import { Child } from './child.js'
+import { notPinnedBecause, otherCore, pinned, serverCore } from './cores.js'
+import type { HeapReport } from './heap.js'
+import { measure } from './measure.js'
+import { type BenchOptions, readOptions, sizes } from './options.js'
+import { measureRedisBytes } from './redis-bytes.js'
+import { pingMicros } from './redis-meter.js'
+import { renderAdded, renderScenario, renderSizes, type ScenarioReport } from './report.js'
+import { type Scenario, scenarios } from './scenarios.js'
+import { type VariantName, variants } from './variants.js'
+
+const options = readOptions(process.argv.slice(2))
+const server = await RedisServer.start(...(notPinnedBecause === undefined ? ['--server_cpulist', String(otherCore)] : []))
+const redis = server.client()
+try {
+  await run(options)
+} finally {
+  redis.disconnect()
+  await server.stop()
+}
+
+async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
+  const machine = {
+    cpu: cpus()[0]?.model ?? 'unknown',
+    cores: cpus().length,
+    node: process.version,
+    redis: /redis_version:(\S+)/.exec(await redis.info('server'))?.[1],
+    pinned: notPinnedBecause === undefined ? `servers to core ${serverCore}, wrk and Redis to core ${otherCore}` : `no: ${notPinnedBecause}`
+  }
+  const print = (text: string | undefined) => { if (!json && text !== undefined) console.log(`${text}\n`) }
+  print(Object.entries(machine).map(([name, value]) => `${name}: ${value}`).join('\n'))
+
+  const reports: ScenarioReport[] = []
+  for (const scenario of scenarios) {
+    if (wanted !== undefined && wanted !== scenario.name) continue
+    const report = await runScenario(scenario)
+    if (report === undefined) continue
+    reports.push(report)
+    print(renderScenario(report))
+    if (scenario.name === 'one-at-a-time') print(renderAdded(report))
+  }
+
+  const withSizes = wanted === sizes || (wanted === undefined && options.only === undefined)
+  const redisBytes = withSizes ? await measureRedisBytes(redis, server.port) : undefined
+  const heap = withSizes ? await measureHeap() : undefined
+  if (redisBytes !== undefined && heap !== undefined) print(renderSizes(redisBytes, heap))
+  if (json) console.log(JSON.stringify({ machine, options, scenarios: reports, redisBytes, heap }, null, 2))
+}
+
+/** @returns undefined when `--only` leaves nothing of it */
+async function runScenario (scenario: Scenario): Promise<ScenarioReport | undefined> {
+  const chosen = scenario.variants.filter(isChosen)
+  if (chosen.length === 0) return undefined
+  const proxy = scenario.redisDelayMs === 0 ? undefined : await Child.start(otherCore, './delay-proxy.js', String(server.port), String(scenario.redisDelayMs))
+  try {
+    const redisPort = proxy?.port ?? server.port
+    const ping = await measurePing(redisPort)
+    const connections = scenario.connections === 'given' ? options.connections : [scenario.connections]
+    const { rounds, seconds } = options
+    const rows = await measure({ scenario, variants: chosen, connections, rounds, seconds, redisPort, redis, onProgress: showProgress })
+    return { name: scenario.name, title: scenario.title, pingMicros: ping, rows }
+  } finally {
+    await proxy?.stop()
+    showProgress('')
+  }
+}
+
+/** On the way that the servers take, from this process. */
+async function measurePing (port: number): Promise<number> {
+  const client: Redis = redis.duplicate({ port })
+  try {
+    return await pingMicros(client)
+  } finally {
+    client.disconnect()
+  }
+}
+
+async function measureHeap (): Promise<HeapReport> {
+  const [program, args] = pinned(serverCore, process.execPath, ['--expose-gc', fileURLToPath(new URL('./heap.js', import.meta.url))])
+  const { stdout } = await promisify(execFile)(program, args, { timeout: 120_000, killSignal: 'SIGKILL' })
+  return JSON.parse(stdout) as HeapReport
+}
+
+function isChosen (name: VariantName): boolean {
+  const { label, store } = variants[name]
+  return options.only === undefined || `${name} ${label} ${store}`.toLowerCase().includes(options.only.toLowerCase())
+}
+
+/** One line that is written over, in a terminal only. */
+function showProgress (text: string): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
+}

@@ -1,0 +1,128 @@
+/**
+ * Runs a scenario: its servers are all started first, then loaded one after
+ * the other, round by round, so that a machine that gets slower or faster
+ * meanwhile does so for all of them. What is told is the median of the rounds;
+ * ratios are taken within a round.
+ */
+import type { Redis } from 'ioredis'
+import { Child } from './child.js'
+import { serverCore } from './cores.js'
+import { readUse } from './redis-meter.js'
+import type { Scenario } from './scenarios.js'
+import type { ServerSettings } from './server.js'
+import { median } from './table.js'
+import type { VariantName } from './variants.js'
+import { type Load, type LoadResult, runWrk } from './wrk.js'
+
+/** One run of one variant. */
+export interface Measurement {
+  readonly requestsPerSecond: number
+  readonly p50Ms: number
+  readonly p99Ms: number
+  readonly cpuMicrosPerRequest: number
+  readonly redisMicrosPerRequest: number
+  readonly redisCommandsPerRequest: number
+  readonly refusedPercent: number
+  readonly failed: number
+}
+
+export interface Row extends Measurement {
+  readonly variant: VariantName
+  readonly connections: number
+  /** of requests/s; undefined: there was nothing to compare with */
+  readonly toPlain: number | undefined
+  readonly toFastifyRedis: number | undefined
+}
+
+export interface Plan {
+  readonly scenario: Scenario
+  readonly variants: readonly VariantName[]
+  readonly connections: readonly number[]
+  readonly rounds: number
+  readonly seconds: number
+  /** of Redis, or of what stands before it */
+  readonly redisPort: number
+  readonly redis: Redis
+  readonly onProgress: (text: string) => void
+}
+
+export async function measure (plan: Plan): Promise<Row[]> {
+  const { scenario, redis } = plan
+  await redis.flushall()
+  const servers = new Map<VariantName, Child>()
+  try {
+    for (const variant of plan.variants) {
+      const settings: ServerSettings = { variant, redisPort: plan.redisPort, max: scenario.max, blocks: scenario.blockedPercent > 0 }
+      servers.set(variant, await Child.start(serverCore, './server.js', JSON.stringify(settings)))
+    }
+    const runs = new Map<string, Measurement[]>()
+    for (const [variant, server] of servers) {
+      plan.onProgress(`${scenario.name}: warming up ${variant}`)
+      await runWrk(server.port, loadOf(plan, plan.connections[0]!, Math.min(2, plan.seconds)))
+    }
+    for (let round = 1; round <= plan.rounds; round++) {
+      for (const connections of plan.connections) {
+        for (const [variant, server] of servers) {
+          plan.onProgress(`${scenario.name}: round ${round} of ${plan.rounds}, ${connections} connections, ${variant}`)
+          const id = idOf(variant, connections)
+          runs.set(id, [...runs.get(id) ?? [], await runOnce(server, redis, loadOf(plan, connections, plan.seconds))])
+        }
+      }
+    }
+    return plan.connections.flatMap(connections => plan.variants.map(variant => summarize(runs, variant, connections)))
+  } finally {
+    for (const server of servers.values()) await server.stop()
+  }
+}
+
+function loadOf ({ scenario }: Plan, connections: number, seconds: number): Load {
+  return { connections, seconds, addresses: scenario.addresses, blockedPercent: scenario.blockedPercent }
+}
+
+async function runOnce (server: Child, redis: Redis, load: Load): Promise<Measurement> {
+  const [cpuBefore, useBefore] = [await server.cpuMicros(), await readUse(redis)]
+  const result = await runWrk(server.port, load)
+  const [cpuAfter, useAfter] = [await server.cpuMicros(), await readUse(redis)]
+  return perRequest(result, cpuAfter - cpuBefore, useAfter.cpuMicros - useBefore.cpuMicros, useAfter.commands - useBefore.commands)
+}
+
+function perRequest (result: LoadResult, cpuMicros: number, redisMicros: number, commands: number): Measurement {
+  const { requests, durationMicros, p50Micros, p99Micros, refused, failed } = result
+  return {
+    requestsPerSecond: requests / durationMicros * 1e6,
+    p50Ms: p50Micros / 1000,
+    p99Ms: p99Micros / 1000,
+    cpuMicrosPerRequest: cpuMicros / requests,
+    redisMicrosPerRequest: redisMicros / requests,
+    redisCommandsPerRequest: commands / requests,
+    refusedPercent: refused / requests * 100,
+    failed
+  }
+}
+
+function summarize (runs: ReadonlyMap<string, readonly Measurement[]>, variant: VariantName, connections: number): Row {
+  const own = runs.get(idOf(variant, connections))!
+  const of = (field: keyof Measurement) => median(own.map(run => run[field]))
+  const ratioTo = (other: VariantName) => {
+    const others = runs.get(idOf(other, connections))
+    return others === undefined ? undefined : median(own.map((run, round) => run.requestsPerSecond / others[round]!.requestsPerSecond))
+  }
+  return {
+    variant,
+    connections,
+    requestsPerSecond: of('requestsPerSecond'),
+    p50Ms: of('p50Ms'),
+    p99Ms: of('p99Ms'),
+    cpuMicrosPerRequest: of('cpuMicrosPerRequest'),
+    redisMicrosPerRequest: of('redisMicrosPerRequest'),
+    redisCommandsPerRequest: of('redisCommandsPerRequest'),
+    refusedPercent: of('refusedPercent'),
+    failed: own.reduce((sum, run) => sum + run.failed, 0),
+    toPlain: ratioTo('plain'),
+    toFastifyRedis: ratioTo('fastify-redis')
+  }
+}
+
+function idOf (variant: VariantName, connections: number): string {
+  return `${variant} ${connections}`
+}

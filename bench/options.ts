@@ -1,0 +1,50 @@
+/** What `npm run bench -- ...` may be told. */
+import { parseArgs } from 'node:util'
+import { scenarios } from './scenarios.js'
+
+export interface BenchOptions {
+  readonly json: boolean
+  readonly rounds: number
+  /** of one run of wrk */
+  readonly seconds: number
+  /** of the normal scenario; the others have their own */
+  readonly connections: readonly number[]
+  /** part of the names or labels of the variants to run */
+  readonly only: string | undefined
+  /** name of the one scenario to run; `sizes` are the tables without load */
+  readonly scenario: string | undefined
+}
+
+export const sizes = 'sizes'
+
+/** @throws with what was wrong, for people */
+export function readOptions (args: readonly string[]): BenchOptions {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      json: { type: 'boolean', default: false },
+      rounds: { type: 'string', default: '3' },
+      seconds: { type: 'string', default: '4' },
+      connections: { type: 'string', default: '8,64,256' },
+      only: { type: 'string' },
+      scenario: { type: 'string' }
+    }
+  })
+  const names = [...scenarios.map(({ name }) => name), sizes]
+  if (values.scenario !== undefined && !names.includes(values.scenario)) {
+    throw new Error(`--scenario must be one of ${names.join(', ')}, got ${values.scenario}`)
+  }
+  return {
+    json: values.json,
+    rounds: whole('--rounds', values.rounds),
+    seconds: whole('--seconds', values.seconds),
+    connections: values.connections.split(',').map(text => whole('--connections', text)),
+    only: values.only,
+    scenario: values.scenario
+  }
+}
+
+function whole (name: string, text: string): number {
+  if (!/^[1-9]\d{0,3}$/.test(text)) throw new Error(`${name} must be a whole number from 1 to 9999, got ${text}`)
+  return Number(text)
+}

@@ -1,0 +1,50 @@
+/** The tables that the bench prints. */
+import type { HeapReport } from './heap.js'
+import type { Row } from './measure.js'
+import type { RedisBytes } from './redis-bytes.js'
+import { figure, renderTable } from './table.js'
+import { variants } from './variants.js'
+
+export interface ScenarioReport {
+  readonly name: string
+  readonly title: string
+  /** p50 of a bare PING on the way that the servers take, us */
+  readonly pingMicros: number
+  readonly rows: readonly Row[]
+}
+
+export function renderScenario ({ title, pingMicros, rows }: ScenarioReport): string {
+  const head = ['variant', 'counts in', 'connections', 'requests/s', 'p50 ms', 'p99 ms', 'Node us/req', 'Redis us/req', 'Redis commands/req', 'refused %', 'failed', 'to plain', 'to @fastify/rate-limit on Redis']
+  const cells = rows.map(row => [
+    variants[row.variant].label, variants[row.variant].store, String(row.connections),
+    ...[row.requestsPerSecond, row.p50Ms, row.p99Ms, row.cpuMicrosPerRequest, row.redisMicrosPerRequest, row.redisCommandsPerRequest, row.refusedPercent].map(figure),
+    String(row.failed), figure(row.toPlain), figure(row.toFastifyRedis)
+  ])
+  return `${title} (PING to Redis: ${figure(pingMicros)} us)\n\n${renderTable(head, cells)}`
+}
+
+/** What each limiter adds to the latency of a request that has the server for itself. */
+export function renderAdded ({ pingMicros, rows }: ScenarioReport): string | undefined {
+  const plain = rows.find(row => row.variant === 'plain')
+  const counting = rows.filter(row => variants[row.variant].store === 'Redis')
+  if (plain === undefined || counting.length === 0) return undefined
+  const head = ['one request at a time', 'p50 us', 'above plain', 'above plain and a PING']
+  const cells = counting.map(row => {
+    const added = (row.p50Ms - plain.p50Ms) * 1000
+    return [variants[row.variant].label, ...[row.p50Ms * 1000, added, added - pingMicros].map(figure)]
+  })
+  return renderTable(head, cells)
+}
+
+export function renderSizes (redisBytes: readonly RedisBytes[], { clients, blocks }: HeapReport): string {
+  return [
+    'Redis: bytes for each client (MEMORY USAGE)',
+    renderTable(['variant', 'bytes', 'of them the key', 'key'], redisBytes.map(({ variant, bytes, keyLength, key }) => [variants[variant].label, String(bytes), String(keyLength), key])),
+    'Memory: heap bytes for each of 100,000 clients',
+    renderTable(['store', 'bytes'], clients.map(({ label, bytes }) => [label, figure(bytes)])),
+    'Block list, in the process',
+    renderTable(['entries', 'bytes each', 'not blocked, ns', 'blocked, ns', 'not blocked, with ranges of 3 lengths, ns'], blocks.map(({ entries, bytesPerEntry, missNs, hitNs, missWithRangesNs }) => [
+      entries.toLocaleString('en-US'), ...[bytesPerEntry, missNs, hitNs, missWithRangesNs].map(figure)
+    ]))
+  ].join('\n\n')
+}
