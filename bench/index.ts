@@ -98,8 +98,7 @@ async function measureHeap (): Promise<HeapReport> {
 }
 
 function isChosen (name: VariantName): boolean {
-  const { label, store } = variants[name]
-  return options.only === undefined || `${name} ${label} ${store}`.toLowerCase().includes(options.only.toLowerCase())
+  return options.only === undefined || `${name} ${variants[name].store}`.toLowerCase().includes(options.only.toLowerCase())
 }
 
 /** One line that is written over, in a terminal only. */

@@ -9,7 +9,7 @@ export interface BenchOptions {
   readonly seconds: number
   /** of the normal scenario; the others have their own */
   readonly connections: readonly number[]
-  /** part of the names or labels of the variants to run */
+  /** part of the names of the variants to run (variants.ts), or where they count, such as `memory` */
   readonly only: string | undefined
   /** name of the one scenario to run; `sizes` are the tables without load */
   readonly scenario: string | undefined
@@ -24,7 +24,7 @@ export function readOptions (args: readonly string[]): BenchOptions {
     options: {
       json: { type: 'boolean', default: false },
       rounds: { type: 'string', default: '3' },
-      seconds: { type: 'string', default: '4' },
+      seconds: { type: 'string', default: '3' },
       connections: { type: 'string', default: '8,64,256' },
       only: { type: 'string' },
       scenario: { type: 'string' }

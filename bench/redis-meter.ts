@@ -20,7 +20,7 @@ export async function readUse (redis: Redis): Promise<RedisUse> {
   return { cpuMicros: seconds * 1e6, commands }
 }
 
-/** @returns the round trip of half of the PINGs at most, one after the other, in us */
+/** @returns the median round trip of PINGs that are sent one after the other, us */
 export async function pingMicros (redis: Redis, times = 500): Promise<number> {
   const taken: number[] = []
   for (let i = 0; i < times; i++) {

@@ -43,10 +43,6 @@ export const variants = {
 
 export type VariantName = keyof typeof variants
 
-export function isVariantName (name: string): name is VariantName {
-  return Object.hasOwn(variants, name)
-}
-
 async function addHeadersOnly (app: FastifyInstance, { max }: VariantSettings): Promise<void> {
   app.addHook('onRequest', (request, reply, done) => {
     if (request.ip === '') throw new Error('no address')

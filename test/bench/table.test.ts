@@ -26,7 +26,7 @@ t.test('a table is aligned, and is Markdown', async t => {
 })
 
 t.test('options have defaults, and wrong ones are told by name', async t => {
-  t.same(readOptions([]), { json: false, rounds: 3, seconds: 4, connections: [8, 64, 256], only: undefined, scenario: undefined })
+  t.same(readOptions([]), { json: false, rounds: 3, seconds: 3, connections: [8, 64, 256], only: undefined, scenario: undefined })
   t.same(readOptions(['--connections', '1,2']).connections, [1, 2])
   t.throws(() => readOptions(['--rounds', '0']), /--rounds/)
   t.throws(() => readOptions(['--connections', '8,']), /--connections/)
