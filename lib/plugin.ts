@@ -9,9 +9,10 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { BlockListFollower } from './guard/block-list.js'
 import { EventLog } from './guard/event-log.js'
-import { Guard } from './guard/guard.js'
+import { Guard, type GuardEvent } from './guard/guard.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning, trustProxyOf } from './guard/warnings.js'
+import { clientReader } from './http/client-address.js'
 import { addHooks } from './http/hook.js'
 import { described, Metrics } from './metrics/metrics.js'
 import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
@@ -77,7 +78,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     memory,
     ipv6Subnet: settings.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
-    listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => log.debug({ decision: event }, event.outcome)]
+    listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event)]
   })
 
   fastify.decorate('redisGuard', new RedisGuard({
@@ -88,7 +89,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     now,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
   }))
-  addHooks(fastify, guard, settings)
+  addHooks(fastify, guard, settings, clientReader(trustProxyOf(fastify), ip => guard.identify(ip)))
 
   const sweep = setInterval(() => memory.sweep(), sweepIntervalMs).unref()
   const follower = redis === undefined
@@ -202,6 +203,13 @@ async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
   ]))
   if (info === undefined) throw new Error('Redis does not allow INFO')
   return { info, slowLogLength }
+}
+
+/** What a debug line says is put together only where somebody reads it. */
+function logDecision (log: FastifyBaseLogger, { subject: { client, method, route }, ...decision }: GuardEvent): void {
+  // Of pino; other loggers may have none.
+  if ((log as { isLevelEnabled?: (level: string) => boolean }).isLevelEnabled?.('debug') === false) return
+  log.debug({ decision: { ...decision, client, method, route } }, decision.outcome)
 }
 
 function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {

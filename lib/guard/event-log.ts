@@ -33,8 +33,9 @@ export class EventLog {
    * blocked: an IPv6 client changes its address at will, and is one suspect
    * all the same.
    */
-  record ({ outcome, client, key, limit, method, route }: GuardEvent, atMs: number): void {
+  record ({ outcome, key, limit, subject }: GuardEvent, atMs: number): void {
     if (outcome !== 'limited' && outcome !== 'blocked') return
+    const { client, method, route } = subject
     const counted = client.address === undefined ? undefined : client.key
     const ip = outcome === 'blocked' ? key : counted
     this.add({ type: outcome, ip, key: key === ip ? undefined : shorten(key), limit, method, route, count: 1, atMs })

@@ -27,12 +27,9 @@ export interface GuardEvent {
   readonly source: Source
   /** name of the limit; undefined for a block */
   readonly limit: string | undefined
-  readonly client: Client
   /** what it was counted by; of a block the address or range that is blocked */
   readonly key: string | undefined
-  readonly method: string
-  /** pattern of the route; undefined for a 404 */
-  readonly route: string | undefined
+  readonly subject: Subject
 }
 
 /** `uncounted`: Redis was away, and `skipOnError` lets such requests pass; `failed`: and it does not. */
@@ -40,10 +37,11 @@ export type Outcome = Verdict['kind'] | 'failed'
 
 export type GuardListener = (event: GuardEvent) => void
 
-/** The part of a request that events tell about. */
+/** The part of a request that events tell about; read only where somebody wants to know. */
 export interface Subject {
   readonly client: Client
   readonly method: string
+  /** pattern of the route; undefined for a 404 */
   readonly route: string | undefined
 }
 
@@ -105,14 +103,17 @@ export class Guard {
    * Counts a request against a limit; decided before it returns where memory
    * answers.
    *
+   * @param checks       one limit; the same array for each request that has it,
+   *   so that a batch tells Redis about it once
    * @param skipOnError  what to do when Redis cannot answer; undefined: memory answers
    * @param done         called once, with the failure or the verdict
    */
   take (
-    subject: Subject, key: string, check: NamedCheck, skipOnError: boolean | undefined,
+    subject: Subject, key: string, checks: readonly [NamedCheck], skipOnError: boolean | undefined,
     done: (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void
   ): void {
-    this.#store.takeOne({ key, checks: [check] }, skipOnError !== undefined, (failure, taken, source) => {
+    this.#store.takeOne({ key, checks }, skipOnError !== undefined, (failure, taken, source) => {
+      const [check] = checks
       if (taken === undefined) {
         const outcome = skipOnError === true ? 'uncounted' : 'failed'
         this.#tell(subject, outcome, source, check.name, key)
@@ -126,8 +127,8 @@ export class Guard {
     })
   }
 
-  #tell ({ client, method, route }: Subject, outcome: Outcome, source: Source, limit?: string, key?: string): void {
-    const event = { outcome, source, limit, client, key, method, route }
+  #tell (subject: Subject, outcome: Outcome, source: Source, limit?: string, key?: string): void {
+    const event = { outcome, source, limit, key, subject }
     for (const listener of this.#listeners) listener(event)
   }
 }

@@ -11,6 +11,7 @@ import { type LimitSettings, resolveRouteLimit, type Settings } from '../setting
 import { canonicalAddress } from '../rules/address.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import type { Verdict } from '../rules/verdict.js'
+import type { NamedCheck } from '../store/store.js'
 import { setLimitHeaders, setRefusalHeaders } from './headers.js'
 import { isThenable } from '../awaitable.js'
 import { blockedError, limitedError, unavailableError } from './reply.js'
@@ -19,15 +20,15 @@ import { blockedError, limitedError, unavailableError } from './reply.js'
 export const globalLimitName = 'global'
 
 /** Adds both to an instance; the second to each route that is added later. */
-export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Settings): void {
+export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Settings, clientOf: (request: FastifyRequest) => Client): void {
   // One for each registration, so that two of them do not meet on a request.
-  const clientOf = Symbol('redisGuard.client')
-  fastify.decorateRequest(clientOf as unknown as string, null)
+  const subjectOf = Symbol('redisGuard.subject')
+  fastify.decorateRequest(subjectOf as unknown as string, null)
 
   fastify.addHook('onRequest', (request, reply, done) => {
-    const client = guard.identify(request.ip)
-    ;(request as unknown as Identified)[clientOf] = client
-    const blocked = guard.blocked(subjectOf(request, client))
+    const subject = new RequestSubject(request, clientOf(request))
+    ;(request as unknown as Identified)[subjectOf] = subject
+    const blocked = guard.blocked(subject)
     if (blocked === undefined) done()
     else answer(request, reply, settings.limit, blocked, done)
   })
@@ -36,13 +37,32 @@ export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Sett
   fastify.addHook('onRoute', route => {
     const limit = limitOf(route, settings, nameOfGet)
     if (limit === undefined) return
-    const hook = limitHook(guard, limit, request => (request as unknown as Identified)[clientOf]!)
+    const hook = limitHook(guard, limit, request => (request as unknown as Identified)[subjectOf]!)
     addLast(route, limit.settings.hook, hook)
   })
 }
 
 /** A request whose client is known: the hook for all requests runs before that of any route. */
-type Identified = Record<symbol, Client>
+type Identified = Record<symbol, Subject>
+
+/** What a request is about; `routeOptions` builds an object at each look, so that only refusals look. */
+class RequestSubject implements Subject {
+  readonly client: Client
+  readonly #request: FastifyRequest
+
+  constructor (request: FastifyRequest, client: Client) {
+    this.client = client
+    this.#request = request
+  }
+
+  get method (): string {
+    return this.#request.method
+  }
+
+  get route (): string | undefined {
+    return this.#request.routeOptions.url
+  }
+}
 
 /** A limit by name, as a route has it. */
 interface RouteLimit {
@@ -66,27 +86,30 @@ function limitOf (route: RouteOptions, settings: Settings, nameOfGet: Map<string
   return { name, settings: resolveRouteLimit(config as RateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`) }
 }
 
-function limitHook (guard: Guard, { name, settings }: RouteLimit, clientOf: (request: FastifyRequest) => Client): LimitHandler {
+function limitHook (guard: Guard, { name, settings }: RouteLimit, subjectOf: (request: FastifyRequest) => Subject): LimitHandler {
   const limitFor = limitResolver(settings)
+  const fixedChecks = limitFor.fixed === undefined ? undefined : checksOf(name, limitFor.fixed)
+  const isPlain = settings.keyGenerator === undefined && settings.allowList.decide === undefined
   return (request, reply, done) => {
-    const subject = subjectOf(request, clientOf(request))
-    const take = (key: string, limit: Limit, isFallback = false) => {
-      guard.take(subject, key, { name: isFallback ? `${name}@address` : name, limit, cost: 1 }, settings.skipOnError, (failure, verdict) => {
+    const subject = subjectOf(request)
+    const take = (key: string, checks: readonly [NamedCheck]) => {
+      guard.take(subject, key, checks, settings.skipOnError, (failure, verdict) => {
         if (failure === undefined) answer(request, reply, settings, verdict!, done)
         else done(unavailableError(failure))
       })
     }
     const exempt = (key: string) => answer(request, reply, settings, guard.exempt(subject, name, key), done)
-    if (limitFor.fixed !== undefined && settings.keyGenerator === undefined && settings.allowList.decide === undefined) {
+    if (fixedChecks !== undefined && isPlain) {
       const { key } = subject.client
       if (isListed(subject.client, key, settings)) exempt(key)
-      else take(key, limitFor.fixed)
+      else take(key, fixedChecks)
       return
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
     decideLater().then(({ key, limit, isFallback }) => {
       if (limit === undefined) exempt(key)
-      else take(key, limit, isFallback)
+      else if (isFallback) take(key, checksOf(`${name}@address`, limit))
+      else take(key, fixedChecks ?? checksOf(name, limit))
     }, (thrown: unknown) => done(asError(thrown)))
 
     async function decideLater (): Promise<{ key: string, limit?: Limit, isFallback?: boolean }> {
@@ -98,6 +121,10 @@ function limitHook (guard: Guard, { name, settings }: RouteLimit, clientOf: (req
       return { key, limit: limitFor.fixed ?? await limitFor.compute(request, key), isFallback }
     }
   }
+}
+
+function checksOf (name: string, limit: Limit): readonly [NamedCheck] {
+  return [{ name, limit, cost: 1 }]
 }
 
 /** The limit of a route: the same for all requests, or computed for each. */
@@ -126,11 +153,13 @@ function readKey (generated: unknown): string | undefined {
   return undefined
 }
 
-function isListed ({ address }: Client, key: string, { allowList }: LimitSettings): boolean {
-  if (allowList.keys.size > 0 && allowList.keys.has(key)) return true
-  if (allowList.addresses.size === 0) return false
+function isListed ({ address, key: ownKey }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
+  if (keys.size > 0 && keys.has(key)) return true
+  if (addresses.size === 0) return false
+  if (address !== undefined && addresses.find(address) === true) return true
   // A generated key may be an address as well, such as that in a proxy's header.
-  return [address, canonicalAddress(key)].some(one => one !== undefined && allowList.addresses.find(one) === true)
+  const other = key === ownKey ? undefined : canonicalAddress(key)
+  return other !== undefined && addresses.find(other) === true
 }
 
 function answer (request: FastifyRequest, reply: FastifyReply, settings: LimitSettings, verdict: Verdict, done: HookHandlerDoneFunction): void {
@@ -175,10 +204,6 @@ function call (callback: ((request: FastifyRequest, key: string) => unknown) | u
 /** Fastify lets a request pass whose hook fails with nothing, so `throw undefined` must not reach it as it is. */
 function asError (thrown: unknown): Error {
   return (thrown || new Error('a callback of the rate limit failed without an error')) as Error
-}
-
-function subjectOf (request: FastifyRequest, client: Client): Subject {
-  return { client, method: request.method, route: request.routeOptions.url }
 }
 
 function addLast (route: RouteOptions, hook: LimitHook, handler: LimitHandler): void {

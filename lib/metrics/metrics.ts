@@ -5,9 +5,10 @@
  */
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import { type StoreFailure, storeFailures } from '../errors.js'
-import type { GuardEvent } from '../guard/guard.js'
+import type { GuardEvent, Outcome } from '../guard/guard.js'
 import type { MetricsRegistry } from '../options.js'
 import { type BreakerState, breakerStates } from '../redis/breaker.js'
+import type { Source } from '../rules/verdict.js'
 import type { StoreStatus } from '../store/failover.js'
 import { addRedisInfo, infoMetrics, type InfoSource, upMetric } from './redis-info.js'
 
@@ -76,7 +77,7 @@ export interface MetricsSources {
 
 /** What is counted between two scrapes, and the metrics that show it. */
 export class Metrics {
-  readonly #decisions = new Counts()
+  readonly #decisions = new Decisions()
   readonly #transitions = new Counts()
   readonly #errors = new Counts()
   readonly #events = new Counts()
@@ -109,8 +110,8 @@ export class Metrics {
     if (sources.redisInfo !== undefined) addRedisInfo(registers, sources.redisInfo)
   }
 
-  decided ({ limit = '', outcome, source }: GuardEvent): void {
-    this.#decisions.add([limit, outcome, source], 1)
+  decided ({ limit = '', outcome, source }: GuardEvent, count = 1): void {
+    this.#decisions.add(limit, outcome, source, count)
   }
 
   roundTrip (seconds: number): void {
@@ -135,9 +136,43 @@ export class Metrics {
   }
 }
 
+interface Count {
+  readonly values: readonly string[]
+  count: number
+}
+
+/** Integers by limit, outcome and source; one for each request, so adding makes no text and no object. */
+class Decisions {
+  readonly #byLimit = new Map<string, Map<Outcome, Map<Source, Count>>>()
+  readonly #all: Count[] = []
+
+  add (limit: string, outcome: Outcome, source: Source, by: number): void {
+    const known = this.#byLimit.get(limit)?.get(outcome)?.get(source)
+    if (known === undefined) this.#begin(limit, outcome, source, by)
+    else known.count += by
+  }
+
+  values (): Iterable<Readonly<Count>> {
+    return this.#all
+  }
+
+  #begin (limit: string, outcome: Outcome, source: Source, count: number): void {
+    const byOutcome = inner(this.#byLimit, limit, () => new Map<Outcome, Map<Source, Count>>())
+    const entry = { values: [limit, outcome, source], count }
+    inner(byOutcome, outcome, () => new Map<Source, Count>()).set(source, entry)
+    this.#all.push(entry)
+  }
+}
+
+function inner<K, V> (map: Map<K, V>, key: K, make: () => V): V {
+  let value = map.get(key)
+  if (value === undefined) map.set(key, value = make())
+  return value
+}
+
 /** Integers by label values. */
 class Counts {
-  readonly #counts = new Map<string, { readonly values: readonly string[], count: number }>()
+  readonly #counts = new Map<string, Count>()
 
   add (values: readonly string[], by: number): void {
     const key = values.join('\n')
@@ -146,12 +181,12 @@ class Counts {
     else entry.count += by
   }
 
-  values (): Iterable<{ readonly values: readonly string[], readonly count: number }> {
+  values (): Iterable<Readonly<Count>> {
     return this.#counts.values()
   }
 }
 
-function counter (description: MetricDescription, counts: Counts, registers: Registry[]): void {
+function counter (description: MetricDescription, counts: { values: () => Iterable<Readonly<Count>> }, registers: Registry[]): void {
   const metric = new Counter({
     ...prometheusOptions(description),
     registers,

@@ -25,6 +25,8 @@ export class Keys {
   readonly suspects: string
   readonly probe: string
   readonly #nameSpace: string
+  /** parts of keys by names of limits, of which there are as many as routes */
+  readonly #names = new Map<string, string>()
 
   constructor (nameSpace: string) {
     this.#nameSpace = nameSpace
@@ -39,7 +41,9 @@ export class Keys {
 
   /** @param name  of the limit; @param client  whom it counts; both any text */
   limit (algorithm: Algorithm, name: string, client: string): string {
-    return `${this.#nameSpace}${algorithm}:{${part(client)}}:${part(name)}`
+    let namePart = this.#names.get(name)
+    if (namePart === undefined) this.#names.set(name, namePart = part(name))
+    return `${this.#nameSpace}${algorithm}:{${part(client)}}:${namePart}`
   }
 
   value (key: string): string {

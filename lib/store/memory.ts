@@ -7,11 +7,11 @@
 import { ValueError } from '../errors.js'
 import { AddressList } from '../rules/address-list.js'
 import { parseNetwork } from '../rules/address.js'
-import { expiresAtMs, explain, takeAll } from '../rules/rate-limit.js'
+import { expiresAtMs, explain, type Outcome, take, takeAll } from '../rules/rate-limit.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from './keys.js'
-import { LimitTable } from './limit-table.js'
-import type { Block, BlockRequest, Hit, RateLimitEvent, Store, Suspect, Taken } from './store.js'
+import { type Entry, LimitTable } from './limit-table.js'
+import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Store, Suspect, Taken } from './store.js'
 
 export interface MemoryStoreOptions {
   readonly keys: Keys
@@ -59,21 +59,11 @@ export class MemoryStore implements Store {
 
   takeOne (hit: Hit): Taken {
     const nowMs = this.#now()
+    if (hit.checks.length === 1) return this.#takeSingle(hit.key, hit.checks[0]!, nowMs)
     const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
     const entries = keys.map((key, i) => this.#limits.find(key, hit.checks[i]!.name, nowMs))
     const { accepted, outcomes } = takeAll(entries.map(entry => entry?.state), nowMs, hit.checks)
-    outcomes.forEach(({ state, changed }, i) => {
-      if (!changed) return
-      const { limit, name } = hit.checks[i]!
-      const { retryAfterMs, remaining } = explain(state, nowMs, limit)
-      const kept = {
-        state,
-        expiresAtMs: expiresAtMs(state, limit),
-        heldUntilMs: nowMs + retryAfterMs,
-        share: 1 - remaining / Math.max(1, limit.burst)
-      }
-      this.#limits.keep(entries[i], keys[i]!, name, kept, nowMs)
-    })
+    outcomes.forEach((outcome, i) => this.#keep(entries[i], keys[i]!, hit.checks[i]!, outcome, nowMs))
     return { accepted, nowMs, outcomes }
   }
 
@@ -188,6 +178,28 @@ export class MemoryStore implements Store {
     for (const [ip, block] of this.#blocks.entries()) {
       if (block.expiresAtMs <= nowMs) this.#blocks.delete(parseNetwork(ip)!)
     }
+  }
+
+  /** Almost every hit has one limit: it makes no lists. */
+  #takeSingle (client: string, check: NamedCheck, nowMs: number): Taken {
+    const { name, limit, cost } = check
+    const key = this.#keys.limit(limit.algorithm, name, client)
+    const entry = this.#limits.find(key, name, nowMs)
+    const outcome = take(entry?.state, nowMs, limit, cost)
+    this.#keep(entry, key, check, outcome, nowMs)
+    return { accepted: outcome.fits, nowMs, outcomes: [outcome] }
+  }
+
+  #keep (entry: Entry | undefined, key: string, { name, limit }: NamedCheck, { state, changed }: Outcome, nowMs: number): void {
+    if (!changed) return
+    const { retryAfterMs, remaining } = explain(state, nowMs, limit)
+    const kept = {
+      state,
+      expiresAtMs: expiresAtMs(state, limit),
+      heldUntilMs: nowMs + retryAfterMs,
+      share: 1 - remaining / Math.max(1, limit.burst)
+    }
+    this.#limits.keep(entry, key, name, kept, nowMs)
   }
 
   #value (key: string): Value | undefined {
