@@ -205,11 +205,12 @@ async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
   return { info, slowLogLength }
 }
 
-/** What a debug line says is put together only where somebody reads it. */
-function logDecision (log: FastifyBaseLogger, { subject: { client, method, route }, ...decision }: GuardEvent): void {
-  // Of pino; other loggers may have none.
-  if ((log as { isLevelEnabled?: (level: string) => boolean }).isLevelEnabled?.('debug') === false) return
-  log.debug({ decision: { ...decision, client, method, route } }, decision.outcome)
+/** What a debug line says is put together only where somebody may read it. */
+function logDecision (log: FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }, event: GuardEvent): void {
+  // Fastify's own logger of `logger: false` has no level; loggers other than pino cannot be asked.
+  if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
+  const { outcome, source, limit, key, subject: { client, method, route } } = event
+  log.debug({ decision: { outcome, source, limit, client, key, method, route } }, outcome)
 }
 
 function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {
