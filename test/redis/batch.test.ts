@@ -31,7 +31,7 @@ t.test('the hits of one turn of the event loop are sent as one call, and answere
   t.same(answers, [['a', 0], ['b', 1], ['a', 2]])
 })
 
-t.test('a call holds no more checks than Redis decides in about a millisecond, and the next does not wait for it', async t => {
+t.test('a call holds no more checks than its share, and the next does not wait for it', async t => {
   const sizes: number[] = []
   const batch = new Batch(async hits => {
     sizes.push(hits.reduce((sum, { checks }) => sum + checks.length, 0))
@@ -44,6 +44,18 @@ t.test('a call holds no more checks than Redis decides in about a millisecond, a
   t.same(sizes.slice(0, 3), [perCall, perCall, perCall])
   t.equal(sizes.at(-1), mostChecks + 1, 'a hit of more checks than that goes alone')
   t.equal(sizes.reduce((sum, size) => sum + size), 4 * mostChecks + 1)
+})
+
+t.test('a full call is sent while the turn goes on, the rest when it is over', async t => {
+  const sizes: number[] = []
+  const batch = new Batch(async hits => {
+    sizes.push(hits.length)
+    return await inOrder(hits)
+  })
+  for (let i = 0; i < mostChecks + 1; i++) batch.add(hit('a'), () => {})
+  t.same(sizes, [mostChecks])
+  await setImmediate()
+  t.same(sizes, [mostChecks, 1])
 })
 
 t.test('a call that fails has failed for each of its hits', async t => {

@@ -94,3 +94,15 @@ t.test('two name spaces share nothing', async t => {
   t.not(new Keys('a:').limit('gcra', 'login', 'x'), new Keys('b:').limit('gcra', 'login', 'x'))
   t.not(new Keys('a:').value('x'), new Keys('b:').value('x'))
 })
+
+t.test('a key is the same after ten thousand others, and the same text while it is remembered', async t => {
+  const keys = new Keys('guard:')
+  const [first, long] = [keys.limit('gcra', 'a', 'client'), keys.limit('gcra', 'a', 'x'.repeat(1000))]
+  for (let i = 0; i < 25_000; i++) {
+    if (keys.limit('fixed-window', 'a', `client ${i}`) !== `guard:fixed-window:{client%0020${i}}:a`) t.fail(String(i))
+  }
+  t.equal(keys.limit('gcra', 'a', 'client'), first)
+  t.equal(keys.limit('gcra', 'a', 'x'.repeat(1000)), long)
+  t.not(keys.limit('gcra', 'b', 'client'), first)
+  t.not(keys.limit('sliding-window', 'a', 'client'), first)
+})
