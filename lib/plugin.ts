@@ -3,11 +3,13 @@
  * them all, and that reads the environment and the clock.
  */
 import { randomInt } from 'node:crypto'
+import { performance } from 'node:perf_hooks'
 import { setTimeout } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { BlockListFollower } from './guard/block-list.js'
+import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
 import { RedisGuard } from './guard/redis-guard.js'
@@ -73,9 +75,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     }
   }, count => metrics?.recorded('dropped', count))
 
+  const denyCache = new DenyCache({ keys, capacity: settings.cache, now: () => performance.now(), write: async refusals => await store.countRefusals(refusals) })
   const guard = new Guard({
     store,
     memory,
+    denyCache,
     ipv6Subnet: settings.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
     listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event)]
@@ -106,6 +110,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   fastify.addHook('onClose', async () => {
     clearInterval(sweep)
     follower?.close()
+    await denyCache.flush().catch(() => {})
     try {
       await eventLog.flush()
     } catch (error) {

@@ -10,6 +10,7 @@ import type { Blocked, Exempt, Source, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { NamedCheck } from '../store/store.js'
+import type { DenyCache } from './deny-cache.js'
 
 /** Who sent a request, as far as its address tells. */
 export interface Client {
@@ -48,6 +49,7 @@ export interface Subject {
 export interface GuardOptions {
   readonly store: FailoverStore
   readonly memory: MemoryStore
+  readonly denyCache: DenyCache
   readonly ipv6Subnet: number
   readonly allowList: AddressList<true>
   readonly listeners: readonly GuardListener[]
@@ -57,14 +59,16 @@ export interface GuardOptions {
 export class Guard {
   readonly #store: FailoverStore
   readonly #memory: MemoryStore
+  readonly #denyCache: DenyCache
   readonly #ipv6Subnet: number
   readonly #allowList: AddressList<true>
   readonly #listeners: readonly GuardListener[]
   readonly #clients = new Map<unknown, Client>()
 
-  constructor ({ store, memory, ipv6Subnet, allowList, listeners }: GuardOptions) {
+  constructor ({ store, memory, denyCache, ipv6Subnet, allowList, listeners }: GuardOptions) {
     this.#store = store
     this.#memory = memory
+    this.#denyCache = denyCache
     this.#ipv6Subnet = ipv6Subnet
     this.#allowList = allowList
     this.#listeners = listeners
@@ -101,7 +105,7 @@ export class Guard {
 
   /**
    * Counts a request against a limit; decided before it returns where memory
-   * answers.
+   * answers, and where Redis has refused the key a moment ago.
    *
    * @param checks       one limit; the same array for each request that has it,
    *   so that a batch tells Redis about it once
@@ -112,14 +116,21 @@ export class Guard {
     subject: Subject, key: string, checks: readonly [NamedCheck], skipOnError: boolean | undefined,
     done: (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void
   ): void {
+    const [check] = checks
+    const canAsk = this.#store.usesRedis
+    const denied = canAsk || skipOnError === undefined ? this.#denyCache.refuse(key, check, canAsk) : undefined
+    if (denied !== undefined) {
+      this.#tell(subject, 'limited', 'local', check.name, key)
+      return done(undefined, { kind: 'limited', source: 'local', key, limit: check.limit, explanation: denied })
+    }
     this.#store.takeOne({ key, checks }, skipOnError !== undefined, (failure, taken, source) => {
-      const [check] = checks
       if (taken === undefined) {
         const outcome = skipOnError === true ? 'uncounted' : 'failed'
         this.#tell(subject, outcome, source, check.name, key)
         if (outcome === 'failed') return done(failure, undefined)
         return done(undefined, { kind: 'uncounted', key, limit: check.limit })
       }
+      if (source === 'redis') this.#denyCache.learn(key, check, taken)
       const explanation = explain(taken.outcomes[0]!.state, taken.nowMs, check.limit, check.cost)
       const kind = taken.accepted ? 'allowed' : 'limited'
       this.#tell(subject, kind, source, check.name, key)

@@ -23,7 +23,7 @@ export const described = {
   decisions: {
     name: 'redis_guard_decisions_total',
     labels: ['limit', 'outcome', 'source'],
-    help: 'Requests decided. outcome: allowed, limited (429), blocked (403), exempt (allow list), uncounted or failed (Redis away, as skipOnError says). source: who decided, redis, memory, or local for the lists in the process. limit: global, or method and route, or empty for a block.'
+    help: 'Requests decided. outcome: allowed, limited (429), blocked (403), exempt (allow list), uncounted or failed (Redis away, as skipOnError says). source: who decided, redis, memory, or local for the lists in the process and what Redis refused a moment ago. limit: global, or method and route, or empty for a block.'
   },
   roundTrip: {
     name: 'redis_guard_redis_duration_seconds',
@@ -110,8 +110,8 @@ export class Metrics {
     if (sources.redisInfo !== undefined) addRedisInfo(registers, sources.redisInfo)
   }
 
-  decided ({ limit = '', outcome, source }: GuardEvent, count = 1): void {
-    this.#decisions.add(limit, outcome, source, count)
+  decided ({ limit = '', outcome, source }: GuardEvent): void {
+    this.#decisions.add(limit, outcome, source)
   }
 
   roundTrip (seconds: number): void {
@@ -146,19 +146,19 @@ class Decisions {
   readonly #byLimit = new Map<string, Map<Outcome, Map<Source, Count>>>()
   readonly #all: Count[] = []
 
-  add (limit: string, outcome: Outcome, source: Source, by: number): void {
+  add (limit: string, outcome: Outcome, source: Source): void {
     const known = this.#byLimit.get(limit)?.get(outcome)?.get(source)
-    if (known === undefined) this.#begin(limit, outcome, source, by)
-    else known.count += by
+    if (known === undefined) this.#begin(limit, outcome, source)
+    else known.count++
   }
 
   values (): Iterable<Readonly<Count>> {
     return this.#all
   }
 
-  #begin (limit: string, outcome: Outcome, source: Source, count: number): void {
+  #begin (limit: string, outcome: Outcome, source: Source): void {
     const byOutcome = inner(this.#byLimit, limit, () => new Map<Outcome, Map<Source, Count>>())
-    const entry = { values: [limit, outcome, source], count }
+    const entry = { values: [limit, outcome, source], count: 1 }
     inner(byOutcome, outcome, () => new Map<Source, Count>()).set(source, entry)
     this.#all.push(entry)
   }

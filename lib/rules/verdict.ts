@@ -7,7 +7,7 @@ import type { Explanation, Limit } from './rate-limit.js'
 
 export type Verdict = Counted | Blocked | Exempt | Uncounted
 
-/** Which store decided; `local` is the compiled block or allow list of this process. */
+/** Which store decided; `local` are the lists of this process, and its memory of what Redis refused. */
 export type Source = 'redis' | 'memory' | 'local'
 
 /** Counted against a limit, which let it pass or refused it. */

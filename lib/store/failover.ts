@@ -10,7 +10,7 @@ import { Batch } from '../redis/batch.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import type { MemoryStore } from './memory.js'
 import type { RedisStore } from './redis.js'
-import type { Block, BlockRequest, Hit, RateLimitEvent, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
   /** which store answers now */
@@ -87,6 +87,20 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
     })
   }
 
+  /** Whether Redis answers now. */
+  get usesRedis (): boolean {
+    return this.#redis?.guarded.usable === true
+  }
+
+  /**
+   * Adds refusals that were decided without a store to Redis' counters.
+   *
+   * @throws StoreUnavailableError
+   */
+  async countRefusals (refusals: readonly Refusals[]): Promise<void> {
+    await this.#redis?.store.countRefusals(refusals)
+  }
+
   take (hits: readonly Hit[]): Awaitable<readonly Taken[]> {
     return this.#either(store => store.take(hits))
   }
@@ -147,7 +161,7 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
   }
 
   #either<T> (call: (store: Store) => Awaitable<T>): Awaitable<T> {
-    return this.#redis?.guarded.usable === true ? this.#onRedis(this.#redis.store, call) : call(this.#memory)
+    return this.usesRedis ? this.#onRedis(this.#redis!.store, call) : call(this.#memory)
   }
 
   async #onRedis<T> (store: RedisStore, call: (store: Store) => Awaitable<T>): Promise<T> {

@@ -8,9 +8,10 @@ import { StoreUnavailableError } from '../errors.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import { algorithms } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
-import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 const take = new Script('take')
+const countRefusals = new Script('count-refusals')
 const block = new Script('block')
 const unblock = new Script('unblock')
 const blockChanges = new Script('block-changes')
@@ -61,6 +62,17 @@ export class RedisStore implements Store {
 
   async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
     return await this.#redis.run(async client => client.isCluster ? await this.#takeByClient(client, hits) : await this.#takeBatch(client, hits))
+  }
+
+  /** Adds refusals to the counters that they belong to; those of windows that are over are left out. */
+  async countRefusals (refusals: readonly Refusals[]): Promise<void> {
+    const keys = refusals.map(({ client, name, limit }) => this.#keys.limit(limit.algorithm, name, client))
+    const args = refusals.map(({ windowEndsAtMs, count }) => [windowEndsAtMs, count])
+    await this.#redis.run(async client => {
+      // In a Cluster they lie in different slots.
+      if (!client.isCluster) await countRefusals.run(client, keys, args.flat())
+      else await Promise.all(keys.map(async (key, i) => await countRefusals.run(client, [key], args[i]!)))
+    })
   }
 
   async get (key: string): Promise<string | null> {

@@ -8,7 +8,7 @@
  * StoreUnavailableError, save those of memory.
  */
 import type { Awaitable } from '../awaitable.js'
-import type { Check, LimitState } from '../rules/rate-limit.js'
+import type { Check, Limit, LimitState } from '../rules/rate-limit.js'
 
 /** One limit of a hit. The name tells a client's counters apart. */
 export interface NamedCheck extends Check {
@@ -29,6 +29,17 @@ export interface Taken {
   readonly nowMs: number
   /** one for each check, in their order */
   readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState }[]
+}
+
+/** Hits at one fixed-window that were refused without asking the store. */
+export interface Refusals {
+  readonly client: string
+  /** of the limit */
+  readonly name: string
+  readonly limit: Limit
+  /** which window they belong to, by the store's clock; ms since 1970 */
+  readonly windowEndsAtMs: number
+  readonly count: number
 }
 
 export interface Block {

@@ -1,6 +1,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
+import { DenyCache } from '../../lib/guard/deny-cache.js'
 import { Guard } from '../../lib/guard/guard.js'
 import { parseAddressList } from '../../lib/rules/address-list.js'
 import { FailoverStore } from '../../lib/store/failover.js'
@@ -8,8 +9,10 @@ import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 
 function setUp (): Guard {
-  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 10, now: Date.now })
-  return new Guard({ store: new FailoverStore(memory, undefined), memory, ipv6Subnet: 56, allowList: parseAddressList(['192.0.2.0/24']).list, listeners: [] })
+  const keys = new Keys('guard:')
+  const denyCache = new DenyCache({ keys, capacity: 10, now: () => 0, write: async () => {} })
+  const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 10, now: Date.now })
+  return new Guard({ store: new FailoverStore(memory, undefined), memory, denyCache, ipv6Subnet: 56, allowList: parseAddressList(['192.0.2.0/24']).list, listeners: [] })
 }
 
 t.test('knows a client by its address, whatever form that comes in', async t => {

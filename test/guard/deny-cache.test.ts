@@ -1,0 +1,236 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
+import t from 'tap'
+import { askAgainMs, DenyCache, writeIntervalMs } from '../../lib/guard/deny-cache.js'
+import { algorithms, defineLimit, explain, type LimitState, take } from '../../lib/rules/rate-limit.js'
+import { Keys } from '../../lib/store/keys.js'
+import type { NamedCheck, Refusals, Taken } from '../../lib/store/store.js'
+import { guardedApp } from '../support/app.js'
+import { randomFrom } from '../support/random.js'
+import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+const startMs = 1_700_000_000_000
+const keys = new Keys('guard:')
+
+/** A cache on a clock that stands still until the test moves it. */
+function setUp (capacity = 100) {
+  const clock = { ms: 0 }
+  const written: Refusals[] = []
+  const cache = new DenyCache({ keys, capacity, now: () => clock.ms, write: async refusals => { written.push(...refusals) } })
+  return { cache, clock, written }
+}
+
+/** Redis, as far as the cache is concerned: one counter, by the rules. */
+function counter (check: NamedCheck) {
+  let state: LimitState | undefined
+  return (nowMs: number, cost = check.cost): Taken => {
+    const outcome = take(state, nowMs, check.limit, cost)
+    if (outcome.changed) state = outcome.state
+    return { accepted: outcome.fits, nowMs, outcomes: [outcome] }
+  }
+}
+
+function checkOf (algorithm: typeof algorithms[number], max: number, windowMs = 60_000, cost = 1): NamedCheck {
+  return { name: 'login', limit: defineLimit(algorithm, max, windowMs), cost }
+}
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: refuses only what Redis would, and says what Redis would say`, async t => {
+    let refusedHere = 0
+    for (let seed = 1; seed <= 200; seed++) {
+      const random = randomFrom(seed)
+      const check = checkOf(algorithm, random.whole(1, 5), random.whole(1, 3000))
+      const { cache, clock, written } = setUp()
+      const [redis, shadow] = [counter(check), counter(check)]
+      for (let step = 0; step < 200; step++) {
+        clock.ms += random.chance(0.7) ? random.whole(0, 3) : random.whole(0, 800)
+        const nowMs = startMs + clock.ms
+        const cost = random.chance(0.8) ? 1 : random.whole(1, 5)
+        const expected = shadow(nowMs, cost)
+        const explanation = cache.refuse('client', { ...check, cost }, true)
+        if (explanation === undefined) {
+          cache.learn('client', { ...check, cost }, redis(nowMs, cost))
+          continue
+        }
+        refusedHere++
+        const told = { accepted: false, explanation }
+        const wanted = { accepted: expected.accepted, explanation: explain(expected.outcomes[0]!.state, nowMs, check.limit, cost) }
+        if (!isDeepStrictEqual(told, wanted)) return t.same(told, wanted, `seed ${seed}, step ${step}`)
+      }
+      await cache.flush()
+      if (algorithm !== 'fixed-window') t.same(written, [], `seed ${seed}`)
+    }
+    t.ok(refusedHere > 1000, `${refusedHere} refusals`)
+  })
+}
+
+t.test('asks again now and then, with one hit, and believes the answer', async t => {
+  const check = checkOf('fixed-window', 1)
+  const { cache, clock } = setUp()
+  const redis = counter(check)
+  const learn = (taken: Taken) => cache.learn('client', check, taken)
+  learn(redis(startMs))
+  t.equal(cache.size, 0, 'what passes is not remembered')
+  learn(redis(startMs))
+  t.equal(cache.size, 1)
+  clock.ms = askAgainMs - 1
+  t.ok(cache.refuse('client', check, true))
+  clock.ms = askAgainMs
+  t.equal(cache.refuse('client', check, true), undefined)
+  t.ok(cache.refuse('client', check, true), 'the answer is on its way')
+  t.equal(cache.refuse('another', check, true), undefined)
+  t.equal(cache.refuse('client', { ...check, name: 'other' }, true), undefined)
+  // The key was reset.
+  learn(counter(check)(startMs + askAgainMs))
+  t.equal(cache.size, 0)
+  t.equal(cache.refuse('client', check, true), undefined)
+})
+
+t.test('a refusal of a dear hit, or of a limit that was raised since, is none of a hit that fits', async t => {
+  const dear = checkOf('fixed-window', 10, 60_000, 8)
+  const { cache, written } = setUp()
+  const redis = counter(dear)
+  cache.learn('client', dear, redis(startMs))
+  cache.learn('client', dear, redis(startMs))
+  t.same(cache.refuse('client', dear, true), { remaining: 2, resetMs: 60_000, retryAfterMs: 60_000 })
+  t.equal(cache.refuse('client', { ...dear, cost: 2 }, true), undefined)
+  t.equal(cache.refuse('client', checkOf('fixed-window', 16, 60_000, 8), true), undefined)
+  t.equal(cache.refuse('client', checkOf('fixed-window', 10, 1000, 8), true), undefined, 'nor is it of another window')
+  await cache.flush()
+  t.same(written, [], 'the window is not used up, so that Redis would not count the refusal')
+})
+
+t.test('ends with the window, by a clock of its own', async t => {
+  const check = checkOf('fixed-window', 0, 300)
+  const { cache, clock } = setUp()
+  cache.learn('client', check, counter(check)(startMs))
+  clock.ms = 299.9
+  t.equal(cache.refuse('client', check, true)!.retryAfterMs, 1)
+  clock.ms = 300
+  t.equal(cache.refuse('client', check, true), undefined, 'also where the next one refuses as well: it is for Redis to begin it')
+})
+
+t.test('what Redis refused stays refused while it cannot be asked', async t => {
+  const check = checkOf('gcra', 1, 10_000)
+  const { cache, clock } = setUp()
+  const redis = counter(check)
+  redis(startMs)
+  cache.learn('client', check, redis(startMs))
+  clock.ms = 9999
+  t.ok(cache.refuse('client', check, false))
+  clock.ms = 10_000
+  t.equal(cache.refuse('client', check, false), undefined)
+})
+
+t.test('a hit dearer than the whole quota leaves no counter, and is not remembered', async t => {
+  for (const algorithm of algorithms) {
+    const check = checkOf(algorithm, 1, 60_000, 2)
+    const { cache } = setUp()
+    const taken = counter(check)(startMs)
+    t.equal(taken.accepted, false)
+    cache.learn('client', check, taken)
+    t.equal(cache.size, 0)
+  }
+})
+
+t.test('keeps so many keys; the one that Redis refused longest ago goes first', async t => {
+  const check = checkOf('fixed-window', 0)
+  const { cache } = setUp(3)
+  const refused = counter(check)(startMs)
+  for (const client of ['a', 'b', 'c', 'a', 'd']) cache.learn(client, check, refused)
+  t.equal(cache.size, 3)
+  t.same(['a', 'b', 'c', 'd'].map(client => cache.refuse(client, check, true) !== undefined), [true, false, true, true])
+})
+
+t.test('refusals are added up and written behind', async t => {
+  const check = checkOf('fixed-window', 1)
+  const { cache, written } = setUp()
+  const redis = counter(check)
+  for (let i = 0; i < 2; i++) cache.learn('client', check, redis(startMs))
+  for (let i = 0; i < 100; i++) cache.refuse('client', check, true)
+  t.same(written, [])
+  await sleep(writeIntervalMs + 50)
+  const refusals = { client: 'client', name: 'login', limit: check.limit, windowEndsAtMs: startMs + 60_000 }
+  t.same(written, [{ ...refusals, count: 100 }])
+  cache.refuse('client', check, true)
+  await cache.flush()
+  t.same(written.slice(1), [{ ...refusals, count: 1 }])
+})
+
+t.test('a failed write does not end the process, and those after it are made', async t => {
+  const check = checkOf('fixed-window', 0)
+  let writes = 0
+  const cache = new DenyCache({ keys, capacity: 1, now: () => 0, write: async () => { if (++writes === 1) throw new Error('away') } })
+  cache.learn('client', check, counter(check)(startMs))
+  cache.refuse('client', check, true)
+  await until(() => writes === 1)
+  cache.refuse('client', check, true)
+  await until(() => writes === 2)
+})
+
+t.test('on a server', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const redis = server.client()
+  t.teardown(() => redis.disconnect())
+  const scripts = async () => [...(await redis.info('commandstats')).matchAll(/^cmdstat_eval(?:sha)?:calls=(\d+)/gm)].reduce((sum, [, calls]) => sum + Number(calls), 0)
+
+  t.test('a flood costs Redis next to nothing, and is counted to the hit by counters, events, suspects and metrics', async t => {
+    await redis.flushall()
+    const app = await guardedApp(t, { redis: server.url, max: 10, syncInterval: 10_000 })
+    app.get('/', async () => 'ok')
+    const flood = 3000
+    for (let i = 0; i < 12; i++) await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
+    const before = await scripts()
+    const answers = await Promise.all(Array.from({ length: flood }, async () => await app.inject({ url: '/', remoteAddress: '192.0.2.1' })))
+    t.ok(answers.every(({ statusCode, headers }) => statusCode === 429 && headers['x-ratelimit-remaining'] === '0' && Number(headers['retry-after']) >= 59))
+    const total = flood + 12
+    await until(async () => Number(await redis.get('guard:fixed-window:{192.0.2.1}:global')) === total, 1000)
+    t.ok(await scripts() - before < flood / 100, `${await scripts() - before} scripts`)
+    t.same(await app.redisGuard.getSuspiciousIPs(), [{ ip: '192.0.2.1', count: total - 10 }])
+    const metrics = (await app.inject('/metrics')).payload
+    const limited = [...metrics.matchAll(/decisions_total\{limit="global",outcome="limited",source="\w+"\} (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0)
+    t.equal(limited, total - 10)
+  })
+
+  t.test('a counter that is deleted is free again on every instance within half a second', async t => {
+    await redis.flushall()
+    const apps = await Promise.all([1, 2].map(async () => await guardedApp(t, { redis: server.url, max: 1 })))
+    for (const app of apps) {
+      app.get('/', async () => 'ok')
+      for (let i = 0; i < 3; i++) await app.inject('/')
+      t.equal((await app.inject('/')).statusCode, 429)
+    }
+    for (const app of apps) {
+      await redis.del('guard:fixed-window:{127.0.0.1}:global')
+      await until(async () => (await app.inject('/')).statusCode === 200, askAgainMs + 300)
+    }
+  })
+
+  t.test('refusals of a window that is over are not added to the next', async t => {
+    await redis.flushall()
+    const app = await guardedApp(t, { redis: server.url, max: 1, timeWindow: 100 })
+    app.get('/', async () => 'ok')
+    for (let i = 0; i < 20; i++) await app.inject('/')
+    await sleep(110)
+    t.equal((await app.inject('/')).statusCode, 200)
+    await app.close()
+    t.equal(await redis.get('guard:fixed-window:{127.0.0.1}:global'), '1')
+  })
+
+  t.test('an outage is no second quota for who was refused, unless skipOnError says what to do', async t => {
+    for (const skipOnError of [undefined, true]) {
+      await redis.flushall()
+      const proxy = await TcpProxy.start(server.port)
+      const app = await guardedApp(t, { redis: { port: proxy.port }, max: 2, ...(skipOnError === undefined ? {} : { skipOnError }) })
+      app.get('/', async () => 'ok')
+      for (let i = 0; i < 3; i++) await app.inject('/')
+      await proxy.stop()
+      await until(() => app.redisGuard.status.store === 'memory')
+      await sleep(askAgainMs + 10)
+      t.equal((await app.inject('/')).statusCode, skipOnError === undefined ? 429 : 200)
+    }
+  })
+})
