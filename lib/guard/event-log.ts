@@ -10,12 +10,17 @@ import type { GuardEvent } from './guard.js'
 export const flushIntervalMs = 250
 
 /** Different events between two writes; what is beyond is counted as dropped. */
-export const mostPending = 1000
+export const mostPending = 20_000
+
+/** Events in one write, so that a script of Redis is done in about a millisecond. */
+export const mostPerWrite = 200
 
 export class EventLog {
   readonly #write: (events: readonly RateLimitEvent[]) => Promise<void>
   readonly #dropped: (count: number) => void
-  #pending = new Map<string, RateLimitEvent>()
+  #pending: PendingEvent[] = []
+  /** the same, by address, then in the order of their coming */
+  #byAddress = new Map<string | undefined, PendingEvent[]>()
   #timer: NodeJS.Timeout | undefined
   #writing: Promise<void> = Promise.resolve()
 
@@ -42,15 +47,12 @@ export class EventLog {
   }
 
   add (event: RateLimitEvent): void {
-    const same = `${event.type} ${event.ip} ${event.limit} ${event.method} ${event.route} ${event.key}`
-    const pending = this.#pending.get(same)
-    if (pending !== undefined) {
-      this.#pending.set(same, { ...pending, count: pending.count + event.count })
-    } else if (this.#pending.size < mostPending) {
-      this.#pending.set(same, event)
-    } else {
-      this.#dropped(event.count)
-    }
+    const ofAddress = this.#byAddress.get(event.ip)
+    const same = ofAddress?.find(pending => isSame(pending, event))
+    if (same !== undefined) same.count += event.count
+    else if (ofAddress !== undefined && ofAddress.length >= mostOfAddress && !isSummary(event)) return this.add(summaryOf(event))
+    else if (this.#pending.length >= mostPending) this.#dropped(event.count)
+    else this.#begin({ ...event }, ofAddress)
     this.#timer ??= setTimeout(() => { this.flush().catch(() => {}) }, flushIntervalMs).unref()
   }
 
@@ -58,14 +60,44 @@ export class EventLog {
   async flush (): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    const events = [...this.#pending.values()]
-    this.#pending = new Map()
-    if (events.length === 0) return await this.#writing
-    const written = this.#writing.then(async () => await this.#write(events))
-    // A batch that cannot be written is lost; those after it are not.
-    this.#writing = written.catch(() => {})
+    const events = this.#pending
+    this.#pending = []
+    this.#byAddress = new Map()
+    let written = this.#writing
+    for (let i = 0; i < events.length; i += mostPerWrite) {
+      written = this.#writing.then(async () => await this.#write(events.slice(i, i + mostPerWrite)))
+      // A piece that cannot be written is lost; those after it are not.
+      this.#writing = written.catch(() => {})
+    }
     await written
   }
+
+  #begin (event: PendingEvent, ofAddress: PendingEvent[] | undefined): void {
+    this.#pending.push(event)
+    if (ofAddress === undefined) this.#byAddress.set(event.ip, [event])
+    else ofAddress.push(event)
+  }
+}
+
+type PendingEvent = { -readonly [name in keyof RateLimitEvent]: RateLimitEvent[name] }
+
+/**
+ * Different events of one address between two writes. Who sends another key
+ * each time is not to make the list long to search: the rest is told in one
+ * event, which says only how many they were.
+ */
+export const mostOfAddress = 50
+
+function summaryOf ({ type, ip, count, atMs }: RateLimitEvent): RateLimitEvent {
+  return { type, ip, count, atMs }
+}
+
+function isSummary ({ key, limit, method, route }: RateLimitEvent): boolean {
+  return key === undefined && limit === undefined && method === undefined && route === undefined
+}
+
+function isSame (a: RateLimitEvent, b: RateLimitEvent): boolean {
+  return a.type === b.type && a.key === b.key && a.limit === b.limit && a.method === b.method && a.route === b.route
 }
 
 /** A key may hold a megabyte that a client sent; a copy, since a part of a text keeps all of it alive. */

@@ -30,6 +30,13 @@ export function unavailableError (failure: StoreUnavailableError): StoreUnavaila
   return new StoreUnavailableError(failure.kind, 'The rate limit store is unavailable', failure)
 }
 
+/** What is expected has no stack: collecting one costs as much as the rest of the answer, and a flood asks for many. */
 function withStatus (statusCode: number, message: string): Error {
-  return Object.assign(new Error(message), { statusCode })
+  const { stackTraceLimit } = Error
+  // Not an assignment, which throws where the intrinsics are frozen.
+  Reflect.set(Error, 'stackTraceLimit', 0)
+  const error = new Error(message) as Error & { statusCode: number }
+  Reflect.set(Error, 'stackTraceLimit', stackTraceLimit)
+  error.statusCode = statusCode
+  return error
 }

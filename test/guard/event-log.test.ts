@@ -1,6 +1,6 @@
 import { mock } from 'node:test'
 import t from 'tap'
-import { EventLog, flushIntervalMs, mostPending } from '../../lib/guard/event-log.js'
+import { EventLog, flushIntervalMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/guard/event-log.js'
 import type { RateLimitEvent } from '../../lib/store/store.js'
 
 const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
@@ -56,11 +56,25 @@ t.test('what has no room is counted as dropped, by requests', async t => {
   log.add(event({ ip: 'ip 0' }))
   t.equal(dropped(), 4)
   await log.flush()
-  t.equal(writes[0]!.length, mostPending)
+  t.equal(writes.flat().length, mostPending)
+  t.ok(writes.every(({ length }) => length <= mostPerWrite))
   t.equal(writes[0]![0]!.count, 2)
+  const before = writes.length
   log.add(event({ ip: 'one more' }))
   await log.flush()
-  t.same(writes[1], [event({ ip: 'one more' })])
+  t.same(writes[before], [event({ ip: 'one more' })])
+})
+
+t.test('an address with many different refusals is counted to the last of them, the rest in one event', async t => {
+  const { log, writes, dropped } = watched()
+  for (let i = 0; i < 1000; i++) log.add(event({ key: `key ${i % 500}`, atMs: i }))
+  log.add(event({ type: 'blocked', route: '/' }))
+  await log.flush()
+  const [events] = writes as [RateLimitEvent[]]
+  t.equal(dropped(), 0)
+  t.equal(events.length, mostOfAddress + 2)
+  t.same(events.slice(0, mostOfAddress).map(({ key, count }) => [key, count]), Array.from({ length: mostOfAddress }, (_, i) => [`key ${i}`, 2]))
+  t.same(events.slice(mostOfAddress), [event({ atMs: mostOfAddress, count: 1000 - 2 * mostOfAddress }), event({ type: 'blocked' })])
 })
 
 t.test('writes one piece after the other, and a flush waits for all of them', async t => {
