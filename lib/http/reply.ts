@@ -32,11 +32,12 @@ export function unavailableError (failure: StoreUnavailableError): StoreUnavaila
 
 /** What is expected has no stack: collecting one costs as much as the rest of the answer, and a flood asks for many. */
 function withStatus (statusCode: number, message: string): Error {
+  // Frozen intrinsics (node --frozen-intrinsics) cannot be told.
   const { stackTraceLimit } = Error
-  // Not an assignment, which throws where the intrinsics are frozen.
-  Reflect.set(Error, 'stackTraceLimit', 0)
+  const canTell = Object.isExtensible(Error)
+  if (canTell) Error.stackTraceLimit = 0
   const error = new Error(message) as Error & { statusCode: number }
-  Reflect.set(Error, 'stackTraceLimit', stackTraceLimit)
+  if (canTell) Error.stackTraceLimit = stackTraceLimit
   error.statusCode = statusCode
   return error
 }
