@@ -3,7 +3,6 @@
  * checked without a round trip, and with Redis away. It follows the stream of
  * changes; where it cannot tell what it missed, it loads the whole list.
  */
-import { AddressList } from '../rules/address-list.js'
 import { parseNetwork } from '../rules/address.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { BlockCursor, RedisStore } from '../store/redis.js'
@@ -79,7 +78,7 @@ export class BlockListFollower {
 
   async #load (offsetMs: number): Promise<void> {
     const { memory, redis } = this.#options
-    const list = new AddressList<Block>()
+    const list = memory.newBlockList()
     memory.noteBlockChanges()
     for await (const page of redis.blockPages()) {
       for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))

@@ -61,8 +61,12 @@ export function parseNetwork (text: unknown): Network | undefined {
 /** The range of `prefixLength` bits that an address lies in. */
 export function networkOf (parts: AddressParts, prefixLength: number): Network {
   const masked = mask(parts, prefixLength)
-  const address = formatAddress(masked)
-  return { text: prefixLength === bitsOf(parts) ? address : `${address}/${prefixLength}`, parts: masked, prefixLength }
+  return { text: formatNetwork(masked, prefixLength), parts: masked, prefixLength }
+}
+
+/** @param masked  parts of the address, without the bits behind the length */
+export function formatNetwork (masked: AddressParts, prefixLength: number): string {
+  return prefixLength === bitsOf(masked) ? formatAddress(masked) : `${formatAddress(masked)}/${prefixLength}`
 }
 
 /**
@@ -86,6 +90,85 @@ export function parseAddress (text: string): AddressParts | undefined {
   return embedded === undefined ? groups : [embedded]
 }
 
+/**
+ * The bits of an IPv4 address, as a whole number below 2^32; -1 for any other
+ * text. Makes nothing, for it is asked about each request.
+ *
+ * @param text  canonical
+ */
+export function ipv4BitsOf (text: string): number {
+  let bits = 0
+  let byte = 0
+  let dots = 0
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (code === dot) {
+      bits = bits * 256 + byte
+      byte = 0
+      dots++
+    } else {
+      const digit = code - zero
+      if (digit < 0 || digit > 9) return -1
+      byte = byte * 10 + digit
+    }
+  }
+  return dots === 3 ? bits * 256 + byte : -1
+}
+
+/**
+ * Reads an IPv6 address, and makes nothing either.
+ *
+ * @param text   canonical
+ * @param words  4 of 32 bits; undefined contents where it answers false
+ * @returns false for any other text
+ */
+export function ipv6WordsOf (text: string, words: Uint32Array): boolean {
+  words.fill(0)
+  const end = text.length
+  let group = 0
+  let at = 0
+  let isShortened = false
+  // Where `::` stands, the groups behind it are counted, to know where they go.
+  while (at < end) {
+    if (text.charCodeAt(at) === colon) {
+      if (at + 1 === end || text.charCodeAt(at + 1) !== colon) return false
+      at += 2
+      const next = 8 - groupsFrom(text, at)
+      if (next <= group || isShortened) return false
+      isShortened = true
+      group = next
+      continue
+    }
+    let bits = 0
+    for (; at < end && text.charCodeAt(at) !== colon; at++) {
+      const digit = hexDigit(text.charCodeAt(at))
+      if (digit === -1) return false
+      bits = bits * 16 + digit
+    }
+    if (group > 7 || bits > 0xffff) return false
+    words[group >> 1]! |= (group & 1) === 0 ? bits << 16 : bits
+    group++
+    // One colon parts groups; of two, the first is left for the next round.
+    if (at < end && text.charCodeAt(at + 1) !== colon) at++
+  }
+  return group === 8
+}
+
+/** How many groups there are from a place in a text on. */
+function groupsFrom (text: string, at: number): number {
+  if (at === text.length) return 0
+  let groups = 1
+  for (let i = at; i < text.length; i++) if (text.charCodeAt(i) === colon) groups++
+  return groups
+}
+
+function hexDigit (code: number): number {
+  if (code >= zero && code <= zero + 9) return code - zero
+  return code >= lowerA && code <= lowerA + 5 ? code - lowerA + 10 : -1
+}
+
+const [dot, zero, colon, lowerA] = [46, 48, 58, 97]
+
 /** 32 or 128. */
 export function bitsOf (parts: AddressParts): number {
   return parts.length === 1 ? 32 : 128
@@ -106,8 +189,16 @@ function formatAddress (parts: AddressParts): string {
     return `${bits >>> 24}.${bits >>> 16 & 255}.${bits >>> 8 & 255}.${bits & 255}`
   }
   const [start, length] = longestZeroRun(parts)
-  if (length < 2) return parts.map(hex).join(':')
-  return `${parts.slice(0, start).map(hex).join(':')}::${parts.slice(start + length).map(hex).join(':')}`
+  let text = ''
+  for (let i = 0; i < 8; i++) {
+    if (i === start && length > 1) {
+      text += '::'
+      i += length - 1
+    } else {
+      text += text === '' || text.endsWith(':') ? parts[i]!.toString(16) : `:${parts[i]!.toString(16)}`
+    }
+  }
+  return text
 }
 
 function parseGroups (text: string): AddressParts | undefined {
@@ -158,15 +249,10 @@ function embeddedIPv4 (parts: AddressParts): number | undefined {
 }
 
 function longestZeroRun (groups: AddressParts): readonly [start: number, length: number] {
-  let best: [number, number] = [0, 0]
-  for (let start = 0; start < groups.length; start++) {
-    let end = start
-    while (groups[end] === 0) end++
-    if (end - start > best[1]) best = [start, end - start]
+  let [best, bestLength, length] = [0, 0, 0]
+  for (let i = 0; i < 8; i++) {
+    length = groups[i] === 0 ? length + 1 : 0
+    if (length > bestLength) [best, bestLength] = [i + 1 - length, length]
   }
-  return best
-}
-
-function hex (group: number): string {
-  return group.toString(16)
+  return [best, bestLength]
 }

@@ -8,6 +8,7 @@ import { ValueError } from '../errors.js'
 import { AddressList } from '../rules/address-list.js'
 import { parseNetwork } from '../rules/address.js'
 import { expiresAtMs, explain, type Outcome, take, takeAll } from '../rules/rate-limit.js'
+import { BlockTexts, BlockValues } from './block-values.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from './keys.js'
 import { type Entry, LimitTable } from './limit-table.js'
@@ -32,7 +33,8 @@ export class MemoryStore implements Store {
   readonly #events: EventRing
   readonly #values = new Map<string, Value>()
   readonly #capacity: number
-  #blocks = new AddressList<Block>()
+  readonly #seed: number
+  #blocks: BlockList
   #noted: (() => void)[] | undefined
 
   constructor ({ keys, capacity, maxEvents, now, seed = 0 }: MemoryStoreOptions) {
@@ -40,6 +42,8 @@ export class MemoryStore implements Store {
     this.#now = now
     this.#capacity = capacity
     this.#limits = new LimitTable(capacity, seed)
+    this.#seed = seed
+    this.#blocks = this.newBlockList()
     this.#events = new EventRing(maxEvents)
   }
 
@@ -128,13 +132,19 @@ export class MemoryStore implements Store {
     this.#noted?.push(() => this.putBlock(block))
   }
 
+  /** An empty list for `replaceBlocks`. */
+  newBlockList (): BlockList {
+    const texts = new BlockTexts()
+    return new AddressList(() => new BlockValues(texts), this.#seed)
+  }
+
   /** From now on, changes are noted: the list that `replaceBlocks` brings may have been read before them. */
   noteBlockChanges (): void {
     this.#noted = []
   }
 
   /** Takes over a whole list in place of its own, with the changes that were noted since. */
-  replaceBlocks (blocks: AddressList<Block>): void {
+  replaceBlocks (blocks: BlockList): void {
     this.#blocks = blocks
     const noted = this.#noted
     this.#noted = undefined
@@ -157,7 +167,7 @@ export class MemoryStore implements Store {
   findBlock (address: string): Block | undefined {
     if (this.#blocks.size === 0) return undefined
     const nowMs = this.#now()
-    return this.#blocks.find(address, block => block.expiresAtMs > nowMs)
+    return this.#blocks.find(address, (values, index) => values.expiresAtMs(index) > nowMs)
   }
 
   blocks (): readonly Block[] {
@@ -175,9 +185,7 @@ export class MemoryStore implements Store {
     for (const [key, value] of this.#values) {
       if (value.expiresAtMs <= nowMs) this.#values.delete(key)
     }
-    for (const [ip, block] of this.#blocks.entries()) {
-      if (block.expiresAtMs <= nowMs) this.#blocks.delete(parseNetwork(ip)!)
-    }
+    this.#blocks.sweep((values, index) => values.expiresAtMs(index) <= nowMs)
   }
 
   /** Almost every hit has one limit: it makes no lists. */
@@ -209,6 +217,8 @@ export class MemoryStore implements Store {
     return undefined
   }
 }
+
+export type BlockList = AddressList<Block, BlockValues>
 
 interface Value {
   text: string

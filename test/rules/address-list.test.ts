@@ -2,15 +2,39 @@ import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'
 import { canonicalAddress, type Network, parseNetwork } from '../../lib/rules/address.js'
-import { AddressList, parseAddressList } from '../../lib/rules/address-list.js'
+import { AddressList, parseAddressList, type Values } from '../../lib/rules/address-list.js'
+import { randomFrom } from '../support/random.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
 
 const network = (text: string): Network => parseNetwork(text)!
 
-function listOf (...texts: readonly string[]): AddressList<string> {
-  const list = new AddressList<string>()
+/** Values as they are, and that no number is read that has none. */
+class Plain<T> implements Values<T> {
+  readonly items: T[] = []
+
+  read (index: number): T {
+    if (index >= this.items.length) throw new Error(`${index} was never written`)
+    return this.items[index]!
+  }
+
+  write (index: number, value: T, isNew: boolean): void {
+    if (isNew !== (index === this.items.length)) throw new Error(`${index} is ${isNew ? 'not' : ''} new`)
+    this.items[index] = value
+  }
+
+  delete (index: number, last: number): void {
+    if (last !== this.items.length - 1) throw new Error(`${last} is not the last`)
+    this.items[index] = this.items[last]!
+    this.items.pop()
+  }
+}
+
+const newList = <T> (listSeed = seed) => new AddressList<T, Plain<T>>(() => new Plain<T>(), listSeed)
+
+function listOf (...texts: readonly string[]): AddressList<string, Plain<string>> {
+  const list = newList<string>()
   for (const text of texts) list.set(network(text), text)
   return list
 }
@@ -35,7 +59,7 @@ function covers (entry: string, address: string): boolean {
 }
 
 function build (walked: readonly { remove: boolean, range: Network }[]) {
-  const list = new AddressList<string>()
+  const list = newList<string>()
   const naive = new Map<string, string>()
   walked.forEach(({ remove, range }, i) => {
     if (!remove) {
@@ -62,7 +86,7 @@ t.test('passes over the entries that the caller refuses', async t => {
     const { list, naive } = build(walked)
     const covering = [...naive].filter(([text]) => covers(text, address)).map(([, value]) => value)
     const refused = new Set<string>()
-    for (let found = list.find(address); found !== undefined; found = list.find(address, value => !refused.has(value))) {
+    for (let found = list.find(address); found !== undefined; found = list.find(address, (values, index) => !refused.has(values.items[index]!))) {
       if (refused.has(found)) return false
       refused.add(found)
     }
@@ -108,8 +132,37 @@ t.test('::ffff:10.0.0.0/104 is the entry 10.0.0.0/8', async t => {
   t.equal(list.size, 0)
 })
 
+t.test('a sweep takes out what it is told, and leaves the rest', async t => {
+  fc.assert(fc.property(steps, fc.nat(3), (walked, remainder) => {
+    const { list, naive } = build(walked)
+    const goes = (value: string) => Number(value.split(' ')[1]) % 4 === remainder
+    list.sweep((values, index) => goes(values.items[index]!))
+    const kept = [...naive].filter(([, value]) => !goes(value))
+    return list.size === kept.length && kept.every(([text, value]) => list.get(network(text)) === value)
+  }), { seed, numRuns: 1000 })
+})
+
+t.test('stays right while thousands come and go, whatever the seed', async t => {
+  for (const listSeed of [0, 1, 0xffffffff, seed]) {
+    const random = randomFrom(seed)
+    const [list, naive] = [newList<number>(listSeed), new Map<string, number>()]
+    for (let step = 0; step < 20_000; step++) {
+      const text = random.chance(0.5) ? `10.0.${random.whole(0, 9)}.${random.whole(0, 255)}` : `2001:db8::${random.whole(1, 2500).toString(16)}`
+      if (random.chance(0.55)) {
+        list.set(network(text), step)
+        naive.set(text, step)
+      } else if (list.delete(network(text)) !== naive.delete(text)) {
+        return t.fail(`delete ${text}, seed ${seed}`)
+      }
+    }
+    t.ok(naive.size > 1000)
+    t.same(new Map(list.entries()), naive, `seed ${seed}`)
+    t.ok([...naive].every(([text, value]) => list.find(text) === value), `seed ${seed}`)
+  }
+})
+
 t.test('an entry that is set again is replaced', async t => {
-  const list = new AddressList<number>()
+  const list = newList<number>()
   for (const text of ['10.0.0.1', '10.0.0.0/8', '2001:db8::/32']) {
     list.set(network(text), 1)
     list.set(network(text), 2)
@@ -129,7 +182,7 @@ t.test('a text that is no address is covered by nothing', async t => {
 })
 
 t.test('the lookup does not become slower with the list', async t => {
-  const list = new AddressList<true>()
+  const list = newList<true>()
   for (let i = 0; i < 100_000; i++) list.set(network(`${1 + (i >> 16)}.${(i >> 8) & 255}.${i & 255}.0/24`), true)
   const startedAtMs = performance.now()
   for (let i = 0; i < 10_000; i++) list.find('203.0.113.7')

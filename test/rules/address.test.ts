@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'
-import { type AddressParts, bitsOf, canonicalAddress, clientKey, mask, networkOf, parseAddress, parseNetwork } from '../../lib/rules/address.js'
+import { type AddressParts, bitsOf, canonicalAddress, clientKey, ipv4BitsOf, ipv6WordsOf, mask, networkOf, parseAddress, parseNetwork } from '../../lib/rules/address.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -211,4 +211,26 @@ t.test('clients are told apart by IPv4 address, and by IPv6 network', async t =>
     ['no address', 64, 'no address']
   ]
   for (const [address, ipv6Subnet, key] of keys) t.equal(clientKey(address, ipv6Subnet), key)
+})
+
+t.test('addresses are read as numbers without making anything, and other texts are not', async t => {
+  const words = new Uint32Array(4)
+  const wordsOf = (text: string) => {
+    const parts = parseAddress(text)!
+    return [0, 2, 4, 6].map(i => ((parts[i]! << 16) | parts[i + 1]!) >>> 0)
+  }
+  fc.assert(fc.property(fc.ipV4(), text => ipv4BitsOf(text) === parseAddress(text)![0]), { seed, numRuns: 1000 })
+  fc.assert(fc.property(fc.ipV6(), text => {
+    const canonical = canonicalAddress(text)!
+    if (!canonical.includes(':')) return true
+    return ipv6WordsOf(canonical, words) && ipv4BitsOf(canonical) === -1 && [...words].join() === wordsOf(canonical).join()
+  }), { seed, numRuns: 3000 })
+  for (const text of ['::', '::1', '1::', '1:2:3:4:5:6:7:8', 'fe80::1:0:0:1', '1:0:0:1::']) {
+    t.ok(ipv6WordsOf(text, words), text)
+    t.same([...words], wordsOf(text), text)
+  }
+  for (const text of ['', ':', '1', '1:', ':1', '1:2:3:4:5:6:7', '1:2:3:4:5:6:7:8:9', '1:2:3:4:5:6:7:8::9:a', '1::2::3', '1:2:3:4::5:6:7:8', 'G::', '12345::', '1.2.3.4', '::1.2.3.4', 'localhost', 'FE80::1', '1::%eth0']) {
+    t.notOk(ipv6WordsOf(text, words), text)
+  }
+  for (const text of ['', '1', '1.2.3', '1.2.3.4.5', '::1', 'localhost', '1.2.3.x']) t.equal(ipv4BitsOf(text), -1, text)
 })

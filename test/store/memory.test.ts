@@ -1,6 +1,5 @@
 import t from 'tap'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import { AddressList } from '../../lib/rules/address-list.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 
@@ -56,7 +55,7 @@ t.test('a counter that is nearly used up outlives a flood of names that come twi
 t.test('a list that is taken over replaces all that was there', async t => {
   const { memory } = setUp(10)
   memory.block({ ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' })
-  memory.replaceBlocks(new AddressList())
+  memory.replaceBlocks(memory.newBlockList())
   t.equal(memory.isBlocked('192.0.2.1'), false)
 })
 

@@ -1,0 +1,126 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import t from 'tap'
+import { parseAddressList } from '../../lib/rules/address-list.js'
+import { BlockTexts, BlockValues } from '../../lib/store/block-values.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import type { Block } from '../../lib/store/store.js'
+import { randomFrom } from '../support/random.js'
+
+const entries = 1_000_000
+
+function block (ip: string, given: Partial<Block> = {}): Block {
+  return { ip, reason: 'flood', origin: 'api', blockedAtMs: 1, expiresAtMs: Infinity, ...given }
+}
+
+/** Of both families, addresses and ranges, a quarter each. */
+function ipOf (i: number): string {
+  const n = i >> 2
+  const [a, b, c] = [n >> 16, (n >> 8) & 255, n & 255]
+  switch (i & 3) {
+    case 0: return `11.${a}.${b}.${c}`
+    case 1: return `2001:db8:${a.toString(16)}:${(n & 0xffff).toString(16)}::1`
+    case 2: return `${100 + a}.${b}.${c}.0/24`
+    default: return `2a00:${a.toString(16)}:${(n & 0xffff).toString(16)}::/48`
+  }
+}
+
+/** Bytes that are in use, of objects and typed arrays. */
+function bytesInUse (): number {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  collect()
+  const { heapUsed, arrayBuffers } = process.memoryUsage()
+  return heapUsed + arrayBuffers
+}
+
+/** us for a lookup: the best of some rounds, for a busy machine only adds. */
+function microsPerLookup (find: (ip: string) => unknown, addresses: readonly string[]): number {
+  let best = Infinity
+  for (let round = 0; round < 10; round++) {
+    const startedAtMs = performance.now()
+    for (const address of addresses) find(address)
+    best = Math.min(best, (performance.now() - startedAtMs) * 1000 / addresses.length)
+  }
+  return best
+}
+
+t.test('a million blocks take at most 120 bytes each, and a lookup 2 us', async t => {
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 10, now: () => 1000, seed: 12345 })
+  const before = bytesInUse()
+  // A text of its own each, as from Redis.
+  for (let i = 0; i < entries; i++) memory.putBlock(block(ipOf(i), { reason: `${'flo'}od`, expiresAtMs: i % 2 === 0 ? Infinity : 2000 + i % 10 }))
+  const bytes = (bytesInUse() - before) / entries
+  t.equal(memory.blockCount, entries)
+  t.ok(bytes <= 120, `${bytes} bytes an entry`)
+  t.comment(`${bytes.toFixed(1)} bytes an entry`)
+
+  const random = randomFrom(1)
+  const picked = Array.from({ length: 10_000 }, () => random.whole(0, entries - 1))
+  const inside = (ip: string) => ip.endsWith('/24') ? ip.replace('.0/24', '.7') : ip.endsWith('/48') ? ip.replace('::/48', '::7') : ip
+  t.ok(picked.every(i => memory.findBlock(inside(ipOf(i)))?.ip === ipOf(i)))
+  const looked = {
+    'blocked IPv4': picked.map(i => inside(ipOf(i & ~1))),
+    'blocked IPv6': picked.map(i => inside(ipOf(i | 1))),
+    'IPv4 that is not': picked.map(i => `203.${i & 127}.${i >> 12}.9`),
+    'IPv6 that is not': picked.map(i => `2001:db9::${i.toString(16).padStart(5, '1').slice(-4)}`)
+  }
+  for (const [name, addresses] of Object.entries(looked)) {
+    const micros = microsPerLookup(ip => memory.findBlock(ip), addresses)
+    t.comment(`${name}: ${micros.toFixed(2)} us`)
+    t.ok(micros <= 2, `${name}: ${micros} us`)
+  }
+  t.ok(looked['IPv4 that is not'].every(ip => !memory.isBlocked(ip)))
+})
+
+t.test('an allow list of a million takes no more, and is as fast', async t => {
+  const texts = Array.from({ length: entries }, (_, i) => ipOf(i))
+  const before = bytesInUse()
+  const { list } = parseAddressList(texts)
+  const bytes = (bytesInUse() - before) / entries
+  t.equal(list.size, entries)
+  t.ok(bytes <= 120, `${bytes} bytes an entry`)
+  const addresses = texts.filter((_, i) => i % 100 < 2)
+  t.ok(addresses.every(ip => list.find(ip) === true))
+  const micros = microsPerLookup(ip => list.find(ip), addresses)
+  t.ok(micros <= 2, `${micros} us`)
+})
+
+t.test('a sweep of a million blocks forgets what has run out, and gives the memory back when all has', async t => {
+  let nowMs = 0
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 10, now: () => nowMs })
+  const before = bytesInUse()
+  for (let i = 0; i < entries; i++) memory.putBlock(block(ipOf(i), { expiresAtMs: 1000 * (1 + i % 2) }))
+  nowMs = 1000
+  memory.sweep()
+  t.equal(memory.blockCount, entries / 2)
+  t.notOk(memory.isBlocked(ipOf(0)))
+  t.ok(memory.isBlocked(ipOf(1)))
+  nowMs = 2000
+  memory.sweep()
+  t.equal(memory.blockCount, 0)
+  t.ok(bytesInUse() - before < 1e6)
+})
+
+t.test('reasons and origins are kept once, as long as a block has them', async t => {
+  const texts = new BlockTexts()
+  const values = new BlockValues(texts)
+  const pairs = [['a', 'b'], ['ab', ''], ['', 'ab'], ['a', 'b']] as const
+  pairs.forEach(([reason, origin], i) => values.write(i, block('x', { reason, origin }), true))
+  t.equal(texts.size, 3)
+  t.same(pairs.map((_, i) => values.read(i, () => 'ip')), pairs.map(([reason, origin]) => block('ip', { reason, origin })))
+  values.write(0, block('x', { reason: 'c' }), false)
+  t.equal(texts.size, 4, 'another block has the first pair still')
+  values.delete(3, 3)
+  t.equal(texts.size, 3)
+  values.delete(0, 2)
+  t.same(values.read(0, () => 'ip'), block('ip', { reason: '', origin: 'ab' }), 'the last one has moved')
+  t.equal(texts.size, 2)
+  values.write(1, block('x', { reason: 'ab', origin: '' }), false)
+  t.same(values.read(1, () => 'ip'), block('ip', { reason: 'ab', origin: '' }), 'written again as it was')
+  t.equal(texts.size, 2)
+  values.write(2, block('x', { reason: 'new' }), true)
+  t.equal(values.read(2, () => 'ip').reason, 'new')
+  t.equal(values.read(1, () => 'ip').reason, 'ab')
+})
