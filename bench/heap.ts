@@ -93,10 +93,12 @@ function addressOf (i: number): string {
   return `11.${i >> 16}.${(i >> 8) & 255}.${i & 255}`
 }
 
+/** Typed arrays lie outside the heap. */
 function heapUsed (): number {
   globalThis.gc!()
   globalThis.gc!()
-  return process.memoryUsage().heapUsed
+  const { heapUsed, arrayBuffers } = process.memoryUsage()
+  return heapUsed + arrayBuffers
 }
 
 interface LocalStoreConstructor {

@@ -31,6 +31,8 @@ export interface Row extends Measurement {
   readonly connections: number
   /** of requests/s; undefined: there was nothing to compare with */
   readonly toPlain: number | undefined
+  /** plain Fastify that reads the address and sends the headers */
+  readonly toPlainHeaders: number | undefined
   readonly toFastifyRedis: number | undefined
 }
 
@@ -119,6 +121,7 @@ function summarize (runs: ReadonlyMap<string, readonly Measurement[]>, variant: 
     refusedPercent: of('refusedPercent'),
     failed: own.reduce((sum, run) => sum + run.failed, 0),
     toPlain: ratioTo('plain'),
+    toPlainHeaders: ratioTo('plain-headers'),
     toFastifyRedis: ratioTo('fastify-redis')
   }
 }

@@ -14,11 +14,11 @@ export interface ScenarioReport {
 }
 
 export function renderScenario ({ title, pingMicros, rows }: ScenarioReport): string {
-  const head = ['variant', 'counts in', 'connections', 'requests/s', 'p50 ms', 'p99 ms', 'Node us/req', 'Redis us/req', 'Redis commands/req', 'refused %', 'failed', 'to plain', 'to @fastify/rate-limit on Redis']
+  const head = ['variant', 'counts in', 'connections', 'requests/s', 'p50 ms', 'p99 ms', 'Node us/req', 'Redis us/req', 'Redis commands/req', 'refused %', 'failed', 'to plain', 'to plain with headers', 'to @fastify/rate-limit on Redis']
   const cells = rows.map(row => [
     variants[row.variant].label, variants[row.variant].store, String(row.connections),
     ...[row.requestsPerSecond, row.p50Ms, row.p99Ms, row.cpuMicrosPerRequest, row.redisMicrosPerRequest, row.redisCommandsPerRequest, row.refusedPercent].map(figure),
-    String(row.failed), figure(row.toPlain), figure(row.toFastifyRedis)
+    String(row.failed), figure(row.toPlain), figure(row.toPlainHeaders), figure(row.toFastifyRedis)
   ])
   return `${title} (PING to Redis: ${figure(pingMicros)} us)\n\n${renderTable(head, cells)}`
 }

@@ -51,7 +51,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'blocked',
     title: 'Half of the requests from blocked addresses',
     blockedPercent: 50,
-    variants: ['plain', 'guard-memory', 'guard-everything']
+    variants: ['plain', 'plain-headers', 'guard-memory', 'guard-everything']
   },
   {
     ...usual,

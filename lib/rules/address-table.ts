@@ -89,10 +89,9 @@ export class AddressTable {
   /** The cell that an address is in, or the free one that it would be put into. */
   #cellOf (a: number, b: number, c: number, d: number): number {
     const mask = this.#cells.length - 1
-    for (let cell = hash(a, b, c, d, this.#seed) & mask; ; cell = (cell + 1) & mask) {
-      const index = this.#cells[cell]! - 1
-      if (index === -1 || this.#isAt(index, a, b, c, d)) return cell
-    }
+    let cell = hash(a, b, c, d, this.#seed) & mask
+    while (this.#cells[cell] !== 0 && !this.#isAt(this.#cells[cell]! - 1, a, b, c, d)) cell = (cell + 1) & mask
+    return cell
   }
 
   #isAt (index: number, a: number, b: number, c: number, d: number): boolean {

@@ -109,11 +109,6 @@ export function take (stored: LimitState | undefined, nowMs: number, limit: Limi
 export function takeAll (
   stored: readonly (LimitState | undefined)[], nowMs: number, checks: readonly Check[]
 ): { readonly accepted: boolean, readonly outcomes: readonly Outcome[] } {
-  if (checks.length === 1) {
-    const { limit, cost } = checks[0]!
-    const outcome = take(stored[0], nowMs, limit, cost)
-    return { accepted: outcome.fits, outcomes: [outcome] }
-  }
   const states = checks.map(({ limit }, i) => rules[limit.algorithm].current(stored[i], nowMs, limit))
   const fits = checks.map(({ limit, cost }, i) => rules[limit.algorithm].fits(states[i]!, nowMs, limit, cost))
   const accepted = fits.every(Boolean)

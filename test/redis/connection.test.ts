@@ -145,13 +145,17 @@ t.test('Cluster: all clients and all methods, whatever slots they lie in', async
   // At once, so that they are sent together: each client twice.
   const answers = await Promise.all(Array.from({ length: 60 }, async (_, i) => await app.inject({ url: '/', remoteAddress: `192.0.2.${i % 30}` })))
   t.same(answers.map(({ statusCode }) => statusCode), [...Array<number>(30).fill(200), ...Array<number>(30).fill(429)])
+  // Refused in this process, and added to the counters of all nodes.
+  for (let i = 0; i < 30; i++) t.equal((await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode, 429)
+  const { client } = app.redisGuard
+  await until(async () => (await Promise.all(Array.from({ length: 30 }, async (_, i) => await client!.get(`guard:fixed-window:{192.0.2.${i}}:global`)))).every(used => used === '3'))
   for (let i = 0; i < 10; i++) await app.redisGuard.set(`key${i}`, i)
   t.equal(await app.redisGuard.get('key7'), '7')
   await app.redisGuard.blockIP('198.51.100.0/24', 60)
   t.equal(await app.redisGuard.isIPBlocked('198.51.100.9'), true)
   t.equal((await app.redisGuard.getBlockedIPs()).length, 1)
   t.equal((await app.redisGuard.getSuspiciousIPs(100)).length, 30)
-  t.equal(await app.redisGuard.clearOldRateLimitEvents(0), 30)
+  t.ok(await app.redisGuard.clearOldRateLimitEvents(0) >= 30)
   t.equal(app.redisGuard.status.store, 'redis', 'none of it failed')
 })
 

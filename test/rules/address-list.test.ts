@@ -194,4 +194,6 @@ t.test('a list of texts is parted into addresses and the rest, in any order', as
   const { list, rest } = parseAddressList(['10.0.0.0/8', 'key-of-a-partner', '::FFFF:192.0.2.1', '010.0.0.1', '64:ff9b::/96', ''])
   t.same([...list.entries()], [['192.0.2.1', true], ['10.0.0.0/8', true]])
   t.same(rest, ['key-of-a-partner', '010.0.0.1', '64:ff9b::/96', ''])
+  t.ok(list.delete(network('10.0.0.0/8')))
+  t.equal(list.find('10.1.2.3'), undefined)
 })
