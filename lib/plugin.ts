@@ -93,7 +93,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     now,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
   }))
-  addHooks(fastify, guard, settings, clientReader(trustProxyOf(fastify), ip => guard.identify(ip)))
+  addHooks(fastify, guard, settings, clientReader(trustProxyOf(fastify), guard))
 
   const sweep = setInterval(() => memory.sweep(), sweepIntervalMs).unref()
   const follower = redis === undefined

@@ -78,14 +78,19 @@ export class Guard {
   identify (ip: unknown): Client {
     const known = this.#clients.get(ip)
     if (known !== undefined) return known
+    const client = this.read(ip)
+    if (client === unknownClient) return client
+    if (this.#clients.size >= mostRemembered) this.#clients.clear()
+    this.#clients.set(copy(String(ip)), client)
+    return client
+  }
+
+  /** The same, for who remembers the answer. */
+  read (ip: unknown): Client {
     const found = canonicalAddress(ip)
     if (found === undefined) return unknownClient
-    // Copies: a part of a header keeps all of it alive.
-    const [text, address] = [copy(String(ip)), copy(found)]
-    const client: Client = { address, key: clientKey(address, this.#ipv6Subnet), exempt: this.#allowList.find(address) === true }
-    if (this.#clients.size >= mostRemembered) this.#clients.clear()
-    this.#clients.set(text, client)
-    return client
+    const address = copy(found)
+    return { address, key: clientKey(address, this.#ipv6Subnet), exempt: this.#allowList.find(address) === true }
   }
 
   /** The verdict when a block is in force for the client; answered from this process. */

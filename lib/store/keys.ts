@@ -28,6 +28,8 @@ export class Keys {
   /** keys of counters that were asked for lately, by algorithm and name of the limit, then by client */
   readonly #counters = { 'fixed-window': new Map(), 'sliding-window': new Map(), gcra: new Map() } satisfies Record<Algorithm, Counters>
   #remembered = 0
+  #misses = 0
+  #overflowed = false
 
   constructor (nameSpace: string) {
     this.#nameSpace = nameSpace
@@ -48,9 +50,12 @@ export class Keys {
     const key = `${this.#nameSpace}${algorithm}:{${part(client)}}:${part(name)}`
     // Nobody is to fill the memory with long texts.
     if (client.length > longestPart) return key
+    // In a flood of more clients than fit, remembering each would cost more than it saves.
+    if (this.#overflowed && ++this.#misses % 8 !== 0) return key
     if (this.#remembered++ >= mostRemembered) {
       for (const counters of Object.values(this.#counters)) counters.clear()
       this.#remembered = 1
+      this.#overflowed = true
     }
     let byClient = byName.get(name)
     if (byClient === undefined) byName.set(name, byClient = new Map())

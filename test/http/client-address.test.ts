@@ -14,10 +14,11 @@ async function readings (t: Test, trustProxy: string[] | string | boolean | ((ad
   const app = Fastify({ trustProxy })
   t.teardown(async () => await app.close())
   let identified = 0
-  const read = clientReader(passed, ip => {
+  const identify = (ip: unknown) => {
     identified++
     return clientOf(ip)
-  })
+  }
+  const read = clientReader(passed, { identify, read: identify })
   const seen: { read: (string | undefined)[], ip: string }[] = []
   app.addHook('onRequest', (request, reply, done) => {
     if (typeof request.headers['x-own'] === 'string') Object.defineProperty(request, 'ip', { value: request.headers['x-own'] })
@@ -75,10 +76,11 @@ t.test('a function is asked each time', async t => {
 
 t.test('remembers so many pairs of connection and header, and no long header', async t => {
   let identified = 0
-  const read = clientReader(trusted, ip => {
+  const identify = (ip: unknown) => {
     identified++
     return clientOf(ip)
-  })
+  }
+  const read = clientReader(trusted, { identify, read: identify })
   const request = (header: string) => ({ ip: header, raw: { headers: { 'x-forwarded-for': header }, socket: { remoteAddress: '127.0.0.1' } } }) as unknown as FastifyRequest
   // `ip` is of the prototype, as in Fastify.
   const inherited = (header: string) => Object.create(request(header)) as FastifyRequest

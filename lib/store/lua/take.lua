@@ -11,9 +11,8 @@
 -- returns  nowMs, then for each check of each hit: fits (1 or 0), and the state
 --          after the decision: used, ms from nowMs to atMs, and with a
 --          sliding-window previous. Whole numbers all.
--- cost     for each counter two commands where one hit of cost 1 meets a
---          fixed-window, else one if it is only read, up to four if it changes;
---          O(1) each
+-- cost     two commands for each hit of cost 1 at a fixed-window, else for each
+--          counter one if it is only read, up to four if it changes; O(1) each
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- the others as hashes with the state's names.
@@ -145,29 +144,32 @@ end
 local states = {}    -- by key: the state as the hits before left it; false: none
 local lostExpiry = {}
 local unsaved = {}   -- by key: the limit to save by
-local reply = { nowMs }
+local reply, length = { nowMs }, 1
 
-local function answer (check, fit, state)
-  local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = fit and 1 or 0, state.used, state.atMs - nowMs
-  if check.algorithm == SLIDING_WINDOW then reply[n + 4] = state.previous end
+local function answer (check, fit, used, previous, atMs)
+  reply[length + 1], reply[length + 2], reply[length + 3] = fit and 1 or 0, used, atMs - nowMs
+  length = length + 3
+  if check.algorithm == SLIDING_WINDOW then
+    length = length + 1
+    reply[length] = previous
+  end
 end
 
--- The first hit at a fixed-window, of cost 1: whether it passes or not, it adds
--- 1, so that nothing need be read before. Returns nil where that cannot be.
-local function count (key, check)
+-- A hit of cost 1 at a fixed-window: whether it passes or not, it adds 1, so
+-- that nothing need be read before, nor kept. Returns used and atMs, or nil
+-- where that cannot be. This is nearly all that most services ever run.
+local function count (key, windowMs)
   local used = redis.pcall('INCR', key)
   if type(used) ~= 'number' or used > 9007199254740991 then return nil end
   local atMs = used > 1 and expiryOf(key) or nowMs
+  if atMs > nowMs and atMs - nowMs <= windowMs then return used, atMs end
   if atMs <= nowMs and atMs ~= -1 then
     if used > 1 then redis.call('SET', key, 1) end
     used = 1
   end
-  if atMs <= nowMs or atMs - nowMs > check.windowMs then
-    atMs = nowMs + check.windowMs
-    redis.call('PEXPIREAT', key, atMs)
-  end
-  return { used = used, previous = 0, atMs = atMs }
+  atMs = nowMs + windowMs
+  redis.call('PEXPIREAT', key, atMs)
+  return used, atMs
 end
 
 -- One hit, against the checks of its shape; its keys begin behind `before`.
@@ -199,7 +201,7 @@ local function decide (shape, before)
     if changed then
       states[key], unsaved[key], lostExpiry[key] = state, check, false
     end
-    answer(check, decision.fits, state)
+    answer(check, decision.fits, state.used, state.previous, state.atMs)
   end
 end
 
@@ -225,10 +227,10 @@ while at <= #ARGV do
   local adds = #shape == 1 and check.algorithm == FIXED_WINDOW and check.cost == 1
   for _ = 1, tonumber(ARGV[at + 1]) do
     local key = KEYS[before + 1]
-    local state = adds and states[key] == nil and count(key, check) or nil
-    if state then
-      states[key] = state
-      answer(check, state.used <= check.max, state)
+    local used, atMs
+    if adds and states[key] == nil then used, atMs = count(key, check.windowMs) end
+    if used then
+      answer(check, used <= check.max, used, 0, atMs)
     else
       decide(shape, before)
     end
