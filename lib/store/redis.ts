@@ -255,9 +255,10 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
   const taken = hits.map(({ checks }): Taken => {
     let accepted = true
     const outcomes = checks.map(({ limit }) => {
-      const fits = next() === 1
+      const told = next()
+      const fits = told >= 0
       accepted &&= fits
-      const used = next()
+      const used = fits ? told : -1 - told
       const atMs = nowMs + next()
       return { fits, state: { used, previous: limit.algorithm === 'sliding-window' ? next() : 0, atMs } }
     })

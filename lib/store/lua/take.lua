@@ -8,201 +8,201 @@
 --          order of KEYS. A shape: number of checks, then for each: algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
 --          cost. A run: number of the shape, number of hits. Whole numbers all.
--- returns  nowMs, then for each check of each hit: fits (1 or 0), and the state
---          after the decision: used, ms from nowMs to atMs, and with a
---          sliding-window previous. Whole numbers all.
+-- returns  nowMs, then for each check of each hit the state after the decision:
+--          used, or -1 - used where the check refuses; ms from nowMs to atMs;
+--          and with a sliding-window previous. Whole numbers all.
 -- cost     two commands for each hit of cost 1 at a fixed-window, else for each
 --          counter one if it is only read, up to four if it changes; O(1) each
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- the others as hashes with the state's names.
 
+-- Locals are read faster than globals.
+local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
 local FIXED_WINDOW, SLIDING_WINDOW, GCRA = 1, 2, 3
 
-local time = redis.call('TIME')
+local time = call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- Redis 7 tells the moment of expiry, older versions only the time left.
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
 
 local function expiryOf (key)
-  if tellsExpiry then return redis.call('PEXPIRETIME', key) end
-  local leftMs = redis.call('PTTL', key)
+  if tellsExpiry then return call('PEXPIRETIME', key) end
+  local leftMs = call('PTTL', key)
   if leftMs < 0 then return leftMs end
   return nowMs + leftMs
 end
 
--- A key of another type is none of ours: it goes, and counting begins anew.
-local function read (command, key, ...)
-  local reply = redis.pcall(command, key, ...)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...) end
-  redis.call('DEL', key)
-  return false
-end
-
--- What is no whole number that can be counted with is somebody else's.
-local function whole (text)
-  local number = tonumber(text or nil)
-  if number == nil or number ~= math.floor(number) or math.abs(number) > 9007199254740991 then return nil end
-  return number
-end
-
--- State as stored, or nil; and whether the key has lost its expiry: then it is given one, as if its window began now.
-local function load (key, check)
-  if check.algorithm == FIXED_WINDOW then
-    local used = whole(read('GET', key))
-    if used == nil then return nil, false end
-    local atMs = expiryOf(key)
-    if atMs == -1 then return { used = used, previous = 0, atMs = nowMs + check.windowMs }, true end
-    return { used = used, previous = 0, atMs = atMs }, false
-  end
-  local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
-  local used, previous, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
-  if used == nil or previous == nil or atMs == nil then return nil, false end
-  return { used = used, previous = previous, atMs = atMs }, redis.call('PTTL', key) == -1
-end
-
-local function drainMs (amount, limit)
-  if limit.max == 0 then return limit.windowMs end
-  return math.ceil(amount / limit.max)
-end
-
-local function drained (used, elapsedMs, limit)
-  if limit.max > 0 then return elapsedMs * limit.max end
-  return elapsedMs >= limit.windowMs and used or 0
-end
-
-local function repaired (stored, limit)
-  if limit.algorithm == FIXED_WINDOW then return stored.atMs - nowMs > limit.windowMs end
-  return stored.atMs > nowMs
-end
-
-local function current (stored, limit)
-  local windowMs = limit.windowMs
-  if limit.algorithm == FIXED_WINDOW then
-    if stored == nil or nowMs >= stored.atMs then return { used = 0, previous = 0, atMs = nowMs + windowMs } end
-    if repaired(stored, limit) then return { used = stored.used, previous = 0, atMs = nowMs + windowMs } end
-    return stored
-  end
-  if stored == nil then return { used = 0, previous = 0, atMs = nowMs } end
-  if limit.algorithm == SLIDING_WINDOW then
-    if repaired(stored, limit) then return { used = stored.used, previous = stored.previous, atMs = nowMs } end
-    local elapsedMs = nowMs - stored.atMs
-    if elapsedMs < windowMs then return stored end
-    if elapsedMs < 2 * windowMs and stored.used > 0 then
-      return { used = 0, previous = stored.used, atMs = stored.atMs + windowMs }
-    end
-    return { used = 0, previous = 0, atMs = nowMs }
-  end
-  local elapsedMs = repaired(stored, limit) and 0 or nowMs - stored.atMs
-  local used = math.min(limit.burst * windowMs, math.max(0, stored.used - drained(stored.used, elapsedMs, limit)))
-  return { used = used, previous = 0, atMs = nowMs }
-end
-
-local function fits (state, limit, cost)
-  local windowMs = limit.windowMs
-  if limit.algorithm == FIXED_WINDOW then return state.used + cost <= limit.max end
-  if limit.algorithm == SLIDING_WINDOW then
-    local fading = state.previous * (windowMs - (nowMs - state.atMs))
-    return fading + (state.used + cost) * windowMs <= limit.max * windowMs
-  end
-  return state.used + cost * windowMs <= limit.burst * windowMs
-end
-
-local function accept (state, limit, cost)
-  local amount = cost
-  if limit.algorithm == GCRA then amount = cost * limit.windowMs end
-  return { used = state.used + amount, previous = state.previous, atMs = state.atMs }
-end
-
-local function refuse (state, limit)
-  if limit.algorithm == FIXED_WINDOW and state.used >= limit.max then
-    return { used = state.used + 1, previous = 0, atMs = state.atMs }
-  end
-  return state
-end
-
-local function expiresAtMs (state, limit)
-  if limit.algorithm == FIXED_WINDOW then return state.atMs end
-  if limit.algorithm == GCRA then return state.atMs + drainMs(state.used, limit) end
-  if state.used > 0 then return state.atMs + 2 * limit.windowMs end
-  if state.previous > 0 then return state.atMs + limit.windowMs end
-  return state.atMs
-end
-
--- Numbers go to redis.call as they are: tostring would drop digits of long ones.
-local function save (key, state, limit)
-  if limit.algorithm == FIXED_WINDOW then
-    redis.call('SET', key, state.used)
-  else
-    redis.call('HSET', key, 'used', state.used, 'previous', state.previous, 'atMs', state.atMs)
-  end
-  redis.call('PEXPIREAT', key, expiresAtMs(state, limit))
-end
-
 local states = {}    -- by key: the state as the hits before left it; false: none
-local lostExpiry = {}
 local unsaved = {}   -- by key: the limit to save by
 local reply, length = { nowMs }, 1
 
 local function answer (check, fit, used, previous, atMs)
-  reply[length + 1], reply[length + 2], reply[length + 3] = fit and 1 or 0, used, atMs - nowMs
-  length = length + 3
+  reply[length + 1] = fit and used or -1 - used
+  reply[length + 2] = atMs - nowMs
+  length = length + 2
   if check.algorithm == SLIDING_WINDOW then
     length = length + 1
     reply[length] = previous
   end
 end
 
--- A hit of cost 1 at a fixed-window: whether it passes or not, it adds 1, so
--- that nothing need be read before, nor kept. Returns used and atMs, or nil
--- where that cannot be. This is nearly all that most services ever run.
-local function count (key, windowMs)
-  local used = redis.pcall('INCR', key)
-  if type(used) ~= 'number' or used > 9007199254740991 then return nil end
-  local atMs = used > 1 and expiryOf(key) or nowMs
-  if atMs > nowMs and atMs - nowMs <= windowMs then return used, atMs end
-  if atMs <= nowMs and atMs ~= -1 then
-    if used > 1 then redis.call('SET', key, 1) end
-    used = 1
+-- Makes the two functions that decide any hit, and save what was decided.
+-- Called when the first hit needs them: Lua builds all of these functions anew
+-- in each call, which costs as much as counting ten usual hits.
+local function general ()
+  -- A key of another type is none of ours: it goes, and counting begins anew.
+  local function read (command, key, ...)
+    local reply = pcall(command, key, ...)
+    if type(reply) ~= 'table' or reply.err == nil then return reply end
+    if not string.find(reply.err, 'WRONGTYPE', 1, true) then return call(command, key, ...) end
+    call('DEL', key)
+    return false
   end
-  atMs = nowMs + windowMs
-  redis.call('PEXPIREAT', key, atMs)
-  return used, atMs
-end
 
--- One hit, against the checks of its shape; its keys begin behind `before`.
-local function decide (shape, before)
-  local decisions = {}
-  local accepted = true
-  for i, check in ipairs(shape) do
-    local key = KEYS[before + i]
-    if states[key] == nil then
-      local stored, lost = load(key, check)
-      states[key], lostExpiry[key] = stored or false, lost
-    end
-    local stored = states[key] or nil
-    local state = current(stored, check)
-    local fit = fits(state, check, check.cost)
-    decisions[i] = { state = state, fits = fit, repaired = lostExpiry[key] or (stored ~= nil and repaired(stored, check)) }
-    accepted = accepted and fit
+  -- What is no whole number that can be counted with is somebody else's.
+  local function whole (text)
+    local number = tonumber(text or nil)
+    if number == nil or number ~= math.floor(number) or math.abs(number) > 9007199254740991 then return nil end
+    return number
   end
-  for i, check in ipairs(shape) do
-    local key = KEYS[before + i]
-    local decision = decisions[i]
-    local state, changed = decision.state, decision.repaired
-    if accepted then
-      state, changed = accept(state, check, check.cost), true
-    elseif not decision.fits then
-      state = refuse(decision.state, check)
-      changed = changed or state ~= decision.state
+
+  -- State as stored, or nil; and whether the key has lost its expiry: then it is given one, as if its window began now.
+  local function load (key, check)
+    if check.algorithm == FIXED_WINDOW then
+      local used = whole(read('GET', key))
+      if used == nil then return nil, false end
+      local atMs = expiryOf(key)
+      if atMs == -1 then return { used = used, previous = 0, atMs = nowMs + check.windowMs }, true end
+      return { used = used, previous = 0, atMs = atMs }, false
     end
-    if changed then
-      states[key], unsaved[key], lostExpiry[key] = state, check, false
-    end
-    answer(check, decision.fits, state.used, state.previous, state.atMs)
+    local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
+    local used, previous, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
+    if used == nil or previous == nil or atMs == nil then return nil, false end
+    return { used = used, previous = previous, atMs = atMs }, call('PTTL', key) == -1
   end
+
+  local function drainMs (amount, limit)
+    if limit.max == 0 then return limit.windowMs end
+    return math.ceil(amount / limit.max)
+  end
+
+  local function drained (used, elapsedMs, limit)
+    if limit.max > 0 then return elapsedMs * limit.max end
+    return elapsedMs >= limit.windowMs and used or 0
+  end
+
+  local function repaired (stored, limit)
+    if limit.algorithm == FIXED_WINDOW then return stored.atMs - nowMs > limit.windowMs end
+    return stored.atMs > nowMs
+  end
+
+  local function current (stored, limit)
+    local windowMs = limit.windowMs
+    if limit.algorithm == FIXED_WINDOW then
+      if stored == nil or nowMs >= stored.atMs then return { used = 0, previous = 0, atMs = nowMs + windowMs } end
+      if repaired(stored, limit) then return { used = stored.used, previous = 0, atMs = nowMs + windowMs } end
+      return stored
+    end
+    if stored == nil then return { used = 0, previous = 0, atMs = nowMs } end
+    if limit.algorithm == SLIDING_WINDOW then
+      if repaired(stored, limit) then return { used = stored.used, previous = stored.previous, atMs = nowMs } end
+      local elapsedMs = nowMs - stored.atMs
+      if elapsedMs < windowMs then return stored end
+      if elapsedMs < 2 * windowMs and stored.used > 0 then
+        return { used = 0, previous = stored.used, atMs = stored.atMs + windowMs }
+      end
+      return { used = 0, previous = 0, atMs = nowMs }
+    end
+    local elapsedMs = repaired(stored, limit) and 0 or nowMs - stored.atMs
+    local used = math.min(limit.burst * windowMs, math.max(0, stored.used - drained(stored.used, elapsedMs, limit)))
+    return { used = used, previous = 0, atMs = nowMs }
+  end
+
+  local function fits (state, limit, cost)
+    local windowMs = limit.windowMs
+    if limit.algorithm == FIXED_WINDOW then return state.used + cost <= limit.max end
+    if limit.algorithm == SLIDING_WINDOW then
+      local fading = state.previous * (windowMs - (nowMs - state.atMs))
+      return fading + (state.used + cost) * windowMs <= limit.max * windowMs
+    end
+    return state.used + cost * windowMs <= limit.burst * windowMs
+  end
+
+  local function accept (state, limit, cost)
+    local amount = cost
+    if limit.algorithm == GCRA then amount = cost * limit.windowMs end
+    return { used = state.used + amount, previous = state.previous, atMs = state.atMs }
+  end
+
+  local function refuse (state, limit)
+    if limit.algorithm == FIXED_WINDOW and state.used >= limit.max then
+      return { used = state.used + 1, previous = 0, atMs = state.atMs }
+    end
+    return state
+  end
+
+  local function expiresAtMs (state, limit)
+    if limit.algorithm == FIXED_WINDOW then return state.atMs end
+    if limit.algorithm == GCRA then return state.atMs + drainMs(state.used, limit) end
+    if state.used > 0 then return state.atMs + 2 * limit.windowMs end
+    if state.previous > 0 then return state.atMs + limit.windowMs end
+    return state.atMs
+  end
+
+  -- Numbers go to call as they are: tostring would drop digits of long ones.
+  local function save (key, state, limit)
+    if limit.algorithm == FIXED_WINDOW then
+      call('SET', key, state.used)
+    else
+      call('HSET', key, 'used', state.used, 'previous', state.previous, 'atMs', state.atMs)
+    end
+    call('PEXPIREAT', key, expiresAtMs(state, limit))
+  end
+
+  local lostExpiry = {}
+
+  -- One hit, against the checks of its shape; its keys begin behind `before`.
+  local function decide (shape, before)
+    local decisions = {}
+    local accepted = true
+    for i, check in ipairs(shape) do
+      local key = KEYS[before + i]
+      if states[key] == nil then
+        local stored, lost = load(key, check)
+        states[key], lostExpiry[key] = stored or false, lost
+      end
+      local stored = states[key] or nil
+      local state = current(stored, check)
+      local fit = fits(state, check, check.cost)
+      decisions[i] = { state = state, fits = fit, repaired = lostExpiry[key] or (stored ~= nil and repaired(stored, check)) }
+      accepted = accepted and fit
+    end
+    for i, check in ipairs(shape) do
+      local key = KEYS[before + i]
+      local decision = decisions[i]
+      local state, changed = decision.state, decision.repaired
+      if accepted then
+        state, changed = accept(state, check, check.cost), true
+      elseif not decision.fits then
+        state = refuse(decision.state, check)
+        changed = changed or state ~= decision.state
+      end
+      if changed then
+        states[key], unsaved[key], lostExpiry[key] = state, check, false
+      end
+      answer(check, decision.fits, state.used, state.previous, state.atMs)
+    end
+  end
+
+  local function saveAll ()
+    for key, check in pairs(unsaved) do
+      save(key, states[key], check)
+    end
+  end
+
+  return decide, saveAll
 end
 
 local at = 2
@@ -220,18 +220,36 @@ for number = 1, tonumber(ARGV[1]) do
   shapes[number] = shape
 end
 
+local decide, saveAll
 local before = 0
 while at <= #ARGV do
   local shape = shapes[tonumber(ARGV[at])]
   local check = shape[1]
+  local max, windowMs = check.max, check.windowMs
   local adds = #shape == 1 and check.algorithm == FIXED_WINDOW and check.cost == 1
   for _ = 1, tonumber(ARGV[at + 1]) do
     local key = KEYS[before + 1]
-    local used, atMs
-    if adds and states[key] == nil then used, atMs = count(key, check.windowMs) end
-    if used then
-      answer(check, used <= check.max, used, 0, atMs)
+    -- A hit of cost 1 at a fixed-window: whether it passes or not, it adds 1,
+    -- so that nothing need be read before, nor kept. This is nearly all that
+    -- most services ever run; hence no function of its own, whose call counts.
+    local used = adds and states[key] == nil and pcall('INCR', key)
+    if type(used) == 'number' and used <= 9007199254740991 then
+      local atMs = used > 1 and (tellsExpiry and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
+      local leftMs = atMs - nowMs
+      if leftMs <= 0 or leftMs > windowMs then
+        -- A new window; or one that begins anew, since its end was lost or lies too far ahead.
+        if leftMs <= 0 and atMs ~= -1 then
+          if used > 1 then call('SET', key, 1) end
+          used = 1
+        end
+        leftMs = windowMs
+        call('PEXPIREAT', key, nowMs + windowMs)
+      end
+      reply[length + 1] = used <= max and used or -1 - used
+      reply[length + 2] = leftMs
+      length = length + 2
     else
+      if decide == nil then decide, saveAll = general() end
       decide(shape, before)
     end
     before = before + #shape
@@ -239,8 +257,6 @@ while at <= #ARGV do
   at = at + 2
 end
 
-for key, check in pairs(unsaved) do
-  save(key, states[key], check)
-end
+if saveAll ~= nil then saveAll() end
 
 return reply
