@@ -90,36 +90,41 @@ function limitHook (guard: Guard, { name, settings }: RouteLimit, subjectOf: (re
   const limitFor = limitResolver(settings)
   const fixedChecks = limitFor.fixed === undefined ? undefined : checksOf(name, limitFor.fixed)
   const isPlain = settings.keyGenerator === undefined && settings.allowList.decide === undefined
+
+  const take = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction, key: string, checks: readonly [NamedCheck]) => {
+    guard.take(subjectOf(request), key, checks, settings.skipOnError, (failure, verdict) => {
+      if (failure === undefined) answer(request, reply, settings, verdict!, done)
+      else done(unavailableError(failure))
+    })
+  }
+
+  const exempt = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction, key: string) => {
+    answer(request, reply, settings, guard.exempt(subjectOf(request), name, key), done)
+  }
+
+  async function decideLater (request: FastifyRequest): Promise<{ key: string, limit?: Limit, isFallback?: boolean }> {
+    const { client } = subjectOf(request)
+    const generated = readKey(await settings.keyGenerator?.(request))
+    const key = generated ?? client.key
+    if (isListed(client, key, settings) || await settings.allowList.decide?.(request, key)) return { key }
+    // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
+    const isFallback = settings.keyGenerator !== undefined && generated === undefined
+    return { key, limit: limitFor.fixed ?? await limitFor.compute(request, key), isFallback }
+  }
+
   return (request, reply, done) => {
-    const subject = subjectOf(request)
-    const take = (key: string, checks: readonly [NamedCheck]) => {
-      guard.take(subject, key, checks, settings.skipOnError, (failure, verdict) => {
-        if (failure === undefined) answer(request, reply, settings, verdict!, done)
-        else done(unavailableError(failure))
-      })
-    }
-    const exempt = (key: string) => answer(request, reply, settings, guard.exempt(subject, name, key), done)
     if (fixedChecks !== undefined && isPlain) {
-      const { key } = subject.client
-      if (isListed(subject.client, key, settings)) exempt(key)
-      else take(key, fixedChecks)
+      const { client } = subjectOf(request)
+      if (isListed(client, client.key, settings)) exempt(request, reply, done, client.key)
+      else take(request, reply, done, client.key, fixedChecks)
       return
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
-    decideLater().then(({ key, limit, isFallback }) => {
-      if (limit === undefined) exempt(key)
-      else if (isFallback) take(key, checksOf(`${name}@address`, limit))
-      else take(key, fixedChecks ?? checksOf(name, limit))
+    decideLater(request).then(({ key, limit, isFallback }) => {
+      if (limit === undefined) exempt(request, reply, done, key)
+      else if (isFallback) take(request, reply, done, key, checksOf(`${name}@address`, limit))
+      else take(request, reply, done, key, fixedChecks ?? checksOf(name, limit))
     }, (thrown: unknown) => done(asError(thrown)))
-
-    async function decideLater (): Promise<{ key: string, limit?: Limit, isFallback?: boolean }> {
-      const generated = readKey(await settings.keyGenerator?.(request))
-      const key = generated ?? subject.client.key
-      if (isListed(subject.client, key, settings) || await settings.allowList.decide?.(request, key)) return { key }
-      // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
-      const isFallback = settings.keyGenerator !== undefined && generated === undefined
-      return { key, limit: limitFor.fixed ?? await limitFor.compute(request, key), isFallback }
-    }
   }
 }
 
@@ -155,7 +160,7 @@ function readKey (generated: unknown): string | undefined {
 
 function isListed ({ address, key: ownKey }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
   if (keys.size > 0 && keys.has(key)) return true
-  if (addresses.size === 0) return false
+  if (addresses.isEmpty) return false
   if (address !== undefined && addresses.find(address) === true) return true
   // A generated key may be an address as well, such as that in a proxy's header.
   const other = key === ownKey ? undefined : canonicalAddress(key)

@@ -30,14 +30,39 @@ export function unavailableError (failure: StoreUnavailableError): StoreUnavaila
   return new StoreUnavailableError(failure.kind, 'The rate limit store is unavailable', failure)
 }
 
-/** What is expected has no stack: collecting one costs as much as the rest of the answer, and a flood asks for many. */
+/**
+ * An error as `new Error` makes it, but without a stack: collecting one costs
+ * as much as the rest of the answer, and a flood asks for many. Only the
+ * constructor of Error collects it, so that one is not called.
+ */
+class Refusal {
+  statusCode: number
+  #message: string
+
+  constructor (statusCode: number, message: string) {
+    this.statusCode = statusCode
+    this.#message = message
+  }
+
+  // Not among the object's own, as with any error: who copies or prints those gets none.
+  get message (): string {
+    return this.#message
+  }
+
+  set message (message: string) {
+    this.#message = message
+  }
+
+  get stack (): string {
+    return `Error: ${this.#message}`
+  }
+
+  set stack (value: string) {
+    Object.defineProperty(this, 'stack', { value, writable: true, configurable: true })
+  }
+}
+Object.setPrototypeOf(Refusal.prototype, Error.prototype)
+
 function withStatus (statusCode: number, message: string): Error {
-  // Frozen intrinsics (node --frozen-intrinsics) cannot be told.
-  const { stackTraceLimit } = Error
-  const canTell = Object.isExtensible(Error)
-  if (canTell) Error.stackTraceLimit = 0
-  const error = new Error(message) as Error & { statusCode: number }
-  if (canTell) Error.stackTraceLimit = stackTraceLimit
-  error.statusCode = statusCode
-  return error
+  return new Refusal(statusCode, message) as unknown as Error
 }

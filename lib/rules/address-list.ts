@@ -41,6 +41,11 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
     return size
   }
 
+  /** costs less than the size */
+  get isEmpty (): boolean {
+    return this.#layers[32].length === 0 && this.#layers[128].length === 0
+  }
+
   set (network: Network, value: T): void {
     const { table, values } = this.#layerLike(network) ?? this.#addLayer(network)
     const before = table.size

@@ -165,7 +165,7 @@ export class MemoryStore implements Store {
 
   /** The block that is in force for an address. */
   findBlock (address: string): Block | undefined {
-    if (this.#blocks.size === 0) return undefined
+    if (this.#blocks.isEmpty) return undefined
     const nowMs = this.#now()
     return this.#blocks.find(address, (values, index) => values.expiresAtMs(index) > nowMs)
   }
