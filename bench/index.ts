@@ -16,12 +16,13 @@ import type { Redis } from 'ioredis'
 import { RedisServer } from '../test/support/redis-server.js'
 import { Child } from './child.js'
 import { notPinnedBecause, otherCore, pinned, serverCore } from './cores.js'
+import { goalsOf } from './goals.js'
 import type { HeapReport } from './heap.js'
 import { measure } from './measure.js'
 import { type BenchOptions, readOptions, sizes } from './options.js'
 import { measureRedisBytes } from './redis-bytes.js'
 import { pingMicros } from './redis-meter.js'
-import { renderAdded, renderScenario, renderSizes, type ScenarioReport } from './report.js'
+import { renderAdded, renderGoals, renderScenario, renderSizes, type ScenarioReport } from './report.js'
 import { type Scenario, scenarios } from './scenarios.js'
 import { type VariantName, variants } from './variants.js'
 
@@ -60,7 +61,9 @@ async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
   const redisBytes = withSizes ? await measureRedisBytes(redis, server.port) : undefined
   const heap = withSizes ? await measureHeap() : undefined
   if (redisBytes !== undefined && heap !== undefined) print(renderSizes(redisBytes, heap))
-  if (json) console.log(JSON.stringify({ machine, options, scenarios: reports, redisBytes, heap }, null, 2))
+  const goals = goalsOf({ scenarios: reports, redisBytes, heap })
+  if (goals.length > 0) print(renderGoals(goals))
+  if (json) console.log(JSON.stringify({ machine, options, scenarios: reports, redisBytes, heap, goals }, null, 2))
 }
 
 /** @returns undefined when `--only` leaves nothing of it */
@@ -73,7 +76,7 @@ async function runScenario (scenario: Scenario): Promise<ScenarioReport | undefi
     const ping = await measurePing(redisPort)
     const connections = scenario.connections === 'given' ? options.connections : [scenario.connections]
     const { rounds, seconds } = options
-    const rows = await measure({ scenario, variants: chosen, connections, rounds, seconds, redisPort, redis, onProgress: showProgress })
+    const rows = await measure({ scenario, variants: chosen, connections, rounds, seconds, redisPort, nearRedisPort: server.port, redis, onProgress: showProgress })
     return { name: scenario.name, title: scenario.title, pingMicros: ping, rows }
   } finally {
     await proxy?.stop()

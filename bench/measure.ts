@@ -1,8 +1,8 @@
 /**
  * Runs a scenario: its servers are all started first, then loaded one after
- * the other, round by round, so that a machine that gets slower or faster
- * meanwhile does so for all of them. What is told is the median of the rounds;
- * ratios are taken within a round.
+ * the other, round by round, each round beginning with another one, so that a
+ * machine that gets slower or faster meanwhile does so for all of them. What
+ * is told is the median of the rounds; ratios are taken within a round.
  */
 import type { Redis } from 'ioredis'
 import { Child } from './child.js'
@@ -29,12 +29,15 @@ export interface Measurement {
 export interface Row extends Measurement {
   readonly variant: VariantName
   readonly connections: number
-  /** of requests/s; undefined: there was nothing to compare with */
-  readonly toPlain: number | undefined
-  /** plain Fastify that reads the address and sends the headers */
-  readonly toPlainHeaders: number | undefined
-  readonly toFastifyRedis: number | undefined
+  /** to each of the variants that others are compared with, where it ran as well */
+  readonly ratios: Readonly<Partial<Record<VariantName, Ratios>>>
 }
+
+/** What a variant has of what another one has. */
+export type Ratios = Readonly<Record<typeof compared[number], number>>
+
+const compared = ['requestsPerSecond', 'cpuMicrosPerRequest', 'redisMicrosPerRequest'] as const
+const comparedWith: readonly VariantName[] = ['plain', 'plain-headers', 'fastify-memory', 'fastify-redis', 'guard-near']
 
 export interface Plan {
   readonly scenario: Scenario
@@ -44,6 +47,8 @@ export interface Plan {
   readonly seconds: number
   /** of Redis, or of what stands before it */
   readonly redisPort: number
+  /** of Redis itself */
+  readonly nearRedisPort: number
   readonly redis: Redis
   readonly onProgress: (text: string) => void
 }
@@ -54,7 +59,8 @@ export async function measure (plan: Plan): Promise<Row[]> {
   const servers = new Map<VariantName, Child>()
   try {
     for (const variant of plan.variants) {
-      const settings: ServerSettings = { variant, redisPort: plan.redisPort, max: scenario.max, blocks: scenario.blockedPercent > 0 }
+      const { redisPort, nearRedisPort } = plan
+      const settings: ServerSettings = { variant, redisPort, nearRedisPort, max: scenario.max, blocks: scenario.blockedPercent > 0 }
       servers.set(variant, await Child.start(serverCore, './server.js', JSON.stringify(settings)))
     }
     const runs = new Map<string, Measurement[]>()
@@ -64,7 +70,7 @@ export async function measure (plan: Plan): Promise<Row[]> {
     }
     for (let round = 1; round <= plan.rounds; round++) {
       for (const connections of plan.connections) {
-        for (const [variant, server] of servers) {
+        for (const [variant, server] of rotated([...servers], round)) {
           plan.onProgress(`${scenario.name}: round ${round} of ${plan.rounds}, ${connections} connections, ${variant}`)
           const id = idOf(variant, connections)
           runs.set(id, [...runs.get(id) ?? [], await runOnce(server, redis, loadOf(plan, connections, plan.seconds))])
@@ -105,9 +111,12 @@ function perRequest (result: LoadResult, cpuMicros: number, redisMicros: number,
 function summarize (runs: ReadonlyMap<string, readonly Measurement[]>, variant: VariantName, connections: number): Row {
   const own = runs.get(idOf(variant, connections))!
   const of = (field: keyof Measurement) => median(own.map(run => run[field]))
-  const ratioTo = (other: VariantName) => {
+  const ratios: Partial<Record<VariantName, Ratios>> = {}
+  for (const other of comparedWith) {
     const others = runs.get(idOf(other, connections))
-    return others === undefined ? undefined : median(own.map((run, round) => run.requestsPerSecond / others[round]!.requestsPerSecond))
+    if (others === undefined) continue
+    const ratio = (field: keyof Ratios) => median(own.map((run, round) => run[field] / others[round]![field]))
+    ratios[other] = Object.fromEntries(compared.map(field => [field, ratio(field)])) as Ratios
   }
   return {
     variant,
@@ -120,10 +129,12 @@ function summarize (runs: ReadonlyMap<string, readonly Measurement[]>, variant: 
     redisCommandsPerRequest: of('redisCommandsPerRequest'),
     refusedPercent: of('refusedPercent'),
     failed: own.reduce((sum, run) => sum + run.failed, 0),
-    toPlain: ratioTo('plain'),
-    toPlainHeaders: ratioTo('plain-headers'),
-    toFastifyRedis: ratioTo('fastify-redis')
+    ratios
   }
+}
+
+function rotated<T> (list: readonly T[], by: number): T[] {
+  return list.map((_, i) => list[(i + by) % list.length]!)
 }
 
 function idOf (variant: VariantName, connections: number): string {

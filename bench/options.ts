@@ -23,8 +23,8 @@ export function readOptions (args: readonly string[]): BenchOptions {
     args: [...args],
     options: {
       json: { type: 'boolean', default: false },
-      rounds: { type: 'string', default: '3' },
-      seconds: { type: 'string', default: '3' },
+      rounds: { type: 'string', default: '15' },
+      seconds: { type: 'string', default: '1' },
       connections: { type: 'string', default: '8,64,256' },
       only: { type: 'string' },
       scenario: { type: 'string' }

@@ -1,4 +1,5 @@
 /** The tables that the bench prints. */
+import { type Goal, isReached } from './goals.js'
 import type { HeapReport } from './heap.js'
 import type { Row } from './measure.js'
 import type { RedisBytes } from './redis-bytes.js'
@@ -15,12 +16,21 @@ export interface ScenarioReport {
 
 export function renderScenario ({ title, pingMicros, rows }: ScenarioReport): string {
   const head = ['variant', 'counts in', 'connections', 'requests/s', 'p50 ms', 'p99 ms', 'Node us/req', 'Redis us/req', 'Redis commands/req', 'refused %', 'failed', 'to plain', 'to plain with headers', 'to @fastify/rate-limit on Redis']
-  const cells = rows.map(row => [
+  const order = Object.keys(variants)
+  const sorted = rows.toSorted((a, b) => a.connections - b.connections || order.indexOf(a.variant) - order.indexOf(b.variant))
+  const cells = sorted.map(row => [
     variants[row.variant].label, variants[row.variant].store, String(row.connections),
     ...[row.requestsPerSecond, row.p50Ms, row.p99Ms, row.cpuMicrosPerRequest, row.redisMicrosPerRequest, row.redisCommandsPerRequest, row.refusedPercent].map(figure),
-    String(row.failed), figure(row.toPlain), figure(row.toPlainHeaders), figure(row.toFastifyRedis)
+    String(row.failed), ...(['plain', 'plain-headers', 'fastify-redis'] as const).map(other => figure(row.ratios[other]?.requestsPerSecond))
   ])
   return `${title} (PING to Redis: ${figure(pingMicros)} us)\n\n${renderTable(head, cells)}`
+}
+
+/** What we want of these figures, and whether it is so. */
+export function renderGoals (goals: readonly Goal[]): string {
+  return renderTable(['goal', 'measured', 'wanted', 'reached'], goals.map(goal => [
+    goal.what, figure(goal.measured), `${goal.atLeast === undefined ? '<=' : '>='} ${figure(goal.atLeast ?? goal.atMost)}`, isReached(goal) ? 'yes' : 'no'
+  ]))
 }
 
 /** What each limiter adds to the latency of a request that has the server for itself. */

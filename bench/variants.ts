@@ -9,6 +9,8 @@ import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limite
 
 export interface VariantSettings {
   readonly redisPort: number
+  /** of the same Redis, without what a scenario puts before it */
+  readonly nearRedisPort: number
   /** requests per minute and address */
   readonly max: number
 }
@@ -38,7 +40,12 @@ export const variants = {
   'guard-fixed-window': { label: 'fastify-redis-guard, fixed-window, no metrics', store: 'Redis', add: guard({ algorithm: 'fixed-window', metrics: false }) },
   'guard-sliding-window': { label: 'fastify-redis-guard, sliding-window, no metrics', store: 'Redis', add: guard({ algorithm: 'sliding-window', metrics: false }) },
   'guard-gcra': { label: 'fastify-redis-guard, gcra, no metrics', store: 'Redis', add: guard({ algorithm: 'gcra', metrics: false }) },
-  'guard-everything': { label: 'fastify-redis-guard, as it comes (with metrics)', store: 'Redis', add: guard({}) }
+  'guard-everything': { label: 'fastify-redis-guard, as it comes (with metrics)', store: 'Redis', add: guard({}) },
+  'guard-near': {
+    label: 'fastify-redis-guard, as it comes, Redis at hand',
+    store: 'Redis',
+    add: async (app, settings) => await guard({})(app, { ...settings, redisPort: settings.nearRedisPort })
+  }
 } as const satisfies Readonly<Record<string, Variant>>
 
 export type VariantName = keyof typeof variants
