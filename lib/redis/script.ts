@@ -5,9 +5,16 @@
  */
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
 
 export type RedisClient = Redis | Cluster
+
+/** Keys and arguments of one call. */
+export interface ScriptCall {
+  readonly keys: readonly string[]
+  readonly args: readonly (string | number)[]
+}
 
 export class Script {
   readonly #source: string
@@ -28,4 +35,49 @@ export class Script {
       return await client.eval(this.#source, keys.length, ...keys, ...args)
     }
   }
+
+  /**
+   * Several calls at once, each with keys of one slot; for each node of a
+   * Cluster one write, and so one round trip.
+   *
+   * @returns what each of them returns, in their order
+   */
+  async runAll (client: RedisClient, calls: readonly ScriptCall[]): Promise<unknown[]> {
+    // ioredis puts a prefix before keys only where the Cluster itself is asked.
+    if (!isCluster(client) || client.options.keyPrefix) return await Promise.all(calls.map(async ({ keys, args }) => await this.run(client, keys, args)))
+    const answers = new Array<unknown>(calls.length)
+    await Promise.all([...byNode(client, calls)].map(async ([node, indexes]) => {
+      const pipeline = node.pipeline()
+      for (const i of indexes) pipeline.evalsha(this.#sha, calls[i]!.keys.length, ...calls[i]!.keys, ...calls[i]!.args)
+      const replies = await pipeline.exec() ?? []
+      await Promise.all(indexes.map(async (i, place) => {
+        const [error, answer] = replies[place]!
+        if (error === null) answers[i] = answer
+        else if (!wasNotRun.test(error.message)) throw error
+        else answers[i] = await this.run(client, calls[i]!.keys, calls[i]!.args)
+      }))
+    }))
+    return answers
+  }
+}
+
+export function isCluster (client: RedisClient): client is Cluster {
+  return client.isCluster
+}
+
+/** The node refused because it does not know the script, or because another one has the slot: the Cluster finds it. */
+const wasNotRun = /^(NOSCRIPT|MOVED|ASK|TRYAGAIN) /
+
+/** Which node each call belongs to, as far as is known; where it is not, any node says who has the slot. */
+function byNode (cluster: Cluster, calls: readonly ScriptCall[]): Map<Redis, number[]> {
+  const nodes = new Map(cluster.nodes('master').map(node => [`${node.options.host}:${node.options.port}`, node]))
+  const grouped = new Map<Redis, number[]>()
+  calls.forEach(({ keys }, i) => {
+    const node = nodes.get(cluster.slots[keySlot(keys[0]!)]?.[0] ?? '') ?? nodes.values().next().value
+    if (node === undefined) throw new Error('Cluster: no node is known')
+    const indexes = grouped.get(node)
+    if (indexes === undefined) grouped.set(node, [i])
+    else indexes.push(i)
+  })
+  return grouped
 }

@@ -3,7 +3,7 @@
  * Redis' own clock; see store/keys.ts for what lies there.
  */
 import type { GuardedRedis } from '../redis/breaker.js'
-import { type RedisClient, Script } from '../redis/script.js'
+import { isCluster, type RedisClient, Script, type ScriptCall } from '../redis/script.js'
 import { StoreUnavailableError } from '../errors.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import { algorithms } from '../rules/rate-limit.js'
@@ -61,7 +61,7 @@ export class RedisStore implements Store {
   }
 
   async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
-    return await this.#redis.run(async client => client.isCluster ? await this.#takeByClient(client, hits) : await this.#takeBatch(client, hits))
+    return await this.#redis.run(async client => isCluster(client) ? await this.#takeByClient(client, hits) : await this.#takeBatch(client, hits))
   }
 
   /** Adds refusals to the counters that they belong to; those of windows that are over are left out. */
@@ -70,8 +70,8 @@ export class RedisStore implements Store {
     const args = refusals.map(({ windowEndsAtMs, count }) => [windowEndsAtMs, count])
     await this.#redis.run(async client => {
       // In a Cluster they lie in different slots.
-      if (!client.isCluster) await countRefusals.run(client, keys, args.flat())
-      else await Promise.all(keys.map(async (key, i) => await countRefusals.run(client, [key], args[i]!)))
+      if (!isCluster(client)) await countRefusals.run(client, keys, args.flat())
+      else await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: args[i]! })))
     })
   }
 
@@ -202,7 +202,7 @@ export class RedisStore implements Store {
     }
   }
 
-  /** In a Cluster the counters of different clients lie in different slots: a script call for each, all sent at once. */
+  /** In a Cluster the counters of different clients lie in different slots: a script call for each client, all sent at once. */
   async #takeByClient (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
     const byClient = new Map<string, Hit[]>()
     for (const hit of hits) {
@@ -210,13 +210,18 @@ export class RedisStore implements Store {
       if (ofKey === undefined) byClient.set(hit.key, [hit])
       else ofKey.push(hit)
     }
-    const taken = new Map(await Promise.all([...byClient].map(async ([key, ofKey]) => {
-      return [key, (await this.#takeBatch(client, ofKey)).values()] as const
-    })))
+    const groups = [...byClient.values()]
+    const replies = await take.runAll(client, groups.map(ofKey => this.#takeCall(ofKey)))
+    const taken = new Map(groups.map((ofKey, i) => [ofKey[0]!.key, readTaken(replies[i], ofKey).values()]))
     return hits.map(({ key }) => taken.get(key)!.next().value!)
   }
 
   async #takeBatch (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
+    const { keys, args } = this.#takeCall(hits)
+    return readTaken(await take.run(client, keys, args), hits)
+  }
+
+  #takeCall (hits: readonly Hit[]): ScriptCall {
     const keys: string[] = []
     const shapes = new Map<readonly NamedCheck[], number>()
     const described: number[] = []
@@ -232,8 +237,7 @@ export class RedisStore implements Store {
       if (runs.at(-2) === shape) runs[runs.length - 1]!++
       else runs.push(shape, 1)
     }
-    const reply = await take.run(client, keys, [shapes.size, ...described, ...runs])
-    return readTaken(reply, hits)
+    return { keys, args: [shapes.size, ...described, ...runs] }
   }
 
   #blockKeys (): readonly string[] {

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import Fastify from 'fastify'
-import { Redis } from 'ioredis'
+import { type Cluster, Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { RedisOption } from '../../lib/redis-option.js'
@@ -157,6 +157,47 @@ t.test('Cluster: all clients and all methods, whatever slots they lie in', async
   t.equal((await app.redisGuard.getSuspiciousIPs(100)).length, 30)
   t.ok(await app.redisGuard.clearOldRateLimitEvents(0) >= 30)
   t.equal(app.redisGuard.status.store, 'redis', 'none of it failed')
+})
+
+t.test('Cluster: the hits of one turn take one round trip to each node', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
+  const app = await guardedApp(t, { redis: { cluster: nodes }, syncInterval: 60_000, max: 5 })
+  app.get('/', async () => 'ok')
+  const askAll = async () => await Promise.all(Array.from({ length: 30 }, async (_, i) => await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })))
+  // The first tells the nodes the script.
+  await askAll()
+  const watchers = cluster.servers.map(server => server.client())
+  t.teardown(() => watchers.forEach(watcher => watcher.disconnect()))
+  const readings = async () => await Promise.all(watchers.map(async watcher => Number(/total_reads_processed:(\d+)/.exec(await watcher.info('stats'))![1])))
+  const before = await readings()
+  const answers = await askAll()
+  const after = await readings()
+  t.ok(answers.every(({ headers }) => headers['x-ratelimit-remaining'] === '3'))
+  // One of them is the reading itself.
+  t.same(after.map((reads, i) => reads - before[i]!), [2, 2, 2])
+})
+
+t.test('Cluster: a hit whose slot has moved is counted where it is now, once', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
+  const app = await guardedApp(t, { redis: { cluster: nodes }, commandTimeout: 2000, max: 5 })
+  app.get('/', async () => 'ok')
+  const client = app.redisGuard.client as Cluster
+  await Promise.all(Array.from({ length: 20 }, async (_, i) => await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })))
+  const watchers = cluster.servers.map(server => server.client())
+  t.teardown(() => watchers.forEach(watcher => watcher.disconnect()))
+  const slot = Number(await watchers[0]!.call('CLUSTER', 'KEYSLOT', 'guard:fixed-window:{203.0.113.1}:global'))
+  const from = cluster.servers.findIndex(({ port }) => client.slots[slot]![0] === `127.0.0.1:${port}`)
+  const to = (from + 1) % 3
+  const id = await watchers[to]!.call('CLUSTER', 'MYID')
+  for (const i of [to, from, 3 - to - from]) await watchers[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', id as string)
+  const answers = await Promise.all(['203.0.113.1', '192.0.2.1', '203.0.113.1'].map(async remoteAddress => await app.inject({ url: '/', remoteAddress })))
+  t.same(answers.map(({ headers }) => headers['x-ratelimit-remaining']), ['4', '3', '3'])
+  t.equal(await watchers[to]!.get('guard:fixed-window:{203.0.113.1}:global'), '2')
+  t.equal(app.redisGuard.status.store, 'redis')
 })
 
 t.test('Cluster: a command whose answer was lost is not sent again', async t => {
