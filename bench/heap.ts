@@ -64,10 +64,10 @@ async function each (label: string, count: (ip: string) => unknown, holder: obje
 function measureBlocks (entries: number): BlockLookup {
   const before = heapUsed()
   const store = newStore()
-  for (let i = 0; i < entries; i++) store.block({ ip: addressOf(i), durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  for (let i = 0; i < entries; i++) store.block({ ip: eitherAddressOf(i), durationMs: 3_600_000, reason: 'bench', origin: 'api' })
   const bytesPerEntry = (heapUsed() - before) / entries
-  const blocked = Array.from({ length: 1000 }, (_, i) => addressOf(Math.floor(i * entries / 1000)))
-  const others = Array.from({ length: 1000 }, (_, i) => `203.0.${i >> 8}.${i & 255}`)
+  const blocked = Array.from({ length: 10_000 }, (_, i) => eitherAddressOf((i * 7919) % entries))
+  const others = Array.from({ length: 10_000 }, (_, i) => i % 2 === 0 ? `203.0.${i >> 8}.${i & 255}` : `2001:db9::${i.toString(16)}`)
   const missNs = nsPerLookup(store, others, false)
   const hitNs = nsPerLookup(store, blocked, true)
   for (const range of ['192.0.2.0/24', '198.51.0.0/16', '2001:db8::/32']) store.block({ ip: range, durationMs: 3_600_000, reason: 'bench', origin: 'api' })
@@ -86,6 +86,11 @@ function nsPerLookup (store: MemoryStore, addresses: readonly string[], expected
 
 function newStore (): MemoryStore {
   return new MemoryStore({ keys: new Keys('guard:'), capacity: clientCount, maxEvents: 1, now: Date.now })
+}
+
+/** Of both families in turn. */
+function eitherAddressOf (i: number): string {
+  return i % 2 === 0 ? addressOf(i) : `2001:db8:${(i >> 16).toString(16)}:${(i & 65535).toString(16)}::1`
 }
 
 /** 11.0.0.0 and following; a text of its own each time, as from a header. */

@@ -12,6 +12,19 @@ import { guardedApp, logTo } from '../support/app.js'
 
 const ok = async () => 'ok'
 
+t.test('a refusal is an error as any other to those who handle it', async t => {
+  const app = await guardedApp(t, { max: 0 })
+  app.get('/', ok)
+  app.setErrorHandler((error: Error & { statusCode?: number }, request, reply) => {
+    const seen = [error instanceof Error, error.name, error.message, error.stack, String(error), error.statusCode, Object.keys(error)]
+    error.message = 'changed'
+    error.stack = 'changed, too'
+    reply.code(418).send([...seen, error.message, error.stack])
+  })
+  const text = 'Rate limit exceeded, retry in 1 minute'
+  t.same((await app.inject('/')).json(), [true, 'Error', text, `Error: ${text}`, `Error: ${text}`, 429, ['statusCode'], 'changed', 'changed, too'])
+})
+
 t.test('the global limit', async t => {
   t.test('counts all routes without a limit of their own together, and tells so in headers', async t => {
     const app = await guardedApp(t, { max: 2, timeWindow: '1 minute' })
