@@ -78,7 +78,7 @@ export class StoreUnavailableError extends GuardError {
 }
 
 /** Why Redis could not be used; the `kind` label of `redis_guard_errors_total`. */
-export const storeFailures = ['connection', 'timeout', 'auth', 'oom', 'readonly', 'loading', 'cluster', 'tls', 'reply'] as const
+export const storeFailures = ['connection', 'timeout', 'auth', 'oom', 'readonly', 'loading', 'cluster', 'tls', 'lost', 'reply'] as const
 export type StoreFailure = typeof storeFailures[number]
 
 export function describe (problem: OptionProblem): string {

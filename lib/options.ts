@@ -68,6 +68,7 @@ export interface RedisGuardOptions extends RateLimitOptions {
   resetTimeout?: number
   syncInterval?: number
   maxEvents?: number
+  maxJournal?: number
 }
 
 /** One option: all that README, validation and defaults need to know. */
@@ -115,7 +116,8 @@ export const pluginOptions = {
   connectTimeout: option(whole(1, 600_000), 5000, 'ms for connecting, and the most that start-up waits for Redis', '`REDIS_TIMEOUT`, or `5000`'),
   resetTimeout: option(whole(50, 600_000), 500, 'ms from the opening of the circuit breaker to its next probe'),
   syncInterval: option(whole(10, 60_000), 250, 'ms between two looks for changes that other instances made to the block list'),
-  maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept')
+  maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept'),
+  maxJournal: option(whole(1, 10_000_000), 100_000, 'the most counters, changes of blocks, and events that are kept for a Redis that is away')
 } satisfies { readonly [name in Exclude<keyof Required<RedisGuardOptions>, keyof RateLimitOptions>]: Option }
 
 const registryMethods = ['registerMetric', 'getSingleMetric', 'removeSingleMetric', 'metrics']

@@ -2,12 +2,13 @@
  * Puts the parts together for one Fastify instance. The only place that knows
  * them all, and that reads the environment and the clock.
  */
-import { randomInt } from 'node:crypto'
+import { randomInt, randomUUID } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
 import { setTimeout } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
+import { StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
@@ -24,6 +25,7 @@ import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
 import { FailoverStore, type RedisSide } from './store/failover.js'
+import { type Carried, Journal } from './store/journal.js'
 import { Keys } from './store/keys.js'
 import { MemoryStore } from './store/memory.js'
 import { RedisStore } from './store/redis.js'
@@ -60,8 +62,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const now = () => Date.now()
   const keys = new Keys(settings.nameSpace)
   const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, seed: randomInt(2 ** 32) })
-  const redis = connect(settings, keys)
-  const store = new FailoverStore(memory, redis, settings.redis.kind === 'none' ? settings.redis.reason : '')
+  let isDropping = false
+  const onDrop = (kind: Carried, count: number) => {
+    metrics?.dropped(kind, count)
+    // Told once for each outage.
+    if (!isDropping) log.warn({ kind }, 'the journal is full: the oldest of what happens while Redis is away is lost for Redis')
+    isDropping = true
+  }
+  const redis = connect(settings, keys, onDrop)
+  const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
   const metrics = addMetrics(fastify, settings, registry, store, memory, redis)
 
   const eventLog = new EventLog(async events => {
@@ -101,7 +110,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     : new BlockListFollower({
       memory,
       redis: redis.store,
-      usable: () => redis.guarded.usable,
+      usable: () => store.usesRedis,
+      knowsEpoch: epoch => store.knowsEpoch(epoch),
+      onLost: () => store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list')),
       intervalMs: settings.syncInterval,
       now,
       onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
@@ -110,6 +121,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   fastify.addHook('onClose', async () => {
     clearInterval(sweep)
     follower?.close()
+    store.close()
     await denyCache.flush().catch(() => {})
     try {
       await eventLog.flush()
@@ -126,16 +138,23 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     return
   }
   store.on('switch', ({ store: now, reason }) => {
-    if (now === 'redis') log.info('Redis answers')
-    else log.warn({ reason }, 'Redis is away, memory answers')
+    if (now === 'redis') {
+      isDropping = false
+      log.info('Redis answers')
+      follower!.sync().catch(() => {})
+    } else log.warn({ reason }, 'Redis is away, memory answers')
   })
-  redis.guarded.on('up', () => { follower!.sync().catch(() => {}) })
+  store.on('refused', (kind, count, error) => {
+    metrics?.dropped(kind, count)
+    log.error({ err: error, kind, count }, 'Redis would not take what it has missed')
+  })
   redis.guarded.once('up', () => {
     readInfo(redis.guarded).then(({ info }) => warn(checkEviction(parseInfo(info).get('maxmemory_policy')))).catch(() => {})
   })
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
   const untilMs = Date.now() + startUpMs
   await redis.guarded.connect(startUpMs)
+  await Promise.race([store.settle(), setTimeout(Math.max(0, untilMs - Date.now()), undefined, { ref: false })])
   // A long list over a slow line goes on loading while the application starts.
   await Promise.race([follower!.sync(), setTimeout(Math.max(0, untilMs - Date.now()), undefined, { ref: false })])
   follower!.start()
@@ -145,10 +164,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
 export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
 
-function connect (settings: Settings, keys: Keys): RedisSide | undefined {
+function connect (settings: Settings, keys: Keys, onDrop: (kind: Carried, count: number) => void): RedisSide | undefined {
   if (settings.redis.kind === 'none') return undefined
   const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
-  return { guarded, store: new RedisStore(guarded, { keys, maxEvents: settings.maxEvents }) }
+  const { maxEvents, maxJournal: capacity } = settings
+  return {
+    guarded,
+    store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID() }),
+    journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop })
+  }
 }
 
 /** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */
@@ -180,6 +204,8 @@ function addMetrics (
     status: () => store.status,
     blockCount: () => memory.blockCount,
     keyCount: () => memory.size,
+    journalSize: () => store.journalSize,
+    instances: () => store.instances,
     redisInfo: redis === undefined ? undefined : async () => await readInfo(redis.guarded)
   })
   redis?.guarded.on('roundTrip', seconds => metrics.roundTrip(seconds))

@@ -58,6 +58,7 @@ export interface Settings {
   readonly resetTimeout: number
   readonly syncInterval: number
   readonly maxEvents: number
+  readonly maxJournal: number
 }
 
 /** Fastify's own register options, which reach every plugin. */

@@ -53,7 +53,8 @@ t.test('without options and variables everything has its default', async t => {
     connectTimeout: 5000,
     resetTimeout: 500,
     syncInterval: 250,
-    maxEvents: 10_000
+    maxEvents: 10_000,
+    maxJournal: 100_000
   })
   const { allowList, ...rest } = limit
   t.same(rest, {
@@ -94,7 +95,8 @@ t.test('what is given is taken over', async t => {
     [{ connectTimeout: 100 }, { connectTimeout: 100 }],
     [{ resetTimeout: 50 }, { resetTimeout: 50 }],
     [{ syncInterval: 10 }, { syncInterval: 10 }],
-    [{ maxEvents: 1 }, { maxEvents: 1 }]
+    [{ maxEvents: 1 }, { maxEvents: 1 }],
+    [{ maxJournal: 1 }, { maxJournal: 1 }]
   ]
   for (const [options, settings] of ofPlugin) t.match(resolve(options), settings)
   const ofLimit: [options: RateLimitOptions, settings: object][] = [
@@ -155,6 +157,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   resetTimeout: [],
   syncInterval: [],
   maxEvents: [],
+  maxJournal: [],
   algorithm: [],
   // whole, so that only its product with the window could be out of range, which fixed-window does not form
   max: ['huge', 'function'],
@@ -201,6 +204,7 @@ t.test('numbers are refused just outside their range, and taken at its ends', as
     ['resetTimeout', 50, 600_000],
     ['syncInterval', 10, 60_000],
     ['maxEvents', 1, 1_000_000],
+    ['maxJournal', 1, 10_000_000],
     ['timeWindow', 1, longestWindowMs],
     ['max', 0, Number.MAX_SAFE_INTEGER]
   ]

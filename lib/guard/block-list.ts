@@ -13,6 +13,9 @@ export interface BlockListOptions {
   readonly redis: RedisStore
   /** whether Redis can be asked now */
   readonly usable: () => boolean
+  /** whether this is the epoch of the Redis that is known: another one has lost its list, which is no list to take over */
+  readonly knowsEpoch: (epoch: string) => boolean
+  readonly onLost: () => void
   readonly intervalMs: number
   readonly now: () => number
   readonly onError: (error: Error) => void
@@ -55,10 +58,11 @@ export class BlockListFollower {
   }
 
   async #catchUp (): Promise<void> {
-    const { redis, memory, usable, now } = this.#options
+    const { redis, memory, usable, now, knowsEpoch, onLost } = this.#options
     let loaded = false
     while (usable()) {
       const answer = await redis.blockChanges(this.#cursor)
+      if (!knowsEpoch(answer.epoch)) return onLost()
       const offsetMs = now() - answer.nowMs
       if (answer.missed) {
         // A list that changes faster than it loads is looked at again at the next interval.

@@ -10,6 +10,7 @@ import type { MetricsRegistry } from '../options.js'
 import { type BreakerState, breakerStates } from '../redis/breaker.js'
 import type { Source } from '../rules/verdict.js'
 import type { StoreStatus } from '../store/failover.js'
+import { type Carried, carriedKinds } from '../store/journal.js'
 import { addRedisInfo, infoMetrics, type InfoSource, upMetric } from './redis-info.js'
 
 /** A metric as README lists it; a test compares the two. */
@@ -60,6 +61,21 @@ export const described = {
     labels: [],
     help: 'Counters of clients that this process keeps in its own memory, bounded by the option cache.'
   },
+  journal: {
+    name: 'redis_guard_journal_entries',
+    labels: [],
+    help: 'Counters, changes of blocks, and events that Redis is yet to be told.'
+  },
+  journalDropped: {
+    name: 'redis_guard_journal_dropped_total',
+    labels: ['kind'],
+    help: 'What was lost for Redis, because the journal was full or Redis would not take it. kind: counters, blocks, events.'
+  },
+  instances: {
+    name: 'redis_guard_instances',
+    labels: [],
+    help: 'Instances that were alive when Redis last told, this one among them.'
+  },
   events: {
     name: 'redis_guard_events_total',
     labels: ['type'],
@@ -71,6 +87,8 @@ export interface MetricsSources {
   readonly status: () => StoreStatus
   readonly blockCount: () => number
   readonly keyCount: () => number
+  readonly journalSize: () => number
+  readonly instances: () => number
   /** undefined: no Redis is configured */
   readonly redisInfo: InfoSource | undefined
 }
@@ -81,6 +99,7 @@ export class Metrics {
   readonly #transitions = new Counts()
   readonly #errors = new Counts()
   readonly #events = new Counts()
+  readonly #dropped = new Counts()
   readonly #roundTrip: Histogram
   readonly #registry: MetricsRegistry
 
@@ -93,9 +112,11 @@ export class Metrics {
     counter(described.breakerTransitions, this.#transitions, registers)
     counter(described.errors, this.#errors, registers)
     counter(described.events, this.#events, registers)
+    counter(described.journalDropped, this.#dropped, registers)
     // Series that are known beforehand begin at 0: Prometheus sees no increase in one that begins at 1.
     for (const type of ['limited', 'blocked', 'dropped']) this.#events.add([type], 0)
     if (sources.redisInfo !== undefined) {
+      for (const kind of carriedKinds) this.#dropped.add([kind], 0)
       for (const kind of storeFailures) this.#errors.add([kind], 0)
       for (const state of breakerStates) this.#transitions.add([state], 0)
     }
@@ -106,6 +127,8 @@ export class Metrics {
       if (breaker !== 'off') oneHot(state, 'state', breakerStates, breaker)
     })
     gauge(described.blocked, registers, blocked => blocked.set(sources.blockCount()))
+    gauge(described.journal, registers, journal => journal.set(sources.journalSize()))
+    gauge(described.instances, registers, instances => instances.set(sources.instances()))
     gauge(described.keys, registers, keys => keys.set(sources.keyCount()))
     if (sources.redisInfo !== undefined) addRedisInfo(registers, sources.redisInfo)
   }
@@ -124,6 +147,10 @@ export class Metrics {
 
   failed (kind: StoreFailure): void {
     this.#errors.add([kind], 1)
+  }
+
+  dropped (kind: Carried, count: number): void {
+    this.#dropped.add([kind], count)
   }
 
   recorded (type: string, count: number): void {

@@ -6,8 +6,13 @@
  */
 import type { Hit, Taken } from '../store/store.js'
 
-/** Called once, with an error or with what became of the hit. */
-export type BatchCallback = (error: unknown, taken: Taken | undefined) => void
+/** Whoever sends a batch notes its number here; 0: it has not been sent. */
+export interface Ticket {
+  number: number
+}
+
+/** Called once, with an error or with what became of the hit, and the ticket of its batch. */
+export type BatchCallback = (error: unknown, taken: Taken | undefined, ticket: Readonly<Ticket>) => void
 
 /**
  * Checks in one script call. Of these a fixed-window takes Redis some 3 us, the
@@ -18,14 +23,14 @@ export type BatchCallback = (error: unknown, taken: Taken | undefined) => void
 export const mostChecks = 32
 
 export class Batch {
-  readonly #send: (hits: readonly Hit[]) => Promise<readonly Taken[]>
+  readonly #send: (hits: readonly Hit[], ticket: Ticket) => Promise<readonly Taken[]>
   readonly #flush = () => this.flush()
   #hits: Hit[] = []
   #callbacks: BatchCallback[] = []
   #checks = 0
 
   /** @param send  decides hits in their order; when it fails, all of them have failed */
-  constructor (send: (hits: readonly Hit[]) => Promise<readonly Taken[]>) {
+  constructor (send: (hits: readonly Hit[], ticket: Ticket) => Promise<readonly Taken[]>) {
     this.#send = send
   }
 
@@ -46,17 +51,18 @@ export class Batch {
     this.#hits = []
     this.#callbacks = []
     this.#checks = 0
-    this.#send(hits).then(
-      taken => callbacks.forEach((done, i) => call(done, undefined, taken[i])),
-      (error: unknown) => callbacks.forEach(done => call(done, error, undefined))
+    const ticket = { number: 0 }
+    this.#send(hits, ticket).then(
+      taken => callbacks.forEach((done, i) => call(done, undefined, taken[i], ticket)),
+      (error: unknown) => callbacks.forEach(done => call(done, error, undefined, ticket))
     )
   }
 }
 
 /** One that throws ends the process, as it would by itself, but not before the others have their answers. */
-function call (done: BatchCallback, error: unknown, taken: Taken | undefined): void {
+function call (done: BatchCallback, error: unknown, taken: Taken | undefined, ticket: Ticket): void {
   try {
-    done(error, taken)
+    done(error, taken, ticket)
   } catch (thrown) {
     process.nextTick(() => { throw thrown })
   }

@@ -58,7 +58,8 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     this.#options = options
     this.#failure = failureOf(new Error('not connected yet'))
     this.#breaker = new CircuitBreaker((command: Command) => this.#send(command), {
-      timeout: options.commandTimeout,
+      // Our own, below: opossum's cannot look twice.
+      timeout: false,
       resetTimeout: options.resetTimeout,
       errorThresholdPercentage: 0,
       // The first failure decides, so there is nothing to remember of earlier ones.
@@ -68,7 +69,6 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       enableSnapshots: false
     })
     this.#breaker.open()
-    this.#breaker.on('timeout', error => { this.#failure = failureOf(error) })
     this.#breaker.on('open', () => {
       this.emit('state', 'open')
       if (!this.#up) return
@@ -172,16 +172,30 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
    */
   async #send (command: Command): Promise<unknown> {
     try {
-      return await command(this.client)
+      return await this.#inTime(command(this.client))
     } catch (error) {
       const valueError = valueErrorOf(error)
       if (valueError !== undefined) return new Refused(valueError)
       const failure = error instanceof StoreUnavailableError ? error : failureOf(error)
-      if (failure.kind === 'reply') return new Refused(failure)
+      if (failure.kind === 'reply' || failure.kind === 'lost') return new Refused(failure)
       // Set before the breaker sees it, so that `down` tells the reason.
       this.#failure = failure
       throw failure
     }
+  }
+
+  /**
+   * Gives an answer `commandTimeout` to come. Where this process was held up
+   * itself, by a long computation or by the machine, the time is over before
+   * the answer has been looked for: so that is done once more, before nobody
+   * is believed to have answered.
+   */
+  async #inTime<T> (answer: Promise<T>): Promise<T> {
+    return await new Promise((resolve, reject) => {
+      const { commandTimeout } = this.#options
+      const timer = setTimeout(() => setImmediate(() => reject(new Error(`timed out after ${commandTimeout} ms`))), commandTimeout)
+      answer.finally(() => clearTimeout(timer)).then(resolve, reject)
+    })
   }
 
   #fail (error: unknown): StoreUnavailableError {

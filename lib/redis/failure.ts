@@ -7,6 +7,7 @@ import { StoreUnavailableError, type StoreFailure, ValueError } from '../errors.
 
 /** First match wins. Redis 6 puts words of its own before an error inside a script, so these may stand anywhere. */
 const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
+  ['lost', /\bGUARDLOST\b/],
   ['auth', /\b(NOAUTH|WRONGPASS)\b|invalid (username|password)/],
   ['oom', /\bOOM\b/],
   ['readonly', /\b(READONLY|MISCONF|NOREPLICAS)\b/],

@@ -10,10 +10,12 @@ import type { Cluster, Redis } from 'ioredis'
 
 export type RedisClient = Redis | Cluster
 
+export type Arguments = readonly (string | number)[]
+
 /** Keys and arguments of one call. */
 export interface ScriptCall {
   readonly keys: readonly string[]
-  readonly args: readonly (string | number)[]
+  readonly args: Arguments
 }
 
 export class Script {
@@ -26,13 +28,18 @@ export class Script {
     this.#sha = createHash('sha1').update(this.#source).digest('hex')
   }
 
-  /** One round trip; two when Redis does not know the script. NOSCRIPT says that nothing was run, so nothing runs twice. */
-  async run (client: RedisClient, keys: readonly string[], args: readonly (string | number)[]): Promise<unknown> {
+  /**
+   * One round trip; two when Redis does not know the script. NOSCRIPT says that nothing was run, so nothing runs twice.
+   *
+   * @param args  made anew for the second one by a function
+   */
+  async run (client: RedisClient, keys: readonly string[], args: Arguments | (() => Arguments)): Promise<unknown> {
+    const made = () => typeof args === 'function' ? args() : args
     try {
-      return await client.evalsha(this.#sha, keys.length, ...keys, ...args)
+      return await client.evalsha(this.#sha, keys.length, ...keys, ...made())
     } catch (error) {
       if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
-      return await client.eval(this.#source, keys.length, ...keys, ...args)
+      return await client.eval(this.#source, keys.length, ...keys, ...made())
     }
   }
 
@@ -49,9 +56,9 @@ export class Script {
     await Promise.all([...byNode(client, calls)].map(async ([node, indexes]) => {
       const pipeline = node.pipeline()
       for (const i of indexes) pipeline.evalsha(this.#sha, calls[i]!.keys.length, ...calls[i]!.keys, ...calls[i]!.args)
-      const replies = await pipeline.exec() ?? []
+      const replies = await pipeline.exec()
       await Promise.all(indexes.map(async (i, place) => {
-        const [error, answer] = replies[place]!
+        const [error, answer] = replies![place]!
         if (error === null) answers[i] = answer
         else if (!wasNotRun.test(error.message)) throw error
         else answers[i] = await this.run(client, calls[i]!.keys, calls[i]!.args)
@@ -73,7 +80,8 @@ function byNode (cluster: Cluster, calls: readonly ScriptCall[]): Map<Redis, num
   const nodes = new Map(cluster.nodes('master').map(node => [`${node.options.host}:${node.options.port}`, node]))
   const grouped = new Map<Redis, number[]>()
   calls.forEach(({ keys }, i) => {
-    const node = nodes.get(cluster.slots[keySlot(keys[0]!)]?.[0] ?? '') ?? nodes.values().next().value
+    const [primary = ''] = cluster.slots[keySlot(keys[0]!)] ?? []
+    const node = nodes.get(primary) ?? nodes.values().next().value
     if (node === undefined) throw new Error('Cluster: no node is known')
     const indexes = grouped.get(node)
     if (indexes === undefined) grouped.set(node, [i])

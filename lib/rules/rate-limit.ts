@@ -122,6 +122,18 @@ export function takeAll (
   return { accepted, outcomes }
 }
 
+/** What counters are worth at `nowMs`: see Rule. */
+export function current (stored: LimitState | undefined, nowMs: number, limit: Limit): LimitState {
+  return rules[limit.algorithm].current(stored, nowMs, limit)
+}
+
+/** Counts a hit that was decided elsewhere, whether or not it fits. */
+export function count (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number, accepted: boolean): LimitState {
+  const rule = rules[limit.algorithm]
+  const state = rule.current(stored, nowMs, limit)
+  return accepted ? rule.accept(state, limit, cost) : rule.refuse(state, limit)
+}
+
 /** What the counters of one key mean to a client at `nowMs`, for a hit of `cost`. */
 export function explain (stored: LimitState | undefined, nowMs: number, limit: Limit, cost = 1): Explanation {
   const rule = rules[limit.algorithm]

@@ -2,14 +2,22 @@
  * The contract again, over the two stores: Redis answers while it can, memory
  * at once when it cannot. Requests that are under way when Redis goes wait for
  * the time limit of a command at most; later ones do not wait.
+ *
+ * Memory goes on from what Redis told last, and keeps a journal of what it
+ * accepts. When Redis is back it is told all of that, while memory goes on
+ * answering. What has come meanwhile is told at last, and in the same moment
+ * Redis answers again: a connection keeps the order, so that no hit falls
+ * between the two.
  */
 import { EventEmitter } from 'node:events'
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
+import { type Carried, type CountedHere, type Journal, type Piece, sizeOf } from './journal.js'
+import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
-import type { RedisStore } from './redis.js'
+import { noNumbers, type RedisStore } from './redis.js'
 import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
@@ -28,43 +36,124 @@ export interface FailoverEvents {
   switch: [status: StoreStatus]
 }
 
-/** Redis as the failover needs it: the store, and the breaker in front of it. */
+interface InnerEvents extends FailoverEvents {
+  /** Redis has been told what it missed, or could not be told. */
+  settled: []
+  /** Redis would not take a piece of what it was told. */
+  refused: [what: Carried, count: number, error: Error]
+}
+
+/** Redis as the failover needs it: the store, the breaker in front of it, and what is to be told to it. */
 export interface RedisSide {
   readonly store: RedisStore
   readonly guarded: GuardedRedis
+  readonly journal: Journal
+}
+
+export interface FailoverOptions {
+  readonly memory: MemoryStore
+  /** undefined: none is configured */
+  readonly redis: RedisSide | undefined
+  /** why there is no Redis, where there is none */
+  readonly unconfigured?: string
+  readonly keys: Keys
+  /** ms since 1970 */
+  readonly now: () => number
 }
 
 /** Called with the failure, or with what became of the hit and who decided. */
 export type TakeCallback = (failure: StoreUnavailableError | undefined, taken: Taken | undefined, source: 'redis' | 'memory') => void
 
-export class FailoverStore extends EventEmitter<FailoverEvents> implements Store {
+/** ms between two heartbeats, and between two attempts to tell a Redis that would not listen. */
+const heartbeatMs = 1000
+
+/** Counters that are restored in one call. */
+const inCall = 100
+
+export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   readonly #memory: MemoryStore
   readonly #redis: RedisSide | undefined
   readonly #unconfigured: string
+  readonly #keys: Keys
+  readonly #now: () => number
   readonly #batch: Batch
   #since = new Date()
+  #mode: 'memory' | 'telling' | 'redis' = 'memory'
+  #lost: StoreUnavailableError | undefined
+  #timer: NodeJS.Timeout | undefined
+  #closed = false
+  #epoch: string | undefined
+  #instances = 1
+  #lastAnswered = 0
+  /** this process's clock less that of Redis, ms */
+  #offsetMs = 0
+  #carries = 0
 
-  /** @param unconfigured  why there is no Redis, where there is none */
-  constructor (memory: MemoryStore, redis: RedisSide | undefined, unconfigured = '') {
+  constructor ({ memory, redis, unconfigured = '', keys, now }: FailoverOptions) {
     super()
     this.#memory = memory
     this.#redis = redis
     this.#unconfigured = unconfigured
-    this.#batch = new Batch(hits => redis!.store.take(hits))
-    redis?.guarded.on('up', () => this.#switched())
-    redis?.guarded.on('down', () => this.#switched())
+    this.#keys = keys
+    this.#now = now
+    this.#batch = new Batch(async (hits, ticket) => {
+      const taken = await redis!.store.take(hits, ticket)
+      this.#lastAnswered = Math.max(this.#lastAnswered, ticket.number)
+      this.#offsetMs = now() - taken[0]!.nowMs
+      return taken
+    })
+    if (redis === undefined) return
+    redis.guarded.on('up', () => this.#tell(redis))
+    redis.guarded.on('down', () => this.#leave())
+    if (redis.guarded.usable) this.#tell(redis)
   }
 
   get status (): StoreStatus {
     const guarded = this.#redis?.guarded
     if (guarded === undefined) return { store: 'memory', breaker: 'off', reason: this.#unconfigured, since: this.#since }
-    const usable = guarded.usable
     return {
-      store: usable ? 'redis' : 'memory',
+      store: this.usesRedis ? 'redis' : 'memory',
       breaker: guarded.state,
-      reason: usable ? undefined : guarded.failure.message,
+      reason: this.usesRedis ? undefined : this.#reason(guarded),
       since: this.#since
     }
+  }
+
+  /** Whether Redis answers now. */
+  get usesRedis (): boolean {
+    return this.#mode === 'redis' && this.#redis!.guarded.usable
+  }
+
+  /** Instances that were alive when Redis last told, this one among them. */
+  get instances (): number {
+    return this.#instances
+  }
+
+  /** What Redis has yet to be told. */
+  get journalSize (): number {
+    return this.#redis?.journal.size ?? 0
+  }
+
+  /** Another epoch than the known one: Redis has lost its data. */
+  knowsEpoch (epoch: string): boolean {
+    return epoch === this.#epoch
+  }
+
+  /** Resolves when Redis answers, has refused to listen, or cannot be used. */
+  async settle (): Promise<void> {
+    while (this.#mode === 'telling') await new Promise<void>(resolve => this.once('settled', resolve))
+  }
+
+  /** Redis works, but is not what it was: it is told all that is known here. */
+  lostData (failure: StoreUnavailableError): void {
+    if (this.#mode !== 'redis') return
+    this.#leave(failure)
+    this.#tell(this.#redis!)
+  }
+
+  close (): void {
+    this.#closed = true
+    clearTimeout(this.#timer)
   }
 
   /**
@@ -75,34 +164,44 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
    * @param done    called once; with a failure only where `strict` asks for it
    */
   takeOne (hit: Hit, strict: boolean, done: TakeCallback): void {
-    if (this.#redis === undefined) return done(undefined, this.#memory.takeOne(hit), 'memory')
-    const fallBack = (failure: StoreUnavailableError) => {
-      if (strict) done(failure, undefined, 'redis')
-      else done(undefined, this.#memory.takeOne(hit), 'memory')
+    const redis = this.#redis
+    if (redis === undefined) return done(undefined, this.#memory.takeOne(hit), 'memory')
+    if (!this.usesRedis) {
+      if (strict) done(redis.guarded.failure, undefined, 'redis')
+      else done(undefined, this.#takeHere(hit, undefined), 'memory')
+      return
     }
-    if (!this.#redis.guarded.usable) return fallBack(this.#redis.guarded.failure)
-    this.#batch.add(hit, (error, taken) => {
-      if (taken === undefined) fallBack(this.#redis!.guarded.report(error))
-      else done(undefined, taken, 'redis')
+    this.#batch.add(hit, (error, taken, ticket) => {
+      if (taken !== undefined) {
+        hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
+        return done(undefined, taken, 'redis')
+      }
+      const failure = redis.guarded.report(error)
+      if (failure.kind === 'lost') this.lostData(failure)
+      if (strict) return done(failure, undefined, 'redis')
+      // What Redis dislikes it would dislike again.
+      if (failure.kind === 'reply') return done(undefined, this.#memory.takeOne(hit), 'memory')
+      const mayHaveRun = ticket.number > 0 && failure.kind !== 'lost'
+      done(undefined, this.#takeHere(hit, mayHaveRun ? ticket.number : undefined), 'memory')
     })
-  }
-
-  /** Whether Redis answers now. */
-  get usesRedis (): boolean {
-    return this.#redis?.guarded.usable === true
   }
 
   /**
    * Adds refusals that were decided without a store to Redis' counters.
-   *
-   * @throws StoreUnavailableError
    */
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
-    await this.#redis?.store.countRefusals(refusals)
+    if (this.#redis === undefined) return
+    const { store, journal } = this.#redis
+    const isTold = this.usesRedis && await this.#sent(store.countRefusals(refusals))
+    if (isTold) return
+    for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
+      const key = this.#keys.limit(limit.algorithm, name, client)
+      journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.known(client, { name, limit, cost: 1 }))
+    }
   }
 
-  take (hits: readonly Hit[]): Awaitable<readonly Taken[]> {
-    return this.#either(store => store.take(hits))
+  async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
+    return await Promise.all(hits.map(async hit => await new Promise<Taken>(resolve => this.takeOne(hit, false, (failure, taken) => resolve(taken!)))))
   }
 
   get (key: string): Awaitable<string | null> {
@@ -125,8 +224,16 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
     return this.#either(store => store.del(key))
   }
 
-  logEvents (events: readonly RateLimitEvent[]): Awaitable<void> {
-    return this.#either(store => store.logEvents(events))
+  async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
+    if (this.#redis === undefined) return this.#memory.logEvents(events)
+    const { store, journal } = this.#redis
+    let number: number | undefined
+    if (this.usesRedis) {
+      number = journal.nextEventBatch()
+      if (await this.#sent(store.writeEvents({ number, events }))) return
+    }
+    this.#memory.logEvents(events)
+    journal.addEvents(events, number)
   }
 
   events (limit: number): Awaitable<readonly RateLimitEvent[]> {
@@ -142,14 +249,25 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
   }
 
   /** In force here when it returns, and on the other instances as soon as they look. */
-  block (request: BlockRequest): Awaitable<Block> {
+  async block (request: BlockRequest): Promise<Block> {
     const local = this.#memory.block(request)
-    return this.#either(store => store === this.#memory ? local : store.block(request))
+    if (this.#redis === undefined) return local
+    const { store, journal } = this.#redis
+    let told: Block | undefined
+    if (this.usesRedis && await this.#sent(store.block(request).then(block => { told = block }))) return told!
+    journal.addBlock({ atMs: local.blockedAtMs, block: request })
+    return local
   }
 
-  unblock (ip: string): Awaitable<boolean> {
+  async unblock (ip: string): Promise<boolean> {
     const local = this.#memory.unblock(ip)
-    return this.#either(store => store === this.#memory ? local : store.unblock(ip))
+    if (this.#redis === undefined) return local
+    const { store, journal } = this.#redis
+    const atMs = this.#now()
+    let told = false
+    if (this.usesRedis && await this.#sent(store.unblock(ip).then(was => { told = was }))) return told
+    journal.addBlock({ atMs, unblock: ip })
+    return local
   }
 
   isBlocked (address: string): Awaitable<boolean> {
@@ -171,6 +289,153 @@ export class FailoverStore extends EventEmitter<FailoverEvents> implements Store
       if (error instanceof StoreUnavailableError) return await call(this.#memory)
       throw error
     }
+  }
+
+  /** @returns whether it arrived; what was only disliked is not sent again, and counts as arrived */
+  async #sent (call: Promise<unknown>): Promise<boolean> {
+    try {
+      await call
+      return true
+    } catch (error) {
+      if (!(error instanceof StoreUnavailableError) || error.kind === 'reply') throw error
+      return false
+    }
+  }
+
+  /** @param batch  in which it was sent to Redis, that may have run it */
+  #takeHere (hit: Hit, batch: number | undefined): Taken {
+    const known = hit.checks.map(check => this.#memory.known(hit.key, check))
+    const taken = this.#memory.takeOne(hit)
+    hit.checks.forEach(({ name, limit, cost }, i) => {
+      // Where another check refused, this one is as it was.
+      if (!taken.accepted && taken.outcomes[i]!.fits) return
+      const key = this.#keys.limit(limit.algorithm, name, hit.key)
+      this.#redis!.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, accepted: taken.accepted }, known[i], batch)
+    })
+    return taken
+  }
+
+  #reason (guarded: GuardedRedis): string {
+    if (this.#lost !== undefined) return this.#lost.message
+    return guarded.usable ? 'Redis is back, and is told what it has missed' : guarded.failure.message
+  }
+
+  /** @param lost  what Redis has lost, where it works all the same */
+  #leave (lost?: StoreUnavailableError): void {
+    clearTimeout(this.#timer)
+    const answered = this.#mode === 'redis'
+    this.#mode = 'memory'
+    this.#lost = lost
+    this.emit('settled')
+    if (answered) this.#switched()
+  }
+
+  #tell (redis: RedisSide): void {
+    if (this.#mode !== 'memory' || this.#closed) return
+    this.#mode = 'telling'
+    this.#tellAll(redis).then(isOver => {
+      if (!isOver) return
+      this.#lost = undefined
+      this.#switched()
+      this.emit('settled')
+      this.#beat(redis)
+    }, () => {
+      if (this.#mode !== 'telling') return
+      // Where Redis is gone again, the breaker says when it is back; this is one that does not listen.
+      this.#mode = 'memory'
+      this.emit('settled')
+      if (redis.guarded.usable && !this.#closed) this.#timer = setTimeout(() => this.#tell(redis), heartbeatMs).unref()
+    })
+  }
+
+  /** @returns whether Redis answers from now on; false: it is gone again */
+  async #tellAll ({ store, journal }: RedisSide): Promise<boolean> {
+    const last = await store.fence()
+    const { epoch, instances } = await store.heartbeat()
+    const isLost = this.#epoch !== undefined && epoch !== this.#epoch
+    // A replica that became the primary, or a file that was read again, may be a little behind.
+    const isBehind = last > noNumbers && last < this.#lastAnswered
+    journal.settle(last)
+    if (isLost || isBehind || last === noNumbers) await this.#restoreCounters(store, journal)
+    if (isLost || isBehind || (await store.blockCount()) < this.#memory.blockCount) await this.#restoreBlocks(store)
+    // With each pass there is less to tell, since it takes less time.
+    for (let pass = 0; pass === 0 || (journal.size > inCall && pass < 10); pass++) {
+      for (const piece of journal.pieces()) await this.#tellPiece(store, journal, piece)
+    }
+    if (this.#mode !== 'telling') return false
+    for (const piece of journal.pieces()) {
+      // Should one of them not arrive, the breaker opens, and it is told the next time.
+      this.#tellPiece(store, journal, piece).catch(() => {})
+    }
+    this.#epoch = epoch
+    this.#instances = instances
+    this.#mode = 'redis'
+    return true
+  }
+
+  async #tellPiece (store: RedisStore, journal: Journal, piece: Piece): Promise<void> {
+    await this.#offer(piece.kind, sizeOf(piece), async () => {
+      switch (piece.kind) {
+        case 'counters': return await store.carry(String(piece.id), piece.counters, this.#now())
+        case 'blocks': return await store.changeBlocks(piece.operations, this.#now())
+        case 'events': return await store.writeEvents(piece.batch)
+      }
+    })
+    journal.done(piece)
+  }
+
+  /** What Redis dislikes is told of, and holds up nothing else. */
+  async #offer (what: Carried, count: number, call: () => Promise<void>): Promise<void> {
+    try {
+      await call()
+    } catch (error) {
+      if (!(error instanceof StoreUnavailableError) || error.kind !== 'reply') throw error
+      this.emit('refused', what, count, error)
+    }
+  }
+
+  /** What Redis knew of the counters that are known here; those in the journal bring it along themselves. */
+  async #restoreCounters (store: RedisStore, journal: Journal): Promise<void> {
+    let some: CountedHere[] = []
+    const tell = async () => {
+      const counters = some
+      some = []
+      await this.#offer('counters', counters.length, async () => await store.carry(`known-${++this.#carries}`, counters, this.#now()))
+    }
+    for (const { key, limit, state } of this.#memory.counters()) {
+      if (!journal.has(key)) some.push({ key, limit, known: state, counted: state })
+      if (some.length === inCall) await tell()
+    }
+    if (some.length > 0) await tell()
+  }
+
+  /** Blocks that are in force here and unknown there, unless they were lifted there. */
+  async #restoreBlocks (store: RedisStore): Promise<void> {
+    const there = new Set<string>()
+    for await (const page of store.blockPages()) for (const { ip } of page) there.add(ip)
+    const missing = this.#memory.blocks().filter(({ ip }) => !there.has(ip))
+    for (let i = 0; i < missing.length; i += inCall) {
+      const operations = missing.slice(i, i + inCall).map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
+        atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }
+      }))
+      await this.#offer('blocks', operations.length, async () => await store.changeBlocks(operations, this.#now()))
+    }
+  }
+
+  /** From now on, every second. */
+  #beat (redis: RedisSide): void {
+    if (this.#closed) return
+    this.#timer = setTimeout(() => {
+      redis.store.heartbeat().then(({ epoch, instances }) => {
+        if (this.#mode !== 'redis') return
+        this.#instances = instances
+        if (epoch === this.#epoch) this.#beat(redis)
+        else this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
+      }, () => {
+        // The breaker has seen it as well, unless Redis only dislikes this.
+        if (this.#mode === 'redis') this.#beat(redis)
+      })
+    }, heartbeatMs).unref()
   }
 
   #switched (): void {

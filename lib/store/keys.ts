@@ -6,8 +6,14 @@
  *   guard:{blocks}:expiry                    sorted set: address by end of block
  *   guard:{blocks}:changes                   stream: what was blocked and unblocked
  *   guard:{blocks}:sequence                  number of the last change
+ *   guard:{blocks}:lifted                    sorted set: address by the time of its unblocking
+ *   guard:{blocks}:instances                 sorted set: instance by its last heartbeat
+ *   guard:{blocks}:epoch                     a random text, gone when Redis loses its data
  *   guard:{events}                           stream: requests that were refused
  *   guard:{events}:suspects                  sorted set: address by refusals
+ *   guard:{events}:writer:<instance>         number of the last events that it wrote
+ *   guard:batch:<instance>                   number of the last hits that it sent
+ *   guard:carried:{203.0.113.7}:<n>          says that what an outage left was added
  *   guard:value:<key>                        what get, set and incr work on
  *
  * The braces are hash tags: what one script touches lies in one slot of a
@@ -21,6 +27,9 @@ export class Keys {
   readonly blockExpiry: string
   readonly blockChanges: string
   readonly blockSequence: string
+  readonly blocksLifted: string
+  readonly instances: string
+  readonly epoch: string
   readonly events: string
   readonly suspects: string
   readonly probe: string
@@ -37,6 +46,9 @@ export class Keys {
     this.blockExpiry = `${nameSpace}{blocks}:expiry`
     this.blockChanges = `${nameSpace}{blocks}:changes`
     this.blockSequence = `${nameSpace}{blocks}:sequence`
+    this.blocksLifted = `${nameSpace}{blocks}:lifted`
+    this.instances = `${nameSpace}{blocks}:instances`
+    this.epoch = `${nameSpace}{blocks}:epoch`
     this.events = `${nameSpace}{events}`
     this.suspects = `${nameSpace}{events}:suspects`
     this.probe = `${nameSpace}probe`
@@ -61,6 +73,20 @@ export class Keys {
     if (byClient === undefined) byName.set(name, byClient = new Map())
     byClient.set(client, key)
     return key
+  }
+
+  /** @param instance  its id */
+  batch (instance: string): string {
+    return `${this.#nameSpace}batch:${instance}`
+  }
+
+  writer (instance: string): string {
+    return `${this.events}:writer:${instance}`
+  }
+
+  /** @param counter  a key of `limit`, beside which it lies */
+  carried (counter: string, id: string): string {
+    return `${this.#nameSpace}carried:${/\{.*?\}/.exec(counter)![0]}:${id}`
   }
 
   value (key: string): string {

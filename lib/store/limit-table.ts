@@ -10,10 +10,11 @@
  * limit. Under an attack of that size some of them are limited by each other's
  * hits; none goes uncounted, and memory stays bounded.
  */
-import type { LimitState } from '../rules/rate-limit.js'
+import type { Limit, LimitState } from '../rules/rate-limit.js'
 
 export interface Entry {
   readonly key: string
+  limit: Limit
   state: LimitState
   expiresAtMs: number
   heldUntilMs: number
@@ -26,6 +27,7 @@ export interface Entry {
 
 /** What is to be kept of a key. */
 export interface Kept {
+  readonly limit: Limit
   readonly state: LimitState
   /** ms since 1970 */
   readonly expiresAtMs: number
@@ -73,6 +75,17 @@ export class LimitTable {
     return this.#makeRoom(nowMs) ? undefined : this.#sharedEntry(key, limitName, nowMs)
   }
 
+  /** The counters of a key; makes no room, and looks at no shared ones. */
+  peek (key: string, nowMs: number): LimitState | undefined {
+    const entry = this.#entries.get(key)
+    return entry !== undefined && nowMs < entry.expiresAtMs ? entry.state : undefined
+  }
+
+  /** All that are kept, some of which may have expired; without shared ones. */
+  entries (): Iterable<Readonly<Entry>> {
+    return this.#entries.values()
+  }
+
   /** Keeps counters in the entry that `find` gave, or in a new one. */
   keep (entry: Entry | undefined, key: string, limitName: string, kept: Kept, nowMs: number): void {
     const isNew = entry === undefined
@@ -84,6 +97,7 @@ export class LimitTable {
       if (nowMs < entry.expiresAtMs) return
     }
     entry ??= newEntry(key, kept, false)
+    entry.limit = kept.limit
     entry.state = kept.state
     entry.expiresAtMs = kept.expiresAtMs
     entry.heldUntilMs = kept.heldUntilMs
@@ -133,7 +147,7 @@ export class LimitTable {
     const bucket = `${limitName}:${hash(key, this.#seed) % overflowBuckets}`
     const entry = this.#overflow.get(bucket)
     if (entry !== undefined && nowMs < entry.expiresAtMs) return entry
-    const shared = newEntry(bucket, { state: nothing, expiresAtMs: nowMs, heldUntilMs: 0, share: 0 }, true)
+    const shared = newEntry(bucket, { limit: noLimit, state: nothing, expiresAtMs: nowMs, heldUntilMs: 0, share: 0 }, true)
     this.#overflow.set(bucket, shared)
     return shared
   }
@@ -153,12 +167,13 @@ export class LimitTable {
 export const overflowBuckets = 256
 
 /** Field by field: with spreads a fresh key costs 10 us instead of 0.4, and a flood is made of fresh keys. */
-function newEntry (key: string, { state, expiresAtMs, heldUntilMs }: Kept, shared: boolean): Entry {
-  return { key, state, expiresAtMs, heldUntilMs, shared, list: undefined, newer: undefined, older: undefined }
+function newEntry (key: string, { limit, state, expiresAtMs, heldUntilMs }: Kept, shared: boolean): Entry {
+  return { key, limit, state, expiresAtMs, heldUntilMs, shared, list: undefined, newer: undefined, older: undefined }
 }
 
 /** Counters that every algorithm reads as over. */
 const nothing: LimitState = { used: 0, previous: 0, atMs: 0 }
+const noLimit: Limit = { algorithm: 'fixed-window', max: 0, windowMs: 1, burst: 0 }
 
 /** Entries in the order of their last use, linked, so that moving one costs the same however many there are. */
 class List {

@@ -7,7 +7,7 @@
 import { ValueError } from '../errors.js'
 import { AddressList } from '../rules/address-list.js'
 import { parseNetwork } from '../rules/address.js'
-import { expiresAtMs, explain, type Outcome, take, takeAll } from '../rules/rate-limit.js'
+import { expiresAtMs, explain, type Limit, type LimitState, type Outcome, take, takeAll } from '../rules/rate-limit.js'
 import { BlockTexts, BlockValues } from './block-values.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from './keys.js'
@@ -69,6 +69,30 @@ export class MemoryStore implements Store {
     const { accepted, outcomes } = takeAll(entries.map(entry => entry?.state), nowMs, hit.checks)
     outcomes.forEach((outcome, i) => this.#keep(entries[i], keys[i]!, hit.checks[i]!, outcome, nowMs))
     return { accepted, nowMs, outcomes }
+  }
+
+  /**
+   * Takes note of what another store has told about a counter, to go on from there.
+   *
+   * @param othersNowMs  the other store's clock when it was so
+   */
+  learn (client: string, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
+    const { name, limit } = check
+    const nowMs = this.#now()
+    const key = this.#keys.limit(limit.algorithm, name, client)
+    const entry = this.#limits.find(key, name, nowMs)
+    // What newcomers share is not for one of them to set.
+    if (entry?.shared !== true) this.#keepState(entry, key, check, { used, previous, atMs: atMs - othersNowMs + nowMs }, nowMs)
+  }
+
+  /** A counter, as far as it is known here. */
+  known (client: string, { name, limit }: NamedCheck): LimitState | undefined {
+    return this.#limits.peek(this.#keys.limit(limit.algorithm, name, client), this.#now())
+  }
+
+  /** All counters that are known here, by their keys in Redis; some may have expired. */
+  counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }> {
+    return this.#limits.entries()
   }
 
   get (key: string): string | null {
@@ -198,10 +222,14 @@ export class MemoryStore implements Store {
     return { accepted: outcome.fits, nowMs, outcomes: [outcome] }
   }
 
-  #keep (entry: Entry | undefined, key: string, { name, limit }: NamedCheck, { state, changed }: Outcome, nowMs: number): void {
-    if (!changed) return
+  #keep (entry: Entry | undefined, key: string, check: NamedCheck, { state, changed }: Outcome, nowMs: number): void {
+    if (changed) this.#keepState(entry, key, check, state, nowMs)
+  }
+
+  #keepState (entry: Entry | undefined, key: string, { name, limit }: NamedCheck, state: LimitState, nowMs: number): void {
     const { retryAfterMs, remaining } = explain(state, nowMs, limit)
     const kept = {
+      limit,
       state,
       expiresAtMs: expiresAtMs(state, limit),
       heldUntilMs: nowMs + retryAfterMs,

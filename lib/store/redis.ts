@@ -2,11 +2,15 @@
  * The store that all instances share. Each decision is one Lua script on
  * Redis' own clock; see store/keys.ts for what lies there.
  */
+import { randomUUID } from 'node:crypto'
 import type { GuardedRedis } from '../redis/breaker.js'
+import type { Ticket } from '../redis/batch.js'
 import { isCluster, type RedisClient, Script, type ScriptCall } from '../redis/script.js'
 import { StoreUnavailableError } from '../errors.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
+import { carryOf } from '../rules/carry.js'
 import { algorithms } from '../rules/rate-limit.js'
+import type { BlockOperation, CountedHere, EventBatch } from './journal.js'
 import type { Keys } from './keys.js'
 import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
@@ -15,12 +19,25 @@ const countRefusals = new Script('count-refusals')
 const block = new Script('block')
 const unblock = new Script('unblock')
 const blockChanges = new Script('block-changes')
+const carry = new Script('carry')
+const fence = new Script('fence')
+const heartbeat = new Script('heartbeat')
 const logEvents = new Script('log-events')
 const clearEvents = new Script('clear-events')
 
 export interface RedisStoreOptions {
   readonly keys: Keys
   readonly maxEvents: number
+  /** tells this instance from all others; a text without braces */
+  readonly instance: string
+}
+
+/** What `heartbeat` tells. */
+export interface Heartbeat {
+  /** another one than before: Redis has lost its data */
+  readonly epoch: string
+  /** that are alive, this one among them */
+  readonly instances: number
 }
 
 /** One change of the block list, as the stream of changes tells it. */
@@ -38,6 +55,8 @@ export interface BlockChanges {
   readonly changes: readonly BlockChange[]
   /** the changes do not follow on the cursor: some are gone, or the whole list is another one */
   readonly missed: boolean
+  /** empty: there is none yet */
+  readonly epoch: string
 }
 
 export interface BlockCursor {
@@ -53,15 +72,85 @@ export class RedisStore implements Store {
   readonly #redis: GuardedRedis
   readonly #keys: Keys
   readonly #maxEvents: number
+  readonly #instance: string
+  readonly #batchKey: string
+  #lastBatch = 0
+  #lastEvents = 0
 
-  constructor (redis: GuardedRedis, { keys, maxEvents }: RedisStoreOptions) {
+  constructor (redis: GuardedRedis, { keys, maxEvents, instance }: RedisStoreOptions) {
     this.#redis = redis
     this.#keys = keys
     this.#maxEvents = maxEvents
+    this.#instance = instance
+    this.#batchKey = keys.batch(instance)
   }
 
-  async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
-    return await this.#redis.run(async client => isCluster(client) ? await this.#takeByClient(client, hits) : await this.#takeBatch(client, hits))
+  /** @param ticket  to number the batch, so that `fence` tells whether it ran; in a Cluster there are no numbers */
+  async take (hits: readonly Hit[], ticket?: Ticket): Promise<readonly Taken[]> {
+    return await this.#redis.run(async client => isCluster(client) ? await this.#takeByClient(client, hits) : await this.#takeBatch(client, hits, ticket))
+  }
+
+  /**
+   * Sees to it that batches which were sent and have not run yet never will.
+   *
+   * @returns number of the last batch that ran; -1: Redis does not know; `noNumbers` in a Cluster
+   */
+  async fence (): Promise<number> {
+    return await this.#redis.run(async client => {
+      if (isCluster(client)) return noNumbers
+      // No instance sends so many between two fences.
+      const next = this.#lastBatch + 2 ** 32
+      const last = Number(await fence.run(client, [this.#batchKey], [next, keptMs]))
+      this.#lastBatch = next
+      return last
+    })
+  }
+
+  /** Says that this instance is alive. */
+  async heartbeat (): Promise<Heartbeat> {
+    const keys = [this.#keys.instances, this.#keys.epoch]
+    const reply = await this.#redis.run(async client => {
+      const [told] = await Promise.all([heartbeat.run(client, keys, [this.#instance, aliveMs, randomUUID()]), client.pexpire(this.#batchKey, keptMs)])
+      return told
+    })
+    const [epoch, instances] = reply as [string, number]
+    return { epoch, instances: Number(instances) }
+  }
+
+  /**
+   * Adds what was counted elsewhere; once for each id, however often it is sent.
+   *
+   * @param nowMs  of the clock that the counters are on
+   */
+  async carry (id: string, counters: readonly CountedHere[], nowMs: number): Promise<void> {
+    const rows = counters.flatMap(({ key, limit, known, counted }) => {
+      const carried = carryOf(known, counted, nowMs, limit)
+      if (carried === undefined) return []
+      const { algorithm, max, windowMs, burst } = limit
+      const { known: before, used, previous, atMs } = carried
+      return [{ key, args: [algorithms.indexOf(algorithm) + 1, max, windowMs, burst, before.used, before.previous, used, previous, atMs - nowMs] }]
+    })
+    if (rows.length === 0) return
+    await this.#redis.run(async client => {
+      const callOf = (some: typeof rows) => ({ keys: [this.#keys.carried(some[0]!.key, `${this.#instance}:${id}`), ...some.map(({ key }) => key)], args: [keptMs, ...some.flatMap(({ args }) => args)] })
+      // In a Cluster they lie in different slots.
+      if (isCluster(client)) await carry.runAll(client, rows.map(row => callOf([row])))
+      else await carry.runAll(client, [callOf(rows)])
+    })
+  }
+
+  /** Blocks and lifts what was blocked and lifted elsewhere, save where something later has happened here. */
+  async changeBlocks (operations: readonly BlockOperation[], nowMs: number): Promise<void> {
+    await this.#redis.run(async client => await Promise.all(operations.map(async operation => {
+      const agoMs = Math.max(1, nowMs - operation.atMs)
+      if ('block' in operation) await this.#block(client, operation.block, agoMs)
+      else await this.#unblock(client, operation.unblock, agoMs)
+    })))
+  }
+
+  /** How many blocks there are; some may have run out. */
+  async blockCount (): Promise<number> {
+    return await this.#redis.run(async client => await client.hlen(this.#keys.blocks))
   }
 
   /** Adds refusals to the counters that they belong to; those of windows that are over are left out. */
@@ -99,12 +188,18 @@ export class RedisStore implements Store {
   }
 
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
+    await this.writeEvents({ number: this.#lastEvents + 1, events })
+  }
+
+  /** Records events; once for each number, and only with rising ones, however often they are sent. */
+  async writeEvents ({ number, events }: EventBatch): Promise<void> {
     if (events.length === 0) return
-    const args = [this.#maxEvents, ...events.flatMap(event => {
+    this.#lastEvents = Math.max(this.#lastEvents, number)
+    const args = [this.#maxEvents, number, keptMs, ...events.flatMap(event => {
       const suspect = event.type === 'limited' ? event.ip ?? '' : ''
       return [suspect, event.count, event.atMs, JSON.stringify(event)]
     })]
-    await this.#redis.run(async client => await logEvents.run(client, [this.#keys.events, this.#keys.suspects], args))
+    await this.#redis.run(async client => await logEvents.run(client, [this.#keys.events, this.#keys.suspects, this.#keys.writer(this.#instance)], args))
   }
 
   async events (limit: number): Promise<readonly RateLimitEvent[]> {
@@ -134,14 +229,14 @@ export class RedisStore implements Store {
     return Array.from({ length: flat.length / 2 }, (_, i) => ({ ip: String(flat[2 * i]), count: Number(flat[2 * i + 1]) }))
   }
 
-  async block ({ ip, durationMs, reason, origin }: BlockRequest): Promise<Block> {
-    const args = [ip, durationMs === Infinity ? '' : durationMs, reason, origin, maxChanges]
-    const blockedAtMs = Number(await this.#redis.run(async client => await block.run(client, this.#blockKeys(), args)))
+  async block (request: BlockRequest): Promise<Block> {
+    const { ip, durationMs, reason, origin } = request
+    const blockedAtMs = await this.#redis.run(async client => await this.#block(client, request, 0))
     return { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
   }
 
   async unblock (ip: string): Promise<boolean> {
-    return Number(await this.#redis.run(async client => await unblock.run(client, this.#blockKeys(), [ip, maxChanges]))) === 1
+    return await this.#redis.run(async client => await this.#unblock(client, ip, 0))
   }
 
   async isBlocked (address: string): Promise<boolean> {
@@ -184,21 +279,22 @@ export class RedisStore implements Store {
    */
   async blockChanges (cursor = atEnd): Promise<BlockChanges> {
     const { id, sequence } = cursor
-    const keys = [this.#keys.blockChanges, this.#keys.blockSequence]
+    const keys = [this.#keys.blockChanges, this.#keys.blockSequence, this.#keys.epoch]
     const reply = await this.#redis.run(async client => await blockChanges.run(client, keys, [id, pageLength]))
-    const [clock, last, lastId, entries] = reply as [number, number, string, [id: string, fields: string[]][]]
+    const [clock, last, lastId, entries, epoch] = reply as [number, number, string, [id: string, fields: string[]][], string]
     // A user's client may be set to answer numbers as texts.
     const [nowMs, lastSequence] = [Number(clock), Number(last)]
     const numbers = entries.map(([, fields]) => Number(fields[1]))
     const follows = numbers.every((number, i) => number === sequence + 1 + i)
     const complete = entries.length === pageLength || sequence + entries.length === lastSequence
-    if (!follows || !complete) return { nowMs, cursor: { id: lastId, sequence: lastSequence }, changes: [], missed: true }
+    if (!follows || !complete) return { nowMs, cursor: { id: lastId, sequence: lastSequence }, changes: [], missed: true, epoch }
     const changes = entries.flatMap(([, [, , , ip, , json]]) => readChange(ip!, json!))
     return {
       nowMs,
       cursor: { id: entries.at(-1)?.[0] ?? id, sequence: sequence + entries.length },
       changes,
-      missed: false
+      missed: false,
+      epoch
     }
   }
 
@@ -216,9 +312,14 @@ export class RedisStore implements Store {
     return hits.map(({ key }) => taken.get(key)!.next().value!)
   }
 
-  async #takeBatch (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
+  async #takeBatch (client: RedisClient, hits: readonly Hit[], ticket: Ticket | undefined): Promise<readonly Taken[]> {
     const { keys, args } = this.#takeCall(hits)
-    return readTaken(await take.run(client, keys, args), hits)
+    if (ticket === undefined) return readTaken(await take.run(client, keys, args), hits)
+    const numbered = () => {
+      ticket.number = ++this.#lastBatch
+      return [ticket.number, ...args.slice(1)]
+    }
+    return readTaken(await take.run(client, [...keys, this.#batchKey], numbered), hits)
   }
 
   #takeCall (hits: readonly Hit[]): ScriptCall {
@@ -237,11 +338,20 @@ export class RedisStore implements Store {
       if (runs.at(-2) === shape) runs[runs.length - 1]!++
       else runs.push(shape, 1)
     }
-    return { keys, args: [shapes.size, ...described, ...runs] }
+    return { keys, args: [0, shapes.size, ...described, ...runs] }
+  }
+
+  async #block (client: RedisClient, { ip, durationMs, reason, origin }: BlockRequest, agoMs: number): Promise<number> {
+    const args = [ip, durationMs === Infinity ? '' : durationMs, reason, origin, maxChanges, agoMs]
+    return Number(await block.run(client, this.#blockKeys(), args))
+  }
+
+  async #unblock (client: RedisClient, ip: string, agoMs: number): Promise<boolean> {
+    return Number(await unblock.run(client, this.#blockKeys(), [ip, maxChanges, agoMs])) === 1
   }
 
   #blockKeys (): readonly string[] {
-    return [this.#keys.blocks, this.#keys.blockExpiry, this.#keys.blockChanges, this.#keys.blockSequence]
+    return [this.#keys.blocks, this.#keys.blockExpiry, this.#keys.blockChanges, this.#keys.blockSequence, this.#keys.blocksLifted]
   }
 }
 
@@ -275,6 +385,15 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
 function unreadable (): StoreUnavailableError {
   return new StoreUnavailableError('reply', 'Redis answered a script with something else than the numbers it returns')
 }
+
+/** In a Cluster batches have no numbers: whether one ran cannot be told. */
+export const noNumbers = 0
+
+/** ms that Redis keeps what it knows of an instance that is gone; an outage may be as long. */
+const keptMs = 86_400_000
+
+/** ms since the last heartbeat; one a second is sent. */
+const aliveMs = 5000
 
 /** Entries read at a time. */
 const pageLength = 500

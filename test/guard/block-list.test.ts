@@ -19,6 +19,9 @@ t.teardown(async () => {
 
 const syncInterval = 50
 
+/** For a follower by itself: Redis never loses its data. */
+const known = { knowsEpoch: () => true, onLost: () => {} }
+
 async function instance (t: Test, port = server.port): Promise<FastifyInstance> {
   const app = await guardedApp(t, { redis: { port }, syncInterval })
   app.get('/', async () => 'ok')
@@ -78,14 +81,19 @@ t.test('an instance that was away loads what it cannot follow any more', async t
   t.same([await statusFor(away, '192.0.2.1'), await statusFor(away, '192.0.2.2')], [200, 403])
 })
 
-t.test('changes of another list under the same name are not taken for the next ones of this', async t => {
+t.test('a Redis that has lost its list is told it again, and changes of the new one are not taken for the next ones of the old', async t => {
   const one = await instance(t)
   await one.redisGuard.blockIP('192.0.2.1', 60)
   await observer.flushall()
   const other = await instance(t)
   await other.redisGuard.blockIP('192.0.2.2', 60)
   await until(async () => await statusFor(one, '192.0.2.2') === 403)
-  t.equal(await statusFor(one, '192.0.2.1'), 200)
+  await until(async () => await statusFor(other, '192.0.2.1') === 403)
+  t.equal(await statusFor(one, '192.0.2.1'), 403)
+  t.same((await other.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.1', '192.0.2.2'])
+  // It was told nothing that has been lifted since.
+  await other.redisGuard.unblockIP('192.0.2.1')
+  await until(async () => await statusFor(one, '192.0.2.1') === 200)
 })
 
 t.test('an entry that is no block hides none of the others', async t => {
@@ -120,6 +128,21 @@ t.test('a client that answers numbers as texts, of ours or the user\'s, makes no
   }
 })
 
+t.test('a list that a Redis has lost is not taken over', async t => {
+  let lost = 0
+  const redis = {
+    blockChanges: async () => ({ nowMs: Date.now(), cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true, epoch: 'another' }),
+    async * blockPages () { yield [] }
+  }
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: () => Date.now() })
+  memory.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
+  const follower = new BlockListFollower({
+    memory, redis: redis as unknown as RedisStore, usable: () => true, knowsEpoch: epoch => epoch === 'known', onLost: () => { lost++ }, intervalMs: 10, now: () => Date.now(), onError: error => { throw error }
+  })
+  await follower.sync()
+  t.same([lost, memory.isBlocked('192.0.2.1')], [1, true])
+})
+
 t.test('a list that changes faster than it loads is looked at again later, not at once', async t => {
   let loads = 0
   const redis = {
@@ -127,7 +150,7 @@ t.test('a list that changes faster than it loads is looked at again later, not a
     async * blockPages () { loads++ }
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: () => Date.now() })
-  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisStore, usable: () => true, intervalMs: 10, now: () => Date.now(), onError: error => { throw error } })
+  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisStore, usable: () => true, ...known, intervalMs: 10, now: () => Date.now(), onError: error => { throw error } })
   await follower.sync()
   t.equal(loads, 1)
 })
@@ -151,7 +174,7 @@ t.test("times are taken for this process's clock, however far that of Redis is o
     }
   }
   let asked = 0
-  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisStore, usable: () => asked++ < 2, intervalMs: 10, now: () => clock.ms, onError: error => { throw error } })
+  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisStore, usable: () => asked++ < 2, ...known, intervalMs: 10, now: () => clock.ms, onError: error => { throw error } })
   await follower.sync()
   const blocked = () => ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4'].map(ip => memory.isBlocked(ip))
   t.same(blocked(), [true, true, true, false])

@@ -12,7 +12,7 @@ function setUp (): Guard {
   const keys = new Keys('guard:')
   const denyCache = new DenyCache({ keys, capacity: 10, now: () => 0, write: async () => {} })
   const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 10, now: Date.now })
-  return new Guard({ store: new FailoverStore(memory, undefined), memory, denyCache, ipv6Subnet: 56, allowList: parseAddressList(['192.0.2.0/24']).list, listeners: [] })
+  return new Guard({ store: new FailoverStore({ memory, redis: undefined, keys: new Keys('guard:'), now: Date.now }), memory, denyCache, ipv6Subnet: 56, allowList: parseAddressList(['192.0.2.0/24']).list, listeners: [] })
 }
 
 t.test('knows a client by its address, whatever form that comes in', async t => {

@@ -3,6 +3,7 @@ import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { FailoverStore } from '../../lib/store/failover.js'
+import { Journal } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { RedisStore } from '../../lib/store/redis.js'
@@ -37,7 +38,7 @@ async function redisStore (t: Test, options: { maxEvents?: number }): Promise<St
   await guarded.connect(2000)
   return {
     guarded,
-    store: new RedisStore(guarded, { keys, ...defaults, ...options }),
+    store: new RedisStore(guarded, { keys, instance: 'test', ...defaults, ...options }),
     wait: async ms => { await sleep(ms) },
     now: async () => {
       const [seconds, microseconds] = (await observer.time()).map(Number) as [number, number]
@@ -52,12 +53,16 @@ t.test('redis', async t => storeContract(t, async (t, options = {}) => await red
 
 t.test('both, with Redis', async t => storeContract(t, async (t, options = {}) => {
   const redis = await redisStore(t, options)
-  return { ...redis, store: new FailoverStore(memoryStore(options).store, redis) }
+  const journal = new Journal({ capacity: 1000, maxEvents: 1000, onDrop: () => {} })
+  const store = new FailoverStore({ memory: memoryStore(options).store, redis: { ...redis, journal }, keys, now: Date.now })
+  t.teardown(() => store.close())
+  await store.settle()
+  return { ...redis, store }
 }))
 
 t.test('both, with no Redis configured', async t => storeContract(t, async (t, options = {}) => {
   const memory = memoryStore(options)
-  return { ...memory, store: new FailoverStore(memory.store, undefined, 'none') }
+  return { ...memory, store: new FailoverStore({ memory: memory.store, redis: undefined, unconfigured: 'none', keys, now: Date.now }) }
 }))
 
 t.test('a key that lost its expiry gets one, and lets its client in again', async t => {

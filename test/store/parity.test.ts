@@ -49,7 +49,7 @@ for (const algorithm of algorithms) {
     await guarded.client.flushall()
     const random = randomFrom(seed)
     const keys = new Keys('guard:')
-    const redis = new RedisStore(guarded, { keys, maxEvents: 1 })
+    const redis = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'test' })
     let clockMs = 0
     const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 1, now: () => clockMs })
     const others = algorithms.filter(other => other !== algorithm)

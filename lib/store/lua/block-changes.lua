@@ -1,10 +1,10 @@
 -- What has changed in the block list since a change that the caller knows.
 -- Writes nothing, so that it answers on a full Redis, too.
 --
--- KEYS     changes, sequence (see store/keys.ts)
+-- KEYS     changes, sequence, epoch (see store/keys.ts)
 -- ARGV     id of the last known change, most changes to return
--- returns  nowMs, number of the last change, id of the last change, and the
---          changes: { id, { field, value ... } }, oldest first
+-- returns  nowMs, number of the last change, id of the last change, the
+--          changes: { id, { field, value ... } }, oldest first, and the epoch
 -- cost     O(changes returned)
 
 local time = redis.call('TIME')
@@ -12,4 +12,4 @@ local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local sequence = tonumber(redis.call('GET', KEYS[2]) or nil) or 0
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])
-return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {} }
+return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, redis.call('GET', KEYS[3]) or '' }

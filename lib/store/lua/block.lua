@@ -1,13 +1,22 @@
 -- Blocks an address or range, and tells the other instances; atomic.
 --
--- KEYS     blocks, expiry, changes, sequence (see store/keys.ts)
--- ARGV     ip, durationMs ('' for good), reason, origin, most changes to keep
+-- KEYS     blocks, expiry, changes, sequence, lifted (see store/keys.ts)
+-- ARGV     ip, durationMs ('' for good), reason, origin, most changes to keep,
+--          how many ms ago that was: what happened here since then stands
 -- returns  blockedAtMs
 -- cost     O(log n), and up to 100 expired blocks removed
 
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local ip, durationMs = ARGV[1], tonumber(ARGV[2])
+local blockedAtMs = nowMs - ARGV[6]
+
+if blockedAtMs < nowMs then
+  local liftedAtMs = tonumber(redis.call('ZSCORE', KEYS[5], ip) or nil)
+  local there = tonumber(string.match(redis.call('HGET', KEYS[1], ip) or '', '"blockedAtMs":(%d+)'))
+  local isOver = durationMs ~= nil and blockedAtMs + durationMs <= nowMs
+  if isOver or (liftedAtMs or 0) > blockedAtMs or (there or 0) >= blockedAtMs then return blockedAtMs end
+end
 
 for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LIMIT', 0, 100)) do
   redis.call('HDEL', KEYS[1], expired)
@@ -15,12 +24,12 @@ for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LI
 end
 
 -- cjson would write long numbers with an exponent, and lose digits.
-local json = '{"blockedAtMs":' .. string.format('%.0f', nowMs)
+local json = '{"blockedAtMs":' .. string.format('%.0f', blockedAtMs)
 if durationMs == nil then
   redis.call('ZREM', KEYS[2], ip)
 else
-  redis.call('ZADD', KEYS[2], nowMs + durationMs, ip)
-  json = json .. ',"expiresAtMs":' .. string.format('%.0f', nowMs + durationMs)
+  redis.call('ZADD', KEYS[2], blockedAtMs + durationMs, ip)
+  json = json .. ',"expiresAtMs":' .. string.format('%.0f', blockedAtMs + durationMs)
 end
 json = json .. ',"origin":' .. cjson.encode(ARGV[4]) .. ',"reason":' .. cjson.encode(ARGV[3]) .. '}'
 
@@ -32,4 +41,4 @@ if sequence == 1 then
   redis.call('SET', KEYS[4], sequence)
 end
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'sequence', sequence, 'ip', ip, 'block', json)
-return nowMs
+return blockedAtMs

@@ -2,8 +2,10 @@
 -- are kept; atomic. What it needs of an event stands in fields of its own: the
 -- text of an event holds what clients have sent.
 --
--- KEYS     events, suspects (see store/keys.ts)
--- ARGV     most events to keep, then for each event: ip ('' for none, or for
+-- KEYS     events, suspects, number of the writer's last batch (see
+--          store/keys.ts)
+-- ARGV     most events to keep, number of this batch: one that came already is
+--          not written again; ms to keep it; then for each event: ip ('' for none, or for
 --          one that makes no suspect), count, atMs, the event as JSON
 -- returns  nothing
 -- cost     O(log n) for each event, and for up to 1,000 old ones that go
@@ -13,7 +15,10 @@ local function count (ip, by)
   if tonumber(redis.call('ZINCRBY', KEYS[2], by, ip)) <= 0 then redis.call('ZREM', KEYS[2], ip) end
 end
 
-for i = 2, #ARGV, 4 do
+if tonumber(ARGV[2]) <= (tonumber(redis.call('GET', KEYS[3]) or nil) or 0) then return end
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+
+for i = 4, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'ip', ARGV[i], 'count', ARGV[i + 1], 'atMs', ARGV[i + 2], 'event', ARGV[i + 3])
   count(ARGV[i], ARGV[i + 1])
 end

@@ -3,14 +3,17 @@
 -- test/store/parity.test.ts compares the two.
 --
 -- KEYS     for each hit, the counter of each of its checks; a counter may come
---          again, and is then as the hits before have left it
--- ARGV     number of shapes, the shapes, and runs of hits of one shape in the
+--          again, and is then as the hits before have left it. Behind them, with
+--          a number, where the last one of the instance is kept
+-- ARGV     number of the batch, 0 for none; number of shapes, the shapes, and runs of hits of one shape in the
 --          order of KEYS. A shape: number of checks, then for each: algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
 --          cost. A run: number of the shape, number of hits. Whole numbers all.
 -- returns  nowMs, then for each check of each hit the state after the decision:
 --          used, or -1 - used where the check refuses; ms from nowMs to atMs;
 --          and with a sliding-window previous. Whole numbers all.
+-- error    GUARDLOST: nothing was counted, since a later batch has run already,
+--          or Redis has lost its data
 -- cost     two commands for each hit of cost 1 at a fixed-window, else for each
 --          counter one if it is only read, up to four if it changes; O(1) each
 --
@@ -20,6 +23,14 @@
 -- Locals are read faster than globals.
 local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
 local FIXED_WINDOW, SLIDING_WINDOW, GCRA = 1, 2, 3
+
+local number = tonumber(ARGV[1])
+if number > 0 then
+  local key = KEYS[#KEYS]
+  local last = tonumber(call('GET', key) or nil)
+  if last == nil or number <= last then return redis.error_reply('GUARDLOST batch ' .. ARGV[1] .. ' is not the next one') end
+  call('SET', key, ARGV[1], 'KEEPTTL')
+end
 
 local time = call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -205,9 +216,9 @@ local function general ()
   return decide, saveAll
 end
 
-local at = 2
+local at = 3
 local shapes = {}
-for number = 1, tonumber(ARGV[1]) do
+for number = 1, tonumber(ARGV[2]) do
   local shape = {}
   for i = 1, tonumber(ARGV[at]) do
     local first = at + 1 + 5 * (i - 1)

@@ -1,12 +1,23 @@
 -- Lifts the block of an address or range, and tells the other instances; atomic.
 --
--- KEYS     blocks, expiry, changes, sequence (see store/keys.ts)
--- ARGV     ip, most changes to keep
+-- KEYS     blocks, expiry, changes, sequence, lifted (see store/keys.ts)
+-- ARGV     ip, most changes to keep, how many ms ago that was: a later block
+--          stands
 -- returns  1 when a block was in force, else 0
 -- cost     O(log n)
 
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+local liftedAtMs = nowMs - ARGV[3]
+if liftedAtMs < nowMs then
+  local there = tonumber(string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '"blockedAtMs":(%d+)'))
+  if (there or 0) > liftedAtMs then return 0 end
+end
+
+-- For blocks that come late, from an instance that could not reach Redis.
+redis.call('ZADD', KEYS[5], liftedAtMs, ARGV[1])
+redis.call('ZREMRANGEBYRANK', KEYS[5], 0, -ARGV[2] - 1)
+
 local expiresAtMs = redis.call('ZSCORE', KEYS[2], ARGV[1])
 local existed = redis.call('HDEL', KEYS[1], ARGV[1])
 if existed == 0 then return 0 end

@@ -1,0 +1,42 @@
+/**
+ * What was counted without Redis, in the form in which Redis can add it to
+ * what it knows itself: pure arithmetic on the states of rules/rate-limit.ts.
+ * store/lua/carry.lua does the adding.
+ */
+import { current, type Limit, type LimitState } from './rate-limit.js'
+
+/** Of one counter. Times are on the clock of who counted. */
+export interface Carry {
+  /**
+   * what Redis had told before, as far as it still counts: where Redis has
+   * lost it meanwhile, it is told again
+   */
+  readonly known: LimitState
+  /** what came on top of it */
+  readonly used: number
+  readonly previous: number
+  /** as LimitState has it: end of the window of a fixed-window, start of that of a sliding-window */
+  readonly atMs: number
+}
+
+/**
+ * @param known    as Redis told it last; undefined: never
+ * @param counted  what became of it since, counted by the same rules
+ * @returns undefined: nothing that would still count
+ */
+export function carryOf (known: LimitState | undefined, counted: LimitState, nowMs: number, limit: Limit): Carry | undefined {
+  const now = current(counted, nowMs, limit)
+  const before = current(known, nowMs, limit)
+  // With another window, what was known is over.
+  const sameWindow = limit.algorithm === 'gcra' || before.atMs === now.atMs
+  const { used, previous } = sameWindow ? before : nothing
+  const carry = {
+    known: { used, previous, atMs: now.atMs },
+    used: now.used - used,
+    previous: now.previous - previous,
+    atMs: now.atMs
+  }
+  return now.used + now.previous === 0 ? undefined : carry
+}
+
+const nothing = { used: 0, previous: 0 }

@@ -1,0 +1,212 @@
+/**
+ * What was accepted without Redis, until Redis has been told: counters, blocks
+ * and events. Bounded: what finds no room pushes out the oldest, which is
+ * counted and lost.
+ *
+ * The numbers of batches tell whether hits ran that Redis never answered
+ * (store/lua/take.lua): it runs them in order, so those up to the last number
+ * that it knows did.
+ */
+import { count, type Limit, type LimitState } from '../rules/rate-limit.js'
+import type { BlockRequest, RateLimitEvent } from './store.js'
+
+/** One counter: as Redis told it, and what became of it here. */
+export interface CountedHere {
+  /** in Redis */
+  readonly key: string
+  readonly limit: Limit
+  /** undefined: Redis has told nothing of it, or it was forgotten */
+  readonly known: LimitState | undefined
+  readonly counted: LimitState
+}
+
+/** A change of the block list, and when it was, ms since 1970. */
+export type BlockOperation = { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
+
+/** Events with the number under which they are written, once. */
+export interface EventBatch {
+  readonly number: number
+  readonly events: readonly RateLimitEvent[]
+}
+
+/** A piece to tell Redis in one call. */
+export type Piece =
+  | { readonly kind: 'counters', readonly id: number, readonly counters: readonly CountedHere[] }
+  | { readonly kind: 'blocks', readonly operations: readonly BlockOperation[] }
+  | { readonly kind: 'events', readonly batch: EventBatch }
+
+export const carriedKinds = ['counters', 'blocks', 'events'] as const
+export type Carried = typeof carriedKinds[number]
+
+export interface JournalOptions {
+  /** the most counters, and the most changes of blocks, that are kept */
+  readonly capacity: number
+  readonly maxEvents: number
+  /** told what had to go */
+  readonly onDrop: (kind: Carried, count: number) => void
+}
+
+/** A hit that was decided here. */
+export interface HitHere {
+  readonly key: string
+  readonly limit: Limit
+  readonly cost: number
+  readonly nowMs: number
+  readonly accepted: boolean
+}
+
+export class Journal {
+  readonly #options: JournalOptions
+  readonly #counters = new Map<string, Counter>()
+  #unsure: { readonly batch: number, readonly hit: HitHere }[] = []
+  readonly #blocks = new Map<string, BlockOperation>()
+  #events: EventBatch[] = []
+  #eventCount = 0
+  #pieces: Piece[] = []
+  /** counters in pieces */
+  readonly #leaving = new Set<string>()
+  #lastId = 0
+  #lastEventBatch = 0
+
+  constructor (options: JournalOptions) {
+    this.#options = options
+  }
+
+  /** Counters, changes of blocks and events that wait. */
+  get size (): number {
+    const inPieces = this.#pieces.reduce((sum, piece) => sum + sizeOf(piece), 0)
+    return this.#counters.size + this.#blocks.size + this.#eventCount + inPieces
+  }
+
+  get isEmpty (): boolean {
+    return this.size === 0 && this.#unsure.length === 0
+  }
+
+  /** Whether a counter waits here. */
+  has (key: string): boolean {
+    return this.#counters.has(key) || this.#leaving.has(key)
+  }
+
+  /**
+   * @param known  the counter before any hit of this outage, as Redis told it
+   * @param batch  number of the batch in which it was sent, and may have run; undefined: it was not sent
+   */
+  addHit (hit: HitHere, known: LimitState | undefined, batch: number | undefined): void {
+    const counter = this.#counterOf(hit, known)
+    if (batch === undefined) apply(counter, hit)
+    else this.#unsure.push({ batch, hit })
+  }
+
+  /** Adds refusals of a fixed-window, if that window is still the one that is counted. */
+  addRefusals (key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined): void {
+    if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > windowTolerance) return
+    const counter = this.#counterOf({ key, limit }, known)
+    counter.counted = { ...counter.counted ?? known, used: (counter.counted ?? known).used + refusals }
+  }
+
+  addBlock (operation: BlockOperation): void {
+    const ip = 'block' in operation ? operation.block.ip : operation.unblock
+    // In the order of the last change of each.
+    this.#blocks.delete(ip)
+    this.#blocks.set(ip, operation)
+    if (this.#blocks.size > this.#options.capacity) this.#dropOldest(this.#blocks, 'blocks')
+  }
+
+  /** @param batch  of the first attempt, which may have written them; undefined: there was none */
+  addEvents (events: readonly RateLimitEvent[], batch?: number): void {
+    this.#events.push({ number: batch ?? this.nextEventBatch(), events })
+    this.#eventCount += events.length
+    while (this.#eventCount > this.#options.maxEvents) {
+      const { events: oldest } = this.#events.shift()!
+      this.#eventCount -= oldest.length
+      this.#options.onDrop('events', oldest.length)
+    }
+  }
+
+  nextEventBatch (): number {
+    return ++this.#lastEventBatch
+  }
+
+  /**
+   * Settles which of the hits that Redis never answered it has run.
+   *
+   * @param last  number of the last batch that ran; -1: Redis does not know, so none that would still count
+   */
+  settle (last: number): void {
+    for (const { batch, hit } of this.#unsure) {
+      if (batch > last) apply(this.#counterOf(hit, undefined), hit)
+    }
+    this.#unsure = []
+  }
+
+  /** All that Redis is to be told, in order; what comes from now on waits for the next time. Each piece comes again until it is `done`. */
+  pieces (): readonly Piece[] {
+    this.#cut()
+    return [...this.#pieces]
+  }
+
+  done (piece: Piece): void {
+    this.#pieces = this.#pieces.filter(other => other !== piece)
+    if (piece.kind === 'counters') for (const { key } of piece.counters) this.#leaving.delete(key)
+  }
+
+  #cut (): void {
+    const operations = [...this.#blocks.values()]
+    for (let i = 0; i < operations.length; i += inPiece) this.#pieces.push({ kind: 'blocks', operations: operations.slice(i, i + inPiece) })
+    this.#blocks.clear()
+    const counters = [...this.#counters.values()].filter((counter): counter is Counter & CountedHere => counter.counted !== undefined)
+    for (let i = 0; i < counters.length; i += inPiece) this.#pieces.push({ kind: 'counters', id: ++this.#lastId, counters: counters.slice(i, i + inPiece) })
+    for (const { key } of counters) this.#leaving.add(key)
+    this.#counters.clear()
+    for (const batch of this.#events) this.#pieces.push({ kind: 'events', batch })
+    this.#events = []
+    this.#eventCount = 0
+  }
+
+  #counterOf ({ key, limit }: Pick<HitHere, 'key' | 'limit'>, known: LimitState | undefined): Counter {
+    let counter = this.#counters.get(key)
+    if (counter === undefined) {
+      this.#counters.set(key, counter = { key, limit, known, counted: undefined })
+      if (this.#counters.size > this.#options.capacity) this.#dropOldest(this.#counters, 'counters')
+    }
+    return counter
+  }
+
+  /** Several at a time: finding the oldest key of a Map costs more, the more were deleted before it. */
+  #dropOldest (map: Map<string, unknown>, kind: Carried): void {
+    const count = Math.ceil(this.#options.capacity / 64)
+    let left = count
+    for (const key of map.keys()) {
+      if (left-- === 0) break
+      map.delete(key)
+    }
+    this.#options.onDrop(kind, count)
+  }
+}
+
+interface Counter {
+  readonly key: string
+  readonly limit: Limit
+  readonly known: LimitState | undefined
+  /** undefined: nothing came on top of what was known */
+  counted: LimitState | undefined
+}
+
+function apply (counter: Counter, { nowMs, limit, cost, accepted }: HitHere): void {
+  counter.counted = count(counter.counted ?? counter.known, nowMs, limit, cost, accepted)
+}
+
+/** Counters, changes or events in a piece. */
+export function sizeOf (piece: Piece): number {
+  switch (piece.kind) {
+    case 'counters': return piece.counters.length
+    case 'blocks': return piece.operations.length
+    case 'events': return piece.batch.events.length
+  }
+}
+
+/** So that Redis is held for about a millisecond. */
+const inPiece = 100
+
+/** ms by which one moment may differ on two clocks that were compared over a network */
+const windowTolerance = 1000

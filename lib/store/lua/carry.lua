@@ -1,0 +1,81 @@
+-- Adds what was counted without Redis to the counters here; atomic, and once
+-- for each marker however often it is sent. See rules/carry.ts.
+--
+-- KEYS     marker, then the counters
+-- ARGV     ms to keep the marker, then for each counter: algorithm
+--          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
+--          used and previous as they were known, used and previous to add, ms
+--          from now to atMs. Whole numbers all.
+-- returns  1; 0 where the marker was there already
+-- cost     up to four commands for each counter; O(1) each
+
+if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
+
+local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- What is no counter of ours goes, as in take.lua.
+local function read (key, command, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or reply.err == nil then return reply end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...) end
+  redis.call('DEL', key)
+  return false
+end
+
+local function whole (text)
+  local number = tonumber(text or nil)
+  if number == nil or number ~= math.floor(number) or math.abs(number) > 9007199254740991 then return nil end
+  return number
+end
+
+local function save (key, used, previous, atMs, expiresAtMs)
+  redis.call('HSET', key, 'used', used, 'previous', previous, 'atMs', atMs)
+  redis.call('PEXPIREAT', key, expiresAtMs)
+end
+
+for i = 2, #KEYS do
+  local key = KEYS[i]
+  local first = 2 + 9 * (i - 2)
+  local numbers = {}
+  for n = 1, 9 do numbers[n] = tonumber(ARGV[first + n - 1]) end
+  local algorithm, max, windowMs, burst, known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers)
+  local atMs = nowMs + offsetMs
+  if algorithm == FIXED_WINDOW then
+    -- A window that is over counts no more. One that is still running here keeps its own end.
+    if offsetMs > 0 then
+      local used = whole(read(key, 'GET'))
+      local leftMs = used and redis.call('PTTL', key) or -2
+      redis.call('SET', key, math.max(used or 0, known) + add)
+      redis.call('PEXPIREAT', key, leftMs > 0 and nowMs + math.min(leftMs, windowMs) or atMs)
+    end
+  else
+    local fields = read(key, 'HMGET', 'used', 'previous', 'atMs') or {}
+    local used, previous, startMs = whole(fields[1]) or 0, whole(fields[2]) or 0, math.min(whole(fields[3]) or nowMs, nowMs)
+    if algorithm == SLIDING_WINDOW then
+      if nowMs - startMs >= windowMs then
+        local hasFading = nowMs - startMs < 2 * windowMs and used > 0
+        used, previous, startMs = 0, hasFading and used or 0, hasFading and startMs + windowMs or nowMs
+      end
+      if used + previous == 0 then startMs = atMs end
+      -- The two windows may not begin at the same moment; which is which, the nearer beginning says.
+      local apart = math.floor((atMs - startMs) / windowMs + 0.5)
+      if apart > 0 then used, previous, startMs = 0, used, atMs end
+      if apart < 0 then
+        previous = math.max(previous, known) + add
+      else
+        used = math.max(used, known) + add
+        previous = math.max(previous, knownPrevious) + addPrevious
+      end
+      if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) end
+    else
+      local elapsedMs = nowMs - startMs
+      local drained = max > 0 and elapsedMs * max or (elapsedMs >= windowMs and used or 0)
+      used = math.min(burst * windowMs, math.max(0, used - drained, known) + add)
+      if used > 0 then save(key, used, 0, nowMs, nowMs + (max == 0 and windowMs or math.ceil(used / max))) end
+    end
+  end
+end
+
+return 1

@@ -1,0 +1,37 @@
+import type { Cluster, Redis } from 'ioredis'
+import t from 'tap'
+import { type RedisClient, Script } from '../../lib/redis/script.js'
+import { guardedApp } from '../support/app.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+
+const script = new Script('probe')
+const call = { keys: ['probe'], args: [] }
+
+/** A Cluster as ioredis shows it while it knows little of the real one. */
+function clusterOf (nodes: readonly Partial<Redis>[], slots: string[][] = []): RedisClient {
+  return { isCluster: true, options: {}, nodes: () => nodes, slots } as unknown as Cluster
+}
+
+t.test('a Cluster without nodes fails, and one whose slots are not known yet asks any node', async t => {
+  await t.rejects(script.runAll(clusterOf([]), [call]), { message: /no node is known/ })
+  const replies = [[null, 'done']] as [null, string][]
+  const node = { options: { host: 'h', port: 1 }, pipeline: () => ({ evalsha () {}, exec: async () => replies }) } as unknown as Redis
+  t.same(await script.runAll(clusterOf([node]), [call]), ['done'])
+  t.same(await script.runAll(clusterOf([node], Array(16384).fill(['other:1'])), [call]), ['done'])
+})
+
+t.test('a node that refuses for another reason than the place fails the call', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) } })
+  app.get('/', async () => 'ok')
+  await app.inject('/')
+  t.equal(app.redisGuard.status.store, 'redis')
+  for (const server of cluster.servers) {
+    const client = server.client()
+    await client.config('SET', 'maxmemory', '1')
+    client.disconnect()
+  }
+  t.equal((await app.inject('/')).statusCode, 200)
+  t.match(app.redisGuard.status, { store: 'memory', reason: /\(oom\)/ })
+})

@@ -1,0 +1,229 @@
+/** What was counted elsewhere is added to what Redis has: store/lua/carry.lua, on a real Redis. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { GuardedRedis } from '../../lib/redis/breaker.js'
+import { Connection } from '../../lib/redis/connection.js'
+import { algorithms, count, defineLimit, explain, type Limit, type LimitState } from '../../lib/rules/rate-limit.js'
+import type { CountedHere } from '../../lib/store/journal.js'
+import { Keys } from '../../lib/store/keys.js'
+import { RedisStore } from '../../lib/store/redis.js'
+import { RedisServer } from '../support/redis-server.js'
+
+const server = await RedisServer.start()
+const observer = server.client()
+const keys = new Keys('guard:')
+const times = { connectTimeout: 2000, commandTimeout: 5000, resetTimeout: 500 }
+const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: keys.probe })
+await guarded.connect(2000)
+const store = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'one' })
+t.teardown(async () => {
+  guarded.close()
+  observer.disconnect()
+  await server.stop()
+})
+
+let clients = 0
+let ids = 0
+
+/** A client of its own, with a limit of 100 in 10 s; its counters here and in Redis. */
+function clientOf (limit: Limit) {
+  const client = `client${++clients}`
+  const check = { name: 'limit', limit, cost: 1 }
+  return {
+    key: keys.limit(limit.algorithm, 'limit', client),
+    async hit (times: number): Promise<LimitState> {
+      const taken = await store.take(Array.from({ length: times }, () => ({ key: client, checks: [check] })))
+      return taken.at(-1)!.outcomes[0]!.state
+    },
+    async remaining (): Promise<number> {
+      const [taken] = await store.take([{ key: client, checks: [check] }])
+      return explain(taken!.outcomes[0]!.state, taken!.nowMs, limit).remaining + 1
+    }
+  }
+}
+
+function countedOn (known: LimitState | undefined, limit: Limit, hits: number): LimitState {
+  let state = known
+  for (let i = 0; i < hits; i++) state = count(state, Date.now(), limit, 1, true)
+  return state!
+}
+
+async function carry (counters: readonly CountedHere[], id = String(++ids)): Promise<void> {
+  await store.carry(id, counters, Date.now())
+}
+
+for (const algorithm of algorithms) {
+  const limit = defineLimit(algorithm, 100, 100_000)
+
+  t.test(`${algorithm}: what was counted elsewhere is added, once for each id`, async t => {
+    const { key, hit, remaining } = clientOf(limit)
+    const known = await hit(10)
+    const counted = countedOn(known, limit, 20)
+    await carry([{ key, limit, known, counted }], 'same')
+    await carry([{ key, limit, known, counted }], 'same')
+    t.equal(await remaining(), 70)
+    t.ok(await observer.pttl(key) > 0)
+  })
+
+  t.test(`${algorithm}: two instances add up, also where Redis has lost what both knew`, async t => {
+    for (const isLost of [false, true]) {
+      const { key, hit, remaining } = clientOf(limit)
+      const known = await hit(10)
+      if (isLost) await observer.del(key)
+      await carry([{ key, limit, known, counted: countedOn(known, limit, 20) }])
+      await carry([{ key, limit, known, counted: countedOn(known, limit, 30) }])
+      t.equal(await remaining(), 40)
+    }
+  })
+
+  t.test(`${algorithm}: a counter that nobody knew begins with what is carried`, async t => {
+    const { key, remaining } = clientOf(limit)
+    await carry([{ key, limit, known: undefined, counted: countedOn(undefined, limit, 60) }])
+    t.equal(await remaining(), 40)
+    const ttl = await observer.pttl(key)
+    t.ok(ttl > 0 && ttl <= 200_000, `${ttl}`)
+  })
+
+  t.test(`${algorithm}: what other instances have counted meanwhile stays`, async t => {
+    const { key, hit, remaining } = clientOf(limit)
+    const known = await hit(10)
+    await hit(25)
+    await carry([{ key, limit, known, counted: countedOn(known, limit, 5) }])
+    t.equal(await remaining(), 60)
+    // Nothing came on top: what was known is there already.
+    await carry([{ key, limit, known, counted: known }])
+    t.equal(await remaining(), 59)
+  })
+
+  t.test(`${algorithm}: what is over, or somebody else's, is not added to`, async t => {
+    const short = defineLimit(algorithm, 100, 20)
+    const { key, hit } = clientOf(short)
+    const known = await hit(1)
+    const counted = countedOn(known, short, 5)
+    await sleep(60)
+    await carry([{ key, limit: short, known, counted }])
+    t.equal(await observer.exists(key), 0)
+    const other = clientOf(limit)
+    await observer.rpush(other.key, 'a list')
+    await carry([{ key: other.key, limit, known: undefined, counted: countedOn(undefined, limit, 60) }])
+    t.equal(await other.remaining(), 40)
+  })
+}
+
+t.test('a window that is over on the way is left out, and so is one that nobody counted in', async t => {
+  const limit = defineLimit('fixed-window', 100, 1000)
+  const { key } = clientOf(limit)
+  const nowMs = Date.now()
+  await store.carry(String(++ids), [{ key, limit, known: undefined, counted: { used: 0, previous: 0, atMs: nowMs + 500 } }], nowMs)
+  t.equal(await observer.exists(key), 0)
+})
+
+t.test('sliding-window: windows that do not begin at the same moment are matched by the nearer beginning', async t => {
+  const limit = defineLimit('sliding-window', 100, 10_000)
+  const cases: [inRedis: LimitState, carried: LimitState, expected: { used: string, previous: string }][] = [
+    // Ours began nearly a window later: Redis' current one is the one before ours.
+    [{ used: 7, previous: 3, atMs: -9000 }, { used: 5, previous: 2, atMs: -1000 }, { used: '5', previous: '9' }],
+    // Ours began nearly a window earlier.
+    [{ used: 7, previous: 3, atMs: -1000 }, { used: 5, previous: 2, atMs: -9000 }, { used: '7', previous: '8' }],
+    [{ used: 7, previous: 3, atMs: -3000 }, { used: 5, previous: 2, atMs: -1000 }, { used: '12', previous: '5' }],
+    // What Redis had stored has become the fading window.
+    [{ used: 7, previous: 3, atMs: -12_000 }, { used: 5, previous: 2, atMs: -1000 }, { used: '5', previous: '9' }],
+    [{ used: 7, previous: 3, atMs: -25_000 }, { used: 5, previous: 2, atMs: -1000 }, { used: '5', previous: '2' }]
+  ]
+  for (const [inRedis, carried, expected] of cases) {
+    const { key } = clientOf(limit)
+    const nowMs = Date.now()
+    await observer.hset(key, { ...inRedis, atMs: nowMs + inRedis.atMs })
+    await carry([{ key, limit, known: undefined, counted: { ...carried, atMs: nowMs + carried.atMs } }])
+    t.match(await observer.hgetall(key), expected)
+  }
+})
+
+t.test('gcra: the bucket is never fuller than full, and one that never drains goes after a window', async t => {
+  const limit = defineLimit('gcra', 10, 60_000, 5)
+  const { key, hit } = clientOf(limit)
+  const known = await hit(1)
+  await carry([{ key, limit, known, counted: countedOn(known, limit, 50) }])
+  t.ok(Number(await observer.hget(key, 'used')) <= 5 * 60_000)
+  const never = defineLimit('gcra', 0, 60_000, 5)
+  const other = clientOf(never)
+  await carry([{ key: other.key, limit: never, known: undefined, counted: countedOn(undefined, never, 1) }])
+  t.ok(await observer.pttl(other.key) <= 60_000)
+})
+
+t.test('after a fence no batch runs that was sent before it', async t => {
+  const limit = defineLimit('fixed-window', 100, 100_000)
+  const hits = (client: string) => [{ key: client, checks: [{ name: 'limit', limit, cost: 1 }] }]
+  await store.fence()
+  const ticket = { number: 0 }
+  await store.take(hits('fenced'), ticket)
+  t.ok(ticket.number > 0)
+  t.equal(await store.fence(), ticket.number)
+  // A batch with an old number, as one that was on its way would have.
+  const late = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'one' })
+  await t.rejects(late.take(hits('fenced'), { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '1')
+  await store.take(hits('fenced'), ticket)
+  t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '2')
+  await observer.del(keys.batch('one'))
+  await t.rejects(store.take(hits('fenced'), ticket), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  t.equal(await store.fence(), -1)
+  await store.take(hits('fenced'), ticket)
+  t.equal(guarded.usable, true)
+})
+
+t.test('a script that Redis has forgotten is sent again under a new number', async t => {
+  const limit = defineLimit('fixed-window', 100, 100_000)
+  const hits = [{ key: 'forgotten', checks: [{ name: 'limit', limit, cost: 1 }] }]
+  await store.fence()
+  for (let round = 0; round < 3; round++) {
+    await observer.script('FLUSH')
+    const tickets = Array.from({ length: 5 }, () => ({ number: 0 }))
+    await Promise.all(tickets.map(async ticket => await store.take(hits, ticket)))
+    t.same(tickets.map(({ number }) => number).sort((a, b) => a - b), tickets.map(({ number }) => number), 'in the order in which they ran')
+  }
+  t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'forgotten')), '15')
+})
+
+t.test('events are written once for each number', async t => {
+  const events = [{ type: 'limited' as const, ip: '192.0.2.1', count: 3, atMs: Date.now() }]
+  await store.writeEvents({ number: 10, events })
+  await store.writeEvents({ number: 10, events })
+  await store.writeEvents({ number: 9, events })
+  await store.writeEvents({ number: 11, events })
+  t.same(await store.suspects(5), [{ ip: '192.0.2.1', count: 6 }])
+})
+
+t.test('of a block and an unblock the later one holds, whichever is told first', async t => {
+  const block = (ip: string, durationMs = 60_000) => ({ ip, durationMs, reason: 'told', origin: 'test' })
+  const nowMs = Date.now()
+  const cases: [ip: string, first: () => Promise<unknown>, told: Parameters<RedisStore['changeBlocks']>[0][number], isBlocked: boolean][] = [
+    ['192.0.2.1', async () => await store.block(block('192.0.2.1')), { atMs: nowMs - 5000, unblock: '192.0.2.1' }, true],
+    ['192.0.2.2', async () => { await store.block(block('192.0.2.2')); await store.unblock('192.0.2.2') }, { atMs: nowMs - 5000, block: block('192.0.2.2') }, false],
+    ['192.0.2.3', async () => await store.changeBlocks([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], nowMs), { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
+    ['192.0.2.4', async () => await store.changeBlocks([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], nowMs), { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
+    ['192.0.2.5', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.5', 4000) }, false],
+    ['192.0.2.6', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.6', Infinity) }, true]
+  ]
+  for (const [ip, first, told, isBlocked] of cases) {
+    await first()
+    await store.changeBlocks([told], nowMs)
+    t.equal(await store.isBlocked(ip), isBlocked, ip)
+  }
+  await store.block({ ...block('192.0.2.7'), reason: 'here' })
+  await store.changeBlocks([{ atMs: nowMs - 5000, block: block('192.0.2.7') }], nowMs)
+  t.equal((await store.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason, 'here', 'a later block of the same address stays')
+  const told = (await store.blocks()).find(({ ip }) => ip === '192.0.2.6')!
+  t.ok(Math.abs(told.blockedAtMs - (nowMs - 5000)) < 2000, 'it was blocked when it was blocked')
+  t.equal(await store.blockCount(), (await store.blocks()).length)
+})
+
+t.test('instances are counted while they are alive, and the epoch stays', async t => {
+  const first = await store.heartbeat()
+  const other = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'two' })
+  t.same(await other.heartbeat(), { epoch: first.epoch, instances: first.instances + 1 })
+  await observer.zadd(keys.instances, Date.now() - 6000, 'two')
+  t.same(await store.heartbeat(), first)
+  await observer.flushall()
+  t.not((await store.heartbeat()).epoch, first.epoch)
+})

@@ -1,0 +1,174 @@
+/** What happens while something else is under way: Redis and the breaker are made up here, to answer exactly then. */
+import { EventEmitter } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { StoreUnavailableError } from '../../lib/errors.js'
+import type { GuardedRedis } from '../../lib/redis/breaker.js'
+import { defineLimit } from '../../lib/rules/rate-limit.js'
+import { FailoverStore } from '../../lib/store/failover.js'
+import { type CountedHere, Journal } from '../../lib/store/journal.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import { noNumbers, type RedisStore } from '../../lib/store/redis.js'
+import { until } from '../support/until.js'
+
+const keys = new Keys('guard:')
+const gone = new StoreUnavailableError('connection', 'gone')
+const limit = defineLimit('fixed-window', 10, 60_000)
+
+class MadeUpBreaker extends EventEmitter {
+  usable = false
+  state = 'open'
+  failure = gone
+  report (error: unknown): unknown { return error }
+  up (): void { this.usable = true; this.emit('up') }
+  down (): void { this.usable = false; this.emit('down', gone) }
+}
+
+class MadeUpRedis {
+  readonly carried: CountedHere[][] = []
+  fence = async (): Promise<number> => -1
+  heartbeat = async () => ({ epoch: 'first', instances: 2 })
+  blockCount = async () => 0
+  changeBlocks = async () => {}
+  writeEvents = async () => {}
+  carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
+}
+
+function setUp (t: Test) {
+  const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 10, now: Date.now })
+  const breaker = new MadeUpBreaker()
+  const redis = new MadeUpRedis()
+  const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
+  const store = new FailoverStore({ memory, redis: { guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now: Date.now })
+  t.teardown(() => store.close())
+  const hit = (key: string, cost = 1) => store.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, false, () => {})
+  return { memory, breaker, redis, journal, store, hit }
+}
+
+/** A promise that somebody else settles. */
+function promised<T> () {
+  let resolve!: (value: T) => void
+  let reject!: (error: Error) => void
+  const promise = new Promise<T>((...settle) => { [resolve, reject] = settle })
+  return { promise, resolve, reject }
+}
+
+t.test('Redis goes again while it is told: what it was told in vain changes nothing', async t => {
+  for (const isTold of [true, false]) {
+    const { breaker, redis, store } = setUp(t)
+    const fence = promised<number>()
+    redis.fence = async () => await fence.promise
+    breaker.up()
+    t.equal(store.status.reason, 'Redis is back, and is told what it has missed')
+    breaker.down()
+    await store.settle()
+    if (isTold) fence.resolve(-1)
+    else fence.reject(gone)
+    await sleep(10)
+    t.match(store.status, { store: 'memory', reason: 'gone' })
+    redis.fence = async () => -1
+    breaker.up()
+    await store.settle()
+    t.equal(store.status.store, 'redis')
+    t.equal(store.instances, 2)
+  }
+})
+
+t.test('it is told once at a time, and not after the end', async t => {
+  const { breaker, redis, store } = setUp(t)
+  let fences = 0
+  const fence = promised<number>()
+  redis.fence = async () => { fences++; return await fence.promise }
+  breaker.up()
+  breaker.up()
+  t.equal(fences, 1)
+  store.close()
+  fence.resolve(-1)
+  await store.settle()
+  t.equal(store.status.store, 'redis')
+  store.lostData(gone)
+  store.lostData(gone)
+  t.equal(fences, 1)
+  t.equal(store.status.store, 'memory')
+})
+
+t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t => {
+  for (const answers of [true, false]) {
+    const { breaker, redis, store } = setUp(t)
+    breaker.up()
+    await store.settle()
+    const beat = promised<{ epoch: string, instances: number }>()
+    let beats = 0
+    redis.heartbeat = async () => { beats++; return await beat.promise }
+    await until(() => beats === 1, 3000)
+    breaker.down()
+    if (answers) beat.resolve({ epoch: 'another', instances: 9 })
+    else beat.reject(gone)
+    await sleep(10)
+    t.same([store.status.store, store.instances], ['memory', 2])
+  }
+})
+
+t.test('what did not arrive at last is told the next time', async t => {
+  const { breaker, redis, store, hit, journal } = setUp(t)
+  hit('before')
+  let carries = 0
+  redis.carry = async (id, counters) => {
+    carries++
+    // While the first one is told, there is another hit.
+    if (carries === 1) hit('meanwhile')
+    if (carries === 2) throw gone
+    redis.carried.push([...counters])
+  }
+  breaker.up()
+  await store.settle()
+  t.equal(store.status.store, 'redis')
+  t.equal(journal.size, 1)
+  breaker.down()
+  breaker.up()
+  await store.settle()
+  t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'before'), keys.limit('fixed-window', 'limit', 'meanwhile')])
+  t.equal(journal.isEmpty, true)
+})
+
+t.test('as long as much comes meanwhile, it is told in further passes', async t => {
+  const { breaker, redis, store, hit } = setUp(t)
+  hit('first')
+  let left = 3
+  redis.carry = async (id, counters) => {
+    redis.carried.push([...counters])
+    if (left-- > 0) for (let i = 0; i < 120; i++) hit(`client${left}-${i}`)
+  }
+  breaker.up()
+  await store.settle()
+  t.equal(store.status.store, 'redis')
+  t.equal(redis.carried.flat().length, 1 + 3 * 120)
+})
+
+t.test('where nothing tells what Redis still knows, it is told all counters, a hundred at a time', async t => {
+  const { breaker, redis, store, memory, hit } = setUp(t)
+  for (let i = 0; i < 250; i++) memory.learn(`client${i}`, { name: 'limit', limit, cost: 1 }, { used: 3, previous: 0, atMs: 60_000 }, 0)
+  hit('client7')
+  redis.fence = async () => noNumbers
+  breaker.up()
+  await store.settle()
+  t.same(redis.carried.map(({ length }) => length), [100, 100, 49, 1])
+  t.match(redis.carried.at(-1), [{ known: { used: 3 }, counted: { used: 4 } }])
+})
+
+t.test('of several limits, those that would have let a refused hit pass are not counted', async t => {
+  const { store, journal, breaker } = setUp(t)
+  const narrow = defineLimit('fixed-window', 1, 60_000)
+  const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
+  for (const expected of [true, false]) store.takeOne({ key: 'client', checks }, false, (failure, taken) => t.equal(taken!.accepted, expected))
+  t.match(journal.pieces(), [{ counters: [{ counted: { used: 1 } }, { counted: { used: 2 } }] }])
+  t.equal(breaker.usable, false)
+})
+
+t.test('without any Redis there is nothing to write behind', async t => {
+  const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 10, now: Date.now })
+  const store = new FailoverStore({ memory, redis: undefined, keys, now: Date.now })
+  await store.countRefusals([{ client: 'a', name: 'limit', limit, windowEndsAtMs: Date.now() + 1000, count: 5 }])
+  t.same([memory.size, store.journalSize, store.instances], [0, 0, 1])
+})

@@ -1,0 +1,113 @@
+import t from 'tap'
+import { defineLimit } from '../../lib/rules/rate-limit.js'
+import { type Carried, type HitHere, Journal, type Piece } from '../../lib/store/journal.js'
+
+const limit = defineLimit('fixed-window', 100, 60_000)
+const nowMs = 1_700_000_000_000
+const windowEndsAtMs = nowMs + 60_000
+
+function setUp (capacity = 1000, maxEvents = 1000) {
+  const dropped: [Carried, number][] = []
+  return { journal: new Journal({ capacity, maxEvents, onDrop: (kind, count) => dropped.push([kind, count]) }), dropped }
+}
+
+function hit (key: string, accepted = true): HitHere {
+  return { key, limit, cost: 1, nowMs, accepted }
+}
+
+function drain (journal: Journal): Piece[] {
+  const pieces = [...journal.pieces()]
+  for (const piece of pieces) journal.done(piece)
+  return pieces
+}
+
+function countersOf (pieces: readonly Piece[]): Record<string, number> {
+  return Object.fromEntries(pieces.flatMap(piece => piece.kind === 'counters' ? piece.counters.map(({ key, counted }) => [key, counted.used]) : []))
+}
+
+t.test('hits at one counter are one entry, on top of what was known', async t => {
+  const { journal } = setUp()
+  const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
+  for (let i = 0; i < 3; i++) journal.addHit(hit('a'), i === 0 ? known : { ...known, used: 99 }, undefined)
+  journal.addHit(hit('b'), undefined, undefined)
+  t.equal(journal.size, 2)
+  t.equal(journal.has('a'), true)
+  const pieces = drain(journal)
+  t.match(pieces, [{ kind: 'counters', counters: [{ key: 'a', known, counted: { used: 8 } }, { key: 'b', known: undefined, counted: { used: 1 } }] }])
+  t.same([journal.size, journal.isEmpty, journal.has('a')], [0, true, false])
+})
+
+t.test('of the hits that were never answered, those count that did not run', async t => {
+  const { journal } = setUp()
+  for (const batch of [5, 6, 7]) journal.addHit(hit('a'), { used: 10, previous: 0, atMs: windowEndsAtMs }, batch)
+  journal.addHit(hit('sent'), undefined, 5)
+  t.equal(journal.isEmpty, false)
+  journal.settle(5)
+  // What was known before any of them is where counting goes on; what only might have run has left no trace.
+  t.same(countersOf(drain(journal)), { a: 12 })
+  t.equal(journal.isEmpty, true)
+})
+
+t.test('a piece stays the next one until it is done, and what comes meanwhile waits', async t => {
+  const { journal } = setUp()
+  for (let i = 0; i < 250; i++) journal.addHit(hit(`key${i}`), undefined, undefined)
+  const [first, second] = journal.pieces()
+  journal.addHit(hit('key0'), undefined, undefined)
+  t.same([journal.pieces()[0] === first, journal.pieces()[1] === second], [true, true])
+  t.equal(journal.size, 251)
+  journal.done(second!)
+  t.equal(journal.pieces()[0], first, 'also where one behind it is done sooner')
+  const pieces = drain(journal)
+  t.same(pieces.map(piece => piece.kind === 'counters' ? [piece.id, piece.counters.length] : piece), [[1, 100], [3, 50], [4, 1]])
+})
+
+t.test('blocks are told in the order of their last changes', async t => {
+  const { journal } = setUp()
+  const block = (ip: string) => ({ atMs: nowMs, block: { ip, durationMs: 1000, reason: '', origin: '' } })
+  journal.addBlock(block('192.0.2.1'))
+  journal.addBlock(block('192.0.2.2'))
+  journal.addBlock({ atMs: nowMs + 1, unblock: '192.0.2.1' })
+  t.same(drain(journal), [{ kind: 'blocks', operations: [block('192.0.2.2'), { atMs: nowMs + 1, unblock: '192.0.2.1' }] }])
+})
+
+t.test('refusals are added where their window is the one that is known', async t => {
+  const { journal } = setUp()
+  const known = { used: 100, previous: 0, atMs: windowEndsAtMs }
+  journal.addRefusals('a', limit, windowEndsAtMs + 2, 7, known)
+  journal.addRefusals('a', limit, windowEndsAtMs, 3, known)
+  journal.addRefusals('b', limit, windowEndsAtMs - 60_000, 7, known)
+  journal.addRefusals('c', limit, windowEndsAtMs, 7, undefined)
+  t.same(countersOf(drain(journal)), { a: 110 })
+})
+
+t.test('what finds no room pushes out the oldest, and is counted', async t => {
+  const { journal, dropped } = setUp(2, 5)
+  for (const key of ['a', 'b', 'c']) journal.addHit(hit(key), undefined, undefined)
+  for (const ip of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) journal.addBlock({ atMs: nowMs, unblock: ip })
+  const events = (count: number) => Array.from({ length: count }, () => ({ type: 'limited' as const, count: 1, atMs: nowMs }))
+  for (let i = 0; i < 3; i++) journal.addEvents(events(2))
+  t.same(dropped, [['counters', 1], ['blocks', 1], ['events', 2]])
+  t.equal(journal.size, 2 + 2 + 4)
+  t.match(drain(journal), [{ kind: 'blocks' }, { kind: 'counters', counters: [{ key: 'b' }, { key: 'c' }] }, { batch: { number: 2 } }, { batch: { number: 3 } }])
+})
+
+t.test('events keep the number of their first attempt', async t => {
+  const { journal } = setUp()
+  const number = journal.nextEventBatch()
+  journal.addEvents([{ type: 'limited', count: 1, atMs: nowMs }], number)
+  journal.addEvents([{ type: 'limited', count: 2, atMs: nowMs }])
+  t.match(drain(journal), [{ batch: { number: 1 } }, { batch: { number: 2 } }])
+})
+
+t.test('an outage of ten minutes at 10,000 hits/s over a million clients stays inside the bounds', async t => {
+  let dropped = 0
+  const journal = new Journal({ capacity: 10_000, maxEvents: 1, onDrop: (kind, count) => { dropped += count } })
+  const before = process.memoryUsage().heapUsed
+  let sent = 0
+  for (let second = 0; second < 600; second++) {
+    for (let i = 0; i < 10_000; i++) journal.addHit({ ...hit(`guard:fixed-window:{${sent++ * 7919 % 1_000_000}}:global`), nowMs: nowMs + second * 1000 }, undefined, undefined)
+  }
+  t.ok(journal.size > 9000 && journal.size <= 10_000)
+  t.equal(dropped, 6_000_000 - journal.size)
+  t.ok(process.memoryUsage().heapUsed - before < 100_000_000)
+})

@@ -1,0 +1,342 @@
+/** Nothing is lost in an outage, and nothing is counted twice: on a real Redis, and through a proxy where only one instance sees it. */
+import type { FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import type { RedisGuardOptions } from '../../lib/options.js'
+import { algorithms } from '../../lib/rules/rate-limit.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+interface Instance {
+  readonly app: FastifyInstance
+  readonly proxy: TcpProxy
+  readonly lines: Record<string, unknown>[]
+}
+
+async function startRedis (t: Test, ...args: string[]): Promise<RedisServer> {
+  const server = await RedisServer.start(...args)
+  t.teardown(async () => await server.stop())
+  return server
+}
+
+async function instance (t: Test, server: RedisServer, { redis, ...options }: RedisGuardOptions = {}): Promise<Instance> {
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: { port: proxy.port, ...redis as object }, timeWindow: '1 hour', syncInterval: 50, resetTimeout: 200, ...options }, logTo(lines))
+  app.get('/', async () => 'ok')
+  t.equal(app.redisGuard.status.store, 'redis')
+  return { app, proxy, lines }
+}
+
+async function statuses (app: FastifyInstance, count: number, remoteAddress = '192.0.2.1'): Promise<Record<number, number>> {
+  const codes: Record<number, number> = {}
+  for (let i = 0; i < count; i++) {
+    const { statusCode } = await app.inject({ url: '/', remoteAddress })
+    codes[statusCode] = (codes[statusCode] ?? 0) + 1
+  }
+  return codes
+}
+
+async function goes (app: FastifyInstance, store: 'redis' | 'memory'): Promise<void> {
+  await until(async () => {
+    // Somebody has to notice.
+    if (store === 'memory') await app.redisGuard.get('x')
+    return app.redisGuard.status.store === store
+  }, 5000)
+}
+
+async function usedInRedis (server: RedisServer, address = '192.0.2.1'): Promise<number> {
+  const client = server.client()
+  try {
+    return Number(await client.get(`guard:fixed-window:{${address}}:global`))
+  } finally {
+    client.disconnect()
+  }
+}
+
+const outages: Record<string, { begin: (server: RedisServer, proxy: TcpProxy) => Promise<void> | void, end: (server: RedisServer, proxy: TcpProxy) => Promise<void> | void }> = {
+  'is killed and comes back empty': { begin: async server => await server.kill(), end: async server => await server.restart() },
+  'is stopped with SIGSTOP, and runs later what it was sent': { begin: server => server.signal('SIGSTOP'), end: server => server.signal('SIGCONT') },
+  'cannot be reached': { begin: (server, proxy) => { proxy.blackhole = true }, end: (server, proxy) => { proxy.blackhole = false } },
+  'answers after the time limit': { begin: (server, proxy) => { proxy.delayMs = 400 }, end: (server, proxy) => { proxy.delayMs = 0 } }
+}
+
+for (const [name, { begin, end }] of Object.entries(outages)) {
+  for (const algorithm of algorithms) {
+    t.test(`${algorithm}: with a Redis that ${name}, a client has one quota, and all of it is in Redis afterwards`, async t => {
+      const server = await startRedis(t)
+      const { app, proxy } = await instance(t, server, { max: 20, algorithm })
+      t.same(await statuses(app, 8), { 200: 8 })
+      await begin(server, proxy)
+      // At once, so that some are on their way to Redis when it is found to be gone.
+      const during = await Promise.all(Array.from({ length: 7 }, async () => (await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).statusCode))
+      t.same(new Set(during), new Set([200]))
+      await goes(app, 'memory')
+      t.same(await statuses(app, 2), { 200: 2 })
+      await end(server, proxy)
+      await goes(app, 'redis')
+      // 8 + 7 + 2: three are left.
+      t.same(await statuses(app, 5), { 200: 3, 429: 2 })
+      if (algorithm === 'fixed-window') await until(async () => await usedInRedis(server) === 22, 2000)
+      t.match((await app.inject('/metrics')).payload, /redis_guard_journal_entries 0\n/)
+    })
+  }
+}
+
+t.test('refused requests of an outage count as well', async t => {
+  const server = await startRedis(t)
+  const { app, proxy } = await instance(t, server, { max: 3 })
+  t.same(await statuses(app, 10), { 200: 3, 429: 7 })
+  proxy.blackhole = true
+  await goes(app, 'memory')
+  t.same(await statuses(app, 10), { 429: 10 })
+  proxy.blackhole = false
+  await goes(app, 'redis')
+  await until(async () => await usedInRedis(server) === 20, 2000)
+  const { payload } = await app.inject('/metrics')
+  const limited = [...payload.matchAll(/redis_guard_decisions_total\{limit="global",outcome="limited",source="\w+"\} (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0)
+  t.equal(limited, 17)
+  await until(async () => (await app.redisGuard.getSuspiciousIPs())[0]?.count === 17, 2000)
+})
+
+t.test('two instances, of which one or both see the outage, add up, whichever is back first', async t => {
+  for (const seenBy of [[0], [1], [0, 1], [1, 0]]) {
+    const server = await startRedis(t)
+    const instances = [await instance(t, server, { max: 100 }), await instance(t, server, { max: 100 })]
+    for (const { app } of instances) t.same(await statuses(app, 10), { 200: 10 })
+    for (const i of seenBy) instances[i]!.proxy.blackhole = true
+    for (const i of seenBy) await goes(instances[i]!.app, 'memory')
+    for (const { app } of instances) t.same(await statuses(app, 7), { 200: 7 })
+    for (const i of seenBy) {
+      instances[i]!.proxy.blackhole = false
+      await goes(instances[i]!.app, 'redis')
+    }
+    for (const { app } of instances) t.same(await statuses(app, 3), { 200: 3 })
+    t.equal(await usedInRedis(server), 40, `seen by ${seenBy.join(' and ')}`)
+  }
+})
+
+t.test('hits that come while Redis is told are decided, and none is lost', async t => {
+  const server = await startRedis(t)
+  const { app, proxy } = await instance(t, server, { max: 100_000, cache: 10_000 })
+  proxy.blackhole = true
+  await goes(app, 'memory')
+  for (let i = 0; i < 1000; i++) await app.inject({ url: '/', remoteAddress: `198.51.${i >> 8}.${i & 255}` })
+  // Each piece takes a while, so that there is time between.
+  proxy.delayMs = 5
+  proxy.blackhole = false
+  let sent = 0
+  await until(async () => {
+    sent += 1
+    await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
+    return app.redisGuard.status.store === 'redis'
+  }, 10_000)
+  t.ok(sent > 10, `${sent}`)
+  await statuses(app, 1)
+  t.equal(await usedInRedis(server), sent + 1)
+  for (const i of [0, 500, 999]) t.equal(await usedInRedis(server, `198.51.${i >> 8}.${i & 255}`), 1)
+})
+
+t.test('blocks, unblocks and events of an outage are in Redis and on other instances within a second of its end', async t => {
+  const server = await startRedis(t)
+  const [away, other] = [await instance(t, server, { max: 1 }), await instance(t, server, { max: 1 })]
+  await away.app.redisGuard.blockIP('198.51.100.1', 600)
+  await until(async () => (await other.app.inject({ url: '/', remoteAddress: '198.51.100.1' })).statusCode === 403)
+  away.proxy.blackhole = true
+  // The first one is on its way when Redis is found to be gone.
+  const block = await away.app.redisGuard.blockIP('198.51.100.2', 600, { reason: 'meanwhile', origin: 'test' })
+  t.equal(away.app.redisGuard.status.store, 'memory')
+  await away.app.redisGuard.blockIP('198.51.100.3', Infinity)
+  await away.app.redisGuard.blockIP('198.51.100.4', 600)
+  t.equal(await away.app.redisGuard.unblockIP('198.51.100.4'), true)
+  t.equal(await away.app.redisGuard.unblockIP('198.51.100.1'), true)
+  // The other instance, which sees no outage, decides later about this one.
+  await away.app.redisGuard.blockIP('198.51.100.5', 600)
+  await other.app.redisGuard.blockIP('198.51.100.5', 600)
+  await other.app.redisGuard.unblockIP('198.51.100.5')
+  t.same(await statuses(away.app, 5, '192.0.2.7'), { 200: 1, 429: 4 })
+  await away.app.redisGuard.logRateLimitEvent({ ip: '192.0.2.8', count: 5 })
+
+  away.proxy.blackhole = false
+  await goes(away.app, 'redis')
+  const backAtMs = Date.now()
+  await until(async () => (await other.app.inject({ url: '/', remoteAddress: '198.51.100.2' })).statusCode === 403, 1000)
+  t.ok(Date.now() - backAtMs < 1000)
+  const blocked = await other.app.redisGuard.getBlockedIPs()
+  t.same(blocked.map(({ ip }) => ip), ['198.51.100.2', '198.51.100.3'])
+  t.match(blocked[0], { reason: 'meanwhile', origin: 'test' })
+  t.ok(Math.abs(blocked[0]!.expiresAtMs - block.expiresAtMs) < 500)
+  for (const { app } of [away, other]) {
+    t.not((await app.inject({ url: '/', remoteAddress: '198.51.100.5' })).statusCode, 403)
+    t.same(await statuses(app, 1, '198.51.100.3'), { 403: 1 })
+    await until(async () => (await app.inject({ url: '/', remoteAddress: '198.51.100.1' })).statusCode !== 403, 1000)
+  }
+  const suspects = await other.app.redisGuard.getSuspiciousIPs()
+  t.same(suspects.filter(({ ip }) => ip.startsWith('192.0.2')), [{ ip: '192.0.2.8', count: 5 }, { ip: '192.0.2.7', count: 4 }])
+})
+
+t.test('a Redis that loses its data is told it again before anybody has a second quota', async t => {
+  for (const how of ['FLUSHALL', 'a restart']) {
+    const server = await startRedis(t)
+    const { app, proxy } = await instance(t, server, { max: 10 })
+    t.same(await statuses(app, 10), { 200: 10 })
+    t.same(await statuses(app, 6, '192.0.2.2'), { 200: 6 })
+    await app.redisGuard.blockIP('198.51.100.1', 600)
+    if (how === 'FLUSHALL') {
+      const client = server.client()
+      await client.flushall()
+      client.disconnect()
+      t.same(await statuses(app, 2), { 429: 2 })
+      t.same(await statuses(app, 6, '192.0.2.2'), { 200: 4, 429: 2 }, 'by the first hit that Redis has not seen the number of')
+    } else {
+      await server.kill()
+      await server.restart()
+      await goes(app, 'redis')
+      t.same(await statuses(app, 6, '192.0.2.2'), { 200: 4, 429: 2 })
+      t.same(await statuses(app, 2), { 429: 2 })
+    }
+    await until(() => app.redisGuard.status.store === 'redis', 5000)
+    t.same(await statuses(app, 1, '198.51.100.1'), { 403: 1 })
+    const observer = server.client()
+    t.teardown(() => observer.disconnect())
+    await until(async () => await observer.hexists('guard:{blocks}', '198.51.100.1') === 1)
+    t.ok(proxy)
+  }
+})
+
+t.test('an instance that looks at its block list finds out first', async t => {
+  const server = await startRedis(t)
+  const { lines } = await instance(t, server, { syncInterval: 20 })
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  await observer.flushall()
+  await until(() => lines.length > 0, 3000)
+  t.match(lines, [{ level: 40, reason: 'Redis has lost its block list' }])
+})
+
+t.test('an idle instance finds out by itself that Redis has lost its data', async t => {
+  const server = await startRedis(t)
+  const { app, lines } = await instance(t, server, { syncInterval: 60_000 })
+  await app.redisGuard.blockIP('198.51.100.1', 600)
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  await observer.flushall()
+  await until(async () => await observer.hexists('guard:{blocks}', '198.51.100.1') === 1, 3000)
+  t.match(lines, [{ level: 40, reason: 'Redis has lost its data' }])
+})
+
+t.test('what Redis would not take is counted and told, and holds up nothing else', async t => {
+  const server = await startRedis(t, '--requirepass', 'secret')
+  const admin = server.client({ password: 'secret' })
+  t.teardown(() => admin.disconnect())
+  await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
+  const { app, proxy, lines } = await instance(t, server, { redis: { username: 'guard', password: 'secret' }, max: 100 })
+  await statuses(app, 3)
+  proxy.blackhole = true
+  await goes(app, 'memory')
+  await statuses(app, 4)
+  await app.redisGuard.blockIP('198.51.100.1', 600)
+  await admin.call('ACL', 'SETUSER', 'guard', '-hset')
+  proxy.blackhole = false
+  await goes(app, 'redis')
+  t.match(lines.filter(({ level }) => level === 50), [{ kind: 'blocks', count: 1, msg: 'Redis would not take what it has missed' }, { kind: 'blocks' }], 'as one of the list, and as a change')
+  t.match((await app.inject('/metrics')).payload, /redis_guard_journal_dropped_total\{kind="blocks"\} 2\n/)
+  t.equal(await admin.get('guard:fixed-window:{192.0.2.1}:global'), '7')
+})
+
+t.test('a journal that is full drops the oldest, says so once, and counts it', async t => {
+  const server = await startRedis(t)
+  const { app, proxy, lines } = await instance(t, server, { max: 100, maxJournal: 2 })
+  proxy.blackhole = true
+  await goes(app, 'memory')
+  for (const address of ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4']) await statuses(app, 1, address)
+  t.match((await app.inject('/metrics')).payload, /redis_guard_journal_dropped_total\{kind="counters"\} 2\n/)
+  t.equal(lines.filter(({ msg }) => /the journal is full/.test(String(msg))).length, 1)
+  proxy.blackhole = false
+  await goes(app, 'redis')
+  t.same(await Promise.all([1, 2, 3, 4].map(async i => await usedInRedis(server, `192.0.2.${i}`))), [0, 0, 1, 1])
+})
+
+t.test('a Redis that works but will not be told is asked again', async t => {
+  const server = await startRedis(t, '--requirepass', 'secret')
+  const admin = server.client({ password: 'secret' })
+  t.teardown(() => admin.disconnect())
+  await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all', '-zadd')
+  const app = await guardedApp(t, { redis: { port: server.port, username: 'guard', password: 'secret' }, max: 100 })
+  app.get('/', async () => 'ok')
+  t.equal(app.redisGuard.status.store, 'memory')
+  t.match(app.redisGuard.status.reason, /Redis is back|zadd|NOPERM/i)
+  t.same(await statuses(app, 3), { 200: 3 })
+  await admin.call('ACL', 'SETUSER', 'guard', '+zadd')
+  await goes(app, 'redis')
+  t.equal(await usedInRedisWith(admin), 3)
+})
+
+async function usedInRedisWith (client: ReturnType<RedisServer['client']>): Promise<number> {
+  return Number(await client.get('guard:fixed-window:{192.0.2.1}:global'))
+}
+
+t.test('a heartbeat that Redis dislikes ends nothing', async t => {
+  const server = await startRedis(t, '--requirepass', 'secret')
+  const admin = server.client({ password: 'secret' })
+  t.teardown(() => admin.disconnect())
+  await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
+  const { app } = await instance(t, server, { redis: { username: 'guard', password: 'secret' } })
+  await admin.call('ACL', 'SETUSER', 'guard', '-zadd')
+  const errors = async () => Number(/redis_guard_errors_total\{kind="reply"\} (\d+)/.exec((await app.inject('/metrics')).payload)![1])
+  await until(async () => await errors() >= 2, 5000)
+  t.equal(app.redisGuard.status.store, 'redis')
+})
+
+t.test('refusals and events whose writing is given up are told later', async t => {
+  const server = await startRedis(t)
+  const { app, proxy } = await instance(t, server, { max: 1 })
+  t.same(await statuses(app, 1), { 200: 1 })
+  // All but the first of these are refused here, and written behind.
+  t.same(await statuses(app, 5), { 429: 5 })
+  proxy.blackhole = true
+  await until(() => app.redisGuard.status.store === 'memory', 5000)
+  proxy.blackhole = false
+  await goes(app, 'redis')
+  await until(async () => await usedInRedis(server) === 6, 2000)
+  await until(async () => (await app.redisGuard.getSuspiciousIPs())[0]?.count === 5, 2000)
+})
+
+t.test('Cluster: an outage loses nothing, though hits under way may count twice', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }, timeWindow: '1 hour', max: 10, resetTimeout: 200 })
+  app.get('/', async () => 'ok')
+  await app.redisGuard.blockIP('198.51.100.1', 600)
+  for (const address of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) t.same(await statuses(app, 4, address), { 200: 4 })
+  for (const server of cluster.servers) server.signal('SIGSTOP')
+  await goes(app, 'memory')
+  for (const address of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) t.same(await statuses(app, 4, address), { 200: 4 })
+  await app.redisGuard.unblockIP('198.51.100.1')
+  await app.redisGuard.blockIP('198.51.100.2', 600)
+  for (const server of cluster.servers) server.signal('SIGCONT')
+  await goes(app, 'redis')
+  for (const address of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) t.same(await statuses(app, 4, address), { 200: 2, 429: 2 })
+  t.same((await app.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['198.51.100.2'])
+})
+
+t.test('a process that was held up itself does not take Redis for gone', async t => {
+  const server = await startRedis(t)
+  // Without a proxy, which would be in this process, and held up as well.
+  const { app } = await instance(t, server, { redis: { port: server.port }, max: 100 })
+  await statuses(app, 1)
+  const heard: unknown[] = []
+  app.redisGuard.on('switch', status => heard.push(status))
+  const answer = app.inject({ url: '/', remoteAddress: '192.0.2.1' })
+  // The hit is sent; then the event loop stands still for longer than a command may take.
+  await new Promise(resolve => setImmediate(() => setImmediate(resolve)))
+  const untilMs = Date.now() + 600
+  while (Date.now() < untilMs);
+  t.equal((await answer).statusCode, 200)
+  await new Promise(resolve => setTimeout(resolve, 300))
+  t.same(heard, [])
+  t.equal(await usedInRedis(server), 2)
+})
