@@ -79,7 +79,10 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   readonly #batch: Batch
   #since = new Date()
   #mode: 'memory' | 'telling' | 'redis' = 'memory'
-  #lost: StoreUnavailableError | undefined
+  /** why memory answers though Redis works */
+  #why: Error | undefined
+  /** counts the attempts to tell: what an earlier one brings to its end late is over */
+  #attempt = 0
   #timer: NodeJS.Timeout | undefined
   #closed = false
   #epoch: string | undefined
@@ -316,8 +319,8 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   }
 
   #reason (guarded: GuardedRedis): string {
-    if (this.#lost !== undefined) return this.#lost.message
-    return guarded.usable ? 'Redis is back, and is told what it has missed' : guarded.failure.message
+    if (!guarded.usable) return guarded.failure.message
+    return this.#why?.message ?? 'Redis is back, and is told what it has missed'
   }
 
   /** @param lost  what Redis has lost, where it works all the same */
@@ -325,7 +328,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     clearTimeout(this.#timer)
     const answered = this.#mode === 'redis'
     this.#mode = 'memory'
-    this.#lost = lost
+    this.#why = lost
     this.emit('settled')
     if (answered) this.#switched()
   }
@@ -333,23 +336,25 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   #tell (redis: RedisSide): void {
     if (this.#mode !== 'memory' || this.#closed) return
     this.#mode = 'telling'
-    this.#tellAll(redis).then(isOver => {
+    const attempt = ++this.#attempt
+    const isCurrent = () => this.#mode === 'telling' && this.#attempt === attempt
+    this.#tellAll(redis, isCurrent).then(isOver => {
       if (!isOver) return
-      this.#lost = undefined
       this.#switched()
       this.emit('settled')
       this.#beat(redis)
-    }, () => {
-      if (this.#mode !== 'telling') return
+    }, (error: Error) => {
+      if (!isCurrent()) return
       // Where Redis is gone again, the breaker says when it is back; this is one that does not listen.
       this.#mode = 'memory'
+      this.#why = error
       this.emit('settled')
       if (redis.guarded.usable && !this.#closed) this.#timer = setTimeout(() => this.#tell(redis), heartbeatMs).unref()
     })
   }
 
   /** @returns whether Redis answers from now on; false: it is gone again */
-  async #tellAll ({ store, journal }: RedisSide): Promise<boolean> {
+  async #tellAll ({ store, journal }: RedisSide, isCurrent: () => boolean): Promise<boolean> {
     const last = await store.fence()
     const { epoch, instances } = await store.heartbeat()
     const isLost = this.#epoch !== undefined && epoch !== this.#epoch
@@ -362,7 +367,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     for (let pass = 0; pass === 0 || (journal.size > inCall && pass < 10); pass++) {
       for (const piece of journal.pieces()) await this.#tellPiece(store, journal, piece)
     }
-    if (this.#mode !== 'telling') return false
+    if (!isCurrent()) return false
     for (const piece of journal.pieces()) {
       // Should one of them not arrive, the breaker opens, and it is told the next time.
       this.#tellPiece(store, journal, piece).catch(() => {})
@@ -370,6 +375,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     this.#epoch = epoch
     this.#instances = instances
     this.#mode = 'redis'
+    this.#why = undefined
     return true
   }
 

@@ -75,6 +75,21 @@ t.test('Redis goes again while it is told: what it was told in vain changes noth
   }
 })
 
+t.test('an attempt to tell that fails late does not end the next one', async t => {
+  const { breaker, redis, store } = setUp(t)
+  const [first, second] = [promised<number>(), promised<number>()]
+  redis.fence = async () => await first.promise
+  breaker.up()
+  breaker.down()
+  redis.fence = async () => await second.promise
+  breaker.up()
+  first.reject(gone)
+  await sleep(10)
+  second.resolve(-1)
+  await store.settle()
+  t.equal(store.status.store, 'redis')
+})
+
 t.test('it is told once at a time, and not after the end', async t => {
   const { breaker, redis, store } = setUp(t)
   let fences = 0
