@@ -176,7 +176,9 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     }
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
-        hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
+        if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
+        // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
+        else this.#memory.takeOne(hit)
         return done(undefined, taken, 'redis')
       }
       const failure = redis.guarded.report(error)
@@ -195,12 +197,12 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     if (this.#redis === undefined) return
     const { store, journal } = this.#redis
-    const isTold = this.usesRedis && await this.#sent(store.countRefusals(refusals))
-    if (isTold) return
-    for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
-      const key = this.#keys.limit(limit.algorithm, name, client)
-      journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.known(client, { name, limit, cost: 1 }))
-    }
+    await this.#told(async () => await store.countRefusals(refusals), () => {
+      for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
+        const key = this.#keys.limit(limit.algorithm, name, client)
+        journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.known(client, { name, limit, cost: 1 }))
+      }
+    })
   }
 
   async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
@@ -230,13 +232,9 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
     if (this.#redis === undefined) return this.#memory.logEvents(events)
     const { store, journal } = this.#redis
-    let number: number | undefined
-    if (this.usesRedis) {
-      number = journal.nextEventBatch()
-      if (await this.#sent(store.writeEvents({ number, events }))) return
-    }
-    this.#memory.logEvents(events)
-    journal.addEvents(events, number)
+    const number = journal.nextEventBatch()
+    const isTold = await this.#told(async () => await store.writeEvents({ number, events }), () => journal.addEvents(events, number))
+    if (!isTold) this.#memory.logEvents(events)
   }
 
   events (limit: number): Awaitable<readonly RateLimitEvent[]> {
@@ -256,10 +254,9 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     const local = this.#memory.block(request)
     if (this.#redis === undefined) return local
     const { store, journal } = this.#redis
-    let told: Block | undefined
-    if (this.usesRedis && await this.#sent(store.block(request).then(block => { told = block }))) return told!
-    journal.addBlock({ atMs: local.blockedAtMs, block: request })
-    return local
+    let block = local
+    await this.#told(async () => { block = await store.block(request) }, () => journal.addBlock({ atMs: local.blockedAtMs, block: request }))
+    return block
   }
 
   async unblock (ip: string): Promise<boolean> {
@@ -267,10 +264,9 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     if (this.#redis === undefined) return local
     const { store, journal } = this.#redis
     const atMs = this.#now()
-    let told = false
-    if (this.usesRedis && await this.#sent(store.unblock(ip).then(was => { told = was }))) return told
-    journal.addBlock({ atMs, unblock: ip })
-    return local
+    let wasBlocked = local
+    await this.#told(async () => { wasBlocked = await store.unblock(ip) }, () => journal.addBlock({ atMs, unblock: ip }))
+    return wasBlocked
   }
 
   isBlocked (address: string): Awaitable<boolean> {
@@ -294,15 +290,25 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     }
   }
 
-  /** @returns whether it arrived; what was only disliked is not sent again, and counts as arrived */
-  async #sent (call: Promise<unknown>): Promise<boolean> {
-    try {
-      await call
-      return true
-    } catch (error) {
-      if (!(error instanceof StoreUnavailableError) || error.kind === 'reply') throw error
-      return false
+  /**
+   * Tells Redis something that holds here already.
+   *
+   * @param keep  called where Redis is away: keeps it in the journal
+   * @returns whether Redis has it
+   */
+  async #told (call: () => Promise<void>, keep: () => void): Promise<boolean> {
+    if (this.usesRedis) {
+      try {
+        await call()
+        return true
+      } catch (error) {
+        if (!(error instanceof StoreUnavailableError)) throw error
+        // What Redis dislikes it would dislike again.
+        if (error.kind === 'reply') return false
+      }
     }
+    keep()
+    return false
   }
 
   /** @param batch  in which it was sent to Redis, that may have run it */

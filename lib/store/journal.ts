@@ -112,9 +112,9 @@ export class Journal {
     if (this.#blocks.size > this.#options.capacity) this.#dropOldest(this.#blocks, 'blocks')
   }
 
-  /** @param batch  of the first attempt, which may have written them; undefined: there was none */
-  addEvents (events: readonly RateLimitEvent[], batch?: number): void {
-    this.#events.push({ number: batch ?? this.nextEventBatch(), events })
+  /** @param number  from `nextEventBatch`: an attempt to write them under it may have succeeded */
+  addEvents (events: readonly RateLimitEvent[], number: number): void {
+    this.#events.push({ number, events })
     this.#eventCount += events.length
     while (this.#eventCount > this.#options.maxEvents) {
       const { events: oldest } = this.#events.shift()!

@@ -28,6 +28,7 @@ class MadeUpBreaker extends EventEmitter {
 class MadeUpRedis {
   readonly carried: CountedHere[][] = []
   fence = async (): Promise<number> => -1
+  take = async (): Promise<unknown> => []
   heartbeat = async () => ({ epoch: 'first', instances: 2 })
   blockCount = async () => 0
   changeBlocks = async () => {}
@@ -106,6 +107,23 @@ t.test('it is told once at a time, and not after the end', async t => {
   store.lostData(gone)
   t.equal(fences, 1)
   t.equal(store.status.store, 'memory')
+})
+
+t.test('an answer that comes when Redis is gone does not take back what memory has counted since', async t => {
+  const { breaker, redis, store, memory, hit } = setUp(t)
+  breaker.up()
+  await store.settle()
+  const answer = promised<unknown>()
+  redis.take = async () => await answer.promise
+  hit('client')
+  await new Promise(resolve => setImmediate(resolve))
+  breaker.down()
+  hit('client')
+  hit('client')
+  const nowMs = Date.now()
+  answer.resolve([{ accepted: true, nowMs, outcomes: [{ fits: true, state: { used: 1, previous: 0, atMs: nowMs + 60_000 } }] }])
+  await sleep(10)
+  t.match(memory.known('client', { name: 'limit', limit, cost: 1 }), { used: 3 })
 })
 
 t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t => {

@@ -85,18 +85,10 @@ t.test('what finds no room pushes out the oldest, and is counted', async t => {
   for (const key of ['a', 'b', 'c']) journal.addHit(hit(key), undefined, undefined)
   for (const ip of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) journal.addBlock({ atMs: nowMs, unblock: ip })
   const events = (count: number) => Array.from({ length: count }, () => ({ type: 'limited' as const, count: 1, atMs: nowMs }))
-  for (let i = 0; i < 3; i++) journal.addEvents(events(2))
+  for (let i = 0; i < 3; i++) journal.addEvents(events(2), journal.nextEventBatch())
   t.same(dropped, [['counters', 1], ['blocks', 1], ['events', 2]])
   t.equal(journal.size, 2 + 2 + 4)
   t.match(drain(journal), [{ kind: 'blocks' }, { kind: 'counters', counters: [{ key: 'b' }, { key: 'c' }] }, { batch: { number: 2 } }, { batch: { number: 3 } }])
-})
-
-t.test('events keep the number of their first attempt', async t => {
-  const { journal } = setUp()
-  const number = journal.nextEventBatch()
-  journal.addEvents([{ type: 'limited', count: 1, atMs: nowMs }], number)
-  journal.addEvents([{ type: 'limited', count: 2, atMs: nowMs }])
-  t.match(drain(journal), [{ batch: { number: 1 } }, { batch: { number: 2 } }])
 })
 
 t.test('an outage of ten minutes at 10,000 hits/s over a million clients stays inside the bounds', async t => {

@@ -291,6 +291,22 @@ t.test('a heartbeat that Redis dislikes ends nothing', async t => {
   t.equal(app.redisGuard.status.store, 'redis')
 })
 
+t.test('what Redis dislikes holds in the process, and fails nobody', async t => {
+  const server = await startRedis(t, '--requirepass', 'secret')
+  const admin = server.client({ password: 'secret' })
+  t.teardown(() => admin.disconnect())
+  await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
+  // Without a look at Redis' list, which does not have the block.
+  const { app } = await instance(t, server, { redis: { username: 'guard', password: 'secret' }, syncInterval: 60_000 })
+  await admin.call('ACL', 'SETUSER', 'guard', '-hset', '-xadd', '-hdel')
+  t.match(await app.redisGuard.blockIP('198.51.100.1', 600), { ip: '198.51.100.1' })
+  t.same(await statuses(app, 1, '198.51.100.1'), { 403: 1 })
+  t.equal(await app.redisGuard.unblockIP('198.51.100.1'), true)
+  t.same(await statuses(app, 1, '198.51.100.1'), { 200: 1 })
+  await app.redisGuard.logRateLimitEvent({ ip: '192.0.2.8' })
+  t.equal(app.redisGuard.status.store, 'redis')
+})
+
 t.test('refusals and events whose writing is given up are told later', async t => {
   const server = await startRedis(t)
   const { app, proxy } = await instance(t, server, { max: 1 })
