@@ -14,11 +14,11 @@ import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
-import { type Carried, type CountedHere, type Journal, type Piece, sizeOf } from './journal.js'
+import { type Carried, type Journal, type Piece, sizeOf } from './journal.js'
 import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
 import { noNumbers, type RedisStore } from './redis.js'
-import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, CountedHere, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
   /** which store answers now */

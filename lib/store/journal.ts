@@ -8,26 +8,7 @@
  * that it knows did.
  */
 import { count, type Limit, type LimitState } from '../rules/rate-limit.js'
-import type { BlockRequest, RateLimitEvent } from './store.js'
-
-/** One counter: as Redis told it, and what became of it here. */
-export interface CountedHere {
-  /** in Redis */
-  readonly key: string
-  readonly limit: Limit
-  /** undefined: Redis has told nothing of it, or it was forgotten */
-  readonly known: LimitState | undefined
-  readonly counted: LimitState
-}
-
-/** A change of the block list, and when it was, ms since 1970. */
-export type BlockOperation = { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
-
-/** Events with the number under which they are written, once. */
-export interface EventBatch {
-  readonly number: number
-  readonly events: readonly RateLimitEvent[]
-}
+import type { BlockOperation, CountedHere, EventBatch, RateLimitEvent } from './store.js'
 
 /** A piece to tell Redis in one call. */
 export type Piece =

@@ -10,9 +10,8 @@ import { StoreUnavailableError } from '../errors.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import { carryOf } from '../rules/carry.js'
 import { algorithms } from '../rules/rate-limit.js'
-import type { BlockOperation, CountedHere, EventBatch } from './journal.js'
 import type { Keys } from './keys.js'
-import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockOperation, BlockRequest, CountedHere, EventBatch, Hit, NamedCheck, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 const take = new Script('take')
 const countRefusals = new Script('count-refusals')

@@ -86,6 +86,25 @@ export interface Suspect {
   readonly count: number
 }
 
+/** One counter: as Redis told it, and what became of it here. */
+export interface CountedHere {
+  /** in Redis */
+  readonly key: string
+  readonly limit: Limit
+  /** undefined: Redis has told nothing of it, or it was forgotten */
+  readonly known: LimitState | undefined
+  readonly counted: LimitState
+}
+
+/** A change of the block list, and when it was, ms since 1970. */
+export type BlockOperation = { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
+
+/** Events with the number under which they are written, once. */
+export interface EventBatch {
+  readonly number: number
+  readonly events: readonly RateLimitEvent[]
+}
+
 export interface Store {
   /** Decides hits in their order. Atomic per hit, over all of its limits. */
   take (hits: readonly Hit[]): Awaitable<readonly Taken[]>

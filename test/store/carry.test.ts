@@ -4,9 +4,9 @@ import t from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { algorithms, count, defineLimit, explain, type Limit, type LimitState } from '../../lib/rules/rate-limit.js'
-import type { CountedHere } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { RedisStore } from '../../lib/store/redis.js'
+import type { CountedHere } from '../../lib/store/store.js'
 import { RedisServer } from '../support/redis-server.js'
 
 const server = await RedisServer.start()

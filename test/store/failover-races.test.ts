@@ -6,10 +6,11 @@ import { StoreUnavailableError } from '../../lib/errors.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import { FailoverStore } from '../../lib/store/failover.js'
-import { type CountedHere, Journal } from '../../lib/store/journal.js'
+import { Journal } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { noNumbers, type RedisStore } from '../../lib/store/redis.js'
+import type { CountedHere } from '../../lib/store/store.js'
 import { until } from '../support/until.js'
 
 const keys = new Keys('guard:')
