@@ -14,11 +14,12 @@ import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
-import { type Carried, type Journal, type Piece, sizeOf } from './journal.js'
+import type { Carried, Journal } from './journal.js'
 import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
-import { noNumbers, type RedisStore } from './redis.js'
-import type { Block, BlockRequest, CountedHere, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import { Recovery } from './recovery.js'
+import type { RedisStore } from './redis.js'
+import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
   /** which store answers now */
@@ -67,9 +68,6 @@ export type TakeCallback = (failure: StoreUnavailableError | undefined, taken: T
 /** ms between two heartbeats, and between two attempts to tell a Redis that would not listen. */
 const heartbeatMs = 1000
 
-/** Counters that are restored in one call. */
-const inCall = 100
-
 export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   readonly #memory: MemoryStore
   readonly #redis: RedisSide | undefined
@@ -85,12 +83,12 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   #attempt = 0
   #timer: NodeJS.Timeout | undefined
   #closed = false
+  readonly #recovery: Recovery | undefined
   #epoch: string | undefined
   #instances = 1
   #lastAnswered = 0
   /** this process's clock less that of Redis, ms */
   #offsetMs = 0
-  #carries = 0
 
   constructor ({ memory, redis, unconfigured = '', keys, now }: FailoverOptions) {
     super()
@@ -106,6 +104,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       return taken
     })
     if (redis === undefined) return
+    this.#recovery = new Recovery(redis, memory, now, (what, count, error) => this.emit('refused', what, count, error))
     redis.guarded.on('up', () => this.#tell(redis))
     redis.guarded.on('down', () => this.#leave())
     if (redis.guarded.usable) this.#tell(redis)
@@ -344,8 +343,13 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     this.#mode = 'telling'
     const attempt = ++this.#attempt
     const isCurrent = () => this.#mode === 'telling' && this.#attempt === attempt
-    this.#tellAll(redis, isCurrent).then(isOver => {
-      if (!isOver) return
+    this.#recovery!.tellAll(this.#epoch, this.#lastAnswered).then(({ epoch, instances }) => {
+      if (!isCurrent()) return
+      this.#recovery!.tellRest()
+      this.#epoch = epoch
+      this.#instances = instances
+      this.#mode = 'redis'
+      this.#why = undefined
       this.#switched()
       this.emit('settled')
       this.#beat(redis)
@@ -357,81 +361,6 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       this.emit('settled')
       if (redis.guarded.usable && !this.#closed) this.#timer = setTimeout(() => this.#tell(redis), heartbeatMs).unref()
     })
-  }
-
-  /** @returns whether Redis answers from now on; false: it is gone again */
-  async #tellAll ({ store, journal }: RedisSide, isCurrent: () => boolean): Promise<boolean> {
-    const last = await store.fence()
-    const { epoch, instances } = await store.heartbeat()
-    const isLost = this.#epoch !== undefined && epoch !== this.#epoch
-    // A replica that became the primary, or a file that was read again, may be a little behind.
-    const isBehind = last > noNumbers && last < this.#lastAnswered
-    journal.settle(last)
-    if (isLost || isBehind || last === noNumbers) await this.#restoreCounters(store, journal)
-    if (isLost || isBehind || (await store.blockCount()) < this.#memory.blockCount) await this.#restoreBlocks(store)
-    // With each pass there is less to tell, since it takes less time.
-    for (let pass = 0; pass === 0 || (journal.size > inCall && pass < 10); pass++) {
-      for (const piece of journal.pieces()) await this.#tellPiece(store, journal, piece)
-    }
-    if (!isCurrent()) return false
-    for (const piece of journal.pieces()) {
-      // Should one of them not arrive, the breaker opens, and it is told the next time.
-      this.#tellPiece(store, journal, piece).catch(() => {})
-    }
-    this.#epoch = epoch
-    this.#instances = instances
-    this.#mode = 'redis'
-    this.#why = undefined
-    return true
-  }
-
-  async #tellPiece (store: RedisStore, journal: Journal, piece: Piece): Promise<void> {
-    await this.#offer(piece.kind, sizeOf(piece), async () => {
-      switch (piece.kind) {
-        case 'counters': return await store.carry(String(piece.id), piece.counters, this.#now())
-        case 'blocks': return await store.changeBlocks(piece.operations, this.#now())
-        case 'events': return await store.writeEvents(piece.batch)
-      }
-    })
-    journal.done(piece)
-  }
-
-  /** What Redis dislikes is told of, and holds up nothing else. */
-  async #offer (what: Carried, count: number, call: () => Promise<void>): Promise<void> {
-    try {
-      await call()
-    } catch (error) {
-      if (!(error instanceof StoreUnavailableError) || error.kind !== 'reply') throw error
-      this.emit('refused', what, count, error)
-    }
-  }
-
-  /** What Redis knew of the counters that are known here; those in the journal bring it along themselves. */
-  async #restoreCounters (store: RedisStore, journal: Journal): Promise<void> {
-    let some: CountedHere[] = []
-    const tell = async () => {
-      const counters = some
-      some = []
-      await this.#offer('counters', counters.length, async () => await store.carry(`known-${++this.#carries}`, counters, this.#now()))
-    }
-    for (const { key, limit, state } of this.#memory.counters()) {
-      if (!journal.has(key)) some.push({ key, limit, known: state, counted: state })
-      if (some.length === inCall) await tell()
-    }
-    if (some.length > 0) await tell()
-  }
-
-  /** Blocks that are in force here and unknown there, unless they were lifted there. */
-  async #restoreBlocks (store: RedisStore): Promise<void> {
-    const there = new Set<string>()
-    for await (const page of store.blockPages()) for (const { ip } of page) there.add(ip)
-    const missing = this.#memory.blocks().filter(({ ip }) => !there.has(ip))
-    for (let i = 0; i < missing.length; i += inCall) {
-      const operations = missing.slice(i, i + inCall).map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
-        atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }
-      }))
-      await this.#offer('blocks', operations.length, async () => await store.changeBlocks(operations, this.#now()))
-    }
   }
 
   /** From now on, every second. */

@@ -1,0 +1,111 @@
+/**
+ * What a Redis that is back is told before it answers again: the journal, and
+ * where Redis has lost its data or is a little behind, all that is known here.
+ */
+import { StoreUnavailableError } from '../errors.js'
+import { type Carried, type Journal, type Piece, sizeOf } from './journal.js'
+import type { MemoryStore } from './memory.js'
+import { type Heartbeat, noNumbers, type RedisStore } from './redis.js'
+import type { CountedHere } from './store.js'
+
+/** Called with what Redis would not take. */
+type OnRefused = (what: Carried, count: number, error: Error) => void
+
+/** Counters or blocks that are restored in one call. */
+const inCall = 100
+
+export class Recovery {
+  readonly #store: RedisStore
+  readonly #journal: Journal
+  readonly #memory: MemoryStore
+  readonly #now: () => number
+  readonly #onRefused: OnRefused
+  #carries = 0
+
+  /** @param now  ms since 1970 */
+  constructor ({ store, journal }: { readonly store: RedisStore, readonly journal: Journal }, memory: MemoryStore, now: () => number, onRefused: OnRefused) {
+    this.#store = store
+    this.#journal = journal
+    this.#memory = memory
+    this.#now = now
+    this.#onRefused = onRefused
+  }
+
+  /**
+   * Tells all but what happens meanwhile.
+   *
+   * @param epoch         as Redis told it last; undefined: never
+   * @param lastAnswered  number of the last batch that it answered
+   * @returns what Redis told of itself
+   * @throws StoreUnavailableError  when it did not hear all of it; what it heard is not told again
+   */
+  async tellAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
+    const last = await this.#store.fence()
+    const told = await this.#store.heartbeat()
+    const isLost = epoch !== undefined && told.epoch !== epoch
+    // A replica that became the primary, or a file that was read again, may be a little behind.
+    const isBehind = last > noNumbers && last < lastAnswered
+    this.#journal.settle(last)
+    if (isLost || isBehind || last === noNumbers) await this.#restoreCounters()
+    if (isLost || isBehind || (await this.#store.blockCount()) < this.#memory.blockCount) await this.#restoreBlocks()
+    // With each pass there is less to tell, since it takes less time.
+    for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
+      for (const piece of this.#journal.pieces()) await this.#tellPiece(piece)
+    }
+    return told
+  }
+
+  /** Sends the rest before it returns. Should some of it not arrive, the breaker opens, and it is told the next time. */
+  tellRest (): void {
+    for (const piece of this.#journal.pieces()) this.#tellPiece(piece).catch(() => {})
+  }
+
+  async #tellPiece (piece: Piece): Promise<void> {
+    await this.#offer(piece.kind, sizeOf(piece), async () => {
+      switch (piece.kind) {
+        case 'counters': return await this.#store.carry(String(piece.id), piece.counters, this.#now())
+        case 'blocks': return await this.#store.changeBlocks(piece.operations, this.#now())
+        case 'events': return await this.#store.writeEvents(piece.batch)
+      }
+    })
+    this.#journal.done(piece)
+  }
+
+  /** What Redis dislikes is told of, and holds up nothing else. */
+  async #offer (what: Carried, count: number, call: () => Promise<void>): Promise<void> {
+    try {
+      await call()
+    } catch (error) {
+      if (!(error instanceof StoreUnavailableError) || error.kind !== 'reply') throw error
+      this.#onRefused(what, count, error)
+    }
+  }
+
+  /** What Redis knew of the counters that are known here; those in the journal bring it along themselves. */
+  async #restoreCounters (): Promise<void> {
+    let some: CountedHere[] = []
+    const tell = async () => {
+      const counters = some
+      some = []
+      await this.#offer('counters', counters.length, async () => await this.#store.carry(`known-${++this.#carries}`, counters, this.#now()))
+    }
+    for (const { key, limit, state } of this.#memory.counters()) {
+      if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })
+      if (some.length === inCall) await tell()
+    }
+    if (some.length > 0) await tell()
+  }
+
+  /** Blocks that are in force here and unknown there, unless they were lifted there. */
+  async #restoreBlocks (): Promise<void> {
+    const there = new Set<string>()
+    for await (const page of this.#store.blockPages()) for (const { ip } of page) there.add(ip)
+    const missing = this.#memory.blocks().filter(({ ip }) => !there.has(ip))
+    for (let i = 0; i < missing.length; i += inCall) {
+      const operations = missing.slice(i, i + inCall).map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
+        atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }
+      }))
+      await this.#offer('blocks', operations.length, async () => await this.#store.changeBlocks(operations, this.#now()))
+    }
+  }
+}
