@@ -9,6 +9,7 @@ import type { Awaitable } from './awaitable.js'
 import { duration, either, flag, fn, isRecord, keyPrefix, oneOf, texts, type ValueRule, whole, wrong } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
 import { type Algorithm, algorithms } from './rules/rate-limit.js'
+import type { OnOutage } from './rules/verdict.js'
 
 /** What `errorResponseBuilder` is told about a refusal. */
 export interface RefusalContext {
@@ -26,6 +27,9 @@ export const refusalHeaders = [...limitHeaders, 'retry-after'] as const
 export type LimitHeader = typeof limitHeaders[number]
 export type RefusalHeader = typeof refusalHeaders[number]
 
+/** See OnOutage in rules/verdict.ts. */
+export const onOutages = ['memory', 'share', 'allow', 'deny'] as const satisfies readonly OnOutage[]
+
 export const hooks = ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const
 export type LimitHook = typeof hooks[number]
 
@@ -41,6 +45,7 @@ export interface RateLimitOptions {
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object
   onExceeding?: (request: FastifyRequest, key: string) => void
   onExceeded?: (request: FastifyRequest, key: string) => void
+  onOutage?: typeof onOutages[number]
   skipOnError?: boolean
   addHeaders?: Partial<Record<RefusalHeader, boolean>>
   addHeadersOnExceeding?: Partial<Record<LimitHeader, boolean>>
@@ -99,7 +104,8 @@ export const limitOptions = {
   errorResponseBuilder: option(fn<(request: FastifyRequest, context: RefusalContext) => object>('(request, context) => error'), undefined, 'what it returns is thrown as it is', "Fastify's error"),
   onExceeding: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each allowed request', 'none'),
   onExceeded: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each refused request', 'none'),
-  skipOnError: option(flag, undefined, 'when Redis cannot answer; unset: memory answers; `true`: the request passes uncounted; `false`: it gets a 500', 'unset'),
+  onOutage: option(oneOf(...onOutages), 'memory' as typeof onOutages[number], 'while Redis is away: `memory`: each instance allows `max`; `share`: all instances together do; `allow`: requests pass uncounted; `deny`: they get a 503'),
+  skipOnError: option(flag, undefined, "in place of `onOutage`, as @fastify/rate-limit has it: `true` is `'allow'`; `false`: requests get a 500", 'unset'),
   addHeaders: option(headerFlags(refusalHeaders), allTrue(refusalHeaders), 'headers of a refusal', 'all `true`'),
   addHeadersOnExceeding: option(headerFlags(limitHeaders), allTrue(limitHeaders), 'headers of an allowed request', 'all `true`')
 } satisfies { readonly [name in keyof Required<RateLimitOptions>]: Option }

@@ -29,6 +29,7 @@ import { type Carried, Journal } from './store/journal.js'
 import { Keys } from './store/keys.js'
 import { MemoryStore } from './store/memory.js'
 import { RedisStore } from './store/redis.js'
+import { Shares } from './store/shares.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -69,7 +70,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isDropping) log.warn({ kind }, 'the journal is full: the oldest of what happens while Redis is away is lost for Redis')
     isDropping = true
   }
-  const redis = connect(settings, keys, onDrop)
+  const redis = connect(settings, keys, now, onDrop)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
   const metrics = addMetrics(fastify, settings, registry, store, memory, redis)
 
@@ -104,7 +105,10 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   }))
   addHooks(fastify, guard, settings, clientReader(trustProxyOf(fastify), guard))
 
-  const sweep = setInterval(() => memory.sweep(), sweepIntervalMs).unref()
+  const sweep = setInterval(() => {
+    memory.sweep()
+    redis?.shares.sweep()
+  }, sweepIntervalMs).unref()
   const follower = redis === undefined
     ? undefined
     : new BlockListFollower({
@@ -164,14 +168,16 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
 export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
 
-function connect (settings: Settings, keys: Keys, onDrop: (kind: Carried, count: number) => void): RedisSide | undefined {
+function connect (settings: Settings, keys: Keys, now: () => number, onDrop: (kind: Carried, count: number) => void): RedisSide | undefined {
   if (settings.redis.kind === 'none') return undefined
   const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
-  const { maxEvents, maxJournal: capacity } = settings
+  const { maxEvents, maxJournal: capacity, cache } = settings
   return {
     guarded,
     store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID() }),
-    journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop })
+    journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
+    // Two counters for each key.
+    shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, seed: randomInt(2 ** 32) }), now)
   }
 }
 

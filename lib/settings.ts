@@ -14,6 +14,7 @@ import {
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from './rules/address-list.js'
 import { type Algorithm, defineLimit } from './rules/rate-limit.js'
+import type { OnOutage } from './rules/verdict.js'
 
 /** A limit's settings: every default filled in; undefined only where "not given" is a setting of its own. */
 export interface LimitSettings {
@@ -31,8 +32,8 @@ export interface LimitSettings {
   readonly errorResponseBuilder: RateLimitOptions['errorResponseBuilder']
   readonly onExceeding: RateLimitOptions['onExceeding']
   readonly onExceeded: RateLimitOptions['onExceeded']
-  /** undefined: memory answers when Redis cannot */
-  readonly skipOnError: boolean | undefined
+  /** `skipOnError` is read into it, too */
+  readonly onOutage: OnOutage
   readonly addHeaders: Readonly<Record<RefusalHeader, boolean>>
   readonly addHeadersOnExceeding: Readonly<Record<LimitHeader, boolean>>
 }
@@ -64,8 +65,11 @@ export interface Settings {
 /** Fastify's own register options, which reach every plugin. */
 const ofFastify = new Set(['prefix', 'logLevel', 'logSerializers'])
 
+/** Without `skipOnError`: it is another word for `onOutage`, and no setting. */
+const { skipOnError, ...ownLimitOptions } = limitOptions
+
 const limitDefaults: LimitSettings = {
-  ...fallbacks(limitOptions),
+  ...fallbacks(ownLimitOptions),
   allowList: readAllowList(limitOptions.allowList.fallback),
   addHeaders: limitOptions.addHeaders.fallback,
   addHeadersOnExceeding: limitOptions.addHeadersOnExceeding.fallback
@@ -147,13 +151,17 @@ function pick<T extends object, Declared extends object> (from: T, declared: Dec
 }
 
 function resolveLimit (given: Given<typeof limitOptions>, base: LimitSettings, prefix: string, problems: OptionProblem[]): LimitSettings {
-  const { allowList, addHeaders, addHeadersOnExceeding, ...rest } = given
+  const { allowList, addHeaders, addHeadersOnExceeding, skipOnError, ...rest } = given
   const settings: LimitSettings = {
     ...base,
+    ...(skipOnError === undefined ? {} : { onOutage: skipOnError ? 'allow' : 'fail' }),
     ...rest,
     allowList: allowList === undefined ? base.allowList : readAllowList(allowList),
     addHeaders: Object.freeze({ ...base.addHeaders, ...addHeaders }),
     addHeadersOnExceeding: Object.freeze({ ...base.addHeadersOnExceeding, ...addHeadersOnExceeding })
+  }
+  if (given.onOutage !== undefined && skipOnError !== undefined) {
+    problems.push({ option: `${prefix}skipOnError`, rule: 'left out beside onOutage', received: show(skipOnError) })
   }
   if (given.burst !== undefined && settings.algorithm !== 'gcra') {
     problems.push({ option: `${prefix}burst`, rule: "left out, unless algorithm is 'gcra'", received: show(given.burst) })

@@ -67,7 +67,7 @@ t.test('without options and variables everything has its default', async t => {
     errorResponseBuilder: undefined,
     onExceeding: undefined,
     onExceeded: undefined,
-    skipOnError: undefined,
+    onOutage: 'memory',
     addHeaders: { ...headers, 'retry-after': true },
     addHeadersOnExceeding: headers
   })
@@ -109,11 +109,21 @@ t.test('what is given is taken over', async t => {
     [{ errorResponseBuilder: () => ({}) }, { errorResponseBuilder: Function }],
     [{ onExceeding: () => {} }, { onExceeding: Function }],
     [{ onExceeded: () => {} }, { onExceeded: Function }],
-    [{ skipOnError: false }, { skipOnError: false }],
+    [{ onOutage: 'share' }, { onOutage: 'share' }],
+    [{ skipOnError: false }, { onOutage: 'fail' }],
+    [{ skipOnError: true }, { onOutage: 'allow' }],
     [{ addHeaders: { 'retry-after': false } }, { addHeaders: { ...headers, 'retry-after': false } }],
     [{ addHeadersOnExceeding: { 'x-ratelimit-reset': false } }, { addHeadersOnExceeding: { ...headers, 'x-ratelimit-reset': false } }]
   ]
   for (const [options, settings] of ofLimit) t.match(resolve(options).limit, settings)
+})
+
+t.test('onOutage and skipOnError are two words for one thing: not both at once, and a route has the last one', async t => {
+  t.throws(() => resolve({ onOutage: 'deny', skipOnError: true }), { message: /skipOnError must be left out beside onOutage, got true/ })
+  const base = resolve({ skipOnError: false }).limit
+  t.equal(resolveRouteLimit({}, base, 'GET /').onOutage, 'fail')
+  t.equal(resolveRouteLimit({ onOutage: 'memory' }, base, 'GET /').onOutage, 'memory')
+  t.equal(resolveRouteLimit({ skipOnError: true }, resolve({ onOutage: 'deny' }).limit, 'GET /').onOutage, 'allow')
 })
 
 t.test('addresses, ranges and keys of an allow list are told apart', async t => {
@@ -171,6 +181,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   errorResponseBuilder: ['function'],
   onExceeding: ['function'],
   onExceeded: ['function'],
+  onOutage: [],
   skipOnError: ['true'],
   addHeaders: [],
   addHeadersOnExceeding: []

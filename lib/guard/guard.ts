@@ -6,7 +6,7 @@ import type { StoreUnavailableError } from '../errors.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
 import { explain } from '../rules/rate-limit.js'
-import type { Blocked, Exempt, Source, Verdict } from '../rules/verdict.js'
+import type { Blocked, Exempt, OnOutage, Source, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { NamedCheck } from '../store/store.js'
@@ -33,7 +33,7 @@ export interface GuardEvent {
   readonly subject: Subject
 }
 
-/** `uncounted`: Redis was away, and `skipOnError` lets such requests pass; `failed`: and it does not. */
+/** `uncounted`, `denied`, `failed`: Redis was away, and `onOutage` is `allow`, `deny` or `fail`. */
 export type Outcome = Verdict['kind'] | 'failed'
 
 export type GuardListener = (event: GuardEvent) => void
@@ -112,31 +112,32 @@ export class Guard {
    * Counts a request against a limit; decided before it returns where memory
    * answers, and where Redis has refused the key a moment ago.
    *
-   * @param checks       one limit; the same array for each request that has it,
+   * @param checks    one limit; the same array for each request that has it,
    *   so that a batch tells Redis about it once
-   * @param skipOnError  what to do when Redis cannot answer; undefined: memory answers
-   * @param done         called once, with the failure or the verdict
+   * @param onOutage  who answers when Redis cannot
+   * @param done      called once, with the verdict; with the failure where `fail` asks for it
    */
   take (
-    subject: Subject, key: string, checks: readonly [NamedCheck], skipOnError: boolean | undefined,
+    subject: Subject, key: string, checks: readonly [NamedCheck], onOutage: OnOutage,
     done: (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void
   ): void {
     const [check] = checks
     const canAsk = this.#store.usesRedis
-    const denied = canAsk || skipOnError === undefined ? this.#denyCache.refuse(key, check, canAsk) : undefined
+    const fallback = onOutage === 'memory' || onOutage === 'share' ? onOutage : undefined
+    const denied = canAsk || fallback !== undefined ? this.#denyCache.refuse(key, check, canAsk) : undefined
     if (denied !== undefined) {
       this.#tell(subject, 'limited', 'local', check.name, key)
       return done(undefined, { kind: 'limited', source: 'local', key, limit: check.limit, explanation: denied })
     }
-    this.#store.takeOne({ key, checks }, skipOnError !== undefined, (failure, taken, source) => {
+    this.#store.takeOne({ key, checks }, fallback, (failure, taken, source) => {
       if (taken === undefined) {
-        const outcome = skipOnError === true ? 'uncounted' : 'failed'
+        const outcome = unanswered[onOutage as keyof typeof unanswered]
         this.#tell(subject, outcome, source, check.name, key)
         if (outcome === 'failed') return done(failure, undefined)
-        return done(undefined, { kind: 'uncounted', key, limit: check.limit })
+        return done(undefined, outcome === 'denied' ? { kind: outcome } : { kind: outcome, key, limit: check.limit })
       }
       if (source === 'redis') this.#denyCache.learn(key, check, taken)
-      const explanation = explain(taken.outcomes[0]!.state, taken.nowMs, check.limit, check.cost)
+      const explanation = taken.explanation ?? explain(taken.outcomes[0]!.state, taken.nowMs, check.limit, check.cost)
       const kind = taken.accepted ? 'allowed' : 'limited'
       this.#tell(subject, kind, source, check.name, key)
       done(undefined, { kind, source, key, limit: check.limit, explanation })
@@ -148,6 +149,9 @@ export class Guard {
     for (const listener of this.#listeners) listener(event)
   }
 }
+
+/** What becomes of a request that nobody has decided. */
+const unanswered = { allow: 'uncounted', deny: 'denied', fail: 'failed' } as const
 
 /** All whose address cannot be read share one counter: it must not be a way around the limit. */
 const unknownClient: Client = { address: undefined, key: 'unknown', exempt: false }

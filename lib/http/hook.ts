@@ -10,11 +10,11 @@ import type { LimitHook, RateLimitOptions } from '../options.js'
 import { type LimitSettings, resolveRouteLimit, type Settings } from '../settings.js'
 import { canonicalAddress } from '../rules/address.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
-import type { Verdict } from '../rules/verdict.js'
+import type { Denied, Verdict } from '../rules/verdict.js'
 import type { NamedCheck } from '../store/store.js'
 import { setLimitHeaders, setRefusalHeaders } from './headers.js'
 import { isThenable } from '../awaitable.js'
-import { blockedError, limitedError, unavailableError } from './reply.js'
+import { blockedError, limitedError, sendDenied, unavailableError } from './reply.js'
 
 /** Routes without a limit of their own share one counter per client, by this name. */
 export const globalLimitName = 'global'
@@ -92,7 +92,7 @@ function limitHook (guard: Guard, { name, settings }: RouteLimit, subjectOf: (re
   const isPlain = settings.keyGenerator === undefined && settings.allowList.decide === undefined
 
   const take = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction, key: string, checks: readonly [NamedCheck]) => {
-    guard.take(subjectOf(request), key, checks, settings.skipOnError, (failure, verdict) => {
+    guard.take(subjectOf(request), key, checks, settings.onOutage, (failure, verdict) => {
       if (failure === undefined) answer(request, reply, settings, verdict!, done)
       else done(unavailableError(failure))
     })
@@ -168,6 +168,7 @@ function isListed ({ address, key: ownKey }: Client, key: string, { allowList: {
 }
 
 function answer (request: FastifyRequest, reply: FastifyReply, settings: LimitSettings, verdict: Verdict, done: HookHandlerDoneFunction): void {
+  if (verdict.kind === 'denied') return sendDenied(reply)
   let error: object | undefined
   try {
     error = respond(request, reply, settings, verdict)
@@ -179,7 +180,7 @@ function answer (request: FastifyRequest, reply: FastifyReply, settings: LimitSe
 }
 
 /** @returns the error to answer with; undefined: the request passes */
-function respond (request: FastifyRequest, reply: FastifyReply, settings: LimitSettings, verdict: Verdict): object | undefined {
+function respond (request: FastifyRequest, reply: FastifyReply, settings: LimitSettings, verdict: Exclude<Verdict, Denied>): object | undefined {
   switch (verdict.kind) {
     case 'allowed':
       setLimitHeaders(reply, verdict, settings.addHeadersOnExceeding)

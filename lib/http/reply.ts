@@ -1,6 +1,6 @@
 /** The errors that a refused request is answered with, in Fastify's own shape. */
 import { format } from '@lukeed/ms'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import { isThenable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import type { LimitSettings } from '../settings.js'
@@ -25,7 +25,23 @@ export function limitedError (request: FastifyRequest, verdict: Counted, { error
   return withStatus(429, `Rate limit exceeded, retry in ${after}`)
 }
 
-/** 500: `skipOnError` is false, and Redis cannot answer. Where Redis is and what it said stays in the cause. */
+/**
+ * 503: nobody can decide, and `onOutage` is `deny`.
+ * Source: RFC 9457, and the registry of problem types that it begins.
+ */
+export function sendDenied (reply: FastifyReply): void {
+  reply.code(503).headers({ 'content-type': 'application/problem+json', 'cache-control': 'no-store', 'retry-after': 1 }).send(denied)
+}
+
+/** As a text, which no response schema of a route reshapes. */
+const denied = JSON.stringify({
+  type: 'https://iana.org/assignments/http-problem-types#temporary-reduced-capacity',
+  title: 'Temporary Reduced Capacity',
+  status: 503,
+  detail: 'Requests cannot be counted at the moment'
+})
+
+/** 500: `onOutage` is `fail`, and Redis cannot answer. Where Redis is and what it said stays in the cause. */
 export function unavailableError (failure: StoreUnavailableError): StoreUnavailableError {
   return new StoreUnavailableError(failure.kind, 'The rate limit store is unavailable', failure)
 }

@@ -5,7 +5,14 @@
  */
 import type { Explanation, Limit } from './rate-limit.js'
 
-export type Verdict = Counted | Blocked | Exempt | Uncounted
+export type Verdict = Counted | Blocked | Exempt | Uncounted | Denied
+
+/**
+ * Who answers while Redis is away: memory, as if this were the only instance
+ * (`memory`) or one of several (`share`), or nobody: then every request passes
+ * uncounted (`allow`), gets a 503 (`deny`), or fails with a 500 (`fail`).
+ */
+export type OnOutage = 'memory' | 'share' | 'allow' | 'deny' | 'fail'
 
 /** Which store decided; `local` are the lists of this process, and its memory of what Redis refused. */
 export type Source = 'redis' | 'memory' | 'local'
@@ -30,9 +37,14 @@ export interface Exempt {
   readonly kind: 'exempt'
 }
 
-/** Passed without being counted: Redis could not answer, and `skipOnError` asks for that. */
+/** Passed without being counted: Redis could not answer, and `onOutage` is `allow`. */
 export interface Uncounted {
   readonly kind: 'uncounted'
   readonly key: string
   readonly limit: Limit
+}
+
+/** Refused without being counted: Redis could not answer, and `onOutage` is `deny`. */
+export interface Denied {
+  readonly kind: 'denied'
 }

@@ -14,11 +14,13 @@ import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
+import { count, type LimitState } from '../rules/rate-limit.js'
 import type { Carried, Journal } from './journal.js'
 import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
 import type { RedisStore } from './redis.js'
+import type { Shares } from './shares.js'
 import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
@@ -44,11 +46,12 @@ interface InnerEvents extends FailoverEvents {
   refused: [what: Carried, count: number, error: Error]
 }
 
-/** Redis as the failover needs it: the store, the breaker in front of it, and what is to be told to it. */
+/** Redis as the failover needs it: the store, the breaker in front of it, what is to be told to it, and what may pass without it. */
 export interface RedisSide {
   readonly store: RedisStore
   readonly guarded: GuardedRedis
   readonly journal: Journal
+  readonly shares: Shares
 }
 
 export interface FailoverOptions {
@@ -61,6 +64,9 @@ export interface FailoverOptions {
   /** ms since 1970 */
   readonly now: () => number
 }
+
+/** How memory answers for Redis: as the only instance, or as one of several. */
+export type Fallback = 'memory' | 'share'
 
 /** Called with the failure, or with what became of the hit and who decided. */
 export type TakeCallback = (failure: StoreUnavailableError | undefined, taken: Taken | undefined, source: 'redis' | 'memory') => void
@@ -86,6 +92,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   readonly #recovery: Recovery | undefined
   #epoch: string | undefined
   #instances = 1
+  #outage = 0
   #lastAnswered = 0
   /** this process's clock less that of Redis, ms */
   #offsetMs = 0
@@ -162,15 +169,15 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
    * Decides one hit; from memory before it returns, from Redis together with
    * all others of this turn of the event loop.
    *
-   * @param strict  with Redis away, fail rather than answer from memory
-   * @param done    called once; with a failure only where `strict` asks for it
+   * @param fallback  how memory answers with Redis away; undefined: it does not
+   * @param done      called once; with a failure only where there is no fallback
    */
-  takeOne (hit: Hit, strict: boolean, done: TakeCallback): void {
+  takeOne (hit: Hit, fallback: Fallback | undefined, done: TakeCallback): void {
     const redis = this.#redis
     if (redis === undefined) return done(undefined, this.#memory.takeOne(hit), 'memory')
     if (!this.usesRedis) {
-      if (strict) done(redis.guarded.failure, undefined, 'redis')
-      else done(undefined, this.#takeHere(hit, undefined), 'memory')
+      if (fallback === undefined) done(redis.guarded.failure, undefined, 'redis')
+      else done(undefined, this.#takeHere(hit, fallback, undefined), 'memory')
       return
     }
     this.#batch.add(hit, (error, taken, ticket) => {
@@ -178,15 +185,16 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
         if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
         // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
         else this.#memory.takeOne(hit)
+        if (fallback === 'share' && taken.accepted) redis.shares.passed(hit, taken, this.#instances)
         return done(undefined, taken, 'redis')
       }
       const failure = redis.guarded.report(error)
       if (failure.kind === 'lost') this.lostData(failure)
-      if (strict) return done(failure, undefined, 'redis')
+      if (fallback === undefined) return done(failure, undefined, 'redis')
       // What Redis dislikes it would dislike again.
       if (failure.kind === 'reply') return done(undefined, this.#memory.takeOne(hit), 'memory')
       const mayHaveRun = ticket.number > 0 && failure.kind !== 'lost'
-      done(undefined, this.#takeHere(hit, mayHaveRun ? ticket.number : undefined), 'memory')
+      done(undefined, this.#takeHere(hit, fallback, mayHaveRun ? ticket.number : undefined), 'memory')
     })
   }
 
@@ -205,7 +213,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   }
 
   async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
-    return await Promise.all(hits.map(async hit => await new Promise<Taken>(resolve => this.takeOne(hit, false, (failure, taken) => resolve(taken!)))))
+    return await Promise.all(hits.map(async hit => await new Promise<Taken>(resolve => this.takeOne(hit, 'memory', (failure, taken) => resolve(taken!)))))
   }
 
   get (key: string): Awaitable<string | null> {
@@ -311,9 +319,9 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   }
 
   /** @param batch  in which it was sent to Redis, that may have run it */
-  #takeHere (hit: Hit, batch: number | undefined): Taken {
+  #takeHere (hit: Hit, fallback: Fallback, batch: number | undefined): Taken {
     const known = hit.checks.map(check => this.#memory.known(hit.key, check))
-    const taken = this.#memory.takeOne(hit)
+    const taken = fallback === 'share' ? this.#takeShare(hit, known) : this.#memory.takeOne(hit)
     hit.checks.forEach(({ name, limit, cost }, i) => {
       // Where another check refused, this one is as it was.
       if (!taken.accepted && taken.outcomes[i]!.fits) return
@@ -321,6 +329,17 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       this.#redis!.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, accepted: taken.accepted }, known[i], batch)
     })
     return taken
+  }
+
+  /** The counters are those of all instances, as far as they are known, whatever the shares have decided. */
+  #takeShare (hit: Hit, known: readonly (LimitState | undefined)[]): Taken {
+    const { accepted, nowMs, explanation } = this.#redis!.shares.take(hit, known, this.#instances, this.#outage)
+    const outcomes = hit.checks.map((check, i) => {
+      const state = count(known[i], nowMs, check.limit, check.cost, accepted)
+      this.#memory.learn(hit.key, check, state, nowMs)
+      return { fits: accepted, state }
+    })
+    return { accepted, nowMs, outcomes, explanation }
   }
 
   #reason (guarded: GuardedRedis): string {
@@ -335,7 +354,9 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     this.#mode = 'memory'
     this.#why = lost
     this.emit('settled')
-    if (answered) this.#switched()
+    if (!answered) return
+    this.#outage++
+    this.#switched()
   }
 
   #tell (redis: RedisSide): void {

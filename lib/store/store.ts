@@ -8,7 +8,7 @@
  * StoreUnavailableError, save those of memory.
  */
 import type { Awaitable } from '../awaitable.js'
-import type { Check, Limit, LimitState } from '../rules/rate-limit.js'
+import type { Check, Explanation, Limit, LimitState } from '../rules/rate-limit.js'
 
 /** One limit of a hit. The name tells a client's counters apart. */
 export interface NamedCheck extends Check {
@@ -29,6 +29,8 @@ export interface Taken {
   readonly nowMs: number
   /** one for each check, in their order */
   readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState }[]
+  /** what it means to the client, where that is more than the counters say */
+  readonly explanation?: Explanation
 }
 
 /** Hits at one fixed-window that were refused without asking the store. */

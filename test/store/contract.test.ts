@@ -6,6 +6,7 @@ import { FailoverStore } from '../../lib/store/failover.js'
 import { Journal } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
+import { Shares } from '../../lib/store/shares.js'
 import { RedisStore } from '../../lib/store/redis.js'
 import { RedisServer } from '../support/redis-server.js'
 import { storeContract, type StoreUnderTest } from './contract.js'
@@ -54,7 +55,7 @@ t.test('redis', async t => storeContract(t, async (t, options = {}) => await red
 t.test('both, with Redis', async t => storeContract(t, async (t, options = {}) => {
   const redis = await redisStore(t, options)
   const journal = new Journal({ capacity: 1000, maxEvents: 1000, onDrop: () => {} })
-  const store = new FailoverStore({ memory: memoryStore(options).store, redis: { ...redis, journal }, keys, now: Date.now })
+  const store = new FailoverStore({ memory: memoryStore(options).store, redis: { ...redis, journal, shares: new Shares(memoryStore(options).store, Date.now) }, keys, now: Date.now })
   t.teardown(() => store.close())
   await store.settle()
   return { ...redis, store }

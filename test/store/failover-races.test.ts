@@ -10,6 +10,7 @@ import { Journal } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { noNumbers, type RedisStore } from '../../lib/store/redis.js'
+import { Shares } from '../../lib/store/shares.js'
 import type { CountedHere } from '../../lib/store/store.js'
 import { until } from '../support/until.js'
 
@@ -42,9 +43,10 @@ function setUp (t: Test) {
   const breaker = new MadeUpBreaker()
   const redis = new MadeUpRedis()
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
-  const store = new FailoverStore({ memory, redis: { guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now: Date.now })
+  const shares = new Shares(new MemoryStore({ keys, capacity: 10, maxEvents: 1, now: Date.now }), Date.now)
+  const store = new FailoverStore({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now: Date.now })
   t.teardown(() => store.close())
-  const hit = (key: string, cost = 1) => store.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, false, () => {})
+  const hit = (key: string, cost = 1) => store.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
   return { memory, breaker, redis, journal, store, hit }
 }
 
@@ -195,7 +197,7 @@ t.test('of several limits, those that would have let a refused hit pass are not 
   const { store, journal, breaker } = setUp(t)
   const narrow = defineLimit('fixed-window', 1, 60_000)
   const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
-  for (const expected of [true, false]) store.takeOne({ key: 'client', checks }, false, (failure, taken) => t.equal(taken!.accepted, expected))
+  for (const expected of [true, false]) store.takeOne({ key: 'client', checks }, 'memory', (failure, taken) => t.equal(taken!.accepted, expected))
   t.match(journal.pieces(), [{ counters: [{ counted: { used: 1 } }, { counted: { used: 2 } }] }])
   t.equal(breaker.usable, false)
 })

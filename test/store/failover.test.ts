@@ -204,10 +204,34 @@ t.test('skipOnError: true lets requests pass uncounted, false fails them, while 
   }
 })
 
-t.test('skipOnError means nothing where memory is the store that was asked for', async t => {
-  const app = await guardedApp(t, { skipOnError: true, max: 1 })
-  app.get('/', async () => 'ok')
-  t.same([(await timed(app)).status, (await timed(app)).status], [200, 429])
+t.test('onOutage: allow lets requests pass uncounted, deny answers 503 as a problem, and both count again when Redis is back', async t => {
+  const { app, server } = await setUp(t, { max: 2 })
+  const finished: string[] = []
+  app.addHook('onResponse', async ({ url }) => { finished.push(url) })
+  app.get('/allow', { config: { rateLimit: { onOutage: 'allow', timeWindow: '1 minute' } } }, async () => 'ok')
+  app.get('/deny', { config: { rateLimit: { onOutage: 'deny' } }, schema: { response: { 503: { type: 'object', properties: {} } } } }, async () => 'ok')
+  t.equal((await app.inject('/deny')).statusCode, 200)
+  server.signal('SIGSTOP')
+  for (let i = 0; i < 4; i++) {
+    t.match((await app.inject('/allow')).headers, { 'x-ratelimit-remaining': '2' })
+    const denied = await app.inject('/deny')
+    t.match(denied.headers, { 'content-type': 'application/problem+json', 'retry-after': '1', 'cache-control': 'no-store' })
+    t.equal(denied.statusCode, 503)
+    t.match(denied.json(), { type: 'https://iana.org/assignments/http-problem-types#temporary-reduced-capacity', status: 503 })
+  }
+  server.signal('SIGCONT')
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.equal((await app.inject('/deny')).statusCode, 200)
+  t.equal(finished.length, 10)
+  t.match((await app.inject('/metrics')).body, /redis_guard_decisions_total\{limit="GET:\/deny",outcome="denied",source="redis"\} 4/)
+})
+
+t.test('skipOnError and onOutage mean nothing where memory is the store that was asked for', async t => {
+  for (const option of [{ skipOnError: true }, { skipOnError: false }, { onOutage: 'allow' }, { onOutage: 'deny' }, { onOutage: 'share' }] as const) {
+    const app = await guardedApp(t, { ...option, max: 1 })
+    app.get('/', async () => 'ok')
+    t.same([(await timed(app)).status, (await timed(app)).status], [200, 429])
+  }
 })
 
 t.test('a switch is an event, once in each direction', async t => {

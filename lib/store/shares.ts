@@ -1,0 +1,83 @@
+/**
+ * What one of several instances lets pass while none of them can ask Redis, so
+ * that all of them together stay within the limit: its part of what was left
+ * when Redis went, and never more than its part of the whole in one window.
+ *
+ * Two counters for each key say so, beside the one that memory keeps. Both
+ * have to let a hit pass:
+ *   left  goes on from what Redis told last; each hit counts once for every
+ *         instance, since each of them will let as many pass
+ *   own   counts what this instance lets pass, before the outage too: what the
+ *         others did meanwhile, and Redis did not tell here any more, cannot
+ *         be more than their parts
+ */
+import { count, explain, type Explanation, type Limit, type LimitState } from '../rules/rate-limit.js'
+import type { MemoryStore } from './memory.js'
+import type { Hit, NamedCheck, Taken } from './store.js'
+
+export class Shares {
+  readonly #counters: MemoryStore
+  readonly #now: () => number
+
+  /**
+   * @param counters  a store for nothing else: it keeps two counters for each key
+   * @param now       ms since 1970; the clock of that store
+   */
+  constructor (counters: MemoryStore, now: () => number) {
+    this.#counters = counters
+    this.#now = now
+  }
+
+  /** Takes note of a hit that Redis let pass here. */
+  passed (hit: Hit, taken: Taken, instances: number): void {
+    const nowMs = this.#now()
+    hit.checks.forEach((check, i) => {
+      const own = ownOf(check, instances)
+      const begun = { used: 0, previous: 0, atMs: taken.outcomes[i]!.state.atMs - taken.nowMs + nowMs }
+      const state = count(this.#counters.known(hit.key, own) ?? begun, nowMs, own.limit, own.cost, true)
+      this.#counters.learn(hit.key, own, state, nowMs)
+    })
+  }
+
+  /**
+   * Decides a hit without Redis.
+   *
+   * @param known      the counters of its checks as memory has them; undefined: none
+   * @param instances  that were alive when Redis last told, whole number >= 1
+   * @param outage     its number: in each of them what is left is known anew
+   */
+  take (hit: Hit, known: readonly (LimitState | undefined)[], instances: number, outage: number): { readonly accepted: boolean, readonly nowMs: number, readonly explanation: Explanation } {
+    const checks = hit.checks.flatMap((check, i) => {
+      const left = { name: `${check.name}#left${outage}`, limit: check.limit, cost: check.cost * instances }
+      const state = known[i]
+      if (state !== undefined && this.#counters.known(hit.key, left) === undefined) this.#counters.learn(hit.key, left, state, this.#now())
+      return [left, ownOf(check, instances)]
+    })
+    const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, checks })
+    const explained = outcomes.map(({ state }, i) => explain(state, nowMs, checks[i]!.limit, checks[i]!.cost))
+    return {
+      accepted,
+      nowMs,
+      explanation: {
+        // Of what is left, each of them lets its part pass.
+        remaining: Math.min(...explained.map(({ remaining }, i) => i % 2 === 0 ? Math.floor(remaining / instances) : remaining)),
+        resetMs: Math.max(...explained.map(({ resetMs }) => resetMs)),
+        retryAfterMs: accepted ? 0 : Math.max(...explained.filter((_, i) => !outcomes[i]!.fits).map(({ retryAfterMs }) => retryAfterMs))
+      }
+    }
+  }
+
+  /** Forgets what has expired. */
+  sweep (): void {
+    this.#counters.sweep()
+  }
+}
+
+function ownOf ({ name, limit, cost }: NamedCheck, instances: number): NamedCheck {
+  return { name: `${name}#own`, limit: partOf(limit, instances), cost }
+}
+
+/** Rounded down: all parts together are not to be more than the whole. */
+function partOf ({ algorithm, max, windowMs, burst }: Limit, instances: number): Limit {
+  return { algorithm, max: Math.floor(max / instances), windowMs, burst: Math.floor(burst / instances) }
+}

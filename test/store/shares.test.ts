@@ -1,0 +1,129 @@
+/** onOutage: 'share': all instances together stay within the limit. */
+import fc from 'fast-check'
+import type { FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import { algorithms, type Algorithm, defineLimit, type LimitState, take } from '../../lib/rules/rate-limit.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import { Shares } from '../../lib/store/shares.js'
+import type { NamedCheck } from '../../lib/store/store.js'
+import { guardedApp } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+const keys = new Keys('guard:')
+
+/** Instances with clocks of their own, and a Redis between them that keeps one client's counter. */
+function setUp (algorithm: Algorithm, max: number, instances: number) {
+  let nowMs = 1_700_000_000_000
+  let counter: LimitState | undefined
+  const check: NamedCheck = { name: 'limit', limit: defineLimit(algorithm, max, 60_000), cost: 1 }
+  const hit = { key: 'client', checks: [check] }
+  const all = Array.from({ length: instances }, (_, i) => {
+    const now = () => nowMs + 7 * i
+    const memory = new MemoryStore({ keys, capacity: 100, maxEvents: 1, now })
+    const shares = new Shares(new MemoryStore({ keys, capacity: 100, maxEvents: 1, now }), now)
+    return {
+      shares,
+      now,
+      onRedis (): boolean {
+        const outcome = take(counter, nowMs, check.limit, 1)
+        counter = outcome.state
+        memory.learn(hit.key, check, outcome.state, nowMs)
+        if (outcome.fits) shares.passed(hit, { accepted: true, nowMs, outcomes: [outcome] }, instances)
+        return outcome.fits
+      },
+      away: (outage: number) => shares.take(hit, [memory.known(hit.key, check)], instances, outage)
+    }
+  })
+  return { all, pass: (ms: number) => { nowMs += ms } }
+}
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: whatever was used before an outage, and wherever, all instances together let max pass in a window`, async t => {
+    fc.assert(fc.property(
+      fc.integer({ min: 1, max: 60 }), fc.integer({ min: 1, max: 5 }), fc.array(fc.nat(4), { maxLength: 40 }), fc.array(fc.nat(4), { minLength: 100, maxLength: 200 }),
+      (max, instances, before, during) => {
+        const { all } = setUp(algorithm, max, instances)
+        // No more than its part through each of them: what one has let pass beyond that, the others cannot know.
+        const through = all.map(() => 0)
+        let passed = 0
+        for (const pick of before) {
+          const i = pick % instances
+          if (through[i]! >= Math.floor(max / instances)) continue
+          if (!all[i]!.onRedis()) continue
+          through[i]!++
+          passed++
+        }
+        for (const pick of during) if (all[pick % instances]!.away(1).accepted) passed++
+        return passed <= max
+      }
+    ), { numRuns: 300 })
+    t.pass()
+  })
+
+  t.test(`${algorithm}: what is left when Redis goes is shared out, and a refused client is told when it passes`, async t => {
+    const { all, pass } = setUp(algorithm, 20, 2)
+    const [a, b] = all as [typeof all[0], typeof all[0]]
+    for (let i = 0; i < 4; i++) t.same([a.onRedis(), b.onRedis()], [true, true])
+    const known = a.away(1)
+    // 12 are left, less the one that b has counted after it, and a cannot know of.
+    t.match(known, { accepted: true, explanation: { remaining: 5, retryAfterMs: 0 } })
+    const passed = [...Array.from({ length: 10 }, () => a.away(1)), ...Array.from({ length: 10 }, () => b.away(1))].filter(({ accepted }) => accepted).length
+    t.equal(1 + passed, 12)
+    const { explanation } = a.away(1)
+    t.equal(explanation.remaining, 0)
+    pass(explanation.retryAfterMs - 1)
+    t.equal(a.away(1).accepted, false)
+    pass(1)
+    t.equal(a.away(1).accepted, true)
+  })
+}
+
+t.test('what is left is known anew in each outage, and forgotten when it is over', async t => {
+  const { all: [a], pass } = setUp('fixed-window', 20, 2)
+  for (let i = 0; i < 10; i++) a!.away(1)
+  t.equal(a!.away(1).accepted, false)
+  pass(60_000)
+  a!.shares.sweep()
+  t.equal(a!.away(1).accepted, true)
+})
+
+t.test('a max below the number of instances lets nobody pass: all parts together are not more than the whole', async t => {
+  const { all } = setUp('fixed-window', 2, 3)
+  t.same(all.map(instance => instance.away(1).accepted), [false, false, false])
+})
+
+t.test('two instances on one Redis share its limit while it is away, and all of it is in Redis afterwards', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const start = async (t: Test) => {
+    const app = await guardedApp(t, { redis: { port: server.port }, max: 20, timeWindow: '1 hour', onOutage: 'share', resetTimeout: 200 })
+    app.get('/', async () => 'ok')
+    return app
+  }
+  const apps = [await start(t), await start(t)]
+  await until(async () => /redis_guard_instances 2/.test((await apps[0]!.inject('/metrics')).body))
+  const passing = async (count: number) => {
+    let passed = 0
+    for (let i = 0; i < count; i++) for (const app of apps) if ((await app.inject('/')).statusCode === 200) passed++
+    return passed
+  }
+  t.equal(await passing(3), 6)
+  await server.kill()
+  await until(async () => {
+    for (const app of apps) await app.redisGuard.get('x')
+    return apps.every((app: FastifyInstance) => app.redisGuard.status.store === 'memory')
+  })
+  const during = await passing(20)
+  t.ok(during >= 13 && during <= 14, `${during} of the 14 that were left`)
+  const refused = await apps[0]!.inject('/')
+  t.match(refused.headers, { 'x-ratelimit-limit': '20', 'x-ratelimit-remaining': '0' })
+  t.ok(Number(refused.headers['retry-after']) > 3590)
+  await server.restart()
+  await until(() => apps.every(app => app.redisGuard.status.store === 'redis'))
+  const client = server.client()
+  t.equal(Number(await client.get('guard:fixed-window:{127.0.0.1}:global')), 6 + during)
+  client.disconnect()
+  t.equal(await passing(20), 14 - during)
+})
