@@ -64,12 +64,12 @@ export const described = {
   journal: {
     name: 'redis_guard_journal_entries',
     labels: [],
-    help: 'Counters, changes of blocks, and events that Redis is yet to be told.'
+    help: 'Counters, changes of blocks, events and values that Redis is yet to be told.'
   },
   journalDropped: {
     name: 'redis_guard_journal_dropped_total',
     labels: ['kind'],
-    help: 'What was lost for Redis, because the journal was full or Redis would not take it. kind: counters, blocks, events.'
+    help: 'What was lost for Redis, because the journal was full or Redis would not take it. kind: counters, blocks, events, values.'
   },
   instances: {
     name: 'redis_guard_instances',

@@ -20,8 +20,9 @@ import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
 import type { RedisStore } from './redis.js'
+import type { ChangedValue } from './redis-values.js'
 import type { Shares } from './shares.js'
-import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken, ValueOperation } from './store.js'
 
 export interface StoreStatus {
   /** which store answers now */
@@ -217,23 +218,33 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   }
 
   get (key: string): Awaitable<string | null> {
-    return this.#either(store => store.get(key))
+    return this.usesRedis ? this.#getThere(this.#redis!.store, key) : this.#memory.get(key)
   }
 
-  set (key: string, value: string, ttlMs: number | undefined): Awaitable<void> {
-    return this.#either(store => store.set(key, value, ttlMs))
+  async set (key: string, value: string, ttlMs = Infinity): Promise<void> {
+    this.#memory.set(key, value, ttlMs)
+    await this.#change({ kind: 'set', key, atMs: this.#now(), text: value, expiresAtMs: this.#now() + ttlMs }, () => {})
   }
 
-  incr (key: string): Awaitable<number> {
-    return this.#either(store => store.incr(key))
+  async incr (key: string): Promise<number> {
+    const since = this.#memory.valueClock
+    let sum = 0
+    const told = await this.#change({ kind: 'incr', key, atMs: this.#now(), by: 1 }, () => { sum = this.#memory.incr(key) })
+    if (told === undefined) return sum
+    if (this.usesRedis) this.#memory.learnValue(key, told.told, since)
+    // Memory has gone on by itself meanwhile: this comes on top, and Redis has it.
+    else this.#memory.incr(key)
+    return Number(told.told!.text)
   }
 
-  expire (key: string, ttlMs: number): Awaitable<boolean> {
-    return this.#either(store => store.expire(key, ttlMs))
+  async expire (key: string, ttlMs: number): Promise<boolean> {
+    const local = this.#memory.expire(key, ttlMs)
+    return (await this.#change({ kind: 'expire', key, atMs: this.#now(), expiresAtMs: this.#now() + ttlMs }, () => {}))?.existed ?? local
   }
 
-  del (key: string): Awaitable<boolean> {
-    return this.#either(store => store.del(key))
+  async del (key: string): Promise<boolean> {
+    const local = this.#memory.del(key)
+    return (await this.#change({ kind: 'del', key, atMs: this.#now() }, () => {}))?.existed ?? local
   }
 
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
@@ -295,6 +306,55 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       if (error instanceof StoreUnavailableError) return await call(this.#memory)
       throw error
     }
+  }
+
+  async #getThere (store: RedisStore, key: string): Promise<string | null> {
+    const since = this.#memory.valueClock
+    try {
+      const told = await store.values.get(key)
+      if (this.usesRedis) this.#memory.learnValue(key, told, since)
+      return told?.text ?? null
+    } catch (error) {
+      if (error instanceof StoreUnavailableError) return this.#memory.get(key)
+      throw error
+    }
+  }
+
+  /**
+   * Does something to a value in Redis; where that is away, keeps it in the journal.
+   *
+   * @param here  does it in memory, called only where Redis does not
+   * @returns what Redis told; undefined: it is done here
+   */
+  async #change (operation: ValueOperation, here: () => void): Promise<ChangedValue | undefined> {
+    if (this.#redis === undefined) {
+      here()
+      return undefined
+    }
+    const { store, journal } = this.#redis
+    const order = journal.values.nextOrder()
+    const ticket = { number: 0 }
+    if (this.usesRedis) {
+      try {
+        const changed = await store.values.change(operation, operation.atMs, ticket)
+        this.#lastAnswered = Math.max(this.#lastAnswered, ticket.number)
+        return changed
+      } catch (error) {
+        if (!(error instanceof StoreUnavailableError)) throw error
+        if (error.kind === 'lost') {
+          ticket.number = 0
+          this.lostData(error)
+        }
+        // What Redis dislikes it would dislike again.
+        if (error.kind === 'reply') {
+          here()
+          return undefined
+        }
+      }
+    }
+    here()
+    journal.values.add(operation, order, ticket.number > 0 ? ticket.number : undefined)
+    return undefined
   }
 
   /**

@@ -1,6 +1,6 @@
 /**
- * What was accepted without Redis, until Redis has been told: counters, blocks
- * and events. Bounded: what finds no room pushes out the oldest, which is
+ * What was accepted without Redis, until Redis has been told: counters, blocks,
+ * events and values. Bounded: what finds no room pushes out the oldest, which is
  * counted and lost.
  *
  * The numbers of batches tell whether hits ran that Redis never answered
@@ -8,19 +8,21 @@
  * that it knows did.
  */
 import { count, type Limit, type LimitState } from '../rules/rate-limit.js'
-import type { BlockOperation, CountedHere, EventBatch, RateLimitEvent } from './store.js'
+import type { BlockOperation, CountedHere, EventBatch, RateLimitEvent, ValueChange } from './store.js'
+import { ValueJournal } from './value-journal.js'
 
 /** A piece to tell Redis in one call. */
 export type Piece =
   | { readonly kind: 'counters', readonly id: number, readonly counters: readonly CountedHere[] }
   | { readonly kind: 'blocks', readonly operations: readonly BlockOperation[] }
   | { readonly kind: 'events', readonly batch: EventBatch }
+  | { readonly kind: 'values', readonly id: number, readonly changes: readonly ValueChange[] }
 
-export const carriedKinds = ['counters', 'blocks', 'events'] as const
+export const carriedKinds = ['counters', 'blocks', 'events', 'values'] as const
 export type Carried = typeof carriedKinds[number]
 
 export interface JournalOptions {
-  /** the most counters, and the most changes of blocks, that are kept */
+  /** the most counters, the most changes of blocks, and the most values that are kept */
   readonly capacity: number
   readonly maxEvents: number
   /** told what had to go */
@@ -38,6 +40,7 @@ export interface HitHere {
 
 export class Journal {
   readonly #options: JournalOptions
+  readonly values: ValueJournal
   readonly #counters = new Map<string, Counter>()
   #unsure: { readonly batch: number, readonly hit: HitHere }[] = []
   readonly #blocks = new Map<string, BlockOperation>()
@@ -51,12 +54,13 @@ export class Journal {
 
   constructor (options: JournalOptions) {
     this.#options = options
+    this.values = new ValueJournal({ capacity: options.capacity, onDrop: count => options.onDrop('values', count) })
   }
 
-  /** Counters, changes of blocks and events that wait. */
+  /** Counters, changes of blocks, events and values that wait. */
   get size (): number {
     const inPieces = this.#pieces.reduce((sum, piece) => sum + sizeOf(piece), 0)
-    return this.#counters.size + this.#blocks.size + this.#eventCount + inPieces
+    return this.#counters.size + this.#blocks.size + this.#eventCount + this.values.size + inPieces
   }
 
   get isEmpty (): boolean {
@@ -118,6 +122,7 @@ export class Journal {
       if (batch > last) apply(this.#counterOf(hit, undefined), hit)
     }
     this.#unsure = []
+    this.values.settle(last)
   }
 
   /** All that Redis is to be told, in order; what comes from now on waits for the next time. Each piece comes again until it is `done`. */
@@ -140,6 +145,8 @@ export class Journal {
     for (const { key } of counters) this.#leaving.add(key)
     this.#counters.clear()
     for (const batch of this.#events) this.#pieces.push({ kind: 'events', batch })
+    const changes = this.values.cut()
+    for (let i = 0; i < changes.length; i += inPiece) this.#pieces.push({ kind: 'values', id: ++this.#lastId, changes: changes.slice(i, i + inPiece) })
     this.#events = []
     this.#eventCount = 0
   }
@@ -177,12 +184,13 @@ function apply (counter: Counter, { nowMs, limit, cost, accepted }: HitHere): vo
   counter.counted = count(counter.counted ?? counter.known, nowMs, limit, cost, accepted)
 }
 
-/** Counters, changes or events in a piece. */
+/** Counters, changes, events or values in a piece. */
 export function sizeOf (piece: Piece): number {
   switch (piece.kind) {
     case 'counters': return piece.counters.length
     case 'blocks': return piece.operations.length
     case 'events': return piece.batch.events.length
+    case 'values': return piece.changes.length
   }
 }
 

@@ -14,7 +14,8 @@
  *   guard:{events}:writer:<instance>         number of the last events that it wrote
  *   guard:batch:<instance>                   number of the last hits that it sent
  *   guard:carried:{203.0.113.7}:<n>          says that what an outage left was added
- *   guard:value:<key>                        what get, set and incr work on
+ *   guard:value:{<key>}                      what get, set and incr work on
+ *   guard:written:{<key>}                    when, and by which instance, it was set or deleted last
  *
  * The braces are hash tags: what one script touches lies in one slot of a
  * Cluster, so all counters of one client do.
@@ -84,13 +85,18 @@ export class Keys {
     return `${this.events}:writer:${instance}`
   }
 
-  /** @param counter  a key of `limit`, beside which it lies */
-  carried (counter: string, id: string): string {
-    return `${this.#nameSpace}carried:${/\{.*?\}/.exec(counter)![0]}:${id}`
+  /** @param beside  a key of `limit` or `value`, in whose slot it lies */
+  carried (beside: string, id: string): string {
+    return `${this.#nameSpace}carried:${/\{.*?\}/.exec(beside)![0]}:${id}`
   }
 
+  /** @param key  any text */
   value (key: string): string {
-    return `${this.#nameSpace}value:${key}`
+    return `${this.#nameSpace}value:{${part(key)}}`
+  }
+
+  written (key: string): string {
+    return `${this.#nameSpace}written:{${part(key)}}`
   }
 }
 

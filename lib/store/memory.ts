@@ -12,7 +12,7 @@ import { BlockTexts, BlockValues } from './block-values.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from './keys.js'
 import { type Entry, LimitTable } from './limit-table.js'
-import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Store, Suspect, Taken, ToldValue } from './store.js'
 
 export interface MemoryStoreOptions {
   readonly keys: Keys
@@ -32,6 +32,7 @@ export class MemoryStore implements Store {
   readonly #limits: LimitTable
   readonly #events: EventRing
   readonly #values = new Map<string, Value>()
+  #valueClock = 0
   readonly #capacity: number
   readonly #seed: number
   #blocks: BlockList
@@ -100,9 +101,24 @@ export class MemoryStore implements Store {
   }
 
   set (key: string, value: string, ttlMs: number | undefined): void {
-    this.#values.delete(key)
-    this.#values.set(key, { text: value, expiresAtMs: ttlMs === undefined ? Infinity : this.#now() + ttlMs })
-    if (this.#values.size > this.#capacity) this.#values.delete(this.#values.keys().next().value!)
+    this.#keepValue(key, value, ttlMs ?? Infinity)
+  }
+
+  /** Counts what is done to values here. */
+  get valueClock (): number {
+    return this.#valueClock
+  }
+
+  /**
+   * Takes note of what another store has told about a value.
+   *
+   * @param told   undefined: there is none
+   * @param since  `valueClock` when the other was asked: what was done here since is later
+   */
+  learnValue (key: string, told: ToldValue | undefined, since: number): void {
+    if ((this.#values.get(key)?.changed ?? 0) > since) return
+    if (told === undefined) this.#values.delete(key)
+    else this.#keepValue(key, told.text, told.leftMs)
   }
 
   incr (key: string): number {
@@ -112,14 +128,14 @@ export class MemoryStore implements Store {
     const next = BigInt(text) + 1n
     if (BigInt.asIntN(64, next) !== next) throw new ValueError(notWhole)
     if (value === undefined) this.set(key, String(next), undefined)
-    else value.text = String(next)
+    else Object.assign(value, { text: String(next), changed: ++this.#valueClock })
     return Number(next)
   }
 
   expire (key: string, ttlMs: number): boolean {
     const value = this.#value(key)
     if (value === undefined) return false
-    value.expiresAtMs = this.#now() + ttlMs
+    Object.assign(value, { expiresAtMs: this.#now() + ttlMs, changed: ++this.#valueClock })
     return true
   }
 
@@ -238,6 +254,12 @@ export class MemoryStore implements Store {
     this.#limits.keep(entry, key, name, kept, nowMs)
   }
 
+  #keepValue (key: string, text: string, ttlMs: number): void {
+    this.#values.delete(key)
+    this.#values.set(key, { text, expiresAtMs: this.#now() + ttlMs, changed: ++this.#valueClock })
+    if (this.#values.size > this.#capacity) this.#values.delete(this.#values.keys().next().value!)
+  }
+
   #value (key: string): Value | undefined {
     const value = this.#values.get(key)
     if (value === undefined || value.expiresAtMs > this.#now()) return value
@@ -252,6 +274,8 @@ interface Value {
   text: string
   /** ms since 1970; Infinity: never */
   expiresAtMs: number
+  /** `valueClock` when something was done to it last */
+  changed: number
 }
 
 const notWhole = 'incr needs a whole number of at most 64 bits under the key'

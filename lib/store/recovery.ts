@@ -66,6 +66,7 @@ export class Recovery {
         case 'counters': return await this.#store.carry(String(piece.id), piece.counters, this.#now())
         case 'blocks': return await this.#store.changeBlocks(piece.operations, this.#now())
         case 'events': return await this.#store.writeEvents(piece.batch)
+        case 'values': return await this.#store.values.carry(String(piece.id), piece.changes, this.#now())
       }
     })
     this.#journal.done(piece)

@@ -11,6 +11,8 @@ import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/ad
 import { carryOf } from '../rules/carry.js'
 import { algorithms } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
+import { Numbers } from './numbers.js'
+import { RedisValues } from './redis-values.js'
 import type { Block, BlockOperation, BlockRequest, CountedHere, EventBatch, Hit, NamedCheck, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 const take = new Script('take')
@@ -68,12 +70,12 @@ const atEnd: BlockCursor = { id: '18446744073709551615-18446744073709551615', se
 
 /** See store.ts for what its methods do; each of them is one round trip, unless it says pages. */
 export class RedisStore implements Store {
+  readonly values: RedisValues
   readonly #redis: GuardedRedis
   readonly #keys: Keys
   readonly #maxEvents: number
   readonly #instance: string
-  readonly #batchKey: string
-  #lastBatch = 0
+  readonly #numbers: Numbers
   #lastEvents = 0
 
   constructor (redis: GuardedRedis, { keys, maxEvents, instance }: RedisStoreOptions) {
@@ -81,7 +83,8 @@ export class RedisStore implements Store {
     this.#keys = keys
     this.#maxEvents = maxEvents
     this.#instance = instance
-    this.#batchKey = keys.batch(instance)
+    this.#numbers = new Numbers(keys.batch(instance))
+    this.values = new RedisValues(redis, { keys, numbers: this.#numbers, instance, keptMs })
   }
 
   /** @param ticket  to number the batch, so that `fence` tells whether it ran; in a Cluster there are no numbers */
@@ -97,10 +100,9 @@ export class RedisStore implements Store {
   async fence (): Promise<number> {
     return await this.#redis.run(async client => {
       if (isCluster(client)) return noNumbers
-      // No instance sends so many between two fences.
-      const next = this.#lastBatch + 2 ** 32
-      const last = Number(await fence.run(client, [this.#batchKey], [next, keptMs]))
-      this.#lastBatch = next
+      const next = this.#numbers.leap()
+      const last = Number(await fence.run(client, [this.#numbers.key], [next, keptMs]))
+      this.#numbers.goOnFrom(next)
       return last
     })
   }
@@ -109,7 +111,7 @@ export class RedisStore implements Store {
   async heartbeat (): Promise<Heartbeat> {
     const keys = [this.#keys.instances, this.#keys.epoch]
     const reply = await this.#redis.run(async client => {
-      const [told] = await Promise.all([heartbeat.run(client, keys, [this.#instance, aliveMs, randomUUID()]), client.pexpire(this.#batchKey, keptMs)])
+      const [told] = await Promise.all([heartbeat.run(client, keys, [this.#instance, aliveMs, randomUUID()]), client.pexpire(this.#numbers.key, keptMs)])
       return told
     })
     const [epoch, instances] = reply as [string, number]
@@ -164,26 +166,23 @@ export class RedisStore implements Store {
   }
 
   async get (key: string): Promise<string | null> {
-    return await this.#redis.run(async client => await client.get(this.#keys.value(key)))
+    return (await this.values.get(key))?.text ?? null
   }
 
-  async set (key: string, value: string, ttlMs: number | undefined): Promise<void> {
-    const name = this.#keys.value(key)
-    await this.#redis.run(async client => {
-      return ttlMs === undefined ? await client.set(name, value) : await client.set(name, value, 'PX', ttlMs)
-    })
+  async set (key: string, value: string, ttlMs = Infinity): Promise<void> {
+    await this.values.change({ kind: 'set', key, atMs: 0, text: value, expiresAtMs: ttlMs }, 0)
   }
 
   async incr (key: string): Promise<number> {
-    return Number(await this.#redis.run(async client => await client.incr(this.#keys.value(key))))
+    return Number((await this.values.change({ kind: 'incr', key, atMs: 0, by: 1 }, 0)).told!.text)
   }
 
   async expire (key: string, ttlMs: number): Promise<boolean> {
-    return Number(await this.#redis.run(async client => await client.pexpire(this.#keys.value(key), ttlMs))) === 1
+    return (await this.values.change({ kind: 'expire', key, atMs: 0, expiresAtMs: ttlMs }, 0)).existed
   }
 
   async del (key: string): Promise<boolean> {
-    return Number(await this.#redis.run(async client => await client.del(this.#keys.value(key)))) === 1
+    return (await this.values.change({ kind: 'del', key, atMs: 0 }, 0)).existed
   }
 
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
@@ -314,11 +313,7 @@ export class RedisStore implements Store {
   async #takeBatch (client: RedisClient, hits: readonly Hit[], ticket: Ticket | undefined): Promise<readonly Taken[]> {
     const { keys, args } = this.#takeCall(hits)
     if (ticket === undefined) return readTaken(await take.run(client, keys, args), hits)
-    const numbered = () => {
-      ticket.number = ++this.#lastBatch
-      return [ticket.number, ...args.slice(1)]
-    }
-    return readTaken(await take.run(client, [...keys, this.#batchKey], numbered), hits)
+    return readTaken(await take.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.slice(1), ticket)), hits)
   }
 
   #takeCall (hits: readonly Hit[]): ScriptCall {

@@ -101,6 +101,36 @@ export interface CountedHere {
 /** A change of the block list, and when it was, ms since 1970. */
 export type BlockOperation = { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
 
+/** Something that was done to a plain value. */
+export type ValueOperation = {
+  readonly key: string
+  /** ms since 1970 */
+  readonly atMs: number
+} & (
+  | { readonly kind: 'set', readonly text: string, /** ms since 1970; Infinity: never */ readonly expiresAtMs: number }
+  | { readonly kind: 'incr', readonly by: number }
+  | { readonly kind: 'expire', readonly expiresAtMs: number }
+  | { readonly kind: 'del' }
+)
+
+/** What was done to one value, in sum, and when, ms since 1970. */
+export interface ValueChange {
+  readonly key: string
+  /** undefined: it was neither set nor deleted; a text of undefined: deleted */
+  readonly base: { readonly atMs: number, readonly text: string | undefined } | undefined
+  /** afterwards */
+  readonly add: number
+  readonly addedAtMs: number
+  readonly end: { readonly atMs: number, readonly expiresAtMs: number } | undefined
+}
+
+/** A value as Redis has told it. */
+export interface ToldValue {
+  readonly text: string
+  /** ms until it is forgotten; Infinity: never */
+  readonly leftMs: number
+}
+
 /** Events with the number under which they are written, once. */
 export interface EventBatch {
   readonly number: number

@@ -36,7 +36,7 @@ t.test('reads like its description', async t => {
     [keys.events, 'guard:{events}'],
     [keys.suspects, 'guard:{events}:suspects'],
     [keys.probe, 'guard:probe'],
-    [keys.value('any {text}'), 'guard:value:any {text}']
+    [keys.value('any {text}'), 'guard:value:{any%0020%007btext%007d}']
   ]
   for (const [key, expected] of names) t.equal(key, expected)
 })

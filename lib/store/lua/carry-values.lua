@@ -1,0 +1,38 @@
+-- Does to values what was done without Redis, save where another instance has
+-- set or deleted one later; atomic, and once for each marker however often it
+-- is sent.
+--
+-- KEYS     marker, then for each: value, its note (see store/keys.ts)
+-- ARGV     ms to keep the marker and the notes, id of the instance, then for
+--          each: 'set', 'del' or '', the text of set, how many ms ago; how much
+--          to add afterwards, and how many ms ago that was; 1 where it is given
+--          an end, else 0, ms to it, and how many ms ago that was said
+-- returns  1; 0 where the marker was there already
+-- cost     up to six commands for each; O(1) each
+
+if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
+
+local keptMs, instance = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+
+for i = 0, (#KEYS - 1) / 2 - 1 do
+  local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
+  local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
+  local writtenAtMs, writer = string.match(redis.call('GET', note) or '', '^(%d+) (.*)$')
+
+  -- What this instance did itself came before: it sends in order.
+  local function stands (agoMs)
+    return writtenAtMs == nil or writer == instance or tonumber(writtenAtMs) <= nowMs - agoMs
+  end
+
+  if base ~= '' and stands(baseAgoMs) then
+    if base == 'set' then redis.call('SET', key, text) else redis.call('DEL', key) end
+    redis.call('SET', note, string.format('%.0f', nowMs - baseAgoMs) .. ' ' .. instance, 'PX', keptMs)
+  end
+  -- To what is no number any more, nothing can be added.
+  if add ~= '0' and stands(addAgoMs) then redis.pcall('INCRBY', key, add) end
+  if ends == '1' and stands(endAgoMs) then redis.call('PEXPIRE', key, leftMs) end
+end
+
+return 1

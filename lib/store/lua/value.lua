@@ -1,0 +1,34 @@
+-- Does one thing to a value, and notes who set or deleted it when; atomic.
+--
+-- KEYS     value, its note; with a number, where the last one of the instance
+--          is kept (see store/keys.ts)
+-- ARGV     number of the call, 0 for none; id of the instance, ms to keep the
+--          note; set, incr, expire or del; of set the text, and ms to live or ''
+--          for good; of expire ms to live
+-- returns  set: 1; incr: the sum as a text, ms to live as PTTL has it; expire
+--          and del: 1 where there was such a key, else 0
+-- error    GUARDLOST: as in take.lua; or what INCR dislikes about a value
+-- cost     up to four commands; O(1) each
+
+local number = tonumber(ARGV[1])
+if number > 0 then
+  local last = tonumber(redis.call('GET', KEYS[3]) or nil)
+  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
+  redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
+end
+
+local operation = ARGV[4]
+if operation == 'incr' then
+  -- As a text: Lua's numbers have 53 bits. As pcall: an error of call is put into words of Lua's own.
+  local sum = redis.pcall('INCR', KEYS[1])
+  if type(sum) == 'table' then return sum end
+  return { redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]) }
+end
+if operation == 'expire' then return redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[2], string.format('%.0f', nowMs) .. ' ' .. ARGV[2], 'PX', ARGV[3])
+if operation == 'del' then return redis.call('DEL', KEYS[1]) end
+if ARGV[6] == '' then redis.call('SET', KEYS[1], ARGV[5]) else redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[6]) end
+return 1

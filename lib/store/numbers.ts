@@ -1,0 +1,33 @@
+/**
+ * Numbers for what this instance sends, rising in the order of sending: Redis
+ * keeps the last one that ran, and runs none below it (store/lua/take.lua).
+ */
+import type { Ticket } from '../redis/batch.js'
+import type { Arguments } from '../redis/script.js'
+
+export class Numbers {
+  /** where Redis keeps the last one */
+  readonly key: string
+  #last = 0
+
+  constructor (key: string) {
+    this.key = key
+  }
+
+  /** @returns arguments behind a number, a new one for each sending; the ticket says which */
+  before (args: Arguments, ticket: Ticket): () => Arguments {
+    return () => {
+      ticket.number = ++this.#last
+      return [ticket.number, ...args]
+    }
+  }
+
+  /** The number to go on from once the earlier ones are void: no instance sends so many in between. */
+  leap (): number {
+    return this.#last + 2 ** 32
+  }
+
+  goOnFrom (number: number): void {
+    this.#last = number
+  }
+}

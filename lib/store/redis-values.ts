@@ -1,0 +1,92 @@
+/** Plain values in Redis, for `get`, `set`, `incr`, `expire` and `del`. */
+import type { GuardedRedis } from '../redis/breaker.js'
+import type { Ticket } from '../redis/batch.js'
+import { isCluster, Script } from '../redis/script.js'
+import type { Keys } from './keys.js'
+import type { Numbers } from './numbers.js'
+import type { ToldValue, ValueChange, ValueOperation } from './store.js'
+
+const value = new Script('value')
+const carryValues = new Script('carry-values')
+
+export interface RedisValuesOptions {
+  readonly keys: Keys
+  readonly numbers: Numbers
+  readonly instance: string
+  /** ms that markers and notes are kept; an outage may be as long */
+  readonly keptMs: number
+}
+
+/** What became of a value. */
+export interface ChangedValue {
+  /** before */
+  readonly existed: boolean
+  /** undefined: nothing is told of it */
+  readonly told: ToldValue | undefined
+}
+
+export class RedisValues {
+  readonly #redis: GuardedRedis
+  readonly #options: RedisValuesOptions
+
+  constructor (redis: GuardedRedis, options: RedisValuesOptions) {
+    this.#redis = redis
+    this.#options = options
+  }
+
+  async get (key: string): Promise<ToldValue | undefined> {
+    const name = this.#options.keys.value(key)
+    const [text, leftMs] = await this.#redis.run(async client => await Promise.all([client.get(name), client.pttl(name)]))
+    return text === null ? undefined : { text, leftMs: readLeft(leftMs) }
+  }
+
+  /**
+   * @param nowMs   of the clock that the operation is dated by
+   * @param ticket  to number the call, so that `fence` tells whether it ran; in a Cluster there are no numbers
+   */
+  async change (operation: ValueOperation, nowMs: number, ticket?: Ticket): Promise<ChangedValue> {
+    const { keys, numbers, instance, keptMs } = this.#options
+    const names = [keys.value(operation.key), keys.written(operation.key)]
+    const args = [instance, keptMs, operation.kind, ...argumentsOf(operation, nowMs)]
+    const reply = await this.#redis.run(async client => {
+      if (ticket === undefined || isCluster(client)) return await value.run(client, names, [0, ...args])
+      return await value.run(client, [...names, numbers.key], numbers.before(args, ticket))
+    })
+    if (!Array.isArray(reply)) return { existed: Number(reply) === 1, told: undefined }
+    return { existed: true, told: { text: String(reply[0]), leftMs: readLeft(reply[1]) } }
+  }
+
+  /** Does what was done elsewhere; once for each id, however often it is sent. */
+  async carry (id: string, changes: readonly ValueChange[], nowMs: number): Promise<void> {
+    const { keys, instance, keptMs } = this.#options
+    const callOf = (some: readonly ValueChange[]) => ({
+      keys: [keys.carried(keys.value(some[0]!.key), `${instance}:${id}`), ...some.flatMap(({ key }) => [keys.value(key), keys.written(key)])],
+      args: [keptMs, instance, ...some.flatMap(change => rowOf(change, nowMs))]
+    })
+    await this.#redis.run(async client => {
+      // In a Cluster they lie in different slots.
+      await carryValues.runAll(client, isCluster(client) ? changes.map(change => callOf([change])) : [callOf(changes)])
+    })
+  }
+}
+
+function argumentsOf (operation: ValueOperation, nowMs: number): (string | number)[] {
+  switch (operation.kind) {
+    case 'set': return [operation.text, operation.expiresAtMs === Infinity ? '' : operation.expiresAtMs - nowMs]
+    case 'expire': return [operation.expiresAtMs - nowMs]
+    case 'incr':
+    case 'del': return []
+  }
+}
+
+function rowOf ({ base, add, addedAtMs, end }: ValueChange, nowMs: number): (string | number)[] {
+  const agoMs = (atMs: number) => Math.max(1, nowMs - atMs)
+  const ofBase = base === undefined ? ['', '', 0] : [base.text === undefined ? 'del' : 'set', base.text ?? '', agoMs(base.atMs)]
+  const ofEnd = end === undefined ? [0, 0, 0] : [1, Math.ceil(end.expiresAtMs - nowMs), agoMs(end.atMs)]
+  return [...ofBase, add, agoMs(addedAtMs), ...ofEnd]
+}
+
+/** @param leftMs  as PTTL has it: below 0 there is no end */
+function readLeft (leftMs: unknown): number {
+  return Number(leftMs) < 0 ? Infinity : Number(leftMs)
+}

@@ -1,0 +1,195 @@
+/** What `set`, `incr`, `expire` and `del` do while Redis is away: in sums, and in Redis afterwards. */
+import fc from 'fast-check'
+import type { FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import type { ValueOperation } from '../../lib/store/store.js'
+import { ValueJournal } from '../../lib/store/value-journal.js'
+import { guardedApp } from '../support/app.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+function setUp (capacity = 100) {
+  const dropped: number[] = []
+  return { journal: new ValueJournal({ capacity, onDrop: count => dropped.push(count) }), dropped }
+}
+
+const set = (key: string, atMs: number, text: string, expiresAtMs = Infinity): ValueOperation => ({ kind: 'set', key, atMs, text, expiresAtMs })
+const incr = (key: string, atMs: number): ValueOperation => ({ kind: 'incr', key, atMs, by: 1 })
+const expire = (key: string, atMs: number, expiresAtMs: number): ValueOperation => ({ kind: 'expire', key, atMs, expiresAtMs })
+const del = (key: string, atMs: number): ValueOperation => ({ kind: 'del', key, atMs })
+
+const sums: readonly [title: string, operations: readonly ValueOperation[], sum: object][] = [
+  ['what incr adds is added up', [incr('k', 1), incr('k', 2)], { base: undefined, add: 2, addedAtMs: 2, end: undefined }],
+  ['set makes void what was before', [incr('k', 1), expire('k', 2, 99), set('k', 3, 'x')], { base: { atMs: 3, text: 'x' }, add: 0, end: undefined }],
+  ['set may bring its end', [set('k', 3, 'x', 50)], { base: { atMs: 3, text: 'x' }, end: { atMs: 3, expiresAtMs: 50 } }],
+  ['what comes after set is kept beside it', [set('k', 3, '7'), incr('k', 4), expire('k', 5, 60)], { base: { atMs: 3, text: '7' }, add: 1, addedAtMs: 4, end: { atMs: 5, expiresAtMs: 60 } }],
+  ['of two ends the later holds', [expire('k', 1, 60), expire('k', 2, 50)], { base: undefined, add: 0, end: { atMs: 2, expiresAtMs: 50 } }],
+  ['del makes void what was before', [set('k', 1, 'x', 50), incr('k', 2), del('k', 3)], { base: { atMs: 3, text: undefined }, add: 0, end: undefined }],
+  ['what is gone is given no end', [del('k', 1), expire('k', 2, 60)], { base: { atMs: 1, text: undefined }, end: undefined }],
+  ['what is begun anew is', [del('k', 1), incr('k', 2), expire('k', 3, 60)], { base: { atMs: 1, text: undefined }, add: 1, end: { atMs: 3, expiresAtMs: 60 } }]
+]
+
+t.test('what was done to a key is one change', async t => {
+  for (const [title, operations, sum] of sums) {
+    const { journal } = setUp()
+    for (const operation of operations) journal.add(operation, journal.nextOrder(), undefined)
+    t.equal(journal.size, 1)
+    t.match(journal.cut(), [{ key: 'k', ...sum }], title)
+    t.same(journal.cut(), [])
+  }
+})
+
+t.test('calls that Redis never answered count if it has not run them, in the order in which they began', async t => {
+  for (const [last, add, text] of [[4, 3, undefined], [5, 2, undefined], [6, 1, undefined]] as const) {
+    const { journal } = setUp()
+    const orders = [journal.nextOrder(), journal.nextOrder(), journal.nextOrder()]
+    journal.add(incr('k', 3), orders[2]!, undefined)
+    journal.add(incr('k', 1), orders[0]!, 5)
+    journal.add(incr('k', 2), orders[1]!, 6)
+    journal.settle(last)
+    t.match(journal.cut(), [{ add, base: text }], `the last that ran: ${last}`)
+  }
+  const { journal } = setUp()
+  const [first, second] = [journal.nextOrder(), journal.nextOrder()]
+  journal.add(set('k', 2, 'later'), second, undefined)
+  journal.add(set('k', 1, 'earlier'), first, 5)
+  journal.add(incr('ran', 1), journal.nextOrder(), 5)
+  journal.settle(5)
+  t.match(journal.cut(), [{ key: 'k', base: { text: 'later' } }])
+})
+
+t.test('however many operations, a key takes little room; too many keys push out the oldest, and that is counted', async t => {
+  fc.assert(fc.property(fc.array(fc.constantFrom(set('k', 1, 'x'), incr('k', 1), expire('k', 1, 9), del('k', 1)), { maxLength: 50 }), operations => {
+    const { journal } = setUp()
+    for (const operation of operations) journal.add(operation, journal.nextOrder(), undefined)
+    return journal.size <= 1
+  }))
+  const { journal, dropped } = setUp(64)
+  for (let i = 0; i < 100; i++) journal.add(incr(`key-${i}`, 1), journal.nextOrder(), undefined)
+  t.equal(journal.size, 64)
+  t.equal(dropped.reduce((a, b) => a + b), 36)
+  t.same(journal.cut().map(({ key }) => key).slice(0, 2), ['key-36', 'key-37'])
+})
+
+async function startRedis (t: Test): Promise<RedisServer> {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  return server
+}
+
+async function instance (t: Test, server: RedisServer): Promise<{ app: FastifyInstance, proxy: TcpProxy }> {
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const app = await guardedApp(t, { redis: { port: proxy.port }, resetTimeout: 200 })
+  t.equal(app.redisGuard.status.store, 'redis')
+  return { app, proxy }
+}
+
+async function goes (app: FastifyInstance, store: string): Promise<void> {
+  await until(async () => {
+    await app.redisGuard.isIPBlocked('192.0.2.1')
+    return app.redisGuard.status.store === store
+  })
+}
+
+const outages: Record<string, { begin: (server: RedisServer, proxy: TcpProxy) => void, end: (server: RedisServer, proxy: TcpProxy) => void }> = {
+  'hangs, and runs later what it was sent': { begin: server => server.signal('SIGSTOP'), end: server => server.signal('SIGCONT') },
+  'cannot be reached': { begin: (server, proxy) => { proxy.blackhole = true }, end: (server, proxy) => { proxy.blackhole = false } },
+  'answers after the time limit': { begin: (server, proxy) => { proxy.delayMs = 400 }, end: (server, proxy) => { proxy.delayMs = 0 } }
+}
+
+for (const [name, { begin, end }] of Object.entries(outages)) {
+  t.test(`a Redis that ${name}: values go on from what was known, and all is in Redis afterwards, once`, async t => {
+    const server = await startRedis(t)
+    const { app, proxy } = await instance(t, server)
+    const client = server.client()
+    t.teardown(() => client.disconnect())
+    const { redisGuard } = app
+    await redisGuard.set('counter', 41)
+    await redisGuard.set('read', 'once', { ttlSeconds: 100 })
+    await client.set('guard:value:{elsewhere}', 'told')
+    t.equal(await redisGuard.get('elsewhere'), 'told')
+    t.equal(await redisGuard.get('nothing'), null)
+    await redisGuard.set('gone', 'x')
+    await redisGuard.set('ends', 'x')
+    begin(server, proxy)
+    // On its way to Redis when that is found to be gone.
+    const during = await Promise.all([redisGuard.incr('counter'), redisGuard.incr('fresh'), redisGuard.set('late', 1), redisGuard.del('gone'), redisGuard.expire('ends', 100), redisGuard.get('read')])
+    t.same(during, [42, 1, undefined, true, true, 'once'])
+    await goes(app, 'memory')
+    t.equal(await redisGuard.incr('counter'), 43)
+    t.equal(await redisGuard.incr('fresh'), 2)
+    await redisGuard.set('late', 2)
+    t.equal(await redisGuard.expire('fresh', 200), true)
+    t.equal(await redisGuard.expire('unknown', 200), false)
+    t.same([await redisGuard.get('elsewhere'), await redisGuard.get('gone'), await redisGuard.get('late')], ['told', null, '2'])
+    await t.rejects(redisGuard.incr('read'), { code: 'GUARD_ERR_VALUE' })
+    end(server, proxy)
+    await goes(app, 'redis')
+    t.same(await Promise.all(['counter', 'fresh', 'late', 'gone', 'ends', 'read'].map(async key => await client.get(`guard:value:{${key}}`))), ['43', '2', '2', null, 'x', 'once'])
+    for (const [key, seconds] of [['fresh', 200], ['ends', 100], ['read', 100]] as const) {
+      const leftMs = await client.pttl(`guard:value:{${key}}`)
+      t.ok(leftMs > (seconds - 10) * 1000 && leftMs <= seconds * 1000, `${key}: ${leftMs} ms left`)
+    }
+    t.equal(await redisGuard.incr('counter'), 44)
+  })
+}
+
+t.test('an outage that one instance sees: sums add up, and of what is set or deleted the latest holds', async t => {
+  const server = await startRedis(t)
+  const [away, other] = [await instance(t, server), await instance(t, server)]
+  const [a, b] = [away.app.redisGuard, other.app.redisGuard]
+  for (const key of ['sum', 'mine', 'theirs', 'deleted there', 'summed before', 'text']) await a.set(key, 10)
+  away.proxy.blackhole = true
+  await goes(away.app, 'memory')
+  const pause = async () => { await new Promise(resolve => setTimeout(resolve, 50)) }
+  await b.incr('sum')
+  await b.set('mine', 'theirs')
+  await pause()
+  await Promise.all([a.incr('sum'), a.set('mine', 'mine'), a.set('theirs', 'mine', { ttlSeconds: 5 }), a.set('deleted there', 'mine'), a.incr('summed before'), a.incr('text'), a.set('short', 'x', { ttlSeconds: 0.01 })])
+  await pause()
+  await Promise.all([b.set('theirs', 'theirs'), b.del('deleted there'), b.set('summed before', 100), b.incr('sum')])
+  const client = server.client()
+  await client.set('guard:value:{text}', 'no number')
+  away.proxy.blackhole = false
+  await goes(away.app, 'redis')
+  t.same(await Promise.all(['sum', 'mine', 'theirs', 'deleted there', 'summed before', 'text', 'short'].map(async key => await b.get(key))), ['13', 'mine', 'theirs', null, '100', 'no number', null])
+  t.equal(await client.pttl('guard:value:{theirs}'), -1)
+  client.disconnect()
+})
+
+t.test('in a Cluster as well', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }, resetTimeout: 200 })
+  const { redisGuard } = app
+  for (let i = 0; i < 10; i++) await redisGuard.set(`key-${i}`, i)
+  for (const server of cluster.servers) server.signal('SIGSTOP')
+  await goes(app, 'memory')
+  for (let i = 0; i < 10; i++) t.equal(await redisGuard.incr(`key-${i}`), i + 1)
+  for (const server of cluster.servers) server.signal('SIGCONT')
+  await goes(app, 'redis')
+  for (let i = 0; i < 10; i++) t.equal(await redisGuard.get(`key-${i}`), String(i + 1))
+})
+
+t.test('what Redis dislikes about a value, or does not know of, is answered from memory', async t => {
+  const server = await startRedis(t)
+  const { app } = await instance(t, server)
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  await client.lpush('guard:value:{list}', 'x')
+  await t.rejects(app.redisGuard.incr('list'), { code: 'GUARD_ERR_VALUE' })
+  await client.call('ACL', 'SETUSER', 'default', '-pexpire')
+  await app.redisGuard.set('key', 1)
+  t.equal(await app.redisGuard.expire('key', 10), true)
+  t.equal(app.redisGuard.status.store, 'redis')
+  await client.call('ACL', 'SETUSER', 'default', '+pexpire')
+  // Redis has lost its data, and says so with the next thing that is asked of it.
+  await client.flushall()
+  await app.redisGuard.set('key', 2)
+  await goes(app, 'redis')
+  await until(async () => await client.get('guard:value:{key}') === '2')
+  t.equal(await app.redisGuard.incr('key'), 3)
+})
