@@ -451,8 +451,10 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       redis.store.heartbeat().then(({ epoch, instances }) => {
         if (this.#mode !== 'redis') return
         this.#instances = instances
-        if (epoch === this.#epoch) this.#beat(redis)
-        else this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
+        if (epoch !== this.#epoch) return this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
+        // What failed late, when Redis was trusted again already.
+        if (redis.journal.size > 0) this.#recovery!.tellRest()
+        this.#beat(redis)
       }, () => {
         // The breaker has seen it as well, unless Redis only dislikes this.
         if (this.#mode === 'redis') this.#beat(redis)

@@ -8,7 +8,7 @@
  * that it knows did.
  */
 import { count, type Limit, type LimitState } from '../rules/rate-limit.js'
-import type { BlockOperation, CountedHere, EventBatch, RateLimitEvent, ValueChange } from './store.js'
+import type { BlockOperation, CountedHere, EventBatch, Fence, RateLimitEvent, ValueChange } from './store.js'
 import { ValueJournal } from './value-journal.js'
 
 /** A piece to tell Redis in one call. */
@@ -49,6 +49,7 @@ export class Journal {
   #pieces: Piece[] = []
   /** counters in pieces */
   readonly #leaving = new Set<string>()
+  #fence: Fence = { last: 0, next: 0 }
   #lastId = 0
   #lastEventBatch = 0
 
@@ -77,8 +78,10 @@ export class Journal {
    * @param batch  number of the batch in which it was sent, and may have run; undefined: it was not sent
    */
   addHit (hit: HitHere, known: LimitState | undefined, batch: number | undefined): void {
+    // One that failed when Redis was trusted again already.
+    if (batch !== undefined && batch <= this.#fence.last) return
     const counter = this.#counterOf(hit, known)
-    if (batch === undefined) apply(counter, hit)
+    if (batch === undefined || batch < this.#fence.next) apply(counter, hit)
     else this.#unsure.push({ batch, hit })
   }
 
@@ -112,17 +115,14 @@ export class Journal {
     return ++this.#lastEventBatch
   }
 
-  /**
-   * Settles which of the hits that Redis never answered it has run.
-   *
-   * @param last  number of the last batch that ran; -1: Redis does not know, so none that would still count
-   */
-  settle (last: number): void {
+  /** Settles which of the hits that Redis never answered it has run. */
+  settle (fence: Fence): void {
+    this.#fence = fence
     for (const { batch, hit } of this.#unsure) {
-      if (batch > last) apply(this.#counterOf(hit, undefined), hit)
+      if (batch > fence.last) apply(this.#counterOf(hit, undefined), hit)
     }
     this.#unsure = []
-    this.values.settle(last)
+    this.values.settle(fence)
   }
 
   /** All that Redis is to be told, in order; what comes from now on waits for the next time. Each piece comes again until it is `done`. */

@@ -40,13 +40,13 @@ export class Recovery {
    * @throws StoreUnavailableError  when it did not hear all of it; what it heard is not told again
    */
   async tellAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
-    const last = await this.#store.fence()
+    const fence = await this.#store.fence()
     const told = await this.#store.heartbeat()
     const isLost = epoch !== undefined && told.epoch !== epoch
     // A replica that became the primary, or a file that was read again, may be a little behind.
-    const isBehind = last > noNumbers && last < lastAnswered
-    this.#journal.settle(last)
-    if (isLost || isBehind || last === noNumbers) await this.#restoreCounters()
+    const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
+    this.#journal.settle(fence)
+    if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters()
     if (isLost || isBehind || (await this.#store.blockCount()) < this.#memory.blockCount) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {

@@ -13,7 +13,7 @@ import { algorithms } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
 import { Numbers } from './numbers.js'
 import { RedisValues } from './redis-values.js'
-import type { Block, BlockOperation, BlockRequest, CountedHere, EventBatch, Hit, NamedCheck, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockOperation, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 const take = new Script('take')
 const countRefusals = new Script('count-refusals')
@@ -95,15 +95,15 @@ export class RedisStore implements Store {
   /**
    * Sees to it that batches which were sent and have not run yet never will.
    *
-   * @returns number of the last batch that ran; -1: Redis does not know; `noNumbers` in a Cluster
+   * @returns `noNumbers` in a Cluster
    */
-  async fence (): Promise<number> {
+  async fence (): Promise<Fence> {
     return await this.#redis.run(async client => {
       if (isCluster(client)) return noNumbers
       const next = this.#numbers.leap()
       const last = Number(await fence.run(client, [this.#numbers.key], [next, keptMs]))
       this.#numbers.goOnFrom(next)
-      return last
+      return { last, next }
     })
   }
 
@@ -381,7 +381,7 @@ function unreadable (): StoreUnavailableError {
 }
 
 /** In a Cluster batches have no numbers: whether one ran cannot be told. */
-export const noNumbers = 0
+export const noNumbers: Fence = { last: 0, next: 0 }
 
 /** ms that Redis keeps what it knows of an instance that is gone; an outage may be as long. */
 const keptMs = 86_400_000

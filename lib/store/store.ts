@@ -101,6 +101,14 @@ export interface CountedHere {
 /** A change of the block list, and when it was, ms since 1970. */
 export type BlockOperation = { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
 
+/** What Redis told of an instance's numbers when the instance came back (store/lua/fence.lua). */
+export interface Fence {
+  /** the last that ran; -1: Redis does not know, so none that would still count */
+  readonly last: number
+  /** of those below, none will run any more */
+  readonly next: number
+}
+
 /** Something that was done to a plain value. */
 export type ValueOperation = {
   readonly key: string

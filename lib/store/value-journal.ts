@@ -2,7 +2,7 @@
  * What was done to values without Redis, one short list for each key: what a
  * later `set` or `del` makes void is forgotten, and what was added is summed up.
  */
-import type { ValueChange, ValueOperation } from './store.js'
+import type { Fence, ValueChange, ValueOperation } from './store.js'
 
 export interface ValueJournalOptions {
   /** the most keys that are kept */
@@ -21,6 +21,7 @@ interface Step {
 export class ValueJournal {
   readonly #options: ValueJournalOptions
   readonly #steps = new Map<string, Step[]>()
+  #fence: Fence = { last: 0, next: 0 }
   #lastOrder = 0
 
   constructor (options: ValueJournalOptions) {
@@ -43,8 +44,10 @@ export class ValueJournal {
    */
   add (operation: ValueOperation, order: number, batch: number | undefined): void {
     const { key } = operation
+    // One that failed when Redis was trusted again already.
+    if (batch !== undefined && batch <= this.#fence.last) return
     const steps = this.#steps.get(key) ?? []
-    steps.push({ order, operation, batch })
+    steps.push({ order, operation, batch: batch !== undefined && batch < this.#fence.next ? undefined : batch })
     steps.sort((a, b) => a.order - b.order)
     this.#steps.set(key, shorten(steps))
     if (this.#steps.size <= this.#options.capacity) return
@@ -54,10 +57,11 @@ export class ValueJournal {
     this.#options.onDrop(count)
   }
 
-  /** @param last  number of the last call that ran */
-  settle (last: number): void {
+  /** Settles which of the calls that Redis never answered it has run. */
+  settle (fence: Fence): void {
+    this.#fence = fence
     for (const [key, steps] of this.#steps) {
-      const left = steps.filter(({ batch }) => batch === undefined || batch > last)
+      const left = steps.filter(({ batch }) => batch === undefined || batch > fence.last)
       for (const step of left) step.batch = undefined
       if (left.length === 0) this.#steps.delete(key)
       else this.#steps.set(key, shorten(left))

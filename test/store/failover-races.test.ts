@@ -11,12 +11,15 @@ import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { noNumbers, type RedisStore } from '../../lib/store/redis.js'
 import { Shares } from '../../lib/store/shares.js'
-import type { CountedHere } from '../../lib/store/store.js'
+import type { CountedHere, Fence } from '../../lib/store/store.js'
 import { until } from '../support/until.js'
 
 const keys = new Keys('guard:')
 const gone = new StoreUnavailableError('connection', 'gone')
 const limit = defineLimit('fixed-window', 10, 60_000)
+
+/** What a Redis tells that does not know this instance. */
+const unknown: Fence = { last: -1, next: 2 ** 32 }
 
 class MadeUpBreaker extends EventEmitter {
   usable = false
@@ -29,7 +32,7 @@ class MadeUpBreaker extends EventEmitter {
 
 class MadeUpRedis {
   readonly carried: CountedHere[][] = []
-  fence = async (): Promise<number> => -1
+  fence = async (): Promise<Fence> => unknown
   take = async (): Promise<unknown> => []
   heartbeat = async () => ({ epoch: 'first', instances: 2 })
   blockCount = async () => 0
@@ -61,17 +64,17 @@ function promised<T> () {
 t.test('Redis goes again while it is told: what it was told in vain changes nothing', async t => {
   for (const isTold of [true, false]) {
     const { breaker, redis, store } = setUp(t)
-    const fence = promised<number>()
+    const fence = promised<Fence>()
     redis.fence = async () => await fence.promise
     breaker.up()
     t.equal(store.status.reason, 'Redis is back, and is told what it has missed')
     breaker.down()
     await store.settle()
-    if (isTold) fence.resolve(-1)
+    if (isTold) fence.resolve(unknown)
     else fence.reject(gone)
     await sleep(10)
     t.match(store.status, { store: 'memory', reason: 'gone' })
-    redis.fence = async () => -1
+    redis.fence = async () => unknown
     breaker.up()
     await store.settle()
     t.equal(store.status.store, 'redis')
@@ -81,7 +84,7 @@ t.test('Redis goes again while it is told: what it was told in vain changes noth
 
 t.test('an attempt to tell that fails late does not end the next one', async t => {
   const { breaker, redis, store } = setUp(t)
-  const [first, second] = [promised<number>(), promised<number>()]
+  const [first, second] = [promised<Fence>(), promised<Fence>()]
   redis.fence = async () => await first.promise
   breaker.up()
   breaker.down()
@@ -89,7 +92,7 @@ t.test('an attempt to tell that fails late does not end the next one', async t =
   breaker.up()
   first.reject(gone)
   await sleep(10)
-  second.resolve(-1)
+  second.resolve(unknown)
   await store.settle()
   t.equal(store.status.store, 'redis')
 })
@@ -97,13 +100,13 @@ t.test('an attempt to tell that fails late does not end the next one', async t =
 t.test('it is told once at a time, and not after the end', async t => {
   const { breaker, redis, store } = setUp(t)
   let fences = 0
-  const fence = promised<number>()
+  const fence = promised<Fence>()
   redis.fence = async () => { fences++; return await fence.promise }
   breaker.up()
   breaker.up()
   t.equal(fences, 1)
   store.close()
-  fence.resolve(-1)
+  fence.resolve(unknown)
   await store.settle()
   t.equal(store.status.store, 'redis')
   store.lostData(gone)
@@ -165,6 +168,23 @@ t.test('what did not arrive at last is told the next time', async t => {
   breaker.up()
   await store.settle()
   t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'before'), keys.limit('fixed-window', 'limit', 'meanwhile')])
+  t.equal(journal.isEmpty, true)
+})
+
+t.test('a hit that fails when Redis is trusted again is told with the next heartbeat', async t => {
+  const { breaker, redis, store, hit, journal } = setUp(t)
+  breaker.up()
+  await store.settle()
+  const answer = promised<unknown>()
+  redis.take = async () => await answer.promise
+  hit('late')
+  await new Promise(resolve => setImmediate(resolve))
+  breaker.down()
+  breaker.up()
+  await store.settle()
+  answer.reject(gone)
+  await until(() => redis.carried.length > 0, 3000)
+  t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
   t.equal(journal.isEmpty, true)
 })
 

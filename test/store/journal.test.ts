@@ -42,7 +42,7 @@ t.test('of the hits that were never answered, those count that did not run', asy
   for (const batch of [5, 6, 7]) journal.addHit(hit('a'), { used: 10, previous: 0, atMs: windowEndsAtMs }, batch)
   journal.addHit(hit('sent'), undefined, 5)
   t.equal(journal.isEmpty, false)
-  journal.settle(5)
+  journal.settle({ last: 5, next: 2 ** 32 })
   // What was known before any of them is where counting goes on; what only might have run has left no trace.
   t.same(countersOf(drain(journal)), { a: 12 })
   t.equal(journal.isEmpty, true)
@@ -102,4 +102,13 @@ t.test('an outage of ten minutes at 10,000 hits/s over a million clients stays i
   t.ok(journal.size > 9000 && journal.size <= 10_000)
   t.equal(dropped, 6_000_000 - journal.size)
   t.ok(process.memoryUsage().heapUsed - before < 100_000_000)
+})
+
+t.test('a hit that fails when Redis has been asked what it ran already is settled at once', async t => {
+  const { journal } = setUp()
+  journal.settle({ last: 5, next: 100 })
+  journal.addHit(hit('ran'), undefined, 5)
+  journal.addHit(hit('never ran'), undefined, 6)
+  journal.addHit(hit('unsure'), undefined, 101)
+  t.same(countersOf(drain(journal)), { 'never ran': 1 })
 })

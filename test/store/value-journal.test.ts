@@ -48,7 +48,7 @@ t.test('calls that Redis never answered count if it has not run them, in the ord
     journal.add(incr('k', 3), orders[2]!, undefined)
     journal.add(incr('k', 1), orders[0]!, 5)
     journal.add(incr('k', 2), orders[1]!, 6)
-    journal.settle(last)
+    journal.settle({ last, next: 2 ** 32 })
     t.match(journal.cut(), [{ add, base: text }], `the last that ran: ${last}`)
   }
   const { journal } = setUp()
@@ -56,8 +56,19 @@ t.test('calls that Redis never answered count if it has not run them, in the ord
   journal.add(set('k', 2, 'later'), second, undefined)
   journal.add(set('k', 1, 'earlier'), first, 5)
   journal.add(incr('ran', 1), journal.nextOrder(), 5)
-  journal.settle(5)
+  journal.settle({ last: 5, next: 2 ** 32 })
   t.match(journal.cut(), [{ key: 'k', base: { text: 'later' } }])
+})
+
+t.test('one that fails when Redis has been asked what it ran already is settled at once', async t => {
+  const { journal } = setUp()
+  journal.settle({ last: 5, next: 100 })
+  journal.add(incr('k', 1), journal.nextOrder(), 5)
+  t.equal(journal.size, 0)
+  journal.add(incr('k', 1), journal.nextOrder(), 6)
+  journal.add(incr('k', 1), journal.nextOrder(), 101)
+  journal.settle({ last: 101, next: 200 })
+  t.match(journal.cut(), [{ add: 1 }])
 })
 
 t.test('however many operations, a key takes little room; too many keys push out the oldest, and that is counted', async t => {
