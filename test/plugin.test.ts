@@ -1,3 +1,4 @@
+import { mock } from 'node:test'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import redisGuard from '../lib/index.js'
@@ -116,4 +117,19 @@ t.test('closing while Redis hangs takes no longer than a command may', async t =
   const startMs = performance.now()
   await app.close()
   t.ok(performance.now() - startMs < 800, `${performance.now() - startMs} ms`)
+})
+
+t.test('what has expired is forgotten, every half minute', async t => {
+  mock.timers.enable({ apis: ['setInterval'] })
+  t.teardown(() => mock.timers.reset())
+  const app = await guardedApp(t, { redis: { port: 1 }, onOutage: 'share', timeWindow: 20 })
+  app.get('/', async () => 'ok')
+  const keys = async () => Number(/^redis_guard_memory_keys (\d+)$/m.exec((await app.inject('/metrics')).body)![1])
+  await app.inject('/')
+  t.equal(await keys(), 1)
+  await new Promise(resolve => setTimeout(resolve, 30))
+  mock.timers.tick(29_000)
+  t.equal(await keys(), 1)
+  mock.timers.tick(1000)
+  t.equal(await keys(), 0)
 })

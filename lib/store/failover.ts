@@ -15,14 +15,14 @@ import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import { count, type LimitState } from '../rules/rate-limit.js'
+import { FailoverValues } from './failover-values.js'
 import type { Carried, Journal } from './journal.js'
 import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
 import type { RedisStore } from './redis.js'
-import type { ChangedValue } from './redis-values.js'
 import type { Shares } from './shares.js'
-import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken, ValueOperation } from './store.js'
+import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
   /** which store answers now */
@@ -66,6 +66,9 @@ export interface FailoverOptions {
   readonly now: () => number
 }
 
+/** The part of a store that plain values are. */
+type Values = Pick<Store, 'get' | 'set' | 'incr' | 'expire' | 'del'>
+
 /** How memory answers for Redis: as the only instance, or as one of several. */
 export type Fallback = 'memory' | 'share'
 
@@ -82,6 +85,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   readonly #keys: Keys
   readonly #now: () => number
   readonly #batch: Batch
+  readonly #values: Values
   #since = new Date()
   #mode: 'memory' | 'telling' | 'redis' = 'memory'
   /** why memory answers though Redis works */
@@ -107,10 +111,11 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     this.#now = now
     this.#batch = new Batch(async (hits, ticket) => {
       const taken = await redis!.store.take(hits, ticket)
-      this.#lastAnswered = Math.max(this.#lastAnswered, ticket.number)
+      this.#answered(ticket.number)
       this.#offsetMs = now() - taken[0]!.nowMs
       return taken
     })
+    this.#values = redis === undefined ? memory : new FailoverValues({ memory, redis, now, usesRedis: () => this.usesRedis, onLost: failure => this.lostData(failure), onAnswer: number => this.#answered(number) })
     if (redis === undefined) return
     this.#recovery = new Recovery(redis, memory, now, (what, count, error) => this.emit('refused', what, count, error))
     redis.guarded.on('up', () => this.#tell(redis))
@@ -218,33 +223,23 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   }
 
   get (key: string): Awaitable<string | null> {
-    return this.usesRedis ? this.#getThere(this.#redis!.store, key) : this.#memory.get(key)
+    return this.#values.get(key)
   }
 
-  async set (key: string, value: string, ttlMs = Infinity): Promise<void> {
-    this.#memory.set(key, value, ttlMs)
-    await this.#change({ kind: 'set', key, atMs: this.#now(), text: value, expiresAtMs: this.#now() + ttlMs }, () => {})
+  set (key: string, value: string, ttlMs: number | undefined): Awaitable<void> {
+    return this.#values.set(key, value, ttlMs)
   }
 
-  async incr (key: string): Promise<number> {
-    const since = this.#memory.valueClock
-    let sum = 0
-    const told = await this.#change({ kind: 'incr', key, atMs: this.#now(), by: 1 }, () => { sum = this.#memory.incr(key) })
-    if (told === undefined) return sum
-    if (this.usesRedis) this.#memory.learnValue(key, told.told, since)
-    // Memory has gone on by itself meanwhile: this comes on top, and Redis has it.
-    else this.#memory.incr(key)
-    return Number(told.told!.text)
+  incr (key: string): Awaitable<number> {
+    return this.#values.incr(key)
   }
 
-  async expire (key: string, ttlMs: number): Promise<boolean> {
-    const local = this.#memory.expire(key, ttlMs)
-    return (await this.#change({ kind: 'expire', key, atMs: this.#now(), expiresAtMs: this.#now() + ttlMs }, () => {}))?.existed ?? local
+  expire (key: string, ttlMs: number): Awaitable<boolean> {
+    return this.#values.expire(key, ttlMs)
   }
 
-  async del (key: string): Promise<boolean> {
-    const local = this.#memory.del(key)
-    return (await this.#change({ kind: 'del', key, atMs: this.#now() }, () => {}))?.existed ?? local
+  del (key: string): Awaitable<boolean> {
+    return this.#values.del(key)
   }
 
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
@@ -306,55 +301,6 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       if (error instanceof StoreUnavailableError) return await call(this.#memory)
       throw error
     }
-  }
-
-  async #getThere (store: RedisStore, key: string): Promise<string | null> {
-    const since = this.#memory.valueClock
-    try {
-      const told = await store.values.get(key)
-      if (this.usesRedis) this.#memory.learnValue(key, told, since)
-      return told?.text ?? null
-    } catch (error) {
-      if (error instanceof StoreUnavailableError) return this.#memory.get(key)
-      throw error
-    }
-  }
-
-  /**
-   * Does something to a value in Redis; where that is away, keeps it in the journal.
-   *
-   * @param here  does it in memory, called only where Redis does not
-   * @returns what Redis told; undefined: it is done here
-   */
-  async #change (operation: ValueOperation, here: () => void): Promise<ChangedValue | undefined> {
-    if (this.#redis === undefined) {
-      here()
-      return undefined
-    }
-    const { store, journal } = this.#redis
-    const order = journal.values.nextOrder()
-    const ticket = { number: 0 }
-    if (this.usesRedis) {
-      try {
-        const changed = await store.values.change(operation, operation.atMs, ticket)
-        this.#lastAnswered = Math.max(this.#lastAnswered, ticket.number)
-        return changed
-      } catch (error) {
-        if (!(error instanceof StoreUnavailableError)) throw error
-        if (error.kind === 'lost') {
-          ticket.number = 0
-          this.lostData(error)
-        }
-        // What Redis dislikes it would dislike again.
-        if (error.kind === 'reply') {
-          here()
-          return undefined
-        }
-      }
-    }
-    here()
-    journal.values.add(operation, order, ticket.number > 0 ? ticket.number : undefined)
-    return undefined
   }
 
   /**
@@ -460,6 +406,10 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
         if (this.#mode === 'redis') this.#beat(redis)
       })
     }, heartbeatMs).unref()
+  }
+
+  #answered (number: number): void {
+    this.#lastAnswered = Math.max(this.#lastAnswered, number)
   }
 
   #switched (): void {

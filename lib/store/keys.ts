@@ -14,6 +14,8 @@
  *   guard:{events}:writer:<instance>         number of the last events that it wrote
  *   guard:batch:<instance>                   number of the last hits that it sent
  *   guard:carried:{203.0.113.7}:<n>          says that what an outage left was added
+ *   guard:known:fixed-window:{203.0.113.7}:login
+ *                                            what instances knew of a counter that was lost
  *   guard:value:{<key>}                      what get, set and incr work on
  *   guard:written:{<key>}                    when, and by which instance, it was set or deleted last
  *
@@ -88,6 +90,11 @@ export class Keys {
   /** @param beside  a key of `limit` or `value`, in whose slot it lies */
   carried (beside: string, id: string): string {
     return `${this.#nameSpace}carried:${/\{.*?\}/.exec(beside)![0]}:${id}`
+  }
+
+  /** @param counter  a key of `limit` */
+  known (counter: string): string {
+    return `${this.#nameSpace}known:${counter.slice(this.#nameSpace.length)}`
   }
 
   /** @param key  any text */

@@ -46,24 +46,26 @@ export class Recovery {
     // A replica that became the primary, or a file that was read again, may be a little behind.
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
-    if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters()
+    // Where there are no numbers, some may have been told after the loss.
+    const isExact = isLost && fence !== noNumbers
+    if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(isExact)
     if (isLost || isBehind || (await this.#store.blockCount()) < this.#memory.blockCount) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
-      for (const piece of this.#journal.pieces()) await this.#tellPiece(piece)
+      for (const piece of this.#journal.pieces()) await this.#tellPiece(piece, isExact)
     }
     return told
   }
 
   /** Sends the rest before it returns. Should some of it not arrive, the breaker opens, and it is told the next time. */
   tellRest (): void {
-    for (const piece of this.#journal.pieces()) this.#tellPiece(piece).catch(() => {})
+    for (const piece of this.#journal.pieces()) this.#tellPiece(piece, false).catch(() => {})
   }
 
-  async #tellPiece (piece: Piece): Promise<void> {
+  async #tellPiece (piece: Piece, isLost: boolean): Promise<void> {
     await this.#offer(piece.kind, sizeOf(piece), async () => {
       switch (piece.kind) {
-        case 'counters': return await this.#store.carry(String(piece.id), piece.counters, this.#now())
+        case 'counters': return await this.#store.carry(String(piece.id), piece.counters, this.#now(), isLost)
         case 'blocks': return await this.#store.changeBlocks(piece.operations, this.#now())
         case 'events': return await this.#store.writeEvents(piece.batch)
         case 'values': return await this.#store.values.carry(String(piece.id), piece.changes, this.#now())
@@ -83,12 +85,12 @@ export class Recovery {
   }
 
   /** What Redis knew of the counters that are known here; those in the journal bring it along themselves. */
-  async #restoreCounters (): Promise<void> {
+  async #restoreCounters (isLost: boolean): Promise<void> {
     let some: CountedHere[] = []
     const tell = async () => {
       const counters = some
       some = []
-      await this.#offer('counters', counters.length, async () => await this.#store.carry(`known-${++this.#carries}`, counters, this.#now()))
+      await this.#offer('counters', counters.length, async () => await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), isLost))
     }
     for (const { key, limit, state } of this.#memory.counters()) {
       if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })

@@ -121,9 +121,10 @@ export class RedisStore implements Store {
   /**
    * Adds what was counted elsewhere; once for each id, however often it is sent.
    *
-   * @param nowMs  of the clock that the counters are on
+   * @param nowMs   of the clock that the counters are on
+   * @param isLost  Redis has lost its data since it told what is known
    */
-  async carry (id: string, counters: readonly CountedHere[], nowMs: number): Promise<void> {
+  async carry (id: string, counters: readonly CountedHere[], nowMs: number, isLost = false): Promise<void> {
     const rows = counters.flatMap(({ key, limit, known, counted }) => {
       const carried = carryOf(known, counted, nowMs, limit)
       if (carried === undefined) return []
@@ -133,7 +134,7 @@ export class RedisStore implements Store {
     })
     if (rows.length === 0) return
     await this.#redis.run(async client => {
-      const callOf = (some: typeof rows) => ({ keys: [this.#keys.carried(some[0]!.key, `${this.#instance}:${id}`), ...some.map(({ key }) => key)], args: [keptMs, ...some.flatMap(({ args }) => args)] })
+      const callOf = (some: typeof rows) => ({ keys: [this.#keys.carried(some[0]!.key, `${this.#instance}:${id}`), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])], args: [keptMs, isLost ? 1 : 0, ...some.flatMap(({ args }) => args)] })
       // In a Cluster they lie in different slots.
       if (isCluster(client)) await carry.runAll(client, rows.map(row => callOf([row])))
       else await carry.runAll(client, [callOf(rows)])

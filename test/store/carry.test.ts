@@ -48,8 +48,8 @@ function countedOn (known: LimitState | undefined, limit: Limit, hits: number): 
   return state!
 }
 
-async function carry (counters: readonly CountedHere[], id = String(++ids)): Promise<void> {
-  await store.carry(id, counters, Date.now())
+async function carry (counters: readonly CountedHere[], id = String(++ids), isLost = false): Promise<void> {
+  await store.carry(id, counters, Date.now(), isLost)
 }
 
 for (const algorithm of algorithms) {
@@ -73,6 +73,21 @@ for (const algorithm of algorithms) {
       await carry([{ key, limit, known, counted: countedOn(known, limit, 20) }])
       await carry([{ key, limit, known, counted: countedOn(known, limit, 30) }])
       t.equal(await remaining(), 40)
+    }
+  })
+
+  t.test(`${algorithm}: of what Redis has lost, instances that knew of different parts tell it all, in any order, on top of what has come since`, async t => {
+    for (const order of [[0, 1], [1, 0]]) {
+      const { key, hit, remaining } = clientOf(limit)
+      const known = [await hit(8), await hit(2)]
+      await observer.del(key)
+      const counters = known.map((state, i) => ({ key, limit, known: state, counted: countedOn(state, limit, 20 + 10 * i) }))
+      await carry([counters[order[0]!]!], undefined, true)
+      await hit(5)
+      await carry([counters[order[1]!]!], undefined, true)
+      // Told again, since an answer was lost.
+      for (const { known } of counters) await carry([{ key, limit, known, counted: known }], undefined, true)
+      t.equal(await remaining(), 100 - 10 - 20 - 30 - 5)
     }
   })
 
@@ -158,7 +173,7 @@ t.test('after a fence no batch runs that was sent before it', async t => {
   const ticket = { number: 0 }
   await store.take(hits('fenced'), ticket)
   t.ok(ticket.number > 0)
-  t.equal(await store.fence(), ticket.number)
+  t.equal((await store.fence()).last, ticket.number)
   // A batch with an old number, as one that was on its way would have.
   const late = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'one' })
   await t.rejects(late.take(hits('fenced'), { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
@@ -167,7 +182,7 @@ t.test('after a fence no batch runs that was sent before it', async t => {
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '2')
   await observer.del(keys.batch('one'))
   await t.rejects(store.take(hits('fenced'), ticket), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
-  t.equal(await store.fence(), -1)
+  t.equal((await store.fence()).last, -1)
   await store.take(hits('fenced'), ticket)
   t.equal(guarded.usable, true)
 })

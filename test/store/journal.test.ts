@@ -86,9 +86,10 @@ t.test('what finds no room pushes out the oldest, and is counted', async t => {
   for (const ip of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) journal.addBlock({ atMs: nowMs, unblock: ip })
   const events = (count: number) => Array.from({ length: count }, () => ({ type: 'limited' as const, count: 1, atMs: nowMs }))
   for (let i = 0; i < 3; i++) journal.addEvents(events(2), journal.nextEventBatch())
-  t.same(dropped, [['counters', 1], ['blocks', 1], ['events', 2]])
-  t.equal(journal.size, 2 + 2 + 4)
-  t.match(drain(journal), [{ kind: 'blocks' }, { kind: 'counters', counters: [{ key: 'b' }, { key: 'c' }] }, { batch: { number: 2 } }, { batch: { number: 3 } }])
+  for (const key of ['a', 'b', 'c']) journal.values.add({ kind: 'del', key, atMs: nowMs }, journal.values.nextOrder(), undefined)
+  t.same(dropped, [['counters', 1], ['blocks', 1], ['events', 2], ['values', 1]])
+  t.equal(journal.size, 2 + 2 + 4 + 2)
+  t.match(drain(journal), [{ kind: 'blocks' }, { kind: 'counters', counters: [{ key: 'b' }, { key: 'c' }] }, { batch: { number: 2 } }, { batch: { number: 3 } }, { kind: 'values', changes: [{ key: 'b' }, { key: 'c' }] }])
 })
 
 t.test('a hit that fails when Redis has been asked what it ran already is settled at once', async t => {

@@ -73,3 +73,18 @@ t.test('a hit with more limits than there is room for stays within the bound', a
     t.equal(memory.size, 1)
   }
 })
+
+t.test('what another store tells of a value is taken over, unless something was done to it here since', async t => {
+  const { memory, clock } = setUp(10)
+  const since = memory.valueClock
+  memory.learnValue('told', { text: '5', leftMs: 1000 }, since)
+  t.equal(memory.get('told'), '5')
+  memory.set('changed', 'here', undefined)
+  memory.learnValue('changed', { text: 'there', leftMs: Infinity }, since)
+  memory.learnValue('changed', undefined, since)
+  t.equal(memory.get('changed'), 'here')
+  memory.learnValue('changed', undefined, memory.valueClock)
+  t.equal(memory.get('changed'), null)
+  clock.ms += 1000
+  t.equal(memory.get('told'), null)
+})

@@ -1,17 +1,20 @@
 -- Adds what was counted without Redis to the counters here; atomic, and once
 -- for each marker however often it is sent. See rules/carry.ts.
 --
--- KEYS     marker, then the counters
--- ARGV     ms to keep the marker, then for each counter: algorithm
+-- KEYS     marker, then for each counter: the counter, what was known of it
+--          (see store/keys.ts)
+-- ARGV     ms to keep the marker, 1 where Redis has lost its data since it was
+--          known, else 0, then for each counter: algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
 --          used and previous as they were known, used and previous to add, ms
 --          from now to atMs. Whole numbers all.
 -- returns  1; 0 where the marker was there already
--- cost     up to four commands for each counter; O(1) each
+-- cost     up to seven commands for each counter; O(1) each
 
 if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
+local isLost = ARGV[2] == '1'
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -35,19 +38,41 @@ local function save (key, used, previous, atMs, expiresAtMs)
   redis.call('PEXPIREAT', key, expiresAtMs)
 end
 
-for i = 2, #KEYS do
-  local key = KEYS[i]
-  local first = 2 + 9 * (i - 2)
+-- What is here, with what was known. Redis has all that it has told; save where
+-- it was put back by a little. Where it has lost its data, all that is here has
+-- come since, and several instances may know of what was before: of that each
+-- adds what those before it did not know.
+local function merged (here, known, told)
+  if not isLost then return math.max(here, known) end
+  return here + math.max(0, known - told)
+end
+
+for i = 0, (#KEYS - 1) / 2 - 1 do
+  local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
+  local first = 3 + 9 * i
   local numbers = {}
   for n = 1, 9 do numbers[n] = tonumber(ARGV[first + n - 1]) end
   local algorithm, max, windowMs, burst, known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers)
   local atMs = nowMs + offsetMs
+  local told, toldPrevious = 0, 0
+  if isLost then
+    local fields = redis.call('HMGET', toldKey, 'used', 'previous', 'atMs')
+    local toldAtMs = tonumber(fields[3] or nil)
+    -- A bucket drains; of a window that is over nothing is left.
+    if toldAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
+      told = math.max(0, tonumber(fields[1]) - (nowMs - toldAtMs) * max)
+    elseif toldAtMs ~= nil and math.abs(toldAtMs - atMs) < windowMs / 2 then
+      told, toldPrevious = tonumber(fields[1]), tonumber(fields[2])
+    end
+    redis.call('HSET', toldKey, 'used', math.max(told, known), 'previous', math.max(toldPrevious, knownPrevious), 'atMs', toldAtMs ~= nil and algorithm <= SLIDING_WINDOW and told + toldPrevious > 0 and toldAtMs or atMs)
+    redis.call('PEXPIRE', toldKey, 2 * windowMs)
+  end
   if algorithm == FIXED_WINDOW then
     -- A window that is over counts no more. One that is still running here keeps its own end.
     if offsetMs > 0 then
       local used = whole(read(key, 'GET'))
       local leftMs = used and redis.call('PTTL', key) or -2
-      redis.call('SET', key, math.max(used or 0, known) + add)
+      redis.call('SET', key, merged(used or 0, known, told) + add)
       redis.call('PEXPIREAT', key, leftMs > 0 and nowMs + math.min(leftMs, windowMs) or atMs)
     end
   else
@@ -63,16 +88,16 @@ for i = 2, #KEYS do
       local apart = math.floor((atMs - startMs) / windowMs + 0.5)
       if apart > 0 then used, previous, startMs = 0, used, atMs end
       if apart < 0 then
-        previous = math.max(previous, known) + add
+        previous = merged(previous, known, told) + add
       else
-        used = math.max(used, known) + add
-        previous = math.max(previous, knownPrevious) + addPrevious
+        used = merged(used, known, told) + add
+        previous = merged(previous, knownPrevious, toldPrevious) + addPrevious
       end
       if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) end
     else
       local elapsedMs = nowMs - startMs
       local drained = max > 0 and elapsedMs * max or (elapsedMs >= windowMs and used or 0)
-      used = math.min(burst * windowMs, math.max(0, used - drained, known) + add)
+      used = math.min(burst * windowMs, merged(math.max(0, used - drained), known, told) + add)
       if used > 0 then save(key, used, 0, nowMs, nowMs + (max == 0 and windowMs or math.ceil(used / max))) end
     end
   end

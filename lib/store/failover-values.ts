@@ -1,0 +1,113 @@
+/**
+ * Plain values over the two stores. `set`, `expire` and `del` are done in
+ * memory in any case, so that it knows them should Redis go; what `get` and
+ * `incr` are told is noted there. What Redis does not take waits in the journal.
+ */
+import type { Awaitable } from '../awaitable.js'
+import { StoreUnavailableError } from '../errors.js'
+import type { Journal } from './journal.js'
+import type { MemoryStore } from './memory.js'
+import type { RedisStore } from './redis.js'
+import type { ChangedValue } from './redis-values.js'
+import type { ValueOperation } from './store.js'
+
+export interface FailoverValuesOptions {
+  readonly memory: MemoryStore
+  readonly redis: { readonly store: RedisStore, readonly journal: Journal }
+  /** ms since 1970 */
+  readonly now: () => number
+  readonly usesRedis: () => boolean
+  /** told that Redis has lost its data */
+  readonly onLost: (failure: StoreUnavailableError) => void
+  /** told the number of each call that Redis has answered */
+  readonly onAnswer: (number: number) => void
+}
+
+/** See store.ts for what its methods do. */
+export class FailoverValues {
+  readonly #options: FailoverValuesOptions
+  readonly #memory: MemoryStore
+
+  constructor (options: FailoverValuesOptions) {
+    this.#options = options
+    this.#memory = options.memory
+  }
+
+  get (key: string): Awaitable<string | null> {
+    return this.#options.usesRedis() ? this.#getThere(key) : this.#memory.get(key)
+  }
+
+  async set (key: string, value: string, ttlMs = Infinity): Promise<void> {
+    const atMs = this.#options.now()
+    this.#memory.set(key, value, ttlMs)
+    await this.#change({ kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs })
+  }
+
+  async incr (key: string): Promise<number> {
+    const since = this.#memory.valueClock
+    let sum = 0
+    const changed = await this.#change({ kind: 'incr', key, atMs: this.#options.now(), by: 1 }, () => { sum = this.#memory.incr(key) })
+    if (changed === undefined) return sum
+    this.#memory.learnValue(key, changed.told, since)
+    return Number(changed.told!.text)
+  }
+
+  async expire (key: string, ttlMs: number): Promise<boolean> {
+    const atMs = this.#options.now()
+    const local = this.#memory.expire(key, ttlMs)
+    const changed = await this.#change({ kind: 'expire', key, atMs, expiresAtMs: atMs + ttlMs })
+    return changed?.existed ?? local
+  }
+
+  async del (key: string): Promise<boolean> {
+    const local = this.#memory.del(key)
+    const changed = await this.#change({ kind: 'del', key, atMs: this.#options.now() })
+    return changed?.existed ?? local
+  }
+
+  async #getThere (key: string): Promise<string | null> {
+    const since = this.#memory.valueClock
+    try {
+      const told = await this.#options.redis.store.values.get(key)
+      this.#memory.learnValue(key, told, since)
+      return told?.text ?? null
+    } catch (error) {
+      if (error instanceof StoreUnavailableError) return this.#memory.get(key)
+      throw error
+    }
+  }
+
+  /**
+   * Does something to a value in Redis; where that is away, keeps it in the journal.
+   *
+   * @param here  does it in memory, where Redis does not; left out: that is done
+   * @returns what Redis told; undefined: it did nothing
+   * @throws ValueError  of Redis, or of `here`
+   */
+  async #change (operation: ValueOperation, here = () => {}): Promise<ChangedValue | undefined> {
+    const { redis: { store, journal }, usesRedis, onLost, onAnswer } = this.#options
+    const order = journal.values.nextOrder()
+    const ticket = { number: 0 }
+    if (usesRedis()) {
+      try {
+        const changed = await store.values.change(operation, operation.atMs, ticket)
+        onAnswer(ticket.number)
+        return changed
+      } catch (error) {
+        if (!(error instanceof StoreUnavailableError)) throw error
+        if (error.kind === 'lost') {
+          ticket.number = 0
+          onLost(error)
+        }
+        if (error.kind === 'reply') {
+          here()
+          // What Redis dislikes it would dislike again.
+          return undefined
+        }
+      }
+    }
+    here()
+    journal.values.add(operation, order, ticket.number > 0 ? ticket.number : undefined)
+    return undefined
+  }
+}
