@@ -12,6 +12,7 @@ import { guardedApp, logTo } from '../support/app.js'
 import { findProgram, freePort, Program } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
 const secret = 'hunter2-p@ss:w/o#r%d?&"\\'
@@ -159,6 +160,30 @@ t.test('rotate has nothing to do without a function, and has asked with Redis aw
   const before = asked
   await app.redisGuard.rotate()
   t.ok(asked > before)
+})
+
+t.test('rotate reaches a connection whose handshake has sent the old credentials', async t => {
+  const { port, operator } = await startWithUser(t, 'first')
+  await operator.call('ACL', 'SETUSER', 'other', 'on', '>second', '~*', '+@all')
+  const proxy = await TcpProxy.start(port)
+  t.teardown(async () => await proxy.stop())
+  let current: RedisCredentials = { username: 'app', password: 'first' }
+  const app = await guardedApp(t, { redis: { port: proxy.port, credentials: () => current } })
+  const { client } = app.redisGuard
+  proxy.delayMs = 100
+  proxy.cut()
+  await until(() => client!.status === 'connect')
+  current = { username: 'other', password: 'second' }
+  await app.redisGuard.rotate()
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.equal(String(await (client as Redis).call('ACL', 'WHOAMI')), 'other')
+
+  // One that does not come up is no failure of rotate.
+  proxy.cut()
+  await until(() => client!.status === 'connect')
+  const rotation = app.redisGuard.rotate()
+  setImmediate(() => proxy.cut())
+  await t.resolves(rotation)
 })
 
 t.test('Cluster: each node is asked for, and rotate reaches all', async t => {
