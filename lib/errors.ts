@@ -10,6 +10,7 @@ export type GuardErrorCode =
   | 'GUARD_ERR_LIMIT'
   | 'GUARD_ERR_STORE_UNAVAILABLE'
   | 'GUARD_ERR_VALUE'
+  | 'GUARD_ERR_NO_CREDENTIALS'
   | 'GUARD_ERR_METRICS_ROUTE'
   | 'GUARD_ERR_METRICS_REGISTRY'
 
@@ -63,6 +64,13 @@ export class LimitError extends GuardError {
 export class ValueError extends GuardError {
   constructor (message: string) {
     super('GUARD_ERR_VALUE', message)
+  }
+}
+
+/** `rotate` has nobody to ask. */
+export class NoCredentialsError extends GuardError {
+  constructor () {
+    super('GUARD_ERR_NO_CREDENTIALS', 'there is nothing to rotate: rotate asks the function in redis: { credentials }, which is not given')
   }
 }
 

@@ -100,6 +100,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     eventLog,
     client: redis?.guarded.client,
     warnings,
+    rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
     now,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
   }))

@@ -8,13 +8,22 @@ import { type OptionProblem, show } from './errors.js'
 import { isRecord } from './option-rules.js'
 import { parseRedisUrl, redisUrlRule } from './redis-url.js'
 
+/** As Redis knows them; without a username it is the user `default`. */
+export interface RedisCredentials {
+  username?: string | undefined
+  password: string
+}
+
+/** Asked at each connect, and by `redisGuard.rotate()`. */
+export type CredentialsSource = () => RedisCredentials | Promise<RedisCredentials>
+
 /** ioredis' options, and optionally a URL that says host, port, credentials, database and TLS. */
-export type RedisConnectionOptions = RedisOptions & { url?: string }
+export type RedisConnectionOptions = RedisOptions & { url?: string, credentials?: CredentialsSource }
 
 export type RedisOption =
   | string
   | RedisConnectionOptions
-  | { cluster: ClusterNode[] } & ClusterOptions
+  | { cluster: ClusterNode[], credentials?: CredentialsSource } & ClusterOptions
   | Redis
   | Cluster
   | false
@@ -24,8 +33,8 @@ export type RedisSettings =
   /** the user's own client: used, and not closed */
   | { readonly kind: 'client', readonly client: Redis | Cluster }
   /** one server, or the one that the sentinels name */
-  | { readonly kind: 'server', readonly options: RedisOptions }
-  | { readonly kind: 'cluster', readonly nodes: ClusterNode[], readonly options: ClusterOptions }
+  | { readonly kind: 'server', readonly options: RedisOptions, readonly credentials?: CredentialsSource }
+  | { readonly kind: 'cluster', readonly nodes: ClusterNode[], readonly options: ClusterOptions, readonly credentials?: CredentialsSource }
 
 export const redisRule = `a URL (${redisUrlRule}), ioredis options, { cluster: [...] }, { sentinels: [...], name }, an ioredis client, or false`
 
@@ -36,8 +45,8 @@ export const redisRule = `a URL (${redisUrlRule}), ioredis options, { cluster: [
 export function readRedisOption (given: unknown, environment: Environment, problems: OptionProblem[]): RedisSettings {
   if (given === undefined) return fromEnvironment(environment)
   if (given === false) return { kind: 'none', reason: 'the redis option is false' }
-  if (isClient(given)) return { kind: 'client', client: given }
   const none: RedisSettings = { kind: 'none', reason: 'the redis option is wrong' }
+  if (isClient(given)) return readClient(given, problems)
   if (typeof given === 'string') {
     const options = readUrl(given, 'redis', problems)
     return options === undefined ? none : { kind: 'server', options }
@@ -47,13 +56,14 @@ export function readRedisOption (given: unknown, environment: Environment, probl
     return none
   }
   if ('cluster' in given) return readCluster(given, problems) ?? none
-  const { url, ...options } = given as RedisConnectionOptions
+  const { url, credentials, ...options } = given as RedisConnectionOptions
   const fromUrl = url === undefined ? {} : readUrl(url, 'redis.url', problems)
   if (typeof options.host === 'string' && /[/@]/.test(options.host)) {
     problems.push({ option: 'redis.host', rule: 'a host name or address', received: 'a URL', remedy: 'give a URL as redis.url' })
     return none
   }
-  return fromUrl === undefined ? none : { kind: 'server', options: { ...fromUrl, ...options } }
+  const asked = readCredentials(credentials, { 'redis.url': fromUrl, redis: options }, problems)
+  return fromUrl === undefined ? none : { kind: 'server', options: { ...fromUrl, ...options }, ...asked }
 }
 
 function fromEnvironment ({ enabled, production, redis }: Environment): RedisSettings {
@@ -73,11 +83,60 @@ function readUrl (url: unknown, option: string, problems: OptionProblem[]): Redi
 }
 
 function readCluster (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings | undefined {
-  const { cluster, ...options } = given
+  const { cluster, credentials, ...options } = given
   const isNode = (node: unknown): node is ClusterNode => typeof node === 'string' || isRecord(node) || typeof node === 'number'
-  if (Array.isArray(cluster) && cluster.length > 0 && cluster.every(isNode)) return { kind: 'cluster', nodes: cluster, options }
+  if (Array.isArray(cluster) && cluster.length > 0 && cluster.every(isNode)) {
+    const { redisOptions } = options as ClusterOptions
+    const places = Object.fromEntries(cluster.map((node, i) => [`redis.cluster[${i}]`, nodeCredentials(node)]))
+    return { kind: 'cluster', nodes: cluster, options, ...readCredentials(credentials, { redis: options, 'redis.redisOptions': redisOptions, ...places }, problems) }
+  }
   problems.push({ option: 'redis.cluster', rule: 'an array of { host, port }, not empty', received: typeof cluster === 'string' ? 'a text' : show(cluster) })
   return undefined
+}
+
+function readClient (client: Redis | Cluster, problems: OptionProblem[]): RedisSettings {
+  const { credentials } = { ...client.options, ...client } as { credentials?: unknown }
+  if (credentials !== undefined) {
+    problems.push({ option: 'redis.credentials', rule: 'left out with a client of your own', received: typeName(credentials), remedy: 'give options in place of the client' })
+  }
+  return { kind: 'client', client }
+}
+
+/**
+ * @param places  where else a user or password could be given, by the names of
+ *   these options; what they are is not to be seen in a problem
+ */
+function readCredentials (credentials: unknown, places: Readonly<Record<string, object | undefined>>, problems: OptionProblem[]): { credentials?: CredentialsSource } {
+  for (const [place, options = {}] of Object.entries(places)) {
+    const { username, password, Connector, credentials: misplaced } = options as RedisConnectionOptions
+    if (misplaced !== undefined) {
+      problems.push({ option: `${place}.credentials`, rule: 'left out', received: typeName(misplaced), remedy: 'give it as redis.credentials' })
+    }
+    if (credentials === undefined) continue
+    for (const [name, value] of Object.entries({ username, password, Connector })) {
+      if (value === undefined || value === null) continue
+      problems.push({ option: `${place}.${name}`, rule: 'left out beside redis.credentials', received: typeName(value), remedy: 'give one of the two' })
+    }
+  }
+  if (credentials === undefined) return {}
+  if (typeof credentials !== 'function') {
+    problems.push({ option: 'redis.credentials', rule: 'a function () => { username, password } or a promise of them', received: typeName(credentials) })
+    return {}
+  }
+  return { credentials: credentials as CredentialsSource }
+}
+
+/** The user and password in a node's own options or URL: a node may be given as a port, a URL, or options. */
+export function nodeCredentials (node: ClusterNode): { username?: unknown, password?: unknown } {
+  if (typeof node === 'number') return {}
+  if (typeof node === 'object') return node as RedisOptions
+  const [, username, password] = /\/\/([^:/@]*)(?::([^/@]*))?@/.exec(node) ?? []
+  return { username: username || undefined, password: password || undefined }
+}
+
+/** In place of a value that may be a secret. */
+function typeName (value: unknown): string {
+  return value === null ? 'null' : `a value of type ${typeof value}`
 }
 
 /** By its shape, since it may come from another copy or version of ioredis. */

@@ -477,6 +477,35 @@ t.test('no secret is ever in the message', async t => {
   }
 })
 
+t.test('redis.credentials is a function, and the only place for a user and a password', async t => {
+  const secret = 'hunter2'
+  const credentials = () => ({ password: secret })
+  const wrongs: [redis: unknown, wrong: string[]][] = [
+    [{ credentials: secret }, ['redis.credentials']],
+    [{ credentials: null }, ['redis.credentials']],
+    [{ credentials: { password: secret } }, ['redis.credentials']],
+    [{ credentials, username: secret, password: secret }, ['redis.username', 'redis.password']],
+    [{ credentials, url: `redis://${secret}:${secret}@h` }, ['redis.url.username', 'redis.url.password']],
+    [{ credentials, Connector: class {} }, ['redis.Connector']],
+    [{ credentials, url: 'h' }, ['redis.url']],
+    [{ credentials: secret, password: secret }, ['redis.password', 'redis.credentials']],
+    [{ credentials, cluster: [`redis://${secret}:${secret}@h`, { host: 'h', password: secret }, 'redis://h', 6379, `redis://:${secret}@h`] },
+      ['redis.cluster[0].username', 'redis.cluster[0].password', 'redis.cluster[1].password', 'redis.cluster[4].password']],
+    [{ credentials, cluster: [6379], redisOptions: { password: secret } }, ['redis.redisOptions.password']],
+    [{ cluster: [6379], redisOptions: { credentials } }, ['redis.redisOptions.credentials']],
+    [Object.assign(new Redis({ lazyConnect: true }), { credentials }), ['redis.credentials']],
+    [new Redis({ lazyConnect: true, credentials } as object), ['redis.credentials']]
+  ]
+  for (const [redis, wrong] of wrongs) {
+    const error = errorOf({ redis })
+    t.same(error.problems.map(({ option }) => option), wrong)
+    t.notMatch(`${error.stack} ${JSON.stringify(error)}`, secret)
+  }
+  for (const redis of [{ credentials }, { credentials, url: 'redis://h' }, { credentials, sentinels: [{ host: 'h' }], name: 'main' }, { credentials, cluster: [6379] }]) {
+    t.match(resolve({ redis }, {}).redis, { credentials })
+  }
+})
+
 t.test('every option has a default and a description for the README', async t => {
   for (const [name, { shown, description }] of Object.entries({ ...pluginOptions, ...limitOptions })) {
     t.match(shown, /./, name)

@@ -4,7 +4,7 @@
  * away, so none of the methods fails for that.
  */
 import { EventEmitter } from 'node:events'
-import { ArgumentError, show } from '../errors.js'
+import { ArgumentError, NoCredentialsError, show } from '../errors.js'
 import type { RedisClient } from '../redis/script.js'
 import { canonicalAddress, parseNetwork } from '../rules/address.js'
 import type { FailoverEvents, FailoverStore, StoreStatus } from '../store/failover.js'
@@ -37,6 +37,8 @@ export interface RedisGuardParts {
   readonly eventLog: EventLog
   readonly client: RedisClient | undefined
   readonly warnings: readonly GuardWarning[]
+  /** undefined: no Redis is configured */
+  readonly rotate: (() => Promise<void>) | undefined
   readonly now: () => number
   /** told what a listener of the user's threw */
   readonly onListenerError: (error: unknown) => void
@@ -50,14 +52,16 @@ export class RedisGuard extends EventEmitter<FailoverEvents> {
   readonly warnings: readonly GuardWarning[]
   readonly #store: FailoverStore
   readonly #eventLog: EventLog
+  readonly #rotate: (() => Promise<void>) | undefined
   readonly #now: () => number
 
-  constructor ({ store, eventLog, client, warnings, now, onListenerError }: RedisGuardParts) {
+  constructor ({ store, eventLog, client, warnings, rotate, now, onListenerError }: RedisGuardParts) {
     super()
     this.client = client
     this.warnings = warnings
     this.#store = store
     this.#eventLog = eventLog
+    this.#rotate = rotate
     this.#now = now
     store.on('switch', status => queueMicrotask(() => this.#tell(status, onListenerError)))
   }
@@ -169,6 +173,19 @@ export class RedisGuard extends EventEmitter<FailoverEvents> {
     checkLimit('getSuspiciousIPs', limit)
     await this.#eventLog.flush()
     return await this.#store.suspects(limit)
+  }
+
+  /**
+   * Asks `redis.credentials` again, and authenticates every open connection
+   * anew with its answer, without dropping one. With Redis away it has asked,
+   * and so does the next connect.
+   *
+   * @throws NoCredentialsError  without `redis.credentials`
+   * @throws StoreUnavailableError  of kind `auth`, when the function fails or Redis refuses its answer
+   */
+  async rotate (): Promise<void> {
+    if (this.#rotate === undefined) throw new NoCredentialsError()
+    await this.#rotate()
   }
 
   /** Outside the decision that brought it: a listener that throws is not to cost a request its answer. */

@@ -1,6 +1,5 @@
 /** What is allowed, works, and is still a hole: found at start-up, told with a code. */
-import type { ClusterNode } from 'ioredis'
-import type { RedisSettings } from '../redis-option.js'
+import { nodeCredentials, type RedisSettings } from '../redis-option.js'
 
 /** A finding at start-up that is no error, but that somebody should look at. */
 export interface GuardWarning {
@@ -73,15 +72,10 @@ function hasPassword (redis: Exclude<RedisSettings, { kind: 'none' }>): boolean 
       const { options } = redis.client
       return isGiven('redisOptions' in options ? options.redisOptions?.password : (options as { password?: unknown }).password)
     }
-    case 'server': return isGiven(redis.options.password)
-    case 'cluster': return isGiven(redis.options.redisOptions?.password) || redis.nodes.some(hasNodePassword)
+    case 'server': return redis.credentials !== undefined || isGiven(redis.options.password)
+    case 'cluster':
+      return redis.credentials !== undefined || isGiven(redis.options.redisOptions?.password) || redis.nodes.some(node => isGiven(nodeCredentials(node).password))
   }
-}
-
-/** A node may be given as a port, a URL, or options. */
-function hasNodePassword (node: ClusterNode): boolean {
-  if (typeof node === 'number') return false
-  return typeof node === 'string' ? /:[^/@]+@/.test(node) : isGiven((node as { password?: unknown }).password)
 }
 
 function isGiven (password: unknown): boolean {

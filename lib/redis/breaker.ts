@@ -157,6 +157,16 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     return error instanceof StoreUnavailableError ? error : this.#fail(error)
   }
 
+  /** @throws NoCredentialsError, StoreUnavailableError  see Connection.rotate */
+  async rotate (): Promise<void> {
+    try {
+      await this.#connection.rotate()
+    } catch (error) {
+      if (error instanceof StoreUnavailableError) this.emit('failure', error)
+      throw error
+    }
+  }
+
   /** Ends timers, and our own connection. */
   close (): void {
     this.#breaker.shutdown()

@@ -4,8 +4,11 @@
  */
 import { EventEmitter } from 'node:events'
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import { NoCredentialsError } from '../errors.js'
 import type { RedisSettings } from '../redis-option.js'
-import type { RedisClient } from './script.js'
+import { Credentials } from './credentials.js'
+import { failureOf } from './failure.js'
+import { isCluster, type RedisClient } from './script.js'
 
 export interface ConnectionTimes {
   /** ms */
@@ -25,6 +28,7 @@ interface ConnectionEvents {
 export class Connection extends EventEmitter<ConnectionEvents> {
   readonly client: RedisClient
   readonly #owned: boolean
+  readonly #credentials: Credentials | undefined
   readonly #listeners: Readonly<Record<string, (error?: Error) => void>>
   readonly #watched = new WeakSet<Redis>()
   #wasReady = false
@@ -32,11 +36,13 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   constructor (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes) {
     super()
     this.#owned = settings.kind !== 'client'
-    this.client = makeClient(settings, times)
+    this.#credentials = credentialsOf(settings, times)
+    this.client = makeClient(settings, times, this.#credentials)
     const lost = () => this.emit('lost')
     this.#listeners = {
       ready: () => this.#comeUp(),
       '+node': () => this.#watchNodes(),
+      'node error': error => this.#reportNode(error!),
       close: lost,
       end: lost,
       error: error => this.emit('error', error!)
@@ -62,6 +68,37 @@ export class Connection extends EventEmitter<ConnectionEvents> {
    */
   renew (): void {
     if (this.#owned && this.ready) this.client.disconnect(true)
+  }
+
+  /**
+   * Asks for credentials, and authenticates anew with them where there is a
+   * connection. None is dropped; those that are made from now on use them too.
+   *
+   * @throws NoCredentialsError  when there is nobody to ask
+   * @throws StoreUnavailableError  of kind `auth` when there was no answer, or Redis refuses them
+   */
+  async rotate (): Promise<void> {
+    const credentials = this.#credentials
+    if (credentials === undefined) throw new NoCredentialsError()
+    await credentials.renew()
+    const { username, password } = credentials
+    const nodes = isCluster(this.client) ? this.client.nodes() : [this.client]
+    await Promise.all(nodes.map(async node => {
+      // During a handshake: it may have sent the old ones.
+      const settled = node.status === 'ready'
+      if (!settled && node.status !== 'connect') return
+      await node.auth(username, password).catch((error: unknown) => {
+        const failure = failureOf(error)
+        // A connection that goes meanwhile, or that does not come up, asks when it is made again.
+        if (settled && (failure.kind === 'auth' || failure.kind === 'reply')) throw failure
+      })
+    }))
+  }
+
+  /** A Cluster says only that none of its nodes is of use; what a user can mend has its reason with the node. */
+  #reportNode (error: Error): void {
+    const { kind } = failureOf(error)
+    if (kind === 'auth' || kind === 'tls') this.emit('error', error)
   }
 
   #comeUp (): void {
@@ -123,18 +160,25 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     // A connection that is given up is gone at once, also where nobody answers its goodbye.
     disconnectTimeout: 50,
     retryStrategy: delayBeforeRetry,
-    // A primary that became a replica: connecting again finds the new one.
-    reconnectOnError: (error: Error) => /\bREADONLY\b/.test(error.message)
+    // A primary that became a replica: connecting again finds the new one. And a connection that Redis no longer
+    // knows: connecting again tells it who we are.
+    reconnectOnError: (error: Error) => /\b(READONLY|NOAUTH)\b/.test(error.message),
+    // Two more commands at each connect, which a user with few rights may not send.
+    disableClientInfo: true
   } satisfies RedisOptions
 }
 
 /** What no option may change. */
 const alwaysOptions = { lazyConnect: true, stringNumbers: false }
 
-function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes): RedisClient {
+function credentialsOf (settings: Exclude<RedisSettings, { kind: 'none' }>, { connectTimeout }: ConnectionTimes): Credentials | undefined {
+  return settings.kind === 'client' || settings.credentials === undefined ? undefined : new Credentials(settings.credentials, connectTimeout)
+}
+
+function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes, credentials: Credentials | undefined): RedisClient {
   switch (settings.kind) {
     case 'client': return settings.client
-    case 'server': return new Redis({ ...guardOptions(times), ...settings.options, ...alwaysOptions })
+    case 'server': return new Redis({ ...guardOptions(times), ...settings.options, ...alwaysOptions, ...credentials?.optionsFor(settings.options) })
     case 'cluster': return new Cluster(settings.nodes, {
       enableOfflineQueue: false,
       clusterRetryStrategy: delayBeforeRetry,
@@ -143,10 +187,11 @@ function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: 
       // With a delay, ioredis sends commands again whose node went away: they may have run.
       retryDelayOnFailover: 0,
       retryDelayOnClusterDown: 0,
-      slotsRefreshTimeout: times.connectTimeout,
+      // Its connection asks for credentials first, which has a limit of its own.
+      slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
       ...settings.options,
       lazyConnect: true,
-      redisOptions: { ...guardOptions(times), ...settings.options.redisOptions, stringNumbers: false }
+      redisOptions: { ...guardOptions(times), ...settings.options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) }
     })
   }
 }

@@ -19,6 +19,9 @@ const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
 
 /** @param error  as thrown by ioredis or opossum; its command, and with it a password, is left behind */
 export function failureOf (error: unknown): StoreUnavailableError {
+  if (error instanceof StoreUnavailableError) return error
+  const ofNode = lastNodeError(error)
+  if (ofNode !== undefined) return ofNode
   const cause = withoutCommand(error)
   const { code } = cause as { code?: string }
   const text = `${cause.message} ${code ?? ''}`.trim()
@@ -33,16 +36,25 @@ export function valueErrorOf (error: unknown): ValueError | undefined {
   return isValue ? new ValueError(message) : undefined
 }
 
+/** A Cluster of which no node answers: where it is for the same reason as the last one, and that can be mended, this is it. */
+function lastNodeError (error: unknown): StoreUnavailableError | undefined {
+  const { lastNodeError: cause } = Object(error) as { lastNodeError?: unknown }
+  const failure = cause instanceof Error ? failureOf(cause) : undefined
+  return failure?.kind === 'auth' || failure?.kind === 'tls' ? failure : undefined
+}
+
 /**
  * ioredis hangs the command on its errors, with the arguments: those of AUTH
- * are the password, and loggers print all of an error.
+ * are the password, and loggers print all of an error. A Redis that does not
+ * know AUTH, or HELLO, says so with the arguments.
  */
 function withoutCommand (error: unknown): Error {
   if (!(error instanceof Error)) return new Error(String(error))
   const { code, errors } = error as { code?: string, errors?: readonly Error[] }
   // A name with several addresses fails as one error without a message.
-  const clean = new Error(error.message === '' ? (errors ?? []).map(({ message }) => message).join('; ') : error.message)
+  const message = error.message.replace(/, with args beginning with:.*/s, '')
+  const clean = new Error(message === '' ? (errors ?? []).map(({ message }) => message).join('; ') : message)
   clean.name = error.name
-  if (error.stack !== undefined) clean.stack = error.stack
+  if (error.stack !== undefined) clean.stack = error.stack.replace(error.message, () => message)
   return code === undefined ? clean : Object.assign(clean, { code })
 }

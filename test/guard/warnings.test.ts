@@ -38,7 +38,10 @@ t.test('routes from before the plugin are warned of, each by name', async t => {
 })
 
 const lazy = { lazyConnect: true }
+const credentials = () => ({ password: 'p' })
 const withPassword: RedisSettings[] = [
+  { kind: 'server', options: { host: 'h' }, credentials },
+  { kind: 'cluster', nodes: [{ host: 'h' }], options: {}, credentials },
   { kind: 'server', options: { host: 'h', password: 'p' } },
   { kind: 'cluster', nodes: [{ host: 'h' }], options: { redisOptions: { password: 'p' } } },
   { kind: 'cluster', nodes: ['redis://:p@h:6379', 'redis://h'], options: {} },

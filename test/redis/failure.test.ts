@@ -42,6 +42,19 @@ t.test('keeps the words and the stack, and drops the command with its arguments'
   t.notMatch(JSON.stringify(cause, Object.getOwnPropertyNames(cause)), /secret/)
 })
 
+t.test('drops the arguments that Redis repeats when it does not know a command', async t => {
+  const failure = failureOf(reply("ERR unknown command 'AUTH', with args beginning with: 'default' 'a secret' "))
+  t.match(failure, { kind: 'reply', message: "Redis cannot be used (reply): ERR unknown command 'AUTH'" })
+  t.notMatch(`${failure.stack} ${(failure.cause as Error).stack}`, /secret/)
+})
+
+t.test('a Cluster without nodes fails as its last node did, where that can be mended', async t => {
+  const failed = (lastNodeError: unknown) => failureOf(Object.assign(new Error('Failed to refresh slots cache.'), { lastNodeError }))
+  t.match(failed(reply('WRONGPASS invalid username-password pair')), { kind: 'auth', message: /WRONGPASS/ })
+  t.match(failed(new Error('self-signed certificate')), { kind: 'tls' })
+  for (const other of [new Error('Connection is closed.'), undefined]) t.match(failed(other), { kind: 'cluster' })
+})
+
 t.test('says something also of errors without words', async t => {
   const both = Object.assign(new AggregateError([new Error('connect ECONNREFUSED ::1:1'), new Error('connect ECONNREFUSED 127.0.0.1:1')]), { code: 'ECONNREFUSED' })
   t.match(failureOf(both), { kind: 'connection', message: 'Redis cannot be used (connection): connect ECONNREFUSED ::1:1; connect ECONNREFUSED 127.0.0.1:1' })
