@@ -1,4 +1,4 @@
-/** A Node.js process of the bench's: prints its port when it is ready, and ends with the bench. */
+/** A Node.js process of the bench's or of chaos: prints its port when it is ready, answers what it is asked, and ends with who started it. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -7,18 +7,41 @@ import { pinned } from './cores.js'
 
 const startWithinMs = 20_000
 
+/** One that is answered late is waited for as long as a machine under load may take. */
+const answerWithinMs = 20_000
+
+export interface Question {
+  readonly id: number
+  readonly question: unknown
+}
+
+export interface Answer {
+  readonly id: number
+  readonly answer: unknown
+}
+
 export class Child {
   readonly port: number
   readonly #process: ChildProcess
+  readonly #waiting = new Map<number, (answer: unknown) => void>()
+  #lastId = 0
 
   private constructor (process: ChildProcess, port: number) {
     this.#process = process
     this.port = port
+    process.on('message', ({ id, answer }: Answer) => {
+      this.#waiting.get(id)?.(answer)
+      this.#waiting.delete(id)
+    })
   }
 
-  /** @param file  beside this one; @throws when it does not say `port N` in time */
-  static async start (core: number, file: string, ...args: string[]): Promise<Child> {
-    const [program, all] = pinned(core, process.execPath, [fileURLToPath(new URL(file, import.meta.url)), ...args])
+  /**
+   * @param core  undefined: any
+   * @throws when it does not say `port N` in time
+   */
+  static async start (core: number | undefined, file: URL, ...args: string[]): Promise<Child> {
+    const ofNode = [fileURLToPath(file), ...args]
+    const [program, all] = core === undefined ? [process.execPath, ofNode] : pinned(core, process.execPath, ofNode)
     // As in production, and without what the guard would read.
     const env = { PATH: process.env['PATH'], NODE_ENV: 'production' }
     const child = spawn(program, all, { stdio: ['ignore', 'pipe', 'inherit', 'ipc'], env })
@@ -27,7 +50,7 @@ export class Child {
       const signal = AbortSignal.timeout(startWithinMs)
       const [line] = await Promise.race([once(lines, 'line', { signal }), once(child, 'exit', { signal })]) as [unknown]
       const port = /^port (\d+)$/.exec(String(line))?.[1]
-      if (port === undefined) throw new Error(`${file} ${args.join(' ')} did not start: ${String(line)}`)
+      if (port === undefined) throw new Error(`${file.pathname} ${args.join(' ')} did not start: ${String(line)}`)
       return new Child(child, Number(port))
     } catch (error) {
       child.kill('SIGKILL')
@@ -37,10 +60,20 @@ export class Child {
 
   /** CPU time that it has used since its start, in us. */
   async cpuMicros (): Promise<number> {
-    const answer = once(this.#process, 'message', { signal: AbortSignal.timeout(5000) })
-    this.#process.send('cpu')
-    const [micros] = await answer as [number]
-    return micros
+    return await this.ask<number>('cpu')
+  }
+
+  /** @param question  what the process knows to answer (`answerParent`) */
+  async ask<T> (question: unknown): Promise<T> {
+    const id = ++this.#lastId
+    return await new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error(`no answer to ${JSON.stringify(question)}`)), answerWithinMs)
+      this.#waiting.set(id, answer => {
+        clearTimeout(timer)
+        resolve(answer as T)
+      })
+      this.#process.send({ id, question } satisfies Question)
+    })
   }
 
   async stop (): Promise<void> {
@@ -48,4 +81,12 @@ export class Child {
     this.#process.kill('SIGKILL')
     await once(this.#process, 'exit')
   }
+}
+
+/** In the process: answers what its parent asks, and ends with it. */
+export function answerParent (answer: (question: unknown) => unknown): void {
+  process.on('message', ({ id, question }: Question) => {
+    Promise.resolve(answer(question)).then(answer => process.send!({ id, answer } satisfies Answer), (error: unknown) => { throw error })
+  })
+  process.once('disconnect', () => process.exit(0))
 }

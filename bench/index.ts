@@ -70,7 +70,7 @@ async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
 async function runScenario (scenario: Scenario): Promise<ScenarioReport | undefined> {
   const chosen = scenario.variants.filter(isChosen)
   if (chosen.length === 0) return undefined
-  const proxy = scenario.redisDelayMs === 0 ? undefined : await Child.start(otherCore, './delay-proxy.js', String(server.port), String(scenario.redisDelayMs))
+  const proxy = scenario.redisDelayMs === 0 ? undefined : await Child.start(otherCore, new URL('./delay-proxy.js', import.meta.url), String(server.port), String(scenario.redisDelayMs))
   try {
     const redisPort = proxy?.port ?? server.port
     const ping = await measurePing(redisPort)

@@ -61,7 +61,7 @@ export async function measure (plan: Plan): Promise<Row[]> {
     for (const variant of plan.variants) {
       const { redisPort, nearRedisPort } = plan
       const settings: ServerSettings = { variant, redisPort, nearRedisPort, max: scenario.max, blocks: scenario.blockedPercent > 0 }
-      servers.set(variant, await Child.start(serverCore, './server.js', JSON.stringify(settings)))
+      servers.set(variant, await Child.start(serverCore, new URL('./server.js', import.meta.url), JSON.stringify(settings)))
     }
     const runs = new Map<string, Measurement[]>()
     for (const [variant, server] of servers) {

@@ -3,10 +3,11 @@
  *
  *   node dist/bench/server.js '{ "variant": "guard-everything", "redisPort": 6379, "nearRedisPort": 6379, "max": 100, "blocks": false }'
  *
- * Prints its port. Over IPC, any message is answered with the CPU time that
- * the process has used so far, in us; it ends with its parent.
+ * Prints its port. Its parent is answered with the CPU time that the process
+ * has used so far, in us; it ends with its parent.
  */
 import Fastify from 'fastify'
+import { answerParent } from './child.js'
 import { variants, type VariantName, type VariantSettings } from './variants.js'
 
 export interface ServerSettings extends VariantSettings {
@@ -26,10 +27,9 @@ if (settings.blocks && app.hasDecorator('redisGuard')) {
   for (let i = 0; i < 256; i++) await app.redisGuard.blockIP(`203.0.113.${i}`, 3600)
 }
 
-process.on('message', () => {
+answerParent(() => {
   const { user, system } = process.cpuUsage()
-  process.send!(user + system)
+  return user + system
 })
-process.once('disconnect', () => process.exit(0))
 
 console.log(`port ${(app.server.address() as { port: number }).port}`)

@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,9 +12,10 @@ import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { makeCertificates } from '../support/certificates.js'
 import { Instance } from '../support/instance.js'
-import { findProgram, freePort, Program } from '../support/program.js'
+import { freePort } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
+import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
@@ -124,16 +125,9 @@ t.test('a unix socket', async t => {
 
 t.test('Sentinel: the primary that it names', async t => {
   const server = await startRedis(t)
-  const folder = await mkdtemp(join(tmpdir(), 'sentinel-'))
-  const port = await freePort()
-  await writeFile(join(folder, 'sentinel.conf'), `port ${port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 ${server.port} 1\n`)
-  const sentinel = new Program(findProgram('redis-server', 'valkey-server'), [join(folder, 'sentinel.conf'), '--sentinel'])
-  t.teardown(async () => {
-    await sentinel.stop()
-    await rm(folder, { recursive: true })
-  })
-  await sentinel.saying(/\+monitor/)
-  t.match(await storeWith(t, { sentinels: [{ host: '127.0.0.1', port }], name: 'main' }), { store: 'redis' })
+  const sentinel = await Sentinel.start(server.port)
+  t.teardown(async () => await sentinel.stop())
+  t.match(await storeWith(t, { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: sentinelName }), { store: 'redis' })
 })
 
 t.test('Cluster: all clients and all methods, whatever slots they lie in', async t => {

@@ -4,7 +4,6 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import type { Test } from 'tap'
 import { findProgram } from './program.js'
 
 export interface Certificates {
@@ -16,9 +15,10 @@ export interface Certificates {
   readonly ca: string
 }
 
-export async function makeCertificates (t: Test): Promise<Certificates> {
+/** @param owner  removes the files when it is done, as a test does */
+export async function makeCertificates (owner: { teardown: (remove: () => Promise<void>) => void }): Promise<Certificates> {
   const folder = await mkdtemp(join(tmpdir(), 'certificates-'))
-  t.teardown(async () => await rm(folder, { recursive: true, force: true }))
+  owner.teardown(async () => await rm(folder, { recursive: true, force: true }))
   const file = (name: string) => join(folder, name)
   const openssl = async (...args: string[]) => await promisify(execFile)(findProgram('openssl'), args)
   const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']

@@ -1,26 +1,31 @@
-/** A real Cluster of three primaries, without replicas. */
+/** A real Cluster of three primaries, each with a replica where wanted. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Redis } from 'ioredis'
 import { RedisServer } from './redis-server.js'
 
 export class RedisCluster {
+  /** the primaries that it began with, then their replicas in the same order */
   readonly servers: readonly RedisServer[]
 
   private constructor (servers: readonly RedisServer[]) {
     this.servers = servers
   }
 
-  static async start (): Promise<RedisCluster> {
-    const servers = await Promise.all(Array.from({ length: 3 }, async (_, i) =>
-      await RedisServer.start('--cluster-enabled', 'yes', '--cluster-config-file', `nodes-${i}.conf`, '--cluster-node-timeout', '2000')))
+  /** @param args  more of redis-server's arguments */
+  static async start ({ withReplicas = false, args = [] }: { withReplicas?: boolean, args?: readonly string[] } = {}): Promise<RedisCluster> {
+    const count = withReplicas ? 6 : 3
+    const servers = await Promise.all(Array.from({ length: count }, async (_, i) =>
+      await RedisServer.start('--cluster-enabled', 'yes', '--cluster-config-file', `nodes-${i}.conf`, '--cluster-node-timeout', '2000', ...args)))
     const clients = servers.map(server => server.client())
     await Promise.all(clients.map(async (client, i) => {
-      await client.call('CLUSTER', 'ADDSLOTSRANGE', Math.ceil(i * 16384 / 3), Math.ceil((i + 1) * 16384 / 3) - 1)
+      if (i < 3) await client.call('CLUSTER', 'ADDSLOTSRANGE', Math.ceil(i * 16384 / 3), Math.ceil((i + 1) * 16384 / 3) - 1)
       if (i > 0) await clients[0]!.call('CLUSTER', 'MEET', '127.0.0.1', servers[i]!.port)
     }))
-    for (const client of clients) {
-      while (!/cluster_state:ok[^]*cluster_known_nodes:3/.test(String(await client.call('CLUSTER', 'INFO')))) await sleep(20)
-      client.disconnect()
-    }
+    const isWhole = async (client: Redis) => new RegExp(`cluster_state:ok[^]*cluster_known_nodes:${count}`).test(String(await client.call('CLUSTER', 'INFO')))
+    for (const client of clients) while (!await isWhole(client)) await sleep(20)
+    for (const [i, client] of clients.slice(3).entries()) await client.call('CLUSTER', 'REPLICATE', String(await clients[i]!.call('CLUSTER', 'MYID')))
+    for (const client of clients.slice(3)) while (!/master_link_status:up/.test(await client.info('replication'))) await sleep(20)
+    for (const client of clients) client.disconnect()
     return new RedisCluster(servers)
   }
 

@@ -1,4 +1,4 @@
-/** A real redis-server of a test's own, on a free port, without persistence. */
+/** A real redis-server of a test's own, on a free port; without persistence, unless its arguments say otherwise. */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -43,9 +43,18 @@ export class RedisServer {
     await this.#program.stop('SIGKILL')
   }
 
-  /** Starts again, empty, on the same port. */
+  /** Starts again on the same port; empty, unless it keeps what it has on disk. */
   async restart (): Promise<void> {
+    this.launch()
+    await this.ready()
+  }
+
+  /** The same without waiting: a large file takes a while to load. */
+  launch (): void {
     this.#program = this.#spawn()
+  }
+
+  async ready (): Promise<void> {
     await this.#program.saying(/Ready to accept connections/)
   }
 

@@ -1,4 +1,4 @@
-/** A TCP proxy before a server, which delays, cuts and swallows what passes. */
+/** A TCP proxy before a server, which delays, cuts, resets and swallows what passes. */
 import { once } from 'node:events'
 import { connect, createServer, type Server, type Socket } from 'node:net'
 
@@ -9,6 +9,7 @@ export class TcpProxy {
   blackhole = false
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
+  #resets: NodeJS.Timeout | undefined
 
   private constructor (targetPort: number) {
     this.#server = createServer(client => {
@@ -34,7 +35,14 @@ export class TcpProxy {
     for (const socket of this.#sockets) socket.resetAndDestroy()
   }
 
+  /** Resets all connections again and again. @param everyMs  undefined: no more */
+  reset (everyMs: number | undefined): void {
+    clearInterval(this.#resets)
+    this.#resets = everyMs === undefined ? undefined : setInterval(() => this.cut(), everyMs)
+  }
+
   async stop (): Promise<void> {
+    this.reset(undefined)
     this.#server.close()
     this.cut()
     await once(this.#server, 'close')
