@@ -5,13 +5,14 @@
  * whose text is the latest answer, and a connector, of which it wants a socket
  * and which asks first.
  */
-import { Socket } from 'node:net'
-import { type RedisOptions, SentinelConnector } from 'ioredis'
-import { StandaloneConnector } from 'ioredis/built/connectors/index.js'
+import { connect as connectTcp, type NetConnectOpts, Socket } from 'node:net'
+import { type ConnectionOptions, connect as connectTls } from 'node:tls'
+import { AbstractConnector, type RedisOptions, SentinelConnector } from 'ioredis'
 import { StoreUnavailableError } from '../errors.js'
 import type { CredentialsSource, RedisCredentials } from '../redis-option.js'
 
-type Connector = typeof StandaloneConnector
+type Emit = Parameters<AbstractConnector['connect']>[0]
+type Connecting = ReturnType<AbstractConnector['connect']>
 
 /** The latest credentials, and how ioredis comes by them; see above. */
 export class Credentials {
@@ -47,21 +48,21 @@ export class Credentials {
   /** What makes a client of ioredis ask; over all that its options say. */
   optionsFor ({ sentinels }: RedisOptions): Pick<RedisOptions, 'username' | 'password' | 'Connector'> {
     const { username, password } = this
-    const Connector = this.#askBefore(sentinels ? SentinelConnector as unknown as Connector : StandaloneConnector)
-    return { username, password, Connector: Connector as NonNullable<RedisOptions['Connector']> }
+    return { username, password, Connector: this.#askBefore(sentinels ? SentinelConnector : ServerConnector) as NonNullable<RedisOptions['Connector']> }
   }
 
-  #askBefore (Base: Connector): Connector {
+  #askBefore (Base: typeof ServerConnector | typeof SentinelConnector): unknown {
     const renew = async () => await this.renew()
-    return class extends Base {
-      override async connect (emit: Parameters<StandaloneConnector['connect']>[0]): ReturnType<StandaloneConnector['connect']> {
+    // Their constructors differ in what they read of ioredis' options, of which they are given all.
+    return class extends (Base as typeof ServerConnector) {
+      override async connect (emit: Emit): Connecting {
         this.connecting = true
         const failure = await renew().then(() => undefined, (error: Error) => error)
         if (failure === undefined && this.connecting) return await super.connect(emit)
         const error = failure ?? new Error('Connection is closed.')
         // A connector that fails ends its client for good, which is right where another one is made for the next
         // attempt, as in a Cluster. Others try again after a socket that broke.
-        if (typeof (this.options as RedisOptions).retryStrategy !== 'function') throw error
+        if (typeof this.options.retryStrategy !== 'function') throw error
         this.firstError = error
         this.stream = new Socket().destroy()
         return this.stream
@@ -76,6 +77,24 @@ export class Credentials {
       const answer = (async () => await this.#source())()
       answer.finally(() => clearTimeout(timer)).then(resolve, (error: unknown) => reject(failed(`failed${nameOf(error)}`)))
     })
+  }
+}
+
+/** To one server, as ioredis' own does, which it does not export. */
+class ServerConnector extends AbstractConnector {
+  protected readonly options: RedisOptions
+
+  constructor (options: RedisOptions) {
+    super(options.disconnectTimeout!)
+    this.options = options
+  }
+
+  override async connect (_emit: Emit): Connecting {
+    const { path, host, port, family, tls } = this.options
+    const place = { ...(path ? { path } : { host, port, family }), ...tls } as ConnectionOptions & NetConnectOpts
+    this.stream = tls ? connectTls(place) : connectTcp(place)
+    this.stream.once('error', error => { this.firstError = error })
+    return this.stream
   }
 }
 
