@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import type { CredentialsSource, RedisCredentials } from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { makeCertificates } from '../support/certificates.js'
 import { findProgram, freePort, Program } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
@@ -44,6 +45,19 @@ t.test('the function is asked at each connect, and its answer used', async t => 
   password = 'second'
   await operator.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
   await until(() => asked === 2 && app.redisGuard.status.store === 'redis')
+})
+
+t.test('it is asked before a unix socket and before TLS, too', async t => {
+  const folder = await mkdtemp(join(tmpdir(), 'redis-'))
+  t.teardown(async () => await rm(folder, { recursive: true }))
+  const { ca, certFile, keyFile, caFile } = await makeCertificates(t)
+  const path = join(folder, 'redis.sock')
+  const { port } = await startRedis(t, '--requirepass', secret, '--unixsocket', path, '--port', '0', '--tls-port', '{port}',
+    '--tls-cert-file', certFile, '--tls-key-file', keyFile, '--tls-ca-cert-file', caFile, '--tls-auth-clients', 'no')
+  for (const place of [{ path }, { port, tls: { ca } }, { url: `rediss://localhost:${port}`, tls: { ca } }]) {
+    const app = await guardedApp(t, { redis: { ...place, credentials: () => ({ password: secret }) } })
+    t.match(app.redisGuard.status, { store: 'redis' }, Object.keys(place).join())
+  }
 })
 
 t.test('after an authentication failure it is asked again', async t => {
@@ -184,6 +198,13 @@ t.test('rotate reaches a connection whose handshake has sent the old credentials
   const rotation = app.redisGuard.rotate()
   setImmediate(() => proxy.cut())
   await t.resolves(rotation)
+
+  // Nor is one that was up, and goes: it asks when it is made again.
+  await until(() => app.redisGuard.status.store === 'redis')
+  const interrupted = app.redisGuard.rotate()
+  setImmediate(() => proxy.cut())
+  await t.resolves(interrupted)
+  await until(() => app.redisGuard.status.store === 'redis')
 })
 
 t.test('Cluster: each node is asked for, and rotate reaches all', async t => {

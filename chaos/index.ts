@@ -1,0 +1,43 @@
+/**
+ * Breaks Redis under a service of two instances, in every way that it breaks,
+ * and prints what their clients saw of it:
+ *
+ *   npm run chaos
+ *   npm run chaos -- --fault SIGSTOP --fault 'kill -9' --seconds 10
+ *   npm run --silent chaos -- --json --fault Cluster
+ *
+ * options.ts has all options. Ends with 1 when something was not as it must
+ * be. Everything is started here, on free ports, and ended by its own process
+ * id.
+ */
+import { faults } from './faults.js'
+import { figuresOf, missesOf } from './judge.js'
+import { readOptions } from './options.js'
+import { play } from './play.js'
+import { renderRows, type Row } from './report.js'
+
+const { json, only, ...options } = readOptions(process.argv.slice(2))
+const chosen = faults.filter(({ name }) => only.length === 0 || only.some(part => name.toLowerCase().includes(part.toLowerCase())))
+if (chosen.length === 0) throw new Error(`--fault must be part of one of ${faults.map(({ name }) => `"${name}"`).join(', ')}`)
+
+const rows: Row[] = []
+for (const fault of chosen) {
+  if (!json) process.stderr.write(`${fault.name} ...\n`)
+  const seen = await play(fault, options)
+  const figures = figuresOf(seen)
+  const misses = missesOf(figures)
+  rows.push({ fault: fault.name, figures, misses })
+  for (const { what } of misses) process.stderr.write(`  ${what}\n`)
+  for (const detail of detailsOf(seen)) process.stderr.write(`    ${detail}\n`)
+}
+console.log(json ? JSON.stringify(rows, null, 2) : `\n${renderRows(rows)}`)
+if (rows.some(({ misses }) => misses.length > 0)) process.exitCode = 1
+
+/** What helps to find out why. */
+function detailsOf ({ instances, missing, countersOff }: Awaited<ReturnType<typeof play>>): string[] {
+  return [
+    ...instances.flatMap(({ errors }) => errors),
+    ...Object.values(missing).flat(),
+    ...countersOff.map(({ key, counted, answered }) => `${key}: ${counted} counted, ${answered} answered`)
+  ].slice(0, 20)
+}

@@ -1,0 +1,127 @@
+/** What a play showed, in figures, and which of them are not as they must be. */
+import { lostBetween } from './clock.js'
+import type { Answered } from './load.js'
+import { blockedClient, commandTimeout, limitedMax } from './plan.js'
+import type { Play } from './play.js'
+
+export interface Figures {
+  readonly requests: number
+  /** answers of 500 and above */
+  readonly serverErrors: number
+  /** requests that failed without an answer, or have none yet */
+  readonly unanswered: number
+  /** what an instance logged as an error, or did not handle */
+  readonly errors: number
+  /** slowest answers, in ms, less what the machine stood still: before the fault; until every instance had noticed it; and from then until Redis was back */
+  readonly slowestMs: { readonly before: number, readonly noticing: number | undefined, readonly away: number | undefined }
+  /** the longest time for which the machine did not let one of the processes run, in ms */
+  readonly stalledMs: number
+  /** hits that were let in beyond what these two allow */
+  readonly overMemory: number
+  readonly overShare: number
+  /** by how many hits the counters in Redis differ from the answers, all together */
+  readonly countersOff: number
+  /** blocks and unblocks that are not everywhere, and requests of a blocked client that were let in */
+  readonly blocksLost: number
+  /** events that are not in Redis; NaN is not counted */
+  readonly eventsLost: number
+  /** values that are not what was added up */
+  readonly valuesLost: number
+  /** from Redis being back to all instances using it, in ms; undefined: they never did */
+  readonly recoveryMs: number | undefined
+  /** entries that Redis was never told */
+  readonly untold: number
+}
+
+/** @param what  that is not as it must be; @param isTime  it is a matter of time, which a machine under load may not have */
+export interface Miss {
+  readonly what: string
+  readonly isTime: boolean
+}
+
+/** ms: what the slowest answers may take beyond the time limit, or beyond the normal state */
+const noticingExtraMs = 50
+const awayExtraMs = 10
+const recoveryWithinMs = 1000
+
+export function figuresOf (play: Play): Figures {
+  const { load: { answered, hanging, stalls }, instances, warmMs, struckMs, backMs, usedAgainMs, missing, countersOff, eventsOff } = play
+  const noticedMs = noticedAtMs(play)
+  const tookMs = (answer: Answered) => answer.answeredMs - answer.dueMs -
+    lostBetween(stalls, answer.dueMs, answer.answeredMs) - lostBetween(instances[answer.instance]!.stalls, answer.dueMs, answer.answeredMs)
+  const slowest = (fromMs: number, untilMs: number) => greatest(answered.filter(({ dueMs }) => dueMs >= fromMs && dueMs < untilMs).map(tookMs))
+  return {
+    requests: answered.length + hanging,
+    serverErrors: answered.filter(({ status }) => status >= 500).length,
+    unanswered: answered.filter(({ status }) => status === 0).length + hanging,
+    errors: sum(instances.map(({ errors }) => errors.length)),
+    slowestMs: { before: slowest(warmMs, struckMs) ?? 0, noticing: slowest(struckMs, noticedMs ?? backMs), away: noticedMs === undefined ? undefined : slowest(noticedMs, backMs) },
+    stalledMs: greatest([stalls, ...instances.map(({ stalls }) => stalls)].flat().filter(({ fromMs }) => fromMs >= warmMs).map(({ lostMs }) => lostMs)) ?? 0,
+    overMemory: overMemory(play),
+    overShare: overShare(play),
+    countersOff: sum(countersOff.map(({ counted, answered }) => Math.abs(counted - answered))),
+    blocksLost: missing.blocks.length + answered.filter(({ client, status }) => client === blockedClient && status !== 403).length,
+    eventsLost: missing.events.length + (Number.isNaN(eventsOff) ? 0 : eventsOff),
+    valuesLost: missing.values.length,
+    recoveryMs: usedAgainMs === undefined ? undefined : usedAgainMs - backMs,
+    untold: sum(instances.map(({ journalEntries }) => journalEntries))
+  }
+}
+
+export function missesOf ({ serverErrors, unanswered, errors, slowestMs: { before, noticing, away }, overMemory, overShare, countersOff, blocksLost, eventsLost, valuesLost, recoveryMs, untold }: Figures): Miss[] {
+  const misses: Miss[] = []
+  const counts = { '5xx': serverErrors, unanswered, errors, 'over the limit with memory': overMemory, 'over the limit with share': overShare, 'counters off': countersOff, 'blocks lost': blocksLost, 'events lost': eventsLost, 'values lost': valuesLost, untold }
+  for (const [what, count] of Object.entries(counts)) {
+    if (count > 0) misses.push({ what: `${what}: ${count}`, isTime: false })
+  }
+  const within = (what: string, ms: number | undefined, limitMs: number) => {
+    if (ms !== undefined && ms > limitMs) misses.push({ what: `${what}: ${ms.toFixed(1)} ms, above ${limitMs.toFixed(1)}`, isTime: true })
+  }
+  within('slowest while noticing', noticing, commandTimeout + noticingExtraMs)
+  within('slowest while away', away, before + awayExtraMs)
+  within('recovery', recoveryMs, recoveryWithinMs)
+  if (recoveryMs === undefined) misses.push({ what: 'Redis was not used again', isTime: false })
+  return misses
+}
+
+/** When the last of the instances that noticed the fault had; undefined: none did, or not before Redis was back. */
+function noticedAtMs ({ instances, struckMs, backMs }: Play): number | undefined {
+  const noticed = instances.map(({ switches }) => switches.find(({ atMs, store }) => store === 'memory' && atMs >= struckMs && atMs < backMs)?.atMs)
+  return greatest(noticed.filter(atMs => atMs !== undefined))
+}
+
+/**
+ * With `memory` each instance lets in what was left when Redis last told it,
+ * and no more: `x-ratelimit-remaining` of its last answer before the fault. Of
+ * a client that came later it knows nothing.
+ */
+function overMemory ({ load: { answered }, instances, struckMs }: Play): number {
+  const hits = answered.filter(({ path }) => path === '/memory')
+  return sum(instances.flatMap((_, instance) => [...new Set(hits.map(({ client }) => client))].map(client => {
+    const own = hits.filter(hit => hit.instance === instance && hit.client === client)
+    const left = Math.min(limitedMax, ...own.filter(({ answeredMs }) => answeredMs < struckMs).map(({ remaining }) => remaining))
+    return Math.max(0, own.filter(({ status, answeredMs }) => status === 200 && answeredMs >= struckMs).length - left)
+  })))
+}
+
+/**
+ * With `share` all instances together let in `max`. Where one of them is cut
+ * off alone, the others go on with all that Redis has left, so that its part
+ * comes on top.
+ */
+function overShare ({ fault, load: { answered }, instances }: Play): number {
+  const allowed = limitedMax + (fault.seenByOne ? Math.floor(limitedMax / instances.length) : 0)
+  const admitted = new Map<string, number>()
+  for (const { path, client, status } of answered) {
+    if (path === '/share' && status === 200) admitted.set(client, (admitted.get(client) ?? 0) + 1)
+  }
+  return sum([...admitted.values()].map(count => Math.max(0, count - allowed)))
+}
+
+function greatest (numbers: readonly number[]): number | undefined {
+  return numbers.length === 0 ? undefined : numbers.reduce((a, b) => Math.max(a, b))
+}
+
+function sum (numbers: readonly number[]): number {
+  return numbers.reduce((a, b) => a + b, 0)
+}

@@ -1,0 +1,36 @@
+/** What `npm run chaos -- ...` may be told. */
+import { parseArgs } from 'node:util'
+import type { PlayOptions } from './play.js'
+
+export interface ChaosOptions extends PlayOptions {
+  readonly json: boolean
+  /** parts of the names of the faults to play; empty: all */
+  readonly only: readonly string[]
+}
+
+/** @throws with what was wrong, for people */
+export function readOptions (args: readonly string[]): ChaosOptions {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      json: { type: 'boolean', default: false },
+      fault: { type: 'string', multiple: true, default: [] },
+      seconds: { type: 'string', default: '3' },
+      rate: { type: 'string', default: '400' },
+      connections: { type: 'string', default: '64' }
+    }
+  })
+  return {
+    json: values.json,
+    only: values.fault,
+    holdMs: positive('--seconds', values.seconds) * 1000,
+    rate: positive('--rate', values.rate),
+    connections: positive('--connections', values.connections)
+  }
+}
+
+function positive (name: string, text: string): number {
+  const number = Number(text)
+  if (!(number > 0 && number <= 100_000)) throw new Error(`${name} must be a number above 0 and at most 100000, got ${text}`)
+  return number
+}

@@ -1,0 +1,204 @@
+/** Plays one fault: a service under load before it, in it and after it, and what came of it all. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Cluster, Redis } from 'ioredis'
+import { Child } from '../bench/child.js'
+import { nowMs } from './clock.js'
+import type { RateLimitEvent } from '../lib/index.js'
+import type { Fault } from './faults.js'
+import type { InstanceState } from './instance.js'
+import { InstanceProcess } from './instance-process.js'
+import type { Answered, LoadAsk, LoadReport, LoadSettings } from './load.js'
+import { blockedClient, limitNames, openPath, orders } from './plan.js'
+import { instanceCount } from './stage.js'
+
+export interface PlayOptions {
+  /** while a fault lasts that has no time of its own */
+  readonly holdMs: number
+  /** requests in a second, over all instances */
+  readonly rate: number
+  /** to each instance */
+  readonly connections: number
+}
+
+/** What was seen of one fault. Times are ms since 1970. */
+export interface Play {
+  readonly fault: Fault
+  readonly load: LoadReport
+  readonly instances: readonly InstanceState[]
+  /** from then on, a server that has begun counts as warm */
+  readonly warmMs: number
+  readonly struckMs: number
+  /** Redis was back */
+  readonly backMs: number
+  /** of all instances; undefined: one was still on memory at the end */
+  readonly usedAgainMs: number | undefined
+  /** what was to be in Redis, and was not, a second after Redis was used again */
+  readonly missing: { readonly blocks: readonly string[], readonly events: readonly string[], readonly values: readonly string[] }
+  /** what Redis had counted of each client at the end, and what was answered to it: those that differ */
+  readonly countersOff: readonly CounterOff[]
+  /** refused requests that no event tells of; NaN where Redis has lost events with its data */
+  readonly eventsOff: number
+}
+
+export interface CounterOff {
+  readonly key: string
+  readonly counted: number
+  readonly answered: number
+}
+
+/** ms before the fault, for the first requests and for the normal state; and after it, with Redis in use again */
+const warmUpMs = 1500
+const calmMs = 2000
+const afterMs = 2000
+
+/** ms that an instance is waited for to use Redis again, and what it kept to be told */
+const patienceMs = 10_000
+const toldWithinMs = 1000
+
+/** @throws when a process or a server does not start, or Redis does not come back */
+export async function play (fault: Fault, { holdMs, rate, connections }: PlayOptions): Promise<Play> {
+  const { stage, strike } = await fault.start()
+  const children: { stop: () => Promise<void> }[] = []
+  const client = stage.client()
+  try {
+    const instances = await Promise.all(Array.from({ length: instanceCount }, async (_, i) => await InstanceProcess.start(stage.settingsOf(i))))
+    children.push(...instances)
+    const [first, second] = instances as [InstanceProcess, InstanceProcess]
+    const ports = instances.map(({ port }) => port)
+    const load = await Child.start(undefined, loadFile, JSON.stringify({ ports, rate, connections } satisfies LoadSettings))
+    children.push(load)
+
+    await prepare(first, second)
+    await load.ask<void>('start' satisfies LoadAsk)
+    await sleep(warmUpMs)
+    const warmMs = nowMs()
+    await sleep(calmMs)
+
+    const struckMs = nowMs()
+    await load.ask<void>('struck' satisfies LoadAsk)
+    const mend = await strike()
+    const untilMs = struckMs + (fault.holdMs ?? holdMs)
+    await sleep((untilMs - nowMs()) / 2)
+    await giveOrders(first, second)
+    await sleep(untilMs - nowMs())
+    await mend(instances)
+    const backMs = nowMs()
+
+    const usedAgainMs = await usedAgain([first, second], backMs)
+    const missing = await missingAfter(client, [first, second], fault)
+    await sleep(afterMs)
+    const report = await load.ask<LoadReport>('stop' satisfies LoadAsk)
+    const countersOff = await soon(async () => await compareCounters(client, report.answered), off => off.length === 0)
+    const eventsOff = fault.loss === 'nothing' ? await soon(async () => await compareEvents(client, report.answered), off => off === 0) : Number.NaN
+    const states = [await first.state(), await second.state()]
+    return { fault, load: report, instances: states, warmMs, struckMs, backMs, usedAgainMs, missing, countersOff, eventsOff }
+  } finally {
+    client.disconnect()
+    for (const child of children) await child.stop()
+    await stage.stop()
+  }
+}
+
+const loadFile = new URL('./load.js', import.meta.url)
+
+/** What there is before the fault, known to both. */
+async function prepare (first: InstanceProcess, second: InstanceProcess): Promise<void> {
+  const { liftedByFirst, liftedBySecond, sum } = orders
+  const blocked = [blockedClient, liftedByFirst, liftedBySecond]
+  for (const ip of blocked) await first.call('blockIP', ip, 3600)
+  for (let i = 0; i < sum.before; i++) await second.call('incr', sum.key)
+  await soon(async () => await Promise.all(blocked.map(async ip => await isRefused(second, ip))), all => all.every(Boolean))
+}
+
+async function giveOrders (first: InstanceProcess, second: InstanceProcess): Promise<void> {
+  const { liftedByFirst, liftedBySecond, blockedByFirst, blockedBySecond, events, sum } = orders
+  await first.call('unblockIP', liftedByFirst)
+  await second.call('unblockIP', liftedBySecond)
+  for (const ip of blockedByFirst) await first.call('blockIP', ip, 3600)
+  for (const ip of blockedBySecond) await second.call('blockIP', ip, 3600)
+  await first.call('logRateLimitEvent', events[0])
+  await second.call('logRateLimitEvent', events[1])
+  for (let i = 0; i < sum.first; i++) await first.call('incr', sum.key)
+  for (let i = 0; i < sum.second; i++) await second.call('incr', sum.key)
+}
+
+/** Asks for what no one is counted for. */
+async function isRefused ({ port }: InstanceProcess, ip: string): Promise<boolean> {
+  const { status } = await fetch(`http://127.0.0.1:${port}${openPath}`, { headers: { 'x-forwarded-for': ip } })
+  return status === 403
+}
+
+/** When the last instance took to Redis for good. */
+async function usedAgain (instances: readonly InstanceProcess[], backMs: number): Promise<number | undefined> {
+  const times = await Promise.all(instances.map(async instance => {
+    const { store, switches } = await soon(async () => await instance.state(), ({ store }) => store === 'redis', patienceMs)
+    return store === 'redis' ? Math.max(backMs, switches.at(-1)?.atMs ?? backMs) : undefined
+  }))
+  return times.reduce((latest, time) => latest === undefined || time === undefined ? undefined : Math.max(latest, time), backMs as number | undefined)
+}
+
+/** Looks until nothing is missing, for a second at most. */
+async function missingAfter (client: Redis | Cluster, instances: readonly InstanceProcess[], { loss }: Fault): Promise<Play['missing']> {
+  const { liftedByFirst, liftedBySecond, blockedByFirst, blockedBySecond, events, sum } = orders
+  const look = async () => {
+    const inRedis = await client.hkeys('guard:{blocks}')
+    const blocks: string[] = []
+    for (const [ip, wanted] of [
+      ...[blockedClient, ...blockedByFirst, ...blockedBySecond].map(ip => [ip, true] as const), ...[liftedByFirst, liftedBySecond].map(ip => [ip, false] as const)
+    ]) {
+      const kept = ip.endsWith('/32') ? '2001:db8:0:0:0:0:0:0/32' : ip
+      if ([ip, kept].some(ip => inRedis.includes(ip)) !== wanted) blocks.push(`${ip} in Redis`)
+      for (const [i, instance] of instances.entries()) {
+        if (await isRefused(instance, ip.replace('/32', '1')) !== wanted) blocks.push(`${ip} on instance ${i}`)
+      }
+    }
+    const recorded = await eventsIn(client)
+    const value = Number(await client.get(`guard:value:{${sum.key}}`))
+    const wanted = (loss === 'everything' ? 0 : sum.before) + sum.first + sum.second
+    return {
+      blocks,
+      events: events.filter(({ ip, count }) => !recorded.some(event => event.ip === ip && event.count === count)).map(({ ip }) => ip),
+      values: value === wanted ? [] : [`${sum.key} is ${value}, not ${wanted}`]
+    }
+  }
+  return await soon(look, ({ blocks, events, values }) => blocks.length + events.length + values.length === 0)
+}
+
+/** Of each client and limit: what Redis has counted, and the answers that the limit had a part in. */
+async function compareCounters (client: Redis | Cluster, answered: readonly Answered[]): Promise<CounterOff[]> {
+  const expected = new Map<string, number>()
+  for (const { path, client: ip, status } of answered) {
+    if (status !== 200 && status !== 429) continue
+    const key = `guard:fixed-window:{${ip}}:${limitNames[path]}`
+    expected.set(key, (expected.get(key) ?? 0) + 1)
+  }
+  const off: CounterOff[] = []
+  for (const [key, answers] of expected) {
+    const counted = Number(await client.get(key))
+    if (counted !== answers) off.push({ key, counted, answered: answers })
+  }
+  return off
+}
+
+/** @returns how many refused requests have no event, or how many events no refused request */
+async function compareEvents (client: Redis | Cluster, answered: readonly Answered[]): Promise<number> {
+  const refused = answered.filter(({ status }) => status === 429 || status === 403).length
+  // Not those that were ordered, nor those of our own looking around.
+  const told = (await eventsIn(client)).filter(({ route }) => route !== undefined && route !== openPath).reduce((sum, { count }) => sum + count, 0)
+  return Math.abs(refused - told)
+}
+
+async function eventsIn (client: Redis | Cluster): Promise<RateLimitEvent[]> {
+  const entries = await client.xrange('guard:{events}', '-', '+')
+  return entries.map(([, fields]) => JSON.parse(fields[fields.indexOf('event') + 1]!) as RateLimitEvent)
+}
+
+/** Looks until it is as it should be, or time is up; @returns what was seen last */
+async function soon<T> (look: () => Promise<T>, isGood: (seen: T) => boolean, withinMs = toldWithinMs): Promise<T> {
+  const untilMs = nowMs() + withinMs
+  for (;;) {
+    const seen = await look()
+    if (isGood(seen) || nowMs() > untilMs) return seen
+    await sleep(10)
+  }
+}

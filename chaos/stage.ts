@@ -1,0 +1,201 @@
+/** Where a fault is played: real servers, and the way of each instance to them. */
+import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import { type Certificates, makeCertificates } from '../test/support/certificates.js'
+import { RedisCluster } from '../test/support/redis-cluster.js'
+import { RedisServer } from '../test/support/redis-server.js'
+import { Sentinel, sentinelName } from '../test/support/sentinel.js'
+import { TcpProxy } from '../test/support/tcp-proxy.js'
+import { until } from '../test/support/until.js'
+import type { InstanceSettings } from './instance.js'
+
+export const instanceCount = 2
+
+/** What every stage is. */
+export interface Stage {
+  /** @param instance  0 or 1 */
+  settingsOf: (instance: number) => InstanceSettings
+  /** of the conductor's own, past everything that is broken; who asks for it ends it */
+  client: () => Redis | Cluster
+  stop: () => Promise<void>
+}
+
+/** One server, with a proxy of its own before each instance. */
+export class ServerStage implements Stage {
+  readonly server: RedisServer
+  readonly proxies: readonly TcpProxy[]
+  readonly #options: RedisOptions
+
+  protected constructor (server: RedisServer, proxies: readonly TcpProxy[], options: RedisOptions) {
+    this.server = server
+    this.proxies = proxies
+    this.#options = options
+  }
+
+  static async start (...args: string[]): Promise<ServerStage> {
+    const server = await RedisServer.start(...args)
+    return new ServerStage(server, await proxiesTo(server), {})
+  }
+
+  settingsOf (instance: number): InstanceSettings {
+    return { redis: { ...this.#options, host: '127.0.0.1', port: this.proxies[instance]!.port } }
+  }
+
+  client (): Redis {
+    return quiet(new Redis({ ...this.#options, host: '127.0.0.1', port: this.server.port }))
+  }
+
+  async stop (): Promise<void> {
+    await Promise.all(this.proxies.map(async proxy => await proxy.stop()))
+    await this.server.stop()
+  }
+}
+
+/** A server with a password, which the instances ask a function for. */
+export class PasswordStage extends ServerStage {
+  password: string
+
+  private constructor (server: RedisServer, proxies: readonly TcpProxy[], password: string) {
+    super(server, proxies, {})
+    this.password = password
+  }
+
+  static override async start (): Promise<PasswordStage> {
+    const password = 'the first'
+    const server = await RedisServer.start('--requirepass', password)
+    return new PasswordStage(server, await proxiesTo(server), password)
+  }
+
+  override settingsOf (instance: number): InstanceSettings {
+    return { ...super.settingsOf(instance), password: this.password }
+  }
+
+  override client (): Redis {
+    return quiet(new Redis({ host: '127.0.0.1', port: this.server.port, password: this.password }))
+  }
+}
+
+/** A server that speaks TLS alone, and two authorities, of which the instances trust the first. */
+export class TlsStage extends ServerStage {
+  readonly #folders: readonly (() => Promise<void>)[]
+  readonly trusted: Certificates
+  readonly unknown: Certificates
+
+  private constructor (server: RedisServer, proxies: readonly TcpProxy[], trusted: Certificates, unknown: Certificates, folders: readonly (() => Promise<void>)[]) {
+    super(server, proxies, { tls: { ca: [trusted.ca, unknown.ca] } })
+    this.trusted = trusted
+    this.unknown = unknown
+    this.#folders = folders
+  }
+
+  static override async start (): Promise<TlsStage> {
+    const folders: (() => Promise<void>)[] = []
+    const owner = { teardown: (remove: () => Promise<void>) => { folders.push(remove) } }
+    const [trusted, unknown] = [await makeCertificates(owner), await makeCertificates(owner)]
+    const server = await RedisServer.start('--port', '0', '--tls-port', '{port}', '--tls-cert-file', trusted.certFile, '--tls-key-file', trusted.keyFile, '--tls-ca-cert-file', trusted.caFile, '--tls-auth-clients', 'no')
+    return new TlsStage(server, await proxiesTo(server), trusted, unknown, folders)
+  }
+
+  override settingsOf (instance: number): InstanceSettings {
+    const { redis } = super.settingsOf(instance)
+    return { redis: { ...redis as RedisOptions, tls: { ca: this.trusted.ca } } }
+  }
+
+  /** The server's certificate from now on; connections that there are stay as they are. */
+  async present ({ certFile, keyFile }: Certificates): Promise<void> {
+    const client = this.client()
+    try {
+      await client.config('SET', 'tls-cert-file', certFile, 'tls-key-file', keyFile)
+    } finally {
+      client.disconnect()
+    }
+  }
+
+  override async stop (): Promise<void> {
+    await super.stop()
+    for (const remove of this.#folders) await remove()
+  }
+}
+
+/** A primary, its replica, and a Sentinel that tells which is which. */
+export class SentinelStage implements Stage {
+  readonly primary: RedisServer
+  readonly replica: RedisServer
+  readonly sentinel: Sentinel
+
+  private constructor (primary: RedisServer, replica: RedisServer, sentinel: Sentinel) {
+    this.primary = primary
+    this.replica = replica
+    this.sentinel = sentinel
+  }
+
+  static async start (): Promise<SentinelStage> {
+    const primary = await RedisServer.start()
+    const replica = await RedisServer.start('--replicaof', '127.0.0.1', String(primary.port))
+    await hasCaughtUp(replica)
+    const stage = new SentinelStage(primary, replica, await Sentinel.start(primary.port, 500))
+    const client = stage.sentinel.client()
+    await until(async () => ((await client.call('SENTINEL', 'REPLICAS', sentinelName)) as unknown[]).length === 1, 15_000).finally(() => client.disconnect())
+    return stage
+  }
+
+  settingsOf (): InstanceSettings {
+    return { redis: this.#options() }
+  }
+
+  client (): Redis {
+    return quiet(new Redis(this.#options()))
+  }
+
+  async stop (): Promise<void> {
+    await this.sentinel.stop()
+    await Promise.all([this.primary.stop(), this.replica.stop()])
+  }
+
+  #options (): RedisOptions {
+    return { sentinels: [{ host: '127.0.0.1', port: this.sentinel.port }], name: sentinelName }
+  }
+}
+
+/** Three primaries with a replica each. */
+export class ClusterStage implements Stage {
+  readonly cluster: RedisCluster
+
+  private constructor (cluster: RedisCluster) {
+    this.cluster = cluster
+  }
+
+  static async start (): Promise<ClusterStage> {
+    return new ClusterStage(await RedisCluster.start({ withReplicas: true }))
+  }
+
+  settingsOf (): InstanceSettings {
+    return { redis: { cluster: this.#nodes() } }
+  }
+
+  client (): Cluster {
+    return quiet(new Cluster(this.#nodes()))
+  }
+
+  async stop (): Promise<void> {
+    await this.cluster.stop()
+  }
+
+  #nodes (): { host: string, port: number }[] {
+    return this.cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
+  }
+}
+
+async function proxiesTo (server: RedisServer): Promise<TcpProxy[]> {
+  return await Promise.all(Array.from({ length: instanceCount }, async () => await TcpProxy.start(server.port)))
+}
+
+async function hasCaughtUp (replica: RedisServer): Promise<void> {
+  const client = replica.client()
+  await until(async () => /master_link_status:up/.test(await client.info('replication')), 15_000).finally(() => client.disconnect())
+}
+
+/** One that comes back by itself and says nothing about it. */
+function quiet<C extends Redis | Cluster> (client: C): C {
+  client.on('error', () => {})
+  return client
+}
