@@ -59,7 +59,7 @@ const toldWithinMs = 1000
 export async function play (fault: Fault, { holdMs, rate, connections }: PlayOptions): Promise<Play> {
   const { stage, strike } = await fault.start()
   const children: { stop: () => Promise<void> }[] = []
-  const client = stage.client()
+  let client: Redis | Cluster | undefined
   try {
     const instances = await Promise.all(Array.from({ length: instanceCount }, async (_, i) => await InstanceProcess.start(stage.settingsOf(i))))
     children.push(...instances)
@@ -85,15 +85,16 @@ export async function play (fault: Fault, { holdMs, rate, connections }: PlayOpt
     const backMs = nowMs()
 
     const usedAgainMs = await usedAgain([first, second], backMs)
+    client = stage.client()
     const missing = await missingAfter(client, [first, second], fault)
     await sleep(afterMs)
     const report = await load.ask<LoadReport>('stop' satisfies LoadAsk)
-    const countersOff = await soon(async () => await compareCounters(client, report.answered), off => off.length === 0)
-    const eventsOff = fault.loss === 'nothing' ? await soon(async () => await compareEvents(client, report.answered), off => off === 0) : Number.NaN
+    const countersOff = await soon(async () => await compareCounters(client!, report.answered), off => off.length === 0)
+    const eventsOff = fault.loss === 'nothing' ? await soon(async () => await compareEvents(client!, report.answered), off => off === 0) : Number.NaN
     const states = [await first.state(), await second.state()]
     return { fault, load: report, instances: states, warmMs, struckMs, backMs, usedAgainMs, missing, countersOff, eventsOff }
   } finally {
-    client.disconnect()
+    client?.disconnect()
     for (const child of children) await child.stop()
     await stage.stop()
   }

@@ -14,14 +14,14 @@ import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
-import { count, type LimitState } from '../rules/rate-limit.js'
+import { count, current, type Limit, type LimitState } from '../rules/rate-limit.js'
 import { FailoverValues } from './failover-values.js'
-import type { Carried, Journal } from './journal.js'
+import type { Carried, HitHere, Journal } from './journal.js'
 import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
-import type { RedisStore } from './redis.js'
-import type { Shares } from './shares.js'
+import { aliveMs, type RedisStore } from './redis.js'
+import type { Shared, Shares } from './shares.js'
 import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
@@ -98,6 +98,8 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   #epoch: string | undefined
   #instances = 1
   #outage = 0
+  /** when this instance came back, by Redis' clock, while others are waited for; see #shareOf */
+  #waitingSinceMs: number | undefined
   #lastAnswered = 0
   /** this process's clock less that of Redis, ms */
   #offsetMs = 0
@@ -186,12 +188,14 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       else done(undefined, this.#takeHere(hit, fallback, undefined), 'memory')
       return
     }
+    const share = fallback === 'share' && this.#waitingSinceMs !== undefined ? this.#shareOf(hit, this.#knownOf(hit)) : undefined
+    if (share?.accepted === false) return done(undefined, refusedBy(share, hit, this.#knownOf(hit)), 'memory')
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
         if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
         // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
         else this.#memory.takeOne(hit)
-        if (fallback === 'share' && taken.accepted) redis.shares.passed(hit, taken, this.#instances)
+        if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.#instances)
         return done(undefined, taken, 'redis')
       }
       const failure = redis.guarded.report(error)
@@ -200,7 +204,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       // What Redis dislikes it would dislike again.
       if (failure.kind === 'reply') return done(undefined, this.#memory.takeOne(hit), 'memory')
       const mayHaveRun = ticket.number > 0 && failure.kind !== 'lost'
-      done(undefined, this.#takeHere(hit, fallback, mayHaveRun ? ticket.number : undefined), 'memory')
+      done(undefined, this.#takeHere(hit, fallback, mayHaveRun ? ticket.number : undefined, share), 'memory')
     })
   }
 
@@ -210,10 +214,12 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     if (this.#redis === undefined) return
     const { store, journal } = this.#redis
-    await this.#told(async () => await store.countRefusals(refusals), () => {
+    const ticket = { number: 0 }
+    await this.#told(async () => await store.countRefusals(refusals, ticket), isLost => {
+      const batch = ticket.number > 0 && !isLost ? ticket.number : undefined
       for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
         const key = this.#keys.limit(limit.algorithm, name, client)
-        journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.known(client, { name, limit, cost: 1 }))
+        journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.known(client, { name, limit, cost: 1 }), batch)
       }
     })
   }
@@ -306,10 +312,11 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   /**
    * Tells Redis something that holds here already.
    *
-   * @param keep  called where Redis is away: keeps it in the journal
+   * @param keep  called where Redis is away: keeps it in the journal; `isLost`: Redis has not run it, and will not
    * @returns whether Redis has it
    */
-  async #told (call: () => Promise<void>, keep: () => void): Promise<boolean> {
+  async #told (call: () => Promise<void>, keep: (isLost: boolean) => void): Promise<boolean> {
+    let isLost = false
     if (this.usesRedis) {
       try {
         await call()
@@ -318,28 +325,45 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
         if (!(error instanceof StoreUnavailableError)) throw error
         // What Redis dislikes it would dislike again.
         if (error.kind === 'reply') return false
+        isLost = error.kind === 'lost'
+        if (isLost) this.lostData(error)
       }
     }
-    keep()
+    keep(isLost)
     return false
   }
 
-  /** @param batch  in which it was sent to Redis, that may have run it */
-  #takeHere (hit: Hit, fallback: Fallback, batch: number | undefined): Taken {
-    const known = hit.checks.map(check => this.#memory.known(hit.key, check))
-    const taken = fallback === 'share' ? this.#takeShare(hit, known) : this.#memory.takeOne(hit)
+  /**
+   * @param batch  in which it was sent to Redis, that may have run it
+   * @param share  what the shares have said of it already
+   */
+  #takeHere (hit: Hit, fallback: Fallback, batch: number | undefined, share?: Shared): Taken {
+    const known = this.#knownOf(hit)
+    const taken = fallback === 'share' ? this.#takeShare(hit, known, share ?? this.#shareOf(hit, known)) : this.#memory.takeOne(hit)
     hit.checks.forEach(({ name, limit, cost }, i) => {
-      // Where another check refused, this one is as it was.
-      if (!taken.accepted && taken.outcomes[i]!.fits) return
+      const outcome = outcomeOf(taken, i, limit)
+      if (outcome === undefined) return
       const key = this.#keys.limit(limit.algorithm, name, hit.key)
-      this.#redis!.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, accepted: taken.accepted }, known[i], batch)
+      this.#redis!.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, outcome }, known[i], batch)
     })
     return taken
   }
 
+  #knownOf (hit: Hit): readonly (LimitState | undefined)[] {
+    return hit.checks.map(check => this.#memory.known(hit.key, check))
+  }
+
+  /**
+   * Asked in an outage, and after it until all instances are back: what the
+   * others let pass Redis does not know before they have told it, so that its
+   * word alone would let their parts pass once more.
+   */
+  #shareOf (hit: Hit, known: readonly (LimitState | undefined)[]): Shared {
+    return this.#redis!.shares.take(hit, known, this.#instances, this.#outage)
+  }
+
   /** The counters are those of all instances, as far as they are known, whatever the shares have decided. */
-  #takeShare (hit: Hit, known: readonly (LimitState | undefined)[]): Taken {
-    const { accepted, nowMs, explanation } = this.#redis!.shares.take(hit, known, this.#instances, this.#outage)
+  #takeShare (hit: Hit, known: readonly (LimitState | undefined)[], { accepted, nowMs, explanation }: Shared): Taken {
     const outcomes = hit.checks.map((check, i) => {
       const state = count(known[i], nowMs, check.limit, check.cost, accepted)
       this.#memory.learn(hit.key, check, state, nowMs)
@@ -358,6 +382,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     clearTimeout(this.#timer)
     const answered = this.#mode === 'redis'
     this.#mode = 'memory'
+    this.#waitingSinceMs = undefined
     this.#why = lost
     this.emit('settled')
     if (!answered) return
@@ -370,16 +395,18 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     this.#mode = 'telling'
     const attempt = ++this.#attempt
     const isCurrent = () => this.#mode === 'telling' && this.#attempt === attempt
-    this.#recovery!.tellAll(this.#epoch, this.#lastAnswered).then(({ epoch, instances }) => {
+    this.#recovery!.tellAll(this.#epoch, this.#lastAnswered).then(({ epoch, instances, nowMs }) => {
       if (!isCurrent()) return
       this.#recovery!.tellRest()
       this.#epoch = epoch
-      this.#instances = instances
+      if (this.#outage > 0) this.#waitingSinceMs = nowMs
+      // Those that are not back yet are not among the ones that Redis tells of.
+      this.#instances = this.#outage > 0 ? Math.max(this.#instances, instances) : instances
       this.#mode = 'redis'
       this.#why = undefined
       this.#switched()
       this.emit('settled')
-      this.#beat(redis)
+      this.#beat(redis, 0)
     }, (error: Error) => {
       if (!isCurrent()) return
       // Where Redis is gone again, the breaker says when it is back; this is one that does not listen.
@@ -390,13 +417,17 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     })
   }
 
-  /** From now on, every second. */
-  #beat (redis: RedisSide): void {
+  /** From then on, every second; more often while others are waited for. */
+  #beat (redis: RedisSide, afterMs = this.#waitingSinceMs === undefined ? heartbeatMs : heartbeatMs / 4): void {
     if (this.#closed) return
     this.#timer = setTimeout(() => {
-      redis.store.heartbeat().then(({ epoch, instances }) => {
+      redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
         if (this.#mode !== 'redis') return
-        this.#instances = instances
+        const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances && nowMs - this.#waitingSinceMs <= aliveMs
+        if (!isWaiting) {
+          this.#waitingSinceMs = undefined
+          this.#instances = instances
+        }
         if (epoch !== this.#epoch) return this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
         // What failed late, when Redis was trusted again already.
         if (redis.journal.size > 0) this.#recovery!.tellRest()
@@ -405,7 +436,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
         // The breaker has seen it as well, unless Redis only dislikes this.
         if (this.#mode === 'redis') this.#beat(redis)
       })
-    }, heartbeatMs).unref()
+    }, afterMs).unref()
   }
 
   #answered (number: number): void {
@@ -416,4 +447,17 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     this.#since = new Date()
     this.emit('switch', this.status)
   }
+}
+
+/** What one check of a hit leaves behind; undefined: nothing, as where another one refused. */
+function outcomeOf ({ accepted, outcomes }: Taken, check: number, { algorithm, max }: Limit): HitHere['outcome'] | undefined {
+  if (accepted) return 'accepted'
+  const { fits, state } = outcomes[check]!
+  return !fits && algorithm === 'fixed-window' && state.used > max ? 'noted' : undefined
+}
+
+/** A hit that Redis is not asked about, and that leaves its counters as they are. */
+function refusedBy ({ nowMs, explanation }: Shared, { checks }: Hit, known: readonly (LimitState | undefined)[]): Taken {
+  const outcomes = checks.map(({ limit }, i) => ({ fits: false, state: current(known[i], nowMs, limit) }))
+  return { accepted: false, nowMs, outcomes, explanation }
 }

@@ -7,7 +7,7 @@
  * (store/lua/take.lua): it runs them in order, so those up to the last number
  * that it knows did.
  */
-import { count, type Limit, type LimitState } from '../rules/rate-limit.js'
+import { count, current, type Limit, type LimitState } from '../rules/rate-limit.js'
 import type { BlockOperation, CountedHere, EventBatch, Fence, RateLimitEvent, ValueChange } from './store.js'
 import { ValueJournal } from './value-journal.js'
 
@@ -35,20 +35,33 @@ export interface HitHere {
   readonly limit: Limit
   readonly cost: number
   readonly nowMs: number
-  readonly accepted: boolean
+  /** `noted`: refused, and counted as a refusal */
+  readonly outcome: 'accepted' | 'noted'
+}
+
+/** Something that was sent to Redis, which may have run it. */
+interface Unsure {
+  readonly batch: number
+  readonly key: string
+  readonly limit: Limit
+  readonly known: LimitState | undefined
+  readonly applyTo: (counter: Counter) => void
 }
 
 export class Journal {
   readonly #options: JournalOptions
   readonly values: ValueJournal
   readonly #counters = new Map<string, Counter>()
-  #unsure: { readonly batch: number, readonly hit: HitHere }[] = []
+  #unsure: Unsure[] = []
   readonly #blocks = new Map<string, BlockOperation>()
   #events: EventBatch[] = []
   #eventCount = 0
   #pieces: Piece[] = []
   /** counters in pieces */
   readonly #leaving = new Set<string>()
+  /** counters that Redis was told in attempts to bring it up to date */
+  readonly #restored = new Set<string>()
+  #isRecovering = false
   #fence: Fence = { last: 0, next: 0 }
   #lastId = 0
   #lastEventBatch = 0
@@ -68,9 +81,9 @@ export class Journal {
     return this.size === 0 && this.#unsure.length === 0
   }
 
-  /** Whether a counter waits here. */
+  /** Whether a counter waits here, that something has come on top of. */
   has (key: string): boolean {
-    return this.#counters.has(key) || this.#leaving.has(key)
+    return this.#counters.get(key)?.counted !== undefined || this.#leaving.has(key)
   }
 
   /**
@@ -78,18 +91,36 @@ export class Journal {
    * @param batch  number of the batch in which it was sent, and may have run; undefined: it was not sent
    */
   addHit (hit: HitHere, known: LimitState | undefined, batch: number | undefined): void {
-    // One that failed when Redis was trusted again already.
-    if (batch !== undefined && batch <= this.#fence.last) return
-    const counter = this.#counterOf(hit, known)
-    if (batch === undefined || batch < this.#fence.next) apply(counter, hit)
-    else this.#unsure.push({ batch, hit })
+    if (this.#hasRun(batch)) return
+    // What was known before is kept with the counter, which a later hit may be the first to change.
+    this.#counterOf(hit, known)
+    this.#add({ key: hit.key, limit: hit.limit, known: undefined, applyTo: counter => apply(counter, hit) }, batch)
   }
 
-  /** Adds refusals of a fixed-window, if that window is still the one that is counted. */
-  addRefusals (key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined): void {
+  /**
+   * Adds refusals of a fixed-window, if that window is still the one that is counted.
+   *
+   * @param batch  number of the call in which they were sent, as for `addHit`
+   */
+  addRefusals (key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined, batch: number | undefined): void {
     if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > windowTolerance) return
-    const counter = this.#counterOf({ key, limit }, known)
-    counter.counted = { ...counter.counted ?? known, used: (counter.counted ?? known).used + refusals }
+    this.#add({
+      key,
+      limit,
+      known,
+      applyTo: counter => { counter.counted = { ...counter.counted ?? known, used: (counter.counted ?? known).used + refusals } }
+    }, batch)
+  }
+
+  #add (change: Omit<Unsure, 'batch'>, batch: number | undefined): void {
+    if (this.#hasRun(batch)) return
+    if (batch !== undefined && batch >= this.#fence.next) this.#unsure.push({ batch, ...change })
+    else change.applyTo(this.#counterOf(change, change.known))
+  }
+
+  /** Of one that failed when Redis was trusted again already, this is known. */
+  #hasRun (batch: number | undefined): boolean {
+    return batch !== undefined && batch <= this.#fence.last
   }
 
   addBlock (operation: BlockOperation): void {
@@ -118,8 +149,9 @@ export class Journal {
   /** Settles which of the hits that Redis never answered it has run. */
   settle (fence: Fence): void {
     this.#fence = fence
-    for (const { batch, hit } of this.#unsure) {
-      if (batch > fence.last) apply(this.#counterOf(hit, undefined), hit)
+    this.#isRecovering = true
+    for (const change of this.#unsure) {
+      if (change.batch > fence.last) change.applyTo(this.#counterOf(change, change.known))
     }
     this.#unsure = []
     this.values.settle(fence)
@@ -133,7 +165,17 @@ export class Journal {
 
   done (piece: Piece): void {
     this.#pieces = this.#pieces.filter(other => other !== piece)
-    if (piece.kind === 'counters') for (const { key } of piece.counters) this.#leaving.delete(key)
+    if (piece.kind !== 'counters') return
+    for (const { key } of piece.counters) {
+      this.#leaving.delete(key)
+      if (this.#isRecovering) this.#restored.add(key)
+    }
+  }
+
+  /** Redis is up to date, and tells what it counts from now on. */
+  recovered (): void {
+    this.#isRecovering = false
+    this.#restored.clear()
   }
 
   #cut (): void {
@@ -154,7 +196,7 @@ export class Journal {
   #counterOf ({ key, limit }: Pick<HitHere, 'key' | 'limit'>, known: LimitState | undefined): Counter {
     let counter = this.#counters.get(key)
     if (counter === undefined) {
-      this.#counters.set(key, counter = { key, limit, known, counted: undefined })
+      this.#counters.set(key, counter = { key, limit, known, counted: undefined, isRestored: this.#leaving.has(key) || this.#restored.has(key) })
       if (this.#counters.size > this.#options.capacity) this.#dropOldest(this.#counters, 'counters')
     }
     return counter
@@ -178,10 +220,14 @@ interface Counter {
   readonly known: LimitState | undefined
   /** undefined: nothing came on top of what was known */
   counted: LimitState | undefined
+  readonly isRestored: boolean
 }
 
-function apply (counter: Counter, { nowMs, limit, cost, accepted }: HitHere): void {
-  counter.counted = count(counter.counted ?? counter.known, nowMs, limit, cost, accepted)
+/** A refusal counts as one here too where this counter alone, without what Redis may have run, would have let the hit pass. */
+function apply (counter: Counter, { nowMs, limit, cost, outcome }: HitHere): void {
+  const before = counter.counted ?? counter.known
+  if (outcome === 'accepted') counter.counted = count(before, nowMs, limit, cost, true)
+  else counter.counted = { ...current(before, nowMs, limit), used: current(before, nowMs, limit).used + 1 }
 }
 
 /** Counters, changes, events or values in a piece. */

@@ -13,6 +13,7 @@
  *   guard:{events}:suspects                  sorted set: address by refusals
  *   guard:{events}:writer:<instance>         number of the last events that it wrote
  *   guard:batch:<instance>                   number of the last hits that it sent
+ *   guard:batch:<instance>:fence             what it was told of that when it came back
  *   guard:carried:{203.0.113.7}:<n>          says that what an outage left was added
  *   guard:known:fixed-window:{203.0.113.7}:login
  *                                            what instances knew of a counter that was lost

@@ -5,7 +5,7 @@
 import { StoreUnavailableError } from '../errors.js'
 import { type Carried, type Journal, type Piece, sizeOf } from './journal.js'
 import type { MemoryStore } from './memory.js'
-import { type Heartbeat, noNumbers, type RedisStore } from './redis.js'
+import { type Heartbeat, type Kept, noNumbers, type RedisStore } from './redis.js'
 import type { CountedHere } from './store.js'
 
 /** Called with what Redis would not take. */
@@ -41,31 +41,32 @@ export class Recovery {
    */
   async tellAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
     const fence = await this.#store.fence()
-    const told = await this.#store.heartbeat()
+    const told = await this.#store.heartbeat(false, 0)
     const isLost = epoch !== undefined && told.epoch !== epoch
     // A replica that became the primary, or a file that was read again, may be a little behind.
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
     // Where there are no numbers, some may have been told after the loss.
-    const isExact = isLost && fence !== noNumbers
-    if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(isExact)
+    const kept = fence === noNumbers ? 'all' : isLost ? 'nothing' : isBehind ? 'a part' : 'all'
+    if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
     if (isLost || isBehind || (await this.#store.blockCount()) < this.#memory.blockCount) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
-      for (const piece of this.#journal.pieces()) await this.#tellPiece(piece, isExact)
+      for (const piece of this.#journal.pieces()) await this.#tellPiece(piece, kept)
     }
     return told
   }
 
   /** Sends the rest before it returns. Should some of it not arrive, the breaker opens, and it is told the next time. */
   tellRest (): void {
-    for (const piece of this.#journal.pieces()) this.#tellPiece(piece, false).catch(() => {})
+    this.#journal.recovered()
+    for (const piece of this.#journal.pieces()) this.#tellPiece(piece, 'all').catch(() => {})
   }
 
-  async #tellPiece (piece: Piece, isLost: boolean): Promise<void> {
+  async #tellPiece (piece: Piece, kept: Kept): Promise<void> {
     await this.#offer(piece.kind, sizeOf(piece), async () => {
       switch (piece.kind) {
-        case 'counters': return await this.#store.carry(String(piece.id), piece.counters, this.#now(), isLost)
+        case 'counters': return await this.#store.carry(String(piece.id), piece.counters, this.#now(), kept)
         case 'blocks': return await this.#store.changeBlocks(piece.operations, this.#now())
         case 'events': return await this.#store.writeEvents(piece.batch)
         case 'values': return await this.#store.values.carry(String(piece.id), piece.changes, this.#now())
@@ -85,12 +86,12 @@ export class Recovery {
   }
 
   /** What Redis knew of the counters that are known here; those in the journal bring it along themselves. */
-  async #restoreCounters (isLost: boolean): Promise<void> {
+  async #restoreCounters (kept: Kept): Promise<void> {
     let some: CountedHere[] = []
     const tell = async () => {
       const counters = some
       some = []
-      await this.#offer('counters', counters.length, async () => await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), isLost))
+      await this.#offer('counters', counters.length, async () => await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), kept))
     }
     for (const { key, limit, state } of this.#memory.counters()) {
       if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })

@@ -33,12 +33,20 @@ export interface RedisStoreOptions {
   readonly instance: string
 }
 
+/** What a Redis that is back has of the data that it had. */
+const keptOfData = ['all', 'a part', 'nothing'] as const
+export type Kept = typeof keptOfData[number]
+
 /** What `heartbeat` tells. */
 export interface Heartbeat {
   /** another one than before: Redis has lost its data */
   readonly epoch: string
   /** that are alive, this one among them */
   readonly instances: number
+  /** of them, those that have said so since a moment that was asked for */
+  readonly since: number
+  /** Redis' clock, ms since 1970 */
+  readonly nowMs: number
 }
 
 /** One change of the block list, as the stream of changes tells it. */
@@ -101,40 +109,47 @@ export class RedisStore implements Store {
     return await this.#redis.run(async client => {
       if (isCluster(client)) return noNumbers
       const next = this.#numbers.leap()
-      const last = Number(await fence.run(client, [this.#numbers.key], [next, keptMs]))
+      const last = Number(await fence.run(client, [this.#numbers.key, `${this.#numbers.key}:fence`], [next, keptMs]))
       this.#numbers.goOnFrom(next)
       return { last, next }
     })
   }
 
-  /** Says that this instance is alive. */
-  async heartbeat (): Promise<Heartbeat> {
+  /**
+   * Says that this instance is alive.
+   *
+   * @param isUpToDate  Redis has been told all that this instance knows; else it is not among those that are counted
+   * @param sinceMs     a moment by Redis' clock, ms since 1970
+   */
+  async heartbeat (isUpToDate: boolean, sinceMs: number): Promise<Heartbeat> {
     const keys = [this.#keys.instances, this.#keys.epoch]
     const reply = await this.#redis.run(async client => {
-      const [told] = await Promise.all([heartbeat.run(client, keys, [this.#instance, aliveMs, randomUUID()]), client.pexpire(this.#numbers.key, keptMs)])
+      const [told] = await Promise.all([heartbeat.run(client, keys, [this.#instance, isUpToDate ? 1 : 0, aliveMs, randomUUID(), sinceMs]), client.pexpire(this.#numbers.key, keptMs)])
       return told
     })
-    const [epoch, instances] = reply as [string, number]
-    return { epoch, instances: Number(instances) }
+    const [epoch, ...numbers] = reply as [string, number, number, number]
+    // A user's client may be set to answer numbers as texts.
+    const [instances, since, nowMs] = numbers.map(Number) as [number, number, number]
+    return { epoch, instances, since, nowMs }
   }
 
   /**
    * Adds what was counted elsewhere; once for each id, however often it is sent.
    *
    * @param nowMs   of the clock that the counters are on
-   * @param isLost  Redis has lost its data since it told what is known
+   * @param kept    of its data, since it told what is known
    */
-  async carry (id: string, counters: readonly CountedHere[], nowMs: number, isLost = false): Promise<void> {
-    const rows = counters.flatMap(({ key, limit, known, counted }) => {
+  async carry (id: string, counters: readonly CountedHere[], nowMs: number, kept: Kept = 'all'): Promise<void> {
+    const rows = counters.flatMap(({ key, limit, known, counted, isRestored }) => {
       const carried = carryOf(known, counted, nowMs, limit)
       if (carried === undefined) return []
       const { algorithm, max, windowMs, burst } = limit
       const { known: before, used, previous, atMs } = carried
-      return [{ key, args: [algorithms.indexOf(algorithm) + 1, max, windowMs, burst, before.used, before.previous, used, previous, atMs - nowMs] }]
+      return [{ key, args: [keptOfData.indexOf(isRestored ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, before.used, before.previous, used, previous, atMs - nowMs] }]
     })
     if (rows.length === 0) return
     await this.#redis.run(async client => {
-      const callOf = (some: typeof rows) => ({ keys: [this.#keys.carried(some[0]!.key, `${this.#instance}:${id}`), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])], args: [keptMs, isLost ? 1 : 0, ...some.flatMap(({ args }) => args)] })
+      const callOf = (some: typeof rows) => ({ keys: [this.#keys.carried(some[0]!.key, `${this.#instance}:${id}`), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])], args: [keptMs, ...some.flatMap(({ args }) => args)] })
       // In a Cluster they lie in different slots.
       if (isCluster(client)) await carry.runAll(client, rows.map(row => callOf([row])))
       else await carry.runAll(client, [callOf(rows)])
@@ -155,14 +170,19 @@ export class RedisStore implements Store {
     return await this.#redis.run(async client => await client.hlen(this.#keys.blocks))
   }
 
-  /** Adds refusals to the counters that they belong to; those of windows that are over are left out. */
-  async countRefusals (refusals: readonly Refusals[]): Promise<void> {
+  /**
+   * Adds refusals to the counters that they belong to; those of windows that are over are left out.
+   *
+   * @param ticket  to number the call, as for `take`
+   */
+  async countRefusals (refusals: readonly Refusals[], ticket?: Ticket): Promise<void> {
     const keys = refusals.map(({ client, name, limit }) => this.#keys.limit(limit.algorithm, name, client))
     const args = refusals.map(({ windowEndsAtMs, count }) => [windowEndsAtMs, count])
     await this.#redis.run(async client => {
       // In a Cluster they lie in different slots.
-      if (!isCluster(client)) await countRefusals.run(client, keys, args.flat())
-      else await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: args[i]! })))
+      if (isCluster(client)) await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: [0, ...args[i]!] })))
+      else if (ticket === undefined) await countRefusals.run(client, keys, [0, ...args.flat()])
+      else await countRefusals.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.flat(), ticket))
     })
   }
 
@@ -388,7 +408,7 @@ export const noNumbers: Fence = { last: 0, next: 0 }
 const keptMs = 86_400_000
 
 /** ms since the last heartbeat; one a second is sent. */
-const aliveMs = 5000
+export const aliveMs = 5000
 
 /** Entries read at a time. */
 const pageLength = 500

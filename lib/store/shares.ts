@@ -15,6 +15,13 @@ import { count, explain, type Explanation, type Limit, type LimitState } from '.
 import type { MemoryStore } from './memory.js'
 import type { Hit, NamedCheck, Taken } from './store.js'
 
+/** What the shares say of a hit. */
+export interface Shared {
+  readonly accepted: boolean
+  readonly nowMs: number
+  readonly explanation: Explanation
+}
+
 export class Shares {
   readonly #counters: MemoryStore
   readonly #now: () => number
@@ -46,7 +53,7 @@ export class Shares {
    * @param instances  that were alive when Redis last told, whole number >= 1
    * @param outage     its number: in each of them what is left is known anew
    */
-  take (hit: Hit, known: readonly (LimitState | undefined)[], instances: number, outage: number): { readonly accepted: boolean, readonly nowMs: number, readonly explanation: Explanation } {
+  take (hit: Hit, known: readonly (LimitState | undefined)[], instances: number, outage: number): Shared {
     const checks = hit.checks.flatMap((check, i) => {
       const left = { name: `${check.name}#left${outage}`, limit: check.limit, cost: check.cost * instances }
       const state = known[i]

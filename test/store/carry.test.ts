@@ -5,7 +5,7 @@ import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { algorithms, count, defineLimit, explain, type Limit, type LimitState } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
-import { RedisStore } from '../../lib/store/redis.js'
+import { type Kept, RedisStore } from '../../lib/store/redis.js'
 import type { CountedHere } from '../../lib/store/store.js'
 import { RedisServer } from '../support/redis-server.js'
 
@@ -48,8 +48,8 @@ function countedOn (known: LimitState | undefined, limit: Limit, hits: number): 
   return state!
 }
 
-async function carry (counters: readonly CountedHere[], id = String(++ids), isLost = false): Promise<void> {
-  await store.carry(id, counters, Date.now(), isLost)
+async function carry (counters: readonly CountedHere[], id = String(++ids), kept: Kept = 'all'): Promise<void> {
+  await store.carry(id, counters, Date.now(), kept)
 }
 
 for (const algorithm of algorithms) {
@@ -82,12 +82,39 @@ for (const algorithm of algorithms) {
       const known = [await hit(8), await hit(2)]
       await observer.del(key)
       const counters = known.map((state, i) => ({ key, limit, known: state, counted: countedOn(state, limit, 20 + 10 * i) }))
-      await carry([counters[order[0]!]!], undefined, true)
+      await carry([counters[order[0]!]!], undefined, 'nothing')
       await hit(5)
-      await carry([counters[order[1]!]!], undefined, true)
+      await carry([counters[order[1]!]!], undefined, 'nothing')
       // Told again, since an answer was lost.
-      for (const { known } of counters) await carry([{ key, limit, known, counted: known }], undefined, true)
+      for (const { known } of counters) await carry([{ key, limit, known, counted: known }], undefined, 'nothing')
       t.equal(await remaining(), 100 - 10 - 20 - 30 - 5)
+    }
+  })
+
+  t.test(`${algorithm}: a Redis that is a little behind is brought to what the instances knew, in any order, on top of what has come since`, async t => {
+    for (const order of [[0, 1], [1, 0]]) {
+      const { key, hit, remaining } = clientOf(limit)
+      await hit(7)
+      const before = await observer.dumpBuffer(key)
+      const known = [await hit(1), await hit(2)]
+      await observer.restore(key, await observer.pttl(key), before, 'REPLACE')
+      const counters = known.map((state, i) => ({ key, limit, known: state, counted: countedOn(state, limit, 20 + 10 * i) }))
+      await carry([counters[order[0]!]!], undefined, 'a part')
+      await hit(5)
+      await carry([counters[order[1]!]!], undefined, 'a part')
+      t.equal(await remaining(), 100 - 10 - 20 - 30 - 5)
+    }
+  })
+
+  t.test(`${algorithm}: what comes in a second piece is on top of the first, also where Redis has lost its data`, async t => {
+    for (const kept of ['a part', 'nothing'] as const) {
+      const { key, hit, remaining } = clientOf(limit)
+      const known = await hit(10)
+      await observer.del(key)
+      const first = countedOn(known, limit, 20)
+      await carry([{ key, limit, known, counted: first }], undefined, kept)
+      await carry([{ key, limit, known: first, counted: countedOn(first, limit, 30), isRestored: true }], undefined, kept)
+      t.equal(await remaining(), 40)
     }
   })
 
@@ -174,6 +201,8 @@ t.test('after a fence no batch runs that was sent before it', async t => {
   await store.take(hits('fenced'), ticket)
   t.ok(ticket.number > 0)
   t.equal((await store.fence()).last, ticket.number)
+  // Its answer may be lost: asked again, it is the same.
+  t.equal((await store.fence()).last, ticket.number)
   // A batch with an old number, as one that was on its way would have.
   const late = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'one' })
   await t.rejects(late.take(hits('fenced'), { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
@@ -183,7 +212,9 @@ t.test('after a fence no batch runs that was sent before it', async t => {
   await observer.del(keys.batch('one'))
   await t.rejects(store.take(hits('fenced'), ticket), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.equal((await store.fence()).last, -1)
+  t.equal((await store.fence()).last, -1)
   await store.take(hits('fenced'), ticket)
+  t.equal((await store.fence()).last, ticket.number)
   t.equal(guarded.usable, true)
 })
 
@@ -234,11 +265,18 @@ t.test('of a block and an unblock the later one holds, whichever is told first',
 })
 
 t.test('instances are counted while they are alive, and the epoch stays', async t => {
-  const first = await store.heartbeat()
+  const first = await store.heartbeat(true, 0)
+  t.equal(first.since, first.instances)
+  t.ok(Math.abs(first.nowMs - Date.now()) < 1000)
   const other = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'two' })
-  t.same(await other.heartbeat(), { epoch: first.epoch, instances: first.instances + 1 })
+  const withOther = { epoch: first.epoch, instances: first.instances + 1 }
+  t.match(await other.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not told all yet')
+  t.match(await store.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances, since: first.since })
+  const later = await other.heartbeat(true, first.nowMs + 1)
+  t.match(later, withOther)
+  t.match(await other.heartbeat(true, later.nowMs), { since: 1 })
   await observer.zadd(keys.instances, Date.now() - 6000, 'two')
-  t.same(await store.heartbeat(), first)
+  t.match(await store.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances })
   await observer.flushall()
-  t.not((await store.heartbeat()).epoch, first.epoch)
+  t.not((await store.heartbeat(true, 0)).epoch, first.epoch)
 })

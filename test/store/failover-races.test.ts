@@ -9,7 +9,7 @@ import { FailoverStore } from '../../lib/store/failover.js'
 import { Journal } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
-import { noNumbers, type RedisStore } from '../../lib/store/redis.js'
+import { type Heartbeat, noNumbers, type RedisStore } from '../../lib/store/redis.js'
 import { Shares } from '../../lib/store/shares.js'
 import type { CountedHere, Fence } from '../../lib/store/store.js'
 import { until } from '../support/until.js'
@@ -34,7 +34,7 @@ class MadeUpRedis {
   readonly carried: CountedHere[][] = []
   fence = async (): Promise<Fence> => unknown
   take = async (): Promise<unknown> => []
-  heartbeat = async () => ({ epoch: 'first', instances: 2 })
+  heartbeat = async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
   blockCount = async () => 0
   changeBlocks = async () => {}
   writeEvents = async () => {}
@@ -137,12 +137,12 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
     const { breaker, redis, store } = setUp(t)
     breaker.up()
     await store.settle()
-    const beat = promised<{ epoch: string, instances: number }>()
+    const beat = promised<Heartbeat>()
     let beats = 0
     redis.heartbeat = async () => { beats++; return await beat.promise }
     await until(() => beats === 1, 3000)
     breaker.down()
-    if (answers) beat.resolve({ epoch: 'another', instances: 9 })
+    if (answers) beat.resolve({ epoch: 'another', instances: 9, since: 9, nowMs: 0 })
     else beat.reject(gone)
     await sleep(10)
     t.same([store.status.store, store.instances], ['memory', 2])

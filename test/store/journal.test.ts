@@ -11,8 +11,8 @@ function setUp (capacity = 1000, maxEvents = 1000) {
   return { journal: new Journal({ capacity, maxEvents, onDrop: (kind, count) => dropped.push([kind, count]) }), dropped }
 }
 
-function hit (key: string, accepted = true): HitHere {
-  return { key, limit, cost: 1, nowMs, accepted }
+function hit (key: string, outcome: HitHere['outcome'] = 'accepted'): HitHere {
+  return { key, limit, cost: 1, nowMs, outcome }
 }
 
 function drain (journal: Journal): Piece[] {
@@ -73,11 +73,24 @@ t.test('blocks are told in the order of their last changes', async t => {
 t.test('refusals are added where their window is the one that is known', async t => {
   const { journal } = setUp()
   const known = { used: 100, previous: 0, atMs: windowEndsAtMs }
-  journal.addRefusals('a', limit, windowEndsAtMs + 2, 7, known)
-  journal.addRefusals('a', limit, windowEndsAtMs, 3, known)
-  journal.addRefusals('b', limit, windowEndsAtMs - 60_000, 7, known)
-  journal.addRefusals('c', limit, windowEndsAtMs, 7, undefined)
-  t.same(countersOf(drain(journal)), { a: 110 })
+  journal.addRefusals('a', limit, windowEndsAtMs + 2, 7, known, undefined)
+  journal.addRefusals('a', limit, windowEndsAtMs, 3, known, undefined)
+  journal.addRefusals('b', limit, windowEndsAtMs - 60_000, 7, known, undefined)
+  journal.addRefusals('c', limit, windowEndsAtMs, 7, undefined, undefined)
+  // Redis never answered these, and has run the first.
+  journal.addRefusals('a', limit, windowEndsAtMs, 20, known, 5)
+  journal.addRefusals('a', limit, windowEndsAtMs, 40, known, 6)
+  journal.settle({ last: 5, next: 100 })
+  t.same(countersOf(drain(journal)), { a: 150 })
+})
+
+t.test('a refusal counts also where hits before it may have run in Redis', async t => {
+  const { journal } = setUp()
+  for (let i = 0; i < 60; i++) journal.addHit(hit('a'), undefined, 5)
+  for (let i = 0; i < 40; i++) journal.addHit(hit('a'), undefined, undefined)
+  for (let i = 0; i < 7; i++) journal.addHit(hit('a', 'noted'), undefined, undefined)
+  journal.settle({ last: 5, next: 100 })
+  t.same(countersOf(drain(journal)), { a: 47 })
 })
 
 t.test('what finds no room pushes out the oldest, and is counted', async t => {
@@ -99,4 +112,22 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   journal.addHit(hit('never ran'), undefined, 6)
   journal.addHit(hit('unsure'), undefined, 101)
   t.same(countersOf(drain(journal)), { 'never ran': 1 })
+})
+
+t.test('until Redis is up to date, what follows a piece says that Redis knows the counter', async t => {
+  const { journal } = setUp()
+  const isRestored = () => drain(journal).flatMap(piece => piece.kind === 'counters' ? piece.counters.map(counter => counter.isRestored) : [])
+  const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
+  journal.addHit(hit('a'), known, undefined)
+  journal.settle({ last: 5, next: 100 })
+  const [piece] = journal.pieces()
+  journal.addHit(hit('a'), known, undefined)
+  journal.done(piece!)
+  t.same(isRestored(), [true])
+  journal.addHit(hit('a'), known, undefined)
+  journal.addHit(hit('b'), known, undefined)
+  t.same(isRestored(), [true, false])
+  journal.recovered()
+  journal.addHit(hit('a'), known, undefined)
+  t.same(isRestored(), [false])
 })

@@ -9,6 +9,7 @@ import { Shares } from '../../lib/store/shares.js'
 import type { NamedCheck } from '../../lib/store/store.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
 const keys = new Keys('guard:')
@@ -126,4 +127,61 @@ t.test('two instances on one Redis share its limit while it is away, and all of 
   t.equal(Number(await client.get('guard:fixed-window:{127.0.0.1}:global')), 6 + during)
   client.disconnect()
   t.equal(await passing(20), 14 - during)
+})
+
+t.test('an instance that is back lets pass no more than its part until the others are back, or are given up', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const apps: FastifyInstance[] = []
+  const proxies: TcpProxy[] = []
+  for (let i = 0; i < 2; i++) {
+    const proxy = await TcpProxy.start(server.port)
+    t.teardown(async () => await proxy.stop())
+    const app = await guardedApp(t, { redis: { port: proxy.port }, max: 20, timeWindow: '1 hour', onOutage: 'share', resetTimeout: 200 })
+    app.get('/', async () => 'ok')
+    proxies.push(proxy)
+    apps.push(app)
+  }
+  const [first, second] = apps as [FastifyInstance, FastifyInstance]
+  const goes = async (app: FastifyInstance, store: string) => await until(async () => {
+    await app.redisGuard.get('x')
+    return app.redisGuard.status.store === store
+  })
+  const passing = async (app: FastifyInstance, client: string) => {
+    let passed = 0
+    for (let i = 0; i < 30; i++) if ((await app.inject({ url: '/', remoteAddress: client })).statusCode === 200) passed++
+    return passed
+  }
+  await until(async () => /redis_guard_instances 2/.test((await first.inject('/metrics')).body))
+  for (const proxy of proxies) proxy.blackhole = true
+  for (const app of apps) await goes(app, 'memory')
+  t.equal(await passing(second, '192.0.2.1'), 10)
+  proxies[0]!.blackhole = false
+  await goes(first, 'redis')
+  t.match((await first.inject('/metrics')).body, /redis_guard_instances 2/)
+  t.equal(await passing(first, '192.0.2.1'), 10, 'Redis does not know of the other ten')
+  const client = server.client()
+  t.equal(Number(await client.get('guard:fixed-window:{192.0.2.1}:global')), 10, 'refusals that are not by the whole limit leave it as it was')
+  client.disconnect()
+  proxies[1]!.blackhole = false
+  await goes(second, 'redis')
+  t.equal(await passing(first, '192.0.2.1'), 0)
+  // Both are back, so Redis alone decides.
+  let number = 2
+  const freshClient = () => `192.0.2.${++number}`
+  await until(async () => await passing(first, freshClient()) === 20)
+
+  for (const proxy of proxies) proxy.blackhole = true
+  for (const app of apps) await goes(app, 'memory')
+  proxies[0]!.blackhole = false
+  await goes(first, 'redis')
+  t.equal(await passing(first, freshClient()), 10)
+  // Redis goes again under a hit that has its part already.
+  proxies[0]!.blackhole = true
+  t.equal(await passing(first, freshClient()), 10)
+  proxies[0]!.blackhole = false
+  await goes(first, 'redis')
+  // The other one is taken for gone.
+  await until(async () => await passing(first, freshClient()) === 20, 8000)
+  t.equal(first.redisGuard.status.store, 'redis')
 })

@@ -3,8 +3,8 @@
 --
 -- KEYS     marker, then for each counter: the counter, what was known of it
 --          (see store/keys.ts)
--- ARGV     ms to keep the marker, 1 where Redis has lost its data since it was
---          known, else 0, then for each counter: algorithm
+-- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
+--          it since it was known: 0 all, 1 a part, 2 nothing; algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
 --          used and previous as they were known, used and previous to add, ms
 --          from now to atMs. Whole numbers all.
@@ -14,7 +14,7 @@
 if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
-local isLost = ARGV[2] == '1'
+local ALL, PART = 0, 1
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -38,33 +38,37 @@ local function save (key, used, previous, atMs, expiresAtMs)
   redis.call('PEXPIREAT', key, expiresAtMs)
 end
 
--- What is here, with what was known. Redis has all that it has told; save where
--- it was put back by a little. Where it has lost its data, all that is here has
--- come since, and several instances may know of what was before: of that each
--- adds what those before it did not know.
-local function merged (here, known, told)
-  if not isLost then return math.max(here, known) end
-  return here + math.max(0, known - told)
+-- What is here, with what was known. A Redis that has kept its data has all that
+-- it has told. Where it has not, several instances may know of what was before,
+-- and more has come since: of what was before each adds what those before it
+-- did not know, and the first what is not here, which is nothing or a part.
+local function merged (kept, here, known, told)
+  if kept == ALL then return math.max(here, known) end
+  return here + math.max(0, known - (told or (kept == PART and here or 0)))
 end
 
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local first = 3 + 9 * i
+  local first = 2 + 10 * i
   local numbers = {}
-  for n = 1, 9 do numbers[n] = tonumber(ARGV[first + n - 1]) end
-  local algorithm, max, windowMs, burst, known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers)
+  for n = 1, 10 do numbers[n] = tonumber(ARGV[first + n - 1]) end
+  local kept, algorithm, max, windowMs, burst, known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers)
   local atMs = nowMs + offsetMs
-  local told, toldPrevious = 0, 0
-  if isLost then
+  local told, toldPrevious, toldAtMs
+  if kept ~= ALL then
     local fields = redis.call('HMGET', toldKey, 'used', 'previous', 'atMs')
-    local toldAtMs = tonumber(fields[3] or nil)
+    local writtenAtMs = tonumber(fields[3] or nil)
     -- A bucket drains; of a window that is over nothing is left.
-    if toldAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
-      told = math.max(0, tonumber(fields[1]) - (nowMs - toldAtMs) * max)
-    elseif toldAtMs ~= nil and math.abs(toldAtMs - atMs) < windowMs / 2 then
-      told, toldPrevious = tonumber(fields[1]), tonumber(fields[2])
+    if writtenAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
+      told, toldPrevious = math.max(0, tonumber(fields[1]) - (nowMs - writtenAtMs) * max), 0
+    elseif writtenAtMs ~= nil and math.abs(writtenAtMs - atMs) < windowMs / 2 then
+      told, toldPrevious, toldAtMs = tonumber(fields[1]), tonumber(fields[2]), writtenAtMs
     end
-    redis.call('HSET', toldKey, 'used', math.max(told, known), 'previous', math.max(toldPrevious, knownPrevious), 'atMs', toldAtMs ~= nil and algorithm <= SLIDING_WINDOW and told + toldPrevious > 0 and toldAtMs or atMs)
+  end
+  local function note (here, herePrevious)
+    if kept == ALL then return end
+    local first, firstPrevious = kept == PART and here or 0, kept == PART and herePrevious or 0
+    redis.call('HSET', toldKey, 'used', math.max(told or first, known), 'previous', math.max(toldPrevious or firstPrevious, knownPrevious), 'atMs', toldAtMs or atMs)
     redis.call('PEXPIRE', toldKey, 2 * windowMs)
   end
   if algorithm == FIXED_WINDOW then
@@ -72,7 +76,8 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
     if offsetMs > 0 then
       local used = whole(read(key, 'GET'))
       local leftMs = used and redis.call('PTTL', key) or -2
-      redis.call('SET', key, merged(used or 0, known, told) + add)
+      note(used or 0, 0)
+      redis.call('SET', key, merged(kept, used or 0, known, told) + add)
       redis.call('PEXPIREAT', key, leftMs > 0 and nowMs + math.min(leftMs, windowMs) or atMs)
     end
   else
@@ -86,18 +91,21 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       if used + previous == 0 then startMs = atMs end
       -- The two windows may not begin at the same moment; which is which, the nearer beginning says.
       local apart = math.floor((atMs - startMs) / windowMs + 0.5)
+      note(used, previous)
       if apart > 0 then used, previous, startMs = 0, used, atMs end
       if apart < 0 then
-        previous = merged(previous, known, told) + add
+        previous = merged(kept, previous, known, told) + add
       else
-        used = merged(used, known, told) + add
-        previous = merged(previous, knownPrevious, toldPrevious) + addPrevious
+        used = merged(kept, used, known, told) + add
+        previous = merged(kept, previous, knownPrevious, toldPrevious) + addPrevious
       end
       if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) end
     else
       local elapsedMs = nowMs - startMs
       local drained = max > 0 and elapsedMs * max or (elapsedMs >= windowMs and used or 0)
-      used = math.min(burst * windowMs, merged(math.max(0, used - drained), known, told) + add)
+      used = math.max(0, used - drained)
+      note(used, 0)
+      used = math.min(burst * windowMs, merged(kept, used, known, told) + add)
       if used > 0 then save(key, used, 0, nowMs, nowMs + (max == 0 and windowMs or math.ceil(used / max))) end
     end
   end

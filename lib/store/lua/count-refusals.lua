@@ -2,10 +2,20 @@
 -- fixed-windows; atomic. A window that is over, or another one by now, is left
 -- as it is.
 --
--- KEYS     counters
--- ARGV     for each: end of the window in ms since 1970, how many to add
+-- KEYS     counters; with a number, where the last one of the instance is kept
+-- ARGV     number of the call, 0 for none; for each counter: end of the window
+--          in ms since 1970, how many to add
 -- returns  how many counters were added to
+-- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
+
+local number, count = tonumber(ARGV[1]), #KEYS
+if number > 0 then
+  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
+  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
+  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
+  count = count - 1
+end
 
 -- Redis 7 tells the moment of expiry, older versions only the time left.
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
@@ -13,11 +23,12 @@ local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local counted = 0
-for i, key in ipairs(KEYS) do
+for i = 1, count do
+  local key = KEYS[i]
   local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
   -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
-  if math.abs(atMs - ARGV[2 * i - 1]) <= 1 then
-    local reply = redis.pcall('INCRBY', key, ARGV[2 * i])
+  if math.abs(atMs - ARGV[2 * i]) <= 1 then
+    local reply = redis.pcall('INCRBY', key, ARGV[2 * i + 1])
     if type(reply) == 'number' then counted = counted + 1 end
   end
 end

@@ -1,12 +1,17 @@
 -- Closes the door behind an instance that comes back: of its batches that have
 -- not run yet, none will, since from now on only later numbers are taken
--- (take.lua).
+-- (take.lua). Asked again because its answer was lost, it tells the same.
 --
--- KEYS     number of the instance's last batch
+-- KEYS     number of the instance's last batch, what was told last (see
+--          store/keys.ts)
 -- ARGV     the number to go on from, ms to keep it
 -- returns  the number of the last batch that ran; -1 where it is not known here
 -- cost     O(1)
 
-local last = redis.call('GET', KEYS[1])
+local last = redis.call('GET', KEYS[1]) or '-1'
+local told, door = string.match(redis.call('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
+-- No batch has run since: the door is not what ran.
+if door == last then last = told end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return tonumber(last or nil) or -1
+redis.call('SET', KEYS[2], last .. ' ' .. ARGV[1], 'PX', ARGV[2])
+return tonumber(last) or -1
