@@ -38,6 +38,6 @@ function detailsOf ({ instances, missing, countersOff }: Awaited<ReturnType<type
   return [
     ...instances.flatMap(({ errors }) => errors),
     ...Object.values(missing).flat(),
-    ...countersOff.map(({ key, counted, answered }) => `${key}: ${counted} counted, ${answered} answered`)
+    ...countersOff.map(({ key, counted, least, most }) => `${key}: ${counted} counted, not ${least}${most === least ? '' : ` to ${most}`}`)
   ].slice(0, 20)
 }

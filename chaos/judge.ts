@@ -59,7 +59,7 @@ export function figuresOf (play: Play): Figures {
     stalledMs: greatest([stalls, ...instances.map(({ stalls }) => stalls)].flat().filter(({ fromMs }) => fromMs >= warmMs).map(({ lostMs }) => lostMs)) ?? 0,
     overMemory: overMemory(play),
     overShare: overShare(play),
-    countersOff: sum(countersOff.map(({ counted, answered }) => Math.abs(counted - answered))),
+    countersOff: sum(countersOff.map(({ counted, least, most }) => Math.max(least - counted, counted - most))),
     blocksLost: missing.blocks.length + answered.filter(({ client, status }) => client === blockedClient && status !== 403).length,
     eventsLost: missing.events.length + (Number.isNaN(eventsOff) ? 0 : eventsOff),
     valuesLost: missing.values.length,

@@ -149,10 +149,13 @@ export class RedisStore implements Store {
     })
     if (rows.length === 0) return
     await this.#redis.run(async client => {
-      const callOf = (some: typeof rows) => ({ keys: [this.#keys.carried(some[0]!.key, `${this.#instance}:${id}`), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])], args: [keptMs, ...some.flatMap(({ args }) => args)] })
-      // In a Cluster they lie in different slots.
-      if (isCluster(client)) await carry.runAll(client, rows.map(row => callOf([row])))
-      else await carry.runAll(client, [callOf(rows)])
+      const markerOf = ({ key }: typeof rows[number]) => this.#keys.carried(key, `${this.#instance}:${id}`)
+      // In a Cluster those of different clients lie in different slots; those of one client have one marker.
+      const groups = isCluster(client) ? groupedBy(rows, markerOf) : [rows]
+      await carry.runAll(client, groups.map(some => ({
+        keys: [markerOf(some[0]!), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])],
+        args: [keptMs, ...some.flatMap(({ args }) => args)]
+      })))
     })
   }
 
@@ -319,13 +322,7 @@ export class RedisStore implements Store {
 
   /** In a Cluster the counters of different clients lie in different slots: a script call for each client, all sent at once. */
   async #takeByClient (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
-    const byClient = new Map<string, Hit[]>()
-    for (const hit of hits) {
-      const ofKey = byClient.get(hit.key)
-      if (ofKey === undefined) byClient.set(hit.key, [hit])
-      else ofKey.push(hit)
-    }
-    const groups = [...byClient.values()]
+    const groups = groupedBy(hits, ({ key }) => key)
     const replies = await take.runAll(client, groups.map(ofKey => this.#takeCall(ofKey)))
     const taken = new Map(groups.map((ofKey, i) => [ofKey[0]!.key, readTaken(replies[i], ofKey).values()]))
     return hits.map(({ key }) => taken.get(key)!.next().value!)
@@ -395,6 +392,16 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
   })
   if (at !== values.length) throw unreadable()
   return taken
+}
+
+function groupedBy<T> (items: readonly T[], nameOf: (item: T) => string): (readonly T[])[] {
+  const groups = new Map<string, T[]>()
+  for (const item of items) {
+    const group = groups.get(nameOf(item))
+    if (group === undefined) groups.set(nameOf(item), [item])
+    else group.push(item)
+  }
+  return [...groups.values()]
 }
 
 function unreadable (): StoreUnavailableError {

@@ -16,6 +16,17 @@ local keptMs, instance = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- To what is no number that can be counted with, nothing is added; that the user
+-- may not, or that there is no memory, is an error as everywhere.
+local function increase (key, by)
+  local reply = redis.pcall('INCRBY', key, by)
+  if type(reply) == 'number' then return true end
+  for _, reason in ipairs({ 'WRONGTYPE', 'not an integer', 'overflow' }) do
+    if string.find(reply.err, reason, 1, true) then return false end
+  end
+  return redis.call('INCRBY', key, by)
+end
+
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
   local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
@@ -30,8 +41,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
     if base == 'set' then redis.call('SET', key, text) else redis.call('DEL', key) end
     redis.call('SET', note, string.format('%.0f', nowMs - baseAgoMs) .. ' ' .. instance, 'PX', keptMs)
   end
-  -- To what is no number any more, nothing can be added.
-  if add ~= '0' and stands(addAgoMs) then redis.pcall('INCRBY', key, add) end
+  if add ~= '0' and stands(addAgoMs) then increase(key, add) end
   if ends == '1' and stands(endAgoMs) then redis.call('PEXPIRE', key, leftMs) end
 end
 

@@ -22,14 +22,24 @@ local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- To what is no number that can be counted with, nothing is added; that the user
+-- may not, or that there is no memory, is an error as everywhere.
+local function increase (key, by)
+  local reply = redis.pcall('INCRBY', key, by)
+  if type(reply) == 'number' then return true end
+  for _, reason in ipairs({ 'WRONGTYPE', 'not an integer', 'overflow' }) do
+    if string.find(reply.err, reason, 1, true) then return false end
+  end
+  return redis.call('INCRBY', key, by)
+end
+
 local counted = 0
 for i = 1, count do
   local key = KEYS[i]
   local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
   -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
   if math.abs(atMs - ARGV[2 * i]) <= 1 then
-    local reply = redis.pcall('INCRBY', key, ARGV[2 * i + 1])
-    if type(reply) == 'number' then counted = counted + 1 end
+    if increase(key, ARGV[2 * i + 1]) then counted = counted + 1 end
   end
 end
 return counted
