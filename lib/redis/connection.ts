@@ -179,20 +179,41 @@ function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: 
   switch (settings.kind) {
     case 'client': return settings.client
     case 'server': return new Redis({ ...guardOptions(times), ...settings.options, ...alwaysOptions, ...credentials?.optionsFor(settings.options) })
-    case 'cluster': return new Cluster(settings.nodes, {
-      enableOfflineQueue: false,
-      clusterRetryStrategy: delayBeforeRetry,
-      // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
-      enableReadyCheck: false,
-      // With a delay, ioredis sends commands again whose node went away: they may have run.
-      retryDelayOnFailover: 0,
-      retryDelayOnClusterDown: 0,
-      // Its connection asks for credentials first, which has a limit of its own.
-      slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
-      ...settings.options,
-      lazyConnect: true,
-      redisOptions: { ...guardOptions(times), ...settings.options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) }
-    })
+    case 'cluster': return makeCluster(settings, times, credentials)
+  }
+}
+
+function makeCluster ({ nodes, options }: Extract<RedisSettings, { kind: 'cluster' }>, times: ConnectionTimes, credentials: Credentials | undefined): Cluster {
+  const cluster = new Cluster(nodes, {
+    enableOfflineQueue: false,
+    clusterRetryStrategy: delayBeforeRetry,
+    // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
+    enableReadyCheck: false,
+    // With a delay, ioredis sends commands again whose node went away: they may have run.
+    retryDelayOnFailover: 0,
+    retryDelayOnClusterDown: 0,
+    // Its connection asks for credentials first, which has a limit of its own.
+    slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
+    ...options,
+    lazyConnect: true,
+    redisOptions: { ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) }
+  })
+  cluster.on('+node', expectAskingToFail)
+  return cluster
+}
+
+/**
+ * ioredis sends ASKING before a command for a slot that is on its way to the
+ * node, and does not look at the answer: where there is none, or the user may
+ * not, a rejection that nobody handles would end the process. The command
+ * itself fails as well, or is answered.
+ */
+function expectAskingToFail (node: Redis): void {
+  const asking = node.asking.bind(node)
+  node.asking = (...args) => {
+    const answer = asking(...args)
+    answer.catch(() => {})
+    return answer
   }
 }
 
