@@ -1,12 +1,15 @@
-/** README's ACL line: with it the guard does all that it does, and of its commands none can be left out. */
+/** README's ACL lines: with them the guard does all that it does, and of their commands none can be left out. */
 import { readdir, readFile } from 'node:fs/promises'
 import type { FastifyInstance } from 'fastify'
+import keySlot from 'cluster-key-slot'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { algorithms } from '../../lib/rules/rate-limit.js'
 import { guardedApp } from '../support/app.js'
+import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
+import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { until } from '../support/until.js'
 
 const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
@@ -18,35 +21,79 @@ function rulesBehind (marker: string): readonly string[] {
 }
 
 const forServer = rulesBehind('ACL of a server')
-const commandsIn = (rules: readonly string[]) => rules.filter(rule => rule.startsWith('+'))
+const forCluster = rulesBehind('ACL of a Cluster')
 
 /** Servers with the user, and how they are seen and treated from outside. */
 interface Place {
   readonly redis: Exclude<RedisGuardOptions['redis'], undefined>
   readonly operators: readonly Redis[]
   readonly signal: (signal: NodeJS.Signals) => void
+  /** moves where the counters of an address lie; called in between */
+  readonly move?: (address: string, between: () => Promise<void>) => Promise<void>
+  /** commands that ioredis tries, and can do without */
+  readonly vain?: readonly string[]
 }
 
+const operatorPassword = 'of the operator'
+
 /** Whoever is not the operator, nor the user, may do nothing. */
-async function startServer (t: Test, rules: readonly string[]): Promise<Place> {
-  const server = await RedisServer.start('--requirepass', 'of the operator', '--maxmemory-policy', 'allkeys-lru')
+async function startServer (t: Test, rules: readonly string[]): Promise<Place & { readonly port: number }> {
+  const server = await RedisServer.start('--requirepass', operatorPassword, '--maxmemory-policy', 'allkeys-lru')
   t.teardown(async () => await server.stop())
-  const operator = server.client({ password: 'of the operator' })
+  const operator = server.client({ password: operatorPassword })
   t.teardown(() => operator.disconnect())
   await operator.call('ACL', 'SETUSER', 'guard', ...rules)
-  return { redis: `redis://guard:password@127.0.0.1:${server.port}`, operators: [operator], signal: signal => server.signal(signal) }
+  const { port } = server
+  return { port, redis: `redis://guard:password@127.0.0.1:${port}`, operators: [operator], signal: signal => server.signal(signal) }
+}
+
+async function startWithSentinel (t: Test, rules: readonly string[]): Promise<Place> {
+  const place = await startServer(t, rules)
+  // Longer than our outage: there is no replica to go to.
+  const sentinel = await Sentinel.start(place.port, 60_000)
+  t.teardown(async () => await sentinel.stop())
+  return { ...place, redis: { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: sentinelName, username: 'guard', password: 'password' } }
+}
+
+async function startCluster (t: Test, rules: readonly string[]): Promise<Place> {
+  const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '10000', '--maxmemory-policy', 'allkeys-lru'] })
+  t.teardown(async () => await cluster.stop())
+  const { servers } = cluster
+  const operators = servers.map(server => server.client())
+  t.teardown(() => operators.forEach(operator => operator.disconnect()))
+  for (const operator of operators) {
+    await operator.call('ACL', 'SETUSER', 'guard', ...rules)
+    await operator.config('SET', 'requirepass', operatorPassword)
+  }
+  const ids = await Promise.all(operators.map(async operator => String(await operator.call('CLUSTER', 'MYID'))))
+  return {
+    redis: { cluster: servers.map(({ port }) => ({ host: '127.0.0.1', port })), redisOptions: { username: 'guard', password: 'password' } },
+    operators,
+    signal: signal => servers.forEach(server => server.signal(signal)),
+    move: async (address, between) => {
+      const slot = keySlot(address)
+      const from = Math.floor(slot * 3 / 16384)
+      const to = (from + 1) % 3
+      await operators[to]!.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', ids[from]!)
+      await operators[from]!.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', ids[to]!)
+      await between()
+      for (const i of [to, from, 3 - to - from]) await operators[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', ids[to]!)
+    },
+    vain: ['client|setname']
+  }
 }
 
 /** The commands in ACL LOG, each once. */
-async function refusedIn ({ operators }: Place): Promise<string[]> {
-  const logs = await Promise.all(operators.map(async operator => await operator.call('ACL', 'LOG') as string[][]))
-  return [...new Set(logs.flat().map(entry => entry[entry.indexOf('object') + 1]!))].sort()
+async function refusedIn ({ operators, vain = [] }: Place): Promise<string[]> {
+  const logs = await Promise.all(operators.map(async operator => await operator.call('ACL', 'LOG', 128) as string[][]))
+  const objects = new Set(logs.flat().map(entry => entry[entry.indexOf('object') + 1]!))
+  return [...objects].filter(object => !vain.includes(object)).sort()
 }
 
 const outages = ['memory', 'share'] as const
 
 async function instance (t: Test, { redis }: Place): Promise<FastifyInstance> {
-  const app = await guardedApp(t, { redis, syncInterval: 20, resetTimeout: 50 })
+  const app = await guardedApp(t, { redis, syncInterval: 20, commandTimeout: 500, resetTimeout: 50 })
   for (const algorithm of algorithms) {
     for (const onOutage of outages) {
       app.get(`/${algorithm}/${onOutage}`, { config: { rateLimit: { algorithm, onOutage, max: 2, timeWindow: '1 hour' } } }, async () => 'ok')
@@ -56,12 +103,10 @@ async function instance (t: Test, { redis }: Place): Promise<FastifyInstance> {
 }
 
 /** Of each limit one more than it allows. */
-async function hit (app: FastifyInstance, remoteAddress: string): Promise<number[]> {
-  const statuses: number[] = []
+async function hit (app: FastifyInstance, remoteAddress: string): Promise<void> {
   for (const url of algorithms.flatMap(algorithm => outages.map(onOutage => `/${algorithm}/${onOutage}`))) {
-    for (let i = 0; i < 3; i++) statuses.push((await app.inject({ url, remoteAddress })).statusCode)
+    for (let i = 0; i < 3; i++) await app.inject({ url, remoteAddress })
   }
-  return statuses
 }
 
 async function change ({ redisGuard }: FastifyInstance): Promise<void> {
@@ -91,7 +136,7 @@ async function read ({ redisGuard }: FastifyInstance): Promise<void> {
  * @yields those that are still there, where somebody may look how it goes
  */
 async function * everything (t: Test, place: Place): AsyncGenerator<readonly FastifyInstance[], void> {
-  const { operators, signal } = place
+  const { operators, signal, move } = place
   const instances = [await instance(t, place), await instance(t, place)]
   const [app, other] = instances as [FastifyInstance, FastifyInstance]
   yield instances
@@ -99,6 +144,7 @@ async function * everything (t: Test, place: Place): AsyncGenerator<readonly Fas
   await until(onRedis)
   await hit(app, '192.0.2.1')
   await change(app)
+  await move?.('192.0.2.4', async () => await hit(app, '192.0.2.4'))
   yield instances
   await read(other)
   await other.inject('/metrics')
@@ -106,7 +152,8 @@ async function * everything (t: Test, place: Place): AsyncGenerator<readonly Fas
   await until(async () => (await other.inject({ url: '/', remoteAddress: '198.51.100.1' })).statusCode === 403)
 
   signal('SIGSTOP')
-  for (const { redisGuard } of instances) await redisGuard.get('text')
+  // Both notice.
+  await Promise.all(instances.map(async ({ redisGuard }) => await redisGuard.get('text')))
   await hit(app, '192.0.2.2')
   await change(app)
   signal('SIGCONT')
@@ -138,28 +185,37 @@ async function firstRefused (t: Test, place: Place): Promise<string[]> {
 /** Lines of the metrics for failures that an outage does not explain. */
 const otherFailures = /^redis_guard_errors_total\{kind="(?!connection|timeout|lost)\w+"\} [1-9]/m
 
-t.test('with the line nothing is refused, and no failure but those of the outage', async t => {
-  const place = await startServer(t, forServer)
-  for await (const instances of everything(t, place)) {
-    t.same(await refusedIn(place), [])
-    for (const app of instances) {
-      const { body } = await app.inject('/metrics')
-      t.match(body, /^redis_guard_redis_up 1$/m)
-      t.match(body, /^redis_guard_redis_slowlog_entries \d/m)
-      t.notMatch(body, otherFailures)
-      t.notMatch(body, /^redis_guard_journal_dropped_total.* [1-9]/m)
-      t.match(app.redisGuard.warnings, [{ code: 'GUARD_WARN_EVICTION' }])
-    }
-  }
-})
+/** What each needs, and of that what it needs beyond a server. */
+const places = [
+  ['a server', startServer, forServer, forServer],
+  ['a primary that a Sentinel names', startWithSentinel, forServer, []],
+  ['a Cluster', startCluster, [...forServer, ...forCluster], forCluster]
+] as const
 
-for (const command of commandsIn(forServer)) {
-  t.test(`without ${command} something is refused`, async t => {
-    // Without INFO, ioredis says so.
-    t.capture(console, 'warn')
-    const place = await startServer(t, forServer.filter(rule => rule !== command))
-    t.same(await firstRefused(t, place), [command.slice(1)])
+for (const [name, start, rules, own] of places) {
+  t.test(`${name}: nothing is refused, and nothing fails but by the outage`, async t => {
+    const place = await start(t, rules)
+    for await (const instances of everything(t, place)) {
+      t.same(await refusedIn(place), [])
+      for (const app of instances) {
+        const { body } = await app.inject('/metrics')
+        t.match(body, /^redis_guard_redis_up 1$/m)
+        t.match(body, /^redis_guard_redis_slowlog_entries \d/m)
+        t.notMatch(body, otherFailures)
+        t.notMatch(body, /^redis_guard_journal_dropped_total.* [1-9]/m)
+        t.match(app.redisGuard.warnings, [{ code: 'GUARD_WARN_EVICTION' }])
+      }
+    }
   })
+
+  for (const command of own.filter(rule => rule.startsWith('+'))) {
+    t.test(`${name}: without ${command} that command is refused`, async t => {
+      // Without INFO, ioredis says so.
+      t.capture(console, 'warn')
+      const place = await start(t, rules.filter(rule => rule !== command))
+      t.same(await firstRefused(t, place), [command.slice(1)])
+    })
+  }
 }
 
 t.test('without INFO and SLOWLOG LEN only metrics and the warning about eviction are missing', async t => {
@@ -185,7 +241,7 @@ t.test('a URL that names a database needs SELECT, and no more', async t => {
   }
 })
 
-t.test('it has each command that a script names', async t => {
+t.test('the line of a server has each command that a script names', async t => {
   const folder = new URL('../../lib/store/lua/', import.meta.url)
   const scripts = await Promise.all((await readdir(folder)).map(async name => await readFile(new URL(name, folder), 'utf8')))
   const named = scripts.flatMap(script => [...script.matchAll(/(?:call|read)\((?:key, )?'([A-Z]+)'/g)].map(([, name]) => `+${name!.toLowerCase()}`))
