@@ -32,6 +32,8 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   readonly #listeners: Readonly<Record<string, (error?: Error) => void>>
   readonly #watched = new WeakSet<Redis>()
   #wasReady = false
+  /** its database was refused, so it is in database 0 */
+  #isElsewhere = false
 
   constructor (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes) {
     super()
@@ -40,12 +42,12 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.client = makeClient(settings, times, this.#credentials)
     const lost = () => this.emit('lost')
     this.#listeners = {
-      ready: () => this.#comeUp(),
+      ready: () => this.#isElsewhere ? this.#giveUp() : this.#comeUp(),
       '+node': () => this.#watchNodes(),
       'node error': error => this.#reportNode(error!),
       close: lost,
       end: lost,
-      error: error => this.emit('error', error!)
+      error: error => this.#report(error!)
     }
     for (const [event, listener] of Object.entries(this.#listeners)) this.client.on(event, listener)
   }
@@ -95,10 +97,22 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     }))
   }
 
+  #report (error: Error): void {
+    const { command } = error as { command?: { name: string } }
+    if (this.#owned && command?.name === 'select') this.#isElsewhere = true
+    this.emit('error', error)
+  }
+
   /** A Cluster says only that none of its nodes is of use; what a user can mend has its reason with the node. */
   #reportNode (error: Error): void {
     const { kind } = failureOf(error)
     if (kind === 'auth' || kind === 'tls') this.emit('error', error)
+  }
+
+  /** ioredis would go on in a database that may be somebody else's. The next connection asks for the right one again. */
+  #giveUp (): void {
+    this.#isElsewhere = false
+    this.client.disconnect(true)
   }
 
   #comeUp (): void {

@@ -89,6 +89,17 @@ t.test('the redis option', async t => {
     t.notMatch(JSON.stringify(lines), /a wrong secret/)
   })
 
+  t.test('a database that Redis refuses: memory answers, and nothing is counted in another one', async t => {
+    const server = await startRedis(t, '--databases', '2')
+    const operator = server.client()
+    t.teardown(() => operator.disconnect())
+    const app = await guardedApp(t, { redis: `${server.url}/2` })
+    t.match(app.redisGuard.status, { store: 'memory', reason: /DB index is out of range/ })
+    await app.redisGuard.incr('sum')
+    t.equal(await operator.info('keyspace'), '# Keyspace\r\n')
+    t.match(await storeWith(t, `${server.url}/1`), { store: 'redis' })
+  })
+
   t.test('a client of the user is not closed with the app, nor left with our listeners; one of ours is closed', async t => {
     const own = new Redis({ port, password })
     t.teardown(() => own.disconnect())
