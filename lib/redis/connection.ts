@@ -32,6 +32,8 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   readonly #listeners: Readonly<Record<string, (error?: Error) => void>>
   readonly #watched = new WeakSet<Redis>()
   #wasReady = false
+  /** its database was refused, so it is in database 0 */
+  #isElsewhere = false
 
   constructor (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes) {
     super()
@@ -40,12 +42,12 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.client = makeClient(settings, times, this.#credentials)
     const lost = () => this.emit('lost')
     this.#listeners = {
-      ready: () => this.#comeUp(),
+      ready: () => this.#isElsewhere ? this.#giveUp() : this.#comeUp(),
       '+node': () => this.#watchNodes(),
       'node error': error => this.#reportNode(error!),
       close: lost,
       end: lost,
-      error: error => this.emit('error', error!)
+      error: error => this.#report(error!)
     }
     for (const [event, listener] of Object.entries(this.#listeners)) this.client.on(event, listener)
   }
@@ -95,10 +97,22 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     }))
   }
 
+  #report (error: Error): void {
+    const { command } = error as { command?: { name: string } }
+    if (this.#owned && command?.name === 'select') this.#isElsewhere = true
+    this.emit('error', error)
+  }
+
   /** A Cluster says only that none of its nodes is of use; what a user can mend has its reason with the node. */
   #reportNode (error: Error): void {
     const { kind } = failureOf(error)
     if (kind === 'auth' || kind === 'tls') this.emit('error', error)
+  }
+
+  /** ioredis would go on in a database that may be somebody else's. The next connection asks for the right one again. */
+  #giveUp (): void {
+    this.#isElsewhere = false
+    this.client.disconnect(true)
   }
 
   #comeUp (): void {
@@ -179,20 +193,41 @@ function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: 
   switch (settings.kind) {
     case 'client': return settings.client
     case 'server': return new Redis({ ...guardOptions(times), ...settings.options, ...alwaysOptions, ...credentials?.optionsFor(settings.options) })
-    case 'cluster': return new Cluster(settings.nodes, {
-      enableOfflineQueue: false,
-      clusterRetryStrategy: delayBeforeRetry,
-      // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
-      enableReadyCheck: false,
-      // With a delay, ioredis sends commands again whose node went away: they may have run.
-      retryDelayOnFailover: 0,
-      retryDelayOnClusterDown: 0,
-      // Its connection asks for credentials first, which has a limit of its own.
-      slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
-      ...settings.options,
-      lazyConnect: true,
-      redisOptions: { ...guardOptions(times), ...settings.options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) }
-    })
+    case 'cluster': return makeCluster(settings, times, credentials)
+  }
+}
+
+function makeCluster ({ nodes, options }: Extract<RedisSettings, { kind: 'cluster' }>, times: ConnectionTimes, credentials: Credentials | undefined): Cluster {
+  const cluster = new Cluster(nodes, {
+    enableOfflineQueue: false,
+    clusterRetryStrategy: delayBeforeRetry,
+    // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
+    enableReadyCheck: false,
+    // With a delay, ioredis sends commands again whose node went away: they may have run.
+    retryDelayOnFailover: 0,
+    retryDelayOnClusterDown: 0,
+    // Its connection asks for credentials first, which has a limit of its own.
+    slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
+    ...options,
+    lazyConnect: true,
+    redisOptions: { ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) }
+  })
+  cluster.on('+node', expectAskingToFail)
+  return cluster
+}
+
+/**
+ * ioredis sends ASKING before a command for a slot that is on its way to the
+ * node, and does not look at the answer: where there is none, or the user may
+ * not, a rejection that nobody handles would end the process. The command
+ * itself fails as well, or is answered.
+ */
+function expectAskingToFail (node: Redis): void {
+  const asking = node.asking.bind(node)
+  node.asking = (...args) => {
+    const answer = asking(...args)
+    answer.catch(() => {})
+    return answer
   }
 }
 

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import Fastify from 'fastify'
+import keySlot from 'cluster-key-slot'
 import { type Cluster, Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
@@ -86,6 +87,17 @@ t.test('the redis option', async t => {
     t.match(app.redisGuard.status, { store: 'memory', reason: /^Redis cannot be used \(auth\): (WRONGPASS|NOAUTH)/ })
     await until(() => lines.length > 3)
     t.notMatch(JSON.stringify(lines), /a wrong secret/)
+  })
+
+  t.test('a database that Redis refuses: memory answers, and nothing is counted in another one', async t => {
+    const server = await startRedis(t, '--databases', '2')
+    const operator = server.client()
+    t.teardown(() => operator.disconnect())
+    const app = await guardedApp(t, { redis: `${server.url}/2` })
+    t.match(app.redisGuard.status, { store: 'memory', reason: /DB index is out of range/ })
+    await app.redisGuard.incr('sum')
+    t.equal(await operator.info('keyspace'), '# Keyspace\r\n')
+    t.match(await storeWith(t, `${server.url}/1`), { store: 'redis' })
   })
 
   t.test('a client of the user is not closed with the app, nor left with our listeners; one of ours is closed', async t => {
@@ -192,6 +204,30 @@ t.test('Cluster: a hit whose slot has moved is counted where it is now, once', a
   t.same(answers.map(({ headers }) => headers['x-ratelimit-remaining']), ['4', '3', '3'])
   t.equal(await watchers[to]!.get('guard:fixed-window:{203.0.113.1}:global'), '2')
   t.equal(app.redisGuard.status.store, 'redis')
+})
+
+t.test('Cluster: a node that hangs while a slot moves to it does not end the process', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) } })
+  app.get('/', async () => 'ok')
+  const client = app.redisGuard.client as Cluster
+  const operators = cluster.servers.map(server => server.client())
+  t.teardown(() => operators.forEach(operator => operator.disconnect()))
+  const slot = keySlot('203.0.113.1')
+  const from = cluster.servers.findIndex(({ port }) => client.slots[slot]![0] === `127.0.0.1:${port}`)
+  const to = (from + 1) % 3
+  const [idOfFrom, idOfTo] = await Promise.all([from, to].map(async i => String(await operators[i]!.call('CLUSTER', 'MYID'))))
+  await operators[to]!.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', idOfFrom!)
+  await operators[from]!.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', idOfTo!)
+  cluster.servers[to]!.signal('SIGSTOP')
+  t.equal((await app.inject({ url: '/', remoteAddress: '203.0.113.1' })).statusCode, 200)
+  t.equal(app.redisGuard.status.store, 'memory')
+  // Until all that was sent to it has been given up, ASKING too.
+  await new Promise(resolve => setTimeout(resolve, 1200))
+  cluster.servers[to]!.signal('SIGCONT')
+  for (const i of [to, from]) await operators[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', idOfTo!)
+  await until(() => app.redisGuard.status.store === 'redis')
 })
 
 t.test('Cluster: a command whose answer was lost is not sent again', async t => {

@@ -1,0 +1,250 @@
+/** README's ACL lines: with them the guard does all that it does, and of their commands none can be left out. */
+import { readdir, readFile } from 'node:fs/promises'
+import type { FastifyInstance } from 'fastify'
+import keySlot from 'cluster-key-slot'
+import type { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import type { RedisGuardOptions } from '../../lib/options.js'
+import { algorithms } from '../../lib/rules/rate-limit.js'
+import { guardedApp } from '../support/app.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { Sentinel, sentinelName } from '../support/sentinel.js'
+import { until } from '../support/until.js'
+
+const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
+
+/** What the line behind a marker says of the user. */
+function rulesBehind (marker: string): readonly string[] {
+  const [, rules] = new RegExp(`<!-- ${marker} -->\\n\`\`\`\\nACL SETUSER guard (.*)\\n\`\`\`\\n`).exec(readme)!
+  return rules!.split(' ')
+}
+
+const forServer = rulesBehind('ACL of a server')
+const forCluster = rulesBehind('ACL of a Cluster')
+
+/** Servers with the user, and how they are seen and treated from outside. */
+interface Place {
+  readonly redis: Exclude<RedisGuardOptions['redis'], undefined>
+  readonly operators: readonly Redis[]
+  readonly signal: (signal: NodeJS.Signals) => void
+  /** moves where the counters of an address lie; called in between */
+  readonly move?: (address: string, between: () => Promise<void>) => Promise<void>
+  /** commands that ioredis tries, and can do without */
+  readonly vain?: readonly string[]
+}
+
+const operatorPassword = 'of the operator'
+
+/** Whoever is not the operator, nor the user, may do nothing. */
+async function startServer (t: Test, rules: readonly string[]): Promise<Place & { readonly port: number }> {
+  const server = await RedisServer.start('--requirepass', operatorPassword, '--maxmemory-policy', 'allkeys-lru')
+  t.teardown(async () => await server.stop())
+  const operator = server.client({ password: operatorPassword })
+  t.teardown(() => operator.disconnect())
+  await operator.call('ACL', 'SETUSER', 'guard', ...rules)
+  const { port } = server
+  return { port, redis: `redis://guard:password@127.0.0.1:${port}`, operators: [operator], signal: signal => server.signal(signal) }
+}
+
+async function startWithSentinel (t: Test, rules: readonly string[]): Promise<Place> {
+  const place = await startServer(t, rules)
+  // Longer than our outage: there is no replica to go to.
+  const sentinel = await Sentinel.start(place.port, 60_000)
+  t.teardown(async () => await sentinel.stop())
+  return { ...place, redis: { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: sentinelName, username: 'guard', password: 'password' } }
+}
+
+async function startCluster (t: Test, rules: readonly string[]): Promise<Place> {
+  const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '10000', '--maxmemory-policy', 'allkeys-lru'] })
+  t.teardown(async () => await cluster.stop())
+  const { servers } = cluster
+  const operators = servers.map(server => server.client())
+  t.teardown(() => operators.forEach(operator => operator.disconnect()))
+  for (const operator of operators) {
+    await operator.call('ACL', 'SETUSER', 'guard', ...rules)
+    await operator.config('SET', 'requirepass', operatorPassword)
+  }
+  const ids = await Promise.all(operators.map(async operator => String(await operator.call('CLUSTER', 'MYID'))))
+  return {
+    redis: { cluster: servers.map(({ port }) => ({ host: '127.0.0.1', port })), redisOptions: { username: 'guard', password: 'password' } },
+    operators,
+    signal: signal => servers.forEach(server => server.signal(signal)),
+    move: async (address, between) => {
+      const slot = keySlot(address)
+      const from = Math.floor(slot * 3 / 16384)
+      const to = (from + 1) % 3
+      await operators[to]!.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', ids[from]!)
+      await operators[from]!.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', ids[to]!)
+      await between()
+      for (const i of [to, from, 3 - to - from]) await operators[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', ids[to]!)
+    },
+    vain: ['client|setname']
+  }
+}
+
+/** The commands in ACL LOG, each once. */
+async function refusedIn ({ operators, vain = [] }: Place): Promise<string[]> {
+  const logs = await Promise.all(operators.map(async operator => await operator.call('ACL', 'LOG', 128) as string[][]))
+  const objects = new Set(logs.flat().map(entry => entry[entry.indexOf('object') + 1]!))
+  return [...objects].filter(object => !vain.includes(object)).sort()
+}
+
+const outages = ['memory', 'share'] as const
+
+async function instance (t: Test, { redis }: Place): Promise<FastifyInstance> {
+  const app = await guardedApp(t, { redis, syncInterval: 20, commandTimeout: 500, resetTimeout: 50 })
+  for (const algorithm of algorithms) {
+    for (const onOutage of outages) {
+      app.get(`/${algorithm}/${onOutage}`, { config: { rateLimit: { algorithm, onOutage, max: 2, timeWindow: '1 hour' } } }, async () => 'ok')
+    }
+  }
+  return app
+}
+
+/** Of each limit one more than it allows. */
+async function hit (app: FastifyInstance, remoteAddress: string): Promise<void> {
+  for (const url of algorithms.flatMap(algorithm => outages.map(onOutage => `/${algorithm}/${onOutage}`))) {
+    for (let i = 0; i < 3; i++) await app.inject({ url, remoteAddress })
+  }
+}
+
+async function change ({ redisGuard }: FastifyInstance): Promise<void> {
+  await redisGuard.set('text', 'some', { ttlSeconds: 600 })
+  await redisGuard.incr('sum')
+  await redisGuard.expire('sum', 600)
+  await redisGuard.set('gone', 1)
+  await redisGuard.del('gone')
+  await redisGuard.blockIP('198.51.100.1', 600)
+  await redisGuard.blockIP('198.51.100.0/28', Infinity)
+  await redisGuard.blockIP('203.0.113.1', 600)
+  await redisGuard.unblockIP('203.0.113.1')
+  await redisGuard.logRateLimitEvent({ ip: '192.0.2.9' })
+}
+
+async function read ({ redisGuard }: FastifyInstance): Promise<void> {
+  await redisGuard.get('text')
+  await redisGuard.isIPBlocked('198.51.100.1')
+  await redisGuard.getBlockedIPs()
+  await redisGuard.getRateLimitEvents()
+  await redisGuard.getSuspiciousIPs()
+}
+
+/**
+ * All that needs Redis, done by two instances.
+ *
+ * @yields those that are still there, where somebody may look how it goes
+ */
+async function * everything (t: Test, place: Place): AsyncGenerator<readonly FastifyInstance[], void> {
+  const { operators, signal, move } = place
+  const instances = [await instance(t, place), await instance(t, place)]
+  const [app, other] = instances as [FastifyInstance, FastifyInstance]
+  yield instances
+  const onRedis = () => instances.every(({ redisGuard }) => redisGuard.status.store === 'redis')
+  await until(onRedis)
+  await hit(app, '192.0.2.1')
+  await change(app)
+  await move?.('192.0.2.4', async () => await hit(app, '192.0.2.4'))
+  yield instances
+  await read(other)
+  await other.inject('/metrics')
+  yield instances
+  await until(async () => (await other.inject({ url: '/', remoteAddress: '198.51.100.1' })).statusCode === 403)
+
+  signal('SIGSTOP')
+  // Both notice.
+  await Promise.all(instances.map(async ({ redisGuard }) => await redisGuard.get('text')))
+  await hit(app, '192.0.2.2')
+  await change(app)
+  signal('SIGCONT')
+  await until(onRedis)
+  yield instances
+
+  await app.redisGuard.clearOldRateLimitEvents(0)
+  yield instances
+  // They tell it again what they know.
+  for (const operator of operators) await operator.flushall()
+  await until(async () => {
+    await hit(app, '192.0.2.3')
+    return onRedis() && (await app.redisGuard.getBlockedIPs()).length === 2
+  })
+  yield instances
+  for (const instance of instances) await instance.close()
+  yield []
+}
+
+async function firstRefused (t: Test, place: Place): Promise<string[]> {
+  const steps = everything(t, place)
+  while ((await steps.next()).done !== true) {
+    const refused = await refusedIn(place)
+    if (refused.length > 0) return refused
+  }
+  return []
+}
+
+/** Lines of the metrics for failures that an outage does not explain. */
+const otherFailures = /^redis_guard_errors_total\{kind="(?!connection|timeout|lost)\w+"\} [1-9]/m
+
+/** What each needs, and of that what it needs beyond a server. */
+const places = [
+  ['a server', startServer, forServer, forServer],
+  ['a primary that a Sentinel names', startWithSentinel, forServer, []],
+  ['a Cluster', startCluster, [...forServer, ...forCluster], forCluster]
+] as const
+
+for (const [name, start, rules, own] of places) {
+  t.test(`${name}: nothing is refused, and nothing fails but by the outage`, async t => {
+    const place = await start(t, rules)
+    for await (const instances of everything(t, place)) {
+      t.same(await refusedIn(place), [])
+      for (const app of instances) {
+        const { body } = await app.inject('/metrics')
+        t.match(body, /^redis_guard_redis_up 1$/m)
+        t.match(body, /^redis_guard_redis_slowlog_entries \d/m)
+        t.notMatch(body, otherFailures)
+        t.notMatch(body, /^redis_guard_journal_dropped_total.* [1-9]/m)
+        t.match(app.redisGuard.warnings, [{ code: 'GUARD_WARN_EVICTION' }])
+      }
+    }
+  })
+
+  for (const command of own.filter(rule => rule.startsWith('+'))) {
+    t.test(`${name}: without ${command} that command is refused`, async t => {
+      // Without INFO, ioredis says so.
+      t.capture(console, 'warn')
+      const place = await start(t, rules.filter(rule => rule !== command))
+      t.same(await firstRefused(t, place), [command.slice(1)])
+    })
+  }
+}
+
+t.test('without INFO and SLOWLOG LEN only metrics and the warning about eviction are missing', async t => {
+  t.capture(console, 'warn')
+  const place = await startServer(t, forServer.filter(rule => !['+info', '+slowlog|len'].includes(rule)))
+  for await (const instances of everything(t, place)) {
+    for (const app of instances) {
+      const { body } = await app.inject('/metrics')
+      t.match(body, /^redis_guard_redis_up 0$/m)
+      t.notMatch(body, otherFailures)
+      t.same(app.redisGuard.warnings, [])
+    }
+  }
+  t.same(await refusedIn(place), ['info', 'slowlog|len'])
+})
+
+t.test('a URL that names a database needs SELECT, and no more', async t => {
+  for (const [rules, refused] of [[forServer, ['select']], [[...forServer, '+select'], []]] as const) {
+    const place = await startServer(t, rules)
+    const app = await instance(t, { ...place, redis: `${String(place.redis)}/1` })
+    await change(app)
+    t.same(await refusedIn(place), refused)
+  }
+})
+
+t.test('the line of a server has each command that a script names', async t => {
+  const folder = new URL('../../lib/store/lua/', import.meta.url)
+  const scripts = await Promise.all((await readdir(folder)).map(async name => await readFile(new URL(name, folder), 'utf8')))
+  const named = scripts.flatMap(script => [...script.matchAll(/(?:call|read)\((?:key, )?'([A-Z]+)'/g)].map(([, name]) => `+${name!.toLowerCase()}`))
+  t.ok(named.length > 50)
+  t.same(named.filter(command => !forServer.includes(command)), [])
+})
