@@ -61,14 +61,16 @@ export const faults: readonly Fault[] = [
     await primary.kill()
     return async () => {
       await until(async () => await sentinel.primaryPort() === replica.port, 20_000)
-      await primary.restart()
+      // As its replica.
+      primary.launch()
     }
   }, { loss: 'latest writes' }),
   fault('Cluster, a primary lost', async () => await ClusterStage.start(), async ({ cluster }) => {
     const [lost, ...others] = cluster.servers
     await lost!.kill()
     return async () => {
-      for (const server of others) await until(async () => await isWhole(server), 30_000)
+      await until(async () => /role:master/.test(await told(others[2]!, async client => await client.info('replication'))), 30_000)
+      for (const server of others) await until(async () => /cluster_state:ok/.test(await told(server, async client => String(await client.call('CLUSTER', 'INFO')))), 30_000)
     }
   }, { loss: 'latest writes' }),
   fault('Cluster, slots moved', async () => await ClusterStage.start(), async ({ cluster }) => {
@@ -157,10 +159,10 @@ async function repeat (stage: ServerStage, everyMs: number, action: (client: Red
   }
 }
 
-async function isWhole (server: RedisServer): Promise<boolean> {
+async function told<T> (server: RedisServer, question: (client: Redis) => Promise<T>): Promise<T> {
   const client = server.client()
   try {
-    return /cluster_state:ok/.test(String(await client.call('CLUSTER', 'INFO')))
+    return await question(client)
   } finally {
     client.disconnect()
   }

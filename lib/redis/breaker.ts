@@ -227,7 +227,10 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   #probe (): void {
     if (this.#probing || this.#breaker.closed) return
     // Still not connected: nothing to ask, and nothing new to tell.
-    if (!this.#connection.ready) return this.#open()
+    if (!this.#connection.ready) {
+      this.#connection.lookAround().catch(() => {})
+      return this.#open()
+    }
     this.#probing = true
     let timer: NodeJS.Timeout
     const late = new Promise<never>((resolve, reject) => {
@@ -237,9 +240,12 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
         this.#connection.renew()
       }, limitMs)
     })
-    Promise.race([probe.run(this.client, [this.#options.probeKey], []), late])
+    Promise.race([this.#ask(), late])
       .then(() => {
-        if (!this.#breaker.isShutdown) this.#breaker.close()
+        if (this.#breaker.isShutdown) return
+        // A node of a Cluster may have gone, or come, meanwhile: there is another probe when all of them are connected.
+        if (this.#connection.ready) this.#breaker.close()
+        else this.#open()
       }, error => {
         this.#fail(error)
         this.#open()
@@ -249,6 +255,11 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
         this.#probing = false
         this.emit('probed')
       })
+  }
+
+  async #ask (): Promise<void> {
+    await this.#connection.lookAround()
+    await probe.run(this.client, [this.#options.probeKey], [])
   }
 }
 

@@ -63,6 +63,18 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   }
 
   /**
+   * Asks a Cluster who has which slots. ioredis does when it loses a node, too
+   * early to hear of the one that takes its place, and then when a command has
+   * failed: the probe would be that command, and the next one half a second later.
+   */
+  async lookAround (): Promise<void> {
+    const { client } = this
+    if (!isCluster(client) || client.status !== 'ready') return
+    await new Promise<void>(resolve => client.refreshSlotsCache(() => resolve()))
+    this.#comeUp()
+  }
+
+  /**
    * Gives up a connection that took commands and does not answer, and makes a
    * new one: it may be dead whatever TCP believes, and answers that are
    * outstanding on it would come before those to new commands. A user's client
