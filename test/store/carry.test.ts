@@ -160,6 +160,21 @@ t.test('a window that is over on the way is left out, and so is one that nobody 
   t.equal(await observer.exists(key), 0)
 })
 
+t.test('fixed-window: what is added leaves the end of the window alone, save where it is too far', async t => {
+  const limit = defineLimit('fixed-window', 100, 100_000)
+  const { key, hit } = clientOf(limit)
+  const known = await hit(1)
+  const endMs = await observer.pexpiretime(key)
+  for (let i = 0; i < 20; i++) await carry([{ key, limit, known, counted: countedOn(known, limit, 1) }])
+  t.equal(await observer.pexpiretime(key), endMs)
+  await observer.pexpire(key, 500_000)
+  await carry([{ key, limit, known, counted: countedOn(known, limit, 1) }])
+  t.ok(await observer.pttl(key) <= 100_000)
+  await observer.persist(key)
+  await carry([{ key, limit, known, counted: countedOn(known, limit, 1) }])
+  t.ok(await observer.pttl(key) > 0)
+})
+
 t.test('sliding-window: windows that do not begin at the same moment are matched by the nearer beginning', async t => {
   const limit = defineLimit('sliding-window', 100, 10_000)
   const cases: [inRedis: LimitState, carried: LimitState, expected: { used: string, previous: string }][] = [

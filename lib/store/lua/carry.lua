@@ -77,8 +77,10 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       local used = whole(read(key, 'GET'))
       local leftMs = used and redis.call('PTTL', key) or -2
       note(used or 0, 0)
-      redis.call('SET', key, merged(kept, used or 0, known, told) + add)
-      redis.call('PEXPIREAT', key, leftMs > 0 and nowMs + math.min(leftMs, windowMs) or atMs)
+      -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
+      redis.call('SET', key, merged(kept, used or 0, known, told) + add, 'KEEPTTL')
+      if leftMs <= 0 then redis.call('PEXPIREAT', key, atMs) end
+      if leftMs > windowMs then redis.call('PEXPIREAT', key, nowMs + windowMs) end
     end
   else
     local fields = read(key, 'HMGET', 'used', 'previous', 'atMs') or {}
