@@ -17,7 +17,7 @@ export interface Fault {
   readonly loss: Loss
   /** only the first instance sees it, so that the second does not know what the first lets in */
   readonly seenByOne: boolean
-  /** while it lasts; undefined: as said on the command line */
+  /** while it lasts, unless the command line says otherwise */
   readonly holdMs: number | undefined
   readonly start: () => Promise<{ readonly stage: Stage, readonly strike: () => Promise<Mend> }>
 }

@@ -4,7 +4,7 @@ import type { PlayOptions } from './play.js'
 
 export interface ChaosOptions extends PlayOptions {
   readonly json: boolean
-  /** parts of the names of the faults to play; empty: all */
+  /** parts of the names of the faults to play, or `=` and a whole name; empty: all */
   readonly only: readonly string[]
 }
 
@@ -15,7 +15,7 @@ export function readOptions (args: readonly string[]): ChaosOptions {
     options: {
       json: { type: 'boolean', default: false },
       fault: { type: 'string', multiple: true, default: [] },
-      seconds: { type: 'string', default: '3' },
+      seconds: { type: 'string' },
       rate: { type: 'string', default: '400' },
       connections: { type: 'string', default: '64' }
     }
@@ -23,7 +23,7 @@ export function readOptions (args: readonly string[]): ChaosOptions {
   return {
     json: values.json,
     only: values.fault,
-    holdMs: positive('--seconds', values.seconds) * 1000,
+    holdMs: values.seconds === undefined ? undefined : positive('--seconds', values.seconds) * 1000,
     rate: positive('--rate', values.rate),
     connections: positive('--connections', values.connections)
   }

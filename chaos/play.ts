@@ -12,8 +12,8 @@ import { blockedClient, limitedMax, limitNames, openPath, orders, type Path } fr
 import { instanceCount } from './stage.js'
 
 export interface PlayOptions {
-  /** while a fault lasts that has no time of its own */
-  readonly holdMs: number
+  /** while a fault lasts; undefined: its own time, or `usualHoldMs` */
+  readonly holdMs: number | undefined
   /** requests in a second, over all instances */
   readonly rate: number
   /** to each instance */
@@ -48,7 +48,9 @@ export interface CounterOff {
   readonly most: number
 }
 
-/** ms before the fault, for the first requests and for the normal state; and after it, with Redis in use again */
+const usualHoldMs = 3000
+
+/** ms before the fault, for the first requests and for the normal state, and after it, with Redis in use again; no longer than the fault lasts */
 const warmUpMs = 1500
 const calmMs = 2000
 const afterMs = 2000
@@ -58,7 +60,8 @@ const patienceMs = 10_000
 const toldWithinMs = 1000
 
 /** @throws when a process or a server does not start, or Redis does not come back */
-export async function play (fault: Fault, { holdMs, rate, connections }: PlayOptions): Promise<Play> {
+export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
+  const { rate, connections, holdMs = fault.holdMs ?? usualHoldMs } = options
   const { stage, strike } = await fault.start()
   const children: { stop: () => Promise<void> }[] = []
   let client: Redis | Cluster | undefined
@@ -72,14 +75,14 @@ export async function play (fault: Fault, { holdMs, rate, connections }: PlayOpt
 
     await prepare(first, second)
     await load.ask<void>('start' satisfies LoadAsk)
-    await sleep(warmUpMs)
+    await sleep(Math.min(warmUpMs, holdMs))
     const warmMs = nowMs()
-    await sleep(calmMs)
+    await sleep(Math.min(calmMs, holdMs))
 
     const struckMs = nowMs()
     await load.ask<void>('struck' satisfies LoadAsk)
     const mend = await strike()
-    const untilMs = struckMs + (fault.holdMs ?? holdMs)
+    const untilMs = struckMs + holdMs
     await sleep((untilMs - nowMs()) / 2)
     await giveOrders(first, second)
     await sleep(untilMs - nowMs())
@@ -89,7 +92,7 @@ export async function play (fault: Fault, { holdMs, rate, connections }: PlayOpt
     const usedAgainMs = await usedAgain([first, second], backMs)
     client = stage.client()
     const missing = await missingAfter(client, [first, second], fault)
-    await sleep(afterMs)
+    await sleep(Math.min(afterMs, holdMs))
     const report = await load.ask<LoadReport>('stop' satisfies LoadAsk)
     const countersOff = await soon(async () => await compareCounters(client!, report.answered, fault), off => off.length === 0)
     const eventsOff = fault.loss === 'nothing' ? await soon(async () => await compareEvents(client!, report.answered), off => off === 0) : Number.NaN
