@@ -49,13 +49,18 @@ export function figuresOf (play: Play): Figures {
   const noticedMs = noticedAtMs(play)
   const tookMs = (answer: Answered) => answer.answeredMs - answer.dueMs -
     lostBetween(stalls, answer.dueMs, answer.answeredMs) - lostBetween(instances[answer.instance]!.stalls, answer.dueMs, answer.answeredMs)
-  const slowest = (fromMs: number, untilMs: number) => greatest(answered.filter(({ dueMs }) => dueMs >= fromMs && dueMs < untilMs).map(tookMs))
+  // One that was due before the fault, and answered in it, has met it.
+  const slowestOf = (isMeant: (answer: Answered) => boolean) => greatest(answered.filter(isMeant).map(tookMs))
   return {
     requests: answered.length + hanging,
     serverErrors: answered.filter(({ status }) => status >= 500).length,
     unanswered: answered.filter(({ status }) => status === 0).length + hanging,
     errors: sum(instances.map(({ errors }) => errors.length)),
-    slowestMs: { before: slowest(warmMs, struckMs) ?? 0, noticing: slowest(struckMs, noticedMs ?? backMs), away: noticedMs === undefined ? undefined : slowest(noticedMs, backMs) },
+    slowestMs: { 
+      before: slowestOf(({ dueMs, answeredMs }) => dueMs >= warmMs && answeredMs < struckMs) ?? 0,
+      noticing: slowestOf(({ dueMs, answeredMs }) => answeredMs >= struckMs && dueMs < (noticedMs ?? backMs)),
+      away: noticedMs === undefined ? undefined : slowestOf(({ dueMs }) => dueMs >= noticedMs && dueMs < backMs)
+    },
     stalledMs: greatest([stalls, ...instances.map(({ stalls }) => stalls)].flat().filter(({ fromMs }) => fromMs >= warmMs).map(({ lostMs }) => lostMs)) ?? 0,
     overMemory: overMemory(play),
     overShare: overShare(play),

@@ -66,6 +66,7 @@ const misses: Record<string, { readonly play: Play, readonly what: RegExp, reado
   'a value that is not there': { play: played({ missing: { blocks: [], events: [], values: ['a'] } }), what: /^values lost: 1$/ },
   'what Redis was never told': { play: played({ instances: [state({ journalEntries: 5 }), state()] }), what: /^untold: 5$/ },
   'a Redis that is not used again': { play: played({ usedAgainMs: undefined }), what: /^Redis was not used again$/ },
+  'a slow answer that was due before the fault': { play: played({ answered: [answer({ dueMs: 1900, answeredMs: 2201 })] }), what: /^slowest while noticing: 301.0 ms/, isTime: true },
   'a slow answer before the breaker opened': { play: played({ answered: [answer({ dueMs: 2050, answeredMs: 2351 })] }), what: /^slowest while noticing: 301.0 ms/, isTime: true },
   'a slow answer afterwards': { play: played({ answered: [answer({ dueMs: 3000, answeredMs: 3013 })] }), what: /^slowest while away: 13.0 ms, above 12.0$/, isTime: true },
   'a slow recovery': { play: played({ usedAgainMs: 6001 }), what: /^recovery: 1001.0 ms/, isTime: true }

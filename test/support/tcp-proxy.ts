@@ -13,7 +13,8 @@ export class TcpProxy {
 
   private constructor (targetPort: number) {
     this.#server = createServer(client => {
-      const target = connect(targetPort, '127.0.0.1')
+      const target = connect(targetPort, '127.0.0.1').setNoDelay()
+      client.setNoDelay()
       this.#pass(client, target)
       this.#pass(target, client)
     })
