@@ -56,7 +56,7 @@ export function figuresOf (play: Play): Figures {
     serverErrors: answered.filter(({ status }) => status >= 500).length,
     unanswered: answered.filter(({ status }) => status === 0).length + hanging,
     errors: sum(instances.map(({ errors }) => errors.length)),
-    slowestMs: { 
+    slowestMs: {
       before: slowestOf(({ dueMs, answeredMs }) => dueMs >= warmMs && answeredMs < struckMs) ?? 0,
       noticing: slowestOf(({ dueMs, answeredMs }) => answeredMs >= struckMs && dueMs < (noticedMs ?? backMs)),
       away: noticedMs === undefined ? undefined : slowestOf(({ dueMs }) => dueMs >= noticedMs && dueMs < backMs)
