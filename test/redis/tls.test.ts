@@ -1,0 +1,178 @@
+import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { TLSSocket } from 'node:tls'
+import type { FastifyInstance } from 'fastify'
+import type { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import { guardedApp } from '../support/app.js'
+import { Authority, type Certificate } from '../support/certificates.js'
+import { Instance } from '../support/instance.js'
+import { RedisServer, tlsArguments } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+interface Tls { ca: string, cert?: string, key?: string, maxVersion?: 'TLSv1.2' }
+
+interface TlsRedis {
+  readonly authority: Authority
+  readonly server: Certificate
+  /** what a client needs */
+  readonly tls: Required<Omit<Tls, 'maxVersion'>>
+  readonly url: string
+  readonly operator: Redis
+}
+
+function pemOf ({ cert, key }: Certificate) {
+  return { cert, key }
+}
+
+/** A Redis that speaks TLS alone, and to nobody without a certificate of its own authority. */
+async function startTls (t: Test, ...args: string[]): Promise<TlsRedis> {
+  const authority = await Authority.create(t)
+  const [server, client] = [await authority.issue(), await authority.issue()]
+  const tls = { ca: authority.ca, ...pemOf(client) }
+  const redis = await RedisServer.start(...tlsArguments(authority, server), ...args)
+  t.teardown(async () => await redis.stop())
+  const operator = redis.client({ tls })
+  t.teardown(() => operator.disconnect())
+  return { authority, server, tls, url: `rediss://localhost:${redis.port}`, operator }
+}
+
+async function useCertificate (operator: Redis, { certFile, keyFile }: Certificate): Promise<void> {
+  await operator.call('CONFIG', 'SET', 'tls-cert-file', certFile, 'tls-key-file', keyFile)
+}
+
+async function cutOthers (operator: Redis): Promise<void> {
+  await operator.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+}
+
+/** Of the certificate that the app's connection was made with. */
+function serialOf (app: FastifyInstance): string {
+  return ((app.redisGuard.client as Redis).stream as TLSSocket).getPeerCertificate().serialNumber
+}
+
+async function failuresOf (app: FastifyInstance, kind: string): Promise<number> {
+  return Number(new RegExp(`errors_total{kind="${kind}"} (\\d+)`).exec((await app.inject('/metrics')).body)![1])
+}
+
+/** Requests without end from eight clients. */
+function load (app: FastifyInstance): { end: () => Promise<{ statuses: number[], longestMs: number, count: number }> } {
+  const statuses = new Set<number>()
+  const stop = new AbortController()
+  let [longestMs, count] = [0, 0]
+  const clients = Array.from({ length: 8 }, async (_, i) => {
+    while (!stop.signal.aborted) {
+      const startMs = performance.now()
+      statuses.add((await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode)
+      longestMs = Math.max(longestMs, performance.now() - startMs)
+      count++
+      await sleep(1)
+    }
+  })
+  return {
+    end: async () => {
+      stop.abort()
+      await Promise.all(clients)
+      return { statuses: [...statuses], longestMs, count }
+    }
+  }
+}
+
+t.test('a private authority is trusted by tls.ca or by NODE_EXTRA_CA_CERTS, and not without', async t => {
+  const { authority, tls, url } = await startTls(t)
+  const { cert, key } = tls
+  t.equal((await guardedApp(t, { redis: { url, tls } })).redisGuard.status.store, 'redis')
+  t.match((await guardedApp(t, { redis: { url, tls: { cert, key } } })).redisGuard.status, { store: 'memory', reason: /\(tls\): (unable to verify|self-signed)/ })
+  for (const [store, env] of [['redis', { NODE_EXTRA_CA_CERTS: authority.caFile }], ['memory', {}]] as const) {
+    const instance = await Instance.start({ redis: { url, tls: { cert, key } } }, env)
+    t.equal(instance.store, store)
+    t.equal(await instance.get(), 200)
+    await instance.stop()
+  }
+})
+
+t.test('a client certificate that Redis refuses: kind tls, nobody waits, and Redis is used when it is mended', async t => {
+  const { authority, tls, url, operator } = await startTls(t)
+  const { ca } = authority
+  const stranger = await (await Authority.create(t)).issue()
+  const expired = await authority.issue({ days: -1 })
+  const refused: [what: string, reason: RegExp, tls: Tls][] = [
+    ['none', /certificate required/, { ca }],
+    ['none, in TLS 1.2', /handshake failure/, { ca, maxVersion: 'TLSv1.2' }],
+    ['of another authority', /unknown ca/, { ca, ...pemOf(stranger) }],
+    ['of another authority, in TLS 1.2', /unknown ca/, { ca, ...pemOf(stranger), maxVersion: 'TLSv1.2' }],
+    ['expired', /certificate expired/, { ca, ...pemOf(expired) }]
+  ]
+  const apps = await Promise.all([...refused, ['right', /./, tls] as const].map(async ([,, tls]) => {
+    const startMs = performance.now()
+    const app = await guardedApp(t, { redis: { url, tls }, max: 1e6 })
+    t.ok(performance.now() - startMs < 3000, 'the start does not wait')
+    app.get('/', async () => 'ok')
+    return app
+  }))
+  t.equal(apps.pop()!.redisGuard.status.store, 'redis')
+  const loads = apps.map(load)
+  await sleep(1000)
+  for (const [i, [what, reason]] of refused.entries()) {
+    const { status } = apps[i]!.redisGuard
+    t.match(status, { store: 'memory', reason: /^Redis cannot be used \(tls\): .*\w$/ }, what)
+    t.match(status.reason, reason, what)
+    t.ok(await failuresOf(apps[i]!, 'tls') > 1, what)
+    t.equal(await failuresOf(apps[i]!, 'connection'), 0, what)
+  }
+  await operator.config('SET', 'tls-auth-clients', 'no')
+  await until(() => apps.every(app => app.redisGuard.status.store === 'redis'), 2000)
+  for (const [i, { end }] of loads.entries()) {
+    const { statuses, longestMs } = await end()
+    t.same(statuses, [200], refused[i]![0])
+    t.ok(longestMs < 1000, `${longestMs} ms`)
+  }
+})
+
+t.test('requests go on while the server certificate is replaced', async t => {
+  const { authority, server, tls, url, operator } = await startTls(t)
+  const app = await guardedApp(t, { redis: { url, tls }, max: 1e6 })
+  app.get('/', async () => 'ok')
+  const switches: string[] = []
+  app.redisGuard.on('switch', ({ store }) => switches.push(store))
+  const requests = load(app)
+  const first = serialOf(app)
+  const id = await (app.redisGuard.client as Redis).client('ID')
+
+  const renewed = await authority.issue()
+  await useCertificate(operator, renewed)
+  await sleep(300)
+  t.equal(await (app.redisGuard.client as Redis).client('ID'), id, 'the connection goes on')
+  t.same(switches, [])
+  await cutOthers(operator)
+  await until(() => switches.length === 2)
+  t.same(switches, ['memory', 'redis'])
+  t.not(serialOf(app), first, 'and the next one is made with the new certificate')
+
+  const stranger = await Authority.create(t)
+  const wrongs: [reason: RegExp, wrong: Certificate][] = [
+    [/\(tls\): unable to verify/, await stranger.issue()],
+    [/\(tls\): certificate has expired/, await authority.issue({ days: -1 })],
+    [/\(tls\): Hostname\/IP does not match/, await authority.issue({ names: 'DNS:redis.example' })]
+  ]
+  for (const [reason, wrong] of wrongs) {
+    switches.length = 0
+    const failures = await failuresOf(app, 'tls')
+    await useCertificate(operator, wrong)
+    await sleep(200)
+    t.same(switches, [], 'the connection goes on')
+    await cutOthers(operator)
+    await until(async () => await failuresOf(app, 'tls') > failures + 2)
+    t.same(switches, ['memory'])
+    t.match(app.redisGuard.status, { store: 'memory', reason })
+    await useCertificate(operator, server)
+    const mendedAtMs = performance.now()
+    await until(() => app.redisGuard.status.store === 'redis')
+    const backMs = performance.now() - mendedAtMs
+    t.ok(backMs < 1000, `${backMs} ms`)
+    t.comment(`on Redis again within ${backMs.toFixed(0)} ms`)
+  }
+  const { statuses, longestMs, count } = await requests.end()
+  t.same(statuses, [200])
+  t.ok(longestMs < 1000, `${longestMs} ms`)
+  t.comment(`${count} requests, the longest of ${longestMs.toFixed(0)} ms`)
+})
