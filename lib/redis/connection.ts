@@ -164,7 +164,9 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     // knows: connecting again tells it who we are.
     reconnectOnError: (error: Error) => /\b(READONLY|NOAUTH)\b/.test(error.message),
     // Two more commands at each connect, which a user with few rights may not send.
-    disableClientInfo: true
+    disableClientInfo: true,
+    // Where `tls` is given beside `sentinels`: without this ioredis forgets it, and sends the password as it is.
+    enableTLSForSentinelMode: true
   } satisfies RedisOptions
 }
 

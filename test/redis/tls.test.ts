@@ -8,6 +8,7 @@ import { guardedApp } from '../support/app.js'
 import { Authority, type Certificate } from '../support/certificates.js'
 import { Instance } from '../support/instance.js'
 import { RedisServer, tlsArguments } from '../support/redis-server.js'
+import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { until } from '../support/until.js'
 
 interface Tls { ca: string, cert?: string, key?: string, maxVersion?: 'TLSv1.2' }
@@ -175,4 +176,21 @@ t.test('requests go on while the server certificate is replaced', async t => {
   t.same(statuses, [200])
   t.ok(longestMs < 1000, `${longestMs} ms`)
   t.comment(`${count} requests, the longest of ${longestMs.toFixed(0)} ms`)
+})
+
+t.test('Sentinel: tls is for the primary, sentinelTLS for the Sentinels', async t => {
+  const authority = await Authority.create(t)
+  const server = await authority.issue()
+  const tls = { ca: authority.ca, ...pemOf(await authority.issue()) }
+  const redis = await RedisServer.start(...tlsArguments(authority, server))
+  t.teardown(async () => await redis.stop())
+  const sentinel = await Sentinel.start(redis.port, 1000, tlsArguments(authority, server))
+  t.teardown(async () => await sentinel.stop())
+  const named = { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: sentinelName, sentinelTLS: tls }
+  const app = await guardedApp(t, { redis: { ...named, tls } })
+  t.equal(app.redisGuard.status.store, 'redis')
+  t.ok(((app.redisGuard.client as Redis).stream as TLSSocket).encrypted)
+  const unknown = await guardedApp(t, { redis: { ...named, tls: {} } })
+  await until(() => /\(tls\): (unable to verify|self-signed)/.test(unknown.redisGuard.status.reason ?? ''))
+  t.equal(unknown.redisGuard.status.store, 'memory')
 })
