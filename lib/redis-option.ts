@@ -86,12 +86,21 @@ function readCluster (given: Readonly<Record<string, unknown>>, problems: Option
   const { cluster, credentials, ...options } = given
   const isNode = (node: unknown): node is ClusterNode => typeof node === 'string' || isRecord(node) || typeof node === 'number'
   if (Array.isArray(cluster) && cluster.length > 0 && cluster.every(isNode)) {
-    const { redisOptions } = options as ClusterOptions
+    const { redisOptions, tls } = options as ClusterOptions & { tls?: unknown }
+    if (tls !== undefined) {
+      problems.push({ option: 'redis.tls', rule: 'left out beside redis.cluster', received: typeName(tls), remedy: 'give it as redis.redisOptions.tls' })
+    }
     const places = Object.fromEntries(cluster.map((node, i) => [`redis.cluster[${i}]`, nodeCredentials(node)]))
-    return { kind: 'cluster', nodes: cluster, options, ...readCredentials(credentials, { redis: options, 'redis.redisOptions': redisOptions, ...places }, problems) }
+    return { kind: 'cluster', nodes: cluster, options: withTls(cluster, options), ...readCredentials(credentials, { redis: options, 'redis.redisOptions': redisOptions, ...places }, problems) }
   }
   problems.push({ option: 'redis.cluster', rule: 'an array of { host, port }, not empty', received: typeof cluster === 'string' ? 'a text' : show(cluster) })
   return undefined
+}
+
+/** ioredis takes a rediss:// node of a Cluster for an unencrypted one; and what one node speaks, those that it names do. */
+function withTls (nodes: readonly ClusterNode[], { redisOptions, ...options }: ClusterOptions): ClusterOptions {
+  const isTls = nodes.some(node => typeof node === 'string' && /^rediss:/i.test(node))
+  return { ...options, redisOptions: { ...(isTls ? { tls: {} } : {}), ...redisOptions } }
 }
 
 function readClient (client: Redis | Cluster, problems: OptionProblem[]): RedisSettings {

@@ -2,11 +2,12 @@ import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
-import type { Redis } from 'ioredis'
+import type { ClusterOptions, Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { guardedApp } from '../support/app.js'
 import { Authority, type Certificate } from '../support/certificates.js'
 import { Instance } from '../support/instance.js'
+import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer, tlsArguments } from '../support/redis-server.js'
 import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { until } from '../support/until.js'
@@ -176,6 +177,56 @@ t.test('requests go on while the server certificate is replaced', async t => {
   t.same(statuses, [200])
   t.ok(longestMs < 1000, `${longestMs} ms`)
   t.comment(`${count} requests, the longest of ${longestMs.toFixed(0)} ms`)
+})
+
+t.test('Cluster', async t => {
+  const [authority, stranger] = [await Authority.create(t), await Authority.create(t)]
+  // As a provider has it: they name hosts, and so do the nodes.
+  const server = await authority.issue({ names: 'DNS:localhost' })
+  const tls = { ca: authority.ca, ...pemOf(await authority.issue()) }
+  const servername = 'localhost'
+  const cluster = await RedisCluster.start({
+    args: [...tlsArguments(authority, server), '--cluster-announce-hostname', servername, '--cluster-preferred-endpoint-type', 'hostname'],
+    client: { tls: { ...tls, servername } }
+  })
+  t.teardown(async () => await cluster.stop())
+  const operators = cluster.servers.map(server => server.client({ tls: { ...tls, servername } }))
+  t.teardown(() => operators.forEach(operator => operator.disconnect()))
+  const ports = cluster.servers.map(({ port }) => port)
+  const dnsLookup: ClusterOptions['dnsLookup'] = (host, done) => done(null, host)
+
+  t.test('is used, whatever form the nodes are given in', async t => {
+    const nodes = ports.map(port => ({ host: 'localhost', port }))
+    t.equal((await guardedApp(t, { redis: { cluster: nodes, dnsLookup, redisOptions: { tls } } })).redisGuard.status.store, 'redis')
+    t.equal((await guardedApp(t, { redis: { cluster: nodes, redisOptions: { tls: { ...tls, servername } } } })).redisGuard.status.store, 'redis')
+    const one = [`rediss://localhost:${ports[0]!}`]
+    t.equal((await guardedApp(t, { redis: { cluster: one, dnsLookup, redisOptions: { tls } } })).redisGuard.status.store, 'redis')
+
+    // By its URL alone; the first node is looked up, and so is an address.
+    const withAddress = await authority.issue()
+    await Promise.all(operators.map(async operator => {
+      await useCertificate(operator, withAddress)
+      await operator.config('SET', 'tls-auth-clients', 'no')
+    }))
+    const instance = await Instance.start({ redis: { cluster: one } }, { NODE_EXTRA_CA_CERTS: authority.caFile })
+    t.equal(instance.store, 'redis')
+    await instance.stop()
+    await Promise.all(operators.map(async operator => {
+      await useCertificate(operator, server)
+      await operator.config('SET', 'tls-auth-clients', 'yes')
+    }))
+  })
+
+  t.test('is used again when the right certificates are back', async t => {
+    const app = await guardedApp(t, { redis: { cluster: ports.map(port => ({ host: 'localhost', port })), dnsLookup, redisOptions: { tls } } })
+    const wrong = await stranger.issue({ names: 'DNS:localhost' })
+    await Promise.all(operators.map(async operator => await useCertificate(operator, wrong)))
+    t.equal(app.redisGuard.status.store, 'redis')
+    await Promise.all(operators.map(cutOthers))
+    await until(() => /\(tls\)/.test(app.redisGuard.status.reason ?? ''))
+    await Promise.all(operators.map(async operator => await useCertificate(operator, server)))
+    await until(() => app.redisGuard.status.store === 'redis', 2000)
+  })
 })
 
 t.test('Sentinel: tls is for the primary, sentinelTLS for the Sentinels', async t => {
