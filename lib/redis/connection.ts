@@ -32,6 +32,8 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   readonly #listeners: Readonly<Record<string, (error?: Error) => void>>
   readonly #watched = new WeakSet<Redis>()
   #wasReady = false
+  /** what a node of the Cluster said since the Cluster itself said something */
+  #nodeError: Error | undefined
 
   constructor (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes) {
     super()
@@ -45,7 +47,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
       'node error': error => this.#reportNode(error!),
       close: lost,
       end: lost,
-      error: error => this.emit('error', error!)
+      error: error => this.#report(error!)
     }
     for (const [event, listener] of Object.entries(this.#listeners)) this.client.on(event, listener)
   }
@@ -98,13 +100,22 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   /** A Cluster says only that none of its nodes is of use; what a user can mend has its reason with the node. */
   #reportNode (error: Error): void {
     const { kind } = failureOf(error)
-    if (kind === 'auth' || kind === 'tls') this.emit('error', error)
+    if (kind !== 'auth' && kind !== 'tls') return
+    this.#nodeError = error
+    this.emit('error', error)
+  }
+
+  #report (error: Error): void {
+    const reason = this.#nodeError ?? error
+    this.#nodeError = undefined
+    this.emit('error', reason)
   }
 
   #comeUp (): void {
     this.#watchNodes()
     if (!this.ready) return
     this.#wasReady = true
+    this.#nodeError = undefined
     this.emit('ready')
   }
 

@@ -217,6 +217,24 @@ t.test('Cluster', async t => {
     }))
   })
 
+  t.test('says why it cannot be used, and goes on saying so', async t => {
+    const nodes = ports.map(port => ({ host: 'localhost', port }))
+    const wrongs: [reason: RegExp, options: ClusterOptions][] = [
+      [/\(tls\): .*certificate required/, { redisOptions: { tls: { ca: tls.ca, servername } } }],
+      [/\(tls\): (unable to verify|self-signed)/, { redisOptions: { tls: { ...tls, ca: stranger.ca, servername } } }],
+      // The nodes' host names are looked up, and not what they are asked for.
+      [/\(tls\): Hostname\/IP does not match/, { redisOptions: { tls } }]
+    ]
+    for (const [reason, options] of wrongs) {
+      const app = await guardedApp(t, { redis: { cluster: nodes, ...options } })
+      await until(() => reason.test(app.redisGuard.status.reason ?? ''))
+      const seen = new Set<string>()
+      for (let i = 0; i < 100; i++, await sleep(10)) seen.add(app.redisGuard.status.reason!)
+      for (const other of seen) t.match(other, reason)
+      t.equal(await failuresOf(app, 'cluster'), 0)
+    }
+  })
+
   t.test('is used again when the right certificates are back', async t => {
     const app = await guardedApp(t, { redis: { cluster: ports.map(port => ({ host: 'localhost', port })), dnsLookup, redisOptions: { tls } } })
     const wrong = await stranger.issue({ names: 'DNS:localhost' })
