@@ -429,6 +429,10 @@ t.test('what the program says wins over all variables', async t => {
     // Each node speaks TLS if one of the URLs does.
     [{ cluster: ['redis://h', 'REDISS://h'] }, { kind: 'cluster', nodes: ['redis://h', 'REDISS://h'], options: { redisOptions: { tls: {} } } }],
     [{ cluster: ['rediss://h'], redisOptions: { tls: { ca: 'c' } } }, { kind: 'cluster', nodes: ['rediss://h'], options: { redisOptions: { tls: { ca: 'c' } } } }],
+    // What is undefined is left out.
+    [{ url: 'rediss://:p@h', tls: undefined, password: undefined, enableOfflineQueue: undefined }, server({ host: 'h', port: 6379, db: 0, password: 'p', tls: {} })],
+    [{ cluster: ['rediss://h'], redisOptions: { tls: undefined } }, { kind: 'cluster', nodes: ['rediss://h'], options: { redisOptions: { tls: {} } } }],
+    [{ cluster: [6379], redisOptions: { enableOfflineQueue: undefined }, natMap: undefined }, { kind: 'cluster', nodes: [6379], options: { redisOptions: {} } }],
     // Has something of a client, and is none.
     [{ evalsha: twice, status: 'ready' }, server({ evalsha: twice, status: 'ready' })],
     [{ on: twice, status: 'ready' }, server({ on: twice, status: 'ready' })],
