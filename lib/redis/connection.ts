@@ -34,6 +34,9 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   #wasReady = false
   /** what a node of the Cluster said since the Cluster itself said something */
   #nodeError: Error | undefined
+  /** the client has given up a connection since it began to make one */
+  #wasClosed = false
+  #restart: NodeJS.Timeout | undefined
 
   constructor (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes) {
     super()
@@ -42,11 +45,18 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.client = makeClient(settings, times, this.#credentials)
     const lost = () => this.emit('lost')
     this.#listeners = {
+      connecting: () => { this.#wasClosed = false },
       ready: () => this.#comeUp(),
       '+node': () => this.#watchNodes(),
       'node error': error => this.#reportNode(error!),
-      close: lost,
-      end: lost,
+      close: () => {
+        this.#wasClosed = true
+        lost()
+      },
+      end: () => {
+        lost()
+        this.#startAgain()
+      },
       error: error => this.#report(error!)
     }
     for (const [event, listener] of Object.entries(this.#listeners)) this.client.on(event, listener)
@@ -111,6 +121,16 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.emit('error', reason)
   }
 
+  /**
+   * A socket that cannot even be made, such as with a certificate that does
+   * not fit its key yet, ends a client of ioredis for good. Whoever else ends
+   * ours, close or a retryStrategy of the user's, means it.
+   */
+  #startAgain (): void {
+    if (!this.#owned || this.#wasClosed) return
+    this.#restart = setTimeout(() => { this.client.connect().catch(() => {}) }, delayBeforeRetry(10))
+  }
+
   #comeUp (): void {
     this.#watchNodes()
     if (!this.ready) return
@@ -147,6 +167,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
 
   /** Ends our own connection at once; a user's client stays as it is. */
   close (): void {
+    clearTimeout(this.#restart)
     for (const [event, listener] of Object.entries(this.#listeners)) {
       if (!this.#owned || event !== 'error') this.client.off(event, listener)
     }

@@ -1,6 +1,7 @@
+import { X509Certificate } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { TLSSocket } from 'node:tls'
+import type { PeerCertificate, TLSSocket } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import type { ClusterOptions, Redis } from 'ioredis'
 import t, { type Test } from 'tap'
@@ -177,6 +178,46 @@ t.test('requests go on while the server certificate is replaced', async t => {
   t.same(statuses, [200])
   t.ok(longestMs < 1000, `${longestMs} ms`)
   t.comment(`${count} requests, the longest of ${longestMs.toFixed(0)} ms`)
+})
+
+t.test('a new client certificate in the same tls object is used by the next connection, once it fits its key', async t => {
+  const { authority, tls, url, operator } = await startTls(t)
+  const own = { ...tls }
+  const app = await guardedApp(t, { redis: { url, tls: own } })
+  const next = await authority.issue()
+  own.cert = next.cert
+  await cutOthers(operator)
+  await until(() => /\(tls\): .*key values mismatch/.test(app.redisGuard.status.reason ?? ''))
+  await until(async () => await failuresOf(app, 'tls') > 1)
+  t.equal(app.redisGuard.status.store, 'memory')
+  own.key = next.key
+  await until(() => app.redisGuard.status.store === 'redis', 1500)
+  const { raw } = ((app.redisGuard.client as Redis).stream as TLSSocket).getCertificate() as PeerCertificate
+  t.equal(new X509Certificate(raw).serialNumber, new X509Certificate(next.cert).serialNumber)
+})
+
+t.test('an application whose certificate does not fit its key closes at once, and tries no more', async t => {
+  const { authority, tls, url } = await startTls(t)
+  const { key } = await authority.issue()
+  const app = await guardedApp(t, { redis: { url, tls: { ...tls, key } } })
+  const { client } = app.redisGuard
+  await until(() => client!.status === 'end')
+  let attempts = 0
+  client!.on('connecting', () => attempts++)
+  await until(() => attempts > 0 && client!.status === 'end')
+  await app.close()
+  attempts = 0
+  await sleep(700)
+  t.equal(attempts, 0)
+})
+
+t.test('a retryStrategy that gives up is obeyed', async t => {
+  const { tls, url } = await startTls(t)
+  const { ca } = await Authority.create(t)
+  const app = await guardedApp(t, { redis: { url, tls: { ...tls, ca }, retryStrategy: () => null } })
+  await sleep(700)
+  t.equal(await failuresOf(app, 'tls'), 1)
+  t.equal(app.redisGuard.client!.status, 'end')
 })
 
 t.test('Cluster', async t => {
