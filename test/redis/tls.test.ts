@@ -220,6 +220,25 @@ t.test('a retryStrategy that gives up is obeyed', async t => {
   t.equal(app.redisGuard.client!.status, 'end')
 })
 
+t.test('redis.credentials over TLS', async t => {
+  const { authority, tls, url, operator } = await startTls(t)
+  await operator.call('ACL', 'SETUSER', 'app', 'on', '>first', '~*', '+@all')
+  let current = { username: 'app', password: 'first' }
+  const app = await guardedApp(t, { redis: { url, tls, credentials: async () => current } })
+  const whoami = async () => String(await (app.redisGuard.client as Redis).call('ACL', 'WHOAMI'))
+  t.equal(await whoami(), 'app')
+  await operator.call('ACL', 'SETUSER', 'other', 'on', '>second', '~*', '+@all')
+  current = { username: 'other', password: 'second' }
+  await app.redisGuard.rotate()
+  t.equal(await whoami(), 'other')
+  await useCertificate(operator, await authority.issue({ days: -1 }))
+  await cutOthers(operator)
+  await until(() => /\(tls\): certificate has expired/.test(app.redisGuard.status.reason ?? ''))
+  await useCertificate(operator, await authority.issue())
+  await until(() => app.redisGuard.status.store === 'redis', 1500)
+  t.equal(await whoami(), 'other')
+})
+
 t.test('Cluster', async t => {
   const [authority, stranger] = [await Authority.create(t), await Authority.create(t)]
   // As a provider has it: they name hosts, and so do the nodes.
