@@ -6,6 +6,7 @@ import { EventEmitter } from 'node:events'
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
 import { NoCredentialsError } from '../errors.js'
 import type { RedisSettings } from '../redis-option.js'
+import { connectorFor } from './connector.js'
 import { Credentials } from './credentials.js'
 import { failureOf } from './failure.js'
 import { isCluster, type RedisClient } from './script.js'
@@ -212,7 +213,7 @@ function credentialsOf (settings: Exclude<RedisSettings, { kind: 'none' }>, { co
 function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes, credentials: Credentials | undefined): RedisClient {
   switch (settings.kind) {
     case 'client': return settings.client
-    case 'server': return new Redis({ ...guardOptions(times), ...settings.options, ...alwaysOptions, ...credentials?.optionsFor(settings.options) })
+    case 'server': return new Redis(withConnector({ ...guardOptions(times), ...settings.options, ...alwaysOptions, ...credentials?.optionsFor(settings.options) }))
     case 'cluster': return new Cluster(settings.nodes, {
       enableOfflineQueue: false,
       clusterRetryStrategy: delayBeforeRetry,
@@ -225,9 +226,13 @@ function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: 
       slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
       ...settings.options,
       lazyConnect: true,
-      redisOptions: { ...guardOptions(times), ...settings.options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) }
+      redisOptions: withConnector({ ...guardOptions(times), ...settings.options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) })
     })
   }
+}
+
+function withConnector (options: RedisOptions): RedisOptions {
+  return { ...options, Connector: connectorFor(options) }
 }
 
 /** ms: doubling from 50 to 500, less up to half, so that instances do not come back in step. */

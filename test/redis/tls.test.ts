@@ -1,6 +1,7 @@
 import { X509Certificate } from 'node:crypto'
+import { once } from 'node:events'
 import { performance } from 'node:perf_hooks'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import type { ClusterOptions, Redis } from 'ioredis'
@@ -209,6 +210,24 @@ t.test('an application whose certificate does not fit its key closes at once, an
   attempts = 0
   await sleep(700)
   t.equal(attempts, 0)
+})
+
+t.test('closing in the middle of a handshake that fails does not end the process', async t => {
+  const { tls, url } = await startTls(t)
+  const { ca } = await Authority.create(t)
+  const credentials = () => ({ password: 'not asked for' })
+  // Of those without a listener for a second error, three in four had one.
+  for (const redis of [{ url, tls: { ...tls, ca } }, { url, tls: { ...tls, ca }, credentials }]) {
+    await Promise.all(Array.from({ length: 10 }, async () => {
+      const app = await guardedApp(t, { redis })
+      await once(app.redisGuard.client!, 'connecting')
+      await setImmediate()
+      await app.close()
+    }))
+  }
+  // A second error comes within a turn or two of the first.
+  await sleep(300)
+  t.pass('no uncaught exception')
 })
 
 t.test('a retryStrategy that gives up is obeyed', async t => {
