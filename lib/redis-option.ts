@@ -56,7 +56,7 @@ export function readRedisOption (given: unknown, environment: Environment, probl
     return none
   }
   if ('cluster' in given) return readCluster(given, problems) ?? none
-  const { url, credentials, ...options } = given as RedisConnectionOptions
+  const { url, credentials, ...options } = defined(given) as RedisConnectionOptions
   const fromUrl = url === undefined ? {} : readUrl(url, 'redis.url', problems)
   if (typeof options.host === 'string' && /[/@]/.test(options.host)) {
     problems.push({ option: 'redis.host', rule: 'a host name or address', received: 'a URL', remedy: 'give a URL as redis.url' })
@@ -83,15 +83,29 @@ function readUrl (url: unknown, option: string, problems: OptionProblem[]): Redi
 }
 
 function readCluster (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings | undefined {
-  const { cluster, credentials, ...options } = given
+  const { cluster, credentials, ...options } = defined(given)
   const isNode = (node: unknown): node is ClusterNode => typeof node === 'string' || isRecord(node) || typeof node === 'number'
   if (Array.isArray(cluster) && cluster.length > 0 && cluster.every(isNode)) {
-    const { redisOptions } = options as ClusterOptions
+    const { redisOptions, tls } = options as ClusterOptions & { tls?: unknown }
+    if (tls !== undefined) {
+      problems.push({ option: 'redis.tls', rule: 'left out beside redis.cluster', received: typeName(tls), remedy: 'give it as redis.redisOptions.tls' })
+    }
     const places = Object.fromEntries(cluster.map((node, i) => [`redis.cluster[${i}]`, nodeCredentials(node)]))
-    return { kind: 'cluster', nodes: cluster, options, ...readCredentials(credentials, { redis: options, 'redis.redisOptions': redisOptions, ...places }, problems) }
+    return { kind: 'cluster', nodes: cluster, options: withTls(cluster, options), ...readCredentials(credentials, { redis: options, 'redis.redisOptions': redisOptions, ...places }, problems) }
   }
   problems.push({ option: 'redis.cluster', rule: 'an array of { host, port }, not empty', received: typeof cluster === 'string' ? 'a text' : show(cluster) })
   return undefined
+}
+
+/** ioredis takes a rediss:// node of a Cluster for an unencrypted one; and what one node speaks, those that it names do. */
+function withTls (nodes: readonly ClusterNode[], { redisOptions, ...options }: ClusterOptions): ClusterOptions {
+  const isTls = nodes.some(node => typeof node === 'string' && /^rediss:/i.test(node))
+  return { ...options, redisOptions: { ...(isTls ? { tls: {} } : {}), ...defined({ ...redisOptions }) } }
+}
+
+/** One that is undefined is left out: it is not to hide what the URL says, or what a guard needs. */
+function defined (options: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
 }
 
 function readClient (client: Redis | Cluster, problems: OptionProblem[]): RedisSettings {

@@ -242,12 +242,13 @@ t.test('parts of an option are checked as well', async t => {
     { redis: { cluster: 'h' } },
     { redis: { cluster: [true] } },
     { redis: { cluster: { host: 'h' } } },
+    { redis: { cluster: [6379], tls: {} } },
     { redis: { url: 'h' } },
     { redis: { url: 6379 } },
     { redis: 'h' },
     { redis: true }
   ]
-  const places = ['metrics', 'allowList', 'addHeaders', 'addHeadersOnExceeding', 'redis', 'redis.cluster', 'redis.url']
+  const places = ['metrics', 'allowList', 'addHeaders', 'addHeadersOnExceeding', 'redis', 'redis.cluster', 'redis.tls', 'redis.url']
   for (const options of wrong) {
     const [place, ...more] = wrongOnes(options)
     t.ok(places.includes(place!), JSON.stringify(options))
@@ -424,12 +425,19 @@ t.test('what the program says wins over all variables', async t => {
     [{}, server({})],
     [{ url: 'redis://h:1/2', db: 3, keepAlive: 9 }, server({ host: 'h', port: 1, db: 3, keepAlive: 9 })],
     [{ sentinels: [{ host: 's' }], name: 'main' }, server({ sentinels: [{ host: 's' }], name: 'main' })],
-    [{ cluster: [6379] }, { kind: 'cluster', nodes: [6379], options: {} }],
+    [{ cluster: [6379] }, { kind: 'cluster', nodes: [6379], options: { redisOptions: {} } }],
+    // Each node speaks TLS if one of the URLs does.
+    [{ cluster: ['redis://h', 'REDISS://h'] }, { kind: 'cluster', nodes: ['redis://h', 'REDISS://h'], options: { redisOptions: { tls: {} } } }],
+    [{ cluster: ['rediss://h'], redisOptions: { tls: { ca: 'c' } } }, { kind: 'cluster', nodes: ['rediss://h'], options: { redisOptions: { tls: { ca: 'c' } } } }],
+    // What is undefined is left out.
+    [{ url: 'rediss://:p@h', tls: undefined, password: undefined, enableOfflineQueue: undefined }, server({ host: 'h', port: 6379, db: 0, password: 'p', tls: {} })],
+    [{ cluster: ['rediss://h'], redisOptions: { tls: undefined } }, { kind: 'cluster', nodes: ['rediss://h'], options: { redisOptions: { tls: {} } } }],
+    [{ cluster: [6379], redisOptions: { enableOfflineQueue: undefined }, natMap: undefined }, { kind: 'cluster', nodes: [6379], options: { redisOptions: {} } }],
     // Has something of a client, and is none.
     [{ evalsha: twice, status: 'ready' }, server({ evalsha: twice, status: 'ready' })],
     [{ on: twice, status: 'ready' }, server({ on: twice, status: 'ready' })],
     [{ evalsha: twice, on: twice }, server({ evalsha: twice, on: twice })],
-    [{ cluster: [{ host: 'h' }, 'redis://h2', 6379], scaleReads: 'master' }, { kind: 'cluster', nodes: [{ host: 'h' }, 'redis://h2', 6379], options: { scaleReads: 'master' } }]
+    [{ cluster: [{ host: 'h' }, 'redis://h2', 6379], scaleReads: 'master' }, { kind: 'cluster', nodes: [{ host: 'h' }, 'redis://h2', 6379], options: { scaleReads: 'master', redisOptions: {} } }]
   ]
   for (const [redis, settings] of cases) {
     for (const enabled of ['false', undefined]) t.same(resolve({ redis }, { ...env, REDIS_ENABLED: enabled }).redis, settings)
@@ -463,6 +471,7 @@ t.test('no secret is ever in the message', async t => {
     [{ redis: { cluster: url } }],
     [{ redis: { cluster: [null, { password: secret }] } }],
     [{ redis: { cluster: { password: secret } } }],
+    [{ redis: { cluster: [6379], tls: { key: secret } } }],
     // Put in the wrong place by somebody who trusts us.
     [{ password: secret }],
     [{ url }],

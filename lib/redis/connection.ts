@@ -3,19 +3,13 @@
  * needs, or the user's client as it is.
  */
 import { EventEmitter } from 'node:events'
-import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import type { Cluster, Redis } from 'ioredis'
 import { NoCredentialsError } from '../errors.js'
 import type { RedisSettings } from '../redis-option.js'
+import { type ConnectionTimes, delayBeforeRetry, makeClient } from './client.js'
 import { Credentials } from './credentials.js'
 import { failureOf } from './failure.js'
 import { isCluster, type RedisClient } from './script.js'
-
-export interface ConnectionTimes {
-  /** ms */
-  readonly connectTimeout: number
-  /** ms */
-  readonly commandTimeout: number
-}
 
 interface ConnectionEvents {
   ready: []
@@ -34,6 +28,11 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   #wasReady = false
   /** its database was refused, so it is in database 0 */
   #isElsewhere = false
+  /** what a node of the Cluster said since the Cluster itself said something */
+  #nodeError: Error | undefined
+  /** the client has given up a connection since it began to make one */
+  #wasClosed = false
+  #restart: NodeJS.Timeout | undefined
 
   constructor (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes) {
     super()
@@ -42,11 +41,18 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.client = makeClient(settings, times, this.#credentials)
     const lost = () => this.emit('lost')
     this.#listeners = {
+      connecting: () => { this.#wasClosed = false },
       ready: () => this.#isElsewhere ? this.#giveUp() : this.#comeUp(),
       '+node': () => this.#watchNodes(),
       'node error': error => this.#reportNode(error!),
-      close: lost,
-      end: lost,
+      close: () => {
+        this.#wasClosed = true
+        lost()
+      },
+      end: () => {
+        lost()
+        this.#startAgain()
+      },
       error: error => this.#report(error!)
     }
     for (const [event, listener] of Object.entries(this.#listeners)) this.client.on(event, listener)
@@ -109,16 +115,30 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     }))
   }
 
-  #report (error: Error): void {
-    const { command } = error as { command?: { name: string } }
-    if (this.#owned && command?.name === 'select') this.#isElsewhere = true
-    this.emit('error', error)
-  }
-
   /** A Cluster says only that none of its nodes is of use; what a user can mend has its reason with the node. */
   #reportNode (error: Error): void {
     const { kind } = failureOf(error)
-    if (kind === 'auth' || kind === 'tls') this.emit('error', error)
+    if (kind !== 'auth' && kind !== 'tls') return
+    this.#nodeError = error
+    this.emit('error', error)
+  }
+
+  #report (error: Error): void {
+    const { command } = error as { command?: { name: string } }
+    if (this.#owned && command?.name === 'select') this.#isElsewhere = true
+    const reason = this.#nodeError ?? error
+    this.#nodeError = undefined
+    this.emit('error', reason)
+  }
+
+  /**
+   * A socket that cannot even be made, such as with a certificate that does
+   * not fit its key yet, ends a client of ioredis for good. Whoever else ends
+   * ours, close or a retryStrategy of the user's, means it.
+   */
+  #startAgain (): void {
+    if (!this.#owned || this.#wasClosed) return
+    this.#restart = setTimeout(() => { this.client.connect().catch(() => {}) }, delayBeforeRetry(10))
   }
 
   /** ioredis would go on in a database that may be somebody else's. The next connection asks for the right one again. */
@@ -131,6 +151,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.#watchNodes()
     if (!this.ready) return
     this.#wasReady = true
+    this.#nodeError = undefined
     this.emit('ready')
   }
 
@@ -162,6 +183,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
 
   /** Ends our own connection at once; a user's client stays as it is. */
   close (): void {
+    clearTimeout(this.#restart)
     for (const [event, listener] of Object.entries(this.#listeners)) {
       if (!this.#owned || event !== 'error') this.client.off(event, listener)
     }
@@ -169,81 +191,6 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   }
 }
 
-/**
- * What a guard needs of a connection it makes; see "ioredis" in README's
- * Design. A command fails rather than wait for a connection, and none is ever
- * sent a second time.
- */
-function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
-  return {
-    enableOfflineQueue: false,
-    maxRetriesPerRequest: 0,
-    autoResendUnfulfilledCommands: false,
-    connectTimeout,
-    // For each command of the handshake, which connectTimeout does not cover: a server that accepts and says
-    // nothing would else be waited for when it is well again. Other commands have the breaker's limit, which is shorter.
-    commandTimeout: Math.max(commandTimeout * 2, 1000),
-    // A connection that is given up is gone at once, also where nobody answers its goodbye.
-    disconnectTimeout: 50,
-    retryStrategy: delayBeforeRetry,
-    // A primary that became a replica: connecting again finds the new one. And a connection that Redis no longer
-    // knows: connecting again tells it who we are.
-    reconnectOnError: (error: Error) => /\b(READONLY|NOAUTH)\b/.test(error.message),
-    // Two more commands at each connect, which a user with few rights may not send.
-    disableClientInfo: true
-  } satisfies RedisOptions
-}
-
-/** What no option may change. */
-const alwaysOptions = { lazyConnect: true, stringNumbers: false }
-
 function credentialsOf (settings: Exclude<RedisSettings, { kind: 'none' }>, { connectTimeout }: ConnectionTimes): Credentials | undefined {
   return settings.kind === 'client' || settings.credentials === undefined ? undefined : new Credentials(settings.credentials, connectTimeout)
-}
-
-function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes, credentials: Credentials | undefined): RedisClient {
-  switch (settings.kind) {
-    case 'client': return settings.client
-    case 'server': return new Redis({ ...guardOptions(times), ...settings.options, ...alwaysOptions, ...credentials?.optionsFor(settings.options) })
-    case 'cluster': return makeCluster(settings, times, credentials)
-  }
-}
-
-function makeCluster ({ nodes, options }: Extract<RedisSettings, { kind: 'cluster' }>, times: ConnectionTimes, credentials: Credentials | undefined): Cluster {
-  const cluster = new Cluster(nodes, {
-    enableOfflineQueue: false,
-    clusterRetryStrategy: delayBeforeRetry,
-    // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
-    enableReadyCheck: false,
-    // With a delay, ioredis sends commands again whose node went away: they may have run.
-    retryDelayOnFailover: 0,
-    retryDelayOnClusterDown: 0,
-    // Its connection asks for credentials first, which has a limit of its own.
-    slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
-    ...options,
-    lazyConnect: true,
-    redisOptions: { ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) }
-  })
-  cluster.on('+node', expectAskingToFail)
-  return cluster
-}
-
-/**
- * ioredis sends ASKING before a command for a slot that is on its way to the
- * node, and does not look at the answer: where there is none, or the user may
- * not, a rejection that nobody handles would end the process. The command
- * itself fails as well, or is answered.
- */
-function expectAskingToFail (node: Redis): void {
-  const asking = node.asking.bind(node)
-  node.asking = (...args) => {
-    const answer = asking(...args)
-    answer.catch(() => {})
-    return answer
-  }
-}
-
-/** ms: doubling from 50 to 500, less up to half, so that instances do not come back in step. */
-function delayBeforeRetry (attempt: number): number {
-  return Math.min(500, 50 * 2 ** Math.min(attempt - 1, 10)) * (1 - Math.random() / 2)
 }

@@ -5,14 +5,11 @@
  * whose text is the latest answer, and a connector, of which it wants a socket
  * and which asks first.
  */
-import { connect as connectTcp, type NetConnectOpts, Socket } from 'node:net'
-import { type ConnectionOptions, connect as connectTls } from 'node:tls'
-import { AbstractConnector, type RedisOptions, SentinelConnector } from 'ioredis'
+import { Socket } from 'node:net'
+import { type RedisOptions, SentinelConnector } from 'ioredis'
 import { StoreUnavailableError } from '../errors.js'
+import { type Connecting, type Emit, ServerConnector } from './connector.js'
 import type { CredentialsSource, RedisCredentials } from '../redis-option.js'
-
-type Emit = Parameters<AbstractConnector['connect']>[0]
-type Connecting = ReturnType<AbstractConnector['connect']>
 
 /** The latest credentials, and how ioredis comes by them; see above. */
 export class Credentials {
@@ -77,24 +74,6 @@ export class Credentials {
       const answer = (async () => await this.#source())()
       answer.finally(() => clearTimeout(timer)).then(resolve, (error: unknown) => reject(failed(`failed${nameOf(error)}`)))
     })
-  }
-}
-
-/** To one server, as ioredis' own does, which it does not export. */
-class ServerConnector extends AbstractConnector {
-  protected readonly options: RedisOptions
-
-  constructor (options: RedisOptions) {
-    super(options.disconnectTimeout!)
-    this.options = options
-  }
-
-  override async connect (_emit: Emit): Connecting {
-    const { path, host, port, family, tls } = this.options
-    const place = { ...(path ? { path } : { host, port, family }), ...tls } as ConnectionOptions & NetConnectOpts
-    this.stream = tls ? connectTls(place) : connectTcp(place)
-    this.stream.once('error', error => { this.firstError = error })
-    return this.stream
   }
 }
 

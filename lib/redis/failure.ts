@@ -14,6 +14,9 @@ const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
   ['loading', /\b(LOADING|BUSY|MASTERDOWN)\b/],
   ['cluster', /\b(CLUSTERDOWN|MOVED|ASK|TRYAGAIN|CROSSSLOT)\b|slots cache|Cluster/],
   ['timeout', /timed? ?out|ETIMEDOUT/i],
+  // Before tls, of which these speak all the same: ENOTFOUND with a host such as redis-tls.internal, ECONNRESET of a
+  // server that goes during the handshake.
+  ['connection', /\b(ENOTFOUND|EAI_AGAIN|ECONNRESET)\b/],
   ['tls', /certificate|TLS|SSL|_CERT/i]
 ]
 
@@ -52,7 +55,7 @@ function withoutCommand (error: unknown): Error {
   if (!(error instanceof Error)) return new Error(String(error))
   const { code, errors } = error as { code?: string, errors?: readonly Error[] }
   // A name with several addresses fails as one error without a message.
-  const message = error.message.replace(/, with args beginning with:.*/s, '')
+  const message = error.message.replace(/, with args beginning with:.*/s, '').trim()
   const clean = new Error(message === '' ? (errors ?? []).map(({ message }) => message).join('; ') : message)
   clean.name = error.name
   if (error.stack !== undefined) clean.stack = error.stack.replace(error.message, () => message)

@@ -11,11 +11,11 @@ import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { makeCertificates } from '../support/certificates.js'
+import { Authority } from '../support/certificates.js'
 import { Instance } from '../support/instance.js'
 import { freePort } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer, tlsArguments } from '../support/redis-server.js'
 import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -35,9 +35,9 @@ async function storeWith (t: Test, redis: RedisOption): Promise<{ store: string,
 }
 
 t.test('the configurations of the environment, each in a process of its own', async t => {
-  const certificates = await makeCertificates(t)
-  const tls = ['--port', '0', '--tls-port', '{port}', '--tls-cert-file', certificates.certFile, '--tls-key-file', certificates.keyFile, '--tls-ca-cert-file', certificates.caFile, '--tls-auth-clients', 'no']
-  const trust = { NODE_EXTRA_CA_CERTS: certificates.caFile }
+  const authority = await Authority.create(t)
+  const tls = [...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no']
+  const trust = { NODE_EXTRA_CA_CERTS: authority.caFile }
   const [withTls, withBoth, withPassword] = await Promise.all([startRedis(t, ...tls), startRedis(t, ...tls, '--requirepass', password), startRedis(t, '--requirepass', password)])
   const production = { NODE_ENV: 'production', REDIS_TIMEOUT: '5000' }
   const configurations: [string, Record<string, string>, string][] = [
@@ -119,13 +119,6 @@ t.test('the redis option', async t => {
     await ours.close()
     await until(() => client!.status === 'end')
   })
-})
-
-t.test('a TLS server by options with its CA', async t => {
-  const certificates = await makeCertificates(t)
-  const { port } = await startRedis(t, '--port', '0', '--tls-port', '{port}', '--tls-cert-file', certificates.certFile, '--tls-key-file', certificates.keyFile, '--tls-ca-cert-file', certificates.caFile, '--tls-auth-clients', 'no')
-  t.match(await storeWith(t, { url: `rediss://localhost:${port}`, tls: { ca: certificates.ca } }), { store: 'redis' })
-  t.match(await storeWith(t, `rediss://localhost:${port}`), { store: 'memory', reason: /\(tls\)/ })
 })
 
 t.test('a unix socket', async t => {

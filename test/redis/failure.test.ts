@@ -25,7 +25,10 @@ t.test('tells the kinds of failure apart by what Redis and the network say', asy
     ['timeout', new Error('Command timed out')],
     ['timeout', Object.assign(new Error('Timed out after 250ms'), { code: 'ETIMEDOUT' })],
     ['tls', Object.assign(new Error('self-signed certificate'), { code: 'DEPTH_ZERO_SELF_SIGNED_CERT' })],
+    ['tls', Object.assign(new Error('0:error:0A00045C:SSL routines:ssl3_read_bytes:tlsv13 alert certificate required:SSL alert number 116\n'), { code: 'ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED' })],
     ['connection', Object.assign(new Error('connect ECONNREFUSED 127.0.0.1:1'), { code: 'ECONNREFUSED' })],
+    ['connection', Object.assign(new Error('getaddrinfo ENOTFOUND redis-tls.internal'), { code: 'ENOTFOUND' })],
+    ['connection', Object.assign(new Error('Client network socket disconnected before secure TLS connection was established'), { code: 'ECONNRESET' })],
     ['connection', new Error('Connection is closed.')],
     ['connection', 'a text, thrown'],
     ['reply', reply('ERR unknown command')]
@@ -59,6 +62,7 @@ t.test('says something also of errors without words', async t => {
   const both = Object.assign(new AggregateError([new Error('connect ECONNREFUSED ::1:1'), new Error('connect ECONNREFUSED 127.0.0.1:1')]), { code: 'ECONNREFUSED' })
   t.match(failureOf(both), { kind: 'connection', message: 'Redis cannot be used (connection): connect ECONNREFUSED ::1:1; connect ECONNREFUSED 127.0.0.1:1' })
   t.match(failureOf(Object.assign(new Error(''), { code: 'ECONNRESET' })).message, 'Redis cannot be used (connection): ECONNRESET')
+  t.equal(failureOf(new Error('SSL alert number 116\n')).message, 'Redis cannot be used (tls): SSL alert number 116')
   const bare = new Error('no stack')
   delete bare.stack
   t.match(failureOf(bare).message, /no stack/)

@@ -1,4 +1,4 @@
-/** A certificate authority of a test's own, and a server certificate for localhost by it. */
+/** Certificate authorities of a test's own, and certificates by them, for servers and clients alike. */
 import { execFile } from 'node:child_process'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -6,25 +6,74 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { findProgram } from './program.js'
 
-export interface Certificates {
+export interface Certificate {
   /** files */
-  readonly caFile: string
   readonly certFile: string
   readonly keyFile: string
+  /** PEM */
+  readonly cert: string
+  readonly key: string
+}
+
+/** Removes all files when it is done, as a test does. */
+interface Owner {
+  teardown: (remove: () => Promise<void>) => void
+}
+
+export interface CertificateOptions {
+  /** what it is valid for; openssl's subjectAltName */
+  names?: string
+  /** -1: it has expired */
+  days?: number
+}
+
+const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
+
+export class Authority {
+  readonly #folder: string
+  /** PEM */
+  readonly ca: string
+  #issued = 0
+
+  private constructor (folder: string, ca: string) {
+    this.#folder = folder
+    this.ca = ca
+  }
+
+  static async create (owner: Owner): Promise<Authority> {
+    const folder = await mkdtemp(join(tmpdir(), 'certificates-'))
+    owner.teardown(async () => await rm(folder, { recursive: true, force: true }))
+    await openssl('req', '-x509', ...newKey, '-keyout', join(folder, 'ca.key'), '-out', join(folder, 'ca.pem'), '-days', '2', '-subj', '/CN=test authority')
+    return new Authority(folder, await readFile(join(folder, 'ca.pem'), 'utf8'))
+  }
+
+  get caFile (): string {
+    return join(this.#folder, 'ca.pem')
+  }
+
+  async issue ({ names = 'DNS:localhost,IP:127.0.0.1', days = 2 }: CertificateOptions = {}): Promise<Certificate> {
+    const number = ++this.#issued
+    const file = (ending: string) => join(this.#folder, `${number}.${ending}`)
+    const [certFile, keyFile] = [file('pem'), file('key')]
+    await openssl('req', ...newKey, '-keyout', keyFile, '-out', file('csr'), '-subj', `/CN=test ${number}`)
+    await writeFile(file('names'), `subjectAltName=${names}`)
+    await openssl('x509', '-req', '-in', file('csr'), '-CA', this.caFile, '-CAkey', join(this.#folder, 'ca.key'), '-set_serial', String(number), '-out', certFile, '-days', String(days), '-extfile', file('names'))
+    return { certFile, keyFile, cert: await readFile(certFile, 'utf8'), key: await readFile(keyFile, 'utf8') }
+  }
+}
+
+export interface Certificates extends Certificate {
+  readonly caFile: string
   /** PEM */
   readonly ca: string
 }
 
-/** @param owner  removes the files when it is done, as a test does */
-export async function makeCertificates (owner: { teardown: (remove: () => Promise<void>) => void }): Promise<Certificates> {
-  const folder = await mkdtemp(join(tmpdir(), 'certificates-'))
-  owner.teardown(async () => await rm(folder, { recursive: true, force: true }))
-  const file = (name: string) => join(folder, name)
-  const openssl = async (...args: string[]) => await promisify(execFile)(findProgram('openssl'), args)
-  const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
-  await openssl('req', '-x509', ...newKey, '-keyout', file('ca.key'), '-out', file('ca.pem'), '-days', '2', '-subj', '/CN=test authority')
-  await openssl('req', ...newKey, '-keyout', file('server.key'), '-out', file('server.csr'), '-subj', '/CN=localhost')
-  await writeFile(file('names'), 'subjectAltName=DNS:localhost,IP:127.0.0.1')
-  await openssl('x509', '-req', '-in', file('server.csr'), '-CA', file('ca.pem'), '-CAkey', file('ca.key'), '-CAcreateserial', '-out', file('server.pem'), '-days', '2', '-extfile', file('names'))
-  return { caFile: file('ca.pem'), certFile: file('server.pem'), keyFile: file('server.key'), ca: await readFile(file('ca.pem'), 'utf8') }
+/** An authority of its own, and one certificate by it. */
+export async function makeCertificates (owner: Owner): Promise<Certificates> {
+  const authority = await Authority.create(owner)
+  return { ...await authority.issue(), caFile: authority.caFile, ca: authority.ca }
+}
+
+async function openssl (...args: string[]): Promise<void> {
+  await promisify(execFile)(findProgram('openssl'), args)
 }

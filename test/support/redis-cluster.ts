@@ -1,6 +1,6 @@
 /** A real Cluster of three primaries, each with a replica where wanted. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Redis } from 'ioredis'
+import type { Redis, RedisOptions } from 'ioredis'
 import { RedisServer } from './redis-server.js'
 
 export class RedisCluster {
@@ -11,12 +11,15 @@ export class RedisCluster {
     this.servers = servers
   }
 
-  /** @param args  more of redis-server's arguments */
-  static async start ({ withReplicas = false, args = [] }: { withReplicas?: boolean, args?: readonly string[] } = {}): Promise<RedisCluster> {
+  /**
+   * @param args  more of redis-server's arguments
+   * @param client  what a client of these servers needs, such as `tls`
+   */
+  static async start ({ withReplicas = false, args = [], client: clientOptions = {} }: { withReplicas?: boolean, args?: readonly string[], client?: RedisOptions } = {}): Promise<RedisCluster> {
     const count = withReplicas ? 6 : 3
     const servers = await Promise.all(Array.from({ length: count }, async (_, i) =>
       await RedisServer.start('--cluster-enabled', 'yes', '--cluster-config-file', `nodes-${i}.conf`, '--cluster-node-timeout', '2000', ...args)))
-    const clients = servers.map(server => server.client())
+    const clients = servers.map(server => server.client(clientOptions))
     await Promise.all(clients.map(async (client, i) => {
       if (i < 3) await client.call('CLUSTER', 'ADDSLOTSRANGE', Math.ceil(i * 16384 / 3), Math.ceil((i + 1) * 16384 / 3) - 1)
       if (i > 0) await clients[0]!.call('CLUSTER', 'MEET', '127.0.0.1', servers[i]!.port)

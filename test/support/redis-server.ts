@@ -2,8 +2,17 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Redis } from 'ioredis'
+import { Redis, type RedisOptions } from 'ioredis'
+import type { Authority, Certificate } from './certificates.js'
 import { findProgram, freePort, Program } from './program.js'
+
+/** Arguments for TLS alone, also among servers, and for nobody without a certificate of the same authority. */
+export function tlsArguments ({ caFile }: Authority, { certFile, keyFile }: Certificate): readonly string[] {
+  return [
+    '--port', '0', '--tls-port', '{port}', '--tls-auth-clients', 'yes', '--tls-cluster', 'yes', '--tls-replication', 'yes',
+    '--tls-ca-cert-file', caFile, '--tls-cert-file', certFile, '--tls-key-file', keyFile
+  ]
+}
 
 export class RedisServer {
   readonly port: number
@@ -31,7 +40,7 @@ export class RedisServer {
   }
 
   /** A client of the test's own, with ioredis' defaults; the test ends it. */
-  client (options: { password?: string } = {}): Redis {
+  client (options: RedisOptions = {}): Redis {
     return new Redis({ host: '127.0.0.1', port: this.port, ...options })
   }
 

@@ -19,13 +19,17 @@ export class Sentinel {
     this.#program = new Program(findProgram('redis-server', 'valkey-server'), [join(folder, 'sentinel.conf'), '--sentinel'])
   }
 
-  /** @param downAfterMs  without an answer the primary counts as gone */
-  static async start (primaryPort: number, downAfterMs = 1000): Promise<Sentinel> {
+  /**
+   * @param downAfterMs  without an answer the primary counts as gone
+   * @param args  more of redis-server's arguments, with a value each; `--port 0` with TLS
+   */
+  static async start (primaryPort: number, downAfterMs = 1000, args: readonly string[] = []): Promise<Sentinel> {
     const folder = await mkdtemp(join(tmpdir(), 'sentinel-'))
     const port = await freePort()
     await writeFile(join(folder, 'sentinel.conf'), [
       `port ${port}`, 'bind 127.0.0.1', `sentinel monitor ${sentinelName} 127.0.0.1 ${primaryPort} 1`,
-      `sentinel down-after-milliseconds ${sentinelName} ${downAfterMs}`, `sentinel failover-timeout ${sentinelName} 3000`, ''
+      `sentinel down-after-milliseconds ${sentinelName} ${downAfterMs}`, `sentinel failover-timeout ${sentinelName} 3000`,
+      ...args.join(' ').replace('{port}', String(port)).split(/ ?--/), ''
     ].join('\n'))
     const sentinel = new Sentinel(port, folder)
     await sentinel.#program.saying(/\+monitor/)

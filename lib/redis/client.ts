@@ -1,0 +1,98 @@
+/**
+ * How a client of ioredis is made for a guard: the options that it needs, and
+ * what ioredis leaves undone.
+ */
+import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import type { RedisSettings } from '../redis-option.js'
+import { connectorFor } from './connector.js'
+import type { Credentials } from './credentials.js'
+import type { RedisClient } from './script.js'
+
+export interface ConnectionTimes {
+  /** ms */
+  readonly connectTimeout: number
+  /** ms */
+  readonly commandTimeout: number
+}
+
+/** @param credentials  undefined: those of the settings are used, if there are any */
+export function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes, credentials: Credentials | undefined): RedisClient {
+  switch (settings.kind) {
+    case 'client': return settings.client
+    case 'server': return new Redis(withConnector({ ...guardOptions(times), ...settings.options, ...alwaysOptions, ...credentials?.optionsFor(settings.options) }))
+    case 'cluster': return makeCluster(settings, times, credentials)
+  }
+}
+
+/**
+ * What a guard needs of a connection it makes; see "ioredis" in README's
+ * Design. A command fails rather than wait for a connection, and none is ever
+ * sent a second time.
+ */
+function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
+  return {
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    autoResendUnfulfilledCommands: false,
+    connectTimeout,
+    // For each command of the handshake, which connectTimeout does not cover: a server that accepts and says
+    // nothing would else be waited for when it is well again. Other commands have the breaker's limit, which is shorter.
+    commandTimeout: Math.max(commandTimeout * 2, 1000),
+    // A connection that is given up is gone at once, also where nobody answers its goodbye.
+    disconnectTimeout: 50,
+    retryStrategy: delayBeforeRetry,
+    // A primary that became a replica: connecting again finds the new one. And a connection that Redis no longer
+    // knows: connecting again tells it who we are.
+    reconnectOnError: (error: Error) => /\b(READONLY|NOAUTH)\b/.test(error.message),
+    // Two more commands at each connect, which a user with few rights may not send.
+    disableClientInfo: true,
+    // Where `tls` is given beside `sentinels`: without this ioredis forgets it, and sends the password as it is.
+    enableTLSForSentinelMode: true
+  } satisfies RedisOptions
+}
+
+/** What no option may change. */
+const alwaysOptions = { lazyConnect: true, stringNumbers: false }
+
+function makeCluster ({ nodes, options }: Extract<RedisSettings, { kind: 'cluster' }>, times: ConnectionTimes, credentials: Credentials | undefined): Cluster {
+  const cluster = new Cluster(nodes, {
+    enableOfflineQueue: false,
+    clusterRetryStrategy: delayBeforeRetry,
+    // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
+    enableReadyCheck: false,
+    // With a delay, ioredis sends commands again whose node went away: they may have run.
+    retryDelayOnFailover: 0,
+    retryDelayOnClusterDown: 0,
+    // Its connection asks for credentials first, which has a limit of its own.
+    slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
+    ...options,
+    lazyConnect: true,
+    redisOptions: withConnector({ ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) })
+  })
+  cluster.on('+node', expectAskingToFail)
+  return cluster
+}
+
+/**
+ * ioredis sends ASKING before a command for a slot that is on its way to the
+ * node, and does not look at the answer: where there is none, or the user may
+ * not, a rejection that nobody handles would end the process. The command
+ * itself fails as well, or is answered.
+ */
+function expectAskingToFail (node: Redis): void {
+  const asking = node.asking.bind(node)
+  node.asking = (...args) => {
+    const answer = asking(...args)
+    answer.catch(() => {})
+    return answer
+  }
+}
+
+function withConnector (options: RedisOptions): RedisOptions {
+  return { ...options, Connector: connectorFor(options) }
+}
+
+/** ms: doubling from 50 to 500, less up to half, so that instances do not come back in step. */
+export function delayBeforeRetry (attempt: number): number {
+  return Math.min(500, 50 * 2 ** Math.min(attempt - 1, 10)) * (1 - Math.random() / 2)
+}

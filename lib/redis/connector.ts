@@ -1,0 +1,42 @@
+/**
+ * What ioredis has its sockets from: as its own does it, save that every error
+ * of a socket is listened for. ioredis listens for one, and TLS may tell of
+ * two: a certificate that is refused, and what the server says to a handshake
+ * that was broken off. The second would end the process.
+ */
+import { connect as connectTcp, type NetConnectOpts } from 'node:net'
+import { type ConnectionOptions, connect as connectTls } from 'node:tls'
+import { AbstractConnector, type RedisOptions, SentinelConnector } from 'ioredis'
+
+type Connector = NonNullable<RedisOptions['Connector']>
+export type Emit = Parameters<AbstractConnector['connect']>[0]
+export type Connecting = ReturnType<AbstractConnector['connect']>
+
+/** @param options  whose connector, if they have one, is the one that is used */
+export function connectorFor ({ Connector, sentinels }: RedisOptions): Connector {
+  const Base = (Connector ?? (sentinels ? SentinelConnector : ServerConnector)) as typeof ServerConnector
+  return class extends Base {
+    override async connect (emit: Emit): Connecting {
+      const socket = await super.connect(emit)
+      return socket.on('error', () => {})
+    }
+  } as Connector
+}
+
+/** To one server; ioredis does not export its own. */
+export class ServerConnector extends AbstractConnector {
+  protected readonly options: RedisOptions
+
+  constructor (options: RedisOptions) {
+    super(options.disconnectTimeout!)
+    this.options = options
+  }
+
+  override async connect (_emit: Emit): Connecting {
+    const { path, host, port, family, tls } = this.options
+    const place = { ...(path ? { path } : { host, port, family }), ...tls } as ConnectionOptions & NetConnectOpts
+    this.stream = tls ? connectTls(place) : connectTcp(place)
+    this.stream.once('error', error => { this.firstError = error })
+    return this.stream
+  }
+}
