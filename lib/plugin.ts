@@ -43,6 +43,9 @@ declare module 'fastify' {
 }
 
 /** How often expired counters, values and blocks are removed from memory, ms. */
+/** ms between two log lines about commands that Redis refuses. */
+const refusedCommandIntervalMs = 60_000
+
 const sweepIntervalMs = 30_000
 
 async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {
@@ -152,6 +155,13 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   store.on('refused', (kind, count, error) => {
     metrics?.dropped(kind, count)
     log.error({ err: error, kind, count }, 'Redis would not take what it has missed')
+  })
+  let toldMs = -Infinity
+  redis.guarded.on('failure', failure => {
+    // Such as for want of a right. Redis stays in use, so that nothing else tells of it.
+    if (failure.kind !== 'reply' || performance.now() - toldMs < refusedCommandIntervalMs) return
+    toldMs = performance.now()
+    log.warn({ err: failure }, 'Redis refuses a command, memory answers for it')
   })
   redis.guarded.once('up', () => {
     readInfo(redis.guarded).then(({ info }) => warn(checkEviction(parseInfo(info).get('maxmemory_policy')))).catch(() => {})

@@ -299,7 +299,7 @@ t.test('what Redis dislikes holds in the process, and fails nobody', async t => 
   t.teardown(() => admin.disconnect())
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
   // Without a look at Redis' list, which does not have the block.
-  const { app } = await instance(t, server, { redis: { username: 'guard', password: 'secret' }, syncInterval: 60_000 })
+  const { app, lines } = await instance(t, server, { redis: { username: 'guard', password: 'secret' }, syncInterval: 60_000 })
   await admin.call('ACL', 'SETUSER', 'guard', '-hset', '-xadd', '-hdel')
   t.match(await app.redisGuard.blockIP('198.51.100.1', 600), { ip: '198.51.100.1' })
   t.same(await statuses(app, 1, '198.51.100.1'), { 403: 1 })
@@ -307,6 +307,8 @@ t.test('what Redis dislikes holds in the process, and fails nobody', async t => 
   t.same(await statuses(app, 1, '198.51.100.1'), { 200: 1 })
   await app.redisGuard.logRateLimitEvent({ ip: '192.0.2.8' })
   t.equal(app.redisGuard.status.store, 'redis')
+  t.match(lines, [{ level: 40, msg: 'Redis refuses a command, memory answers for it', err: { message: /\(reply\): .*(can't run this command|NOPERM)/ } }], 'once, however many they are')
+  t.equal(lines.length, 1)
 })
 
 t.test('refusals and events whose writing is given up are told later', async t => {
