@@ -42,10 +42,10 @@ declare module 'fastify' {
   }
 }
 
-/** How often expired counters, values and blocks are removed from memory, ms. */
 /** ms between two log lines about commands that Redis refuses. */
 const refusedCommandIntervalMs = 60_000
 
+/** How often expired counters, values and blocks are removed from memory, ms. */
 const sweepIntervalMs = 30_000
 
 async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {
