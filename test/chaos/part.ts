@@ -6,7 +6,7 @@ import t from 'tap'
 import { faults } from '../../chaos/faults.js'
 import type { Row } from '../../chaos/report.js'
 
-const parts = 4
+const parts = 5
 
 /** `npm test` has built what runs. */
 const program = fileURLToPath(new URL('../../dist/chaos/index.js', import.meta.url))
@@ -14,7 +14,7 @@ const program = fileURLToPath(new URL('../../dist/chaos/index.js', import.meta.u
 /** What a machine may take that runs all other tests as well. */
 const patienceMs = 4000
 
-/** @param part  0 to 3 */
+/** @param part  0 to 4 */
 export function playPart (part: number): void {
   t.setTimeout(300_000)
   for (const { name } of faults.filter((_, i) => i % parts === part)) {
