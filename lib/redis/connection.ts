@@ -28,7 +28,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   #wasReady = false
   /** its database was refused, so it is in database 0 */
   #isElsewhere = false
-  /** what a node of the Cluster said since the Cluster itself said something */
+  /** what a node of the Cluster said last, where a user can mend it: the Cluster itself does not know */
   #nodeError: Error | undefined
   /** the client has given up a connection since it began to make one */
   #wasClosed = false
@@ -117,18 +117,17 @@ export class Connection extends EventEmitter<ConnectionEvents> {
 
   /** A Cluster says only that none of its nodes is of use; what a user can mend has its reason with the node. */
   #reportNode (error: Error): void {
+    // Of a connection that fails ioredis tells why, and then that it is closed.
+    if (error.message === 'Connection is closed.') return
     const { kind } = failureOf(error)
-    if (kind !== 'auth' && kind !== 'tls') return
-    this.#nodeError = error
-    this.emit('error', error)
+    this.#nodeError = kind === 'auth' || kind === 'tls' ? error : undefined
+    if (this.#nodeError !== undefined) this.emit('error', error)
   }
 
   #report (error: Error): void {
     const { command } = error as { command?: { name: string } }
     if (this.#owned && command?.name === 'select') this.#isElsewhere = true
-    const reason = this.#nodeError ?? error
-    this.#nodeError = undefined
-    this.emit('error', reason)
+    this.emit('error', this.#nodeError ?? error)
   }
 
   /**
