@@ -159,7 +159,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   let toldMs = -Infinity
   redis.guarded.on('failure', failure => {
     // Such as for want of a right. Redis stays in use, so that nothing else tells of it.
-    if (failure.kind !== 'reply' || performance.now() - toldMs < refusedCommandIntervalMs) return
+    if (failure.kind !== 'reply' || !store.usesRedis || performance.now() - toldMs < refusedCommandIntervalMs) return
     toldMs = performance.now()
     log.warn({ err: failure }, 'Redis refuses a command, memory answers for it')
   })

@@ -93,8 +93,9 @@ export class Journal {
   addHit (hit: HitHere, known: LimitState | undefined, batch: number | undefined): void {
     if (this.#hasRun(batch)) return
     // What was known before is kept with the counter, which a later hit may be the first to change.
-    this.#counterOf(hit, known)
-    this.#add({ key: hit.key, limit: hit.limit, known: undefined, applyTo: counter => apply(counter, hit) }, batch)
+    const counter = this.#counterOf(hit, known)
+    if (this.#isUnsure(batch)) this.#unsure.push({ batch, key: hit.key, limit: hit.limit, known: undefined, applyTo: counter => apply(counter, hit) })
+    else apply(counter, hit)
   }
 
   /**
@@ -103,19 +104,14 @@ export class Journal {
    * @param batch  number of the call in which they were sent, as for `addHit`
    */
   addRefusals (key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined, batch: number | undefined): void {
-    if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > windowTolerance) return
-    this.#add({
-      key,
-      limit,
-      known,
-      applyTo: counter => { counter.counted = { ...counter.counted ?? known, used: (counter.counted ?? known).used + refusals } }
-    }, batch)
+    if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > windowTolerance || this.#hasRun(batch)) return
+    const applyTo = (counter: Counter) => { counter.counted = { ...counter.counted ?? known, used: (counter.counted ?? known).used + refusals } }
+    if (this.#isUnsure(batch)) this.#unsure.push({ batch, key, limit, known, applyTo })
+    else applyTo(this.#counterOf({ key, limit }, known))
   }
 
-  #add (change: Omit<Unsure, 'batch'>, batch: number | undefined): void {
-    if (this.#hasRun(batch)) return
-    if (batch !== undefined && batch >= this.#fence.next) this.#unsure.push({ batch, ...change })
-    else change.applyTo(this.#counterOf(change, change.known))
+  #isUnsure (batch: number | undefined): batch is number {
+    return batch !== undefined && batch >= this.#fence.next
   }
 
   /** Of one that failed when Redis was trusted again already, this is known. */

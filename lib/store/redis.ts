@@ -178,13 +178,12 @@ export class RedisStore implements Store {
    *
    * @param ticket  to number the call, as for `take`
    */
-  async countRefusals (refusals: readonly Refusals[], ticket?: Ticket): Promise<void> {
+  async countRefusals (refusals: readonly Refusals[], ticket: Ticket): Promise<void> {
     const keys = refusals.map(({ client, name, limit }) => this.#keys.limit(limit.algorithm, name, client))
     const args = refusals.map(({ windowEndsAtMs, count }) => [windowEndsAtMs, count])
     await this.#redis.run(async client => {
       // In a Cluster they lie in different slots.
       if (isCluster(client)) await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: [0, ...args[i]!] })))
-      else if (ticket === undefined) await countRefusals.run(client, keys, [0, ...args.flat()])
       else await countRefusals.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.flat(), ticket))
     })
   }

@@ -101,3 +101,18 @@ t.test('closing while a probe is under way leaves no timer behind', async t => {
   await until(() => held() <= before, 1000)
   t.equal(guarded.usable, false)
 })
+
+t.test('a connection that is not whole any more when the probe is answered is not used, until there is another one', async t => {
+  const { connection, guarded } = setUp(t)
+  connection.open()
+  await once(connection, 'ready')
+  // As when a Cluster finds a node to connect to meanwhile.
+  Object.defineProperty(connection, 'ready', { get: () => false, configurable: true })
+  const states: string[] = []
+  guarded.on('state', state => states.push(state))
+  await once(guarded, 'probed')
+  t.equal(guarded.usable, false)
+  t.notOk(states.includes('closed'))
+  delete (connection as { ready?: boolean }).ready
+  await until(() => guarded.usable, 2000)
+})

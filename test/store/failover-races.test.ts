@@ -38,6 +38,7 @@ class MadeUpRedis {
   blockCount = async () => 0
   changeBlocks = async () => {}
   writeEvents = async () => {}
+  countRefusals = async () => {}
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
 }
 
@@ -186,6 +187,19 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
   await until(() => redis.carried.length > 0, 3000)
   t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
   t.equal(journal.isEmpty, true)
+})
+
+t.test('refusals that a Redis without its data did not take are told to it with the rest', async t => {
+  const { breaker, redis, store, memory } = setUp(t)
+  const windowEndsAtMs = Date.now() + 60_000
+  memory.learn('client', { name: 'limit', limit, cost: 1 }, { used: 11, previous: 0, atMs: windowEndsAtMs }, Date.now())
+  breaker.up()
+  await store.settle()
+  redis.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
+  await store.countRefusals([{ client: 'client', name: 'limit', limit, windowEndsAtMs, count: 5 }])
+  await store.settle()
+  t.match(redis.carried.flat().at(-1), { known: { used: 11 }, counted: { used: 16 } })
+  t.equal(store.status.store, 'redis')
 })
 
 t.test('as long as much comes meanwhile, it is told in further passes', async t => {

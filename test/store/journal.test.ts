@@ -111,7 +111,9 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   journal.addHit(hit('ran'), undefined, 5)
   journal.addHit(hit('never ran'), undefined, 6)
   journal.addHit(hit('unsure'), undefined, 101)
-  t.same(countersOf(drain(journal)), { 'never ran': 1 })
+  const known = { used: 100, previous: 0, atMs: windowEndsAtMs }
+  for (const [key, batch] of [['refused and ran', 5], ['refused', 6], ['unsure, too', 101]] as const) journal.addRefusals(key, limit, windowEndsAtMs, 3, known, batch)
+  t.same(countersOf(drain(journal)), { 'never ran': 1, refused: 103 })
 })
 
 t.test('until Redis is up to date, what follows a piece says that Redis knows the counter', async t => {

@@ -209,6 +209,30 @@ t.test('a Redis that loses its data is told it again before anybody has a second
   }
 })
 
+t.test('a Redis that comes back with an older snapshot is brought up to date, to the hit', async t => {
+  const server = await startRedis(t)
+  const [first, second] = [await instance(t, server, { max: 100 }), await instance(t, server, { max: 100 })]
+  await statuses(first.app, 10)
+  await statuses(second.app, 5)
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  observer.on('error', () => {})
+  await observer.save()
+  await statuses(second.app, 4)
+  await statuses(first.app, 3)
+  await first.app.redisGuard.blockIP('198.51.100.1', 600)
+  await server.kill()
+  for (const { app } of [first, second]) await goes(app, 'memory')
+  await statuses(first.app, 2)
+  await statuses(second.app, 6)
+  await server.restart()
+  for (const { app } of [first, second]) await goes(app, 'redis')
+  await until(async () => await usedInRedis(server) === 30, 2000)
+  t.equal(await usedInRedis(server), 30)
+  t.same(await statuses(second.app, 1, '198.51.100.1'), { 403: 1 })
+  t.equal(await observer.hexists('guard:{blocks}', '198.51.100.1'), 1)
+})
+
 t.test('an instance that looks at its block list finds out first', async t => {
   const server = await startRedis(t)
   const { lines } = await instance(t, server, { syncInterval: 20 })
