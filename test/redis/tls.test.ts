@@ -310,7 +310,8 @@ t.test('Cluster', async t => {
       const before = await failuresOf(app, 'cluster')
       const seen = new Set<string>()
       for (let i = 0; i < 100; i++, await sleep(10)) seen.add(app.redisGuard.status.reason!)
-      for (const other of seen) t.match(other, reason)
+      // Or that ioredis broke a handshake off, since other nodes had refused.
+      for (const other of seen) t.match(other, /\(tls\)/)
       t.equal(await failuresOf(app, 'cluster'), before)
     }
   })
