@@ -64,6 +64,7 @@ export interface MetricsOptions {
 export interface RedisGuardOptions extends RateLimitOptions {
   redis?: RedisOption
   global?: boolean
+  limitNotFound?: boolean
   cache?: number
   ipv6Subnet?: number
   nameSpace?: string
@@ -114,6 +115,7 @@ export const limitOptions = {
 export const pluginOptions = {
   redis: option({ rule: redisRule, read: (value): unknown => value }, undefined, 'where Redis is; `false`: never', 'the environment'),
   global: option(flag, true, 'limit every route that is registered later; `false`: only those with a `config.rateLimit`'),
+  limitNotFound: option(flag, true, 'limit requests for what is not there, too, by the global limit and on its counter'),
   cache: option(whole(1, 10_000_000), 5000, 'the most keys that the memory store keeps'),
   ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
   nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),

@@ -49,6 +49,7 @@ export interface Settings {
   readonly redis: RedisSettings
   readonly environment: Environment
   readonly global: boolean
+  readonly limitNotFound: boolean
   readonly limit: LimitSettings
   readonly cache: number
   readonly ipv6Subnet: number

@@ -45,6 +45,7 @@ t.test('without options and variables everything has its default', async t => {
   t.same(settings, {
     redis: { kind: 'none', reason: 'REDIS_URL is not set' },
     global: true,
+    limitNotFound: true,
     cache: 5000,
     ipv6Subnet: 64,
     nameSpace: 'guard:',
@@ -158,6 +159,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   // ioredis' options are its own affair
   redis: ['record'],
   global: ['true'],
+  limitNotFound: ['true'],
   cache: [],
   ipv6Subnet: [],
   nameSpace: ['text', 'number'],

@@ -33,6 +33,8 @@ export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Sett
     else answer(request, reply, settings.limit, blocked, done)
   })
 
+  if (settings.global && settings.limitNotFound) limitNotFound(fastify, guard, settings.limit, subjectOf)
+
   const nameOfGet = new Map<string, string>()
   fastify.addHook('onRoute', route => {
     const limit = limitOf(route, settings, nameOfGet)
@@ -40,6 +42,17 @@ export function addHooks (fastify: FastifyInstance, guard: Guard, settings: Sett
     const hook = limitHook(guard, limit, request => (request as unknown as Identified)[subjectOf]!)
     addLast(route, limit.settings.hook, hook)
   })
+}
+
+/** Who looks for what is not there is limited as anybody else; a 404 is no route that a hook could be added to. */
+function limitNotFound (fastify: FastifyInstance, guard: Guard, settings: LimitSettings, subjectOf: symbol): void {
+  const limit = limitHook(guard, { name: globalLimitName, settings }, request => (request as unknown as Identified)[subjectOf]!)
+  const handler: LimitHandler = (request, reply, done) => {
+    if (request.is404) limit(request, reply, done)
+    else done()
+  }
+  if (settings.hook === 'preParsing') fastify.addHook('preParsing', (request, reply, payload, done) => handler(request, reply, done))
+  else fastify.addHook(settings.hook as 'onRequest', handler)
 }
 
 /** A request whose client is known: the hook for all requests runs before that of any route. */

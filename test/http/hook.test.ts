@@ -40,6 +40,41 @@ t.test('the global limit', async t => {
     t.same(refused.json(), { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 minute' })
   })
 
+  t.test('counts 404s with the routes that share it, in whatever hook and scope', async t => {
+    for (const hook of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
+      const app = await guardedApp(t, { max: 3, hook })
+      app.get('/a', ok)
+      app.get('/own', { config: { rateLimit: { max: 1 } } }, ok)
+      app.register(async child => {
+        child.setNotFoundHandler((request, reply) => { reply.code(404).send('not here') })
+      }, { prefix: '/child' })
+      const get = async (url: string, remoteAddress = '192.0.2.1') => await app.inject({ url, remoteAddress })
+      const missing = await get('/nowhere')
+      t.equal(missing.statusCode, 404)
+      t.match(missing.headers, { 'x-ratelimit-limit': '3', 'x-ratelimit-remaining': '2' })
+      t.equal((await get('/a')).headers['x-ratelimit-remaining'], '1')
+      t.same([(await get('/child/nowhere')).statusCode, (await get('/elsewhere')).statusCode, (await get('/a')).statusCode], [404, 429, 429])
+      t.same([(await get('/own')).statusCode, (await get('/nowhere', '192.0.2.2')).statusCode], [200, 404])
+      t.match((await app.inject('/metrics')).body, /decisions_total\{limit="global",outcome="limited",source="memory"\} 2/)
+    }
+  })
+
+  t.test('leaves 404s alone with limitNotFound: false, and where there is no global limit', async t => {
+    for (const options of [{ limitNotFound: false }, { global: false }]) {
+      const app = await guardedApp(t, { max: 0, ...options })
+      const { statusCode, headers } = await app.inject('/nowhere')
+      t.equal(statusCode, 404)
+      t.notOk('x-ratelimit-limit' in headers)
+    }
+  })
+
+  t.test('exempts from it on a 404 who is on the allow list, and blocks who is blocked', async t => {
+    const app = await guardedApp(t, { max: 0, allowList: ['192.0.2.9'] })
+    await app.redisGuard.blockIP('192.0.2.8', 60)
+    const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/nowhere', remoteAddress })).statusCode
+    t.same([await statusFor('192.0.2.9'), await statusFor('192.0.2.8'), await statusFor('192.0.2.7')], [404, 403, 429])
+  })
+
   t.test('tells clients apart by address, IPv6 clients by their /64', async t => {
     const app = await guardedApp(t, { max: 1 })
     app.get('/', ok)
