@@ -6,7 +6,8 @@ export type { GuardWarning } from './guard/warnings.js'
 export { ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, StoreUnavailableError, ValueError } from './errors.js'
 export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
 export type {
-  LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader
+  LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader,
+  RouteRateLimitOptions
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, RedisCredentials, RedisOption } from './redis-option.js'
 export type { Algorithm } from './rules/rate-limit.js'

@@ -61,6 +61,11 @@ export const keyPrefix: ValueRule<string> = {
   read: value => typeof value === 'string' && value !== '' && !/[{}]/.test(value) ? value : wrong
 }
 
+export const text: ValueRule<string> = {
+  rule: 'a string',
+  read: value => typeof value === 'string' ? value : wrong
+}
+
 export const texts: ValueRule<readonly string[]> = {
   rule: 'an array of texts',
   read: value => Array.isArray(value) && value.every(item => typeof item === 'string') ? Object.freeze([...value]) : wrong

@@ -6,7 +6,7 @@
 import type { FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { Awaitable } from './awaitable.js'
-import { duration, either, flag, fn, isRecord, keyPrefix, oneOf, texts, type ValueRule, whole, wrong } from './option-rules.js'
+import { duration, either, flag, fn, isRecord, keyPrefix, oneOf, text, texts, type ValueRule, whole, wrong } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
 import { type Algorithm, algorithms } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
@@ -49,6 +49,11 @@ export interface RateLimitOptions {
   skipOnError?: boolean
   addHeaders?: Partial<Record<RefusalHeader, boolean>>
   addHeadersOnExceeding?: Partial<Record<LimitHeader, boolean>>
+}
+
+/** A route's `config.rateLimit`. */
+export interface RouteRateLimitOptions extends RateLimitOptions {
+  groupId?: string
 }
 
 /** The structural part of a prom-client `Registry` that is used, so that any copy of prom-client will do. */
@@ -110,6 +115,11 @@ export const limitOptions = {
   addHeaders: option(headerFlags(refusalHeaders), allTrue(refusalHeaders), 'headers of a refusal', 'all `true`'),
   addHeadersOnExceeding: option(headerFlags(limitHeaders), allTrue(limitHeaders), 'headers of an allowed request', 'all `true`')
 } satisfies { readonly [name in keyof Required<RateLimitOptions>]: Option }
+
+/** Options of a route only. */
+export const routeOptions = {
+  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike', 'none')
+} satisfies { readonly [name in Exclude<keyof Required<RouteRateLimitOptions>, keyof RateLimitOptions>]: Option }
 
 /** Options of the plugin only. */
 export const pluginOptions = {

@@ -20,7 +20,7 @@ import { addHooks } from './http/hook.js'
 import { described, Metrics } from './metrics/metrics.js'
 import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
-import type { MetricsRegistry, RateLimitOptions, RedisGuardOptions } from './options.js'
+import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './options.js'
 import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
@@ -38,7 +38,7 @@ declare module 'fastify' {
 
   interface FastifyContextConfig {
     /** This route's own limit; `false`: none. */
-    rateLimit?: RateLimitOptions | false
+    rateLimit?: RouteRateLimitOptions | false
   }
 }
 

@@ -9,7 +9,7 @@ import { type LimitError, type OptionProblem, OptionsError, show } from './error
 import { wrong } from './option-rules.js'
 import {
   type LimitHeader, type LimitHook, limitOptions, type MetricsOptions, type Option, pluginOptions, type RateLimitOptions,
-  type RedisGuardOptions, type RefusalHeader
+  type RedisGuardOptions, type RefusalHeader, routeOptions, type RouteRateLimitOptions
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from './rules/address-list.js'
@@ -18,6 +18,8 @@ import type { OnOutage } from './rules/verdict.js'
 
 /** A limit's settings: every default filled in; undefined only where "not given" is a setting of its own. */
 export interface LimitSettings {
+  /** whose counters a route shares; undefined: it has its own */
+  readonly groupId: string | undefined
   readonly algorithm: Algorithm
   readonly max: Exclude<RateLimitOptions['max'], undefined>
   /** ms */
@@ -71,6 +73,7 @@ const { skipOnError, ...ownLimitOptions } = limitOptions
 
 const limitDefaults: LimitSettings = {
   ...fallbacks(ownLimitOptions),
+  ...fallbacks(routeOptions),
   allowList: readAllowList(limitOptions.allowList.fallback),
   addHeaders: limitOptions.addHeaders.fallback,
   addHeadersOnExceeding: limitOptions.addHeadersOnExceeding.fallback
@@ -105,12 +108,12 @@ export function resolveOptions (options: RedisGuardOptions, env: Readonly<Record
  * @param place   begins the name of a wrong option, such as `GET /login config.rateLimit`
  * @throws OptionsError
  */
-export function resolveRouteLimit (config: RateLimitOptions, base: LimitSettings, place: string): LimitSettings {
+export function resolveRouteLimit (config: RouteRateLimitOptions, base: LimitSettings, place: string): LimitSettings {
   const problems: OptionProblem[] = []
-  const given = readGiven(limitOptions, config, name => `${place}.${name}`, problems)
+  const { groupId, ...given } = readGiven({ ...limitOptions, ...routeOptions }, config, name => `${place}.${name}`, problems)
   const settings = resolveLimit(given, base, `${place}.`, problems)
   if (problems.length > 0) throw new OptionsError(problems)
-  return settings
+  return Object.freeze({ ...settings, groupId: groupId === '' ? undefined : groupId })
 }
 
 type Given<Declared> = { -readonly [name in keyof Declared]?: Declared[name] extends Option<infer T> ? T : never }

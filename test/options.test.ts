@@ -2,7 +2,7 @@ import { Cluster, Redis } from 'ioredis'
 import { Registry } from 'prom-client'
 import t from 'tap'
 import { OptionsError } from '../lib/errors.js'
-import { limitOptions, pluginOptions, type RateLimitOptions, type RedisGuardOptions } from '../lib/options.js'
+import { limitOptions, pluginOptions, routeOptions, type RateLimitOptions, type RedisGuardOptions } from '../lib/options.js'
 import { resolveOptions, resolveRouteLimit, type Settings } from '../lib/settings.js'
 import { longestWindowMs } from '../lib/rules/rate-limit.js'
 
@@ -206,6 +206,17 @@ t.test('every option of a route refuses the same values, by its place', async t 
       t.same(problems.map(({ option }) => option), [`GET /login config.rateLimit.${option}`], kind)
     }
   }
+})
+
+t.test('groupId is a string, and of a route only', async t => {
+  const base = resolve({}).limit
+  const place = 'GET /login config.rateLimit'
+  for (const [kind, value] of Object.entries(values).filter(([, value]) => typeof value !== 'string')) {
+    t.match(caught(() => resolveRouteLimit({ groupId: value as string }, base, place)).message, /config\.rateLimit\.groupId must be a string, got /, kind)
+  }
+  t.equal(resolveRouteLimit({ groupId: 'a' }, base, place).groupId, 'a')
+  for (const none of [{}, { groupId: '' }, { groupId: undefined }]) t.equal(resolveRouteLimit(none, base, place).groupId, undefined)
+  t.same(wrongOnes({ groupId: 'a' }), ['groupId'])
 })
 
 t.test('numbers are refused just outside their range, and taken at its ends', async t => {
@@ -518,7 +529,7 @@ t.test('redis.credentials is a function, and the only place for a user and a pas
 })
 
 t.test('every option has a default and a description for the README', async t => {
-  for (const [name, { shown, description }] of Object.entries({ ...pluginOptions, ...limitOptions })) {
+  for (const [name, { shown, description }] of Object.entries({ ...pluginOptions, ...routeOptions, ...limitOptions })) {
     t.match(shown, /./, name)
     t.match(description, /./, name)
   }

@@ -6,7 +6,7 @@ import { variables } from '../lib/env.js'
 import redisGuard from '../lib/index.js'
 import { described } from '../lib/metrics/metrics.js'
 import { infoMetrics, upMetric } from '../lib/metrics/redis-info.js'
-import { limitOptions, type Option, pluginOptions } from '../lib/options.js'
+import { limitOptions, type Option, pluginOptions, routeOptions } from '../lib/options.js'
 
 const file = new URL('../README.md', import.meta.url)
 const readme = await readFile(file, 'utf8')
@@ -18,6 +18,7 @@ const optionRows = (options: Readonly<Record<string, Option>>) => Object.entries
 
 const tables: Record<string, readonly string[]> = {
   'limit options': optionRows(limitOptions),
+  'route options': optionRows(routeOptions),
   'plugin options': optionRows(pluginOptions),
   variables: variables.map(({ name, rule, description }) => `| \`${name}\` | ${cell(rule)} | ${cell(description)} |`),
   metrics: [...Object.values(described), upMetric, ...infoMetrics].map(({ name, labels, help }) =>

@@ -6,7 +6,7 @@ import type {
   FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, preParsingHookHandler, RouteOptions
 } from 'fastify'
 import type { Client, Guard, Subject } from '../guard/guard.js'
-import type { LimitHook, RateLimitOptions } from '../options.js'
+import type { LimitHook, RouteRateLimitOptions } from '../options.js'
 import { type LimitSettings, resolveRouteLimit, type Settings } from '../settings.js'
 import { canonicalAddress } from '../rules/address.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
@@ -94,9 +94,11 @@ function limitOf (route: RouteOptions, settings: Settings, nameOfGet: Map<string
   const methods = [route.method].flat().map(method => method.toUpperCase())
   const url = `${route.url}${Object.entries(route.constraints ?? {}).map(([by, value]) => `;${by}=${String(value)}`).join('')}`
   const ofGet = methods.length === 1 && methods[0] === 'HEAD' ? nameOfGet.get(url) : undefined
-  const name = ofGet ?? `${methods.join(',')}:${url}`
+  const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`)
+  // No method has a small letter: a group cannot be called like a route.
+  const name = own.groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : `group:${own.groupId}`
   if (methods.includes('GET')) nameOfGet.set(url, name)
-  return { name, settings: resolveRouteLimit(config as RateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`) }
+  return { name, settings: own }
 }
 
 function limitHook (guard: Guard, { name, settings }: RouteLimit, subjectOf: (request: FastifyRequest) => Subject): LimitHandler {

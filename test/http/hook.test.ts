@@ -9,6 +9,7 @@ import t from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { RateLimitOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
 
 const ok = async () => 'ok'
 
@@ -23,6 +24,23 @@ t.test('a refusal is an error as any other to those who handle it', async t => {
   })
   const text = 'Rate limit exceeded, retry in 1 minute'
   t.same((await app.inject('/')).json(), [true, 'Error', text, `Error: ${text}`, `Error: ${text}`, 429, ['statusCode'], 'changed', 'changed, too'])
+})
+
+t.test('routes with one groupId share a counter of each client, on Redis as in memory', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  for (const redis of [false, server.url] as const) {
+    const app = await guardedApp(t, { redis, max: 10 })
+    const inGroup = (groupId: string) => ({ config: { rateLimit: { max: 3, groupId } } })
+    app.get('/a', inGroup('login'), ok)
+    app.post('/b', inGroup('login'), ok)
+    app.get('/other', inGroup('other'), ok)
+    app.get('/alone', inGroup(''), ok)
+    const left = async (method: 'GET' | 'HEAD' | 'POST', url: string, remoteAddress = '192.0.2.1') => Number((await app.inject({ method, url, remoteAddress })).headers['x-ratelimit-remaining'])
+    t.same([await left('GET', '/a'), await left('POST', '/b'), await left('HEAD', '/a')], [2, 1, 0])
+    t.equal((await app.inject({ method: 'POST', url: '/b', remoteAddress: '192.0.2.1' })).statusCode, 429)
+    t.same([await left('GET', '/other'), await left('GET', '/alone'), await left('GET', '/a', '192.0.2.2')], [2, 2, 2])
+  }
 })
 
 t.test('the global limit', async t => {
