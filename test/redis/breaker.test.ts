@@ -116,3 +116,19 @@ t.test('a connection that is not whole any more when the probe is answered is no
   delete (connection as { ready?: boolean }).ready
   await until(() => guarded.usable, 2000)
 })
+
+t.test('closed while it is being tried, it stays closed for good', async t => {
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const { connection, guarded } = setUp(t, proxy.port)
+  connection.open()
+  await once(connection, 'ready')
+  // The probe is on its way, and so is its answer: what is open is not looked at.
+  Object.defineProperty(connection, 'close', { value: () => {}, configurable: true })
+  guarded.close()
+  await once(guarded, 'probed')
+  t.equal(guarded.usable, false)
+  t.equal(guarded.state, 'open')
+  delete (connection as { close?: unknown }).close
+  connection.close()
+})
