@@ -16,8 +16,8 @@ import { readOptions } from './options.js'
 import { play } from './play.js'
 import { renderRows, type Row } from './report.js'
 
-const { json, only, ...options } = readOptions(process.argv.slice(2))
-const chosen = faults.filter(({ name }) => only.length === 0 || only.some(part => part === `=${name}` || name.toLowerCase().includes(part.toLowerCase())))
+const { json, names, ...options } = readOptions(process.argv.slice(2))
+const chosen = faults.filter(({ name }) => names.length === 0 || names.some(part => part === `=${name}` || name.toLowerCase().includes(part.toLowerCase())))
 if (chosen.length === 0) throw new Error(`--fault must be part of one of ${faults.map(({ name }) => `"${name}"`).join(', ')}`)
 
 const rows: Row[] = []

@@ -5,7 +5,7 @@ import type { PlayOptions } from './play.js'
 export interface ChaosOptions extends PlayOptions {
   readonly json: boolean
   /** parts of the names of the faults to play, or `=` and a whole name; empty: all */
-  readonly only: readonly string[]
+  readonly names: readonly string[]
 }
 
 /** @throws with what was wrong, for people */
@@ -22,7 +22,7 @@ export function readOptions (args: readonly string[]): ChaosOptions {
   })
   return {
     json: values.json,
-    only: values.fault,
+    names: values.fault,
     holdMs: values.seconds === undefined ? undefined : positive('--seconds', values.seconds) * 1000,
     rate: positive('--rate', values.rate),
     connections: positive('--connections', values.connections)

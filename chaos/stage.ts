@@ -1,8 +1,8 @@
 /** Where a fault is played: real servers, and the way of each instance to them. */
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
-import { type Certificates, makeCertificates } from '../test/support/certificates.js'
+import { Authority, type Certificate } from '../test/support/certificates.js'
 import { RedisCluster } from '../test/support/redis-cluster.js'
-import { RedisServer } from '../test/support/redis-server.js'
+import { RedisServer, tlsArguments } from '../test/support/redis-server.js'
 import { Sentinel, sentinelName } from '../test/support/sentinel.js'
 import { TcpProxy } from '../test/support/tcp-proxy.js'
 import { until } from '../test/support/until.js'
@@ -77,31 +77,34 @@ export class PasswordStage extends ServerStage {
 /** A server that speaks TLS alone, and two authorities, of which the instances trust the first. */
 export class TlsStage extends ServerStage {
   readonly #folders: readonly (() => Promise<void>)[]
-  readonly trusted: Certificates
-  readonly unknown: Certificates
+  readonly #trustedCa: string
+  /** certificates of the server by these authorities */
+  readonly trusted: Certificate
+  readonly unknown: Certificate
 
-  private constructor (server: RedisServer, proxies: readonly TcpProxy[], trusted: Certificates, unknown: Certificates, folders: readonly (() => Promise<void>)[]) {
-    super(server, proxies, { tls: { ca: [trusted.ca, unknown.ca] } })
-    this.trusted = trusted
-    this.unknown = unknown
+  private constructor (server: RedisServer, proxies: readonly TcpProxy[], authorities: readonly [Authority, Authority], certificates: readonly [Certificate, Certificate], folders: readonly (() => Promise<void>)[]) {
+    super(server, proxies, { tls: { ca: authorities.map(({ ca }) => ca) } })
+    this.#trustedCa = authorities[0].ca
+    ;[this.trusted, this.unknown] = certificates
     this.#folders = folders
   }
 
   static override async start (): Promise<TlsStage> {
     const folders: (() => Promise<void>)[] = []
     const owner = { teardown: (remove: () => Promise<void>) => { folders.push(remove) } }
-    const [trusted, unknown] = [await makeCertificates(owner), await makeCertificates(owner)]
-    const server = await RedisServer.start('--port', '0', '--tls-port', '{port}', '--tls-cert-file', trusted.certFile, '--tls-key-file', trusted.keyFile, '--tls-ca-cert-file', trusted.caFile, '--tls-auth-clients', 'no')
-    return new TlsStage(server, await proxiesTo(server), trusted, unknown, folders)
+    const authorities = [await Authority.create(owner), await Authority.create(owner)] as const
+    const certificates = [await authorities[0].issue(), await authorities[1].issue()] as const
+    const server = await RedisServer.start(...tlsArguments(authorities[0], certificates[0]), '--tls-auth-clients', 'no')
+    return new TlsStage(server, await proxiesTo(server), authorities, certificates, folders)
   }
 
   override settingsOf (instance: number): InstanceSettings {
     const { redis } = super.settingsOf(instance)
-    return { redis: { ...redis as RedisOptions, tls: { ca: this.trusted.ca } } }
+    return { redis: { ...redis as RedisOptions, tls: { ca: this.#trustedCa } } }
   }
 
   /** The server's certificate from now on; connections that there are stay as they are. */
-  async present ({ certFile, keyFile }: Certificates): Promise<void> {
+  async present ({ certFile, keyFile }: Certificate): Promise<void> {
     const client = this.client()
     try {
       await client.config('SET', 'tls-cert-file', certFile, 'tls-key-file', keyFile)

@@ -188,8 +188,12 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       else done(undefined, this.#takeHere(hit, fallback, undefined), 'memory')
       return
     }
-    const share = fallback === 'share' && this.#waitingSinceMs !== undefined ? this.#shareOf(hit, this.#knownOf(hit)) : undefined
-    if (share?.accepted === false) return done(undefined, refusedBy(share, hit, this.#knownOf(hit)), 'memory')
+    let share: Shared | undefined
+    if (fallback === 'share' && this.#waitingSinceMs !== undefined) {
+      const known = this.#knownOf(hit)
+      share = this.#shareOf(hit, known)
+      if (!share.accepted) return done(undefined, refusedBy(share, hit, known), 'memory')
+    }
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
         if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))

@@ -105,7 +105,11 @@ export class Journal {
    */
   addRefusals (key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined, batch: number | undefined): void {
     if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > windowTolerance || this.#hasRun(batch)) return
-    const applyTo = (counter: Counter) => { counter.counted = { ...counter.counted ?? known, used: (counter.counted ?? known).used + refusals } }
+    const applyTo = (counter: Counter) => {
+      // Memory knows of hits that Redis may have run; on top of what was known before them these are still to come.
+      const before = counter.counted ?? counter.known ?? { ...known, used: 0 }
+      counter.counted = { ...before, used: before.used + refusals }
+    }
     if (this.#isUnsure(batch)) this.#unsure.push({ batch, key, limit, known, applyTo })
     else applyTo(this.#counterOf({ key, limit }, known))
   }

@@ -84,6 +84,10 @@ export class Keys {
     return `${this.#nameSpace}batch:${instance}`
   }
 
+  fence (instance: string): string {
+    return `${this.batch(instance)}:fence`
+  }
+
   writer (instance: string): string {
     return `${this.events}:writer:${instance}`
   }

@@ -109,7 +109,7 @@ export class RedisStore implements Store {
     return await this.#redis.run(async client => {
       if (isCluster(client)) return noNumbers
       const next = this.#numbers.leap()
-      const last = Number(await fence.run(client, [this.#numbers.key, `${this.#numbers.key}:fence`], [next, keptMs]))
+      const last = Number(await fence.run(client, [this.#numbers.key, this.#keys.fence(this.#instance)], [next, keptMs]))
       this.#numbers.goOnFrom(next)
       return { last, next }
     })

@@ -110,7 +110,7 @@ t.test('the table has a row for each fault, and says which is not as it must be'
 })
 
 t.test('options', async t => {
-  t.same(readOptions([]), { json: false, only: [], holdMs: undefined, rate: 400, connections: 64 })
-  t.match(readOptions(['--fault', 'a', '--fault', 'b', '--seconds', '0.5']), { only: ['a', 'b'], holdMs: 500 })
+  t.same(readOptions([]), { json: false, names: [], holdMs: undefined, rate: 400, connections: 64 })
+  t.match(readOptions(['--fault', 'a', '--fault', 'b', '--seconds', '0.5']), { names: ['a', 'b'], holdMs: 500 })
   for (const wrong of ['0', '-1', 'x', '1e9']) t.throws(() => readOptions([`--rate=${wrong}`]), /--rate must be a number/)
 })

@@ -9,10 +9,10 @@ import t, { type Test } from 'tap'
 import type { CredentialsSource, RedisCredentials } from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { makeCertificates } from '../support/certificates.js'
+import { Authority } from '../support/certificates.js'
 import { findProgram, freePort, Program } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer, tlsArguments } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
@@ -50,10 +50,10 @@ t.test('the function is asked at each connect, and its answer used', async t => 
 t.test('it is asked before a unix socket and before TLS, too', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'redis-'))
   t.teardown(async () => await rm(folder, { recursive: true }))
-  const { ca, certFile, keyFile, caFile } = await makeCertificates(t)
+  const authority = await Authority.create(t)
+  const { ca } = authority
   const path = join(folder, 'redis.sock')
-  const { port } = await startRedis(t, '--requirepass', secret, '--unixsocket', path, '--port', '0', '--tls-port', '{port}',
-    '--tls-cert-file', certFile, '--tls-key-file', keyFile, '--tls-ca-cert-file', caFile, '--tls-auth-clients', 'no')
+  const { port } = await startRedis(t, '--requirepass', secret, '--unixsocket', path, ...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no')
   for (const place of [{ path }, { port, tls: { ca } }, { url: `rediss://localhost:${port}`, tls: { ca } }]) {
     const app = await guardedApp(t, { redis: { ...place, credentials: () => ({ password: secret }) } })
     t.match(app.redisGuard.status, { store: 'redis' }, Object.keys(place).join())

@@ -133,3 +133,19 @@ t.test('until Redis is up to date, what follows a piece says that Redis knows th
   journal.addHit(hit('a'), known, undefined)
   t.same(isRestored(), [false])
 })
+
+t.test('refusals do not count a hit before them, which Redis may not have run, a second time', async t => {
+  for (const last of [5, 6]) {
+    const { journal } = setUp()
+    const known = (used: number) => ({ used, previous: 0, atMs: windowEndsAtMs })
+    journal.addHit(hit('a', 'noted'), known(140), 6)
+    journal.addRefusals('a', limit, windowEndsAtMs, 2, known(141), undefined)
+    journal.settle({ last, next: 100 })
+    t.match(drain(journal), [{ counters: [{ known: { used: 140 }, counted: { used: last === 5 ? 143 : 142 } }] }])
+    journal.settle({ last: 100, next: 200 })
+    journal.addHit(hit('b'), undefined, 206)
+    journal.addRefusals('b', limit, windowEndsAtMs, 2, known(101), undefined)
+    journal.settle({ last: last + 200, next: 300 })
+    t.match(drain(journal), [{ counters: [{ known: undefined, counted: { used: last === 5 ? 3 : 2 } }] }])
+  }
+})

@@ -167,8 +167,8 @@ t.test('an instance that is back lets pass no more than its part until the other
   await goes(second, 'redis')
   t.equal(await passing(first, '192.0.2.1'), 0)
   // Both are back, so Redis alone decides.
-  let number = 2
-  const freshClient = () => `192.0.2.${++number}`
+  let number = 0
+  const freshClient = () => `2001:db8:0:${(++number).toString(16)}::1`
   await until(async () => await passing(first, freshClient()) === 20)
 
   for (const proxy of proxies) proxy.blackhole = true

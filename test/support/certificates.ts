@@ -62,18 +62,6 @@ export class Authority {
   }
 }
 
-export interface Certificates extends Certificate {
-  readonly caFile: string
-  /** PEM */
-  readonly ca: string
-}
-
-/** An authority of its own, and one certificate by it. */
-export async function makeCertificates (owner: Owner): Promise<Certificates> {
-  const authority = await Authority.create(owner)
-  return { ...await authority.issue(), caFile: authority.caFile, ca: authority.ca }
-}
-
 async function openssl (...args: string[]): Promise<void> {
   await promisify(execFile)(findProgram('openssl'), args)
 }

@@ -10,6 +10,8 @@
 
 local last = redis.call('GET', KEYS[1]) or '-1'
 local told, door = string.match(redis.call('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
+-- One that was sent long ago, and comes now: the door is not opened again.
+if tonumber(last) > tonumber(ARGV[1]) then return tonumber(last) end
 -- No batch has run since: the door is not what ran.
 if door == last then last = told end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
