@@ -10,10 +10,11 @@
  * known as soon as Redis is asked again: within `askAgainMs` on every instance.
  *
  * A fixed-window counts refusals; those of this cache are added up and written
- * behind.
+ * behind. One that each refusal makes longer is not kept here.
  */
 import type { Keys } from '../store/keys.js'
-import { explain, type Explanation, type LimitState, take } from '../rules/rate-limit.js'
+import { explain, type LimitState, take } from '../rules/rate-limit.js'
+import type { Counted } from '../rules/verdict.js'
 import type { NamedCheck, Refusals, Taken } from '../store/store.js'
 
 /** ms after which a hit at a refused key is sent to Redis again. */
@@ -68,8 +69,18 @@ export class DenyCache {
    *   refused stays refused, so that its outage is nobody's second quota
    * @returns undefined: ask the store
    */
-  refuse (client: string, { name, limit, cost }: NamedCheck, canAsk: boolean): Explanation | undefined {
+  refuse (client: string, checks: readonly NamedCheck[], canAsk: boolean): Counted | undefined {
     if (this.#denials.size === 0) return undefined
+    let refused: Counted | undefined
+    for (const check of checks) {
+      const found = this.#refuseOne(client, check, canAsk)
+      if (found !== undefined && found.explanation.retryAfterMs > (refused?.explanation.retryAfterMs ?? -1)) refused = found
+    }
+    return refused
+  }
+
+  #refuseOne (client: string, { name, limit, cost, shadow }: NamedCheck, canAsk: boolean): Counted | undefined {
+    if (shadow === true) return undefined
     const denial = this.#denials.get(this.#options.keys.limit(limit.algorithm, name, client))
     if (denial === undefined || denial.windowMs !== limit.windowMs) return undefined
     const localMs = this.#options.now()
@@ -83,17 +94,22 @@ export class DenyCache {
       return undefined
     }
     if (changed) this.#count(denial, state, client, name, limit)
-    return explain(state, nowMs, limit, cost)
+    const refusals = limit.algorithm === 'fixed-window' ? Math.max(0, state.used - limit.max) : 0
+    return { kind: 'limited', source: 'local', key: client, name, limit, explanation: explain(state, nowMs, limit, cost), refusals, others: [] }
   }
 
   /** Takes note of what Redis has decided about a hit. */
-  learn (client: string, { name, limit, cost }: NamedCheck, { accepted, outcomes, nowMs }: Taken): void {
+  learn (client: string, checks: readonly NamedCheck[], { accepted, outcomes, nowMs }: Taken): void {
     if (accepted && this.#denials.size === 0) return
+    checks.forEach((check, i) => this.#learnOne(client, check, outcomes[i]!, nowMs))
+  }
+
+  #learnOne (client: string, { name, limit, cost, shadow }: NamedCheck, { fits, state }: Taken['outcomes'][number], nowMs: number): void {
     const key = this.#options.keys.limit(limit.algorithm, name, client)
     this.#denials.delete(key)
-    const { state } = outcomes[0]!
+    if (fits || shadow === true || limit.excess !== 'none') return
     // A hit that is dearer than the whole quota is refused by a counter that is not even there.
-    if (accepted || state.used + state.previous === 0) return
+    if (state.used + state.previous === 0) return
     if (this.#denials.size >= this.#options.capacity) this.#denials.delete(this.#denials.keys().next().value!)
     const localMs = this.#options.now()
     const { retryAfterMs } = explain(state, nowMs, limit, cost)

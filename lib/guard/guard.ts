@@ -5,11 +5,11 @@
 import type { StoreUnavailableError } from '../errors.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
-import { explain } from '../rules/rate-limit.js'
-import type { Blocked, Exempt, OnOutage, Source, Verdict } from '../rules/verdict.js'
+import { explain, type Explanation } from '../rules/rate-limit.js'
+import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
-import type { NamedCheck } from '../store/store.js'
+import type { NamedCheck, Taken } from '../store/store.js'
 import type { DenyCache } from './deny-cache.js'
 
 /** Who sent a request, as far as its address tells. */
@@ -33,7 +33,11 @@ export interface GuardEvent {
   readonly subject: Subject
 }
 
-/** `uncounted`, `denied`, `failed`: Redis was away, and `onOutage` is `allow`, `deny` or `fail`. */
+/**
+ * `uncounted`, `denied`, `failed`: Redis was away, and `onOutage` is `allow`,
+ * `deny` or `fail`. `shadowed`: a limit in shadow would have refused the
+ * request; told of each of them, beside what its other limits have decided.
+ */
 export type Outcome = Verdict['kind'] | 'failed'
 
 export type GuardListener = (event: GuardEvent) => void
@@ -109,39 +113,53 @@ export class Guard {
   }
 
   /**
-   * Counts a request against a limit; decided before it returns where memory
+   * Counts a request against limits; decided before it returns where memory
    * answers, and where Redis has refused the key a moment ago.
    *
-   * @param checks    one limit; the same array for each request that has it,
-   *   so that a batch tells Redis about it once
+   * @param checks    one limit at least; the same array for each request that
+   *   has them, so that a batch tells Redis about them once
    * @param onOutage  who answers when Redis cannot
    * @param done      called once, with the verdict; with the failure where `fail` asks for it
    */
   take (
-    subject: Subject, key: string, checks: readonly [NamedCheck], onOutage: OnOutage,
-    done: (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void
+    subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage,
+    done: TakeDone
   ): void {
-    const [check] = checks
     const canAsk = this.#store.usesRedis
     const fallback = onOutage === 'memory' || onOutage === 'share' ? onOutage : undefined
-    const denied = canAsk || fallback !== undefined ? this.#denyCache.refuse(key, check, canAsk) : undefined
+    const denied = canAsk || fallback !== undefined ? this.#denyCache.refuse(key, checks, canAsk) : undefined
     if (denied !== undefined) {
-      this.#tell(subject, 'limited', 'local', check.name, key)
-      return done(undefined, { kind: 'limited', source: 'local', key, limit: check.limit, explanation: denied })
+      this.#tell(subject, 'limited', 'local', denied.name, key)
+      return done(undefined, denied)
     }
     this.#store.takeOne({ key, checks }, fallback, (failure, taken, source) => {
-      if (taken === undefined) {
-        const outcome = unanswered[onOutage as keyof typeof unanswered]
-        this.#tell(subject, outcome, source, check.name, key)
-        if (outcome === 'failed') return done(failure, undefined)
-        return done(undefined, outcome === 'denied' ? { kind: outcome } : { kind: outcome, key, limit: check.limit })
+      if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, source, done)
+      if (source === 'redis') this.#denyCache.learn(key, checks, taken)
+      checks.forEach(({ name, shadow }, i) => {
+        if (shadow === true && !taken.outcomes[i]!.fits) this.#tell(subject, 'shadowed', source, name, key)
+      })
+      const verdict = verdictOn(key, checks, taken, source)
+      if (verdict !== undefined) {
+        this.#tell(subject, verdict.kind, source, verdict.name, key)
+        return done(undefined, verdict)
       }
-      if (source === 'redis') this.#denyCache.learn(key, check, taken)
-      const explanation = taken.explanation ?? explain(taken.outcomes[0]!.state, taken.nowMs, check.limit, check.cost)
-      const kind = taken.accepted ? 'allowed' : 'limited'
-      this.#tell(subject, kind, source, check.name, key)
-      done(undefined, { kind, source, key, limit: check.limit, explanation })
+      if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
+      done(undefined, shadowed)
     })
+  }
+
+  #unanswered (
+    subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage, failure: StoreUnavailableError, source: Source, done: TakeDone
+  ): void {
+    const check = checks.find(({ shadow }) => shadow !== true)
+    const outcome = check === undefined ? 'uncounted' : unanswered[onOutage as keyof typeof unanswered]
+    this.#tell(subject, outcome, source, (check ?? checks[0]!).name, key)
+    if (check === undefined) return done(undefined, shadowed)
+    switch (outcome) {
+      case 'failed': return done(failure, undefined)
+      case 'denied': return done(undefined, { kind: outcome })
+      case 'uncounted': return done(undefined, { kind: outcome, key, name: check.name, limit: check.limit })
+    }
   }
 
   #tell (subject: Subject, outcome: Outcome, source: Source, limit?: string, key?: string): void {
@@ -149,6 +167,41 @@ export class Guard {
     for (const listener of this.#listeners) listener(event)
   }
 }
+
+/** @returns undefined: all of the limits are in shadow */
+function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, source: Source): Counted | undefined {
+  const { accepted, outcomes, nowMs } = taken
+  const explanationOf = (i: number) => taken.explanations?.[i] ?? explain(outcomes[i]!.state, nowMs, checks[i]!.limit, checks[i]!.cost)
+  const kind = accepted ? 'allowed' : 'limited'
+  // Almost every request has one limit: it makes no lists.
+  if (checks.length === 1) {
+    const { name, limit, shadow } = checks[0]!
+    if (shadow === true) return undefined
+    return { kind, source, key, name, limit, explanation: explanationOf(0), refusals: refusalsOf(checks[0]!, taken, 0), others: none }
+  }
+  const explained = checks.map(({ name, limit }, i) => ({ name, limit, explanation: explanationOf(i) }))
+  let at: number | undefined
+  checks.forEach(({ shadow }, i) => {
+    if (shadow === true || (!accepted && outcomes[i]!.fits)) return
+    if (at === undefined || isTighter(explained[i]!.explanation, explained[at]!.explanation)) at = i
+  })
+  if (at === undefined) return undefined
+  return { kind, source, key, ...explained[at]!, refusals: refusalsOf(checks[at]!, taken, at), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
+}
+
+function isTighter (a: Explanation, b: Explanation): boolean {
+  if (a.retryAfterMs !== b.retryAfterMs) return a.retryAfterMs > b.retryAfterMs
+  return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining
+}
+
+function refusalsOf ({ limit: { algorithm, max } }: NamedCheck, { outcomes }: Taken, i: number): number {
+  return algorithm === 'fixed-window' ? Math.max(0, outcomes[i]!.state.used - max) : 0
+}
+
+const none: readonly Explained[] = []
+const shadowed = { kind: 'shadowed' } as const
+
+export type TakeDone = (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void
 
 /** What becomes of a request that nobody has decided. */
 const unanswered = { allow: 'uncounted', deny: 'denied', fail: 'failed' } as const

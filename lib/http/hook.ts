@@ -210,7 +210,8 @@ function respond (request: FastifyRequest, reply: FastifyReply, settings: LimitS
       call(settings.onExceeding, request, verdict.key)
       return undefined
     case 'blocked': return blockedError()
-    case 'exempt': return undefined
+    case 'exempt':
+    case 'shadowed': return undefined
     /* c8 ignore next 2 -- a new kind of verdict fails to compile here, so that this cannot run */
     default: throw new TypeError(`a verdict of unknown kind: ${JSON.stringify(verdict satisfies never)}`)
   }

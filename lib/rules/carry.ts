@@ -27,8 +27,8 @@ export interface Carry {
 export function carryOf (known: LimitState | undefined, counted: LimitState, nowMs: number, limit: Limit): Carry | undefined {
   const now = current(counted, nowMs, limit)
   const before = current(known, nowMs, limit)
-  // With another window, what was known is over.
-  const sameWindow = limit.algorithm === 'gcra' || before.atMs === now.atMs
+  // With another window, what was known is over; unless it was made longer.
+  const sameWindow = limit.algorithm === 'gcra' || limit.excess !== 'none' || before.atMs === now.atMs
   const { used, previous } = sameWindow ? before : nothing
   const carry = {
     known: { used, previous, atMs: now.atMs },

@@ -13,6 +13,15 @@ import { slidingWindow } from './sliding-window.js'
 
 export type Algorithm = 'fixed-window' | 'sliding-window' | 'gcra'
 
+/**
+ * What a hit beyond max does to the window of a fixed-window: nothing
+ * (`none`), it begins anew (`restart`), or anew and twice as long with each
+ * (`backoff`). Source: `continueExceeding` and `exponentialBackoff` of
+ * @fastify/rate-limit.
+ */
+export type Excess = 'none' | 'restart' | 'backoff'
+export const excesses = ['none', 'restart', 'backoff'] as const satisfies readonly Excess[]
+
 export interface Limit {
   readonly algorithm: Algorithm
   /** hits allowed per window; whole number >= 0 */
@@ -21,6 +30,8 @@ export interface Limit {
   readonly windowMs: number
   /** gcra only: hits that may come at once; elsewhere equal to max */
   readonly burst: number
+  /** fixed-window only; elsewhere `none` */
+  readonly excess: Excess
 }
 
 /** The counters of one key. What each means is the algorithm's to say. */
@@ -35,6 +46,8 @@ export interface Check {
   readonly limit: Limit
   /** whole number >= 1 */
   readonly cost: number
+  /** counted as any other, but refuses nothing */
+  readonly shadow?: boolean
 }
 
 /** What became of one check. */
@@ -70,7 +83,7 @@ export interface Rule {
   fits (state: LimitState, nowMs: number, limit: Limit, cost: number): boolean
   accept (state: LimitState, limit: Limit, cost: number): LimitState
   /** the state after a refusal; the same object when a refusal leaves no trace */
-  refuse (state: LimitState, limit: Limit): LimitState
+  refuse (state: LimitState, nowMs: number, limit: Limit): LimitState
   explain (state: LimitState, nowMs: number, limit: Limit, cost: number): Explanation
   /** when the counters say nothing any more and may be forgotten */
   expiresAtMs (state: LimitState, limit: Limit): number
@@ -100,8 +113,9 @@ export function take (stored: LimitState | undefined, nowMs: number, limit: Limi
 
 /**
  * Counts one hit against several limits: against all of them when it fits
- * each, else against none. A limit that refuses notes the refusal by its own
- * rule; one that would have let the hit pass stays as it was.
+ * each that is no shadow, else against none. A limit that it does not fit, a
+ * shadow too, notes that by its own rule; one that would have let the hit pass
+ * stays as it was where another refuses.
  *
  * @param stored  counters, one for each check, in their order
  * @returns whether the hit passed, and one outcome for each check
@@ -111,12 +125,12 @@ export function takeAll (
 ): { readonly accepted: boolean, readonly outcomes: readonly Outcome[] } {
   const states = checks.map(({ limit }, i) => rules[limit.algorithm].current(stored[i], nowMs, limit))
   const fits = checks.map(({ limit, cost }, i) => rules[limit.algorithm].fits(states[i]!, nowMs, limit, cost))
-  const accepted = fits.every(Boolean)
+  const accepted = fits.every((fit, i) => fit || checks[i]!.shadow === true)
   const outcomes = checks.map(({ limit, cost }, i): Outcome => {
     const rule = rules[limit.algorithm]
     const state = states[i]!
-    if (accepted) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
     if (!fits[i]) return refuse(rule, stored[i], state, nowMs, limit)
+    if (accepted) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
     return { fits: true, state, changed: isRepaired(rule, stored[i], nowMs, limit) }
   })
   return { accepted, outcomes }
@@ -131,7 +145,7 @@ export function current (stored: LimitState | undefined, nowMs: number, limit: L
 export function count (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number, accepted: boolean): LimitState {
   const rule = rules[limit.algorithm]
   const state = rule.current(stored, nowMs, limit)
-  return accepted ? rule.accept(state, limit, cost) : rule.refuse(state, limit)
+  return accepted ? rule.accept(state, limit, cost) : rule.refuse(state, nowMs, limit)
 }
 
 /** What the counters of one key mean to a client at `nowMs`, for a hit of `cost`. */
@@ -151,7 +165,7 @@ export function expiresAtMs (state: LimitState, limit: Limit): number {
  *
  * @throws LimitError  naming the number that is out of range
  */
-export function defineLimit (algorithm: Algorithm, max: number, windowMs: number, burst = max): Limit {
+export function defineLimit (algorithm: Algorithm, max: number, windowMs: number, burst = max, excess: Excess = 'none'): Limit {
   if (!Number.isSafeInteger(max) || max < 0) throw new LimitError(`max must be a whole number >= 0, got ${max}`)
   if (!Number.isSafeInteger(burst) || burst < 0) throw new LimitError(`burst must be a whole number >= 0, got ${burst}`)
   if (!Number.isSafeInteger(windowMs) || windowMs < 1 || windowMs > longestWindowMs) {
@@ -160,14 +174,14 @@ export function defineLimit (algorithm: Algorithm, max: number, windowMs: number
   if (algorithm !== 'fixed-window' && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
     throw new LimitError(`max times timeWindow must stay below 2^51 for ${algorithm}, got ${max} per ${windowMs} ms; use fixed-window or a shorter window`)
   }
-  return { algorithm, max, windowMs, burst: algorithm === 'gcra' ? burst : max }
+  return { algorithm, max, windowMs, burst: algorithm === 'gcra' ? burst : max, excess: algorithm === 'fixed-window' ? excess : 'none' }
 }
 
 /** Ten years, leap days included. Longer is a mistake in the unit. */
 export const longestWindowMs = 10 * 366 * 86_400_000
 
 function refuse (rule: Rule, stored: LimitState | undefined, state: LimitState, nowMs: number, limit: Limit): Outcome {
-  const refused = rule.refuse(state, limit)
+  const refused = rule.refuse(state, nowMs, limit)
   return { fits: false, state: refused, changed: refused !== state || isRepaired(rule, stored, nowMs, limit) }
 }
 

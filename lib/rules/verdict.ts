@@ -5,7 +5,7 @@
  */
 import type { Explanation, Limit } from './rate-limit.js'
 
-export type Verdict = Counted | Blocked | Exempt | Uncounted | Denied
+export type Verdict = Counted | Shadowed | Blocked | Exempt | Uncounted | Denied
 
 /**
  * Who answers while Redis is away: memory, as if this were the only instance
@@ -17,14 +17,33 @@ export type OnOutage = 'memory' | 'share' | 'allow' | 'deny' | 'fail'
 /** Which store decided; `local` are the lists of this process, and its memory of what Redis refused. */
 export type Source = 'redis' | 'memory' | 'local'
 
-/** Counted against a limit, which let it pass or refused it. */
-export interface Counted {
+/** A limit that a request was counted against, and what that means to its client. */
+export interface Explained {
+  /** of the limit */
+  readonly name: string
+  readonly limit: Limit
+  readonly explanation: Explanation
+}
+
+/**
+ * Counted against limits, which let it pass or refused it. What it says itself
+ * is of the limit that tells the client most: of those that refuse it the one
+ * that does so for longest, else the one with the least left.
+ */
+export interface Counted extends Explained {
   readonly kind: 'allowed' | 'limited'
   readonly source: Source
   /** whom it was counted against */
   readonly key: string
-  readonly limit: Limit
-  readonly explanation: Explanation
+  /** requests that a fixed-window refused in this window; elsewhere 0 */
+  readonly refusals: number
+  /** the other limits that were asked, and refuse nothing by themselves */
+  readonly others: readonly Explained[]
+}
+
+/** Passed, since whatever limits it has are in shadow. */
+export interface Shadowed {
+  readonly kind: 'shadowed'
 }
 
 /** Refused because of its address. */
@@ -41,6 +60,8 @@ export interface Exempt {
 export interface Uncounted {
   readonly kind: 'uncounted'
   readonly key: string
+  /** of the first of its limits */
+  readonly name: string
   readonly limit: Limit
 }
 

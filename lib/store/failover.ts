@@ -367,13 +367,14 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
   }
 
   /** The counters are those of all instances, as far as they are known, whatever the shares have decided. */
-  #takeShare (hit: Hit, known: readonly (LimitState | undefined)[], { accepted, nowMs, explanation }: Shared): Taken {
+  #takeShare (hit: Hit, known: readonly (LimitState | undefined)[], { accepted, nowMs, fits, explanations }: Shared): Taken {
     const outcomes = hit.checks.map((check, i) => {
-      const state = count(known[i], nowMs, check.limit, check.cost, accepted)
-      this.#memory.learn(hit.key, check, state, nowMs)
-      return { fits: accepted, state }
+      const isCounted = accepted || !fits[i]!
+      const state = isCounted ? count(known[i], nowMs, check.limit, check.cost, fits[i]!) : current(known[i], nowMs, check.limit)
+      if (isCounted) this.#memory.learn(hit.key, check, state, nowMs)
+      return { fits: fits[i]!, state }
     })
-    return { accepted, nowMs, outcomes, explanation }
+    return { accepted, nowMs, outcomes, explanations }
   }
 
   #reason (guarded: GuardedRedis): string {
@@ -455,13 +456,13 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
 
 /** What one check of a hit leaves behind; undefined: nothing, as where another one refused. */
 function outcomeOf ({ accepted, outcomes }: Taken, check: number, { algorithm, max }: Limit): HitHere['outcome'] | undefined {
-  if (accepted) return 'accepted'
   const { fits, state } = outcomes[check]!
-  return !fits && algorithm === 'fixed-window' && state.used > max ? 'noted' : undefined
+  if (fits) return accepted ? 'accepted' : undefined
+  return algorithm === 'fixed-window' && state.used > max ? 'noted' : undefined
 }
 
 /** A hit that Redis is not asked about, and that leaves its counters as they are. */
-function refusedBy ({ nowMs, explanation }: Shared, { checks }: Hit, known: readonly (LimitState | undefined)[]): Taken {
-  const outcomes = checks.map(({ limit }, i) => ({ fits: false, state: current(known[i], nowMs, limit) }))
-  return { accepted: false, nowMs, outcomes, explanation }
+function refusedBy ({ nowMs, fits, explanations }: Shared, { checks }: Hit, known: readonly (LimitState | undefined)[]): Taken {
+  const outcomes = checks.map(({ limit }, i) => ({ fits: fits[i]!, state: current(known[i], nowMs, limit) }))
+  return { accepted: false, nowMs, outcomes, explanations }
 }

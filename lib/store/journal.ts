@@ -7,6 +7,7 @@
  * (store/lua/take.lua): it runs them in order, so those up to the last number
  * that it knows did.
  */
+import { exceeded } from '../rules/fixed-window.js'
 import { count, current, type Limit, type LimitState } from '../rules/rate-limit.js'
 import type { BlockOperation, CountedHere, EventBatch, Fence, RateLimitEvent, ValueChange } from './store.js'
 import { ValueJournal } from './value-journal.js'
@@ -226,8 +227,7 @@ interface Counter {
 /** A refusal counts as one here too where this counter alone, without what Redis may have run, would have let the hit pass. */
 function apply (counter: Counter, { nowMs, limit, cost, outcome }: HitHere): void {
   const before = counter.counted ?? counter.known
-  if (outcome === 'accepted') counter.counted = count(before, nowMs, limit, cost, true)
-  else counter.counted = { ...current(before, nowMs, limit), used: current(before, nowMs, limit).used + 1 }
+  counter.counted = outcome === 'accepted' ? count(before, nowMs, limit, cost, true) : exceeded(current(before, nowMs, limit), nowMs, limit)
 }
 
 /** Counters, changes, events or values in a piece. */

@@ -173,7 +173,7 @@ function newEntry (key: string, { limit, state, expiresAtMs, heldUntilMs }: Kept
 
 /** Counters that every algorithm reads as over. */
 const nothing: LimitState = { used: 0, previous: 0, atMs: 0 }
-const noLimit: Limit = { algorithm: 'fixed-window', max: 0, windowMs: 1, burst: 0 }
+const noLimit: Limit = { algorithm: 'fixed-window', max: 0, windowMs: 1, burst: 0, excess: 'none' }
 
 /** Entries in the order of their last use, linked, so that moving one costs the same however many there are. */
 class List {

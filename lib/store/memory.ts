@@ -235,7 +235,7 @@ export class MemoryStore implements Store {
     const entry = this.#limits.find(key, name, nowMs)
     const outcome = take(entry?.state, nowMs, limit, cost)
     this.#keep(entry, key, check, outcome, nowMs)
-    return { accepted: outcome.fits, nowMs, outcomes: [outcome] }
+    return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
   }
 
   #keep (entry: Entry | undefined, key: string, check: NamedCheck, { state, changed }: Outcome, nowMs: number): void {

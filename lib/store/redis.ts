@@ -9,7 +9,7 @@ import { isCluster, type RedisClient, Script, type ScriptCall } from '../redis/s
 import { StoreUnavailableError } from '../errors.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import { carryOf } from '../rules/carry.js'
-import { algorithms } from '../rules/rate-limit.js'
+import { algorithms, excesses } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
 import { Numbers } from './numbers.js'
 import { RedisValues } from './redis-values.js'
@@ -143,9 +143,9 @@ export class RedisStore implements Store {
     const rows = counters.flatMap(({ key, limit, known, counted, isRestored }) => {
       const carried = carryOf(known, counted, nowMs, limit)
       if (carried === undefined) return []
-      const { algorithm, max, windowMs, burst } = limit
+      const { algorithm, max, windowMs, burst, excess } = limit
       const { known: before, used, previous, atMs } = carried
-      return [{ key, args: [keptOfData.indexOf(isRestored ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, before.used, before.previous, used, previous, atMs - nowMs] }]
+      return [{ key, args: [keptOfData.indexOf(isRestored ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), before.used, before.previous, used, previous, atMs - nowMs] }]
     })
     if (rows.length === 0) return
     await this.#redis.run(async client => {
@@ -344,7 +344,9 @@ export class RedisStore implements Store {
       if (shape === undefined) {
         shapes.set(checks, shape = shapes.size + 1)
         described.push(checks.length)
-        for (const { limit, cost } of checks) described.push(algorithms.indexOf(limit.algorithm) + 1, limit.max, limit.windowMs, limit.burst, cost)
+        for (const { limit, cost, shadow } of checks) {
+          described.push(algorithms.indexOf(limit.algorithm) + 1, limit.max, limit.windowMs, limit.burst, excesses.indexOf(limit.excess), cost, shadow === true ? 1 : 0)
+        }
       }
       if (runs.at(-2) === shape) runs[runs.length - 1]!++
       else runs.push(shape, 1)
@@ -379,10 +381,10 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
   const nowMs = next()
   const taken = hits.map(({ checks }): Taken => {
     let accepted = true
-    const outcomes = checks.map(({ limit }) => {
+    const outcomes = checks.map(({ limit, shadow }) => {
       const told = next()
       const fits = told >= 0
-      accepted &&= fits
+      accepted &&= fits || shadow === true
       const used = fits ? told : -1 - told
       const atMs = nowMs + next()
       return { fits, state: { used, previous: limit.algorithm === 'sliding-window' ? next() : 0, atMs } }

@@ -19,7 +19,9 @@ import type { Hit, NamedCheck, Taken } from './store.js'
 export interface Shared {
   readonly accepted: boolean
   readonly nowMs: number
-  readonly explanation: Explanation
+  /** of each check: whether it would let the hit pass */
+  readonly fits: readonly boolean[]
+  readonly explanations: readonly Explanation[]
 }
 
 export class Shares {
@@ -55,23 +57,15 @@ export class Shares {
    */
   take (hit: Hit, known: readonly (LimitState | undefined)[], instances: number, outage: number): Shared {
     const checks = hit.checks.flatMap((check, i) => {
-      const left = { name: `${check.name}#left${outage}`, limit: check.limit, cost: check.cost * instances }
+      const left = { ...check, name: `${check.name}#left${outage}`, cost: check.cost * instances }
       const state = known[i]
       if (state !== undefined && this.#counters.known(hit.key, left) === undefined) this.#counters.learn(hit.key, left, state, this.#now())
       return [left, ownOf(check, instances)]
     })
     const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, checks })
     const explained = outcomes.map(({ state }, i) => explain(state, nowMs, checks[i]!.limit, checks[i]!.cost))
-    return {
-      accepted,
-      nowMs,
-      explanation: {
-        // Of what is left, each of them lets its part pass.
-        remaining: Math.min(...explained.map(({ remaining }, i) => i % 2 === 0 ? Math.floor(remaining / instances) : remaining)),
-        resetMs: Math.max(...explained.map(({ resetMs }) => resetMs)),
-        retryAfterMs: accepted ? 0 : Math.max(...explained.filter((_, i) => !outcomes[i]!.fits).map(({ retryAfterMs }) => retryAfterMs))
-      }
-    }
+    const fits = hit.checks.map((_, i) => outcomes[2 * i]!.fits && outcomes[2 * i + 1]!.fits)
+    return { accepted, nowMs, fits, explanations: fits.map((fit, i) => bothOf(explained[2 * i]!, explained[2 * i + 1]!, fit, instances)) }
   }
 
   /** Forgets what has expired. */
@@ -80,11 +74,20 @@ export class Shares {
   }
 }
 
-function ownOf ({ name, limit, cost }: NamedCheck, instances: number): NamedCheck {
-  return { name: `${name}#own`, limit: partOf(limit, instances), cost }
+function ownOf (check: NamedCheck, instances: number): NamedCheck {
+  return { ...check, name: `${check.name}#own`, limit: partOf(check.limit, instances) }
+}
+
+/** Of what is left, each instance lets its part pass. */
+function bothOf (left: Explanation, own: Explanation, fits: boolean, instances: number): Explanation {
+  return {
+    remaining: Math.min(Math.floor(left.remaining / instances), own.remaining),
+    resetMs: Math.max(left.resetMs, own.resetMs),
+    retryAfterMs: fits ? 0 : Math.max(left.retryAfterMs, own.retryAfterMs)
+  }
 }
 
 /** Rounded down: all parts together are not to be more than the whole. */
-function partOf ({ algorithm, max, windowMs, burst }: Limit, instances: number): Limit {
-  return { algorithm, max: Math.floor(max / instances), windowMs, burst: Math.floor(burst / instances) }
+function partOf (limit: Limit, instances: number): Limit {
+  return { ...limit, max: Math.floor(limit.max / instances), burst: Math.floor(limit.burst / instances) }
 }

@@ -29,8 +29,8 @@ export interface Taken {
   readonly nowMs: number
   /** one for each check, in their order */
   readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState }[]
-  /** what it means to the client, where that is more than the counters say */
-  readonly explanation?: Explanation
+  /** of each check: what it means to the client, where that is more than the counters say */
+  readonly explanations?: readonly Explanation[]
 }
 
 /** Hits at one fixed-window that were refused without asking the store. */

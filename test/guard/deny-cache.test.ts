@@ -19,7 +19,17 @@ function setUp (capacity = 100) {
   const clock = { ms: 0 }
   const written: Refusals[] = []
   const cache = new DenyCache({ keys, capacity, now: () => clock.ms, write: async refusals => { written.push(...refusals) } })
-  return { cache, clock, written }
+  return { cache: forOneLimit(cache), clock, written }
+}
+
+/** The cache for hits that have one limit. */
+function forOneLimit (cache: DenyCache) {
+  return {
+    refuse: (client: string, check: NamedCheck, canAsk: boolean) => cache.refuse(client, [check], canAsk)?.explanation,
+    learn: (client: string, check: NamedCheck, taken: Taken) => cache.learn(client, [check], taken),
+    flush: async () => await cache.flush(),
+    get size () { return cache.size }
+  }
 }
 
 /** Redis, as far as the cache is concerned: one counter, by the rules. */
@@ -163,10 +173,10 @@ t.test('a failed write does not end the process, and those after it are made', a
   const check = checkOf('fixed-window', 0)
   let writes = 0
   const cache = new DenyCache({ keys, capacity: 1, now: () => 0, write: async () => { if (++writes === 1) throw new Error('away') } })
-  cache.learn('client', check, counter(check)(startMs))
-  cache.refuse('client', check, true)
+  cache.learn('client', [check], counter(check)(startMs))
+  cache.refuse('client', [check], true)
   await until(() => writes === 1)
-  cache.refuse('client', check, true)
+  cache.refuse('client', [check], true)
   await until(() => writes === 2)
 })
 

@@ -22,7 +22,7 @@ function hitAll (table: LimitTable, keys: readonly string[], nowMs: number, { li
   const entries = keys.map(key => table.find(key, limit, nowMs))
   return entries.map((entry, i) => {
     const used = (entry?.state.used ?? 0) + 1
-    table.keep(entry, keys[i]!, limit, { limit: { algorithm: 'fixed-window', max: 100, windowMs: 1000, burst: 100 }, state: { used, previous: 0, atMs: nowMs }, expiresAtMs, heldUntilMs, share: Math.min(1, used / 100) }, nowMs)
+    table.keep(entry, keys[i]!, limit, { limit: { algorithm: 'fixed-window', max: 100, windowMs: 1000, burst: 100, excess: 'none' as const }, state: { used, previous: 0, atMs: nowMs }, expiresAtMs, heldUntilMs, share: Math.min(1, used / 100) }, nowMs)
     return used
   })
 }

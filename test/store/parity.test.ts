@@ -6,7 +6,7 @@
  * moved by -d instead, which is the same for all that looks at differences.
  */
 import t from 'tap'
-import { algorithms, type Algorithm, defineLimit } from '../../lib/rules/rate-limit.js'
+import { algorithms, type Algorithm, defineLimit, excesses } from '../../lib/rules/rate-limit.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'
@@ -87,18 +87,18 @@ for (const algorithm of algorithms) {
 
     function aCheck (used: Algorithm, name: string): NamedCheck {
       const max = random.whole(0, 30)
-      return { name, cost: 1, limit: defineLimit(used, max, random.whole(1, 4000), used === 'gcra' ? random.whole(1, 40) : max) }
+      return { name, cost: 1, limit: defineLimit(used, max, random.whole(1, 4000), used === 'gcra' ? random.whole(1, 40) : max, random.pick(excesses)) }
     }
 
     function aHit (): Hit {
       const used = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.5))
-      const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(1, 12) }))
+      const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(1, 12), shadow: random.chance(0.2) }))
       return { key: `client${random.whole(1, 5)}`, checks: withCosts }
     }
   })
 }
 
-/** Times as seen from the decision, so that two clocks can be compared. */
+/** Times as seen from the decision, so that two clocks can be compared; on each a backoff ends at the last moment that is a safe integer. */
 function relative ({ accepted, nowMs, outcomes }: Taken) {
-  return { accepted, outcomes: outcomes.map(({ fits, state }) => ({ fits, used: state.used, previous: state.previous, inMs: state.atMs - nowMs })) }
+  return { accepted, outcomes: outcomes.map(({ fits, state }) => ({ fits, used: state.used, previous: state.previous, inMs: Math.min(state.atMs - nowMs, 2 ** 52) })) }
 }

@@ -69,10 +69,10 @@ for (const algorithm of algorithms) {
     for (let i = 0; i < 4; i++) t.same([a.onRedis(), b.onRedis()], [true, true])
     const known = a.away(1)
     // 12 are left, less the one that b has counted after it, and a cannot know of.
-    t.match(known, { accepted: true, explanation: { remaining: 5, retryAfterMs: 0 } })
+    t.match(known, { accepted: true, explanations: [{ remaining: 5, retryAfterMs: 0 }] })
     const passed = [...Array.from({ length: 10 }, () => a.away(1)), ...Array.from({ length: 10 }, () => b.away(1))].filter(({ accepted }) => accepted).length
     t.equal(1 + passed, 12)
-    const { explanation } = a.away(1)
+    const explanation = a.away(1).explanations[0]!
     t.equal(explanation.remaining, 0)
     pass(explanation.retryAfterMs - 1)
     t.equal(a.away(1).accepted, false)

@@ -6,8 +6,8 @@
 -- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
 --          it since it was known: 0 all, 1 a part, 2 nothing; algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          used and previous as they were known, used and previous to add, ms
---          from now to atMs. Whole numbers all.
+--          excess (0 none, 1 restart, 2 backoff), used and previous as they were
+--          known, used and previous to add, ms from now to atMs. Whole numbers all.
 -- returns  1; 0 where the marker was there already
 -- cost     up to seven commands for each counter; O(1) each
 
@@ -49,10 +49,10 @@ end
 
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local first = 2 + 10 * i
+  local first = 2 + 11 * i
   local numbers = {}
-  for n = 1, 10 do numbers[n] = tonumber(ARGV[first + n - 1]) end
-  local kept, algorithm, max, windowMs, burst, known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers)
+  for n = 1, 11 do numbers[n] = tonumber(ARGV[first + n - 1]) end
+  local kept, algorithm, max, windowMs, burst, excess, known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers)
   local atMs = nowMs + offsetMs
   local told, toldPrevious, toldAtMs
   if kept ~= ALL then
@@ -79,8 +79,8 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       note(used or 0, 0)
       -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
       redis.call('SET', key, merged(kept, used or 0, known, told) + add, 'KEEPTTL')
-      if leftMs <= 0 then redis.call('PEXPIREAT', key, atMs) end
-      if leftMs > windowMs then redis.call('PEXPIREAT', key, nowMs + windowMs) end
+      if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
+      if leftMs > windowMs and excess == 0 then redis.call('PEXPIREAT', key, nowMs + windowMs) end
     end
   else
     local fields = read(key, 'HMGET', 'used', 'previous', 'atMs') or {}

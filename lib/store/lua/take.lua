@@ -8,7 +8,8 @@
 -- ARGV     number of the batch, 0 for none; number of shapes, the shapes, and runs of hits of one shape in the
 --          order of KEYS. A shape: number of checks, then for each: algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          cost. A run: number of the shape, number of hits. Whole numbers all.
+--          excess (0 none, 1 restart, 2 backoff), cost, shadow (0 or 1). A run:
+--          number of the shape, number of hits. Whole numbers all.
 -- returns  nowMs, then for each check of each hit the state after the decision:
 --          used, or -1 - used where the check refuses; ms from nowMs to atMs;
 --          and with a sliding-window previous. Whole numbers all.
@@ -23,6 +24,7 @@
 -- Locals are read faster than globals.
 local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
 local FIXED_WINDOW, SLIDING_WINDOW, GCRA = 1, 2, 3
+local NONE, BACKOFF = 0, 2
 
 local number = tonumber(ARGV[1])
 if number > 0 then
@@ -104,8 +106,13 @@ local function general ()
     return elapsedMs >= limit.windowMs and used or 0
   end
 
+  local function endMs (used, limit)
+    if limit.excess ~= BACKOFF or used <= limit.max then return nowMs + limit.windowMs end
+    return math.min(nowMs + limit.windowMs * 2 ^ math.min(used - limit.max - 1, 53), 9007199254740991)
+  end
+
   local function repaired (stored, limit)
-    if limit.algorithm == FIXED_WINDOW then return stored.atMs - nowMs > limit.windowMs end
+    if limit.algorithm == FIXED_WINDOW then return stored.atMs > endMs(stored.used, limit) end
     return stored.atMs > nowMs
   end
 
@@ -113,7 +120,7 @@ local function general ()
     local windowMs = limit.windowMs
     if limit.algorithm == FIXED_WINDOW then
       if stored == nil or nowMs >= stored.atMs then return { used = 0, previous = 0, atMs = nowMs + windowMs } end
-      if repaired(stored, limit) then return { used = stored.used, previous = 0, atMs = nowMs + windowMs } end
+      if repaired(stored, limit) then return { used = stored.used, previous = 0, atMs = endMs(stored.used, limit) } end
       return stored
     end
     if stored == nil then return { used = 0, previous = 0, atMs = nowMs } end
@@ -149,7 +156,8 @@ local function general ()
 
   local function refuse (state, limit)
     if limit.algorithm == FIXED_WINDOW and state.used >= limit.max then
-      return { used = state.used + 1, previous = 0, atMs = state.atMs }
+      local used = state.used + 1
+      return { used = used, previous = 0, atMs = limit.excess == NONE and state.atMs or endMs(used, limit) }
     end
     return state
   end
@@ -188,17 +196,17 @@ local function general ()
       local state = current(stored, check)
       local fit = fits(state, check, check.cost)
       decisions[i] = { state = state, fits = fit, repaired = lostExpiry[key] or (stored ~= nil and repaired(stored, check)) }
-      accepted = accepted and fit
+      accepted = accepted and (fit or check.shadow)
     end
     for i, check in ipairs(shape) do
       local key = KEYS[before + i]
       local decision = decisions[i]
       local state, changed = decision.state, decision.repaired
-      if accepted then
-        state, changed = accept(state, check, check.cost), true
-      elseif not decision.fits then
+      if not decision.fits then
         state = refuse(decision.state, check)
         changed = changed or state ~= decision.state
+      elseif accepted then
+        state, changed = accept(state, check, check.cost), true
       end
       if changed then
         states[key], unsaved[key], lostExpiry[key] = state, check, false
@@ -221,13 +229,13 @@ local shapes = {}
 for number = 1, tonumber(ARGV[2]) do
   local shape = {}
   for i = 1, tonumber(ARGV[at]) do
-    local first = at + 1 + 5 * (i - 1)
+    local first = at + 1 + 7 * (i - 1)
     shape[i] = {
       algorithm = tonumber(ARGV[first]), max = tonumber(ARGV[first + 1]), windowMs = tonumber(ARGV[first + 2]),
-      burst = tonumber(ARGV[first + 3]), cost = tonumber(ARGV[first + 4])
+      burst = tonumber(ARGV[first + 3]), excess = tonumber(ARGV[first + 4]), cost = tonumber(ARGV[first + 5]), shadow = ARGV[first + 6] == '1'
     }
   end
-  at = at + 1 + 5 * #shape
+  at = at + 1 + 7 * #shape
   shapes[number] = shape
 end
 
@@ -237,7 +245,7 @@ while at <= #ARGV do
   local shape = shapes[tonumber(ARGV[at])]
   local check = shape[1]
   local max, windowMs = check.max, check.windowMs
-  local adds = #shape == 1 and check.algorithm == FIXED_WINDOW and check.cost == 1
+  local adds = #shape == 1 and check.algorithm == FIXED_WINDOW and check.excess == NONE and check.cost == 1
   for _ = 1, tonumber(ARGV[at + 1]) do
     local key = KEYS[before + 1]
     -- A hit of cost 1 at a fixed-window: whether it passes or not, it adds 1,
