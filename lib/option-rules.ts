@@ -19,6 +19,17 @@ export function whole (min: number, max = Number.MAX_SAFE_INTEGER): ValueRule<nu
   return { rule: `a whole number ${range}`, read: value => isWhole(value, min, max) ? value : wrong }
 }
 
+export function listOf<T> (rule: string, min: number, max: number, read: (value: unknown) => T | typeof wrong): ValueRule<readonly T[]> {
+  return {
+    rule,
+    read (value) {
+      if (!Array.isArray(value) || value.length < min || value.length > max) return wrong
+      const items = value.map(read)
+      return items.includes(wrong) ? wrong : Object.freeze(items as T[])
+    }
+  }
+}
+
 export const flag: ValueRule<boolean> = {
   rule: 'true or false',
   read: value => typeof value === 'boolean' ? value : wrong
@@ -43,6 +54,12 @@ export function either<A, B> (a: ValueRule<A>, b: ValueRule<B>): ValueRule<A | B
       return read === wrong ? b.read(value) : read
     }
   }
+}
+
+/** From 0 to 1. */
+export const part: ValueRule<number> = {
+  rule: 'a number from 0 to 1',
+  read: value => typeof value === 'number' && value >= 0 && value <= 1 ? value : wrong
 }
 
 /** ms as a number, or a text such as '1 minute'; read as whole ms. */

@@ -3,10 +3,10 @@
  * once each, with default, unit and description. Names and meanings are those
  * of @fastify/rate-limit where it has them.
  */
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { Awaitable } from './awaitable.js'
-import { duration, either, flag, fn, isRecord, keyPrefix, oneOf, text, texts, type ValueRule, whole, wrong } from './option-rules.js'
+import { duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, text, texts, type ValueRule, whole, wrong } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
 import { type Algorithm, algorithms } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
@@ -23,9 +23,16 @@ export interface RefusalContext {
 }
 
 export const limitHeaders = ['x-ratelimit-limit', 'x-ratelimit-remaining', 'x-ratelimit-reset'] as const
+export const draftLimitHeaders = ['ratelimit-limit', 'ratelimit-remaining', 'ratelimit-reset'] as const
 export const refusalHeaders = [...limitHeaders, 'retry-after'] as const
-export type LimitHeader = typeof limitHeaders[number]
-export type RefusalHeader = typeof refusalHeaders[number]
+const anyLimitHeaders = [...limitHeaders, ...draftLimitHeaders] as const
+const anyRefusalHeaders = [...anyLimitHeaders, 'retry-after'] as const
+/** With `enableDraftSpec` a header has a name without `x-`; both names mean it. */
+export type LimitHeader = typeof anyLimitHeaders[number]
+export type RefusalHeader = typeof anyRefusalHeaders[number]
+
+export const standardHeaders = ['draft-11', 'draft-10'] as const
+export type StandardHeaders = typeof standardHeaders[number] | false
 
 /** See OnOutage in rules/verdict.ts. */
 export const onOutages = ['memory', 'share', 'allow', 'deny'] as const satisfies readonly OnOutage[]
@@ -33,22 +40,45 @@ export const onOutages = ['memory', 'share', 'allow', 'deny'] as const satisfies
 export const hooks = ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const
 export type LimitHook = typeof hooks[number]
 
-/** A limit as asked for, by the plugin's options or by a route's `config.rateLimit`. */
-export interface RateLimitOptions {
+/** What one of several limits may say of itself. */
+export interface SingleLimitOptions {
   algorithm?: Algorithm
   max?: number | ((request: FastifyRequest, key: string) => Awaitable<number>)
   timeWindow?: number | string | ((request: FastifyRequest, key: string) => Awaitable<number>)
   burst?: number
+  cost?: number | ((request: FastifyRequest) => Awaitable<number>)
+  ban?: number
+  continueExceeding?: boolean
+  exponentialBackoff?: boolean
+  shadow?: boolean
+  enforce?: number
+}
+
+/** One of several limits. */
+export interface NamedLimitOptions extends SingleLimitOptions {
+  /** tells it from the others */
+  name: string
+  max: Exclude<SingleLimitOptions['max'], undefined>
+  timeWindow: Exclude<SingleLimitOptions['timeWindow'], undefined>
+}
+
+/** A limit as asked for, by the plugin's options or by a route's `config.rateLimit`. */
+export interface RateLimitOptions extends SingleLimitOptions {
+  limits?: readonly NamedLimitOptions[]
+  countWhen?: (request: FastifyRequest, reply: FastifyReply) => boolean
   hook?: LimitHook
   allowList?: readonly string[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
   keyGenerator?: (request: FastifyRequest) => Awaitable<string | number>
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object
   onExceeding?: (request: FastifyRequest, key: string) => void
   onExceeded?: (request: FastifyRequest, key: string) => void
+  onBanReach?: (request: FastifyRequest, key: string) => void
   onOutage?: typeof onOutages[number]
   skipOnError?: boolean
   addHeaders?: Partial<Record<RefusalHeader, boolean>>
   addHeadersOnExceeding?: Partial<Record<LimitHeader, boolean>>
+  standardHeaders?: StandardHeaders
+  problemDetails?: boolean
 }
 
 /** A route's `config.rateLimit`. */
@@ -70,6 +100,7 @@ export interface RedisGuardOptions extends RateLimitOptions {
   redis?: RedisOption
   global?: boolean
   limitNotFound?: boolean
+  enableDraftSpec?: boolean
   cache?: number
   ipv6Subnet?: number
   nameSpace?: string
@@ -81,6 +112,8 @@ export interface RedisGuardOptions extends RateLimitOptions {
   maxEvents?: number
   maxJournal?: number
 }
+
+const no: ValueRule<false> = { rule: 'false', read: value => value === false ? value : wrong }
 
 /** One option: all that README, validation and defaults need to know. */
 export interface Option<T = unknown, Fallback = unknown> {
@@ -98,22 +131,38 @@ function option<T, Fallback extends T | undefined> (
   return { value, fallback, description, shown }
 }
 
-/** Options of the plugin and of each route. */
-export const limitOptions = {
+/** Options of one limit, whether it is the only one or one of several. */
+export const singleLimitOptions = {
   algorithm: option(oneOf(...algorithms), 'fixed-window' as Algorithm, 'how hits are counted; see "How a decision is taken"'),
   max: option(either(whole(0), fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => number')), 1000, 'hits allowed per window'),
   timeWindow: option(either(duration, fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => ms')), 60_000, 'length of the window'),
   burst: option(whole(1), undefined, '`gcra` only: hits that may come at once', '`max`'),
+  cost: option(either(whole(1), fn<(request: FastifyRequest) => Awaitable<number>>('(request) => number')), 1, 'how many hits a request counts for'),
+  ban: option(whole(-1), -1, '`fixed-window` only: after this many refusals in a window the next get a 403; `-1`: never'),
+  continueExceeding: option(flag, false, '`fixed-window` only: each refused request begins the window anew'),
+  exponentialBackoff: option(flag, false, '`fixed-window` only: each refused request begins the window anew, and twice as long'),
+  shadow: option(flag, undefined, 'count and report, but refuse nothing', '`false`'),
+  enforce: option(part, undefined, 'for this part of the clients, always the same ones, the limit is in force, for all others in shadow', '`1`')
+} satisfies { readonly [name in keyof Required<SingleLimitOptions>]: Option }
+
+/** Options of the plugin and of each route. */
+export const limitOptions = {
+  ...singleLimitOptions,
+  limits: option(listOf<NamedLimitOptions>('an array of 1 to 10 limits `{ name, max, timeWindow, ... }`', 1, 10, value => isRecord(value) ? value as unknown as NamedLimitOptions : wrong), undefined, 'several limits in place of `max` and `timeWindow`, decided together; see "Several limits"', 'none'),
+  countWhen: option(fn<(request: FastifyRequest, reply: FastifyReply) => boolean>('(request, reply) => boolean'), undefined, 'asked when the request has been answered: whether it counts; else its hits are given back', 'each counts'),
   hook: option(oneOf(...hooks), 'onRequest' as LimitHook, "the route's hook in which the limit is decided"),
   allowList: option(either(texts, fn<(request: FastifyRequest, key: string) => Awaitable<boolean>>('(request, key) => boolean')), [], "addresses, CIDR ranges and keys that are not limited. In the plugin's options, addresses and ranges listed here are not blocked either", '`[]`'),
   keyGenerator: option(fn<(request: FastifyRequest) => Awaitable<string | number>>('(request) => text or number'), undefined, 'what clients are told apart by', 'the address'),
   errorResponseBuilder: option(fn<(request: FastifyRequest, context: RefusalContext) => object>('(request, context) => error'), undefined, 'what it returns is thrown as it is', "Fastify's error"),
   onExceeding: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each allowed request', 'none'),
   onExceeded: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each refused request', 'none'),
+  onBanReach: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each request that `ban` refuses, after `onExceeded`', 'none'),
   onOutage: option(oneOf(...onOutages), 'memory' as typeof onOutages[number], 'while Redis is away: `memory`: each instance allows `max`; `share`: all instances together do; `allow`: requests pass uncounted; `deny`: they get a 503'),
   skipOnError: option(flag, undefined, "in place of `onOutage`, as @fastify/rate-limit has it: `true` is `'allow'`; `false`: requests get a 500", 'unset'),
-  addHeaders: option(headerFlags(refusalHeaders), allTrue(refusalHeaders), 'headers of a refusal', 'all `true`'),
-  addHeadersOnExceeding: option(headerFlags(limitHeaders), allTrue(limitHeaders), 'headers of an allowed request', 'all `true`')
+  addHeaders: option(headerFlags(anyRefusalHeaders), allTrue(refusalHeaders), 'headers of a refusal', 'all `true`'),
+  addHeadersOnExceeding: option(headerFlags(anyLimitHeaders), allTrue(limitHeaders), 'headers of an allowed request', 'all `true`'),
+  standardHeaders: option(either(oneOf(...standardHeaders), no), false as StandardHeaders, 'also send `RateLimit` and `RateLimit-Policy` as this revision of draft-ietf-httpapi-ratelimit-headers has them'),
+  problemDetails: option(flag, false, 'refuse with a body of RFC 9457, `application/problem+json`, in place of an error')
 } satisfies { readonly [name in keyof Required<RateLimitOptions>]: Option }
 
 /** Options of a route only. */
@@ -126,10 +175,11 @@ export const pluginOptions = {
   redis: option({ rule: redisRule, read: (value): unknown => value }, undefined, 'where Redis is; `false`: never', 'the environment'),
   global: option(flag, true, 'limit every route that is registered later; `false`: only those with a `config.rateLimit`'),
   limitNotFound: option(flag, true, 'limit requests for what is not there, too, by the global limit and on its counter'),
+  enableDraftSpec: option(flag, false, 'headers are called `ratelimit-*` in place of `x-ratelimit-*`'),
   cache: option(whole(1, 10_000_000), 5000, 'the most keys that the memory store keeps'),
   ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
   nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),
-  metrics: option(either({ rule: 'false', read: (value): false | typeof wrong => value === false ? value : wrong }, { rule: '{ path, registry }', read: readMetrics }), Object.freeze({ path: '/metrics', registry: undefined }), '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"),
+  metrics: option(either(no, { rule: '{ path, registry }', read: readMetrics }), Object.freeze({ path: '/metrics', registry: undefined }), '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"),
   commandTimeout: option(whole(1, 60_000), 250, 'ms after which a command to Redis is given up, and memory answers'),
   connectTimeout: option(whole(1, 600_000), 5000, 'ms for connecting, and the most that start-up waits for Redis', '`REDIS_TIMEOUT`, or `5000`'),
   resetTimeout: option(whole(50, 600_000), 500, 'ms from the opening of the circuit breaker to its next probe'),

@@ -13,10 +13,12 @@ import { BlockListFollower } from './guard/block-list.js'
 import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
+import { LimitRegistry } from './guard/limits.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning, trustProxyOf } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { addHooks } from './http/hook.js'
+import type { RateLimiter, RateLimitHandler } from './http/limiters.js'
 import { described, Metrics } from './metrics/metrics.js'
 import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
@@ -34,6 +36,10 @@ import { Shares } from './store/shares.js'
 declare module 'fastify' {
   interface FastifyInstance {
     redisGuard: RedisGuard
+    /** A hook that limits whatever it is added to; without options by the plugin's limit, and on its counters. */
+    rateLimit (options?: RouteRateLimitOptions): RateLimitHandler
+    /** A function that counts a request and says how far its client is. */
+    createRateLimit (options?: RouteRateLimitOptions): RateLimiter
   }
 
   interface FastifyContextConfig {
@@ -89,6 +95,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   }, count => metrics?.recorded('dropped', count))
 
   const denyCache = new DenyCache({ keys, capacity: settings.cache, now: () => performance.now(), write: async refusals => await store.countRefusals(refusals) })
+  const limits = new LimitRegistry()
   const guard = new Guard({
     store,
     memory,
@@ -107,7 +114,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     now,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
   }))
-  addHooks(fastify, guard, settings, clientReader(trustProxyOf(fastify), guard))
+  addHooks(fastify, { guard, registry: limits, settings, clientOf: clientReader(trustProxyOf(fastify), guard) })
 
   const sweep = setInterval(() => {
     memory.sweep()

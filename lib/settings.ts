@@ -6,26 +6,47 @@ import type { FastifyRequest } from 'fastify'
 import type { Awaitable } from './awaitable.js'
 import { type Environment, readEnvironment } from './env.js'
 import { type LimitError, type OptionProblem, OptionsError, show } from './errors.js'
-import { wrong } from './option-rules.js'
+import { text, wrong } from './option-rules.js'
 import {
-  type LimitHeader, type LimitHook, limitOptions, type MetricsOptions, type Option, pluginOptions, type RateLimitOptions,
-  type RedisGuardOptions, type RefusalHeader, routeOptions, type RouteRateLimitOptions
+  draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions, type NamedLimitOptions, type Option, pluginOptions,
+  type RateLimitOptions, type RedisGuardOptions, refusalHeaders, routeOptions, type RouteRateLimitOptions, singleLimitOptions,
+  type SingleLimitOptions, type StandardHeaders
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from './rules/address-list.js'
-import { type Algorithm, defineLimit } from './rules/rate-limit.js'
+import { type Algorithm, defineLimit, type Excess } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
 
-/** A limit's settings: every default filled in; undefined only where "not given" is a setting of its own. */
-export interface LimitSettings {
-  /** whose counters a route shares; undefined: it has its own */
-  readonly groupId: string | undefined
+/** What a limit counts, and whom it refuses. */
+export interface LimitDefinition {
   readonly algorithm: Algorithm
-  readonly max: Exclude<RateLimitOptions['max'], undefined>
+  readonly max: Exclude<SingleLimitOptions['max'], undefined>
   /** ms */
   readonly timeWindow: number | ((request: FastifyRequest, key: string) => Awaitable<number>)
   /** undefined: as much as max */
   readonly burst: number | undefined
+  readonly cost: Exclude<SingleLimitOptions['cost'], undefined>
+  /** refusals in a window; -1: never */
+  readonly ban: number
+  readonly excess: Excess
+  /** part of the clients that it refuses, 0 to 1 */
+  readonly enforce: number
+}
+
+/** One of the limits of a route; its name is empty where it is the only one. */
+export interface NamedLimitDefinition extends LimitDefinition {
+  readonly name: string
+}
+
+/** A limit's settings: every default filled in; undefined only where "not given" is a setting of its own. */
+export interface LimitSettings extends LimitDefinition {
+  /** whose counters a route shares; undefined: it has its own */
+  readonly groupId: string | undefined
+  /** what each request has to pass */
+  readonly limits: readonly NamedLimitDefinition[]
+  /** as given, for routes to build upon; undefined: there is one limit, without a name */
+  readonly list: readonly NamedLimitOptions[] | undefined
+  readonly countWhen: RateLimitOptions['countWhen']
   readonly hook: LimitHook
   readonly allowList: AllowList
   /** undefined: the client's address */
@@ -34,10 +55,15 @@ export interface LimitSettings {
   readonly errorResponseBuilder: RateLimitOptions['errorResponseBuilder']
   readonly onExceeding: RateLimitOptions['onExceeding']
   readonly onExceeded: RateLimitOptions['onExceeded']
+  readonly onBanReach: RateLimitOptions['onBanReach']
   /** `skipOnError` is read into it, too */
   readonly onOutage: OnOutage
-  readonly addHeaders: Readonly<Record<RefusalHeader, boolean>>
-  readonly addHeadersOnExceeding: Readonly<Record<LimitHeader, boolean>>
+  readonly addHeaders: Readonly<Record<typeof refusalHeaders[number], boolean>>
+  readonly addHeadersOnExceeding: Readonly<Record<typeof limitHeaders[number], boolean>>
+  /** names of the headers for limit, remaining and reset, in this order */
+  readonly headerNames: readonly string[]
+  readonly standardHeaders: StandardHeaders
+  readonly problemDetails: boolean
 }
 
 export interface AllowList {
@@ -68,15 +94,20 @@ export interface Settings {
 /** Fastify's own register options, which reach every plugin. */
 const ofFastify = new Set(['prefix', 'logLevel', 'logSerializers'])
 
-/** Without `skipOnError`: it is another word for `onOutage`, and no setting. */
-const { skipOnError, ...ownLimitOptions } = limitOptions
+/** Other words for `onOutage`, `enforce` and `excess`, and no settings. */
+const { skipOnError, shadow, continueExceeding, exponentialBackoff, limits, ...ownLimitOptions } = limitOptions
 
 const limitDefaults: LimitSettings = {
   ...fallbacks(ownLimitOptions),
   ...fallbacks(routeOptions),
+  excess: 'none',
+  enforce: 1,
+  limits: [],
+  list: undefined,
   allowList: readAllowList(limitOptions.allowList.fallback),
   addHeaders: limitOptions.addHeaders.fallback,
-  addHeadersOnExceeding: limitOptions.addHeadersOnExceeding.fallback
+  addHeadersOnExceeding: limitOptions.addHeadersOnExceeding.fallback,
+  headerNames: limitHeaders
 }
 
 /**
@@ -96,7 +127,7 @@ export function resolveOptions (options: RedisGuardOptions, env: Readonly<Record
     connectTimeout: given.connectTimeout ?? environment.connectTimeout ?? pluginOptions.connectTimeout.fallback,
     redis: readRedisOption(options.redis, environment, problems),
     environment,
-    limit: resolveLimit(pick(given, limitOptions), limitDefaults, '', problems)
+    limit: resolveLimit(pick(given, limitOptions), { ...limitDefaults, headerNames: given.enableDraftSpec === true ? draftLimitHeaders : limitHeaders }, '', problems)
   }
   if (problems.length > 0) throw new OptionsError(problems)
   return Object.freeze(settings)
@@ -155,29 +186,109 @@ function pick<T extends object, Declared extends object> (from: T, declared: Dec
 }
 
 function resolveLimit (given: Given<typeof limitOptions>, base: LimitSettings, prefix: string, problems: OptionProblem[]): LimitSettings {
-  const { allowList, addHeaders, addHeadersOnExceeding, skipOnError, ...rest } = given
+  const { allowList, addHeaders, addHeadersOnExceeding, skipOnError, shadow, enforce, continueExceeding, exponentialBackoff, limits, ...rest } = given
+  const single = resolveSingle(given, base, prefix, problems)
+  // A single limit of a route's own is in place of the plugin's list.
+  const list = limits ?? (ofSingle.some(name => given[name] !== undefined) ? undefined : base.list)
   const settings: LimitSettings = {
     ...base,
     ...(skipOnError === undefined ? {} : { onOutage: skipOnError ? 'allow' : 'fail' }),
     ...rest,
+    ...single,
+    list,
+    limits: list === undefined ? [checked({ ...single, name: '' }, prefix, problems)] : resolveList(list, single, prefix, problems),
     allowList: allowList === undefined ? base.allowList : readAllowList(allowList),
-    addHeaders: Object.freeze({ ...base.addHeaders, ...addHeaders }),
-    addHeadersOnExceeding: Object.freeze({ ...base.addHeadersOnExceeding, ...addHeadersOnExceeding })
+    addHeaders: Object.freeze({ ...base.addHeaders, ...withoutDraftNames(addHeaders) }),
+    addHeadersOnExceeding: Object.freeze({ ...base.addHeadersOnExceeding, ...withoutDraftNames(addHeadersOnExceeding) })
   }
   if (given.onOutage !== undefined && skipOnError !== undefined) {
     problems.push({ option: `${prefix}skipOnError`, rule: 'left out beside onOutage', received: show(skipOnError) })
   }
-  if (given.burst !== undefined && settings.algorithm !== 'gcra') {
-    problems.push({ option: `${prefix}burst`, rule: "left out, unless algorithm is 'gcra'", received: show(given.burst) })
+  if (given.problemDetails === true && given.errorResponseBuilder !== undefined) {
+    problems.push({ option: `${prefix}errorResponseBuilder`, rule: 'left out beside problemDetails', received: 'a function' })
   }
-  if (typeof settings.max === 'number' && typeof settings.timeWindow === 'number') {
-    try {
-      defineLimit(settings.algorithm, settings.max, settings.timeWindow, settings.burst)
-    } catch (error) {
-      problems.push({ option: `${prefix}max`, rule: 'in range with timeWindow', received: show(settings.max), remedy: (error as LimitError).message })
+  if (limits !== undefined) {
+    for (const name of ofSingle) {
+      if (given[name] !== undefined) problems.push({ option: `${prefix}${name}`, rule: 'left out beside limits', received: show(given[name]) })
     }
   }
   return Object.freeze(settings)
+}
+
+/** Options that say that there is one limit. */
+const ofSingle = ['max', 'timeWindow', 'burst'] as const
+
+function resolveSingle (given: Given<typeof singleLimitOptions>, base: LimitDefinition, prefix: string, problems: OptionProblem[]): LimitDefinition {
+  const { algorithm, max, timeWindow, burst, cost, enforce } = base
+  const { shadow, continueExceeding, exponentialBackoff, ...rest } = given
+  // What only a fixed-window has is not handed on to another one.
+  const { ban, excess } = (given.algorithm ?? algorithm) === 'fixed-window' ? base : limitDefaults
+  if (shadow !== undefined && given.enforce !== undefined) {
+    problems.push({ option: `${prefix}shadow`, rule: 'left out beside enforce', received: show(shadow) })
+  }
+  if (given.burst !== undefined && (given.algorithm ?? algorithm) !== 'gcra') {
+    problems.push({ option: `${prefix}burst`, rule: "left out, unless algorithm is 'gcra'", received: show(given.burst) })
+  }
+  return pick({
+    algorithm,
+    max,
+    timeWindow,
+    burst,
+    cost,
+    ban,
+    ...rest,
+    excess: readExcess(continueExceeding ?? excess === 'restart', exponentialBackoff ?? excess === 'backoff'),
+    enforce: given.enforce ?? (shadow === undefined ? enforce : shadow ? 0 : 1)
+  }, { ...singleLimitOptions, excess: true }) as LimitDefinition
+}
+
+function readExcess (restarts: boolean, backsOff: boolean): Excess {
+  if (restarts) return 'restart'
+  return backsOff ? 'backoff' : 'none'
+}
+
+const namedLimitOptions = { name: { value: text, fallback: undefined, shown: '', description: '' }, ...singleLimitOptions } satisfies { readonly [name in keyof Required<NamedLimitOptions>]: Option }
+
+function resolveList (list: readonly NamedLimitOptions[], base: LimitDefinition, prefix: string, problems: OptionProblem[]): readonly NamedLimitDefinition[] {
+  const names = new Set<string>()
+  return Object.freeze(list.map((options, i) => {
+    const place = `${prefix}limits[${i}].`
+    const { name, ...given } = readGiven(namedLimitOptions, options, option => `${place}${option}`, problems)
+    for (const option of ['max', 'timeWindow'] as const) {
+      if (options[option] === undefined) problems.push({ option: `${place}${option}`, rule: 'given', received: 'nothing' })
+    }
+    if (name === undefined || !limitName.test(name)) problems.push({ option: `${place}name`, rule: 'a text of 1 to 50 letters, digits, ".", "_" or "-"', received: show(options.name) })
+    else if (names.has(name)) problems.push({ option: `${place}name`, rule: 'another one than those before', received: show(name) })
+    else names.add(name)
+    return checked({ ...resolveSingle(given, base, place, problems), name: name ?? '' }, place, problems)
+  }))
+}
+
+const limitName = /^[\w.-]{1,50}$/
+
+/** @returns the same, having looked whether its numbers go together */
+function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionProblem[]): NamedLimitDefinition {
+  const { algorithm, max, timeWindow, burst, cost, ban, excess } = limit
+  if (algorithm !== 'fixed-window') {
+    // A refusal leaves no trace with the others.
+    if (ban !== -1) problems.push({ option: `${prefix}ban`, rule: "left out, unless algorithm is 'fixed-window'", received: show(ban) })
+    if (excess !== 'none') problems.push({ option: `${prefix}${excess === 'restart' ? 'continueExceeding' : 'exponentialBackoff'}`, rule: "left out, unless algorithm is 'fixed-window'", received: 'true' })
+  }
+  if (typeof max !== 'number' || typeof timeWindow !== 'number') return Object.freeze(limit)
+  try {
+    const defined = defineLimit(algorithm, max, timeWindow, burst)
+    if (typeof cost === 'number' && cost > 1 && cost > defined.burst) {
+      problems.push({ option: `${prefix}cost`, rule: `at most ${defined.burst}, or no request would ever fit`, received: show(cost) })
+    }
+  } catch (error) {
+    problems.push({ option: `${prefix}max`, rule: 'in range with timeWindow', received: show(max), remedy: (error as LimitError).message })
+  }
+  return Object.freeze(limit)
+}
+
+/** What `enableDraftSpec` calls `ratelimit-limit` is `x-ratelimit-limit` to all of us. */
+function withoutDraftNames (given: Readonly<Partial<Record<string, boolean>>> = {}): Readonly<Partial<Record<string, boolean>>> {
+  return Object.fromEntries(Object.entries(given).map(([name, on]) => [name.replace(/^ratelimit-/, 'x-ratelimit-'), on]))
 }
 
 function readAllowList (given: readonly string[] | AllowList['decide']): AllowList {

@@ -46,6 +46,7 @@ t.test('without options and variables everything has its default', async t => {
     redis: { kind: 'none', reason: 'REDIS_URL is not set' },
     global: true,
     limitNotFound: true,
+    enableDraftSpec: false,
     cache: 5000,
     ipv6Subnet: 64,
     nameSpace: 'guard:',
@@ -58,19 +59,25 @@ t.test('without options and variables everything has its default', async t => {
     maxJournal: 100_000
   })
   const { allowList, ...rest } = limit
+  const single = { algorithm: 'fixed-window', max: 1000, timeWindow: 60_000, burst: undefined, cost: 1, ban: -1, excess: 'none', enforce: 1 }
   t.same(rest, {
-    algorithm: 'fixed-window',
-    max: 1000,
-    timeWindow: 60_000,
-    burst: undefined,
+    ...single,
+    groupId: undefined,
+    limits: [{ ...single, name: '' }],
+    list: undefined,
+    countWhen: undefined,
     hook: 'onRequest',
     keyGenerator: undefined,
     errorResponseBuilder: undefined,
     onExceeding: undefined,
     onExceeded: undefined,
+    onBanReach: undefined,
     onOutage: 'memory',
     addHeaders: { ...headers, 'retry-after': true },
-    addHeadersOnExceeding: headers
+    addHeadersOnExceeding: headers,
+    headerNames: Object.keys(headers),
+    standardHeaders: false,
+    problemDetails: false
   })
   t.same({ addresses: allowList.addresses.size, keys: allowList.keys.size, decide: allowList.decide }, { addresses: 0, keys: 0, decide: undefined })
 })
@@ -160,6 +167,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   redis: ['record'],
   global: ['true'],
   limitNotFound: ['true'],
+  enableDraftSpec: ['true'],
   cache: [],
   ipv6Subnet: [],
   nameSpace: ['text', 'number'],
@@ -186,7 +194,18 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   onOutage: [],
   skipOnError: ['true'],
   addHeaders: [],
-  addHeadersOnExceeding: []
+  addHeadersOnExceeding: [],
+  cost: ['function'],
+  ban: ['minus', 'huge'],
+  continueExceeding: ['true'],
+  exponentialBackoff: ['true'],
+  shadow: ['true'],
+  enforce: [],
+  limits: [],
+  countWhen: ['function'],
+  onBanReach: ['function'],
+  standardHeaders: [],
+  problemDetails: ['true']
 }
 
 t.test('every option refuses every value of a wrong type or size, by its name', async t => {
@@ -363,7 +382,7 @@ t.test('a route', async t => {
     const base = resolve({ max: 7, timeWindow: '1 hour', allowList: ['10.0.0.1'], addHeaders: { 'retry-after': false }, onExceeded: () => {} }).limit
     t.same(resolveRouteLimit({}, base, place), base)
     const limit = resolveRouteLimit({ max: 5, addHeaders: { 'x-ratelimit-limit': false } }, base, place)
-    t.same(limit, { ...base, max: 5, addHeaders: { ...headers, 'x-ratelimit-limit': false, 'retry-after': false } })
+    t.same(limit, { ...base, max: 5, limits: [{ ...base.limits[0], max: 5 }], addHeaders: { ...headers, 'x-ratelimit-limit': false, 'retry-after': false } })
     t.equal(limit.allowList, base.allowList)
   })
 

@@ -5,7 +5,7 @@
 import type { StoreUnavailableError } from '../errors.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
-import { explain, type Explanation } from '../rules/rate-limit.js'
+import { current, explain, type Explanation } from '../rules/rate-limit.js'
 import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
@@ -109,7 +109,7 @@ export class Guard {
   /** The verdict on a request that is on the allow list of a limit. */
   exempt (subject: Subject, limit: string, key: string): Exempt {
     this.#tell(subject, 'exempt', 'local', limit, key)
-    return { kind: 'exempt' }
+    return { kind: 'exempt', key }
   }
 
   /**
@@ -144,8 +144,16 @@ export class Guard {
         return done(undefined, verdict)
       }
       if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
-      done(undefined, shadowed)
+      done(undefined, { kind: 'shadowed', key })
     })
+  }
+
+  /** How far a key is, by the limit that tells most; nothing is counted. */
+  async peek (key: string, checks: readonly NamedCheck[]): Promise<{ readonly tightest: Explained, readonly refusals: number }> {
+    const { nowMs, states } = await this.#store.peek(key, checks)
+    const outcomes = checks.map(({ limit }, i) => ({ fits: true, state: current(states[i], nowMs, limit) }))
+    const verdict = verdictOn(key, checks.map(check => ({ ...check, shadow: false })), { accepted: true, nowMs, outcomes }, 'local')!
+    return { tightest: verdict, refusals: verdict.refusals }
   }
 
   #unanswered (
@@ -154,7 +162,7 @@ export class Guard {
     const check = checks.find(({ shadow }) => shadow !== true)
     const outcome = check === undefined ? 'uncounted' : unanswered[onOutage as keyof typeof unanswered]
     this.#tell(subject, outcome, source, (check ?? checks[0]!).name, key)
-    if (check === undefined) return done(undefined, shadowed)
+    if (check === undefined) return done(undefined, { kind: 'shadowed', key })
     switch (outcome) {
       case 'failed': return done(failure, undefined)
       case 'denied': return done(undefined, { kind: outcome })
@@ -199,7 +207,6 @@ function refusalsOf ({ limit: { algorithm, max } }: NamedCheck, { outcomes }: Ta
 }
 
 const none: readonly Explained[] = []
-const shadowed = { kind: 'shadowed' } as const
 
 export type TakeDone = (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void
 

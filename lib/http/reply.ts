@@ -9,37 +9,70 @@ import { retryAfterSeconds } from './headers.js'
 
 /** 403: the address is blocked. It is not said until when. */
 export function blockedError (): Error {
-  return withStatus(403, 'Address is blocked')
+  return withStatus(403, blockedText)
 }
 
-/** 429: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
-export function limitedError (request: FastifyRequest, verdict: Counted, { errorResponseBuilder }: LimitSettings): object {
-  const after = format(retryAfterSeconds(verdict) * 1000, true)
+const blockedText = 'Address is blocked'
+
+/** 429, or 403 where `ban` says so: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
+export function limitedError (request: FastifyRequest, verdict: Counted, isBanned: boolean, { errorResponseBuilder }: LimitSettings): object {
+  const after = afterText(verdict)
+  const statusCode = isBanned ? 403 : 429
   const built = errorResponseBuilder?.(request, {
-    statusCode: 429, ban: false, max: verdict.limit.max, ttl: verdict.explanation.retryAfterMs, after
+    statusCode, ban: isBanned, max: verdict.limit.max, ttl: verdict.explanation.retryAfterMs, after
   })
   // An async one cannot be thrown as it is; whether it fails later is no matter.
   if (isThenable(built)) built.then(undefined, () => {})
   // A builder that forgets its return must not let the request pass.
   else if (built) return built
-  return withStatus(429, `Rate limit exceeded, retry in ${after}`)
+  return withStatus(statusCode, `Rate limit exceeded, retry in ${after}`)
+}
+
+/** The same as a problem, without an error. */
+export function sendLimited (reply: FastifyReply, verdict: Counted, isBanned: boolean): void {
+  const [type, title, status] = isBanned ? ['abnormal-usage-detected', 'Abnormal Usage Detected', 403] as const : ['quota-exceeded', 'Quota Exceeded', 429] as const
+  sendProblem(reply, { type, title, status, detail: `Rate limit exceeded, retry in ${afterText(verdict)}`, 'violated-policies': [verdict.name] })
+}
+
+export function sendBlocked (reply: FastifyReply): void {
+  sendProblem(reply, { type: 'abnormal-usage-detected', title: 'Abnormal Usage Detected', status: 403, detail: blockedText })
+}
+
+function afterText (verdict: Counted): string {
+  return format(retryAfterSeconds(verdict) * 1000, true)
+}
+
+/** The same for who did not ask with a request. */
+export function deniedError (): Error {
+  return withStatus(503, deniedText)
+}
+
+const deniedText = 'Requests cannot be counted at the moment'
+
+/** 503: nobody can decide, and `onOutage` is `deny`. */
+export function sendDenied (reply: FastifyReply): void {
+  reply.header('retry-after', 1)
+  sendProblem(reply, { type: 'temporary-reduced-capacity', title: 'Temporary Reduced Capacity', status: 503, detail: deniedText })
+}
+
+/** `type` is the name of one in the registry. */
+interface Problem {
+  readonly type: string
+  readonly title: string
+  readonly status: number
+  readonly detail: string
+  readonly 'violated-policies'?: readonly string[]
 }
 
 /**
- * 503: nobody can decide, and `onOutage` is `deny`.
- * Source: RFC 9457, and the registry of problem types that it begins.
+ * As a text, which no response schema of a route reshapes.
+ * Source: RFC 9457, the registry of problem types that it begins, and
+ * draft-ietf-httpapi-ratelimit-headers, which adds these three to it.
  */
-export function sendDenied (reply: FastifyReply): void {
-  reply.code(503).headers({ 'content-type': 'application/problem+json', 'cache-control': 'no-store', 'retry-after': 1 }).send(denied)
+function sendProblem (reply: FastifyReply, { type, ...rest }: Problem): void {
+  const body = JSON.stringify({ type: `https://iana.org/assignments/http-problem-types#${type}`, ...rest })
+  reply.code(rest.status).headers({ 'content-type': 'application/problem+json', 'cache-control': 'no-store' }).send(body)
 }
-
-/** As a text, which no response schema of a route reshapes. */
-const denied = JSON.stringify({
-  type: 'https://iana.org/assignments/http-problem-types#temporary-reduced-capacity',
-  title: 'Temporary Reduced Capacity',
-  status: 503,
-  detail: 'Requests cannot be counted at the moment'
-})
 
 /** 500: `onOutage` is `fail`, and Redis cannot answer. Where Redis is and what it said stays in the cause. */
 export function unavailableError (failure: StoreUnavailableError): StoreUnavailableError {

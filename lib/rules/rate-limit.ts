@@ -6,7 +6,7 @@
  * store/lua/take.lua, which repeats `take` step for step (parity.test.ts
  * compares the two). What a client is told, `explain`, is written only here.
  */
-import { LimitError } from '../errors.js'
+import { LimitError, show } from '../errors.js'
 import { fixedWindow } from './fixed-window.js'
 import { gcra } from './gcra.js'
 import { slidingWindow } from './sliding-window.js'
@@ -166,10 +166,10 @@ export function expiresAtMs (state: LimitState, limit: Limit): number {
  * @throws LimitError  naming the number that is out of range
  */
 export function defineLimit (algorithm: Algorithm, max: number, windowMs: number, burst = max, excess: Excess = 'none'): Limit {
-  if (!Number.isSafeInteger(max) || max < 0) throw new LimitError(`max must be a whole number >= 0, got ${max}`)
-  if (!Number.isSafeInteger(burst) || burst < 0) throw new LimitError(`burst must be a whole number >= 0, got ${burst}`)
+  if (!Number.isSafeInteger(max) || max < 0) throw new LimitError(`max must be a whole number >= 0, got ${show(max)}`)
+  if (!Number.isSafeInteger(burst) || burst < 0) throw new LimitError(`burst must be a whole number >= 0, got ${show(burst)}`)
   if (!Number.isSafeInteger(windowMs) || windowMs < 1 || windowMs > longestWindowMs) {
-    throw new LimitError(`timeWindow must be a whole number of ms from 1 to ${longestWindowMs}, got ${windowMs}`)
+    throw new LimitError(`timeWindow must be a whole number of ms from 1 to ${longestWindowMs}, got ${show(windowMs)}`)
   }
   if (algorithm !== 'fixed-window' && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
     throw new LimitError(`max times timeWindow must stay below 2^51 for ${algorithm}, got ${max} per ${windowMs} ms; use fixed-window or a shorter window`)

@@ -44,6 +44,7 @@ export interface Counted extends Explained {
 /** Passed, since whatever limits it has are in shadow. */
 export interface Shadowed {
   readonly kind: 'shadowed'
+  readonly key: string
 }
 
 /** Refused because of its address. */
@@ -54,6 +55,7 @@ export interface Blocked {
 /** On the allow list: passed, and was not counted. */
 export interface Exempt {
   readonly kind: 'exempt'
+  readonly key: string
 }
 
 /** Passed without being counted: Redis could not answer, and `onOutage` is `allow`. */

@@ -22,7 +22,7 @@ import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
 import { aliveMs, type RedisStore } from './redis.js'
 import type { Shared, Shares } from './shares.js'
-import type { Block, BlockRequest, Hit, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
   /** which store answers now */
@@ -230,6 +230,10 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
 
   async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
     return await Promise.all(hits.map(async hit => await new Promise<Taken>(resolve => this.takeOne(hit, 'memory', (failure, taken) => resolve(taken!)))))
+  }
+
+  peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked> {
+    return this.#either(store => store.peek(key, checks))
   }
 
   get (key: string): Awaitable<string | null> {

@@ -12,7 +12,7 @@ import { BlockTexts, BlockValues } from './block-values.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from './keys.js'
 import { type Entry, LimitTable } from './limit-table.js'
-import type { Block, BlockRequest, Hit, NamedCheck, RateLimitEvent, Store, Suspect, Taken, ToldValue } from './store.js'
+import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Store, Suspect, Taken, ToldValue } from './store.js'
 
 export interface MemoryStoreOptions {
   readonly keys: Keys
@@ -89,6 +89,10 @@ export class MemoryStore implements Store {
   /** A counter, as far as it is known here. */
   known (client: string, { name, limit }: NamedCheck): LimitState | undefined {
     return this.#limits.peek(this.#keys.limit(limit.algorithm, name, client), this.#now())
+  }
+
+  peek (client: string, checks: readonly NamedCheck[]): Peeked {
+    return { nowMs: this.#now(), states: checks.map(check => this.known(client, check)) }
   }
 
   /** All counters that are known here, by their keys in Redis; some may have expired. */

@@ -13,7 +13,7 @@ import { algorithms, excesses } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
 import { Numbers } from './numbers.js'
 import { RedisValues } from './redis-values.js'
-import type { Block, BlockOperation, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockOperation, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
 
 const take = new Script('take')
 const countRefusals = new Script('count-refusals')
@@ -23,6 +23,7 @@ const blockChanges = new Script('block-changes')
 const carry = new Script('carry')
 const fence = new Script('fence')
 const heartbeat = new Script('heartbeat')
+const peek = new Script('peek')
 const logEvents = new Script('log-events')
 const clearEvents = new Script('clear-events')
 
@@ -186,6 +187,20 @@ export class RedisStore implements Store {
       if (isCluster(client)) await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: [0, ...args[i]!] })))
       else await countRefusals.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.flat(), ticket))
     })
+  }
+
+  async peek (client: string, checks: readonly NamedCheck[]): Promise<Peeked> {
+    const keys = checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
+    const args = checks.map(({ limit }) => algorithms.indexOf(limit.algorithm) + 1)
+    const [clock, ...told] = await this.#redis.run(async redis => await peek.run(redis, keys, args)) as (string | number)[]
+    const nowMs = Number(clock)
+    return {
+      nowMs,
+      states: checks.map((_, i) => {
+        const [used, previous, offsetMs] = told.slice(3 * i, 3 * i + 3)
+        return used === '' ? undefined : { used: Number(used), previous: Number(previous), atMs: nowMs + Number(offsetMs) }
+      })
+    }
   }
 
   async get (key: string): Promise<string | null> {

@@ -33,6 +33,14 @@ export interface Taken {
   readonly explanations?: readonly Explanation[]
 }
 
+/** Counters as they are. */
+export interface Peeked {
+  /** the store's clock, ms since 1970 */
+  readonly nowMs: number
+  /** one for each check, in their order; undefined: none */
+  readonly states: readonly (LimitState | undefined)[]
+}
+
 /** Hits at one fixed-window that were refused without asking the store. */
 export interface Refusals {
   readonly client: string
@@ -150,6 +158,9 @@ export interface EventBatch {
 export interface Store {
   /** Decides hits in their order. Atomic per hit, over all of its limits. */
   take (hits: readonly Hit[]): Awaitable<readonly Taken[]>
+
+  /** The counters of a client, unchanged. */
+  peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked>
 
   get (key: string): Awaitable<string | null>
   /** @param ttlMs  undefined: for good */

@@ -1,0 +1,95 @@
+/**
+ * The limits of an application by name, and what they are at the moment: as
+ * configured, or as somebody has set them at run time.
+ */
+import { defineLimit, type Limit } from '../rules/rate-limit.js'
+import type { LimitDefinition } from '../settings.js'
+
+/** What a limit can be set to at run time. */
+export interface LimitChange {
+  readonly max: number
+  /** ms */
+  readonly windowMs: number
+}
+
+/** One limit of a route. */
+export class LiveLimit {
+  readonly name: string
+  readonly definition: LimitDefinition
+  /** undefined: computed for each request */
+  readonly configured: Limit | undefined
+  #inForce: Limit | undefined
+
+  constructor (name: string, definition: LimitDefinition) {
+    const { algorithm, max, timeWindow, burst, excess } = definition
+    this.name = name
+    this.definition = definition
+    this.configured = typeof max === 'number' && typeof timeWindow === 'number' ? defineLimit(algorithm, max, timeWindow, burst, excess) : undefined
+    this.#inForce = this.configured
+  }
+
+  /** undefined: computed for each request */
+  get inForce (): Limit | undefined {
+    return this.#inForce
+  }
+
+  /** @throws LimitError  when the limit cannot be such a one */
+  with ({ max, windowMs }: LimitChange): Limit {
+    const { algorithm, burst, excess } = this.definition
+    return defineLimit(algorithm, max, windowMs, burst, excess)
+  }
+
+  /** @param change  undefined: as configured */
+  change (change: LimitChange | undefined): void {
+    this.#inForce = change === undefined ? this.configured : this.with(change)
+  }
+}
+
+export class LimitRegistry {
+  readonly #limits = new Map<string, LiveLimit[]>()
+  readonly #changes = new Map<string, LimitChange>()
+  #version = 0
+
+  /** Goes up with each change. */
+  get version (): number {
+    return this.#version
+  }
+
+  get names (): readonly string[] {
+    return [...this.#limits.keys()]
+  }
+
+  /** Several routes may share a name, and with it their clients' counters. */
+  add (name: string, definition: LimitDefinition): LiveLimit {
+    const limit = new LiveLimit(name, definition)
+    const change = this.#changes.get(name)
+    if (change !== undefined) limit.change(change)
+    const others = this.#limits.get(name)
+    if (others === undefined) this.#limits.set(name, [limit])
+    else others.push(limit)
+    return limit
+  }
+
+  /** @returns those of a name; none: there is no such limit */
+  find (name: string): readonly LiveLimit[] {
+    return this.#limits.get(name) ?? []
+  }
+
+  /** What has been set at run time. */
+  changes (): ReadonlyMap<string, LimitChange> {
+    return this.#changes
+  }
+
+  /**
+   * @param change  undefined: as configured
+   * @throws LimitError  when a limit of that name cannot be such a one
+   */
+  change (name: string, change: LimitChange | undefined): void {
+    const limits = this.find(name)
+    if (change !== undefined) for (const limit of limits) limit.with(change)
+    if (change === undefined) this.#changes.delete(name)
+    else this.#changes.set(name, change)
+    for (const limit of limits) limit.change(change)
+    this.#version++
+  }
+}

@@ -1,0 +1,169 @@
+/**
+ * The limits of one route, of one hook or function that `fastify.rateLimit`
+ * or `fastify.createRateLimit` gave, or of all other routes together: whom a
+ * request is counted against, and by which limits.
+ */
+import type { FastifyRequest } from 'fastify'
+import type { StoreUnavailableError } from '../errors.js'
+import { LimitError, show } from '../errors.js'
+import type { Client, Guard, Subject } from '../guard/guard.js'
+import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
+import { canonicalAddress } from '../rules/address.js'
+import { defineLimit, type Limit } from '../rules/rate-limit.js'
+import { isInPart } from '../rules/sample.js'
+import type { Counted, Verdict } from '../rules/verdict.js'
+import type { LimitSettings } from '../settings.js'
+import type { NamedCheck } from '../store/store.js'
+import { asError, answerOf } from './user-function.js'
+
+/** Called once, with the failure, or with the verdict. */
+export type Decided = (failure: Error | undefined, verdict: Verdict | undefined) => void
+
+/** Whom a request is counted against, and by what; nothing for what is on the allow list. */
+export interface Counting {
+  readonly key: string
+  readonly checks: readonly NamedCheck[] | undefined
+}
+
+export class Limiter {
+  readonly settings: LimitSettings
+  readonly #guard: Guard
+  readonly #registry: LimitRegistry
+  readonly #name: string
+  readonly #limits: readonly LiveLimit[]
+  readonly #isPlain: boolean
+  /** the same array for each request that has the same checks, so that a batch tells Redis about them once; by which of them are in shadow */
+  #fixed = new Map<number, readonly NamedCheck[]>()
+  #fixedByAddress = new Map<number, readonly NamedCheck[]>()
+  #version: number
+
+  constructor (guard: Guard, registry: LimitRegistry, name: string, settings: LimitSettings) {
+    this.settings = settings
+    this.#guard = guard
+    this.#registry = registry
+    this.#name = name
+    this.#limits = settings.limits.map(definition => registry.add(definition.name === '' ? name : `${name}:${definition.name}`, definition))
+    this.#isPlain = settings.keyGenerator === undefined && settings.allowList.decide === undefined
+    this.#version = registry.version
+  }
+
+  /** Decides; before it returns where nobody has to be waited for. */
+  decide (request: FastifyRequest, subject: Subject, decided: Decided): void {
+    const { client } = subject
+    if (this.#isPlain) {
+      if (isListed(client, client.key, this.settings)) return decided(undefined, this.#guard.exempt(subject, this.#name, client.key))
+      const checks = this.#fixedChecks(client.key, false)
+      if (checks !== undefined) return this.#take(subject, client.key, checks, decided)
+    }
+    // Not a catch behind the then: what fails after the decision must not be answered a second time.
+    this.countingOf(request, client).then(({ key, checks }) => {
+      if (checks === undefined) decided(undefined, this.#guard.exempt(subject, this.#name, key))
+      else this.#take(subject, key, checks, decided)
+    }, (thrown: unknown) => decided(asError(thrown), undefined))
+  }
+
+  /** Whether a refusal is one by `ban`. */
+  isBanned ({ name, refusals }: Pick<Counted, 'name' | 'refusals'>): boolean {
+    const limit = this.#limits.find(limit => name === limit.name || name === byAddress(limit.name))
+    const ban = limit?.definition.ban ?? -1
+    return ban !== -1 && refusals > ban
+  }
+
+  #take (subject: Subject, key: string, checks: readonly NamedCheck[], decided: Decided): void {
+    this.#guard.take(subject, key, checks, this.settings.onOutage, decided as (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void)
+  }
+
+  async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {
+    const { keyGenerator, allowList } = this.settings
+    const generated = keyGenerator === undefined ? undefined : readKey(await answerOf('keyGenerator', () => keyGenerator(request)))
+    const key = generated ?? client.key
+    if (isListed(client, key, this.settings)) return { key, checks: undefined }
+    const { decide } = allowList
+    if (decide !== undefined && await answerOf('allowList', () => decide(request, key))) return { key, checks: undefined }
+    // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
+    const isFallback = keyGenerator !== undefined && generated === undefined
+    return { key, checks: this.#fixedChecks(key, isFallback) ?? await this.#computedChecks(request, key, isFallback) }
+  }
+
+  /** @returns undefined: one of the limits has to be computed */
+  #fixedChecks (key: string, isFallback: boolean): readonly NamedCheck[] | undefined {
+    if (this.#version !== this.#registry.version) {
+      this.#version = this.#registry.version
+      this.#fixed = new Map()
+      this.#fixedByAddress = new Map()
+    }
+    const shadows = this.#shadowsFor(key)
+    const known = (isFallback ? this.#fixedByAddress : this.#fixed).get(shadows)
+    if (known !== undefined) return known
+    const checks: NamedCheck[] = []
+    for (const [i, { name, inForce, definition: { cost } }] of this.#limits.entries()) {
+      if (inForce === undefined || typeof cost !== 'number') return undefined
+      checks.push({ name: isFallback ? byAddress(name) : name, limit: inForce, cost, shadow: (shadows & 1 << i) !== 0 })
+    }
+    ;(isFallback ? this.#fixedByAddress : this.#fixed).set(shadows, checks)
+    return checks
+  }
+
+  /** A bit for each limit that is in shadow for a client. */
+  #shadowsFor (key: string): number {
+    let shadows = 0
+    for (let i = 0; i < this.#limits.length; i++) {
+      const { name, definition: { enforce } } = this.#limits[i]!
+      if (enforce < 1 && !isInPart(`${name} ${key}`, enforce)) shadows |= 1 << i
+    }
+    return shadows
+  }
+
+  async #computedChecks (request: FastifyRequest, key: string, isFallback: boolean): Promise<readonly NamedCheck[]> {
+    const shadows = this.#shadowsFor(key)
+    return await Promise.all(this.#limits.map(async ({ name, inForce, definition }, i) => {
+      const limit = inForce ?? await computed(definition, request, key)
+      const { cost } = definition
+      const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
+      if (!Number.isSafeInteger(hits) || hits < 1) throw new LimitError(`cost must be a whole number >= 1, got ${show(hits)}`)
+      // With a max of 0 nothing fits, which is what such a limit is for.
+      if (hits > 1 && limit.max > 0 && hits > limit.burst) throw new LimitError(`cost must be at most ${limit.burst}, or the request can never fit the limit ${name}, got ${hits}`)
+      return { name: isFallback ? byAddress(name) : name, limit, cost: hits, shadow: (shadows & 1 << i) !== 0 }
+    }))
+  }
+}
+
+async function computed ({ algorithm, max, timeWindow, burst, excess }: LiveLimit['definition'], request: FastifyRequest, key: string): Promise<Limit> {
+  return defineLimit(
+    algorithm,
+    typeof max === 'function' ? await answerOf('max', () => max(request, key)) : max,
+    typeof timeWindow === 'function' ? await answerOf('timeWindow', () => timeWindow(request, key)) : timeWindow,
+    burst,
+    excess
+  )
+}
+
+/** No method has a small letter: a group cannot be called like a route. */
+export function groupName (groupId: string): string {
+  return `group:${groupId}`
+}
+
+/** Clients for whom a `keyGenerator` has no key are counted by their address, and apart. */
+function byAddress (name: string): string {
+  return `${name}@address`
+}
+
+/**
+ * A `keyGenerator` may answer nothing, as `request.headers['x-api-key']` does
+ * where there is none. Such clients are told apart by their address: as one
+ * key "undefined" they would use up each other's quota.
+ */
+function readKey (generated: unknown): string | undefined {
+  if (typeof generated === 'string' && generated !== '') return generated
+  if (typeof generated === 'number' && Number.isFinite(generated)) return String(generated)
+  return undefined
+}
+
+function isListed ({ address, key: ownKey }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
+  if (keys.size > 0 && keys.has(key)) return true
+  if (addresses.isEmpty) return false
+  if (address !== undefined && addresses.find(address) === true) return true
+  // A generated key may be an address as well, such as that in a proxy's header.
+  const other = key === ownKey ? undefined : canonicalAddress(key)
+  return other !== undefined && addresses.find(other) === true
+}

@@ -1,0 +1,121 @@
+/** What `fastify.rateLimit` and `fastify.createRateLimit` give to those who want to decide for themselves where a limit is. */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { StoreUnavailableError } from '../errors.js'
+import type { Guard } from '../guard/guard.js'
+import type { LimitRegistry } from '../guard/limits.js'
+import type { RouteRateLimitOptions } from '../options.js'
+import type { Counted, Explained, Verdict } from '../rules/verdict.js'
+import { resolveRouteLimit } from '../settings.js'
+import { decideAndAnswer } from './answer.js'
+import { groupName, Limiter } from './limiter.js'
+import { deniedError, unavailableError } from './reply.js'
+import type { SubjectReader } from './subject.js'
+
+/** A hook, or a function to call in one. */
+export type RateLimitHandler = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+
+/** What a limiter says of a request. */
+export type RateLimitResult = {
+  /** on the allow list, or limited only in shadow */
+  readonly isAllowed: true
+  readonly key: string
+} | {
+  /** not on the allow list, so that it was counted */
+  readonly isAllowed: false
+  readonly key: string
+  readonly max: number
+  /** ms */
+  readonly timeWindow: number
+  readonly remaining: number
+  /** ms until the window ends; of a request that is over the limit: until it would pass */
+  readonly ttl: number
+  readonly ttlInSeconds: number
+  readonly isExceeded: boolean
+  readonly isBanned: boolean
+}
+
+/** Counts a request; with `increment: false` it only looks. */
+export type RateLimiter = (request: FastifyRequest, options?: { readonly increment?: boolean }) => Promise<RateLimitResult>
+
+export interface LimitersParts {
+  readonly guard: Guard
+  readonly registry: LimitRegistry
+  readonly global: Limiter
+  readonly subjectOf: SubjectReader
+}
+
+/** Adds both to an instance, unless another registration has. */
+export function addLimiters (fastify: FastifyInstance, { guard, registry, global, subjectOf }: LimitersParts): void {
+  let count = 0
+  // Each has counters of its own, by the order in which they are made, which is the same on each instance.
+  const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
+    if (options === undefined) return global
+    count++
+    const settings = resolveRouteLimit(options, global.settings, `${method} ${count}`)
+    return new Limiter(guard, registry, settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId), settings)
+  }
+
+  if (!fastify.hasDecorator('rateLimit')) {
+    fastify.decorate('rateLimit', (options?: RouteRateLimitOptions): RateLimitHandler => {
+      const limiter = limiterOf(options, 'rateLimit')
+      return async (request, reply) => {
+        const subject = subjectOf(request)
+        // A limit of one's own for 404s comes on top of the one that all have.
+        if (subject.limited === 'yes' || (subject.limited === 'as a 404' && limiter === global)) return
+        subject.limited = 'yes'
+        await new Promise<void>((resolve, reject) => {
+          decideAndAnswer(limiter, subject, request, reply, error => error === undefined ? resolve() : reject(error), resolve)
+        })
+      }
+    })
+  }
+
+  if (!fastify.hasDecorator('createRateLimit')) {
+    fastify.decorate('createRateLimit', (options?: RouteRateLimitOptions): RateLimiter => {
+      const limiter = limiterOf(options, 'createRateLimit')
+      return async (request, { increment = true } = {}) => increment ? await taken(limiter, request, subjectOf) : await peeked(limiter, request, guard, subjectOf)
+    })
+  }
+}
+
+async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
+  const verdict = await new Promise<Verdict>((resolve, reject) => {
+    limiter.decide(request, subjectOf(request), (failure, verdict) => {
+      if (verdict !== undefined) resolve(verdict)
+      else reject(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure!)
+    })
+  })
+  switch (verdict.kind) {
+    case 'allowed':
+    case 'limited': return resultOf(limiter, verdict.key, verdict, verdict.refusals, verdict.kind === 'limited')
+    case 'uncounted': return resultOf(limiter, verdict.key, { ...verdict, explanation: { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 } }, 0, false)
+    case 'exempt':
+    case 'shadowed': return { isAllowed: true, key: verdict.key }
+    case 'denied': throw deniedError()
+    /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
+    case 'blocked': throw new TypeError('a limiter does not block')
+  }
+}
+
+async function peeked (limiter: Limiter, request: FastifyRequest, guard: Guard, subjectOf: SubjectReader): Promise<RateLimitResult> {
+  const { key, checks } = await limiter.countingOf(request, subjectOf(request).client)
+  if (checks === undefined) return { isAllowed: true, key }
+  const { tightest, refusals } = await guard.peek(key, checks)
+  const isExceeded = tightest.limit.algorithm === 'fixed-window' ? refusals > 0 : tightest.explanation.retryAfterMs > 0
+  return resultOf(limiter, key, tightest, refusals, isExceeded)
+}
+
+function resultOf (limiter: Limiter, key: string, { name, limit, explanation }: Explained, refusals: Counted['refusals'], isExceeded: boolean): RateLimitResult {
+  const ttl = isExceeded ? Math.max(explanation.retryAfterMs, 1) : explanation.resetMs
+  return {
+    isAllowed: false,
+    key,
+    max: limit.max,
+    timeWindow: limit.windowMs,
+    remaining: isExceeded ? 0 : explanation.remaining,
+    ttl,
+    ttlInSeconds: Math.ceil(ttl / 1000),
+    isExceeded,
+    isBanned: isExceeded && limiter.isBanned({ name, refusals })
+  }
+}
