@@ -118,6 +118,12 @@ export class DenyCache {
     })
   }
 
+  /** Lets Redis decide again about a key. */
+  forget (client: string, checks: readonly NamedCheck[]): void {
+    if (this.#denials.size === 0) return
+    for (const { name, limit } of checks) this.#denials.delete(this.#options.keys.limit(limit.algorithm, name, client))
+  }
+
   /** Writes what was counted here so far. */
   async flush (): Promise<void> {
     clearTimeout(this.#timer)

@@ -9,7 +9,7 @@ import { current, explain, type Explanation } from '../rules/rate-limit.js'
 import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
-import type { NamedCheck, Taken } from '../store/store.js'
+import type { NamedCheck, Refund, Taken } from '../store/store.js'
 import type { DenyCache } from './deny-cache.js'
 
 /** Who sent a request, as far as its address tells. */
@@ -141,11 +141,17 @@ export class Guard {
       const verdict = verdictOn(key, checks, taken, source)
       if (verdict !== undefined) {
         this.#tell(subject, verdict.kind, source, verdict.name, key)
-        return done(undefined, verdict)
+        return done(undefined, verdict, { hit: { key, checks }, taken, source })
       }
       if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
-      done(undefined, { kind: 'shadowed', key })
+      done(undefined, { kind: 'shadowed', key }, { hit: { key, checks }, taken, source })
     })
+  }
+
+  /** Takes back a hit that was accepted and is not to count after all. */
+  async refund (counted: CountedHit): Promise<void> {
+    this.#denyCache.forget(counted.hit.key, counted.hit.checks)
+    await this.#store.refund(counted, counted.source)
   }
 
   /** How far a key is, by the limit that tells most; nothing is counted. */
@@ -208,7 +214,13 @@ function refusalsOf ({ limit: { algorithm, max } }: NamedCheck, { outcomes }: Ta
 
 const none: readonly Explained[] = []
 
-export type TakeDone = (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void
+/** Called once; `counted` where a store has counted the request. */
+export type TakeDone = (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined, counted?: CountedHit) => void
+
+/** What a store has counted, to be given back. */
+export interface CountedHit extends Refund {
+  readonly source: 'redis' | 'memory'
+}
 
 /** What becomes of a request that nobody has decided. */
 const unanswered = { allow: 'uncounted', deny: 'denied', fail: 'failed' } as const

@@ -15,7 +15,7 @@ export type Sent = () => void
 
 /** Counts a request, and answers it. */
 export function decideAndAnswer (limiter: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, passed: Passed, sent: Sent = () => {}): void {
-  limiter.decide(request, subject, (failure, verdict) => {
+  limiter.decide(request, reply, subject, (failure, verdict) => {
     if (verdict !== undefined) answer(request, reply, limiter, verdict, passed, sent)
     else passed(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure)
   })

@@ -3,10 +3,9 @@
  * or `fastify.createRateLimit` gave, or of all other routes together: whom a
  * request is counted against, and by which limits.
  */
-import type { FastifyRequest } from 'fastify'
-import type { StoreUnavailableError } from '../errors.js'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import { LimitError, show } from '../errors.js'
-import type { Client, Guard, Subject } from '../guard/guard.js'
+import type { Client, CountedHit, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
 import { canonicalAddress } from '../rules/address.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
@@ -47,18 +46,22 @@ export class Limiter {
     this.#version = registry.version
   }
 
-  /** Decides; before it returns where nobody has to be waited for. */
-  decide (request: FastifyRequest, subject: Subject, decided: Decided): void {
+  /**
+   * Decides; before it returns where nobody has to be waited for.
+   *
+   * @param reply  undefined: there is none, as for who asks by a function; then each request counts
+   */
+  decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, decided: Decided): void {
     const { client } = subject
     if (this.#isPlain) {
       if (isListed(client, client.key, this.settings)) return decided(undefined, this.#guard.exempt(subject, this.#name, client.key))
       const checks = this.#fixedChecks(client.key, false)
-      if (checks !== undefined) return this.#take(subject, client.key, checks, decided)
+      if (checks !== undefined) return this.#take(request, reply, subject, client.key, checks, decided)
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
     this.countingOf(request, client).then(({ key, checks }) => {
       if (checks === undefined) decided(undefined, this.#guard.exempt(subject, this.#name, key))
-      else this.#take(subject, key, checks, decided)
+      else this.#take(request, reply, subject, key, checks, decided)
     }, (thrown: unknown) => decided(asError(thrown), undefined))
   }
 
@@ -69,8 +72,29 @@ export class Limiter {
     return ban !== -1 && refusals > ban
   }
 
-  #take (subject: Subject, key: string, checks: readonly NamedCheck[], decided: Decided): void {
-    this.#guard.take(subject, key, checks, this.settings.onOutage, decided as (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined) => void)
+  #take (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, key: string, checks: readonly NamedCheck[], decided: Decided): void {
+    const { countWhen, onOutage } = this.settings
+    this.#guard.take(subject, key, checks, onOutage, countWhen === undefined || reply === undefined
+      ? decided
+      : (failure, verdict, counted) => {
+          if (counted?.taken.accepted) this.#countLater(request, reply, counted)
+          decided(failure, verdict)
+        })
+  }
+
+  /** One whose answer never goes out stays counted: to hang up is no way around a limit. */
+  #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
+    reply.raw.once('finish', () => {
+      let counts = true
+      try {
+        counts = this.settings.countWhen!(request, reply)
+        if (typeof counts !== 'boolean') throw new LimitError(`countWhen must answer true or false, got ${show(counts)}`)
+      } catch (error) {
+        request.log.error({ err: error }, 'countWhen failed, the request counts')
+        return
+      }
+      if (!counts) this.#guard.refund(counted).catch((error: unknown) => request.log.error({ err: error }, 'a request that is not to count could not be taken back'))
+    })
   }
 
   async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {

@@ -1,6 +1,6 @@
 /** What `fastify.rateLimit` and `fastify.createRateLimit` give to those who want to decide for themselves where a limit is. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { StoreUnavailableError } from '../errors.js'
+import { OptionsError, StoreUnavailableError } from '../errors.js'
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../guard/limits.js'
 import type { RouteRateLimitOptions } from '../options.js'
@@ -72,6 +72,9 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, global
 
   if (!fastify.hasDecorator('createRateLimit')) {
     fastify.decorate('createRateLimit', (options?: RouteRateLimitOptions): RateLimiter => {
+      if (options?.countWhen !== undefined) {
+        throw new OptionsError([{ option: 'createRateLimit countWhen', rule: 'left out, since a function has no reply', received: 'a function', remedy: 'use rateLimit, or config.rateLimit of a route' }])
+      }
       const limiter = limiterOf(options, 'createRateLimit')
       return async (request, { increment = true } = {}) => increment ? await taken(limiter, request, subjectOf) : await peeked(limiter, request, guard, subjectOf)
     })
@@ -80,7 +83,7 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, global
 
 async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const verdict = await new Promise<Verdict>((resolve, reject) => {
-    limiter.decide(request, subjectOf(request), (failure, verdict) => {
+    limiter.decide(request, undefined, subjectOf(request), (failure, verdict) => {
       if (verdict !== undefined) resolve(verdict)
       else reject(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure!)
     })

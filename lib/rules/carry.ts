@@ -36,7 +36,7 @@ export function carryOf (known: LimitState | undefined, counted: LimitState, now
     previous: now.previous - previous,
     atMs: now.atMs
   }
-  return now.used + now.previous === 0 ? undefined : carry
+  return now.used + now.previous + before.used + before.previous === 0 ? undefined : carry
 }
 
 const nothing = { used: 0, previous: 0 }

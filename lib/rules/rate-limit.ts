@@ -148,6 +148,28 @@ export function count (stored: LimitState | undefined, nowMs: number, limit: Lim
   return accepted ? rule.accept(state, limit, cost) : rule.refuse(state, nowMs, limit)
 }
 
+/**
+ * Takes back a hit that was accepted and is not to count after all, from the
+ * window in which it was counted; a later window is left as it is.
+ *
+ * @param countedAtMs  atMs of the counter when the hit was counted
+ * @param withinMs     by how much one moment may differ from the same on another clock
+ */
+export function refund (stored: LimitState, limit: Limit, cost: number, countedAtMs: number, withinMs = 1): LimitState {
+  const { used, previous, atMs } = stored
+  const isAt = (otherMs: number) => Math.abs(atMs - otherMs) <= withinMs
+  switch (limit.algorithm) {
+    case 'gcra': return { used: Math.max(0, used - cost * limit.windowMs), previous, atMs }
+    case 'fixed-window': {
+      const isSame = isAt(countedAtMs) || (limit.excess !== 'none' && atMs > countedAtMs)
+      return isSame ? { used: Math.max(0, used - cost), previous, atMs } : stored
+    }
+    case 'sliding-window':
+      if (isAt(countedAtMs)) return { used: Math.max(0, used - cost), previous, atMs }
+      return isAt(countedAtMs + limit.windowMs) ? { used, previous: Math.max(0, previous - cost), atMs } : stored
+  }
+}
+
 /** What the counters of one key mean to a client at `nowMs`, for a hit of `cost`. */
 export function explain (stored: LimitState | undefined, nowMs: number, limit: Limit, cost = 1): Explanation {
   const rule = rules[limit.algorithm]

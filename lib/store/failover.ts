@@ -22,7 +22,7 @@ import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
 import { aliveMs, type RedisStore } from './redis.js'
 import type { Shared, Shares } from './shares.js'
-import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface StoreStatus {
   /** which store answers now */
@@ -225,6 +225,24 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
         const key = this.#keys.limit(limit.algorithm, name, client)
         journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.known(client, { name, limit, cost: 1 }), batch)
       }
+    })
+  }
+
+  /** Takes back a hit that is not to count after all. */
+  async refund (given: Refund, source: 'redis' | 'memory'): Promise<void> {
+    const { hit, taken } = given
+    const aheadMs = source === 'redis' ? this.#offsetMs : 0
+    const known = this.#knownOf(hit)
+    this.#memory.refund(given, aheadMs)
+    if (this.#redis === undefined) return
+    const { store, journal } = this.#redis
+    const ticket = { number: 0 }
+    await this.#told(async () => await store.refund(source === 'redis' ? given : onClockOf(given, this.#offsetMs), ticket), isLost => {
+      const batch = ticket.number > 0 && !isLost ? ticket.number : undefined
+      hit.checks.forEach(({ name, limit, cost }, i) => {
+        const { fits, state } = taken.outcomes[i]!
+        if (fits) journal.addRefund({ key: this.#keys.limit(limit.algorithm, name, hit.key), limit, cost }, state.atMs + aheadMs, known[i], batch)
+      })
     })
   }
 
@@ -456,6 +474,12 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     this.#since = new Date()
     this.emit('switch', this.status)
   }
+}
+
+/** What memory counted, on Redis' clock. */
+function onClockOf ({ hit, taken }: Refund, aheadMs: number): Refund {
+  const outcomes = taken.outcomes.map(({ fits, state }) => ({ fits, state: { ...state, atMs: state.atMs - aheadMs } }))
+  return { hit, taken: { ...taken, outcomes } }
 }
 
 /** What one check of a hit leaves behind; undefined: nothing, as where another one refused. */

@@ -8,7 +8,8 @@
  * that it knows did.
  */
 import { exceeded } from '../rules/fixed-window.js'
-import { count, current, type Limit, type LimitState } from '../rules/rate-limit.js'
+import { count, current, type Limit, type LimitState, refund } from '../rules/rate-limit.js'
+import { otherClockMs } from './memory.js'
 import type { BlockOperation, CountedHere, EventBatch, Fence, RateLimitEvent, ValueChange } from './store.js'
 import { ValueJournal } from './value-journal.js'
 
@@ -105,11 +106,26 @@ export class Journal {
    * @param batch  number of the call in which they were sent, as for `addHit`
    */
   addRefusals (key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined, batch: number | undefined): void {
-    if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > windowTolerance || this.#hasRun(batch)) return
+    if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > otherClockMs || this.#hasRun(batch)) return
     const applyTo = (counter: Counter) => {
       // Memory knows of hits that Redis may have run; on top of what was known before them these are still to come.
       const before = counter.counted ?? counter.known ?? { ...known, used: 0 }
       counter.counted = { ...before, used: before.used + refusals }
+    }
+    if (this.#isUnsure(batch)) this.#unsure.push({ batch, key, limit, known, applyTo })
+    else applyTo(this.#counterOf({ key, limit }, known))
+  }
+
+  /**
+   * Takes back a hit.
+   *
+   * @param countedAtMs  atMs of the counter when it was counted, by the clock of `known`
+   */
+  addRefund ({ key, limit, cost }: Pick<HitHere, 'key' | 'limit' | 'cost'>, countedAtMs: number, known: LimitState | undefined, batch: number | undefined): void {
+    if (this.#hasRun(batch)) return
+    const applyTo = (counter: Counter) => {
+      const before = counter.counted ?? counter.known
+      if (before !== undefined) counter.counted = refund(before, limit, cost, countedAtMs, otherClockMs)
     }
     if (this.#isUnsure(batch)) this.#unsure.push({ batch, key, limit, known, applyTo })
     else applyTo(this.#counterOf({ key, limit }, known))
@@ -242,6 +258,3 @@ export function sizeOf (piece: Piece): number {
 
 /** So that Redis is held for about a millisecond. */
 const inPiece = 100
-
-/** ms by which one moment may differ on two clocks that were compared over a network */
-const windowTolerance = 1000

@@ -7,12 +7,12 @@
 import { ValueError } from '../errors.js'
 import { AddressList } from '../rules/address-list.js'
 import { parseNetwork } from '../rules/address.js'
-import { expiresAtMs, explain, type Limit, type LimitState, type Outcome, take, takeAll } from '../rules/rate-limit.js'
+import { expiresAtMs, explain, type Limit, type LimitState, type Outcome, refund, take, takeAll } from '../rules/rate-limit.js'
 import { BlockTexts, BlockValues } from './block-values.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from './keys.js'
 import { type Entry, LimitTable } from './limit-table.js'
-import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Store, Suspect, Taken, ToldValue } from './store.js'
+import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Store, Suspect, Taken, ToldValue } from './store.js'
 
 export interface MemoryStoreOptions {
   readonly keys: Keys
@@ -89,6 +89,19 @@ export class MemoryStore implements Store {
   /** A counter, as far as it is known here. */
   known (client: string, { name, limit }: NamedCheck): LimitState | undefined {
     return this.#limits.peek(this.#keys.limit(limit.algorithm, name, client), this.#now())
+  }
+
+  /**
+   * Takes back a hit that is not to count after all, as far as it is known here.
+   *
+   * @param aheadMs   by how much this clock is ahead of the one by which it was counted
+   */
+  refund ({ hit, taken }: Refund, aheadMs: number): void {
+    hit.checks.forEach((check, i) => {
+      const known = this.known(hit.key, check)
+      const { fits, state } = taken.outcomes[i]!
+      if (known !== undefined && fits) this.learn(hit.key, check, refund(known, check.limit, check.cost, state.atMs + aheadMs, otherClockMs), this.#now())
+    })
   }
 
   peek (client: string, checks: readonly NamedCheck[]): Peeked {
@@ -271,6 +284,9 @@ export class MemoryStore implements Store {
     return undefined
   }
 }
+
+/** ms by which one moment may differ on two clocks that were compared over a network */
+export const otherClockMs = 1000
 
 export type BlockList = AddressList<Block, BlockValues>
 

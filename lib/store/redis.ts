@@ -13,7 +13,7 @@ import { algorithms, excesses } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
 import { Numbers } from './numbers.js'
 import { RedisValues } from './redis-values.js'
-import type { Block, BlockOperation, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockOperation, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from './store.js'
 
 const take = new Script('take')
 const countRefusals = new Script('count-refusals')
@@ -24,6 +24,7 @@ const carry = new Script('carry')
 const fence = new Script('fence')
 const heartbeat = new Script('heartbeat')
 const peek = new Script('peek')
+const refund = new Script('refund')
 const logEvents = new Script('log-events')
 const clearEvents = new Script('clear-events')
 
@@ -186,6 +187,23 @@ export class RedisStore implements Store {
       // In a Cluster they lie in different slots.
       if (isCluster(client)) await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: [0, ...args[i]!] })))
       else await countRefusals.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.flat(), ticket))
+    })
+  }
+
+  /**
+   * Takes back a hit that is not to count after all.
+   *
+   * @param ticket  to number the call, as for `take`
+   */
+  async refund ({ hit, taken }: Refund, ticket: Ticket): Promise<void> {
+    const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
+    const rows = hit.checks.flatMap(({ limit, cost }, i) => {
+      const { fits, state } = taken.outcomes[i]!
+      return [algorithms.indexOf(limit.algorithm) + 1, excesses.indexOf(limit.excess), limit.windowMs, fits ? cost : 0, state.atMs]
+    })
+    await this.#redis.run(async client => {
+      if (isCluster(client)) await refund.run(client, keys, [0, ...rows])
+      else await refund.run(client, [...keys, this.#numbers.key], this.#numbers.before(rows, ticket))
     })
   }
 

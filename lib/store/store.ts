@@ -52,6 +52,13 @@ export interface Refusals {
   readonly count: number
 }
 
+/** Hits of one client that were accepted, and are not to count after all. */
+export interface Refund {
+  readonly hit: Hit
+  /** as the store told it of the hit */
+  readonly taken: Taken
+}
+
 export interface Block {
   /** address or CIDR range, canonical */
   readonly ip: string

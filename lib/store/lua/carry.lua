@@ -78,7 +78,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       local leftMs = used and redis.call('PTTL', key) or -2
       note(used or 0, 0)
       -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
-      redis.call('SET', key, merged(kept, used or 0, known, told) + add, 'KEEPTTL')
+      redis.call('SET', key, math.max(0, merged(kept, used or 0, known, told) + add), 'KEEPTTL')
       if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
       if leftMs > windowMs and excess == 0 then redis.call('PEXPIREAT', key, nowMs + windowMs) end
     end
@@ -96,19 +96,19 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       note(used, previous)
       if apart > 0 then used, previous, startMs = 0, used, atMs end
       if apart < 0 then
-        previous = merged(kept, previous, known, told) + add
+        previous = math.max(0, merged(kept, previous, known, told) + add)
       else
-        used = merged(kept, used, known, told) + add
-        previous = merged(kept, previous, knownPrevious, toldPrevious) + addPrevious
+        used = math.max(0, merged(kept, used, known, told) + add)
+        previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
       end
-      if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) end
+      if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) else redis.call('DEL', key) end
     else
       local elapsedMs = nowMs - startMs
       local drained = max > 0 and elapsedMs * max or (elapsedMs >= windowMs and used or 0)
       used = math.max(0, used - drained)
       note(used, 0)
-      used = math.min(burst * windowMs, merged(kept, used, known, told) + add)
-      if used > 0 then save(key, used, 0, nowMs, nowMs + (max == 0 and windowMs or math.ceil(used / max))) end
+      used = math.max(0, math.min(burst * windowMs, merged(kept, used, known, told) + add))
+      if used > 0 then save(key, used, 0, nowMs, nowMs + (max == 0 and windowMs or math.ceil(used / max))) else redis.call('DEL', key) end
     end
   end
 end
