@@ -2,14 +2,19 @@
 export { default } from './plugin.js'
 export { default as redisGuard } from './plugin.js'
 export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redis-guard.js'
+export { channelNames } from './guard/diagnostics.js'
+export type { DecisionMessage } from './guard/diagnostics.js'
+export type { LimitControl, PeekedLimit } from './guard/limit-control.js'
+export type { RateLimiter, RateLimitHandler, RateLimitResult } from './http/limiters.js'
+export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
 export { ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, StoreUnavailableError, ValueError } from './errors.js'
 export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
 export type {
-  LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader,
-  RouteRateLimitOptions
+  LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions, RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader,
+  RouteRateLimitOptions, SingleLimitOptions, StandardHeaders
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, RedisCredentials, RedisOption } from './redis-option.js'
 export type { Algorithm } from './rules/rate-limit.js'
 export type { StoreStatus } from './store/failover.js'
-export type { Block, RateLimitEvent, Suspect } from './store/store.js'
+export type { Block, CustomStore, CustomStoreCallback, CustomStoreConstructor, RateLimitEvent, Suspect } from './store/store.js'

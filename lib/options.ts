@@ -10,6 +10,7 @@ import { duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, t
 import { type RedisOption, redisRule } from './redis-option.js'
 import { type Algorithm, algorithms } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
+import type { CustomStoreConstructor } from './store/store.js'
 
 /** What `errorResponseBuilder` is told about a refusal. */
 export interface RefusalContext {
@@ -104,6 +105,7 @@ export interface RedisGuardOptions extends RateLimitOptions {
   cache?: number
   ipv6Subnet?: number
   nameSpace?: string
+  store?: CustomStoreConstructor
   metrics?: false | MetricsOptions
   commandTimeout?: number
   connectTimeout?: number
@@ -178,6 +180,7 @@ export const pluginOptions = {
   enableDraftSpec: option(flag, false, 'headers are called `ratelimit-*` in place of `x-ratelimit-*`'),
   cache: option(whole(1, 10_000_000), 5000, 'the most keys that the memory store keeps'),
   ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
+  store: option(fn<CustomStoreConstructor>('such as @fastify/rate-limit takes: a class with incr and child'), undefined, 'a class of your own that counts in place of Redis and memory; blocks, events and values stay where they are', 'none'),
   nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),
   metrics: option(either(no, { rule: '{ path, registry }', read: readMetrics }), Object.freeze({ path: '/metrics', registry: undefined }), '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"),
   commandTimeout: option(whole(1, 60_000), 250, 'ms after which a command to Redis is given up, and memory answers'),

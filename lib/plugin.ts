@@ -10,13 +10,16 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
+import { publishDecision, publishSwitch } from './guard/diagnostics.js'
 import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
+import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning, trustProxyOf } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
+import { counterMaker } from './http/custom-store.js'
 import { addHooks } from './http/hook.js'
 import type { RateLimiter, RateLimitHandler } from './http/limiters.js'
 import { described, Metrics } from './metrics/metrics.js'
@@ -102,11 +105,16 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     denyCache,
     ipv6Subnet: settings.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
-    listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event)]
+    refusesBlocked: settings.limit.enforce > 0,
+    listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event), publishDecision]
   })
 
+  const limitControl = new LimitControl({
+    registry: limits, store, ipv6Subnet: settings.ipv6Subnet, forget: (key, checks) => denyCache.forget(key, checks)
+  })
   fastify.decorate('redisGuard', new RedisGuard({
     store,
+    limits: limitControl,
     eventLog,
     client: redis?.guarded.client,
     warnings,
@@ -114,7 +122,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     now,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
   }))
-  addHooks(fastify, { guard, registry: limits, settings, clientOf: clientReader(trustProxyOf(fastify), guard) })
+  const counterFor = counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now })
+  addHooks(fastify, { guard, registry: limits, settings, counterFor, clientOf: clientReader(trustProxyOf(fastify), guard) })
 
   const sweep = setInterval(() => {
     memory.sweep()
@@ -133,8 +142,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
       onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
     })
 
+  const syncLimits = () => {
+    limitControl.sync(() => store.usesRedis).catch((error: unknown) => log.warn({ err: error }, 'limits that were set at run time could not be read from Redis'))
+  }
+  const limitSync = redis === undefined ? undefined : setInterval(syncLimits, settings.syncInterval).unref()
+  fastify.addHook('onReady', async () => await limitControl.sync(() => store.usesRedis).catch(() => {}))
+
   fastify.addHook('onClose', async () => {
     clearInterval(sweep)
+    clearInterval(limitSync)
     follower?.close()
     store.close()
     await denyCache.flush().catch(() => {})
@@ -152,7 +168,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     log.info({ reason: store.status.reason }, 'limits and blocks are kept in memory')
     return
   }
-  store.on('switch', ({ store: now, reason }) => {
+  store.on('switch', status => {
+    const { store: now, reason } = status
+    publishSwitch(status)
     if (now === 'redis') {
       isDropping = false
       log.info('Redis answers')

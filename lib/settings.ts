@@ -16,6 +16,7 @@ import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from './rules/address-list.js'
 import { type Algorithm, defineLimit, type Excess } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
+import type { CustomStoreConstructor } from './store/store.js'
 
 /** What a limit counts, and whom it refuses. */
 export interface LimitDefinition {
@@ -82,6 +83,7 @@ export interface Settings {
   readonly cache: number
   readonly ipv6Subnet: number
   readonly nameSpace: string
+  readonly store: CustomStoreConstructor | undefined
   readonly metrics: false | Required<Pick<MetricsOptions, 'path'>> & Pick<MetricsOptions, 'registry'>
   readonly commandTimeout: number
   readonly connectTimeout: number

@@ -2,7 +2,6 @@
  * The decision about a request: exempt, blocked, limited or allowed. Knows the
  * stores and the lists, but nothing of HTTP.
  */
-import type { StoreUnavailableError } from '../errors.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
 import { current, explain, type Explanation } from '../rules/rate-limit.js'
@@ -56,6 +55,8 @@ export interface GuardOptions {
   readonly denyCache: DenyCache
   readonly ipv6Subnet: number
   readonly allowList: AddressList<true>
+  /** default true; false: blocks are in shadow, as all else */
+  readonly refusesBlocked?: boolean
   readonly listeners: readonly GuardListener[]
 }
 
@@ -66,15 +67,17 @@ export class Guard {
   readonly #denyCache: DenyCache
   readonly #ipv6Subnet: number
   readonly #allowList: AddressList<true>
+  readonly #refusesBlocked: boolean
   readonly #listeners: readonly GuardListener[]
   readonly #clients = new Map<unknown, Client>()
 
-  constructor ({ store, memory, denyCache, ipv6Subnet, allowList, listeners }: GuardOptions) {
+  constructor ({ store, memory, denyCache, ipv6Subnet, allowList, refusesBlocked = true, listeners }: GuardOptions) {
     this.#store = store
     this.#memory = memory
     this.#denyCache = denyCache
     this.#ipv6Subnet = ipv6Subnet
     this.#allowList = allowList
+    this.#refusesBlocked = refusesBlocked
     this.#listeners = listeners
   }
 
@@ -102,8 +105,8 @@ export class Guard {
     const { address, exempt } = subject.client
     const block = address === undefined || exempt ? undefined : this.#memory.findBlock(address)
     if (block === undefined) return undefined
-    this.#tell(subject, 'blocked', 'local', undefined, block.ip)
-    return { kind: 'blocked' }
+    this.#tell(subject, this.#refusesBlocked ? 'blocked' : 'shadowed', 'local', undefined, block.ip)
+    return this.#refusesBlocked ? { kind: 'blocked' } : undefined
   }
 
   /** The verdict on a request that is on the allow list of a limit. */
@@ -120,19 +123,20 @@ export class Guard {
    *   has them, so that a batch tells Redis about them once
    * @param onOutage  who answers when Redis cannot
    * @param done      called once, with the verdict; with the failure where `fail` asks for it
+   * @param counter   who decides in place of the store
    */
   take (
     subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage,
-    done: TakeDone
+    done: TakeDone, counter: Counter = this.#store
   ): void {
     const canAsk = this.#store.usesRedis
     const fallback = onOutage === 'memory' || onOutage === 'share' ? onOutage : undefined
-    const denied = canAsk || fallback !== undefined ? this.#denyCache.refuse(key, checks, canAsk) : undefined
+    const denied = counter === this.#store && (canAsk || fallback !== undefined) ? this.#denyCache.refuse(key, checks, canAsk) : undefined
     if (denied !== undefined) {
       this.#tell(subject, 'limited', 'local', denied.name, key)
       return done(undefined, denied)
     }
-    this.#store.takeOne({ key, checks }, fallback, (failure, taken, source) => {
+    counter.takeOne({ key, checks }, fallback, (failure, taken, source) => {
       if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, source, done)
       if (source === 'redis') this.#denyCache.learn(key, checks, taken)
       checks.forEach(({ name, shadow }, i) => {
@@ -151,19 +155,19 @@ export class Guard {
   /** Takes back a hit that was accepted and is not to count after all. */
   async refund (counted: CountedHit): Promise<void> {
     this.#denyCache.forget(counted.hit.key, counted.hit.checks)
-    await this.#store.refund(counted, counted.source)
+    if (counted.source !== 'custom') await this.#store.refund(counted, counted.source)
   }
 
   /** How far a key is, by the limit that tells most; nothing is counted. */
-  async peek (key: string, checks: readonly NamedCheck[]): Promise<{ readonly tightest: Explained, readonly refusals: number }> {
-    const { nowMs, states } = await this.#store.peek(key, checks)
+  async peek (key: string, checks: readonly NamedCheck[], counter: Counter = this.#store): Promise<{ readonly tightest: Explained, readonly refusals: number }> {
+    const { nowMs, states } = await counter.peek(key, checks)
     const outcomes = checks.map(({ limit }, i) => ({ fits: true, state: current(states[i], nowMs, limit) }))
     const verdict = verdictOn(key, checks.map(check => ({ ...check, shadow: false })), { accepted: true, nowMs, outcomes }, 'local')!
     return { tightest: verdict, refusals: verdict.refusals }
   }
 
   #unanswered (
-    subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage, failure: StoreUnavailableError, source: Source, done: TakeDone
+    subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage, failure: Error, source: Source, done: TakeDone
   ): void {
     const check = checks.find(({ shadow }) => shadow !== true)
     const outcome = check === undefined ? 'uncounted' : unanswered[onOutage as keyof typeof unanswered]
@@ -214,12 +218,15 @@ function refusalsOf ({ limit: { algorithm, max } }: NamedCheck, { outcomes }: Ta
 
 const none: readonly Explained[] = []
 
+/** Who counts: the two stores behind the breaker, or a class of the user's. */
+export type Counter = Pick<FailoverStore, 'takeOne' | 'peek'>
+
 /** Called once; `counted` where a store has counted the request. */
-export type TakeDone = (failure: StoreUnavailableError | undefined, verdict: Verdict | undefined, counted?: CountedHit) => void
+export type TakeDone = (failure: Error | undefined, verdict: Verdict | undefined, counted?: CountedHit) => void
 
 /** What a store has counted, to be given back. */
 export interface CountedHit extends Refund {
-  readonly source: 'redis' | 'memory'
+  readonly source: 'redis' | 'memory' | 'custom'
 }
 
 /** What becomes of a request that nobody has decided. */

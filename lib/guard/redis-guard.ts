@@ -10,6 +10,7 @@ import { canonicalAddress, parseNetwork } from '../rules/address.js'
 import type { FailoverEvents, FailoverStore, StoreStatus } from '../store/failover.js'
 import type { Block, RateLimitEvent, Suspect } from '../store/store.js'
 import type { EventLog } from './event-log.js'
+import { type LimitControl, reservedPrefix } from './limit-control.js'
 import type { GuardWarning } from './warnings.js'
 
 export interface BlockOptions {
@@ -37,6 +38,7 @@ export interface RedisGuardParts {
   readonly eventLog: EventLog
   readonly client: RedisClient | undefined
   readonly warnings: readonly GuardWarning[]
+  readonly limits: LimitControl
   /** undefined: no Redis is configured */
   readonly rotate: (() => Promise<void>) | undefined
   readonly now: () => number
@@ -50,15 +52,18 @@ export class RedisGuard extends EventEmitter<FailoverEvents> {
   readonly client: RedisClient | undefined
   /** What start-up found. */
   readonly warnings: readonly GuardWarning[]
+  /** Limits at run time. */
+  readonly limits: LimitControl
   readonly #store: FailoverStore
   readonly #eventLog: EventLog
   readonly #rotate: (() => Promise<void>) | undefined
   readonly #now: () => number
 
-  constructor ({ store, eventLog, client, warnings, rotate, now, onListenerError }: RedisGuardParts) {
+  constructor ({ store, eventLog, client, warnings, limits, rotate, now, onListenerError }: RedisGuardParts) {
     super()
     this.client = client
     this.warnings = warnings
+    this.limits = limits
     this.#store = store
     this.#eventLog = eventLog
     this.#rotate = rotate
@@ -205,8 +210,8 @@ const longestText = 1000
 const longestMs = 100 * 365 * 86_400_000
 
 function checkKey (method: string, key: unknown): string {
-  if (typeof key === 'string' && key !== '') return key
-  throw new ArgumentError({ option: `the key of ${method}`, rule: 'a text that is not empty', received: show(key) })
+  if (typeof key === 'string' && key !== '' && !key.startsWith(reservedPrefix)) return key
+  throw new ArgumentError({ option: `the key of ${method}`, rule: `a text that is not empty, and does not begin with ${reservedPrefix}`, received: show(key) })
 }
 
 function checkLimit (method: string, limit: unknown): void {

@@ -10,6 +10,7 @@ import type { LimitRegistry } from '../guard/limits.js'
 import type { LimitHook, RouteRateLimitOptions } from '../options.js'
 import { resolveRouteLimit, type Settings } from '../settings.js'
 import { answer, decideAndAnswer } from './answer.js'
+import type { CounterFor } from './custom-store.js'
 import { groupName, Limiter } from './limiter.js'
 import { addLimiters } from './limiters.js'
 import { type RequestSubject, type SubjectReader, subjectReader } from './subject.js'
@@ -21,14 +22,16 @@ export interface HookParts {
   readonly guard: Guard
   readonly registry: LimitRegistry
   readonly settings: Settings
+  /** who counts where the user has a store */
+  readonly counterFor: CounterFor
   readonly clientOf: (request: FastifyRequest) => Client
 }
 
 /** Adds both to an instance, the second to each route that is added later; and `rateLimit` and `createRateLimit`. */
 export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
-  const { guard, registry, settings, clientOf } = parts
+  const { guard, registry, settings, counterFor, clientOf } = parts
   const subjectOf = subjectReader(fastify, clientOf)
-  const global = new Limiter(guard, registry, globalLimitName, settings.limit)
+  const global = new Limiter(guard, registry, globalLimitName, settings.limit, counterFor(settings.limit))
 
   fastify.addHook('onRequest', (request, reply, done) => {
     const blocked = guard.blocked(subjectOf(request))
@@ -37,7 +40,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
   })
 
   if (settings.global && settings.limitNotFound) limitNotFound(fastify, global, subjectOf)
-  addLimiters(fastify, { guard, registry, global, subjectOf })
+  addLimiters(fastify, { guard, registry, counterFor, global, subjectOf })
 
   const nameOfGet = new Map<string, string>()
   fastify.addHook('onRoute', route => {
@@ -69,7 +72,7 @@ function limitOnce (limiter: Limiter, subject: RequestSubject, request: FastifyR
 }
 
 /** @param nameOfGet  names of limits by URL, which HEAD shares: it asks for what GET would answer, so apart they would double the quota */
-function limiterOf (route: RouteOptions, { guard, registry, settings }: HookParts, global: Limiter, nameOfGet: Map<string, string>): Limiter | undefined {
+function limiterOf (route: RouteOptions, { guard, registry, settings, counterFor }: HookParts, global: Limiter, nameOfGet: Map<string, string>): Limiter | undefined {
   const config: unknown = (route.config as { rateLimit?: unknown } | undefined)?.rateLimit
   if (config === false) return undefined
   if (config === undefined || config === null) return settings.global ? global : undefined
@@ -80,7 +83,7 @@ function limiterOf (route: RouteOptions, { guard, registry, settings }: HookPart
   const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`)
   const name = own.groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : groupName(own.groupId)
   if (methods.includes('GET')) nameOfGet.set(url, name)
-  return new Limiter(guard, registry, name, own)
+  return new Limiter(guard, registry, name, own, counterFor(own, config, route))
 }
 
 function addLast (route: RouteOptions, hook: LimitHook, handler: LimitHandler): void {

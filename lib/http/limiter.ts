@@ -4,13 +4,14 @@
  * request is counted against, and by which limits.
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { LimitError, show } from '../errors.js'
-import type { Client, CountedHit, Guard, Subject } from '../guard/guard.js'
+import { isThenable } from '../awaitable.js'
+import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
+import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
 import { canonicalAddress } from '../rules/address.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
-import type { Counted, Verdict } from '../rules/verdict.js'
+import type { Counted, Explained, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import type { NamedCheck } from '../store/store.js'
 import { asError, answerOf } from './user-function.js'
@@ -31,12 +32,16 @@ export class Limiter {
   readonly #name: string
   readonly #limits: readonly LiveLimit[]
   readonly #isPlain: boolean
+  readonly #counter: Counter | undefined
   /** the same array for each request that has the same checks, so that a batch tells Redis about them once; by which of them are in shadow */
   #fixed = new Map<number, readonly NamedCheck[]>()
   #fixedByAddress = new Map<number, readonly NamedCheck[]>()
   #version: number
 
-  constructor (guard: Guard, registry: LimitRegistry, name: string, settings: LimitSettings) {
+  /** @param counter  who decides in place of the guard's store */
+  constructor (guard: Guard, registry: LimitRegistry, name: string, settings: LimitSettings, counter?: Counter) {
+    if (counter !== undefined) checkForStore(name, settings)
+    this.#counter = counter
     this.settings = settings
     this.#guard = guard
     this.#registry = registry
@@ -65,6 +70,11 @@ export class Limiter {
     }, (thrown: unknown) => decided(asError(thrown), undefined))
   }
 
+  /** How far a client is; nothing is counted. */
+  async peek (key: string, checks: readonly NamedCheck[]): Promise<{ readonly tightest: Explained, readonly refusals: number }> {
+    return await this.#guard.peek(key, checks, this.#counter)
+  }
+
   /** Whether a refusal is one by `ban`. */
   isBanned ({ name, refusals }: Pick<Counted, 'name' | 'refusals'>): boolean {
     const limit = this.#limits.find(limit => name === limit.name || name === byAddress(limit.name))
@@ -79,7 +89,7 @@ export class Limiter {
       : (failure, verdict, counted) => {
           if (counted?.taken.accepted) this.#countLater(request, reply, counted)
           decided(failure, verdict)
-        })
+        }, this.#counter)
   }
 
   /** One whose answer never goes out stays counted: to hang up is no way around a limit. */
@@ -88,6 +98,8 @@ export class Limiter {
       let counts = true
       try {
         counts = this.settings.countWhen!(request, reply)
+        // An async one cannot be waited for; whether it fails later is no matter.
+        if (isThenable(counts)) counts.then(undefined, () => {})
         if (typeof counts !== 'boolean') throw new LimitError(`countWhen must answer true or false, got ${show(counts)}`)
       } catch (error) {
         request.log.error({ err: error }, 'countWhen failed, the request counts')
@@ -160,6 +172,19 @@ async function computed ({ algorithm, max, timeWindow, burst, excess }: LiveLimi
     burst,
     excess
   )
+}
+
+/** What a class that only counts cannot do. */
+function checkForStore (name: string, { limits, countWhen }: LimitSettings): void {
+  const problems: OptionProblem[] = []
+  const refuse = (option: string, received: unknown) => problems.push({ option: `${name} ${option}`, rule: 'left out beside store', received: show(received) })
+  if (limits.length > 1 || limits[0]!.name !== '') refuse('limits', limits)
+  if (countWhen !== undefined) refuse('countWhen', countWhen)
+  for (const { algorithm, cost } of limits) {
+    if (algorithm !== 'fixed-window') refuse('algorithm', algorithm)
+    if (cost !== 1) refuse('cost', cost)
+  }
+  if (problems.length > 0) throw new OptionsError(problems)
 }
 
 /** No method has a small letter: a group cannot be called like a route. */

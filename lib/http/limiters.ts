@@ -7,6 +7,7 @@ import type { RouteRateLimitOptions } from '../options.js'
 import type { Counted, Explained, Verdict } from '../rules/verdict.js'
 import { resolveRouteLimit } from '../settings.js'
 import { decideAndAnswer } from './answer.js'
+import type { CounterFor } from './custom-store.js'
 import { groupName, Limiter } from './limiter.js'
 import { deniedError, unavailableError } from './reply.js'
 import type { SubjectReader } from './subject.js'
@@ -40,19 +41,20 @@ export type RateLimiter = (request: FastifyRequest, options?: { readonly increme
 export interface LimitersParts {
   readonly guard: Guard
   readonly registry: LimitRegistry
+  readonly counterFor: CounterFor
   readonly global: Limiter
   readonly subjectOf: SubjectReader
 }
 
 /** Adds both to an instance, unless another registration has. */
-export function addLimiters (fastify: FastifyInstance, { guard, registry, global, subjectOf }: LimitersParts): void {
+export function addLimiters (fastify: FastifyInstance, { guard, registry, counterFor, global, subjectOf }: LimitersParts): void {
   let count = 0
   // Each has counters of its own, by the order in which they are made, which is the same on each instance.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
     if (options === undefined) return global
     count++
     const settings = resolveRouteLimit(options, global.settings, `${method} ${count}`)
-    return new Limiter(guard, registry, settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId), settings)
+    return new Limiter(guard, registry, settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId), settings, counterFor(settings, options, {}))
   }
 
   if (!fastify.hasDecorator('rateLimit')) {
@@ -76,7 +78,7 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, global
         throw new OptionsError([{ option: 'createRateLimit countWhen', rule: 'left out, since a function has no reply', received: 'a function', remedy: 'use rateLimit, or config.rateLimit of a route' }])
       }
       const limiter = limiterOf(options, 'createRateLimit')
-      return async (request, { increment = true } = {}) => increment ? await taken(limiter, request, subjectOf) : await peeked(limiter, request, guard, subjectOf)
+      return async (request, { increment = true } = {}) => increment ? await taken(limiter, request, subjectOf) : await peeked(limiter, request, subjectOf)
     })
   }
 }
@@ -100,10 +102,10 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
   }
 }
 
-async function peeked (limiter: Limiter, request: FastifyRequest, guard: Guard, subjectOf: SubjectReader): Promise<RateLimitResult> {
+async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const { key, checks } = await limiter.countingOf(request, subjectOf(request).client)
   if (checks === undefined) return { isAllowed: true, key }
-  const { tightest, refusals } = await guard.peek(key, checks)
+  const { tightest, refusals } = await limiter.peek(key, checks)
   const isExceeded = tightest.limit.algorithm === 'fixed-window' ? refusals > 0 : tightest.explanation.retryAfterMs > 0
   return resultOf(limiter, key, tightest, refusals, isExceeded)
 }

@@ -14,8 +14,8 @@ export type Verdict = Counted | Shadowed | Blocked | Exempt | Uncounted | Denied
  */
 export type OnOutage = 'memory' | 'share' | 'allow' | 'deny' | 'fail'
 
-/** Which store decided; `local` are the lists of this process, and its memory of what Redis refused. */
-export type Source = 'redis' | 'memory' | 'local'
+/** Which store decided; `custom` is a class of the user's, `local` are the lists of this process, and its memory of what Redis refused. */
+export type Source = 'redis' | 'memory' | 'custom' | 'local'
 
 /** A limit that a request was counted against, and what that means to its client. */
 export interface Explained {

@@ -73,7 +73,7 @@ type Values = Pick<Store, 'get' | 'set' | 'incr' | 'expire' | 'del'>
 export type Fallback = 'memory' | 'share'
 
 /** Called with the failure, or with what became of the hit and who decided. */
-export type TakeCallback = (failure: StoreUnavailableError | undefined, taken: Taken | undefined, source: 'redis' | 'memory') => void
+export type TakeCallback = (failure: Error | undefined, taken: Taken | undefined, source: 'redis' | 'memory' | 'custom') => void
 
 /** ms between two heartbeats, and between two attempts to tell a Redis that would not listen. */
 const heartbeatMs = 1000
@@ -248,6 +248,18 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
 
   async take (hits: readonly Hit[]): Promise<readonly Taken[]> {
     return await Promise.all(hits.map(async hit => await new Promise<Taken>(resolve => this.takeOne(hit, 'memory', (failure, taken) => resolve(taken!)))))
+  }
+
+  async forget (key: string, checks: readonly NamedCheck[]): Promise<boolean> {
+    const known = checks.map(check => this.#memory.known(key, check))
+    const local = this.#memory.forget(key, checks)
+    if (this.#redis === undefined) return local
+    const { store, journal } = this.#redis
+    let wasThere = local
+    await this.#told(async () => { wasThere = await store.forget(key, checks) }, () => {
+      checks.forEach(({ name, limit }, i) => journal.addReset(this.#keys.limit(limit.algorithm, name, key), limit, known[i]))
+    })
+    return wasThere
   }
 
   peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked> {

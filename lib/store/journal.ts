@@ -131,6 +131,17 @@ export class Journal {
     else applyTo(this.#counterOf({ key, limit }, known))
   }
 
+  /** Takes back all that was counted, as far as it is known. */
+  addReset (key: string, limit: Limit, known: LimitState | undefined): void {
+    this.#unsure = this.#unsure.filter(unsure => unsure.key !== key)
+    if (known === undefined) {
+      this.#counters.delete(key)
+      return
+    }
+    const counter = this.#counterOf({ key, limit }, known)
+    counter.counted = counter.known === undefined ? undefined : { ...counter.known, used: 0, previous: 0 }
+  }
+
   #isUnsure (batch: number | undefined): batch is number {
     return batch !== undefined && batch >= this.#fence.next
   }

@@ -81,6 +81,14 @@ export class LimitTable {
     return entry !== undefined && nowMs < entry.expiresAtMs ? entry.state : undefined
   }
 
+  /** @returns whether there was such a key, and it had not expired */
+  delete (key: string, nowMs: number): boolean {
+    const entry = this.#entries.get(key)
+    if (entry === undefined) return false
+    this.#remove(entry)
+    return nowMs < entry.expiresAtMs
+  }
+
   /** All that are kept, some of which may have expired; without shared ones. */
   entries (): Iterable<Readonly<Entry>> {
     return this.#entries.values()

@@ -104,6 +104,11 @@ export class MemoryStore implements Store {
     })
   }
 
+  forget (client: string, checks: readonly NamedCheck[]): boolean {
+    const nowMs = this.#now()
+    return checks.map(({ name, limit }) => this.#limits.delete(this.#keys.limit(limit.algorithm, name, client), nowMs)).includes(true)
+  }
+
   peek (client: string, checks: readonly NamedCheck[]): Peeked {
     return { nowMs: this.#now(), states: checks.map(check => this.known(client, check)) }
   }

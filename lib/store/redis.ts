@@ -207,6 +207,12 @@ export class RedisStore implements Store {
     })
   }
 
+  async forget (client: string, checks: readonly NamedCheck[]): Promise<boolean> {
+    if (checks.length === 0) return false
+    const keys = checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
+    return await this.#redis.run(async redis => await redis.del(...keys)) > 0
+  }
+
   async peek (client: string, checks: readonly NamedCheck[]): Promise<Peeked> {
     const keys = checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
     const args = checks.map(({ limit }) => algorithms.indexOf(limit.algorithm) + 1)

@@ -169,6 +169,9 @@ export interface Store {
   /** The counters of a client, unchanged. */
   peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked>
 
+  /** Removes counters of a client; @returns whether there were any */
+  forget (key: string, checks: readonly NamedCheck[]): Awaitable<boolean>
+
   get (key: string): Awaitable<string | null>
   /** @param ttlMs  undefined: for good */
   set (key: string, value: string, ttlMs: number | undefined): Awaitable<void>
@@ -196,3 +199,17 @@ export interface Store {
   /** Those in force, in the order of their addresses' texts. */
   blocks (): Awaitable<readonly Block[]>
 }
+
+/** Answers with how often a key has come in its window, this time among them, and in how many ms the window ends. */
+export type CustomStoreCallback = (error: Error | null, result?: { readonly current: number, readonly ttl: number }) => void
+
+export interface CustomStore {
+  /** @param timeWindow  ms */
+  incr (key: string, callback: CustomStoreCallback, timeWindow: number, max: number): void
+  /** the same without counting */
+  read? (key: string, callback: CustomStoreCallback, timeWindow: number, max: number): void
+  /** a store for one route, whose options are those of the plugin and its own */
+  child (options: object): CustomStore
+}
+
+export type CustomStoreConstructor = new (options: object) => CustomStore

@@ -1,0 +1,194 @@
+/**
+ * What `fastify.redisGuard.limits` is: limits changed at run time, and the
+ * counters of one client looked at and forgotten. Changes are plain values in
+ * the store, so that an outage of Redis loses none; each instance looks for
+ * others' by their common number.
+ */
+import { ArgumentError, LimitError, show } from '../errors.js'
+import { duration, wrong } from '../option-rules.js'
+import { canonicalAddress, clientKey } from '../rules/address.js'
+import { type Algorithm, current, explain } from '../rules/rate-limit.js'
+import type { NamedCheck, Store } from '../store/store.js'
+import type { LimitChange, LimitRegistry } from './limits.js'
+
+/** Keys of values that begin so are the plugin's own. */
+export const reservedPrefix = 'redis-guard:'
+const versionKey = `${reservedPrefix}limits`
+
+/** How far a client is with one limit. */
+export interface PeekedLimit {
+  readonly name: string
+  readonly algorithm: Algorithm
+  readonly max: number
+  /** ms */
+  readonly timeWindow: number
+  /** hits of cost 1 that would still pass */
+  readonly remaining: number
+  /** ms until the whole quota is there again */
+  readonly resetMs: number
+  /** ms until a hit of cost 1 passes; 0: it would now */
+  readonly retryAfterMs: number
+}
+
+export interface LimitControlParts {
+  readonly registry: LimitRegistry
+  readonly store: Store
+  readonly ipv6Subnet: number
+  /** forgets what the process knows of a client by itself */
+  readonly forget: (key: string, checks: readonly NamedCheck[]) => void
+}
+
+export class LimitControl {
+  readonly #registry: LimitRegistry
+  readonly #store: Store
+  readonly #ipv6Subnet: number
+  readonly #forget: LimitControlParts['forget']
+  #version: string | null = null
+
+  constructor ({ registry, store, ipv6Subnet, forget }: LimitControlParts) {
+    this.#registry = registry
+    this.#store = store
+    this.#ipv6Subnet = ipv6Subnet
+    this.#forget = forget
+  }
+
+  /** Names of all limits: `global`, `GET:/login`, `GET:/login:burst`, `group:<groupId>`, `limiter:<n>`. */
+  get names (): readonly string[] {
+    return this.#registry.names
+  }
+
+  /**
+   * Changes a limit: here at once, on other instances within `syncInterval`.
+   * It stays changed, over restarts too, until it is reset.
+   *
+   * @param limit.timeWindow  ms, or a text such as `1 minute`
+   * @throws ArgumentError  when there is no such limit, or it cannot be such a one
+   */
+  async set (name: string, limit: { readonly max: number, readonly timeWindow: number | string }): Promise<void> {
+    if (this.#registry.find(name).length === 0) {
+      throw new ArgumentError({ option: 'the name of limits.set', rule: 'that of a limit', received: show(name), remedy: 'limits.names lists them' })
+    }
+    const change = readChange(limit)
+    try {
+      this.#registry.change(name, change)
+    } catch (error) {
+      throw new ArgumentError({ option: 'the limit of limits.set', rule: 'one that can be counted', received: `${change.max} per ${change.windowMs} ms`, remedy: (error as LimitError).message })
+    }
+    await this.#write(name, change)
+  }
+
+  /**
+   * Sets a limit back to what is configured, by its name; or forgets all
+   * counters of a client, by its key or address. What is the name of a limit
+   * is taken for one: `{ key }` and `{ name }` say which is meant.
+   *
+   * @returns whether there was something to reset
+   */
+  async reset (what: string | { readonly name: string } | { readonly key: string }): Promise<boolean> {
+    if (typeof what === 'string') return await (this.#registry.find(what).length > 0 ? this.#resetLimit(what) : this.#resetKey(what))
+    if (typeof what === 'object' && what !== null) {
+      if ('name' in what && typeof what.name === 'string') return await this.#resetLimit(what.name)
+      if ('key' in what && typeof what.key === 'string') return await this.#resetKey(what.key)
+    }
+    throw new ArgumentError({ option: 'the argument of limits.reset', rule: 'the name of a limit, a key, { name } or { key }', received: show(what) })
+  }
+
+  /**
+   * How far a client is with each limit; nothing is counted. Limits whose
+   * numbers are computed for each request are left out.
+   *
+   * @param key  an address, or what a `keyGenerator` answers
+   */
+  async peek (key: string): Promise<readonly PeekedLimit[]> {
+    const checks = this.#checks()
+    const { nowMs, states } = await this.#store.peek(this.#keyOf('peek', key), checks)
+    return checks.map(({ name, limit }, i) => ({
+      name,
+      algorithm: limit.algorithm,
+      max: limit.max,
+      timeWindow: limit.windowMs,
+      ...explain(current(states[i], nowMs, limit), nowMs, limit)
+    }))
+  }
+
+  /** Takes over what others have changed. */
+  async sync (isUsable: () => boolean): Promise<void> {
+    if (!isUsable()) return
+    const version = await this.#store.get(versionKey)
+    if (version === this.#version || !isUsable()) return
+    if (version === null) {
+      // Redis has lost its data; each instance tells the same.
+      this.#version = null
+      for (const [name, change] of this.#registry.changes()) await this.#write(name, change)
+      return
+    }
+    const changes = await Promise.all(this.#registry.names.map(async name => [name, await this.#store.get(keyOf(name))] as const))
+    if (!isUsable()) return
+    for (const [name, text] of changes) {
+      const change = text === null ? undefined : parseChange(text)
+      const known = this.#registry.changes().get(name)
+      if (change?.max === known?.max && change?.windowMs === known?.windowMs) continue
+      try {
+        this.#registry.change(name, change)
+      } catch {
+        // Another release of the application has a limit of this name that can be so; this one's cannot.
+      }
+    }
+    this.#version = version
+  }
+
+  async #resetLimit (name: string): Promise<boolean> {
+    const wasChanged = this.#registry.changes().has(name)
+    this.#registry.change(name, undefined)
+    const wasStored = await this.#store.del(keyOf(name))
+    await this.#store.incr(versionKey)
+    return wasChanged || wasStored
+  }
+
+  async #resetKey (key: string): Promise<boolean> {
+    const client = this.#keyOf('reset', key)
+    const checks = this.#checks()
+    this.#forget(client, checks)
+    return await this.#store.forget(client, checks)
+  }
+
+  async #write (name: string, { max, windowMs }: LimitChange): Promise<void> {
+    await this.#store.set(keyOf(name), JSON.stringify({ max, windowMs }), undefined)
+    await this.#store.incr(versionKey)
+  }
+
+  #checks (): readonly NamedCheck[] {
+    return this.#registry.names.flatMap(name => {
+      const limit = this.#registry.find(name).find(({ inForce }) => inForce !== undefined)?.inForce
+      return limit === undefined ? [] : [{ name, limit, cost: 1 }]
+    })
+  }
+
+  #keyOf (method: string, key: unknown): string {
+    if (typeof key !== 'string' || key === '') throw new ArgumentError({ option: `the key of limits.${method}`, rule: 'a text that is not empty', received: show(key) })
+    const address = canonicalAddress(key)
+    return address === undefined ? key : clientKey(address, this.#ipv6Subnet)
+  }
+}
+
+function keyOf (name: string): string {
+  return `${reservedPrefix}limit:${name}`
+}
+
+function readChange (limit: unknown): LimitChange {
+  const { max, timeWindow } = (typeof limit === 'object' && limit !== null ? limit : {}) as { max?: unknown, timeWindow?: unknown }
+  if (!Number.isSafeInteger(max) || (max as number) < 0) throw new ArgumentError({ option: 'max of limits.set', rule: 'a whole number >= 0', received: show(max) })
+  const windowMs = duration.read(timeWindow)
+  if (windowMs === wrong) throw new ArgumentError({ option: 'timeWindow of limits.set', rule: duration.rule, received: show(timeWindow) })
+  return { max: max as number, windowMs }
+}
+
+/** @returns undefined for what is no change: somebody else's value is not to change a limit */
+function parseChange (text: string): LimitChange | undefined {
+  try {
+    const { max, windowMs } = JSON.parse(text) as LimitChange
+    return readChange({ max, timeWindow: windowMs })
+  } catch {
+    return undefined
+  }
+}
