@@ -1,0 +1,51 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import t, { type Test } from 'tap'
+import { channelNames } from '../../lib/index.js'
+import { guardedApp } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+function listen (t: Test): [name: string, message: unknown][] {
+  const heard: [string, unknown][] = []
+  for (const [name, channel] of Object.entries(channelNames)) {
+    const listener = (message: unknown) => { heard.push([name, message]) }
+    subscribe(channel, listener)
+    t.teardown(() => unsubscribe(channel, listener))
+  }
+  return heard
+}
+
+t.test('decisions are published with who, what and where', async t => {
+  const app = await guardedApp(t, { max: 1 })
+  app.get('/things/:id', async () => 'ok')
+  app.get('/shadow', { config: { rateLimit: { max: 0, shadow: true } } }, async () => 'ok')
+  await app.redisGuard.blockIP('192.0.2.0/24', 60)
+  const heard = listen(t)
+  const about = { ip: '127.0.0.1', key: '127.0.0.1', limit: 'global', source: 'memory', method: 'GET', route: '/things/:id', shadow: false }
+  await app.inject('/things/1')
+  await app.inject('/things/2')
+  await app.inject({ url: '/things/1', remoteAddress: '192.0.2.7' })
+  await app.inject('/shadow')
+  t.same(heard, [
+    ['allowed', about],
+    ['limited', about],
+    ['blocked', { ...about, ip: '192.0.2.7', key: '192.0.2.0/24', limit: undefined, source: 'local' }],
+    ['limited', { ...about, limit: 'GET:/shadow', route: '/shadow', shadow: true }]
+  ])
+})
+
+t.test('that another store answers is published', async t => {
+  const server = await RedisServer.start()
+  const heard = listen(t)
+  const app = await guardedApp(t, { redis: server.url, resetTimeout: 100 })
+  await app.ready()
+  await server.stop()
+  await until(() => heard.some(([, message]) => (message as { store: string }).store === 'memory'))
+  t.match(heard.at(-1), ['switch', { store: 'memory', breaker: 'open', since: Date }])
+})
+
+t.test('where nobody listens, the event is not even read', async t => {
+  const { publishDecision } = await import('../../lib/guard/diagnostics.js')
+  const event = { outcome: 'allowed', get subject () { throw new Error('was read') } } as never
+  t.throws(() => publishDecision(event), 'destructuring reads it')
+})

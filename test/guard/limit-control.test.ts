@@ -1,0 +1,151 @@
+/** Limits changed at run time, on several instances and through an outage. */
+import type { FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import type { RedisGuardOptions } from '../../lib/options.js'
+import { guardedApp } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyInstance> {
+  const app = await guardedApp(t, { max: 10, timeWindow: '1 hour', ...options })
+  app.get('/', async () => 'ok')
+  app.get('/login', { config: { rateLimit: { max: 3, timeWindow: '1 minute' } } }, async () => 'ok')
+  app.get('/computed', { config: { rateLimit: { max: () => 4 } } }, async () => 'ok')
+  await app.ready()
+  return app
+}
+
+const maxOf = async (app: FastifyInstance, url = '/', remoteAddress = '198.51.100.1') => Number((await app.inject({ url, remoteAddress })).headers['x-ratelimit-limit'])
+
+t.test('a limit that is set is in force here at once, on other instances within a second, and after a restart', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const [first, second] = [await appWith(t, { redis: server.url }), await appWith(t, { redis: server.url })]
+  await first.redisGuard.limits.set('GET:/login', { max: 7, timeWindow: '2 minutes' })
+  t.equal(await maxOf(first, '/login'), 7)
+  const setAtMs = Date.now()
+  await until(async () => await maxOf(second, '/login') === 7, 1000)
+  t.comment(`in force on the other instance after ${Date.now() - setAtMs} ms`)
+  t.equal(await maxOf(second), 10)
+  await first.redisGuard.limits.set('GET:/computed', { max: 2, timeWindow: 1000 })
+  await until(async () => await maxOf(second, '/computed') === 2, 1000)
+  const third = await appWith(t, { redis: server.url })
+  t.same([await maxOf(third, '/login'), await maxOf(third, '/computed')], [7, 2])
+
+  t.equal(await second.redisGuard.limits.reset('GET:/login'), true)
+  t.equal(await maxOf(second, '/login'), 3)
+  await until(async () => await maxOf(first, '/login') === 3 && await maxOf(third, '/login') === 3, 1000)
+  t.equal(await second.redisGuard.limits.reset({ name: 'GET:/login' }), false)
+  t.equal(await first.redisGuard.limits.reset({ name: 'GET:/computed' }), true)
+  t.equal(await maxOf(first, '/computed'), 4)
+})
+
+t.test('what is set while Redis is away is in force here, and on the others when it is back', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const [first, second] = [await appWith(t, { redis: { port: proxy.port }, resetTimeout: 100 }), await appWith(t, { redis: server.url })]
+  await first.redisGuard.limits.set('GET:/login', { max: 5, timeWindow: '1 minute' })
+  await until(async () => await maxOf(second, '/login') === 5)
+  proxy.blackhole = true
+  await until(async () => { await first.redisGuard.get('x'); return first.redisGuard.status.store === 'memory' })
+  await first.redisGuard.limits.set('global', { max: 6, timeWindow: 1000 })
+  await first.redisGuard.limits.reset('GET:/login')
+  t.same([await maxOf(first), await maxOf(first, '/login')], [6, 3])
+  proxy.blackhole = false
+  await until(async () => await maxOf(second) === 6 && await maxOf(second, '/login') === 3)
+  t.same([await maxOf(first), await maxOf(first, '/login')], [6, 3])
+})
+
+t.test('a Redis that has lost its data is told again what is set', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const app = await appWith(t, { redis: server.url })
+  await app.redisGuard.limits.set('global', { max: 6, timeWindow: 1000 })
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  await until(async () => await client.get('guard:value:{redis-guard:limits}') !== null)
+  await new Promise(resolve => setTimeout(resolve, 600))
+  await client.flushall()
+  await until(async () => await client.get('guard:value:{redis-guard:limit:global}') !== null)
+  t.equal(await maxOf(app), 6)
+})
+
+t.test('what others have written there, and is no limit, changes none', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const app = await appWith(t, { redis: server.url, algorithm: 'gcra' })
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  for (const text of ['x', '{}', 'null', '{"max":-1,"windowMs":5}', '{"max":9007199254740991,"windowMs":1000}']) {
+    await client.set('guard:value:{redis-guard:limit:global}', text)
+    const version = await client.incr('guard:value:{redis-guard:limits}')
+    await client.set('guard:value:{redis-guard:limit:GET:/login}', JSON.stringify({ max: version + 100, windowMs: 1000 }))
+    await until(async () => await maxOf(app, '/login') === version + 100 || (await client.incr('guard:value:{redis-guard:limits}')) < 0)
+    t.equal(await maxOf(app), 10, text)
+  }
+})
+
+for (const where of ['memory', 'redis'] as const) {
+  t.test(`peek tells how far a client is, and counts nothing; reset forgets its counters (${where})`, async t => {
+    const server = await RedisServer.start()
+    t.teardown(async () => await server.stop())
+    const app = await appWith(t, { redis: where === 'redis' ? server.url : false })
+    const { limits } = app.redisGuard
+    for (let i = 0; i < 5; i++) await app.inject({ url: '/login', remoteAddress: '2001:db8::1' })
+    await app.inject({ url: '/', remoteAddress: '2001:db8::2' })
+    for (let i = 0; i < 2; i++) {
+      const peeked = await limits.peek('2001:db8::7')
+      t.same(peeked.map(({ name, max, timeWindow, remaining }) => [name, max, timeWindow, remaining]), [['global', 10, 3_600_000, 9], ['GET:/login', 3, 60_000, 0]])
+      t.ok(peeked[1]!.retryAfterMs > 50_000 && peeked[0]!.retryAfterMs === 0)
+    }
+    t.equal(await limits.reset('2001:db8::'), true)
+    t.same((await limits.peek('2001:db8::7')).map(({ remaining, resetMs }) => [remaining, resetMs]), [[10, 0], [3, 0]])
+    t.equal((await app.inject({ url: '/login', remoteAddress: '2001:db8::1' })).statusCode, 200)
+    t.equal(await limits.reset({ key: '203.0.113.1' }), false)
+  })
+}
+
+t.test('a reset while Redis is away is told to it afterwards', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const app = await appWith(t, { redis: { port: proxy.port }, resetTimeout: 100 })
+  const hits = async (count: number, remoteAddress: string) => { for (let i = 0; i < count; i++) await app.inject({ url: '/', remoteAddress }) }
+  await hits(4, '192.0.2.1')
+  proxy.blackhole = true
+  await until(async () => { await app.redisGuard.get('x'); return app.redisGuard.status.store === 'memory' })
+  await hits(2, '192.0.2.1')
+  await hits(2, '192.0.2.2')
+  t.equal(await app.redisGuard.limits.reset('192.0.2.1'), true)
+  t.equal(await app.redisGuard.limits.reset('192.0.2.2'), true)
+  await hits(1, '192.0.2.1')
+  proxy.blackhole = false
+  await until(() => app.redisGuard.status.store === 'redis')
+  const left = async (key: string) => (await app.redisGuard.limits.peek(key)).find(({ name }) => name === 'global')!.remaining
+  t.same([await left('192.0.2.1'), await left('192.0.2.2')], [9, 10])
+})
+
+t.test('wrong arguments are errors that say what is wrong', async t => {
+  const app = await appWith(t, {})
+  const { limits } = app.redisGuard
+  const fine = { max: 1, timeWindow: 1000 }
+  const wrong: [() => Promise<unknown>, RegExp][] = [
+    [async () => await limits.set('none', fine), /the name of limits.set must be that of a limit, got "none"; limits.names lists them/],
+    [async () => await limits.set('global', { ...fine, max: -1 }), /max of limits.set must be a whole number >= 0, got -1/],
+    [async () => await limits.set('global', { ...fine, timeWindow: 'soon' }), /timeWindow of limits.set must be whole ms/],
+    [async () => await limits.set('global', undefined as never), /max of limits.set/],
+    [async () => await limits.reset(5 as never), /the argument of limits.reset/],
+    [async () => await limits.reset({} as never), /the argument of limits.reset/],
+    [async () => await limits.reset({ name: 5 } as never), /the argument of limits.reset/],
+    [async () => await limits.reset(''), /the key of limits.reset/],
+    [async () => await limits.peek(5 as never), /the key of limits.peek must be a text that is not empty, got 5/],
+    [async () => await app.redisGuard.get('redis-guard:x'), /does not begin with redis-guard:/]
+  ]
+  for (const [call, message] of wrong) await t.rejects(call(), { code: 'GUARD_ERR_ARGUMENT', message })
+  const gcra = await guardedApp(t, { algorithm: 'gcra' })
+  await t.rejects(gcra.redisGuard.limits.set('global', { max: 2 ** 52, timeWindow: 1000 }), { code: 'GUARD_ERR_ARGUMENT', message: /below 2\^51/ })
+})

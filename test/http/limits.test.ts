@@ -1,0 +1,290 @@
+/** What a limit can be beyond one number per window: several, dear, banned, in shadow, given back. */
+import { mock } from 'node:test'
+import type { FastifyInstance, InjectOptions } from 'fastify'
+import { parseList } from 'structured-headers'
+import t, { type Test } from 'tap'
+import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
+import { isInPart } from '../../lib/rules/sample.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+const server = await RedisServer.start()
+t.teardown(async () => await server.stop())
+
+const ok = async () => 'ok'
+let namespaces = 0
+
+/** The same on memory and on Redis. */
+function onBoth (title: string, run: (t: Test, app: (options?: RedisGuardOptions) => Promise<FastifyInstance>) => Promise<void>): void {
+  for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
+    t.test(`${title} (${where})`, async t => {
+      await run(t, async options => await guardedApp(t, { redis, nameSpace: `test${++namespaces}:`, ...options }))
+    })
+  }
+}
+
+async function get (app: FastifyInstance, options: InjectOptions | string = '/') {
+  return await app.inject(options)
+}
+
+async function statuses (app: FastifyInstance, count: number, options: InjectOptions | string = '/'): Promise<number[]> {
+  const all: number[] = []
+  for (let i = 0; i < count; i++) all.push((await get(app, options)).statusCode)
+  return all
+}
+
+const burstAndDaily: RateLimitOptions = {
+  limits: [
+    { name: 'burst', max: 2, timeWindow: '1 minute' },
+    { name: 'daily', max: 5, timeWindow: '1 day', algorithm: 'sliding-window' }
+  ]
+}
+
+onBoth('several limits are decided together: a hit that one refuses counts with none', async (t, newApp) => {
+  const app = await newApp()
+  app.get('/', { config: { rateLimit: burstAndDaily } }, ok)
+  t.same(await statuses(app, 2), [200, 200])
+  t.same(await statuses(app, 5), [429, 429, 429, 429, 429])
+  await app.redisGuard.limits.set('GET:/:burst', { max: 100, timeWindow: '1 minute' })
+  // 2 were let in, 5 refused; the day has counted the 2.
+  await until(async () => (await app.redisGuard.limits.peek('127.0.0.1')).some(({ name, max }) => name === 'GET:/:burst' && max === 100))
+  t.equal((await app.redisGuard.limits.peek('127.0.0.1')).find(({ name }) => name === 'GET:/:daily')!.remaining, 3)
+})
+
+onBoth('headers tell of the tightest of several limits, and of the one that refuses', async (t, newApp) => {
+  const app = await newApp()
+  app.get('/', { config: { rateLimit: { limits: [{ name: 'hour', max: 3, timeWindow: '1 hour' }, { name: 'minute', max: 2, timeWindow: '1 minute' }] } } }, ok)
+  t.match((await get(app)).headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '1', 'x-ratelimit-reset': '60' })
+  t.equal((await get(app)).statusCode, 200)
+  const refused = await get(app)
+  t.match(refused.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '0', 'retry-after': '60' })
+  t.equal(refused.json().message, 'Rate limit exceeded, retry in 1 minute')
+  await app.redisGuard.limits.set('GET:/:minute', { max: 100, timeWindow: '1 minute' })
+  await until(async () => (await get(app)).headers['x-ratelimit-limit'] === '3')
+  await until(async () => (await get(app)).statusCode === 429)
+  t.equal(Number((await get(app)).headers['retry-after']) > 3500, true)
+})
+
+onBoth('a route has its own list of limits, one limit of its own, or the list of the plugin', async (t, newApp) => {
+  const app = await newApp({ limits: [{ name: 'a', max: 1, timeWindow: 1000 }, { name: 'b', max: 2, timeWindow: 60_000 }] })
+  app.get('/plugin', ok)
+  app.get('/single', { config: { rateLimit: { max: 3 } } }, ok)
+  app.get('/list', { config: { rateLimit: { limits: [{ name: 'c', max: 4, timeWindow: 1000 }] } } }, ok)
+  app.get('/hook', { config: { rateLimit: { hook: 'preHandler' } } }, ok)
+  t.equal((await get(app, '/plugin')).headers['x-ratelimit-limit'], '1')
+  t.equal((await get(app, '/single')).headers['x-ratelimit-limit'], '3')
+  t.equal((await get(app, '/list')).headers['x-ratelimit-limit'], '4')
+  t.equal((await get(app, '/hook')).headers['x-ratelimit-limit'], '1')
+  t.same(app.redisGuard.limits.names, ['global:a', 'global:b', 'GET:/single', 'GET:/list:c', 'GET:/hook:a', 'GET:/hook:b'])
+})
+
+onBoth('a request of some cost counts for as many hits, and cheaper ones still fit', async (t, newApp) => {
+  const app = await newApp()
+  const cost = (request: { query: unknown }) => Number((request.query as { cost: string }).cost)
+  app.get('/', { config: { rateLimit: { max: 10, cost } } }, ok)
+  app.get('/fixed', { config: { rateLimit: { max: 10, cost: 4, algorithm: 'gcra' } } }, ok)
+  t.equal((await get(app, '/?cost=7')).headers['x-ratelimit-remaining'], '3')
+  t.equal((await get(app, '/?cost=4')).statusCode, 429)
+  t.equal((await get(app, '/?cost=3')).headers['x-ratelimit-remaining'], '0')
+  t.same(await statuses(app, 3, '/fixed'), [200, 200, 429])
+})
+
+t.test('a cost that can never fit, or is no whole number, is an error that says so', async t => {
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, {}, logTo(lines, 'error'))
+  const cost = (request: { query: unknown }) => JSON.parse((request.query as { cost: string }).cost) as number
+  app.get('/', { config: { rateLimit: { max: 10, cost } } }, ok)
+  app.get('/nobody', { config: { rateLimit: { max: 0 } } }, ok)
+  t.throws(() => app.get('/never', { config: { rateLimit: { max: 10, cost: 11 } } }, ok), /GET \/never config.rateLimit.cost must be at most 10, or no request would ever fit, got 11/)
+  t.same(await statuses(app, 1, '/nobody'), [429])
+  for (const [given, message] of [['11', /cost must be at most 10, or the request can never fit the limit GET:\/, got 11/], ['0', /cost must be a whole number >= 1, got 0/], ['"2"', /cost must be a whole number >= 1, got "2"/], ['1.5', /got 1.5/], ['null', /got null/]] as const) {
+    const refused = await get(app, `/?cost=${encodeURIComponent(given)}`)
+    t.equal(refused.statusCode, 500)
+    t.match(refused.json(), { code: 'GUARD_ERR_LIMIT', message })
+  }
+  t.equal(lines.length, 5)
+})
+
+onBoth('ban: the refusals after so many are 403s, until the window ends', async (t, newApp) => {
+  const calls: string[] = []
+  const app = await newApp({
+    onExceeding: (request, key) => { calls.push(`exceeding ${key}`) },
+    onExceeded: (request, key) => { calls.push(`exceeded ${key}`) },
+    onBanReach: (request, key) => { calls.push(`ban ${key}`) }
+  })
+  app.get('/', { config: { rateLimit: { max: 1, ban: 2 } } }, ok)
+  app.get('/at-once', { config: { rateLimit: { max: 0, ban: 0 } } }, ok)
+  t.same(await statuses(app, 5), [200, 429, 429, 403, 403])
+  t.same((await get(app)).json(), { statusCode: 403, error: 'Forbidden', message: 'Rate limit exceeded, retry in 1 minute' })
+  t.same(calls.slice(0, 6), ['exceeding 127.0.0.1', 'exceeded 127.0.0.1', 'exceeded 127.0.0.1', 'exceeded 127.0.0.1', 'ban 127.0.0.1', 'exceeded 127.0.0.1'])
+  t.equal((await get(app, '/at-once')).statusCode, 403)
+})
+
+onBoth('in shadow all is counted and reported, and nothing refused or told to clients', async (t, newApp) => {
+  const app = await newApp({ max: 1, shadow: true })
+  app.get('/', ok)
+  app.get('/enforced', { config: { rateLimit: { max: 1, shadow: false } } }, ok)
+  const passed = [await get(app), await get(app), await get(app)]
+  t.same(passed.map(({ statusCode }) => statusCode), [200, 200, 200])
+  t.notOk(passed.some(({ headers }) => Object.keys(headers).some(name => name.includes('ratelimit'))))
+  t.same(await statuses(app, 2, '/enforced'), [200, 429])
+  const { body } = await get(app, '/metrics')
+  t.match(body, /decisions_total\{limit="global",outcome="allowed",source="\w+"\} 1\n/)
+  t.match(body, /decisions_total\{limit="global",outcome="shadowed",source="\w+"\} 2\n/)
+  await app.redisGuard.blockIP('127.0.0.1', 60)
+  t.same(await statuses(app, 1), [200])
+  t.match((await get(app, '/metrics')).body, /decisions_total\{limit="",outcome="shadowed",source="local"\} 2\n/, 'one of them is the look at it')
+})
+
+onBoth('one of several limits may be in shadow: the others refuse', async (t, newApp) => {
+  const app = await newApp()
+  app.get('/', { config: { rateLimit: { limits: [{ name: 'tight', max: 1, timeWindow: '1 minute', shadow: true }, { name: 'wide', max: 3, timeWindow: '1 minute' }] } } }, ok)
+  const first = await get(app)
+  t.match(first.headers, { 'x-ratelimit-limit': '3', 'x-ratelimit-remaining': '2' })
+  t.same(await statuses(app, 3), [200, 200, 429])
+  t.match((await get(app, '/metrics')).body, /decisions_total\{limit="GET:\/:tight",outcome="shadowed",source="\w+"\} [23]\n/)
+})
+
+onBoth('enforce: a part of the clients is refused, always the same ones', async (t, newApp) => {
+  const app = await newApp({ max: 0, enforce: 0.3 })
+  app.get('/', ok)
+  const refused: string[] = []
+  for (let i = 0; i < 100; i++) {
+    const remoteAddress = `198.51.100.${i}`
+    const [first, second] = await statuses(app, 2, { url: '/', remoteAddress })
+    t.equal(first, second)
+    if (first === 429) refused.push(remoteAddress)
+  }
+  t.same(refused, Array.from({ length: 100 }, (_, i) => `198.51.100.${i}`).filter(ip => isInPart(`global ${ip}`, 0.3)))
+  t.ok(refused.length > 10 && refused.length < 50, `${refused.length} of 100`)
+})
+
+t.test('a part of all texts is as large as it should be, also where they follow on each other', async t => {
+  const inPart = Array.from({ length: 65_536 }, (_, i) => `global 10.0.${i >> 8}.${i & 255}`).filter(text => isInPart(text, 0.1)).length
+  t.ok(Math.abs(inPart / 65_536 - 0.1) < 0.01, `${inPart}`)
+  t.same([isInPart('x', 0), isInPart('x', 1)], [false, true])
+})
+
+onBoth('countWhen: only what it says counts, as failed logins', async (t, newApp) => {
+  for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
+    const app = await newApp()
+    const rateLimit: RouteRateLimitOptions = { max: 2, algorithm, timeWindow: '1 hour', countWhen: (request, reply) => reply.statusCode === 401 }
+    app.post('/login', { config: { rateLimit } }, async (request, reply) => { await reply.code((request.body as { right: boolean }).right ? 200 : 401).send() })
+    const login = async (right: boolean) => (await app.inject({ method: 'POST', url: '/login', payload: { right } })).statusCode
+    const isGivenBack = async (left: number) => await until(async () => (await app.redisGuard.limits.peek('127.0.0.1')).find(({ name }) => name === 'POST:/login')!.remaining === left)
+    for (let i = 0; i < 5; i++) {
+      t.equal(await login(true), 200)
+      await isGivenBack(2)
+    }
+    t.equal(await login(false), 401)
+    t.equal(await login(true), 200)
+    await isGivenBack(1)
+    t.equal(await login(false), 401)
+    t.same([await login(true), await login(false)], [429, 429])
+  }
+})
+
+t.test('a countWhen that fails, or does not answer true or false, is logged, and the request counts', async t => {
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, {}, logTo(lines, 'error'))
+  const answers = [() => { throw new Error('broken') }, () => 'no', async () => { throw new Error('later') }] as unknown as NonNullable<RateLimitOptions['countWhen']>[]
+  answers.forEach((countWhen, i) => app.get(`/${i}`, { config: { rateLimit: { max: 1, countWhen } } }, ok))
+  for (let i = 0; i < 3; i++) {
+    t.same(await statuses(app, 2, `/${i}`), [200, 429])
+    t.equal(lines.length, i + 1)
+    t.equal(lines[i]!['msg'], 'countWhen failed, the request counts')
+  }
+  t.throws(() => app.createRateLimit({ countWhen: () => true }), /countWhen must be left out/)
+})
+
+onBoth('standard headers are structured fields, and name each limit', async (t, newApp) => {
+  const app = await newApp({ standardHeaders: 'draft-11', addHeadersOnExceeding: { 'x-ratelimit-limit': false } })
+  app.get('/', { config: { rateLimit: burstAndDaily } }, ok)
+  app.get('/für/"\\:id', { config: { rateLimit: { max: 2 ** 53 - 1, timeWindow: 1500, standardHeaders: 'draft-10' } } }, ok)
+  app.get('/none', { config: { rateLimit: { standardHeaders: false } } }, ok)
+  const fieldsOf = (value: unknown) => parseList(value as string).map(([name, parameters]) => [name, Object.fromEntries(parameters)])
+  const { headers } = await get(app)
+  t.notOk('x-ratelimit-limit' in headers)
+  t.same(fieldsOf(headers['ratelimit-policy']), [['GET:/:burst', { q: 2, w: 60 }], ['GET:/:daily', { q: 5, w: 86_400 }]])
+  t.same(fieldsOf(headers['ratelimit']), [['GET:/:burst', { r: 1, t: 60 }], ['GET:/:daily', { r: 4, t: 172_800 }]])
+  await get(app)
+  const refused = await get(app)
+  t.equal(refused.statusCode, 429)
+  t.same(fieldsOf(refused.headers['ratelimit'])[0], ['GET:/:burst', { r: 0, t: 60 }])
+  const odd = await get(app, `/${encodeURIComponent('für')}/%22%5Cx`)
+  t.equal(odd.statusCode, 200)
+  t.same(fieldsOf(odd.headers['ratelimit-policy']), [['GET:/f%C3%BCr/"\\:id', { q: 999_999_999_999_999, w: 2 }]])
+  t.notOk('ratelimit' in (await get(app, '/none')).headers)
+  t.notOk(JSON.stringify(headers).includes('127.0.0.1'))
+})
+
+t.test('problemDetails: refusals are problems of RFC 9457', async t => {
+  const app = await guardedApp(t, { max: 1, ban: 1, problemDetails: true })
+  app.get('/', ok)
+  app.get('/hook', { config: { rateLimit: false }, preHandler: app.rateLimit({ max: 0 }) }, async () => { throw new Error('a refused request goes no further') })
+  await get(app)
+  const refused = await get(app)
+  t.equal(refused.statusCode, 429)
+  t.match(refused.headers, { 'content-type': 'application/problem+json', 'retry-after': '60', 'x-ratelimit-remaining': '0' })
+  t.same(refused.json(), {
+    type: 'https://iana.org/assignments/http-problem-types#quota-exceeded', title: 'Quota Exceeded', status: 429, detail: 'Rate limit exceeded, retry in 1 minute', 'violated-policies': ['global']
+  })
+  const banned = await get(app)
+  t.same([banned.statusCode, banned.json().type], [403, 'https://iana.org/assignments/http-problem-types#abnormal-usage-detected'])
+  t.equal((await get(app, '/hook')).json().status, 429)
+  await app.redisGuard.blockIP('192.0.2.9', 60)
+  const blocked = await get(app, { url: '/', remoteAddress: '192.0.2.9' })
+  t.same([blocked.statusCode, blocked.headers['content-type'], blocked.json().detail], [403, 'application/problem+json; charset=utf-8', 'Address is blocked'])
+  await t.rejects(guardedApp(t, { problemDetails: true, errorResponseBuilder: () => ({}) }), { code: 'GUARD_ERR_OPTIONS' })
+})
+
+t.test('options that do not go together are refused at registration', async t => {
+  const wrong: [RedisGuardOptions, string[]][] = [
+    [{ limits: [] }, ['limits']],
+    [{ limits: [{ name: 'a', max: 1, timeWindow: 1 }, { name: 'a', max: 1, timeWindow: 1 }] }, ['limits[1].name']],
+    [{ limits: [{ name: 'a' }] as never }, ['limits[0].max', 'limits[0].timeWindow']],
+    [{ limits: [{ name: 'a b', max: -1, timeWindow: 'soon', typo: 1 }] as never }, ['limits[0].max', 'limits[0].timeWindow', 'limits[0].typo', 'limits[0].name']],
+    [{ max: 1, timeWindow: 5, limits: [{ name: 'a', max: 1, timeWindow: 1 }] }, ['max', 'timeWindow']],
+    [{ limits: [{ name: 'a', max: 1, timeWindow: 1, cost: 2 }] }, ['limits[0].cost']],
+    [{ algorithm: 'gcra', ban: 1 }, ['ban']],
+    [{ algorithm: 'sliding-window', continueExceeding: true }, ['continueExceeding']],
+    [{ algorithm: 'sliding-window', exponentialBackoff: true }, ['exponentialBackoff']],
+    [{ shadow: true, enforce: 0.5 }, ['shadow']],
+    [{ algorithm: 'gcra', burst: 2, cost: 3 }, ['cost']]
+  ]
+  for (const [options, names] of wrong) {
+    const error = await guardedApp(t, options).then(() => undefined, (error: { problems: { option: string }[] }) => error)
+    t.same(error?.problems.map(({ option }) => option), names, JSON.stringify(options))
+  }
+})
+
+t.test('functions of the options that fail, or answer what no limit can be, are answered with a 500 that is logged', async t => {
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, {}, logTo(lines, 'error'))
+  const wrong: [string, unknown][] = [
+    ['throws', () => { throw new Error('broken') }], ['rejects', async () => { throw new Error('broken') }],
+    ['NaN', () => NaN], ['minus', () => -1], ['text', () => '5'], ['nothing', () => undefined]
+  ]
+  for (const [name, max] of wrong) app.get(`/max-${name}`, { config: { rateLimit: { max: max as () => number } } }, ok)
+  for (const [name, timeWindow] of wrong) app.get(`/window-${name}`, { config: { rateLimit: { timeWindow: timeWindow as () => number } } }, ok)
+  for (const option of ['max', 'window']) {
+    for (const [name] of wrong) t.equal((await get(app, `/${option}-${name}`)).statusCode, 500, `${option}: ${name}`)
+  }
+  t.match((await get(app, '/max-text')).json(), { code: 'GUARD_ERR_LIMIT', message: 'max must be a whole number >= 0, got "5"' })
+  t.equal(lines.length, 13)
+})
+
+t.test('a function of the options that never answers is given up after 5 seconds', async t => {
+  const app = await guardedApp(t)
+  const never = async () => await new Promise<never>(() => {})
+  app.get('/', { config: { rateLimit: { max: never } } }, ok)
+  mock.timers.enable({ apis: ['setTimeout'] })
+  t.teardown(() => mock.timers.reset())
+  const answer = app.inject('/')
+  const isWaiting = async () => await Promise.race([answer.then(() => false), new Promise<boolean>(resolve => setImmediate(resolve, true))])
+  let passedMs = 0
+  while (await isWaiting()) mock.timers.tick(passedMs += 100)
+  t.ok(passedMs >= 400, `${passedMs}`)
+  t.match((await answer).json(), { statusCode: 500, message: 'max must answer within 5000 ms, got nothing' })
+})
