@@ -1,6 +1,6 @@
 /** Everything that may be imported. */
 export { default } from './plugin.js'
-export { default as redisGuard } from './plugin.js'
+export { default as redisGuard, default as fastifyRateLimit } from './plugin.js'
 export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redis-guard.js'
 export { channelNames } from './guard/diagnostics.js'
 export type { DecisionMessage } from './guard/diagnostics.js'

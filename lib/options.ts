@@ -213,5 +213,5 @@ function headerFlags<T extends string> (names: readonly T[]): ValueRule<Partial<
 }
 
 function allTrue<T extends string> (names: readonly T[]): Readonly<Record<T, boolean>> {
-  return Object.fromEntries(names.map(name => [name, true])) as Record<T, boolean>
+  return Object.freeze(Object.fromEntries(names.map(name => [name, true]))) as Record<T, boolean>
 }

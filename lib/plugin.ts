@@ -70,7 +70,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   warn(checkRoutesBefore(fastify.printRoutes()))
   warn(checkPassword(settings.redis, settings.environment.production))
 
-  const registry = chooseRegistry(fastify, settings)
+  const registrations = registrationsOf(fastify)
+  const registry = chooseRegistry(fastify, settings, registrations)
   // Looked up at each call, so that fake timers which come later work.
   const now = () => Date.now()
   const keys = new Keys(settings.nameSpace)
@@ -84,7 +85,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   }
   const redis = connect(settings, keys, now, onDrop)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
-  const metrics = addMetrics(fastify, settings, registry, store, memory, redis)
+  const metrics = registry instanceof Metrics ? registry : addMetrics(fastify, settings, registry, registrations, { store, memory, redis })
 
   const eventLog = new EventLog(async events => {
     const total = events.reduce((sum, { count }) => sum + count, 0)
@@ -112,7 +113,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const limitControl = new LimitControl({
     registry: limits, store, ipv6Subnet: settings.ipv6Subnet, forget: (key, checks) => denyCache.forget(key, checks)
   })
-  fastify.decorate('redisGuard', new RedisGuard({
+  const isFirst = !fastify.hasDecorator('redisGuard')
+  const redisGuard = new RedisGuard({
     store,
     limits: limitControl,
     eventLog,
@@ -121,9 +123,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
     now,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
-  }))
+  })
+  if (isFirst) fastify.decorate('redisGuard', redisGuard)
+  if (!isFirst) registrations.within++
   const counterFor = counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now })
-  addHooks(fastify, { guard, registry: limits, settings, counterFor, clientOf: clientReader(trustProxyOf(fastify), guard) })
+  addHooks(fastify, { guard, registry: limits, settings, namePrefix: isFirst ? '' : `${registrations.within}:`, counterFor, clientOf: clientReader(trustProxyOf(fastify), guard) })
 
   const sweep = setInterval(() => {
     memory.sweep()
@@ -160,7 +164,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
       log.warn({ err: error }, 'the last events could not be written')
     } finally {
       redis?.guarded.close()
-      metrics?.close()
+      if (metrics !== registry) metrics?.close()
     }
   })
 
@@ -222,15 +226,35 @@ function longestStartUp ({ initialConfig: { pluginTimeout = 10_000 } }: FastifyI
   return pluginTimeout === 0 ? Infinity : pluginTimeout * 0.8
 }
 
+/** What the registrations of one application have to know of each other. */
+interface Registrations {
+  /** by the path that serves them */
+  readonly metrics: Map<string, Metrics>
+  /** how many there are in one scope, or in one inside of it: each has counters of its own */
+  within: number
+}
+
+/** By the server that they share: those in sibling scopes see nothing else of each other. */
+const allRegistrations = new WeakMap<object, Registrations>()
+
+function registrationsOf ({ server }: FastifyInstance): Registrations {
+  const known = allRegistrations.get(server) ?? { metrics: new Map(), within: 1 }
+  allRegistrations.set(server, known)
+  return known
+}
+
 /** Where metrics go, and whether the path is ours to serve. Fails before anything is connected. */
 interface ChosenRegistry {
   readonly registry: MetricsRegistry
   readonly path: string | undefined
 }
 
-function chooseRegistry (fastify: FastifyInstance, settings: Settings): ChosenRegistry | undefined {
+/** @returns the metrics of another registration, where that serves the path */
+function chooseRegistry (fastify: FastifyInstance, settings: Settings, registrations: Registrations): ChosenRegistry | Metrics | undefined {
   if (settings.metrics === false) return undefined
   const { path, registry: own } = settings.metrics
+  const ofOther = own === undefined ? registrations.metrics.get(`${fastify.prefix}${path}`) : undefined
+  if (ofOther !== undefined) return ofOther
   const served = path !== false && fastify.hasRoute({ method: 'GET', url: `${fastify.prefix}${path}` })
   const registry = own ?? (served ? registryOfOther(fastify, path) : new Registry())
   if (registry.getSingleMetric(described.store.name) !== undefined) throw metricsRegistered()
@@ -238,7 +262,8 @@ function chooseRegistry (fastify: FastifyInstance, settings: Settings): ChosenRe
 }
 
 function addMetrics (
-  fastify: FastifyInstance, settings: Settings, chosen: ChosenRegistry | undefined, store: FailoverStore, memory: MemoryStore, redis: RedisSide | undefined
+  fastify: FastifyInstance, settings: Settings, chosen: ChosenRegistry | undefined, registrations: Registrations,
+  { store, memory, redis }: { readonly store: FailoverStore, readonly memory: MemoryStore, readonly redis: RedisSide | undefined }
 ): Metrics | undefined {
   if (chosen === undefined) return undefined
   const { registry, path } = chosen
@@ -253,7 +278,10 @@ function addMetrics (
   redis?.guarded.on('roundTrip', seconds => metrics.roundTrip(seconds))
   redis?.guarded.on('state', state => metrics.breakerWent(state))
   redis?.guarded.on('failure', ({ kind }) => metrics.failed(kind))
-  if (path !== undefined) addMetricsRoute(fastify, path, registry)
+  if (path !== undefined) {
+    addMetricsRoute(fastify, path, registry)
+    registrations.metrics.set(`${fastify.prefix}${path}`, metrics)
+  }
   return metrics
 }
 

@@ -200,8 +200,8 @@ function resolveLimit (given: Given<typeof limitOptions>, base: LimitSettings, p
     list,
     limits: list === undefined ? [checked({ ...single, name: '' }, prefix, problems)] : resolveList(list, single, prefix, problems),
     allowList: allowList === undefined ? base.allowList : readAllowList(allowList),
-    addHeaders: Object.freeze({ ...base.addHeaders, ...withoutDraftNames(addHeaders) }),
-    addHeadersOnExceeding: Object.freeze({ ...base.addHeadersOnExceeding, ...withoutDraftNames(addHeadersOnExceeding) })
+    addHeaders: readHeaders(addHeaders, base, base.addHeaders),
+    addHeadersOnExceeding: readHeaders(addHeadersOnExceeding, base, base.addHeadersOnExceeding)
   }
   if (given.onOutage !== undefined && skipOnError !== undefined) {
     problems.push({ option: `${prefix}skipOnError`, rule: 'left out beside onOutage', received: show(skipOnError) })
@@ -288,9 +288,16 @@ function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionP
   return Object.freeze(limit)
 }
 
-/** What `enableDraftSpec` calls `ratelimit-limit` is `x-ratelimit-limit` to all of us. */
-function withoutDraftNames (given: Readonly<Partial<Record<string, boolean>>> = {}): Readonly<Partial<Record<string, boolean>>> {
-  return Object.fromEntries(Object.entries(given).map(([name, on]) => [name.replace(/^ratelimit-/, 'x-ratelimit-'), on]))
+/**
+ * The plugin's options say what differs from all headers, a route's which
+ * there are, as in @fastify/rate-limit. What `enableDraftSpec` calls
+ * `ratelimit-limit` is `x-ratelimit-limit` here.
+ */
+function readHeaders<T extends Readonly<Record<string, boolean>>> (given: Readonly<Partial<Record<string, boolean>>> | undefined, { limits }: LimitSettings, base: T): T {
+  if (given === undefined) return base
+  const isOfRoute = limits.length > 0
+  const renamed = Object.fromEntries(Object.entries(given).map(([name, on]) => [name.replace(/^ratelimit-/, 'x-ratelimit-'), on]))
+  return Object.freeze(Object.fromEntries(Object.keys(base).map(name => [name, renamed[name] ?? (isOfRoute ? false : base[name])]))) as T
 }
 
 function readAllowList (given: readonly string[] | AllowList['decide']): AllowList {

@@ -383,8 +383,8 @@ t.test('a route', async t => {
   t.test("has what the plugin's options say, save what it gives itself", async t => {
     const base = resolve({ max: 7, timeWindow: '1 hour', allowList: ['10.0.0.1'], addHeaders: { 'retry-after': false }, onExceeded: () => {} }).limit
     t.same(resolveRouteLimit({}, base, place), base)
-    const limit = resolveRouteLimit({ max: 5, addHeaders: { 'x-ratelimit-limit': false } }, base, place)
-    t.same(limit, { ...base, max: 5, limits: [{ ...base.limits[0], max: 5 }], addHeaders: { ...headers, 'x-ratelimit-limit': false, 'retry-after': false } })
+    const limit = resolveRouteLimit({ max: 5, addHeaders: { 'x-ratelimit-remaining': true } }, base, place)
+    t.same(limit, { ...base, max: 5, limits: [{ ...base.limits[0], max: 5 }], addHeaders: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': true, 'x-ratelimit-reset': false, 'retry-after': false } })
     t.equal(limit.allowList, base.allowList)
   })
 

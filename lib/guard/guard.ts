@@ -17,6 +17,8 @@ export interface Client {
   readonly address: string | undefined
   /** what it is counted by, unless a `keyGenerator` says otherwise */
   readonly key: string
+  /** the key is a range of addresses, such as the /64 of an IPv6 client */
+  readonly isPrefix: boolean
   /** on the plugin's allow list: never blocked, and not limited by limits that use that list */
   readonly exempt: boolean
 }
@@ -97,7 +99,8 @@ export class Guard {
     const found = canonicalAddress(ip)
     if (found === undefined) return unknownClient
     const address = copy(found)
-    return { address, key: clientKey(address, this.#ipv6Subnet), exempt: this.#allowList.find(address) === true }
+    const key = clientKey(address, this.#ipv6Subnet)
+    return { address, key, isPrefix: key.includes('/'), exempt: this.#allowList.find(address) === true }
   }
 
   /** The verdict when a block is in force for the client; answered from this process. */
@@ -233,7 +236,7 @@ export interface CountedHit extends Refund {
 const unanswered = { allow: 'uncounted', deny: 'denied', fail: 'failed' } as const
 
 /** All whose address cannot be read share one counter: it must not be a way around the limit. */
-const unknownClient: Client = { address: undefined, key: 'unknown', exempt: false }
+const unknownClient: Client = { address: undefined, key: 'unknown', isPrefix: false, exempt: false }
 
 function copy (address: string): string {
   return Buffer.from(address, 'latin1').toString('latin1')

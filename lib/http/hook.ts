@@ -22,6 +22,8 @@ export interface HookParts {
   readonly guard: Guard
   readonly registry: LimitRegistry
   readonly settings: Settings
+  /** begins the name of each limit, where another registration has the names without it */
+  readonly namePrefix: string
   /** who counts where the user has a store */
   readonly counterFor: CounterFor
   readonly clientOf: (request: FastifyRequest) => Client
@@ -29,9 +31,9 @@ export interface HookParts {
 
 /** Adds both to an instance, the second to each route that is added later; and `rateLimit` and `createRateLimit`. */
 export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
-  const { guard, registry, settings, counterFor, clientOf } = parts
+  const { guard, registry, settings, namePrefix, counterFor, clientOf } = parts
   const subjectOf = subjectReader(fastify, clientOf)
-  const global = new Limiter(guard, registry, globalLimitName, settings.limit, counterFor(settings.limit))
+  const global = new Limiter(guard, registry, `${namePrefix}${globalLimitName}`, settings.limit, counterFor(settings.limit))
 
   fastify.addHook('onRequest', (request, reply, done) => {
     const blocked = guard.blocked(subjectOf(request))
@@ -55,8 +57,8 @@ function limitNotFound (fastify: FastifyInstance, global: Limiter, subjectOf: Su
   const handler: LimitHandler = (request, reply, done) => {
     if (!request.is404) return done()
     const subject = subjectOf(request)
-    decideAndAnswer(global, subject, request, reply, done)
     subject.limited = 'as a 404'
+    decideAndAnswer(global, subject, request, reply, done)
   }
   const { hook } = global.settings
   if (hook === 'preParsing') fastify.addHook('preParsing', (request, reply, payload, done) => handler(request, reply, done))
@@ -72,7 +74,7 @@ function limitOnce (limiter: Limiter, subject: RequestSubject, request: FastifyR
 }
 
 /** @param nameOfGet  names of limits by URL, which HEAD shares: it asks for what GET would answer, so apart they would double the quota */
-function limiterOf (route: RouteOptions, { guard, registry, settings, counterFor }: HookParts, global: Limiter, nameOfGet: Map<string, string>): Limiter | undefined {
+function limiterOf (route: RouteOptions, { guard, registry, settings, namePrefix, counterFor }: HookParts, global: Limiter, nameOfGet: Map<string, string>): Limiter | undefined {
   const config: unknown = (route.config as { rateLimit?: unknown } | undefined)?.rateLimit
   if (config === false) return undefined
   if (config === undefined || config === null) return settings.global ? global : undefined
@@ -83,7 +85,7 @@ function limiterOf (route: RouteOptions, { guard, registry, settings, counterFor
   const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`)
   const name = own.groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : groupName(own.groupId)
   if (methods.includes('GET')) nameOfGet.set(url, name)
-  return new Limiter(guard, registry, name, own, counterFor(own, config, route))
+  return new Limiter(guard, registry, `${namePrefix}${name}`, own, counterFor(own, config, route))
 }
 
 function addLast (route: RouteOptions, hook: LimitHook, handler: LimitHandler): void {

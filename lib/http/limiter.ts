@@ -14,6 +14,7 @@ import { isInPart } from '../rules/sample.js'
 import type { Counted, Explained, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import type { NamedCheck } from '../store/store.js'
+import { shownKey } from './normalize-ip.js'
 import { asError, answerOf } from './user-function.js'
 
 /** Called once, with the failure, or with the verdict. */
@@ -114,11 +115,12 @@ export class Limiter {
     const generated = keyGenerator === undefined ? undefined : readKey(await answerOf('keyGenerator', () => keyGenerator(request)))
     const key = generated ?? client.key
     if (isListed(client, key, this.settings)) return { key, checks: undefined }
+    const shown = shownKey(key, client)
     const { decide } = allowList
-    if (decide !== undefined && await answerOf('allowList', () => decide(request, key))) return { key, checks: undefined }
+    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) return { key, checks: undefined }
     // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
     const isFallback = keyGenerator !== undefined && generated === undefined
-    return { key, checks: this.#fixedChecks(key, isFallback) ?? await this.#computedChecks(request, key, isFallback) }
+    return { key, checks: this.#fixedChecks(key, isFallback) ?? await this.#computedChecks(request, key, shown, isFallback) }
   }
 
   /** @returns undefined: one of the limits has to be computed */
@@ -150,10 +152,10 @@ export class Limiter {
     return shadows
   }
 
-  async #computedChecks (request: FastifyRequest, key: string, isFallback: boolean): Promise<readonly NamedCheck[]> {
+  async #computedChecks (request: FastifyRequest, key: string, shown: string, isFallback: boolean): Promise<readonly NamedCheck[]> {
     const shadows = this.#shadowsFor(key)
     return await Promise.all(this.#limits.map(async ({ name, inForce, definition }, i) => {
-      const limit = inForce ?? await computed(definition, request, key)
+      const limit = inForce ?? await computed(definition, request, shown)
       const { cost } = definition
       const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
       if (!Number.isSafeInteger(hits) || hits < 1) throw new LimitError(`cost must be a whole number >= 1, got ${show(hits)}`)

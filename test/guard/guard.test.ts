@@ -17,10 +17,10 @@ function setUp (): Guard {
 
 t.test('knows a client by its address, whatever form that comes in', async t => {
   const guard = setUp()
-  t.same(guard.identify('::ffff:198.51.100.1'), { address: '198.51.100.1', key: '198.51.100.1', exempt: false })
-  t.same(guard.identify('192.0.2.7'), { address: '192.0.2.7', key: '192.0.2.7', exempt: true })
-  t.same(guard.identify('2001:db8:0:1ff::1'), { address: '2001:db8:0:1ff::1', key: '2001:db8:0:100::/56', exempt: false })
-  for (const none of [undefined, null, 5, 'x', '']) t.same(guard.identify(none), { address: undefined, key: 'unknown', exempt: false })
+  t.same(guard.identify('::ffff:198.51.100.1'), { address: '198.51.100.1', key: '198.51.100.1', isPrefix: false, exempt: false })
+  t.same(guard.identify('192.0.2.7'), { address: '192.0.2.7', key: '192.0.2.7', isPrefix: false, exempt: true })
+  t.same(guard.identify('2001:db8:0:1ff::1'), { address: '2001:db8:0:1ff::1', key: '2001:db8:0:100::/56', isPrefix: true, exempt: false })
+  for (const none of [undefined, null, 5, 'x', '']) t.same(guard.identify(none), { address: undefined, key: 'unknown', isPrefix: false, exempt: false })
 })
 
 t.test('what it remembers of addresses is bounded, and right for each of them', async t => {

@@ -6,7 +6,7 @@ import { clientReader, longestHeader, mostPairs } from '../../lib/http/client-ad
 const trusted = ['127.0.0.1', '10.0.0.0/8', '2001:db8::/32']
 
 function clientOf (ip: unknown): Client {
-  return { address: String(ip), key: String(ip), exempt: false }
+  return { address: String(ip), key: String(ip), isPrefix: false, exempt: false }
 }
 
 /** Sends requests to an application whose hook reads each of them twice. */

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Fastify from 'fastify'
 import t from 'tap'
-import redisGuard from '../../lib/index.js'
+import redisGuard, { normalizeIP } from '../../lib/index.js'
 import type { RateLimitOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
@@ -265,12 +265,12 @@ t.test('addHeaders and addHeadersOnExceeding choose headers', async t => {
     addHeadersOnExceeding: { 'x-ratelimit-remaining': false }
   })
   app.get('/', ok)
-  app.get('/route', { config: { rateLimit: { addHeaders: { 'x-ratelimit-reset': false } } } }, ok)
+  app.get('/route', { config: { rateLimit: { addHeaders: { 'x-ratelimit-remaining': true, 'x-ratelimit-reset': false } } } }, ok)
   const rateLimitHeaders = async (url: string) => Object.keys((await app.inject(url)).headers).filter(name => /ratelimit|retry/.test(name))
   t.same(await rateLimitHeaders('/'), ['x-ratelimit-limit', 'x-ratelimit-reset'])
   t.same(await rateLimitHeaders('/'), ['x-ratelimit-remaining', 'x-ratelimit-reset'])
   await rateLimitHeaders('/route')
-  t.same(await rateLimitHeaders('/route'), ['x-ratelimit-remaining'], 'a route adds to what the plugin says')
+  t.same(await rateLimitHeaders('/route'), ['x-ratelimit-remaining'], 'a route says which there are')
 })
 
 t.test('errorResponseBuilder', async t => {
@@ -480,3 +480,37 @@ async function statuses (app: Awaited<ReturnType<typeof guardedApp>>, urls: read
   for (const url of urls) all.push((await app.inject(url)).statusCode)
   return all
 }
+
+t.test('two registrations in one scope, or one inside of the other, both apply, each on counters of its own', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  for (const redis of [false, server.url] as const) {
+    const app = await guardedApp(t, { redis, max: 5 })
+    await app.register(redisGuard, { redis, max: 3 })
+    await app.register(async child => {
+      await child.register(redisGuard, { redis, max: 1 })
+      child.get('/inside', { config: { rateLimit: { timeWindow: '1 hour' } } }, ok)
+    })
+    app.get('/', ok)
+    const statuses = async (url: string) => [(await app.inject(url)).statusCode, (await app.inject(url)).statusCode, (await app.inject(url)).statusCode, (await app.inject(url)).statusCode]
+    t.same(await statuses('/'), [200, 200, 200, 429])
+    t.same(await statuses('/inside'), [200, 429, 429, 429])
+    const { body } = await app.inject('/metrics')
+    t.match(body, /decisions_total\{limit="global",outcome="allowed",source="\w+"\} 4/)
+    t.match(body, /decisions_total\{limit="2:global",outcome="limited",source="\w+"\} 1/)
+    t.match(body, /decisions_total\{limit="3:GET:\/inside",outcome="limited",source="\w+"\} [23]/)
+  }
+})
+
+t.test("functions of the user's see the key of an IPv6 client as the first address of its prefix", async t => {
+  const seen: string[] = []
+  const see = (request: unknown, key: string) => { seen.push(key) }
+  const app = await guardedApp(t, { max: (request, key) => { see(request, key); return 1 }, allowList: (request, key) => { see(request, key); return false }, onExceeding: see, onExceeded: see })
+  app.get('/', ok)
+  const limiter = app.createRateLimit()
+  app.get('/look', { config: { rateLimit: false } }, async request => [(await limiter(request, { increment: false })).key, (await limiter(request)).key, normalizeIP(request.ip)])
+  const remoteAddress = '2001:db8:1:2:3:4:5:6'
+  for (let i = 0; i < 2; i++) await app.inject({ url: '/', remoteAddress })
+  t.same(seen, Array.from({ length: 6 }, () => '2001:db8:1:2::'))
+  t.same((await app.inject({ url: '/look', remoteAddress })).json(), ['2001:db8:1:2::', '2001:db8:1:2::', '2001:db8:1:2::'])
+})
