@@ -16,7 +16,7 @@ export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Pro
   if (!isThenable(answer)) return answer as T
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((resolve, reject) => {
-    timer = setTimeout(() => reject(new LimitError(`${option} must answer within ${longestAnswerMs} ms, got nothing`)), longestAnswerMs).unref()
+    timer = setTimeout(() => reject(new LimitError(`${option} must answer within ${longestAnswerMs} ms, got nothing`)), longestAnswerMs)
   })
   try {
     return await Promise.race([answer as Promise<T>, late])

@@ -73,6 +73,6 @@ export class CustomCounter {
     } catch (error) {
       settle(error as Error)
     }
-    if (!isAnswered) timer = setTimeout(() => settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`)), commandTimeout).unref()
+    if (!isAnswered) timer = setTimeout(() => settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`)), commandTimeout)
   }
 }

@@ -1,0 +1,124 @@
+/** A store class of the user's, as @fastify/rate-limit takes it. */
+import type { FastifyInstance } from 'fastify'
+import t, { type Test } from 'tap'
+import type { CustomStore, CustomStoreCallback, RedisGuardOptions } from '../../lib/index.js'
+import { guardedApp } from '../support/app.js'
+
+interface Call { readonly store: string, readonly key: string, readonly timeWindow: number, readonly max: number }
+
+/** A class that counts, and notes what it is told. */
+function makeStore (calls: Call[], made: object[]) {
+  return class Counting implements CustomStore {
+    readonly #counts = new Map<string, number>()
+    readonly #name: string
+
+    constructor (options: object, name = 'root') {
+      made.push(options)
+      this.#name = name
+    }
+
+    incr (key: string, callback: CustomStoreCallback, timeWindow: number, max: number): void {
+      calls.push({ store: this.#name, key, timeWindow, max })
+      const current = (this.#counts.get(key) ?? 0) + 1
+      this.#counts.set(key, current)
+      callback(null, { current, ttl: timeWindow })
+    }
+
+    read (key: string, callback: CustomStoreCallback): void {
+      const current = this.#counts.get(key) ?? 0
+      setImmediate(callback, null, { current, ttl: current === 0 ? 0 : 1000 })
+    }
+
+    child (options: { routeInfo: { url?: string } }): CustomStore {
+      return new Counting(options, options.routeInfo.url ?? 'limiter')
+    }
+  }
+}
+
+async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyInstance> {
+  return await guardedApp(t, { max: 2, timeWindow: '1 minute', ...options })
+}
+
+const ok = async () => 'ok'
+
+t.test('counts in place of ours, with a child for each route that has a limit of its own', async t => {
+  const [calls, made]: [Call[], { [name: string]: unknown }[]] = [[], []]
+  const app = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceeding: true, custom: 1 } as never).catch(error => error)
+  t.match(app, { code: 'GUARD_ERR_OPTIONS' }, 'options that nobody knows stay wrong')
+  const fine = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceeding: true })
+  fine.get('/', ok)
+  fine.get('/own', { config: { rateLimit: { max: 1, timeWindow: 5000, groupId: 'group' } } }, ok)
+  const statuses = async (url: string) => [(await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode]
+  t.same(await statuses('/'), [200, 200, 429, 403])
+  t.same(await statuses('/own'), [200, 429, 403, 403])
+  t.match((await fine.inject('/')).headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': '60', 'retry-after': '60' })
+  t.same(calls[0], { store: 'root', key: '127.0.0.1', timeWindow: 60_000, max: 2 })
+  t.same(calls[4], { store: '/own', key: '127.0.0.1group', timeWindow: 5000, max: 1 })
+  t.match(made[0], { global: true, max: 2, timeWindow: 60_000, ban: 1, continueExceeding: true, exponentialBackoff: false, ipv6Subnet: 64, hook: 'onRequest', skipOnError: false })
+  t.match(made[1], { max: 1, timeWindow: 5000, groupId: 'group', routeInfo: { url: '/own', method: 'GET' } })
+  t.match((await fine.inject('/metrics')).body, /decisions_total\{limit="global",outcome="limited",source="custom"\} 3/)
+})
+
+t.test('createRateLimit asks it, and looks with read', async t => {
+  const app = await appWith(t, { store: makeStore([], []) })
+  const limiter = app.createRateLimit({ max: 1 })
+  app.get('/', { config: { rateLimit: false } }, async request => [await limiter(request, { increment: false }), await limiter(request), await limiter(request)])
+  const [looked, first, second] = (await app.inject('/')).json()
+  t.match(looked, { isExceeded: false, remaining: 1, ttl: 0 })
+  t.match([first, second], [{ isExceeded: false, remaining: 0 }, { isExceeded: true, remaining: 0, ttlInSeconds: 60 }])
+})
+
+t.test('one without read cannot look', async t => {
+  class Blind implements CustomStore {
+    incr (key: string, callback: CustomStoreCallback): void { callback(null, { current: 1, ttl: 1 }) }
+    child (): CustomStore { return this }
+  }
+  const app = await appWith(t, { store: Blind })
+  const limiter = app.createRateLimit()
+  app.get('/', { config: { rateLimit: false } }, async request => await limiter(request, { increment: false }))
+  t.match((await app.inject('/')).json(), { statusCode: 500, message: 'the store has no method read, which { increment: false } needs' })
+})
+
+const broken: Readonly<Record<string, CustomStore['incr']>> = {
+  fails: (key, callback) => callback(new Error('the disk is full')),
+  throws: () => { throw new Error('the disk is full') },
+  'never answers': () => {},
+  'answers without numbers': (key, callback) => callback(null, { current: NaN, ttl: 1 }),
+  'answers with nothing': (key, callback) => callback(null),
+  'answers twice, with an error first': (key, callback) => {
+    callback(new Error('the disk is full'))
+    callback(null, { current: 1, ttl: 1 })
+  }
+}
+
+for (const [how, incr] of Object.entries(broken)) {
+  t.test(`one that ${how} is stood in for by memory; or lets pass, or fails, as skipOnError says`, async t => {
+    class Broken implements CustomStore {
+      incr = incr
+      read = incr
+      child (): CustomStore { return this }
+    }
+    const statusesWith = async (options: RedisGuardOptions) => {
+      const app = await appWith(t, { store: Broken, commandTimeout: 50, max: 1, ...options })
+      app.get('/', ok)
+      const limiter = app.createRateLimit()
+      app.get('/look', { config: { rateLimit: false } }, async request => await limiter(request, { increment: false }))
+      t.equal((await app.inject('/look')).statusCode, 500)
+      return [(await app.inject('/')).statusCode, (await app.inject('/')).statusCode]
+    }
+    t.same(await statusesWith({}), [200, 429])
+    t.same(await statusesWith({ skipOnError: true }), [200, 200])
+    t.same(await statusesWith({ skipOnError: false }), [500, 500])
+  })
+}
+
+t.test('what a class that only counts cannot do is refused', async t => {
+  const store = makeStore([], [])
+  for (const [options, names] of [
+    [{ algorithm: 'gcra' }, ['global algorithm']], [{ cost: 2 }, ['global cost']], [{ countWhen: () => true }, ['global countWhen']],
+    [{ limits: [{ name: 'a', max: 1, timeWindow: 1 }] }, ['global limits']]
+  ] as const) {
+    const error = await appWith(t, { store, ...(('limits' in options) ? { max: undefined, timeWindow: undefined } : {}), ...options } as never).then(() => undefined, error => error)
+    t.same(error?.problems?.map(({ option }: { option: string }) => option), names)
+  }
+})

@@ -1,0 +1,68 @@
+/** What TypeScript refuses: this file compiles only if each marked line does not. */
+import type { FastifyInstance } from 'fastify'
+import t from 'tap'
+import type { RateLimitResult, RedisGuardOptions } from '../lib/index.js'
+import { guardedApp } from './support/app.js'
+
+const wrong: RedisGuardOptions[] = [
+  // @ts-expect-error -- a text is no number
+  { max: '10' },
+  // @ts-expect-error
+  { timeWindow: true },
+  // @ts-expect-error
+  { algorithm: 'leaky-bucket' },
+  // @ts-expect-error
+  { hook: 'onResponse' },
+  // @ts-expect-error
+  { keyGenerator: () => ({}) },
+  // @ts-expect-error -- of a route only
+  { groupId: 'a' },
+  // @ts-expect-error
+  { ban: 'yes' },
+  // @ts-expect-error -- each needs a window
+  { limits: [{ name: 'a', max: 1 }] },
+  // @ts-expect-error
+  { limits: [{ max: 1, timeWindow: 1 }] },
+  // @ts-expect-error
+  { cost: () => '1' },
+  // @ts-expect-error
+  { standardHeaders: 'draft-7' },
+  // @ts-expect-error
+  { addHeaders: { 'x-rate': true } },
+  // @ts-expect-error -- not a class
+  { store: {} },
+  // @ts-expect-error
+  { onOutage: 'panic' },
+  // @ts-expect-error -- nobody knows it
+  { maximum: 10 }
+]
+
+async function wrongCalls (app: FastifyInstance): Promise<void> {
+  // @ts-expect-error
+  app.get('/', { config: { rateLimit: { max: '5' } } }, async () => 'ok')
+  // @ts-expect-error
+  app.get('/', { config: { rateLimit: { groupId: 5 } } }, async () => 'ok')
+  // @ts-expect-error
+  app.rateLimit({ max: '5' })
+  // @ts-expect-error
+  app.createRateLimit({ global: true })
+  // @ts-expect-error
+  await app.redisGuard.limits.set('global', { max: 5 })
+  // @ts-expect-error
+  await app.redisGuard.blockIP(5, 60)
+}
+
+t.test('right options compile, and their results have their types', async t => {
+  t.equal(wrong.length, 15)
+  t.type(wrongCalls, 'function')
+  const app = await guardedApp(t, { max: (request, key) => key.length + request.method.length, timeWindow: '1 minute', cost: request => request.url.length })
+  app.get('/', { config: { rateLimit: { max: 5, groupId: 'a', countWhen: (request, reply) => reply.statusCode < 400 } }, preHandler: app.rateLimit({ max: 2 }) }, async () => 'ok')
+  const limiter = app.createRateLimit()
+  app.get('/look', { config: { rateLimit: false } }, async (request, reply) => {
+    const result: RateLimitResult = await limiter(request)
+    // Only one that was counted has numbers.
+    return { remaining: result.isAllowed ? undefined : result.remaining, headers: reply.getHeaders() }
+  })
+  t.equal((await app.inject('/')).statusCode, 200)
+  t.type((await app.inject('/look')).json().remaining, 'number')
+})
