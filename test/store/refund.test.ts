@@ -1,0 +1,127 @@
+/** Hits that are given back, and windows that refusals make longer: in both stores alike, and through an outage. */
+import t, { type Test } from 'tap'
+import type { FastifyInstance } from 'fastify'
+import type { RedisGuardOptions } from '../../lib/options.js'
+import { GuardedRedis } from '../../lib/redis/breaker.js'
+import { Connection } from '../../lib/redis/connection.js'
+import { algorithms, current, defineLimit, excesses } from '../../lib/rules/rate-limit.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import { RedisStore } from '../../lib/store/redis.js'
+import type { Hit, Taken } from '../../lib/store/store.js'
+import { guardedApp } from '../support/app.js'
+import { randomFrom } from '../support/random.js'
+import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+const server = await RedisServer.start()
+t.teardown(async () => await server.stop())
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+
+t.test(`memory and Redis give back alike (SEED=${seed})`, async t => {
+  const times = { connectTimeout: 2000, commandTimeout: 10_000, resetTimeout: 500 }
+  const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: 'probe' })
+  await guarded.connect(2000)
+  t.teardown(() => guarded.close())
+  const random = randomFrom(seed)
+  const keys = new Keys('refund:')
+  const redis = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'test' })
+  let clockMs = 0
+  const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 1, now: () => clockMs })
+  await redis.fence()
+  const checks = algorithms.flatMap(algorithm => excesses.map(excess => ({ name: `${algorithm}-${excess}`, limit: defineLimit(algorithm, random.whole(1, 8), 3_600_000, undefined, excess), cost: random.whole(1, 2) })))
+  const counted: { hit: Hit, taken: Taken }[] = []
+  for (let step = 0; step < 500; step++) {
+    const given = counted.pop()
+    if (given !== undefined && random.chance(0.5)) {
+      clockMs = given.taken.nowMs
+      await redis.refund(given, { number: 0 })
+      memory.refund(given, 0)
+    } else {
+      const hit = { key: `client${random.whole(1, 3)}`, checks: random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.4)) }
+      if (hit.checks.length === 0) continue
+      const [taken] = await redis.take([hit])
+      clockMs = taken!.nowMs
+      memory.take([hit])
+      if (taken!.accepted) counted.push({ hit, taken: taken! })
+    }
+    const key = `client${random.whole(1, 3)}`
+    const [here, there] = [memory.peek(key, checks), await redis.peek(key, checks)]
+    const usedOf = ({ nowMs, states }: typeof here) => checks.map(({ name, limit }, i) => {
+      const { used, previous } = current(states[i], nowMs, limit)
+      // A bucket drains while the two are asked.
+      return [name, limit.algorithm === 'gcra' ? Math.round(used / limit.windowMs) : used, previous]
+    })
+    if (JSON.stringify(usedOf(here)) !== JSON.stringify(usedOf(there))) return t.same(usedOf(here), usedOf(there), `step ${step}`)
+  }
+  t.pass('500 steps')
+})
+
+t.test('what is no counter is left alone by a refund and a look', async t => {
+  const times = { connectTimeout: 2000, commandTimeout: 10_000, resetTimeout: 500 }
+  const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: 'probe' })
+  await guarded.connect(2000)
+  t.teardown(() => guarded.close())
+  const store = new RedisStore(guarded, { keys: new Keys('other:'), maxEvents: 1, instance: 'test' })
+  await store.fence()
+  const checks = algorithms.map(algorithm => ({ name: 'a', limit: defineLimit(algorithm, 5, 1000), cost: 1 }))
+  const taken = { accepted: true, nowMs: 0, outcomes: checks.map(() => ({ fits: true, state: { used: 1, previous: 0, atMs: 0 } })) }
+  for (const { limit } of checks) await guarded.client.sadd(new Keys('other:').limit(limit.algorithm, 'a', 'client'), 'x')
+  await store.refund({ hit: { key: 'client', checks }, taken }, { number: 0 })
+  t.same((await store.peek('client', checks)).states, [undefined, undefined, undefined])
+  t.equal(await store.forget('client', checks), true)
+  t.equal(await store.forget('client', []), false)
+})
+
+/** One behind a proxy that can be cut off. */
+async function appBehind (t: Test, options: RedisGuardOptions): Promise<{ app: FastifyInstance, away: (isAway: boolean) => Promise<void> }> {
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const app = await guardedApp(t, { redis: { port: proxy.port }, resetTimeout: 100, timeWindow: '1 hour', ...options })
+  return {
+    app,
+    away: async isAway => {
+      proxy.blackhole = isAway
+      await until(async () => {
+        await app.redisGuard.get('x')
+        return app.redisGuard.status.store === (isAway ? 'memory' : 'redis')
+      })
+    }
+  }
+}
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: what is given back while Redis is away is given back to it afterwards`, async t => {
+    const { app, away } = await appBehind(t, { max: 10, algorithm, nameSpace: `outage-${algorithm}:`, countWhen: (request, reply) => reply.statusCode !== 200 })
+    app.get('/right', async () => 'ok')
+    app.get('/wrong', async (request, reply) => await reply.code(401).send())
+    const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+    await app.inject('/wrong')
+    await app.inject('/wrong')
+    await away(true)
+    await app.inject('/wrong')
+    await app.inject('/right')
+    await until(async () => await left() === 7)
+    await away(false)
+    await until(async () => await left() === 7)
+    await app.inject('/right')
+    await until(async () => await left() === 7)
+    t.equal((await app.inject('/wrong')).headers['x-ratelimit-remaining'], '6')
+  })
+}
+
+t.test('continueExceeding and exponentialBackoff go on through an outage, and after it', async t => {
+  for (const [option, expected] of [['continueExceeding', [60, 60, 60, 60]], ['exponentialBackoff', [60, 120, 240, 480]]] as const) {
+    const { app, away } = await appBehind(t, { max: 1, timeWindow: '1 minute', nameSpace: `excess-${option}:`, [option]: true })
+    app.get('/', async () => 'ok')
+    const retryAfter = async () => Number((await app.inject('/')).headers['retry-after'] ?? 0)
+    t.equal(await retryAfter(), 0)
+    const told = [await retryAfter()]
+    await away(true)
+    told.push(await retryAfter(), await retryAfter())
+    await away(false)
+    told.push(await retryAfter())
+    t.same(told, expected, option)
+  }
+})
