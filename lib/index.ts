@@ -14,7 +14,7 @@ export type {
   LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions, RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader,
   RouteRateLimitOptions, SingleLimitOptions, StandardHeaders
 } from './options.js'
-export type { CredentialsSource, RedisConnectionOptions, RedisCredentials, RedisOption } from './redis-option.js'
+export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'
 export type { Algorithm } from './rules/rate-limit.js'
 export type { StoreStatus } from './store/failover.js'
 export type { Block, CustomStore, CustomStoreCallback, CustomStoreConstructor, RateLimitEvent, Suspect } from './store/store.js'

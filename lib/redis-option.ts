@@ -20,12 +20,18 @@ export type CredentialsSource = () => RedisCredentials | Promise<RedisCredential
 /** ioredis' options, and optionally a URL that says host, port, credentials, database and TLS. */
 export type RedisConnectionOptions = RedisOptions & { url?: string, credentials?: CredentialsSource }
 
+/** A client of ioredis 5 or 6, for a server or a Cluster; the structural part that tells it from options, so that any copy of ioredis will do. */
+export interface OwnRedisClient {
+  readonly status: string
+  evalsha (sha1: string, keyCount: number, ...keysAndArguments: (string | number)[]): Promise<unknown>
+  disconnect (): void
+}
+
 export type RedisOption =
   | string
   | RedisConnectionOptions
   | { cluster: ClusterNode[], credentials?: CredentialsSource } & ClusterOptions
-  | Redis
-  | Cluster
+  | OwnRedisClient
   | false
 
 export type RedisSettings =

@@ -1,0 +1,46 @@
+/** A client of the user's own, of either version of ioredis that is in use. */
+import { once } from 'node:events'
+import { Redis as Redis6 } from 'ioredis'
+import { Redis as Redis5 } from 'ioredis5'
+import t from 'tap'
+import { guardedApp } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+const options = { enableOfflineQueue: false, autoResendUnfulfilledCommands: false, retryStrategy: () => 50 }
+const versions = {
+  5: (port: number) => new Redis5({ port, ...options }),
+  6: (port: number) => new Redis6({ port, ...options })
+}
+
+for (const [version, connect] of Object.entries(versions)) {
+  t.test(`a client of ioredis ${version} serves limits, blocks, events and values, goes away and comes back`, async t => {
+    const server = await RedisServer.start()
+    t.teardown(async () => await server.stop())
+    const redis = connect(server.port)
+    redis.on('error', () => {})
+    t.teardown(() => redis.disconnect())
+    await once(redis, 'ready')
+    const apps = [await guardedApp(t, { redis, max: 2, resetTimeout: 100 }), await guardedApp(t, { redis: server.url, max: 2 })] as const
+    for (const app of apps) {
+      app.get('/', async () => 'ok')
+      app.get('/many', { config: { rateLimit: { limits: [{ name: 'a', max: 1, timeWindow: 1000, algorithm: 'sliding-window' }, { name: 'b', max: 2, timeWindow: 1000, algorithm: 'gcra' }] } } }, async () => 'ok')
+    }
+    const [own, other] = apps
+    const statusOf = async (app: typeof own, url = '/', remoteAddress = '192.0.2.1') => (await app.inject({ url, remoteAddress })).statusCode
+    t.equal(own.redisGuard.status.store, 'redis')
+    t.same([await statusOf(own), await statusOf(other), await statusOf(own), await statusOf(other)], [200, 200, 429, 429])
+    t.same([await statusOf(own, '/many'), await statusOf(own, '/many')], [200, 429])
+    await own.redisGuard.blockIP('192.0.2.7', 60)
+    await until(async () => await statusOf(other, '/', '192.0.2.7') === 403)
+    await own.redisGuard.set('a', 1, { ttlSeconds: 60 })
+    t.same([await other.redisGuard.incr('a'), await own.redisGuard.get('a')], [2, '2'])
+    await until(async () => (await other.redisGuard.getRateLimitEvents()).length > 0)
+    t.equal((await own.redisGuard.limits.peek('192.0.2.1'))[0]!.remaining, 0)
+    await server.kill()
+    t.same([await statusOf(own), await statusOf(own, '/', '192.0.2.7'), await statusOf(own, '/', '192.0.2.3')], [429, 403, 200])
+    await server.restart()
+    await until(() => own.redisGuard.status.store === 'redis')
+    t.equal(await statusOf(own, '/', '192.0.2.7'), 403)
+  })
+}
