@@ -34,6 +34,12 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     ...usual,
+    name: 'three-limits',
+    title: 'Three limits on the route, decided together',
+    variants: ['plain', 'plain-headers', 'fastify-redis', 'guard-everything', 'guard-three-limits']
+  },
+  {
+    ...usual,
     name: 'flood-few',
     title: 'Flood from 10 addresses over their limit of 100 a minute',
     addresses: 10,

@@ -41,6 +41,19 @@ export const variants = {
   'guard-sliding-window': { label: 'fastify-redis-guard, sliding-window, no metrics', store: 'Redis', add: guard({ algorithm: 'sliding-window', metrics: false }) },
   'guard-gcra': { label: 'fastify-redis-guard, gcra, no metrics', store: 'Redis', add: guard({ algorithm: 'gcra', metrics: false }) },
   'guard-everything': { label: 'fastify-redis-guard, as it comes (with metrics)', store: 'Redis', add: guard({}) },
+  'guard-three-limits': {
+    label: 'fastify-redis-guard, three limits',
+    store: 'Redis',
+    add: async (app, settings) => await guard({
+      max: undefined,
+      timeWindow: undefined,
+      limits: [
+        { name: 'second', max: settings.max, timeWindow: '1s' },
+        { name: 'minute', max: settings.max, timeWindow: '1 minute', algorithm: 'gcra' },
+        { name: 'day', max: settings.max, timeWindow: '1 day', algorithm: 'fixed-window' }
+      ]
+    })(app, settings)
+  },
   'guard-near': {
     label: 'fastify-redis-guard, as it comes, Redis at hand',
     store: 'Redis',

@@ -98,6 +98,7 @@ async function instance (t: Test, { redis }: Place): Promise<FastifyInstance> {
     for (const onOutage of outages) {
       app.get(`/${algorithm}/${onOutage}`, { config: { rateLimit: { algorithm, onOutage, max: 2, timeWindow: '1 hour' } } }, async () => 'ok')
     }
+    app.get(`/${algorithm}/refund`, { config: { rateLimit: { algorithm, max: 5, timeWindow: '1 hour', countWhen: () => false } } }, async () => 'ok')
   }
   return app
 }
@@ -107,6 +108,7 @@ async function hit (app: FastifyInstance, remoteAddress: string): Promise<void> 
   for (const url of algorithms.flatMap(algorithm => outages.map(onOutage => `/${algorithm}/${onOutage}`))) {
     for (let i = 0; i < 3; i++) await app.inject({ url, remoteAddress })
   }
+  for (const algorithm of algorithms) await app.inject({ url: `/${algorithm}/refund`, remoteAddress })
 }
 
 async function change ({ redisGuard }: FastifyInstance): Promise<void> {
@@ -120,6 +122,9 @@ async function change ({ redisGuard }: FastifyInstance): Promise<void> {
   await redisGuard.blockIP('203.0.113.1', 600)
   await redisGuard.unblockIP('203.0.113.1')
   await redisGuard.logRateLimitEvent({ ip: '192.0.2.9' })
+  await redisGuard.limits.set('global', { max: 5, timeWindow: 1000 })
+  await redisGuard.limits.reset('global')
+  await redisGuard.limits.reset('198.51.100.99')
 }
 
 async function read ({ redisGuard }: FastifyInstance): Promise<void> {
@@ -128,6 +133,7 @@ async function read ({ redisGuard }: FastifyInstance): Promise<void> {
   await redisGuard.getBlockedIPs()
   await redisGuard.getRateLimitEvents()
   await redisGuard.getSuspiciousIPs()
+  await redisGuard.limits.peek('198.51.100.1')
 }
 
 /**
