@@ -198,7 +198,7 @@ t.test('defineLimit refuses what cannot be counted exactly', async t => {
     [['fixed-window', -1, 1000], /max must be a whole number >= 0, got -1/],
     [['fixed-window', NaN, 1000], /max .* got NaN/],
     [['fixed-window', 1.5, 1000], /max .* got 1.5/],
-    [['fixed-window', '5' as unknown as number, 1000], /max .* got 5/],
+    [['fixed-window', '5' as unknown as number, 1000], /max .* got "5"/],
     [['gcra', 1, 1000, -1], /burst must be/],
     [['fixed-window', 1, 0], /timeWindow must be/],
     [['fixed-window', 1, 0.5], /timeWindow must be/],
