@@ -7,6 +7,7 @@ import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import type { Block } from '../../lib/store/store.js'
 import { randomFrom } from '../support/random.js'
+import { until } from '../support/until.js'
 
 const entries = 1_000_000
 
@@ -103,7 +104,8 @@ t.test('a sweep of a million blocks forgets what has run out, and gives the memo
   nowMs = 2000
   memory.sweep()
   t.equal(memory.blockCount, 0)
-  t.ok(bytesInUse() - before < 1e6)
+  // Arrays that are garbage are given back a moment after the collection, on a busy machine.
+  await until(() => bytesInUse() - before < 1e6)
 })
 
 t.test('reasons and origins are kept once, as long as a block has them', async t => {
