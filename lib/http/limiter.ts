@@ -78,8 +78,7 @@ export class Limiter {
 
   /** Whether a refusal is one by `ban`. */
   isBanned ({ name, refusals }: Pick<Counted, 'name' | 'refusals'>): boolean {
-    const limit = this.#limits.find(limit => name === limit.name || name === byAddress(limit.name))
-    const ban = limit?.definition.ban ?? -1
+    const { ban } = this.#limits.find(limit => name === limit.name || name === byAddress(limit.name))!.definition
     return ban !== -1 && refusals > ban
   }
 

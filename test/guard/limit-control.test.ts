@@ -1,7 +1,12 @@
 /** Limits changed at run time, on several instances and through an outage. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import { LimitControl } from '../../lib/guard/limit-control.js'
+import { LimitRegistry } from '../../lib/guard/limits.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
+import { resolveOptions } from '../../lib/settings.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
@@ -148,4 +153,22 @@ t.test('wrong arguments are errors that say what is wrong', async t => {
   for (const [call, message] of wrong) await t.rejects(call(), { code: 'GUARD_ERR_ARGUMENT', message })
   const gcra = await guardedApp(t, { algorithm: 'gcra' })
   await t.rejects(gcra.redisGuard.limits.set('global', { max: 2 ** 52, timeWindow: 1000 }), { code: 'GUARD_ERR_ARGUMENT', message: /below 2\^51/ })
+})
+
+t.test('what a store answers that is not Redis any more is not taken over', async t => {
+  const registry = new LimitRegistry()
+  registry.add('global', resolveOptions({}, {}).limit)
+  let isUsable = true
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
+  memory.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)
+  memory.set('redis-guard:limits', '1', undefined)
+  const get = memory.get.bind(memory)
+  Object.assign(memory, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
+  const control = new LimitControl({ registry, store: memory, ipv6Subnet: 64, forget: () => {} })
+  await control.sync(() => isUsable)
+  t.equal(registry.changes().size, 0)
+  await control.sync(() => isUsable)
+  Object.assign(memory, { get })
+  await control.sync(() => true)
+  t.same(registry.changes().get('global'), { max: 5, windowMs: 1000 })
 })

@@ -4,6 +4,7 @@ import type { FastifyInstance, InjectOptions } from 'fastify'
 import { parseList } from 'structured-headers'
 import t, { type Test } from 'tap'
 import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
+import { normalizeIP } from '../../lib/index.js'
 import { isInPart } from '../../lib/rules/sample.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
@@ -243,6 +244,7 @@ t.test('options that do not go together are refused at registration', async t =>
   const wrong: [RedisGuardOptions, string[]][] = [
     [{ limits: [] }, ['limits']],
     [{ limits: [{ name: 'a', max: 1, timeWindow: 1 }, { name: 'a', max: 1, timeWindow: 1 }] }, ['limits[1].name']],
+    [{ limits: [{ max: 1, timeWindow: 1 }] as never }, ['limits[0].name']],
     [{ limits: [{ name: 'a' }] as never }, ['limits[0].max', 'limits[0].timeWindow']],
     [{ limits: [{ name: 'a b', max: -1, timeWindow: 'soon', typo: 1 }] as never }, ['limits[0].max', 'limits[0].timeWindow', 'limits[0].typo', 'limits[0].name']],
     [{ max: 1, timeWindow: 5, limits: [{ name: 'a', max: 1, timeWindow: 1 }] }, ['max', 'timeWindow']],
@@ -287,4 +289,93 @@ t.test('a function of the options that never answers is given up after 5 seconds
   while (await isWaiting()) mock.timers.tick(passedMs += 100)
   t.ok(passedMs >= 400, `${passedMs}`)
   t.match((await answer).json(), { statusCode: 500, message: 'max must answer within 5000 ms, got nothing' })
+})
+
+t.test('a refusal of several limits is given in the process, too, and tells of the one that lasts', async t => {
+  const app = await guardedApp(t, { redis: server.url, nameSpace: `test${++namespaces}:` })
+  const limits = [{ name: 'minute', max: 1, timeWindow: '1 minute' }, { name: 'hour', max: 1, timeWindow: '1 hour' }, { name: 'shadow', max: 0, timeWindow: '1 day', shadow: true }]
+  app.get('/', { config: { rateLimit: { limits } } }, ok)
+  await statuses(app, 1)
+  for (let i = 0; i < 4; i++) t.equal((await get(app)).headers['retry-after'], '3600')
+  const { body } = await get(app, '/metrics')
+  t.match(body, /decisions_total\{limit="GET:\/:hour",outcome="limited",source="local"\} 3\n/)
+})
+
+t.test('limits that are all in shadow let pass, whoever answers, and are told of once where none would refuse', async t => {
+  const app = await guardedApp(t)
+  const limits = [{ name: 'a', max: 1, timeWindow: '1 minute' }, { name: 'b', max: 1, timeWindow: '1 minute' }]
+  app.get('/', { config: { rateLimit: { limits, shadow: true } } }, ok)
+  t.same(await statuses(app, 2), [200, 200])
+  const { body } = await get(app, '/metrics')
+  t.match(body, /limit="GET:\/:a",outcome="allowed",source="memory"\} 1\n/)
+  t.match(body, /limit="GET:\/:a",outcome="shadowed",source="memory"\} 1\n/)
+  t.match(body, /limit="GET:\/:b",outcome="shadowed",source="memory"\} 1\n/)
+})
+
+t.test('of limits with as much left the one that takes longer to be whole again is told of', async t => {
+  const app = await guardedApp(t)
+  app.get('/', { config: { rateLimit: { limits: [{ name: 'a', max: 2, timeWindow: 1000 }, { name: 'b', max: 2, timeWindow: 9000 }, { name: 'c', max: 2, timeWindow: 3000 }] } } }, ok)
+  t.equal((await get(app)).headers['x-ratelimit-reset'], '9')
+})
+
+t.test('with Redis away, onOutage is for limits that are in force', async t => {
+  const gone = await RedisServer.start()
+  const apps: FastifyInstance[] = []
+  for (const onOutage of ['allow', 'deny'] as const) {
+    const app = await guardedApp(t, { redis: gone.url, max: 3, onOutage })
+    app.get('/', ok)
+    app.get('/shadow', { config: { rateLimit: { max: 0, shadow: true } } }, ok)
+    const limiter = app.createRateLimit()
+    app.get('/function', { config: { rateLimit: false } }, async request => await limiter(request))
+    app.get('/hook', { config: { rateLimit: false }, preHandler: app.rateLimit() }, ok)
+    apps.push(app)
+    await app.ready()
+  }
+  await gone.stop()
+  const [allow, deny] = apps as [FastifyInstance, FastifyInstance]
+  await until(() => apps.every(({ redisGuard }) => redisGuard.status.store === 'memory'))
+  t.same([await statuses(allow, 1), await statuses(deny, 1)], [[200], [503]])
+  t.same([await statuses(allow, 1, '/shadow'), await statuses(deny, 1, '/shadow')], [[200], [200]])
+  t.match((await get(allow, '/function')).json(), { isExceeded: false, remaining: 3, ttl: 0 })
+  t.match((await get(deny, '/function')).json(), { statusCode: 503, message: 'Requests cannot be counted at the moment' })
+  t.same([await statuses(allow, 1, '/hook'), await statuses(deny, 1, '/hook')], [[200], [503]])
+  const fails = await guardedApp(t, { redis: gone.url, connectTimeout: 100, skipOnError: false })
+  const limiters = [fails.createRateLimit(), fails.createRateLimit({ max: () => { throw Object.assign(new Error('broken'), { statusCode: 418 }) } })]
+  limiters.forEach((limiter, i) => fails.get(`/${i}`, { config: { rateLimit: false } }, async request => await limiter(request)))
+  t.match((await get(fails, '/0')).json(), { statusCode: 500, code: 'GUARD_ERR_STORE_UNAVAILABLE' })
+  t.equal((await get(fails, '/1')).statusCode, 418)
+})
+
+t.test('one registration limits a request once, wherever its hooks are', async t => {
+  const app = await guardedApp(t, { max: 5 })
+  app.get('/', { onRequest: app.rateLimit({ max: 2 }), preHandler: [app.rateLimit(), app.rateLimit({ max: 1 })] }, ok)
+  t.equal((await get(app)).headers['x-ratelimit-limit'], '2')
+  t.equal((await get(app)).headers['x-ratelimit-remaining'], '0')
+  app.redisGuard.limits.names.forEach(name => t.match(name, /^(global|limiter:[12])$/))
+})
+
+t.test('clients without a key are limited by their address, by computed limits too, in shadow or in force', async t => {
+  const app = await guardedApp(t, { max: async () => 1, keyGenerator: request => request.headers['x-api-key'] as string, ban: 0 })
+  app.get('/', ok)
+  t.same(await statuses(app, 2), [200, 403])
+  t.same(await statuses(app, 2, { url: '/', headers: { 'x-api-key': '127.0.0.1' } }), [200, 403])
+})
+
+t.test('normalizeIP gives the key by which the plugin tells addresses apart', async t => {
+  for (const [ip, bits, key] of [
+    ['198.51.100.1', undefined, '198.51.100.1'], ['::ffff:198.51.100.1', undefined, '198.51.100.1'], ['64:ff9b::198.51.100.1', undefined, '198.51.100.1'],
+    ['2001:DB8:1:2:3::4', undefined, '2001:db8:1:2::'], ['2001:db8:1:2:3::4', 48, '2001:db8:1::'], ['2001:db8::4', 128, '2001:db8::4'], ['No-Address', undefined, 'no-address']
+  ] as const) t.equal(normalizeIP(ip, bits), key)
+  t.throws(() => normalizeIP(5 as never), { code: 'GUARD_ERR_ARGUMENT' })
+  t.throws(() => normalizeIP('::1', 129), { code: 'GUARD_ERR_ARGUMENT' })
+})
+
+t.test('a limit that was changed is so for routes that come later', async t => {
+  const app = await guardedApp(t)
+  const inGroup = { config: { rateLimit: { max: 3, groupId: 'a' } } }
+  app.get('/first', inGroup, ok)
+  await app.redisGuard.limits.set('group:a', { max: 9, timeWindow: 1000 })
+  app.get('/second', inGroup, ok)
+  t.equal((await get(app, '/second')).headers['x-ratelimit-limit'], '9')
+  t.equal((await app.redisGuard.limits.peek('some key')).find(({ name }) => name === 'group:a')!.remaining, 9)
 })

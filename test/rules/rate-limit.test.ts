@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { type Algorithm, algorithms, defineLimit, explain, expiresAtMs, type Limit, type LimitState, longestWindowMs, take, takeAll } from '../../lib/rules/rate-limit.js'
+import { type Algorithm, algorithms, defineLimit, explain, expiresAtMs, type Limit, type LimitState, longestWindowMs, take, takeAll, refund } from '../../lib/rules/rate-limit.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -208,4 +208,20 @@ t.test('defineLimit refuses what cannot be counted exactly', async t => {
   ]
   for (const [args, message] of wrong) t.throws(() => defineLimit(...args), { code: 'GUARD_ERR_LIMIT', message })
   t.equal(defineLimit('fixed-window', 1e9, 86_400_000).burst, 1e9)
+})
+
+t.test('a refund is taken from the window in which the hit was counted, and from no later one', async t => {
+  const fixed = defineLimit('fixed-window', 5, 1000)
+  const state = { used: 3, previous: 0, atMs: 5000 }
+  t.equal(refund(state, fixed, 2, 5001).used, 1)
+  t.equal(refund(state, fixed, 9, 5000).used, 0)
+  t.equal(refund(state, fixed, 2, 4000), state)
+  const restarting = defineLimit('fixed-window', 5, 1000, undefined, 'restart')
+  t.equal(refund(state, restarting, 2, 4000).used, 1)
+  t.equal(refund(state, restarting, 2, 6000), state)
+  const sliding = defineLimit('sliding-window', 5, 1000)
+  t.same(refund({ ...state, previous: 4 }, sliding, 1, 4000), { ...state, previous: 3 })
+  t.same(refund({ ...state, previous: 4 }, sliding, 1, 5000), { ...state, used: 2, previous: 4 })
+  t.equal(refund(state, sliding, 1, 3000), state)
+  t.same(refund({ ...state, used: 2500 }, defineLimit('gcra', 5, 1000), 1, 0), { ...state, used: 1500 })
 })

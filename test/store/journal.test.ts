@@ -149,3 +149,28 @@ t.test('refusals do not count a hit before them, which Redis may not have run, a
     t.match(drain(journal), [{ counters: [{ known: undefined, counted: { used: last === 5 ? 3 : 2 } }] }])
   }
 })
+
+t.test('a hit that is given back is taken from what it was counted in, once', async t => {
+  const { journal } = setUp()
+  const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
+  journal.addRefund(hit('a'), windowEndsAtMs, known, undefined)
+  journal.addRefund(hit('a'), windowEndsAtMs + 60_000, known, undefined)
+  journal.addRefund(hit('unknown'), windowEndsAtMs, undefined, undefined)
+  for (const batch of [5, 6]) journal.addRefund(hit('sent'), windowEndsAtMs, known, batch)
+  journal.settle({ last: 5, next: 2 ** 32 })
+  t.same(countersOf(drain(journal)), { a: 9, sent: 9 })
+  journal.addRefund(hit('late'), windowEndsAtMs, known, 4)
+  t.equal(journal.isEmpty, true)
+})
+
+t.test('a counter that is reset forgets what only might have run', async t => {
+  const { journal } = setUp()
+  const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
+  journal.addHit(hit('a'), known, 6)
+  journal.addReset('a', limit, { ...known, used: 11 })
+  journal.addHit(hit('fresh'), undefined, undefined)
+  journal.addReset('fresh', limit, { ...known, used: 1 })
+  journal.addReset('unknown', limit, undefined)
+  journal.settle({ last: 5, next: 2 ** 32 })
+  t.same(countersOf(drain(journal)), { a: 0 })
+})

@@ -11,6 +11,7 @@ import { RedisStore } from '../../lib/store/redis.js'
 import type { Hit, Taken } from '../../lib/store/store.js'
 import { guardedApp } from '../support/app.js'
 import { randomFrom } from '../support/random.js'
+import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -123,5 +124,38 @@ t.test('continueExceeding and exponentialBackoff go on through an outage, and af
     await away(false)
     told.push(await retryAfter())
     t.same(told, expected, option)
+  }
+})
+
+t.test('a request that memory counted, and that is answered when Redis is back, is given back to Redis', async t => {
+  const { app, away } = await appBehind(t, { max: 10, nameSpace: 'late:', countWhen: () => false })
+  let answer = () => {}
+  app.get('/', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
+  const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+  await away(true)
+  const late = app.inject('/')
+  await until(async () => await left() === 9)
+  await away(false)
+  t.equal(await left(), 9)
+  answer()
+  t.equal((await late).statusCode, 200)
+  await until(async () => await left() === 10)
+})
+
+t.test('in a Cluster, too, and of several limits those that were counted', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const limits = [...algorithms.map(algorithm => ({ name: algorithm, algorithm, max: 5, timeWindow: '1 hour' })), { name: 'shadow', max: 0, timeWindow: '1 hour', shadow: true }]
+  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }, limits, countWhen: (request, reply) => reply.statusCode !== 200 })
+  app.get('/:status', async (request, reply) => await reply.code(Number((request.params as { status: string }).status)).send())
+  t.equal(app.redisGuard.status.store, 'redis')
+  for (let i = 0; i < 8; i++) {
+    const remoteAddress = `192.0.2.${i}`
+    const left = async () => (await app.redisGuard.limits.peek(remoteAddress)).map(({ remaining }) => remaining)
+    await app.inject({ url: '/401', remoteAddress })
+    await app.inject({ url: '/200', remoteAddress })
+    await until(async () => (await left()).join() === '4,4,4,0')
+    t.equal(await app.redisGuard.limits.reset(remoteAddress), true)
+    t.same(await left(), [5, 5, 5, 0])
   }
 })
