@@ -627,13 +627,31 @@ const rows: readonly Row[] = [
   },
   {
     of: 'registration',
-    title: 'two of them in scopes of their own limit apart',
+    title: 'two of them both apply: that of a scope, and that of the scope around it',
+    options: { global: false },
+    play: async ({ setting, send }) => {
+      const both = setting.empty()
+      await setting.register(both, { max: 3, nameSpace: 'outer:' })
+      both.get('/outer', ok)
+      await both.register(async child => {
+        await setting.register(child, { max: 2, nameSpace: 'inner:' })
+        child.get('/inner', ok)
+      })
+      await send([
+        at('/inner', { status: 200, headers: left(2, 1, 60) }), at('/inner', { status: 200, headers: left(2, 0, 60) }),
+        at('/inner', { status: 429, headers: none(2, 60) }), at('/outer', { status: 429, headers: none(3, 60) }), at('/inner', { status: 429, headers: none(3, 60) })
+      ], both)
+    }
+  },
+  {
+    of: 'registration',
+    title: 'two of them in scopes beside each other limit apart',
     options: { global: false },
     play: async ({ setting, send }) => {
       const both = setting.empty()
       for (const max of [1, 2]) {
         await both.register(async child => {
-          await setting.register(child, { max })
+          await setting.register(child, { max, nameSpace: `beside-${max}:` })
           child.get('/', ok)
         }, { prefix: `/${max}` })
       }
