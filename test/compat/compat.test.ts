@@ -230,7 +230,7 @@ const rows: readonly Row[] = [
     of: 'redis',
     title: 'is an ioredis client with its defaults, also when it goes down',
     mayWait: true,
-    options: (heard, setting) => setting.name === 'in memory' ? { max: 2 } : { max: 2, redis: setting.client() },
+    options: (heard, setting) => ({ max: 2, commandTimeout: 250, ...(setting.name === 'in memory' ? {} : { redis: setting.client() }) }),
     play: async ({ t, setting, app, send }) => {
       if (setting.isTheirs) return await send([{ status: 200, headers: left(2, 1, 60) }, allow, refuse])
       await send([{ status: 200, headers: left(2, 1, 60) }, allow, { status: 429, headers: none(2, 60) }])
@@ -241,12 +241,12 @@ const rows: readonly Row[] = [
     of: 'nameSpace',
     title: 'begins every key: instances of one count together, those of another apart',
     mayWait: true,
-    options: (heard, setting) => ({ max: 5, nameSpace: 'mine-', ...(setting.name === 'in memory' ? {} : { redis: setting.client() }) }),
+    options: (heard, setting) => ({ max: 5, nameSpace: 'mine-', commandTimeout: 250, ...(setting.name === 'in memory' ? {} : { redis: setting.client() }) }),
     play: async ({ t, setting, app, send }) => {
       const isShared = setting.name === 'on Redis' || setting.isTheirs
       await send([{ status: 200, headers: left(5, 4, 60) }], app)
       for (const [nameSpace, remaining] of [['mine-', isShared ? 3 : 4], ['yours-', 4]] as const) {
-        const other = await setting.open({ max: 5, nameSpace, ...(setting.isMemory && !setting.isTheirs ? {} : { redis: setting.client() }) })
+        const other = await setting.open({ max: 5, nameSpace, commandTimeout: 250, ...(setting.isMemory && !setting.isTheirs ? {} : { redis: setting.client() }) })
         other.get('/', ok)
         await send([{ status: 200, headers: left(5, remaining, 60) }], other)
       }

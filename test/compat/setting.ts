@@ -78,6 +78,8 @@ export class Setting {
       redis: this.name !== 'in memory' && `redis://127.0.0.1:${this.#port}`,
       nameSpace: this.#nameSpace,
       metrics: { path: false, registry },
+      // On a busy machine as well Redis is to answer where it is there.
+      commandTimeout: 5000,
       ...options
     })
   }
