@@ -52,7 +52,7 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
   let count = 0
   // Each has counters of its own, by the order in which they are made, which is the same on each instance.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
-    if (options === undefined) return global
+    if (options === undefined || options === null) return global
     count++
     const settings = resolveRouteLimit(options, global.settings, `${method} ${count}`)
     return new Limiter(guard, registry, settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId), settings, counterFor(settings, options, {}))
@@ -79,7 +79,7 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
         throw new OptionsError([{ option: 'createRateLimit countWhen', rule: 'left out, since a function has no reply', received: 'a function', remedy: 'use rateLimit, or config.rateLimit of a route' }])
       }
       const limiter = limiterOf(options, 'createRateLimit')
-      return async (request, { increment = true } = {}) => increment ? await taken(limiter, request, subjectOf) : await peeked(limiter, request, subjectOf)
+      return async (request, options) => options?.increment ?? true ? await taken(limiter, request, subjectOf) : await peeked(limiter, request, subjectOf)
     })
   }
 }
