@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
+import { Script } from '../../lib/redis/script.js'
 import { algorithms, count, defineLimit, explain, type Limit, type LimitState } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
 import { type Kept, RedisStore } from '../../lib/store/redis.js'
@@ -287,6 +288,7 @@ t.test('instances are counted while they are alive, and the epoch stays', async 
   const withOther = { epoch: first.epoch, instances: first.instances + 1 }
   t.match(await other.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not told all yet')
   t.match(await store.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances, since: first.since })
+  // Until Redis' own clock has gone on.
   await sleep(5)
   const later = await other.heartbeat(true, first.nowMs + 1)
   t.match(later, withOther)
@@ -295,4 +297,15 @@ t.test('instances are counted while they are alive, and the epoch stays', async 
   t.match(await store.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances })
   await observer.flushall()
   t.not((await store.heartbeat(true, 0)).epoch, first.epoch)
+})
+
+t.test('a fence that comes late does not open the door again for what was sent before', async t => {
+  const fence = new Script('fence')
+  const fenceAt = async (next: number) => Number(await fence.run(observer, [keys.batch('late'), keys.fence('late')], [next, 60_000]))
+  await observer.set(keys.batch('late'), 7)
+  t.equal(await fenceAt(1000), 7)
+  t.equal(await fenceAt(2000), 7, 'it tells the same where nothing has run since')
+  t.equal(await fenceAt(1000), 2000)
+  t.equal(await observer.get(keys.batch('late')), '2000')
+  t.equal(await fenceAt(3000), 7)
 })
