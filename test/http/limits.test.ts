@@ -5,6 +5,7 @@ import { parseList } from 'structured-headers'
 import t, { type Test } from 'tap'
 import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
 import { normalizeIP } from '../../lib/index.js'
+import { algorithms } from '../../lib/rules/rate-limit.js'
 import { isInPart } from '../../lib/rules/sample.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
@@ -345,6 +346,37 @@ t.test('with Redis away, onOutage is for limits that are in force', async t => {
   t.match((await get(fails, '/0')).json(), { statusCode: 500, code: 'GUARD_ERR_STORE_UNAVAILABLE' })
   t.equal((await get(fails, '/1')).statusCode, 418)
 })
+
+t.test('limiters of one groupId, and the routes that have it, count together', async t => {
+  const app = await guardedApp(t)
+  const inGroup = { groupId: 'login', max: 5 }
+  const limiter = app.createRateLimit(inGroup)
+  app.get('/function', { config: { rateLimit: false } }, async request => await limiter(request))
+  app.get('/hook', { config: { rateLimit: false }, preHandler: app.rateLimit(inGroup) }, ok)
+  app.get('/route', { config: { rateLimit: inGroup } }, ok)
+  t.equal((await get(app, '/function')).json().remaining, 4)
+  t.equal((await get(app, '/hook')).headers['x-ratelimit-remaining'], '3')
+  t.equal((await get(app, '/route')).headers['x-ratelimit-remaining'], '2')
+  t.equal((await get(app, '/function')).json().remaining, 1)
+})
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: a limiter that only looks says whether the limit is exceeded, and counts nothing`, async t => {
+    const app = await guardedApp(t, { max: 2, timeWindow: '1 hour', algorithm })
+    const limiter = app.createRateLimit()
+    app.get('/look', { config: { rateLimit: false } }, async request => await limiter(request, { increment: false }))
+    app.get('/', ok)
+    const look = async () => {
+      const { remaining, isExceeded } = (await get(app, '/look')).json()
+      return [remaining, isExceeded]
+    }
+    t.same([await look(), await look()], [[2, false], [2, false]])
+    await get(app)
+    t.same(await look(), [1, false])
+    t.same(await statuses(app, 2), [200, 429])
+    t.same([await look(), await look()], [[0, true], [0, true]])
+  })
+}
 
 t.test('one registration limits a request once, wherever its hooks are', async t => {
   const app = await guardedApp(t, { max: 5 })

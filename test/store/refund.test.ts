@@ -142,6 +142,24 @@ t.test('a request that memory counted, and that is answered when Redis is back, 
   await until(async () => await left() === 10)
 })
 
+t.test('a request that is answered when Redis has lost its data is given back to what memory knows, which Redis is told', async t => {
+  const { app } = await appBehind(t, { max: 10, nameSpace: 'lost:', countWhen: (request, reply) => reply.statusCode !== 200 })
+  let answer = () => {}
+  app.get('/right', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
+  app.get('/wrong', async (request, reply) => await reply.code(401).send())
+  const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+  await app.inject('/wrong')
+  const right = app.inject('/right')
+  await until(async () => await left() === 8)
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  await client.flushall()
+  answer()
+  t.equal((await right).statusCode, 200)
+  await until(async () => app.redisGuard.status.store === 'redis' && await client.get('lost:fixed-window:{127.0.0.1}:global') === '1')
+  t.equal(await left(), 9)
+})
+
 t.test('in a Cluster, too, and of several limits those that were counted', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())

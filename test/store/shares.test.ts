@@ -129,6 +129,29 @@ t.test('two instances on one Redis share its limit while it is away, and all of 
   t.equal(await passing(20), 14 - during)
 })
 
+t.test('of several limits, the one that refuses counts, and the others are as they were, also when Redis is told', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const limits = [{ name: 'few', max: 2, timeWindow: '1 hour' }, { name: 'many', max: 9, timeWindow: '1 hour' }, { name: 'shadow', max: 1, timeWindow: '1 hour', shadow: true }]
+  const app = await guardedApp(t, { redis: server.url, limits, onOutage: 'share', resetTimeout: 200 })
+  app.get('/', async () => 'ok')
+  await app.ready()
+  await server.kill()
+  await until(async () => {
+    await app.redisGuard.get('x')
+    return app.redisGuard.status.store === 'memory'
+  })
+  const answers = []
+  for (let i = 0; i < 4; i++) answers.push(await app.inject('/'))
+  t.same(answers.map(({ statusCode }) => statusCode), [200, 200, 429, 429])
+  const left = async () => (await app.redisGuard.limits.peek('127.0.0.1')).map(({ name, remaining }) => [name, remaining])
+  const expected = [['global:few', 0], ['global:many', 7], ['global:shadow', 0]]
+  t.same(await left(), expected)
+  await server.restart()
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.same(await left(), expected)
+})
+
 t.test('an instance that is back lets pass no more than its part until the others are back, or are given up', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
