@@ -70,6 +70,7 @@ export interface RateLimitOptions extends SingleLimitOptions {
   hook?: LimitHook
   allowList?: readonly string[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
   keyGenerator?: (request: FastifyRequest) => Awaitable<string | number>
+  ipv6Subnet?: number
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object
   onExceeding?: (request: FastifyRequest, key: string) => void
   onExceeded?: (request: FastifyRequest, key: string) => void
@@ -103,7 +104,6 @@ export interface RedisGuardOptions extends RateLimitOptions {
   limitNotFound?: boolean
   enableDraftSpec?: boolean
   cache?: number
-  ipv6Subnet?: number
   nameSpace?: string
   store?: CustomStoreConstructor
   metrics?: false | MetricsOptions
@@ -155,6 +155,7 @@ export const limitOptions = {
   hook: option(oneOf(...hooks), 'onRequest' as LimitHook, "the route's hook in which the limit is decided"),
   allowList: option(either(texts, fn<(request: FastifyRequest, key: string) => Awaitable<boolean>>('(request, key) => boolean')), [], "addresses, CIDR ranges and keys that are not limited. In the plugin's options, addresses and ranges listed here are not blocked either", '`[]`'),
   keyGenerator: option(fn<(request: FastifyRequest) => Awaitable<string | number>>('(request) => text or number'), undefined, 'what clients are told apart by', 'the address'),
+  ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
   errorResponseBuilder: option(fn<(request: FastifyRequest, context: RefusalContext) => object>('(request, context) => error'), undefined, 'what it returns is thrown as it is', "Fastify's error"),
   onExceeding: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each allowed request', 'none'),
   onExceeded: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each refused request', 'none'),
@@ -179,7 +180,6 @@ export const pluginOptions = {
   limitNotFound: option(flag, true, 'limit requests for what is not there, too, by the global limit and on its counter'),
   enableDraftSpec: option(flag, false, 'headers are called `ratelimit-*` in place of `x-ratelimit-*`'),
   cache: option(whole(1, 10_000_000), 5000, 'the most keys that the memory store keeps'),
-  ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
   store: option(fn<CustomStoreConstructor>('such as @fastify/rate-limit takes: a class with incr and child'), undefined, 'a class of your own that counts in place of Redis and memory; blocks, events and values stay where they are', 'none'),
   nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),
   metrics: option(either(no, { rule: '{ path, registry }', read: readMetrics }), Object.freeze({ path: '/metrics', registry: undefined }), '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"),

@@ -104,15 +104,13 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     store,
     memory,
     denyCache,
-    ipv6Subnet: settings.ipv6Subnet,
+    ipv6Subnet: settings.limit.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
     refusesBlocked: settings.limit.enforce > 0,
     listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event), publishDecision]
   })
 
-  const limitControl = new LimitControl({
-    registry: limits, store, ipv6Subnet: settings.ipv6Subnet, forget: (key, checks) => denyCache.forget(key, checks)
-  })
+  const limitControl = new LimitControl({ registry: limits, store, forget: (key, checks) => denyCache.forget(key, checks) })
   const isFirst = !fastify.hasDecorator('redisGuard')
   const redisGuard = new RedisGuard({
     store,

@@ -52,6 +52,8 @@ export interface LimitSettings extends LimitDefinition {
   readonly allowList: AllowList
   /** undefined: the client's address */
   readonly keyGenerator: RateLimitOptions['keyGenerator']
+  /** bits, 0 to 128 */
+  readonly ipv6Subnet: number
   /** undefined: Fastify's own error shape */
   readonly errorResponseBuilder: RateLimitOptions['errorResponseBuilder']
   readonly onExceeding: RateLimitOptions['onExceeding']
@@ -81,7 +83,6 @@ export interface Settings {
   readonly limitNotFound: boolean
   readonly limit: LimitSettings
   readonly cache: number
-  readonly ipv6Subnet: number
   readonly nameSpace: string
   readonly store: CustomStoreConstructor | undefined
   readonly metrics: false | Required<Pick<MetricsOptions, 'path'>> & Pick<MetricsOptions, 'registry'>

@@ -99,8 +99,13 @@ export class Guard {
     const found = canonicalAddress(ip)
     if (found === undefined) return unknownClient
     const address = copy(found)
-    const key = clientKey(address, this.#ipv6Subnet)
-    return { address, key, isPrefix: key.includes('/'), exempt: this.#allowList.find(address) === true }
+    return { address, ...keyOf(address, this.#ipv6Subnet), exempt: this.#allowList.find(address) === true }
+  }
+
+  /** A client as a limit sees it that tells them apart by another prefix. */
+  inSubnet (client: Client, ipv6Subnet: number): Client {
+    if (ipv6Subnet === this.#ipv6Subnet || client.address === undefined) return client
+    return { ...client, ...keyOf(client.address, ipv6Subnet) }
   }
 
   /** The verdict when a block is in force for the client; answered from this process. */
@@ -140,7 +145,7 @@ export class Guard {
       return done(undefined, denied)
     }
     counter.takeOne({ key, checks }, fallback, (failure, taken, source) => {
-      if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, source, done)
+      if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, done)
       if (source === 'redis') this.#denyCache.learn(key, checks, taken)
       checks.forEach(({ name, shadow }, i) => {
         if (shadow === true && !taken.outcomes[i]!.fits) this.#tell(subject, 'shadowed', source, name, key)
@@ -170,11 +175,11 @@ export class Guard {
   }
 
   #unanswered (
-    subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage, failure: Error, source: Source, done: TakeDone
+    subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage, failure: Error, done: TakeDone
   ): void {
     const check = checks.find(({ shadow }) => shadow !== true)
     const outcome = check === undefined ? 'uncounted' : unanswered[onOutage as keyof typeof unanswered]
-    this.#tell(subject, outcome, source, (check ?? checks[0]!).name, key)
+    this.#tell(subject, outcome, 'local', (check ?? checks[0]!).name, key)
     if (check === undefined) return done(undefined, { kind: 'shadowed', key })
     switch (outcome) {
       case 'failed': return done(failure, undefined)
@@ -237,6 +242,11 @@ const unanswered = { allow: 'uncounted', deny: 'denied', fail: 'failed' } as con
 
 /** All whose address cannot be read share one counter: it must not be a way around the limit. */
 const unknownClient: Client = { address: undefined, key: 'unknown', isPrefix: false, exempt: false }
+
+function keyOf (address: string, ipv6Subnet: number): Pick<Client, 'key' | 'isPrefix'> {
+  const key = clientKey(address, ipv6Subnet)
+  return { key, isPrefix: key.includes('/') }
+}
 
 function copy (address: string): string {
   return Buffer.from(address, 'latin1').toString('latin1')

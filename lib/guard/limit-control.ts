@@ -9,7 +9,7 @@ import { duration, wrong } from '../option-rules.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import { type Algorithm, current, explain } from '../rules/rate-limit.js'
 import type { NamedCheck, Store } from '../store/store.js'
-import type { LimitChange, LimitRegistry } from './limits.js'
+import { byAddress, type LimitChange, type LimitRegistry } from './limits.js'
 
 /** Keys of values that begin so are the plugin's own. */
 export const reservedPrefix = 'redis-guard:'
@@ -33,7 +33,6 @@ export interface PeekedLimit {
 export interface LimitControlParts {
   readonly registry: LimitRegistry
   readonly store: Store
-  readonly ipv6Subnet: number
   /** forgets what the process knows of a client by itself */
   readonly forget: (key: string, checks: readonly NamedCheck[]) => void
 }
@@ -41,14 +40,12 @@ export interface LimitControlParts {
 export class LimitControl {
   readonly #registry: LimitRegistry
   readonly #store: Store
-  readonly #ipv6Subnet: number
   readonly #forget: LimitControlParts['forget']
   #version: string | null = null
 
-  constructor ({ registry, store, ipv6Subnet, forget }: LimitControlParts) {
+  constructor ({ registry, store, forget }: LimitControlParts) {
     this.#registry = registry
     this.#store = store
-    this.#ipv6Subnet = ipv6Subnet
     this.#forget = forget
   }
 
@@ -100,15 +97,17 @@ export class LimitControl {
    * @param key  an address, or what a `keyGenerator` answers
    */
   async peek (key: string): Promise<readonly PeekedLimit[]> {
-    const checks = this.#checks()
-    const { nowMs, states } = await this.#store.peek(this.#keyOf('peek', key), checks)
-    return checks.map(({ name, limit }, i) => ({
-      name,
-      algorithm: limit.algorithm,
-      max: limit.max,
-      timeWindow: limit.windowMs,
-      ...explain(current(states[i], nowMs, limit), nowMs, limit)
-    }))
+    const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
+      const { nowMs, states } = await this.#store.peek(client, checks)
+      return checks.map(({ name, limit }, i) => ({
+        name,
+        algorithm: limit.algorithm,
+        max: limit.max,
+        timeWindow: limit.windowMs,
+        ...explain(current(states[i], nowMs, limit), nowMs, limit)
+      }))
+    })
+    return (await Promise.all(peeked)).flat()
   }
 
   /** Takes over what others have changed. */
@@ -146,10 +145,11 @@ export class LimitControl {
   }
 
   async #resetKey (key: string): Promise<boolean> {
-    const client = this.#keyOf('reset', key)
-    const checks = this.#checks()
-    this.#forget(client, checks)
-    return await this.#store.forget(client, checks)
+    const forgotten = [...this.#checksOf('reset', key)].map(async ([client, checks]) => {
+      this.#forget(client, checks)
+      return await this.#store.forget(client, checks)
+    })
+    return (await Promise.all(forgotten)).includes(true)
   }
 
   async #write (name: string, { max, windowMs }: LimitChange): Promise<void> {
@@ -157,17 +157,22 @@ export class LimitControl {
     await this.#store.incr(versionKey)
   }
 
-  #checks (): readonly NamedCheck[] {
-    return this.#registry.names.flatMap(name => {
-      const limit = this.#registry.find(name).find(({ inForce }) => inForce !== undefined)?.inForce
-      return limit === undefined ? [] : [{ name, limit, cost: 1 }]
-    })
-  }
-
-  #keyOf (method: string, key: unknown): string {
+  /** All limits, by what each of them counts the client by. */
+  #checksOf (method: string, key: unknown): ReadonlyMap<string, readonly NamedCheck[]> {
     if (typeof key !== 'string' || key === '') throw new ArgumentError({ option: `the key of limits.${method}`, rule: 'a text that is not empty', received: show(key) })
     const address = canonicalAddress(key)
-    return address === undefined ? key : clientKey(address, this.#ipv6Subnet)
+    const checks = new Map<string, NamedCheck[]>()
+    for (const name of this.#registry.names) {
+      const limit = this.#registry.find(name).find(({ inForce }) => inForce !== undefined)
+      if (limit === undefined) continue
+      const { inForce, clients: { ipv6Subnet, hasKeyGenerator } } = limit
+      const client = address === undefined ? key : clientKey(address, ipv6Subnet)
+      const ofClient = checks.get(client) ?? []
+      checks.set(client, ofClient)
+      ofClient.push({ name, limit: inForce!, cost: 1 })
+      if (hasKeyGenerator && address !== undefined) ofClient.push({ name: byAddress(name), limit: inForce!, cost: 1 })
+    }
+    return checks
   }
 }
 

@@ -12,18 +12,32 @@ export interface LimitChange {
   readonly windowMs: number
 }
 
+/** Whom a limit counts apart. */
+export interface LimitClients {
+  /** bits */
+  readonly ipv6Subnet: number
+  readonly hasKeyGenerator: boolean
+}
+
+/** Clients for whom a `keyGenerator` has no key are counted by their address, and apart. */
+export function byAddress (name: string): string {
+  return `${name}@address`
+}
+
 /** One limit of a route. */
 export class LiveLimit {
   readonly name: string
   readonly definition: LimitDefinition
+  readonly clients: LimitClients
   /** undefined: computed for each request */
   readonly configured: Limit | undefined
   #inForce: Limit | undefined
 
-  constructor (name: string, definition: LimitDefinition) {
+  constructor (name: string, definition: LimitDefinition, clients: LimitClients) {
     const { algorithm, max, timeWindow, burst, excess } = definition
     this.name = name
     this.definition = definition
+    this.clients = clients
     this.configured = typeof max === 'number' && typeof timeWindow === 'number' ? defineLimit(algorithm, max, timeWindow, burst, excess) : undefined
     this.#inForce = this.configured
   }
@@ -60,8 +74,8 @@ export class LimitRegistry {
   }
 
   /** Several routes may share a name, and with it their clients' counters. */
-  add (name: string, definition: LimitDefinition): LiveLimit {
-    const limit = new LiveLimit(name, definition)
+  add (name: string, definition: LimitDefinition, clients: LimitClients): LiveLimit {
+    const limit = new LiveLimit(name, definition, clients)
     const change = this.#changes.get(name)
     if (change !== undefined) limit.change(change)
     const others = this.#limits.get(name)

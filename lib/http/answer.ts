@@ -2,6 +2,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { isThenable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
+import type { Client } from '../guard/guard.js'
 import type { Verdict } from '../rules/verdict.js'
 import { setLimitHeaders, setRefusalHeaders } from './headers.js'
 import type { Limiter } from './limiter.js'
@@ -17,13 +18,13 @@ export type Sent = () => void
 /** Counts a request, and answers it. */
 export function decideAndAnswer (limiter: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, passed: Passed, sent: Sent = () => {}): void {
   limiter.decide(request, reply, subject, (failure, verdict) => {
-    if (verdict !== undefined) answer(request, reply, limiter, shownTo(subject, verdict), passed, sent)
+    if (verdict !== undefined) answer(request, reply, limiter, shownTo(limiter.clientOf(subject), verdict), passed, sent)
     else passed(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure)
   })
 }
 
 /** As the user's functions are to see it. */
-function shownTo ({ client }: RequestSubject, verdict: Verdict): Verdict {
+function shownTo (client: Client, verdict: Verdict): Verdict {
   return client.isPrefix && 'key' in verdict ? { ...verdict, key: shownKey(verdict.key, client) } : verdict
 }
 

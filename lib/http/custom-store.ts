@@ -23,8 +23,8 @@ export function counterMaker (options: RedisGuardOptions, settings: Settings, pa
   }
 }
 
-function parametersOf (given: object, { global, ipv6Subnet }: Settings, limit: LimitSettings): object {
-  const { max, timeWindow, ban, excess, groupId, hook, onOutage, addHeaders, addHeadersOnExceeding, headerNames } = limit
+function parametersOf (given: object, { global }: Settings, limit: LimitSettings): object {
+  const { max, timeWindow, ban, excess, groupId, hook, ipv6Subnet, onOutage, addHeaders, addHeadersOnExceeding, headerNames } = limit
   return {
     ...given,
     global,

@@ -7,7 +7,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { isThenable } from '../awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
-import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
+import { byAddress, type LimitRegistry, type LiveLimit } from '../guard/limits.js'
 import { canonicalAddress } from '../rules/address.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
@@ -41,14 +41,15 @@ export class Limiter {
 
   /** @param counter  who decides in place of the guard's store */
   constructor (guard: Guard, registry: LimitRegistry, name: string, settings: LimitSettings, counter?: Counter) {
+    const { allowList, ipv6Subnet, keyGenerator } = settings
     if (counter !== undefined) checkForStore(name, settings)
     this.#counter = counter
     this.settings = settings
     this.#guard = guard
     this.#registry = registry
     this.#name = name
-    this.#limits = settings.limits.map(definition => registry.add(definition.name === '' ? name : `${name}:${definition.name}`, definition))
-    this.#isPlain = settings.keyGenerator === undefined && settings.allowList.decide === undefined
+    this.#limits = settings.limits.map(definition => registry.add(definition.name === '' ? name : `${name}:${definition.name}`, definition, { ipv6Subnet, hasKeyGenerator: keyGenerator !== undefined }))
+    this.#isPlain = keyGenerator === undefined && allowList.decide === undefined
     this.#version = registry.version
   }
 
@@ -58,7 +59,7 @@ export class Limiter {
    * @param reply  undefined: there is none, as for who asks by a function; then each request counts
    */
   decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, decided: Decided): void {
-    const { client } = subject
+    const client = this.clientOf(subject)
     if (this.#isPlain) {
       if (isListed(client, client.key, this.settings)) return decided(undefined, this.#guard.exempt(subject, this.#name, client.key))
       const checks = this.#fixedChecks(client.key, false)
@@ -69,6 +70,10 @@ export class Limiter {
       if (checks === undefined) decided(undefined, this.#guard.exempt(subject, this.#name, key))
       else this.#take(request, reply, subject, key, checks, decided)
     }, (thrown: unknown) => decided(asError(thrown), undefined))
+  }
+
+  clientOf ({ client }: Subject): Client {
+    return this.#guard.inSubnet(client, this.settings.ipv6Subnet)
   }
 
   /** How far a client is; nothing is counted. */
@@ -191,11 +196,6 @@ function checkForStore (name: string, { limits, countWhen }: LimitSettings): voi
 /** No method has a small letter: a group cannot be called like a route. */
 export function groupName (groupId: string): string {
   return `group:${groupId}`
-}
-
-/** Clients for whom a `keyGenerator` has no key are counted by their address, and apart. */
-function byAddress (name: string): string {
-  return `${name}@address`
 }
 
 /**

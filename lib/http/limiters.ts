@@ -91,7 +91,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
       else reject(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure!)
     })
   })
-  const { client } = subjectOf(request)
+  const client = limiter.clientOf(subjectOf(request))
   const shown = (key: string) => shownKey(key, client)
   switch (verdict.kind) {
     case 'allowed':
@@ -106,7 +106,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 }
 
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
-  const { client } = subjectOf(request)
+  const client = limiter.clientOf(subjectOf(request))
   const { key, checks } = await limiter.countingOf(request, client)
   if (checks === undefined) return { isAllowed: true, key: shownKey(key, client) }
   const { tightest, refusals } = await limiter.peek(key, checks)

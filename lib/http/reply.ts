@@ -23,8 +23,9 @@ export function limitedError (request: FastifyRequest, verdict: Counted, isBanne
   })
   // An async one cannot be thrown as it is; whether it fails later is no matter.
   if (isThenable(built)) built.then(undefined, () => {})
-  // A builder that forgets its return must not let the request pass.
   else if (built) return built
+  // A builder that forgets its return must not let the request pass.
+  if (errorResponseBuilder !== undefined) request.log.error('errorResponseBuilder must return what is thrown, and not a promise; the error is the one without it')
   return withStatus(statusCode, `Rate limit exceeded, retry in ${after}`)
 }
 

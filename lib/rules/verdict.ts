@@ -14,7 +14,7 @@ export type Verdict = Counted | Shadowed | Blocked | Exempt | Uncounted | Denied
  */
 export type OnOutage = 'memory' | 'share' | 'allow' | 'deny' | 'fail'
 
-/** Which store decided; `custom` is a class of the user's, `local` are the lists of this process, and its memory of what Redis refused. */
+/** Which store decided; `custom` is a class of the user's, `local` are the lists of this process, its memory of what Redis refused, and `onOutage` where nobody counts. */
 export type Source = 'redis' | 'memory' | 'custom' | 'local'
 
 /** A limit that a request was counted against, and what that means to its client. */

@@ -328,6 +328,23 @@ const rows: readonly Row[] = [
     steps: [from('2001:db8::1', allow), from('fe80::1', refuse), from('192.0.2.1', allow), from('192.0.2.2', allow)]
   },
   {
+    of: 'ipv6Subnet',
+    title: 'of a route is its own, also for those who call a limiter',
+    options: heard => ({ max: 1, ipv6Subnet: 48, onExceeding: note(heard, 'passed') }),
+    routes: app => {
+      app.get('/', ok)
+      app.get('/own', own({ ipv6Subnet: 128 }), ok)
+      const limiter = app.createRateLimit({ ipv6Subnet: 64 })
+      app.get('/function', { config: { rateLimit: false } }, async request => (await limiter(request)).key)
+    },
+    steps: [
+      from('2001:db8:0:1::1', allow), from('2001:db8:0:2::1', refuse),
+      at('/own', from('2001:db8:0:1::1', allow)), at('/own', from('2001:db8:0:1::2', allow)), at('/own', from('2001:db8:0:1::1', refuse)), at('/own', from('192.0.2.1', allow)),
+      { url: '/function', ip: '2001:db8:0:1::1', status: 200, headers: noHeaders, body: '2001:db8:0:1::' }
+    ],
+    heard: ['passed / 2001:db8::', 'passed /own 2001:db8:0:1::1', 'passed /own 2001:db8:0:1::2', 'passed /own 192.0.2.1']
+  },
+  {
     of: 'groupId',
     title: 'that is no string is refused with its route',
     options: {},

@@ -155,16 +155,35 @@ t.test('wrong arguments are errors that say what is wrong', async t => {
   await t.rejects(gcra.redisGuard.limits.set('global', { max: 2 ** 52, timeWindow: 1000 }), { code: 'GUARD_ERR_ARGUMENT', message: /below 2\^51/ })
 })
 
+t.test('a client is looked at and forgotten by what each limit tells it apart by', async t => {
+  const app = await guardedApp(t, { max: 5, timeWindow: '1 hour' })
+  app.get('/wide', { config: { rateLimit: { max: 3, ipv6Subnet: 48 } } }, async () => 'ok')
+  app.get('/key', { config: { rateLimit: { max: 2, keyGenerator: request => request.headers['x-key'] as string } } }, async () => 'ok')
+  const { limits } = app.redisGuard
+  const left = async (key: string) => Object.fromEntries((await limits.peek(key)).map(({ name, remaining }) => [name, remaining]))
+  await app.inject({ url: '/wide', remoteAddress: '2001:db8:0:1::1' })
+  await app.inject({ url: '/wide', remoteAddress: '2001:db8:0:2::1' })
+  await app.inject({ url: '/key', remoteAddress: '2001:db8:0:1::1' })
+  await app.inject({ url: '/key', remoteAddress: '2001:db8:0:1::1', headers: { 'x-key': 'mine' } })
+  const fresh = { global: 5, 'GET:/wide': 3, 'GET:/key': 2, 'GET:/key@address': 2 }
+  t.same(await left('2001:db8:0:1::9'), { ...fresh, 'GET:/wide': 1, 'GET:/key@address': 1 })
+  t.same(await left('2001:db8:0:3::9'), { ...fresh, 'GET:/wide': 1 })
+  t.same(await left('mine'), { global: 5, 'GET:/wide': 3, 'GET:/key': 1 })
+  t.equal(await limits.reset('2001:db8:0:1::9'), true)
+  t.same(await left('2001:db8:0:1::9'), fresh)
+  t.equal(await limits.reset('2001:db8:0:1::9'), false)
+})
+
 t.test('what a store answers that is not Redis any more is not taken over', async t => {
   const registry = new LimitRegistry()
-  registry.add('global', resolveOptions({}, {}).limit)
+  registry.add('global', resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   let isUsable = true
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   memory.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)
   memory.set('redis-guard:limits', '1', undefined)
   const get = memory.get.bind(memory)
   Object.assign(memory, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
-  const control = new LimitControl({ registry, store: memory, ipv6Subnet: 64, forget: () => {} })
+  const control = new LimitControl({ registry, store: memory, forget: () => {} })
   await control.sync(() => isUsable)
   t.equal(registry.changes().size, 0)
   await control.sync(() => isUsable)

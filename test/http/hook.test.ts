@@ -298,10 +298,14 @@ t.test('errorResponseBuilder', async t => {
     t.match((await app.inject('/')).json(), { own: /Rate limit exceeded/ })
   })
 
-  t.test('one that answers nothing lets nobody pass', async t => {
-    const app = await guardedApp(t, { max: 0, errorResponseBuilder: () => undefined as unknown as object })
-    app.get('/', ok)
-    t.equal((await app.inject('/')).statusCode, 429)
+  t.test('one that answers nothing, or a promise, lets nobody pass, and is logged', async t => {
+    for (const answer of [undefined, Promise.resolve({ statusCode: 200 }), Promise.reject(new Error('no answer'))]) {
+      const lines: Record<string, unknown>[] = []
+      const app = await guardedApp(t, { max: 0, errorResponseBuilder: () => answer as unknown as object }, logTo(lines))
+      app.get('/', ok)
+      t.equal((await app.inject('/')).statusCode, 429)
+      t.equal(lines.filter(({ level, msg }) => level === 50 && /errorResponseBuilder must return/.test(String(msg))).length, 1)
+    }
   })
 })
 

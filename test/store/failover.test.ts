@@ -223,7 +223,7 @@ t.test('onOutage: allow lets requests pass uncounted, deny answers 503 as a prob
   await until(() => app.redisGuard.status.store === 'redis')
   t.equal((await app.inject('/deny')).statusCode, 200)
   t.equal(finished.length, 10)
-  t.match((await app.inject('/metrics')).body, /redis_guard_decisions_total\{limit="GET:\/deny",outcome="denied",source="redis"\} 4/)
+  t.match((await app.inject('/metrics')).body, /redis_guard_decisions_total\{limit="GET:\/deny",outcome="denied",source="local"\} 4/)
 })
 
 t.test('skipOnError and onOutage mean nothing where memory is the store that was asked for', async t => {
