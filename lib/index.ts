@@ -16,5 +16,5 @@ export type {
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'
 export type { Algorithm } from './rules/rate-limit.js'
-export type { StoreStatus } from './store/failover.js'
+export type { StoreStatus } from './store/availability.js'
 export type { Block, CustomStore, CustomStoreCallback, CustomStoreConstructor, RateLimitEvent, Suspect } from './store/store.js'

@@ -29,7 +29,8 @@ import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from '
 import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
-import { FailoverStore, type RedisSide } from './store/failover.js'
+import type { RedisSide } from './store/availability.js'
+import { FailoverStore } from './store/failover.js'
 import { type Carried, Journal } from './store/journal.js'
 import { Keys } from './store/keys.js'
 import { MemoryStore } from './store/memory.js'
@@ -135,7 +136,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     ? undefined
     : new BlockListFollower({
       memory,
-      redis: redis.store,
+      redis: redis.store.blockList,
       usable: () => store.usesRedis,
       knowsEpoch: epoch => store.knowsEpoch(epoch),
       onLost: () => store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list')),

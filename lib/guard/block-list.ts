@@ -5,12 +5,12 @@
  */
 import { parseNetwork } from '../rules/address.js'
 import type { MemoryStore } from '../store/memory.js'
-import type { BlockCursor, RedisStore } from '../store/redis.js'
+import type { BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
 import type { Block } from '../store/store.js'
 
 export interface BlockListOptions {
   readonly memory: MemoryStore
-  readonly redis: RedisStore
+  readonly redis: RedisBlocks
   /** whether Redis can be asked now */
   readonly usable: () => boolean
   /** whether this is the epoch of the Redis that is known: another one has lost its list, which is no list to take over */
@@ -61,7 +61,7 @@ export class BlockListFollower {
     const { redis, memory, usable, now, knowsEpoch, onLost } = this.#options
     let loaded = false
     while (usable()) {
-      const answer = await redis.blockChanges(this.#cursor)
+      const answer = await redis.changes(this.#cursor)
       if (!knowsEpoch(answer.epoch)) return onLost()
       const offsetMs = now() - answer.nowMs
       if (answer.missed) {
@@ -84,7 +84,7 @@ export class BlockListFollower {
     const { memory, redis } = this.#options
     const list = memory.newBlockList()
     memory.noteBlockChanges()
-    for await (const page of redis.blockPages()) {
+    for await (const page of redis.pages()) {
       for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
     }
     memory.replaceBlocks(list)

@@ -7,7 +7,8 @@ import { EventEmitter } from 'node:events'
 import { ArgumentError, NoCredentialsError, show } from '../errors.js'
 import type { RedisClient } from '../redis/script.js'
 import { canonicalAddress, parseNetwork } from '../rules/address.js'
-import type { FailoverEvents, FailoverStore, StoreStatus } from '../store/failover.js'
+import type { StoreStatus, SwitchEvents } from '../store/availability.js'
+import type { FailoverStore } from '../store/failover.js'
 import type { Block, RateLimitEvent, Suspect } from '../store/store.js'
 import type { EventLog } from './event-log.js'
 import { type LimitControl, reservedPrefix } from './limit-control.js'
@@ -47,7 +48,7 @@ export interface RedisGuardParts {
 }
 
 /** The decorator `fastify.redisGuard`; see above. */
-export class RedisGuard extends EventEmitter<FailoverEvents> {
+export class RedisGuard extends EventEmitter<SwitchEvents> {
   /** The ioredis client, without the breaker and its time limit; undefined where no Redis is configured. */
   readonly client: RedisClient | undefined
   /** What start-up found. */

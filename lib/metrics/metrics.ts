@@ -9,7 +9,7 @@ import type { GuardEvent, Outcome } from '../guard/guard.js'
 import type { MetricsRegistry } from '../options.js'
 import { type BreakerState, breakerStates } from '../redis/breaker.js'
 import type { Source } from '../rules/verdict.js'
-import type { StoreStatus } from '../store/failover.js'
+import type { StoreStatus } from '../store/availability.js'
 import { type Carried, carriedKinds } from '../store/journal.js'
 import { addRedisInfo, infoMetrics, type InfoSource, upMetric } from './redis-info.js'
 

@@ -5,6 +5,7 @@
  */
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
+import type { Availability } from './availability.js'
 import type { Journal } from './journal.js'
 import type { MemoryStore } from './memory.js'
 import type { RedisStore } from './redis.js'
@@ -16,11 +17,7 @@ export interface FailoverValuesOptions {
   readonly redis: { readonly store: RedisStore, readonly journal: Journal }
   /** ms since 1970 */
   readonly now: () => number
-  readonly usesRedis: () => boolean
-  /** told that Redis has lost its data */
-  readonly onLost: (failure: StoreUnavailableError) => void
-  /** told the number of each call that Redis has answered */
-  readonly onAnswer: (number: number) => void
+  readonly availability: Availability
 }
 
 /** See store.ts for what its methods do. */
@@ -34,7 +31,7 @@ export class FailoverValues {
   }
 
   get (key: string): Awaitable<string | null> {
-    return this.#options.usesRedis() ? this.#getThere(key) : this.#memory.get(key)
+    return this.#options.availability.usesRedis ? this.#getThere(key) : this.#memory.get(key)
   }
 
   async set (key: string, value: string, ttlMs = Infinity): Promise<void> {
@@ -85,19 +82,19 @@ export class FailoverValues {
    * @throws ValueError  of Redis, or of `here`
    */
   async #change (operation: ValueOperation, here = () => {}): Promise<ChangedValue | undefined> {
-    const { redis: { store, journal }, usesRedis, onLost, onAnswer } = this.#options
+    const { redis: { store, journal }, availability } = this.#options
     const order = journal.values.nextOrder()
     const ticket = { number: 0 }
-    if (usesRedis()) {
+    if (availability.usesRedis) {
       try {
         const changed = await store.values.change(operation, operation.atMs, ticket)
-        onAnswer(ticket.number)
+        availability.answered(ticket.number)
         return changed
       } catch (error) {
         if (!(error instanceof StoreUnavailableError)) throw error
         if (error.kind === 'lost') {
           ticket.number = 0
-          onLost(error)
+          availability.lostData(error)
         }
         if (error.kind === 'reply') {
           here()

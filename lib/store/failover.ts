@@ -13,47 +13,15 @@ import { EventEmitter } from 'node:events'
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
-import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import { count, current, type Limit, type LimitState } from '../rules/rate-limit.js'
+import { Availability, type AvailabilityEvents, type RedisSide, type StoreStatus } from './availability.js'
 import { FailoverValues } from './failover-values.js'
-import type { Carried, HitHere, Journal } from './journal.js'
+import type { HitHere } from './journal.js'
 import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
-import { Recovery } from './recovery.js'
-import { aliveMs, type RedisStore } from './redis.js'
-import type { Shared, Shares } from './shares.js'
+import type { RedisStore } from './redis.js'
+import type { Shared } from './shares.js'
 import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from './store.js'
-
-export interface StoreStatus {
-  /** which store answers now */
-  readonly store: 'redis' | 'memory'
-  /** `off`: no Redis is configured */
-  readonly breaker: BreakerState | 'off'
-  /** why memory answers; undefined while Redis does */
-  readonly reason: string | undefined
-  /** since when this store answers */
-  readonly since: Date
-}
-
-export interface FailoverEvents {
-  /** The store that answers has changed. */
-  switch: [status: StoreStatus]
-}
-
-interface InnerEvents extends FailoverEvents {
-  /** Redis has been told what it missed, or could not be told. */
-  settled: []
-  /** Redis would not take a piece of what it was told. */
-  refused: [what: Carried, count: number, error: Error]
-}
-
-/** Redis as the failover needs it: the store, the breaker in front of it, what is to be told to it, and what may pass without it. */
-export interface RedisSide {
-  readonly store: RedisStore
-  readonly guarded: GuardedRedis
-  readonly journal: Journal
-  readonly shares: Shares
-}
 
 export interface FailoverOptions {
   readonly memory: MemoryStore
@@ -75,32 +43,17 @@ export type Fallback = 'memory' | 'share'
 /** Called with the failure, or with what became of the hit and who decided. */
 export type TakeCallback = (failure: Error | undefined, taken: Taken | undefined, source: 'redis' | 'memory' | 'custom') => void
 
-/** ms between two heartbeats, and between two attempts to tell a Redis that would not listen. */
-const heartbeatMs = 1000
-
-export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
+export class FailoverStore extends EventEmitter<AvailabilityEvents> implements Store {
   readonly #memory: MemoryStore
   readonly #redis: RedisSide | undefined
   readonly #unconfigured: string
+  readonly #since = new Date()
   readonly #keys: Keys
   readonly #now: () => number
   readonly #batch: Batch
   readonly #values: Values
-  #since = new Date()
-  #mode: 'memory' | 'telling' | 'redis' = 'memory'
-  /** why memory answers though Redis works */
-  #why: Error | undefined
-  /** counts the attempts to tell: what an earlier one brings to its end late is over */
-  #attempt = 0
-  #timer: NodeJS.Timeout | undefined
-  #closed = false
-  readonly #recovery: Recovery | undefined
-  #epoch: string | undefined
-  #instances = 1
-  #outage = 0
-  /** when this instance came back, by Redis' clock, while others are waited for; see #shareOf */
-  #waitingSinceMs: number | undefined
-  #lastAnswered = 0
+  /** undefined: no Redis is configured */
+  readonly #availability: Availability | undefined
   /** this process's clock less that of Redis, ms */
   #offsetMs = 0
 
@@ -113,37 +66,33 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
     this.#now = now
     this.#batch = new Batch(async (hits, ticket) => {
       const taken = await redis!.store.take(hits, ticket)
-      this.#answered(ticket.number)
+      this.#availability!.answered(ticket.number)
       this.#offsetMs = now() - taken[0]!.nowMs
       return taken
     })
-    this.#values = redis === undefined ? memory : new FailoverValues({ memory, redis, now, usesRedis: () => this.usesRedis, onLost: failure => this.lostData(failure), onAnswer: number => this.#answered(number) })
-    if (redis === undefined) return
-    this.#recovery = new Recovery(redis, memory, now, (what, count, error) => this.emit('refused', what, count, error))
-    redis.guarded.on('up', () => this.#tell(redis))
-    redis.guarded.on('down', () => this.#leave())
-    if (redis.guarded.usable) this.#tell(redis)
+    if (redis === undefined) {
+      this.#values = memory
+      return
+    }
+    const availability = new Availability(redis, memory, now)
+    this.#availability = availability
+    this.#values = new FailoverValues({ memory, redis, now, availability })
+    availability.on('switch', status => this.emit('switch', status))
+    availability.on('refused', (what, count, error) => this.emit('refused', what, count, error))
   }
 
   get status (): StoreStatus {
-    const guarded = this.#redis?.guarded
-    if (guarded === undefined) return { store: 'memory', breaker: 'off', reason: this.#unconfigured, since: this.#since }
-    return {
-      store: this.usesRedis ? 'redis' : 'memory',
-      breaker: guarded.state,
-      reason: this.usesRedis ? undefined : this.#reason(guarded),
-      since: this.#since
-    }
+    return this.#availability?.status ?? { store: 'memory', breaker: 'off', reason: this.#unconfigured, since: this.#since }
   }
 
   /** Whether Redis answers now. */
   get usesRedis (): boolean {
-    return this.#mode === 'redis' && this.#redis!.guarded.usable
+    return this.#availability !== undefined && this.#availability.usesRedis
   }
 
   /** Instances that were alive when Redis last told, this one among them. */
   get instances (): number {
-    return this.#instances
+    return this.#availability?.instances ?? 1
   }
 
   /** What Redis has yet to be told. */
@@ -153,24 +102,21 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
 
   /** Another epoch than the known one: Redis has lost its data. */
   knowsEpoch (epoch: string): boolean {
-    return epoch === this.#epoch
+    return this.#availability?.knowsEpoch(epoch) ?? false
   }
 
   /** Resolves when Redis answers, has refused to listen, or cannot be used. */
   async settle (): Promise<void> {
-    while (this.#mode === 'telling') await new Promise<void>(resolve => this.once('settled', resolve))
+    await this.#availability?.settle()
   }
 
   /** Redis works, but is not what it was: it is told all that is known here. */
   lostData (failure: StoreUnavailableError): void {
-    if (this.#mode !== 'redis') return
-    this.#leave(failure)
-    this.#tell(this.#redis!)
+    this.#availability?.lostData(failure)
   }
 
   close (): void {
-    this.#closed = true
-    clearTimeout(this.#timer)
+    this.#availability?.close()
   }
 
   /**
@@ -189,7 +135,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       return
     }
     let share: Shared | undefined
-    if (fallback === 'share' && this.#waitingSinceMs !== undefined) {
+    if (fallback === 'share' && this.#availability!.isWaiting) {
       const known = this.#knownOf(hit)
       share = this.#shareOf(hit, known)
       if (!share.accepted) return done(undefined, refusedBy(share, hit, known), 'memory')
@@ -199,7 +145,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
         if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
         // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
         else this.#memory.takeOne(hit)
-        if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.#instances)
+        if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
         return done(undefined, taken, 'redis')
       }
       const failure = redis.guarded.report(error)
@@ -397,7 +343,7 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
    * word alone would let their parts pass once more.
    */
   #shareOf (hit: Hit, known: readonly (LimitState | undefined)[]): Shared {
-    return this.#redis!.shares.take(hit, known, this.#instances, this.#outage)
+    return this.#redis!.shares.take(hit, known, this.instances, this.#availability!.outage)
   }
 
   /** The counters are those of all instances, as far as they are known, whatever the shares have decided. */
@@ -409,82 +355,6 @@ export class FailoverStore extends EventEmitter<InnerEvents> implements Store {
       return { fits: fits[i]!, state }
     })
     return { accepted, nowMs, outcomes, explanations }
-  }
-
-  #reason (guarded: GuardedRedis): string {
-    if (!guarded.usable) return guarded.failure.message
-    return this.#why?.message ?? 'Redis is back, and is told what it has missed'
-  }
-
-  /** @param lost  what Redis has lost, where it works all the same */
-  #leave (lost?: StoreUnavailableError): void {
-    clearTimeout(this.#timer)
-    const answered = this.#mode === 'redis'
-    this.#mode = 'memory'
-    this.#waitingSinceMs = undefined
-    this.#why = lost
-    this.emit('settled')
-    if (!answered) return
-    this.#outage++
-    this.#switched()
-  }
-
-  #tell (redis: RedisSide): void {
-    if (this.#mode !== 'memory' || this.#closed) return
-    this.#mode = 'telling'
-    const attempt = ++this.#attempt
-    const isCurrent = () => this.#mode === 'telling' && this.#attempt === attempt
-    this.#recovery!.tellAll(this.#epoch, this.#lastAnswered).then(({ epoch, instances, nowMs }) => {
-      if (!isCurrent()) return
-      this.#recovery!.tellRest()
-      this.#epoch = epoch
-      if (this.#outage > 0) this.#waitingSinceMs = nowMs
-      // Those that are not back yet are not among the ones that Redis tells of.
-      this.#instances = this.#outage > 0 ? Math.max(this.#instances, instances) : instances
-      this.#mode = 'redis'
-      this.#why = undefined
-      this.#switched()
-      this.emit('settled')
-      this.#beat(redis, 0)
-    }, (error: Error) => {
-      if (!isCurrent()) return
-      // Where Redis is gone again, the breaker says when it is back; this is one that does not listen.
-      this.#mode = 'memory'
-      this.#why = error
-      this.emit('settled')
-      if (redis.guarded.usable && !this.#closed) this.#timer = setTimeout(() => this.#tell(redis), heartbeatMs).unref()
-    })
-  }
-
-  /** From then on, every second; more often while others are waited for. */
-  #beat (redis: RedisSide, afterMs = this.#waitingSinceMs === undefined ? heartbeatMs : heartbeatMs / 4): void {
-    if (this.#closed) return
-    this.#timer = setTimeout(() => {
-      redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
-        if (this.#mode !== 'redis') return
-        const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances && nowMs - this.#waitingSinceMs <= aliveMs
-        if (!isWaiting) {
-          this.#waitingSinceMs = undefined
-          this.#instances = instances
-        }
-        if (epoch !== this.#epoch) return this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
-        // What failed late, when Redis was trusted again already.
-        if (redis.journal.size > 0) this.#recovery!.tellRest()
-        this.#beat(redis)
-      }, () => {
-        // The breaker has seen it as well, unless Redis only dislikes this.
-        if (this.#mode === 'redis') this.#beat(redis)
-      })
-    }, afterMs).unref()
-  }
-
-  #answered (number: number): void {
-    this.#lastAnswered = Math.max(this.#lastAnswered, number)
-  }
-
-  #switched (): void {
-    this.#since = new Date()
-    this.emit('switch', this.status)
   }
 }
 

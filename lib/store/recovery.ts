@@ -49,7 +49,7 @@ export class Recovery {
     // Where there are no numbers, some may have been told after the loss.
     const kept = fence === noNumbers ? 'all' : isLost ? 'nothing' : isBehind ? 'a part' : 'all'
     if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
-    if (isLost || isBehind || (await this.#store.blockCount()) < this.#memory.blockCount) await this.#restoreBlocks()
+    if (isLost || isBehind || (await this.#store.blockList.count()) < this.#memory.blockCount) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
       for (const piece of this.#journal.pieces()) await this.#tellPiece(piece, kept)
@@ -67,7 +67,7 @@ export class Recovery {
     await this.#offer(piece.kind, sizeOf(piece), async () => {
       switch (piece.kind) {
         case 'counters': return await this.#store.carry(String(piece.id), piece.counters, this.#now(), kept)
-        case 'blocks': return await this.#store.changeBlocks(piece.operations, this.#now())
+        case 'blocks': return await this.#store.blockList.apply(piece.operations, this.#now())
         case 'events': return await this.#store.writeEvents(piece.batch)
         case 'values': return await this.#store.values.carry(String(piece.id), piece.changes, this.#now())
       }
@@ -103,13 +103,13 @@ export class Recovery {
   /** Blocks that are in force here and unknown there, unless they were lifted there. */
   async #restoreBlocks (): Promise<void> {
     const there = new Set<string>()
-    for await (const page of this.#store.blockPages()) for (const { ip } of page) there.add(ip)
+    for await (const page of this.#store.blockList.pages()) for (const { ip } of page) there.add(ip)
     const missing = this.#memory.blocks().filter(({ ip }) => !there.has(ip))
     for (let i = 0; i < missing.length; i += inCall) {
       const operations = missing.slice(i, i + inCall).map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
         atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }
       }))
-      await this.#offer('blocks', operations.length, async () => await this.#store.changeBlocks(operations, this.#now()))
+      await this.#offer('blocks', operations.length, async () => await this.#store.blockList.apply(operations, this.#now()))
     }
   }
 }

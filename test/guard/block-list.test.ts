@@ -4,7 +4,7 @@ import { Redis } from 'ioredis'
 import { BlockListFollower } from '../../lib/guard/block-list.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
-import type { RedisStore } from '../../lib/store/redis.js'
+import type { RedisBlocks } from '../../lib/store/redis-blocks.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
@@ -131,13 +131,13 @@ t.test('a client that answers numbers as texts, of ours or the user\'s, makes no
 t.test('a list that a Redis has lost is not taken over', async t => {
   let lost = 0
   const redis = {
-    blockChanges: async () => ({ nowMs: Date.now(), cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true, epoch: 'another' }),
-    async * blockPages () { yield [] }
+    changes: async () => ({ nowMs: Date.now(), cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true, epoch: 'another' }),
+    async * pages () { yield [] }
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: () => Date.now() })
   memory.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
   const follower = new BlockListFollower({
-    memory, redis: redis as unknown as RedisStore, usable: () => true, knowsEpoch: epoch => epoch === 'known', onLost: () => { lost++ }, intervalMs: 10, now: () => Date.now(), onError: error => { throw error }
+    memory, redis: redis as unknown as RedisBlocks, usable: () => true, knowsEpoch: epoch => epoch === 'known', onLost: () => { lost++ }, intervalMs: 10, now: () => Date.now(), onError: error => { throw error }
   })
   await follower.sync()
   t.same([lost, memory.isBlocked('192.0.2.1')], [1, true])
@@ -146,11 +146,11 @@ t.test('a list that a Redis has lost is not taken over', async t => {
 t.test('a list that changes faster than it loads is looked at again later, not at once', async t => {
   let loads = 0
   const redis = {
-    blockChanges: async () => ({ nowMs: Date.now(), cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true }),
-    async * blockPages () { loads++ }
+    changes: async () => ({ nowMs: Date.now(), cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true }),
+    async * pages () { loads++ }
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: () => Date.now() })
-  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisStore, usable: () => true, ...known, intervalMs: 10, now: () => Date.now(), onError: error => { throw error } })
+  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisBlocks, usable: () => true, ...known, intervalMs: 10, now: () => Date.now(), onError: error => { throw error } })
   await follower.sync()
   t.equal(loads, 1)
 })
@@ -162,19 +162,19 @@ t.test("times are taken for this process's clock, however far that of Redis is o
   const block = (ip: string) => ({ ip, reason: '', origin: '', blockedAtMs: clock.ms + hourMs, expiresAtMs: clock.ms + hourMs + 1000 })
   let missed = true
   const redis = {
-    blockChanges: async () => {
+    changes: async () => {
       const answer = { nowMs: clock.ms + hourMs, cursor: { id: '0-0', sequence: 0 }, changes: missed ? [] : [{ ip: '192.0.2.2', block: block('192.0.2.2') }], missed }
       missed = false
       return answer
     },
-    async * blockPages () {
+    async * pages () {
       memory.block({ ip: '192.0.2.3', durationMs: 1000, reason: '', origin: '' })
       memory.unblock('192.0.2.4')
       yield [block('192.0.2.1'), block('192.0.2.4')]
     }
   }
   let asked = 0
-  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisStore, usable: () => asked++ < 2, ...known, intervalMs: 10, now: () => clock.ms, onError: error => { throw error } })
+  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisBlocks, usable: () => asked++ < 2, ...known, intervalMs: 10, now: () => clock.ms, onError: error => { throw error } })
   await follower.sync()
   const blocked = () => ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4'].map(ip => memory.isBlocked(ip))
   t.same(blocked(), [true, true, true, false])

@@ -7,7 +7,7 @@ import { Script } from '../../lib/redis/script.js'
 import { algorithms, count, defineLimit, explain, type Limit, type LimitState } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
 import { type Kept, RedisStore } from '../../lib/store/redis.js'
-import type { CountedHere } from '../../lib/store/store.js'
+import type { BlockOperation, CountedHere } from '../../lib/store/store.js'
 import { RedisServer } from '../support/redis-server.js'
 
 const server = await RedisServer.start()
@@ -259,25 +259,25 @@ t.test('events are written once for each number', async t => {
 t.test('of a block and an unblock the later one holds, whichever is told first', async t => {
   const block = (ip: string, durationMs = 60_000) => ({ ip, durationMs, reason: 'told', origin: 'test' })
   const nowMs = Date.now()
-  const cases: [ip: string, first: () => Promise<unknown>, told: Parameters<RedisStore['changeBlocks']>[0][number], isBlocked: boolean][] = [
+  const cases: [ip: string, first: () => Promise<unknown>, told: BlockOperation, isBlocked: boolean][] = [
     ['192.0.2.1', async () => await store.block(block('192.0.2.1')), { atMs: nowMs - 5000, unblock: '192.0.2.1' }, true],
     ['192.0.2.2', async () => { await store.block(block('192.0.2.2')); await store.unblock('192.0.2.2') }, { atMs: nowMs - 5000, block: block('192.0.2.2') }, false],
-    ['192.0.2.3', async () => await store.changeBlocks([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], nowMs), { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
-    ['192.0.2.4', async () => await store.changeBlocks([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], nowMs), { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
+    ['192.0.2.3', async () => await store.blockList.apply([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], nowMs), { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
+    ['192.0.2.4', async () => await store.blockList.apply([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], nowMs), { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
     ['192.0.2.5', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.5', 4000) }, false],
     ['192.0.2.6', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.6', Infinity) }, true]
   ]
   for (const [ip, first, told, isBlocked] of cases) {
     await first()
-    await store.changeBlocks([told], nowMs)
+    await store.blockList.apply([told], nowMs)
     t.equal(await store.isBlocked(ip), isBlocked, ip)
   }
   await store.block({ ...block('192.0.2.7'), reason: 'here' })
-  await store.changeBlocks([{ atMs: nowMs - 5000, block: block('192.0.2.7') }], nowMs)
+  await store.blockList.apply([{ atMs: nowMs - 5000, block: block('192.0.2.7') }], nowMs)
   t.equal((await store.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason, 'here', 'a later block of the same address stays')
   const told = (await store.blocks()).find(({ ip }) => ip === '192.0.2.6')!
   t.ok(Math.abs(told.blockedAtMs - (nowMs - 5000)) < 2000, 'it was blocked when it was blocked')
-  t.equal(await store.blockCount(), (await store.blocks()).length)
+  t.equal(await store.blockList.count(), (await store.blocks()).length)
 })
 
 t.test('instances are counted while they are alive, and the epoch stays', async t => {

@@ -35,8 +35,7 @@ class MadeUpRedis {
   fence = async (): Promise<Fence> => unknown
   take = async (): Promise<unknown> => []
   heartbeat = async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
-  blockCount = async () => 0
-  changeBlocks = async () => {}
+  readonly blockList = { count: async () => 0, apply: async () => {} }
   writeEvents = async () => {}
   countRefusals = async () => {}
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }

@@ -10,6 +10,7 @@ import { MemoryStore } from '../../lib/store/memory.js'
 import { RedisStore } from '../../lib/store/redis.js'
 import type { Hit, Taken } from '../../lib/store/store.js'
 import { guardedApp } from '../support/app.js'
+import { outages } from '../support/outages.js'
 import { randomFrom } from '../support/random.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
@@ -76,12 +77,13 @@ t.test('what is no counter is left alone by a refund and a look', async t => {
 })
 
 /** One behind a proxy that can be cut off. */
-async function appBehind (t: Test, options: RedisGuardOptions): Promise<{ app: FastifyInstance, away: (isAway: boolean) => Promise<void> }> {
+async function appBehind (t: Test, options: RedisGuardOptions): Promise<{ app: FastifyInstance, proxy: TcpProxy, away: (isAway: boolean) => Promise<void> }> {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const app = await guardedApp(t, { redis: { port: proxy.port }, resetTimeout: 100, timeWindow: '1 hour', ...options })
   return {
     app,
+    proxy,
     away: async isAway => {
       proxy.blackhole = isAway
       await until(async () => {
@@ -141,6 +143,30 @@ t.test('a request that memory counted, and that is answered when Redis is back, 
   t.equal((await late).statusCode, 200)
   await until(async () => await left() === 10)
 })
+
+for (const [i, [name, { begin, end }]] of Object.entries(outages).entries()) {
+  t.test(`a Redis that ${name}: a request that is given back in that moment is so once`, async t => {
+    const { app, proxy } = await appBehind(t, { max: 10, nameSpace: `moment-${i}:`, countWhen: (request, reply) => reply.statusCode !== 200 })
+    let answer = () => {}
+    app.get('/right', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
+    app.get('/wrong', async (request, reply) => await reply.code(401).send())
+    const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+    await app.inject('/wrong')
+    await app.inject('/wrong')
+    const right = app.inject('/right')
+    await until(async () => await left() === 7)
+    begin(server, proxy)
+    answer()
+    t.equal((await right).statusCode, 200)
+    await until(() => app.redisGuard.status.store === 'memory')
+    t.equal(await left(), 8)
+    end(server, proxy)
+    await until(() => app.redisGuard.status.store === 'redis')
+    t.equal(await left(), 8)
+    await app.inject('/wrong')
+    t.equal(await left(), 7)
+  })
+}
 
 t.test('a request that is answered when Redis has lost its data is given back to what memory knows, which Redis is told', async t => {
   const { app } = await appBehind(t, { max: 10, nameSpace: 'lost:', countWhen: (request, reply) => reply.statusCode !== 200 })

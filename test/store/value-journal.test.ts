@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import type { ValueOperation } from '../../lib/store/store.js'
 import { ValueJournal } from '../../lib/store/value-journal.js'
 import { guardedApp } from '../support/app.js'
+import { outages } from '../support/outages.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
@@ -103,12 +104,6 @@ async function goes (app: FastifyInstance, store: string): Promise<void> {
     await app.redisGuard.isIPBlocked('192.0.2.1')
     return app.redisGuard.status.store === store
   })
-}
-
-const outages: Record<string, { begin: (server: RedisServer, proxy: TcpProxy) => void, end: (server: RedisServer, proxy: TcpProxy) => void }> = {
-  'hangs, and runs later what it was sent': { begin: server => server.signal('SIGSTOP'), end: server => server.signal('SIGCONT') },
-  'cannot be reached': { begin: (server, proxy) => { proxy.blackhole = true }, end: (server, proxy) => { proxy.blackhole = false } },
-  'answers after the time limit': { begin: (server, proxy) => { proxy.delayMs = 400 }, end: (server, proxy) => { proxy.delayMs = 0 } }
 }
 
 for (const [name, { begin, end }] of Object.entries(outages)) {
