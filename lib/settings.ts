@@ -71,7 +71,7 @@ export interface LimitSettings extends LimitDefinition {
 
 export interface AllowList {
   readonly addresses: AddressList<true>
-  /** entries that are no address: compared with the key */
+  /** entries that are no range, as they were given: compared with the key */
   readonly keys: ReadonlySet<string>
   readonly decide: ((request: FastifyRequest, key: string) => Awaitable<boolean>) | undefined
 }
@@ -302,6 +302,9 @@ function readHeaders<T extends Readonly<Record<string, boolean>>> (given: Readon
 }
 
 function readAllowList (given: readonly string[] | AllowList['decide']): AllowList {
-  const { list, rest } = parseAddressList(typeof given === 'object' ? given : [])
-  return Object.freeze({ addresses: list, keys: new Set(rest), decide: typeof given === 'function' ? given : undefined })
+  const entries = typeof given === 'object' ? given : []
+  const { list, rest } = parseAddressList(entries)
+  // A key that reads like a range is none of its addresses.
+  const keys = new Set([...rest, ...entries.filter(entry => !entry.includes('/'))])
+  return Object.freeze({ addresses: list, keys, decide: typeof given === 'function' ? given : undefined })
 }

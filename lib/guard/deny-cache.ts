@@ -13,7 +13,7 @@
  * behind. One that each refusal makes longer is not kept here.
  */
 import type { Keys } from '../store/keys.js'
-import { explain, type LimitState, take } from '../rules/rate-limit.js'
+import { explain, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
 import type { Counted } from '../rules/verdict.js'
 import type { NamedCheck, Refusals, Taken } from '../store/store.js'
 
@@ -94,8 +94,7 @@ export class DenyCache {
       return undefined
     }
     if (changed) this.#count(denial, state, client, name, limit)
-    const refusals = limit.algorithm === 'fixed-window' ? Math.max(0, state.used - limit.max) : 0
-    return { kind: 'limited', source: 'local', key: client, name, limit, explanation: explain(state, nowMs, limit, cost), refusals, others: [] }
+    return { kind: 'limited', source: 'local', key: client, name, limit, explanation: explain(state, nowMs, limit, cost), refusals: refusalsOf(state, limit), others: [] }
   }
 
   /** Takes note of what Redis has decided about a hit. */

@@ -4,7 +4,7 @@
  */
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
-import { current, explain, type Explanation } from '../rules/rate-limit.js'
+import { current, explain, type Explanation, refusalsOf } from '../rules/rate-limit.js'
 import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
@@ -166,12 +166,12 @@ export class Guard {
     if (counted.source !== 'custom') await this.#store.refund(counted, counted.source)
   }
 
-  /** How far a key is, by the limit that tells most; nothing is counted. */
-  async peek (key: string, checks: readonly NamedCheck[], counter: Counter = this.#store): Promise<{ readonly tightest: Explained, readonly refusals: number }> {
+  /** How far a key is, by the limit that tells most; nothing is counted. Undefined: all of them are in shadow. */
+  async peek (key: string, checks: readonly NamedCheck[], counter: Counter = this.#store): Promise<{ readonly tightest: Explained, readonly refusals: number } | undefined> {
     const { nowMs, states } = await counter.peek(key, checks)
     const outcomes = checks.map(({ limit }, i) => ({ fits: true, state: current(states[i], nowMs, limit) }))
-    const verdict = verdictOn(key, checks.map(check => ({ ...check, shadow: false })), { accepted: true, nowMs, outcomes }, 'local')!
-    return { tightest: verdict, refusals: verdict.refusals }
+    const verdict = verdictOn(key, checks, { accepted: true, nowMs, outcomes }, 'local')
+    return verdict === undefined ? undefined : { tightest: verdict, refusals: verdict.refusals }
   }
 
   #unanswered (
@@ -203,7 +203,7 @@ function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, so
   if (checks.length === 1) {
     const { name, limit, shadow } = checks[0]!
     if (shadow === true) return undefined
-    return { kind, source, key, name, limit, explanation: explanationOf(0), refusals: refusalsOf(checks[0]!, taken, 0), others: none }
+    return { kind, source, key, name, limit, explanation: explanationOf(0), refusals: refusalsOf(outcomes[0]!.state, limit), others: none }
   }
   const explained = checks.map(({ name, limit }, i) => ({ name, limit, explanation: explanationOf(i) }))
   let at: number | undefined
@@ -212,16 +212,12 @@ function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, so
     if (at === undefined || isTighter(explained[i]!.explanation, explained[at]!.explanation)) at = i
   })
   if (at === undefined) return undefined
-  return { kind, source, key, ...explained[at]!, refusals: refusalsOf(checks[at]!, taken, at), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
+  return { kind, source, key, ...explained[at]!, refusals: refusalsOf(outcomes[at]!.state, checks[at]!.limit), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
 }
 
 function isTighter (a: Explanation, b: Explanation): boolean {
   if (a.retryAfterMs !== b.retryAfterMs) return a.retryAfterMs > b.retryAfterMs
   return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining
-}
-
-function refusalsOf ({ limit: { algorithm, max } }: NamedCheck, { outcomes }: Taken, i: number): number {
-  return algorithm === 'fixed-window' ? Math.max(0, outcomes[i]!.state.used - max) : 0
 }
 
 const none: readonly Explained[] = []

@@ -2,18 +2,22 @@
  * What `fastify.redisGuard.limits` is: limits changed at run time, and the
  * counters of one client looked at and forgotten. Changes are plain values in
  * the store, so that an outage of Redis loses none; each instance looks for
- * others' by their common number.
+ * others' by their common version.
  */
+import { randomUUID } from 'node:crypto'
 import { ArgumentError, LimitError, show } from '../errors.js'
 import { duration, wrong } from '../option-rules.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
-import { type Algorithm, current, explain } from '../rules/rate-limit.js'
+import { byAddress } from '../rules/limit-name.js'
+import { type Algorithm, current, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
 import type { NamedCheck, Store } from '../store/store.js'
-import { byAddress, type LimitChange, type LimitRegistry } from './limits.js'
+import type { LimitChange, LimitRegistry } from './limits.js'
 
 /** Keys of values that begin so are the plugin's own. */
 export const reservedPrefix = 'redis-guard:'
 const versionKey = `${reservedPrefix}limits`
+/** In place of a change: the limit was reset. */
+const asConfigured = 'as configured'
 
 /** How far a client is with one limit. */
 export interface PeekedLimit {
@@ -42,6 +46,9 @@ export class LimitControl {
   readonly #store: Store
   readonly #forget: LimitControlParts['forget']
   #version: string | null = null
+  /** names that were read since it is the version */
+  readonly #read = new Set<string>()
+  #hasChanged = false
 
   constructor ({ registry, store, forget }: LimitControlParts) {
     this.#registry = registry
@@ -71,7 +78,7 @@ export class LimitControl {
     } catch (error) {
       throw new ArgumentError({ option: 'the limit of limits.set', rule: 'one that can be counted', received: `${change.max} per ${change.windowMs} ms`, remedy: (error as LimitError).message })
     }
-    await this.#write(name, change)
+    await this.#write(name, JSON.stringify(change))
   }
 
   /**
@@ -110,70 +117,97 @@ export class LimitControl {
     return (await Promise.all(peeked)).flat()
   }
 
-  /** Takes over what others have changed. */
+  /**
+   * Takes over what others have changed, and tells a Redis that has lost its
+   * data what is known here.
+   */
   async sync (isUsable: () => boolean): Promise<void> {
     if (!isUsable()) return
+    if (this.#hasChanged) {
+      this.#hasChanged = false
+      await this.#tellVersion()
+    }
     const version = await this.#store.get(versionKey)
-    if (version === this.#version || !isUsable()) return
-    if (version === null) {
-      // Redis has lost its data; each instance tells the same.
-      this.#version = null
-      for (const [name, change] of this.#registry.changes()) await this.#write(name, change)
-      return
-    }
-    const changes = await Promise.all(this.#registry.names.map(async name => [name, await this.#store.get(keyOf(name))] as const))
+    if (version !== this.#version) this.#read.clear()
+    const names = this.#registry.names.filter(name => !this.#read.has(name))
+    const told = await Promise.all(names.map(async name => await this.#store.get(keyOf(name))))
     if (!isUsable()) return
-    for (const [name, text] of changes) {
-      const change = text === null ? undefined : parseChange(text)
-      const known = this.#registry.changes().get(name)
-      if (change?.max === known?.max && change?.windowMs === known?.windowMs) continue
-      try {
-        this.#registry.change(name, change)
-      } catch {
-        // Another release of the application has a limit of this name that can be so; this one's cannot.
-      }
-    }
     this.#version = version
+    for (const [i, name] of names.entries()) {
+      this.#read.add(name)
+      const text = told[i]!
+      const known = this.#registry.changes().get(name)
+      if (text !== null) this.#takeOver(name, known, parseChange(text))
+      // What was reset is said to be so; what is not there has been lost.
+      else if (known !== undefined) await this.#write(name, JSON.stringify(known))
+    }
+  }
+
+  #takeOver (name: string, known: LimitChange | undefined, change: LimitChange | undefined): void {
+    if (change?.max === known?.max && change?.windowMs === known?.windowMs) return
+    try {
+      this.#registry.change(name, change)
+    } catch {
+      // Another release of the application has a limit of this name that can be so; this one's cannot.
+    }
   }
 
   async #resetLimit (name: string): Promise<boolean> {
-    const wasChanged = this.#registry.changes().has(name)
+    const told = await this.#store.get(keyOf(name))
+    const wasChanged = this.#registry.changes().has(name) || (told !== null && parseChange(told) !== undefined)
     this.#registry.change(name, undefined)
-    const wasStored = await this.#store.del(keyOf(name))
-    await this.#store.incr(versionKey)
-    return wasChanged || wasStored
+    if (wasChanged) await this.#write(name, asConfigured)
+    return wasChanged
   }
 
   async #resetKey (key: string): Promise<boolean> {
-    const forgotten = [...this.#checksOf('reset', key)].map(async ([client, checks]) => {
+    const forgotten = [...this.#checksOf('reset', key, anyLimit)].map(async ([client, checks]) => {
       this.#forget(client, checks)
       return await this.#store.forget(client, checks)
     })
     return (await Promise.all(forgotten)).includes(true)
   }
 
-  async #write (name: string, { max, windowMs }: LimitChange): Promise<void> {
-    await this.#store.set(keyOf(name), JSON.stringify({ max, windowMs }), undefined)
-    await this.#store.incr(versionKey)
+  async #write (name: string, text: string): Promise<void> {
+    await this.#store.set(keyOf(name), text, undefined)
+    await this.#tellVersion()
+    // Where this was in an outage, the two may reach Redis in any order: others look again when both are there.
+    this.#hasChanged = true
   }
 
-  /** All limits, by what each of them counts the client by. */
-  #checksOf (method: string, key: unknown): ReadonlyMap<string, readonly NamedCheck[]> {
+  async #tellVersion (): Promise<void> {
+    await this.#store.set(versionKey, randomUUID(), undefined)
+  }
+
+  /**
+   * All limits, by what each of them counts the client by.
+   *
+   * @param computed  what stands for limits whose numbers are computed; undefined: they are left out
+   */
+  #checksOf (method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit): ReadonlyMap<string, readonly NamedCheck[]> {
     if (typeof key !== 'string' || key === '') throw new ArgumentError({ option: `the key of limits.${method}`, rule: 'a text that is not empty', received: show(key) })
     const address = canonicalAddress(key)
-    const checks = new Map<string, NamedCheck[]>()
-    for (const name of this.#registry.names) {
-      const limit = this.#registry.find(name).find(({ inForce }) => inForce !== undefined)
-      if (limit === undefined) continue
-      const { inForce, clients: { ipv6Subnet, hasKeyGenerator } } = limit
-      const client = address === undefined ? key : clientKey(address, ipv6Subnet)
-      const ofClient = checks.get(client) ?? []
+    const checks = new Map<string, Map<string, NamedCheck>>()
+    const add = (client: string, name: string, limit: Limit) => {
+      const ofClient = checks.get(client) ?? new Map<string, NamedCheck>()
       checks.set(client, ofClient)
-      ofClient.push({ name, limit: inForce!, cost: 1 })
-      if (hasKeyGenerator && address !== undefined) ofClient.push({ name: byAddress(name), limit: inForce!, cost: 1 })
+      if (!ofClient.has(`${limit.algorithm} ${name}`)) ofClient.set(`${limit.algorithm} ${name}`, { name, limit, cost: 1 })
     }
-    return checks
+    for (const { name, inForce, definition: { algorithm }, clients: { ipv6Subnet, hasKeyGenerator } } of this.#registry.all()) {
+      const limit = inForce ?? computed?.(algorithm)
+      if (limit === undefined) continue
+      const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
+      // What a function answers is counted as it is.
+      add(hasKeyGenerator ? key : byAddressKey, name, limit)
+      if (hasKeyGenerator && address !== undefined) add(byAddressKey, byAddress(name), limit)
+    }
+    return new Map([...checks].map(([client, ofClient]) => [client, [...ofClient.values()]]))
   }
+}
+
+/** Of which only the algorithm matters: its counter is forgotten. */
+function anyLimit (algorithm: Algorithm): Limit {
+  return { algorithm, max: 1, windowMs: longestWindowMs, burst: 1, excess: 'none' }
 }
 
 function keyOf (name: string): string {

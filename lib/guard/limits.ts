@@ -2,6 +2,7 @@
  * The limits of an application by name, and what they are at the moment: as
  * configured, or as somebody has set them at run time.
  */
+import { LimitError, OptionsError, show } from '../errors.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import type { LimitDefinition } from '../settings.js'
 
@@ -19,23 +20,20 @@ export interface LimitClients {
   readonly hasKeyGenerator: boolean
 }
 
-/** Clients for whom a `keyGenerator` has no key are counted by their address, and apart. */
-export function byAddress (name: string): string {
-  return `${name}@address`
-}
-
 /** One limit of a route. */
 export class LiveLimit {
   readonly name: string
+  readonly place: string
   readonly definition: LimitDefinition
   readonly clients: LimitClients
   /** undefined: computed for each request */
   readonly configured: Limit | undefined
   #inForce: Limit | undefined
 
-  constructor (name: string, definition: LimitDefinition, clients: LimitClients) {
+  constructor (name: string, place: string, definition: LimitDefinition, clients: LimitClients) {
     const { algorithm, max, timeWindow, burst, excess } = definition
     this.name = name
+    this.place = place
     this.definition = definition
     this.clients = clients
     this.configured = typeof max === 'number' && typeof timeWindow === 'number' ? defineLimit(algorithm, max, timeWindow, burst, excess) : undefined
@@ -49,8 +47,10 @@ export class LiveLimit {
 
   /** @throws LimitError  when the limit cannot be such a one */
   with ({ max, windowMs }: LimitChange): Limit {
-    const { algorithm, burst, excess } = this.definition
-    return defineLimit(algorithm, max, windowMs, burst, excess)
+    const { algorithm, burst, excess, cost } = this.definition
+    const limit = defineLimit(algorithm, max, windowMs, burst, excess)
+    if (typeof cost === 'number' && max > 0 && cost > limit.burst) throw new LimitError(`a request costs ${cost}, and could never fit`)
+    return limit
   }
 
   /** @param change  undefined: as configured */
@@ -73,15 +73,33 @@ export class LimitRegistry {
     return [...this.#limits.keys()]
   }
 
-  /** Several routes may share a name, and with it their clients' counters. */
-  add (name: string, definition: LimitDefinition, clients: LimitClients): LiveLimit {
-    const limit = new LiveLimit(name, definition, clients)
+  /**
+   * Several routes of one place, as a group is, may share a name, and with it
+   * their clients' counters; and what counts in another window has a name of
+   * its own there, lest the shorter one free who is limited by the longer.
+   *
+   * @param place       what the limit is called after: route, group, or limiter
+   * @param ownName     undefined: it is the only one there
+   * @throws OptionsError  where another place has a limit of that name
+   */
+  add (place: string, ownName: string | undefined, definition: LimitDefinition, clients: LimitClients): LiveLimit {
+    const shared = ownName === undefined ? place : `${place}:${ownName}`
+    const isAlike = this.find(shared).every(({ definition: other }) => other.timeWindow === definition.timeWindow && other.excess === definition.excess)
+    const name = isAlike ? shared : `${shared}@${windowName(definition)}`
+    const limit = new LiveLimit(name, place, definition, clients)
+    if (this.find(name).some(other => other.place !== place)) {
+      throw new OptionsError([{ option: `the limit ${name}`, rule: 'called otherwise than one of another route or group', received: show(name) }])
+    }
     const change = this.#changes.get(name)
     if (change !== undefined) limit.change(change)
     const others = this.#limits.get(name)
     if (others === undefined) this.#limits.set(name, [limit])
     else others.push(limit)
     return limit
+  }
+
+  all (): readonly LiveLimit[] {
+    return [...this.#limits.values()].flat()
   }
 
   /** @returns those of a name; none: there is no such limit */
@@ -106,4 +124,9 @@ export class LimitRegistry {
     for (const limit of limits) limit.change(change)
     this.#version++
   }
+}
+
+function windowName ({ timeWindow, excess }: LimitDefinition): string {
+  const length = typeof timeWindow === 'number' ? `${timeWindow}ms` : 'computed'
+  return excess === 'none' ? length : `${length},${excess}`
 }

@@ -57,6 +57,8 @@ function limitNotFound (fastify: FastifyInstance, global: Limiter, subjectOf: Su
   const handler: LimitHandler = (request, reply, done) => {
     if (!request.is404) return done()
     const subject = subjectOf(request)
+    // A handler that calls callNotFound was limited as that of a route.
+    if (subject.limited !== 'no') return done()
     subject.limited = 'as a 404'
     decideAndAnswer(global, subject, request, reply, done)
   }
@@ -80,11 +82,13 @@ function limiterOf (route: RouteOptions, { guard, registry, settings, namePrefix
   if (config === undefined || config === null) return settings.global ? global : undefined
   if (typeof config !== 'object' || Array.isArray(config)) throw new Error('Unknown value for route rate-limit configuration')
   const methods = [route.method].flat().map(method => method.toUpperCase())
-  const url = `${route.url}${Object.entries(route.constraints ?? {}).map(([by, value]) => `;${by}=${String(value)}`).join('')}`
-  const ofGet = methods.length === 1 && methods[0] === 'HEAD' ? nameOfGet.get(url) : undefined
+  const url = `${route.url}${Object.entries(route.constraints ?? {}).map(([by, value]) => ` ${by}=${String(value)}`).join('')}`
+  // With a prefix, HEAD of `/prefix` comes as that of `/prefix/`.
+  const place = url.replace(/(?<=.)\/(?= |$)/, '')
+  const ofGet = methods.length === 1 && methods[0] === 'HEAD' ? nameOfGet.get(place) ?? `GET:${url}` : undefined
   const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`)
   const name = own.groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : groupName(own.groupId)
-  if (methods.includes('GET')) nameOfGet.set(url, name)
+  if (methods.includes('GET')) nameOfGet.set(place, name)
   return new Limiter(guard, registry, `${namePrefix}${name}`, own, counterFor(own, config, route))
 }
 

@@ -7,11 +7,11 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { isThenable } from '../awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
-import { byAddress, type LimitRegistry, type LiveLimit } from '../guard/limits.js'
-import { canonicalAddress } from '../rules/address.js'
+import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
+import { byAddress } from '../rules/limit-name.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
-import type { Counted, Explained, Verdict } from '../rules/verdict.js'
+import type { Counted, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import type { NamedCheck } from '../store/store.js'
 import { shownKey } from './normalize-ip.js'
@@ -48,7 +48,7 @@ export class Limiter {
     this.#guard = guard
     this.#registry = registry
     this.#name = name
-    this.#limits = settings.limits.map(definition => registry.add(definition.name === '' ? name : `${name}:${definition.name}`, definition, { ipv6Subnet, hasKeyGenerator: keyGenerator !== undefined }))
+    this.#limits = settings.limits.map(definition => registry.add(name, definition.name === '' ? undefined : definition.name, definition, { ipv6Subnet, hasKeyGenerator: keyGenerator !== undefined }))
     this.#isPlain = keyGenerator === undefined && allowList.decide === undefined
     this.#version = registry.version
   }
@@ -77,7 +77,7 @@ export class Limiter {
   }
 
   /** How far a client is; nothing is counted. */
-  async peek (key: string, checks: readonly NamedCheck[]): Promise<{ readonly tightest: Explained, readonly refusals: number }> {
+  async peek (key: string, checks: readonly NamedCheck[]): ReturnType<Guard['peek']> {
     return await this.#guard.peek(key, checks, this.#counter)
   }
 
@@ -209,11 +209,8 @@ function readKey (generated: unknown): string | undefined {
   return undefined
 }
 
-function isListed ({ address, key: ownKey }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
+/** Ranges are for addresses of connections alone: a client may choose its key, and make it read like an address of one. */
+function isListed ({ address }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
   if (keys.size > 0 && keys.has(key)) return true
-  if (addresses.isEmpty) return false
-  if (address !== undefined && addresses.find(address) === true) return true
-  // A generated key may be an address as well, such as that in a proxy's header.
-  const other = key === ownKey ? undefined : canonicalAddress(key)
-  return other !== undefined && addresses.find(other) === true
+  return !addresses.isEmpty && address !== undefined && addresses.find(address) === true
 }

@@ -109,7 +109,9 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   const client = limiter.clientOf(subjectOf(request))
   const { key, checks } = await limiter.countingOf(request, client)
   if (checks === undefined) return { isAllowed: true, key: shownKey(key, client) }
-  const { tightest, refusals } = await limiter.peek(key, checks)
+  const peeked = await limiter.peek(key, checks)
+  if (peeked === undefined) return { isAllowed: true, key: shownKey(key, client) }
+  const { tightest, refusals } = peeked
   const isExceeded = tightest.limit.algorithm === 'fixed-window' ? refusals > 0 : tightest.explanation.retryAfterMs > 0
   return resultOf(limiter, shownKey(key, client), tightest, refusals, isExceeded)
 }

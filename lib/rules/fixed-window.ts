@@ -4,21 +4,23 @@
  * gets 2 * max around a window's end.
  *
  * used: hits accepted, plus one for each hit refused after the window was used
- * up (bans and backoff are defined on them). A hit of cost 10 that does not
- * fit into the last 5 leaves them for cheaper hits, so it is not counted.
- * previous: 0. atMs: end of the window.
+ * up: nearly all refusals, so that counting is one addition. previous: refusals
+ * that are none of used: of a hit of cost 10 that does not fit into the last 5,
+ * which it leaves for cheaper ones, and those before hits were given back. In a
+ * window that is used up these are part of used as well. Bans and backoff are
+ * defined on all of them. atMs: end of the window.
  */
 import type { Limit, LimitState, Rule } from './rate-limit.js'
 
 export const fixedWindow: Rule = {
   current (stored, nowMs, limit) {
     if (stored === undefined || nowMs >= stored.atMs) return { used: 0, previous: 0, atMs: nowMs + limit.windowMs }
-    if (this.repaired(stored, nowMs, limit)) return { used: stored.used, previous: 0, atMs: endMs(stored.used, nowMs, limit) }
+    if (this.repaired(stored, nowMs, limit)) return { ...stored, atMs: endMs(stored, nowMs, limit) }
     return stored
   },
 
   repaired (stored, nowMs, limit) {
-    return stored.atMs > endMs(stored.used, nowMs, limit)
+    return stored.atMs > endMs(stored, nowMs, limit)
   },
 
   fits (state, nowMs, limit, cost) {
@@ -26,15 +28,16 @@ export const fixedWindow: Rule = {
   },
 
   accept (state, limit, cost) {
-    return { used: state.used + cost, previous: 0, atMs: state.atMs }
+    return folded(state.used + cost, state.previous, state.atMs, limit)
   },
 
   refuse (state, nowMs, limit) {
-    return state.used < limit.max ? state : exceeded(state, nowMs, limit)
+    const refused = folded(state.used, state.previous + 1, state.atMs, limit)
+    return limit.excess === 'none' ? refused : { ...refused, atMs: endMs(refused, nowMs, limit) }
   },
 
   explain (state, nowMs, limit, cost) {
-    const resetMs = state.used === 0 ? 0 : state.atMs - nowMs
+    const resetMs = state.used + state.previous === 0 ? 0 : state.atMs - nowMs
     return {
       remaining: Math.max(0, limit.max - state.used),
       resetMs,
@@ -47,16 +50,21 @@ export const fixedWindow: Rule = {
   }
 }
 
-/** The state after one more refusal, whatever was used. */
-export function exceeded (state: LimitState, nowMs: number, limit: Limit): LimitState {
-  const used = state.used + 1
-  return { used, previous: 0, atMs: limit.excess === 'none' ? state.atMs : endMs(used, nowMs, limit) }
+/** What is used up keeps its refusals in one number. */
+function folded (used: number, previous: number, atMs: number, { max }: Limit): LimitState {
+  return used < max ? { used, previous, atMs } : { used: used + previous, previous: 0, atMs }
 }
 
-/** End of the window of which `used` came about now, ms since 1970. */
-function endMs (used: number, nowMs: number, { max, windowMs, excess }: Limit): number {
-  if (excess !== 'backoff' || used <= max) return nowMs + windowMs
-  return Math.min(nowMs + windowMs * 2 ** Math.min(used - max - 1, mostDoublings), Number.MAX_SAFE_INTEGER)
+/** Hits that were refused in this window. */
+export function refusals ({ used, previous }: LimitState, { max }: Limit): number {
+  return Math.max(0, used - max) + previous
+}
+
+/** End of the window of which a state came about now, ms since 1970. */
+function endMs (state: LimitState, nowMs: number, limit: Limit): number {
+  const refused = limit.excess === 'backoff' ? refusals(state, limit) : 0
+  if (refused === 0) return nowMs + limit.windowMs
+  return Math.min(nowMs + limit.windowMs * 2 ** Math.min(refused - 1, mostDoublings), Number.MAX_SAFE_INTEGER)
 }
 
 /** With more, any window is longer than the longest. */

@@ -7,7 +7,7 @@
  * compares the two). What a client is told, `explain`, is written only here.
  */
 import { LimitError, show } from '../errors.js'
-import { fixedWindow } from './fixed-window.js'
+import { fixedWindow, refusals } from './fixed-window.js'
 import { gcra } from './gcra.js'
 import { slidingWindow } from './sliding-window.js'
 
@@ -149,26 +149,46 @@ export function count (stored: LimitState | undefined, nowMs: number, limit: Lim
 }
 
 /**
- * Takes back a hit that was accepted and is not to count after all, from the
- * window in which it was counted; a later window is left as it is.
+ * Takes back a hit that was accepted and is not to count after all, as far as
+ * it still counts: from the window in which it was counted, and from a bucket
+ * what of it has not drained. Refusals stay what they are.
  *
- * @param countedAtMs  atMs of the counter when the hit was counted
- * @param withinMs     by how much one moment may differ from the same on another clock
+ * @param counted  the counter as the hit left it; its moment may be that of another clock
  */
-export function refund (stored: LimitState, limit: Limit, cost: number, countedAtMs: number, withinMs = 1): LimitState {
+export function refund (stored: LimitState, limit: Limit, cost: number, counted: LimitState): LimitState {
+  const { algorithm, max, windowMs, excess } = limit
   const { used, previous, atMs } = stored
+  const withinMs = sameMomentMs(limit)
   const isAt = (otherMs: number) => Math.abs(atMs - otherMs) <= withinMs
-  switch (limit.algorithm) {
-    case 'gcra': return { used: Math.max(0, used - cost * limit.windowMs), previous, atMs }
+  switch (algorithm) {
+    case 'gcra': {
+      const left = counted.used - Math.max(0, atMs - counted.atMs) * max
+      return { used: Math.max(0, used - Math.max(0, Math.min(left, cost * windowMs))), previous, atMs }
+    }
     case 'fixed-window': {
-      const isSame = isAt(countedAtMs) || (limit.excess !== 'none' && atMs > countedAtMs)
-      return isSame ? { used: Math.max(0, used - cost), previous, atMs } : stored
+      const refused = refusals(stored, limit)
+      // Where refusals begin the window anew, they lock it until it ends.
+      const isLocked = excess !== 'none' && refused > 0
+      return isAt(counted.atMs) && !isLocked ? { used: Math.max(0, Math.min(used, max) - cost), previous: refused, atMs } : stored
     }
     case 'sliding-window':
-      if (isAt(countedAtMs)) return { used: Math.max(0, used - cost), previous, atMs }
-      return isAt(countedAtMs + limit.windowMs) ? { used, previous: Math.max(0, previous - cost), atMs } : stored
+      if (isAt(counted.atMs)) return { used: Math.max(0, used - cost), previous, atMs }
+      return isAt(counted.atMs + windowMs) ? { used, previous: Math.max(0, previous - cost), atMs } : stored
   }
 }
+
+/** Hits that were refused, as far as the counter tells: those in the window of a fixed-window. */
+export function refusalsOf (state: LimitState, limit: Limit): number {
+  return limit.algorithm === 'fixed-window' ? refusals(state, limit) : 0
+}
+
+/** ms by which one moment of a limit may differ on two clocks; no two of its windows are so near. */
+export function sameMomentMs ({ windowMs }: Limit): number {
+  return Math.min(otherClockMs, Math.floor((windowMs - 1) / 2))
+}
+
+/** ms by which one moment may differ on two clocks that were compared over a network */
+export const otherClockMs = 1000
 
 /** What the counters of one key mean to a client at `nowMs`, for a hit of `cost`. */
 export function explain (stored: LimitState | undefined, nowMs: number, limit: Limit, cost = 1): Explanation {

@@ -37,7 +37,7 @@ export interface Counted extends Explained {
   readonly key: string
   /** requests that a fixed-window refused in this window; elsewhere 0 */
   readonly refusals: number
-  /** the other limits that were asked, and refuse nothing by themselves */
+  /** the other limits that were asked, save those in shadow */
   readonly others: readonly Explained[]
 }
 

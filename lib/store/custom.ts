@@ -2,7 +2,9 @@
  * A store of the user's own, as @fastify/rate-limit takes one: a class that
  * counts. It decides in place of Redis; where it fails, memory does.
  */
+import { isThenable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
+import { suffixOf } from '../rules/limit-name.js'
 import type { TakeCallback } from './failover.js'
 import type { MemoryStore } from './memory.js'
 import type { CustomStore, Hit, NamedCheck, Peeked, Taken } from './store.js'
@@ -48,7 +50,7 @@ export class CustomCounter {
   }
 
   /** @param answer  called once, in time, whatever the store does */
-  #ask (method: 'incr' | 'read', key: string, { limit }: NamedCheck, answer: (error: Error | undefined, taken: Taken | undefined) => void): void {
+  #ask (method: 'incr' | 'read', key: string, { name, limit }: NamedCheck, answer: (error: Error | undefined, taken: Taken | undefined) => void): void {
     const { store, suffix, commandTimeout, now } = this.#parts
     let isAnswered = false
     let timer: NodeJS.Timeout | undefined
@@ -58,20 +60,25 @@ export class CustomCounter {
       clearTimeout(timer)
       answer(error, taken)
     }
+    const fail = (error: unknown) => settle(error instanceof Error ? error : new StoreUnavailableError('reply', `the store failed: ${String(error)}`))
     try {
-      store[method]!(`${key}${suffix}`, (error, result) => {
-        if (error) return settle(error)
+      const asked: unknown = store[method]!(`${key}${suffix}${suffixOf(name)}`, (error, result) => {
+        if (error) return fail(error)
         const { current, ttl } = result ?? {}
         if (!Number.isFinite(current) || !Number.isFinite(ttl)) {
           return settle(new StoreUnavailableError('reply', 'the store answered without numbers `current` and `ttl`'))
         }
         const nowMs = now()
-        const state = { used: current!, previous: 0, atMs: nowMs + Math.max(0, ttl!) }
+        const leftMs = Math.max(0, ttl!)
+        const state = { used: current!, previous: 0, atMs: nowMs + leftMs }
         const fits = current! <= limit.max
-        settle(undefined, { accepted: fits, nowMs, outcomes: [{ fits, state }] })
+        // As the store tells it, though its windows be longer than the limit's.
+        const explanation = { remaining: Math.max(0, limit.max - current!), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs }
+        settle(undefined, { accepted: fits, nowMs, outcomes: [{ fits, state }], explanations: [explanation] })
       }, limit.windowMs, limit.max)
+      if (isThenable(asked)) asked.then(undefined, fail)
     } catch (error) {
-      settle(error as Error)
+      fail(error)
     }
     if (!isAnswered) timer = setTimeout(() => settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`)), commandTimeout)
   }

@@ -13,7 +13,7 @@ import { EventEmitter } from 'node:events'
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
-import { count, current, type Limit, type LimitState } from '../rules/rate-limit.js'
+import { count, current, type Limit, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
 import { Availability, type AvailabilityEvents, type RedisSide, type StoreStatus } from './availability.js'
 import { FailoverValues } from './failover-values.js'
 import type { HitHere } from './journal.js'
@@ -102,7 +102,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
 
   /** Another epoch than the known one: Redis has lost its data. */
   knowsEpoch (epoch: string): boolean {
-    return this.#availability?.knowsEpoch(epoch) ?? false
+    return this.#availability?.knowsEpoch(epoch) === true
   }
 
   /** Resolves when Redis answers, has refused to listen, or cannot be used. */
@@ -176,18 +176,21 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
 
   /** Takes back a hit that is not to count after all. */
   async refund (given: Refund, source: 'redis' | 'memory'): Promise<void> {
-    const { hit, taken } = given
-    const aheadMs = source === 'redis' ? this.#offsetMs : 0
+    const { hit } = given
+    const [here, there] = source === 'redis' ? [shifted(given, this.#offsetMs), given] : [given, shifted(given, -this.#offsetMs)]
     const known = this.#knownOf(hit)
-    this.#memory.refund(given, aheadMs)
+    this.#memory.refund(here)
     if (this.#redis === undefined) return
-    const { store, journal } = this.#redis
+    const { store, journal, shares } = this.#redis
+    shares.refund(here, source, this.instances, this.#availability!.outage)
     const ticket = { number: 0 }
-    await this.#told(async () => await store.refund(source === 'redis' ? given : onClockOf(given, this.#offsetMs), ticket), isLost => {
-      const batch = ticket.number > 0 && !isLost ? ticket.number : undefined
+    await this.#told(async () => await store.refund(there, ticket), (isLost, wasSent) => {
+      // In a Cluster nobody can tell whether it ran: once too few is better than once too many.
+      if (wasSent && !isLost && ticket.number === 0) return
+      const batch = isLost ? undefined : ticket.number || undefined
       hit.checks.forEach(({ name, limit, cost }, i) => {
-        const { fits, state } = taken.outcomes[i]!
-        if (fits) journal.addRefund({ key: this.#keys.limit(limit.algorithm, name, hit.key), limit, cost }, state.atMs + aheadMs, known[i], batch)
+        const { fits, state } = here.taken.outcomes[i]!
+        if (fits) journal.addRefund({ key: this.#keys.limit(limit.algorithm, name, hit.key), limit, cost }, state, known[i], batch)
       })
     })
   }
@@ -296,12 +299,14 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   /**
    * Tells Redis something that holds here already.
    *
-   * @param keep  called where Redis is away: keeps it in the journal; `isLost`: Redis has not run it, and will not
+   * @param keep  called where Redis is away: keeps it in the journal; `isLost`: Redis has not run it, and will not;
+   *   `wasSent`: Redis was asked, and has not answered
    * @returns whether Redis has it
    */
-  async #told (call: () => Promise<void>, keep: (isLost: boolean) => void): Promise<boolean> {
+  async #told (call: () => Promise<void>, keep: (isLost: boolean, wasSent: boolean) => void): Promise<boolean> {
     let isLost = false
-    if (this.usesRedis) {
+    const wasSent = this.usesRedis
+    if (wasSent) {
       try {
         await call()
         return true
@@ -313,7 +318,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
         if (isLost) this.lostData(error)
       }
     }
-    keep(isLost)
+    keep(isLost, wasSent)
     return false
   }
 
@@ -325,7 +330,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const known = this.#knownOf(hit)
     const taken = fallback === 'share' ? this.#takeShare(hit, known, share ?? this.#shareOf(hit, known)) : this.#memory.takeOne(hit)
     hit.checks.forEach(({ name, limit, cost }, i) => {
-      const outcome = outcomeOf(taken, i, limit)
+      const outcome = outcomeOf(taken, i, known[i], limit)
       if (outcome === undefined) return
       const key = this.#keys.limit(limit.algorithm, name, hit.key)
       this.#redis!.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, outcome }, known[i], batch)
@@ -349,26 +354,29 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   /** The counters are those of all instances, as far as they are known, whatever the shares have decided. */
   #takeShare (hit: Hit, known: readonly (LimitState | undefined)[], { accepted, nowMs, fits, explanations }: Shared): Taken {
     const outcomes = hit.checks.map((check, i) => {
-      const isCounted = accepted || !fits[i]!
-      const state = isCounted ? count(known[i], nowMs, check.limit, check.cost, fits[i]!) : current(known[i], nowMs, check.limit)
-      if (isCounted) this.#memory.learn(hit.key, check, state, nowMs)
+      const whole = take(known[i], nowMs, check.limit, check.cost)
+      // A refusal by this instance's part alone is none of the whole limit.
+      const isCounted = fits[i]! ? accepted : !whole.fits
+      if (!isCounted) return { fits: fits[i]!, state: current(known[i], nowMs, check.limit) }
+      const state = fits[i]! ? count(known[i], nowMs, check.limit, check.cost, true) : whole.state
+      this.#memory.learn(hit.key, check, state, nowMs)
       return { fits: fits[i]!, state }
     })
     return { accepted, nowMs, outcomes, explanations }
   }
 }
 
-/** What memory counted, on Redis' clock. */
-function onClockOf ({ hit, taken }: Refund, aheadMs: number): Refund {
-  const outcomes = taken.outcomes.map(({ fits, state }) => ({ fits, state: { ...state, atMs: state.atMs - aheadMs } }))
-  return { hit, taken: { ...taken, outcomes } }
+/** The same on another clock. */
+function shifted ({ hit, taken }: Refund, aheadMs: number): Refund {
+  const outcomes = taken.outcomes.map(({ fits, state }) => ({ fits, state: { ...state, atMs: state.atMs + aheadMs } }))
+  return { hit, taken: { ...taken, nowMs: taken.nowMs + aheadMs, outcomes } }
 }
 
 /** What one check of a hit leaves behind; undefined: nothing, as where another one refused. */
-function outcomeOf ({ accepted, outcomes }: Taken, check: number, { algorithm, max }: Limit): HitHere['outcome'] | undefined {
+function outcomeOf ({ accepted, outcomes, nowMs }: Taken, check: number, known: LimitState | undefined, limit: Limit): HitHere['outcome'] | undefined {
   const { fits, state } = outcomes[check]!
   if (fits) return accepted ? 'accepted' : undefined
-  return algorithm === 'fixed-window' && state.used > max ? 'noted' : undefined
+  return refusalsOf(state, limit) > refusalsOf(current(known, nowMs, limit), limit) ? 'noted' : undefined
 }
 
 /** A hit that Redis is not asked about, and that leaves its counters as they are. */

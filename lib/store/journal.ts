@@ -7,9 +7,7 @@
  * (store/lua/take.lua): it runs them in order, so those up to the last number
  * that it knows did.
  */
-import { exceeded } from '../rules/fixed-window.js'
-import { count, current, type Limit, type LimitState, refund } from '../rules/rate-limit.js'
-import { otherClockMs } from './memory.js'
+import { count, type Limit, type LimitState, otherClockMs, refund } from '../rules/rate-limit.js'
 import type { BlockOperation, CountedHere, EventBatch, Fence, RateLimitEvent, ValueChange } from './store.js'
 import { ValueJournal } from './value-journal.js'
 
@@ -109,8 +107,8 @@ export class Journal {
     if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > otherClockMs || this.#hasRun(batch)) return
     const applyTo = (counter: Counter) => {
       // Memory knows of hits that Redis may have run; on top of what was known before them these are still to come.
-      const before = counter.counted ?? counter.known ?? { ...known, used: 0 }
-      counter.counted = { ...before, used: before.used + refusals }
+      const before = counter.counted ?? counter.known ?? { ...known, used: 0, previous: 0 }
+      counter.counted = { ...before, previous: before.previous + refusals }
     }
     if (this.#isUnsure(batch)) this.#unsure.push({ batch, key, limit, known, applyTo })
     else applyTo(this.#counterOf({ key, limit }, known))
@@ -119,13 +117,13 @@ export class Journal {
   /**
    * Takes back a hit.
    *
-   * @param countedAtMs  atMs of the counter when it was counted, by the clock of `known`
+   * @param counted  the counter as the hit left it, by the clock of `known`
    */
-  addRefund ({ key, limit, cost }: Pick<HitHere, 'key' | 'limit' | 'cost'>, countedAtMs: number, known: LimitState | undefined, batch: number | undefined): void {
+  addRefund ({ key, limit, cost }: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState, known: LimitState | undefined, batch: number | undefined): void {
     if (this.#hasRun(batch)) return
     const applyTo = (counter: Counter) => {
       const before = counter.counted ?? counter.known
-      if (before !== undefined) counter.counted = refund(before, limit, cost, countedAtMs, otherClockMs)
+      if (before !== undefined) counter.counted = refund(before, limit, cost, counted)
     }
     if (this.#isUnsure(batch)) this.#unsure.push({ batch, key, limit, known, applyTo })
     else applyTo(this.#counterOf({ key, limit }, known))
@@ -251,10 +249,9 @@ interface Counter {
   readonly isRestored: boolean
 }
 
-/** A refusal counts as one here too where this counter alone, without what Redis may have run, would have let the hit pass. */
 function apply (counter: Counter, { nowMs, limit, cost, outcome }: HitHere): void {
   const before = counter.counted ?? counter.known
-  counter.counted = outcome === 'accepted' ? count(before, nowMs, limit, cost, true) : exceeded(current(before, nowMs, limit), nowMs, limit)
+  counter.counted = count(before, nowMs, limit, cost, outcome === 'accepted')
 }
 
 /** Counters, changes, events or values in a piece. */

@@ -112,7 +112,7 @@ export class LimitTable {
     if (entry.shared) return
     if (!isIn) this.#entries.set(key, entry)
     if (kept.heldUntilMs > nowMs) this.#file(entry, this.#held)
-    else this.#file(entry, isNew ? this.#fresh : this.#known[levels.findLastIndex(least => kept.share >= least)]!)
+    else this.#file(entry, isNew && kept.share < muchAtOnce ? this.#fresh : this.#known[levels.findLastIndex(least => kept.share >= least)]!)
   }
 
   /** Forgets what has expired. */
@@ -211,6 +211,9 @@ class List {
 
 /** Where the levels of use begin, as parts of the quota. */
 const levels = [0, 1 / 64, 1 / 16, 1 / 4, 1 / 2, 3 / 4] as const
+
+/** Who uses so much of a quota by the first hit is no newcomer that others may push out. */
+const muchAtOnce = levels[2]
 
 /** FNV-1a, 32 bits, from a seed of one's own. */
 function hash (text: string, seed: number): number {

@@ -91,17 +91,18 @@ export class MemoryStore implements Store {
     return this.#limits.peek(this.#keys.limit(limit.algorithm, name, client), this.#now())
   }
 
-  /**
-   * Takes back a hit that is not to count after all, as far as it is known here.
-   *
-   * @param aheadMs   by how much this clock is ahead of the one by which it was counted
-   */
-  refund ({ hit, taken }: Refund, aheadMs: number): void {
+  /** Takes back a hit that is not to count after all, as far as it is known here. */
+  refund ({ hit, taken }: Refund): void {
     hit.checks.forEach((check, i) => {
-      const known = this.known(hit.key, check)
       const { fits, state } = taken.outcomes[i]!
-      if (known !== undefined && fits) this.learn(hit.key, check, refund(known, check.limit, check.cost, state.atMs + aheadMs, otherClockMs), this.#now())
+      if (fits) this.takeBack(hit.key, check, state)
     })
+  }
+
+  /** @param counted  the counter as the hit left it */
+  takeBack (client: string, check: NamedCheck, counted: LimitState): void {
+    const known = this.known(client, check)
+    if (known !== undefined) this.learn(client, check, refund(known, check.limit, check.cost, counted), this.#now())
   }
 
   forget (client: string, checks: readonly NamedCheck[]): boolean {
@@ -289,9 +290,6 @@ export class MemoryStore implements Store {
     return undefined
   }
 }
-
-/** ms by which one moment may differ on two clocks that were compared over a network */
-export const otherClockMs = 1000
 
 export type BlockList = AddressList<Block, BlockValues>
 

@@ -140,7 +140,7 @@ export class RedisStore implements Store {
    */
   async countRefusals (refusals: readonly Refusals[], ticket: Ticket): Promise<void> {
     const keys = refusals.map(({ client, name, limit }) => this.#keys.limit(limit.algorithm, name, client))
-    const args = refusals.map(({ windowEndsAtMs, count }) => [windowEndsAtMs, count])
+    const args = refusals.map(({ windowEndsAtMs, count, limit }) => [windowEndsAtMs, count, limit.max])
     await this.#redis.run(async client => {
       // In a Cluster they lie in different slots.
       if (isCluster(client)) await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: [0, ...args[i]!] })))
@@ -157,7 +157,7 @@ export class RedisStore implements Store {
     const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
     const rows = hit.checks.flatMap(({ limit, cost }, i) => {
       const { fits, state } = taken.outcomes[i]!
-      return [algorithms.indexOf(limit.algorithm) + 1, excesses.indexOf(limit.excess), limit.windowMs, fits ? cost : 0, state.atMs]
+      return [algorithms.indexOf(limit.algorithm) + 1, excesses.indexOf(limit.excess), limit.max, limit.windowMs, fits ? cost : 0, state.used, state.atMs]
     })
     await this.#redis.run(async client => {
       if (isCluster(client)) await refund.run(client, keys, [0, ...rows])
@@ -303,11 +303,12 @@ export class RedisStore implements Store {
 function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
   const values: readonly unknown[] = Array.isArray(reply) ? reply : []
   let at = 0
-  const next = () => {
-    // A user's client may be set to answer numbers as texts.
-    const value = Number(values[at++])
-    if (!Number.isSafeInteger(value)) throw unreadable()
-    return value
+  const next = () => whole(values[at++])
+  const listed = (): readonly [number, number] => {
+    const value = values[at]
+    if (!Array.isArray(value)) return [next(), 0]
+    at++
+    return [whole(value[0]), whole(value[1])]
   }
   const nowMs = next()
   const taken = hits.map(({ checks }): Taken => {
@@ -317,13 +318,20 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
       const fits = told >= 0
       accepted &&= fits || shadow === true
       const used = fits ? told : -1 - told
-      const atMs = nowMs + next()
-      return { fits, state: { used, previous: limit.algorithm === 'sliding-window' ? next() : 0, atMs } }
+      const [offsetMs, refused] = listed()
+      return { fits, state: { used, previous: limit.algorithm === 'sliding-window' ? next() : refused, atMs: nowMs + offsetMs } }
     })
     return { accepted, nowMs, outcomes }
   })
   if (at !== values.length) throw unreadable()
   return taken
+}
+
+function whole (value: unknown): number {
+  // A user's client may be set to answer numbers as texts.
+  const number = Number(value)
+  if (!Number.isSafeInteger(number)) throw unreadable()
+  return number
 }
 
 function groupedBy<T> (items: readonly T[], nameOf: (item: T) => string): (readonly T[])[] {

@@ -11,9 +11,9 @@
  *         others did meanwhile, and Redis did not tell here any more, cannot
  *         be more than their parts
  */
-import { count, explain, type Explanation, type Limit, type LimitState } from '../rules/rate-limit.js'
+import { count, explain, type Explanation, type Limit, type LimitState, sameMomentMs } from '../rules/rate-limit.js'
 import type { MemoryStore } from './memory.js'
-import type { Hit, NamedCheck, Taken } from './store.js'
+import type { Hit, NamedCheck, Refund, Taken } from './store.js'
 
 /** What the shares say of a hit. */
 export interface Shared {
@@ -57,7 +57,7 @@ export class Shares {
    */
   take (hit: Hit, known: readonly (LimitState | undefined)[], instances: number, outage: number): Shared {
     const checks = hit.checks.flatMap((check, i) => {
-      const left = { ...check, name: `${check.name}#left${outage}`, cost: check.cost * instances }
+      const left = leftOf(check, instances, outage)
       const state = known[i]
       if (state !== undefined && this.#counters.known(hit.key, left) === undefined) this.#counters.learn(hit.key, left, state, this.#now())
       return [left, ownOf(check, instances)]
@@ -68,10 +68,40 @@ export class Shares {
     return { accepted, nowMs, fits, explanations: fits.map((fit, i) => bothOf(explained[2 * i]!, explained[2 * i + 1]!, fit, instances)) }
   }
 
+  /**
+   * Takes back a hit that is not to count after all.
+   *
+   * @param given      on the clock of this process
+   * @param countedBy  what Redis has counted is in what is left only once
+   */
+  refund ({ hit, taken }: Refund, countedBy: 'redis' | 'memory', instances: number, outage: number): void {
+    hit.checks.forEach((check, i) => {
+      if (!taken.outcomes[i]!.fits) return
+      const own = ownOf(check, instances)
+      // Redis lets more pass here than the part: all of it was accepted.
+      this.#takeBack(hit.key, { ...own, limit: check.limit }, taken.nowMs)
+      this.#takeBack(hit.key, leftOf(check, countedBy === 'memory' ? instances : 1, outage), taken.nowMs)
+    })
+  }
+
+  /** The windows of these counters begin at moments of their own, and their buckets are as full as they are: what matters is when the hit was counted. */
+  #takeBack (key: string, check: NamedCheck, countedAtMs: number): void {
+    const { cost, limit: { algorithm, windowMs } } = check
+    const known = this.#counters.known(key, check)
+    if (known === undefined) return
+    const beganAtMs = algorithm === 'fixed-window' ? known.atMs - windowMs : known.atMs
+    const windowAtMs = beganAtMs - sameMomentMs(check.limit) <= countedAtMs ? known.atMs : known.atMs - windowMs
+    this.#counters.takeBack(key, check, { used: cost * windowMs, previous: 0, atMs: algorithm === 'gcra' ? countedAtMs : windowAtMs })
+  }
+
   /** Forgets what has expired. */
   sweep (): void {
     this.#counters.sweep()
   }
+}
+
+function leftOf (check: NamedCheck, instances: number, outage: number): NamedCheck {
+  return { ...check, name: `${check.name}#left${outage}`, cost: check.cost * instances }
 }
 
 function ownOf (check: NamedCheck, instances: number): NamedCheck {

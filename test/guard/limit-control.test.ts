@@ -176,7 +176,7 @@ t.test('a client is looked at and forgotten by what each limit tells it apart by
 
 t.test('what a store answers that is not Redis any more is not taken over', async t => {
   const registry = new LimitRegistry()
-  registry.add('global', resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+  registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   let isUsable = true
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   memory.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)

@@ -1,5 +1,6 @@
 /** What a limit can be beyond one number per window: several, dear, banned, in shadow, given back. */
 import { mock } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { parseList } from 'structured-headers'
 import t, { type Test } from 'tap'
@@ -239,6 +240,18 @@ t.test('problemDetails: refusals are problems of RFC 9457', async t => {
   const blocked = await get(app, { url: '/', remoteAddress: '192.0.2.9' })
   t.same([blocked.statusCode, blocked.headers['content-type'], blocked.json().detail], [403, 'application/problem+json; charset=utf-8', 'Address is blocked'])
   await t.rejects(guardedApp(t, { problemDetails: true, errorResponseBuilder: () => ({}) }), { code: 'GUARD_ERR_OPTIONS' })
+})
+
+onBoth('requests that were refused meanwhile leave nothing behind when those before them are given back', async (t, open) => {
+  const app = await open({ max: 5, timeWindow: '10 minutes', countWhen: (request, reply) => reply.statusCode === 401 })
+  app.get('/', ok)
+  const all = await Promise.all(Array.from({ length: 10 }, async () => await get(app)))
+  t.equal(all.filter(({ statusCode }) => statusCode === 200).length, 5)
+  await until(async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining === 5)
+  // What was refused in the process is written within a second.
+  await sleep(1200)
+  t.equal((await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining, 5)
+  t.same(await statuses(app, 1), [200])
 })
 
 t.test('options that do not go together are refused at registration', async t => {

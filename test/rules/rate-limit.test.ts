@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { type Algorithm, algorithms, defineLimit, explain, expiresAtMs, type Limit, type LimitState, longestWindowMs, take, takeAll, refund } from '../../lib/rules/rate-limit.js'
+import { type Algorithm, algorithms, defineLimit, excesses, explain, expiresAtMs, type Limit, type LimitState, longestWindowMs, take, takeAll, refund } from '../../lib/rules/rate-limit.js'
+import { randomFrom } from '../support/random.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -211,17 +212,56 @@ t.test('defineLimit refuses what cannot be counted exactly', async t => {
 })
 
 t.test('a refund is taken from the window in which the hit was counted, and from no later one', async t => {
-  const fixed = defineLimit('fixed-window', 5, 1000)
   const state = { used: 3, previous: 0, atMs: 5000 }
-  t.equal(refund(state, fixed, 2, 5001).used, 1)
-  t.equal(refund(state, fixed, 9, 5000).used, 0)
-  t.equal(refund(state, fixed, 2, 4000), state)
-  const restarting = defineLimit('fixed-window', 5, 1000, undefined, 'restart')
-  t.equal(refund(state, restarting, 2, 4000).used, 1)
-  t.equal(refund(state, restarting, 2, 6000), state)
+  const at = (atMs: number, used = 3) => ({ used, previous: 0, atMs })
+  const fixed = defineLimit('fixed-window', 5, 1000)
+  t.equal(refund(state, fixed, 2, at(5001)).used, 1)
+  t.equal(refund(state, fixed, 9, at(5000)).used, 0)
+  t.equal(refund(state, fixed, 2, at(4000)), state)
+  t.same(refund({ used: 8, previous: 1, atMs: 5000 }, fixed, 2, at(5000)), { used: 3, previous: 4, atMs: 5000 }, 'refusals stay, and take nothing')
+  for (const excess of ['restart', 'backoff'] as const) {
+    const longer = defineLimit('fixed-window', 5, 1000, undefined, excess)
+    t.equal(refund(state, longer, 2, at(5000)).used, 1)
+    t.equal(refund(state, longer, 2, at(4000)), state)
+    const locked = { used: 6, previous: 0, atMs: 5000 }
+    t.equal(refund(locked, longer, 2, at(5000)), locked)
+  }
   const sliding = defineLimit('sliding-window', 5, 1000)
-  t.same(refund({ ...state, previous: 4 }, sliding, 1, 4000), { ...state, previous: 3 })
-  t.same(refund({ ...state, previous: 4 }, sliding, 1, 5000), { ...state, used: 2, previous: 4 })
-  t.equal(refund(state, sliding, 1, 3000), state)
-  t.same(refund({ ...state, used: 2500 }, defineLimit('gcra', 5, 1000), 1, 0), { ...state, used: 1500 })
+  t.same(refund({ ...state, previous: 4 }, sliding, 1, at(4000)), { ...state, previous: 3 })
+  t.same(refund({ ...state, previous: 4 }, sliding, 1, at(5000)), { ...state, used: 2, previous: 4 })
+  t.equal(refund(state, sliding, 1, at(3000)), state)
+  const gcra = defineLimit('gcra', 5, 1000)
+  t.same(refund({ ...state, used: 2500 }, gcra, 1, at(5000, 2500)), { ...state, used: 1500 })
+  t.same(refund({ ...state, used: 2500 }, gcra, 1, at(4900, 1200)), { ...state, used: 1800 }, 'of 1200, 500 have drained')
+  t.same(refund({ ...state, used: 2500 }, gcra, 1, at(4700, 1000)), { ...state, used: 2500 })
+  t.same(refund({ ...state, used: 500 }, gcra, 1, at(9000, 1000)), { ...state, used: 0 })
 })
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: hits that are held open and given back late let nobody pass more often than twice max in any window (SEED=${seed})`, async t => {
+    const random = randomFrom(seed)
+    for (const excess of algorithm === 'fixed-window' ? excesses : ['none'] as const) {
+      for (const windowMs of [2, 50, 1000, 10_000]) {
+        const limit = defineLimit(algorithm, 10, windowMs, undefined, excess)
+        let state: LimitState | undefined
+        let open: { readonly counted: LimitState }[] = []
+        const passed: number[] = []
+        for (let nowMs = 1e6; nowMs < 1e6 + 20 * windowMs; nowMs += random.whole(0, Math.ceil(windowMs / 10))) {
+          const isOpen = random.chance(0.4)
+          const outcome = take(state, nowMs, limit, 1)
+          state = outcome.state
+          if (outcome.fits && isOpen) open.push({ counted: outcome.state })
+          else if (outcome.fits) passed.push(nowMs)
+          if (random.chance(0.1)) {
+            for (const { counted } of open) if (expiresAtMs(state, limit) > nowMs) state = refund(state, limit, 1, counted)
+            open = []
+          }
+        }
+        const most = Math.max(...passed.map((from, i) => passed.slice(i).filter(at => at < from + windowMs).length))
+        t.ok(most <= 20, `${most} per ${windowMs} ms`)
+        // Who hits on is locked out for ever by the other two.
+        t.ok(passed.length > (excess === 'none' ? 10 : 0))
+      }
+    }
+  })
+}

@@ -129,6 +129,39 @@ t.test('two instances on one Redis share its limit while it is away, and all of 
   t.equal(await passing(20), 14 - during)
 })
 
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: what is given back, before an outage and in it, is back in the part of each instance`, async t => {
+    const server = await RedisServer.start()
+    t.teardown(async () => await server.stop())
+    const start = async () => {
+      const app = await guardedApp(t, { redis: server.url, algorithm, max: 10, timeWindow: '1 hour', onOutage: 'share', resetTimeout: 200, countWhen: (request, reply) => reply.statusCode !== 200 })
+      app.get('/right', async () => 'ok')
+      app.get('/wrong', async (request, reply) => await reply.code(401).send())
+      return app
+    }
+    const [app, other] = [await start(), await start()]
+    await other.ready()
+    await until(async () => /redis_guard_instances 2/.test((await app.inject('/metrics')).body))
+    const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+    const right = async (count: number) => {
+      for (let i = 0; i < count; i++) t.equal((await app.inject('/right')).statusCode, 200)
+      await until(async () => await left() === 10)
+    }
+    await right(8)
+    await server.kill()
+    for (const instance of [app, other]) {
+      await until(async () => {
+        await instance.redisGuard.get('x')
+        return instance.redisGuard.status.store === 'memory'
+      })
+    }
+    await right(8)
+    const passed = []
+    for (let i = 0; i < 8; i++) passed.push((await app.inject('/wrong')).statusCode)
+    t.same(passed, [401, 401, 401, 401, 401, 429, 429, 429])
+  })
+}
+
 t.test('of several limits, the one that refuses counts, and the others are as they were, also when Redis is told', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())

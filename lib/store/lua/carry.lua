@@ -74,11 +74,16 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
   if algorithm == FIXED_WINDOW then
     -- A window that is over counts no more. One that is still running here keeps its own end.
     if offsetMs > 0 then
-      local used = whole(read(key, 'GET'))
+      local text = read(key, 'GET')
+      local used, previous = string.match(text or '', '^(%d+):(%d+)$')
+      used, previous = whole(used or text), whole(previous or 0) or 0
       local leftMs = used and redis.call('PTTL', key) or -2
-      note(used or 0, 0)
+      note(used or 0, previous)
       -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
-      redis.call('SET', key, math.max(0, merged(kept, used or 0, known, told) + add), 'KEEPTTL')
+      used = math.max(0, merged(kept, used or 0, known, told) + add)
+      previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
+      if used >= max then used, previous = used + previous, 0 end
+      redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
       if leftMs > windowMs and excess == 0 then redis.call('PEXPIREAT', key, nowMs + windowMs) end
     end

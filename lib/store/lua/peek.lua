@@ -27,9 +27,10 @@ end
 
 for i, key in ipairs(KEYS) do
   if ARGV[i] == '1' then
-    local used = read('GET', key)
+    local text = read('GET', key)
+    local used, previous = string.match(text or '', '^(%d+):(%d+)$')
     local leftMs = redis.call('PTTL', key)
-    add(used, 0, leftMs >= 0 and leftMs)
+    add(used or text, previous or 0, leftMs >= 0 and leftMs)
   else
     local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
     local atMs = tonumber(fields[3] or nil)

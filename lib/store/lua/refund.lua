@@ -3,8 +3,9 @@
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
 -- ARGV     number of the call, 0 for none; for each counter: algorithm
---          (1 fixed-window, 2 sliding-window, 3 gcra), excess (0 none), windowMs,
---          cost, atMs of the counter when it was counted. Whole numbers all.
+--          (1 fixed-window, 2 sliding-window, 3 gcra), excess (0 none), max,
+--          windowMs, cost, used and atMs of the counter as the hit left it, by
+--          Redis' clock or one that was compared with it. Whole numbers all.
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
@@ -18,6 +19,7 @@ if number > 0 then
 end
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
+local OTHER_CLOCK_MS = 1000
 
 -- What is no counter of ours is left alone.
 local function read (...)
@@ -32,15 +34,20 @@ local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 for i = 1, count do
-  local key, first = KEYS[i], 5 * i - 3
-  local algorithm, excess, windowMs, cost, countedAtMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3]), tonumber(ARGV[first + 4])
+  local key, first = KEYS[i], 7 * i - 5
+  local algorithm, excess, max, windowMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
+  local cost, countedUsed, countedAtMs = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5]), tonumber(ARGV[first + 6])
+  local withinMs = math.min(OTHER_CLOCK_MS, math.floor((windowMs - 1) / 2))
   if algorithm == FIXED_WINDOW then
-    local used = tonumber(read('GET', key) or nil)
-    if used ~= nil and used > 0 then
+    local text = read('GET', key)
+    local used, previous = string.match(text or '', '^(%d+):(%d+)$')
+    used, previous = tonumber(used or text or nil), tonumber(previous or 0)
+    if cost > 0 and used ~= nil and used > 0 then
       local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
-      -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
-      if math.abs(atMs - countedAtMs) <= 1 or (excess > 0 and atMs > countedAtMs) then
-        redis.call('SET', key, math.max(0, used - cost), 'KEEPTTL')
+      local refused = math.max(0, used - max) + previous
+      if math.abs(atMs - countedAtMs) <= withinMs and (excess == 0 or refused == 0) then
+        used = math.max(0, math.min(used, max) - cost)
+        redis.call('SET', key, refused > 0 and string.format('%.0f:%.0f', used, refused) or used, 'KEEPTTL')
       end
     end
   else
@@ -48,10 +55,11 @@ for i = 1, count do
     local used, previous, atMs = tonumber(fields[1] or nil), tonumber(fields[2] or nil), tonumber(fields[3] or nil)
     if used ~= nil and previous ~= nil and atMs ~= nil then
       if algorithm ~= SLIDING_WINDOW then
-        redis.call('HSET', key, 'used', math.max(0, used - cost * windowMs))
-      elseif atMs == countedAtMs then
+        local left = countedUsed - math.max(0, atMs - countedAtMs) * max
+        redis.call('HSET', key, 'used', math.max(0, used - math.max(0, math.min(left, cost * windowMs))))
+      elseif math.abs(atMs - countedAtMs) <= withinMs then
         redis.call('HSET', key, 'used', math.max(0, used - cost))
-      elseif atMs == countedAtMs + windowMs then
+      elseif math.abs(atMs - countedAtMs - windowMs) <= withinMs then
         redis.call('HSET', key, 'previous', math.max(0, previous - cost))
       end
     end

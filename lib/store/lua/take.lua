@@ -11,15 +11,17 @@
 --          excess (0 none, 1 restart, 2 backoff), cost, shadow (0 or 1). A run:
 --          number of the shape, number of hits. Whole numbers all.
 -- returns  nowMs, then for each check of each hit the state after the decision:
---          used, or -1 - used where the check refuses; ms from nowMs to atMs;
---          and with a sliding-window previous. Whole numbers all.
+--          used, or -1 - used where the check refuses; ms from nowMs to atMs,
+--          with a fixed-window in a list with previous unless that is 0; and with
+--          a sliding-window previous. Whole numbers all.
 -- error    GUARDLOST: nothing was counted, since a later batch has run already,
 --          or Redis has lost its data
 -- cost     two commands for each hit of cost 1 at a fixed-window, else for each
 --          counter one if it is only read, up to four if it changes; O(1) each
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
--- the others as hashes with the state's names.
+-- or as "used:previous" where there are refusals that are none of used; the
+-- others as hashes with the state's names.
 
 -- Locals are read faster than globals.
 local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
@@ -54,6 +56,7 @@ local reply, length = { nowMs }, 1
 local function answer (check, fit, used, previous, atMs)
   reply[length + 1] = fit and used or -1 - used
   reply[length + 2] = atMs - nowMs
+  if check.algorithm == FIXED_WINDOW and previous > 0 then reply[length + 2] = { atMs - nowMs, previous } end
   length = length + 2
   if check.algorithm == SLIDING_WINDOW then
     length = length + 1
@@ -84,11 +87,13 @@ local function general ()
   -- State as stored, or nil; and whether the key has lost its expiry: then it is given one, as if its window began now.
   local function load (key, check)
     if check.algorithm == FIXED_WINDOW then
-      local used = whole(read('GET', key))
-      if used == nil then return nil, false end
+      local text = read('GET', key)
+      local used, previous = string.match(text or '', '^(%d+):(%d+)$')
+      used, previous = whole(used or text), whole(previous or 0)
+      if used == nil or previous == nil then return nil, false end
       local atMs = expiryOf(key)
-      if atMs == -1 then return { used = used, previous = 0, atMs = nowMs + check.windowMs }, true end
-      return { used = used, previous = 0, atMs = atMs }, false
+      if atMs == -1 then return { used = used, previous = previous, atMs = nowMs + check.windowMs }, true end
+      return { used = used, previous = previous, atMs = atMs }, false
     end
     local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
     local used, previous, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
@@ -106,13 +111,14 @@ local function general ()
     return elapsedMs >= limit.windowMs and used or 0
   end
 
-  local function endMs (used, limit)
-    if limit.excess ~= BACKOFF or used <= limit.max then return nowMs + limit.windowMs end
-    return math.min(nowMs + limit.windowMs * 2 ^ math.min(used - limit.max - 1, 53), 9007199254740991)
+  local function endMs (state, limit)
+    local refused = limit.excess == BACKOFF and math.max(0, state.used - limit.max) + state.previous or 0
+    if refused == 0 then return nowMs + limit.windowMs end
+    return math.min(nowMs + limit.windowMs * 2 ^ math.min(refused - 1, 53), 9007199254740991)
   end
 
   local function repaired (stored, limit)
-    if limit.algorithm == FIXED_WINDOW then return stored.atMs > endMs(stored.used, limit) end
+    if limit.algorithm == FIXED_WINDOW then return stored.atMs > endMs(stored, limit) end
     return stored.atMs > nowMs
   end
 
@@ -120,7 +126,7 @@ local function general ()
     local windowMs = limit.windowMs
     if limit.algorithm == FIXED_WINDOW then
       if stored == nil or nowMs >= stored.atMs then return { used = 0, previous = 0, atMs = nowMs + windowMs } end
-      if repaired(stored, limit) then return { used = stored.used, previous = 0, atMs = endMs(stored.used, limit) } end
+      if repaired(stored, limit) then return { used = stored.used, previous = stored.previous, atMs = endMs(stored, limit) } end
       return stored
     end
     if stored == nil then return { used = 0, previous = 0, atMs = nowMs } end
@@ -148,18 +154,23 @@ local function general ()
     return state.used + cost * windowMs <= limit.burst * windowMs
   end
 
+  local function folded (used, previous, atMs, limit)
+    if used < limit.max then return { used = used, previous = previous, atMs = atMs } end
+    return { used = used + previous, previous = 0, atMs = atMs }
+  end
+
   local function accept (state, limit, cost)
     local amount = cost
+    if limit.algorithm == FIXED_WINDOW then return folded(state.used + cost, state.previous, state.atMs, limit) end
     if limit.algorithm == GCRA then amount = cost * limit.windowMs end
     return { used = state.used + amount, previous = state.previous, atMs = state.atMs }
   end
 
   local function refuse (state, limit)
-    if limit.algorithm == FIXED_WINDOW and state.used >= limit.max then
-      local used = state.used + 1
-      return { used = used, previous = 0, atMs = limit.excess == NONE and state.atMs or endMs(used, limit) }
-    end
-    return state
+    if limit.algorithm ~= FIXED_WINDOW then return state end
+    local refused = folded(state.used, state.previous + 1, state.atMs, limit)
+    if limit.excess ~= NONE then refused.atMs = endMs(refused, limit) end
+    return refused
   end
 
   local function expiresAtMs (state, limit)
@@ -173,7 +184,7 @@ local function general ()
   -- Numbers go to call as they are: tostring would drop digits of long ones.
   local function save (key, state, limit)
     if limit.algorithm == FIXED_WINDOW then
-      call('SET', key, state.used)
+      call('SET', key, state.previous > 0 and string.format('%.0f:%.0f', state.used, state.previous) or state.used)
     else
       call('HSET', key, 'used', state.used, 'previous', state.previous, 'atMs', state.atMs)
     end
