@@ -170,7 +170,7 @@ export const limitOptions = {
 
 /** Options of a route only. */
 export const routeOptions = {
-  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike', 'none')
+  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike: by the same algorithm, in the same window', 'none')
 } satisfies { readonly [name in Exclude<keyof Required<RouteRateLimitOptions>, keyof RateLimitOptions>]: Option }
 
 /** Options of the plugin only. */
@@ -186,7 +186,7 @@ export const pluginOptions = {
   commandTimeout: option(whole(1, 60_000), 250, 'ms after which a command to Redis is given up, and memory answers'),
   connectTimeout: option(whole(1, 600_000), 5000, 'ms for connecting, and the most that start-up waits for Redis', '`REDIS_TIMEOUT`, or `5000`'),
   resetTimeout: option(whole(50, 600_000), 500, 'ms from the opening of the circuit breaker to its next probe'),
-  syncInterval: option(whole(10, 60_000), 250, 'ms between two looks for changes that other instances made to the block list'),
+  syncInterval: option(whole(10, 60_000), 250, 'ms between two looks for changes that other instances made to the block list, and to limits'),
   maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept'),
   maxJournal: option(whole(1, 10_000_000), 100_000, 'the most counters, changes of blocks, events and values that are kept for a Redis that is away')
 } satisfies { readonly [name in Exclude<keyof Required<RedisGuardOptions>, keyof RateLimitOptions>]: Option }

@@ -84,7 +84,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isDropping) log.warn({ kind }, 'the journal is full: the oldest of what happens while Redis is away is lost for Redis')
     isDropping = true
   }
-  const redis = connect(settings, keys, now, onDrop)
+  const redis = connect(settings, keys, now, registrations.application, onDrop)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
   const metrics = registry instanceof Metrics ? registry : addMetrics(fastify, settings, registry, registrations, { store, memory, redis })
 
@@ -207,13 +207,13 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
 export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
 
-function connect (settings: Settings, keys: Keys, now: () => number, onDrop: (kind: Carried, count: number) => void): RedisSide | undefined {
+function connect (settings: Settings, keys: Keys, now: () => number, application: string, onDrop: (kind: Carried, count: number) => void): RedisSide | undefined {
   if (settings.redis.kind === 'none') return undefined
   const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
   const { maxEvents, maxJournal: capacity, cache } = settings
   return {
     guarded,
-    store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID() }),
+    store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application }),
     journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
     // Two counters for each key.
     shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, seed: randomInt(2 ** 32) }), now)
@@ -227,6 +227,7 @@ function longestStartUp ({ initialConfig: { pluginTimeout = 10_000 } }: FastifyI
 
 /** What the registrations of one application have to know of each other. */
 interface Registrations {
+  readonly application: string
   /** by the path that serves them */
   readonly metrics: Map<string, Metrics>
   /** how many there are in one scope, or in one inside of it: each has counters of its own */
@@ -237,7 +238,7 @@ interface Registrations {
 const allRegistrations = new WeakMap<object, Registrations>()
 
 function registrationsOf ({ server }: FastifyInstance): Registrations {
-  const known = allRegistrations.get(server) ?? { metrics: new Map(), within: 1 }
+  const known = allRegistrations.get(server) ?? { application: randomUUID(), metrics: new Map(), within: 1 }
   allRegistrations.set(server, known)
   return known
 }

@@ -67,7 +67,7 @@ export class Guard {
   readonly #store: FailoverStore
   readonly #memory: MemoryStore
   readonly #denyCache: DenyCache
-  readonly #ipv6Subnet: number
+  readonly ipv6Subnet: number
   readonly #allowList: AddressList<true>
   readonly #refusesBlocked: boolean
   readonly #listeners: readonly GuardListener[]
@@ -77,7 +77,7 @@ export class Guard {
     this.#store = store
     this.#memory = memory
     this.#denyCache = denyCache
-    this.#ipv6Subnet = ipv6Subnet
+    this.ipv6Subnet = ipv6Subnet
     this.#allowList = allowList
     this.#refusesBlocked = refusesBlocked
     this.#listeners = listeners
@@ -99,12 +99,12 @@ export class Guard {
     const found = canonicalAddress(ip)
     if (found === undefined) return unknownClient
     const address = copy(found)
-    return { address, ...keyOf(address, this.#ipv6Subnet), exempt: this.#allowList.find(address) === true }
+    return { address, ...keyOf(address, this.ipv6Subnet), exempt: this.#allowList.find(address) === true }
   }
 
   /** A client as a limit sees it that tells them apart by another prefix. */
   inSubnet (client: Client, ipv6Subnet: number): Client {
-    if (ipv6Subnet === this.#ipv6Subnet || client.address === undefined) return client
+    if (client.address === undefined) return client
     return { ...client, ...keyOf(client.address, ipv6Subnet) }
   }
 
@@ -153,10 +153,10 @@ export class Guard {
       const verdict = verdictOn(key, checks, taken, source)
       if (verdict !== undefined) {
         this.#tell(subject, verdict.kind, source, verdict.name, key)
-        return done(undefined, verdict, { hit: { key, checks }, taken, source })
+        return done(undefined, verdict, taken, source)
       }
       if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
-      done(undefined, { kind: 'shadowed', key }, { hit: { key, checks }, taken, source })
+      done(undefined, { kind: 'shadowed', key }, taken, source)
     })
   }
 
@@ -225,8 +225,8 @@ const none: readonly Explained[] = []
 /** Who counts: the two stores behind the breaker, or a class of the user's. */
 export type Counter = Pick<FailoverStore, 'takeOne' | 'peek'>
 
-/** Called once; `counted` where a store has counted the request. */
-export type TakeDone = (failure: Error | undefined, verdict: Verdict | undefined, counted?: CountedHit) => void
+/** Called once; with what a store has counted, where one has. */
+export type TakeDone = (failure: Error | undefined, verdict: Verdict | undefined, taken?: Taken, source?: CountedHit['source']) => void
 
 /** What a store has counted, to be given back. */
 export interface CountedHit extends Refund {

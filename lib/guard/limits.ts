@@ -84,12 +84,12 @@ export class LimitRegistry {
    */
   add (place: string, ownName: string | undefined, definition: LimitDefinition, clients: LimitClients): LiveLimit {
     const shared = ownName === undefined ? place : `${place}:${ownName}`
+    if (this.find(shared).some(other => other.place !== place)) {
+      throw new OptionsError([{ option: `the limit ${shared}`, rule: 'called otherwise than one of another route or group', received: show(shared) }])
+    }
     const isAlike = this.find(shared).every(({ definition: other }) => other.timeWindow === definition.timeWindow && other.excess === definition.excess)
     const name = isAlike ? shared : `${shared}@${windowName(definition)}`
     const limit = new LiveLimit(name, place, definition, clients)
-    if (this.find(name).some(other => other.place !== place)) {
-      throw new OptionsError([{ option: `the limit ${name}`, rule: 'called otherwise than one of another route or group', received: show(name) }])
-    }
     const change = this.#changes.get(name)
     if (change !== undefined) limit.change(change)
     const others = this.#limits.get(name)

@@ -38,6 +38,8 @@ export class Limiter {
   #fixed = new Map<number, readonly NamedCheck[]>()
   #fixedByAddress = new Map<number, readonly NamedCheck[]>()
   #version: number
+  /** as this limit tells them apart, where it does so otherwise than the plugin */
+  readonly #clients = new WeakMap<Client, Client>()
 
   /** @param counter  who decides in place of the guard's store */
   constructor (guard: Guard, registry: LimitRegistry, name: string, settings: LimitSettings, counter?: Counter) {
@@ -73,7 +75,10 @@ export class Limiter {
   }
 
   clientOf ({ client }: Subject): Client {
-    return this.#guard.inSubnet(client, this.settings.ipv6Subnet)
+    if (this.settings.ipv6Subnet === this.#guard.ipv6Subnet) return client
+    let own = this.#clients.get(client)
+    if (own === undefined) this.#clients.set(client, own = this.#guard.inSubnet(client, this.settings.ipv6Subnet))
+    return own
   }
 
   /** How far a client is; nothing is counted. */
@@ -91,8 +96,8 @@ export class Limiter {
     const { countWhen, onOutage } = this.settings
     this.#guard.take(subject, key, checks, onOutage, countWhen === undefined || reply === undefined
       ? decided
-      : (failure, verdict, counted) => {
-          if (counted?.taken.accepted) this.#countLater(request, reply, counted)
+      : (failure, verdict, taken, source) => {
+          if (taken?.accepted) this.#countLater(request, reply, { hit: { key, checks }, taken, source: source! })
           decided(failure, verdict)
         }, this.#counter)
   }

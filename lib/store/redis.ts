@@ -30,6 +30,8 @@ export interface RedisStoreOptions {
   readonly maxEvents: number
   /** tells this instance from all others; a text without braces */
   readonly instance: string
+  /** tells the application that instances are of, which are counted once; default: the instance */
+  readonly application?: string
 }
 
 /** What a Redis that is back has of the data that it had. */
@@ -56,14 +58,16 @@ export class RedisStore implements Store {
   readonly #keys: Keys
   readonly #maxEvents: number
   readonly #instance: string
+  readonly #application: string
   readonly #numbers: Numbers
   #lastEvents = 0
 
-  constructor (redis: GuardedRedis, { keys, maxEvents, instance }: RedisStoreOptions) {
+  constructor (redis: GuardedRedis, { keys, maxEvents, instance, application = instance }: RedisStoreOptions) {
     this.#redis = redis
     this.#keys = keys
     this.#maxEvents = maxEvents
     this.#instance = instance
+    this.#application = application
     this.#numbers = new Numbers(keys.batch(instance))
     this.values = new RedisValues(redis, { keys, numbers: this.#numbers, instance, keptMs })
     this.blockList = new RedisBlocks(redis, keys)
@@ -98,7 +102,7 @@ export class RedisStore implements Store {
   async heartbeat (isUpToDate: boolean, sinceMs: number): Promise<Heartbeat> {
     const keys = [this.#keys.instances, this.#keys.epoch]
     const reply = await this.#redis.run(async client => {
-      const [told] = await Promise.all([heartbeat.run(client, keys, [this.#instance, isUpToDate ? 1 : 0, aliveMs, randomUUID(), sinceMs]), client.pexpire(this.#numbers.key, keptMs)])
+      const [told] = await Promise.all([heartbeat.run(client, keys, [this.#application, isUpToDate ? 1 : 0, aliveMs, randomUUID(), sinceMs]), client.pexpire(this.#numbers.key, keptMs)])
       return told
     })
     const [epoch, ...numbers] = reply as [string, number, number, number]

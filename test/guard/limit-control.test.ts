@@ -155,6 +155,59 @@ t.test('wrong arguments are errors that say what is wrong', async t => {
   await t.rejects(gcra.redisGuard.limits.set('global', { max: 2 ** 52, timeWindow: 1000 }), { code: 'GUARD_ERR_ARGUMENT', message: /below 2\^51/ })
 })
 
+t.test('limits that are added after others were read are as they were set, and none is forgotten with the data of Redis', async t => {
+  const keys = new Keys('control:')
+  const shared = new MemoryStore({ keys, capacity: 100, maxEvents: 1, now: Date.now })
+  const { limit } = resolveOptions({}, {})
+  const clients = { ipv6Subnet: 64, hasKeyGenerator: false }
+  const start = (...names: string[]) => {
+    const registry = new LimitRegistry()
+    for (const name of names) registry.add(name, undefined, limit, clients)
+    const control = new LimitControl({ registry, store: shared, forget: () => {} })
+    return { registry, control, sync: async () => await control.sync(() => true), max: (name: string) => registry.find(name)[0]!.inForce!.max }
+  }
+  const [one, two] = [start('a', 'b'), start('a', 'b')]
+  await one.control.set('a', { max: 1, timeWindow: 1000 })
+  await one.control.set('b', { max: 2, timeWindow: 1000 })
+  for (const { sync } of [one, two, two]) await sync()
+  const late = start('a')
+  await late.sync()
+  late.registry.add('b', undefined, limit, clients)
+  t.equal(late.max('b'), 1000)
+  await late.sync()
+  t.same([late.max('a'), late.max('b')], [1, 2])
+  // Redis loses all, and somebody sets one limit before anybody looks.
+  for (const key of ['redis-guard:limits', 'redis-guard:limit:a', 'redis-guard:limit:b']) shared.del(key)
+  await two.control.set('b', { max: 3, timeWindow: 1000 })
+  for (const { sync } of [one, two, late, one, two, late]) await sync()
+  for (const { max } of [one, two, late]) t.same([max('a'), max('b')], [1, 3])
+  const fresh = start('a', 'b')
+  await fresh.sync()
+  t.same([fresh.max('a'), fresh.max('b')], [1, 3])
+  t.equal(await two.control.reset('a'), true)
+  t.equal(await two.control.reset('a'), false)
+  for (const { sync } of [one, two, late, fresh]) await sync()
+  for (const { max } of [one, two, late, fresh]) t.equal(max('a'), 1000)
+})
+
+t.test('a client is forgotten by limits that are computed, and looked at by the key that a function answers as it is', async t => {
+  const app = await guardedApp(t, { max: () => 1, timeWindow: '1 hour' })
+  app.get('/', async () => 'ok')
+  app.get('/key', { config: { rateLimit: { max: 1, keyGenerator: request => request.headers['x-key'] as string } } }, async () => 'ok')
+  const key = '::ffff:203.0.113.7'
+  const [first, byKey] = ['/', { url: '/key', headers: { 'x-key': key } }]
+  for (const request of [first, byKey]) t.same([(await app.inject(request)).statusCode, (await app.inject(request)).statusCode], [200, 429])
+  t.equal((await app.redisGuard.limits.peek(key)).find(({ name }) => name === 'GET:/key')!.remaining, 0)
+  t.same([await app.redisGuard.limits.reset('127.0.0.1'), await app.redisGuard.limits.reset({ key })], [true, true])
+  for (const request of [first, byKey]) t.equal((await app.inject(request)).statusCode, 200)
+})
+
+t.test('a limit is not set to less than a request costs', async t => {
+  const app = await guardedApp(t, { max: 100, cost: 10 })
+  await t.rejects(app.redisGuard.limits.set('global', { max: 5, timeWindow: 1000 }), { code: 'GUARD_ERR_ARGUMENT', message: /costs 10, and could never fit/ })
+  await app.redisGuard.limits.set('global', { max: 0, timeWindow: 1000 })
+})
+
 t.test('a client is looked at and forgotten by what each limit tells it apart by', async t => {
   const app = await guardedApp(t, { max: 5, timeWindow: '1 hour' })
   app.get('/wide', { config: { rateLimit: { max: 3, ipv6Subnet: 48 } } }, async () => 'ok')

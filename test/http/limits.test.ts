@@ -254,6 +254,95 @@ onBoth('requests that were refused meanwhile leave nothing behind when those bef
   t.same(await statuses(app, 1), [200])
 })
 
+onBoth('refusals count for ban though hits are given back meanwhile, and lock what they lengthen', async (t, open) => {
+  for (const [penalty, expected] of [[{ ban: 3 }, [429, 429, 429, 403, 403, 403]], [{ exponentialBackoff: true }, [429, 429, 429, 429, 429, 429]]] as const) {
+    const app = await open({ max: 3, timeWindow: '1 hour', ...penalty, countWhen: (request, reply) => reply.statusCode === 401 })
+    const answers: (() => void)[] = []
+    app.get('/held', async () => await new Promise(resolve => answers.push(() => resolve('ok'))))
+    app.get('/wrong', async (request, reply) => await reply.code(401).send())
+    const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+    const held = [get(app, '/held'), get(app, '/held')]
+    await until(() => answers.length === 2)
+    t.equal((await get(app, '/wrong')).statusCode, 401)
+    const refused = await statuses(app, 3, '/wrong')
+    for (const answer of answers) answer()
+    await Promise.all(held)
+    if ('ban' in penalty) {
+      await until(async () => await left() === 2)
+      // What was refused in the process is written within a second.
+      await sleep(1200)
+      t.same(await statuses(app, 2, '/wrong'), [401, 401])
+    }
+    t.same([...refused, ...await statuses(app, 3, '/wrong')], expected)
+  }
+})
+
+onBoth('a refused request is a refusal to ban and the rest whatever it costs, and leaves room for cheaper ones', async (t, open) => {
+  const app = await open({ max: 5, timeWindow: '1 hour', ban: 2, cost: request => (request.query as { cost?: string }).cost === '1' ? 1 : 2 })
+  app.get('/', ok)
+  t.same(await statuses(app, 6), [200, 200, 429, 429, 403, 403])
+  t.equal((await get(app, '/?cost=1')).statusCode, 200)
+})
+
+t.test('routes of a group whose windows differ count apart, so that none frees another', async t => {
+  const app = await guardedApp(t, { max: 3 })
+  app.get('/strict', { config: { rateLimit: { groupId: 'g', timeWindow: '10 minutes' } } }, ok)
+  app.get('/alike', { config: { rateLimit: { groupId: 'g', timeWindow: 600_000, max: 4 } } }, ok)
+  app.get('/loose', { config: { rateLimit: { groupId: 'g', timeWindow: 1 } } }, ok)
+  app.get('/longer', { config: { rateLimit: { groupId: 'g', timeWindow: 1, continueExceeding: true } } }, ok)
+  app.get('/computed', { config: { rateLimit: { groupId: 'g', timeWindow: () => 1 } } }, ok)
+  t.same(app.redisGuard.limits.names, ['global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed'])
+  t.same(await statuses(app, 3, '/strict'), [200, 200, 200])
+  for (const url of ['/loose', '/longer', '/computed']) await get(app, url)
+  t.same([await statuses(app, 1, '/strict'), await statuses(app, 2, '/alike')], [[429], [429, 429]])
+})
+
+t.test('limits of different routes that would be called alike are refused', async t => {
+  const app = await guardedApp(t)
+  const limits = [{ name: 'id', max: 1, timeWindow: 1000 }]
+  app.get('/files/', { config: { rateLimit: { limits } } }, ok)
+  t.throws(() => app.get('/files/:id', { config: { rateLimit: { max: 1 } } }, ok), { code: 'GUARD_ERR_OPTIONS', message: /the limit GET:\/files\/:id must be called otherwise/ })
+})
+
+t.test('HEAD shares the quota of GET under a prefix, and where it comes first', async t => {
+  const app = await guardedApp(t)
+  const config = { rateLimit: { max: 3 } }
+  await app.register(async child => { child.get('/', { config }, ok) }, { prefix: '/p' })
+  app.head('/h', { config }, ok)
+  app.get('/h', { config, exposeHeadRoute: false }, ok)
+  for (const url of ['/p', '/h']) {
+    t.same(await statuses(app, 2, url), [200, 200])
+    t.same(await statuses(app, 2, { url: url === '/p' ? '/p/' : url, method: 'HEAD' }), [200, 429], url)
+  }
+})
+
+t.test('a route that finds nothing is limited as the route, once', async t => {
+  const app = await guardedApp(t, { max: 10, hook: 'preHandler' })
+  app.get('/', async (request, reply) => reply.callNotFound())
+  t.match((await get(app)).headers, { 'x-ratelimit-remaining': '9' })
+  t.match((await get(app)).headers, { 'x-ratelimit-remaining': '8' })
+})
+
+t.test('a look leaves limits in shadow out', async t => {
+  const app = await guardedApp(t)
+  const shadow = app.createRateLimit({ max: 0, shadow: true })
+  const mixed = app.createRateLimit({ limits: [{ name: 'a', max: 5, timeWindow: 1000 }, { name: 'b', max: 0, timeWindow: 1000, shadow: true }] })
+  app.get('/', { config: { rateLimit: false } }, async request => [await shadow(request, { increment: false }), await mixed(request, { increment: false })])
+  t.match((await get(app)).json(), [{ isAllowed: true, key: '127.0.0.1' }, { isExceeded: false, max: 5, remaining: 5 }])
+})
+
+t.test('in memory, who has used much of a quota by one hit is not pushed out by a flood of fresh names', async t => {
+  const app = await guardedApp(t, { cache: 100, keyGenerator: request => request.headers['x-name'] as string })
+  app.get('/', ok)
+  app.get('/login', { config: { rateLimit: { max: 2, keyGenerator: request => request.ip } } }, ok)
+  const answers: number[] = []
+  for (let i = 0; i < 4; i++) {
+    answers.push((await get(app, '/login')).statusCode)
+    for (let j = 0; j < 110; j++) await get(app, { url: '/', headers: { 'x-name': `name ${i} ${j}` } })
+  }
+  t.same(answers, [200, 200, 429, 429])
+})
+
 t.test('options that do not go together are refused at registration', async t => {
   const wrong: [RedisGuardOptions, string[]][] = [
     [{ limits: [] }, ['limits']],

@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { CustomStore, CustomStoreCallback, RedisGuardOptions } from '../../lib/index.js'
 import { guardedApp } from '../support/app.js'
+import type { CustomStoreConstructor } from '../../lib/store/store.js'
 
 interface Call { readonly store: string, readonly key: string, readonly timeWindow: number, readonly max: number }
 
@@ -40,6 +41,35 @@ async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyIns
 }
 
 const ok = async () => 'ok'
+
+t.test('a store that promises and fails, or fails with no error, fails as any other', async t => {
+  for (const incr of [async () => { throw new Error('broken') }, (key: string, done: (error: unknown) => void) => done('broken')] as unknown as CustomStore['incr'][]) {
+    const Failing = class { incr = incr; child () { return this } } as unknown as CustomStoreConstructor
+    const app = await guardedApp(t, { store: Failing, commandTimeout: 2000 })
+    app.get('/', async () => 'ok')
+    app.get('/fails', { config: { rateLimit: { skipOnError: false } } }, async () => 'ok')
+    t.match((await app.inject('/')).headers, { 'x-ratelimit-remaining': '999' })
+    t.equal((await app.inject('/fails')).statusCode, 500)
+  }
+})
+
+t.test('a store says itself how long it refuses, and clients without a key are counted apart from keys that read like their address', async t => {
+  const counts = new Map<string, number>()
+  class Counts {
+    incr (key: string, done: (error: null, result: { current: number, ttl: number }) => void) {
+      counts.set(key, (counts.get(key) ?? 0) + 1)
+      done(null, { current: counts.get(key)!, ttl: 3_600_000 })
+    }
+
+    child () { return this }
+  }
+  const app = await guardedApp(t, { store: Counts as unknown as CustomStoreConstructor, max: 1, keyGenerator: request => request.headers['x-key'] as string })
+  app.get('/', async () => 'ok')
+  t.equal((await app.inject({ url: '/', headers: { 'x-key': '127.0.0.1' } })).statusCode, 200)
+  t.match((await app.inject({ url: '/', headers: { 'x-key': '127.0.0.1' } })).headers, { 'retry-after': '3600', 'x-ratelimit-remaining': '0' })
+  t.equal((await app.inject('/')).statusCode, 200)
+  t.same([...counts], [['127.0.0.1', 2], ['127.0.0.1@address', 1]])
+})
 
 t.test('counts in place of ours, with a child for each route that has a limit of its own', async t => {
   const [calls, made]: [Call[], { [name: string]: unknown }[]] = [[], []]
