@@ -323,6 +323,13 @@ t.test('a route that finds nothing is limited as the route, once', async t => {
   t.match((await get(app)).headers, { 'x-ratelimit-remaining': '8' })
 })
 
+t.test('what is no address is one client whatever the prefix', async t => {
+  const app = await guardedApp(t, { max: 2 })
+  app.get('/', { config: { rateLimit: { ipv6Subnet: 32 } } }, ok)
+  const from = async (remoteAddress: string) => await statuses(app, 1, { url: '/', remoteAddress })
+  t.same([await from('no address'), await from('another'), await from('a third'), await from('2001:db8::1')], [[200], [200], [429], [200]])
+})
+
 t.test('a look leaves limits in shadow out', async t => {
   const app = await guardedApp(t)
   const shadow = app.createRateLimit({ max: 0, shadow: true })

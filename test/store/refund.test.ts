@@ -186,6 +186,28 @@ t.test('a request that is answered when Redis has lost its data is given back to
   t.equal(await left(), 9)
 })
 
+t.test('in a Cluster that hangs, a request that is given back in that moment is so once', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }, resetTimeout: 200, timeWindow: '1 hour', max: 10, countWhen: (request, reply) => reply.statusCode !== 200 })
+  let answer = () => {}
+  app.get('/right', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
+  app.get('/wrong', async (request, reply) => await reply.code(401).send())
+  const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+  await app.inject('/wrong')
+  await app.inject('/wrong')
+  const right = app.inject('/right')
+  await until(async () => await left() === 7)
+  for (const server of cluster.servers) server.signal('SIGSTOP')
+  answer()
+  t.equal((await right).statusCode, 200)
+  await until(() => app.redisGuard.status.store === 'memory')
+  t.equal(await left(), 8)
+  for (const server of cluster.servers) server.signal('SIGCONT')
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.equal(await left(), 8)
+})
+
 t.test('in a Cluster, too, and of several limits those that were counted', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())

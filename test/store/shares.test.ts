@@ -37,7 +37,7 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
       away: (outage: number) => shares.take(hit, [memory.known(hit.key, check)], instances, outage)
     }
   })
-  return { all, pass: (ms: number) => { nowMs += ms } }
+  return { all, hit, pass: (ms: number) => { nowMs += ms } }
 }
 
 for (const algorithm of algorithms) {
@@ -80,6 +80,21 @@ for (const algorithm of algorithms) {
     t.equal(a.away(1).accepted, true)
   })
 }
+
+t.test('a hit of a window that is over is not given back to the next one', async t => {
+  for (const [algorithm, passes] of [['fixed-window', 5], ['sliding-window', 6]] as const) {
+    const { all: [a], pass, hit } = setUp(algorithm, 20, 2)
+    const first = a!.away(1)
+    const taken = { ...first, outcomes: [{ fits: true, state: { used: 1, previous: 0, atMs: first.nowMs } }] }
+    pass(algorithm === 'fixed-window' ? 60_000 : 60_001)
+    for (let i = 0; i < 5; i++) t.equal(a!.away(1).accepted, true)
+    a!.shares.refund({ hit, taken }, 'memory', 2, 1)
+    let more = 0
+    while (a!.away(1).accepted) more++
+    t.ok(more <= passes, `${more} of ${algorithm}`)
+    t.ok(more >= 4)
+  }
+})
 
 t.test('what is left is known anew in each outage, and forgotten when it is over', async t => {
   const { all: [a], pass } = setUp('fixed-window', 20, 2)
