@@ -1,7 +1,9 @@
 /** onOutage: 'share': all instances together stay within the limit. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import redisGuard from '../../lib/index.js'
 import { algorithms, type Algorithm, defineLimit, type LimitState, take } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
@@ -176,6 +178,27 @@ for (const algorithm of algorithms) {
     t.same(passed, [401, 401, 401, 401, 401, 429, 429, 429])
   })
 }
+
+t.test('registrations of one application are one instance, so that each has the whole of its limit', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const options = { redis: server.url, max: 4, onOutage: 'share', resetTimeout: 200 } as const
+  const app = await guardedApp(t, options)
+  await app.register(redisGuard, { ...options, metrics: false })
+  app.get('/', async () => 'ok')
+  await app.ready()
+  // Each has told of itself twice at least.
+  await sleep(2100)
+  t.match((await app.inject('/metrics')).body, /redis_guard_instances 1\n/)
+  await server.kill()
+  await until(async () => {
+    await app.redisGuard.get('x')
+    return app.redisGuard.status.store === 'memory'
+  })
+  const passed = []
+  for (let i = 0; i < 5; i++) passed.push((await app.inject('/')).statusCode)
+  t.same(passed, [200, 200, 200, 200, 429])
+})
 
 t.test('of several limits, the one that refuses counts, and the others are as they were, also when Redis is told', async t => {
   const server = await RedisServer.start()
