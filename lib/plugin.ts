@@ -145,11 +145,10 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
       onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
     })
 
-  const syncLimits = () => {
-    limitControl.sync(() => store.usesRedis).catch((error: unknown) => log.warn({ err: error }, 'limits that were set at run time could not be read from Redis'))
-  }
-  const limitSync = redis === undefined ? undefined : setInterval(syncLimits, settings.syncInterval).unref()
-  fastify.addHook('onReady', async () => await limitControl.sync(() => store.usesRedis).catch(() => {}))
+  const syncLimits = async () => await limitControl.sync(() => store.usesRedis)
+  const syncFailed = (error: unknown) => log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
+  const limitSync = redis === undefined ? undefined : setInterval(() => { syncLimits().catch(syncFailed) }, settings.syncInterval).unref()
+  fastify.addHook('onReady', async () => await syncLimits().catch(syncFailed))
 
   fastify.addHook('onClose', async () => {
     clearInterval(sweep)

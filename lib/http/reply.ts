@@ -14,6 +14,9 @@ export function blockedError (): Error {
 
 const blockedText = 'Address is blocked'
 
+/** Told of once each: a flood of refusals is not to flood the log. */
+const toldOf = new WeakSet<object>()
+
 /** 429, or 403 where `ban` says so: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
 export function limitedError (request: FastifyRequest, verdict: Counted, isBanned: boolean, { errorResponseBuilder }: LimitSettings): object {
   const after = afterText(verdict)
@@ -25,7 +28,10 @@ export function limitedError (request: FastifyRequest, verdict: Counted, isBanne
   if (isThenable(built)) built.then(undefined, () => {})
   else if (built) return built
   // A builder that forgets its return must not let the request pass.
-  if (errorResponseBuilder !== undefined) request.log.error('errorResponseBuilder must return what is thrown, and not a promise; the error is the one without it')
+  if (errorResponseBuilder !== undefined && !toldOf.has(errorResponseBuilder)) {
+    toldOf.add(errorResponseBuilder)
+    request.log.error('errorResponseBuilder must return what is thrown, and not a promise; the error is the one without it')
+  }
   return withStatus(statusCode, `Rate limit exceeded, retry in ${after}`)
 }
 

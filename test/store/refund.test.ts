@@ -94,6 +94,17 @@ async function appBehind (t: Test, options: RedisGuardOptions): Promise<{ app: F
   }
 }
 
+/** A route that answers when it is told to, one that is wrong at once, and how much of the limit is left. */
+function heldRoutes (app: FastifyInstance): { readonly answer: () => void, readonly left: () => Promise<number> } {
+  let resolveRight = (text: string) => {}
+  app.get('/right', async () => await new Promise<string>(resolve => { resolveRight = resolve }))
+  app.get('/wrong', async (request, reply) => await reply.code(401).send())
+  return {
+    answer: () => resolveRight('ok'),
+    left: async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+  }
+}
+
 for (const algorithm of algorithms) {
   t.test(`${algorithm}: what is given back while Redis is away is given back to it afterwards`, async t => {
     const { app, away } = await appBehind(t, { max: 10, algorithm, nameSpace: `outage-${algorithm}:`, countWhen: (request, reply) => reply.statusCode !== 200 })
@@ -147,10 +158,7 @@ t.test('a request that memory counted, and that is answered when Redis is back, 
 for (const [i, [name, { begin, end }]] of Object.entries(outages).entries()) {
   t.test(`a Redis that ${name}: a request that is given back in that moment is so once`, async t => {
     const { app, proxy } = await appBehind(t, { max: 10, nameSpace: `moment-${i}:`, countWhen: (request, reply) => reply.statusCode !== 200 })
-    let answer = () => {}
-    app.get('/right', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
-    app.get('/wrong', async (request, reply) => await reply.code(401).send())
-    const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+    const { answer, left } = heldRoutes(app)
     await app.inject('/wrong')
     await app.inject('/wrong')
     const right = app.inject('/right')
@@ -170,10 +178,7 @@ for (const [i, [name, { begin, end }]] of Object.entries(outages).entries()) {
 
 t.test('a request that is answered when Redis has lost its data is given back to what memory knows, which Redis is told', async t => {
   const { app } = await appBehind(t, { max: 10, nameSpace: 'lost:', countWhen: (request, reply) => reply.statusCode !== 200 })
-  let answer = () => {}
-  app.get('/right', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
-  app.get('/wrong', async (request, reply) => await reply.code(401).send())
-  const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+  const { answer, left } = heldRoutes(app)
   await app.inject('/wrong')
   const right = app.inject('/right')
   await until(async () => await left() === 8)
@@ -190,10 +195,7 @@ t.test('in a Cluster that hangs, a request that is given back in that moment is 
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }, resetTimeout: 200, timeWindow: '1 hour', max: 10, countWhen: (request, reply) => reply.statusCode !== 200 })
-  let answer = () => {}
-  app.get('/right', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
-  app.get('/wrong', async (request, reply) => await reply.code(401).send())
-  const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
+  const { answer, left } = heldRoutes(app)
   await app.inject('/wrong')
   await app.inject('/wrong')
   const right = app.inject('/right')
