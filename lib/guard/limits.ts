@@ -91,7 +91,11 @@ export class LimitRegistry {
     const name = isAlike ? shared : `${shared}@${windowName(definition)}`
     const limit = new LiveLimit(name, place, definition, clients)
     const change = this.#changes.get(name)
-    if (change !== undefined) limit.change(change)
+    try {
+      limit.change(change)
+    } catch {
+      // What was set once for others of this name is no reason for an application not to start.
+    }
     const others = this.#limits.get(name)
     if (others === undefined) this.#limits.set(name, [limit])
     else others.push(limit)

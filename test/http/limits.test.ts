@@ -330,6 +330,15 @@ t.test('what is no address is one client whatever the prefix', async t => {
   t.same([await from('no address'), await from('another'), await from('a third'), await from('2001:db8::1')], [[200], [200], [429], [200]])
 })
 
+t.test('a route that comes later, and could not be as its group was set, is as it is configured', async t => {
+  const app = await guardedApp(t)
+  app.get('/first', { config: { rateLimit: { max: 3, groupId: 'a' } } }, ok)
+  await app.redisGuard.limits.set('group:a', { max: 5, timeWindow: '1 minute' })
+  app.get('/dear', { config: { rateLimit: { max: 30, cost: 10, groupId: 'a' } } }, ok)
+  t.match((await get(app, '/dear')).headers, { 'x-ratelimit-limit': '30', 'x-ratelimit-remaining': '20' })
+  t.equal((await get(app, '/first')).headers['x-ratelimit-limit'], '5')
+})
+
 t.test('a look leaves limits in shadow out', async t => {
   const app = await guardedApp(t)
   const shadow = app.createRateLimit({ max: 0, shadow: true })
