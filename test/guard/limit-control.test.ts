@@ -7,7 +7,7 @@ import type { RedisGuardOptions } from '../../lib/options.js'
 import { resolveOptions } from '../../lib/settings.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
-import { guardedApp } from '../support/app.js'
+import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -200,6 +200,19 @@ t.test('a client is forgotten by limits that are computed, and looked at by the 
   t.equal((await app.redisGuard.limits.peek(key)).find(({ name }) => name === 'GET:/key')!.remaining, 0)
   t.same([await app.redisGuard.limits.reset('127.0.0.1'), await app.redisGuard.limits.reset({ key })], [true, true])
   for (const request of [first, byKey]) t.equal((await app.inject(request)).statusCode, 200)
+})
+
+t.test('limits that cannot be read from Redis stay as configured, which is logged', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  await client.lpush('guard:value:{redis-guard:limits}', 'x')
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: server.url, max: 7 }, logTo(lines))
+  app.get('/', async () => 'ok')
+  t.equal((await app.inject('/')).headers['x-ratelimit-limit'], '7')
+  t.ok(lines.some(({ msg }) => msg === 'limits that were set at run time could not be read from Redis'))
 })
 
 t.test('a limit is not set to less than a request costs', async t => {
