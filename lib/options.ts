@@ -188,7 +188,11 @@ export const pluginOptions = {
   resetTimeout: option(whole(50, 600_000), 500, 'ms from the opening of the circuit breaker to its next probe'),
   syncInterval: option(whole(10, 60_000), 250, 'ms between two looks for changes that other instances made to the block list, and to limits'),
   maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept'),
-  maxJournal: option(whole(1, 10_000_000), 100_000, 'the most counters, changes of blocks, events and values that are kept for a Redis that is away')
+  maxJournal: option(
+    whole(1, 10_000_000), 100_000,
+    'the most counters, changes of blocks, events and values that wait for a Redis that is away, all of them together. ' +
+    'Where there is no room events go first, then counters of clients with most of their quota left'
+  )
 } satisfies { readonly [name in Exclude<keyof Required<RedisGuardOptions>, keyof RateLimitOptions>]: Option }
 
 const registryMethods = ['registerMetric', 'getSingleMetric', 'removeSingleMetric', 'metrics']

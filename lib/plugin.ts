@@ -77,12 +77,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const now = () => Date.now()
   const keys = new Keys(settings.nameSpace)
   const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, seed: randomInt(2 ** 32) })
-  let isDropping = false
+  const droppedKinds = new Set<Carried>()
   const onDrop = (kind: Carried, count: number) => {
     metrics?.dropped(kind, count)
-    // Told once for each outage.
-    if (!isDropping) log.warn({ kind }, 'the journal is full: the oldest of what happens while Redis is away is lost for Redis')
-    isDropping = true
+    // Told once for each kind in an outage.
+    if (!droppedKinds.has(kind)) log.warn({ kind }, `the journal is full: some of the ${kind} that Redis has missed will not reach it`)
+    droppedKinds.add(kind)
   }
   const redis = connect(settings, keys, now, registrations.application, onDrop)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
@@ -131,6 +131,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const sweep = setInterval(() => {
     memory.sweep()
     redis?.shares.sweep()
+    redis?.journal.sweep(now())
   }, sweepIntervalMs).unref()
   const follower = redis === undefined
     ? undefined
@@ -174,7 +175,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     const { store: now, reason } = status
     publishSwitch(status)
     if (now === 'redis') {
-      isDropping = false
+      droppedKinds.clear()
       log.info('Redis answers')
       follower!.sync().catch(() => {})
     } else log.warn({ reason }, 'Redis is away, memory answers')

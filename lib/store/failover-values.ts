@@ -83,7 +83,7 @@ export class FailoverValues {
    */
   async #change (operation: ValueOperation, here = () => {}): Promise<ChangedValue | undefined> {
     const { redis: { store, journal }, availability } = this.#options
-    const order = journal.values.nextOrder()
+    const order = journal.nextValueOrder()
     const ticket = { number: 0 }
     if (availability.usesRedis) {
       try {
@@ -104,7 +104,7 @@ export class FailoverValues {
       }
     }
     here()
-    journal.values.add(operation, order, ticket.number > 0 ? ticket.number : undefined)
+    journal.addValue(operation, order, ticket.number > 0 ? ticket.number : undefined)
     return undefined
   }
 }

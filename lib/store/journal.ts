@@ -1,89 +1,54 @@
 /**
- * What was accepted without Redis, until Redis has been told: counters, blocks,
- * events and values. Bounded: what finds no room pushes out the oldest, which is
- * counted and lost.
- *
- * The numbers of batches tell whether hits ran that Redis never answered
- * (store/lua/take.lua): it runs them in order, so those up to the last number
- * that it knows did.
+ * What was accepted without Redis, until Redis has it: counters, blocks,
+ * events and values. Everything that waits counts against one bound, what was
+ * sent and not answered too; what finds no room is dropped, and counted.
  */
-import { count, type Limit, type LimitState, otherClockMs, refund } from '../rules/rate-limit.js'
-import type { BlockOperation, CountedHere, EventBatch, Fence, RateLimitEvent, ValueChange } from './store.js'
-import { ValueJournal } from './value-journal.js'
+import type { Limit, LimitState } from '../rules/rate-limit.js'
+import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
+import type { BlockOperation, EventBatch, Fence, RateLimitEvent, ValueOperation } from './store.js'
+import { type ValueChunk, ValueJournal } from './value-journal.js'
 
-/** A piece to tell Redis in one call. */
-export type Piece =
-  | { readonly kind: 'counters', readonly id: number, readonly counters: readonly CountedHere[] }
+/** What Redis is told in one call. */
+export type Chunk =
+  | CounterChunk
   | { readonly kind: 'blocks', readonly operations: readonly BlockOperation[] }
   | { readonly kind: 'events', readonly batch: EventBatch }
-  | { readonly kind: 'values', readonly id: number, readonly changes: readonly ValueChange[] }
+  | ValueChunk
 
 export const carriedKinds = ['counters', 'blocks', 'events', 'values'] as const
 export type Carried = typeof carriedKinds[number]
 
 export interface JournalOptions {
-  /** the most counters, the most changes of blocks, and the most values that are kept */
+  /** the most entries: counters, changes of blocks, events, operations on values, and hits that are in doubt */
   readonly capacity: number
+  /** the most events among them */
   readonly maxEvents: number
-  /** told what had to go */
+  /** told how many entries had to go */
   readonly onDrop: (kind: Carried, count: number) => void
-}
-
-/** A hit that was decided here. */
-export interface HitHere {
-  readonly key: string
-  readonly limit: Limit
-  readonly cost: number
-  readonly nowMs: number
-  /** `noted`: refused, and counted as a refusal */
-  readonly outcome: 'accepted' | 'noted'
-}
-
-/** Something that was sent to Redis, which may have run it. */
-interface Unsure {
-  readonly batch: number
-  readonly key: string
-  readonly limit: Limit
-  readonly known: LimitState | undefined
-  readonly applyTo: (counter: Counter) => void
 }
 
 export class Journal {
   readonly #options: JournalOptions
-  readonly values: ValueJournal
-  readonly #counters = new Map<string, Counter>()
-  #unsure: Unsure[] = []
+  readonly #counters: CounterJournal
+  readonly #values = new ValueJournal()
   readonly #blocks = new Map<string, BlockOperation>()
-  #events: EventBatch[] = []
+  readonly #events = new Map<number, EventBatch>()
   #eventCount = 0
-  #pieces: Piece[] = []
-  /** counters in pieces */
-  readonly #leaving = new Set<string>()
-  /** counters that Redis was told in attempts to bring it up to date */
-  readonly #restored = new Set<string>()
-  #isRecovering = false
-  #fence: Fence = { last: 0, next: 0 }
-  #lastId = 0
   #lastEventBatch = 0
 
   constructor (options: JournalOptions) {
     this.#options = options
-    this.values = new ValueJournal({ capacity: options.capacity, onDrop: count => options.onDrop('values', count) })
+    this.#counters = new CounterJournal(options.capacity)
   }
 
-  /** Counters, changes of blocks, events and values that wait. */
+  /** Entries that wait. */
   get size (): number {
-    const inPieces = this.#pieces.reduce((sum, piece) => sum + sizeOf(piece), 0)
-    return this.#counters.size + this.#blocks.size + this.#eventCount + this.values.size + inPieces
-  }
-
-  get isEmpty (): boolean {
-    return this.size === 0 && this.#unsure.length === 0
+    return this.#counters.size + this.#blocks.size + this.#eventCount + this.#values.size
   }
 
   /** Whether a counter waits here, that something has come on top of. */
   has (key: string): boolean {
-    return this.#counters.get(key)?.counted !== undefined || this.#leaving.has(key)
+    return this.#counters.has(key)
   }
 
   /**
@@ -91,11 +56,8 @@ export class Journal {
    * @param batch  number of the batch in which it was sent, and may have run; undefined: it was not sent
    */
   addHit (hit: HitHere, known: LimitState | undefined, batch: number | undefined): void {
-    if (this.#hasRun(batch)) return
-    // What was known before is kept with the counter, which a later hit may be the first to change.
-    const counter = this.#counterOf(hit, known)
-    if (this.#isUnsure(batch)) this.#unsure.push({ batch, key: hit.key, limit: hit.limit, known: undefined, applyTo: counter => apply(counter, hit) })
-    else apply(counter, hit)
+    this.#counters.addHit(hit, known, batch)
+    this.#makeRoom()
   }
 
   /**
@@ -103,15 +65,11 @@ export class Journal {
    *
    * @param batch  number of the call in which they were sent, as for `addHit`
    */
-  addRefusals (key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined, batch: number | undefined): void {
-    if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > otherClockMs || this.#hasRun(batch)) return
-    const applyTo = (counter: Counter) => {
-      // Memory knows of hits that Redis may have run; on top of what was known before them these are still to come.
-      const before = counter.counted ?? counter.known ?? { ...known, used: 0, previous: 0 }
-      counter.counted = { ...before, previous: before.previous + refusals }
-    }
-    if (this.#isUnsure(batch)) this.#unsure.push({ batch, key, limit, known, applyTo })
-    else applyTo(this.#counterOf({ key, limit }, known))
+  addRefusals (
+    key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined, batch: number | undefined
+  ): void {
+    this.#counters.addRefusals(key, limit, windowEndsAtMs, refusals, known, batch)
+    this.#makeRoom()
   }
 
   /**
@@ -119,150 +77,176 @@ export class Journal {
    *
    * @param counted  the counter as the hit left it, by the clock of `known`
    */
-  addRefund ({ key, limit, cost }: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState, known: LimitState | undefined, batch: number | undefined): void {
-    if (this.#hasRun(batch)) return
-    const applyTo = (counter: Counter) => {
-      const before = counter.counted ?? counter.known
-      if (before !== undefined) counter.counted = refund(before, limit, cost, counted)
-    }
-    if (this.#isUnsure(batch)) this.#unsure.push({ batch, key, limit, known, applyTo })
-    else applyTo(this.#counterOf({ key, limit }, known))
+  addRefund (
+    hit: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState, known: LimitState | undefined, batch: number | undefined
+  ): void {
+    this.#counters.addRefund(hit, counted, known, batch)
+    this.#makeRoom()
   }
 
   /** Takes back all that was counted, as far as it is known. */
   addReset (key: string, limit: Limit, known: LimitState | undefined): void {
-    this.#unsure = this.#unsure.filter(unsure => unsure.key !== key)
-    if (known === undefined) {
-      this.#counters.delete(key)
-      return
-    }
-    const counter = this.#counterOf({ key, limit }, known)
-    counter.counted = counter.known === undefined ? undefined : { ...counter.known, used: 0, previous: 0 }
-  }
-
-  #isUnsure (batch: number | undefined): batch is number {
-    return batch !== undefined && batch >= this.#fence.next
-  }
-
-  /** Of one that failed when Redis was trusted again already, this is known. */
-  #hasRun (batch: number | undefined): boolean {
-    return batch !== undefined && batch <= this.#fence.last
+    this.#counters.addReset(key, limit, known)
+    this.#makeRoom()
   }
 
   addBlock (operation: BlockOperation): void {
-    const ip = 'block' in operation ? operation.block.ip : operation.unblock
     // In the order of the last change of each.
-    this.#blocks.delete(ip)
-    this.#blocks.set(ip, operation)
-    if (this.#blocks.size > this.#options.capacity) this.#dropOldest(this.#blocks, 'blocks')
+    this.#blocks.delete(addressOf(operation))
+    this.#blocks.set(addressOf(operation), operation)
+    this.#makeRoom()
   }
 
   /** @param number  from `nextEventBatch`: an attempt to write them under it may have succeeded */
   addEvents (events: readonly RateLimitEvent[], number: number): void {
-    this.#events.push({ number, events })
+    this.#events.set(number, { number, events })
     this.#eventCount += events.length
-    while (this.#eventCount > this.#options.maxEvents) {
-      const { events: oldest } = this.#events.shift()!
-      this.#eventCount -= oldest.length
-      this.#options.onDrop('events', oldest.length)
-    }
+    if (this.#eventCount > this.#options.maxEvents) this.#drop('events', this.#eventCount - this.#options.maxEvents)
+    this.#makeRoom()
   }
 
   nextEventBatch (): number {
     return ++this.#lastEventBatch
   }
 
-  /** Settles which of the hits that Redis never answered it has run. */
+  /**
+   * @param order  from `nextValueOrder`
+   * @param batch  number of the call that may have run it; undefined: none
+   */
+  addValue (operation: ValueOperation, order: number, batch: number | undefined): void {
+    this.#values.add(operation, order, batch)
+    this.#makeRoom()
+  }
+
+  /** Taken when an operation begins: one that fails late came before those that were begun meanwhile. */
+  nextValueOrder (): number {
+    return this.#values.nextOrder()
+  }
+
+  /** Settles which of the hits and operations that Redis never answered it has run. */
   settle (fence: Fence): void {
-    this.#fence = fence
-    this.#isRecovering = true
-    for (const change of this.#unsure) {
-      if (change.batch > fence.last) change.applyTo(this.#counterOf(change, change.known))
-    }
-    this.#unsure = []
-    this.values.settle(fence)
+    this.#counters.settle(fence)
+    this.#values.settle(fence)
   }
 
-  /** All that Redis is to be told, in order; what comes from now on waits for the next time. Each piece comes again until it is `done`. */
-  pieces (): readonly Piece[] {
-    this.#cut()
-    return [...this.#pieces]
+  /** What Redis is to be told next, and again until it is `done`; undefined: nothing. */
+  next (): Chunk | undefined {
+    return this.#blockChunks().next().value ?? this.#counters.next() ?? this.#eventChunks().next().value ?? this.#values.next()
   }
 
-  done (piece: Piece): void {
-    this.#pieces = this.#pieces.filter(other => other !== piece)
-    if (piece.kind !== 'counters') return
-    for (const { key } of piece.counters) {
-      this.#leaving.delete(key)
-      if (this.#isRecovering) this.#restored.add(key)
+  /** All that Redis is to be told, in order. */
+  rest (): readonly Chunk[] {
+    return [...this.#blockChunks(), ...this.#counters.rest(), ...this.#eventChunks(), ...this.#values.rest()]
+  }
+
+  /** Redis has it, or never will. */
+  done (chunk: Chunk): void {
+    switch (chunk.kind) {
+      case 'counters': return this.#counters.done(chunk)
+      case 'values': return this.#values.done(chunk)
+      case 'events':
+        this.#eventCount -= this.#events.get(chunk.batch.number)?.events.length ?? 0
+        this.#events.delete(chunk.batch.number)
+        return
+      case 'blocks':
+        // What has changed since waits.
+        for (const operation of chunk.operations) {
+          if (this.#blocks.get(addressOf(operation)) === operation) this.#blocks.delete(addressOf(operation))
+        }
     }
   }
 
   /** Redis is up to date, and tells what it counts from now on. */
   recovered (): void {
-    this.#isRecovering = false
-    this.#restored.clear()
+    this.#counters.recovered()
   }
 
-  #cut (): void {
-    const operations = [...this.#blocks.values()]
-    for (let i = 0; i < operations.length; i += inPiece) this.#pieces.push({ kind: 'blocks', operations: operations.slice(i, i + inPiece) })
-    this.#blocks.clear()
-    const counters = [...this.#counters.values()].filter((counter): counter is Counter & CountedHere => counter.counted !== undefined)
-    for (let i = 0; i < counters.length; i += inPiece) this.#pieces.push({ kind: 'counters', id: ++this.#lastId, counters: counters.slice(i, i + inPiece) })
-    for (const { key } of counters) this.#leaving.add(key)
-    this.#counters.clear()
-    for (const batch of this.#events) this.#pieces.push({ kind: 'events', batch })
-    const changes = this.values.cut()
-    for (let i = 0; i < changes.length; i += inPiece) this.#pieces.push({ kind: 'values', id: ++this.#lastId, changes: changes.slice(i, i + inPiece) })
-    this.#events = []
-    this.#eventCount = 0
+  /** Forgets counters that say nothing any more. */
+  sweep (nowMs: number): void {
+    this.#counters.sweep(nowMs)
   }
 
-  #counterOf ({ key, limit }: Pick<HitHere, 'key' | 'limit'>, known: LimitState | undefined): Counter {
-    let counter = this.#counters.get(key)
-    if (counter === undefined) {
-      this.#counters.set(key, counter = { key, limit, known, counted: undefined, isRestored: this.#leaving.has(key) || this.#restored.has(key) })
-      if (this.#counters.size > this.#options.capacity) this.#dropOldest(this.#counters, 'counters')
+  * #blockChunks (): Generator<Chunk, undefined> {
+    let operations: BlockOperation[] = []
+    for (const operation of this.#blocks.values()) {
+      operations.push(operation)
+      if (operations.length < inChunk) continue
+      yield { kind: 'blocks', operations }
+      operations = []
     }
-    return counter
+    if (operations.length > 0) yield { kind: 'blocks', operations }
   }
 
-  /** Several at a time: finding the oldest key of a Map costs more, the more were deleted before it. */
-  #dropOldest (map: Map<string, unknown>, kind: Carried): void {
-    const count = Math.ceil(this.#options.capacity / 64)
-    let left = count
-    for (const key of map.keys()) {
-      if (left-- === 0) break
-      map.delete(key)
+  * #eventChunks (): Generator<Chunk, undefined> {
+    for (const batch of this.#events.values()) yield { kind: 'events', batch }
+  }
+
+  /** Several at a time: finding the oldest of a Map or Set costs more, the more were deleted before it. */
+  #makeRoom (): void {
+    const { capacity } = this.#options
+    while (this.size > capacity) {
+      this.#drop(leastWorth.find(kind => this.#sizeOf(kind) > capacity / 8)!, Math.ceil(capacity / 64))
     }
-    this.#options.onDrop(kind, count)
+  }
+
+  #sizeOf (kind: Carried): number {
+    switch (kind) {
+      case 'counters': return this.#counters.size
+      case 'blocks': return this.#blocks.size
+      case 'events': return this.#eventCount
+      case 'values': return this.#values.size
+    }
+  }
+
+  #drop (kind: Carried, atMost: number): void {
+    const before = this.size
+    switch (kind) {
+      case 'counters': this.#counters.drop(atMost); break
+      case 'values': this.#values.drop(atMost); break
+      case 'blocks': this.#dropBlocks(atMost); break
+      case 'events': this.#dropEvents(atMost)
+    }
+    this.#options.onDrop(kind, before - this.size)
+  }
+
+  #dropBlocks (atMost: number): void {
+    let left = atMost
+    for (const ip of this.#blocks.keys()) {
+      if (left-- <= 0) break
+      this.#blocks.delete(ip)
+    }
+  }
+
+  #dropEvents (atMost: number): void {
+    let left = atMost
+    for (const [number, { events }] of this.#events) {
+      if (left <= 0) break
+      const kept = events.slice(left)
+      if (kept.length > 0) this.#events.set(number, { number, events: kept })
+      else this.#events.delete(number)
+      this.#eventCount -= events.length - kept.length
+      left -= events.length - kept.length
+    }
   }
 }
 
-interface Counter {
-  readonly key: string
-  readonly limit: Limit
-  readonly known: LimitState | undefined
-  /** undefined: nothing came on top of what was known */
-  counted: LimitState | undefined
-  readonly isRestored: boolean
+/**
+ * What goes first where there is no room: as long as it takes more than an
+ * eighth of it, so that a flood of one kind leaves some room to each of the
+ * others.
+ */
+const leastWorth = ['events', 'counters', 'values', 'blocks'] as const satisfies readonly Carried[]
+
+function addressOf (operation: BlockOperation): string {
+  return 'block' in operation ? operation.block.ip : operation.unblock
 }
 
-function apply (counter: Counter, { nowMs, limit, cost, outcome }: HitHere): void {
-  const before = counter.counted ?? counter.known
-  counter.counted = count(before, nowMs, limit, cost, outcome === 'accepted')
-}
-
-/** Counters, changes, events or values in a piece. */
-export function sizeOf (piece: Piece): number {
-  switch (piece.kind) {
-    case 'counters': return piece.counters.length
-    case 'blocks': return piece.operations.length
-    case 'events': return piece.batch.events.length
-    case 'values': return piece.changes.length
+/** Counters, changes, events or values in a chunk. */
+export function sizeOf (chunk: Chunk): number {
+  switch (chunk.kind) {
+    case 'counters': return chunk.counters.size
+    case 'blocks': return chunk.operations.length
+    case 'events': return chunk.batch.events.length
+    case 'values': return chunk.changes.length
   }
 }
-
-/** So that Redis is held for about a millisecond. */
-const inPiece = 100

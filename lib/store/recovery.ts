@@ -3,7 +3,7 @@
  * where Redis has lost its data or is a little behind, all that is known here.
  */
 import { StoreUnavailableError } from '../errors.js'
-import { type Carried, type Journal, type Piece, sizeOf } from './journal.js'
+import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import type { MemoryStore } from './memory.js'
 import { type Heartbeat, type Kept, noNumbers, type RedisStore } from './redis.js'
 import type { CountedHere } from './store.js'
@@ -51,28 +51,37 @@ export class Recovery {
     if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
     if (isLost || isBehind || (await this.#store.blockList.count()) < this.#memory.blockCount) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
-    for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
-      for (const piece of this.#journal.pieces()) await this.#tellPiece(piece, kept)
-    }
+    for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) await this.#tellWhatWaits(kept)
     return told
   }
 
   /** Sends the rest before it returns. Should some of it not arrive, the breaker opens, and it is told the next time. */
   tellRest (): void {
     this.#journal.recovered()
-    for (const piece of this.#journal.pieces()) this.#tellPiece(piece, 'all').catch(() => {})
+    for (const chunk of this.#journal.rest()) this.#tellChunk(chunk, 'all').catch(() => {})
   }
 
-  async #tellPiece (piece: Piece, kept: Kept): Promise<void> {
-    await this.#offer(piece.kind, sizeOf(piece), async () => {
-      switch (piece.kind) {
-        case 'counters': return await this.#store.carry(String(piece.id), piece.counters, this.#now(), kept)
-        case 'blocks': return await this.#store.blockList.apply(piece.operations, this.#now())
-        case 'events': return await this.#store.writeEvents(piece.batch)
-        case 'values': return await this.#store.values.carry(String(piece.id), piece.changes, this.#now())
+  /** As much as waits now. The next chunk is made when Redis has the last: one that it refuses is the only one that it gets. */
+  async #tellWhatWaits (kept: Kept): Promise<void> {
+    let left = this.#journal.size
+    while (left > 0) {
+      const chunk = this.#journal.next()
+      if (chunk === undefined) return
+      left -= sizeOf(chunk)
+      await this.#tellChunk(chunk, kept)
+    }
+  }
+
+  async #tellChunk (chunk: Chunk, kept: Kept): Promise<void> {
+    await this.#offer(chunk.kind, sizeOf(chunk), async () => {
+      switch (chunk.kind) {
+        case 'counters': return await this.#store.carry(String(chunk.id), [...chunk.counters], this.#now(), kept)
+        case 'blocks': return await this.#store.blockList.apply(chunk.operations, this.#now())
+        case 'events': return await this.#store.writeEvents(chunk.batch)
+        case 'values': return await this.#store.values.carry(String(chunk.id), chunk.changes, this.#now())
       }
     })
-    this.#journal.done(piece)
+    this.#journal.done(chunk)
   }
 
   /** What Redis dislikes is told of, and holds up nothing else. */

@@ -4,33 +4,36 @@
  */
 import type { Fence, ValueChange, ValueOperation } from './store.js'
 
-export interface ValueJournalOptions {
-  /** the most keys that are kept */
-  readonly capacity: number
-  /** told how many had to go */
-  readonly onDrop: (count: number) => void
+/** Values for Redis in one call; see CounterChunk. */
+export interface ValueChunk {
+  readonly kind: 'values'
+  readonly id: number
+  readonly changes: readonly ValueChange[]
+}
+
+interface Chunk extends ValueChunk {
+  readonly changes: ValueChange[]
 }
 
 /** An operation, and in which call it was sent to Redis, that may have run it; undefined: it was not. */
 interface Step {
   readonly order: number
   readonly operation: ValueOperation
-  batch: number | undefined
+  readonly batch: number | undefined
 }
 
 export class ValueJournal {
-  readonly #options: ValueJournalOptions
+  /** not sent yet */
   readonly #steps = new Map<string, Step[]>()
+  #chunks: Chunk[] = []
   #fence: Fence = { last: 0, next: 0 }
   #lastOrder = 0
+  #lastId = 0
+  #size = 0
 
-  constructor (options: ValueJournalOptions) {
-    this.#options = options
-  }
-
-  /** Keys that something was done to. */
+  /** Operations that are kept: a few for each key, and one for each that is in doubt. */
   get size (): number {
-    return this.#steps.size
+    return this.#size
   }
 
   /** Taken when an operation begins: one that fails late came before those that were begun meanwhile. */
@@ -47,54 +50,102 @@ export class ValueJournal {
     // One that failed when Redis was trusted again already.
     if (batch !== undefined && batch <= this.#fence.last) return
     const steps = this.#steps.get(key) ?? []
-    steps.push({ order, operation, batch: batch !== undefined && batch < this.#fence.next ? undefined : batch })
-    steps.sort((a, b) => a.order - b.order)
-    this.#steps.set(key, shorten(steps))
-    if (this.#steps.size <= this.#options.capacity) return
-    // Several at a time: finding the oldest key of a Map costs more, the more were deleted before it.
-    const count = Math.ceil(this.#options.capacity / 64)
-    for (const oldest of [...this.#steps.keys()].slice(0, count)) this.#steps.delete(oldest)
-    this.#options.onDrop(count)
+    this.#size -= steps.length
+    const later: Step[] = []
+    while (steps.length > 0 && steps.at(-1)!.order > order) later.unshift(steps.pop()!)
+    append(steps, { order, operation, batch: batch !== undefined && batch < this.#fence.next ? undefined : batch })
+    for (const step of later) append(steps, step)
+    this.#steps.set(key, steps)
+    this.#size += steps.length
   }
 
   /** Settles which of the calls that Redis never answered it has run. */
   settle (fence: Fence): void {
     this.#fence = fence
     for (const [key, steps] of this.#steps) {
-      const left = steps.filter(({ batch }) => batch === undefined || batch > fence.last)
-      for (const step of left) step.batch = undefined
+      const left: Step[] = []
+      for (const step of steps) {
+        if (step.batch === undefined || step.batch > fence.last) append(left, { ...step, batch: undefined })
+      }
+      this.#size += left.length - steps.length
       if (left.length === 0) this.#steps.delete(key)
-      else this.#steps.set(key, shorten(left))
+      else this.#steps.set(key, left)
     }
   }
 
-  /** All of it, in sums; nothing is left here. */
-  cut (): readonly ValueChange[] {
-    const changes = [...this.#steps].map(([key, steps]) => sumOf(key, steps))
-    this.#steps.clear()
-    return changes
+  /** What Redis is to be told next, in sums, and again until it is `done`. */
+  next (): ValueChunk | undefined {
+    if (this.#chunks.length === 0) this.#cut(inChunk)
+    return this.#chunks[0]
+  }
+
+  /** All of it. */
+  rest (): readonly ValueChunk[] {
+    this.#cut(Infinity)
+    return this.#chunks
+  }
+
+  done ({ id }: ValueChunk): void {
+    this.#size -= this.#chunks.find(chunk => chunk.id === id)?.changes.length ?? 0
+    this.#chunks = this.#chunks.filter(chunk => chunk.id !== id)
+  }
+
+  /** Drops some keys, the oldest first. @returns how many entries that were */
+  drop (atMost: number): number {
+    const before = this.#size
+    for (const { changes } of this.#chunks) this.#size -= changes.splice(0, atMost - (before - this.#size)).length
+    for (const [key, steps] of this.#steps) {
+      if (before - this.#size >= atMost) break
+      this.#steps.delete(key)
+      this.#size -= steps.length
+    }
+    this.#chunks = this.#chunks.filter(({ changes }) => changes.length > 0)
+    return before - this.#size
+  }
+
+  #cut (atMost: number): void {
+    let changes: ValueChange[] = []
+    let left = atMost
+    for (const [key, steps] of this.#steps) {
+      if (steps.some(({ batch }) => batch !== undefined)) continue
+      if (left-- <= 0) break
+      this.#steps.delete(key)
+      this.#size += 1 - steps.length
+      changes.push(sumOf(key, steps))
+      if (changes.length < inChunk) continue
+      this.#chunks.push({ kind: 'values', id: ++this.#lastId, changes })
+      changes = []
+    }
+    if (changes.length > 0) this.#chunks.push({ kind: 'values', id: ++this.#lastId, changes })
   }
 }
 
-/** Nothing before the last `set` or `del` matters; whether those ran, neither. */
-function shorten (steps: Step[]): Step[] {
-  const begin = Math.max(0, steps.findLastIndex(({ operation }) => operation.kind === 'set' || operation.kind === 'del'))
-  const short: Step[] = []
-  for (const step of steps.slice(begin)) {
-    const before = short.at(-1)
-    if (before !== undefined && isAdded(before, step)) short[short.length - 1] = { ...step, operation: added(before.operation, step.operation) }
-    else short.push(step)
+/**
+ * Adds a step behind the others. Nothing before a `set` or `del` matters;
+ * whether those ran, neither. Of two ends the later one holds, and what was
+ * added is summed up; of a step that is in doubt this is not known.
+ */
+function append (steps: Step[], step: Step): void {
+  const { kind } = step.operation
+  if (kind === 'set' || kind === 'del') steps.length = 0
+  if (step.batch === undefined && kind === 'expire') {
+    const end = steps.findLastIndex(({ batch, operation }) => batch !== undefined || operation.kind === 'expire')
+    if (end >= 0 && steps[end]!.batch === undefined) {
+      const [, ...behind] = steps.splice(end)
+      for (const other of behind) append(steps, other)
+    }
   }
-  return short
+  const last = steps.at(-1)
+  const sum = last === undefined ? undefined : sumOfTwo(last, step)
+  if (sum === undefined) steps.push(step)
+  else steps[steps.length - 1] = sum
 }
 
-function isAdded (a: Step, b: Step): boolean {
-  return a.batch === undefined && b.batch === undefined && a.operation.kind === b.operation.kind
-}
-
-/** Two of a kind that follow each other: sums add up, of two ends the later one holds. */
-function added (a: ValueOperation, b: ValueOperation): ValueOperation {
-  return a.kind === 'incr' && b.kind === 'incr' ? { ...b, by: a.by + b.by } : b
+/** @returns undefined: they are not to be summed up */
+function sumOfTwo ({ batch, operation: a }: Step, step: Step): Step | undefined {
+  const { operation: b } = step
+  if (batch !== undefined || step.batch !== undefined || a.kind !== 'incr' || b.kind !== 'incr') return undefined
+  return { ...step, operation: { ...b, by: a.by + b.by } }
 }
 
 function sumOf (key: string, steps: readonly Step[]): ValueChange {
@@ -120,3 +171,6 @@ function sumOf (key: string, steps: readonly Step[]): ValueChange {
   }
   return change
 }
+
+/** So that Redis is held for about a millisecond. */
+const inChunk = 100

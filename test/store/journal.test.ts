@@ -1,6 +1,8 @@
 import t from 'tap'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import { type Carried, type HitHere, Journal, type Piece } from '../../lib/store/journal.js'
+import type { HitHere } from '../../lib/store/counter-journal.js'
+import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/store/journal.js'
+import type { BlockOperation, RateLimitEvent } from '../../lib/store/store.js'
 
 const limit = defineLimit('fixed-window', 100, 60_000)
 const nowMs = 1_700_000_000_000
@@ -15,14 +17,22 @@ function hit (key: string, outcome: HitHere['outcome'] = 'accepted'): HitHere {
   return { key, limit, cost: 1, nowMs, outcome }
 }
 
-function drain (journal: Journal): Piece[] {
-  const pieces = [...journal.pieces()]
-  for (const piece of pieces) journal.done(piece)
-  return pieces
+/** All that Redis is told; it takes each chunk. */
+function drain (journal: Journal): object[] {
+  const chunks = journal.rest().map(contentsOf)
+  for (const chunk of journal.rest()) journal.done(chunk)
+  return chunks
 }
 
-function countersOf (pieces: readonly Piece[]): Record<string, number> {
-  return Object.fromEntries(pieces.flatMap(piece => piece.kind === 'counters' ? piece.counters.map(({ key, counted }) => [key, counted.used + counted.previous]) : []))
+/** As it is when it is sent: a chunk grows empty when it is done. */
+function contentsOf (chunk: Chunk): object {
+  if (chunk.kind !== 'counters') return chunk
+  return { ...chunk, counters: [...chunk.counters].map(({ key, known, counted, isRestored }) => ({ key, known, counted, isRestored })) }
+}
+
+function countersOf (chunks: readonly object[]): Record<string, number> {
+  const counters = chunks.flatMap(chunk => (chunk as { counters?: { key: string, counted: { used: number, previous: number } }[] }).counters ?? [])
+  return Object.fromEntries(counters.map(({ key, counted }) => [key, counted.used + counted.previous]))
 }
 
 t.test('hits at one counter are one entry, on top of what was known', async t => {
@@ -32,33 +42,44 @@ t.test('hits at one counter are one entry, on top of what was known', async t =>
   journal.addHit(hit('b'), undefined, undefined)
   t.equal(journal.size, 2)
   t.equal(journal.has('a'), true)
-  const pieces = drain(journal)
-  t.match(pieces, [{ kind: 'counters', counters: [{ key: 'a', known, counted: { used: 8 } }, { key: 'b', known: undefined, counted: { used: 1 } }] }])
-  t.same([journal.size, journal.isEmpty, journal.has('a')], [0, true, false])
+  const chunks = drain(journal)
+  t.match(chunks, [{ kind: 'counters', counters: [{ key: 'a', known, counted: { used: 8 } }, { key: 'b', known: undefined, counted: { used: 1 } }] }])
+  t.same([journal.size, journal.has('a')], [0, false])
 })
 
 t.test('of the hits that were never answered, those count that did not run', async t => {
   const { journal } = setUp()
   for (const batch of [5, 6, 7]) journal.addHit(hit('a'), { used: 10, previous: 0, atMs: windowEndsAtMs }, batch)
   journal.addHit(hit('sent'), undefined, 5)
-  t.equal(journal.isEmpty, false)
+  t.equal(journal.size, 6, 'two counters, and four hits in doubt')
   journal.settle({ last: 5, next: 2 ** 32 })
   // What was known before any of them is where counting goes on; what only might have run has left no trace.
   t.same(countersOf(drain(journal)), { a: 12 })
-  t.equal(journal.isEmpty, true)
+  t.equal(journal.size, 0)
 })
 
-t.test('a piece stays the next one until it is done, and what comes meanwhile waits', async t => {
+t.test('a chunk stays the next one until it is done, and what comes meanwhile waits', async t => {
   const { journal } = setUp()
   for (let i = 0; i < 250; i++) journal.addHit(hit(`key${i}`), undefined, undefined)
-  const [first, second] = journal.pieces()
+  const [first, second] = journal.rest()
   journal.addHit(hit('key0'), undefined, undefined)
-  t.same([journal.pieces()[0] === first, journal.pieces()[1] === second], [true, true])
+  t.same([journal.next() === first, journal.rest()[1] === second], [true, true])
   t.equal(journal.size, 251)
   journal.done(second!)
-  t.equal(journal.pieces()[0], first, 'also where one behind it is done sooner')
-  const pieces = drain(journal)
-  t.same(pieces.map(piece => piece.kind === 'counters' ? [piece.id, piece.counters.length] : piece), [[1, 100], [3, 50], [4, 1]])
+  t.equal(journal.next(), first, 'also where one behind it is done sooner')
+  t.match(drain(journal), [{ id: 1 }, { id: 3 }, { id: 4, counters: [{ key: 'key0', counted: { used: 1 } }] }])
+})
+
+t.test('as long as Redis has not taken a chunk, no other is made', async t => {
+  const { journal } = setUp()
+  for (let round = 0; round < 10; round++) {
+    for (let i = 0; i < 100; i++) journal.addHit(hit(`key-${round}-${i}`), undefined, undefined)
+    for (let i = 0; i < 10; i++) journal.addValue({ kind: 'incr', key: `key-${round}-${i}`, atMs: nowMs, by: 1 }, journal.nextValueOrder(), undefined)
+    const chunk = journal.next()!
+    t.same([chunk.kind, sizeOf(chunk)], ['counters', 100])
+    t.equal(chunk, journal.next())
+  }
+  t.ok(journal.size <= 1000, `${journal.size} entries`)
 })
 
 t.test('blocks are told in the order of their last changes', async t => {
@@ -93,16 +114,149 @@ t.test('a refusal counts also where hits before it may have run in Redis', async
   t.same(countersOf(drain(journal)), { a: 47 })
 })
 
-t.test('what finds no room pushes out the oldest, and is counted', async t => {
-  const { journal, dropped } = setUp(2, 5)
-  for (const key of ['a', 'b', 'c']) journal.addHit(hit(key), undefined, undefined)
-  for (const ip of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) journal.addBlock({ atMs: nowMs, unblock: ip })
-  const events = (count: number) => Array.from({ length: count }, () => ({ type: 'limited' as const, count: 1, atMs: nowMs }))
-  for (let i = 0; i < 3; i++) journal.addEvents(events(2), journal.nextEventBatch())
-  for (const key of ['a', 'b', 'c']) journal.values.add({ kind: 'del', key, atMs: nowMs }, journal.values.nextOrder(), undefined)
-  t.same(dropped, [['counters', 1], ['blocks', 1], ['events', 2], ['values', 1]])
-  t.equal(journal.size, 2 + 2 + 4 + 2)
-  t.match(drain(journal), [{ kind: 'blocks' }, { kind: 'counters', counters: [{ key: 'b' }, { key: 'c' }] }, { batch: { number: 2 } }, { batch: { number: 3 } }, { kind: 'values', changes: [{ key: 'b' }, { key: 'c' }] }])
+const events = (count: number, key?: string): RateLimitEvent[] => Array.from({ length: count }, () => ({ type: 'limited', key, count: 1, atMs: nowMs }))
+const unblock = (ip: string): BlockOperation => ({ atMs: nowMs, unblock: ip })
+
+/** Adds one entry of each kind, by the number that makes it differ from others. */
+const adding: Record<Carried, (journal: Journal, i: number) => void> = {
+  counters: (journal, i) => journal.addHit(hit(`key${i}`), undefined, undefined),
+  blocks: (journal, i) => journal.addBlock(unblock(`192.0.${i >> 8}.${i & 255}`)),
+  events: (journal, i) => journal.addEvents(events(1, `key${i}`), journal.nextEventBatch()),
+  values: (journal, i) => journal.addValue({ kind: 'del', key: `key${i}`, atMs: nowMs }, journal.nextValueOrder(), undefined)
+}
+
+for (const [kind, add] of Object.entries(adding)) {
+  t.test(`${kind} never take more than the whole room, sent or not, and each that finds none is counted`, async t => {
+    const { journal, dropped } = setUp(640, 1000)
+    for (let i = 0; i < 2000; i++) {
+      add(journal, i)
+      if (journal.size > 640) t.fail(`${journal.size} entries`)
+      // An attempt that fails; a later one sends all, in vain as well.
+      if (i % 100 === 0) journal.next()
+      if (i === 1000) journal.rest()
+    }
+    t.equal(dropped.reduce((sum, [, count]) => sum + count, journal.size), 2000)
+    t.same(new Set(dropped.map(([kind]) => kind)), new Set([kind]))
+    drain(journal)
+    t.equal(journal.size, 0)
+  })
+}
+
+t.test('a flood of one kind leaves an eighth of the room to each of the others', async t => {
+  for (const [flooding, add] of Object.entries(adding)) {
+    const { journal, dropped } = setUp(800, 800)
+    for (const addOther of Object.values(adding)) for (let i = 0; i < 100; i++) addOther(journal, i)
+    for (let i = 100; i < 1000; i++) add(journal, i)
+    t.same(new Set(dropped.map(([kind]) => kind)), new Set([flooding]))
+  }
+})
+
+t.test('events go first, and blocks last', async t => {
+  const { journal, dropped } = setUp(800, 800)
+  const inOrder = ['events', 'counters', 'values', 'blocks'] as const
+  for (const kind of inOrder) for (let i = 0; i < 900; i++) adding[kind](journal, i)
+  t.same([...new Set(dropped.map(([kind]) => kind))], inOrder)
+})
+
+t.test('of a large write of events the last find room', async t => {
+  const { journal, dropped } = setUp(1000, 5)
+  journal.addEvents(events(2, 'first'), journal.nextEventBatch())
+  journal.addEvents([...events(1, 'dropped'), ...events(5, 'last')], journal.nextEventBatch())
+  t.same(dropped, [['events', 3]])
+  t.match(drain(journal), [{ batch: { number: 2, events: events(5, 'last') } }])
+})
+
+t.test('a flood of fresh names drops nobody who has used more of a quota', async t => {
+  const quota = defineLimit('fixed-window', 5, 60_000)
+  for (const isSent of [false, true]) {
+    const { journal } = setUp(640)
+    const hits = (key: string, times: number) => {
+      for (let i = 0; i < times; i++) journal.addHit({ ...hit(key), limit: quota }, undefined, undefined)
+    }
+    hits('limited', 5)
+    hits('nearly', 4)
+    // Sent, with all others, when Redis went again: it counts as long as that is not known.
+    if (isSent) {
+      for (let i = 0; i < 638; i++) hits(`earlier${i}`, 1)
+      journal.rest()
+      hits('limited later', 5)
+    }
+    for (let i = 0; i < 10_000; i++) hits(`fresh${i}`, 1)
+    t.match(countersOf(drain(journal)), { limited: 5, nearly: 4, ...isSent && { 'limited later': 5 } })
+  }
+})
+
+t.test('who is limited by hits that may have run is kept as well', async t => {
+  const quota = defineLimit('fixed-window', 5, 60_000)
+  const { journal } = setUp(640)
+  for (let i = 0; i < 5; i++) journal.addHit({ ...hit('limited'), limit: quota }, undefined, i + 1)
+  journal.addHit({ ...hit('limited'), limit: quota }, undefined, undefined)
+  for (let i = 0; i < 2000; i++) journal.addHit({ ...hit(`fresh${i}`), limit: quota }, undefined, 6)
+  t.ok(journal.size <= 640, `${journal.size} entries`)
+  journal.settle({ last: 3, next: 100 })
+  t.match(countersOf(drain(journal)), { limited: 3 })
+})
+
+t.test('a flood on one counter while nobody knows what ran takes an entry for each batch', async t => {
+  const { journal } = setUp()
+  for (let i = 0; i < 3200; i++) journal.addHit(hit('a'), undefined, 1 + Math.floor(i / 32))
+  t.equal(journal.size, 101)
+  journal.settle({ last: 50, next: 2 ** 32 })
+  t.same(countersOf(drain(journal)), { a: 1600 })
+})
+
+t.test('those who have used most are told first', async t => {
+  const quota = defineLimit('fixed-window', 5, 60_000)
+  const { journal } = setUp()
+  for (let used = 1; used <= 5; used++) for (let i = 0; i < used; i++) journal.addHit({ ...hit(`used${used}`), limit: quota }, undefined, undefined)
+  t.match(drain(journal), [{ counters: [5, 4, 3, 2, 1].map(used => ({ key: `used${used}` })) }])
+})
+
+t.test('a counter whose window is over takes no room, and is not counted as dropped', async t => {
+  const { journal, dropped } = setUp()
+  journal.addHit(hit('over'), undefined, undefined)
+  journal.addHit({ ...hit('running'), nowMs: nowMs + 1000 }, undefined, undefined)
+  journal.addHit(hit('in doubt'), undefined, 5)
+  journal.sweep(windowEndsAtMs)
+  t.equal(journal.size, 3)
+  t.same(dropped, [])
+  journal.settle({ last: 4, next: 100 })
+  journal.sweep(windowEndsAtMs)
+  t.same(countersOf(drain(journal)), { running: 1 })
+})
+
+t.test('a reset is kept like the use that it forgets', async t => {
+  const quota = defineLimit('fixed-window', 5, 60_000)
+  const { journal } = setUp(640)
+  const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
+  journal.addReset('a', quota, known)
+  journal.addHit({ ...hit('a'), limit: quota }, { ...known, used: 0 }, undefined)
+  for (let i = 0; i < 2000; i++) journal.addHit({ ...hit(`fresh${i}`), limit: quota }, undefined, undefined)
+  t.match(countersOf(drain(journal)), { a: 1 })
+})
+
+t.test('of a block that changed while Redis was told, the change waits', async t => {
+  const { journal } = setUp()
+  journal.addBlock(unblock('192.0.2.1'))
+  journal.addBlock(unblock('192.0.2.2'))
+  const chunk = journal.next()!
+  const later = { atMs: nowMs + 1, unblock: '192.0.2.1' }
+  journal.addBlock(later)
+  journal.done(chunk)
+  t.same(journal.next(), { kind: 'blocks', operations: [later] })
+})
+
+t.test('what was dropped while it was on its way is done all the same', async t => {
+  for (const [kind, add] of Object.entries(adding)) {
+    const { journal } = setUp(64, 64)
+    for (let i = 0; i < 64; i++) add(journal, i)
+    const chunks = journal.rest()
+    for (let i = 100; i < 300; i++) add(journal, i)
+    for (const chunk of chunks) journal.done(chunk)
+    t.ok(journal.size > 0 && journal.size <= 64, `${kind}: ${journal.size}`)
+    drain(journal)
+    t.equal(journal.size, 0)
+  }
 })
 
 t.test('a hit that fails when Redis has been asked what it ran already is settled at once', async t => {
@@ -116,15 +270,15 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   t.same(countersOf(drain(journal)), { 'never ran': 1, refused: 103 })
 })
 
-t.test('until Redis is up to date, what follows a piece says that Redis knows the counter', async t => {
+t.test('until Redis is up to date, what follows a chunk says that Redis knows the counter', async t => {
   const { journal } = setUp()
-  const isRestored = () => drain(journal).flatMap(piece => piece.kind === 'counters' ? piece.counters.map(counter => counter.isRestored) : [])
+  const isRestored = () => drain(journal).flatMap(chunk => (chunk as { counters: { isRestored: boolean }[] }).counters.map(({ isRestored }) => isRestored))
   const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
   journal.addHit(hit('a'), known, undefined)
   journal.settle({ last: 5, next: 100 })
-  const [piece] = journal.pieces()
+  const chunk = journal.next()!
   journal.addHit(hit('a'), known, undefined)
-  journal.done(piece!)
+  journal.done(chunk)
   t.same(isRestored(), [true])
   journal.addHit(hit('a'), known, undefined)
   journal.addHit(hit('b'), known, undefined)
@@ -161,7 +315,7 @@ t.test('a hit that is given back is taken from what it was counted in, once', as
   journal.settle({ last: 5, next: 2 ** 32 })
   t.same(countersOf(drain(journal)), { a: 9, sent: 9 })
   journal.addRefund(hit('late'), known, known, 4)
-  t.equal(journal.isEmpty, true)
+  t.equal(journal.size, 0)
 })
 
 t.test('a counter that is reset forgets what only might have run', async t => {

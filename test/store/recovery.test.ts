@@ -273,7 +273,7 @@ t.test('what Redis would not take is counted and told, and holds up nothing else
   t.equal(await admin.get('guard:fixed-window:{192.0.2.1}:global'), '7')
 })
 
-t.test('a journal that is full drops the oldest, says so once, and counts it', async t => {
+t.test('a journal that is full drops the oldest of those with most of their quota left, says so once, and counts it', async t => {
   const server = await startRedis(t)
   const { app, proxy, lines } = await instance(t, server, { max: 100, maxJournal: 2 })
   proxy.blackhole = true

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import type { ValueOperation } from '../../lib/store/store.js'
+import type { ValueChange, ValueOperation } from '../../lib/store/store.js'
 import { ValueJournal } from '../../lib/store/value-journal.js'
 import { guardedApp } from '../support/app.js'
 import { outages } from '../support/outages.js'
@@ -11,9 +11,11 @@ import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
-function setUp (capacity = 100) {
-  const dropped: number[] = []
-  return { journal: new ValueJournal({ capacity, onDrop: count => dropped.push(count) }), dropped }
+/** All that Redis is told; it takes each chunk. */
+function drain (journal: ValueJournal): readonly ValueChange[] {
+  const chunks = journal.rest()
+  for (const chunk of chunks) journal.done(chunk)
+  return chunks.flatMap(({ changes }) => changes)
 }
 
 const set = (key: string, atMs: number, text: string, expiresAtMs = Infinity): ValueOperation => ({ kind: 'set', key, atMs, text, expiresAtMs })
@@ -34,55 +36,106 @@ const sums: readonly [title: string, operations: readonly ValueOperation[], sum:
 
 t.test('what was done to a key is one change', async t => {
   for (const [title, operations, sum] of sums) {
-    const { journal } = setUp()
+    const journal = new ValueJournal()
     for (const operation of operations) journal.add(operation, journal.nextOrder(), undefined)
-    t.equal(journal.size, 1)
-    t.match(journal.cut(), [{ key: 'k', ...sum }], title)
-    t.same(journal.cut(), [])
+    t.match(drain(journal), [{ key: 'k', ...sum }], title)
+    t.same(drain(journal), [])
+    t.equal(journal.size, 0)
   }
 })
 
 t.test('calls that Redis never answered count if it has not run them, in the order in which they began', async t => {
   for (const [last, add, text] of [[4, 3, undefined], [5, 2, undefined], [6, 1, undefined]] as const) {
-    const { journal } = setUp()
+    const journal = new ValueJournal()
     const orders = [journal.nextOrder(), journal.nextOrder(), journal.nextOrder()]
     journal.add(incr('k', 3), orders[2]!, undefined)
     journal.add(incr('k', 1), orders[0]!, 5)
     journal.add(incr('k', 2), orders[1]!, 6)
     journal.settle({ last, next: 2 ** 32 })
-    t.match(journal.cut(), [{ add, base: text }], `the last that ran: ${last}`)
+    t.match(drain(journal), [{ add, base: text }], `the last that ran: ${last}`)
   }
-  const { journal } = setUp()
+  const journal = new ValueJournal()
   const [first, second] = [journal.nextOrder(), journal.nextOrder()]
   journal.add(set('k', 2, 'later'), second, undefined)
   journal.add(set('k', 1, 'earlier'), first, 5)
   journal.add(incr('ran', 1), journal.nextOrder(), 5)
   journal.settle({ last: 5, next: 2 ** 32 })
-  t.match(journal.cut(), [{ key: 'k', base: { text: 'later' } }])
+  t.match(drain(journal), [{ key: 'k', base: { text: 'later' } }])
 })
 
 t.test('one that fails when Redis has been asked what it ran already is settled at once', async t => {
-  const { journal } = setUp()
+  const journal = new ValueJournal()
   journal.settle({ last: 5, next: 100 })
   journal.add(incr('k', 1), journal.nextOrder(), 5)
   t.equal(journal.size, 0)
   journal.add(incr('k', 1), journal.nextOrder(), 6)
   journal.add(incr('k', 1), journal.nextOrder(), 101)
   journal.settle({ last: 101, next: 200 })
-  t.match(journal.cut(), [{ add: 1 }])
+  t.match(drain(journal), [{ add: 1 }])
 })
 
-t.test('however many operations, a key takes little room; too many keys push out the oldest, and that is counted', async t => {
-  fc.assert(fc.property(fc.array(fc.constantFrom(set('k', 1, 'x'), incr('k', 1), expire('k', 1, 9), del('k', 1)), { maxLength: 50 }), operations => {
-    const { journal } = setUp()
-    for (const operation of operations) journal.add(operation, journal.nextOrder(), undefined)
-    return journal.size <= 1
+const operation = fc.constantFrom(
+  (atMs: number) => set('k', atMs, 'x'), (atMs: number) => incr('k', atMs), (atMs: number) => expire('k', atMs, atMs + 60), (atMs: number) => del('k', atMs)
+)
+
+t.test('however many operations, a key takes little room, and none of what they do is lost', async t => {
+  fc.assert(fc.property(fc.array(operation, { maxLength: 50 }), makers => {
+    const journal = new ValueJournal()
+    let [isThere, add, end] = [true, 0, undefined as number | undefined]
+    makers.forEach((make, atMs) => {
+      const operation = make(atMs)
+      journal.add(operation, journal.nextOrder(), undefined)
+      switch (operation.kind) {
+        case 'set': [isThere, add, end] = [true, 0, undefined]; break
+        case 'del': [isThere, add, end] = [false, 0, undefined]; break
+        case 'incr': [isThere, add] = [true, add + 1]; break
+        case 'expire': if (isThere) end = operation.expiresAtMs
+      }
+      if (journal.size > 4) throw new Error(`${journal.size} entries`)
+    })
+    const [change] = drain(journal)
+    t.same([change?.add ?? 0, change?.end?.expiresAtMs], [add, end])
   }))
-  const { journal, dropped } = setUp(64)
-  for (let i = 0; i < 100; i++) journal.add(incr(`key-${i}`, 1), journal.nextOrder(), undefined)
-  t.equal(journal.size, 64)
-  t.equal(dropped.reduce((a, b) => a + b), 36)
-  t.same(journal.cut().map(({ key }) => key).slice(0, 2), ['key-36', 'key-37'])
+})
+
+t.test('a key that is counted and given an end again and again takes little time', async t => {
+  const journal = new ValueJournal()
+  // Nobody knows whether Redis has run these: each of them is kept.
+  for (let i = 0; i < 20_000; i++) journal.add(incr('k', 1), journal.nextOrder(), i + 1)
+  t.equal(journal.size, 20_000)
+  const startMs = performance.now()
+  for (let i = 0; i < 20_000; i++) {
+    journal.add(incr('k', 2), journal.nextOrder(), undefined)
+    journal.add(expire('k', 2, 60), journal.nextOrder(), undefined)
+  }
+  t.ok(journal.size <= 20_003, `${journal.size} entries`)
+  t.ok(performance.now() - startMs < 1000, `${performance.now() - startMs} ms`)
+  t.equal(journal.next(), undefined, 'Redis is told when it is known what it has run')
+  journal.settle({ last: 15_000, next: 2 ** 32 })
+  t.match(drain(journal), [{ add: 25_000, end: { expiresAtMs: 60 } }])
+})
+
+t.test('a chunk comes again with the same changes until it is done, and what comes meanwhile waits', async t => {
+  const journal = new ValueJournal()
+  for (let i = 0; i < 250; i++) journal.add(incr(`key-${i}`, 1), journal.nextOrder(), undefined)
+  const chunk = journal.next()!
+  journal.add(incr('key-0', 2), journal.nextOrder(), undefined)
+  t.equal(journal.next(), chunk)
+  t.match(chunk, { id: 1, changes: { length: 100 } })
+  t.same([journal.size, journal.rest().map(({ changes }) => changes.length)], [251, [100, 100, 51]])
+  journal.done(chunk)
+  journal.done(chunk)
+  t.equal(journal.size, 151)
+})
+
+t.test('what is dropped is the oldest, sent or not', async t => {
+  const journal = new ValueJournal()
+  for (let i = 0; i < 150; i++) journal.add(incr(`key-${i}`, 1), journal.nextOrder(), undefined)
+  const chunk = journal.next()!
+  t.equal(journal.drop(70), 70)
+  t.match(chunk.changes.map(({ key }) => key), Array.from({ length: 30 }, (_, i) => `key-${70 + i}`))
+  t.equal(journal.drop(40), 40)
+  t.match(drain(journal).map(({ key }) => key), Array.from({ length: 40 }, (_, i) => `key-${110 + i}`))
 })
 
 async function startRedis (t: Test): Promise<RedisServer> {

@@ -1,4 +1,4 @@
-/** A TCP proxy before a server, which delays, cuts, resets and swallows what passes. */
+/** A TCP proxy before a server, which delays, cuts, resets and swallows what passes, or only what is large. */
 import { once } from 'node:events'
 import { connect, createServer, type Server, type Socket } from 'node:net'
 
@@ -7,6 +7,8 @@ export class TcpProxy {
   delayMs = 0
   /** accept, and pass nothing on */
   blackhole = false
+  /** the most bytes that a client may send at once: behind more, nothing of its connection passes any more */
+  largest = Infinity
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
   #resets: NodeJS.Timeout | undefined
@@ -15,7 +17,7 @@ export class TcpProxy {
     this.#server = createServer(client => {
       const target = connect(targetPort, '127.0.0.1').setNoDelay()
       client.setNoDelay()
-      this.#pass(client, target)
+      this.#pass(client, target, () => this.largest)
       this.#pass(target, client)
     })
   }
@@ -53,10 +55,12 @@ export class TcpProxy {
     await once(this.#server, 'close')
   }
 
-  #pass (from: Socket, to: Socket): void {
+  #pass (from: Socket, to: Socket, largest = () => Infinity): void {
     this.#sockets.add(from)
+    let isStuck = false
     from.on('data', data => {
-      if (this.blackhole) return
+      isStuck ||= data.length > largest()
+      if (this.blackhole || isStuck) return
       if (this.delayMs === 0) to.write(data)
       else setTimeout(() => to.writable && to.write(data), this.delayMs)
     })

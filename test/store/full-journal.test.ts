@@ -1,0 +1,128 @@
+/** A Redis that works, and refuses the replay of what it missed: real servers, under a flood of fresh names. */
+import { setImmediate } from 'node:timers/promises'
+import type { FastifyInstance } from 'fastify'
+import type { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import type { RedisGuardOptions } from '../../lib/options.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+const maxJournal = 2000
+const max = 5
+
+interface Flooded {
+  readonly app: FastifyInstance
+  readonly admin: Redis
+  readonly proxy: TcpProxy
+  readonly lines: Record<string, unknown>[]
+}
+
+async function setUp (t: Test, options: RedisGuardOptions = {}): Promise<Flooded> {
+  const server = await RedisServer.start('--maxmemory-policy', 'noeviction')
+  t.teardown(async () => await server.stop())
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const admin = server.client()
+  t.teardown(() => admin.disconnect())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: { port: proxy.port }, max, timeWindow: '1 hour', maxJournal, resetTimeout: 100, ...options }, logTo(lines))
+  app.get('/', async () => 'ok')
+  t.equal(app.redisGuard.status.store, 'redis')
+  return { app, admin, proxy, lines }
+}
+
+async function hit (app: FastifyInstance, remoteAddress: string): Promise<number> {
+  return (await app.inject({ url: '/', remoteAddress })).statusCode
+}
+
+async function metric (app: FastifyInstance, name: string): Promise<number> {
+  const found = new RegExp(`^${name} (\\d+)$`, 'm').exec((await app.inject('/metrics')).payload)
+  return Number(found?.[1] ?? 0)
+}
+
+const dropped = (kind: string) => `redis_guard_journal_dropped_total\\{kind="${kind}"\\}`
+
+/** Names that have come, each of them once. */
+const freshName = (i: number) => `198.51.${i >> 8}.${i & 255}`
+
+/**
+ * Goes on until Redis was found to work three times more, and would not take the journal.
+ *
+ * @returns how many names came, and the most that the journal held
+ */
+async function flood (app: FastifyInstance, forMs: number, meanwhile: () => Promise<void>): Promise<{ names: number, most: number }> {
+  const timesUp = async () => await metric(app, 'redis_guard_breaker_transitions_total\\{to="closed"\\}')
+  const [endMs, enough] = [Date.now() + forMs, await timesUp() + 3]
+  let [names, most] = [0, 0]
+  while (Date.now() < endMs || names < 3 * maxJournal || await timesUp() < enough) {
+    for (let i = 0; i < 100; i++) await hit(app, freshName(names++))
+    // Answers that need no Redis leave its connection no turn of the event loop.
+    await setImmediate()
+    await meanwhile()
+    most = Math.max(most, await metric(app, 'redis_guard_journal_entries'))
+  }
+  return { names, most }
+}
+
+/** @returns the sum of what Redis has counted of fresh names, and the most of one */
+async function countedOf (admin: Redis, names: number): Promise<{ sum: number, most: number }> {
+  const counts = (await admin.mget(Array.from({ length: names }, (_, i) => `guard:fixed-window:{${freshName(i)}}:global`))).map(Number)
+  return { sum: counts.reduce((a, b) => a + b, 0), most: Math.max(...counts) }
+}
+
+/** Leaves room for the probe, the fence and the heartbeat, and none for a hundred counters. */
+async function fill (admin: Redis): Promise<void> {
+  const used = Number(/^used_memory:(\d+)/m.exec(await admin.info('memory'))![1])
+  await admin.config('SET', 'maxmemory', String(used + 12_000))
+}
+
+const refusals: Record<string, { begin: (flooded: Flooded) => Promise<void>, end: (flooded: Flooded) => Promise<void> }> = {
+  'is full': {
+    begin: async ({ admin }) => await fill(admin),
+    end: async ({ admin }) => { await admin.config('SET', 'maxmemory', '0') }
+  },
+  'is behind something that drops large packets': {
+    begin: async ({ proxy }) => { proxy.largest = 6000 },
+    end: async ({ proxy }) => { proxy.largest = Infinity }
+  }
+}
+
+for (const [name, { begin, end }] of Object.entries(refusals)) {
+  t.test(`with a Redis that ${name}, the journal stays inside its bound, and what it keeps arrives once`, async t => {
+    const flooded = await setUp(t)
+    const { app, admin, proxy, lines } = flooded
+    t.equal(await hit(app, '192.0.2.1'), 200)
+    proxy.blackhole = true
+    await until(async () => await app.redisGuard.get('x') === null && app.redisGuard.status.store === 'memory')
+    for (let i = 1; i < max; i++) t.equal(await hit(app, '192.0.2.1'), 200)
+    for (let i = 0; i < max; i++) t.equal(await hit(app, '192.0.2.2'), 200)
+    await app.redisGuard.blockIP('203.0.113.1', 600)
+    await app.redisGuard.incr('sum')
+    const { names, most } = await flood(app, 5000, async () => {
+      // From the first hundred names on: enough for a chunk that Redis refuses.
+      await begin(flooded)
+      proxy.blackhole = false
+    })
+    t.ok(most <= maxJournal, `${most} entries at most`)
+    t.ok(most > maxJournal * 0.9, `${most} entries at most`)
+    const logged = (pattern: RegExp) => lines.filter(({ msg }) => pattern.test(String(msg))).length
+    t.ok(logged(/the journal is full: some of the counters/) >= 1)
+    t.ok(logged(/the journal is full: some of the counters/) <= logged(/Redis is away/), 'at most once for each outage')
+    t.equal(await metric(app, dropped('blocks')), 0)
+    t.equal(await metric(app, dropped('values')), 0)
+    await end(flooded)
+    await until(() => app.redisGuard.status.store === 'redis', 10_000)
+    await until(async () => await metric(app, 'redis_guard_journal_entries') === 0)
+    for (const address of ['192.0.2.1', '192.0.2.2']) {
+      t.equal(await admin.get(`guard:fixed-window:{${address}}:global`), String(max), `${address} has used its quota, and Redis knows`)
+      t.equal(await hit(app, address), 429)
+    }
+    t.equal(await admin.hexists('guard:{blocks}', '203.0.113.1'), 1)
+    t.equal(await admin.get('guard:value:{sum}'), '1')
+    const told = await countedOf(admin, names)
+    t.equal(told.most, 1, 'no hit is counted twice')
+    t.equal(told.sum + await metric(app, dropped('counters')), names, 'each hit has arrived, or was counted as dropped')
+  })
+}
