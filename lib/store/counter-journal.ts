@@ -55,8 +55,7 @@ interface Counter {
   readonly inDoubt: InDoubt[]
   /** with all hits that are in doubt; undefined: there are none */
   likely: LimitState | undefined
-  /** which of the ranks it is in */
-  rank: number
+  rank: Set<Counter> | undefined
   /** that it was sent in */
   chunk: Chunk | undefined
 }
@@ -108,7 +107,7 @@ export class CounterJournal {
       apply(counter, hit)
       if (counter.likely !== undefined) counter.likely = after(counter.likely, hit)
     }
-    this.#file(counter, hit.nowMs)
+    this.#file(counter, this.#rankOf(counter, hit.nowMs))
   }
 
   /** See Journal. */
@@ -141,6 +140,7 @@ export class CounterJournal {
     this.#settle(counter, Infinity)
     if (known === undefined || counter.known === undefined) return this.#remove(counter)
     counter.counted = { ...counter.known, used: 0, previous: 0 }
+    this.#file(counter, this.#ranks.at(-1)!)
   }
 
   /** Settles which of the hits that Redis never answered it has run. */
@@ -205,6 +205,7 @@ export class CounterJournal {
   ): void {
     if (this.#hasRun(batch)) return
     const counter = this.#counterOf({ key, limit })
+    this.#file(counter, counter.rank ?? this.#ranks[0]!)
     if (this.#isInDoubt(batch)) this.#addInDoubt(counter, { batch, hit: undefined, times: 1, known, applyTo })
     else applyTo(this.#begun(counter, known))
   }
@@ -270,10 +271,9 @@ export class CounterJournal {
       counted: undefined,
       inDoubt: [],
       likely: undefined,
-      rank: 0,
+      rank: undefined,
       chunk: undefined
     }
-    this.#ranks[0]!.add(counter)
     this.#waiting.set(key, counter)
     this.#size++
     return counter
@@ -287,20 +287,23 @@ export class CounterJournal {
     return counter
   }
 
-  /** Where it is already, it keeps its place among those of its rank. */
-  #file (counter: Counter, nowMs: number): void {
-    const { likely, counted, known, limit } = counter
-    const ofKnown = known === undefined ? 0 : rankOf(known, nowMs, limit)
-    const rank = Math.max(ofKnown, rankOf(likely ?? counted, nowMs, limit))
+  /** In the rank that it is in already, it keeps its place. */
+  #file (counter: Counter, rank: Set<Counter>): void {
     if (rank === counter.rank) return
-    this.#ranks[counter.rank]!.delete(counter)
-    this.#ranks[rank]!.add(counter)
+    counter.rank?.delete(counter)
     counter.rank = rank
+    rank.add(counter)
+  }
+
+  /** What was known matters, too: a counter that was reset would be as good as fresh. */
+  #rankOf ({ likely, counted, known, limit }: Counter, nowMs: number): Set<Counter> {
+    const level = levelOf(likely ?? counted, nowMs, limit)
+    return this.#ranks[known === undefined ? level : Math.max(level, levelOf(known, nowMs, limit))]!
   }
 
   #remove (counter: Counter): void {
     const { key, rank, chunk, inDoubt } = counter
-    this.#ranks[rank]!.delete(counter)
+    rank?.delete(counter)
     this.#size -= 1 + inDoubt.length
     if (chunk === undefined) {
       this.#waiting.delete(key)
@@ -318,7 +321,7 @@ export const inChunk = 100
 /** Where the levels of use begin, as parts of the quota. */
 const levels = [0, 1 / 16, 1 / 4, 1 / 2, 3 / 4] as const
 
-function rankOf (state: LimitState | undefined, nowMs: number, limit: Limit): number {
+function levelOf (state: LimitState | undefined, nowMs: number, limit: Limit): number {
   const { remaining, retryAfterMs } = explain(state, nowMs, limit)
   if (retryAfterMs > 0) return levels.length
   const share = 1 - remaining / Math.max(1, limit.burst)
