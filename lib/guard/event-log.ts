@@ -1,15 +1,26 @@
 /**
  * Refusals on their way to the store: gathered while requests are answered,
- * written behind in one piece. Equal ones become one event with a count, so a
- * flood costs a few events a second, however many requests it has.
+ * and written behind, one write at a time. Equal ones become one event with a
+ * count, so a flood costs a few events a second, however many requests it has.
+ *
+ * Where writes are slow, what waits is bounded by time: a round of writes
+ * gathers nothing new, begins no write after `longestRoundMs`, and drops what
+ * it has left. So an event waits for the end of one round and for its own.
  */
+import { performance } from 'node:perf_hooks'
 import type { RateLimitEvent } from '../store/store.js'
 import type { GuardEvent } from './guard.js'
 
 /** ms between two writes. */
 export const flushIntervalMs = 250
 
-/** Different events between two writes; what is beyond is counted as dropped. */
+/** ms after which a round begins no further write: an event waits for two rounds at most. */
+export const longestRoundMs = 500
+
+/** ms that whoever reads events waits for those that are being written. */
+export const longestReadWaitMs = 500
+
+/** Different events between two rounds; what is beyond is counted as dropped. */
 export const mostPending = 20_000
 
 /** Events in one write, so that a script of Redis is done in about a millisecond. */
@@ -18,19 +29,28 @@ export const mostPerWrite = 200
 export class EventLog {
   readonly #write: (events: readonly RateLimitEvent[]) => Promise<void>
   readonly #dropped: (count: number) => void
+  readonly #now: () => number
+  #logged: RateLimitEvent[] = []
   #pending: PendingEvent[] = []
   /** the same, by address, then in the order of their coming */
   #byAddress = new Map<string | undefined, PendingEvent[]>()
   #timer: NodeJS.Timeout | undefined
-  #writing: Promise<void> = Promise.resolve()
+  /** the round that is under way, or the last one; it never rejects */
+  #round: Promise<void> = Promise.resolve()
+  /** the round that begins after it; undefined: nobody has asked for one */
+  #nextRound: Promise<void> | undefined
 
   /**
    * @param write    stores events
-   * @param dropped  told how many requests had no room
+   * @param dropped  told how many requests had no room, or could not be written in time
+   * @param now      ms, monotonic
    */
-  constructor (write: (events: readonly RateLimitEvent[]) => Promise<void>, dropped: (count: number) => void) {
+  constructor (
+    write: (events: readonly RateLimitEvent[]) => Promise<void>, dropped: (count: number) => void, now = () => performance.now()
+  ) {
     this.#write = write
     this.#dropped = dropped
+    this.#now = now
   }
 
   /**
@@ -56,20 +76,59 @@ export class EventLog {
     this.#timer ??= setTimeout(() => { this.flush().catch(() => {}) }, flushIntervalMs).unref()
   }
 
-  /** Resolves when all that was added so far has been written; rejects when the last of it cannot be. */
+  /**
+   * Adds an event that a flood of others is not to push out: it is the first of the next round.
+   *
+   * @returns resolves when it has been written or dropped
+   * @throws what the store threw, as for `flush`
+   */
+  async log (event: RateLimitEvent): Promise<void> {
+    if (this.#logged.length < mostPending) this.#logged.push(event)
+    else this.#dropped(event.count)
+    await this.flush()
+  }
+
+  /**
+   * Resolves when all that was added so far has been written or dropped.
+   *
+   * @throws what the store threw last, where it did not take some of it
+   */
   async flush (): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    const events = this.#pending
+    if (this.#logged.length + this.#pending.length > 0) this.#nextRound ??= this.#round.then(async () => await this.#writeRound())
+    await (this.#nextRound ?? this.#round)
+  }
+
+  /** For whoever reads: resolves when all that was added so far has been written, or would take too long. */
+  async settle (): Promise<void> {
+    const written = this.flush().catch(() => {})
+    let timer: NodeJS.Timeout | undefined
+    await Promise.race([written, new Promise<void>(resolve => { timer = setTimeout(resolve, longestReadWaitMs).unref() })])
+    clearTimeout(timer)
+  }
+
+  async #writeRound (): Promise<void> {
+    const written = this.#writeAll([...this.#logged, ...this.#pending])
+    this.#logged = []
     this.#pending = []
     this.#byAddress = new Map()
-    let written = this.#writing
-    for (let i = 0; i < events.length; i += mostPerWrite) {
-      written = this.#writing.then(async () => await this.#write(events.slice(i, i + mostPerWrite)))
-      // A piece that cannot be written is lost; those after it are not.
-      this.#writing = written.catch(() => {})
-    }
+    this.#round = written.catch(() => {})
+    this.#nextRound = undefined
     await written
+  }
+
+  /** Events that cannot be written are lost; those after them are not. */
+  async #writeAll (events: readonly RateLimitEvent[]): Promise<void> {
+    const endMs = this.#now() + longestRoundMs
+    let failure: unknown
+    let written = 0
+    while (written < events.length && this.#now() < endMs) {
+      const some = events.slice(written, written += mostPerWrite)
+      await this.#write(some).catch((error: unknown) => { failure = error })
+    }
+    if (written < events.length) this.#dropped(requestsIn(events.slice(written)))
+    if (failure !== undefined) throw failure
   }
 
   #begin (event: PendingEvent, ofAddress: PendingEvent[] | undefined): void {
@@ -87,6 +146,10 @@ type PendingEvent = { -readonly [name in keyof RateLimitEvent]: RateLimitEvent[n
  * event, which says only how many they were.
  */
 export const mostOfAddress = 50
+
+function requestsIn (events: readonly RateLimitEvent[]): number {
+  return events.reduce((sum, { count }) => sum + count, 0)
+}
 
 function summaryOf ({ type, ip, count, atMs }: RateLimitEvent): RateLimitEvent {
   return { type, ip, count, atMs }

@@ -111,19 +111,24 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     return await this.#store.del(checkKey('del', key))
   }
 
-  /** Records an event; it is in the store when the promise resolves. Refused requests are recorded without this. */
+  /**
+   * Records an event; it is in the store when the promise resolves, unless
+   * Redis is too slow: what cannot be written within a second is counted as
+   * dropped. Refused requests are recorded without this.
+   *
+   * @throws ValueError  when the key of the events in Redis holds something else
+   */
   async logRateLimitEvent (event: RateLimitEventInput): Promise<void> {
-    const read = readEvent(event, this.#now())
-    // Whatever is waiting goes first, so that there is room for this one.
-    await this.#eventLog.flush()
-    this.#eventLog.add(read)
-    await this.#eventLog.flush()
+    await this.#eventLog.log(readEvent(event, this.#now()))
   }
 
-  /** The latest events, newest first. */
+  /**
+   * The latest events, newest first. Like each method that reads events, it
+   * waits half a second at most for refusals that are still being written.
+   */
   async getRateLimitEvents (limit = 100): Promise<readonly RateLimitEvent[]> {
     checkLimit('getRateLimitEvents', limit)
-    await this.#eventLog.flush()
+    await this.#eventLog.settle()
     return await this.#store.events(limit)
   }
 
@@ -136,7 +141,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     if (!Number.isSafeInteger(olderThanMs) || olderThanMs < 0) {
       throw new ArgumentError({ option: 'the age of clearOldRateLimitEvents', rule: 'a whole number of ms >= 0', received: show(olderThanMs) })
     }
-    await this.#eventLog.flush()
+    await this.#eventLog.settle()
     return await this.#store.clearEvents(olderThanMs)
   }
 
@@ -177,7 +182,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   /** The addresses that were limited most often in the recorded events, most limited first. */
   async getSuspiciousIPs (limit = 10): Promise<readonly Suspect[]> {
     checkLimit('getSuspiciousIPs', limit)
-    await this.#eventLog.flush()
+    await this.#eventLog.settle()
     return await this.#store.suspects(limit)
   }
 

@@ -79,7 +79,8 @@ export const described = {
   events: {
     name: 'redis_guard_events_total',
     labels: ['type'],
-    help: 'Refused requests recorded as events. type: limited, blocked, or dropped for those that found no room.'
+    help: 'Refused requests recorded as events. type: limited, blocked, ' +
+      'or dropped for those that found no room or that a slow Redis did not take in time.'
   }
 } satisfies Record<string, MetricDescription>
 

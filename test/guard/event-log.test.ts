@@ -1,15 +1,15 @@
 import { mock } from 'node:test'
 import t from 'tap'
-import { EventLog, flushIntervalMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/guard/event-log.js'
+import { EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/guard/event-log.js'
 import type { RateLimitEvent } from '../../lib/store/store.js'
 
 const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
 
-/** A log over a store that remembers its writes, and answers each when `answer` says so. */
-function watched (answer: (write: number) => Promise<void> = async () => {}) {
+/** A log over a store that remembers its writes, and answers each when `answer` says so; a write takes no time on its clock. */
+function watched (answer: (write: number) => Promise<void> = async () => {}, now = () => 0) {
   const writes: (readonly RateLimitEvent[])[] = []
   let dropped = 0
-  const log = new EventLog(async events => await answer(writes.push(events)), count => { dropped += count })
+  const log = new EventLog(async events => await answer(writes.push(events)), count => { dropped += count }, now)
   return { log, writes, dropped: () => dropped }
 }
 
@@ -87,6 +87,7 @@ t.test('writes one piece after the other, and a flush waits for all of them', as
   })
   log.add(event({ atMs: 1 }))
   const first = log.flush()
+  await new Promise(resolve => setImmediate(resolve))
   log.add(event({ atMs: 2 }))
   const second = log.flush().then(() => order.push('flushed'))
   await new Promise(resolve => setImmediate(resolve))
@@ -104,6 +105,58 @@ t.test('a piece that cannot be written fails its own flush, and no later one', a
   log.add(event({ atMs: 2 }))
   await log.flush()
   t.same(writes, [[event({ atMs: 1 })], [event({ atMs: 2 })]])
+})
+
+t.test('a round of slow writes ends after half a second, and drops what it has left', async t => {
+  let clockMs = 0
+  const { log, writes, dropped } = watched(async () => { clockMs += 240 }, () => clockMs)
+  for (let i = 0; i < 10 * mostPerWrite; i++) log.add(event({ ip: `ip ${i}`, count: 2 }))
+  await log.flush()
+  t.equal(writes.length, Math.ceil(longestRoundMs / 240))
+  t.equal(dropped(), (10 - writes.length) * mostPerWrite * 2)
+  t.same(writes.flat().map(({ ip }) => ip), Array.from({ length: 3 * mostPerWrite }, (_, i) => `ip ${i}`))
+})
+
+t.test('while a round is written, equal refusals are merged into one event of the next, however often it is asked for', async t => {
+  let answer = () => {}
+  const { log, writes } = watched(async write => { if (write === 1) await new Promise<void>(resolve => { answer = resolve }) })
+  log.add(event({ ip: 'first' }))
+  const flushed = [log.flush()]
+  await new Promise(resolve => setImmediate(resolve))
+  for (let i = 0; i < 1000; i++) {
+    log.add(event())
+    flushed.push(log.flush())
+  }
+  answer()
+  await Promise.all(flushed)
+  t.same(writes, [[event({ ip: 'first' })], [event({ count: 1000 })]])
+})
+
+t.test('an event that is logged comes before refusals that wait, and finds room beside as many as there may be', async t => {
+  const { log, writes, dropped } = watched()
+  for (let i = 0; i < mostPending; i++) log.add(event({ ip: `ip ${i}` }))
+  await log.log(event({ key: 'logged' }))
+  t.same(writes[0]![0], event({ key: 'logged' }))
+  t.equal(dropped(), 0)
+})
+
+t.test('logged events beyond what may wait are counted as dropped', async t => {
+  let answer = () => {}
+  const { log, writes, dropped } = watched(async write => { if (write === 1) await new Promise<void>(resolve => { answer = resolve }) })
+  const logged = [log.log(event())]
+  await new Promise(resolve => setImmediate(resolve))
+  for (let i = 0; i < mostPending + 3; i++) logged.push(log.log(event({ count: 2 })))
+  answer()
+  await Promise.all(logged)
+  t.equal(dropped(), 6)
+  t.equal(writes.flat().length, 1 + mostPending)
+})
+
+t.test('an event that is logged and cannot be written fails its caller, and nobody who reads', async t => {
+  const { log } = watched(async () => { throw new Error('WRONGTYPE') })
+  await t.rejects(log.log(event()), { message: 'WRONGTYPE' })
+  log.add(event())
+  await log.settle()
 })
 
 t.test('by the clock', async t => {
@@ -125,6 +178,24 @@ t.test('by the clock', async t => {
     mock.timers.tick(flushIntervalMs)
     await settle()
     t.equal(writes.length, 2)
+  })
+
+  t.test('who reads waits for what is being written, for half a second at most', async t => {
+    let answer = () => {}
+    const { log, writes } = watched(async write => { if (write === 2) await new Promise<void>(resolve => { answer = resolve }) })
+    log.add(event())
+    await log.settle()
+    t.equal(writes.length, 1)
+    log.add(event())
+    let isSettled = false
+    const settled = log.settle().then(() => { isSettled = true })
+    await settle()
+    mock.timers.tick(longestReadWaitMs - 1)
+    await settle()
+    t.equal(isSettled, false)
+    mock.timers.tick(1)
+    await settled
+    answer()
   })
 
   t.test('a flush stands in for the write behind', async t => {
