@@ -52,6 +52,7 @@ export class DenyCache {
   readonly #denials = new Map<string, Denial>()
   #unwritten = new Map<Denial, Unwritten>()
   #timer: NodeJS.Timeout | undefined
+  #writing: Promise<void> = Promise.resolve()
 
   constructor (options: DenyCacheOptions) {
     this.#options = options
@@ -123,10 +124,16 @@ export class DenyCache {
     for (const { name, limit } of checks) this.#denials.delete(this.#options.keys.limit(limit.algorithm, name, client))
   }
 
-  /** Writes what was counted here so far. */
+  /** Writes what was counted here so far; one write at a time, so that a slow Redis has no second one waiting. */
   async flush (): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
+    const written = this.#writing.then(async () => await this.#writeAll())
+    this.#writing = written.catch(() => {})
+    await written
+  }
+
+  async #writeAll (): Promise<void> {
     const unwritten = [...this.#unwritten.values()]
     this.#unwritten = new Map()
     for (let i = 0; i < unwritten.length; i += mostPerWrite) await this.#options.write(unwritten.slice(i, i + mostPerWrite))
@@ -136,7 +143,10 @@ export class DenyCache {
     denial.state = state
     const unwritten = this.#unwritten.get(denial)
     if (unwritten !== undefined) unwritten.count++
-    else this.#unwritten.set(denial, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
+    // Each answer of Redis makes another denial of a key: more of them come in the time of a slow write than keys are kept.
+    else if (this.#unwritten.size < this.#options.capacity) {
+      this.#unwritten.set(denial, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
+    }
     this.#timer ??= setTimeout(() => { this.flush().catch(() => {}) }, writeIntervalMs).unref()
   }
 }

@@ -46,6 +46,40 @@ function checkOf (algorithm: typeof algorithms[number], max: number, windowMs = 
   return { name: 'login', limit: defineLimit(algorithm, max, windowMs), cost }
 }
 
+t.test('while Redis is slow, refusals are written one after the other, and no more of them wait than keys are kept', async t => {
+  const check = checkOf('fixed-window', 1)
+  const [writes, answers] = [[] as number[], [] as (() => void)[]]
+  const cache = forOneLimit(new DenyCache({
+    keys,
+    capacity: 100,
+    now: () => 0,
+    write: async refusals => {
+      writes.push(refusals.reduce((sum, { count }) => sum + count, 0))
+      await new Promise<void>(resolve => answers.push(resolve))
+    }
+  }))
+  const flushed: Promise<void>[] = []
+  for (let round = 0; round < 10; round++) {
+    for (let i = 0; i < 100; i++) {
+      const redis = counter(check)
+      redis(startMs)
+      // Each answer of Redis is one more to count on from.
+      cache.learn(`client${i}`, check, redis(startMs))
+      cache.refuse(`client${i}`, check, true)
+    }
+    flushed.push(cache.flush())
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  t.same(writes, [100], 'one write is under way')
+  for (const left of [1, 0]) {
+    answers.shift()!()
+    await new Promise(resolve => setImmediate(resolve))
+    t.equal(answers.length, left)
+  }
+  t.same(writes, [100, 100])
+  await Promise.all(flushed)
+})
+
 for (const algorithm of algorithms) {
   t.test(`${algorithm}: refuses only what Redis would, and says what Redis would say`, async t => {
     let refusedHere = 0
