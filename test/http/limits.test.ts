@@ -339,10 +339,13 @@ t.test('routes of a group whose windows differ count apart, so that none frees a
   app.get('/loose', { config: { rateLimit: { groupId: 'g', timeWindow: 1 } } }, ok)
   app.get('/longer', { config: { rateLimit: { groupId: 'g', timeWindow: 1, continueExceeding: true } } }, ok)
   app.get('/computed', { config: { rateLimit: { groupId: 'g', timeWindow: () => 1 } } }, ok)
-  t.same(app.redisGuard.limits.names, ['global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed'])
-  t.same(await statuses(app, 3, '/strict'), [200, 200, 200])
+  app.get('/slow', { config: { rateLimit: { groupId: 'g', timeWindow: () => 600_000 } } }, ok)
+  const names = ['global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed', 'group:g@computed-2']
+  t.same(app.redisGuard.limits.names, names)
+  for (const url of ['/strict', '/slow']) t.same(await statuses(app, 3, url), [200, 200, 200])
   for (const url of ['/loose', '/longer', '/computed']) await get(app, url)
   t.same([await statuses(app, 1, '/strict'), await statuses(app, 2, '/alike')], [[429], [200, 429]])
+  t.same(await statuses(app, 1, '/slow'), [429])
 })
 
 t.test('limits of different routes that would be called alike are refused', async t => {
