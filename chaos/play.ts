@@ -203,7 +203,8 @@ async function compareCounters (client: Redis | Cluster, answered: readonly Answ
   const off: CounterOff[] = []
   for (const [key, { path, least, most }] of expected) {
     const counts = (hits: number) => loss !== 'nothing' && path !== '/counted' ? Math.min(hits, limitedMax) : hits
-    const counted = Number(await client.get(key))
+    const [used, refused = 0] = (await client.get(key) ?? '0').split(':').map(Number)
+    const counted = used! + refused
     if (counts(counted) < counts(least) || counts(counted) > counts(most)) off.push({ key, counted, least, most })
   }
   return off

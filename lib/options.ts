@@ -170,7 +170,7 @@ export const limitOptions = {
 
 /** Options of a route only. */
 export const routeOptions = {
-  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike: by the same algorithm, in the same window', 'none')
+  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike: by the same algorithm, in the same window. With `gcra` a request takes the share of the bucket that the `max` of its own route says', 'none')
 } satisfies { readonly [name in Exclude<keyof Required<RouteRateLimitOptions>, keyof RateLimitOptions>]: Option }
 
 /** Options of the plugin only. */

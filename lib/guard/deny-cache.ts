@@ -13,7 +13,7 @@
  * behind. One that each refusal makes longer is not kept here.
  */
 import type { Keys } from '../store/keys.js'
-import { explain, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
+import { explain, isUnused, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
 import type { Counted } from '../rules/verdict.js'
 import type { NamedCheck, Refusals, Taken } from '../store/store.js'
 
@@ -109,7 +109,7 @@ export class DenyCache {
     this.#denials.delete(key)
     if (fits || shadow === true || limit.excess !== 'none') return
     // A hit that is dearer than the whole quota is refused by a counter that is not even there.
-    if (state.used + state.previous === 0) return
+    if (isUnused(state, limit)) return
     if (this.#denials.size >= this.#options.capacity) this.#denials.delete(this.#denials.keys().next().value!)
     const localMs = this.#options.now()
     const { retryAfterMs } = explain(state, nowMs, limit, cost)

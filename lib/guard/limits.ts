@@ -87,8 +87,7 @@ export class LimitRegistry {
     if (this.find(shared).some(other => other.place !== place)) {
       throw new OptionsError([{ option: `the limit ${shared}`, rule: 'called otherwise than one of another route or group', received: show(shared) }])
     }
-    const isAlike = this.find(shared).every(({ definition: other }) => other.timeWindow === definition.timeWindow && other.excess === definition.excess)
-    const name = isAlike ? shared : `${shared}@${windowName(definition)}`
+    const name = this.#nameFor(shared, definition)
     const limit = new LiveLimit(name, place, definition, clients)
     const change = this.#changes.get(name)
     try {
@@ -100,6 +99,17 @@ export class LimitRegistry {
     if (others === undefined) this.#limits.set(name, [limit])
     else others.push(limit)
     return limit
+  }
+
+  /** The first name under which all others count in the same window. */
+  #nameFor (shared: string, definition: LimitDefinition): string {
+    const apart = `${shared}@${windowName(definition)}`
+    let name = shared
+    // Two functions of one place may answer two windows, so that one name for all computed windows is not enough.
+    for (let number = 1; this.find(name).some(other => !hasSameWindow(other.definition, definition)); number++) {
+      name = number === 1 ? apart : `${apart}-${number}`
+    }
+    return name
   }
 
   all (): readonly LiveLimit[] {
@@ -128,6 +138,10 @@ export class LimitRegistry {
     for (const limit of limits) limit.change(change)
     this.#version++
   }
+}
+
+function hasSameWindow (a: LimitDefinition, b: LimitDefinition): boolean {
+  return a.timeWindow === b.timeWindow && a.excess === b.excess
 }
 
 function windowName ({ timeWindow, excess }: LimitDefinition): string {

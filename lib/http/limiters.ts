@@ -112,7 +112,9 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   const peeked = await limiter.peek(key, checks)
   if (peeked === undefined) return { isAllowed: true, key: shownKey(key, client) }
   const { tightest, refusals } = peeked
-  const isExceeded = tightest.limit.algorithm === 'fixed-window' ? refusals > 0 : tightest.explanation.retryAfterMs > 0
+  // A fixed window that is used up to the last hit has exceeded nothing yet; a bucket cannot tell.
+  const isFixed = tightest.limit.algorithm === 'fixed-window'
+  const isExceeded = tightest.explanation.retryAfterMs > 0 && (!isFixed || refusals > 0)
   return resultOf(limiter, shownKey(key, client), tightest, refusals, isExceeded)
 }
 

@@ -3,7 +3,7 @@
  * what it knows itself: pure arithmetic on the states of rules/rate-limit.ts.
  * store/lua/carry.lua does the adding.
  */
-import { current, type Limit, type LimitState } from './rate-limit.js'
+import { current, isUnused, type Limit, type LimitState } from './rate-limit.js'
 
 /** Of one counter. Times are on the clock of who counted. */
 export interface Carry {
@@ -36,7 +36,7 @@ export function carryOf (known: LimitState | undefined, counted: LimitState, now
     previous: now.previous - previous,
     atMs: now.atMs
   }
-  return now.used + now.previous + before.used + before.previous === 0 ? undefined : carry
+  return isUnused(now, limit) && isUnused(before, limit) ? undefined : carry
 }
 
 const nothing = { used: 0, previous: 0 }

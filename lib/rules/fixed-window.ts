@@ -3,12 +3,10 @@
  * end the key is forgotten. Cheapest to store, and a client that times it well
  * gets 2 * max around a window's end.
  *
- * used: hits accepted, plus one for each hit refused after the window was used
- * up: nearly all refusals, so that counting is one addition. previous: refusals
- * that are none of used: of a hit of cost 10 that does not fit into the last 5,
- * which it leaves for cheaper ones, and those before hits were given back. In a
- * window that is used up these are part of used as well. Bans and backoff are
- * defined on all of them. atMs: end of the window.
+ * used: the hits that passed. previous: the hits that were refused, which bans
+ * and backoff count. atMs: end of the window. The two are kept apart, so that
+ * they mean the same to every limit at the counter: routes of one group may
+ * each have a max of their own, and a max may change while the window runs.
  */
 import type { Limit, LimitState, Rule } from './rate-limit.js'
 
@@ -28,19 +26,22 @@ export const fixedWindow: Rule = {
   },
 
   accept (state, limit, cost) {
-    return folded(state.used + cost, state.previous, state.atMs, limit)
+    return { used: state.used + cost, previous: state.previous, atMs: state.atMs }
   },
 
   refuse (state, nowMs, limit) {
-    const refused = folded(state.used, state.previous + 1, state.atMs, limit)
+    const refused = { used: state.used, previous: state.previous + 1, atMs: state.atMs }
     return limit.excess === 'none' ? refused : { ...refused, atMs: endMs(refused, nowMs, limit) }
   },
 
+  isUnused (state) {
+    return state.used + state.previous === 0
+  },
+
   explain (state, nowMs, limit, cost) {
-    const resetMs = state.used + state.previous === 0 ? 0 : state.atMs - nowMs
     return {
       remaining: Math.max(0, limit.max - state.used),
-      resetMs,
+      resetMs: this.isUnused(state) ? 0 : state.atMs - nowMs,
       retryAfterMs: this.fits(state, nowMs, limit, cost) ? 0 : state.atMs - nowMs
     }
   },
@@ -50,21 +51,10 @@ export const fixedWindow: Rule = {
   }
 }
 
-/** What is used up keeps its refusals in one number. */
-function folded (used: number, previous: number, atMs: number, { max }: Limit): LimitState {
-  return used < max ? { used, previous, atMs } : { used: used + previous, previous: 0, atMs }
-}
-
-/** Hits that were refused in this window. */
-export function refusals ({ used, previous }: LimitState, { max }: Limit): number {
-  return Math.max(0, used - max) + previous
-}
-
 /** End of the window of which a state came about now, ms since 1970. */
-function endMs (state: LimitState, nowMs: number, limit: Limit): number {
-  const refused = limit.excess === 'backoff' ? refusals(state, limit) : 0
-  if (refused === 0) return nowMs + limit.windowMs
-  return Math.min(nowMs + limit.windowMs * 2 ** Math.min(refused - 1, mostDoublings), Number.MAX_SAFE_INTEGER)
+function endMs ({ previous: refused }: LimitState, nowMs: number, { windowMs, excess }: Limit): number {
+  if (excess !== 'backoff' || refused === 0) return nowMs + windowMs
+  return Math.min(nowMs + windowMs * 2 ** Math.min(refused - 1, mostDoublings), Number.MAX_SAFE_INTEGER)
 }
 
 /** With more, any window is longer than the longest. */

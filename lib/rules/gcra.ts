@@ -5,20 +5,25 @@
  * hits pass. A refusal leaves no trace.
  *
  * used: what is in the bucket, counted so that all numbers stay whole: one hit
- * adds windowMs, each ms takes away max. previous: 0. atMs: when that was so.
+ * adds windowMs, each ms takes away max. previous: the max that it is counted
+ * by. atMs: when that was so.
+ *
+ * Routes of one group may each have a max of their own. What they share is the
+ * time until the bucket is empty, used / previous: it passes at the same speed
+ * for all of them, whichever asks. So a hit weighs what its own limit says, a
+ * fifth of the bucket at 5 per window and a thousandth at 1000.
  *
  * Source: the continuous-state leaky bucket, equivalent to the virtual
  * scheduling form of the generic cell rate algorithm: ITU-T I.371, annex A.
  */
-import type { Limit, Rule } from './rate-limit.js'
+import type { Limit, LimitState, Rule } from './rate-limit.js'
 
 export const gcra: Rule = {
   current (stored, nowMs, limit) {
-    if (stored === undefined) return { used: 0, previous: 0, atMs: nowMs }
+    if (stored === undefined) return { used: 0, previous: limit.max, atMs: nowMs }
     const elapsedMs = this.repaired(stored, nowMs, limit) ? 0 : nowMs - stored.atMs
-    // A limit that was lowered must not lock out for longer than a full bucket of the new one.
-    const used = Math.min(capacity(limit), Math.max(0, stored.used - drained(stored.used, elapsedMs, limit)))
-    return { used, previous: 0, atMs: nowMs }
+    const left = Math.max(0, stored.used - drained(stored, elapsedMs, limit))
+    return { used: countedBy(limit.max, stored.previous, left), previous: limit.max, atMs: nowMs }
   },
 
   repaired (stored, nowMs) {
@@ -30,25 +35,46 @@ export const gcra: Rule = {
   },
 
   accept (state, limit, cost) {
-    return { used: state.used + cost * limit.windowMs, previous: 0, atMs: state.atMs }
+    // A hit that another store let pass may not fit: the bucket is full then, no more.
+    const used = Math.max(state.used, Math.min(state.used + cost * limit.windowMs, capacity(limit)))
+    return { used, previous: state.previous, atMs: state.atMs }
   },
 
   refuse (state) {
     return state
   },
 
+  isUnused (state) {
+    return state.used === 0
+  },
+
   explain (state, nowMs, limit, cost) {
     const over = state.used + cost * limit.windowMs - capacity(limit)
     return {
-      remaining: Math.floor((capacity(limit) - state.used) / limit.windowMs),
-      resetMs: drainMs(state.used, limit),
-      retryAfterMs: over <= 0 ? 0 : drainMs(over, limit)
+      remaining: Math.max(0, Math.floor((capacity(limit) - state.used) / limit.windowMs)),
+      resetMs: drainMs(state.used, limit.max, limit),
+      retryAfterMs: over <= 0 ? 0 : drainMs(over, limit.max, limit)
     }
   },
 
   expiresAtMs (state, limit) {
-    return state.atMs + drainMs(state.used, limit)
+    return state.atMs + drainMs(state.used, state.previous, limit)
   }
+}
+
+/**
+ * Takes back what a hit added, as far as it has not drained.
+ *
+ * @param counted  the bucket as the hit left it
+ */
+export function refundBucket (
+  stored: LimitState, { max, windowMs }: Limit, cost: number, counted: LimitState
+): LimitState {
+  const left = counted.used - Math.max(0, stored.atMs - counted.atMs) * max
+  const added = Math.max(0, Math.min(left, cost * windowMs))
+  // Rounded up as it was when another limit counted it on.
+  const used = Math.max(0, stored.used - countedBy(stored.previous, max, added))
+  return { used, previous: stored.previous, atMs: stored.atMs }
 }
 
 function capacity (limit: Limit): number {
@@ -56,12 +82,25 @@ function capacity (limit: Limit): number {
 }
 
 /** What drains in a time; where nothing ever does (max 0), all at once after a window, when the state expires. */
-function drained (used: number, elapsedMs: number, limit: Limit): number {
-  if (limit.max > 0) return elapsedMs * limit.max
-  return elapsedMs >= limit.windowMs ? used : 0
+function drained ({ used, previous: max }: LimitState, elapsedMs: number, { windowMs }: Limit): number {
+  if (max > 0) return elapsedMs * max
+  return elapsedMs >= windowMs ? used : 0
 }
 
+/**
+ * The same time to drain, counted by another max. Rounded up, so that nobody
+ * gains by it; far beyond any bucket it is cut off, so that it stays a whole
+ * number. What never drains is counted on as it is.
+ */
+function countedBy (max: number, otherMax: number, amount: number): number {
+  if (max === otherMax || max === 0 || otherMax === 0) return amount
+  return Math.min(Math.ceil(amount / otherMax * max), beyondAnyBucket)
+}
+
+/** Buckets hold less than 2^51: see defineLimit. */
+const beyondAnyBucket = 2 ** 52
+
 /** How long `amount` takes to drain; a window where nothing ever drains (max 0). */
-function drainMs (amount: number, limit: Limit): number {
-  return limit.max === 0 ? limit.windowMs : Math.ceil(amount / limit.max)
+function drainMs (amount: number, max: number, { windowMs }: Limit): number {
+  return max === 0 ? windowMs : Math.ceil(amount / max)
 }

@@ -7,8 +7,8 @@
  * compares the two). What a client is told, `explain`, is written only here.
  */
 import { LimitError, show } from '../errors.js'
-import { fixedWindow, refusals } from './fixed-window.js'
-import { gcra } from './gcra.js'
+import { fixedWindow } from './fixed-window.js'
+import { gcra, refundBucket } from './gcra.js'
 import { slidingWindow } from './sliding-window.js'
 
 export type Algorithm = 'fixed-window' | 'sliding-window' | 'gcra'
@@ -84,6 +84,8 @@ export interface Rule {
   accept (state: LimitState, limit: Limit, cost: number): LimitState
   /** the state after a refusal; the same object when a refusal leaves no trace */
   refuse (state: LimitState, nowMs: number, limit: Limit): LimitState
+  /** whether the counters are those of a client that has never come */
+  isUnused (state: LimitState): boolean
   explain (state: LimitState, nowMs: number, limit: Limit, cost: number): Explanation
   /** when the counters say nothing any more and may be forgotten */
   expiresAtMs (state: LimitState, limit: Limit): number
@@ -156,20 +158,16 @@ export function count (stored: LimitState | undefined, nowMs: number, limit: Lim
  * @param counted  the counter as the hit left it; its moment may be that of another clock
  */
 export function refund (stored: LimitState, limit: Limit, cost: number, counted: LimitState): LimitState {
-  const { algorithm, max, windowMs, excess } = limit
+  const { algorithm, windowMs, excess } = limit
   const { used, previous, atMs } = stored
   const withinMs = sameMomentMs(limit)
   const isAt = (otherMs: number) => Math.abs(atMs - otherMs) <= withinMs
   switch (algorithm) {
-    case 'gcra': {
-      const left = counted.used - Math.max(0, atMs - counted.atMs) * max
-      return { used: Math.max(0, used - Math.max(0, Math.min(left, cost * windowMs))), previous, atMs }
-    }
+    case 'gcra': return refundBucket(stored, limit, cost, counted)
     case 'fixed-window': {
-      const refused = refusals(stored, limit)
       // Where refusals begin the window anew, they lock it until it ends.
-      const isLocked = excess !== 'none' && refused > 0
-      return isAt(counted.atMs) && !isLocked ? { used: Math.max(0, Math.min(used, max) - cost), previous: refused, atMs } : stored
+      const isLocked = excess !== 'none' && previous > 0
+      return isAt(counted.atMs) && !isLocked ? { used: Math.max(0, used - cost), previous, atMs } : stored
     }
     case 'sliding-window':
       if (isAt(counted.atMs)) return { used: Math.max(0, used - cost), previous, atMs }
@@ -179,7 +177,12 @@ export function refund (stored: LimitState, limit: Limit, cost: number, counted:
 
 /** Hits that were refused, as far as the counter tells: those in the window of a fixed-window. */
 export function refusalsOf (state: LimitState, limit: Limit): number {
-  return limit.algorithm === 'fixed-window' ? refusals(state, limit) : 0
+  return limit.algorithm === 'fixed-window' ? state.previous : 0
+}
+
+/** Whether counters are those of a client that has never come. */
+export function isUnused (state: LimitState, limit: Limit): boolean {
+  return rules[limit.algorithm].isUnused(state)
 }
 
 /** ms by which one moment of a limit may differ on two clocks; no two of its windows are so near. */

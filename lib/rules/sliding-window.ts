@@ -44,6 +44,10 @@ export const slidingWindow: Rule = {
     return state
   },
 
+  isUnused (state) {
+    return state.used + state.previous === 0
+  },
+
   explain (state, nowMs, limit, cost) {
     const free = (limit.max - state.used) * limit.windowMs - fading(state, nowMs, limit)
     return {

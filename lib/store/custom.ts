@@ -70,7 +70,9 @@ export class CustomCounter {
         }
         const nowMs = now()
         const leftMs = Math.max(0, ttl!)
-        const state = { used: current!, previous: 0, atMs: nowMs + leftMs }
+        // Such a class counts what it refuses, too.
+        const refused = Math.max(0, current! - limit.max)
+        const state = { used: current! - refused, previous: refused, atMs: nowMs + leftMs }
         const fits = current! <= limit.max
         // As the store tells it, though its windows be longer than the limit's.
         const explanation = { remaining: Math.max(0, limit.max - current!), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs }

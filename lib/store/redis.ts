@@ -8,7 +8,7 @@ import type { Ticket } from '../redis/batch.js'
 import { isCluster, type RedisClient, Script, type ScriptCall } from '../redis/script.js'
 import { StoreUnavailableError } from '../errors.js'
 import { carryOf } from '../rules/carry.js'
-import { algorithms, excesses } from '../rules/rate-limit.js'
+import { type Algorithm, algorithms, excesses, type Limit } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
 import { Numbers } from './numbers.js'
 import { pageLength, RedisBlocks } from './redis-blocks.js'
@@ -144,7 +144,7 @@ export class RedisStore implements Store {
    */
   async countRefusals (refusals: readonly Refusals[], ticket: Ticket): Promise<void> {
     const keys = refusals.map(({ client, name, limit }) => this.#keys.limit(limit.algorithm, name, client))
-    const args = refusals.map(({ windowEndsAtMs, count, limit }) => [windowEndsAtMs, count, limit.max])
+    const args = refusals.map(({ windowEndsAtMs, count }) => [windowEndsAtMs, count])
     await this.#redis.run(async client => {
       // In a Cluster they lie in different slots.
       if (isCluster(client)) await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: [0, ...args[i]!] })))
@@ -323,12 +323,20 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
       accepted &&= fits || shadow === true
       const used = fits ? told : -1 - told
       const [offsetMs, refused] = listed()
-      return { fits, state: { used, previous: limit.algorithm === 'sliding-window' ? next() : refused, atMs: nowMs + offsetMs } }
+      const previous = previousOf[limit.algorithm](limit, refused, next)
+      return { fits, state: { used, previous, atMs: nowMs + offsetMs } }
     })
     return { accepted, nowMs, outcomes }
   })
   if (at !== values.length) throw unreadable()
   return taken
+}
+
+/** Where the reply has `previous` of a state: behind the offset, in a list with it, or nowhere, since it is known. */
+const previousOf: Readonly<Record<Algorithm, (limit: Limit, refused: number, next: () => number) => number>> = {
+  'fixed-window': (limit, refused) => refused,
+  'sliding-window': (limit, refused, next) => next(),
+  gcra: ({ max }) => max
 }
 
 function whole (value: unknown): number {

@@ -77,9 +77,7 @@ export class Shares {
   refund ({ hit, taken }: Refund, countedBy: 'redis' | 'memory', instances: number, outage: number): void {
     hit.checks.forEach((check, i) => {
       if (!taken.outcomes[i]!.fits) return
-      const own = ownOf(check, instances)
-      // Redis lets more pass here than the part: all of it was accepted.
-      this.#takeBack(hit.key, { ...own, limit: check.limit }, taken.nowMs)
+      this.#takeBack(hit.key, ownOf(check, instances), taken.nowMs)
       this.#takeBack(hit.key, leftOf(check, countedBy === 'memory' ? instances : 1, outage), taken.nowMs)
     })
   }

@@ -277,6 +277,54 @@ onBoth('refusals count for ban though hits are given back meanwhile, and lock wh
   }
 })
 
+onBoth('of routes of a group with another max each, none lets more pass than its own', async (t, newApp) => {
+  for (const algorithm of algorithms) {
+    const app = await newApp({ algorithm, timeWindow: '10 minutes' })
+    app.get('/login', { config: { rateLimit: { groupId: 'site', max: 5 } } }, ok)
+    app.get('/search', { config: { rateLimit: { groupId: 'site', max: 1000 } } }, ok)
+    app.get('/page', { config: { rateLimit: { groupId: 'site', max: async () => 300 } } }, ok)
+    const logins: number[] = []
+    const startMs = Date.now()
+    for (let i = 0; Date.now() < startMs + 1500; i++) {
+      logins.push((await get(app, '/login')).statusCode)
+      await get(app, i % 2 === 0 ? '/search' : '/page')
+    }
+    const passed = logins.filter(status => status === 200).length
+    t.ok(passed >= 3 && passed <= 5, `${algorithm}: ${passed} logins passed`)
+  }
+})
+
+onBoth('what a larger max let pass stays counted when a hit of a smaller one is given back', async (t, newApp) => {
+  for (const max of [3, () => 3]) {
+    const app = await newApp({ timeWindow: '10 minutes' })
+    const answers: (() => void)[] = []
+    const countWhen = () => false
+    app.get('/search', { config: { rateLimit: { groupId: 'site', max: 10 } } }, ok)
+    app.get('/held', { config: { rateLimit: { groupId: 'site', max, countWhen } } }, async () => {
+      await new Promise<void>(resolve => answers.push(resolve))
+    })
+    const held = [get(app, '/held'), get(app, '/held')]
+    await until(() => answers.length === 2)
+    t.same(await statuses(app, 6, '/search'), Array(6).fill(200))
+    for (const answer of answers) answer()
+    await Promise.all(held)
+    const peeked = async () => await app.redisGuard.limits.peek('127.0.0.1')
+    await until(async () => (await peeked()).some(({ name, remaining }) => name === 'group:site' && remaining === 4))
+    t.same(await statuses(app, 6, '/search'), [200, 200, 200, 200, 429, 429])
+    t.equal((await get(app, '/held')).statusCode, 429)
+  }
+})
+
+onBoth('a limit that is lowered bans nobody for what passed, and one that is raised frees its clients', async (t, newApp) => {
+  const app = await newApp({ max: 10, timeWindow: '10 minutes', ban: 2 })
+  app.get('/', ok)
+  t.same(await statuses(app, 8), Array(8).fill(200))
+  await app.redisGuard.limits.set('global', { max: 3, timeWindow: '10 minutes' })
+  t.same(await statuses(app, 4), [429, 429, 403, 403])
+  await app.redisGuard.limits.set('global', { max: 10, timeWindow: '10 minutes' })
+  t.same(await statuses(app, 2), [200, 200])
+})
+
 onBoth('a refused request is a refusal to ban and the rest whatever it costs, and leaves room for cheaper ones', async (t, open) => {
   const app = await open({ max: 5, timeWindow: '1 hour', ban: 2, cost: request => (request.query as { cost?: string }).cost === '1' ? 1 : 2 })
   app.get('/', ok)
@@ -291,10 +339,13 @@ t.test('routes of a group whose windows differ count apart, so that none frees a
   app.get('/loose', { config: { rateLimit: { groupId: 'g', timeWindow: 1 } } }, ok)
   app.get('/longer', { config: { rateLimit: { groupId: 'g', timeWindow: 1, continueExceeding: true } } }, ok)
   app.get('/computed', { config: { rateLimit: { groupId: 'g', timeWindow: () => 1 } } }, ok)
-  t.same(app.redisGuard.limits.names, ['global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed'])
-  t.same(await statuses(app, 3, '/strict'), [200, 200, 200])
+  app.get('/slow', { config: { rateLimit: { groupId: 'g', timeWindow: () => 600_000 } } }, ok)
+  const names = ['global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed', 'group:g@computed-2']
+  t.same(app.redisGuard.limits.names, names)
+  for (const url of ['/strict', '/slow']) t.same(await statuses(app, 3, url), [200, 200, 200])
   for (const url of ['/loose', '/longer', '/computed']) await get(app, url)
-  t.same([await statuses(app, 1, '/strict'), await statuses(app, 2, '/alike')], [[429], [429, 429]])
+  t.same([await statuses(app, 1, '/strict'), await statuses(app, 2, '/alike')], [[429], [200, 429]])
+  t.same(await statuses(app, 1, '/slow'), [429])
 })
 
 t.test('limits of different routes that would be called alike are refused', async t => {

@@ -197,6 +197,27 @@ t.test('sliding-window: windows that do not begin at the same moment are matched
   }
 })
 
+t.test('gcra: hits by another max are added as the time that they take to drain', async t => {
+  const small = defineLimit('gcra', 10, 1_000_000)
+  const large = defineLimit('gcra', 1000, 1_000_000)
+  const paced = defineLimit('gcra', 1000, 1_000_000, 20)
+  for (const kept of ['all', 'a part', 'nothing'] as const) {
+    const { key, hit } = clientOf(small)
+    const known = await hit(5)
+    if (kept === 'nothing') await observer.del(key)
+    // 5 of 10, and 100 of 1000 on top: 6 of 10, or 600 of 1000. That is more than the burst of 20 of a third limit.
+    await carry([{ key, limit: paced, known, counted: countedOn(known, large, 100) }], undefined, kept)
+    const bucket = await observer.hgetall(key)
+    t.equal(bucket['previous'], '1000')
+    const hits = Number(bucket['used']) / 1_000_000
+    t.ok(hits > 599 && hits <= 600, `${hits} of 1000`)
+    // Another instance knew of the same.
+    await carry([{ key, limit: small, known, counted: known }], undefined, kept)
+    const again = await observer.hgetall(key)
+    t.ok(Math.abs(Number(again['used']) / Number(again['previous']) - 600_000) < 1000, JSON.stringify(again))
+  }
+})
+
 t.test('gcra: the bucket is never fuller than full, and one that never drains goes after a window', async t => {
   const limit = defineLimit('gcra', 10, 60_000, 5)
   const { key, hit } = clientOf(limit)

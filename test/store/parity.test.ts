@@ -53,7 +53,8 @@ for (const algorithm of algorithms) {
     let clockMs = 0
     const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 1, now: () => clockMs })
     const others = algorithms.filter(other => other !== algorithm)
-    const checks: NamedCheck[] = [algorithm, algorithm, algorithm, random.pick(others)].map((used, i) => aCheck(used, `limit${i}`))
+    // At each counter two limits, as routes of one group have them.
+    const groups = [algorithm, algorithm, algorithm, random.pick(others)].map((used, i) => aGroup(used, `limit${i}`))
     // How far memory's clock is ahead of Redis'.
     let aheadMs = 0
     let refused = 0
@@ -61,7 +62,7 @@ for (const algorithm of algorithms) {
 
     while (decided < steps) {
       if (random.chance(0.3)) {
-        const windowMs = random.pick(checks).limit.windowMs
+        const windowMs = random.pick(groups)[0]!.limit.windowMs
         const byMs = random.chance(0.4) ? -random.whole(1, 3 * windowMs) : random.whole(1, Math.ceil(1.2 * windowMs))
         const redisNowMs = Number(await guarded.client.eval(passTime, 0, byMs))
         // What is over just before the jump, or just after it, is gone for both.
@@ -85,12 +86,16 @@ for (const algorithm of algorithms) {
     }
     t.ok(refused > decided / 20 && refused < decided * 19 / 20, `${refused} of ${decided} refused`)
 
-    function aCheck (used: Algorithm, name: string): NamedCheck {
-      const max = random.whole(0, 30)
-      return { name, cost: 1, limit: defineLimit(used, max, random.whole(1, 4000), used === 'gcra' ? random.whole(1, 40) : max, random.pick(excesses)) }
+    function aGroup (used: Algorithm, name: string): readonly NamedCheck[] {
+      const [windowMs, excess] = [random.whole(1, 4000), random.pick(excesses)]
+      return [1, 2].map(() => {
+        const max = random.whole(0, 30)
+        return { name, cost: 1, limit: defineLimit(used, max, windowMs, used === 'gcra' ? random.whole(1, 40) : max, excess) }
+      })
     }
 
     function aHit (): Hit {
+      const checks = groups.map(group => random.pick(group))
       const used = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.5))
       const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(1, 12), shadow: random.chance(0.2) }))
       return { key: `client${random.whole(1, 5)}`, checks: withCosts }

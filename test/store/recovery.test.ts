@@ -48,10 +48,12 @@ async function goes (app: FastifyInstance, store: 'redis' | 'memory'): Promise<v
   }, 5000)
 }
 
+/** All that were counted, whether they passed or were refused. */
 async function usedInRedis (server: RedisServer, address = '192.0.2.1'): Promise<number> {
   const client = server.client()
   try {
-    return Number(await client.get(`guard:fixed-window:{${address}}:global`))
+    const [used, refused = 0] = (await client.get(`guard:fixed-window:{${address}}:global`) ?? '0').split(':').map(Number)
+    return used! + refused
   } finally {
     client.disconnect()
   }

@@ -7,7 +7,8 @@
 --          it since it was known: 0 all, 1 a part, 2 nothing; algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
 --          excess (0 none, 1 restart, 2 backoff), used and previous as they were
---          known, used and previous to add, ms from now to atMs. Whole numbers all.
+--          known, used and previous to add, ms from now to atMs. Whole numbers all;
+--          with gcra counted by max, and previous is of no account.
 -- returns  1; 0 where the marker was there already
 -- cost     up to seven commands for each counter; O(1) each
 
@@ -38,6 +39,15 @@ local function save (key, used, previous, atMs, expiresAtMs)
   redis.call('PEXPIREAT', key, expiresAtMs)
 end
 
+-- What is in a bucket that was counted by another max, some ms later and counted
+-- by this one: see rules/gcra.ts.
+local function levelOf (used, otherMax, elapsedMs, max, windowMs)
+  local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
+  local left = math.max(0, used - drained)
+  if otherMax == max or otherMax == 0 or max == 0 then return left end
+  return math.min(math.ceil(left / otherMax * max), 4503599627370496)
+end
+
 -- What is here, with what was known. A Redis that has kept its data has all that
 -- it has told. Where it has not, several instances may know of what was before,
 -- and more has come since: of what was before each adds what those before it
@@ -60,7 +70,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
     local writtenAtMs = tonumber(fields[3] or nil)
     -- A bucket drains; of a window that is over nothing is left.
     if writtenAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
-      told, toldPrevious = math.max(0, tonumber(fields[1]) - (nowMs - writtenAtMs) * max), 0
+      told = levelOf(tonumber(fields[1]), tonumber(fields[2]), nowMs - writtenAtMs, max, windowMs)
     elseif writtenAtMs ~= nil and math.abs(writtenAtMs - atMs) < windowMs / 2 then
       told, toldPrevious, toldAtMs = tonumber(fields[1]), tonumber(fields[2]), writtenAtMs
     end
@@ -82,7 +92,6 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
       used = math.max(0, merged(kept, used or 0, known, told) + add)
       previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
-      if used >= max then used, previous = used + previous, 0 end
       redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
       if leftMs > windowMs and excess == 0 then redis.call('PEXPIREAT', key, nowMs + windowMs) end
@@ -108,12 +117,14 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       end
       if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) else redis.call('DEL', key) end
     else
-      local elapsedMs = nowMs - startMs
-      local drained = max > 0 and elapsedMs * max or (elapsedMs >= windowMs and used or 0)
-      used = math.max(0, used - drained)
-      note(used, 0)
-      used = math.max(0, math.min(burst * windowMs, merged(kept, used, known, told) + add))
-      if used > 0 then save(key, used, 0, nowMs, nowMs + (max == 0 and windowMs or math.ceil(used / max))) else redis.call('DEL', key) end
+      used = levelOf(used, previous, nowMs - startMs, max, windowMs)
+      note(used, max)
+      -- Several instances together may have let more pass than fits: the bucket is full, no more. That of another
+      -- limit of the group may be larger than this one's, and hold more already.
+      local most = math.max(burst * windowMs, used, known + add)
+      used = math.max(0, math.min(most, merged(kept, used, known, told) + add))
+      local drainMs = max == 0 and windowMs or math.ceil(used / max)
+      if used > 0 then save(key, used, max, nowMs, nowMs + drainMs) else redis.call('DEL', key) end
     end
   end
 end

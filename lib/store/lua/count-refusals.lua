@@ -4,7 +4,7 @@
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
 -- ARGV     number of the call, 0 for none; for each counter: end of the window
---          in ms since 1970, how many to add, max
+--          in ms since 1970, how many to add
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
@@ -31,14 +31,12 @@ local function stored (key)
   return redis.call('GET', key)
 end
 
-local function increase (key, by, max)
+local function increase (key, by)
   local text = stored(key)
   local used, previous = string.match(text or '', '^(%d+):(%d+)$')
   used, previous = tonumber(used or text or nil), tonumber(previous or 0)
-  if used == nil or used ~= math.floor(used) or used + by > 9007199254740991 then return false end
-  -- Those before hits were given back are none of used: see rules/fixed-window.ts.
-  if used >= max then used = used + by else previous = previous + by end
-  redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
+  if used == nil or used ~= math.floor(used) or previous + by > 9007199254740991 then return false end
+  redis.call('SET', key, string.format('%.0f:%.0f', used, previous + by), 'KEEPTTL')
   return true
 end
 
@@ -47,7 +45,7 @@ for i = 1, count do
   local key = KEYS[i]
   local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
   -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
-  if math.abs(atMs - ARGV[3 * i - 1]) <= 1 and increase(key, tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])) then
+  if math.abs(atMs - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
     counted = counted + 1
   end
 end

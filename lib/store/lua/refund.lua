@@ -44,10 +44,9 @@ for i = 1, count do
     used, previous = tonumber(used or text or nil), tonumber(previous or 0)
     if cost > 0 and used ~= nil and used > 0 then
       local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
-      local refused = math.max(0, used - max) + previous
-      if math.abs(atMs - countedAtMs) <= withinMs and (excess == 0 or refused == 0) then
-        used = math.max(0, math.min(used, max) - cost)
-        redis.call('SET', key, refused > 0 and string.format('%.0f:%.0f', used, refused) or used, 'KEEPTTL')
+      if math.abs(atMs - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
+        used = math.max(0, used - cost)
+        redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       end
     end
   else
@@ -56,7 +55,12 @@ for i = 1, count do
     if used ~= nil and previous ~= nil and atMs ~= nil then
       if algorithm ~= SLIDING_WINDOW then
         local left = countedUsed - math.max(0, atMs - countedAtMs) * max
-        redis.call('HSET', key, 'used', math.max(0, used - math.max(0, math.min(left, cost * windowMs))))
+        local added = math.max(0, math.min(left, cost * windowMs))
+        -- previous is the max that the bucket is counted by, perhaps that of another limit.
+        if previous ~= max and previous > 0 and max > 0 then
+          added = math.min(math.ceil(added / max * previous), 4503599627370496)
+        end
+        redis.call('HSET', key, 'used', math.max(0, used - added))
       elseif math.abs(atMs - countedAtMs) <= withinMs then
         redis.call('HSET', key, 'used', math.max(0, used - cost))
       elseif math.abs(atMs - countedAtMs - windowMs) <= withinMs then

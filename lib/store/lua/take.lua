@@ -13,15 +13,17 @@
 -- returns  nowMs, then for each check of each hit the state after the decision:
 --          used, or -1 - used where the check refuses; ms from nowMs to atMs,
 --          with a fixed-window in a list with previous unless that is 0; and with
---          a sliding-window previous. Whole numbers all.
+--          a sliding-window previous. With gcra previous is the max of the check.
+--          Whole numbers all.
 -- error    GUARDLOST: nothing was counted, since a later batch has run already,
 --          or Redis has lost its data
--- cost     two commands for each hit of cost 1 at a fixed-window, else for each
---          counter one if it is only read, up to four if it changes; O(1) each
+-- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
+--          for each counter one if it is only read, up to five if it changes;
+--          O(1) each
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
--- or as "used:previous" where there are refusals that are none of used; the
--- others as hashes with the state's names.
+-- or as "used:previous" once there are refusals; the others as hashes with the
+-- state's names.
 
 -- Locals are read faster than globals.
 local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
@@ -101,20 +103,24 @@ local function general ()
     return { used = used, previous = previous, atMs = atMs }, call('PTTL', key) == -1
   end
 
-  local function drainMs (amount, limit)
-    if limit.max == 0 then return limit.windowMs end
-    return math.ceil(amount / limit.max)
+  local function drainMs (amount, max, limit)
+    if max == 0 then return limit.windowMs end
+    return math.ceil(amount / max)
   end
 
-  local function drained (used, elapsedMs, limit)
-    if limit.max > 0 then return elapsedMs * limit.max end
-    return elapsedMs >= limit.windowMs and used or 0
+  local function drained (stored, elapsedMs, limit)
+    if stored.previous > 0 then return elapsedMs * stored.previous end
+    return elapsedMs >= limit.windowMs and stored.used or 0
+  end
+
+  local function countedBy (max, otherMax, amount)
+    if max == otherMax or max == 0 or otherMax == 0 then return amount end
+    return math.min(math.ceil(amount / otherMax * max), 4503599627370496)
   end
 
   local function endMs (state, limit)
-    local refused = limit.excess == BACKOFF and math.max(0, state.used - limit.max) + state.previous or 0
-    if refused == 0 then return nowMs + limit.windowMs end
-    return math.min(nowMs + limit.windowMs * 2 ^ math.min(refused - 1, 53), 9007199254740991)
+    if limit.excess ~= BACKOFF or state.previous == 0 then return nowMs + limit.windowMs end
+    return math.min(nowMs + limit.windowMs * 2 ^ math.min(state.previous - 1, 53), 9007199254740991)
   end
 
   local function repaired (stored, limit)
@@ -129,8 +135,8 @@ local function general ()
       if repaired(stored, limit) then return { used = stored.used, previous = stored.previous, atMs = endMs(stored, limit) } end
       return stored
     end
-    if stored == nil then return { used = 0, previous = 0, atMs = nowMs } end
     if limit.algorithm == SLIDING_WINDOW then
+      if stored == nil then return { used = 0, previous = 0, atMs = nowMs } end
       if repaired(stored, limit) then return { used = stored.used, previous = stored.previous, atMs = nowMs } end
       local elapsedMs = nowMs - stored.atMs
       if elapsedMs < windowMs then return stored end
@@ -139,9 +145,10 @@ local function general ()
       end
       return { used = 0, previous = 0, atMs = nowMs }
     end
+    if stored == nil then return { used = 0, previous = limit.max, atMs = nowMs } end
     local elapsedMs = repaired(stored, limit) and 0 or nowMs - stored.atMs
-    local used = math.min(limit.burst * windowMs, math.max(0, stored.used - drained(stored.used, elapsedMs, limit)))
-    return { used = used, previous = 0, atMs = nowMs }
+    local left = math.max(0, stored.used - drained(stored, elapsedMs, limit))
+    return { used = countedBy(limit.max, stored.previous, left), previous = limit.max, atMs = nowMs }
   end
 
   local function fits (state, limit, cost)
@@ -154,28 +161,21 @@ local function general ()
     return state.used + cost * windowMs <= limit.burst * windowMs
   end
 
-  local function folded (used, previous, atMs, limit)
-    if used < limit.max then return { used = used, previous = previous, atMs = atMs } end
-    return { used = used + previous, previous = 0, atMs = atMs }
-  end
-
   local function accept (state, limit, cost)
-    local amount = cost
-    if limit.algorithm == FIXED_WINDOW then return folded(state.used + cost, state.previous, state.atMs, limit) end
-    if limit.algorithm == GCRA then amount = cost * limit.windowMs end
+    local amount = limit.algorithm == GCRA and cost * limit.windowMs or cost
     return { used = state.used + amount, previous = state.previous, atMs = state.atMs }
   end
 
   local function refuse (state, limit)
     if limit.algorithm ~= FIXED_WINDOW then return state end
-    local refused = folded(state.used, state.previous + 1, state.atMs, limit)
+    local refused = { used = state.used, previous = state.previous + 1, atMs = state.atMs }
     if limit.excess ~= NONE then refused.atMs = endMs(refused, limit) end
     return refused
   end
 
   local function expiresAtMs (state, limit)
     if limit.algorithm == FIXED_WINDOW then return state.atMs end
-    if limit.algorithm == GCRA then return state.atMs + drainMs(state.used, limit) end
+    if limit.algorithm == GCRA then return state.atMs + drainMs(state.used, state.previous, limit) end
     if state.used > 0 then return state.atMs + 2 * limit.windowMs end
     if state.previous > 0 then return state.atMs + limit.windowMs end
     return state.atMs
@@ -259,9 +259,9 @@ while at <= #ARGV do
   local adds = #shape == 1 and check.algorithm == FIXED_WINDOW and check.excess == NONE and check.cost == 1
   for _ = 1, tonumber(ARGV[at + 1]) do
     local key = KEYS[before + 1]
-    -- A hit of cost 1 at a fixed-window: whether it passes or not, it adds 1,
-    -- so that nothing need be read before, nor kept. This is nearly all that
-    -- most services ever run; hence no function of its own, whose call counts.
+    -- A hit of cost 1 at a fixed-window that has refused nothing adds 1, so that
+    -- nothing need be read before, nor kept. This is nearly all that most
+    -- services ever run; hence no function of its own, whose call counts.
     local used = adds and states[key] == nil and pcall('INCR', key)
     if type(used) == 'number' and used <= 9007199254740991 then
       local atMs = used > 1 and (tellsExpiry and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
@@ -275,8 +275,13 @@ while at <= #ARGV do
         leftMs = windowMs
         call('PEXPIREAT', key, nowMs + windowMs)
       end
-      reply[length + 1] = used <= max and used or -1 - used
-      reply[length + 2] = leftMs
+      if used <= max then
+        reply[length + 1], reply[length + 2] = used, leftMs
+      else
+        -- It did not pass after all. The next one finds no plain number, and is decided below.
+        call('SET', key, string.format('%.0f:1', used - 1), 'KEEPTTL')
+        reply[length + 1], reply[length + 2] = -used, { leftMs, 1 }
+      end
       length = length + 2
     else
       if decide == nil then decide, saveAll = general() end
