@@ -84,8 +84,14 @@ export class BlockListFollower {
     const { memory, redis } = this.#options
     const list = memory.newBlockList()
     memory.noteBlockChanges()
-    for await (const page of redis.pages()) {
-      for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
+    try {
+      for await (const page of redis.pages()) {
+        for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
+      }
+    } catch (error) {
+      // An outage may be long: what changes in it is not to be noted without end.
+      memory.forgetNotedChanges()
+      throw error
     }
     memory.replaceBlocks(list)
   }

@@ -206,6 +206,11 @@ export class MemoryStore implements Store {
     this.#noted = []
   }
 
+  /** The list that the changes were noted for does not come. */
+  forgetNotedChanges (): void {
+    this.#noted = undefined
+  }
+
   /** Takes over a whole list in place of its own, with the changes that were noted since. */
   replaceBlocks (blocks: BlockList): void {
     this.#blocks = blocks

@@ -155,6 +155,21 @@ t.test('a list that changes faster than it loads is looked at again later, not a
   t.equal(loads, 1)
 })
 
+t.test('what changes after a load that failed is not noted for it', async t => {
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
+  const redis = {
+    changes: async () => ({ nowMs: Date.now(), cursor: { id: '0-1', sequence: 1 }, changes: [], missed: true, epoch: '' }),
+    async * pages () { throw new Error('gone') }
+  } as unknown as RedisBlocks
+  const errors: Error[] = []
+  const follower = new BlockListFollower({ ...known, memory, redis, usable: () => true, intervalMs: 1000, now: Date.now, onError: error => errors.push(error) })
+  await follower.sync()
+  t.match(errors, [{ message: 'gone' }])
+  memory.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
+  memory.replaceBlocks(memory.newBlockList())
+  t.same(memory.blocks(), [], 'a list that comes later is taken as it is')
+})
+
 t.test("times are taken for this process's clock, however far that of Redis is off; what changes during a load is kept", async t => {
   const hourMs = 3_600_000
   const clock = { ms: 1_000_000_000 }
