@@ -1,10 +1,12 @@
 /** A Redis that works, and refuses the replay of what it missed: real servers, under a flood of fresh names. */
 import { setImmediate } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { Program } from '../support/program.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -126,3 +128,21 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     t.equal(told.sum + await metric(app, dropped('counters')), names, 'each hit has arrived, or was counted as dropped')
   })
 }
+
+t.test('a process with a small heap outlives a Redis that does not take what it has missed', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  proxy.largest = 6000
+  const options: RedisGuardOptions = { redis: { port: proxy.port }, max: 1, maxJournal, cache: 1000, maxEvents: 1000, resetTimeout: 100 }
+  const flooding = new Program(process.execPath, [
+    '--max-old-space-size=64', fileURLToPath(new URL('../support/flood.mjs', import.meta.url)), JSON.stringify(options)
+  ])
+  t.teardown(async () => await flooding.stop('SIGKILL'))
+  await flooding.saying(/at most \d+ entries/, 100_000)
+  t.match(flooding.output, /^store memory/)
+  const most = Number(/at most (\d+)/.exec(flooding.output)![1])
+  t.ok(most > maxJournal * 0.9 && most <= maxJournal, `${most} entries at most`)
+  t.equal(await flooding.exited(), 0)
+})

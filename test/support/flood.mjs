@@ -1,0 +1,27 @@
+/**
+ * An instance that floods itself, as a process of its own, from the built package:
+ *
+ *   node --max-old-space-size=64 test/support/flood.mjs '{ "maxJournal": 2000 }'
+ *
+ * Refuses requests of ever new clients and sets ever new values, and prints
+ * what has become of its journal.
+ */
+import { setTimeout } from 'node:timers/promises'
+import Fastify from 'fastify'
+import redisGuard from 'fastify-redis-guard'
+
+const app = Fastify()
+await app.register(redisGuard, JSON.parse(process.argv[2]))
+app.get('/', async () => 'ok')
+let most = 0
+for (let i = 0; i < 60_000; i++) {
+  await app.inject({ url: '/', remoteAddress: `198.${i >> 16}.${(i >> 8) & 255}.${i & 255}` })
+  await app.redisGuard.set(`key-${i}`, `${i} `.padEnd(2000, 'x'))
+  if (i % 200 !== 0) continue
+  const [, entries] = /^redis_guard_journal_entries (\d+)$/m.exec((await app.inject('/metrics')).payload)
+  most = Math.max(most, Number(entries))
+  // Answers that need no Redis leave its connection no turn of the event loop.
+  await setTimeout(2)
+}
+console.log(`store ${app.redisGuard.status.store}, at most ${most} entries`)
+await app.close()
