@@ -193,8 +193,7 @@ export class Availability extends EventEmitter<InnerEvents> {
           this.#instances = instances
         }
         if (epoch !== this.#epoch) return this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
-        // What failed late, when Redis was trusted again already.
-        if (this.#redis.journal.size > 0) this.#recovery.tellRest()
+        this.#recovery.tellLate()
         this.#beat()
       }, () => {
         // The breaker has seen it as well, unless Redis only dislikes this.

@@ -21,6 +21,8 @@ export class Recovery {
   readonly #now: () => number
   readonly #onRefused: OnRefused
   #carries = 0
+  /** chunks that were sent and not waited for */
+  #underWay = 0
 
   /** @param now  ms since 1970 */
   constructor ({ store, journal }: { readonly store: RedisStore, readonly journal: Journal }, memory: MemoryStore, now: () => number, onRefused: OnRefused) {
@@ -58,7 +60,15 @@ export class Recovery {
   /** Sends the rest before it returns. Should some of it not arrive, the breaker opens, and it is told the next time. */
   tellRest (): void {
     this.#journal.recovered()
-    for (const chunk of this.#journal.rest()) this.#tellChunk(chunk, 'all').catch(() => {})
+    for (const chunk of this.#journal.rest()) {
+      this.#underWay++
+      this.#tellChunk(chunk, 'all').catch(() => {}).finally(() => { this.#underWay-- })
+    }
+  }
+
+  /** What failed late, when Redis was trusted again already; unless a slow Redis has not answered the last time yet. */
+  tellLate (): void {
+    if (this.#underWay === 0 && this.#journal.size > 0) this.tellRest()
   }
 
   /** As much as waits now. The next chunk is made when Redis has the last: one that it refuses is the only one that it gets. */

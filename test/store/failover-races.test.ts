@@ -188,6 +188,29 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
   t.equal(journal.size, 0)
 })
 
+t.test('what a slow Redis has not answered yet is not sent again with each heartbeat', async t => {
+  const { breaker, redis, store, hit, journal } = setUp(t)
+  breaker.up()
+  await store.settle()
+  let [beats, carries] = [0, 0]
+  const told = promised<void>()
+  redis.heartbeat = async () => { beats++; return { epoch: 'first', instances: 2, since: 2, nowMs: 0 } }
+  redis.carry = async () => { carries++; await told.promise }
+  const answer = promised<unknown>()
+  redis.take = async () => await answer.promise
+  hit('late')
+  await new Promise(resolve => setImmediate(resolve))
+  breaker.down()
+  breaker.up()
+  await store.settle()
+  answer.reject(gone)
+  // One more than the one that comes with being back.
+  await until(() => beats > 4, 6000)
+  t.equal(carries, 1)
+  told.resolve()
+  await until(() => journal.size === 0)
+})
+
 t.test('refusals that a Redis without its data did not take are told to it with the rest', async t => {
   const { breaker, redis, store, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
