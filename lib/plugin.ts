@@ -17,7 +17,7 @@ import { Guard, type GuardEvent } from './guard/guard.js'
 import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { RedisGuard } from './guard/redis-guard.js'
-import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning, trustProxyOf } from './guard/warnings.js'
+import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
 import { addHooks } from './http/hook.js'
@@ -34,6 +34,7 @@ import { FailoverStore } from './store/failover.js'
 import { type Carried, Journal } from './store/journal.js'
 import { Keys } from './store/keys.js'
 import { MemoryStore } from './store/memory.js'
+import type { OnForeign } from './store/own-keys.js'
 import { RedisStore } from './store/redis.js'
 import { Shares } from './store/shares.js'
 
@@ -63,7 +64,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const log = pluginLog(fastify, settings)
   const warnings: GuardWarning[] = []
   const warn = (warning: GuardWarning | undefined) => {
-    if (warning === undefined) return
+    if (warning === undefined || warnings.some(({ message }) => message === warning.message)) return
     warnings.push(warning)
     log.warn({ code: warning.code }, warning.message)
   }
@@ -84,7 +85,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isDropping) log.warn({ kind }, 'the journal is full: the oldest of what happens while Redis is away is lost for Redis')
     isDropping = true
   }
-  const redis = connect(settings, keys, now, registrations.application, onDrop)
+  const onForeign: OnForeign = (key, fate) => {
+    warn(foreignValue(key, fate))
+    // The blocks that were there are known here, too.
+    if (key === keys.blocks && fate === 'emptied') store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
+  }
+  const redis = connect(settings, keys, now, registrations.application, onDrop, onForeign)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
   const metrics = registry instanceof Metrics ? registry : addMetrics(fastify, settings, registry, registrations, { store, memory, redis })
 
@@ -111,7 +117,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event), publishDecision]
   })
 
-  const limitControl = new LimitControl({ registry: limits, store, forget: (key, checks) => denyCache.forget(key, checks) })
+  const limitControl = new LimitControl({
+    registry: limits,
+    store,
+    forget: (key, checks) => denyCache.forget(key, checks),
+    onForeign: key => onForeign(keys.value(key), 'passed over')
+  })
   const isFirst = !fastify.hasDecorator('redisGuard')
   const redisGuard = new RedisGuard({
     store,
@@ -145,8 +156,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
       onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
     })
 
-  const syncLimits = async () => await limitControl.sync(() => store.usesRedis)
-  const syncFailed = (error: unknown) => log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
+  const syncLimits = async () => {
+    await limitControl.sync(() => store.usesRedis)
+    isSyncFailing = false
+  }
+  let isSyncFailing = false
+  const syncFailed = (error: unknown) => {
+    if (!isSyncFailing) log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
+    isSyncFailing = true
+  }
   const limitSync = redis === undefined ? undefined : setInterval(() => { syncLimits().catch(syncFailed) }, settings.syncInterval).unref()
   fastify.addHook('onReady', async () => await syncLimits().catch(syncFailed))
 
@@ -206,13 +224,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
 export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
 
-function connect (settings: Settings, keys: Keys, now: () => number, application: string, onDrop: (kind: Carried, count: number) => void): RedisSide | undefined {
+function connect (
+  settings: Settings, keys: Keys, now: () => number, application: string, onDrop: (kind: Carried, count: number) => void, onForeign: OnForeign
+): RedisSide | undefined {
   if (settings.redis.kind === 'none') return undefined
   const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
   const { maxEvents, maxJournal: capacity, cache } = settings
   return {
     guarded,
-    store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application }),
+    store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application, onForeign }),
     journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
     // Two counters for each key.
     shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, seed: randomInt(2 ** 32) }), now)

@@ -5,7 +5,7 @@
  * others' by their common version.
  */
 import { randomUUID } from 'node:crypto'
-import { ArgumentError, LimitError, show } from '../errors.js'
+import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
 import { duration, wrong } from '../option-rules.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import { byAddress } from '../rules/limit-name.js'
@@ -39,21 +39,25 @@ export interface LimitControlParts {
   readonly store: Store
   /** forgets what the process knows of a client by itself */
   readonly forget: (key: string, checks: readonly NamedCheck[]) => void
+  /** told the key of a value that is none of ours, each time that it is read; default: nobody is */
+  readonly onForeign?: (key: string) => void
 }
 
 export class LimitControl {
   readonly #registry: LimitRegistry
   readonly #store: Store
   readonly #forget: LimitControlParts['forget']
+  readonly #onForeign: (key: string) => void
   #version: string | null = null
   /** names that were read since it is the version */
   readonly #read = new Set<string>()
   #hasChanged = false
 
-  constructor ({ registry, store, forget }: LimitControlParts) {
+  constructor ({ registry, store, forget, onForeign = () => {} }: LimitControlParts) {
     this.#registry = registry
     this.#store = store
     this.#forget = forget
+    this.#onForeign = onForeign
   }
 
   /** Names of all limits: `global`, `GET:/login`, `GET:/login:burst`, `group:<groupId>`, `limiter:<n>`. */
@@ -127,18 +131,18 @@ export class LimitControl {
       this.#hasChanged = false
       await this.#tellVersion()
     }
-    const version = await this.#store.get(versionKey)
+    const version = await this.#stored(versionKey)
     if (version !== this.#version) this.#read.clear()
     const names = this.#registry.names.filter(name => !this.#read.has(name))
-    const told = await Promise.all(names.map(async name => await this.#store.get(keyOf(name))))
+    const changes = await Promise.all(names.map(async name => await this.#storedChange(name)))
     if (!isUsable()) return
     this.#version = version
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
-      const text = told[i]!
+      const change = changes[i]
       const known = this.#registry.changes().get(name)
-      if (text !== null) this.#takeOver(name, known, parseChange(text))
-      // What was reset is said to be so; what is not there has been lost.
+      if (change !== undefined) this.#takeOver(name, known, change === asConfigured ? undefined : change)
+      // What was reset is said to be so; what is not there, or none of ours, has been lost.
       else if (known !== undefined) await this.#write(name, JSON.stringify(known))
     }
   }
@@ -152,9 +156,29 @@ export class LimitControl {
     }
   }
 
+  /** What a limit was set to; undefined: nobody has set it, or what is there is none of ours. */
+  async #storedChange (name: string): Promise<LimitChange | typeof asConfigured | undefined> {
+    const key = keyOf(name)
+    const text = await this.#stored(key)
+    const change = text === null || text === asConfigured ? text : parseChange(text)
+    if (text !== null && change === undefined) this.#onForeign(key)
+    return change ?? undefined
+  }
+
+  /** One of another type than a text is somebody else's, and as good as not there: the next change replaces it. */
+  async #stored (key: string): Promise<string | null> {
+    try {
+      return await this.#store.get(key)
+    } catch (error) {
+      if (!(error instanceof ValueError)) throw error
+      this.#onForeign(key)
+      return null
+    }
+  }
+
   async #resetLimit (name: string): Promise<boolean> {
-    const told = await this.#store.get(keyOf(name))
-    const wasChanged = this.#registry.changes().has(name) || (told !== null && parseChange(told) !== undefined)
+    const told = await this.#storedChange(name)
+    const wasChanged = this.#registry.changes().has(name) || typeof told === 'object'
     this.#registry.change(name, undefined)
     if (wasChanged) await this.#write(name, asConfigured)
     return wasChanged

@@ -1,9 +1,15 @@
 /** What is allowed, works, and is still a hole: found at start-up, told with a code. */
 import { nodeCredentials, type RedisSettings } from '../redis-option.js'
+import type { ForeignFate } from '../store/own-keys.js'
 
 /** A finding at start-up that is no error, but that somebody should look at. */
 export interface GuardWarning {
-  readonly code: 'GUARD_WARN_TRUST_PROXY' | 'GUARD_WARN_ROUTES_BEFORE' | 'GUARD_WARN_NO_PASSWORD' | 'GUARD_WARN_EVICTION'
+  readonly code:
+    | 'GUARD_WARN_TRUST_PROXY'
+    | 'GUARD_WARN_ROUTES_BEFORE'
+    | 'GUARD_WARN_NO_PASSWORD'
+    | 'GUARD_WARN_EVICTION'
+    | 'GUARD_WARN_FOREIGN_VALUE'
   readonly message: string
 }
 
@@ -63,6 +69,17 @@ export function checkEviction (policy: string | undefined): GuardWarning | undef
   return {
     code: 'GUARD_WARN_EVICTION',
     message: `Redis' maxmemory-policy is ${policy}: when memory is short it drops counters and blocks without a word, and attackers go free. Set noeviction, or a volatile-* policy, which keeps the blocks`
+  }
+}
+
+/** @param key  one of the guard's own keys in Redis, at which something was found that is not the guard's */
+export function foreignValue (key: string, fate: ForeignFate): GuardWarning {
+  const found = fate === 'emptied'
+    ? 'held a value that the guard cannot work on. The guard has deleted it'
+    : 'holds a value or an entry that is not the guard\'s. The guard passes it over'
+  return {
+    code: 'GUARD_WARN_FOREIGN_VALUE',
+    message: `The key ${key} in Redis ${found}. Somebody else writes to the guard's keys: give the guard a nameSpace of its own, and an ACL user`
   }
 }
 

@@ -35,7 +35,8 @@ export function failureOf (error: unknown): StoreUnavailableError {
 /** The error for a value that a command cannot work on; undefined for all others. */
 export function valueErrorOf (error: unknown): ValueError | undefined {
   const { message } = withoutCommand(error)
-  const isValue = /^(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would overflow)/.test(message)
+  // Redis 6 puts words of its own before an error inside a script.
+  const isValue = /(^|@user_script: ?\d+: )(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would overflow)/.test(message)
   return isValue ? new ValueError(message) : undefined
 }
 
