@@ -14,6 +14,7 @@ import { publishDecision, publishSwitch } from './guard/diagnostics.js'
 import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
+import { keyHash } from './guard/key-hash.js'
 import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { RedisGuard } from './guard/redis-guard.js'
@@ -107,12 +108,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
   const denyCache = new DenyCache({ keys, capacity: settings.cache, now: () => performance.now(), write: async refusals => await store.countRefusals(refusals) })
   const limits = new LimitRegistry()
+  const { hashKeys, nameSpace } = settings
+  const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
   const guard = new Guard({
     store,
     memory,
     denyCache,
     ipv6Subnet: settings.limit.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
+    hashKey,
     refusesBlocked: settings.limit.enforce > 0,
     listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event), publishDecision]
   })
@@ -121,6 +125,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     registry: limits,
     store,
     forget: (key, checks) => denyCache.forget(key, checks),
+    hashKey,
     onForeign: key => onForeign(keys.value(key), 'passed over')
   })
   const isFirst = !fastify.hasDecorator('redisGuard')

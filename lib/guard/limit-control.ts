@@ -11,6 +11,7 @@ import { canonicalAddress, clientKey } from '../rules/address.js'
 import { byAddress } from '../rules/limit-name.js'
 import { type Algorithm, current, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
 import type { NamedCheck, Store } from '../store/store.js'
+import { isKeyHash, type KeyHash } from './key-hash.js'
 import type { LimitChange, LimitRegistry } from './limits.js'
 
 /** Keys of values that begin so are the plugin's own. */
@@ -39,6 +40,8 @@ export interface LimitControlParts {
   readonly store: Store
   /** forgets what the process knows of a client by itself */
   readonly forget: (key: string, checks: readonly NamedCheck[]) => void
+  /** of what a `keyGenerator` answers; undefined: it is counted as it is */
+  readonly hashKey?: KeyHash | undefined
   /** told the key of a value that is none of ours, each time that it is read; default: nobody is */
   readonly onForeign?: (key: string) => void
 }
@@ -47,16 +50,18 @@ export class LimitControl {
   readonly #registry: LimitRegistry
   readonly #store: Store
   readonly #forget: LimitControlParts['forget']
+  readonly #hashKey: KeyHash | undefined
   readonly #onForeign: (key: string) => void
   #version: string | null = null
   /** names that were read since it is the version */
   readonly #read = new Set<string>()
   #hasChanged = false
 
-  constructor ({ registry, store, forget, onForeign = () => {} }: LimitControlParts) {
+  constructor ({ registry, store, forget, hashKey, onForeign = () => {} }: LimitControlParts) {
     this.#registry = registry
     this.#store = store
     this.#forget = forget
+    this.#hashKey = hashKey
     this.#onForeign = onForeign
   }
 
@@ -87,7 +92,7 @@ export class LimitControl {
 
   /**
    * Sets a limit back to what is configured, by its name; or forgets all
-   * counters of a client, by its key or address. What is the name of a limit
+   * counters of a client, by its key, its key's hash or its address. What is the name of a limit
    * is taken for one: `{ key }` and `{ name }` say which is meant.
    *
    * @returns whether there was something to reset
@@ -105,7 +110,7 @@ export class LimitControl {
    * How far a client is with each limit; nothing is counted. Limits whose
    * numbers are computed for each request are left out.
    *
-   * @param key  an address, or what a `keyGenerator` answers
+   * @param key  an address, or what a `keyGenerator` answers; with `hashKeys` also its hash, as events have it
    */
   async peek (key: string): Promise<readonly PeekedLimit[]> {
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
@@ -211,6 +216,7 @@ export class LimitControl {
   #checksOf (method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit): ReadonlyMap<string, readonly NamedCheck[]> {
     if (typeof key !== 'string' || key === '') throw new ArgumentError({ option: `the key of limits.${method}`, rule: 'a text that is not empty', received: show(key) })
     const address = canonicalAddress(key)
+    const counted = this.#hashKey === undefined || isKeyHash(key) ? key : this.#hashKey(key)
     const checks = new Map<string, Map<string, NamedCheck>>()
     const add = (client: string, name: string, limit: Limit) => {
       const ofClient = checks.get(client) ?? new Map<string, NamedCheck>()
@@ -221,8 +227,8 @@ export class LimitControl {
       const limit = inForce ?? computed?.(algorithm)
       if (limit === undefined) continue
       const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
-      // What a function answers is counted as it is.
-      add(hasKeyGenerator ? key : byAddressKey, name, limit)
+      // What a function answers is counted as it is, or by its hash.
+      add(hasKeyGenerator ? counted : byAddressKey, name, limit)
       if (hasKeyGenerator && address !== undefined) add(byAddressKey, byAddress(name), limit)
     }
     return new Map([...checks].map(([client, ofClient]) => [client, [...ofClient.values()]]))
