@@ -17,19 +17,21 @@ import { Guard, type GuardEvent } from './guard/guard.js'
 import { keyHash } from './guard/key-hash.js'
 import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
+import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
-import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf } from './guard/warnings.js'
+import { checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
 import { addHooks } from './http/hook.js'
 import type { RateLimiter, RateLimitHandler } from './http/limiters.js'
 import { described, Metrics } from './metrics/metrics.js'
-import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
+import type { RedisInfo } from './metrics/redis-info.js'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
 import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './options.js'
 import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
+import { isCluster } from './redis/script.js'
 import type { RedisSide } from './store/availability.js'
 import { FailoverStore } from './store/failover.js'
 import { type Carried, Journal } from './store/journal.js'
@@ -64,10 +66,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const settings = resolveOptions(options, process.env)
   const log = pluginLog(fastify, settings)
   const warnings: GuardWarning[] = []
-  const warn = (warning: GuardWarning | undefined) => {
-    if (warning === undefined || warnings.some(({ message }) => message === warning.message)) return
-    warnings.push(warning)
-    log.warn({ code: warning.code }, warning.message)
+  const isKnown = ({ message }: GuardWarning) => warnings.some(known => known.message === message)
+  const warn = (warning: GuardWarning | undefined, details: object = {}) => {
+    if (warning === undefined) return
+    if (!isKnown(warning)) warnings.push(warning)
+    log.warn({ code: warning.code, ...details }, warning.message)
   }
   warn(checkTrustProxy(trustProxyOf(fastify)))
   warn(checkRoutesBefore(fastify.printRoutes()))
@@ -87,7 +90,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     isDropping = true
   }
   const onForeign: OnForeign = (key, fate) => {
-    warn(foreignValue(key, fate))
+    const warning = foreignValue(key, fate)
+    if (!isKnown(warning)) warn(warning)
     // The blocks that were there are known here, too.
     if (key === keys.blocks && fate === 'emptied') store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
   }
@@ -173,7 +177,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const limitSync = redis === undefined ? undefined : setInterval(() => { syncLimits().catch(syncFailed) }, settings.syncInterval).unref()
   fastify.addHook('onReady', async () => await syncLimits().catch(syncFailed))
 
+  const memoryWatch = redis === undefined
+    ? undefined
+    : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: () => performance.now() })
+
   fastify.addHook('onClose', async () => {
+    memoryWatch?.close()
     clearInterval(sweep)
     clearInterval(limitSync)
     follower?.close()
@@ -213,9 +222,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     toldMs = performance.now()
     log.warn({ err: failure }, 'Redis refuses a command, memory answers for it')
   })
-  redis.guarded.once('up', () => {
-    readInfo(redis.guarded).then(({ info }) => warn(checkEviction(parseInfo(info).get('maxmemory_policy')))).catch(() => {})
-  })
+  redis.guarded.once('up', () => memoryWatch!.start())
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
   const untilMs = Date.now() + startUpMs
   await redis.guarded.connect(startUpMs)
@@ -317,11 +324,20 @@ function registryOfOther (fastify: FastifyInstance, path: string): MetricsRegist
 }
 
 /** Managed Redis and ACL users are often not allowed to ask: that is no failure of Redis. */
+function unlessRefused (error: Error): undefined {
+  if (error.name !== 'ReplyError') throw error
+}
+
+/** Of each primary, where it may be asked. */
+async function infosOf (guarded: GuardedRedis): Promise<readonly string[]> {
+  const infos = await guarded.run(async client => {
+    const nodes = isCluster(client) ? client.nodes('master') : [client]
+    return await Promise.all(nodes.map(async node => await node.info().catch(unlessRefused)))
+  })
+  return infos.filter(info => info !== undefined)
+}
+
 async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
-  const unlessRefused = (error: Error) => {
-    if (error.name !== 'ReplyError') throw error
-    return undefined
-  }
   const [info, slowLogLength] = await guarded.run(async client => await Promise.all([
     client.info().catch(unlessRefused),
     client.slowlog('LEN').then(Number).catch(unlessRefused)
