@@ -12,9 +12,10 @@ export interface MemoryWatchOptions {
   readonly warn: (warning: GuardWarning, details: object) => void
   /** ms, of a clock that only goes on */
   readonly now: () => number
-  /** ms between two looks; default: a minute */
-  readonly intervalMs?: number
 }
+
+/** ms between two looks. */
+const intervalMs = 60_000
 
 /** Part of maxmemory above which memory is high, and below which it is no more: in between it may go up and down. */
 const high = 0.8
@@ -40,7 +41,7 @@ export class MemoryWatch {
   start (): void {
     const look = () => { this.look().catch(() => {}) }
     look()
-    this.#timer = setInterval(look, this.#options.intervalMs ?? 60_000).unref()
+    this.#timer = setInterval(look, intervalMs).unref()
   }
 
   close (): void {

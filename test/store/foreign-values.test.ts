@@ -268,6 +268,24 @@ t.test('what no instance can have written does not count as one, nor hold back a
   t.equal(await observer.get(keys.value('later')), 'set')
 })
 
+t.test('whatever lies where it is noted what was known of a lost counter holds up nothing', async t => {
+  await observer.flushall()
+  const { app } = await start(t)
+  for (const [name, put] of Object.entries(values)) {
+    const client = nextClient()
+    await statusOf(app, '/fixed-window', client)
+    const counter = keys.limit('fixed-window', 'GET:/fixed-window', client)
+    await replace(keys.known(counter), put)
+    // As if Redis had lost its data: it is told again what is known.
+    let switches = 0
+    app.redisGuard.on('switch', () => { switches++ })
+    await observer.del(keys.epoch, counter)
+    await until(() => switches >= 2 && usesRedis(app)(), 3000)
+    app.redisGuard.removeAllListeners('switch')
+    t.ok([200, 429].includes(await statusOf(app, '/fixed-window', client)), name)
+  }
+})
+
 t.test('a value that is no change of a limit leaves the limit as it was set, and is told of once', async t => {
   await observer.flushall()
   const { app, lines } = await start(t)
