@@ -11,6 +11,8 @@ export const wrong = Symbol('wrong')
 export interface ValueRule<T> {
   /** follows "must be" */
   readonly rule: string
+  /** a value that is refused is not to be shown */
+  readonly isSecret?: boolean
   read (value: unknown): T | typeof wrong
 }
 
@@ -86,6 +88,13 @@ export const text: ValueRule<string> = {
 export const texts: ValueRule<readonly string[]> = {
   rule: 'an array of texts',
   read: value => Array.isArray(value) && value.every(item => typeof item === 'string') ? Object.freeze([...value]) : wrong
+}
+
+/** Keys a hash: of a shorter one all could be tried. */
+export const switchOrSecret: ValueRule<boolean | string> = {
+  rule: 'true, false, or a secret of at least 16 characters',
+  isSecret: true,
+  read: value => typeof value === 'boolean' || (typeof value === 'string' && value.length >= 16) ? value : wrong
 }
 
 export function isRecord (value: unknown): value is Readonly<Record<string, unknown>> {

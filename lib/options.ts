@@ -6,7 +6,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { Awaitable } from './awaitable.js'
-import { duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, text, texts, type ValueRule, whole, wrong } from './option-rules.js'
+import { duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text, texts, type ValueRule, whole, wrong } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
 import { type Algorithm, algorithms } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
@@ -105,6 +105,22 @@ export interface RedisGuardOptions extends RateLimitOptions {
   enableDraftSpec?: boolean
   cache?: number
   nameSpace?: string
+  /**
+   * A hash stands for what a `keyGenerator` answers wherever the guard keeps or
+   * shows it: in the names of keys in Redis, events, log lines and diagnostics
+   * channels, and in what a `store` of your own is asked for. Callbacks get the
+   * key as it is; `allowList`, `limits.peek` and `limits.reset` take it as it is.
+   * Addresses are not hashed.
+   *
+   * `true`: HMAC-SHA-256 with the `nameSpace`, which hides keys that nobody can
+   * guess, such as random API keys. A text of at least 16 characters: HMAC with
+   * that secret, which hides e-mail addresses and user numbers, too; the same on
+   * all instances. Whoever changes it begins all counters by key anew.
+   *
+   * @default false
+   * @example { keyGenerator: request => request.headers['x-api-key'], hashKeys: process.env.KEY_HASH_SECRET }
+   */
+  hashKeys?: boolean | string
   store?: CustomStoreConstructor
   metrics?: false | MetricsOptions
   commandTimeout?: number
@@ -182,6 +198,7 @@ export const pluginOptions = {
   cache: option(whole(1, 10_000_000), 5000, 'the most keys that the memory store keeps'),
   store: option(fn<CustomStoreConstructor>('such as @fastify/rate-limit takes: a class with incr and child'), undefined, 'a class of your own that counts in place of Redis and memory; blocks, events and values stay where they are', 'none'),
   nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),
+  hashKeys: option(switchOrSecret, false as boolean | string, 'keep and show a hash in place of what a `keyGenerator` answers; see "Keys that are secrets"'),
   metrics: option(either(no, { rule: '{ path, registry }', read: readMetrics }), Object.freeze({ path: '/metrics', registry: undefined }), '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"),
   commandTimeout: option(whole(1, 60_000), 250, 'ms after which a command to Redis is given up, and memory answers'),
   connectTimeout: option(whole(1, 600_000), 5000, 'ms for connecting, and the most that start-up waits for Redis', '`REDIS_TIMEOUT`, or `5000`'),

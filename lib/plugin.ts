@@ -14,26 +14,30 @@ import { publishDecision, publishSwitch } from './guard/diagnostics.js'
 import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
+import { keyHash } from './guard/key-hash.js'
 import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
+import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
-import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, type GuardWarning, trustProxyOf } from './guard/warnings.js'
+import { checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
 import { addHooks } from './http/hook.js'
 import type { RateLimiter, RateLimitHandler } from './http/limiters.js'
 import { described, Metrics } from './metrics/metrics.js'
-import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
+import type { RedisInfo } from './metrics/redis-info.js'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
 import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './options.js'
 import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
+import { isCluster } from './redis/script.js'
 import type { RedisSide } from './store/availability.js'
 import { FailoverStore } from './store/failover.js'
 import { type Carried, Journal } from './store/journal.js'
 import { Keys } from './store/keys.js'
 import { MemoryStore } from './store/memory.js'
+import type { OnForeign } from './store/own-keys.js'
 import { RedisStore } from './store/redis.js'
 import { Shares } from './store/shares.js'
 
@@ -62,10 +66,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const settings = resolveOptions(options, process.env)
   const log = pluginLog(fastify, settings)
   const warnings: GuardWarning[] = []
-  const warn = (warning: GuardWarning | undefined) => {
+  const isKnown = ({ message }: GuardWarning) => warnings.some(known => known.message === message)
+  const warn = (warning: GuardWarning | undefined, details: object = {}) => {
     if (warning === undefined) return
-    warnings.push(warning)
-    log.warn({ code: warning.code }, warning.message)
+    if (!isKnown(warning)) warnings.push(warning)
+    log.warn({ code: warning.code, ...details }, warning.message)
   }
   warn(checkTrustProxy(trustProxyOf(fastify)))
   warn(checkRoutesBefore(fastify.printRoutes()))
@@ -84,7 +89,13 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!droppedKinds.has(kind)) log.warn({ kind }, `the journal is full: some of the ${kind} that Redis has missed will not reach it`)
     droppedKinds.add(kind)
   }
-  const redis = connect(settings, keys, now, registrations.application, onDrop)
+  const onForeign: OnForeign = (key, fate) => {
+    const warning = foreignValue(key, fate)
+    if (!isKnown(warning)) warn(warning)
+    // The blocks that were there are known here, too.
+    if (key === keys.blocks && fate === 'emptied') store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
+  }
+  const redis = connect(settings, keys, now, registrations.application, onDrop, onForeign)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
   const metrics = registry instanceof Metrics ? registry : addMetrics(fastify, settings, registry, registrations, { store, memory, redis })
 
@@ -101,17 +112,26 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
   const denyCache = new DenyCache({ keys, capacity: settings.cache, now: () => performance.now(), write: async refusals => await store.countRefusals(refusals) })
   const limits = new LimitRegistry()
+  const { hashKeys, nameSpace } = settings
+  const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
   const guard = new Guard({
     store,
     memory,
     denyCache,
     ipv6Subnet: settings.limit.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
+    hashKey,
     refusesBlocked: settings.limit.enforce > 0,
     listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event), publishDecision]
   })
 
-  const limitControl = new LimitControl({ registry: limits, store, forget: (key, checks) => denyCache.forget(key, checks) })
+  const limitControl = new LimitControl({
+    registry: limits,
+    store,
+    forget: (key, checks) => denyCache.forget(key, checks),
+    hashKey,
+    onForeign: key => onForeign(keys.value(key), 'passed over')
+  })
   const isFirst = !fastify.hasDecorator('redisGuard')
   const redisGuard = new RedisGuard({
     store,
@@ -146,12 +166,24 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
       onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
     })
 
-  const syncLimits = async () => await limitControl.sync(() => store.usesRedis)
-  const syncFailed = (error: unknown) => log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
+  const syncLimits = async () => {
+    await limitControl.sync(() => store.usesRedis)
+    isSyncFailing = false
+  }
+  let isSyncFailing = false
+  const syncFailed = (error: unknown) => {
+    if (!isSyncFailing) log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
+    isSyncFailing = true
+  }
   const limitSync = redis === undefined ? undefined : setInterval(() => { syncLimits().catch(syncFailed) }, settings.syncInterval).unref()
   fastify.addHook('onReady', async () => await syncLimits().catch(syncFailed))
 
+  const memoryWatch = redis === undefined
+    ? undefined
+    : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: () => performance.now() })
+
   fastify.addHook('onClose', async () => {
+    memoryWatch?.close()
     clearInterval(sweep)
     clearInterval(limitSync)
     follower?.close()
@@ -191,9 +223,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     toldMs = performance.now()
     log.warn({ err: failure }, 'Redis refuses a command, memory answers for it')
   })
-  redis.guarded.once('up', () => {
-    readInfo(redis.guarded).then(({ info }) => warn(checkEviction(parseInfo(info).get('maxmemory_policy')))).catch(() => {})
-  })
+  redis.guarded.once('up', () => memoryWatch!.start())
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
   const untilMs = Date.now() + startUpMs
   await redis.guarded.connect(startUpMs)
@@ -207,13 +237,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
 export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
 
-function connect (settings: Settings, keys: Keys, now: () => number, application: string, onDrop: (kind: Carried, count: number) => void): RedisSide | undefined {
+function connect (
+  settings: Settings, keys: Keys, now: () => number, application: string, onDrop: (kind: Carried, count: number) => void, onForeign: OnForeign
+): RedisSide | undefined {
   if (settings.redis.kind === 'none') return undefined
   const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
   const { maxEvents, maxJournal: capacity, cache } = settings
   return {
     guarded,
-    store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application }),
+    store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application, onForeign }),
     journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
     // Two counters for each key.
     shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, seed: randomInt(2 ** 32) }), now)
@@ -293,11 +325,20 @@ function registryOfOther (fastify: FastifyInstance, path: string): MetricsRegist
 }
 
 /** Managed Redis and ACL users are often not allowed to ask: that is no failure of Redis. */
+function unlessRefused (error: Error): undefined {
+  if (error.name !== 'ReplyError') throw error
+}
+
+/** Of each primary, where it may be asked. */
+async function infosOf (guarded: GuardedRedis): Promise<readonly string[]> {
+  const infos = await guarded.run(async client => {
+    const nodes = isCluster(client) ? client.nodes('master') : [client]
+    return await Promise.all(nodes.map(async node => await node.info().catch(unlessRefused)))
+  })
+  return infos.filter(info => info !== undefined)
+}
+
 async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
-  const unlessRefused = (error: Error) => {
-    if (error.name !== 'ReplyError') throw error
-    return undefined
-  }
   const [info, slowLogLength] = await guarded.run(async client => await Promise.all([
     client.info().catch(unlessRefused),
     client.slowlog('LEN').then(Number).catch(unlessRefused)

@@ -84,6 +84,7 @@ export interface Settings {
   readonly limit: LimitSettings
   readonly cache: number
   readonly nameSpace: string
+  readonly hashKeys: boolean | string
   readonly store: CustomStoreConstructor | undefined
   readonly metrics: false | Required<Pick<MetricsOptions, 'path'>> & Pick<MetricsOptions, 'registry'>
   readonly commandTimeout: number
@@ -166,7 +167,8 @@ function readGiven<Declared extends Readonly<Record<string, Option>>> (
       continue
     }
     const read = declaration.value.read(value)
-    if (read === wrong) problems.push({ option: nameOf(name), rule: declaration.value.rule, received: show(value) })
+    const { rule, isSecret } = declaration.value
+    if (read === wrong) problems.push({ option: nameOf(name), rule, received: isSecret ? `a value of type ${typeof value}` : show(value) })
     else given[name] = read
   }
   return given as Given<Declared>

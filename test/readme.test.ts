@@ -52,6 +52,14 @@ t.test('every method of the client is in the table of methods, and every other p
   for (const name of ['status', 'client', 'warnings']) t.match(readme, `redisGuard.${name}`)
 })
 
+t.test('every warning has its row, and there is no other', async t => {
+  const guard = new URL('../lib/guard/', import.meta.url)
+  const sources = await Promise.all(['warnings.ts', 'memory-watch.ts'].map(async name => await readFile(new URL(name, guard), 'utf8')))
+  const codes = new Set(sources.flatMap(source => source.match(/GUARD_WARN_\w+/g) ?? []))
+  const [, , rows] = tableAfter('warnings').exec(readme)!
+  t.same([...rows!.matchAll(/^\| `(\w+)` \|/gm)].map(([, code]) => code).sort(), [...codes].sort())
+})
+
 t.test('the links to files lead somewhere', async t => {
   for (const [, path] of readme.matchAll(/\]\((?!https?:)([^)#]+)\)/g)) {
     await t.resolves(access(new URL(`../${path}`, import.meta.url)), String(path))

@@ -10,6 +10,7 @@ import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { NamedCheck, Refund, Taken } from '../store/store.js'
 import type { DenyCache } from './deny-cache.js'
+import type { KeyHash } from './key-hash.js'
 
 /** Who sent a request, as far as its address tells. */
 export interface Client {
@@ -57,6 +58,8 @@ export interface GuardOptions {
   readonly denyCache: DenyCache
   readonly ipv6Subnet: number
   readonly allowList: AddressList<true>
+  /** of what a `keyGenerator` answers; undefined: it is counted and shown as it is */
+  readonly hashKey?: KeyHash | undefined
   /** default true; false: blocks are in shadow, as all else */
   readonly refusesBlocked?: boolean
   readonly listeners: readonly GuardListener[]
@@ -68,16 +71,18 @@ export class Guard {
   readonly #memory: MemoryStore
   readonly #denyCache: DenyCache
   readonly ipv6Subnet: number
+  readonly hashKey: KeyHash | undefined
   readonly #allowList: AddressList<true>
   readonly #refusesBlocked: boolean
   readonly #listeners: readonly GuardListener[]
   readonly #clients = new Map<unknown, Client>()
 
-  constructor ({ store, memory, denyCache, ipv6Subnet, allowList, refusesBlocked = true, listeners }: GuardOptions) {
+  constructor ({ store, memory, denyCache, ipv6Subnet, allowList, hashKey, refusesBlocked = true, listeners }: GuardOptions) {
     this.#store = store
     this.#memory = memory
     this.#denyCache = denyCache
     this.ipv6Subnet = ipv6Subnet
+    this.hashKey = hashKey
     this.#allowList = allowList
     this.#refusesBlocked = refusesBlocked
     this.#listeners = listeners

@@ -5,12 +5,13 @@
  * others' by their common version.
  */
 import { randomUUID } from 'node:crypto'
-import { ArgumentError, LimitError, show } from '../errors.js'
+import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
 import { duration, wrong } from '../option-rules.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import { byAddress } from '../rules/limit-name.js'
 import { type Algorithm, current, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
 import type { NamedCheck, Store } from '../store/store.js'
+import { isKeyHash, type KeyHash } from './key-hash.js'
 import type { LimitChange, LimitRegistry } from './limits.js'
 
 /** Keys of values that begin so are the plugin's own. */
@@ -39,21 +40,29 @@ export interface LimitControlParts {
   readonly store: Store
   /** forgets what the process knows of a client by itself */
   readonly forget: (key: string, checks: readonly NamedCheck[]) => void
+  /** of what a `keyGenerator` answers; undefined: it is counted as it is */
+  readonly hashKey?: KeyHash | undefined
+  /** told the key of a value that is none of ours, each time that it is read; default: nobody is */
+  readonly onForeign?: (key: string) => void
 }
 
 export class LimitControl {
   readonly #registry: LimitRegistry
   readonly #store: Store
   readonly #forget: LimitControlParts['forget']
+  readonly #hashKey: KeyHash | undefined
+  readonly #onForeign: (key: string) => void
   #version: string | null = null
   /** names that were read since it is the version */
   readonly #read = new Set<string>()
   #hasChanged = false
 
-  constructor ({ registry, store, forget }: LimitControlParts) {
+  constructor ({ registry, store, forget, hashKey, onForeign = () => {} }: LimitControlParts) {
     this.#registry = registry
     this.#store = store
     this.#forget = forget
+    this.#hashKey = hashKey
+    this.#onForeign = onForeign
   }
 
   /** Names of all limits: `global`, `GET:/login`, `GET:/login:burst`, `group:<groupId>`, `limiter:<n>`. */
@@ -83,7 +92,7 @@ export class LimitControl {
 
   /**
    * Sets a limit back to what is configured, by its name; or forgets all
-   * counters of a client, by its key or address. What is the name of a limit
+   * counters of a client, by its key, its key's hash or its address. What is the name of a limit
    * is taken for one: `{ key }` and `{ name }` say which is meant.
    *
    * @returns whether there was something to reset
@@ -101,7 +110,7 @@ export class LimitControl {
    * How far a client is with each limit; nothing is counted. Limits whose
    * numbers are computed for each request are left out.
    *
-   * @param key  an address, or what a `keyGenerator` answers
+   * @param key  an address, or what a `keyGenerator` answers; with `hashKeys` also its hash, as events have it
    */
   async peek (key: string): Promise<readonly PeekedLimit[]> {
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
@@ -127,18 +136,18 @@ export class LimitControl {
       this.#hasChanged = false
       await this.#tellVersion()
     }
-    const version = await this.#store.get(versionKey)
+    const version = await this.#stored(versionKey)
     if (version !== this.#version) this.#read.clear()
     const names = this.#registry.names.filter(name => !this.#read.has(name))
-    const told = await Promise.all(names.map(async name => await this.#store.get(keyOf(name))))
+    const changes = await Promise.all(names.map(async name => await this.#storedChange(name)))
     if (!isUsable()) return
     this.#version = version
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
-      const text = told[i]!
+      const change = changes[i]
       const known = this.#registry.changes().get(name)
-      if (text !== null) this.#takeOver(name, known, parseChange(text))
-      // What was reset is said to be so; what is not there has been lost.
+      if (change !== undefined) this.#takeOver(name, known, change === asConfigured ? undefined : change)
+      // What was reset is said to be so; what is not there, or none of ours, has been lost.
       else if (known !== undefined) await this.#write(name, JSON.stringify(known))
     }
   }
@@ -152,9 +161,29 @@ export class LimitControl {
     }
   }
 
+  /** What a limit was set to; undefined: nobody has set it, or what is there is none of ours. */
+  async #storedChange (name: string): Promise<LimitChange | typeof asConfigured | undefined> {
+    const key = keyOf(name)
+    const text = await this.#stored(key)
+    const change = text === null || text === asConfigured ? text : parseChange(text)
+    if (text !== null && change === undefined) this.#onForeign(key)
+    return change ?? undefined
+  }
+
+  /** One of another type than a text is somebody else's, and as good as not there: the next change replaces it. */
+  async #stored (key: string): Promise<string | null> {
+    try {
+      return await this.#store.get(key)
+    } catch (error) {
+      if (!(error instanceof ValueError)) throw error
+      this.#onForeign(key)
+      return null
+    }
+  }
+
   async #resetLimit (name: string): Promise<boolean> {
-    const told = await this.#store.get(keyOf(name))
-    const wasChanged = this.#registry.changes().has(name) || (told !== null && parseChange(told) !== undefined)
+    const told = await this.#storedChange(name)
+    const wasChanged = this.#registry.changes().has(name) || typeof told === 'object'
     this.#registry.change(name, undefined)
     if (wasChanged) await this.#write(name, asConfigured)
     return wasChanged
@@ -187,6 +216,7 @@ export class LimitControl {
   #checksOf (method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit): ReadonlyMap<string, readonly NamedCheck[]> {
     if (typeof key !== 'string' || key === '') throw new ArgumentError({ option: `the key of limits.${method}`, rule: 'a text that is not empty', received: show(key) })
     const address = canonicalAddress(key)
+    const counted = this.#hashKey === undefined || isKeyHash(key) ? key : this.#hashKey(key)
     const checks = new Map<string, Map<string, NamedCheck>>()
     const add = (client: string, name: string, limit: Limit) => {
       const ofClient = checks.get(client) ?? new Map<string, NamedCheck>()
@@ -197,8 +227,8 @@ export class LimitControl {
       const limit = inForce ?? computed?.(algorithm)
       if (limit === undefined) continue
       const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
-      // What a function answers is counted as it is.
-      add(hasKeyGenerator ? key : byAddressKey, name, limit)
+      // What a function answers is counted as it is, or by its hash.
+      add(hasKeyGenerator ? counted : byAddressKey, name, limit)
       if (hasKeyGenerator && address !== undefined) add(byAddressKey, byAddress(name), limit)
     }
     return new Map([...checks].map(([client, ofClient]) => [client, [...ofClient.values()]]))

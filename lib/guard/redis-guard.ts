@@ -51,7 +51,11 @@ export interface RedisGuardParts {
 export class RedisGuard extends EventEmitter<SwitchEvents> {
   /** The ioredis client, without the breaker and its time limit; undefined where no Redis is configured. */
   readonly client: RedisClient | undefined
-  /** What start-up found. */
+  /**
+   * What start-up found, and what was found since then: each finding once, in
+   * the order in which they were found first. Codes and what they mean are in
+   * README, "Warnings".
+   */
   readonly warnings: readonly GuardWarning[]
   /** Limits at run time. */
   readonly limits: LimitControl

@@ -1,9 +1,18 @@
-/** What is allowed, works, and is still a hole: found at start-up, told with a code. */
+/** What is allowed, works, and is still a hole: found at start-up or while running, told with a code. */
 import { nodeCredentials, type RedisSettings } from '../redis-option.js'
+import type { ForeignFate } from '../store/own-keys.js'
 
-/** A finding at start-up that is no error, but that somebody should look at. */
+/** A finding that is no error, but that somebody should look at. Its message has no numbers: the log line has them. */
 export interface GuardWarning {
-  readonly code: 'GUARD_WARN_TRUST_PROXY' | 'GUARD_WARN_ROUTES_BEFORE' | 'GUARD_WARN_NO_PASSWORD' | 'GUARD_WARN_EVICTION'
+  readonly code:
+    | 'GUARD_WARN_TRUST_PROXY'
+    | 'GUARD_WARN_ROUTES_BEFORE'
+    | 'GUARD_WARN_NO_PASSWORD'
+    | 'GUARD_WARN_EVICTION'
+    | 'GUARD_WARN_VOLATILE_EVICTION'
+    | 'GUARD_WARN_MEMORY'
+    | 'GUARD_WARN_EVICTED'
+    | 'GUARD_WARN_FOREIGN_VALUE'
   readonly message: string
 }
 
@@ -58,11 +67,30 @@ export function checkPassword (redis: RedisSettings, production: boolean): Guard
 }
 
 /** @param policy  Redis' maxmemory-policy */
-export function checkEviction (policy: string | undefined): GuardWarning | undefined {
-  if (policy === undefined || !policy.startsWith('allkeys-')) return undefined
+export function checkEviction (policy: string): GuardWarning | undefined {
+  if (policy.startsWith('allkeys-')) {
+    return {
+      code: 'GUARD_WARN_EVICTION',
+      message: `Redis' maxmemory-policy is ${policy}: when memory is short it drops counters and blocks without a word, and attackers go free. Set noeviction; in a Redis that is shared with caches a volatile-* policy, which keeps the blocks`
+    }
+  }
+  if (policy.startsWith('volatile-')) {
+    return {
+      code: 'GUARD_WARN_VOLATILE_EVICTION',
+      message: `Redis' maxmemory-policy is ${policy}: when memory is short it keeps blocks but drops counters, and limited clients begin anew. That is right for a Redis that is shared with caches, with an alert on evictions. Set noeviction in a Redis of the guard's own`
+    }
+  }
+  return undefined
+}
+
+/** @param key  one of the guard's own keys in Redis, at which something was found that is not the guard's */
+export function foreignValue (key: string, fate: ForeignFate): GuardWarning {
+  const found = fate === 'emptied'
+    ? 'held a value that the guard cannot work on. The guard has deleted it'
+    : 'holds a value or an entry that is not the guard\'s. The guard passes it over'
   return {
-    code: 'GUARD_WARN_EVICTION',
-    message: `Redis' maxmemory-policy is ${policy}: when memory is short it drops counters and blocks without a word, and attackers go free. Set noeviction, or a volatile-* policy, which keeps the blocks`
+    code: 'GUARD_WARN_FOREIGN_VALUE',
+    message: `The key ${key} in Redis ${found}. Somebody else writes to the guard's keys: give the guard a nameSpace of its own, and an ACL user`
   }
 }
 

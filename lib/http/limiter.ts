@@ -23,6 +23,8 @@ export type Decided = (failure: Error | undefined, verdict: Verdict | undefined)
 /** Whom a request is counted against, and by what; nothing for what is on the allow list. */
 export interface Counting {
   readonly key: string
+  /** as the user's functions see it */
+  readonly shown: string
   readonly checks: readonly NamedCheck[] | undefined
 }
 
@@ -68,9 +70,10 @@ export class Limiter {
       if (checks !== undefined) return this.#take(request, reply, subject, client.key, checks, decided)
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
-    this.countingOf(request, client).then(({ key, checks }) => {
-      if (checks === undefined) decided(undefined, this.#guard.exempt(subject, this.#name, key))
-      else this.#take(request, reply, subject, key, checks, decided)
+    this.countingOf(request, client).then(({ key, shown, checks }) => {
+      const told = key === shown ? decided : withKey(shown, decided)
+      if (checks === undefined) told(undefined, this.#guard.exempt(subject, this.#name, key))
+      else this.#take(request, reply, subject, key, checks, told)
     }, (thrown: unknown) => decided(asError(thrown), undefined))
   }
 
@@ -122,14 +125,15 @@ export class Limiter {
   async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {
     const { keyGenerator, allowList } = this.settings
     const generated = keyGenerator === undefined ? undefined : readKey(await answerOf('keyGenerator', () => keyGenerator(request)))
-    const key = generated ?? client.key
-    if (isListed(client, key, this.settings)) return { key, checks: undefined }
-    const shown = shownKey(key, client)
+    const plain = generated ?? client.key
+    const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
+    const shown = shownKey(plain, client)
+    if (isListed(client, plain, this.settings)) return { key, shown, checks: undefined }
     const { decide } = allowList
-    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) return { key, checks: undefined }
+    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) return { key, shown, checks: undefined }
     // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
     const isFallback = keyGenerator !== undefined && generated === undefined
-    return { key, checks: this.#fixedChecks(key, isFallback) ?? await this.#computedChecks(request, key, shown, isFallback) }
+    return { key, shown, checks: this.#fixedChecks(key, isFallback) ?? await this.#computedChecks(request, key, shown, isFallback) }
   }
 
   /** @returns undefined: one of the limits has to be computed */
@@ -173,6 +177,11 @@ export class Limiter {
       return { name: isFallback ? byAddress(name) : name, limit, cost: hits, shadow: (shadows & 1 << i) !== 0 }
     }))
   }
+}
+
+/** The user's functions see a key as it is, whatever it is counted by. */
+function withKey (key: string, decided: Decided): Decided {
+  return (failure, verdict) => decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key } : verdict)
 }
 
 async function computed ({ algorithm, max, timeWindow, burst, excess }: LiveLimit['definition'], request: FastifyRequest, key: string): Promise<Limit> {

@@ -107,15 +107,15 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
-  const { key, checks } = await limiter.countingOf(request, client)
-  if (checks === undefined) return { isAllowed: true, key: shownKey(key, client) }
+  const { key, shown, checks } = await limiter.countingOf(request, client)
+  if (checks === undefined) return { isAllowed: true, key: shown }
   const peeked = await limiter.peek(key, checks)
-  if (peeked === undefined) return { isAllowed: true, key: shownKey(key, client) }
+  if (peeked === undefined) return { isAllowed: true, key: shown }
   const { tightest, refusals } = peeked
   // A fixed window that is used up to the last hit has exceeded nothing yet; a bucket cannot tell.
   const isFixed = tightest.limit.algorithm === 'fixed-window'
   const isExceeded = tightest.explanation.retryAfterMs > 0 && (!isFixed || refusals > 0)
-  return resultOf(limiter, shownKey(key, client), tightest, refusals, isExceeded)
+  return resultOf(limiter, shown, tightest, refusals, isExceeded)
 }
 
 function resultOf (limiter: Limiter, key: string, { name, limit, explanation }: Explained, refusals: Counted['refusals'], isExceeded: boolean): RateLimitResult {

@@ -184,9 +184,10 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     try {
       return await this.#inTime(command(this.client))
     } catch (error) {
-      const valueError = valueErrorOf(error)
+      const { redact } = this.#connection
+      const valueError = valueErrorOf(error, redact)
       if (valueError !== undefined) return new Refused(valueError)
-      const failure = error instanceof StoreUnavailableError ? error : failureOf(error)
+      const failure = failureOf(error, redact)
       if (failure.kind === 'reply' || failure.kind === 'lost') return new Refused(failure)
       // Set before the breaker sees it, so that `down` tells the reason.
       this.#failure = failure
@@ -209,7 +210,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   #fail (error: unknown): StoreUnavailableError {
-    this.#failure = error instanceof StoreUnavailableError ? error : failureOf(error)
+    this.#failure = failureOf(error, this.#connection.redact)
     this.emit('failure', this.#failure)
     return this.#failure
   }

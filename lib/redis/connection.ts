@@ -9,6 +9,7 @@ import type { RedisSettings } from '../redis-option.js'
 import { type ConnectionTimes, delayBeforeRetry, makeClient } from './client.js'
 import { Credentials } from './credentials.js'
 import { failureOf } from './failure.js'
+import { type Redact, redactor, secretsOf } from './redaction.js'
 import { isCluster, type RedisClient } from './script.js'
 
 interface ConnectionEvents {
@@ -21,6 +22,8 @@ interface ConnectionEvents {
 /** One connection, and when it comes and goes. */
 export class Connection extends EventEmitter<ConnectionEvents> {
   readonly client: RedisClient
+  /** Takes the users and passwords of this connection out of a text. */
+  readonly redact: Redact
   readonly #owned: boolean
   readonly #credentials: Credentials | undefined
   readonly #listeners: Readonly<Record<string, (error?: Error) => void>>
@@ -38,6 +41,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     super()
     this.#owned = settings.kind !== 'client'
     this.#credentials = credentialsOf(settings, times)
+    this.redact = redactor(() => [...secretsOf(settings), ...this.#credentials?.secrets ?? []])
     this.client = makeClient(settings, times, this.#credentials)
     const lost = () => this.emit('lost')
     this.#listeners = {
@@ -108,7 +112,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
       const settled = node.status === 'ready'
       if (!settled && node.status !== 'connect') return
       await node.auth(username, password).catch((error: unknown) => {
-        const failure = failureOf(error)
+        const failure = failureOf(error, this.redact)
         // A connection that goes meanwhile, or that does not come up, asks when it is made again.
         if (settled && (failure.kind === 'auth' || failure.kind === 'reply')) throw failure
       })

@@ -18,6 +18,7 @@ export class Credentials {
   readonly password = new Secret(() => this.#latest.password) as unknown as string
   readonly #source: CredentialsSource
   readonly #timeoutMs: number
+  readonly #answers: RedisCredentials[] = []
   #latest: RedisCredentials = { password: '' }
   #asked = 0
   #answered = 0
@@ -25,6 +26,11 @@ export class Credentials {
   constructor (source: CredentialsSource, timeoutMs: number) {
     this.#source = source
     this.#timeoutMs = timeoutMs
+  }
+
+  /** Users and passwords of the last answers: a server may still speak of an earlier one. */
+  get secrets (): readonly unknown[] {
+    return this.#answers.flatMap(({ username, password }) => [username, password])
   }
 
   /**
@@ -36,6 +42,8 @@ export class Credentials {
   async renew (): Promise<void> {
     const number = ++this.#asked
     const answer = readAnswer(await this.#ask())
+    this.#answers.push(answer)
+    if (this.#answers.length > mostAnswers) this.#answers.shift()
     // One that was asked for earlier and comes later is out of date.
     if (number < this.#answered) return
     this.#answered = number
@@ -76,6 +84,9 @@ export class Credentials {
     })
   }
 }
+
+/** That are remembered, so that what is said of them can be redacted. */
+const mostAnswers = 10
 
 class Secret {
   readonly #read: () => string

@@ -4,6 +4,7 @@
  * caller's mistake and leave Redis in use.
  */
 import { StoreUnavailableError, type StoreFailure, ValueError } from '../errors.js'
+import type { Redact } from './redaction.js'
 
 /** First match wins. Redis 6 puts words of its own before an error inside a script, so these may stand anywhere. */
 const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
@@ -20,29 +21,38 @@ const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
   ['tls', /certificate|TLS|SSL|_CERT/i]
 ]
 
-/** @param error  as thrown by ioredis or opossum; its command, and with it a password, is left behind */
-export function failureOf (error: unknown): StoreUnavailableError {
+/**
+ * @param error   as thrown by ioredis or opossum; its command, and with it a password, is left behind
+ * @param redact  takes user and password out of the words of servers and of ioredis
+ */
+export function failureOf (error: unknown, redact: Redact = asItIs): StoreUnavailableError {
   if (error instanceof StoreUnavailableError) return error
-  const ofNode = lastNodeError(error)
+  const ofNode = lastNodeError(error, redact)
   if (ofNode !== undefined) return ofNode
   const cause = withoutCommand(error)
-  const { code } = cause as { code?: string }
-  const text = `${cause.message} ${code ?? ''}`.trim()
+  const { message, code } = cause as Error & { code?: string }
+  const text = `${message} ${code ?? ''}`.trim()
+  // Before a password is taken out, of which the telling word may be a part.
   const kind = kinds.find(([, pattern]) => pattern.test(text))?.[0] ?? (cause.name === 'ReplyError' ? 'reply' : 'connection')
+  cause.message = redact(message)
+  if (cause.stack !== undefined) cause.stack = redact(cause.stack)
   return new StoreUnavailableError(kind, `Redis cannot be used (${kind}): ${cause.message || code}`, cause)
 }
 
+const asItIs: Redact = text => text
+
 /** The error for a value that a command cannot work on; undefined for all others. */
-export function valueErrorOf (error: unknown): ValueError | undefined {
+export function valueErrorOf (error: unknown, redact: Redact = asItIs): ValueError | undefined {
   const { message } = withoutCommand(error)
-  const isValue = /^(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would overflow)/.test(message)
-  return isValue ? new ValueError(message) : undefined
+  // Redis 6 puts words of its own before an error inside a script.
+  const isValue = /(^|@user_script: ?\d+: )(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would overflow)/.test(message)
+  return isValue ? new ValueError(redact(message)) : undefined
 }
 
 /** A Cluster of which no node answers: where it is for the same reason as the last one, and that can be mended, this is it. */
-function lastNodeError (error: unknown): StoreUnavailableError | undefined {
+function lastNodeError (error: unknown, redact: Redact): StoreUnavailableError | undefined {
   const { lastNodeError: cause } = Object(error) as { lastNodeError?: unknown }
-  const failure = cause instanceof Error ? failureOf(cause) : undefined
+  const failure = cause instanceof Error ? failureOf(cause, redact) : undefined
   return failure?.kind === 'auth' || failure?.kind === 'tls' ? failure : undefined
 }
 

@@ -1,8 +1,10 @@
 /** The block list in Redis: a hash of all blocks, and a stream of the last changes. */
-import type { GuardedRedis } from '../redis/breaker.js'
+import { StoreUnavailableError } from '../errors.js'
 import { type RedisClient, Script } from '../redis/script.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import type { Keys } from './keys.js'
+import type { OwnKeys } from './own-keys.js'
+import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
 import type { Block, BlockOperation, BlockRequest } from './store.js'
 
 const block = new Script('block')
@@ -37,10 +39,10 @@ export interface BlockCursor {
 const atEnd: BlockCursor = { id: '18446744073709551615-18446744073709551615', sequence: -1 }
 
 export class RedisBlocks {
-  readonly #redis: GuardedRedis
+  readonly #redis: OwnKeys
   readonly #keys: Keys
 
-  constructor (redis: GuardedRedis, keys: Keys) {
+  constructor (redis: OwnKeys, keys: Keys) {
     this.#redis = redis
     this.#keys = keys
   }
@@ -58,9 +60,10 @@ export class RedisBlocks {
   async isBlocked (address: string): Promise<boolean> {
     const candidates = networksAround(address)
     const [found, nowMs] = await this.#redis.run(async client => {
-      return await Promise.all([client.hmget(this.#keys.blocks, ...candidates), timeOf(client)])
+      const [replies, nowMs] = await Promise.all([client.hmget(this.#keys.blocks, ...candidates), timeOf(client)])
+      return [listOf(replies, candidates.length).map(json => json === null ? null : textOf(json)), nowMs] as const
     })
-    return found.some((json, i) => json !== null && (parseBlock(candidates[i]!, json)?.expiresAtMs ?? 0) > nowMs)
+    return found.some((json, i) => json !== null && (this.#blockOf(candidates[i]!, json)?.expiresAtMs ?? 0) > nowMs)
   }
 
   async all (): Promise<readonly Block[]> {
@@ -73,17 +76,16 @@ export class RedisBlocks {
   /**
    * All blocks, some of which may have run out, a page per round trip. What
    * changes meanwhile may be missing; a block may come twice.
+   *
+   * @throws StoreUnavailableError  of kind `lost`, where something else was in place of the list
    */
   async * pages (): AsyncGenerator<readonly Block[]> {
     let cursor = '0'
+    const { emptied } = this.#redis
     do {
-      const [next, flat] = await this.#redis.run(async client => await client.hscan(this.#keys.blocks, cursor, 'COUNT', pageLength))
-      const page: Block[] = []
-      for (let i = 0; i < flat.length; i += 2) {
-        const block = parseBlock(flat[i]!, flat[i + 1]!)
-        if (block !== undefined) page.push(block)
-      }
-      yield page
+      const [next, entries] = await this.#redis.run(async client => readScan(await client.hscan(this.#keys.blocks, cursor, 'COUNT', pageLength)))
+      if (this.#redis.emptied !== emptied) throw new StoreUnavailableError('lost', 'Redis has lost its block list')
+      yield entries.flatMap(([ip, json]) => this.#blockOf(ip, json) ?? [])
       cursor = next
     } while (cursor !== '0')
   }
@@ -96,15 +98,13 @@ export class RedisBlocks {
   async changes (cursor = atEnd): Promise<BlockChanges> {
     const { id, sequence } = cursor
     const keys = [this.#keys.blockChanges, this.#keys.blockSequence, this.#keys.epoch]
-    const reply = await this.#redis.run(async client => await blockChanges.run(client, keys, [id, pageLength]))
-    const [clock, last, lastId, entries, epoch] = reply as [number, number, string, [id: string, fields: string[]][], string]
-    // A user's client may be set to answer numbers as texts.
-    const [nowMs, lastSequence] = [Number(clock), Number(last)]
-    const numbers = entries.map(([, fields]) => Number(fields[1]))
-    const follows = numbers.every((number, i) => number === sequence + 1 + i)
+    const { nowMs, lastSequence, lastId, entries, epoch } = await this.#redis.run(async client =>
+      readChanges(await blockChanges.run(client, keys, [id, pageLength])))
+    // What others have put among them has no number, or not the next one: then the whole list is loaded.
+    const follows = entries.every(([, fields], i) => Number(fields[1]) === sequence + 1 + i)
     const complete = entries.length === pageLength || sequence + entries.length === lastSequence
     if (!follows || !complete) return { nowMs, cursor: { id: lastId, sequence: lastSequence }, changes: [], missed: true, epoch }
-    const changes = entries.flatMap(([, [, , , ip, , json]]) => readChange(ip!, json!))
+    const changes = entries.flatMap(([, [, , , ip, , json]]) => this.#changeOf(ip, json) ?? [])
     return {
       nowMs,
       cursor: { id: entries.at(-1)?.[0] ?? id, sequence: sequence + entries.length },
@@ -125,16 +125,32 @@ export class RedisBlocks {
 
   /** How many blocks there are; some may have run out. */
   async count (): Promise<number> {
-    return await this.#redis.run(async client => await client.hlen(this.#keys.blocks))
+    return await this.#redis.run(async client => wholeOf(await client.hlen(this.#keys.blocks)))
   }
 
   async #block (client: RedisClient, { ip, durationMs, reason, origin }: BlockRequest, agoMs: number): Promise<number> {
     const args = [ip, durationMs === Infinity ? '' : durationMs, reason, origin, maxChanges, agoMs]
-    return Number(await block.run(client, this.#blockKeys(), args))
+    return clockOf(await block.run(client, this.#blockKeys(), args))
   }
 
   async #unblock (client: RedisClient, ip: string, agoMs: number): Promise<boolean> {
-    return Number(await unblock.run(client, this.#blockKeys(), [ip, maxChanges, agoMs])) === 1
+    return wholeOf(await unblock.run(client, this.#blockKeys(), [ip, maxChanges, agoMs]), 0, 1) === 1
+  }
+
+  /** @returns undefined for what is no block: somebody else's entry is not to hide the others */
+  #blockOf (ip: string, json: string): Block | undefined {
+    const block = parseBlock(ip, json)
+    if (block === undefined) this.#redis.passedOver(this.#keys.blocks)
+    return block
+  }
+
+  /** @returns undefined for what is no change, as if it had not been written */
+  #changeOf (ip: string | undefined, json: string | undefined): BlockChange | undefined {
+    const block = parseBlock(ip, json)
+    if (block !== undefined) return { ip: block.ip, block }
+    if (json === '' && isNetwork(ip)) return { ip, block: undefined }
+    this.#redis.passedOver(this.#keys.blockChanges)
+    return undefined
   }
 
   #blockKeys (): readonly string[] {
@@ -148,26 +164,47 @@ export const pageLength = 500
 /** An instance that was away for more changes than this loads the whole list. */
 const maxChanges = 10_000
 
-/** @returns nothing for what is no change, as if it had not been written */
-function readChange (ip: string, json: string): readonly BlockChange[] {
-  if (json === '') return parseNetwork(ip)?.text === ip ? [{ ip, block: undefined }] : []
-  const block = parseBlock(ip, json)
-  return block === undefined ? [] : [{ ip, block }]
+/** What HSCAN returns: where to go on, and pairs of a field and its value in one flat list. */
+function readScan (reply: unknown): readonly [next: string, entries: readonly (readonly [ip: string, json: string])[]] {
+  const [next, fields] = listOf(reply, 2)
+  const flat = listOf(fields).map(textOf)
+  if (typeof next !== 'string' || !/^\d{1,20}$/.test(next) || flat.length % 2 !== 0) throw unreadable()
+  return [next, Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])]
 }
 
-/** @returns undefined for what is no block: somebody else's entry is not to hide the others */
-function parseBlock (ip: string, json: string): Block | undefined {
-  try {
-    const { reason, origin, blockedAtMs, expiresAtMs = Infinity } = JSON.parse(json) as Omit<Block, 'expiresAtMs'> & { expiresAtMs?: number }
-    return parseNetwork(ip)?.text === ip && typeof expiresAtMs === 'number' ? { ip, reason, origin, blockedAtMs, expiresAtMs } : undefined
-  } catch {
-    return undefined
+/** What block-changes.lua returns. */
+function readChanges (reply: unknown) {
+  const [clock, last, lastId, entries, epoch] = listOf(reply, 5)
+  return {
+    nowMs: clockOf(clock),
+    lastSequence: wholeOf(last),
+    lastId: streamIdOf(lastId),
+    entries: listOf(entries).map(entry => {
+      const [id, fields] = listOf(entry, 2)
+      return [streamIdOf(id), listOf(fields).map(textOf)] as const
+    }),
+    epoch: textOf(epoch)
   }
 }
 
+function parseBlock (ip: string | undefined, json: string | undefined): Block | undefined {
+  const { reason, origin, blockedAtMs, expiresAtMs = Infinity } = (parseJson(json) ?? {}) as Partial<Record<keyof Block, unknown>>
+  if (!isNetwork(ip) || typeof reason !== 'string' || typeof origin !== 'string' || !isMoment(blockedAtMs)) return undefined
+  return expiresAtMs === Infinity || isMoment(expiresAtMs) ? { ip, reason, origin, blockedAtMs, expiresAtMs } : undefined
+}
+
+/** In the form in which addresses and ranges are kept. */
+function isNetwork (ip: string | undefined): ip is string {
+  return ip !== undefined && parseNetwork(ip)?.text === ip
+}
+
+function isMoment (value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0
+}
+
 async function timeOf (client: RedisClient): Promise<number> {
-  const [seconds, microseconds] = (await client.time()).map(Number) as [number, number]
-  return seconds * 1000 + Math.floor(microseconds / 1000)
+  const [seconds, microseconds] = listOf(await client.time(), 2).map(part => wholeOf(part))
+  return clockOf(seconds! * 1000 + Math.floor(microseconds! / 1000))
 }
 
 /** The address, and every range that it lies in. */

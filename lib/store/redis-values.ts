@@ -4,6 +4,7 @@ import type { Ticket } from '../redis/batch.js'
 import { isCluster, Script } from '../redis/script.js'
 import type { Keys } from './keys.js'
 import type { Numbers } from './numbers.js'
+import { listOf, textOf, unreadable, wholeOf } from './replies.js'
 import type { ToldValue, ValueChange, ValueOperation } from './store.js'
 
 const value = new Script('value')
@@ -36,8 +37,10 @@ export class RedisValues {
 
   async get (key: string): Promise<ToldValue | undefined> {
     const name = this.#options.keys.value(key)
-    const [text, leftMs] = await this.#redis.run(async client => await Promise.all([client.get(name), client.pttl(name)]))
-    return text === null ? undefined : { text, leftMs: readLeft(leftMs) }
+    return await this.#redis.run(async client => {
+      const [text, leftMs] = await Promise.all([client.get(name), client.pttl(name)])
+      return text === null ? undefined : { text: textOf(text), leftMs: readLeft(leftMs) }
+    })
   }
 
   /**
@@ -48,12 +51,12 @@ export class RedisValues {
     const { keys, numbers, instance, keptMs } = this.#options
     const names = [keys.value(operation.key), keys.written(operation.key)]
     const args = [instance, keptMs, operation.kind, ...argumentsOf(operation, nowMs)]
-    const reply = await this.#redis.run(async client => {
-      if (ticket === undefined || isCluster(client)) return await value.run(client, names, [0, ...args])
-      return await value.run(client, [...names, numbers.key], numbers.before(args, ticket))
+    return await this.#redis.run(async client => {
+      const reply = ticket === undefined || isCluster(client)
+        ? await value.run(client, names, [0, ...args])
+        : await value.run(client, [...names, numbers.key], numbers.before(args, ticket))
+      return readChanged(operation, reply)
     })
-    if (!Array.isArray(reply)) return { existed: Number(reply) === 1, told: undefined }
-    return { existed: true, told: { text: String(reply[0]), leftMs: readLeft(reply[1]) } }
   }
 
   /** Does what was done elsewhere; once for each id, however often it is sent. */
@@ -86,7 +89,17 @@ function rowOf ({ base, add, addedAtMs, end }: ValueChange, nowMs: number): (str
   return [...ofBase, add, agoMs(addedAtMs), ...ofEnd]
 }
 
+/** What value.lua returns. */
+function readChanged ({ kind }: ValueOperation, reply: unknown): ChangedValue {
+  if (kind !== 'incr') return { existed: wholeOf(reply, 0, 1) === 1, told: undefined }
+  const [sum, leftMs] = listOf(reply, 2)
+  const text = String(sum)
+  if (!/^-?\d{1,19}$/.test(text)) throw unreadable()
+  return { existed: true, told: { text, leftMs: readLeft(leftMs) } }
+}
+
 /** @param leftMs  as PTTL has it: below 0 there is no end */
 function readLeft (leftMs: unknown): number {
-  return Number(leftMs) < 0 ? Infinity : Number(leftMs)
+  const ms = wholeOf(leftMs, -2)
+  return ms < 0 ? Infinity : ms
 }

@@ -5,14 +5,16 @@
 import { randomUUID } from 'node:crypto'
 import type { GuardedRedis } from '../redis/breaker.js'
 import type { Ticket } from '../redis/batch.js'
-import { isCluster, type RedisClient, Script, type ScriptCall } from '../redis/script.js'
-import { StoreUnavailableError } from '../errors.js'
+import { type Arguments, isCluster, type RedisClient, Script, type ScriptCall } from '../redis/script.js'
+import { parseNetwork } from '../rules/address.js'
 import { carryOf } from '../rules/carry.js'
-import { type Algorithm, algorithms, excesses, type Limit } from '../rules/rate-limit.js'
+import { algorithms, excesses, type Limit } from '../rules/rate-limit.js'
 import type { Keys } from './keys.js'
 import { Numbers } from './numbers.js'
+import { asFailure, type OnForeign, OwnKeys } from './own-keys.js'
 import { pageLength, RedisBlocks } from './redis-blocks.js'
 import { RedisValues } from './redis-values.js'
+import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
 import type { Block, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from './store.js'
 
 const take = new Script('take')
@@ -32,6 +34,8 @@ export interface RedisStoreOptions {
   readonly instance: string
   /** tells the application that instances are of, which are counted once; default: the instance */
   readonly application?: string
+  /** told what was found under the guard's own keys, and is not the guard's; default: nobody is */
+  readonly onForeign?: OnForeign
 }
 
 /** What a Redis that is back has of the data that it had. */
@@ -55,6 +59,8 @@ export class RedisStore implements Store {
   readonly values: RedisValues
   readonly blockList: RedisBlocks
   readonly #redis: GuardedRedis
+  readonly #ofBlocks: OwnKeys
+  readonly #ofEvents: OwnKeys
   readonly #keys: Keys
   readonly #maxEvents: number
   readonly #instance: string
@@ -62,20 +68,32 @@ export class RedisStore implements Store {
   readonly #numbers: Numbers
   #lastEvents = 0
 
-  constructor (redis: GuardedRedis, { keys, maxEvents, instance, application = instance }: RedisStoreOptions) {
+  constructor (redis: GuardedRedis, options: RedisStoreOptions) {
+    const { keys, maxEvents, instance, application = instance, onForeign = () => {} } = options
     this.#redis = redis
+    this.#ofBlocks = new OwnKeys(redis, {
+      [keys.blocks]: 'hash',
+      [keys.blockExpiry]: 'zset',
+      [keys.blockChanges]: 'stream',
+      [keys.blockSequence]: 'number',
+      [keys.blocksLifted]: 'zset',
+      [keys.instances]: 'zset',
+      [keys.epoch]: 'text'
+    }, onForeign)
+    this.#ofEvents = new OwnKeys(redis, { [keys.events]: 'stream', [keys.suspects]: 'zset', [keys.writer(instance)]: 'number' }, onForeign)
     this.#keys = keys
     this.#maxEvents = maxEvents
     this.#instance = instance
     this.#application = application
     this.#numbers = new Numbers(keys.batch(instance))
     this.values = new RedisValues(redis, { keys, numbers: this.#numbers, instance, keptMs })
-    this.blockList = new RedisBlocks(redis, keys)
+    this.blockList = new RedisBlocks(this.#ofBlocks, keys)
   }
 
   /** @param ticket  to number the batch, so that `fence` tells whether it ran; in a Cluster there are no numbers */
   async take (hits: readonly Hit[], ticket?: Ticket): Promise<readonly Taken[]> {
-    return await this.#redis.run(async client => isCluster(client) ? await this.#takeByClient(client, hits) : await this.#takeBatch(client, hits, ticket))
+    return await this.#runNumbered(async client =>
+      isCluster(client) ? await this.#takeByClient(client, hits) : await this.#takeBatch(client, hits, ticket))
   }
 
   /**
@@ -87,9 +105,12 @@ export class RedisStore implements Store {
     return await this.#redis.run(async client => {
       if (isCluster(client)) return noNumbers
       const next = this.#numbers.leap()
-      const last = Number(await fence.run(client, [this.#numbers.key, this.#keys.fence(this.#instance)], [next, keptMs]))
-      this.#numbers.goOnFrom(next)
-      return { last, next }
+      const keys = [this.#numbers.key, this.#keys.fence(this.#instance)]
+      const last = wholeOf(await fence.run(client, keys, [next, keptMs]), -1)
+      // No batch of ours can have a number above that: somebody else has set it, and only larger ones run.
+      const from = Math.max(next, last)
+      this.#numbers.goOnFrom(from)
+      return { last, next: from }
     })
   }
 
@@ -101,14 +122,12 @@ export class RedisStore implements Store {
    */
   async heartbeat (isUpToDate: boolean, sinceMs: number): Promise<Heartbeat> {
     const keys = [this.#keys.instances, this.#keys.epoch]
-    const reply = await this.#redis.run(async client => {
-      const [told] = await Promise.all([heartbeat.run(client, keys, [this.#application, isUpToDate ? 1 : 0, aliveMs, randomUUID(), sinceMs]), client.pexpire(this.#numbers.key, keptMs)])
-      return told
+    const args = [this.#application, isUpToDate ? 1 : 0, aliveMs, randomUUID(), sinceMs]
+    return await this.#ofBlocks.run(async client => {
+      const [reply] = await Promise.all([heartbeat.run(client, keys, args), client.pexpire(this.#numbers.key, keptMs)])
+      const [epoch, instances, since, nowMs] = listOf(reply, 4)
+      return { epoch: textOf(epoch), instances: wholeOf(instances, 1), since: wholeOf(since), nowMs: clockOf(nowMs) }
     })
-    const [epoch, ...numbers] = reply as [string, number, number, number]
-    // A user's client may be set to answer numbers as texts.
-    const [instances, since, nowMs] = numbers.map(Number) as [number, number, number]
-    return { epoch, instances, since, nowMs }
   }
 
   /**
@@ -126,7 +145,7 @@ export class RedisStore implements Store {
       return [{ key, args: [keptOfData.indexOf(isRestored ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), before.used, before.previous, used, previous, atMs - nowMs] }]
     })
     if (rows.length === 0) return
-    await this.#redis.run(async client => {
+    await asFailure(this.#redis.run(async client => {
       const markerOf = ({ key }: typeof rows[number]) => this.#keys.carried(key, `${this.#instance}:${id}`)
       // In a Cluster those of different clients lie in different slots; those of one client have one marker.
       const groups = isCluster(client) ? groupedBy(rows, markerOf) : [rows]
@@ -134,7 +153,7 @@ export class RedisStore implements Store {
         keys: [markerOf(some[0]!), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])],
         args: [keptMs, ...some.flatMap(({ args }) => args)]
       })))
-    })
+    }), 'reply')
   }
 
   /**
@@ -145,7 +164,7 @@ export class RedisStore implements Store {
   async countRefusals (refusals: readonly Refusals[], ticket: Ticket): Promise<void> {
     const keys = refusals.map(({ client, name, limit }) => this.#keys.limit(limit.algorithm, name, client))
     const args = refusals.map(({ windowEndsAtMs, count }) => [windowEndsAtMs, count])
-    await this.#redis.run(async client => {
+    await this.#runNumbered(async client => {
       // In a Cluster they lie in different slots.
       if (isCluster(client)) await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: [0, ...args[i]!] })))
       else await countRefusals.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.flat(), ticket))
@@ -163,7 +182,7 @@ export class RedisStore implements Store {
       const { fits, state } = taken.outcomes[i]!
       return [algorithms.indexOf(limit.algorithm) + 1, excesses.indexOf(limit.excess), limit.max, limit.windowMs, fits ? cost : 0, state.used, state.atMs]
     })
-    await this.#redis.run(async client => {
+    await this.#runNumbered(async client => {
       if (isCluster(client)) await refund.run(client, keys, [0, ...rows])
       else await refund.run(client, [...keys, this.#numbers.key], this.#numbers.before(rows, ticket))
     })
@@ -172,21 +191,13 @@ export class RedisStore implements Store {
   async forget (client: string, checks: readonly NamedCheck[]): Promise<boolean> {
     if (checks.length === 0) return false
     const keys = checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
-    return await this.#redis.run(async redis => await redis.del(...keys)) > 0
+    return await this.#redis.run(async redis => wholeOf(await redis.del(...keys), 0, keys.length)) > 0
   }
 
   async peek (client: string, checks: readonly NamedCheck[]): Promise<Peeked> {
     const keys = checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
     const args = checks.map(({ limit }) => algorithms.indexOf(limit.algorithm) + 1)
-    const [clock, ...told] = await this.#redis.run(async redis => await peek.run(redis, keys, args)) as (string | number)[]
-    const nowMs = Number(clock)
-    return {
-      nowMs,
-      states: checks.map((_, i) => {
-        const [used, previous, offsetMs] = told.slice(3 * i, 3 * i + 3)
-        return used === '' ? undefined : { used: Number(used), previous: Number(previous), atMs: nowMs + Number(offsetMs) }
-      })
-    }
+    return await this.#redis.run(async redis => readPeeked(await peek.run(redis, keys, args), checks))
   }
 
   async get (key: string): Promise<string | null> {
@@ -221,12 +232,29 @@ export class RedisStore implements Store {
       const suspect = event.type === 'limited' ? event.ip ?? '' : ''
       return [suspect, event.count, event.atMs, JSON.stringify(event)]
     })]
-    await this.#redis.run(async client => await logEvents.run(client, [this.#keys.events, this.#keys.suspects, this.#keys.writer(this.#instance)], args))
+    const keys = [this.#keys.events, this.#keys.suspects, this.#keys.writer(this.#instance)]
+    await this.#ofEvents.run(async client => await logEvents.run(client, keys, args))
   }
 
+  /** One page, and as many more as it takes where somebody else's entries are among them. */
   async events (limit: number): Promise<readonly RateLimitEvent[]> {
-    const entries = await this.#redis.run(async client => await client.xrevrange(this.#keys.events, '+', '-', 'COUNT', limit))
-    return entries.map(([, fields]) => JSON.parse(fields.at(-1)!) as RateLimitEvent)
+    const key = this.#keys.events
+    const events: RateLimitEvent[] = []
+    let from = '+'
+    let isFirst = true
+    for (;;) {
+      // The first one of a later page is the last one of the page before: Redis 6.0 has no way to leave it out.
+      const count = isFirst ? limit : pageLength
+      const entries = await this.#ofEvents.run(async client => readEntries(await client.xrevrange(key, from, '-', 'COUNT', count)))
+      for (const { id, event } of entries) {
+        if (!isFirst && id === from) continue
+        if (event === undefined) this.#ofEvents.passedOver(key)
+        else if (events.length < limit) events.push(event)
+      }
+      if (entries.length < count || events.length === limit) return events
+      from = entries.at(-1)!.id
+      isFirst = false
+    }
   }
 
   async clearEvents (olderThanMs: number): Promise<number> {
@@ -234,21 +262,32 @@ export class RedisStore implements Store {
     let from = '-'
     let nowMs: number | '' = ''
     do {
-      const args = [olderThanMs, from, pageLength, nowMs]
-      const reply = await this.#redis.run(async client => await clearEvents.run(client, [this.#keys.events, this.#keys.suspects], args))
-      const [removedHere, next, moment] = reply as [number, string, number]
-      removed += Number(removedHere)
-      from = next
-      nowMs = moment
+      const args: Arguments = [olderThanMs, from, pageLength, nowMs]
+      const keys = [this.#keys.events, this.#keys.suspects]
+      const page = await this.#ofEvents.run(async client => readCleared(await clearEvents.run(client, keys, args)))
+      // A page that begins where the last one did would come for ever.
+      if (page.next === from) throw unreadable()
+      removed += page.removed
+      from = page.next
+      nowMs = page.nowMs
     } while (from !== '')
     return removed
   }
 
   async suspects (limit: number): Promise<readonly Suspect[]> {
-    const reply: readonly unknown[] = await this.#redis.run(async client => await client.zrevrange(this.#keys.suspects, 0, limit - 1, 'WITHSCORES'))
-    // Pairs in RESP3, one flat list in RESP2.
-    const flat = reply.flat() as readonly (string | number)[]
-    return Array.from({ length: flat.length / 2 }, (_, i) => ({ ip: String(flat[2 * i]), count: Number(flat[2 * i + 1]) }))
+    const key = this.#keys.suspects
+    const suspects: Suspect[] = []
+    let from = 0
+    for (;;) {
+      const count = from === 0 ? limit : pageLength
+      const page = await this.#ofEvents.run(async client => readRanks(await client.zrevrange(key, from, from + count - 1, 'WITHSCORES')))
+      for (const { ip, count } of page) {
+        if (parseNetwork(ip)?.text !== ip || !Number.isSafeInteger(count)) this.#ofEvents.passedOver(key)
+        else if (suspects.length < limit) suspects.push({ ip, count })
+      }
+      if (page.length < count || suspects.length === limit) return suspects
+      from += count
+    }
   }
 
   async block (request: BlockRequest): Promise<Block> {
@@ -265,6 +304,14 @@ export class RedisStore implements Store {
 
   async blocks (): Promise<readonly Block[]> {
     return await this.blockList.all()
+  }
+
+  /**
+   * What works on counters and on the number of this instance's batches. Counters of a wrong type are the scripts' to
+   * replace; where the number is of one, it is lost.
+   */
+  async #runNumbered<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
+    return await asFailure(this.#redis.run(command), 'lost')
   }
 
   /** In a Cluster the counters of different clients lie in different slots: a script call for each client, all sent at once. */
@@ -305,16 +352,24 @@ export class RedisStore implements Store {
 
 /** What take.lua returns. @throws for any other reply: nobody is refused by accident */
 function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
-  const values: readonly unknown[] = Array.isArray(reply) ? reply : []
+  const values = listOf(reply)
   let at = 0
-  const next = () => whole(values[at++])
-  const listed = (): readonly [number, number] => {
-    const value = values[at]
-    if (!Array.isArray(value)) return [next(), 0]
-    at++
-    return [whole(value[0]), whole(value[1])]
+  const next = () => wholeOf(values[at++], -Number.MAX_SAFE_INTEGER)
+  const listed = (limit: Limit): readonly [number, number] => {
+    const value = values[at++]
+    if (!Array.isArray(value)) return [offsetOf(value, limit), 0]
+    const [offsetMs, refused] = listOf(value, 2)
+    return [offsetOf(offsetMs, limit), wholeOf(refused)]
   }
-  const nowMs = next()
+  // Behind the offset, in a list with it, or known beforehand.
+  const previousOf = ({ algorithm, max }: Limit, refused: number): number => {
+    switch (algorithm) {
+      case 'fixed-window': return refused
+      case 'sliding-window': return wholeOf(values[at++])
+      case 'gcra': return max
+    }
+  }
+  const nowMs = clockOf(values[at++])
   const taken = hits.map(({ checks }): Taken => {
     let accepted = true
     const outcomes = checks.map(({ limit, shadow }) => {
@@ -322,9 +377,8 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
       const fits = told >= 0
       accepted &&= fits || shadow === true
       const used = fits ? told : -1 - told
-      const [offsetMs, refused] = listed()
-      const previous = previousOf[limit.algorithm](limit, refused, next)
-      return { fits, state: { used, previous, atMs: nowMs + offsetMs } }
+      const [offsetMs, refused] = listed(limit)
+      return { fits, state: { used, previous: previousOf(limit, refused), atMs: nowMs + offsetMs } }
     })
     return { accepted, nowMs, outcomes }
   })
@@ -332,18 +386,56 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
   return taken
 }
 
-/** Where the reply has `previous` of a state: behind the offset, in a list with it, or nowhere, since it is known. */
-const previousOf: Readonly<Record<Algorithm, (limit: Limit, refused: number, next: () => number) => number>> = {
-  'fixed-window': (limit, refused) => refused,
-  'sliding-window': (limit, refused, next) => next(),
-  gcra: ({ max }) => max
+/** ms from now to a counter's moment: no further away than its window is long, unless refusals have made that longer. */
+function offsetOf (value: unknown, { windowMs, excess }: Limit): number {
+  const mostMs = excess === 'none' ? windowMs : Number.MAX_SAFE_INTEGER
+  return wholeOf(value, -mostMs, mostMs)
 }
 
-function whole (value: unknown): number {
-  // A user's client may be set to answer numbers as texts.
-  const number = Number(value)
-  if (!Number.isSafeInteger(number)) throw unreadable()
-  return number
+/** What peek.lua returns. The counters are as they are stored, so that one may be over since long. */
+function readPeeked (reply: unknown, checks: readonly NamedCheck[]): Peeked {
+  const [clock, ...told] = listOf(reply, 1 + 3 * checks.length)
+  const nowMs = clockOf(clock)
+  const states = checks.map((_, i) => {
+    const [used, previous, offsetMs] = told.slice(3 * i, 3 * i + 3)
+    if (used === '') return undefined
+    return { used: wholeOf(used), previous: wholeOf(previous), atMs: nowMs + wholeOf(offsetMs, -Number.MAX_SAFE_INTEGER) }
+  })
+  return { nowMs, states }
+}
+
+/** What clear-events.lua returns. */
+function readCleared (reply: unknown): { readonly removed: number, readonly next: string, readonly nowMs: number } {
+  const [removed, next, nowMs] = listOf(reply, 3)
+  return { removed: wholeOf(removed, 0, pageLength), next: next === '' ? next : streamIdOf(next), nowMs: clockOf(nowMs) }
+}
+
+/** Entries of the stream of events; of those that are none there is only the id. */
+function readEntries (reply: unknown): readonly { readonly id: string, readonly event: RateLimitEvent | undefined }[] {
+  return listOf(reply).map(entry => {
+    const [id, fields] = listOf(entry, 2)
+    return { id: streamIdOf(id), event: parseEvent(listOf(fields).at(-1)) }
+  })
+}
+
+function parseEvent (json: unknown): RateLimitEvent | undefined {
+  const event = (parseJson(json) ?? {}) as Partial<Record<keyof RateLimitEvent, unknown>>
+  const { type, count, atMs, ip, key, limit, method, route } = event
+  const isEvent = (type === 'limited' || type === 'blocked') && Number.isSafeInteger(count) && Number.isSafeInteger(atMs) &&
+    [ip, key, limit, method, route].every(text => text === undefined || typeof text === 'string')
+  return isEvent ? event as unknown as RateLimitEvent : undefined
+}
+
+/** Members and scores: pairs in RESP3, one flat list in RESP2; a member that is not ours may have any score. */
+function readRanks (reply: unknown): readonly { readonly ip: string, readonly count: number }[] {
+  const rows = listOf(reply)
+  const isFlat = !Array.isArray(rows[0])
+  const pairs = isFlat ? Array.from({ length: Math.ceil(rows.length / 2) }, (_, i) => rows.slice(2 * i, 2 * i + 2)) : rows
+  return pairs.map(pair => {
+    const [ip, score] = listOf(pair, 2)
+    if (typeof score !== 'string' && typeof score !== 'number') throw unreadable()
+    return { ip: textOf(ip), count: score === '' ? NaN : Number(score) }
+  })
 }
 
 function groupedBy<T> (items: readonly T[], nameOf: (item: T) => string): (readonly T[])[] {
@@ -354,10 +446,6 @@ function groupedBy<T> (items: readonly T[], nameOf: (item: T) => string): (reado
     else group.push(item)
   }
   return [...groups.values()]
-}
-
-function unreadable (): StoreUnavailableError {
-  return new StoreUnavailableError('reply', 'Redis answered a script with something else than the numbers it returns')
 }
 
 /** In a Cluster batches have no numbers: whether one ran cannot be told. */

@@ -202,17 +202,32 @@ t.test('a client is forgotten by limits that are computed, and looked at by the 
   for (const request of [first, byKey]) t.equal((await app.inject(request)).statusCode, 200)
 })
 
-t.test('limits that cannot be read from Redis stay as configured, which is logged', async t => {
+t.test('limits that cannot be read from Redis stay as configured, which is logged once', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const client = server.client()
   t.teardown(() => client.disconnect())
   await client.lpush('guard:value:{redis-guard:limits}', 'x')
   const lines: Record<string, unknown>[] = []
-  const app = await guardedApp(t, { redis: server.url, max: 7 }, logTo(lines))
+  const app = await guardedApp(t, { redis: server.url, max: 7, syncInterval: 10 }, logTo(lines))
   app.get('/', async () => 'ok')
   t.equal((await app.inject('/')).headers['x-ratelimit-limit'], '7')
-  t.ok(lines.some(({ msg }) => msg === 'limits that were set at run time could not be read from Redis'))
+  await client.lpush('guard:value:{redis-guard:limit:global}', 'x')
+  const other = await guardedApp(t, { redis: server.url, max: 7, syncInterval: 10 })
+  await other.redisGuard.limits.set('global', { max: 5, timeWindow: 1000 })
+  await until(async () => (await app.inject('/')).headers['x-ratelimit-limit'] === '5')
+  t.match(lines, [{ code: 'GUARD_WARN_FOREIGN_VALUE', msg: /^The key guard:value:\{redis-guard:limits\} in Redis holds a value/ }])
+})
+
+t.test('a failure that nobody expects is logged once, and ends nothing', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: server.url, syncInterval: 10 }, logTo(lines))
+  let calls = 0
+  app.redisGuard.limits.sync = async () => { throw new Error(`unexpected ${++calls}`) }
+  await until(() => calls > 3)
+  t.match(lines, [{ msg: 'limits that were set at run time could not be read from Redis', err: { message: 'unexpected 1' } }])
 })
 
 t.test('a limit is not set to less than a request costs', async t => {

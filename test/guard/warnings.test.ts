@@ -81,5 +81,11 @@ t.test('a maxmemory-policy that drops counters is warned of, by its name', async
     t.equal(warning?.code, 'GUARD_WARN_EVICTION')
     t.match(warning?.message, `maxmemory-policy is ${policy}:`)
   }
-  for (const policy of ['noeviction', 'volatile-lru', 'volatile-ttl', undefined]) t.equal(checkEviction(policy), undefined)
+  for (const policy of ['volatile-lru', 'volatile-lfu', 'volatile-random', 'volatile-ttl']) {
+    const warning = checkEviction(policy)
+    t.equal(warning?.code, 'GUARD_WARN_VOLATILE_EVICTION')
+    t.match(warning?.message, `maxmemory-policy is ${policy}:`)
+    t.match(warning?.message, /Set noeviction in a Redis of the guard's own/)
+  }
+  for (const policy of ['noeviction', '']) t.equal(checkEviction(policy), undefined)
 })

@@ -15,7 +15,11 @@ if blockedAtMs < nowMs then
   local liftedAtMs = tonumber(redis.call('ZSCORE', KEYS[5], ip) or nil)
   local there = tonumber(string.match(redis.call('HGET', KEYS[1], ip) or '', '"blockedAtMs":(%d+)'))
   local isOver = durationMs ~= nil and blockedAtMs + durationMs <= nowMs
-  if isOver or (liftedAtMs or 0) > blockedAtMs or (there or 0) >= blockedAtMs then return blockedAtMs end
+  -- What is said to be of later than now is none of ours.
+  local function holds (atMs)
+    return atMs ~= nil and atMs <= nowMs
+  end
+  if isOver or (holds(liftedAtMs) and liftedAtMs > blockedAtMs) or (holds(there) and there >= blockedAtMs) then return blockedAtMs end
 end
 
 for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LIMIT', 0, 100)) do
@@ -36,7 +40,7 @@ json = json .. ',"origin":' .. cjson.encode(ARGV[4]) .. ',"reason":' .. cjson.en
 redis.call('HSET', KEYS[1], ip, json)
 local sequence = redis.call('INCR', KEYS[4])
 -- A new list begins at a number of its own, so that nobody takes its changes for the next ones of an older list.
-if sequence == 1 then
+if sequence <= 1 or sequence > 9007199254740991 then
   sequence = time[1] * 1000000 + time[2]
   redis.call('SET', KEYS[4], sequence)
 end

@@ -10,7 +10,16 @@
 -- returns  1; 0 where the marker was there already
 -- cost     up to six commands for each; O(1) each
 
-if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
+-- What is of another type is somebody else's, and counts as nothing.
+local function textAt (key)
+  local reply = redis.pcall('GET', key)
+  if type(reply) ~= 'table' or reply.err == nil then return reply or '' end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
+  return ''
+end
+
+if textAt(KEYS[1]) == '1' then return 0 end
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
 
 local keptMs, instance = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
@@ -30,7 +39,9 @@ end
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
   local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
-  local writtenAtMs, writer = string.match(redis.call('GET', note) or '', '^(%d+) (.*)$')
+  local writtenAtMs, writer = string.match(textAt(note), '^(%d+) (.*)$')
+  -- What is said to be of later than now is none of ours.
+  if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
 
   -- What this instance did itself came before: it sends in order.
   local function stands (agoMs)

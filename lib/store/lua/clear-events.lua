@@ -5,8 +5,13 @@
 -- ARGV     age in ms beyond which events go (0: all of them), id of the first event of the page
 --          ('-' for the oldest), length of the page, moment from which the age
 --          counts ('' for now)
--- returns  number removed, id to go on from ('' after the last page), that moment
+-- returns  number of events removed, id to go on from ('' after the last page), that moment
 -- cost     O(page)
+
+local function whole (text)
+  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  return number and number <= 9007199254740991 and number or nil
+end
 
 local nowMs = tonumber(ARGV[4])
 if nowMs == nil then
@@ -20,11 +25,15 @@ local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
 local removed = 0
 for i = 1, math.min(length, #page) do
   -- ip, count, atMs, event: each behind its name
-  local fields = page[i][2]
-  if tonumber(fields[6]) < beforeMs then
-    redis.call('XDEL', KEYS[1], page[i][1])
+  local id, fields = page[i][1], page[i][2]
+  local count, atMs = whole(fields[4]), whole(fields[6])
+  if fields[1] ~= 'ip' or count == nil or atMs == nil then
+    -- No event of ours: as old as its id says.
+    if tonumber(string.match(id, '^%d+')) < beforeMs then redis.call('XDEL', KEYS[1], id) end
+  elseif atMs < beforeMs then
+    redis.call('XDEL', KEYS[1], id)
     removed = removed + 1
-    if fields[2] ~= '' and tonumber(redis.call('ZINCRBY', KEYS[2], -fields[4], fields[2])) <= 0 then redis.call('ZREM', KEYS[2], fields[2]) end
+    if fields[2] ~= '' and tonumber(redis.call('ZINCRBY', KEYS[2], -count, fields[2])) <= 0 then redis.call('ZREM', KEYS[2], fields[2]) end
   end
 end
 return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }

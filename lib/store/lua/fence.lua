@@ -8,12 +8,25 @@
 -- returns  the number of the last batch that ran; -1 where it is not known here
 -- cost     O(1)
 
-local last = redis.call('GET', KEYS[1]) or '-1'
-local told, door = string.match(redis.call('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
+-- What is no text, or no number that can be counted on from, is somebody else's: it is replaced below.
+local function textAt (key)
+  local reply = redis.pcall('GET', key)
+  if type(reply) == 'string' then return reply end
+  if reply and not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
+  return ''
+end
+
+local function known (text)
+  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  return number and number <= 4503599627370496 and text or '-1'
+end
+
+local last = known(textAt(KEYS[1]))
+local told, door = string.match(textAt(KEYS[2]), '^(%S+) (%S+)$')
 -- One that was sent long ago, and comes now: the door is not opened again.
 if tonumber(last) > tonumber(ARGV[1]) then return tonumber(last) end
 -- No batch has run since: the door is not what ran.
-if door == last then last = told end
+if door == last then last = known(told) end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], last .. ' ' .. ARGV[1], 'PX', ARGV[2])
-return tonumber(last) or -1
+return tonumber(last)

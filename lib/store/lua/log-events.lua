@@ -10,12 +10,21 @@
 -- returns  nothing
 -- cost     O(log n) for each event, and for up to 1,000 old ones that go
 
-local function count (ip, by)
-  if ip == '' then return end
-  if tonumber(redis.call('ZINCRBY', KEYS[2], by, ip)) <= 0 then redis.call('ZREM', KEYS[2], ip) end
+local function whole (text)
+  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  return number and number <= 9007199254740991 and number or nil
 end
 
-if tonumber(ARGV[2]) <= (tonumber(redis.call('GET', KEYS[3]) or nil) or 0) then return end
+local function count (ip, by)
+  if ip == '' then return end
+  local sum = tonumber(redis.call('ZINCRBY', KEYS[2], by, ip))
+  -- What is no whole number was none before: the address is counted anew.
+  if sum <= 0 or sum > 9007199254740991 or sum ~= math.floor(sum) then redis.call('ZREM', KEYS[2], ip) end
+end
+
+-- A number far ahead, and what is none, is somebody else's.
+local number, last = tonumber(ARGV[2]), whole(redis.call('GET', KEYS[3])) or 0
+if last >= number and last < number + 1000000 then return end
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 
 for i = 4, #ARGV, 4 do
@@ -26,7 +35,8 @@ local excess = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
 if excess > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, 1000))) do
     local fields = entry[2]
-    count(fields[2], -fields[4])
+    -- An entry that is no event of ours has added to no count, and goes as well.
+    if fields[1] == 'ip' and whole(fields[4]) then count(fields[2], -whole(fields[4])) end
     redis.call('XDEL', KEYS[1], entry[1])
   end
 end

@@ -11,7 +11,8 @@ local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local liftedAtMs = nowMs - ARGV[3]
 if liftedAtMs < nowMs then
   local there = tonumber(string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '"blockedAtMs":(%d+)'))
-  if (there or 0) > liftedAtMs then return 0 end
+  -- What is said to be of later than now is none of ours.
+  if there ~= nil and there > liftedAtMs and there <= nowMs then return 0 end
 end
 
 -- For blocks that come late, from an instance that could not reach Redis.
@@ -24,7 +25,7 @@ if existed == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 local sequence = redis.call('INCR', KEYS[4])
 -- A new list begins at a number of its own, so that nobody takes its changes for the next ones of an older list.
-if sequence == 1 then
+if sequence <= 1 or sequence > 9007199254740991 then
   sequence = time[1] * 1000000 + time[2]
   redis.call('SET', KEYS[4], sequence)
 end

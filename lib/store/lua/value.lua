@@ -12,7 +12,10 @@
 
 local number = tonumber(ARGV[1])
 if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[3]) or nil)
+  local last = redis.pcall('GET', KEYS[3])
+  -- A number that somebody else has replaced is as good as lost; that the user may not read it is an error.
+  if type(last) == 'table' and not string.find(last.err, 'WRONGTYPE', 1, true) then return last end
+  last = type(last) == 'string' and tonumber(last) or nil
   if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
   redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
 end

@@ -1,0 +1,121 @@
+/**
+ * Looks at what Redis says of its memory, at start and every minute: one that
+ * is nearly full, or that evicts keys, soon forgets whom it limits.
+ */
+import { parseInfo } from '../metrics/redis-info.js'
+import { checkEviction, type GuardWarning } from './warnings.js'
+
+export interface MemoryWatchOptions {
+  /** the reply to INFO of each primary that may be asked */
+  readonly ask: () => Promise<readonly string[]>
+  /** called once for each policy, once each time that memory becomes high, and for evictions at most once an hour */
+  readonly warn: (warning: GuardWarning, details: object) => void
+  /** ms, of a clock that only goes on */
+  readonly now: () => number
+}
+
+/** ms between two looks. */
+const intervalMs = 60_000
+
+/** Part of maxmemory above which memory is high, and below which it is no more: in between it may go up and down. */
+const high = 0.8
+const notHigh = 0.75
+
+/** ms without evictions after which new ones are told. */
+const quietMs = 3_600_000
+
+export class MemoryWatch {
+  readonly #options: MemoryWatchOptions
+  readonly #policies = new Set<string>()
+  #isHigh = false
+  /** keys evicted so far, by server; one that was started anew is another one */
+  #evicted = new Map<string, number>()
+  #lastEvictionMs = -Infinity
+  #timer: NodeJS.Timeout | undefined
+
+  constructor (options: MemoryWatchOptions) {
+    this.#options = options
+  }
+
+  /** Looks at once, and then again and again. */
+  start (): void {
+    const look = () => { this.look().catch(() => {}) }
+    look()
+    this.#timer = setInterval(look, intervalMs).unref()
+  }
+
+  close (): void {
+    clearInterval(this.#timer)
+  }
+
+  /** @throws what `ask` throws, such as while Redis is away */
+  async look (): Promise<void> {
+    const servers = (await this.#options.ask()).map(readServer)
+    for (const { policy } of servers) this.#checkPolicy(policy)
+    this.#checkMemory(servers)
+    this.#checkEvictions(servers)
+  }
+
+  #checkPolicy (policy: string): void {
+    if (this.#policies.has(policy)) return
+    this.#policies.add(policy)
+    const warning = checkEviction(policy)
+    if (warning !== undefined) this.#options.warn(warning, {})
+  }
+
+  #checkMemory (servers: readonly Server[]): void {
+    const fullest = servers.reduce<Server | undefined>((most, server) => server.used > (most?.used ?? 0) ? server : most, undefined)
+    const used = fullest?.used ?? 0
+    if (used > high && !this.#isHigh) {
+      this.#isHigh = true
+      this.#options.warn(memoryHigh, { usedBytes: fullest!.usedBytes, maxBytes: fullest!.maxBytes, policy: fullest!.policy })
+    }
+    if (used < notHigh) this.#isHigh = false
+  }
+
+  #checkEvictions (servers: readonly Server[]): void {
+    const { now, warn } = this.#options
+    const count = servers.reduce((sum, { id, evicted }) => sum + Math.max(0, evicted - (this.#evicted.get(id) ?? 0)), 0)
+    this.#evicted = new Map(servers.map(({ id, evicted }) => [id, evicted]))
+    if (count === 0) return
+    if (now() - this.#lastEvictionMs > quietMs) warn(keysEvicted, { evictedKeys: count })
+    this.#lastEvictionMs = now()
+  }
+}
+
+/** What a server says of its memory. */
+interface Server {
+  readonly id: string
+  readonly policy: string
+  readonly usedBytes: number
+  /** 0: no limit */
+  readonly maxBytes: number
+  /** part of maxmemory; 0 where that has no limit */
+  readonly used: number
+  /** keys, since it was started */
+  readonly evicted: number
+}
+
+function readServer (info: string): Server {
+  const fields = parseInfo(info)
+  const numberOf = (name: string) => Number(fields.get(name)) || 0
+  const [usedBytes, maxBytes] = [numberOf('used_memory'), numberOf('maxmemory')]
+  return {
+    id: fields.get('run_id') ?? '',
+    policy: fields.get('maxmemory_policy') ?? '',
+    usedBytes,
+    maxBytes,
+    used: maxBytes === 0 ? 0 : usedBytes / maxBytes,
+    evicted: numberOf('evicted_keys')
+  }
+}
+
+const memoryHigh: GuardWarning = {
+  code: 'GUARD_WARN_MEMORY',
+  message: 'Redis uses more than 80% of its maxmemory. When it is full it refuses writes, and each instance limits by itself; or it drops counters and blocks, as maxmemory-policy says. Raise maxmemory, lower maxEvents, or see what else is kept there'
+}
+
+const keysEvicted: GuardWarning = {
+  code: 'GUARD_WARN_EVICTED',
+  message: 'Redis has evicted keys to stay below its maxmemory. Counters may be among them, and their clients begin anew; with an allkeys-* policy blocks, too. Raise maxmemory, and give the guard a Redis of its own with noeviction'
+}

@@ -1,0 +1,88 @@
+/**
+ * Takes user and password out of what a server, a proxy or ioredis says: some
+ * of them repeat AUTH, or the URL, in their own words, and what they say goes
+ * into logs and into `status.reason`.
+ */
+import type { Redis, RedisOptions } from 'ioredis'
+import { nodeCredentials, type RedisSettings } from '../redis-option.js'
+
+/** @returns the text without what is secret */
+export type Redact = (text: string) => string
+
+/** What stands in place of a secret. */
+const mask = '***'
+
+/**
+ * A secret of fewer characters is part of many words: it is taken out only
+ * between quotes, and where a URL has its credentials.
+ */
+const shortSecret = 4
+
+/** Of a longer secret this many characters are enough: Redis shortens what it repeats. */
+const headLength = 16
+
+/**
+ * @param secretsOf  users and passwords as they are now; asked each time, for
+ *   they may change; what is no text, and `default`, is none
+ */
+export function redactor (secretsOf: () => Iterable<unknown>): Redact {
+  return text => {
+    const known = new Set([...secretsOf()].flatMap(secret => isSecret(secret) ? formsOf(String(secret)) : []))
+    // The longest first: one may be a part of another.
+    return [...known].sort((a, b) => b.length - a.length).reduce(without, text)
+  }
+}
+
+/** Users and passwords of the servers and Sentinels that the settings name, and of a client of the user's. */
+export function secretsOf (settings: Exclude<RedisSettings, { kind: 'none' }>): readonly unknown[] {
+  switch (settings.kind) {
+    case 'server': return secretsIn(settings.options)
+    case 'cluster': return [...secretsIn(settings.options.redisOptions), ...settings.nodes.flatMap(node => secretsIn(nodeCredentials(node)))]
+    case 'client': {
+      const { options, startupNodes = [] } = settings.client as Redis & { options: { redisOptions?: RedisOptions }, startupNodes?: Parameters<typeof nodeCredentials>[0][] }
+      return [...secretsIn(options), ...secretsIn(options.redisOptions), ...startupNodes.flatMap(node => secretsIn(nodeCredentials(node)))]
+    }
+  }
+}
+
+function secretsIn (options: object | undefined): readonly unknown[] {
+  const { username, password, sentinelUsername, sentinelPassword } = (options ?? {}) as Readonly<Record<string, unknown>>
+  return [username, password, sentinelUsername, sentinelPassword]
+}
+
+/** An object may stand for a text that is made when it is sent. */
+function isSecret (secret: unknown): boolean {
+  return secret !== undefined && secret !== null && String(secret) !== '' && String(secret) !== 'default'
+}
+
+/** The ways in which a secret is written: as it is, in a URL, with escapes, and as Redis has it, with spaces for ends of lines. */
+function formsOf (secret: string): readonly string[] {
+  const encoded = encodeURIComponent(Buffer.from(secret).toString())
+  const inUrl = [encoded, encoded.replace(/%../g, escape => escape.toLowerCase()), decoded(secret)]
+  return [secret, ...inUrl, JSON.stringify(secret).slice(1, -1), secret.replace(/[\r\n]/g, ' ')]
+}
+
+/** One from the URL of a node is as it was written there. */
+function decoded (secret: string): string {
+  try {
+    return decodeURIComponent(secret)
+  } catch {
+    return secret
+  }
+}
+
+function without (text: string, secret: string): string {
+  if (secret.length < shortSecret) {
+    const itself = secret.replace(/[^\w\s]/g, '\\$&')
+    return text.replace(new RegExp(`(?<=["'\`])${itself}(?=["'\`])|(?<=//)${itself}(?=[:@])|(?<=:)${itself}(?=@)`, 'g'), mask)
+  }
+  const head = secret.slice(0, headLength)
+  let [result, from] = ['', 0]
+  for (let at = text.indexOf(head); at !== -1; at = text.indexOf(head, from)) {
+    let end = at + head.length
+    while (end - at < secret.length && text[end] === secret[end - at]) end++
+    result += text.slice(from, at) + mask
+    from = end
+  }
+  return result + text.slice(from)
+}

@@ -1,0 +1,51 @@
+/**
+ * Readers of Redis' replies. A reply that was cut off or garbled on its way is
+ * a failure of kind `reply`, and never a counter: `Number('')`, `Number(null)`
+ * and `Number([])` are 0.
+ */
+import { StoreUnavailableError } from '../errors.js'
+
+/** @throws StoreUnavailableError  of kind `reply`, unless it is a whole number from min to max; a client may be set to answer it as a text */
+export function wholeOf (value: unknown, min = 0, max = Number.MAX_SAFE_INTEGER): number {
+  const number = typeof value === 'string' && /^-?\d{1,16}$/.test(value) ? Number(value) : value
+  if (!Number.isSafeInteger(number) || (number as number) < min || (number as number) > max) throw unreadable()
+  return number as number
+}
+
+/** A moment by Redis' clock, ms since 1970. */
+export function clockOf (value: unknown): number {
+  return wholeOf(value, 1, latestDateMs)
+}
+
+export function textOf (value: unknown): string {
+  if (typeof value !== 'string') throw unreadable()
+  return value
+}
+
+/** @param length  undefined: any */
+export function listOf (value: unknown, length?: number): readonly unknown[] {
+  if (!Array.isArray(value) || (length !== undefined && value.length !== length)) throw unreadable()
+  return value
+}
+
+/** Such as `1700000000000-0`. */
+export function streamIdOf (value: unknown): string {
+  if (typeof value !== 'string' || !/^\d{1,20}-\d{1,20}$/.test(value)) throw unreadable()
+  return value
+}
+
+/** @returns undefined for what is no JSON */
+export function parseJson (text: unknown): unknown {
+  try {
+    return JSON.parse(String(text))
+  } catch {
+    return undefined
+  }
+}
+
+export function unreadable (): StoreUnavailableError {
+  return new StoreUnavailableError('reply', 'Redis answered something else than the command returns')
+}
+
+/** The last moment that a Date can be. */
+const latestDateMs = 8.64e15

@@ -1,0 +1,162 @@
+/** A Redis that is nearly full, that evicts, or that may, is told of once: at start, and when it comes to that later. */
+import { mock } from 'node:test'
+import t, { type Test } from 'tap'
+import { MemoryWatch } from '../../lib/guard/memory-watch.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+const maxBytes = 20_000_000
+
+async function startServer (t: Test, policy = 'noeviction') {
+  const server = await RedisServer.start('--maxmemory', String(maxBytes), '--maxmemory-policy', policy)
+  t.teardown(async () => await server.stop())
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  const usedBytes = async () => Number(/^used_memory:(\d+)/m.exec(await client.info())![1])
+  /** One key of as many bytes as are missing. */
+  const fillTo = async (part: number) => {
+    await client.del('filler')
+    const missing = Math.floor(maxBytes * part - await usedBytes())
+    if (missing > 0) await client.call('SETRANGE', 'filler', missing, 'x')
+    await client.expire('filler', 600)
+  }
+  const evictions = async () => Number(/^evicted_keys:(\d+)/m.exec(await client.info())![1])
+  /** Until Redis has to evict what expires. */
+  const overfill = async () => {
+    const before = await evictions()
+    for (let i = 0; await evictions() === before; i++) await client.set(`cache-${i}`, 'x'.repeat(1_000_000), 'EX', 600)
+  }
+  return { server, client, fillTo, overfill }
+}
+
+function watching (t: Test, client: { info: () => Promise<string> }) {
+  const codes: string[] = []
+  const details: object[] = []
+  const clock = { ms: 1 }
+  const watch = new MemoryWatch({
+    ask: async () => [await client.info()],
+    warn: ({ code }, told) => {
+      codes.push(code)
+      details.push(told)
+    },
+    now: () => clock.ms
+  })
+  return { watch, codes, details, clock }
+}
+
+t.test('memory above 80% of maxmemory is told once, and again when it was below 75% in between', async t => {
+  const { client, fillTo } = await startServer(t)
+  const { watch, codes, details } = watching(t, client)
+  const codesAt = async (part: number) => {
+    await fillTo(part)
+    await watch.look()
+    return codes.length
+  }
+  for (const [part, count] of [[0.5, 0], [0.78, 0], [0.85, 1], [0.9, 1], [0.78, 1], [0.85, 1], [0.6, 1], [0.85, 2]] as const) {
+    t.equal(await codesAt(part), count, `${part} of maxmemory`)
+  }
+  t.same(codes, ['GUARD_WARN_MEMORY', 'GUARD_WARN_MEMORY'])
+  t.match(details[0], { maxBytes, policy: 'noeviction', usedBytes: Number })
+})
+
+t.test('evictions are told once, and again after an hour without any', async t => {
+  const { client, overfill } = await startServer(t, 'volatile-lru')
+  const { watch, codes, details, clock } = watching(t, client)
+  const evictionsAfter = async (minutes: number, evicts: boolean) => {
+    if (evicts) await overfill()
+    clock.ms += minutes * 60_000
+    await watch.look()
+    return codes.filter(code => code === 'GUARD_WARN_EVICTED').length
+  }
+  for (const [minutes, evicts, told] of [[1, false, 0], [1, true, 1], [59, true, 1], [59, true, 1], [59, false, 1], [2, true, 2]] as const) {
+    t.equal(await evictionsAfter(minutes, evicts), told)
+  }
+  t.match(details[codes.indexOf('GUARD_WARN_EVICTED')], { evictedKeys: Number })
+})
+
+t.test('what was evicted before the start is told, and a Redis that was started anew is another one', async t => {
+  const { server, client, overfill } = await startServer(t, 'volatile-ttl')
+  await overfill()
+  const { watch, codes, clock } = watching(t, client)
+  await watch.look()
+  t.same(codes.sort(), ['GUARD_WARN_EVICTED', 'GUARD_WARN_MEMORY', 'GUARD_WARN_VOLATILE_EVICTION'])
+  await server.kill()
+  await server.restart()
+  clock.ms += 7_200_000
+  await until(async () => await watch.look().then(() => true, () => false))
+  t.equal(codes.length, 3)
+  await overfill()
+  await watch.look()
+  t.equal(codes.filter(code => code === 'GUARD_WARN_EVICTED').length, 2)
+})
+
+t.test('a policy is told once, and a new one when it is set', async t => {
+  const { client } = await startServer(t, 'volatile-lru')
+  const { watch, codes } = watching(t, client)
+  for (const policy of ['volatile-lru', 'allkeys-lru', 'noeviction', 'allkeys-lru']) {
+    await client.config('SET', 'maxmemory-policy', policy)
+    await watch.look()
+  }
+  t.same(codes, ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_EVICTION'])
+})
+
+t.test('where Redis has no limit, or does not tell, nothing is said of its memory', async t => {
+  for (const answers of [[], ['used_memory:5\r\nmaxmemory:0\r\n'], ['used_memory:x\r\nmaxmemory:1\r\n'], ['']]) {
+    const codes: string[] = []
+    await new MemoryWatch({ ask: async () => answers, warn: ({ code }) => codes.push(code), now: () => 0 }).look()
+    t.same(codes, [])
+  }
+})
+
+t.test('a look that fails is followed by the next one, until the watch is closed', async t => {
+  mock.timers.enable({ apis: ['setInterval'] })
+  t.teardown(() => mock.timers.reset())
+  let asked = 0
+  const watch = new MemoryWatch({ ask: async () => { asked++; throw new Error('away') }, warn: () => {}, now: () => 0 })
+  watch.start()
+  mock.timers.tick(120_000)
+  t.equal(asked, 3)
+  watch.close()
+  mock.timers.tick(120_000)
+  t.equal(asked, 3)
+})
+
+t.test('an application logs and lists what its Redis comes to while it runs', async t => {
+  // Of what expires the filler goes before the keys of the guard, but for that of its probe.
+  const { server, fillTo, overfill } = await startServer(t, 'volatile-ttl')
+  mock.timers.enable({ apis: ['setInterval'] })
+  t.teardown(() => mock.timers.reset())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: server.url }, logTo(lines))
+  const codes = () => app.redisGuard.warnings.map(({ code }) => code)
+  await until(() => codes().length === 1)
+  t.same(codes(), ['GUARD_WARN_VOLATILE_EVICTION'])
+  await fillTo(0.85)
+  mock.timers.tick(60_000)
+  await until(() => codes().length === 2)
+  await fillTo(0.5)
+  mock.timers.tick(60_000)
+  await app.redisGuard.get('x')
+  await fillTo(0.85)
+  mock.timers.tick(60_000)
+  await until(() => lines.length === 3)
+  await overfill()
+  mock.timers.tick(60_000)
+  await until(() => codes().length === 3)
+  t.same(codes(), ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_MEMORY', 'GUARD_WARN_EVICTED'])
+  t.match(lines.map(({ code }) => code), ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_MEMORY', 'GUARD_WARN_MEMORY', 'GUARD_WARN_EVICTED'])
+  t.match(lines[1], { maxBytes, msg: /more than 80% of its maxmemory/ })
+})
+
+t.test('of a Cluster each primary is looked at', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const clients = cluster.servers.map(server => server.client())
+  t.teardown(() => clients.forEach(client => client.disconnect()))
+  await clients[2]!.config('SET', 'maxmemory-policy', 'volatile-ttl')
+  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) } })
+  await until(() => app.redisGuard.warnings.length > 0)
+  t.match(app.redisGuard.warnings, [{ code: 'GUARD_WARN_VOLATILE_EVICTION' }])
+})

@@ -1,0 +1,262 @@
+/** A reply that was cut off or garbled is a failure of kind `reply`, or in range: never a wrong counter, a NaN or a TypeError. */
+import { connect, createServer, type Socket } from 'node:net'
+import { once } from 'node:events'
+import fc from 'fast-check'
+import t from 'tap'
+import { StoreUnavailableError } from '../../lib/errors.js'
+import type { GuardedRedis } from '../../lib/redis/breaker.js'
+import type { RedisClient } from '../../lib/redis/script.js'
+import { algorithms, type Limit } from '../../lib/rules/rate-limit.js'
+import { Keys } from '../../lib/store/keys.js'
+import { RedisStore } from '../../lib/store/redis.js'
+import type { NamedCheck } from '../../lib/store/store.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { RedisServer } from '../support/redis-server.js'
+
+/** A store whose Redis answers each command and script as it is told to. */
+function storeAnswering (answer: () => unknown): RedisStore {
+  const client = new Proxy({ isCluster: false }, {
+    get: (target, name) => name === 'isCluster' ? false : async () => answer()
+  }) as unknown as RedisClient
+  const redis = { run: async <T>(command: (client: RedisClient) => Promise<T>) => await command(client) } as unknown as GuardedRedis
+  return new RedisStore(redis, { keys: new Keys('guard:'), maxEvents: 10, instance: 'test' })
+}
+
+const limits: readonly Limit[] = algorithms.flatMap(algorithm => (['none', 'backoff'] as const).map(excess =>
+  ({ algorithm, max: 5, windowMs: 60_000, burst: 5, excess: algorithm === 'fixed-window' ? excess : 'none' })))
+const checks: readonly NamedCheck[] = limits.map((limit, i) => ({ name: `limit ${i}`, limit, cost: 1 }))
+
+/** Everything that is read from Redis; each throws when what it was told is out of range. */
+const readers: Readonly<Record<string, (store: RedisStore) => Promise<void>>> = {
+  take: async store => {
+    for (const check of checks) {
+      const [taken] = await store.take([{ key: 'client', checks: [check] }])
+      const { used, previous, atMs } = taken!.outcomes[0]!.state
+      inRange(taken!.nowMs, 1)
+      inRange(used, 0)
+      inRange(previous, 0)
+      inRange(atMs, -Infinity)
+      if (check.limit.excess === 'none' && Math.abs(atMs - taken!.nowMs) > check.limit.windowMs) throw new RangeError(`${atMs}`)
+    }
+  },
+  'take of several': async store => {
+    for (const { nowMs, outcomes } of await store.take([{ key: 'client', checks }, { key: 'other', checks }])) {
+      inRange(nowMs, 1)
+      for (const { state } of outcomes) inRange(state.used, 0)
+    }
+  },
+  peek: async store => {
+    const { nowMs, states } = await store.peek('client', checks.slice(0, 1))
+    inRange(nowMs, 1)
+    for (const state of states) if (state !== undefined) for (const number of [state.used, state.previous]) inRange(number, 0)
+  },
+  forget: async store => isBoolean(await store.forget('client', checks)),
+  fence: async store => {
+    const { last, next } = await store.fence()
+    inRange(last, -1)
+    inRange(next, last)
+  },
+  heartbeat: async store => {
+    const { epoch, instances, since, nowMs } = await store.heartbeat(true, 0)
+    isText(epoch)
+    inRange(instances, 1)
+    inRange(since, 0)
+    inRange(nowMs, 1)
+  },
+  get: async store => { const text = await store.get('key'); if (text !== null) isText(text) },
+  'get with its end': async store => { const told = await store.values.get('key'); if (told !== undefined && told.leftMs !== Infinity) inRange(told.leftMs, 0) },
+  set: async store => await store.set('key', 'value'),
+  incr: async store => { if (!Number.isFinite(await store.incr('key'))) throw new RangeError('no sum') },
+  expire: async store => isBoolean(await store.expire('key', 1)),
+  del: async store => isBoolean(await store.del('key')),
+  events: async store => {
+    for (const { type, count, atMs } of await store.events(3)) {
+      isText(type)
+      inRange(count, -Infinity)
+      inRange(atMs, -Infinity)
+    }
+  },
+  clearEvents: async store => inRange(await store.clearEvents(0), 0),
+  suspects: async store => {
+    for (const { ip, count } of await store.suspects(3)) {
+      isText(ip)
+      inRange(count, -Infinity)
+    }
+  },
+  block: async store => inRange((await store.block({ ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' })).blockedAtMs, 1),
+  unblock: async store => isBoolean(await store.unblock('192.0.2.1')),
+  isBlocked: async store => isBoolean(await store.isBlocked('192.0.2.1')),
+  blocks: async store => { for (const { ip, reason } of await store.blocks()) [ip, reason].forEach(isText) },
+  changes: async store => {
+    const { nowMs, cursor, changes, epoch } = await store.blockList.changes({ id: '0-0', sequence: 0 })
+    inRange(nowMs, 1)
+    inRange(cursor.sequence, 0)
+    isText(epoch)
+    for (const { ip } of changes) isText(ip)
+  },
+  count: async store => inRange(await store.blockList.count(), 0)
+}
+
+function inRange (number: number, min: number): void {
+  if (!Number.isSafeInteger(number) || number < min) throw new RangeError(`${number} is not a whole number from ${min}`)
+}
+
+function isText (text: unknown): void {
+  if (typeof text !== 'string') throw new RangeError(`${String(text)} is no text`)
+}
+
+function isBoolean (value: unknown): void {
+  if (typeof value !== 'boolean') throw new RangeError(`${String(value)} is neither true nor false`)
+}
+
+/** What the reader does with an answer. @throws what is neither a value in range nor a failure of kind `reply` */
+async function read (reader: (store: RedisStore) => Promise<void>, answer: unknown): Promise<'read' | 'refused'> {
+  let asked = 0
+  try {
+    // One page of anything is enough: the next one is empty.
+    await reader(storeAnswering(() => ++asked > 20 ? [] : answer))
+    return 'read'
+  } catch (error) {
+    if (error instanceof StoreUnavailableError && error.kind === 'reply') return 'refused'
+    throw error
+  }
+}
+
+const garbage = fc.oneof(
+  fc.constantFrom<unknown>(null, undefined, '', ' ', [], {}, true, false, NaN, Infinity, -Infinity, 1.5, -1, 2 ** 53, '1e3', '0x10', '-0', Buffer.from('1')),
+  fc.integer(), fc.string(), fc.bigInt()
+)
+const { value: anyReply } = fc.letrec<{ value: unknown }>(tie => ({
+  value: fc.oneof({ maxDepth: 3 }, garbage, fc.array(tie('value'), { maxLength: 7 }))
+}))
+
+for (const [name, reader] of Object.entries(readers)) {
+  t.test(`${name}: any reply at all is refused, or in range`, async t => {
+    await t.resolves(fc.assert(fc.asyncProperty(anyReply, async answer => { await read(reader, answer) }), { numRuns: 300 }))
+  })
+}
+
+const nowMs = 1_700_000_000_000
+
+/** As Redis replies; to each reader whose reply is a list or a number with a certain range. */
+const right: Readonly<Record<string, unknown>> = {
+  'take of several': [nowMs, ...[1, 2].flatMap(() => [1, 60_000, -6, [60_000, 3], 1, -10, 4, 1, -10, 4, 300_000, 0, -300_001, 0])],
+  peek: [nowMs, '1', 0, 5000],
+  fence: 7,
+  heartbeat: ['epoch', 2, 1, nowMs],
+  incr: ['5', -1],
+  clearEvents: [3, '', nowMs],
+  suspects: [['192.0.2.1', 5], ['192.0.2.2', 3]],
+  block: nowMs,
+  changes: [nowMs, 1, '1-0', [['1-0', ['sequence', '1', 'ip', '192.0.2.1', 'block', '']]], 'epoch']
+}
+
+t.test('a reply as it is meant is read', async t => {
+  for (const [name, reply] of Object.entries(right)) t.equal(await read(readers[name]!, reply), 'read', name)
+})
+
+t.test('a reply with a part cut off, doubled, or replaced by what a careless reader takes for 0 is refused', async t => {
+  for (const [name, reply] of Object.entries(right)) {
+    const wrong: unknown[] = ['', null, [], false, NaN, -(2 ** 53)]
+    const replies: unknown[] = Array.isArray(reply)
+      ? [
+          ...reply.map((_, i) => reply.slice(0, i)),
+          ...(name === 'suspects' ? [] : [[...reply, 1]]),
+          ...reply.flatMap((part, i) => wrong.filter(value => !(part === '' && value === '')).map(value => reply.with(i, value)))
+        ]
+      : wrong
+    for (const garbled of replies) {
+      // Fewer suspects, no counter, another epoch, a sum below 0, and no changes are possible answers as well.
+      const parts: unknown[] = Array.isArray(garbled) ? garbled : []
+      const isPossible = {
+        suspects: parts.length < 2,
+        peek: parts[1] === '',
+        heartbeat: parts[0] === '',
+        incr: typeof parts[0] === 'number' && parts[0] < 0,
+        changes: parts[4] === '' || (Array.isArray(parts[3]) && parts[3].length === 0 && parts.length === 5)
+      }[name] === true
+      if (!isPossible) t.equal(await read(readers[name]!, garbled), 'refused', `${name}: ${JSON.stringify(garbled)}`)
+    }
+  }
+})
+
+t.test('a page of events that does not lead on is refused', async t => {
+  let asked = 0
+  const store = storeAnswering(() => { asked++; return [1, '1-0', nowMs] })
+  await t.rejects(store.clearEvents(0), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'reply' })
+  t.equal(asked, 2)
+})
+
+t.test('a garbled reply refuses nobody: memory answers, and Redis stays in use', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const garbler = await Garbler.start(server.port)
+  t.teardown(async () => await garbler.stop())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: { port: garbler.port }, max: 3, timeWindow: '1 hour', syncInterval: 60_000 }, logTo(lines))
+  app.get('/', async () => 'ok')
+  t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).statusCode, 200)
+  // The second hit: [nowMs, used 2, ms to the end].
+  const replies = [
+    '*2\r\n:1700000000000\r\n:-2\r\n',
+    '*3\r\n:0\r\n:-2\r\n:9\r\n',
+    '*3\r\n:1700000000000\r\n$0\r\n\r\n:9\r\n',
+    '*3\r\n:1700000000000\r\n:-6\r\n:9999999999\r\n'
+  ]
+  for (const [i, replacement] of replies.entries()) {
+    garbler.next = replacement
+    const { statusCode } = await app.inject({ url: '/', remoteAddress: `192.0.2.${i + 10}` })
+    t.equal(statusCode, 200, JSON.stringify(replacement))
+    t.equal(garbler.next, undefined, 'the reply was garbled')
+    t.equal(app.redisGuard.status.store, 'redis')
+  }
+  t.match((await app.inject('/metrics')).body, /^redis_guard_errors_total\{kind="reply"\} 4$/m)
+  t.match(lines, [{ msg: 'Redis refuses a command, memory answers for it' }])
+})
+
+/** Passes everything on, but for the next reply that is a list of three numbers, as that of one hit is. */
+class Garbler {
+  next: string | undefined
+  readonly #server
+  readonly #sockets = new Set<Socket>()
+
+  private constructor (port: number) {
+    this.#server = createServer(client => {
+      const target = connect(port, '127.0.0.1')
+      this.#sockets.add(client).add(target)
+      client.pipe(target)
+      target.on('data', data => {
+        const text = data.toString('latin1')
+        const garbled = this.next === undefined ? text : text.replace(/\*3\r\n:\d{13}\r\n:-?\d+\r\n:\d+\r\n/, () => this.#take())
+        client.write(garbled, 'latin1')
+      })
+      for (const [socket, other] of [[client, target], [target, client]] as const) {
+        socket.on('error', () => other.destroy())
+        socket.on('close', () => other.destroy())
+      }
+    })
+  }
+
+  static async start (port: number): Promise<Garbler> {
+    const garbler = new Garbler(port)
+    garbler.#server.listen(0, '127.0.0.1')
+    await once(garbler.#server, 'listening')
+    return garbler
+  }
+
+  get port (): number {
+    return (this.#server.address() as { port: number }).port
+  }
+
+  async stop (): Promise<void> {
+    this.#server.close()
+    for (const socket of this.#sockets) socket.destroy()
+    await once(this.#server, 'close')
+  }
+
+  #take (): string {
+    const replacement = this.next!
+    this.next = undefined
+    return replacement
+  }
+}
