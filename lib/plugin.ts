@@ -26,6 +26,7 @@ import { described, Metrics } from './metrics/metrics.js'
 import { parseInfo, type RedisInfo } from './metrics/redis-info.js'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
 import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './options.js'
+import type { HashKey } from './rules/keyed-hash.js'
 import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
@@ -76,7 +77,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   // Looked up at each call, so that fake timers which come later work.
   const now = () => Date.now()
   const keys = new Keys(settings.nameSpace)
-  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, seed: randomInt(2 ** 32) })
+  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, hashKey: randomKey() })
   let isDropping = false
   const onDrop = (kind: Carried, count: number) => {
     metrics?.dropped(kind, count)
@@ -215,8 +216,12 @@ function connect (settings: Settings, keys: Keys, now: () => number, application
     store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application }),
     journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
     // Two counters for each key.
-    shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, seed: randomInt(2 ** 32) }), now)
+    shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, hashKey: randomKey() }), now)
   }
+}
+
+function randomKey (): HashKey {
+  return [randomInt(2 ** 32), randomInt(2 ** 32)]
 }
 
 /** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */

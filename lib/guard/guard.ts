@@ -144,7 +144,9 @@ export class Guard {
       this.#tell(subject, 'limited', 'local', denied.name, key)
       return done(undefined, denied)
     }
-    counter.takeOne({ key, checks }, fallback, (failure, taken, source) => {
+    const { client } = subject
+    const from = client.key === key || client.address === undefined ? undefined : client.key
+    counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
       if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, done)
       if (source === 'redis') this.#denyCache.learn(key, checks, taken)
       checks.forEach(({ name, shadow }, i) => {

@@ -142,7 +142,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     }
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
-        if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
+        if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit, check, taken.outcomes[i]!.state, taken.nowMs))
         // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
         else this.#memory.takeOne(hit)
         if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
@@ -359,7 +359,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       const isCounted = fits[i]! ? accepted : !whole.fits
       if (!isCounted) return { fits: fits[i]!, state: current(known[i], nowMs, check.limit) }
       const state = fits[i]! ? count(known[i], nowMs, check.limit, check.cost, true) : whole.state
-      this.#memory.learn(hit.key, check, state, nowMs)
+      this.#memory.learn(hit, check, state, nowMs)
       return { fits: fits[i]!, state }
     })
     return { accepted, nowMs, outcomes, explanations }

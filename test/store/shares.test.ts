@@ -32,7 +32,7 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
       onRedis (): boolean {
         const outcome = take(counter, nowMs, check.limit, 1)
         counter = outcome.state
-        memory.learn(hit.key, check, outcome.state, nowMs)
+        memory.learn(hit, check, outcome.state, nowMs)
         if (outcome.fits) shares.passed(hit, { accepted: true, nowMs, outcomes: [outcome] }, instances)
         return outcome.fits
       },
