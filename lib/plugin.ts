@@ -8,6 +8,7 @@ import { setTimeout } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
+import { steadyClock } from './clock.js'
 import { StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
@@ -74,10 +75,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
   const registrations = registrationsOf(fastify)
   const registry = chooseRegistry(fastify, settings, registrations)
+  const now = steadyClock()
   // Looked up at each call, so that fake timers which come later work.
-  const now = () => Date.now()
+  const wall = () => Date.now()
   const keys = new Keys(settings.nameSpace)
-  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, hashKey: randomKey() })
+  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, wall, hashKey: randomKey() })
   let isDropping = false
   const onDrop = (kind: Carried, count: number) => {
     metrics?.dropped(kind, count)
@@ -109,7 +111,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     ipv6Subnet: settings.limit.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
     refusesBlocked: settings.limit.enforce > 0,
-    listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event), publishDecision]
+    listeners: [event => metrics?.decided(event), event => eventLog.record(event, wall()), event => logDecision(log, event), publishDecision]
   })
 
   const limitControl = new LimitControl({ registry: limits, store, forget: (key, checks) => denyCache.forget(key, checks) })
@@ -121,7 +123,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     client: redis?.guarded.client,
     warnings,
     rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
-    now,
+    now: wall,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
   })
   if (isFirst) fastify.decorate('redisGuard', redisGuard)
@@ -195,11 +197,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     readInfo(redis.guarded).then(({ info }) => warn(checkEviction(parseInfo(info).get('maxmemory_policy')))).catch(() => {})
   })
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
-  const untilMs = Date.now() + startUpMs
+  const untilMs = performance.now() + startUpMs
   await redis.guarded.connect(startUpMs)
-  await Promise.race([store.settle(), setTimeout(Math.max(0, untilMs - Date.now()), undefined, { ref: false })])
+  await Promise.race([store.settle(), setTimeout(Math.max(0, untilMs - performance.now()), undefined, { ref: false })])
   // A long list over a slow line goes on loading while the application starts.
-  await Promise.race([follower!.sync(), setTimeout(Math.max(0, untilMs - Date.now()), undefined, { ref: false })])
+  await Promise.race([follower!.sync(), setTimeout(Math.max(0, untilMs - performance.now()), undefined, { ref: false })])
   follower!.start()
   const { store: first, reason } = store.status
   if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')

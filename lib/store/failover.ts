@@ -30,7 +30,7 @@ export interface FailoverOptions {
   /** why there is no Redis, where there is none */
   readonly unconfigured?: string
   readonly keys: Keys
-  /** ms since 1970 */
+  /** ms since 1970; the clock of `memory` */
   readonly now: () => number
 }
 
@@ -260,8 +260,9 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const local = this.#memory.block(request)
     if (this.#redis === undefined) return local
     const { store, journal } = this.#redis
+    const atMs = this.#now()
     let block = local
-    await this.#told(async () => { block = await store.block(request) }, () => journal.addBlock({ atMs: local.blockedAtMs, block: request }))
+    await this.#told(async () => { block = await store.block(request) }, () => journal.addBlock({ atMs, block: request }))
     return block
   }
 

@@ -20,8 +20,10 @@ export interface MemoryStoreOptions {
   /** the most counters that are kept, and the most values */
   readonly capacity: number
   readonly maxEvents: number
-  /** ms since 1970 */
+  /** ms since 1970; what durations run on (see clock.ts) */
   readonly now: () => number
+  /** ms since 1970; what people are shown. Default: `now` */
+  readonly wall?: () => number
   /** 64 random bits, see LimitTable and AddressTable */
   readonly hashKey?: HashKey
 }
@@ -30,6 +32,7 @@ export interface MemoryStoreOptions {
 export class MemoryStore implements Store {
   readonly #keys: Keys
   readonly #now: () => number
+  readonly #wall: () => number
   readonly #limits: LimitTable
   readonly #events: EventRing
   readonly #values = new Map<string, Value>()
@@ -39,9 +42,10 @@ export class MemoryStore implements Store {
   #blocks: BlockList
   #noted: (() => void)[] | undefined
 
-  constructor ({ keys, capacity, maxEvents, now, hashKey = [0, 0] }: MemoryStoreOptions) {
+  constructor ({ keys, capacity, maxEvents, now, wall = now, hashKey = [0, 0] }: MemoryStoreOptions) {
     this.#keys = keys
     this.#now = now
+    this.#wall = wall
     this.#capacity = capacity
     this.#limits = new LimitTable(capacity, hashKey)
     this.#hashKey = hashKey
@@ -180,7 +184,7 @@ export class MemoryStore implements Store {
   }
 
   clearEvents (olderThanMs: number): number {
-    return this.#events.clear(olderThanMs === 0 ? Infinity : this.#now() - olderThanMs)
+    return this.#events.clear(olderThanMs === 0 ? Infinity : this.#wall() - olderThanMs)
   }
 
   suspects (limit: number): readonly Suspect[] {
@@ -191,10 +195,10 @@ export class MemoryStore implements Store {
     const blockedAtMs = this.#now()
     const block = { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
     this.putBlock(block)
-    return block
+    return this.#shown(block)
   }
 
-  /** Adds a block that another store has placed. */
+  /** Adds a block that another store has placed; its times are on the clock `now`. */
   putBlock (block: Block): void {
     this.#blocks.set(parseNetwork(block.ip)!, block)
     this.#noted?.push(() => this.putBlock(block))
@@ -239,6 +243,11 @@ export class MemoryStore implements Store {
   }
 
   blocks (): readonly Block[] {
+    return this.steadyBlocks().map(block => this.#shown(block))
+  }
+
+  /** The same with times on the clock `now`, to compare and count with. */
+  steadyBlocks (): readonly Block[] {
     const nowMs = this.#now()
     return [...this.#blocks.entries()]
       .map(([, block]) => block)
@@ -254,6 +263,13 @@ export class MemoryStore implements Store {
       if (value.expiresAtMs <= nowMs) this.#values.delete(key)
     }
     this.#blocks.sweep((values, index) => values.expiresAtMs(index) <= nowMs)
+  }
+
+  /** A block with times as the wall clock has them at the moment of asking. */
+  #shown (block: Block): Block {
+    // In whole seconds: the two clocks round differently, and a block is to have the same times each time.
+    const aheadMs = Math.round((this.#wall() - this.#now()) / 1000) * 1000
+    return { ...block, blockedAtMs: block.blockedAtMs + aheadMs, expiresAtMs: block.expiresAtMs + aheadMs }
   }
 
   /** Almost every hit has one limit: it makes no lists. */
