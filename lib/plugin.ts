@@ -79,7 +79,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   // Looked up at each call, so that fake timers which come later work.
   const wall = () => Date.now()
   const keys = new Keys(settings.nameSpace)
-  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, wall, hashKey: randomKey() })
+  const { cache: capacity, maxEvents } = settings
+  const memory = new MemoryStore({ keys, capacity, maxEvents, now, wall, hashKey: randomKey() })
   let isDropping = false
   const onDrop = (kind: Carried, count: number) => {
     metrics?.dropped(kind, count)
@@ -111,7 +112,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     ipv6Subnet: settings.limit.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
     refusesBlocked: settings.limit.enforce > 0,
-    listeners: [event => metrics?.decided(event), event => eventLog.record(event, wall()), event => logDecision(log, event), publishDecision]
+    listeners: [
+      event => metrics?.decided(event),
+      event => eventLog.record(event, wall()),
+      event => logDecision(log, event),
+      publishDecision
+    ]
   })
 
   const limitControl = new LimitControl({ registry: limits, store, forget: (key, checks) => denyCache.forget(key, checks) })
@@ -199,9 +205,10 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
   const untilMs = performance.now() + startUpMs
   await redis.guarded.connect(startUpMs)
-  await Promise.race([store.settle(), setTimeout(Math.max(0, untilMs - performance.now()), undefined, { ref: false })])
+  const startUpEnds = async () => await setTimeout(Math.max(0, untilMs - performance.now()), undefined, { ref: false })
+  await Promise.race([store.settle(), startUpEnds()])
   // A long list over a slow line goes on loading while the application starts.
-  await Promise.race([follower!.sync(), setTimeout(Math.max(0, untilMs - performance.now()), undefined, { ref: false })])
+  await Promise.race([follower!.sync(), startUpEnds()])
   follower!.start()
   const { store: first, reason } = store.status
   if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')

@@ -88,7 +88,9 @@ t.test('a wall clock that steps two hours ahead and back ends no block, limit or
   memory.sweep()
   t.equal(memory.isBlocked('192.0.2.1'), true)
   t.equal(memory.get('key'), 'value')
-  t.match(memory.blocks(), [{ ip: '192.0.2.1', blockedAtMs: clock.wallMs, expiresAtMs: clock.wallMs + hourMs }], 'as the wall clock shows it now')
+  const [shown] = memory.blocks()
+  t.equal(shown?.blockedAtMs, clock.wallMs, 'as the wall clock shows it now')
+  t.equal(shown?.expiresAtMs, clock.wallMs + hourMs)
   t.equal(memory.clearEvents(hourMs), 1, 'an event has the time of the wall clock')
   clock.wallMs -= 2 * hourMs
   memory.sweep()

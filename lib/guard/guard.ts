@@ -144,8 +144,7 @@ export class Guard {
       this.#tell(subject, 'limited', 'local', denied.name, key)
       return done(undefined, denied)
     }
-    const { client } = subject
-    const from = client.key === key || client.address === undefined ? undefined : client.key
+    const from = subject.client.key === key ? undefined : subject.client.key
     counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
       if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, done)
       if (source === 'redis') this.#denyCache.learn(key, checks, taken)

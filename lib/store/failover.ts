@@ -142,7 +142,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     }
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
-        if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit, check, taken.outcomes[i]!.state, taken.nowMs))
+        const { nowMs, outcomes } = taken
+        if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit, check, outcomes[i]!.state, nowMs))
         // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
         else this.#memory.takeOne(hit)
         if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
@@ -262,7 +263,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const { store, journal } = this.#redis
     const atMs = this.#now()
     let block = local
-    await this.#told(async () => { block = await store.block(request) }, () => journal.addBlock({ atMs, block: request }))
+    const keep = () => journal.addBlock({ atMs, block: request })
+    await this.#told(async () => { block = await store.block(request) }, keep)
     return block
   }
 

@@ -51,8 +51,8 @@ interface Holder {
   readonly address: string
   /** entries in its part of the table */
   size: number
-  /** what it shares with itself, by limit and bucket */
-  readonly shared: Map<string, Entry>
+  /** what it shares with itself, by limit and bucket; undefined: nothing yet, as for almost all */
+  shared: Map<string, Entry> | undefined
 }
 
 /** What is to be kept of a key. */
@@ -108,7 +108,7 @@ export class LimitTable {
   /**
    * The counters of a key, and where to keep them.
    *
-   * @param from  the address that asks; undefined where that is the key itself, or unknown
+   * @param from  the address that asks; undefined where that is the key itself
    * @returns undefined: the key has none, and there is room for it
    */
   find (key: string, limitName: string, from: string | undefined, nowMs: number): Entry | undefined {
@@ -144,18 +144,17 @@ export class LimitTable {
 
   /** Keeps counters in the entry that `find` gave, or in a new one. */
   keep (entry: Entry | undefined, key: string, kept: Kept, nowMs: number): void {
-    const { limitName, from } = kept
-    const isNew = entry === undefined
     // It may have been evicted since `find`, to make room for another limit of the same hit.
-    const isIn = entry !== undefined && (entry.shared || entry.list !== undefined)
-    if (!isIn) {
-      if (this.#makeRoom(limitName, from, nowMs)) return this.#add(key, kept, isNew, nowMs)
-      entry = this.#share(key, limitName, from, nowMs)
-      // What others have counted there is worth more than this one hit.
-      if (entry.state !== undefined) return
+    if (entry !== undefined && (entry.shared || entry.list !== undefined)) {
+      write(entry, kept)
+      if (!entry.shared) this.#file(entry, this.#listFor(entry, kept, false, nowMs))
+      return
     }
-    write(entry!, kept)
-    if (!entry!.shared) this.#file(entry!, this.#listFor(entry!, kept, isNew, nowMs))
+    const { limitName, from } = kept
+    if (this.#makeRoom(limitName, from, nowMs)) return this.#add(key, kept, entry === undefined, nowMs)
+    const shared = this.#share(key, limitName, from, nowMs)
+    // What others have counted there is worth more than this one hit.
+    if (shared.state === undefined) write(shared, kept)
   }
 
   /** Forgets what has expired. */
@@ -166,12 +165,18 @@ export class LimitTable {
     for (const [bucket, entry] of this.#overflow) {
       if (nowMs >= entry.expiresAtMs) this.#overflow.delete(bucket)
     }
-    for (const holder of this.#holders.values()) {
-      for (const [bucket, entry] of holder.shared) {
-        if (nowMs >= entry.expiresAtMs) this.#sharedByAddresses -= Number(holder.shared.delete(bucket))
-      }
-      this.#dropIfEmpty(holder)
+    for (const holder of this.#holders.values()) this.#sweepShared(holder, nowMs)
+  }
+
+  #sweepShared (holder: Holder, nowMs: number): void {
+    if (holder.shared === undefined) return
+    for (const [bucket, entry] of holder.shared) {
+      if (nowMs < entry.expiresAtMs) continue
+      holder.shared.delete(bucket)
+      this.#sharedByAddresses--
     }
+    if (holder.shared.size === 0) holder.shared = undefined
+    this.#dropIfEmpty(holder)
   }
 
   #add (key: string, kept: Kept, isNew: boolean, nowMs: number): void {
@@ -264,7 +269,7 @@ export class LimitTable {
   #share (key: string, limitName: string, from: string | undefined, nowMs: number): Entry {
     const holder = from === undefined ? undefined : this.#holders.get(from)
     const isOwn = holder !== undefined && this.#isFull(holder) && this.#sharedByAddresses < mostSharedByAddresses
-    const shared = isOwn ? holder.shared : this.#overflow
+    const shared = isOwn ? holder.shared ??= new Map<string, Entry>() : this.#overflow
     const bucket = this.#bucketOf(key, limitName, isOwn ? bucketsOfAddress : overflowBuckets)
     const known = shared.get(bucket)
     if (known !== undefined && nowMs < known.expiresAtMs) return known
@@ -276,7 +281,7 @@ export class LimitTable {
 
   /** The counter that an address shares with itself for a key; undefined: none that still counts. */
   #sharedOf (holder: Holder | undefined, key: string, limitName: string, nowMs: number): Entry | undefined {
-    if (holder === undefined || holder.shared.size === 0) return undefined
+    if (holder?.shared === undefined) return undefined
     const shared = holder.shared.get(this.#bucketOf(key, limitName, bucketsOfAddress))
     return shared !== undefined && nowMs < shared.expiresAtMs ? shared : undefined
   }
@@ -287,12 +292,12 @@ export class LimitTable {
 
   #holderOf (address: string): Holder {
     let holder = this.#holders.get(address)
-    if (holder === undefined) this.#holders.set(address, holder = { address, size: 0, shared: new Map() })
+    if (holder === undefined) this.#holders.set(address, holder = { address, size: 0, shared: undefined })
     return holder
   }
 
   #dropIfEmpty ({ address, size, shared }: Holder): void {
-    if (size === 0 && shared.size === 0) this.#holders.delete(address)
+    if (size === 0 && shared === undefined) this.#holders.delete(address)
   }
 
   #file (entry: Entry, list: List): void {

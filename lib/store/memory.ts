@@ -85,7 +85,7 @@ export class MemoryStore implements Store {
    * @param of           whose counter it is, and which address asked for it
    * @param othersNowMs  the other store's clock when it was so
    */
-  learn (of: Pick<Hit, 'key' | 'from'>, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
+  learn (of: Asking, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
     const { name, limit } = check
     const nowMs = this.#now()
     const key = this.#keys.limit(limit.algorithm, name, of.key)
@@ -111,7 +111,8 @@ export class MemoryStore implements Store {
   /** @param counted  the counter as the hit left it */
   takeBack (client: string, check: NamedCheck, counted: LimitState): void {
     const known = this.known(client, check)
-    if (known !== undefined) this.learn({ key: client }, check, refund(known, check.limit, check.cost, counted), this.#now())
+    if (known === undefined) return
+    this.learn({ key: client }, check, refund(known, check.limit, check.cost, counted), this.#now())
   }
 
   forget (client: string, checks: readonly NamedCheck[]): boolean {
@@ -296,6 +297,9 @@ export class MemoryStore implements Store {
   }
 }
 
+/** Whose counter a hit is at, and which address asks. */
+type Asking = Pick<Hit, 'key' | 'from'>
+
 export type BlockList = AddressList<Block, BlockValues>
 
 interface Value {
@@ -306,7 +310,7 @@ interface Value {
   changed: number
 }
 
-function keptOf ({ from }: Pick<Hit, 'from'>, { name, limit }: NamedCheck, state: LimitState, nowMs: number): Kept {
+function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitState, nowMs: number): Kept {
   const { retryAfterMs, remaining } = explain(state, nowMs, limit)
   return {
     limitName: name,

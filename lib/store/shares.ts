@@ -59,7 +59,8 @@ export class Shares {
     const checks = hit.checks.flatMap((check, i) => {
       const left = leftOf(check, instances, outage)
       const state = known[i]
-      if (state !== undefined && this.#counters.known(hit.key, left) === undefined) this.#counters.learn(hit, left, state, this.#now())
+      const isNew = state !== undefined && this.#counters.known(hit.key, left) === undefined
+      if (isNew) this.#counters.learn(hit, left, state, this.#now())
       return [left, ownOf(check, instances)]
     })
     const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, from: hit.from, checks })

@@ -22,8 +22,8 @@ export interface Hit {
   readonly checks: readonly NamedCheck[]
   /**
    * the address that asks, or the range of addresses that counts as one;
-   * undefined where that is the key itself, or unknown. Memory bounds the room
-   * of all keys that one address asks for
+   * undefined: the key itself. Memory bounds the room of all keys that one
+   * address asks for
    */
   readonly from?: string | undefined
 }

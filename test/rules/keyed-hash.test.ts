@@ -28,6 +28,7 @@ t.test('each bit of the key changes what shares a place with what', async t => {
 })
 
 t.test('texts are told apart by all of their characters, and by their length', async t => {
-  const texts = ['', '\0', '\0\0', 'a', 'a\0', 'a\0\0', 'b', 'ab', 'ba', 'ab\ud800', 'ab\ufffd', 'a'.repeat(1000), 'a'.repeat(1001)]
+  const long = ['a'.repeat(1000), 'a'.repeat(1001)]
+  const texts = ['', '\0', '\0\0', 'a', 'a\0', 'a\0\0', 'b', 'ab', 'ba', 'ab\ud800', 'ab\ufffd', ...long]
   t.equal(new Set(texts.map(text => keyedHashOf(text, [1, 2]))).size, texts.length)
 })

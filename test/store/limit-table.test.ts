@@ -1,7 +1,9 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import { bucketsOfAddress, type Entry, LimitTable, mostSharedByAddresses, overflowBuckets } from '../../lib/store/limit-table.js'
+import {
+  bucketsOfAddress, type Entry, LimitTable, mostSharedByAddresses, overflowBuckets
+} from '../../lib/store/limit-table.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -30,7 +32,8 @@ function hitAll (table: LimitTable, keys: readonly string[], nowMs: number, how:
   return entries.map((entry, i) => {
     const used = (entry?.state?.used ?? 0) + 1
     const state = { used, previous: 0, atMs: nowMs }
-    table.keep(entry, keys[i]!, { limitName, from, limit: hundred, state, expiresAtMs, heldUntilMs, share: Math.min(1, used / 100) }, nowMs)
+    const share = Math.min(1, used / 100)
+    table.keep(entry, keys[i]!, { limitName, from, limit: hundred, state, expiresAtMs, heldUntilMs, share }, nowMs)
     return used
   })
 }
@@ -71,7 +74,8 @@ t.test('never keeps more than its capacity, whatever comes, and forgets all of i
     const isBounded = walked.every(({ keys, limit, from, waitMs, heldForMs, lastsMs, sweep }) => {
       nowMs += waitMs
       const ofLimit = keys.map(key => `${limit} ${key}`)
-      hitAll(table, ofLimit, nowMs, { limit, from, heldUntilMs: nowMs + Math.min(heldForMs, lastsMs), expiresAtMs: nowMs + lastsMs })
+      const heldUntilMs = nowMs + Math.min(heldForMs, lastsMs)
+      hitAll(table, ofLimit, nowMs, { limit, from, heldUntilMs, expiresAtMs: nowMs + lastsMs })
       if (sweep) table.sweep(nowMs)
       return table.size <= capacity
     })
@@ -92,7 +96,9 @@ t.test('a key that is limited keeps its counters until it may pass again, whatev
       if (sweep) table.sweep(nowMs)
       const entry = table.find(key!, 'login', from, nowMs)
       if (entry !== undefined && !entry.shared) held.set(key!, { untilMs, entry })
-      return [...held].every(([key, { untilMs, entry }]) => untilMs <= nowMs || table.find(key, 'login', undefined, nowMs) === entry)
+      return [...held].every(([key, { untilMs, entry }]) => {
+        return untilMs <= nowMs || table.find(key, 'login', undefined, nowMs) === entry
+      })
     })
   }), { seed, numRuns: 2000 })
 })
@@ -305,10 +311,11 @@ t.test('what one address counts by keys of its choice', async t => {
     const table = newTable(capacity)
     for (let i = 0; i < capacity; i++) hit(table, `other ${i}`, 0)
     flood(table, 'host', 1000)
-    t.equal(Array.from({ length: capacity }, (_, i) => own(table, `other ${i}`, 1)).filter(used => used === 1).length, capacity - part)
+    const others = Array.from({ length: capacity }, (_, i) => own(table, `other ${i}`, 1))
+    t.equal(others.filter(used => used === 1).length, capacity - part)
   })
 
-  t.test('shares a bounded number of counters, however many addresses do so; beyond that those of its limit', async t => {
+  t.test('shares a bounded number of counters, and beyond that those of its limit', async t => {
     const table = newTable(capacity)
     // Keys of many limits, so that a few addresses are enough.
     for (let i = 0; i < 10; i++) flood(table, 'host', 20_000, { limit: `limit ${i}` })
@@ -350,7 +357,8 @@ t.test('keys that are limited by one limit', async t => {
     const table = newTable(capacity)
     fill(table, 'login')
     for (let i = 0; i < 25; i++) hit(table, `search ${i}`, 1, { limit: 'search' })
-    const gone = Array.from({ length: capacity }, (_, i) => `login ${i}`).filter(key => own(table, key, 1) === undefined)
+    const keys = Array.from({ length: capacity }, (_, i) => `login ${i}`)
+    const gone = keys.filter(key => own(table, key, 1) === undefined)
     t.equal(gone.length, 25)
     t.same(gone.filter(key => (table.find(key, 'login', undefined, 1)?.heldUntilMs ?? 0) < 50_000), [])
   })

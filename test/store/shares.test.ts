@@ -279,3 +279,13 @@ t.test('an instance that is back lets pass no more than its part until the other
   await until(async () => await passing(first, freshClient()) === 20, 8000)
   t.equal(first.redisGuard.status.store, 'redis')
 })
+
+t.test('one host that floods an outage with names has nobody else refused', async t => {
+  const now = () => 1_700_000_000_000
+  const shares = new Shares(new MemoryStore({ keys, capacity: 320, maxEvents: 1, now }), now)
+  const check: NamedCheck = { name: 'login', limit: defineLimit('fixed-window', 2, 60_000), cost: 1 }
+  const takes = (key: string, from: string) => shares.take({ key, from, checks: [check] }, [undefined], 2, 1).accepted
+  for (let i = 0; i < 8000; i++) takes(`name ${Math.floor(i / 2)}`, '198.51.100.1')
+  t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => !accepted), [])
+  t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => accepted), [])
+})
