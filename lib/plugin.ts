@@ -8,6 +8,7 @@ import { setTimeout } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
+import { steadyClock } from './clock.js'
 import { StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
@@ -28,6 +29,7 @@ import { described, Metrics } from './metrics/metrics.js'
 import type { RedisInfo } from './metrics/redis-info.js'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
 import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './options.js'
+import type { HashKey } from './rules/keyed-hash.js'
 import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
@@ -78,10 +80,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
   const registrations = registrationsOf(fastify)
   const registry = chooseRegistry(fastify, settings, registrations)
+  const now = steadyClock()
   // Looked up at each call, so that fake timers which come later work.
-  const now = () => Date.now()
+  const wall = () => Date.now()
   const keys = new Keys(settings.nameSpace)
-  const memory = new MemoryStore({ keys, capacity: settings.cache, maxEvents: settings.maxEvents, now, seed: randomInt(2 ** 32) })
+  const { cache: capacity, maxEvents } = settings
+  const memory = new MemoryStore({ keys, capacity, maxEvents, now, wall, hashKey: randomKey() })
   const droppedKinds = new Set<Carried>()
   const onDrop = (kind: Carried, count: number) => {
     metrics?.dropped(kind, count)
@@ -122,7 +126,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     allowList: settings.limit.allowList.addresses,
     hashKey,
     refusesBlocked: settings.limit.enforce > 0,
-    listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event), publishDecision]
+    listeners: [
+      event => metrics?.decided(event),
+      event => eventLog.record(event, wall()),
+      event => logDecision(log, event),
+      publishDecision
+    ]
   })
 
   const limitControl = new LimitControl({
@@ -140,7 +149,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     client: redis?.guarded.client,
     warnings,
     rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
-    now,
+    now: wall,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
   })
   if (isFirst) fastify.decorate('redisGuard', redisGuard)
@@ -225,11 +234,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   })
   redis.guarded.once('up', () => memoryWatch!.start())
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
-  const untilMs = Date.now() + startUpMs
+  const untilMs = performance.now() + startUpMs
   await redis.guarded.connect(startUpMs)
-  await Promise.race([store.settle(), setTimeout(Math.max(0, untilMs - Date.now()), undefined, { ref: false })])
+  const startUpEnds = async () => await setTimeout(Math.max(0, untilMs - performance.now()), undefined, { ref: false })
+  await Promise.race([store.settle(), startUpEnds()])
   // A long list over a slow line goes on loading while the application starts.
-  await Promise.race([follower!.sync(), setTimeout(Math.max(0, untilMs - Date.now()), undefined, { ref: false })])
+  await Promise.race([follower!.sync(), startUpEnds()])
   follower!.start()
   const { store: first, reason } = store.status
   if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
@@ -248,8 +258,12 @@ function connect (
     store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application, onForeign }),
     journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
     // Two counters for each key.
-    shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, seed: randomInt(2 ** 32) }), now)
+    shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, hashKey: randomKey() }), now)
   }
+}
+
+function randomKey (): HashKey {
+  return [randomInt(2 ** 32), randomInt(2 ** 32)]
 }
 
 /** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */

@@ -149,7 +149,8 @@ export class Guard {
       this.#tell(subject, 'limited', 'local', denied.name, key)
       return done(undefined, denied)
     }
-    counter.takeOne({ key, checks }, fallback, (failure, taken, source) => {
+    const from = subject.client.key === key ? undefined : subject.client.key
+    counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
       if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, done)
       if (source === 'redis') this.#denyCache.learn(key, checks, taken)
       checks.forEach(({ name, shadow }, i) => {

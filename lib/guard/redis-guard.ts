@@ -42,6 +42,7 @@ export interface RedisGuardParts {
   readonly limits: LimitControl
   /** undefined: no Redis is configured */
   readonly rotate: (() => Promise<void>) | undefined
+  /** ms since 1970, by the wall clock */
   readonly now: () => number
   /** told what a listener of the user's threw */
   readonly onListenerError: (error: unknown) => void

@@ -5,6 +5,7 @@
  */
 import { type AddressParts, bitsOf, formatNetwork, ipv4BitsOf, ipv6WordsOf, type Network, parseNetwork } from './address.js'
 import { AddressTable, type AddressWords } from './address-table.js'
+import type { HashKey } from './keyed-hash.js'
 
 /** Where values are kept, by numbers that have no gap. */
 export interface Values<T> {
@@ -18,7 +19,7 @@ export interface Values<T> {
 
 export class AddressList<T, Kept extends Values<T> = Values<T>> {
   readonly #makeValues: () => Kept
-  readonly #seed: number
+  readonly #hashKey: HashKey
   /** the IPv6 address that is looked for */
   readonly #words = new Uint32Array(4)
   /** exact addresses first, then ranges in the order in which their lengths came into use */
@@ -26,11 +27,11 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
 
   /**
    * @param makeValues  called for each prefix length that comes into use
-   * @param seed        see AddressTable
+   * @param hashKey     see AddressTable; left out for a list that the application writes itself
    */
-  constructor (makeValues: () => Kept, seed = 0) {
+  constructor (makeValues: () => Kept, hashKey: HashKey = [0, 0]) {
     this.#makeValues = makeValues
-    this.#seed = seed
+    this.#hashKey = hashKey
   }
 
   /** number of entries */
@@ -125,7 +126,8 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
 
   #addLayer ({ parts, prefixLength }: Network): Layer<Kept> {
     const family = bitsOf(parts) as Family
-    const layer = { family, prefixLength, mask: maskOf(prefixLength), table: new AddressTable(family === 32 ? 1 : 4, this.#seed), values: this.#makeValues() }
+    const table = new AddressTable(family === 32 ? 1 : 4, this.#hashKey)
+    const layer = { family, prefixLength, mask: maskOf(prefixLength), table, values: this.#makeValues() }
     if (prefixLength === family) this.#layers[family].unshift(layer)
     else this.#layers[family].push(layer)
     return layer

@@ -7,26 +7,34 @@
  * Open addressing with linear probing; an entry that goes leaves no mark
  * behind, those after it move up (Knuth, The Art of Computer Programming 3,
  * 6.4, algorithm R).
+ *
+ * Whoever writes the addresses may try to make them slow to find, so a keyed
+ * hash places them: under MurmurHash3, which is cheaper, eight IPv6
+ * addresses at a time collide whatever its seed is.
  */
+import { type HashKey, keyedHash } from './keyed-hash.js'
 
 /** 32 bits of an address each, the first ones first; IPv4 has only the first. */
 export type AddressWords = readonly [number, number, number, number]
 
 export class AddressTable {
   readonly #width: 1 | 4
-  readonly #seed: number
+  readonly #hashKey: HashKey
+  /** the address whose cell is looked for */
+  readonly #words: number[]
   #keys: Uint32Array
   /** number of the entry plus 1; 0: free */
   #cells: Int32Array
   #size = 0
 
   /**
-   * @param width  words of an address: 1 for IPv4, 4 for IPv6
-   * @param seed   whole number that nobody outside knows, so that nobody can choose addresses that are slow to find
+   * @param width    words of an address: 1 for IPv4, 4 for IPv6
+   * @param hashKey  nobody outside knows it, so that nobody can choose addresses that are slow to find
    */
-  constructor (width: 1 | 4, seed: number) {
+  constructor (width: 1 | 4, hashKey: HashKey) {
     this.#width = width
-    this.#seed = seed
+    this.#hashKey = hashKey
+    this.#words = width === 1 ? [0] : [0, 0, 0, 0]
     this.#keys = new Uint32Array(leastCapacity * width)
     this.#cells = new Int32Array(leastCapacity * 2)
   }
@@ -89,9 +97,20 @@ export class AddressTable {
   /** The cell that an address is in, or the free one that it would be put into. */
   #cellOf (a: number, b: number, c: number, d: number): number {
     const mask = this.#cells.length - 1
-    let cell = hash(a, b, c, d, this.#seed) & mask
+    let cell = this.#hash(a, b, c, d) & mask
     while (this.#cells[cell] !== 0 && !this.#isAt(this.#cells[cell]! - 1, a, b, c, d)) cell = (cell + 1) & mask
     return cell
+  }
+
+  #hash (a: number, b: number, c: number, d: number): number {
+    const words = this.#words
+    words[0] = a | 0
+    if (this.#width === 4) {
+      words[1] = b | 0
+      words[2] = c | 0
+      words[3] = d | 0
+    }
+    return keyedHash(words, this.#hashKey)
   }
 
   #isAt (index: number, a: number, b: number, c: number, d: number): boolean {
@@ -104,7 +123,7 @@ export class AddressTable {
     const mask = this.#cells.length - 1
     let free = cell
     for (let next = (free + 1) & mask; this.#cells[next] !== 0; next = (next + 1) & mask) {
-      const home = hash(...this.wordsAt(this.#cells[next]! - 1), this.#seed) & mask
+      const home = this.#hash(...this.wordsAt(this.#cells[next]! - 1)) & mask
       // It may not move before the cell where looking for it begins.
       if (((next - home) & mask) < ((next - free) & mask)) continue
       this.#cells[free] = this.#cells[next]!
@@ -127,22 +146,3 @@ export function grown<T extends Uint32Array | Float64Array> (array: T, length: n
 }
 
 const leastCapacity = 8
-
-/** The mixing steps of MurmurHash3 (Austin Appleby, public domain). */
-function hash (a: number, b: number, c: number, d: number, seed: number): number {
-  let bits = seed
-  bits = mix(bits, a)
-  bits = mix(bits, b)
-  bits = mix(bits, c)
-  bits = mix(bits, d)
-  bits = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b)
-  bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35)
-  return bits ^ (bits >>> 16)
-}
-
-function mix (bits: number, word: number): number {
-  let k = Math.imul(word, 0xcc9e2d51)
-  k = Math.imul((k << 15) | (k >>> 17), 0x1b873593)
-  bits ^= k
-  return Math.imul((bits << 13) | (bits >>> 19), 5) + 0xe6546b64 | 0
-}

@@ -1,4 +1,10 @@
-/** A part of all clients, always the same ones, on every instance and after a restart. */
+/**
+ * A part of all clients, always the same ones, on every instance and after a
+ * restart. So there is no secret in it: a client that chooses its own name can
+ * choose one that is in the part, or one that is not, and so whether a limit
+ * with `enforce` below 1 refuses it. Such a limit is for trying out, and for
+ * names that the application has checked.
+ */
 
 /**
  * @param text  whom it is asked of

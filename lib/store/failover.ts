@@ -30,7 +30,7 @@ export interface FailoverOptions {
   /** why there is no Redis, where there is none */
   readonly unconfigured?: string
   readonly keys: Keys
-  /** ms since 1970 */
+  /** ms since 1970; the clock of `memory` */
   readonly now: () => number
 }
 
@@ -142,7 +142,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     }
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
-        if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
+        const { nowMs, outcomes } = taken
+        if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit, check, outcomes[i]!.state, nowMs))
         // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
         else this.#memory.takeOne(hit)
         if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
@@ -260,8 +261,10 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const local = this.#memory.block(request)
     if (this.#redis === undefined) return local
     const { store, journal } = this.#redis
+    const atMs = this.#now()
     let block = local
-    await this.#told(async () => { block = await store.block(request) }, () => journal.addBlock({ atMs: local.blockedAtMs, block: request }))
+    const keep = () => journal.addBlock({ atMs, block: request })
+    await this.#told(async () => { block = await store.block(request) }, keep)
     return block
   }
 
@@ -359,7 +362,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       const isCounted = fits[i]! ? accepted : !whole.fits
       if (!isCounted) return { fits: fits[i]!, state: current(known[i], nowMs, check.limit) }
       const state = fits[i]! ? count(known[i], nowMs, check.limit, check.cost, true) : whole.state
-      this.#memory.learn(hit.key, check, state, nowMs)
+      this.#memory.learn(hit, check, state, nowMs)
       return { fits: fits[i]!, state }
     })
     return { accepted, nowMs, outcomes, explanations }

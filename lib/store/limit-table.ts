@@ -1,35 +1,68 @@
 /**
- * The memory store's counters, never more than `capacity` of them. When room
- * is needed, keys that have come once go first as long as they are more than
- * an eighth, then those that have used the smallest part of their quota, the
- * longest unseen first: who floods the table with made-up names, to have a
- * counter forgotten that is nearly used up, has to use up as much for each. A key that is limited is held until it may pass again: a flood of
- * fresh keys does not free it.
+ * The memory store's counters, never more than `capacity` of them.
  *
- * When all keys are held, newcomers share counters: `overflowBuckets` for each
- * limit. Under an attack of that size some of them are limited by each other's
- * hits; none goes uncounted, and memory stays bounded.
+ * When room is needed, keys that have come once go first as long as they are
+ * more than an eighth, then those that have used the smallest part of their
+ * quota, the longest unseen first. A key that is limited is held until it may
+ * pass again: a flood of fresh keys does not free it.
+ *
+ * A client that names itself can fill any table with names, so the room is
+ * parted:
+ *   by address   an address has a sixteenth for keys other than itself; what
+ *                it counts beyond that takes free room alone, at most half of
+ *                the table for all such addresses together, and then shares
+ *                counters with nobody but itself
+ *   by limit     held keys of one limit take at most three quarters of the
+ *                room that those of the others leave; what is limited beyond
+ *                that is the first to go when another limit needs room
+ * Nothing that an address has beyond its part goes before it expires, so an
+ * address cannot flood the table to have a name forgotten that it guesses at.
+ *
+ * A newcomer that gets no room shares counters with others of its limit. Some
+ * are then limited by each other's hits; none goes uncounted, and memory stays
+ * bounded: `overflowBuckets` shared counters for each limit, and
+ * `mostSharedByAddresses` in all.
  */
+import { type HashKey, keyedHashOf } from '../rules/keyed-hash.js'
 import type { Limit, LimitState } from '../rules/rate-limit.js'
 
 export interface Entry {
   readonly key: string
-  limit: Limit
-  state: LimitState
-  expiresAtMs: number
-  heldUntilMs: number
+  readonly limitName: string
+  /** the address that it was first counted for, where that is not the key itself */
+  readonly holder: Holder | undefined
   /** one of the counters that newcomers share, outside the lists */
   readonly shared: boolean
+  limit: Limit | undefined
+  /** undefined: shared, and nothing is counted yet */
+  state: LimitState | undefined
+  expiresAtMs: number
+  heldUntilMs: number
   list: List | undefined
   newer: Entry | undefined
   older: Entry | undefined
 }
 
+/** An entry with counters of a key of its own. */
+type OwnEntry = Entry & { limit: Limit, state: LimitState }
+
+/** An address that counts by keys other than itself. */
+interface Holder {
+  readonly address: string
+  /** entries in its part of the table */
+  size: number
+  /** what it shares with itself, by limit and bucket; undefined: nothing yet, as for almost all */
+  shared: Map<string, Entry> | undefined
+}
+
 /** What is to be kept of a key. */
 export interface Kept {
+  readonly limitName: string
+  /** the address that asks, where that is not the key itself */
+  readonly from: string | undefined
   readonly limit: Limit
   readonly state: LimitState
-  /** ms since 1970 */
+  /** on the clock that `nowMs` is read from */
   readonly expiresAtMs: number
   /** until when it is limited; not later than now: it is not */
   readonly heldUntilMs: number
@@ -39,40 +72,55 @@ export interface Kept {
 
 export class LimitTable {
   readonly #capacity: number
-  readonly #entries = new Map<string, Entry>()
+  readonly #hashKey: HashKey
+  readonly #entries = new Map<string, OwnEntry>()
   /** keys that have come once */
   readonly #fresh = new List()
   /** keys that have come again, by the part of their quota that is used, least first */
   readonly #known = levels.map(() => new List())
-  /** keys that are limited */
+  /** keys that are limited, within the part of their limit */
   readonly #held = new List()
+  /** how many of them each limit has */
+  readonly #heldBy = new Map<string, number>()
+  /** keys that are limited, beyond the part of their limit */
+  readonly #beyond = new List()
+  /** keys beyond the part of their address */
+  readonly #borrowed = new List()
+  readonly #holders = new Map<string, Holder>()
   readonly #overflow = new Map<string, Entry>()
-  readonly #seed: number
+  #sharedByAddresses = 0
 
-  /** @param seed  whole number that nobody outside knows, so that nobody can choose whom to share counters with */
-  constructor (capacity: number, seed = 0) {
+  /** @param hashKey  nobody outside knows it, so that nobody can choose whom to share counters with */
+  constructor (capacity: number, hashKey: HashKey) {
     this.#capacity = capacity
-    this.#seed = seed
+    this.#hashKey = hashKey
   }
 
   get size (): number {
     return this.#entries.size
   }
 
+  /** Counters that newcomers share. */
+  get sharedSize (): number {
+    return this.#overflow.size + this.#sharedByAddresses
+  }
+
   /**
    * The counters of a key, and where to keep them.
    *
-   * @param limitName  newcomers share counters with others of this limit when
-   *   the table is full of limited keys
+   * @param from  the address that asks; undefined where that is the key itself
    * @returns undefined: the key has none, and there is room for it
    */
-  find (key: string, limitName: string, nowMs: number): Entry | undefined {
+  find (key: string, limitName: string, from: string | undefined, nowMs: number): Entry | undefined {
     const entry = this.#entries.get(key)
     if (entry !== undefined) {
       if (nowMs < entry.expiresAtMs) return entry
       this.#remove(entry)
     }
-    return this.#makeRoom(nowMs) ? undefined : this.#sharedEntry(key, limitName, nowMs)
+    // Else a name would have a quota in the shared counter, and once more in its own when there is room again.
+    const shared = from === undefined ? undefined : this.#sharedOf(this.#holders.get(from), key, limitName, nowMs)
+    if (shared !== undefined) return shared
+    return this.#makeRoom(limitName, from, nowMs) ? undefined : this.#share(key, limitName, from, nowMs)
   }
 
   /** The counters of a key; makes no room, and looks at no shared ones. */
@@ -90,29 +138,23 @@ export class LimitTable {
   }
 
   /** All that are kept, some of which may have expired; without shared ones. */
-  entries (): Iterable<Readonly<Entry>> {
+  entries (): Iterable<Readonly<OwnEntry>> {
     return this.#entries.values()
   }
 
   /** Keeps counters in the entry that `find` gave, or in a new one. */
-  keep (entry: Entry | undefined, key: string, limitName: string, kept: Kept, nowMs: number): void {
-    const isNew = entry === undefined
+  keep (entry: Entry | undefined, key: string, kept: Kept, nowMs: number): void {
     // It may have been evicted since `find`, to make room for another limit of the same hit.
-    const isIn = entry !== undefined && (entry.shared || entry.list !== undefined)
-    if (!isIn && !this.#makeRoom(nowMs)) {
-      entry = this.#sharedEntry(key, limitName, nowMs)
-      // What others have counted there is worth more than this one hit.
-      if (nowMs < entry.expiresAtMs) return
+    if (entry !== undefined && (entry.shared || entry.list !== undefined)) {
+      write(entry, kept)
+      if (!entry.shared) this.#file(entry, this.#listFor(entry, kept, false, nowMs))
+      return
     }
-    entry ??= newEntry(key, kept, false)
-    entry.limit = kept.limit
-    entry.state = kept.state
-    entry.expiresAtMs = kept.expiresAtMs
-    entry.heldUntilMs = kept.heldUntilMs
-    if (entry.shared) return
-    if (!isIn) this.#entries.set(key, entry)
-    if (kept.heldUntilMs > nowMs) this.#file(entry, this.#held)
-    else this.#file(entry, isNew && kept.share < muchAtOnce ? this.#fresh : this.#known[levels.findLastIndex(least => kept.share >= least)]!)
+    const { limitName, from } = kept
+    if (this.#makeRoom(limitName, from, nowMs)) return this.#add(key, kept, entry === undefined, nowMs)
+    const shared = this.#share(key, limitName, from, nowMs)
+    // What others have counted there is worth more than this one hit.
+    if (shared.state === undefined) write(shared, kept)
   }
 
   /** Forgets what has expired. */
@@ -120,68 +162,208 @@ export class LimitTable {
     for (const entry of this.#entries.values()) {
       if (nowMs >= entry.expiresAtMs) this.#remove(entry)
     }
-    for (const [key, entry] of this.#overflow) {
-      if (nowMs >= entry.expiresAtMs) this.#overflow.delete(key)
+    for (const [bucket, entry] of this.#overflow) {
+      if (nowMs >= entry.expiresAtMs) this.#overflow.delete(bucket)
     }
+    for (const holder of this.#holders.values()) this.#sweepShared(holder, nowMs)
   }
 
-  #makeRoom (nowMs: number): boolean {
+  #sweepShared (holder: Holder, nowMs: number): void {
+    if (holder.shared === undefined) return
+    for (const [bucket, entry] of holder.shared) {
+      if (nowMs < entry.expiresAtMs) continue
+      holder.shared.delete(bucket)
+      this.#sharedByAddresses--
+    }
+    if (holder.shared.size === 0) holder.shared = undefined
+    this.#dropIfEmpty(holder)
+  }
+
+  #add (key: string, kept: Kept, isNew: boolean, nowMs: number): void {
+    const { from, limitName } = kept
+    const holder = from === undefined ? undefined : this.#holderOf(from)
+    const entry = newEntry(key, limitName, holder, false)
+    write(entry, kept)
+    this.#entries.set(key, entry as OwnEntry)
+    if (this.#isFull(holder)) return this.#file(entry, this.#borrowed)
+    if (holder !== undefined) holder.size++
+    this.#file(entry, this.#listFor(entry, kept, isNew, nowMs))
+  }
+
+  #listFor (entry: Entry, { limitName, heldUntilMs, share }: Kept, isNew: boolean, nowMs: number): List {
+    if (entry.list === this.#borrowed) return this.#borrowed
+    if (heldUntilMs > nowMs) {
+      return entry.list !== this.#held && this.#hasItsPart(limitName) ? this.#beyond : this.#held
+    }
+    return isNew && share < muchAtOnce ? this.#fresh : this.#known[levels.findLastIndex(least => share >= least)]!
+  }
+
+  /** Whether a newcomer gets counters of its own; what has to go for it is gone then. */
+  #makeRoom (limitName: string, from: string | undefined, nowMs: number): boolean {
+    if (from !== undefined && this.#isFull(this.#holders.get(from))) return this.#canLend(nowMs)
     while (this.#entries.size >= this.#capacity) {
-      const victim = this.#victim(nowMs)
+      if (this.#hasItsPart(limitName)) this.#loosen(nowMs)
+      const victim = this.#hasItsPart(limitName) ? undefined : this.#victim(limitName)
       if (victim === undefined) return false
-      this.#remove(victim)
+      this.#evict(victim, nowMs)
     }
     return true
   }
 
-  #victim (nowMs: number): Entry | undefined {
-    // Newcomers always have some room, lest those who came twice keep all others out.
-    if (this.#fresh.size * 8 > this.#capacity) return this.#fresh.oldest
-    const known = this.#known.find(({ size }) => size > 0)
-    return known?.oldest ?? this.#fresh.oldest ?? this.#noLongerHeld(nowMs)
+  /** Whether an address has all that it may push others out for. */
+  #isFull (holder: Holder | undefined): boolean {
+    return holder !== undefined && holder.size >= Math.max(1, Math.floor(this.#capacity / 16))
   }
 
-  /** Looks at a few held keys at a time, so that a full table does not make each newcomer search it. */
-  #noLongerHeld (nowMs: number): Entry | undefined {
-    for (let looked = 0; looked < 8; looked++) {
-      const entry = this.#held.oldest
-      if (entry === undefined || nowMs >= entry.heldUntilMs) return entry
-      this.#file(entry, this.#held)
+  /** Whether there is free room for addresses that have their part. */
+  #canLend (nowMs: number): boolean {
+    const isLent = () => this.#borrowed.size * 2 >= this.#capacity
+    for (let looked = 0; looked < mostLooks && isLent(); looked++) {
+      const entry = this.#borrowed.oldest!
+      if (nowMs >= entry.expiresAtMs) this.#remove(entry)
+      else this.#file(entry, this.#borrowed)
     }
-    return undefined
+    return !isLent() && this.#entries.size < this.#capacity
   }
 
-  #sharedEntry (key: string, limitName: string, nowMs: number): Entry {
-    const bucket = `${limitName}:${hash(key, this.#seed) % overflowBuckets}`
-    const entry = this.#overflow.get(bucket)
-    if (entry !== undefined && nowMs < entry.expiresAtMs) return entry
-    const shared = newEntry(bucket, { limit: noLimit, state: nothing, expiresAtMs: nowMs, heldUntilMs: 0, share: 0 }, true)
-    this.#overflow.set(bucket, shared)
-    return shared
+  /** Whether held keys of a limit take all the room that they may. */
+  #hasItsPart (limitName: string): boolean {
+    const held = this.#heldBy.get(limitName) ?? 0
+    return held >= partOfLimit * (this.#capacity - this.#borrowed.size - (this.#held.size - held))
+  }
+
+  /** What goes to make room for a newcomer of a limit; undefined: nothing may. */
+  #victim (limitName: string): Entry | undefined {
+    const beyond = this.#beyond.oldest
+    if (beyond !== undefined && beyond.limitName !== limitName) return beyond
+    // Newcomers always have some room; otherwise keys that came twice would keep all others out.
+    if (this.#fresh.size * 8 > this.#capacity) return this.#fresh.oldest
+    return this.#known.find(({ size }) => size > 0)?.oldest ?? this.#fresh.oldest
+  }
+
+  /**
+   * Finds keys that are held no longer. Looks at a few held keys at a time, so
+   * that a full table does not make each newcomer search it.
+   */
+  #loosen (nowMs: number): void {
+    for (let looked = 0; looked < mostLooks; looked++) {
+      const entry = this.#held.oldest
+      if (entry === undefined) return
+      const { expiresAtMs, heldUntilMs } = entry
+      // A bucket that lets one hit pass again is still nearly full.
+      const ordinary = this.#known[nowMs < expiresAtMs ? levels.length - 1 : 0]!
+      this.#file(entry, nowMs < heldUntilMs ? this.#held : ordinary)
+    }
+  }
+
+  /** Takes an entry out to make room. One that is limited closes the shared counter that its key is sent to next. */
+  #evict (victim: Entry, nowMs: number): void {
+    const { key, limitName, limit, state, expiresAtMs, heldUntilMs } = victim
+    this.#remove(victim)
+    if (nowMs >= heldUntilMs) return
+    const shared = this.#share(key, limitName, undefined, nowMs)
+    if (shared.heldUntilMs < heldUntilMs) Object.assign(shared, { limit, state, expiresAtMs, heldUntilMs })
+  }
+
+  /** The counter that a newcomer without room shares. */
+  #share (key: string, limitName: string, from: string | undefined, nowMs: number): Entry {
+    const holder = from === undefined ? undefined : this.#holders.get(from)
+    const isOwn = holder !== undefined && this.#isFull(holder) && this.#sharedByAddresses < mostSharedByAddresses
+    const shared = isOwn ? holder.shared ??= new Map<string, Entry>() : this.#overflow
+    const bucket = this.#bucketOf(key, limitName, isOwn ? bucketsOfAddress : overflowBuckets)
+    const known = shared.get(bucket)
+    if (known !== undefined && nowMs < known.expiresAtMs) return known
+    const entry = newEntry(bucket, limitName, undefined, true)
+    if (isOwn && known === undefined) this.#sharedByAddresses++
+    shared.set(bucket, entry)
+    return entry
+  }
+
+  /** The counter that an address shares with itself for a key; undefined: none that still counts. */
+  #sharedOf (holder: Holder | undefined, key: string, limitName: string, nowMs: number): Entry | undefined {
+    if (holder?.shared === undefined) return undefined
+    const shared = holder.shared.get(this.#bucketOf(key, limitName, bucketsOfAddress))
+    return shared !== undefined && nowMs < shared.expiresAtMs ? shared : undefined
+  }
+
+  #bucketOf (key: string, limitName: string, buckets: number): string {
+    return `${limitName}:${keyedHashOf(key, this.#hashKey) % buckets}`
+  }
+
+  #holderOf (address: string): Holder {
+    let holder = this.#holders.get(address)
+    if (holder === undefined) this.#holders.set(address, holder = { address, size: 0, shared: undefined })
+    return holder
+  }
+
+  #dropIfEmpty ({ address, size, shared }: Holder): void {
+    if (size === 0 && shared === undefined) this.#holders.delete(address)
   }
 
   #file (entry: Entry, list: List): void {
+    if (entry.list !== list) {
+      if (entry.list === this.#held) this.#countHeld(entry.limitName, -1)
+      if (list === this.#held) this.#countHeld(entry.limitName, 1)
+    }
     entry.list?.remove(entry)
     list.add(entry)
   }
 
+  #countHeld (limitName: string, by: 1 | -1): void {
+    const held = (this.#heldBy.get(limitName) ?? 0) + by
+    if (held === 0) this.#heldBy.delete(limitName)
+    else this.#heldBy.set(limitName, held)
+  }
+
   #remove (entry: Entry): void {
-    entry.list?.remove(entry)
-    this.#entries.delete(entry.key)
+    const { key, limitName, list, holder } = entry
+    if (list === this.#held) this.#countHeld(limitName, -1)
+    list?.remove(entry)
+    this.#entries.delete(key)
+    if (holder === undefined || list === this.#borrowed) return
+    holder.size--
+    this.#dropIfEmpty(holder)
   }
 }
 
-/** Shared counters for each limit, once the table is full of limited keys. */
+/** Shared counters for each limit, for newcomers that get no room. */
 export const overflowBuckets = 256
 
+/** Counters for each limit that an address shares with itself. */
+export const bucketsOfAddress = 1024
+
+/** Such counters of all addresses and limits. With more than that, an address shares those of its limit. */
+export const mostSharedByAddresses = 16 * bucketsOfAddress
+
+/** The part of the room left by others that held keys of one limit may take. */
+const partOfLimit = 3 / 4
+
+/** Entries that one newcomer has looked at, to find those that may go. */
+const mostLooks = 8
+
 /** Field by field: with spreads a fresh key costs 10 us instead of 0.4, and a flood is made of fresh keys. */
-function newEntry (key: string, { limit, state, expiresAtMs, heldUntilMs }: Kept, shared: boolean): Entry {
-  return { key, limit, state, expiresAtMs, heldUntilMs, shared, list: undefined, newer: undefined, older: undefined }
+function newEntry (key: string, limitName: string, holder: Holder | undefined, shared: boolean): Entry {
+  return {
+    key,
+    limitName,
+    holder,
+    shared,
+    limit: undefined,
+    state: undefined,
+    expiresAtMs: 0,
+    heldUntilMs: 0,
+    list: undefined,
+    newer: undefined,
+    older: undefined
+  }
 }
 
-/** Counters that every algorithm reads as over. */
-const nothing: LimitState = { used: 0, previous: 0, atMs: 0 }
-const noLimit: Limit = { algorithm: 'fixed-window', max: 0, windowMs: 1, burst: 0, excess: 'none' }
+function write (entry: Entry, { limit, state, expiresAtMs, heldUntilMs }: Kept): void {
+  entry.limit = limit
+  entry.state = state
+  entry.expiresAtMs = expiresAtMs
+  entry.heldUntilMs = heldUntilMs
+}
 
 /** Entries in the order of their last use, linked, so that moving one costs the same however many there are. */
 class List {
@@ -214,10 +396,3 @@ const levels = [0, 1 / 64, 1 / 16, 1 / 4, 1 / 2, 3 / 4] as const
 
 /** Who uses so much of a quota by the first hit is no newcomer that others may push out. */
 const muchAtOnce = levels[2]
-
-/** FNV-1a, 32 bits, from a seed of one's own. */
-function hash (text: string, seed: number): number {
-  let bits = 0x811c9dc5 ^ seed
-  for (let i = 0; i < text.length; i++) bits = Math.imul(bits ^ text.charCodeAt(i), 0x01000193)
-  return bits >>> 0
-}

@@ -7,11 +7,12 @@
 import { ValueError } from '../errors.js'
 import { AddressList } from '../rules/address-list.js'
 import { parseNetwork } from '../rules/address.js'
-import { expiresAtMs, explain, type Limit, type LimitState, type Outcome, refund, take, takeAll } from '../rules/rate-limit.js'
+import type { HashKey } from '../rules/keyed-hash.js'
+import { expiresAtMs, explain, type Limit, type LimitState, refund, take, takeAll } from '../rules/rate-limit.js'
 import { BlockTexts, BlockValues } from './block-values.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from './keys.js'
-import { type Entry, LimitTable } from './limit-table.js'
+import { type Kept, LimitTable } from './limit-table.js'
 import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Store, Suspect, Taken, ToldValue } from './store.js'
 
 export interface MemoryStoreOptions {
@@ -19,31 +20,35 @@ export interface MemoryStoreOptions {
   /** the most counters that are kept, and the most values */
   readonly capacity: number
   readonly maxEvents: number
-  /** ms since 1970 */
+  /** ms since 1970; what durations run on (see clock.ts) */
   readonly now: () => number
-  /** see LimitTable */
-  readonly seed?: number
+  /** ms since 1970; what people are shown. Default: `now` */
+  readonly wall?: () => number
+  /** 64 random bits, see LimitTable and AddressTable */
+  readonly hashKey?: HashKey
 }
 
 /** See store.ts for what its methods do. */
 export class MemoryStore implements Store {
   readonly #keys: Keys
   readonly #now: () => number
+  readonly #wall: () => number
   readonly #limits: LimitTable
   readonly #events: EventRing
   readonly #values = new Map<string, Value>()
   #valueClock = 0
   readonly #capacity: number
-  readonly #seed: number
+  readonly #hashKey: HashKey
   #blocks: BlockList
   #noted: (() => void)[] | undefined
 
-  constructor ({ keys, capacity, maxEvents, now, seed = 0 }: MemoryStoreOptions) {
+  constructor ({ keys, capacity, maxEvents, now, wall = now, hashKey = [0, 0] }: MemoryStoreOptions) {
     this.#keys = keys
     this.#now = now
+    this.#wall = wall
     this.#capacity = capacity
-    this.#limits = new LimitTable(capacity, seed)
-    this.#seed = seed
+    this.#limits = new LimitTable(capacity, hashKey)
+    this.#hashKey = hashKey
     this.#blocks = this.newBlockList()
     this.#events = new EventRing(maxEvents)
   }
@@ -64,26 +69,30 @@ export class MemoryStore implements Store {
 
   takeOne (hit: Hit): Taken {
     const nowMs = this.#now()
-    if (hit.checks.length === 1) return this.#takeSingle(hit.key, hit.checks[0]!, nowMs)
+    if (hit.checks.length === 1) return this.#takeSingle(hit, hit.checks[0]!, nowMs)
     const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
-    const entries = keys.map((key, i) => this.#limits.find(key, hit.checks[i]!.name, nowMs))
+    const entries = keys.map((key, i) => this.#limits.find(key, hit.checks[i]!.name, hit.from, nowMs))
     const { accepted, outcomes } = takeAll(entries.map(entry => entry?.state), nowMs, hit.checks)
-    outcomes.forEach((outcome, i) => this.#keep(entries[i], keys[i]!, hit.checks[i]!, outcome, nowMs))
+    outcomes.forEach(({ state, changed }, i) => {
+      if (changed) this.#limits.keep(entries[i], keys[i]!, keptOf(hit, hit.checks[i]!, state, nowMs), nowMs)
+    })
     return { accepted, nowMs, outcomes }
   }
 
   /**
    * Takes note of what another store has told about a counter, to go on from there.
    *
+   * @param of           whose counter it is, and which address asked for it
    * @param othersNowMs  the other store's clock when it was so
    */
-  learn (client: string, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
+  learn (of: Asking, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
     const { name, limit } = check
     const nowMs = this.#now()
-    const key = this.#keys.limit(limit.algorithm, name, client)
-    const entry = this.#limits.find(key, name, nowMs)
+    const key = this.#keys.limit(limit.algorithm, name, of.key)
+    const entry = this.#limits.find(key, name, of.from, nowMs)
     // What newcomers share is not for one of them to set.
-    if (entry?.shared !== true) this.#keepState(entry, key, check, { used, previous, atMs: atMs - othersNowMs + nowMs }, nowMs)
+    if (entry?.shared === true) return
+    this.#limits.keep(entry, key, keptOf(of, check, { used, previous, atMs: atMs - othersNowMs + nowMs }, nowMs), nowMs)
   }
 
   /** A counter, as far as it is known here. */
@@ -102,7 +111,8 @@ export class MemoryStore implements Store {
   /** @param counted  the counter as the hit left it */
   takeBack (client: string, check: NamedCheck, counted: LimitState): void {
     const known = this.known(client, check)
-    if (known !== undefined) this.learn(client, check, refund(known, check.limit, check.cost, counted), this.#now())
+    if (known === undefined) return
+    this.learn({ key: client }, check, refund(known, check.limit, check.cost, counted), this.#now())
   }
 
   forget (client: string, checks: readonly NamedCheck[]): boolean {
@@ -175,7 +185,7 @@ export class MemoryStore implements Store {
   }
 
   clearEvents (olderThanMs: number): number {
-    return this.#events.clear(olderThanMs === 0 ? Infinity : this.#now() - olderThanMs)
+    return this.#events.clear(olderThanMs === 0 ? Infinity : this.#wall() - olderThanMs)
   }
 
   suspects (limit: number): readonly Suspect[] {
@@ -186,10 +196,10 @@ export class MemoryStore implements Store {
     const blockedAtMs = this.#now()
     const block = { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
     this.putBlock(block)
-    return block
+    return this.#shown(block)
   }
 
-  /** Adds a block that another store has placed. */
+  /** Adds a block that another store has placed; its times are on the clock `now`. */
   putBlock (block: Block): void {
     this.#blocks.set(parseNetwork(block.ip)!, block)
     this.#noted?.push(() => this.putBlock(block))
@@ -198,7 +208,7 @@ export class MemoryStore implements Store {
   /** An empty list for `replaceBlocks`. */
   newBlockList (): BlockList {
     const texts = new BlockTexts()
-    return new AddressList(() => new BlockValues(texts), this.#seed)
+    return new AddressList(() => new BlockValues(texts), this.#hashKey)
   }
 
   /** From now on, changes are noted: the list that `replaceBlocks` brings may have been read before them. */
@@ -239,6 +249,11 @@ export class MemoryStore implements Store {
   }
 
   blocks (): readonly Block[] {
+    return this.steadyBlocks().map(block => this.#shown(block))
+  }
+
+  /** The same with times on the clock `now`, to compare and count with. */
+  steadyBlocks (): readonly Block[] {
     const nowMs = this.#now()
     return [...this.#blocks.entries()]
       .map(([, block]) => block)
@@ -256,30 +271,21 @@ export class MemoryStore implements Store {
     this.#blocks.sweep((values, index) => values.expiresAtMs(index) <= nowMs)
   }
 
+  /** A block with times as the wall clock has them at the moment of asking. */
+  #shown (block: Block): Block {
+    // In whole seconds: the two clocks round differently, and a block is to have the same times each time.
+    const aheadMs = Math.round((this.#wall() - this.#now()) / 1000) * 1000
+    return { ...block, blockedAtMs: block.blockedAtMs + aheadMs, expiresAtMs: block.expiresAtMs + aheadMs }
+  }
+
   /** Almost every hit has one limit: it makes no lists. */
-  #takeSingle (client: string, check: NamedCheck, nowMs: number): Taken {
+  #takeSingle (hit: Hit, check: NamedCheck, nowMs: number): Taken {
     const { name, limit, cost } = check
-    const key = this.#keys.limit(limit.algorithm, name, client)
-    const entry = this.#limits.find(key, name, nowMs)
+    const key = this.#keys.limit(limit.algorithm, name, hit.key)
+    const entry = this.#limits.find(key, name, hit.from, nowMs)
     const outcome = take(entry?.state, nowMs, limit, cost)
-    this.#keep(entry, key, check, outcome, nowMs)
+    if (outcome.changed) this.#limits.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
     return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
-  }
-
-  #keep (entry: Entry | undefined, key: string, check: NamedCheck, { state, changed }: Outcome, nowMs: number): void {
-    if (changed) this.#keepState(entry, key, check, state, nowMs)
-  }
-
-  #keepState (entry: Entry | undefined, key: string, { name, limit }: NamedCheck, state: LimitState, nowMs: number): void {
-    const { retryAfterMs, remaining } = explain(state, nowMs, limit)
-    const kept = {
-      limit,
-      state,
-      expiresAtMs: expiresAtMs(state, limit),
-      heldUntilMs: nowMs + retryAfterMs,
-      share: 1 - remaining / Math.max(1, limit.burst)
-    }
-    this.#limits.keep(entry, key, name, kept, nowMs)
   }
 
   #keepValue (key: string, text: string, ttlMs: number): void {
@@ -296,6 +302,9 @@ export class MemoryStore implements Store {
   }
 }
 
+/** Whose counter a hit is at, and which address asks. */
+type Asking = Pick<Hit, 'key' | 'from'>
+
 export type BlockList = AddressList<Block, BlockValues>
 
 interface Value {
@@ -304,6 +313,19 @@ interface Value {
   expiresAtMs: number
   /** `valueClock` when something was done to it last */
   changed: number
+}
+
+function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitState, nowMs: number): Kept {
+  const { retryAfterMs, remaining } = explain(state, nowMs, limit)
+  return {
+    limitName: name,
+    from,
+    limit,
+    state,
+    expiresAtMs: expiresAtMs(state, limit),
+    heldUntilMs: nowMs + retryAfterMs,
+    share: 1 - remaining / Math.max(1, limit.burst)
+  }
 }
 
 const notWhole = 'incr needs a whole number of at most 64 bits under the key'

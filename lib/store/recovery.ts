@@ -123,7 +123,7 @@ export class Recovery {
   async #restoreBlocks (): Promise<void> {
     const there = new Set<string>()
     for await (const page of this.#store.blockList.pages()) for (const { ip } of page) there.add(ip)
-    const missing = this.#memory.blocks().filter(({ ip }) => !there.has(ip))
+    const missing = this.#memory.steadyBlocks().filter(({ ip }) => !there.has(ip))
     for (let i = 0; i < missing.length; i += inCall) {
       const operations = missing.slice(i, i + inCall).map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
         atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }

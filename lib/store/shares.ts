@@ -44,7 +44,7 @@ export class Shares {
       const own = ownOf(check, instances)
       const begun = { used: 0, previous: 0, atMs: taken.outcomes[i]!.state.atMs - taken.nowMs + nowMs }
       const state = count(this.#counters.known(hit.key, own) ?? begun, nowMs, own.limit, own.cost, true)
-      this.#counters.learn(hit.key, own, state, nowMs)
+      this.#counters.learn(hit, own, state, nowMs)
     })
   }
 
@@ -59,10 +59,11 @@ export class Shares {
     const checks = hit.checks.flatMap((check, i) => {
       const left = leftOf(check, instances, outage)
       const state = known[i]
-      if (state !== undefined && this.#counters.known(hit.key, left) === undefined) this.#counters.learn(hit.key, left, state, this.#now())
+      const isNew = state !== undefined && this.#counters.known(hit.key, left) === undefined
+      if (isNew) this.#counters.learn(hit, left, state, this.#now())
       return [left, ownOf(check, instances)]
     })
-    const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, checks })
+    const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, from: hit.from, checks })
     const explained = outcomes.map(({ state }, i) => explain(state, nowMs, checks[i]!.limit, checks[i]!.cost))
     const fits = hit.checks.map((_, i) => outcomes[2 * i]!.fits && outcomes[2 * i + 1]!.fits)
     return { accepted, nowMs, fits, explanations: fits.map((fit, i) => bothOf(explained[2 * i]!, explained[2 * i + 1]!, fit, instances)) }

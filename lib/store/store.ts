@@ -20,6 +20,12 @@ export interface Hit {
   /** whom it is counted against; any text */
   readonly key: string
   readonly checks: readonly NamedCheck[]
+  /**
+   * the address that asks, or the range of addresses that counts as one;
+   * undefined: the key itself. Memory bounds the room of all keys that one
+   * address asks for
+   */
+  readonly from?: string | undefined
 }
 
 /** What became of one hit. */

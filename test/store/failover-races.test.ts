@@ -214,7 +214,8 @@ t.test('what a slow Redis has not answered yet is not sent again with each heart
 t.test('refusals that a Redis without its data did not take are told to it with the rest', async t => {
   const { breaker, redis, store, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
-  memory.learn('client', { name: 'limit', limit, cost: 1 }, { used: 11, previous: 0, atMs: windowEndsAtMs }, Date.now())
+  const state = { used: 11, previous: 0, atMs: windowEndsAtMs }
+  memory.learn({ key: 'client' }, { name: 'limit', limit, cost: 1 }, state, Date.now())
   breaker.up()
   await store.settle()
   redis.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
@@ -240,7 +241,8 @@ t.test('as long as much comes meanwhile, it is told in further passes', async t 
 
 t.test('where nothing tells what Redis still knows, it is told all counters, a hundred at a time', async t => {
   const { breaker, redis, store, memory, hit } = setUp(t)
-  for (let i = 0; i < 250; i++) memory.learn(`client${i}`, { name: 'limit', limit, cost: 1 }, { used: 3, previous: 0, atMs: 60_000 }, 0)
+  const state = { used: 3, previous: 0, atMs: 60_000 }
+  for (let i = 0; i < 250; i++) memory.learn({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   hit('client7')
   redis.fence = async () => noNumbers
   breaker.up()

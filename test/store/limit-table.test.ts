@@ -1,16 +1,24 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { type Entry, LimitTable, overflowBuckets } from '../../lib/store/limit-table.js'
+import { defineLimit } from '../../lib/rules/rate-limit.js'
+import {
+  bucketsOfAddress, type Entry, LimitTable, mostSharedByAddresses, overflowBuckets
+} from '../../lib/store/limit-table.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
 
 interface How {
   limit?: string
+  /** the address that asks, where that is not the key */
+  from?: string | undefined
   /** refused until then */
   heldUntilMs?: number
   expiresAtMs?: number
 }
+
+const newTable = (capacity: number) => new LimitTable(capacity, [seed, 1])
+const hundred = defineLimit('fixed-window', 100, 1000)
 
 /** Counts one hit, as the memory store does, and tells the count. */
 function hit (table: LimitTable, key: string, nowMs: number, how: How = {}): number {
@@ -18,29 +26,31 @@ function hit (table: LimitTable, key: string, nowMs: number, how: How = {}): num
 }
 
 /** One hit that is subject to several limits: all are looked up before any is kept. */
-function hitAll (table: LimitTable, keys: readonly string[], nowMs: number, { limit = 'login', heldUntilMs = 0, expiresAtMs = nowMs + 60_000 }: How = {}): number[] {
-  const entries = keys.map(key => table.find(key, limit, nowMs))
+function hitAll (table: LimitTable, keys: readonly string[], nowMs: number, how: How = {}): number[] {
+  const { limit: limitName = 'login', from, heldUntilMs = 0, expiresAtMs = nowMs + 60_000 } = how
+  const entries = keys.map(key => table.find(key, limitName, from, nowMs))
   return entries.map((entry, i) => {
-    const used = (entry?.state.used ?? 0) + 1
-    table.keep(entry, keys[i]!, limit, { limit: { algorithm: 'fixed-window', max: 100, windowMs: 1000, burst: 100, excess: 'none' as const }, state: { used, previous: 0, atMs: nowMs }, expiresAtMs, heldUntilMs, share: Math.min(1, used / 100) }, nowMs)
+    const used = (entry?.state?.used ?? 0) + 1
+    const state = { used, previous: 0, atMs: nowMs }
+    const share = Math.min(1, used / 100)
+    table.keep(entry, keys[i]!, { limitName, from, limit: hundred, state, expiresAtMs, heldUntilMs, share }, nowMs)
     return used
   })
 }
 
-/** The count of a key that has counters of its own; undefined: it has none. Looks without making room. */
+/** The count of a key that has counters of its own; undefined: it has none. */
 function own (table: LimitTable, key: string, nowMs: number): number | undefined {
-  const entry = table.find(key, 'login', nowMs)
-  return entry === undefined || entry.shared ? undefined : entry.state.used
+  return table.peek(key, nowMs)?.used
 }
 
 function full (capacity: number, heldUntilMs: number): LimitTable {
-  const table = new LimitTable(capacity)
+  const table = newTable(capacity)
   for (let i = 0; i < capacity; i++) hit(table, `held ${i}`, 0, { heldUntilMs })
   return table
 }
 
 t.test('counts the hits of a key until its counters expire', async t => {
-  const table = new LimitTable(10)
+  const table = newTable(10)
   t.same([0, 1, 2, 99].map(nowMs => hit(table, 'a', nowMs, { expiresAtMs: 100 })), [1, 2, 3, 4])
   t.equal(hit(table, 'a', 100), 1)
   t.equal(table.size, 1)
@@ -50,44 +60,51 @@ const names = fc.integer({ min: 0, max: 30 }).map(i => `key ${i}`)
 const steps = fc.array(fc.record({
   keys: fc.uniqueArray(names, { minLength: 1, maxLength: 4 }),
   limit: fc.constantFrom('login', 'search'),
+  from: fc.constantFrom(undefined, 'host 1', 'host 2'),
   waitMs: fc.constantFrom(0, 0, 1, 10, 50),
   heldForMs: fc.constantFrom(0, 0, 5, 100),
   lastsMs: fc.integer({ min: 1, max: 200 }),
   sweep: fc.boolean()
 }), { maxLength: 80 })
 
-t.test('never keeps more than its capacity, whatever comes', async t => {
-  fc.assert(fc.property(fc.integer({ min: 0, max: 12 }), steps, (capacity, walked) => {
-    const table = new LimitTable(capacity)
+t.test('never keeps more than its capacity, whatever comes, and forgets all of it once it has expired', async t => {
+  fc.assert(fc.property(fc.integer({ min: 0, max: 40 }), steps, (capacity, walked) => {
+    const table = newTable(capacity)
     let nowMs = 0
-    return walked.every(({ keys, limit, waitMs, heldForMs, lastsMs, sweep }) => {
+    const isBounded = walked.every(({ keys, limit, from, waitMs, heldForMs, lastsMs, sweep }) => {
       nowMs += waitMs
-      hitAll(table, keys, nowMs, { limit, heldUntilMs: nowMs + heldForMs, expiresAtMs: nowMs + lastsMs })
+      const ofLimit = keys.map(key => `${limit} ${key}`)
+      const heldUntilMs = nowMs + Math.min(heldForMs, lastsMs)
+      hitAll(table, ofLimit, nowMs, { limit, from, heldUntilMs, expiresAtMs: nowMs + lastsMs })
       if (sweep) table.sweep(nowMs)
       return table.size <= capacity
     })
+    table.sweep(nowMs + 200)
+    return isBounded && table.size === 0 && table.sharedSize === 0
   }), { seed, numRuns: 2000 })
 })
 
-t.test('a key that is limited keeps its counters until it may pass again, whatever comes', async t => {
-  fc.assert(fc.property(fc.integer({ min: 1, max: 12 }), steps, (capacity, walked) => {
-    const table = new LimitTable(capacity)
-    const heldUntil = new Map<string, { untilMs: number, entry: Entry }>()
+t.test('a key that is limited keeps its counters until it may pass again, whatever comes by its limit', async t => {
+  fc.assert(fc.property(fc.integer({ min: 1, max: 40 }), steps, (capacity, walked) => {
+    const table = newTable(capacity)
+    const held = new Map<string, { untilMs: number, entry: Entry }>()
     let nowMs = 0
-    return walked.every(({ keys: [key], waitMs, heldForMs, lastsMs, sweep }) => {
+    return walked.every(({ keys: [key], from, waitMs, heldForMs, lastsMs, sweep }) => {
       nowMs += waitMs
       const untilMs = nowMs + Math.min(heldForMs, lastsMs)
-      hit(table, key!, nowMs, { heldUntilMs: untilMs, expiresAtMs: nowMs + lastsMs })
+      hit(table, key!, nowMs, { from, heldUntilMs: untilMs, expiresAtMs: nowMs + lastsMs })
       if (sweep) table.sweep(nowMs)
-      const entry = table.find(key!, 'login', nowMs)
-      if (entry !== undefined && !entry.shared) heldUntil.set(key!, { untilMs, entry })
-      return [...heldUntil].every(([key, { untilMs, entry }]) => untilMs <= nowMs || table.find(key, 'login', nowMs) === entry)
+      const entry = table.find(key!, 'login', from, nowMs)
+      if (entry !== undefined && !entry.shared) held.set(key!, { untilMs, entry })
+      return [...held].every(([key, { untilMs, entry }]) => {
+        return untilMs <= nowMs || table.find(key, 'login', undefined, nowMs) === entry
+      })
     })
   }), { seed, numRuns: 2000 })
 })
 
 t.test('a flood of 1,000,000 fresh keys neither grows the table nor frees a limited key', async t => {
-  const table = new LimitTable(1000)
+  const table = newTable(1000)
   for (let i = 0; i < 5; i++) hit(table, 'limited', 0, { heldUntilMs: 60_000 })
   for (let i = 0; i < 1_000_000; i++) hit(table, `fresh ${i}`, 1)
   t.equal(own(table, 'limited', 2), 5)
@@ -95,7 +112,7 @@ t.test('a flood of 1,000,000 fresh keys neither grows the table nor frees a limi
 })
 
 t.test('a flood of fresh keys that are limited at once does not either', async t => {
-  const table = new LimitTable(1000)
+  const table = newTable(1000)
   for (let i = 0; i < 5; i++) hit(table, 'limited', 0, { heldUntilMs: 60_000 })
   for (let i = 0; i < 100_000; i++) hit(table, `fresh ${i}`, 1, { heldUntilMs: 60_000 })
   t.equal(own(table, 'limited', 2), 5)
@@ -103,7 +120,7 @@ t.test('a flood of fresh keys that are limited at once does not either', async t
 })
 
 t.test('keys seen twice outlive keys seen once', async t => {
-  const table = new LimitTable(80)
+  const table = newTable(80)
   const regulars = Array.from({ length: 60 }, (_, i) => `regular ${i}`)
   for (const key of [...regulars, ...regulars]) hit(table, key, 0)
   for (let i = 0; i < 10_000; i++) hit(table, `fresh ${i}`, 1)
@@ -111,14 +128,14 @@ t.test('keys seen twice outlive keys seen once', async t => {
 })
 
 t.test('among keys seen once the one not seen for longest goes first', async t => {
-  const table = new LimitTable(3)
+  const table = newTable(3)
   for (const key of ['a', 'b', 'c', 'd']) hit(table, key, 0)
   t.same(['b', 'c', 'd'].map(key => own(table, key, 0)), [1, 1, 1])
   t.equal(own(table, 'a', 0), undefined)
 })
 
 t.test('regulars leave newcomers enough room to become regulars', async t => {
-  const table = new LimitTable(80)
+  const table = newTable(80)
   for (let i = 0; i < 200; i++) hit(table, `regular ${i % 80}`, 0)
   const counts: number[] = []
   for (let i = 0; i < 5; i++) {
@@ -136,8 +153,8 @@ t.test('when all keys are held', async t => {
     t.equal(used.filter(count => count === 1).length, overflowBuckets)
     const shared = new Map<Entry, number>()
     for (let i = 0; i < 10_000; i++) {
-      const entry = table.find(`newcomer ${i}`, 'login', 1)!
-      shared.set(entry, entry.state.used)
+      const entry = table.find(`newcomer ${i}`, 'login', undefined, 1)!
+      shared.set(entry, entry.state!.used)
     }
     t.equal(shared.size, overflowBuckets)
     t.equal([...shared.values()].reduce((a, b) => a + b), 10_000)
@@ -178,26 +195,26 @@ t.test('when all keys are held', async t => {
 
   t.test('one that may pass again is found behind any number of those that may not', async t => {
     const table = full(100, 50_000)
-    hit(table, 'held 99', 1, { heldUntilMs: 1000 })
+    hit(table, 'held 70', 1, { heldUntilMs: 1000 })
     for (let i = 0; i < 20; i++) hit(table, 'newcomer', 2000)
     t.ok(own(table, 'newcomer', 2000)! > 0)
     t.equal(own(table, 'held 0', 2000), 1)
   })
 
   t.test('a hit of several limits that gets the last room for one of them leaves the counters that others share', async t => {
-    const table = new LimitTable(2)
+    const table = newTable(2)
     hit(table, 'held', 0, { heldUntilMs: 50_000 })
     hit(table, 'going', 0, { heldUntilMs: 50_000, expiresAtMs: 100 })
     for (let i = 0; i < 7; i++) hit(table, 'second limit', 1)
     table.sweep(100)
     hitAll(table, ['first limit', 'second limit'], 100, { heldUntilMs: 50_000 })
     t.equal(own(table, 'first limit', 100), 1)
-    t.equal(table.find('second limit', 'login', 100)?.state.used, 7)
+    t.equal(table.find('second limit', 'login', undefined, 100)?.state?.used, 7)
   })
 })
 
 t.test('a key that is evicted for another limit of the same hit keeps its count', async t => {
-  const table = new LimitTable(2)
+  const table = newTable(2)
   for (const key of ['a', 'a', 'b', 'b']) hit(table, key, 0)
   // Looking for room for `new` drops `a`, which is then kept all the same.
   t.same(hitAll(table, ['a', 'new'], 1), [3, 1])
@@ -205,7 +222,7 @@ t.test('a key that is evicted for another limit of the same hit keeps its count'
 })
 
 t.test('a table without room counts in shared counters alone', async t => {
-  const table = new LimitTable(0)
+  const table = newTable(0)
   t.same([hit(table, 'a', 0), hit(table, 'a', 1)], [1, 2])
   t.equal(table.size, 0)
 })
@@ -225,4 +242,151 @@ t.test('a sweep forgets what has expired, and nothing else', async t => {
   hit(table, 'held 2', 100, { heldUntilMs: 50_000 })
   t.equal(hit(table, 'shared', 100), 2)
   t.equal(hit(table, 'shared briefly', 100, { limit: 'search' }), 1)
+})
+
+t.test('what one address counts by keys of its choice', async t => {
+  const part = 10
+  const capacity = 16 * part
+  /** Keys of one address that are counted once each, from the first on. */
+  const flood = (table: LimitTable, from: string, count: number, how: How = {}) => {
+    for (let i = 0; i < count; i++) hit(table, `${from} ${i}`, 1, { from, ...how })
+  }
+
+  t.test('takes its part and half of the table at most, as long as that is free, limited or not', async t => {
+    for (const heldUntilMs of [0, 50_000]) {
+      const table = newTable(capacity)
+      flood(table, 'host', 20_000, { heldUntilMs })
+      t.equal(table.size, part + capacity / 2)
+      t.equal(table.sharedSize, bucketsOfAddress)
+    }
+  })
+
+  t.test('leaves the others their room, and none of their counters goes for it', async t => {
+    const table = newTable(capacity)
+    const others = Array.from({ length: capacity / 4 }, (_, i) => `other ${i}`)
+    for (const key of others) hit(table, key, 0)
+    for (const from of ['host 1', 'host 2', 'host 3', 'host 4']) flood(table, from, 1000, { heldUntilMs: 50_000 })
+    t.same(others.map(key => own(table, key, 1)), others.map(() => 1))
+    for (let i = 0; i < capacity / 4 - 4 * part; i++) t.equal(hit(table, `newcomer ${i}`, 2), 1)
+    t.same(others.map(key => own(table, key, 2)), others.map(() => 1))
+  })
+
+  t.test('is not forgotten for more of the same, so that each key counts up to where it is limited', async t => {
+    const table = newTable(capacity)
+    const used: number[] = []
+    for (let round = 0; round < 20; round++) {
+      used.push(hit(table, 'guessed at', 1, { from: 'host' }))
+      flood(table, 'host', 1000)
+    }
+    t.same(used, Array.from({ length: 20 }, (_, i) => i + 1))
+  })
+
+  t.test('is counted in counters that no other address shares, once there is no room', async t => {
+    const table = newTable(capacity)
+    flood(table, 'host', 10_000)
+    const usedByHost = hit(table, 'name', 1, { from: 'host' })
+    t.ok(usedByHost > 1, 'with some of the other names')
+    t.equal(hit(table, 'name', 1, { from: 'other host' }), 1)
+  })
+
+  t.test('goes on with a shared counter as long as that lasts, though there is room again', async t => {
+    const table = newTable(capacity)
+    flood(table, 'host', part + capacity / 2, { expiresAtMs: 100 })
+    t.same([1, 2].map(nowMs => hit(table, 'name', nowMs, { from: 'host', expiresAtMs: 500 })), [1, 2])
+    table.sweep(100)
+    t.equal(table.size, 0)
+    t.equal(hit(table, 'name', 100, { from: 'host', expiresAtMs: 500 }), 3)
+    t.equal(hit(table, 'name', 500, { from: 'host', expiresAtMs: 600 }), 1)
+    t.equal(own(table, 'name', 500), 1)
+  })
+
+  t.test('has its room again when it has expired, swept or not', async t => {
+    const table = newTable(capacity)
+    flood(table, 'host', part + capacity / 2, { expiresAtMs: 100 })
+    hit(table, 'name', 100, { from: 'host' })
+    t.equal(own(table, 'name', 100), 1)
+  })
+
+  t.test('takes no room of others that is not free, beyond its part', async t => {
+    const table = newTable(capacity)
+    for (let i = 0; i < capacity; i++) hit(table, `other ${i}`, 0)
+    flood(table, 'host', 1000)
+    const others = Array.from({ length: capacity }, (_, i) => own(table, `other ${i}`, 1))
+    t.equal(others.filter(used => used === 1).length, capacity - part)
+  })
+
+  t.test('shares a bounded number of counters, and beyond that those of its limit', async t => {
+    const table = newTable(capacity)
+    // Keys of many limits, so that a few addresses are enough.
+    for (let i = 0; i < 10; i++) flood(table, 'host', 20_000, { limit: `limit ${i}` })
+    flood(table, 'other host', 10_000, { limit: 'limit 0' })
+    flood(table, 'third host', 20_000, { limit: 'limit 1' })
+    t.ok(table.sharedSize > 10 * bucketsOfAddress && table.sharedSize <= 12 * bucketsOfAddress)
+    for (let i = 10; i < 20; i++) flood(table, 'host', 20_000, { limit: `limit ${i}` })
+    t.ok(table.sharedSize > mostSharedByAddresses && table.sharedSize <= mostSharedByAddresses + 20 * overflowBuckets)
+    table.sweep(60_001)
+    t.equal(table.sharedSize, 0)
+  })
+})
+
+t.test('keys that are limited by one limit', async t => {
+  const capacity = 100
+  const fill = (table: LimitTable, limit: string) => {
+    for (let i = 0; i < 10 * capacity; i++) hit(table, `${limit} ${i}`, 0, { limit, heldUntilMs: 50_000 })
+  }
+
+  t.test('leave room for the newcomers of others, though they filled the table when it was free', async t => {
+    const table = newTable(capacity)
+    fill(table, 'login')
+    t.equal(table.size, capacity)
+    const newcomers = Array.from({ length: 25 }, (_, i) => `search ${i}`)
+    for (const key of newcomers) hit(table, key, 1, { limit: 'search' })
+    t.same(newcomers.map(key => own(table, key, 1)), newcomers.map(() => 1))
+  })
+
+  t.test('leave it even when they were all there before they were limited', async t => {
+    const table = newTable(capacity)
+    for (const heldUntilMs of [0, 50_000]) {
+      for (let i = 0; i < capacity; i++) hit(table, `login ${i}`, 0, { heldUntilMs })
+    }
+    for (let i = 0; i < 25; i++) hit(table, `search ${i}`, 1, { limit: 'search' })
+    t.equal(own(table, 'search 0', 1), 1)
+  })
+
+  t.test('stay limited when they go for the room of others', async t => {
+    const table = newTable(capacity)
+    fill(table, 'login')
+    for (let i = 0; i < 25; i++) hit(table, `search ${i}`, 1, { limit: 'search' })
+    const keys = Array.from({ length: capacity }, (_, i) => `login ${i}`)
+    const gone = keys.filter(key => own(table, key, 1) === undefined)
+    t.equal(gone.length, 25)
+    t.same(gone.filter(key => (table.find(key, 'login', undefined, 1)?.heldUntilMs ?? 0) < 50_000), [])
+  })
+
+  t.test('leave less room the more limits are flooded, and always some', async t => {
+    const table = newTable(capacity)
+    for (const limit of ['a', 'b', 'c']) fill(table, limit)
+    hit(table, 'newcomer', 1, { limit: 'd' })
+    t.equal(own(table, 'newcomer', 1), 1)
+  })
+
+  t.test('take the place of those beyond the part of their limit when there is room for that', async t => {
+    const table = newTable(capacity)
+    for (let i = 0; i < capacity; i++) hit(table, `login ${i}`, 0, { heldUntilMs: i < 50 ? 100 : 50_000 })
+    for (let i = 0; i < 20; i++) hit(table, `newcomer ${i}`, 200)
+    t.equal(own(table, 'login 99', 200), 1, 'what is limited is still there')
+    t.ok(own(table, 'newcomer 19', 200) === 1)
+  })
+})
+
+t.test('nobody can choose whom to share counters with', async t => {
+  // Under FNV-1a, whatever its seed, these came into one bucket of 256.
+  const chosen = ['victim', ...Array.from({ length: 15 }, (_, i) => `victim${'ao'.repeat(16 * (i + 1))}`)]
+  let together = 0
+  for (let i = 0; i < 100; i++) {
+    const table = new LimitTable(0, [seed, i])
+    for (const key of chosen) hit(table, key, 0)
+    together += hit(table, 'victim', 0) - 2
+  }
+  t.ok(together < 50, `${together} of 1,500 were counted with the victim, seed ${seed}`)
 })

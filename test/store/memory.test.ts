@@ -1,7 +1,12 @@
 import t from 'tap'
-import { defineLimit } from '../../lib/rules/rate-limit.js'
+import { type Algorithm, algorithms, defineLimit, type LimitState, take } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
+import type { NamedCheck } from '../../lib/store/store.js'
+import { randomFrom } from '../support/random.js'
+
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+t.comment(`seed ${seed}`)
 
 function setUp (capacity: number) {
   const clock = { ms: 1_000_000 }
@@ -87,4 +92,115 @@ t.test('what another store tells of a value is taken over, unless something was 
   t.equal(memory.get('changed'), null)
   clock.ms += 1000
   t.equal(memory.get('told'), null)
+})
+
+const hourMs = 3_600_000
+
+/** A limit for an hour. */
+function hourly (name: string, max: number, algorithm: Algorithm = 'fixed-window'): NamedCheck {
+  return { name, limit: defineLimit(algorithm, max, hourMs), cost: 1 }
+}
+
+/** Whether a request that counts by a name of the client's choice passes. */
+function asks (memory: MemoryStore, check: NamedCheck, key: string, from?: string): boolean {
+  return memory.takeOne({ key, checks: [check], from }).accepted
+}
+
+t.test('one host that fills memory with limited names has nobody else refused, by name or by address', async t => {
+  const { memory } = setUp(5000)
+  const [login, search, global] = [hourly('login', 1), hourly('search', 1), hourly('global', 1)]
+  for (let i = 0; i < 9100; i++) asks(memory, login, `name ${i}`, '198.51.100.1')
+  const clients = Array.from({ length: 200 }, (_, i) => `192.0.2.${i}`)
+  const refused = clients.filter(address => {
+    const byName = [search, login].every(check => asks(memory, check, `user of ${address}`, address))
+    return !byName || !asks(memory, global, address)
+  })
+  t.same(refused, [])
+  t.ok(memory.size <= 5000)
+})
+
+t.test('ten thousand addresses that one limit limits leave the other limits their room', async t => {
+  const { memory } = setUp(5000)
+  const [login, search] = [hourly('login', 1), hourly('search', 1)]
+  for (let i = 0; i < 10_000; i++) asks(memory, login, `10.0.${i >> 8}.${i & 255}`)
+  // Three quarters of the quarter that is left.
+  const clients = Array.from({ length: 937 }, (_, i) => `192.0.${i >> 8}.${i & 255}`)
+  t.same(clients.filter(address => !asks(memory, search, address)), [])
+  t.same(clients.filter(address => asks(memory, search, address)), [], 'and each is counted')
+})
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: a host that floods with names gets five guesses at each, by a limit of five`, async t => {
+    const { memory } = setUp(1000)
+    const login = hourly('login', 5, algorithm)
+    const passed = new Map<string, number>()
+    let made = 0
+    const guess = (name: string) => {
+      if (asks(memory, login, name, '198.51.100.1')) passed.set(name, (passed.get(name) ?? 0) + 1)
+    }
+    for (let round = 0; round < 130; round++) {
+      guess('admin')
+      guess('root')
+      // More than fit, some of them limited.
+      for (let i = 0; i < 1200; i++) guess(`name ${made++}`)
+      for (let i = 0; i < 5; i++) guess(`name ${made}`)
+    }
+    t.equal(passed.get('admin'), 5)
+    t.same([...passed].filter(([, times]) => times > 5), [])
+    t.ok(memory.size <= 1000)
+  })
+}
+
+t.test('a name that Redis tells of is held by the address that asked for it, too', async t => {
+  const { memory, clock } = setUp(160)
+  const login = hourly('login', 5)
+  const state = { used: 5, previous: 0, atMs: clock.ms + hourMs }
+  const told = (key: string, from: string) => memory.learn({ key, from }, login, state, clock.ms)
+  for (let i = 0; i < 1000; i++) told(`name ${i}`, '198.51.100.1')
+  t.equal(memory.size, 10 + 80)
+  told('name', '192.0.2.1')
+  t.equal(memory.known('name', login)?.used, 5)
+})
+
+// With a part of 20 each, four hosts and the counters of all others fill half of the table.
+t.test(`whoever floods, nobody passes more than a limit allows, or is refused before that (SEED=${seed})`, async t => {
+  const random = randomFrom(seed)
+  for (let run = 0; run < 60; run++) {
+    const { memory, clock } = setUp(320)
+    const windowMs = random.pick([500, 2000, hourMs])
+    const limitOf = (algorithm: Algorithm) => defineLimit(algorithm, random.whole(1, 6), windowMs)
+    const checks = algorithms.map((algorithm, i) => ({ name: `limit ${i}`, limit: limitOf(algorithm), cost: 1 }))
+    const hosts = Array.from({ length: random.whole(1, 4) }, (_, i) => `198.51.100.${i}`)
+    /** what each client has passed of each limit, by the rules themselves */
+    const passed = new Map<string, { state: LimitState | undefined, count: number, firstMs: number }>()
+    const isRight = (key: string, from: string | undefined, isFlood: boolean): boolean => {
+      const check = random.pick(checks)
+      const { limit } = check
+      const client = `${check.name} ${key} ${from}`
+      const of = passed.get(client) ?? { state: undefined, count: 0, firstMs: clock.ms }
+      passed.set(client, of)
+      const { fits, state } = take(of.state, clock.ms, limit, 1)
+      if (!asks(memory, check, key, from)) return isFlood || !fits
+      of.state = state
+      of.count++
+      // The windows of shared counters begin with hits at other names.
+      const windows = Math.floor((clock.ms - of.firstMs) / windowMs) + 2
+      return isFlood && windowMs < hourMs ? of.count <= limit.max * windows : fits
+    }
+    for (let step = 0; step < 300; step++) {
+      clock.ms += random.whole(0, 20)
+      if (random.chance(0.02)) memory.sweep()
+      const client = random.whole(0, 12)
+      const host = random.pick(hosts)
+      const rights = [
+        isRight(`192.0.2.${client}`, undefined, false),
+        isRight(`user ${client}`, `192.0.2.${client}`, false),
+        isRight(`admin ${random.whole(0, 2)} of ${host}`, host, true)
+      ]
+      const flood = Array.from({ length: random.whole(0, 60) }, () => `name ${random.whole(0, 5000)}`)
+      rights.push(...flood.map(name => isRight(name, host, true)))
+      if (rights.includes(false)) return t.fail(`run ${run}, step ${step}, seed ${seed}: ${rights.indexOf(false)}`)
+    }
+    t.ok(memory.size <= 320)
+  }
 })

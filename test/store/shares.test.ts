@@ -32,7 +32,7 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
       onRedis (): boolean {
         const outcome = take(counter, nowMs, check.limit, 1)
         counter = outcome.state
-        memory.learn(hit.key, check, outcome.state, nowMs)
+        memory.learn(hit, check, outcome.state, nowMs)
         if (outcome.fits) shares.passed(hit, { accepted: true, nowMs, outcomes: [outcome] }, instances)
         return outcome.fits
       },
@@ -278,4 +278,14 @@ t.test('an instance that is back lets pass no more than its part until the other
   // The other one is taken for gone.
   await until(async () => await passing(first, freshClient()) === 20, 8000)
   t.equal(first.redisGuard.status.store, 'redis')
+})
+
+t.test('one host that floods an outage with names has nobody else refused', async t => {
+  const now = () => 1_700_000_000_000
+  const shares = new Shares(new MemoryStore({ keys, capacity: 320, maxEvents: 1, now }), now)
+  const check: NamedCheck = { name: 'login', limit: defineLimit('fixed-window', 2, 60_000), cost: 1 }
+  const takes = (key: string, from: string) => shares.take({ key, from, checks: [check] }, [undefined], 2, 1).accepted
+  for (let i = 0; i < 8000; i++) takes(`name ${Math.floor(i / 2)}`, '198.51.100.1')
+  t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => !accepted), [])
+  t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => accepted), [])
 })
