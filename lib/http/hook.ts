@@ -10,6 +10,7 @@ import type { LimitRegistry } from '../guard/limits.js'
 import type { LimitHook, RouteRateLimitOptions } from '../options.js'
 import { resolveRouteLimit, type Settings } from '../settings.js'
 import { answer, decideAndAnswer } from './answer.js'
+import { hangUp, isReset } from './connection.js'
 import type { CounterFor } from './custom-store.js'
 import { groupName, Limiter } from './limiter.js'
 import { addLimiters } from './limiters.js'
@@ -36,6 +37,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
   const global = new Limiter(guard, registry, `${namePrefix}${globalLimitName}`, settings.limit, counterFor(settings.limit))
 
   fastify.addHook('onRequest', (request, reply, done) => {
+    if (isReset(request)) return hangUp(reply)
     const blocked = guard.blocked(subjectOf(request))
     if (blocked === undefined) done()
     else answer(request, reply, global, blocked, done)

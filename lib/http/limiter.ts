@@ -14,6 +14,7 @@ import { isInPart } from '../rules/sample.js'
 import type { Counted, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import type { NamedCheck } from '../store/store.js'
+import { wasDelivered } from './connection.js'
 import { shownKey } from './normalize-ip.js'
 import { asError, answerOf } from './user-function.js'
 
@@ -102,9 +103,10 @@ export class Limiter {
         }, this.#counter)
   }
 
-  /** One whose answer never goes out stays counted: to hang up is no way around a limit. */
+  /** One whose answer does not go out as a whole stays counted: to hang up is no way around a limit. */
   #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
     reply.raw.once('finish', () => {
+      if (!wasDelivered(request, reply)) return
       let counts = true
       try {
         counts = this.settings.countWhen!(request, reply)
