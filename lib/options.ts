@@ -63,13 +63,23 @@ export interface NamedLimitOptions extends SingleLimitOptions {
   timeWindow: Exclude<SingleLimitOptions['timeWindow'], undefined>
 }
 
+/**
+ * An id that a client is counted by, as its text: a finite number and a BigInt
+ * in digits, a `Buffer` or `Uint8Array` in hex, any other object by a
+ * `toString` of its own, such as an ObjectId or a URL. So `1`, `1n` and `'1'`
+ * are one client. Anything else gets the request a 500, also what TypeScript
+ * cannot refuse: arrays, dates, and objects without such a `toString`.
+ */
+export type ClientId = string | number | bigint | (object & { readonly then?: never })
+
 /** A limit as asked for, by the plugin's options or by a route's `config.rateLimit`. */
 export interface RateLimitOptions extends SingleLimitOptions {
   limits?: readonly NamedLimitOptions[]
   countWhen?: (request: FastifyRequest, reply: FastifyReply) => boolean
   hook?: LimitHook
   allowList?: readonly string[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
-  keyGenerator?: (request: FastifyRequest) => Awaitable<string | number>
+  /** Answers whose request it is; `undefined`, `null` and `''`: told apart by the address. Default: the address. */
+  keyGenerator?: (request: FastifyRequest) => Awaitable<ClientId | null | undefined>
   ipv6Subnet?: number
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object
   onExceeding?: (request: FastifyRequest, key: string) => void
@@ -154,7 +164,10 @@ export const limitOptions = {
   countWhen: option(fn<(request: FastifyRequest, reply: FastifyReply) => boolean>('(request, reply) => boolean'), undefined, 'asked when the request has been answered: whether it counts; else its hits are given back', 'each counts'),
   hook: option(oneOf(...hooks), 'onRequest' as LimitHook, "the route's hook in which the limit is decided"),
   allowList: option(either(texts, fn<(request: FastifyRequest, key: string) => Awaitable<boolean>>('(request, key) => boolean')), [], "addresses, CIDR ranges and keys that are not limited. In the plugin's options, addresses and ranges listed here are not blocked either", '`[]`'),
-  keyGenerator: option(fn<(request: FastifyRequest) => Awaitable<string | number>>('(request) => text or number'), undefined, 'what clients are told apart by', 'the address'),
+  keyGenerator: option(
+    fn<NonNullable<RateLimitOptions['keyGenerator']>>('(request) => text, number, BigInt, bytes, or object with a toString'),
+    undefined, 'what clients are told apart by', 'the address'
+  ),
   ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
   errorResponseBuilder: option(fn<(request: FastifyRequest, context: RefusalContext) => object>('(request, context) => error'), undefined, 'what it returns is thrown as it is', "Fastify's error"),
   onExceeding: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each allowed request', 'none'),

@@ -14,6 +14,7 @@ import { isInPart } from '../rules/sample.js'
 import type { Counted, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import type { NamedCheck } from '../store/store.js'
+import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
 import { shownKey } from './normalize-ip.js'
 import { asError, answerOf } from './user-function.js'
@@ -123,7 +124,7 @@ export class Limiter {
 
   async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {
     const { keyGenerator, allowList } = this.settings
-    const generated = keyGenerator === undefined ? undefined : readKey(await answerOf('keyGenerator', () => keyGenerator(request)))
+    const generated = keyGenerator === undefined ? undefined : readClientId(await answerOf('keyGenerator', () => keyGenerator(request)))
     const key = generated ?? client.key
     if (isListed(client, key, this.settings)) return { key, checks: undefined }
     const shown = shownKey(key, client)
@@ -203,17 +204,6 @@ function checkForStore (name: string, { limits, countWhen }: LimitSettings): voi
 /** No method has a small letter: a group cannot be called like a route. */
 export function groupName (groupId: string): string {
   return `group:${groupId}`
-}
-
-/**
- * A `keyGenerator` may answer nothing, as `request.headers['x-api-key']` does
- * where there is none. Such clients are told apart by their address: as one
- * key "undefined" they would use up each other's quota.
- */
-function readKey (generated: unknown): string | undefined {
-  if (typeof generated === 'string' && generated !== '') return generated
-  if (typeof generated === 'number' && Number.isFinite(generated)) return String(generated)
-  return undefined
 }
 
 /** Ranges are for addresses of connections alone: a client may choose its key, and make it read like an address of one. */
