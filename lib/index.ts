@@ -11,7 +11,8 @@ export type { GuardWarning } from './guard/warnings.js'
 export { ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, StoreUnavailableError, ValueError } from './errors.js'
 export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
 export type {
-  ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions, RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader,
+  AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions, RateLimitOptions,
+  RedisGuardOptions, RefusalContext, RefusalHeader,
   RouteRateLimitOptions, SingleLimitOptions, StandardHeaders
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'

@@ -83,11 +83,6 @@ export const text: ValueRule<string> = {
   read: value => typeof value === 'string' ? value : wrong
 }
 
-export const texts: ValueRule<readonly string[]> = {
-  rule: 'an array of texts',
-  read: value => Array.isArray(value) && value.every(item => typeof item === 'string') ? Object.freeze([...value]) : wrong
-}
-
 export function isRecord (value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

@@ -206,7 +206,7 @@ export function groupName (groupId: string): string {
   return `group:${groupId}`
 }
 
-/** Ranges are for addresses of connections alone: a client may choose its key, and make it read like an address of one. */
+/** Addresses are compared with that of the client alone: who chooses its key can make it read like any of them. */
 function isListed ({ address }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
   if (keys.size > 0 && keys.has(key)) return true
   return !addresses.isEmpty && address !== undefined && addresses.find(address) === true
