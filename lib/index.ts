@@ -5,6 +5,8 @@ export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redi
 export { channelNames } from './guard/diagnostics.js'
 export type { DecisionMessage } from './guard/diagnostics.js'
 export type { LimitControl, PeekedLimit } from './guard/limit-control.js'
+export { guardFrameworkErrors } from './http/framework-errors.js'
+export type { FrameworkErrorHandler } from './http/framework-errors.js'
 export type { RateLimiter, RateLimitHandler, RateLimitResult } from './http/limiters.js'
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
