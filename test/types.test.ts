@@ -17,6 +17,8 @@ const wrong: RedisGuardOptions[] = [
   { keyGenerator: () => true },
   // @ts-expect-error
   { keyGenerator: async () => true },
+  // @ts-expect-error
+  { allowList: [{ address: '192.0.2.1' }] },
   // @ts-expect-error -- of a route only
   { groupId: 'a' },
   // @ts-expect-error
@@ -65,7 +67,7 @@ const keyGenerators: RedisGuardOptions['keyGenerator'][] = [
 ]
 
 t.test('right options compile, and their results have their types', async t => {
-  t.equal(wrong.length, 16)
+  t.equal(wrong.length, 17)
   t.type(wrongCalls, 'function')
   t.equal(keyGenerators.length, 6)
   const app = await guardedApp(t, { max: (request, key) => key.length + request.method.length, timeWindow: '1 minute', cost: request => request.url.length })

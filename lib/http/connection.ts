@@ -20,9 +20,11 @@ export function isReset ({ raw }: FastifyRequest): boolean {
   if (socket?.remoteAddress !== undefined) return false
   // An HTTP/2 request whose session is over shows its stream in place of the socket.
   if (!(socket instanceof Socket)) return raw.httpVersionMajor === 2
-  // Its own server, not Fastify's: for `localhost` Fastify makes further ones. While it closes, a path stays known.
+  // Its own server, not Fastify's: for `localhost` Fastify makes further ones.
   const { server } = socket as Socket & { server?: Server }
-  return typeof server?.address() !== 'string'
+  const address = server?.address()
+  // A path stays known while its server closes; a unix socket that came as a file descriptor has none.
+  return typeof address !== 'string' && !(address === null && server!.listening)
 }
 
 /** Hangs up without an answer; no later hook and no handler sees the request. */

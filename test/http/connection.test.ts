@@ -234,6 +234,25 @@ t.test('a unix socket serves requests without an address, also over TLS and whil
   }
 })
 
+t.test('a unix socket that was passed as a file descriptor serves requests without an address', async t => {
+  const folder = await mkdtemp(join(tmpdir(), 'guard-'))
+  t.teardown(async () => await rm(folder, { recursive: true }))
+  const app = await appOver('HTTP', t, { max: 1 })
+  app.get('/', async () => 'ok')
+  const path = join(folder, 'socket')
+  await app.listen({ path })
+  // As Node answers for a pipe of which it knows only the number.
+  app.server.address = () => null
+  const socket = connect(path)
+  t.teardown(() => socket.destroy())
+  const statuses: string[] = []
+  for (let i = 0; i < 2; i++) {
+    socket.write(get)
+    statuses.push(String((await once(socket, 'data'))[0]).slice(9, 12))
+  }
+  t.same(statuses, ['200', '429'])
+})
+
 async function statusOver (session: ClientHttp2Session, headers: OutgoingHttpHeaders = {}): Promise<number> {
   const stream = session.request(headers).resume()
   const [answer] = await once(stream, 'response') as [IncomingHttpHeaders & IncomingHttpStatusHeader]
