@@ -5,13 +5,16 @@ export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redi
 export { channelNames } from './guard/diagnostics.js'
 export type { DecisionMessage } from './guard/diagnostics.js'
 export type { LimitControl, PeekedLimit } from './guard/limit-control.js'
+export { guardFrameworkErrors } from './http/framework-errors.js'
+export type { FrameworkErrorHandler } from './http/framework-errors.js'
 export type { RateLimiter, RateLimitHandler, RateLimitResult } from './http/limiters.js'
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
 export { ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, StoreUnavailableError, ValueError } from './errors.js'
 export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
 export type {
-  LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions, RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader,
+  AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions, RateLimitOptions,
+  RedisGuardOptions, RefusalContext, RefusalHeader,
   RouteRateLimitOptions, SingleLimitOptions, StandardHeaders
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'

@@ -85,11 +85,6 @@ export const text: ValueRule<string> = {
   read: value => typeof value === 'string' ? value : wrong
 }
 
-export const texts: ValueRule<readonly string[]> = {
-  rule: 'an array of texts',
-  read: value => Array.isArray(value) && value.every(item => typeof item === 'string') ? Object.freeze([...value]) : wrong
-}
-
 /** Keys a hash: of a shorter one all could be tried. */
 export const switchOrSecret: ValueRule<boolean | string> = {
   rule: 'true, false, or a secret of at least 16 characters',

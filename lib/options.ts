@@ -6,7 +6,10 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { Awaitable } from './awaitable.js'
-import { duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text, texts, type ValueRule, whole, wrong } from './option-rules.js'
+import {
+  duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,
+  type ValueRule, whole, wrong
+} from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
 import { type Algorithm, algorithms } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
@@ -63,13 +66,35 @@ export interface NamedLimitOptions extends SingleLimitOptions {
   timeWindow: Exclude<SingleLimitOptions['timeWindow'], undefined>
 }
 
+/** An address, a range of them or a key; `{ key }` also for a key that reads like an address. */
+export type AllowListEntry = string | { readonly key: string }
+
+/**
+ * An id that a client is counted by, as its text: a finite number and a BigInt
+ * in digits, a `Buffer` or `Uint8Array` in hex, any other object by a
+ * `toString` of its own, such as an ObjectId or a URL. So `1`, `1n` and `'1'`
+ * are one client. Anything else gets the request a 500, also what TypeScript
+ * cannot refuse: arrays, dates, and objects without such a `toString`.
+ */
+export type ClientId = string | number | bigint | (object & { readonly then?: never })
+
 /** A limit as asked for, by the plugin's options or by a route's `config.rateLimit`. */
 export interface RateLimitOptions extends SingleLimitOptions {
   limits?: readonly NamedLimitOptions[]
   countWhen?: (request: FastifyRequest, reply: FastifyReply) => boolean
   hook?: LimitHook
-  allowList?: readonly string[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
-  keyGenerator?: (request: FastifyRequest) => Awaitable<string | number>
+  /**
+   * Whom the limit does not count. A text that is an address or range is
+   * compared with the address of the request alone, so that nobody is exempt by
+   * sending it as a key; any other text, and `{ key }`, with the key. In the
+   * plugin's options, addresses and ranges exempt from blocks, too. Default: nobody.
+   *
+   * @example
+   * allowList: ['10.0.0.0/8', 'partner', { key: '203.0.113.7' }]
+   */
+  allowList?: readonly AllowListEntry[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
+  /** Answers whose request it is; `undefined`, `null` and `''`: told apart by the address. Default: the address. */
+  keyGenerator?: (request: FastifyRequest) => Awaitable<ClientId | null | undefined>
   ipv6Subnet?: number
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object
   onExceeding?: (request: FastifyRequest, key: string) => void
@@ -169,8 +194,20 @@ export const limitOptions = {
   limits: option(listOf<NamedLimitOptions>('an array of 1 to 10 limits `{ name, max, timeWindow, ... }`', 1, 10, value => isRecord(value) ? value as unknown as NamedLimitOptions : wrong), undefined, 'several limits in place of `max` and `timeWindow`, decided together; see "Several limits"', 'none'),
   countWhen: option(fn<(request: FastifyRequest, reply: FastifyReply) => boolean>('(request, reply) => boolean'), undefined, 'asked when the request has been answered: whether it counts; else its hits are given back', 'each counts'),
   hook: option(oneOf(...hooks), 'onRequest' as LimitHook, "the route's hook in which the limit is decided"),
-  allowList: option(either(texts, fn<(request: FastifyRequest, key: string) => Awaitable<boolean>>('(request, key) => boolean')), [], "addresses, CIDR ranges and keys that are not limited. In the plugin's options, addresses and ranges listed here are not blocked either", '`[]`'),
-  keyGenerator: option(fn<(request: FastifyRequest) => Awaitable<string | number>>('(request) => text or number'), undefined, 'what clients are told apart by', 'the address'),
+  allowList: option(
+    either(
+      listOf<AllowListEntry>('an array of texts and `{ key: text }`', 0, Infinity, readAllowListEntry),
+      fn<(request: FastifyRequest, key: string) => Awaitable<boolean>>('(request, key) => boolean')
+    ),
+    [],
+    'addresses, CIDR ranges and keys that are not limited; a key that reads like an address is `{ key }`. ' +
+    "In the plugin's options, addresses and ranges listed here are not blocked either",
+    '`[]`'
+  ),
+  keyGenerator: option(
+    fn<NonNullable<RateLimitOptions['keyGenerator']>>('(request) => text, number, BigInt, bytes, or object with a toString'),
+    undefined, 'what clients are told apart by', 'the address'
+  ),
   ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
   errorResponseBuilder: option(fn<(request: FastifyRequest, context: RefusalContext) => object>('(request, context) => error'), undefined, 'what it returns is thrown as it is', "Fastify's error"),
   onExceeding: option(fn<(request: FastifyRequest, key: string) => void>('(request, key) => void'), undefined, 'called for each allowed request', 'none'),
@@ -220,6 +257,13 @@ function readMetrics (value: unknown): { path: string | false, registry: Metrics
   const pathIsFine = path === false || (typeof path === 'string' && path.startsWith('/'))
   const registryIsFine = registry === undefined || (isRecord(registry) && registryMethods.every(name => typeof registry[name] === 'function'))
   return pathIsFine && registryIsFine ? Object.freeze({ path, registry: registry as MetricsRegistry | undefined }) : wrong
+}
+
+function readAllowListEntry (value: unknown): AllowListEntry | typeof wrong {
+  if (typeof value === 'string') return value
+  if (!isRecord(value) || Object.keys(value).length !== 1) return wrong
+  const { key } = value
+  return typeof key === 'string' && key !== '' ? Object.freeze({ key }) : wrong
 }
 
 function headerFlags<T extends string> (names: readonly T[]): ValueRule<Partial<Record<T, boolean>>> {

@@ -8,9 +8,9 @@ import { type Environment, readEnvironment } from './env.js'
 import { type LimitError, type OptionProblem, OptionsError, show } from './errors.js'
 import { text, wrong } from './option-rules.js'
 import {
-  draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions, type NamedLimitOptions, type Option, pluginOptions,
-  type RateLimitOptions, type RedisGuardOptions, refusalHeaders, routeOptions, type RouteRateLimitOptions, singleLimitOptions,
-  type SingleLimitOptions, type StandardHeaders
+  type AllowListEntry, draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
+  type NamedLimitOptions, type Option, pluginOptions, type RateLimitOptions, type RedisGuardOptions, refusalHeaders,
+  routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions, type StandardHeaders
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from './rules/address-list.js'
@@ -71,7 +71,7 @@ export interface LimitSettings extends LimitDefinition {
 
 export interface AllowList {
   readonly addresses: AddressList<true>
-  /** entries that are no range, as they were given: compared with the key */
+  /** entries that are neither address nor range, and those of `{ key }` */
   readonly keys: ReadonlySet<string>
   readonly decide: ((request: FastifyRequest, key: string) => Awaitable<boolean>) | undefined
 }
@@ -303,10 +303,9 @@ function readHeaders<T extends Readonly<Record<string, boolean>>> (given: Readon
   return Object.freeze(Object.fromEntries(Object.keys(base).map(name => [name, renamed[name] ?? (isOfRoute ? false : base[name])]))) as T
 }
 
-function readAllowList (given: readonly string[] | AllowList['decide']): AllowList {
+function readAllowList (given: readonly AllowListEntry[] | AllowList['decide']): AllowList {
   const entries = typeof given === 'object' ? given : []
-  const { list, rest } = parseAddressList(entries)
-  // A key that reads like a range is none of its addresses.
-  const keys = new Set([...rest, ...entries.filter(entry => !entry.includes('/'))])
+  const { list, rest } = parseAddressList(entries.filter(entry => typeof entry === 'string'))
+  const keys = new Set([...rest, ...entries.filter(entry => typeof entry === 'object').map(({ key }) => key)])
   return Object.freeze({ addresses: list, keys, decide: typeof given === 'function' ? given : undefined })
 }

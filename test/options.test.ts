@@ -136,10 +136,10 @@ t.test('onOutage and skipOnError are two words for one thing: not both at once, 
 })
 
 t.test('addresses, ranges and keys of an allow list are told apart', async t => {
-  const given = ['10.0.0.0/8', '::1', 'partner']
+  const given = ['10.0.0.0/8', '::1', 'partner', { key: '10.0.0.1' }]
   const { addresses, keys, decide } = resolve({ allowList: given }).limit.allowList
   t.same([...addresses.entries()].map(([text]) => text), ['10.0.0.0/8', '::1'])
-  t.same([...keys], ['partner', '::1'])
+  t.same([...keys], ['partner', '10.0.0.1'])
   t.equal(decide, undefined)
 })
 
@@ -269,6 +269,11 @@ t.test('parts of an option are checked as well', async t => {
     { metrics: { paht: '/metrics' } },
     { allowList: ['10.0.0.1', 7] },
     { allowList: '10.0.0.1' },
+    { allowList: [{ key: 7 }] },
+    { allowList: [{ key: '' }] },
+    { allowList: [{ key: 'k', ip: '10.0.0.1' }] },
+    { allowList: [{}] },
+    { allowList: [null] },
     { addHeaders: { 'retry-after': 'no' } },
     { addHeaders: { 'Retry-After': false } },
     { addHeadersOnExceeding: { 'retry-after': false } },
@@ -423,11 +428,11 @@ t.test('settings are frozen, and what was given is as it was', async t => {
 })
 
 t.test('an array that is changed later changes no setting', async t => {
-  const allowList = ['10.0.0.1', 'partner']
+  const allowList = ['10.0.0.1', 'partner', { key: 'friend' }]
   const { limit } = resolve({ allowList })
   allowList.push('10.0.0.2', 'other')
   t.equal(limit.allowList.addresses.size, 1)
-  t.same([...limit.allowList.keys], ['partner', '10.0.0.1'])
+  t.same([...limit.allowList.keys], ['partner', 'friend'])
 })
 
 const production = { NODE_ENV: 'production', REDIS_URL: 'redis://env' }

@@ -14,7 +14,11 @@ const wrong: RedisGuardOptions[] = [
   // @ts-expect-error
   { hook: 'onResponse' },
   // @ts-expect-error
-  { keyGenerator: () => ({}) },
+  { keyGenerator: () => true },
+  // @ts-expect-error
+  { keyGenerator: async () => true },
+  // @ts-expect-error
+  { allowList: [{ address: '192.0.2.1' }] },
   // @ts-expect-error -- of a route only
   { groupId: 'a' },
   // @ts-expect-error
@@ -52,9 +56,20 @@ async function wrongCalls (app: FastifyInstance): Promise<void> {
   await app.redisGuard.blockIP(5, 60)
 }
 
+/** Each is an id. */
+const keyGenerators: RedisGuardOptions['keyGenerator'][] = [
+  request => request.headers['x-api-key'],
+  request => request.id.length,
+  async () => 2n ** 70n,
+  () => Buffer.from('id'),
+  async request => new URL(request.url, 'https://localhost'),
+  () => null
+]
+
 t.test('right options compile, and their results have their types', async t => {
-  t.equal(wrong.length, 15)
+  t.equal(wrong.length, 17)
   t.type(wrongCalls, 'function')
+  t.equal(keyGenerators.length, 6)
   const app = await guardedApp(t, { max: (request, key) => key.length + request.method.length, timeWindow: '1 minute', cost: request => request.url.length })
   app.get('/', { config: { rateLimit: { max: 5, groupId: 'a', countWhen: (request, reply) => reply.statusCode < 400 } }, preHandler: app.rateLimit({ max: 2 }) }, async () => 'ok')
   const limiter = app.createRateLimit()

@@ -9,8 +9,10 @@ import type { Client, Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../guard/limits.js'
 import type { LimitHook, RouteRateLimitOptions } from '../options.js'
 import { resolveRouteLimit, type Settings } from '../settings.js'
-import { answer, decideAndAnswer } from './answer.js'
+import { answer, decideAndAnswer, type Passed } from './answer.js'
+import { hangUp, isReset } from './connection.js'
 import type { CounterFor } from './custom-store.js'
+import { addGate } from './framework-errors.js'
 import { groupName, Limiter } from './limiter.js'
 import { addLimiters } from './limiters.js'
 import { type RequestSubject, type SubjectReader, subjectReader } from './subject.js'
@@ -36,12 +38,21 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
   const global = new Limiter(guard, registry, `${namePrefix}${globalLimitName}`, settings.limit, counterFor(settings.limit))
 
   fastify.addHook('onRequest', (request, reply, done) => {
+    if (isReset(request)) return hangUp(reply)
     const blocked = guard.blocked(subjectOf(request))
     if (blocked === undefined) done()
     else answer(request, reply, global, blocked, done)
   })
 
-  if (settings.global && settings.limitNotFound) limitNotFound(fastify, global, subjectOf)
+  const limitsNotFound = settings.global && settings.limitNotFound
+  if (limitsNotFound) limitNotFound(fastify, global, subjectOf)
+  addGate(fastify, (request, reply, passed) => {
+    const subject = subjectOf(request)
+    const blocked = guard.blocked(subject)
+    if (blocked !== undefined) answer(request, reply, global, blocked, passed)
+    else if (limitsNotFound) limitAsNotFound(global, subject, request, reply, passed)
+    else passed()
+  })
   addLimiters(fastify, { guard, registry, counterFor, global, subjectOf })
 
   const nameOfGet = new Map<string, string>()
@@ -55,16 +66,21 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
 /** Who looks for what is not there is limited as anybody else; a 404 is no route that a hook could be added to. */
 function limitNotFound (fastify: FastifyInstance, global: Limiter, subjectOf: SubjectReader): void {
   const handler: LimitHandler = (request, reply, done) => {
-    if (!request.is404) return done()
-    const subject = subjectOf(request)
-    // A handler that calls callNotFound was limited as that of a route.
-    if (subject.limited !== 'no') return done()
-    subject.limited = 'as a 404'
-    decideAndAnswer(global, subject, request, reply, done)
+    if (request.is404) limitAsNotFound(global, subjectOf(request), request, reply, done)
+    else done()
   }
   const { hook } = global.settings
   if (hook === 'preParsing') fastify.addHook('preParsing', (request, reply, payload, done) => handler(request, reply, done))
   else fastify.addHook(hook as 'onRequest', handler)
+}
+
+function limitAsNotFound (
+  global: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, passed: Passed
+): void {
+  // A handler that calls callNotFound was limited as that of a route.
+  if (subject.limited !== 'no') return passed()
+  subject.limited = 'as a 404'
+  decideAndAnswer(global, subject, request, reply, passed)
 }
 
 type LimitHandler = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => void

@@ -14,6 +14,8 @@ import { isInPart } from '../rules/sample.js'
 import type { Counted, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import type { NamedCheck } from '../store/store.js'
+import { readClientId } from './client-id.js'
+import { wasDelivered } from './connection.js'
 import { shownKey } from './normalize-ip.js'
 import { asError, answerOf } from './user-function.js'
 
@@ -105,9 +107,10 @@ export class Limiter {
         }, this.#counter)
   }
 
-  /** One whose answer never goes out stays counted: to hang up is no way around a limit. */
+  /** One whose answer does not go out as a whole stays counted: to hang up is no way around a limit. */
   #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
     reply.raw.once('finish', () => {
+      if (!wasDelivered(request, reply)) return
       let counts = true
       try {
         counts = this.settings.countWhen!(request, reply)
@@ -124,7 +127,9 @@ export class Limiter {
 
   async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {
     const { keyGenerator, allowList } = this.settings
-    const generated = keyGenerator === undefined ? undefined : readKey(await answerOf('keyGenerator', () => keyGenerator(request)))
+    const generated = keyGenerator === undefined
+      ? undefined
+      : readClientId(await answerOf('keyGenerator', () => keyGenerator(request)))
     const plain = generated ?? client.key
     const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
     const shown = shownKey(plain, client)
@@ -212,18 +217,7 @@ export function groupName (groupId: string): string {
   return `group:${groupId}`
 }
 
-/**
- * A `keyGenerator` may answer nothing, as `request.headers['x-api-key']` does
- * where there is none. Such clients are told apart by their address: as one
- * key "undefined" they would use up each other's quota.
- */
-function readKey (generated: unknown): string | undefined {
-  if (typeof generated === 'string' && generated !== '') return generated
-  if (typeof generated === 'number' && Number.isFinite(generated)) return String(generated)
-  return undefined
-}
-
-/** Ranges are for addresses of connections alone: a client may choose its key, and make it read like an address of one. */
+/** Addresses are compared with that of the client alone: who chooses its key can make it read like any of them. */
 function isListed ({ address }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
   if (keys.size > 0 && keys.has(key)) return true
   return !addresses.isEmpty && address !== undefined && addresses.find(address) === true
