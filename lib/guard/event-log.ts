@@ -3,6 +3,7 @@
  * written behind in one piece. Equal ones become one event with a count, so a
  * flood costs a few events a second, however many requests it has.
  */
+import { AsyncResource } from 'node:async_hooks'
 import type { RateLimitEvent } from '../store/store.js'
 import type { GuardEvent } from './guard.js'
 
@@ -22,6 +23,7 @@ export class EventLog {
   /** the same, by address, then in the order of their coming */
   #byAddress = new Map<string | undefined, PendingEvent[]>()
   #timer: NodeJS.Timeout | undefined
+  readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
   #writing: Promise<void> = Promise.resolve()
 
   /**
@@ -53,7 +55,7 @@ export class EventLog {
     else if (ofAddress !== undefined && ofAddress.length >= mostOfAddress && !isSummary(event)) return this.add(summaryOf(event))
     else if (this.#pending.length >= mostPending) this.#dropped(event.count)
     else this.#begin({ ...event }, ofAddress)
-    this.#timer ??= setTimeout(() => { this.flush().catch(() => {}) }, flushIntervalMs).unref()
+    this.#timer ??= setTimeout(this.#flushUnasked, flushIntervalMs).unref()
   }
 
   /** Resolves when all that was added so far has been written; rejects when the last of it cannot be. */

@@ -3,6 +3,7 @@
  * or `fastify.createRateLimit` gave, or of all other routes together: whom a
  * request is counted against, and by which limits.
  */
+import { AsyncResource } from 'node:async_hooks'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { isThenable } from '../awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
@@ -104,7 +105,8 @@ export class Limiter {
 
   /** One whose answer never goes out stays counted: to hang up is no way around a limit. */
   #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
-    reply.raw.once('finish', () => {
+    // Of a pipelined request it comes when the one before has been answered, in the context of that one.
+    reply.raw.once('finish', AsyncResource.bind(() => {
       let counts = true
       try {
         counts = this.settings.countWhen!(request, reply)
@@ -116,7 +118,7 @@ export class Limiter {
         return
       }
       if (!counts) this.#guard.refund(counted).catch((error: unknown) => request.log.error({ err: error }, 'a request that is not to count could not be taken back'))
-    })
+    }))
   }
 
   async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {

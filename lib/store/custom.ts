@@ -2,6 +2,7 @@
  * A store of the user's own, as @fastify/rate-limit takes one: a class that
  * counts. It decides in place of Redis; where it fails, memory does.
  */
+import { onceInThisContext } from '../async-context.js'
 import { isThenable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { suffixOf } from '../rules/limit-name.js'
@@ -29,11 +30,11 @@ export class CustomCounter {
 
   /** See FailoverStore; a hit has one limit here. */
   takeOne (hit: Hit, fallback: 'memory' | 'share' | undefined, done: TakeCallback): void {
-    this.#ask('incr', hit.key, hit.checks[0]!, (error, taken) => {
+    this.#ask('incr', hit.key, hit.checks[0]!, onceInThisContext((error, taken) => {
       if (taken !== undefined) done(undefined, taken, 'custom')
       else if (fallback === undefined) done(error, undefined, 'custom')
       else done(undefined, this.#parts.memory.takeOne(hit), 'memory')
-    })
+    }))
   }
 
   /** @throws Error  when the store does, or has no `read` */
