@@ -8,6 +8,7 @@ import { setTimeout } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
+import { attempt } from './awaitable.js'
 import { StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
@@ -29,6 +30,7 @@ import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from '
 import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
+import { safeLog } from './safe-log.js'
 import type { RedisSide } from './store/availability.js'
 import { FailoverStore } from './store/failover.js'
 import { type Carried, Journal } from './store/journal.js'
@@ -60,7 +62,8 @@ const sweepIntervalMs = 30_000
 
 async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {
   const settings = resolveOptions(options, process.env)
-  const log = pluginLog(fastify, settings)
+  const logger = pluginLog(fastify, settings)
+  const log = safeLog(logger)
   const warnings: GuardWarning[] = []
   const warn = (warning: GuardWarning | undefined) => {
     if (warning === undefined) return
@@ -108,7 +111,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     ipv6Subnet: settings.limit.ipv6Subnet,
     allowList: settings.limit.allowList.addresses,
     refusesBlocked: settings.limit.enforce > 0,
-    listeners: [event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(log, event), publishDecision]
+    listeners: [
+      event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(logger, event), publishDecision
+    ]
   })
 
   const limitControl = new LimitControl({ registry: limits, store, forget: (key, checks) => denyCache.forget(key, checks) })
@@ -162,7 +167,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
       log.warn({ err: error }, 'the last events could not be written')
     } finally {
       redis?.guarded.close()
-      if (metrics !== registry) metrics?.close()
+      if (metrics !== registry) {
+        await attempt(() => metrics?.close(), error => {
+          log.warn({ err: error }, 'the metrics could not be taken out of their registry')
+        })
+      }
     }
   })
 
@@ -310,7 +319,7 @@ function logDecision (log: FastifyBaseLogger & { isLevelEnabled?: (level: string
   // Fastify's own logger of `logger: false` has no level; loggers other than pino cannot be asked.
   if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
   const { outcome, source, limit, key, subject: { client, method, route } } = event
-  log.debug({ decision: { outcome, source, limit, client, key, method, route } }, outcome)
+  safeLog(log).debug({ decision: { outcome, source, limit, client, key, method, route } }, outcome)
 }
 
 function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {

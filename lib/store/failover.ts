@@ -10,7 +10,7 @@
  * between the two.
  */
 import { EventEmitter } from 'node:events'
-import { onceInThisContext } from '../async-context.js'
+import { inThisContext } from '../async-context.js'
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
@@ -141,7 +141,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       share = this.#shareOf(hit, known)
       if (!share.accepted) return done(undefined, refusedBy(share, hit, known), 'memory')
     }
-    const answer = onceInThisContext(done)
+    const answer = inThisContext(done)
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
         if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit.key, check, taken.outcomes[i]!.state, taken.nowMs))
