@@ -112,7 +112,10 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     allowList: settings.limit.allowList.addresses,
     refusesBlocked: settings.limit.enforce > 0,
     listeners: [
-      event => metrics?.decided(event), event => eventLog.record(event, now()), event => logDecision(logger, event), publishDecision
+      event => metrics?.decided(event),
+      event => eventLog.record(event, now()),
+      event => logDecision(logger, event),
+      publishDecision
     ]
   })
 

@@ -1,4 +1,4 @@
-/** A logger of the application's that throws, as one does whose mixin counts on a request's store where there is none. */
+/** A logger of the application's that throws, as one does whose mixin counts on a store where there is none. */
 import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t from 'tap'
 import redisGuard from '../lib/index.js'
@@ -10,11 +10,14 @@ const levels = ['debug', 'info', 'warn', 'error'] as const
 
 t.test('a logger is called as it is, on each level', async t => {
   const lines: unknown[] = []
-  const logger = Object.fromEntries(levels.map(level => [level, function (this: unknown, ...line: unknown[]) { lines.push([level, this === logger, ...line]) }]))
+  const logger = Object.fromEntries(levels.map(level => [level, function (this: unknown, ...line: unknown[]) {
+    lines.push([level, this === logger, ...line])
+  }]))
   const log = safeLog(logger as unknown as FastifyBaseLogger)
   for (const level of levels) log[level]({ some: 'details' }, 'a message')
   log.info('a message alone')
-  t.same(lines, [...levels.map(level => [level, true, { some: 'details' }, 'a message']), ['info', true, 'a message alone']])
+  const eachLevel = levels.map(level => [level, true, { some: 'details' }, 'a message'])
+  t.same(lines, [...eachLevel, ['info', true, 'a message alone']])
 })
 
 t.test('a logger that throws costs its lines, and neither a request nor the switch to memory and back', async t => {
@@ -28,15 +31,18 @@ t.test('a logger that throws costs its lines, and neither a request nor the swit
     thrown++
     throw new Error('the mixin had no store')
   }
-  const logger = { level: 'debug', fatal: write, trace: write, silent: write, debug: write, info: write, warn: write, error: write, child: () => logger } as unknown as FastifyBaseLogger
+  const methods = Object.fromEntries([...levels, 'fatal', 'trace', 'silent'].map(level => [level, write]))
+  const logger = { level: 'debug', ...methods, child: () => logger } as unknown as FastifyBaseLogger
   const app = Fastify({ loggerInstance: logger })
   t.teardown(async () => await app.close())
   await app.register(redisGuard, { redis: server.url, max: 2, resetTimeout: 50 })
   app.redisGuard.on('switch', () => { throw new Error('not today') })
   app.get('/', async () => 'ok')
-  app.get('/callback', { config: { rateLimit: { onExceeding: async () => { throw new Error('not today') } } } }, async () => 'ok')
-  app.get('/count', { config: { rateLimit: { countWhen: () => { throw new Error('not today') } } } }, async () => 'ok')
-  app.get('/builder', { config: { rateLimit: { max: 0, errorResponseBuilder: () => undefined as never } } }, async () => 'ok')
+  const fail = () => { throw new Error('not today') }
+  app.get('/callback', { config: { rateLimit: { onExceeding: async () => fail() } } }, async () => 'ok')
+  app.get('/count', { config: { rateLimit: { countWhen: fail } } }, async () => 'ok')
+  const builder = () => undefined as never
+  app.get('/builder', { config: { rateLimit: { max: 0, errorResponseBuilder: builder } } }, async () => 'ok')
   const statuses = async () => {
     const all: number[] = []
     for (const url of ['/', '/callback', '/count', '/builder']) all.push((await app.inject(url)).statusCode)

@@ -63,7 +63,8 @@ export class CustomCounter {
       answer(error, taken)
     }
     const fail = (error: unknown) => {
-      settle(error instanceof Error ? error : new StoreUnavailableError('reply', `the store failed with ${show(error)}`))
+      if (error instanceof Error) settle(error)
+      else settle(new StoreUnavailableError('reply', `the store failed with ${show(error)}`))
     }
     attempt(() => store[method]!(`${key}${suffix}${suffixOf(name)}`, (error, result) => {
       if (error) return fail(error)

@@ -25,10 +25,23 @@ const storage = new AsyncLocalStorage<string>()
 
 let namespaces = 0
 
+/** What ran in another context than that of its user's request. */
+interface Stray { readonly place: string, readonly user: string | undefined, readonly store: string | undefined }
+
+/** A line of the log; `store` is what its mixin saw. */
+interface Line {
+  readonly msg: string
+  readonly reqId?: string
+  readonly decision?: { readonly client: { readonly address: string } }
+  readonly store?: string
+}
+
+interface Watched { readonly app: FastifyInstance, readonly seen: Sightings }
+
 /** What has run in a request's context: how often, and which of it in another one. */
 class Sightings {
   readonly counts = new Map<string, number>()
-  readonly strays: { readonly place: string, readonly user: string | undefined, readonly store: string | undefined }[] = []
+  readonly strays: Stray[] = []
 
   note (place: string, user: string | undefined, store = storage.getStore()): void {
     this.counts.set(place, (this.counts.get(place) ?? 0) + 1)
@@ -37,11 +50,11 @@ class Sightings {
 }
 
 /** All places in which a user's code can run in a request. */
-async function watchedApp (t: Test, hook: LimitHook, options: RedisGuardOptions): Promise<{ readonly app: FastifyInstance, readonly seen: Sightings }> {
+async function watchedApp (t: Test, hook: LimitHook, options: RedisGuardOptions): Promise<Watched> {
   const seen = new Sightings()
   const at = (place: string) => (request: FastifyRequest) => seen.note(place, request.ip)
   const line = (text: string) => {
-    const { msg, reqId, decision, store } = JSON.parse(text) as { msg: string, reqId?: string, decision?: { client: { address: string } }, store?: string }
+    const { msg, reqId, decision, store } = JSON.parse(text) as Line
     if (decision !== undefined) seen.note('a debug line', decision.client.address, store)
     if (msg === 'a callback of the rate limit failed') seen.note('a line about a callback', reqId, store)
   }
@@ -58,7 +71,8 @@ async function watchedApp (t: Test, hook: LimitHook, options: RedisGuardOptions)
     t.teardown(() => unsubscribe(name, subscriber))
   }
 
-  await app.register(redisGuard, { nameSpace: `context${++namespaces}:`, max: 4, timeWindow: '1 hour', hook, ...options })
+  const nameSpace = `context${++namespaces}:`
+  await app.register(redisGuard, { nameSpace, max: 4, timeWindow: '1 hour', hook, ...options })
   app.addHook('onRequest', async request => at('a later onRequest hook')(request))
   app.addHook('preParsing', async request => at('a preParsing hook')(request))
   app.addHook('preValidation', async request => at('a preValidation hook')(request))
@@ -119,7 +133,14 @@ async function watchedApp (t: Test, hook: LimitHook, options: RedisGuardOptions)
     }
   }, answers('the handler behind functions'))
   app.get('/several', {
-    config: { rateLimit: { limits: [{ name: 'a', max: 2, timeWindow: 1000, shadow: true }, { name: 'b', max: 1, timeWindow: '1 hour', algorithm: 'gcra' }] } }
+    config: {
+      rateLimit: {
+        limits: [
+          { name: 'a', max: 2, timeWindow: 1000, shadow: true },
+          { name: 'b', max: 1, timeWindow: '1 hour', algorithm: 'gcra' }
+        ]
+      }
+    }
   }, answers('the handler behind several limits'))
   app.get('/count', {
     config: {
@@ -133,7 +154,8 @@ async function watchedApp (t: Test, hook: LimitHook, options: RedisGuardOptions)
     }
   }, answers('the handler whose hits are given back'))
   app.post('/body', { config: { rateLimit: { max: 1 } } }, answers('the handler of a body'))
-  app.get('/hook', { config: { rateLimit: false }, preHandler: app.rateLimit({ max: 1 }) }, answers('the handler behind rateLimit()'))
+  const ofHook = { config: { rateLimit: false }, preHandler: app.rateLimit({ max: 1 }) } as const
+  app.get('/hook', ofHook, answers('the handler behind rateLimit()'))
   const limiter = app.createRateLimit({ max: 1 })
   app.get('/function', { config: { rateLimit: false } }, async request => {
     await limiter(request)
@@ -168,7 +190,8 @@ function overSockets (perSocket: number): Transport {
   return async (app, sent) => {
     if (!app.server.listening) await app.listen({ port: 0, host: '127.0.0.1' })
     const { port } = app.server.address() as AddressInfo
-    const parts = Array.from({ length: Math.ceil(sent.length / perSocket) }, (_, i) => sent.slice(i * perSocket, (i + 1) * perSocket))
+    const count = Math.ceil(sent.length / perSocket)
+    const parts = Array.from({ length: count }, (_, i) => sent.slice(i * perSocket, (i + 1) * perSocket))
     // All are connected before the first one asks: else the server meets one in each turn of the event loop.
     const sockets = await Promise.all(parts.map(async part => {
       const socket = connect(port, '127.0.0.1').setEncoding('utf8')
@@ -189,21 +212,24 @@ function overSockets (perSocket: number): Transport {
 function text ({ url, user }: Sent): string {
   const body = url === '/body' ? JSON.stringify({ user }) : ''
   const ofBody = body === '' ? '' : `content-type: application/json\r\ncontent-length: ${body.length}\r\n`
-  return `${body === '' ? 'GET' : 'POST'} ${url} HTTP/1.1\r\nhost: test\r\nx-forwarded-for: ${user}\r\n${ofBody}\r\n${body}`
+  const method = body === '' ? 'GET' : 'POST'
+  return `${method} ${url} HTTP/1.1\r\nhost: test\r\nx-forwarded-for: ${user}\r\n${ofBody}\r\n${body}`
 }
 
 /** Whatever happens in one of the requests has been seen, each time in its own context. */
 function seesAll (t: Test, { counts, strays }: Sightings, places: readonly string[]): void {
-  t.same(strays.slice(0, 5), [], `${strays.length} of ${[...counts.values()].reduce((sum, count) => sum + count, 0)} in another context`)
+  const all = [...counts.values()].reduce((sum, count) => sum + count, 0)
+  t.same(strays.slice(0, 5), [], `${strays.length} of ${all} in another context`)
   t.same(places.filter(place => !counts.has(place)), [], 'all has been seen')
 }
 
 const everywhere = [
-  'a later onRequest hook', 'a preParsing hook', 'a preValidation hook', 'a preHandler hook', 'a preSerialization hook', 'an onError hook',
-  'an onSend hook', 'the error handler', 'the handler of 404s', 'the handler', 'max', 'timeWindow', 'cost', 'keyGenerator', 'allowList',
-  'errorResponseBuilder', 'onExceeding', 'onExceeded', 'onBanReach', 'the handler behind functions', 'the handler behind several limits',
-  'countWhen', 'the handler whose hits are given back', 'the handler of a body', 'the handler behind rateLimit()',
-  'a handler that asks a limiter', 'a handler that looks', 'a diagnostics subscriber', 'a debug line', 'a line about a callback'
+  'a later onRequest hook', 'a preParsing hook', 'a preValidation hook', 'a preHandler hook', 'a preSerialization hook',
+  'an onError hook', 'an onSend hook', 'the error handler', 'the handler of 404s', 'the handler', 'max', 'timeWindow',
+  'cost', 'keyGenerator', 'allowList', 'errorResponseBuilder', 'onExceeding', 'onExceeded', 'onBanReach', 'countWhen',
+  'the handler behind functions', 'the handler behind several limits', 'the handler whose hits are given back',
+  'the handler of a body', 'the handler behind rateLimit()', 'a handler that asks a limiter', 'a handler that looks',
+  'a diagnostics subscriber', 'a debug line', 'a line about a callback'
 ]
 
 const server = await RedisServer.start()
@@ -215,7 +241,7 @@ const transports: readonly (readonly [how: string, transport: Transport])[] = [
 
 for (const hook of hooks) {
   for (const [how, transport] of transports) {
-    t.test(`requests at once, ${how}, limited in ${hook} on Redis, each go on in their own asynchronous context`, async t => {
+    t.test(`requests at once, ${how}, limited in ${hook} on Redis, each stay in their own context`, async t => {
       const { app, seen } = await watchedApp(t, hook, { redis: server.url, commandTimeout: 20_000 })
       for (let i = 0; i < 3; i++) await transport(app, requests(5))
       t.equal(app.redisGuard.status.store, 'redis')
@@ -224,10 +250,11 @@ for (const hook of hooks) {
   }
 }
 
-t.test('requests at once, in a Cluster, each go on in their own asynchronous context', async t => {
+t.test('requests at once, in a Cluster, each stay in their own context', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
-  const { app, seen } = await watchedApp(t, 'onRequest', { redis: { cluster: [{ host: '127.0.0.1', port: cluster.servers[0]!.port }] }, commandTimeout: 20_000 })
+  const redis = { cluster: [{ host: '127.0.0.1', port: cluster.servers[0]!.port }] }
+  const { app, seen } = await watchedApp(t, 'onRequest', { redis, commandTimeout: 20_000 })
   for (let i = 0; i < 3; i++) await inject(app, requests(5))
   t.equal(app.redisGuard.status.store, 'redis')
   seesAll(t, seen, everywhere)
@@ -236,7 +263,7 @@ t.test('requests at once, in a Cluster, each go on in their own asynchronous con
 /** Of a function that limits nobody has asked for more than where its own requests go on. */
 const withoutLimiters = paths.filter(path => path !== '/function')
 
-t.test('requests go on in their own asynchronous context when Redis goes under them, while it is away, and when it is back', async t => {
+t.test('requests stay in their own context when Redis goes, while it is away, and when it is back', async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const { app, seen } = await watchedApp(t, 'preHandler', { redis: redis.url, commandTimeout: 100, resetTimeout: 100 })
@@ -254,7 +281,7 @@ t.test('requests go on in their own asynchronous context when Redis goes under t
 })
 
 for (const [onOutage, place] of [['deny', 'an onSend hook'], ['allow', 'the handler']] as const) {
-  t.test(`with onOutage: ${onOutage}, requests that wait for a Redis that is gone go on in their own asynchronous context`, async t => {
+  t.test(`with onOutage: ${onOutage}, requests that Redis leaves waiting stay in their own context`, async t => {
     const redis = await RedisServer.start()
     t.teardown(async () => await redis.stop())
     const { app, seen } = await watchedApp(t, 'onRequest', { redis: redis.url, commandTimeout: 100, onOutage })
@@ -264,7 +291,7 @@ for (const [onOutage, place] of [['deny', 'an onSend hook'], ['allow', 'the hand
   })
 }
 
-t.test('requests that have lost their counters with the data of Redis go on in their own asynchronous context', async t => {
+t.test('requests that find that Redis has lost its data stay in their own context', async t => {
   const { app, seen } = await watchedApp(t, 'onRequest', { redis: server.url, commandTimeout: 20_000, max: 1000 })
   await inject(app, requests(5, ['/global']))
   const observer = server.client()
@@ -276,7 +303,7 @@ t.test('requests that have lost their counters with the data of Redis go on in t
   seesAll(t, seen, ['the handler'])
 })
 
-t.test('requests that a store of the user\'s counts together each go on in their own asynchronous context', async t => {
+t.test('requests that a store of the user\'s counts together each stay in their own context', async t => {
   const waiting: (() => void)[] = []
   /** Answers all that was asked in a turn at once, as one that batches does. */
   class Batching {
@@ -291,7 +318,11 @@ t.test('requests that a store of the user\'s counts together each go on in their
   const app = Fastify({ trustProxy: ['127.0.0.1'] })
   t.teardown(async () => await app.close())
   app.addHook('onRequest', (request, reply, done) => storage.run(request.ip, done))
-  await app.register(redisGuard, { redis: false, store: Batching as unknown as CustomStoreConstructor, onExceeding: request => seen.note('onExceeding', request.ip) })
+  await app.register(redisGuard, {
+    redis: false,
+    store: Batching as unknown as CustomStoreConstructor,
+    onExceeding: request => seen.note('onExceeding', request.ip)
+  })
   app.get('/', async request => {
     seen.note('the handler', request.ip)
     return 'ok'
@@ -320,12 +351,13 @@ async function heartbeats (sent: readonly { readonly name: string }[]): Promise<
   await until(() => sent.slice(before).filter(({ name }) => name === 'pexpire').length >= 2)
 }
 
-t.test('what the guard does for itself belongs to no request, and what a request asks of the client to that request', async t => {
+t.test('what the guard does for itself belongs to no request, and what a request asks for to that one', async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const lines: { msg: string, store: string | undefined }[] = []
   const stream = { write: (line: string) => { lines.push(JSON.parse(line)) } }
-  const app = Fastify({ trustProxy: ['127.0.0.1'], logger: { level: 'warn', mixin: () => ({ store: storage.getStore() }), stream } })
+  const logger = { level: 'warn', mixin: () => ({ store: storage.getStore() }), stream }
+  const app = Fastify({ trustProxy: ['127.0.0.1'], logger })
   t.teardown(async () => await app.close())
   app.addHook('onRequest', (request, reply, done) => storage.run(request.ip, done))
   await app.register(redisGuard, { redis: redis.url, max: 1, commandTimeout: 200, resetTimeout: 50 })
@@ -337,7 +369,7 @@ t.test('what the guard does for itself belongs to no request, and what a request
   const sent = commandsOf(app)
   const client = app.redisGuard.client as Redis
   const inRequests = () => sent.filter(({ store }) => store !== undefined).map(({ name, store }) => `${store} ${name}`)
-  const get = async (url: string, user: string) => (await app.inject({ url, headers: { 'x-forwarded-for': user } })).statusCode
+  const get = async (url: string, user: string) => { await app.inject({ url, headers: { 'x-forwarded-for': user } }) }
 
   // Hits, refusals that are written behind, and events.
   for (let i = 0; i < 3; i++) await inject(app, requests(40, ['/']))

@@ -21,8 +21,11 @@ interface Expected {
 
 const fails: Expected = { first: 500, second: 500, told: undefined }
 const callbackFailed = 'a callback of the rate limit failed'
+const builderFailed = 'errorResponseBuilder must return what is thrown, and not a promise; ' +
+  'the error is the one without it'
+const countWhenFailed: Expected = { first: 200, second: 429, told: 'countWhen failed, the request counts' }
 
-/** What is to become of the two requests of a client: with a function that fails at once, and with one that fails later. */
+/** What becomes of the two requests of a client: with a function that fails at once, and with one that fails later. */
 const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: Expected, later: Expected])[] = [
   ['keyGenerator', fails, fails],
   ['allowList', fails, fails],
@@ -32,8 +35,12 @@ const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: 
   ['onExceeding', { first: 500, second: 429, told: undefined }, { first: 200, second: 429, told: callbackFailed }],
   ['onExceeded', { first: 200, second: 500, told: undefined }, { first: 200, second: 429, told: callbackFailed }],
   ['onBanReach', { first: 200, second: 500, told: undefined }, { first: 200, second: 403, told: callbackFailed }],
-  ['errorResponseBuilder', { first: 200, second: 500, told: undefined }, { first: 200, second: 429, told: 'errorResponseBuilder must return what is thrown, and not a promise; the error is the one without it' }],
-  ['countWhen', { first: 200, second: 429, told: 'countWhen failed, the request counts' }, { first: 200, second: 429, told: 'countWhen failed, the request counts' }]
+  [
+    'errorResponseBuilder',
+    { first: 200, second: 500, told: undefined },
+    { first: 200, second: 429, told: builderFailed }
+  ],
+  ['countWhen', countWhenFailed, countWhenFailed]
 ]
 
 for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
@@ -47,7 +54,8 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
       ]
       for (const [i, [, fail]] of ways.entries()) {
         const ban = name === 'onBanReach' ? { ban: 0 } : {}
-        app.get(`/${i}`, { config: { rateLimit: { [name]: () => fail(), ...ban } as RouteRateLimitOptions } }, async () => 'ok')
+        const rateLimit = { [name]: () => fail(), ...ban } as RouteRateLimitOptions
+        app.get(`/${i}`, { config: { rateLimit } }, async () => 'ok')
       }
       for (const [i, [how, , { first, second, told }]] of ways.entries()) {
         lines.length = 0

@@ -32,7 +32,8 @@ for (const [how, make] of Object.entries(failing)) {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     const strategy = make()
-    const app = await guardedApp(t, { redis: { ...at(server.port), retryStrategy: strategy.call as never }, resetTimeout: 50 })
+    const redis = { ...at(server.port), retryStrategy: strategy.call as never }
+    const app = await guardedApp(t, { redis, resetTimeout: 50 })
     await server.kill()
     await until(() => strategy.calls > 0)
     await server.restart()
@@ -51,7 +52,7 @@ for (const [how, make] of Object.entries(failing)) {
     t.equal(app.redisGuard.status.store, 'redis')
   })
 
-  t.test(`a strategy for Sentinels that ${how} is answered for by the guard's own: they are asked again and again`, async t => {
+  t.test(`a strategy for Sentinels that ${how} is answered for by the guard's own: they are asked again`, async t => {
     const strategy = make()
     const redis = { sentinels: [at(await freePort())], name: 'main', sentinelRetryStrategy: strategy.call as never }
     const app = await guardedApp(t, { redis, connectTimeout: 100 })
