@@ -8,6 +8,7 @@ import { setTimeout } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
+import { attempt } from './awaitable.js'
 import { steadyClock } from './clock.js'
 import { StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
@@ -34,6 +35,7 @@ import { resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
 import { isCluster } from './redis/script.js'
+import { safeLog } from './safe-log.js'
 import type { RedisSide } from './store/availability.js'
 import { FailoverStore } from './store/failover.js'
 import { type Carried, Journal } from './store/journal.js'
@@ -66,7 +68,8 @@ const sweepIntervalMs = 30_000
 
 async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {
   const settings = resolveOptions(options, process.env)
-  const log = pluginLog(fastify, settings)
+  const logger = pluginLog(fastify, settings)
+  const log = safeLog(logger)
   const warnings: GuardWarning[] = []
   const isKnown = ({ message }: GuardWarning) => warnings.some(known => known.message === message)
   const warn = (warning: GuardWarning | undefined, details: object = {}) => {
@@ -129,7 +132,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     listeners: [
       event => metrics?.decided(event),
       event => eventLog.record(event, wall()),
-      event => logDecision(log, event),
+      event => logDecision(logger, event),
       publishDecision
     ]
   })
@@ -204,7 +207,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
       log.warn({ err: error }, 'the last events could not be written')
     } finally {
       redis?.guarded.close()
-      if (metrics !== registry) metrics?.close()
+      if (metrics !== registry) {
+        await attempt(() => metrics?.close(), error => {
+          log.warn({ err: error }, 'the metrics could not be taken out of their registry')
+        })
+      }
     }
   })
 
@@ -366,7 +373,7 @@ function logDecision (log: FastifyBaseLogger & { isLevelEnabled?: (level: string
   // Fastify's own logger of `logger: false` has no level; loggers other than pino cannot be asked.
   if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
   const { outcome, source, limit, key, subject: { client, method, route } } = event
-  log.debug({ decision: { outcome, source, limit, client, key, method, route } }, outcome)
+  safeLog(log).debug({ decision: { outcome, source, limit, client, key, method, route } }, outcome)
 }
 
 function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {

@@ -12,6 +12,7 @@
  * A fixed-window counts refusals; those of this cache are added up and written
  * behind. One that each refusal makes longer is not kept here.
  */
+import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
 import { explain, isUnused, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
 import type { Counted } from '../rules/verdict.js'
@@ -52,6 +53,7 @@ export class DenyCache {
   readonly #denials = new Map<string, Denial>()
   #unwritten = new Map<Denial, Unwritten>()
   #timer: NodeJS.Timeout | undefined
+  readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
   #writing: Promise<void> = Promise.resolve()
 
   constructor (options: DenyCacheOptions) {
@@ -147,7 +149,7 @@ export class DenyCache {
     else if (this.#unwritten.size < this.#options.capacity) {
       this.#unwritten.set(denial, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
     }
-    this.#timer ??= setTimeout(() => { this.flush().catch(() => {}) }, writeIntervalMs).unref()
+    this.#timer ??= setTimeout(this.#flushUnasked, writeIntervalMs).unref()
   }
 }
 

@@ -7,6 +7,7 @@
  * gathers nothing new, begins no write after `longestRoundMs`, and drops what
  * it has left. So an event waits for the end of one round and for its own.
  */
+import { AsyncResource } from 'node:async_hooks'
 import { performance } from 'node:perf_hooks'
 import type { RateLimitEvent } from '../store/store.js'
 import type { GuardEvent } from './guard.js'
@@ -35,6 +36,7 @@ export class EventLog {
   /** the same, by address, then in the order of their coming */
   #byAddress = new Map<string | undefined, PendingEvent[]>()
   #timer: NodeJS.Timeout | undefined
+  readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
   /** the round that is under way, or the last one; it never rejects */
   #round: Promise<void> = Promise.resolve()
   /** the round that begins after it; undefined: nobody has asked for one */
@@ -73,7 +75,7 @@ export class EventLog {
     else if (ofAddress !== undefined && ofAddress.length >= mostOfAddress && !isSummary(event)) return this.add(summaryOf(event))
     else if (this.#pending.length >= mostPending) this.#dropped(event.count)
     else this.#begin({ ...event }, ofAddress)
-    this.#timer ??= setTimeout(() => { this.flush().catch(() => {}) }, flushIntervalMs).unref()
+    this.#timer ??= setTimeout(this.#flushUnasked, flushIntervalMs).unref()
   }
 
   /**

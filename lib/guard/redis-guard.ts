@@ -4,6 +4,7 @@
  * away, so none of the methods fails for that.
  */
 import { EventEmitter } from 'node:events'
+import { attempt } from '../awaitable.js'
 import { ArgumentError, NoCredentialsError, show } from '../errors.js'
 import type { RedisClient } from '../redis/script.js'
 import { canonicalAddress, parseNetwork } from '../rules/address.js'
@@ -44,7 +45,7 @@ export interface RedisGuardParts {
   readonly rotate: (() => Promise<void>) | undefined
   /** ms since 1970, by the wall clock */
   readonly now: () => number
-  /** told what a listener of the user's threw */
+  /** told what a listener of the user's threw, or rejected with; not to throw */
   readonly onListenerError: (error: unknown) => void
 }
 
@@ -204,12 +205,13 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     await this.#rotate()
   }
 
-  /** Outside the decision that brought it: a listener that throws is not to cost a request its answer. */
+  /**
+   * Outside the decision that brought it, and each listener by itself: one that fails costs neither a request its
+   * answer, nor the other listeners their turn. `emit` would leave a promise that one of them rejects to the process.
+   */
   #tell (status: StoreStatus, onListenerError: (error: unknown) => void): void {
-    try {
-      this.emit('switch', status)
-    } catch (error) {
-      onListenerError(error)
+    for (const listener of this.rawListeners('switch')) {
+      attempt(() => Reflect.apply(listener, this, [status]) as unknown, onListenerError)
     }
   }
 }

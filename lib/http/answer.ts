@@ -1,6 +1,6 @@
 /** What a verdict is to a client: headers, callbacks, and an error or a body. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { isThenable } from '../awaitable.js'
+import { attempt, isThenable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import type { Client } from '../guard/guard.js'
 import type { Verdict } from '../rules/verdict.js'
@@ -9,6 +9,7 @@ import type { Limiter } from './limiter.js'
 import { blockedError, limitedError, sendBlocked, sendDenied, sendLimited, unavailableError } from './reply.js'
 import { shownKey } from './normalize-ip.js'
 import type { RequestSubject } from './subject.js'
+import { safeLog } from '../safe-log.js'
 import { asError } from './user-function.js'
 
 /** Of the two one is called, once: the request goes on, with an error or without; or it has its answer. */
@@ -79,5 +80,6 @@ function respond (request: FastifyRequest, reply: FastifyReply, limiter: Limiter
 /** A callback is not awaited; one that is async and fails is logged, and does not end the process. */
 function call (callback: ((request: FastifyRequest, key: string) => unknown) | undefined, request: FastifyRequest, key: string): void {
   const result = callback?.(request, key)
-  if (isThenable(result)) result.then(undefined, (error: unknown) => request.log.error({ err: error }, 'a callback of the rate limit failed'))
+  if (!isThenable(result)) return
+  attempt(() => result, error => safeLog(request.log).error({ err: error }, 'a callback of the rate limit failed'))
 }

@@ -1,4 +1,6 @@
 /** The class of the user's that counts, made with the options that @fastify/rate-limit gives it. */
+import { attempt } from '../awaitable.js'
+import { OptionsError, show } from '../errors.js'
 import type { Counter } from '../guard/guard.js'
 import type { RedisGuardOptions } from '../options.js'
 import type { LimitSettings, Settings } from '../settings.js'
@@ -17,10 +19,22 @@ export function counterMaker (options: RedisGuardOptions, settings: Settings, pa
   if (Store === undefined) return () => undefined
   let root: CustomStore | undefined
   return (ofLimit, config, routeInfo) => {
-    root ??= new Store(parametersOf(options, settings, settings.limit))
-    const store = config === undefined ? root : root.child({ ...parametersOf({ ...options, ...config }, settings, ofLimit), routeInfo })
+    root ??= checked('an instance of store', new Store(parametersOf(options, settings, settings.limit)))
+    const childOf = (parent: CustomStore, own: object) => {
+      const parameters = parametersOf({ ...options, ...own }, settings, ofLimit)
+      return checked('the answer of store.child', parent.child({ ...parameters, routeInfo }))
+    }
+    const store = config === undefined ? root : childOf(root, config)
     return new CustomCounter({ ...parts, store, suffix: ofLimit.groupId ?? '' }) as Counter
   }
+}
+
+/** @throws OptionsError  for what cannot count, such as a promise of a store: each request would fail */
+function checked (option: string, store: CustomStore): CustomStore {
+  if (typeof (store as Partial<CustomStore> | null | undefined)?.incr === 'function') return store
+  // A promise that is not kept would end the process, beside this error.
+  attempt(() => store, () => {})
+  throw new OptionsError([{ option, rule: 'a store with a method incr', received: show(store) }])
 }
 
 function parametersOf (given: object, { global }: Settings, limit: LimitSettings): object {

@@ -4,7 +4,8 @@
  * request is counted against, and by which limits.
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { isThenable } from '../awaitable.js'
+import { inThisContext } from '../async-context.js'
+import { attempt, isThenable } from '../awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
@@ -13,6 +14,7 @@ import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
 import type { Counted, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
+import { safeLog } from '../safe-log.js'
 import type { NamedCheck } from '../store/store.js'
 import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
@@ -109,20 +111,24 @@ export class Limiter {
 
   /** One whose answer does not go out as a whole stays counted: to hang up is no way around a limit. */
   #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
-    reply.raw.once('finish', () => {
+    // Of a pipelined request it comes when the one before has been answered, in the context of that one.
+    reply.raw.once('finish', inThisContext(() => {
       if (!wasDelivered(request, reply)) return
       let counts = true
       try {
         counts = this.settings.countWhen!(request, reply)
         // An async one cannot be waited for; whether it fails later is no matter.
-        if (isThenable(counts)) counts.then(undefined, () => {})
+        if (isThenable(counts)) attempt(() => counts, () => {})
         if (typeof counts !== 'boolean') throw new LimitError(`countWhen must answer true or false, got ${show(counts)}`)
       } catch (error) {
-        request.log.error({ err: error }, 'countWhen failed, the request counts')
+        safeLog(request.log).error({ err: error }, 'countWhen failed, the request counts')
         return
       }
-      if (!counts) this.#guard.refund(counted).catch((error: unknown) => request.log.error({ err: error }, 'a request that is not to count could not be taken back'))
-    })
+      if (counts) return
+      attempt(async () => await this.#guard.refund(counted), error => {
+        safeLog(request.log).error({ err: error }, 'a request that is not to count could not be taken back')
+      })
+    }))
   }
 
   async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {

@@ -1,10 +1,11 @@
 /** The errors that a refused request is answered with, in Fastify's own shape. */
 import { format } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { isThenable } from '../awaitable.js'
+import { attempt, isThenable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import type { LimitSettings } from '../settings.js'
 import type { Counted } from '../rules/verdict.js'
+import { safeLog } from '../safe-log.js'
 import { retryAfterSeconds } from './headers.js'
 
 /** 403: the address is blocked. It is not said until when. */
@@ -25,12 +26,13 @@ export function limitedError (request: FastifyRequest, verdict: Counted, isBanne
     statusCode, ban: isBanned, max: verdict.limit.max, ttl: verdict.explanation.retryAfterMs, after
   })
   // An async one cannot be thrown as it is; whether it fails later is no matter.
-  if (isThenable(built)) built.then(undefined, () => {})
+  if (isThenable(built)) attempt(() => built, () => {})
   else if (built) return built
   // A builder that forgets its return must not let the request pass.
   if (errorResponseBuilder !== undefined && !toldOf.has(errorResponseBuilder)) {
     toldOf.add(errorResponseBuilder)
-    request.log.error('errorResponseBuilder must return what is thrown, and not a promise; the error is the one without it')
+    const told = 'errorResponseBuilder must return what is thrown, and not a promise; the error is the one without it'
+    safeLog(request.log).error(told)
   }
   return withStatus(statusCode, `Rate limit exceeded, retry in ${after}`)
 }

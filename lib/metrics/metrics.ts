@@ -158,9 +158,14 @@ export class Metrics {
     this.#events.add([type], count)
   }
 
-  /** Takes ours out of a registry that may live longer than the application. */
-  close (): void {
-    for (const { name } of [...Object.values(described), upMetric, ...infoMetrics]) this.#registry.removeSingleMetric(name)
+  /**
+   * Takes ours out of a registry that may live longer than the application.
+   *
+   * @throws what the registry throws, or rejects with
+   */
+  async close (): Promise<void> {
+    const all = [...Object.values(described), upMetric, ...infoMetrics]
+    await Promise.all(all.map(async ({ name }) => await this.#registry.removeSingleMetric(name)))
   }
 }
 

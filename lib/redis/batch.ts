@@ -4,6 +4,7 @@
  * `mostChecks`: then Redis decides while the turn goes on, and is not held for
  * long. The next call is sent without waiting for the answer to the last.
  */
+import { AsyncResource } from 'node:async_hooks'
 import type { Hit, Taken } from '../store/store.js'
 
 /** Whoever sends a batch notes its number here; 0: it has not been sent. */
@@ -24,7 +25,8 @@ export const mostChecks = 32
 
 export class Batch {
   readonly #send: (hits: readonly Hit[], ticket: Ticket) => Promise<readonly Taken[]>
-  readonly #flush = () => this.flush()
+  /** A batch belongs to none of its requests, and so does what is done when it is answered. */
+  readonly #flush = AsyncResource.bind(() => this.#sendAll())
   #hits: Hit[] = []
   #callbacks: BatchCallback[] = []
   #checks = 0
@@ -34,18 +36,18 @@ export class Batch {
     this.#send = send
   }
 
-  /** @param done  called in a later turn, in the order of the hits */
+  /** @param done  called in a later turn, in the order of the hits, in nobody's asynchronous context */
   add (hit: Hit, done: BatchCallback): void {
-    if (this.#hits.length > 0 && this.#checks + hit.checks.length > mostChecks) this.flush()
+    if (this.#hits.length > 0 && this.#checks + hit.checks.length > mostChecks) this.#flush()
     if (this.#hits.length === 0) setImmediate(this.#flush)
     this.#hits.push(hit)
     this.#callbacks.push(done)
     this.#checks += hit.checks.length
-    if (this.#checks >= mostChecks) this.flush()
+    if (this.#checks >= mostChecks) this.#flush()
   }
 
   /** Sends what has come so far. */
-  flush (): void {
+  #sendAll (): void {
     const [hits, callbacks] = [this.#hits, this.#callbacks]
     if (hits.length === 0) return
     this.#hits = []

@@ -5,6 +5,7 @@
  * cheap write after each `resetTimeout` and whenever the connection is back;
  * the first that succeeds closes the breaker. No request ever is the probe.
  */
+import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import { performance } from 'node:perf_hooks'
 import CircuitBreaker from 'opossum'
@@ -69,22 +70,23 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       enableSnapshots: false
     })
     this.#breaker.open()
-    this.#breaker.on('open', () => {
+    // Whoever's command it was that failed: what follows is about Redis, and goes on long after the request.
+    this.#breaker.on('open', AsyncResource.bind(() => {
       this.emit('state', 'open')
       if (!this.#up) return
       this.#up = false
       this.emit('down', this.#failure)
-    })
-    this.#breaker.on('close', () => {
+    }))
+    this.#breaker.on('close', AsyncResource.bind(() => {
       this.emit('state', 'closed')
       this.#up = true
       this.emit('up')
-    })
-    this.#breaker.on('halfOpen', () => {
+    }))
+    this.#breaker.on('halfOpen', AsyncResource.bind(() => {
       this.emit('state', 'half-open')
       this.#probe()
-    })
-    connection.on('ready', () => this.#probe())
+    }))
+    connection.on('ready', AsyncResource.bind(() => this.#probe()))
     connection.on('lost', () => this.#lost())
     connection.on('error', error => { this.#fail(error) })
   }

@@ -3,6 +3,7 @@
  * what ioredis leaves undone.
  */
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import { attempt, isThenable } from '../awaitable.js'
 import type { RedisSettings } from '../redis-option.js'
 import { connectorFor } from './connector.js'
 import type { Credentials } from './credentials.js'
@@ -43,7 +44,7 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     retryStrategy: delayBeforeRetry,
     // A primary that became a replica: connecting again finds the new one. And a connection that Redis no longer
     // knows: connecting again tells it who we are.
-    reconnectOnError: (error: Error) => /\b(READONLY|NOAUTH)\b/.test(error.message),
+    reconnectOnError,
     // Two more commands at each connect, which a user with few rights may not send.
     disableClientInfo: true,
     // Where `tls` is given beside `sentinels`: without this ioredis forgets it, and sends the password as it is.
@@ -65,7 +66,7 @@ function makeCluster ({ nodes, options }: Extract<RedisSettings, { kind: 'cluste
     retryDelayOnClusterDown: 0,
     // Its connection asks for credentials first, which has a limit of its own.
     slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
-    ...options,
+    ...withSafeFunctions(options),
     lazyConnect: true,
     redisOptions: withConnector({ ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) })
   })
@@ -89,7 +90,44 @@ function expectAskingToFail (node: Redis): void {
 }
 
 function withConnector (options: RedisOptions): RedisOptions {
-  return { ...options, Connector: connectorFor(options) }
+  return { ...withSafeFunctions(options), Connector: connectorFor(options) }
+}
+
+function reconnectOnError (error: Error): boolean {
+  return /\b(READONLY|NOAUTH)\b/.test(error.message)
+}
+
+/** What ioredis asks as connections come and go, and what the guard answers by itself. */
+const functions: readonly (readonly [name: string, own: (arg: never) => unknown])[] = [
+  ['reconnectOnError', reconnectOnError],
+  ['retryStrategy', delayBeforeRetry],
+  ['clusterRetryStrategy', delayBeforeRetry],
+  ['sentinelRetryStrategy', delayBeforeRetry],
+  ['sentinelReconnectStrategy', delayBeforeRetry]
+]
+
+/**
+ * Functions of the user's that ioredis calls: one that throws would end the process, one that promises an answer would
+ * end the client. The guard's own answers in its place.
+ */
+function withSafeFunctions<Options extends object> (options: Options): Options {
+  const given = options as Readonly<Record<string, unknown>>
+  const safe = functions.flatMap(([name, own]) => {
+    const ask = given[name]
+    return typeof ask === 'function' ? [[name, (arg: never) => answerOr(() => ask(arg), () => own(arg))] as const] : []
+  })
+  return { ...options, ...Object.fromEntries(safe) }
+}
+
+function answerOr (ask: () => unknown, own: () => unknown): unknown {
+  try {
+    const answer = ask()
+    if (!isThenable(answer)) return answer
+    attempt(() => answer, () => {})
+  } catch {
+    // As it is for no answer.
+  }
+  return own()
 }
 
 /** ms: doubling from 50 to 500, less up to half, so that instances do not come back in step. */

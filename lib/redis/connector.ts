@@ -2,8 +2,11 @@
  * What ioredis has its sockets from: as its own does it, save that every error
  * of a socket is listened for. ioredis listens for one, and TLS may tell of
  * two: a certificate that is refused, and what the server says to a handshake
- * that was broken off. The second would end the process.
+ * that was broken off. The second would end the process. And a socket belongs
+ * to no request, also where it takes the place of one that broke under a
+ * request's command: it would keep that request's asynchronous context.
  */
+import { AsyncResource } from 'node:async_hooks'
 import { connect as connectTcp, type NetConnectOpts } from 'node:net'
 import { type ConnectionOptions, connect as connectTls } from 'node:tls'
 import { AbstractConnector, type RedisOptions, SentinelConnector } from 'ioredis'
@@ -15,9 +18,10 @@ export type Connecting = ReturnType<AbstractConnector['connect']>
 /** @param options  whose connector, if they have one, is the one that is used */
 export function connectorFor ({ Connector, sentinels }: RedisOptions): Connector {
   const Base = (Connector ?? (sentinels ? SentinelConnector : ServerConnector)) as typeof ServerConnector
+  const inOwn = AsyncResource.bind(async (connect: () => Connecting) => await connect())
   return class extends Base {
     override async connect (emit: Emit): Connecting {
-      const socket = await super.connect(emit)
+      const socket = await inOwn(async () => await super.connect(emit))
       return socket.on('error', () => {})
     }
   } as Connector

@@ -4,6 +4,7 @@
  * memory. And who else is there: a heartbeat a second tells the other
  * instances of this one, and this one how many they are.
  */
+import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import { StoreUnavailableError } from '../errors.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
@@ -118,12 +119,15 @@ export class Availability extends EventEmitter<InnerEvents> {
     while (this.#mode === 'telling') await new Promise<void>(resolve => this.once('settled', resolve))
   }
 
-  /** Redis works, but is not what it was: it is told all that is known here. */
-  lostData (failure: StoreUnavailableError): void {
+  /**
+   * Redis works, but is not what it was: it is told all that is known here. A
+   * request may have found out; what it starts goes on for good.
+   */
+  readonly lostData = AsyncResource.bind((failure: StoreUnavailableError): void => {
     if (this.#mode !== 'redis') return
     this.#leave(failure)
     this.#tell()
-  }
+  })
 
   /** Takes note of a numbered batch that Redis has answered. */
   answered (number: number): void {

@@ -2,12 +2,14 @@
  * A store of the user's own, as @fastify/rate-limit takes one: a class that
  * counts. It decides in place of Redis; where it fails, memory does.
  */
-import { isThenable } from '../awaitable.js'
-import { StoreUnavailableError } from '../errors.js'
+import { inThisContext } from '../async-context.js'
+import { attempt } from '../awaitable.js'
+import { show, StoreUnavailableError } from '../errors.js'
 import { suffixOf } from '../rules/limit-name.js'
+import type { Limit } from '../rules/rate-limit.js'
 import type { TakeCallback } from './failover.js'
 import type { MemoryStore } from './memory.js'
-import type { CustomStore, Hit, NamedCheck, Peeked, Taken } from './store.js'
+import type { CustomStore, CustomStoreCallback, Hit, NamedCheck, Peeked, Taken } from './store.js'
 
 export interface CustomCounterParts {
   readonly store: CustomStore
@@ -29,11 +31,11 @@ export class CustomCounter {
 
   /** See FailoverStore; a hit has one limit here. */
   takeOne (hit: Hit, fallback: 'memory' | 'share' | undefined, done: TakeCallback): void {
-    this.#ask('incr', hit.key, hit.checks[0]!, (error, taken) => {
+    this.#ask('incr', hit.key, hit.checks[0]!, inThisContext((error, taken) => {
       if (taken !== undefined) done(undefined, taken, 'custom')
       else if (fallback === undefined) done(error, undefined, 'custom')
       else done(undefined, this.#parts.memory.takeOne(hit), 'memory')
-    })
+    }))
   }
 
   /** @throws Error  when the store does, or has no `read` */
@@ -60,28 +62,40 @@ export class CustomCounter {
       clearTimeout(timer)
       answer(error, taken)
     }
-    const fail = (error: unknown) => settle(error instanceof Error ? error : new StoreUnavailableError('reply', `the store failed: ${String(error)}`))
-    try {
-      const asked: unknown = store[method]!(`${key}${suffix}${suffixOf(name)}`, (error, result) => {
-        if (error) return fail(error)
-        const { current, ttl } = result ?? {}
-        if (!Number.isFinite(current) || !Number.isFinite(ttl)) {
-          return settle(new StoreUnavailableError('reply', 'the store answered without numbers `current` and `ttl`'))
-        }
-        const nowMs = now()
-        const leftMs = Math.max(0, ttl!)
-        // Such a class counts what it refuses, too.
-        const refused = Math.max(0, current! - limit.max)
-        const state = { used: current! - refused, previous: refused, atMs: nowMs + leftMs }
-        const fits = current! <= limit.max
-        // As the store tells it, though its windows be longer than the limit's.
-        const explanation = { remaining: Math.max(0, limit.max - current!), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs }
-        settle(undefined, { accepted: fits, nowMs, outcomes: [{ fits, state }], explanations: [explanation] })
-      }, limit.windowMs, limit.max)
-      if (isThenable(asked)) asked.then(undefined, fail)
-    } catch (error) {
-      fail(error)
+    const fail = (error: unknown) => {
+      if (error instanceof Error) settle(error)
+      else settle(new StoreUnavailableError('reply', `the store failed with ${show(error)}`))
     }
+    attempt(() => store[method]!(`${key}${suffix}${suffixOf(name)}`, (error, result) => {
+      if (error) return fail(error)
+      let taken: Taken
+      try {
+        taken = readAnswer(result, limit, now())
+      } catch (thrown) {
+        return fail(thrown)
+      }
+      settle(undefined, taken)
+    }, limit.windowMs, limit.max), fail)
     if (!isAnswered) timer = setTimeout(() => settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`)), commandTimeout)
   }
+}
+
+/** @throws StoreUnavailableError  for an answer that has no numbers, and whatever reading it throws */
+function readAnswer (result: Parameters<CustomStoreCallback>[1], { max }: Limit, nowMs: number): Taken {
+  const { current, ttl } = result ?? {}
+  if (!isNumber(current) || !isNumber(ttl)) {
+    throw new StoreUnavailableError('reply', 'the store answered without numbers `current` and `ttl`')
+  }
+  const leftMs = Math.max(0, ttl)
+  const fits = current <= max
+  // As the store tells it, though its windows be longer than the limit's.
+  const explanation = { remaining: Math.max(0, max - current), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs }
+  // Such a class counts what it refuses, too.
+  const refused = Math.max(0, current - max)
+  const state = { used: current - refused, previous: refused, atMs: nowMs + leftMs }
+  return { accepted: fits, nowMs, outcomes: [{ fits, state }], explanations: [explanation] }
+}
+
+function isNumber (value: unknown): value is number {
+  return Number.isFinite(value)
 }

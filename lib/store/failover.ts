@@ -10,6 +10,7 @@
  * between the two.
  */
 import { EventEmitter } from 'node:events'
+import { inThisContext } from '../async-context.js'
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
@@ -124,7 +125,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
    * all others of this turn of the event loop.
    *
    * @param fallback  how memory answers with Redis away; undefined: it does not
-   * @param done      called once; with a failure only where there is no fallback
+   * @param done      called once, in the caller's asynchronous context; with a failure only where there is no fallback
    */
   takeOne (hit: Hit, fallback: Fallback | undefined, done: TakeCallback): void {
     const redis = this.#redis
@@ -140,6 +141,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       share = this.#shareOf(hit, known)
       if (!share.accepted) return done(undefined, refusedBy(share, hit, known), 'memory')
     }
+    const answer = inThisContext(done)
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
         const { nowMs, outcomes } = taken
@@ -147,15 +149,15 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
         // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
         else this.#memory.takeOne(hit)
         if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
-        return done(undefined, taken, 'redis')
+        return answer(undefined, taken, 'redis')
       }
       const failure = redis.guarded.report(error)
       if (failure.kind === 'lost') this.lostData(failure)
-      if (fallback === undefined) return done(failure, undefined, 'redis')
+      if (fallback === undefined) return answer(failure, undefined, 'redis')
       // What Redis dislikes it would dislike again.
-      if (failure.kind === 'reply') return done(undefined, this.#memory.takeOne(hit), 'memory')
+      if (failure.kind === 'reply') return answer(undefined, this.#memory.takeOne(hit), 'memory')
       const mayHaveRun = ticket.number > 0 && failure.kind !== 'lost'
-      done(undefined, this.#takeHere(hit, fallback, mayHaveRun ? ticket.number : undefined, share), 'memory')
+      answer(undefined, this.#takeHere(hit, fallback, mayHaveRun ? ticket.number : undefined, share), 'memory')
     })
   }
 

@@ -3,6 +3,7 @@ import t from 'tap'
 import redisGuard from '../../lib/index.js'
 import { flushIntervalMs } from '../../lib/guard/event-log.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing.js'
 import { RedisServer } from '../support/redis-server.js'
 import { until } from '../support/until.js'
 
@@ -162,6 +163,31 @@ t.test('a listener of the switch event that throws costs no request its answer',
   redis.signal('SIGSTOP')
   t.equal((await app.inject('/')).statusCode, 200)
   await until(() => lines.some(({ msg }) => msg === 'a listener of the switch event failed'))
+})
+
+t.test('a listener of the switch event that fails in whatever way is logged, and the others are called', async t => {
+  const redis = await RedisServer.start()
+  t.teardown(async () => await redis.stop())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: redis.url, resetTimeout: 50 }, logTo(lines))
+  const failing = Object.values({ ...failingAtOnce, ...failingLater, ...failingWhenRead })
+  for (const fail of failing) app.redisGuard.on('switch', fail)
+  app.redisGuard.once('switch', failing.at(-1)!)
+  app.redisGuard.prependListener('switch', failing[0]!)
+  const heard: string[] = []
+  app.redisGuard.on('switch', function (this: unknown, { store }) {
+    if (this === app.redisGuard) heard.push(store)
+  })
+  app.redisGuard.once('switch', ({ store }) => heard.push(`once ${store}`))
+  const failed = () => lines.filter(({ msg }) => msg === 'a listener of the switch event failed').length
+
+  await redis.kill()
+  await until(() => failed() === failing.length + 2)
+  await redis.restart()
+  await until(() => heard.includes('redis'))
+  await until(() => failed() === 2 * failing.length + 3)
+  t.same(heard, ['memory', 'once memory', 'redis'])
+  t.equal(app.redisGuard.listenerCount('switch'), failing.length + 2)
 })
 
 t.test('events that cannot be written are counted, do not stop limits, nor the closing of the app', async t => {

@@ -6,7 +6,7 @@ import t from 'tap'
 import redisGuard from '../../lib/index.js'
 import { described } from '../../lib/metrics/metrics.js'
 import { infoMetrics, upMetric } from '../../lib/metrics/redis-info.js'
-import { guardedApp } from '../support/app.js'
+import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { until } from '../support/until.js'
 
@@ -160,6 +160,20 @@ t.test('the option metrics', async t => {
     const silent = await guardedApp(t, { metrics: { registry: other, path: false } })
     t.equal((await silent.inject('/metrics')).statusCode, 404)
     t.match(await other.metrics(), /redis_guard_store/)
+  })
+
+  t.test('a registry that fails costs its scrape a 500, and does not stop the closing of the application', async t => {
+    const lines: Record<string, unknown>[] = []
+    for (const fail of [() => { throw new Error('not today') }, async () => { throw new Error('not today') }]) {
+      const registry = Object.assign(new Registry(), { metrics: fail, removeSingleMetric: fail })
+      const app = Fastify(logTo(lines))
+      await app.register(redisGuard, { redis: false, metrics: { registry: registry as unknown as Registry } })
+      app.get('/', ok)
+      t.same([(await app.inject('/')).statusCode, (await app.inject('/metrics')).statusCode], [200, 500])
+      lines.length = 0
+      await app.close()
+      t.match(lines, [{ msg: 'the metrics could not be taken out of their registry', err: { message: 'not today' } }])
+    }
   })
 
   t.test('of a registry that outlives the application: ours go with it; two at once are told apart by an error', async t => {

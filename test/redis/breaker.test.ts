@@ -1,4 +1,6 @@
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
@@ -13,8 +15,8 @@ t.teardown(async () => {
   await server.stop()
 })
 
-function setUp (t: Test, port = server.port) {
-  const times = { connectTimeout: 2000, commandTimeout: 200, resetTimeout: 300 }
+function setUp (t: Test, port = server.port, resetTimeout = 300) {
+  const times = { connectTimeout: 2000, commandTimeout: 200, resetTimeout }
   const connection = new Connection({ kind: 'server', options: { port } }, times)
   const guarded = new GuardedRedis(connection, { ...times, probeKey: 'probe' })
   t.teardown(() => guarded.close())
@@ -131,4 +133,50 @@ t.test('closed while it is being tried, it stays closed for good', async t => {
   t.equal(guarded.state, 'open')
   delete (connection as { close?: unknown }).close
   connection.close()
+})
+
+/** What a request would hold: nobody hears of Redis in it. */
+const storage = new AsyncLocalStorage<string>()
+
+t.test('that a late answer to a request closes the breaker is told in no request\'s asynchronous context', async t => {
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const { guarded } = setUp(t, proxy.port, 50)
+  await guarded.connect(2000)
+  const told: [string, string | undefined][] = []
+  let answer = () => {}
+  guarded.on('state', state => {
+    told.push([state, storage.getStore()])
+    if (state === 'half-open') answer()
+  })
+  guarded.on('up', () => told.push(['up', storage.getStore()]))
+  guarded.on('down', () => told.push(['down', storage.getStore()]))
+  // The probe is not answered, so that it is not what closes the breaker.
+  proxy.blackhole = true
+  const unanswered = async () => await guarded.run(async () => await new Promise(() => {}))
+  const first = storage.run('first', async () => await t.rejects(unanswered(), { code: 'GUARD_ERR_STORE_UNAVAILABLE' }))
+  await sleep(100)
+  const late = async () => await new Promise<void>(resolve => { answer = resolve })
+  const answeredLate = async () => await guarded.run(late)
+  const second = storage.run('second', answeredLate)
+  await Promise.all([first, second])
+  t.same(told, ['open', 'down', 'half-open', 'closed', 'up'].map(event => [event, undefined]))
+})
+
+t.test('a connection that a request makes is tried in no request\'s asynchronous context', async t => {
+  const client = server.client({ lazyConnect: true })
+  t.teardown(() => client.disconnect())
+  const times = { connectTimeout: 2000, commandTimeout: 200, resetTimeout: 300 }
+  const guarded = new GuardedRedis(new Connection({ kind: 'client', client }, times), { ...times, probeKey: 'probe' })
+  t.teardown(() => guarded.close())
+  const probes: (string | undefined)[] = []
+  const send = client.sendCommand.bind(client)
+  client.sendCommand = (command, ...rest) => {
+    if (command.name === 'evalsha') probes.push(storage.getStore())
+    return send(command, ...rest)
+  }
+  const up = once(guarded, 'up')
+  await storage.run('request', async () => await client.connect())
+  await up
+  t.same(probes, [undefined])
 })

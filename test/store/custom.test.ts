@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { CustomStore, CustomStoreCallback, RedisGuardOptions } from '../../lib/index.js'
 import { guardedApp } from '../support/app.js'
+import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing.js'
 import type { CustomStoreConstructor } from '../../lib/store/store.js'
 
 interface Call { readonly store: string, readonly key: string, readonly timeWindow: number, readonly max: number }
@@ -118,7 +119,14 @@ const broken: Readonly<Record<string, CustomStore['incr']>> = {
   'answers twice, with an error first': (key, callback) => {
     callback(new Error('the disk is full'))
     callback(null, { current: 1, ttl: 1 })
-  }
+  },
+  'fails with what cannot be made a text': (key, callback) => callback(Object.create(null)),
+  'answers what throws when it is read': (key, callback) => {
+    setImmediate(callback, null, { get current (): number { throw new Error('not today') }, ttl: 1 })
+  },
+  ...failingAtOnce,
+  ...failingLater as Readonly<Record<string, () => void>>,
+  ...failingWhenRead as Readonly<Record<string, () => void>>
 }
 
 for (const [how, incr] of Object.entries(broken)) {
@@ -151,4 +159,35 @@ t.test('what a class that only counts cannot do is refused', async t => {
     const error = await appWith(t, { store, ...(('limits' in options) ? { max: undefined, timeWindow: undefined } : {}), ...options } as never).then(() => undefined, error => error)
     t.same(error?.problems?.map(({ option }: { option: string }) => option), names)
   }
+})
+
+t.test('a store that cannot count, such as a promise of one, stops the start or the adding of its route', async t => {
+  const makes: Readonly<Record<string, () => unknown>> = {
+    'an object': () => ({}),
+    undefined: () => undefined,
+    null: () => null,
+    'a function': () => () => {},
+    ...failingLater,
+    ...failingWhenRead
+  }
+  for (const [how, make] of Object.entries(makes)) {
+    class Parent {
+      incr (key: string, callback: CustomStoreCallback): void { callback(null, { current: 1, ttl: 1 }) }
+      child (): CustomStore { return make() as CustomStore }
+    }
+    const app = await appWith(t, { store: Parent })
+    const addRoute = () => app.get('/', { config: { rateLimit: { max: 1 } } }, ok)
+    const message = /the answer of store.child must be a store with a method incr, got /
+    t.throws(addRoute, { code: 'GUARD_ERR_OPTIONS', message }, how)
+  }
+  class Nothing {
+    child (): Nothing { return this }
+  }
+  await t.rejects(appWith(t, { store: Nothing as unknown as CustomStoreConstructor }), {
+    code: 'GUARD_ERR_OPTIONS', message: /an instance of store must be a store with a method incr, got an object/
+  })
+  class Failing {
+    constructor () { throw new Error('not today') }
+  }
+  await t.rejects(appWith(t, { store: Failing as unknown as CustomStoreConstructor }), { message: 'not today' })
 })

@@ -1,0 +1,69 @@
+/** What becomes of a request when a function of the options fails, in whatever way and wherever it is counted. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import type { RouteRateLimitOptions } from '../../lib/options.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+const server = await RedisServer.start()
+t.teardown(async () => await server.stop())
+
+interface Expected {
+  /** status of a request that the limit lets pass */
+  readonly first: number
+  /** status of one that it does not */
+  readonly second: number
+  /** what the log says of it */
+  readonly told: string | undefined
+}
+
+const fails: Expected = { first: 500, second: 500, told: undefined }
+const callbackFailed = 'a callback of the rate limit failed'
+const builderFailed = 'errorResponseBuilder must return what is thrown, and not a promise; ' +
+  'the error is the one without it'
+const countWhenFailed: Expected = { first: 200, second: 429, told: 'countWhen failed, the request counts' }
+
+/** What becomes of the two requests of a client: with a function that fails at once, and with one that fails later. */
+const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: Expected, later: Expected])[] = [
+  ['keyGenerator', fails, fails],
+  ['allowList', fails, fails],
+  ['max', fails, fails],
+  ['timeWindow', fails, fails],
+  ['cost', fails, fails],
+  ['onExceeding', { first: 500, second: 429, told: undefined }, { first: 200, second: 429, told: callbackFailed }],
+  ['onExceeded', { first: 200, second: 500, told: undefined }, { first: 200, second: 429, told: callbackFailed }],
+  ['onBanReach', { first: 200, second: 500, told: undefined }, { first: 200, second: 403, told: callbackFailed }],
+  [
+    'errorResponseBuilder',
+    { first: 200, second: 500, told: undefined },
+    { first: 200, second: 429, told: builderFailed }
+  ],
+  ['countWhen', countWhenFailed, countWhenFailed]
+]
+
+for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
+  for (const [name, atOnce, later] of functions) {
+    t.test(`${name} that fails costs no more than its request, ${where}`, async t => {
+      const lines: Record<string, unknown>[] = []
+      const app = await guardedApp(t, { redis, nameSpace: `${name}:`, max: 1, global: false }, logTo(lines))
+      const ways = [
+        ...Object.entries({ ...failingAtOnce, ...failingWhenRead }).map(way => [...way, atOnce] as const),
+        ...Object.entries(failingLater).map(way => [...way, later] as const)
+      ]
+      for (const [i, [, fail]] of ways.entries()) {
+        const ban = name === 'onBanReach' ? { ban: 0 } : {}
+        const rateLimit = { [name]: () => fail(), ...ban } as RouteRateLimitOptions
+        app.get(`/${i}`, { config: { rateLimit } }, async () => 'ok')
+      }
+      for (const [i, [how, , { first, second, told }]] of ways.entries()) {
+        lines.length = 0
+        t.same([(await app.inject(`/${i}`)).statusCode, (await app.inject(`/${i}`)).statusCode], [first, second], how)
+        if (told !== undefined) await until(() => lines.some(({ msg }) => msg === told))
+      }
+      // Whatever nobody has waited for would have ended the process by now.
+      await sleep(20)
+    })
+  }
+}

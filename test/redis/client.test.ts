@@ -1,0 +1,85 @@
+/** Options of ioredis that are functions of the application's. A process that one of them ends fails this file. */
+import t from 'tap'
+import { guardedApp } from '../support/app.js'
+import { freePort } from '../support/program.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+/** Ways in which such a function fails; each counts its calls. */
+const failing = {
+  throws: () => counted(() => { throw new Error('not today') }),
+  'promises, and rejects': () => counted(async () => { throw new Error('not today') })
+}
+
+function counted<T> (fail: () => T): { readonly call: () => T, calls: number } {
+  const counter = {
+    calls: 0,
+    call: () => {
+      counter.calls++
+      return fail()
+    }
+  }
+  return counter
+}
+
+function at (port: number) {
+  return { host: '127.0.0.1', port }
+}
+
+for (const [how, make] of Object.entries(failing)) {
+  t.test(`a retryStrategy that ${how} is answered for by the guard's own: the connection comes back`, async t => {
+    const server = await RedisServer.start()
+    t.teardown(async () => await server.stop())
+    const strategy = make()
+    const redis = { ...at(server.port), retryStrategy: strategy.call as never }
+    const app = await guardedApp(t, { redis, resetTimeout: 50 })
+    await server.kill()
+    await until(() => strategy.calls > 0)
+    await server.restart()
+    await until(() => app.redisGuard.status.store === 'redis')
+  })
+
+  t.test(`a reconnectOnError that ${how} is answered for by the guard's own: the connection stays`, async t => {
+    const server = await RedisServer.start()
+    t.teardown(async () => await server.stop())
+    const decide = make()
+    const app = await guardedApp(t, { redis: { ...at(server.port), reconnectOnError: decide.call as never } })
+    const calls = decide.calls
+    await t.rejects(app.redisGuard.client!.call('NOSUCHCOMMAND'))
+    t.equal(decide.calls, calls + 1)
+    await app.redisGuard.set('a', 1)
+    t.equal(app.redisGuard.status.store, 'redis')
+  })
+
+  t.test(`a strategy for Sentinels that ${how} is answered for by the guard's own: they are asked again`, async t => {
+    const strategy = make()
+    const redis = { sentinels: [at(await freePort())], name: 'main', sentinelRetryStrategy: strategy.call as never }
+    const app = await guardedApp(t, { redis, connectTimeout: 100 })
+    await until(() => strategy.calls > 2)
+    t.equal(app.redisGuard.status.store, 'memory')
+  })
+}
+
+t.test('a clusterRetryStrategy that fails is answered for by the guard\'s own: the Cluster comes back', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const strategies = Object.values(failing).map(make => make())
+  const apps = await Promise.all(strategies.map(async ({ call }) => {
+    const redis = { cluster: [at(cluster.servers[0]!.port)], clusterRetryStrategy: call as never }
+    return await guardedApp(t, { redis, resetTimeout: 50 })
+  }))
+  await Promise.all(cluster.servers.map(async server => await server.kill()))
+  await until(() => strategies.every(({ calls }) => calls > 0))
+  await Promise.all(cluster.servers.map(async server => await server.restart()))
+  await until(() => apps.every(app => app.redisGuard.status.store === 'redis'), 20_000)
+})
+
+t.test('a retryStrategy may say when, and that no connection is to be tried any more', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const app = await guardedApp(t, { redis: { ...at(server.port), retryStrategy: () => null }, resetTimeout: 50 })
+  await server.kill()
+  await until(() => app.redisGuard.client!.status === 'end')
+  t.equal(app.redisGuard.status.store, 'memory')
+})

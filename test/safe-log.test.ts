@@ -1,0 +1,59 @@
+/** A logger of the application's that throws, as one does whose mixin counts on a store where there is none. */
+import Fastify, { type FastifyBaseLogger } from 'fastify'
+import t from 'tap'
+import redisGuard from '../lib/index.js'
+import { safeLog } from '../lib/safe-log.js'
+import { RedisServer } from './support/redis-server.js'
+import { until } from './support/until.js'
+
+const levels = ['debug', 'info', 'warn', 'error'] as const
+
+t.test('a logger is called as it is, on each level', async t => {
+  const lines: unknown[] = []
+  const logger = Object.fromEntries(levels.map(level => [level, function (this: unknown, ...line: unknown[]) {
+    lines.push([level, this === logger, ...line])
+  }]))
+  const log = safeLog(logger as unknown as FastifyBaseLogger)
+  for (const level of levels) log[level]({ some: 'details' }, 'a message')
+  log.info('a message alone')
+  const eachLevel = levels.map(level => [level, true, { some: 'details' }, 'a message'])
+  t.same(lines, [...eachLevel, ['info', true, 'a message alone']])
+})
+
+t.test('a logger that throws costs its lines, and neither a request nor the switch to memory and back', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  let thrown = 0
+  // Fastify's own lines, of which it leaves what they throw to the process, are not written here.
+  const write = (line: unknown, message?: string) => {
+    const text = message ?? line
+    if (typeof text !== 'string' || /^(incoming request|request completed|Server listening)/.test(text)) return
+    thrown++
+    throw new Error('the mixin had no store')
+  }
+  const methods = Object.fromEntries([...levels, 'fatal', 'trace', 'silent'].map(level => [level, write]))
+  const logger = { level: 'debug', ...methods, child: () => logger } as unknown as FastifyBaseLogger
+  const app = Fastify({ loggerInstance: logger })
+  t.teardown(async () => await app.close())
+  await app.register(redisGuard, { redis: server.url, max: 2, resetTimeout: 50 })
+  app.redisGuard.on('switch', () => { throw new Error('not today') })
+  app.get('/', async () => 'ok')
+  const fail = () => { throw new Error('not today') }
+  app.get('/callback', { config: { rateLimit: { onExceeding: async () => fail() } } }, async () => 'ok')
+  app.get('/count', { config: { rateLimit: { countWhen: fail } } }, async () => 'ok')
+  const builder = () => undefined as never
+  app.get('/builder', { config: { rateLimit: { max: 0, errorResponseBuilder: builder } } }, async () => 'ok')
+  const statuses = async () => {
+    const all: number[] = []
+    for (const url of ['/', '/callback', '/count', '/builder']) all.push((await app.inject(url)).statusCode)
+    return all
+  }
+  t.same(await statuses(), [200, 200, 200, 429])
+  await server.kill()
+  await until(() => app.redisGuard.status.store === 'memory')
+  t.same(await statuses(), [200, 200, 200, 429])
+  await server.restart()
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.same(await statuses(), [429, 429, 429, 429])
+  t.ok(thrown > 10, `${thrown} lines`)
+})
