@@ -100,14 +100,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const metrics = registry instanceof Metrics ? registry : addMetrics(fastify, settings, registry, registrations, { store, memory, redis })
 
   const eventLog = new EventLog(async events => {
-    const total = events.reduce((sum, { count }) => sum + count, 0)
-    try {
-      await store.logEvents(events)
-      for (const { type, count } of events) metrics?.recorded(type, count)
-    } catch (error) {
-      metrics?.recorded('dropped', total)
-      throw error
-    }
+    await store.logEvents(events)
+    for (const { type, count } of events) metrics?.recorded(type, count)
   }, count => metrics?.recorded('dropped', count))
 
   const denyCache = new DenyCache({ keys, capacity: settings.cache, now: () => performance.now(), write: async refusals => await store.countRefusals(refusals) })
@@ -188,14 +182,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     follower?.close()
     store.close()
     await denyCache.flush().catch(() => {})
-    try {
-      await eventLog.flush()
-    } catch (error) {
-      log.warn({ err: error }, 'the last events could not be written')
-    } finally {
-      redis?.guarded.close()
-      if (metrics !== registry) metrics?.close()
-    }
+    await eventLog.flush().catch(() => {})
+    redis?.guarded.close()
+    if (metrics !== registry) metrics?.close()
   })
 
   if (redis === undefined) {
