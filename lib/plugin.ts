@@ -19,7 +19,9 @@ import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
-import { checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf } from './guard/warnings.js'
+import {
+  checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf
+} from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
 import { addHooks } from './http/hook.js'
@@ -93,7 +95,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     const warning = foreignValue(key, fate)
     if (!isKnown(warning)) warn(warning)
     // The blocks that were there are known here, too.
-    if (key === keys.blocks && fate === 'emptied') store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
+    if (key !== keys.blocks || fate !== 'emptied') return
+    store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
   }
   const redis = connect(settings, keys, now, registrations.application, onDrop, onForeign)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
@@ -226,7 +229,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
 
 function connect (
-  settings: Settings, keys: Keys, now: () => number, application: string, onDrop: (kind: Carried, count: number) => void, onForeign: OnForeign
+  settings: Settings, keys: Keys, now: () => number, application: string,
+  onDrop: (kind: Carried, count: number) => void, onForeign: OnForeign
 ): RedisSide | undefined {
   if (settings.redis.kind === 'none') return undefined
   const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
