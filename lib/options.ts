@@ -235,7 +235,10 @@ export const pluginOptions = {
   cache: option(whole(1, 10_000_000), 5000, 'the most keys that the memory store keeps'),
   store: option(fn<CustomStoreConstructor>('such as @fastify/rate-limit takes: a class with incr and child'), undefined, 'a class of your own that counts in place of Redis and memory; blocks, events and values stay where they are', 'none'),
   nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),
-  hashKeys: option(switchOrSecret, false as boolean | string, 'keep and show a hash in place of what a `keyGenerator` answers; see "Keys that are secrets"'),
+  hashKeys: option(
+    switchOrSecret, false as boolean | string,
+    'keep and show a hash in place of what a `keyGenerator` answers; see "Keys that are secrets"'
+  ),
   metrics: option(either(no, { rule: '{ path, registry }', read: readMetrics }), Object.freeze({ path: '/metrics', registry: undefined }), '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"),
   commandTimeout: option(whole(1, 60_000), 250, 'ms after which a command to Redis is given up, and memory answers'),
   connectTimeout: option(whole(1, 600_000), 5000, 'ms for connecting, and the most that start-up waits for Redis', '`REDIS_TIMEOUT`, or `5000`'),

@@ -21,7 +21,9 @@ import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
-import { checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf } from './guard/warnings.js'
+import {
+  checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf
+} from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
 import { addHooks } from './http/hook.js'
@@ -100,21 +102,16 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     const warning = foreignValue(key, fate)
     if (!isKnown(warning)) warn(warning)
     // The blocks that were there are known here, too.
-    if (key === keys.blocks && fate === 'emptied') store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
+    if (key !== keys.blocks || fate !== 'emptied') return
+    store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
   }
   const redis = connect(settings, keys, now, registrations.application, onDrop, onForeign)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
   const metrics = registry instanceof Metrics ? registry : addMetrics(fastify, settings, registry, registrations, { store, memory, redis })
 
   const eventLog = new EventLog(async events => {
-    const total = events.reduce((sum, { count }) => sum + count, 0)
-    try {
-      await store.logEvents(events)
-      for (const { type, count } of events) metrics?.recorded(type, count)
-    } catch (error) {
-      metrics?.recorded('dropped', total)
-      throw error
-    }
+    await store.logEvents(events)
+    for (const { type, count } of events) metrics?.recorded(type, count)
   }, count => metrics?.recorded('dropped', count))
 
   const denyCache = new DenyCache({ keys, capacity: settings.cache, now: () => performance.now(), write: async refusals => await store.countRefusals(refusals) })
@@ -201,17 +198,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     follower?.close()
     store.close()
     await denyCache.flush().catch(() => {})
-    try {
-      await eventLog.flush()
-    } catch (error) {
-      log.warn({ err: error }, 'the last events could not be written')
-    } finally {
-      redis?.guarded.close()
-      if (metrics !== registry) {
-        await attempt(() => metrics?.close(), error => {
-          log.warn({ err: error }, 'the metrics could not be taken out of their registry')
-        })
-      }
+    await eventLog.flush().catch(() => {})
+    redis?.guarded.close()
+    if (metrics !== registry) {
+      await attempt(() => metrics?.close(), error => {
+        log.warn({ err: error }, 'the metrics could not be taken out of their registry')
+      })
     }
   })
 
@@ -255,7 +247,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
 
 function connect (
-  settings: Settings, keys: Keys, now: () => number, application: string, onDrop: (kind: Carried, count: number) => void, onForeign: OnForeign
+  settings: Settings, keys: Keys, now: () => number, application: string,
+  onDrop: (kind: Carried, count: number) => void, onForeign: OnForeign
 ): RedisSide | undefined {
   if (settings.redis.kind === 'none') return undefined
   const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })

@@ -168,7 +168,8 @@ function readGiven<Declared extends Readonly<Record<string, Option>>> (
     }
     const read = declaration.value.read(value)
     const { rule, isSecret } = declaration.value
-    if (read === wrong) problems.push({ option: nameOf(name), rule, received: isSecret ? `a value of type ${typeof value}` : show(value) })
+    const received = isSecret ? `a value of type ${typeof value}` : show(value)
+    if (read === wrong) problems.push({ option: nameOf(name), rule, received })
     else given[name] = read
   }
   return given as Given<Declared>

@@ -77,7 +77,8 @@ export class Guard {
   readonly #listeners: readonly GuardListener[]
   readonly #clients = new Map<unknown, Client>()
 
-  constructor ({ store, memory, denyCache, ipv6Subnet, allowList, hashKey, refusesBlocked = true, listeners }: GuardOptions) {
+  constructor (options: GuardOptions) {
+    const { store, memory, denyCache, ipv6Subnet, allowList, hashKey, refusesBlocked = true, listeners } = options
     this.#store = store
     this.#memory = memory
     this.#denyCache = denyCache

@@ -11,7 +11,10 @@ export type KeyHash = (key: string) => string
  *   cannot be found by its hash
  */
 export function keyHash (secret: string): KeyHash {
-  return key => `${prefix}${createHmac('sha256', secret).update(key, 'utf16le').digest().subarray(0, 16).toString('base64url')}`
+  return key => {
+    const digest = createHmac('sha256', secret).update(key, 'utf16le').digest()
+    return `${prefix}${digest.subarray(0, 16).toString('base64url')}`
+  }
 }
 
 /** As it stands in events and log lines. */

@@ -64,11 +64,11 @@ export class MemoryWatch {
   }
 
   #checkMemory (servers: readonly Server[]): void {
-    const fullest = servers.reduce<Server | undefined>((most, server) => server.used > (most?.used ?? 0) ? server : most, undefined)
-    const used = fullest?.used ?? 0
+    const [fullest] = servers.toSorted((a, b) => b.used - a.used)
+    const { used, usedBytes, maxBytes, policy } = fullest ?? nothing
     if (used > high && !this.#isHigh) {
       this.#isHigh = true
-      this.#options.warn(memoryHigh, { usedBytes: fullest!.usedBytes, maxBytes: fullest!.maxBytes, policy: fullest!.policy })
+      this.#options.warn(memoryHigh, { usedBytes, maxBytes, policy })
     }
     if (used < notHigh) this.#isHigh = false
   }
@@ -110,12 +110,18 @@ function readServer (info: string): Server {
   }
 }
 
+/** No server may be asked. */
+const nothing = { used: 0, usedBytes: 0, maxBytes: 0, policy: '' }
+
 const memoryHigh: GuardWarning = {
   code: 'GUARD_WARN_MEMORY',
-  message: 'Redis uses more than 80% of its maxmemory. When it is full it refuses writes, and each instance limits by itself; or it drops counters and blocks, as maxmemory-policy says. Raise maxmemory, lower maxEvents, or see what else is kept there'
+  message: 'Redis uses more than 80% of its maxmemory. When it is full it refuses writes, and each instance limits by ' +
+    'itself; or it drops counters and blocks, as maxmemory-policy says. Raise maxmemory, lower maxEvents, or see what ' +
+    'else is kept there'
 }
 
 const keysEvicted: GuardWarning = {
   code: 'GUARD_WARN_EVICTED',
-  message: 'Redis has evicted keys to stay below its maxmemory. Counters may be among them, and their clients begin anew; with an allkeys-* policy blocks, too. Raise maxmemory, and give the guard a Redis of its own with noeviction'
+  message: 'Redis has evicted keys to stay below its maxmemory. Counters may be among them, and their clients begin ' +
+    'anew; with an allkeys-* policy blocks, too. Raise maxmemory, and give the guard a Redis of its own with noeviction'
 }

@@ -71,13 +71,17 @@ export function checkEviction (policy: string): GuardWarning | undefined {
   if (policy.startsWith('allkeys-')) {
     return {
       code: 'GUARD_WARN_EVICTION',
-      message: `Redis' maxmemory-policy is ${policy}: when memory is short it drops counters and blocks without a word, and attackers go free. Set noeviction; in a Redis that is shared with caches a volatile-* policy, which keeps the blocks`
+      message: `Redis' maxmemory-policy is ${policy}: when memory is short it drops counters and blocks without a word, ` +
+        'and attackers go free. Set noeviction; in a Redis that is shared with caches a volatile-* policy, which keeps ' +
+        'the blocks'
     }
   }
   if (policy.startsWith('volatile-')) {
     return {
       code: 'GUARD_WARN_VOLATILE_EVICTION',
-      message: `Redis' maxmemory-policy is ${policy}: when memory is short it keeps blocks but drops counters, and limited clients begin anew. That is right for a Redis that is shared with caches, with an alert on evictions. Set noeviction in a Redis of the guard's own`
+      message: `Redis' maxmemory-policy is ${policy}: when memory is short it keeps blocks but drops counters, and ` +
+        'limited clients begin anew. That is right for a Redis that is shared with caches, with an alert on evictions. ' +
+        "Set noeviction in a Redis of the guard's own"
     }
   }
   return undefined
@@ -90,7 +94,8 @@ export function foreignValue (key: string, fate: ForeignFate): GuardWarning {
     : 'holds a value or an entry that is not the guard\'s. The guard passes it over'
   return {
     code: 'GUARD_WARN_FOREIGN_VALUE',
-    message: `The key ${key} in Redis ${found}. Somebody else writes to the guard's keys: give the guard a nameSpace of its own, and an ACL user`
+    message: `The key ${key} in Redis ${found}. Somebody else writes to the guard's keys: give the guard a nameSpace ` +
+      'of its own, and an ACL user'
   }
 }
 

@@ -141,10 +141,13 @@ export class Limiter {
     const shown = shownKey(plain, client)
     if (isListed(client, plain, this.settings)) return { key, shown, checks: undefined }
     const { decide } = allowList
-    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) return { key, shown, checks: undefined }
+    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
+      return { key, shown, checks: undefined }
+    }
     // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
     const isFallback = keyGenerator !== undefined && generated === undefined
-    return { key, shown, checks: this.#fixedChecks(key, isFallback) ?? await this.#computedChecks(request, key, shown, isFallback) }
+    const fixed = this.#fixedChecks(key, isFallback)
+    return { key, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
   }
 
   /** @returns undefined: one of the limits has to be computed */
@@ -192,7 +195,8 @@ export class Limiter {
 
 /** The user's functions see a key as it is, whatever it is counted by. */
 function withKey (key: string, decided: Decided): Decided {
-  return (failure, verdict) => decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key } : verdict)
+  return (failure, verdict) =>
+    decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key } : verdict)
 }
 
 async function computed ({ algorithm, max, timeWindow, burst, excess }: LiveLimit['definition'], request: FastifyRequest, key: string): Promise<Limit> {

@@ -45,9 +45,10 @@ const asItIs: Redact = text => text
 export function valueErrorOf (error: unknown, redact: Redact = asItIs): ValueError | undefined {
   const { message } = withoutCommand(error)
   // Redis 6 puts words of its own before an error inside a script.
-  const isValue = /(^|@user_script: ?\d+: )(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would overflow)/.test(message)
-  return isValue ? new ValueError(redact(message)) : undefined
+  return valueWords.test(message) ? new ValueError(redact(message)) : undefined
 }
+
+const valueWords = /(^|@user_script: ?\d+: )(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would)/
 
 /** A Cluster of which no node answers: where it is for the same reason as the last one, and that can be mended, this is it. */
 function lastNodeError (error: unknown, redact: Redact): StoreUnavailableError | undefined {

@@ -3,7 +3,7 @@
  * of them repeat AUTH, or the URL, in their own words, and what they say goes
  * into logs and into `status.reason`.
  */
-import type { Redis, RedisOptions } from 'ioredis'
+import type { ClusterNode, RedisOptions } from 'ioredis'
 import { nodeCredentials, type RedisSettings } from '../redis-option.js'
 
 /** @returns the text without what is secret */
@@ -37,17 +37,27 @@ export function redactor (secretsOf: () => Iterable<unknown>): Redact {
 export function secretsOf (settings: Exclude<RedisSettings, { kind: 'none' }>): readonly unknown[] {
   switch (settings.kind) {
     case 'server': return secretsIn(settings.options)
-    case 'cluster': return [...secretsIn(settings.options.redisOptions), ...settings.nodes.flatMap(node => secretsIn(nodeCredentials(node)))]
+    case 'cluster': return [...secretsIn(settings.options.redisOptions), ...secretsOfNodes(settings.nodes)]
     case 'client': {
-      const { options, startupNodes = [] } = settings.client as Redis & { options: { redisOptions?: RedisOptions }, startupNodes?: Parameters<typeof nodeCredentials>[0][] }
-      return [...secretsIn(options), ...secretsIn(options.redisOptions), ...startupNodes.flatMap(node => secretsIn(nodeCredentials(node)))]
+      const { options, startupNodes = [] } = settings.client as unknown as ClientOptions
+      return [...secretsIn(options), ...secretsIn(options.redisOptions), ...secretsOfNodes(startupNodes)]
     }
   }
 }
 
+/** Where a client of ioredis, for a server or a Cluster, has them. */
+interface ClientOptions {
+  readonly options: RedisOptions & { readonly redisOptions?: RedisOptions }
+  readonly startupNodes?: readonly ClusterNode[]
+}
+
+function secretsOfNodes (nodes: readonly ClusterNode[]): readonly unknown[] {
+  return nodes.flatMap(node => secretsIn(nodeCredentials(node)))
+}
+
 function secretsIn (options: object | undefined): readonly unknown[] {
-  const { username, password, sentinelUsername, sentinelPassword } = (options ?? {}) as Readonly<Record<string, unknown>>
-  return [username, password, sentinelUsername, sentinelPassword]
+  const given = (options ?? {}) as Readonly<Record<string, unknown>>
+  return ['username', 'password', 'sentinelUsername', 'sentinelPassword'].map(name => given[name])
 }
 
 /** An object may stand for a text that is made when it is sent. */
@@ -55,7 +65,7 @@ function isSecret (secret: unknown): boolean {
   return secret !== undefined && secret !== null && String(secret) !== '' && String(secret) !== 'default'
 }
 
-/** The ways in which a secret is written: as it is, in a URL, with escapes, and as Redis has it, with spaces for ends of lines. */
+/** The ways in which a secret is written: as it is, in a URL, with escapes, and with spaces for ends of lines. */
 function formsOf (secret: string): readonly string[] {
   const encoded = encodeURIComponent(Buffer.from(secret).toString())
   const inUrl = [encoded, encoded.replace(/%../g, escape => escape.toLowerCase()), decoded(secret)]
@@ -74,7 +84,8 @@ function decoded (secret: string): string {
 function without (text: string, secret: string): string {
   if (secret.length < shortSecret) {
     const itself = secret.replace(/[^\w\s]/g, '\\$&')
-    return text.replace(new RegExp(`(?<=["'\`])${itself}(?=["'\`])|(?<=//)${itself}(?=[:@])|(?<=:)${itself}(?=@)`, 'g'), mask)
+    const places = [`(?<=["'\`])${itself}(?=["'\`])`, `(?<=//)${itself}(?=[:@])`, `(?<=:)${itself}(?=@)`]
+    return text.replace(new RegExp(places.join('|'), 'g'), mask)
   }
   const head = secret.slice(0, headLength)
   let [result, from] = ['', 0]

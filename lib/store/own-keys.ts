@@ -75,7 +75,9 @@ export async function asFailure<T> (answer: Promise<T>, kind: 'reply' | 'lost'):
   }
 }
 
+const takesNoMore = /exhausted the last possible ID|equal or smaller than the target stream/
+
 /** A stream whose last id is the largest one takes no more entries. */
 function isOfValue (error: unknown): boolean {
-  return error instanceof ValueError || (error instanceof StoreUnavailableError && /exhausted the last possible ID|equal or smaller than the target stream/.test(error.message))
+  return error instanceof ValueError || (error instanceof StoreUnavailableError && takesNoMore.test(error.message))
 }

@@ -83,7 +83,8 @@ export class RedisBlocks {
     let cursor = '0'
     const { emptied } = this.#redis
     do {
-      const [next, entries] = await this.#redis.run(async client => readScan(await client.hscan(this.#keys.blocks, cursor, 'COUNT', pageLength)))
+      const [next, entries] = await this.#redis.run(async client =>
+        readScan(await client.hscan(this.#keys.blocks, cursor, 'COUNT', pageLength)))
       if (this.#redis.emptied !== emptied) throw new StoreUnavailableError('lost', 'Redis has lost its block list')
       yield entries.flatMap(([ip, json]) => this.#blockOf(ip, json) ?? [])
       cursor = next
@@ -188,9 +189,11 @@ function readChanges (reply: unknown) {
 }
 
 function parseBlock (ip: string | undefined, json: string | undefined): Block | undefined {
-  const { reason, origin, blockedAtMs, expiresAtMs = Infinity } = (parseJson(json) ?? {}) as Partial<Record<keyof Block, unknown>>
-  if (!isNetwork(ip) || typeof reason !== 'string' || typeof origin !== 'string' || !isMoment(blockedAtMs)) return undefined
-  return expiresAtMs === Infinity || isMoment(expiresAtMs) ? { ip, reason, origin, blockedAtMs, expiresAtMs } : undefined
+  const read = (parseJson(json) ?? {}) as Partial<Record<keyof Block, unknown>>
+  const { reason, origin, blockedAtMs, expiresAtMs = Infinity } = read
+  if (!isNetwork(ip) || typeof reason !== 'string' || typeof origin !== 'string') return undefined
+  if (!isMoment(blockedAtMs) || (expiresAtMs !== Infinity && !isMoment(expiresAtMs))) return undefined
+  return { ip, reason, origin, blockedAtMs, expiresAtMs }
 }
 
 /** In the form in which addresses and ranges are kept. */

@@ -80,7 +80,11 @@ export class RedisStore implements Store {
       [keys.instances]: 'zset',
       [keys.epoch]: 'text'
     }, onForeign)
-    this.#ofEvents = new OwnKeys(redis, { [keys.events]: 'stream', [keys.suspects]: 'zset', [keys.writer(instance)]: 'number' }, onForeign)
+    this.#ofEvents = new OwnKeys(redis, {
+      [keys.events]: 'stream',
+      [keys.suspects]: 'zset',
+      [keys.writer(instance)]: 'number'
+    }, onForeign)
     this.#keys = keys
     this.#maxEvents = maxEvents
     this.#instance = instance
@@ -245,7 +249,8 @@ export class RedisStore implements Store {
     for (;;) {
       // The first one of a later page is the last one of the page before: Redis 6.0 has no way to leave it out.
       const count = isFirst ? limit : pageLength
-      const entries = await this.#ofEvents.run(async client => readEntries(await client.xrevrange(key, from, '-', 'COUNT', count)))
+      const entries = await this.#ofEvents.run(async client =>
+        readEntries(await client.xrevrange(key, from, '-', 'COUNT', count)))
       for (const { id, event } of entries) {
         if (!isFirst && id === from) continue
         if (event === undefined) this.#ofEvents.passedOver(key)
@@ -280,7 +285,8 @@ export class RedisStore implements Store {
     let from = 0
     for (;;) {
       const count = from === 0 ? limit : pageLength
-      const page = await this.#ofEvents.run(async client => readRanks(await client.zrevrange(key, from, from + count - 1, 'WITHSCORES')))
+      const page = await this.#ofEvents.run(async client =>
+        readRanks(await client.zrevrange(key, from, from + count - 1, 'WITHSCORES')))
       for (const { ip, count } of page) {
         if (parseNetwork(ip)?.text !== ip || !Number.isSafeInteger(count)) this.#ofEvents.passedOver(key)
         else if (suspects.length < limit) suspects.push({ ip, count })
@@ -386,7 +392,7 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
   return taken
 }
 
-/** ms from now to a counter's moment: no further away than its window is long, unless refusals have made that longer. */
+/** ms from now to a counter's moment: no further away than its window is long, unless refusals made that longer. */
 function offsetOf (value: unknown, { windowMs, excess }: Limit): number {
   const mostMs = excess === 'none' ? windowMs : Number.MAX_SAFE_INTEGER
   return wholeOf(value, -mostMs, mostMs)
@@ -421,7 +427,7 @@ function readEntries (reply: unknown): readonly { readonly id: string, readonly 
 function parseEvent (json: unknown): RateLimitEvent | undefined {
   const event = (parseJson(json) ?? {}) as Partial<Record<keyof RateLimitEvent, unknown>>
   const { type, count, atMs, ip, key, limit, method, route } = event
-  const isEvent = (type === 'limited' || type === 'blocked') && Number.isSafeInteger(count) && Number.isSafeInteger(atMs) &&
+  const isEvent = (type === 'limited' || type === 'blocked') && [count, atMs].every(Number.isSafeInteger) &&
     [ip, key, limit, method, route].every(text => text === undefined || typeof text === 'string')
   return isEvent ? event as unknown as RateLimitEvent : undefined
 }

@@ -5,7 +5,11 @@
  */
 import { StoreUnavailableError } from '../errors.js'
 
-/** @throws StoreUnavailableError  of kind `reply`, unless it is a whole number from min to max; a client may be set to answer it as a text */
+/**
+ * A client may be set to answer numbers as texts.
+ *
+ * @throws StoreUnavailableError  of kind `reply`, unless it is a whole number from min to max
+ */
 export function wholeOf (value: unknown, min = 0, max = Number.MAX_SAFE_INTEGER): number {
   const number = typeof value === 'string' && /^-?\d{1,16}$/.test(value) ? Number(value) : value
   if (!Number.isSafeInteger(number) || (number as number) < min || (number as number) > max) throw unreadable()

@@ -19,7 +19,8 @@ if blockedAtMs < nowMs then
   local function holds (atMs)
     return atMs ~= nil and atMs <= nowMs
   end
-  if isOver or (holds(liftedAtMs) and liftedAtMs > blockedAtMs) or (holds(there) and there >= blockedAtMs) then return blockedAtMs end
+  local isLifted = holds(liftedAtMs) and liftedAtMs > blockedAtMs
+  if isOver or isLifted or (holds(there) and there >= blockedAtMs) then return blockedAtMs end
 end
 
 for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LIMIT', 0, 100)) do

@@ -33,7 +33,8 @@ for i = 1, math.min(length, #page) do
   elseif atMs < beforeMs then
     redis.call('XDEL', KEYS[1], id)
     removed = removed + 1
-    if fields[2] ~= '' and tonumber(redis.call('ZINCRBY', KEYS[2], -count, fields[2])) <= 0 then redis.call('ZREM', KEYS[2], fields[2]) end
+    local left = fields[2] ~= '' and tonumber(redis.call('ZINCRBY', KEYS[2], -count, fields[2]))
+    if left and left <= 0 then redis.call('ZREM', KEYS[2], fields[2]) end
   end
 end
 return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }

@@ -9,7 +9,7 @@
 -- That the user may not, or that there is no memory, says nothing about the value.
 local function isForeign (reply)
   if type(reply) ~= 'table' or reply.err == nil then return false end
-  for _, words in ipairs({ 'WRONGTYPE', 'exhausted the last possible ID', 'equal or smaller than the target stream' }) do
+  for _, words in ipairs({ 'WRONGTYPE', 'exhausted the last possible ID', 'equal or smaller than the target' }) do
     if string.find(reply.err, words, 1, true) then return true end
   end
   return false
