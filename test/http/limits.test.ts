@@ -201,6 +201,22 @@ t.test('a countWhen that fails, or does not answer true or false, is logged, and
   t.throws(() => app.createRateLimit({ countWhen: () => true }), /countWhen must be left out/)
 })
 
+t.test('a request that is not to count, and cannot be taken back, is logged', async t => {
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: server.url, nameSpace: 'stuck:' }, logTo(lines, 'error'))
+  app.get('/', { config: { rateLimit: { max: 1, countWhen: () => false } } }, async () => {
+    // Somebody else's value where the number of the last call is kept.
+    const [batch] = await observer.keys('stuck:batch:*')
+    await observer.multi().del(batch!).rpush(batch!, 'not a number').exec()
+    return 'ok'
+  })
+  t.equal((await app.inject('/')).statusCode, 200)
+  await until(() => lines.length > 0)
+  t.match(lines, [{ msg: 'a request that is not to count could not be taken back', err: { code: 'GUARD_ERR_VALUE' } }])
+})
+
 onBoth('standard headers are structured fields, and name each limit', async (t, newApp) => {
   const app = await newApp({ standardHeaders: 'draft-11', addHeadersOnExceeding: { 'x-ratelimit-limit': false } })
   app.get('/', { config: { rateLimit: burstAndDaily } }, ok)
