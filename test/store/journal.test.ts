@@ -288,6 +288,19 @@ t.test('until Redis is up to date, what follows a chunk says that Redis knows th
   t.same(isRestored(), [false])
 })
 
+t.test('of what a Redis was told while it was brought up to date, notes are kept of no more counters than find room', async t => {
+  for (const [told, isRestored] of [[10, true], [11, false]] as const) {
+    const { journal } = setUp(10)
+    journal.settle({ last: 5, next: 100 })
+    for (let i = 0; i < told; i++) {
+      journal.addHit(hit(`key${i}`), undefined, undefined)
+      journal.done(journal.next()!)
+    }
+    journal.addHit(hit('key0'), undefined, undefined)
+    t.match(drain(journal), [{ counters: [{ key: 'key0', isRestored }] }])
+  }
+})
+
 t.test('refusals do not count a hit before them, which Redis may not have run, a second time', async t => {
   for (const last of [5, 6]) {
     const { journal } = setUp()
