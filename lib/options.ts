@@ -247,8 +247,8 @@ export const pluginOptions = {
   maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept'),
   maxJournal: option(
     whole(1, 10_000_000), 100_000,
-    'the most counters, changes of blocks, events and values that wait for a Redis that is away, all of them together. ' +
-    'Where there is no room events go first, then counters of clients with most of their quota left'
+    'the most counters, changes of blocks, events and values that wait for a Redis that is away, all of them together' +
+    '. Where there is no room events go first, then counters of clients with most of their quota left'
   )
 } satisfies { readonly [name in Exclude<keyof Required<RedisGuardOptions>, keyof RateLimitOptions>]: Option }
 

@@ -95,8 +95,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const onDrop = (kind: Carried, count: number) => {
     metrics?.dropped(kind, count)
     // Told once for each kind in an outage.
-    if (!droppedKinds.has(kind)) log.warn({ kind }, `the journal is full: some of the ${kind} that Redis has missed will not reach it`)
+    if (droppedKinds.has(kind)) return
     droppedKinds.add(kind)
+    log.warn({ kind }, `the journal is full: some of the ${kind} that Redis has missed will not reach it`)
   }
   const onForeign: OnForeign = (key, fate) => {
     const warning = foreignValue(key, fate)

@@ -145,7 +145,7 @@ export class DenyCache {
     denial.state = state
     const unwritten = this.#unwritten.get(denial)
     if (unwritten !== undefined) unwritten.count++
-    // Each answer of Redis makes another denial of a key: more of them come in the time of a slow write than keys are kept.
+    // Each answer of Redis makes another denial of a key: in the time of a slow write there may be more than keys.
     else if (this.#unwritten.size < this.#options.capacity) {
       this.#unwritten.set(denial, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
     }

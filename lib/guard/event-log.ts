@@ -48,7 +48,9 @@ export class EventLog {
    * @param now      ms, monotonic
    */
   constructor (
-    write: (events: readonly RateLimitEvent[]) => Promise<void>, dropped: (count: number) => void, now = () => performance.now()
+    write: (events: readonly RateLimitEvent[]) => Promise<void>,
+    dropped: (count: number) => void,
+    now = () => performance.now()
   ) {
     this.#write = write
     this.#dropped = dropped
@@ -98,16 +100,21 @@ export class EventLog {
   async flush (): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
-    if (this.#logged.length + this.#pending.length > 0) this.#nextRound ??= this.#round.then(async () => await this.#writeRound())
+    const isNew = this.#logged.length + this.#pending.length > 0
+    if (isNew) this.#nextRound ??= this.#round.then(async () => await this.#writeRound())
     await (this.#nextRound ?? this.#round)
   }
 
   /** For whoever reads: resolves when all that was added so far has been written, or would take too long. */
   async settle (): Promise<void> {
     const written = this.flush().catch(() => {})
-    let timer: NodeJS.Timeout | undefined
-    await Promise.race([written, new Promise<void>(resolve => { timer = setTimeout(resolve, longestReadWaitMs).unref() })])
-    clearTimeout(timer)
+    await new Promise<void>(resolve => {
+      const timer = setTimeout(resolve, longestReadWaitMs).unref()
+      written.finally(() => {
+        clearTimeout(timer)
+        resolve()
+      })
+    })
   }
 
   async #writeRound (): Promise<void> {

@@ -183,9 +183,13 @@ export class CounterJournal {
   /** Drops some of those that have most of their quota left. @returns how many entries that were */
   drop (atMost: number): number {
     const before = this.#size
-    for (const counter of this.#ranks.find(({ size }) => size > 0) ?? []) {
-      if (before - this.#size >= atMost) break
-      this.#remove(counter)
+    for (const rank of this.#ranks) {
+      for (const counter of rank) {
+        if (before - this.#size >= atMost) break
+        this.#remove(counter)
+      }
+      // The next rank is worth more than room for several at once.
+      if (this.#size < before) break
     }
     return before - this.#size
   }

@@ -66,7 +66,8 @@ export class Journal {
    * @param batch  number of the call in which they were sent, as for `addHit`
    */
   addRefusals (
-    key: string, limit: Limit, windowEndsAtMs: number, refusals: number, known: LimitState | undefined, batch: number | undefined
+    key: string, limit: Limit, windowEndsAtMs: number, refusals: number,
+    known: LimitState | undefined, batch: number | undefined
   ): void {
     this.#counters.addRefusals(key, limit, windowEndsAtMs, refusals, known, batch)
     this.#makeRoom()
@@ -78,7 +79,8 @@ export class Journal {
    * @param counted  the counter as the hit left it, by the clock of `known`
    */
   addRefund (
-    hit: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState, known: LimitState | undefined, batch: number | undefined
+    hit: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState,
+    known: LimitState | undefined, batch: number | undefined
   ): void {
     this.#counters.addRefund(hit, counted, known, batch)
     this.#makeRoom()
@@ -131,7 +133,8 @@ export class Journal {
 
   /** What Redis is to be told next, and again until it is `done`; undefined: nothing. */
   next (): Chunk | undefined {
-    return this.#blockChunks().next().value ?? this.#counters.next() ?? this.#eventChunks().next().value ?? this.#values.next()
+    return this.#blockChunks().next().value ?? this.#counters.next() ??
+      this.#eventChunks().next().value ?? this.#values.next()
   }
 
   /** All that Redis is to be told, in order. */

@@ -71,7 +71,7 @@ export class Recovery {
     if (this.#underWay === 0 && this.#journal.size > 0) this.tellRest()
   }
 
-  /** As much as waits now. The next chunk is made when Redis has the last: one that it refuses is the only one that it gets. */
+  /** As much as waits now. The next chunk is made when Redis has the last, so of those it refuses there is only one. */
   async #tellWhatWaits (kept: Kept): Promise<void> {
     let left = this.#journal.size
     while (left > 0) {

@@ -10,7 +10,10 @@ import { until } from '../support/until.js'
 
 async function recorded (app: FastifyInstance): Promise<{ limited: number, dropped: number }> {
   const { payload } = await app.inject('/metrics')
-  const of = (type: string) => Number(new RegExp(`^redis_guard_events_total\\{type="${type}"\\} (\\d+)$`, 'm').exec(payload)?.[1] ?? 0)
+  const of = (type: string) => {
+    const found = new RegExp(`^redis_guard_events_total\\{type="${type}"\\} (\\d+)$`, 'm').exec(payload)
+    return Number(found?.[1] ?? 0)
+  }
   return { limited: of('limited'), dropped: of('dropped') }
 }
 
@@ -19,7 +22,8 @@ t.test('a flood of refusals at a slow Redis waits for a second at most, and read
   t.teardown(async () => await server.stop())
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
-  const app = await guardedApp(t, { redis: { port: proxy.port }, max: 0, timeWindow: '1 hour', commandTimeout: 5000, maxEvents: 100_000 })
+  const options = { redis: { port: proxy.port }, max: 0, timeWindow: '1 hour', commandTimeout: 5000, maxEvents: 100_000 }
+  const app = await guardedApp(t, options)
   app.get('/', async () => 'ok')
   t.equal(app.redisGuard.status.store, 'redis')
   proxy.delayMs = 120

@@ -21,7 +21,7 @@ interface Flooded {
   readonly lines: Record<string, unknown>[]
 }
 
-async function setUp (t: Test, options: RedisGuardOptions = {}): Promise<Flooded> {
+async function setUp (t: Test): Promise<Flooded> {
   const server = await RedisServer.start('--maxmemory-policy', 'noeviction')
   t.teardown(async () => await server.stop())
   const proxy = await TcpProxy.start(server.port)
@@ -29,7 +29,8 @@ async function setUp (t: Test, options: RedisGuardOptions = {}): Promise<Flooded
   const admin = server.client()
   t.teardown(() => admin.disconnect())
   const lines: Record<string, unknown>[] = []
-  const app = await guardedApp(t, { redis: { port: proxy.port }, max, timeWindow: '1 hour', maxJournal, resetTimeout: 100, ...options }, logTo(lines))
+  const options = { redis: { port: proxy.port }, max, timeWindow: '1 hour', maxJournal, resetTimeout: 100 }
+  const app = await guardedApp(t, options, logTo(lines))
   app.get('/', async () => 'ok')
   t.equal(app.redisGuard.status.store, 'redis')
   return { app, admin, proxy, lines }
@@ -54,7 +55,9 @@ const freshName = (i: number) => `198.51.${i >> 8}.${i & 255}`
  *
  * @returns how many names came, and the most that the journal held
  */
-async function flood (app: FastifyInstance, forMs: number, meanwhile: () => Promise<void>): Promise<{ names: number, most: number }> {
+async function flood (
+  app: FastifyInstance, forMs: number, meanwhile: () => Promise<void>
+): Promise<{ names: number, most: number }> {
   const timesUp = async () => await metric(app, 'redis_guard_breaker_transitions_total\\{to="closed"\\}')
   const [endMs, enough] = [Date.now() + forMs, await timesUp() + 3]
   let [names, most] = [0, 0]
@@ -70,7 +73,8 @@ async function flood (app: FastifyInstance, forMs: number, meanwhile: () => Prom
 
 /** @returns the sum of what Redis has counted of fresh names, and the most of one */
 async function countedOf (admin: Redis, names: number): Promise<{ sum: number, most: number }> {
-  const counts = (await admin.mget(Array.from({ length: names }, (_, i) => `guard:fixed-window:{${freshName(i)}}:global`))).map(Number)
+  const keys = Array.from({ length: names }, (_, i) => `guard:fixed-window:{${freshName(i)}}:global`)
+  const counts = (await admin.mget(keys)).map(Number)
   return { sum: counts.reduce((a, b) => a + b, 0), most: Math.max(...counts) }
 }
 
@@ -80,7 +84,9 @@ async function fill (admin: Redis): Promise<void> {
   await admin.config('SET', 'maxmemory', String(used + 12_000))
 }
 
-const refusals: Record<string, { begin: (flooded: Flooded) => Promise<void>, end: (flooded: Flooded) => Promise<void> }> = {
+type Change = (flooded: Flooded) => Promise<void>
+
+const refusals: Record<string, { readonly begin: Change, readonly end: Change }> = {
   'is full': {
     begin: async ({ admin }) => await fill(admin),
     end: async ({ admin }) => { await admin.config('SET', 'maxmemory', '0') }
@@ -118,7 +124,8 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     await until(() => app.redisGuard.status.store === 'redis', 10_000)
     await until(async () => await metric(app, 'redis_guard_journal_entries') === 0)
     for (const address of ['192.0.2.1', '192.0.2.2']) {
-      t.equal(await admin.get(`guard:fixed-window:{${address}}:global`), String(max), `${address} has used its quota, and Redis knows`)
+      const used = await admin.get(`guard:fixed-window:{${address}}:global`)
+      t.equal(used, String(max), `${address} has used its quota, and Redis knows`)
       t.equal(await hit(app, address), 429)
     }
     t.equal(await admin.hexists('guard:{blocks}', '203.0.113.1'), 1)
@@ -135,7 +142,8 @@ t.test('a process with a small heap outlives a Redis that does not take what it 
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   proxy.largest = 6000
-  const options: RedisGuardOptions = { redis: { port: proxy.port }, max: 1, maxJournal, cache: 1000, maxEvents: 1000, resetTimeout: 100 }
+  const bounds = { maxJournal, cache: 1000, maxEvents: 1000 }
+  const options: RedisGuardOptions = { redis: { port: proxy.port }, max: 1, resetTimeout: 100, ...bounds }
   const flooding = new Program(process.execPath, [
     '--max-old-space-size=64', fileURLToPath(new URL('../support/flood.mjs', import.meta.url)), JSON.stringify(options)
   ])

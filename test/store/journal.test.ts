@@ -27,11 +27,13 @@ function drain (journal: Journal): object[] {
 /** As it is when it is sent: a chunk grows empty when it is done. */
 function contentsOf (chunk: Chunk): object {
   if (chunk.kind !== 'counters') return chunk
-  return { ...chunk, counters: [...chunk.counters].map(({ key, known, counted, isRestored }) => ({ key, known, counted, isRestored })) }
+  const counters = [...chunk.counters].map(({ key, known, counted, isRestored }) => ({ key, known, counted, isRestored }))
+  return { ...chunk, counters }
 }
 
 function countersOf (chunks: readonly object[]): Record<string, number> {
-  const counters = chunks.flatMap(chunk => (chunk as { counters?: { key: string, counted: { used: number, previous: number } }[] }).counters ?? [])
+  type Counters = { readonly counters?: readonly { key: string, counted: { used: number, previous: number } }[] }
+  const counters = chunks.flatMap(chunk => (chunk as Counters).counters ?? [])
   return Object.fromEntries(counters.map(({ key, counted }) => [key, counted.used + counted.previous]))
 }
 
@@ -43,7 +45,8 @@ t.test('hits at one counter are one entry, on top of what was known', async t =>
   t.equal(journal.size, 2)
   t.equal(journal.has('a'), true)
   const chunks = drain(journal)
-  t.match(chunks, [{ kind: 'counters', counters: [{ key: 'a', known, counted: { used: 8 } }, { key: 'b', known: undefined, counted: { used: 1 } }] }])
+  const expected = [{ key: 'a', known, counted: { used: 8 } }, { key: 'b', known: undefined, counted: { used: 1 } }]
+  t.match(chunks, [{ kind: 'counters', counters: expected }])
   t.same([journal.size, journal.has('a')], [0, false])
 })
 
@@ -74,7 +77,7 @@ t.test('as long as Redis has not taken a chunk, no other is made', async t => {
   const { journal } = setUp()
   for (let round = 0; round < 10; round++) {
     for (let i = 0; i < 100; i++) journal.addHit(hit(`key-${round}-${i}`), undefined, undefined)
-    for (let i = 0; i < 10; i++) journal.addValue({ kind: 'incr', key: `key-${round}-${i}`, atMs: nowMs, by: 1 }, journal.nextValueOrder(), undefined)
+    for (let i = 0; i < 10; i++) adding.values(journal, 10 * round + i)
     const chunk = journal.next()!
     t.same([chunk.kind, sizeOf(chunk)], ['counters', 100])
     t.equal(chunk, journal.next())
@@ -114,7 +117,10 @@ t.test('a refusal counts also where hits before it may have run in Redis', async
   t.same(countersOf(drain(journal)), { a: 47 })
 })
 
-const events = (count: number, key?: string): RateLimitEvent[] => Array.from({ length: count }, () => ({ type: 'limited', key, count: 1, atMs: nowMs }))
+function events (count: number, key?: string): RateLimitEvent[] {
+  return Array.from({ length: count }, () => ({ type: 'limited', key, count: 1, atMs: nowMs }))
+}
+
 const unblock = (ip: string): BlockOperation => ({ atMs: nowMs, unblock: ip })
 
 /** Adds one entry of each kind, by the number that makes it differ from others. */
@@ -208,7 +214,9 @@ t.test('a flood on one counter while nobody knows what ran takes an entry for ea
 t.test('those who have used most are told first', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   const { journal } = setUp()
-  for (let used = 1; used <= 5; used++) for (let i = 0; i < used; i++) journal.addHit({ ...hit(`used${used}`), limit: quota }, undefined, undefined)
+  for (let used = 1; used <= 5; used++) {
+    for (let i = 0; i < used; i++) journal.addHit({ ...hit(`used${used}`), limit: quota }, undefined, undefined)
+  }
   t.match(drain(journal), [{ counters: [5, 4, 3, 2, 1].map(used => ({ key: `used${used}` })) }])
 })
 
@@ -272,7 +280,8 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
 
 t.test('until Redis is up to date, what follows a chunk says that Redis knows the counter', async t => {
   const { journal } = setUp()
-  const isRestored = () => drain(journal).flatMap(chunk => (chunk as { counters: { isRestored: boolean }[] }).counters.map(({ isRestored }) => isRestored))
+  type Counters = { readonly counters: readonly { isRestored: boolean }[] }
+  const isRestored = () => drain(journal).flatMap(chunk => (chunk as Counters).counters.map(({ isRestored }) => isRestored))
   const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
   journal.addHit(hit('a'), known, undefined)
   journal.settle({ last: 5, next: 100 })
@@ -286,6 +295,19 @@ t.test('until Redis is up to date, what follows a chunk says that Redis knows th
   journal.recovered()
   journal.addHit(hit('a'), known, undefined)
   t.same(isRestored(), [false])
+})
+
+t.test('of what a Redis was told while it was brought up to date, notes are kept of no more counters than find room', async t => {
+  for (const [told, isRestored] of [[10, true], [11, false]] as const) {
+    const { journal } = setUp(10)
+    journal.settle({ last: 5, next: 100 })
+    for (let i = 0; i < told; i++) {
+      journal.addHit(hit(`key${i}`), undefined, undefined)
+      journal.done(journal.next()!)
+    }
+    journal.addHit(hit('key0'), undefined, undefined)
+    t.match(drain(journal), [{ counters: [{ key: 'key0', isRestored }] }])
+  }
 })
 
 t.test('refusals do not count a hit before them, which Redis may not have run, a second time', async t => {

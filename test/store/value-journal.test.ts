@@ -75,7 +75,10 @@ t.test('one that fails when Redis has been asked what it ran already is settled 
 })
 
 const operation = fc.constantFrom(
-  (atMs: number) => set('k', atMs, 'x'), (atMs: number) => incr('k', atMs), (atMs: number) => expire('k', atMs, atMs + 60), (atMs: number) => del('k', atMs)
+  (atMs: number) => set('k', atMs, 'x'),
+  (atMs: number) => incr('k', atMs),
+  (atMs: number) => expire('k', atMs, atMs + 60),
+  (atMs: number) => del('k', atMs)
 )
 
 t.test('however many operations, a key takes little room, and none of what they do is lost', async t => {
