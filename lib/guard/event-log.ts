@@ -36,6 +36,8 @@ export class EventLog {
   /** the same, by address, then in the order of their coming */
   #byAddress = new Map<string | undefined, PendingEvent[]>()
   #timer: NodeJS.Timeout | undefined
+  // Their events are of many requests: they are written in the context of none.
+  readonly #writeRoundUnasked = AsyncResource.bind(async () => await this.#writeRound())
   readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
   /** the round that is under way, or the last one; it never rejects */
   #round: Promise<void> = Promise.resolve()
@@ -81,7 +83,7 @@ export class EventLog {
   }
 
   /**
-   * Adds an event that a flood of others is not to push out: it is the first of the next round.
+   * Adds an event that a flood of others is not to push out: it is in the first write of the next round.
    *
    * @returns resolves when it has been written or dropped
    * @throws what the store threw, as for `flush`
@@ -101,7 +103,7 @@ export class EventLog {
     clearTimeout(this.#timer)
     this.#timer = undefined
     const isNew = this.#logged.length + this.#pending.length > 0
-    if (isNew) this.#nextRound ??= this.#round.then(async () => await this.#writeRound())
+    if (isNew) this.#nextRound ??= this.#round.then(this.#writeRoundUnasked)
     await (this.#nextRound ?? this.#round)
   }
 
@@ -118,7 +120,10 @@ export class EventLog {
   }
 
   async #writeRound (): Promise<void> {
-    const written = this.#writeAll([...this.#logged, ...this.#pending])
+    // The first write holds what was logged, behind refusals that came before it and still fit in.
+    const room = Math.max(0, mostPerWrite - this.#logged.length)
+    const events = [...this.#pending.slice(0, room), ...this.#logged, ...this.#pending.slice(room)]
+    const written = this.#writeAll(events)
     this.#logged = []
     this.#pending = []
     this.#byAddress = new Map()

@@ -12,8 +12,6 @@
 -- returns  1; 0 where the marker was there already
 -- cost     up to seven commands for each counter; O(1) each
 
-if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
-
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
 local ALL, PART = 0, 1
 local time = redis.call('TIME')
@@ -27,6 +25,9 @@ local function read (key, command, ...)
   redis.call('DEL', key)
   return false
 end
+
+if read(KEYS[1], 'GET') == '1' then return 0 end
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
 
 local function whole (text)
   local number = tonumber(text or nil)
@@ -66,13 +67,14 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
   local atMs = nowMs + offsetMs
   local told, toldPrevious, toldAtMs
   if kept ~= ALL then
-    local fields = redis.call('HMGET', toldKey, 'used', 'previous', 'atMs')
-    local writtenAtMs = tonumber(fields[3] or nil)
+    local fields = read(toldKey, 'HMGET', 'used', 'previous', 'atMs') or {}
+    local toldUsed, toldBefore, writtenAtMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
+    if toldUsed == nil or toldBefore == nil then writtenAtMs = nil end
     -- A bucket drains; of a window that is over nothing is left.
     if writtenAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
-      told = levelOf(tonumber(fields[1]), tonumber(fields[2]), nowMs - writtenAtMs, max, windowMs)
+      told = levelOf(toldUsed, toldBefore, nowMs - writtenAtMs, max, windowMs)
     elseif writtenAtMs ~= nil and math.abs(writtenAtMs - atMs) < windowMs / 2 then
-      told, toldPrevious, toldAtMs = tonumber(fields[1]), tonumber(fields[2]), writtenAtMs
+      told, toldPrevious, toldAtMs = toldUsed, toldBefore, writtenAtMs
     end
   end
   local function note (here, herePrevious)
