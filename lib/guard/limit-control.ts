@@ -136,11 +136,13 @@ export class LimitControl {
       this.#hasChanged = false
       await this.#tellVersion()
     }
+    const changedBefore = this.#registry.version
     const version = await this.#stored(versionKey)
     if (version !== this.#version) this.#read.clear()
     const names = this.#registry.names.filter(name => !this.#read.has(name))
     const changes = await Promise.all(names.map(async name => await this.#storedChange(name)))
-    if (!isUsable()) return
+    // What was read may be older than what has been set here meanwhile: it is read again at the next look.
+    if (!isUsable() || this.#registry.version !== changedBefore) return
     this.#version = version
     for (const [i, name] of names.entries()) {
       this.#read.add(name)

@@ -272,3 +272,29 @@ t.test('what a store answers that is not Redis any more is not taken over', asyn
   await control.sync(() => true)
   t.same(registry.changes().get('global'), { max: 5, windowMs: 1000 })
 })
+
+t.test('a limit that is set while others are being read stays as it was set', async t => {
+  const registry = new LimitRegistry()
+  registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
+  memory.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)
+  memory.set('redis-guard:limits', '1', undefined)
+  const get = memory.get.bind(memory)
+  let answer: (() => void) | undefined
+  const getLate = async (key: string) => {
+    const text = get(key)
+    if (key === 'redis-guard:limit:global') await new Promise<void>(resolve => { answer = resolve })
+    return text
+  }
+  Object.assign(memory, { get: getLate })
+  const control = new LimitControl({ registry, store: memory, forget: () => {} })
+  const looking = control.sync(() => true)
+  await until(() => answer !== undefined)
+  await control.set('global', { max: 7, timeWindow: 1000 })
+  answer!()
+  await looking
+  t.same(registry.changes().get('global'), { max: 7, windowMs: 1000 })
+  Object.assign(memory, { get })
+  await control.sync(() => true)
+  t.same(registry.changes().get('global'), { max: 7, windowMs: 1000 })
+})

@@ -25,13 +25,18 @@ end
 -- A number far ahead, and what is none, is somebody else's.
 local number, last = tonumber(ARGV[2]), whole(redis.call('GET', KEYS[3])) or 0
 if last >= number and last < number + 1000000 then return end
-redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+-- What lies here may be somebody else's. It is found before anything is written: then it is emptied, and this is sent
+-- again under the same number.
+redis.call('ZCARD', KEYS[2])
+local length = redis.call('XLEN', KEYS[1])
 
 for i = 4, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'ip', ARGV[i], 'count', ARGV[i + 1], 'atMs', ARGV[i + 2], 'event', ARGV[i + 3])
   count(ARGV[i], ARGV[i + 1])
 end
-local excess = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+
+local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[1])
 if excess > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, 1000))) do
     local fields = entry[2]
