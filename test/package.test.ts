@@ -39,8 +39,9 @@ t.test('the package holds the compiled lib and its papers, and nothing else', as
   const sources = await filesIn(join(root, 'lib'))
   // Types of others' code are not compiled, nor are ours made of them.
   const compiled = sources.filter(file => !file.endsWith('.d.ts')).flatMap(file => file.endsWith('.ts') ? [file.replace(/ts$/, 'js'), file.replace(/ts$/, 'd.ts')] : [file])
+  const pages = await filesIn(join(root, 'docs'))
   t.same(await filesIn(installed), [
-    'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json', ...compiled.map(file => `dist/lib/${file}`)
+    'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json', ...compiled.map(file => `dist/lib/${file}`), ...pages.map(page => `docs/${page}`)
   ].sort())
 })
 

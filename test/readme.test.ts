@@ -1,5 +1,5 @@
 /** README's tables say what the code does. `UPDATE=1 npx tap test/readme.test.ts` writes them anew. */
-import { access, readFile, writeFile } from 'node:fs/promises'
+import { access, readdir, readFile, writeFile } from 'node:fs/promises'
 import Fastify from 'fastify'
 import t from 'tap'
 import { variables } from '../lib/env.js'
@@ -61,8 +61,13 @@ t.test('every warning has its row, and there is no other', async t => {
 })
 
 t.test('the links to files lead somewhere', async t => {
-  for (const [, path] of readme.matchAll(/\]\((?!https?:)([^)#]+)\)/g)) {
-    await t.resolves(access(new URL(`../${path}`, import.meta.url)), String(path))
+  const docs = new URL('../docs/', import.meta.url)
+  const pages = [file, ...(await readdir(docs)).map(name => new URL(name, docs))]
+  t.ok(pages.length > 1)
+  for (const page of pages) {
+    for (const [, path] of (await readFile(page, 'utf8')).matchAll(/\]\((?!https?:)([^)#]+)\)/g)) {
+      await t.resolves(access(new URL(path!, page)), String(path))
+    }
   }
 })
 
