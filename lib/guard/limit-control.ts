@@ -43,7 +43,7 @@ export interface LimitControlParts {
   /** of what a `keyGenerator` answers; undefined: it is counted as it is */
   readonly hashKey?: KeyHash | undefined
   /** told the key of a value that is none of ours, each time that it is read; default: nobody is */
-  readonly onForeign?: (key: string) => void
+  readonly onForeign: (key: string) => void
 }
 
 export class LimitControl {
@@ -57,7 +57,7 @@ export class LimitControl {
   readonly #read = new Set<string>()
   #hasChanged = false
 
-  constructor ({ registry, store, forget, hashKey, onForeign = () => {} }: LimitControlParts) {
+  constructor ({ registry, store, forget, hashKey, onForeign }: LimitControlParts) {
     this.#registry = registry
     this.#store = store
     this.#forget = forget

@@ -440,7 +440,7 @@ function readRanks (reply: unknown): readonly { readonly ip: string, readonly co
   return pairs.map(pair => {
     const [ip, score] = listOf(pair, 2)
     if (typeof score !== 'string' && typeof score !== 'number') throw unreadable()
-    return { ip: textOf(ip), count: score === '' ? NaN : Number(score) }
+    return { ip: textOf(ip), count: parseFloat(String(score)) }
   })
 }
 

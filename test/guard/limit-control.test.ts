@@ -163,7 +163,7 @@ t.test('limits that are added after others were read are as they were set, and n
   const start = (...names: string[]) => {
     const registry = new LimitRegistry()
     for (const name of names) registry.add(name, undefined, limit, clients)
-    const control = new LimitControl({ registry, store: shared, forget: () => {} })
+    const control = new LimitControl({ registry, store: shared, forget: () => {}, onForeign: () => {} })
     return { registry, control, sync: async () => await control.sync(() => true), max: (name: string) => registry.find(name)[0]!.inForce!.max }
   }
   const [one, two] = [start('a', 'b'), start('a', 'b')]
@@ -264,7 +264,7 @@ t.test('what a store answers that is not Redis any more is not taken over', asyn
   memory.set('redis-guard:limits', '1', undefined)
   const get = memory.get.bind(memory)
   Object.assign(memory, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
-  const control = new LimitControl({ registry, store: memory, forget: () => {} })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
   await control.sync(() => isUsable)
   t.equal(registry.changes().size, 0)
   await control.sync(() => isUsable)
@@ -287,7 +287,7 @@ t.test('a limit that is set while others are being read stays as it was set', as
     return text
   }
   Object.assign(memory, { get: getLate })
-  const control = new LimitControl({ registry, store: memory, forget: () => {} })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
   const looking = control.sync(() => true)
   await until(() => answer !== undefined)
   await control.set('global', { max: 7, timeWindow: 1000 })
@@ -297,4 +297,14 @@ t.test('a limit that is set while others are being read stays as it was set', as
   Object.assign(memory, { get })
   await control.sync(() => true)
   t.same(registry.changes().get('global'), { max: 7, windowMs: 1000 })
+})
+
+t.test('a store that fails while limits are read fails the look, and changes nothing', async t => {
+  const registry = new LimitRegistry()
+  registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
+  Object.assign(memory, { get: async () => { throw new TypeError('a mistake') } })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
+  await t.rejects(control.sync(() => true), { message: 'a mistake' })
+  t.equal(registry.changes().size, 0)
 })

@@ -180,3 +180,15 @@ t.test('a connection that a request makes is tried in no request\'s asynchronous
   await up
   t.same(probes, [undefined])
 })
+
+t.test('an error that no failure of Redis explains counts as one, and its reason is kept', async t => {
+  const { guarded } = setUp(t)
+  await guarded.connect(2000)
+  const failures: unknown[] = []
+  guarded.on('failure', failure => { failures.push(failure) })
+  const failure = guarded.report(new TypeError('a mistake'))
+  t.match(failure, { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'connection', cause: { message: 'a mistake' } })
+  t.same(failures, [failure])
+  t.equal(guarded.report(failure), failure)
+  t.equal(failures.length, 1, 'one that was counted is not counted again')
+})

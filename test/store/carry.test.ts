@@ -330,3 +330,13 @@ t.test('a fence that comes late does not open the door again for what was sent b
   t.equal(await observer.get(keys.batch('late')), '2000')
   t.equal(await fenceAt(3000), 7)
 })
+
+t.test('a block list that is replaced while it is read is one that Redis has lost', async t => {
+  const client = guarded.client
+  await client.hset(keys.blocks, Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`10.0.${i >> 8}.${i & 255}`, '{}'])))
+  const pages = store.blockList.pages()
+  await pages.next()
+  await observer.set(keys.blocks, 'a text of somebody else')
+  await t.rejects(pages.next(), /lost its block list/)
+  t.equal(await observer.exists(keys.blocks), 0)
+})

@@ -266,3 +266,11 @@ t.test('without any Redis there is nothing to write behind', async t => {
   await store.countRefusals([{ client: 'a', name: 'limit', limit, windowEndsAtMs: Date.now() + 1000, count: 5 }])
   t.same([memory.size, store.journalSize, store.instances], [0, 0, 1])
 })
+
+t.test('what is no failure of Redis is not answered from memory', async t => {
+  const { store, breaker, redis } = setUp(t)
+  breaker.up()
+  await store.settle()
+  Object.assign(redis, { events: async () => { throw new TypeError('a mistake') } })
+  await t.rejects(async () => await store.events(1), { message: 'a mistake' })
+})

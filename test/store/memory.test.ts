@@ -204,3 +204,9 @@ t.test(`whoever floods, nobody passes more than a limit allows, or is refused be
     t.ok(memory.size <= 320)
   }
 })
+
+t.test('a hit that is given back where its counter is not known leaves none behind', async t => {
+  const { memory } = setUp(10)
+  memory.takeBack('client', limit, { used: 1, previous: 0, atMs: 1_001_000 })
+  t.equal(memory.size, 0)
+})
