@@ -3,10 +3,12 @@
  * where Redis has lost its data or is a little behind, all that is known here.
  */
 import { StoreUnavailableError } from '../errors.js'
+import type { CounterChunk } from './counter-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import type { MemoryStore } from './memory.js'
 import { type Heartbeat, type Kept, noNumbers, type RedisStore } from './redis.js'
 import type { CountedHere } from './store.js'
+import type { ValueChunk } from './value-journal.js'
 
 /** Called with what Redis would not take. */
 type OnRefused = (what: Carried, count: number, error: Error) => void
@@ -85,10 +87,10 @@ export class Recovery {
   async #tellChunk (chunk: Chunk, kept: Kept): Promise<void> {
     await this.#offer(chunk.kind, sizeOf(chunk), async () => {
       switch (chunk.kind) {
-        case 'counters': return await this.#store.carry(String(chunk.id), [...chunk.counters], this.#now(), kept)
+        case 'counters': return await this.#store.carry(idOf(chunk), [...chunk.counters], this.#now(), kept)
         case 'blocks': return await this.#store.blockList.apply(chunk.operations, this.#now())
         case 'events': return await this.#store.writeEvents(chunk.batch)
-        case 'values': return await this.#store.values.carry(String(chunk.id), chunk.changes, this.#now())
+        case 'values': return await this.#store.values.carry(idOf(chunk), chunk.changes, this.#now())
       }
     })
     this.#journal.done(chunk)
@@ -131,4 +133,9 @@ export class Recovery {
       await this.#offer('blocks', operations.length, async () => await this.#store.blockList.apply(operations, this.#now()))
     }
   }
+}
+
+/** Counters and values are numbered apart, and a client may be called as a value is. */
+function idOf ({ kind, id }: CounterChunk | ValueChunk): string {
+  return `${kind}-${id}`
 }

@@ -62,13 +62,16 @@ export class RedisValues {
   /** Does what was done elsewhere; once for each id, however often it is sent. */
   async carry (id: string, changes: readonly ValueChange[], nowMs: number): Promise<void> {
     const { keys, instance, keptMs } = this.#options
-    const callOf = (some: readonly ValueChange[]) => ({
-      keys: [keys.carried(keys.value(some[0]!.key), `${instance}:${id}`), ...some.flatMap(({ key }) => [keys.value(key), keys.written(key)])],
+    const callOf = (some: readonly ValueChange[], slot?: string) => ({
+      keys: [keys.carried(slot, `${instance}:${id}`), ...some.flatMap(({ key }) => [keys.value(key), keys.written(key)])],
       args: [keptMs, instance, ...some.flatMap(change => rowOf(change, nowMs))]
     })
     await this.#redis.run(async client => {
       // In a Cluster they lie in different slots.
-      await carryValues.runAll(client, isCluster(client) ? changes.map(change => callOf([change])) : [callOf(changes)])
+      const calls = isCluster(client)
+        ? changes.map(change => callOf([change], keys.value(change.key)))
+        : [callOf(changes)]
+      await carryValues.runAll(client, calls)
     })
   }
 }

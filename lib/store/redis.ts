@@ -137,6 +137,7 @@ export class RedisStore implements Store {
   /**
    * Adds what was counted elsewhere; once for each id, however often it is sent.
    *
+   * @param id      of these counters: no call of `values.carry` may have it, too
    * @param nowMs   of the clock that the counters are on
    * @param kept    of its data, since it told what is known
    */
@@ -150,9 +151,12 @@ export class RedisStore implements Store {
     })
     if (rows.length === 0) return
     await asFailure(this.#redis.run(async client => {
-      const markerOf = ({ key }: typeof rows[number]) => this.#keys.carried(key, `${this.#instance}:${id}`)
-      // In a Cluster those of different clients lie in different slots; those of one client have one marker.
-      const groups = isCluster(client) ? groupedBy(rows, markerOf) : [rows]
+      // In a Cluster those of different clients lie in different slots; those of one client have one marker. Elsewhere
+      // the marker has no client's name: when these are sent again, the first of them may be missing.
+      const hasSlots = isCluster(client)
+      const markerOf = ({ key }: typeof rows[number]) =>
+        this.#keys.carried(hasSlots ? key : undefined, `${this.#instance}:${id}`)
+      const groups = hasSlots ? groupedBy(rows, markerOf) : [rows]
       await carry.runAll(client, groups.map(some => ({
         keys: [markerOf(some[0]!), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])],
         args: [keptMs, ...some.flatMap(({ args }) => args)]

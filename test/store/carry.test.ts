@@ -330,3 +330,19 @@ t.test('a fence that comes late does not open the door again for what was sent b
   t.equal(await observer.get(keys.batch('late')), '2000')
   t.equal(await fenceAt(3000), 7)
 })
+
+t.test('what is sent again without the first of it is added once', async t => {
+  const limit = defineLimit('fixed-window', 100, 100_000)
+  const [first, second] = [clientOf(limit), clientOf(limit)]
+  const counters = await Promise.all([first, second].map(async ({ key, hit }): Promise<CountedHere> => {
+    const known = await hit(10)
+    return { key, limit, known, counted: countedOn(known, limit, 20) }
+  }))
+  await carry(counters, 'sent again')
+  await carry(counters.slice(1), 'sent again')
+  t.equal(await second.remaining(), 70)
+  const changes = ['first', 'second'].map(key => ({ key, base: undefined, add: 1, addedAtMs: Date.now(), end: undefined }))
+  await store.values.carry('values sent again', changes, Date.now())
+  await store.values.carry('values sent again', changes.slice(1), Date.now())
+  t.equal(await observer.get(keys.value('second')), '1')
+})

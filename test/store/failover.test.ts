@@ -298,3 +298,17 @@ t.test("a user's client with an offline queue does not make requests wait, nor c
   // One before, 20 meanwhile, and one after: what Redis has lost it was told again.
   t.equal(await own.get('guard:fixed-window:{127.0.0.1}:global'), '22')
 })
+
+t.test('the counter of a client and a value of its name both reach a Redis that is back', async t => {
+  const { server, proxy, app } = await setUp(t)
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  proxy.blackhole = true
+  await until(async () => { await app.redisGuard.get('x'); return app.redisGuard.status.store === 'memory' })
+  await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
+  await app.redisGuard.incr('192.0.2.1')
+  proxy.blackhole = false
+  await until(() => app.redisGuard.status.store === 'redis')
+  const counter = await observer.get('guard:fixed-window:{192.0.2.1}:global')
+  t.same([counter, await observer.get('guard:value:{192.0.2.1}')], ['1', '1'])
+})

@@ -62,7 +62,7 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   batch: instance => [keys.batch(instance)],
   fence: instance => [keys.fence(instance)],
   writer: instance => [keys.writer(instance)],
-  carried: instance => [1, 2, 'known-1'].map(id => keys.carried(keys.value('sum'), `${instance}:${id}`)),
+  carried: instance => ['counters-1', 'values-1', 'values-2', 'known-1'].map(id => keys.carried(undefined, `${instance}:${id}`)),
   value: () => ['sum', 'redis-guard:limits', 'redis-guard:limit:global'].map(key => keys.value(key)),
   written: () => [keys.written('sum')]
 }
