@@ -194,11 +194,12 @@ export class CounterJournal {
     return before - this.#size
   }
 
-  /** Forgets counters that say nothing any more. */
+  /** Forgets counters that have expired. A reset or a refund is kept as long as Redis may have what it takes back. */
   sweep (nowMs: number): void {
     for (const counter of this.#ranks.flatMap(rank => [...rank])) {
-      const { counted, limit, inDoubt } = counter
-      if (counted !== undefined && inDoubt.length === 0 && expiresAtMs(counted, limit) <= nowMs) this.#remove(counter)
+      const { known, counted, limit } = counter
+      const hasExpired = [known, counted].every(state => state === undefined || expiresAtMs(state, limit) <= nowMs)
+      if (isReady(counter) && hasExpired) this.#remove(counter)
     }
   }
 

@@ -243,6 +243,16 @@ t.test('a reset is kept like the use that it forgets', async t => {
   t.match(countersOf(drain(journal)), { a: 1 })
 })
 
+t.test('a reset is kept until what it takes back has expired', async t => {
+  const { journal } = setUp()
+  const sliding = defineLimit('sliding-window', 5, 60_000)
+  journal.addReset('a', sliding, { used: 5, previous: 0, atMs: nowMs })
+  journal.sweep(nowMs + 119_999)
+  t.equal(journal.size, 1)
+  journal.sweep(nowMs + 120_000)
+  t.equal(journal.size, 0)
+})
+
 t.test('of a block that changed while Redis was told, the change waits', async t => {
   const { journal } = setUp()
   journal.addBlock(unblock('192.0.2.1'))
