@@ -4,6 +4,7 @@
  * see them; the application's option `frameworkErrors` does.
  */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { attempt, isThenable } from '../awaitable.js'
 import type { Passed } from './answer.js'
 import { hangUp, isReset } from './connection.js'
 import { asError } from './user-function.js'
@@ -78,11 +79,12 @@ function complete (request: FastifyRequest): void {
 
 /** As Fastify does with an error of a hook: it asks the application's error handler, which may be async. */
 function answerWith (refusal: Error, request: FastifyRequest, reply: FastifyReply): void {
-  const { server } = request
-  const handled = new Promise(resolve => resolve(server.errorHandler(refusal as FastifyError, request, reply)))
-  handled.then(payload => {
-    if (payload !== undefined && !reply.sent) reply.send(payload)
-  }, (thrown: unknown) => { reply.send(asError(thrown)) })
+  attempt(async () => {
+    const answer: unknown = request.server.errorHandler(refusal as FastifyError, request, reply)
+    const payload = await answer
+    // An async handler that neither sends nor answers anything has sent an empty body; any other may send later.
+    if (!reply.sent && (payload !== undefined || isThenable(answer))) reply.send(payload)
+  }, thrown => { reply.send(asError(thrown)) })
 }
 
 /** To the byte what Fastify answers without `frameworkErrors`. */

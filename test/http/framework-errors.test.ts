@@ -160,6 +160,29 @@ t.test('a refusal has the shape that the options and the error handler give it',
   }
 })
 
+t.test('an error handler that fails, or answers nothing, gets the answer that it gets on a route', async t => {
+  const wrongType = (error: Error, request: unknown, reply: FastifyReply) => {
+    reply.type('text/html')
+    return { own: error.message }
+  }
+  const handlers = [
+    wrongType,
+    async (error: Error, request: unknown, reply: FastifyReply) => wrongType(error, request, reply),
+    async () => {}
+  ]
+  for (const handler of handlers) {
+    const app = await guarded(t, { max: 0 })
+    app.setErrorHandler(handler)
+    const [{ statusCode, body }, malformed] = [await app.inject('/nowhere'), await app.inject('/%zz')]
+    t.match(malformed, { statusCode, body }, String(handler))
+  }
+})
+
+t.test('a trustProxy function that throws costs a malformed request a 500', async t => {
+  const app = await guarded(t, {}, { trustProxy: () => { throw new Error('no proxy today') } })
+  t.match((await app.inject('/%zz')).json(), { statusCode: 500, message: 'no proxy today' })
+})
+
 t.test('functions of the options find a request without params and query', async t => {
   const keyGenerator: RedisGuardOptions['keyGenerator'] = request => {
     const { params, query } = request as { params: { id?: string }, query: { key?: string } }
