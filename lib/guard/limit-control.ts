@@ -144,13 +144,17 @@ export class LimitControl {
     // What was read may be older than what has been set here meanwhile: it is read again at the next look.
     if (!isUsable() || this.#registry.version !== changedBefore) return
     this.#version = version
+    // All at once: while one is written, another may be set here.
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
       const change = changes[i]
+      if (change === undefined) continue
+      this.#takeOver(name, this.#registry.changes().get(name), change === asConfigured ? undefined : change)
+    }
+    // Redis has lost these: a limit that was reset has `asConfigured` there.
+    for (const name of names.filter((_, i) => changes[i] === undefined)) {
       const known = this.#registry.changes().get(name)
-      if (change !== undefined) this.#takeOver(name, known, change === asConfigured ? undefined : change)
-      // What was reset is said to be so; what is not there, or none of ours, has been lost.
-      else if (known !== undefined) await this.#write(name, JSON.stringify(known))
+      if (known !== undefined) await this.#write(name, JSON.stringify(known))
     }
   }
 

@@ -298,3 +298,26 @@ t.test('a limit that is set while others are being read stays as it was set', as
   await control.sync(() => true)
   t.same(registry.changes().get('global'), { max: 7, windowMs: 1000 })
 })
+
+t.test('a limit that is set while a lost one is written stays as it was set', async t => {
+  const registry = new LimitRegistry()
+  for (const place of ['a', 'b']) {
+    registry.add(place, undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+  }
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
+  const control = new LimitControl({ registry, store: memory, forget: () => {} })
+  await control.set('a', { max: 5, timeWindow: 1000 })
+  memory.del('redis-guard:limit:a')
+  memory.set('redis-guard:limit:b', '{"max":6,"windowMs":1000}', undefined)
+  const set = memory.set.bind(memory)
+  let isSet = false
+  const setMeanwhile = async (key: string, text: string) => {
+    set(key, text, undefined)
+    if (key !== 'redis-guard:limit:a' || isSet) return
+    isSet = true
+    await control.set('b', { max: 7, timeWindow: 1000 })
+  }
+  Object.assign(memory, { set: setMeanwhile })
+  await control.sync(() => true)
+  t.same([isSet, registry.changes().get('b')], [true, { max: 7, windowMs: 1000 }])
+})
