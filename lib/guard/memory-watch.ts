@@ -29,7 +29,7 @@ export class MemoryWatch {
   readonly #policies = new Set<string>()
   #isHigh = false
   /** keys evicted so far, by server; one that was started anew is another one */
-  #evicted = new Map<string, number>()
+  readonly #evicted = new Map<string, number>()
   #lastEvictionMs = -Infinity
   #timer: NodeJS.Timeout | undefined
 
@@ -76,7 +76,8 @@ export class MemoryWatch {
   #checkEvictions (servers: readonly Server[]): void {
     const { now, warn } = this.#options
     const count = servers.reduce((sum, { id, evicted }) => sum + Math.max(0, evicted - (this.#evicted.get(id) ?? 0)), 0)
-    this.#evicted = new Map(servers.map(({ id, evicted }) => [id, evicted]))
+    // Those that did not answer this time are kept, otherwise their evictions would be new ones the next time.
+    for (const { id, evicted } of servers) this.#evicted.set(id, evicted)
     if (count === 0) return
     if (now() - this.#lastEvictionMs > quietMs) warn(keysEvicted, { evictedKeys: count })
     this.#lastEvictionMs = now()

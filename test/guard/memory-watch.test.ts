@@ -110,6 +110,21 @@ t.test('where Redis has no limit, or does not tell, nothing is said of its memor
   }
 })
 
+t.test('evictions of a server that did not answer in between are no new ones', async t => {
+  const info = (id: string, evicted: number) => `run_id:${id}\r\nevicted_keys:${evicted}\r\n`
+  const looks = [[info('a', 0), info('b', 5)], [info('a', 0)], [info('a', 0), info('b', 5)], [info('a', 0), info('b', 6)]]
+  const codes: string[] = []
+  let ms = 0
+  const watch = new MemoryWatch({ ask: async () => looks.shift()!, warn: ({ code }) => codes.push(code), now: () => ms })
+  const counts: number[] = []
+  while (looks.length > 0) {
+    await watch.look()
+    counts.push(codes.length)
+    ms += 7_200_000
+  }
+  t.same(counts, [1, 1, 1, 2])
+})
+
 t.test('a look that fails is followed by the next one, until the watch is closed', async t => {
   mock.timers.enable({ apis: ['setInterval'] })
   t.teardown(() => mock.timers.reset())
