@@ -69,15 +69,17 @@ export class Limiter {
   decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, decided: Decided): void {
     const client = this.clientOf(subject)
     if (this.#isPlain) {
-      if (isListed(client, client.key, this.settings)) return decided(undefined, this.#guard.exempt(subject, this.#name, client.key))
-      const checks = this.#fixedChecks(client.key, false)
-      if (checks !== undefined) return this.#take(request, reply, subject, client.key, checks, decided)
+      const { key } = client
+      const shownTo = showing(shownKey(key, client), key, decided)
+      if (isListed(client, key, this.settings)) return shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
+      const checks = this.#fixedChecks(key, false)
+      if (checks !== undefined) return this.#take(request, reply, subject, key, checks, shownTo)
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
     this.countingOf(request, client).then(({ key, shown, checks }) => {
-      const told = key === shown ? decided : withKey(shown, decided)
-      if (checks === undefined) told(undefined, this.#guard.exempt(subject, this.#name, key))
-      else this.#take(request, reply, subject, key, checks, told)
+      const shownTo = showing(shown, key, decided)
+      if (checks === undefined) shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
+      else this.#take(request, reply, subject, key, checks, shownTo)
     }, (thrown: unknown) => decided(asError(thrown), undefined))
   }
 
@@ -193,10 +195,11 @@ export class Limiter {
   }
 }
 
-/** The user's functions see a key as it is, whatever it is counted by. */
-function withKey (key: string, decided: Decided): Decided {
+/** The user's functions see a key in the form that is shown, whatever it is counted by. */
+function showing (shown: string, counted: string, decided: Decided): Decided {
+  if (shown === counted) return decided
   return (failure, verdict) =>
-    decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key } : verdict)
+    decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key: shown } : verdict)
 }
 
 async function computed ({ algorithm, max, timeWindow, burst, excess }: LiveLimit['definition'], request: FastifyRequest, key: string): Promise<Limit> {

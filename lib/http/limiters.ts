@@ -10,7 +10,6 @@ import { decideAndAnswer } from './answer.js'
 import type { CounterFor } from './custom-store.js'
 import { groupName, Limiter } from './limiter.js'
 import { deniedError, unavailableError } from './reply.js'
-import { shownKey } from './normalize-ip.js'
 import type { SubjectReader } from './subject.js'
 
 /** A hook, or a function to call in one. */
@@ -91,14 +90,12 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
       else reject(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure!)
     })
   })
-  const client = limiter.clientOf(subjectOf(request))
-  const shown = (key: string) => shownKey(key, client)
   switch (verdict.kind) {
     case 'allowed':
-    case 'limited': return resultOf(limiter, shown(verdict.key), verdict, verdict.refusals, verdict.kind === 'limited')
-    case 'uncounted': return resultOf(limiter, shown(verdict.key), { ...verdict, explanation: { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 } }, 0, false)
+    case 'limited': return resultOf(limiter, verdict.key, verdict, verdict.refusals, verdict.kind === 'limited')
+    case 'uncounted': return resultOf(limiter, verdict.key, { ...verdict, explanation: { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 } }, 0, false)
     case 'exempt':
-    case 'shadowed': return { isAllowed: true, key: shown(verdict.key) }
+    case 'shadowed': return { isAllowed: true, key: verdict.key }
     case 'denied': throw deniedError()
     /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
     case 'blocked': throw new TypeError('a limiter does not block')
