@@ -2,6 +2,7 @@
  * What was done to values without Redis, one short list for each key: what a
  * later `set` or `del` makes void is forgotten, and what was added is summed up.
  */
+import { inChunk } from './counter-journal.js'
 import type { Fence, ValueChange, ValueOperation } from './store.js'
 
 /** Values for Redis in one call; see CounterChunk. */
@@ -171,6 +172,3 @@ function sumOf (key: string, steps: readonly Step[]): ValueChange {
   }
   return change
 }
-
-/** So that Redis is held for about a millisecond. */
-const inChunk = 100
