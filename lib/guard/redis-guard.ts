@@ -121,8 +121,6 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * Records an event; it is in the store when the promise resolves, unless
    * Redis is too slow: what cannot be written within a second is counted as
    * dropped. Refused requests are recorded without this.
-   *
-   * @throws ValueError  when the key of the events in Redis holds something else
    */
   async logRateLimitEvent (event: RateLimitEventInput): Promise<void> {
     await this.#eventLog.log(readEvent(event, this.#now()))
