@@ -196,7 +196,7 @@ export const limitOptions = {
   hook: option(oneOf(...hooks), 'onRequest' as LimitHook, "the route's hook in which the limit is decided"),
   allowList: option(
     either(
-      listOf<AllowListEntry>('an array of texts and `{ key: text }`', 0, Infinity, readAllowListEntry),
+      listOf<AllowListEntry>('an array of strings and `{ key: string }`', 0, Infinity, readAllowListEntry),
       fn<(request: FastifyRequest, key: string) => Awaitable<boolean>>('(request, key) => boolean')
     ),
     [],
@@ -205,7 +205,7 @@ export const limitOptions = {
     '`[]`'
   ),
   keyGenerator: option(
-    fn<NonNullable<RateLimitOptions['keyGenerator']>>('(request) => text, number, BigInt, bytes, or object with a toString'),
+    fn<NonNullable<RateLimitOptions['keyGenerator']>>('(request) => string, number, BigInt, bytes, or object with a toString'),
     undefined, 'what clients are told apart by', 'the address'
   ),
   ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
@@ -223,7 +223,7 @@ export const limitOptions = {
 
 /** Options of a route only. */
 export const routeOptions = {
-  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike: by the same algorithm, in the same window. With `gcra` a request takes the share of the bucket that the `max` of its own route says', 'none')
+  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike: by the same algorithm, in the same window. With `gcra` each request fills the shared bucket by `timeWindow` / `max` of its own route', 'none')
 } satisfies { readonly [name in Exclude<keyof Required<RouteRateLimitOptions>, keyof RateLimitOptions>]: Option }
 
 /** Options of the plugin only. */
@@ -247,8 +247,8 @@ export const pluginOptions = {
   maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept'),
   maxJournal: option(
     whole(1, 10_000_000), 100_000,
-    'the most counters, changes of blocks, events and values that wait for a Redis that is away, all of them together' +
-    '. Where there is no room events go first, then counters of clients with most of their quota left'
+    'the most counters, changes of blocks, events and values, all together, that wait while Redis is away. ' +
+    'When it is full, events are dropped first, then counters of clients with most of their quota left'
   )
 } satisfies { readonly [name in Exclude<keyof Required<RedisGuardOptions>, keyof RateLimitOptions>]: Option }
 

@@ -48,7 +48,7 @@ export function parseJson (text: unknown): unknown {
 }
 
 export function unreadable (): StoreUnavailableError {
-  return new StoreUnavailableError('reply', 'Redis answered something else than the command returns')
+  return new StoreUnavailableError('reply', 'Redis sent a reply of another form than the command returns')
 }
 
 /** The last moment that a Date can be. */
