@@ -66,15 +66,15 @@ export interface NamedLimitOptions extends SingleLimitOptions {
   timeWindow: Exclude<SingleLimitOptions['timeWindow'], undefined>
 }
 
-/** An address, a range of them or a key; `{ key }` also for a key that reads like an address. */
+/** An address, a range of addresses, or a key; `{ key }` is for a key that looks like an address. */
 export type AllowListEntry = string | { readonly key: string }
 
 /**
- * An id that a client is counted by, as its text: a finite number and a BigInt
- * in digits, a `Buffer` or `Uint8Array` in hex, any other object by a
- * `toString` of its own, such as an ObjectId or a URL. So `1`, `1n` and `'1'`
- * are one client. Anything else gets the request a 500, also what TypeScript
- * cannot refuse: arrays, dates, and objects without such a `toString`.
+ * An id of a client, which is counted by its text: a finite number or a BigInt
+ * in digits, a `Buffer` or `Uint8Array` in hex, any other object by its own
+ * `toString`, such as an ObjectId or a URL. So `1`, `1n` and `'1'` are one
+ * client. With anything else the request gets a 500, also with values that
+ * TypeScript cannot reject: arrays, dates, and objects without their own `toString`.
  */
 export type ClientId = string | number | bigint | (object & { readonly then?: never })
 
@@ -84,16 +84,16 @@ export interface RateLimitOptions extends SingleLimitOptions {
   countWhen?: (request: FastifyRequest, reply: FastifyReply) => boolean
   hook?: LimitHook
   /**
-   * Whom the limit does not count. A text that is an address or range is
-   * compared with the address of the request alone, so that nobody is exempt by
-   * sending it as a key; any other text, and `{ key }`, with the key. In the
-   * plugin's options, addresses and ranges exempt from blocks, too. Default: nobody.
+   * Clients that the limit does not count. An address or a range is compared
+   * only with the address of the request, so that sending it as a key exempts
+   * nobody. Any other string, and `{ key }`, is compared with the key. In the
+   * plugin's options, addresses and ranges are also exempt from blocks. Default: none.
    *
    * @example
    * allowList: ['10.0.0.0/8', 'partner', { key: '203.0.113.7' }]
    */
   allowList?: readonly AllowListEntry[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
-  /** Answers whose request it is; `undefined`, `null` and `''`: told apart by the address. Default: the address. */
+  /** Returns the id of the client; `undefined`, `null` and `''` mean the address. Default: the address. */
   keyGenerator?: (request: FastifyRequest) => Awaitable<ClientId | null | undefined>
   ipv6Subnet?: number
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object
@@ -131,16 +131,15 @@ export interface RedisGuardOptions extends RateLimitOptions {
   cache?: number
   nameSpace?: string
   /**
-   * A hash stands for what a `keyGenerator` answers wherever the guard keeps or
-   * shows it: in the names of keys in Redis, events, log lines and diagnostics
-   * channels, and in what a `store` of your own is asked for. Callbacks get the
-   * key as it is; `allowList`, `limits.peek` and `limits.reset` take it as it is.
-   * Addresses are not hashed.
+   * Replaces the answer of a `keyGenerator` by a hash wherever the guard keeps
+   * or shows it: in the names of keys in Redis, events, log lines, diagnostics
+   * channels, and calls of your own `store`. Callbacks get the key itself, and
+   * `allowList`, `limits.peek` and `limits.reset` take it. Addresses are not hashed.
    *
    * `true`: HMAC-SHA-256 with the `nameSpace`, which hides keys that nobody can
-   * guess, such as random API keys. A text of at least 16 characters: HMAC with
-   * that secret, which hides e-mail addresses and user numbers, too; the same on
-   * all instances. Whoever changes it begins all counters by key anew.
+   * guess, such as random API keys. A string of at least 16 characters: HMAC with
+   * that secret, which also hides e-mail addresses and user numbers. It must be
+   * the same on all instances. A new secret resets all counters by key.
    *
    * @default false
    * @example { keyGenerator: request => request.headers['x-api-key'], hashKeys: process.env.KEY_HASH_SECRET }

@@ -52,7 +52,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     try {
       subject = subjectOf(request)
     } catch (thrown) {
-      // A `trustProxy` function threw. No hook is run here, which would catch that.
+      // A `trustProxy` function threw. Fastify catches errors of hooks, but this is none.
       return passed(asError(thrown))
     }
     const blocked = guard.blocked(subject)

@@ -27,7 +27,7 @@ export type Decided = (failure: Error | undefined, verdict: Verdict | undefined)
 /** Whom a request is counted against, and by what; nothing for what is on the allow list. */
 export interface Counting {
   readonly key: string
-  /** as the user's functions see it */
+  /** as the user's functions get it */
   readonly shown: string
   readonly checks: readonly NamedCheck[] | undefined
 }
@@ -111,9 +111,9 @@ export class Limiter {
         }, this.#counter)
   }
 
-  /** One whose answer does not go out as a whole stays counted: to hang up is no way around a limit. */
+  /** A request whose answer is not delivered as a whole stays counted: hanging up does not evade a limit. */
   #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
-    // Of a pipelined request it comes when the one before has been answered, in the context of that one.
+    // For a pipelined request, `finish` comes in the context of the request before it.
     reply.raw.once('finish', inThisContext(() => {
       if (!wasDelivered(request, reply)) return
       let counts = true
@@ -195,7 +195,7 @@ export class Limiter {
   }
 }
 
-/** The user's functions see a key in the form that is shown, whatever it is counted by. */
+/** The user's functions get the key that is shown, not the one that is counted. */
 function showing (shown: string, counted: string, decided: Decided): Decided {
   if (shown === counted) return decided
   return (failure, verdict) =>
@@ -230,7 +230,7 @@ export function groupName (groupId: string): string {
   return `group:${groupId}`
 }
 
-/** Addresses are compared with that of the client alone: who chooses its key can make it read like any of them. */
+/** Addresses are compared with the client's address only: a client that chooses its key can make it look like one. */
 function isListed ({ address }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
   if (keys.size > 0 && keys.has(key)) return true
   return !addresses.isEmpty && address !== undefined && addresses.find(address) === true

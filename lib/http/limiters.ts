@@ -109,7 +109,7 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   const peeked = await limiter.peek(key, checks)
   if (peeked === undefined) return { isAllowed: true, key: shown }
   const { tightest, refusals } = peeked
-  // A fixed window that is used up to the last hit has exceeded nothing yet; a bucket cannot tell.
+  // A fixed window whose last hit was just used is not exceeded yet; a bucket does not know the difference.
   const isFixed = tightest.limit.algorithm === 'fixed-window'
   const isExceeded = tightest.explanation.retryAfterMs > 0 && (!isFixed || refusals > 0)
   return resultOf(limiter, shown, tightest, refusals, isExceeded)
