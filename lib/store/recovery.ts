@@ -23,7 +23,7 @@ export class Recovery {
   readonly #now: () => number
   readonly #onRefused: OnRefused
   #carries = 0
-  /** chunks that were sent and not waited for */
+  /** chunks of `tellRest` that Redis has not answered yet */
   #underWay = 0
 
   /** @param now  ms since 1970 */
@@ -68,12 +68,12 @@ export class Recovery {
     }
   }
 
-  /** What failed late, when Redis was trusted again already; unless a slow Redis has not answered the last time yet. */
+  /** Sends entries that came after the recovery, unless Redis still has chunks to answer. */
   tellLate (): void {
     if (this.#underWay === 0 && this.#journal.size > 0) this.tellRest()
   }
 
-  /** As much as waits now. The next chunk is made when Redis has the last, so of those it refuses there is only one. */
+  /** Sends what waits now. Each chunk is made when the last one is done, so at most one is sent in vain. */
   async #tellWhatWaits (kept: Kept): Promise<void> {
     let left = this.#journal.size
     while (left > 0) {
@@ -135,7 +135,7 @@ export class Recovery {
   }
 }
 
-/** Counters and values are numbered apart, and a client may be called as a value is. */
+/** Chunks of counters and of values are numbered separately, and a client and a value may have the same name. */
 function idOf ({ kind, id }: CounterChunk | ValueChunk): string {
   return `${kind}-${id}`
 }

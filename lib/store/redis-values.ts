@@ -92,7 +92,7 @@ function rowOf ({ base, add, addedAtMs, end }: ValueChange, nowMs: number): (str
   return [...ofBase, add, agoMs(addedAtMs), ...ofEnd]
 }
 
-/** What value.lua returns. */
+/** Reads the reply of value.lua. */
 function readChanged ({ kind }: ValueOperation, reply: unknown): ChangedValue {
   if (kind !== 'incr') return { existed: wholeOf(reply, 0, 1) === 1, told: undefined }
   const [sum, leftMs] = listOf(reply, 2)
