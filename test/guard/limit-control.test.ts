@@ -219,7 +219,7 @@ t.test('limits that cannot be read from Redis stay as configured, which is logge
   t.match(lines, [{ code: 'GUARD_WARN_FOREIGN_VALUE', msg: /^The key guard:value:\{redis-guard:limits\} in Redis holds a value/ }])
 })
 
-t.test('a failure that nobody expects is logged once, and ends nothing', async t => {
+t.test('an unexpected failure to read changed limits is logged once, and does not end the process', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const lines: Record<string, unknown>[] = []

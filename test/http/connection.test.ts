@@ -189,7 +189,7 @@ t.test('no server that Fastify makes for localhost handles a request on a reset 
   t.equal(handled, 0)
 })
 
-t.test('an address that the application has set is not asked on a reset connection', async t => {
+t.test('on a reset connection an address that the application has set is not read', async t => {
   const app = await appOver('HTTP', t)
   const own = (request: FastifyRequest) => Object.defineProperty(request, 'ip', { value: '203.0.113.5' })
   app.addHook('onRequest', (request, reply, done) => {
@@ -259,7 +259,7 @@ async function statusOver (session: ClientHttp2Session, headers: OutgoingHttpHea
   return answer[':status']!
 }
 
-t.test('a request is served whose connection is of no network, as that of a server of the application', async t => {
+t.test("a request on a connection without a network, as from the application's own server, is served", async t => {
   for (const socket of [{}, undefined]) {
     const app = await guardedApp(t, { max: 1 }, {
       serverFactory: handler => createServer((request, response) => {
@@ -310,7 +310,7 @@ t.test('guesses on HTTP/2 streams that are reset before the answer count', async
   }
 })
 
-t.test('an answer that its client cut off counts', async t => {
+t.test('a request whose client cut off the answer counts', async t => {
   const size = 50_000_000
   const start = (reply: FastifyReply, length: number) => reply.hijack().raw.writeHead(200, { 'content-length': length })
   interface Cut {
@@ -377,7 +377,7 @@ t.test('an answer that its client cut off counts', async t => {
   }
 })
 
-t.test('an answer that was delivered is given back, though its connection is reset afterwards', async t => {
+t.test('a request whose answer was delivered is given back, though its connection is reset afterwards', async t => {
   for (const protocol of Object.keys(servers) as Protocol[]) {
     for (const [method, status] of [['GET', 200], ['HEAD', 200], ['GET', 204], ['GET', 304]] as const) {
       const app = await appOver(protocol, t)

@@ -45,7 +45,7 @@ const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: 
 
 for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
   for (const [name, atOnce, later] of functions) {
-    t.test(`${name} that fails costs no more than its request, ${where}`, async t => {
+    t.test(`${name} that fails affects no other request, ${where}`, async t => {
       const lines: Record<string, unknown>[] = []
       const app = await guardedApp(t, { redis, nameSpace: `${name}:`, max: 1, global: false }, logTo(lines))
       const ways = [

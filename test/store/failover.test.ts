@@ -263,7 +263,7 @@ t.test('a reply that makes no sense refuses nobody: memory answers that request,
   t.match((await app.inject('/metrics')).payload, /redis_guard_errors_total\{kind="reply"\} 10/)
 })
 
-t.test('somebody else\'s value in place of the number of the last batch is one that was lost, and is replaced', async t => {
+t.test('a foreign value in place of the number of the last batch counts as lost, and is replaced', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const client = server.client()
