@@ -199,7 +199,7 @@ export const limitOptions = {
       fn<(request: FastifyRequest, key: string) => Awaitable<boolean>>('(request, key) => boolean')
     ),
     [],
-    'addresses, CIDR ranges and keys that are not limited; a key that reads like an address is `{ key }`. ' +
+    'addresses, CIDR ranges and keys that are not limited; a key that looks like an address is `{ key }`. ' +
     "In the plugin's options, addresses and ranges listed here are not blocked either",
     '`[]`'
   ),
@@ -236,7 +236,7 @@ export const pluginOptions = {
   nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),
   hashKeys: option(
     switchOrSecret, false as boolean | string,
-    'keep and show a hash in place of what a `keyGenerator` answers; see "Keys that are secrets"'
+    "keep and show a hash in place of a `keyGenerator`'s answer; see \"Keys that are secrets\""
   ),
   metrics: option(either(no, { rule: '{ path, registry }', read: readMetrics }), Object.freeze({ path: '/metrics', registry: undefined }), '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"),
   commandTimeout: option(whole(1, 60_000), 250, 'ms after which a command to Redis is given up, and memory answers'),
