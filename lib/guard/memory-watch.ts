@@ -116,9 +116,9 @@ const nothing = { used: 0, usedBytes: 0, maxBytes: 0, policy: '' }
 
 const memoryHigh: GuardWarning = {
   code: 'GUARD_WARN_MEMORY',
-  message: 'Redis uses more than 80% of its maxmemory. When it is full, maxmemory-policy decides: either Redis refuses ' +
-    'writes, and each instance limits on its own, or it drops counters and blocks. Raise maxmemory, lower maxEvents, ' +
-    'or look for other data in this Redis'
+  message: 'Redis uses more than 80% of its maxmemory. When it is full, maxmemory-policy decides: either Redis ' +
+    'refuses writes, and each instance limits on its own, or it drops counters and blocks. Raise maxmemory, lower ' +
+    'maxEvents, or look for other data in this Redis'
 }
 
 const keysEvicted: GuardWarning = {

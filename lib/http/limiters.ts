@@ -93,7 +93,10 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
   switch (verdict.kind) {
     case 'allowed':
     case 'limited': return resultOf(limiter, verdict.key, verdict, verdict.refusals, verdict.kind === 'limited')
-    case 'uncounted': return resultOf(limiter, verdict.key, { ...verdict, explanation: { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 } }, 0, false)
+    case 'uncounted': {
+      const explanation = { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 }
+      return resultOf(limiter, verdict.key, { ...verdict, explanation }, 0, false)
+    }
     case 'exempt':
     case 'shadowed': return { isAllowed: true, key: verdict.key }
     case 'denied': throw deniedError()

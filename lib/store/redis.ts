@@ -407,17 +407,19 @@ function readPeeked (reply: unknown, checks: readonly NamedCheck[]): Peeked {
   const [clock, ...told] = listOf(reply, 1 + 3 * checks.length)
   const nowMs = clockOf(clock)
   const states = checks.map((_, i) => {
-    const [used, previous, offsetMs] = told.slice(3 * i, 3 * i + 3)
+    const [used, previous, offset] = told.slice(3 * i, 3 * i + 3)
     if (used === '') return undefined
-    return { used: wholeOf(used), previous: wholeOf(previous), atMs: nowMs + wholeOf(offsetMs, -Number.MAX_SAFE_INTEGER) }
+    const offsetMs = wholeOf(offset, -Number.MAX_SAFE_INTEGER)
+    return { used: wholeOf(used), previous: wholeOf(previous), atMs: nowMs + offsetMs }
   })
   return { nowMs, states }
 }
 
 /** Reads the reply of clear-events.lua. */
 function readCleared (reply: unknown): { readonly removed: number, readonly next: string, readonly nowMs: number } {
-  const [removed, next, nowMs] = listOf(reply, 3)
-  return { removed: wholeOf(removed, 0, pageLength), next: next === '' ? next : streamIdOf(next), nowMs: clockOf(nowMs) }
+  const [count, id, clock] = listOf(reply, 3)
+  const removed = wholeOf(count, 0, pageLength)
+  return { removed, next: id === '' ? id : streamIdOf(id), nowMs: clockOf(clock) }
 }
 
 /** Reads entries of the stream of events; a foreign entry has an id and no event. */
@@ -439,8 +441,9 @@ function parseEvent (json: unknown): RateLimitEvent | undefined {
 /** Reads members and scores: pairs in RESP3, one flat list in RESP2. A foreign member may have any score. */
 function readRanks (reply: unknown): readonly { readonly ip: string, readonly count: number }[] {
   const rows = listOf(reply)
-  const isFlat = !Array.isArray(rows[0])
-  const pairs = isFlat ? Array.from({ length: Math.ceil(rows.length / 2) }, (_, i) => rows.slice(2 * i, 2 * i + 2)) : rows
+  const pairs = Array.isArray(rows[0])
+    ? rows
+    : Array.from({ length: Math.ceil(rows.length / 2) }, (_, i) => rows.slice(2 * i, 2 * i + 2))
   return pairs.map(pair => {
     const [ip, score] = listOf(pair, 2)
     if (typeof score !== 'string' && typeof score !== 'number') throw unreadable()
