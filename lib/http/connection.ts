@@ -20,11 +20,13 @@ export function isReset ({ raw }: FastifyRequest): boolean {
   if (socket?.remoteAddress !== undefined) return false
   // An HTTP/2 request whose session is over shows its stream in place of the socket.
   if (!(socket instanceof Socket)) return raw.httpVersionMajor === 2
-  // The socket's own server: for `localhost`, Fastify makes more than one.
-  const { server } = socket as Socket & { server?: Server }
-  const address = server?.address()
+  // The server that accepted the socket: for `localhost`, Fastify makes more than one. Node's HTTP server sets `server`
+  // to itself when the application hands it a socket of another server.
+  const { server, _server } = socket as Socket & { server?: Server, _server?: Server | null }
+  const accepting = _server ?? server
+  const address = accepting?.address()
   // A path stays known while its server closes; a unix socket that came as a file descriptor has none.
-  return typeof address !== 'string' && !(address === null && server!.listening)
+  return typeof address !== 'string' && !(address === null && accepting!.listening)
 }
 
 /** Closes the connection without an answer. No later hook and no handler runs. */

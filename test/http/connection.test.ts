@@ -6,7 +6,7 @@ import {
   type ClientHttp2Session, connect as connectHttp2, constants, type IncomingHttpHeaders, type IncomingHttpStatusHeader,
   type OutgoingHttpHeaders
 } from 'node:http2'
-import { type AddressInfo, connect, type Socket } from 'node:net'
+import { type AddressInfo, connect, createServer as createNetServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
@@ -251,6 +251,20 @@ t.test('a unix socket that was passed as a file descriptor serves requests witho
     statuses.push(String((await once(socket, 'data'))[0]).slice(9, 12))
   }
   t.same(statuses, ['200', '429'])
+})
+
+t.test('a unix socket that another server accepted serves requests without an address', async t => {
+  const folder = await mkdtemp(join(tmpdir(), 'guard-'))
+  t.teardown(async () => await rm(folder, { recursive: true }))
+  const app = await appOver('HTTP', t, { max: 1 })
+  app.get('/', async () => 'ok')
+  await app.ready()
+  const accepting = createNetServer(socket => app.server.emit('connection', socket)).listen(join(folder, 'socket'))
+  t.teardown(() => accepting.close())
+  const socket = connect(join(folder, 'socket'))
+  t.teardown(() => socket.destroy())
+  socket.write(get)
+  t.match(String((await once(socket, 'data'))[0]), /^HTTP\/1.1 200/)
 })
 
 async function statusOver (session: ClientHttp2Session, headers: OutgoingHttpHeaders = {}): Promise<number> {
