@@ -1,19 +1,19 @@
 /**
- * In whose asynchronous context something runs: what AsyncLocalStorage, tracers
- * and loggers see there. One batch, timer or connection serves many requests,
- * and what it calls runs in the context of whoever began it: the user, the
- * tenant and the trace of somebody else.
+ * Keeps each request in its own asynchronous context, which AsyncLocalStorage,
+ * tracers and loggers read. One batch, timer or connection serves many
+ * requests. Without this function its callbacks would run in the context of the
+ * request that began it, with the user, tenant and trace of that request.
  *
- * A callback of a request that waits for something shared comes back by this
- * function. What the guard does for itself is bound at start, by
- * `AsyncResource.bind`, so that it belongs to no request.
+ * A callback of a request that waits for something shared is bound by this
+ * function. The guard's own work is bound at start by `AsyncResource.bind`, so
+ * that it belongs to no request.
  */
 import { AsyncResource } from 'node:async_hooks'
 
 /**
- * Binds a callback to the context in which this is called. For each request:
- * `AsyncResource.bind` takes microseconds, since it adds properties to what it
- * returns; this takes a tenth of one.
+ * Binds a callback to the context of the caller. It is called for each request,
+ * so it does not use `AsyncResource.bind`: that takes microseconds, because it
+ * adds properties to the function it returns. This takes a tenth of one.
  */
 export function inThisContext<Args extends unknown[]> (callback: (...args: Args) => void): (...args: Args) => void {
   const context = new AsyncResource('redis-guard')

@@ -8,11 +8,11 @@ export function isThenable (value: unknown): value is PromiseLike<unknown> {
 }
 
 /**
- * Calls code of the application's that nobody waits for, and that is not to
- * end the process: what it throws, and what a promise of its rejects with.
+ * Calls code of the application that nobody awaits. Its errors and rejections
+ * do not end the process.
  *
- * @param call    called before this returns
- * @param failed  told what went wrong; not to throw
+ * @param call    called synchronously
+ * @param failed  called with the error or rejection; must not throw
  */
 export async function attempt (call: () => unknown, failed: (error: unknown) => void): Promise<void> {
   try {

@@ -1,31 +1,31 @@
 /**
- * The clock that durations run on: windows, blocks, values and what waits for
- * Redis. It tells ms since 1970 like Date.now(), and never steps. By the wall
- * clock, a step of two hours ahead would end blocks that are in force, and a
- * step back would not bring them back.
+ * The clock for durations: windows, blocks, values and the journal. It returns
+ * ms since 1970 like Date.now(), but never steps. If durations ran on the wall
+ * clock, a step of two hours ahead would end blocks that are in force, and the
+ * step back would not restore them.
  *
- * Fake timers must work all the same, whether they come before the plugin or
- * after it, and whether they replace Date alone or performance, too. So this
- * clock follows Date.now() as long as that is not Node's own function, and the
- * monotonic clock otherwise. A process that is suspended stands still on it,
- * as on any monotonic clock.
+ * Fake timers must work too, whether they are installed before the plugin or
+ * after it, and whether they replace only Date or also performance. So this
+ * clock follows Date.now() while that is not Node's own function, and the
+ * monotonic clock otherwise. Like any monotonic clock, it stands still while
+ * the process is suspended.
  *
- * What is shown to people as a time is a matter of the wall clock: see
- * MemoryStore.blocks, and `atMs` of events.
+ * Times that people see are on the wall clock: see MemoryStore.blocks, and
+ * `atMs` of events.
  */
 import { performance } from 'node:perf_hooks'
 
-/** Where a clock gets its time from. */
+/** The functions that a clock reads. */
 export interface ClockSources {
   /** looked up at each call, since fake timers replace it */
   readonly date: () => { now (): number }
-  /** ms, never steps */
+  /** ms; it never steps */
   readonly monotonicMs: () => number
   /** whether a function `now` is Node's own */
   readonly isReal: (now: () => number) => boolean
 }
 
-/** @returns a function that tells whole ms since 1970, as the wall clock did when it was first called */
+/** @returns a function that returns whole ms since 1970; its first call agrees with the wall clock */
 export function steadyClock ({ date, monotonicMs, isReal }: ClockSources = system): () => number {
   let source: (() => number) | undefined
   let isSteady = false

@@ -53,7 +53,7 @@ export class ArgumentError extends GuardError {
   }
 }
 
-/** A limit cannot be decided: its numbers are out of range, a cost can never fit, or an id identifies nobody. */
+/** A limit cannot be decided: its numbers are out of range, a cost can never fit, or a key is no usable id. */
 export class LimitError extends GuardError {
   constructor (message: string) {
     super('GUARD_ERR_LIMIT', message)

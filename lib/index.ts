@@ -13,9 +13,9 @@ export type { GuardWarning } from './guard/warnings.js'
 export { ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, StoreUnavailableError, ValueError } from './errors.js'
 export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
 export type {
-  AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions, RateLimitOptions,
-  RedisGuardOptions, RefusalContext, RefusalHeader,
-  RouteRateLimitOptions, SingleLimitOptions, StandardHeaders
+  AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
+  RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,
+  StandardHeaders
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'
 export type { Algorithm } from './rules/rate-limit.js'

@@ -11,7 +11,7 @@ export const wrong = Symbol('wrong')
 export interface ValueRule<T> {
   /** follows "must be" */
   readonly rule: string
-  /** a value that is refused is not to be shown */
+  /** errors do not show a wrong value */
   readonly isSecret?: boolean
   read (value: unknown): T | typeof wrong
 }
@@ -85,7 +85,7 @@ export const text: ValueRule<string> = {
   read: value => typeof value === 'string' ? value : wrong
 }
 
-/** Keys a hash: of a shorter one all could be tried. */
+/** The secret is the key of a hash. All shorter secrets could be tried. */
 export const switchOrSecret: ValueRule<boolean | string> = {
   rule: 'true, false, or a secret of at least 16 characters',
   isSecret: true,

@@ -66,15 +66,15 @@ export interface NamedLimitOptions extends SingleLimitOptions {
   timeWindow: Exclude<SingleLimitOptions['timeWindow'], undefined>
 }
 
-/** An address, a range of them or a key; `{ key }` also for a key that reads like an address. */
+/** An address, a range of addresses, or a key; `{ key }` is for a key that looks like an address. */
 export type AllowListEntry = string | { readonly key: string }
 
 /**
- * An id that a client is counted by, as its text: a finite number and a BigInt
- * in digits, a `Buffer` or `Uint8Array` in hex, any other object by a
- * `toString` of its own, such as an ObjectId or a URL. So `1`, `1n` and `'1'`
- * are one client. Anything else gets the request a 500, also what TypeScript
- * cannot refuse: arrays, dates, and objects without such a `toString`.
+ * An id of a client, which is counted by its text: a finite number or a BigInt
+ * in digits, a `Buffer` or `Uint8Array` in hex, any other object by its own
+ * `toString`, such as an ObjectId or a URL. So `1`, `1n` and `'1'` are one
+ * client. With anything else the request gets a 500, also with values that
+ * TypeScript cannot reject: arrays, dates, and objects without their own `toString`.
  */
 export type ClientId = string | number | bigint | (object & { readonly then?: never })
 
@@ -84,16 +84,16 @@ export interface RateLimitOptions extends SingleLimitOptions {
   countWhen?: (request: FastifyRequest, reply: FastifyReply) => boolean
   hook?: LimitHook
   /**
-   * Whom the limit does not count. A text that is an address or range is
-   * compared with the address of the request alone, so that nobody is exempt by
-   * sending it as a key; any other text, and `{ key }`, with the key. In the
-   * plugin's options, addresses and ranges exempt from blocks, too. Default: nobody.
+   * Clients that the limit does not count. An address or a range is compared
+   * only with the address of the request, so that sending it as a key exempts
+   * nobody. Any other string, and `{ key }`, is compared with the key. In the
+   * plugin's options, addresses and ranges are also exempt from blocks. Default: none.
    *
    * @example
    * allowList: ['10.0.0.0/8', 'partner', { key: '203.0.113.7' }]
    */
   allowList?: readonly AllowListEntry[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
-  /** Answers whose request it is; `undefined`, `null` and `''`: told apart by the address. Default: the address. */
+  /** Returns the id of the client; `undefined`, `null` and `''` mean the address. Default: the address. */
   keyGenerator?: (request: FastifyRequest) => Awaitable<ClientId | null | undefined>
   ipv6Subnet?: number
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object
@@ -131,16 +131,15 @@ export interface RedisGuardOptions extends RateLimitOptions {
   cache?: number
   nameSpace?: string
   /**
-   * A hash stands for what a `keyGenerator` answers wherever the guard keeps or
-   * shows it: in the names of keys in Redis, events, log lines and diagnostics
-   * channels, and in what a `store` of your own is asked for. Callbacks get the
-   * key as it is; `allowList`, `limits.peek` and `limits.reset` take it as it is.
-   * Addresses are not hashed.
+   * Replaces the answer of a `keyGenerator` by a hash wherever the guard keeps
+   * or shows it: in the names of keys in Redis, events, log lines, diagnostics
+   * channels, and calls of your own `store`. Callbacks get the key itself, and
+   * `allowList`, `limits.peek` and `limits.reset` take it. Addresses are not hashed.
    *
    * `true`: HMAC-SHA-256 with the `nameSpace`, which hides keys that nobody can
-   * guess, such as random API keys. A text of at least 16 characters: HMAC with
-   * that secret, which hides e-mail addresses and user numbers, too; the same on
-   * all instances. Whoever changes it begins all counters by key anew.
+   * guess, such as random API keys. A string of at least 16 characters: HMAC with
+   * that secret, which also hides e-mail addresses and user numbers. It must be
+   * the same on all instances. A new secret resets all counters by key.
    *
    * @default false
    * @example { keyGenerator: request => request.headers['x-api-key'], hashKeys: process.env.KEY_HASH_SECRET }
@@ -196,16 +195,16 @@ export const limitOptions = {
   hook: option(oneOf(...hooks), 'onRequest' as LimitHook, "the route's hook in which the limit is decided"),
   allowList: option(
     either(
-      listOf<AllowListEntry>('an array of texts and `{ key: text }`', 0, Infinity, readAllowListEntry),
+      listOf<AllowListEntry>('an array of strings and `{ key: string }`', 0, Infinity, readAllowListEntry),
       fn<(request: FastifyRequest, key: string) => Awaitable<boolean>>('(request, key) => boolean')
     ),
     [],
-    'addresses, CIDR ranges and keys that are not limited; a key that reads like an address is `{ key }`. ' +
+    'addresses, CIDR ranges and keys that are not limited; a key that looks like an address is `{ key }`. ' +
     "In the plugin's options, addresses and ranges listed here are not blocked either",
     '`[]`'
   ),
   keyGenerator: option(
-    fn<NonNullable<RateLimitOptions['keyGenerator']>>('(request) => text, number, BigInt, bytes, or object with a toString'),
+    fn<NonNullable<RateLimitOptions['keyGenerator']>>('(request) => string, number, BigInt, bytes, or object with a toString'),
     undefined, 'what clients are told apart by', 'the address'
   ),
   ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
@@ -223,7 +222,7 @@ export const limitOptions = {
 
 /** Options of a route only. */
 export const routeOptions = {
-  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike: by the same algorithm, in the same window. With `gcra` a request takes the share of the bucket that the `max` of its own route says', 'none')
+  groupId: option(text, undefined, 'routes of one group share a counter of each client, as far as their limits count alike: by the same algorithm, in the same window. With `gcra` each request fills the shared bucket by `timeWindow` / `max` of its own route', 'none')
 } satisfies { readonly [name in Exclude<keyof Required<RouteRateLimitOptions>, keyof RateLimitOptions>]: Option }
 
 /** Options of the plugin only. */
@@ -237,7 +236,7 @@ export const pluginOptions = {
   nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),
   hashKeys: option(
     switchOrSecret, false as boolean | string,
-    'keep and show a hash in place of what a `keyGenerator` answers; see "Keys that are secrets"'
+    "keep and show a hash in place of a `keyGenerator`'s answer; see \"Keys that are secrets\""
   ),
   metrics: option(either(no, { rule: '{ path, registry }', read: readMetrics }), Object.freeze({ path: '/metrics', registry: undefined }), '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"),
   commandTimeout: option(whole(1, 60_000), 250, 'ms after which a command to Redis is given up, and memory answers'),
@@ -247,8 +246,8 @@ export const pluginOptions = {
   maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept'),
   maxJournal: option(
     whole(1, 10_000_000), 100_000,
-    'the most counters, changes of blocks, events and values that wait for a Redis that is away, all of them together' +
-    '. Where there is no room events go first, then counters of clients with most of their quota left'
+    'the most counters, changes of blocks, events and values, all together, that wait while Redis is away. ' +
+    'When it is full, events are dropped first, then counters of clients with most of their quota left'
   )
 } satisfies { readonly [name in Exclude<keyof Required<RedisGuardOptions>, keyof RateLimitOptions>]: Option }
 

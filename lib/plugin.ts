@@ -203,7 +203,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     redis?.guarded.close()
     if (metrics !== registry) {
       await attempt(() => metrics?.close(), error => {
-        log.warn({ err: error }, 'the metrics could not be taken out of their registry')
+        log.warn({ err: error }, 'the metrics could not be removed from their registry')
       })
     }
   })

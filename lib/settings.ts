@@ -71,7 +71,7 @@ export interface LimitSettings extends LimitDefinition {
 
 export interface AllowList {
   readonly addresses: AddressList<true>
-  /** entries that are neither address nor range, and those of `{ key }` */
+  /** entries that are neither addresses nor ranges, and keys of `{ key }` entries */
   readonly keys: ReadonlySet<string>
   readonly decide: ((request: FastifyRequest, key: string) => Awaitable<boolean>) | undefined
 }

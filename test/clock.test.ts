@@ -21,7 +21,7 @@ function setUp () {
   return { clock, wall, pass, now }
 }
 
-t.test('it begins with the time of the wall clock, passes with the monotonic one, and tells whole ms', async t => {
+t.test('it starts at the wall clock, runs on the monotonic clock, and returns whole ms', async t => {
   const { pass, now } = setUp()
   t.equal(now(), 1_700_000_000_000)
   for (const ms of [0.5, 0.5, 1, 1000]) pass(ms)

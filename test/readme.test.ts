@@ -52,7 +52,7 @@ t.test('every method of the client is in the table of methods, and every other p
   for (const name of ['status', 'client', 'warnings']) t.match(readme, `redisGuard.${name}`)
 })
 
-t.test('every warning has its row, and there is no other', async t => {
+t.test('the table of warnings has every code, and no other', async t => {
   const guard = new URL('../lib/guard/', import.meta.url)
   const sources = await Promise.all(['warnings.ts', 'memory-watch.ts'].map(async name => await readFile(new URL(name, guard), 'utf8')))
   const codes = new Set(sources.flatMap(source => source.match(/GUARD_WARN_\w+/g) ?? []))

@@ -20,7 +20,7 @@ t.test('a logger is called as it is, on each level', async t => {
   t.same(lines, [...eachLevel, ['info', true, 'a message alone']])
 })
 
-t.test('a logger that throws costs its lines, and neither a request nor the switch to memory and back', async t => {
+t.test('a logger that throws loses its lines, but fails no request and no switch of the store', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   let thrown = 0

@@ -89,7 +89,7 @@ export class BlockListFollower {
         for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
       }
     } catch (error) {
-      // An outage may be long: what changes in it is not to be noted without end.
+      // An outage may be long: the notes of changes would grow without end.
       memory.forgetNotedChanges()
       throw error
     }

@@ -126,7 +126,7 @@ export class DenyCache {
     for (const { name, limit } of checks) this.#denials.delete(this.#options.keys.limit(limit.algorithm, name, client))
   }
 
-  /** Writes what was counted here so far; one write at a time, so that a slow Redis has no second one waiting. */
+  /** Writes the refusals counted so far. One write at a time: a slow Redis never has two of them to answer. */
   async flush (): Promise<void> {
     clearTimeout(this.#timer)
     this.#timer = undefined
@@ -145,7 +145,7 @@ export class DenyCache {
     denial.state = state
     const unwritten = this.#unwritten.get(denial)
     if (unwritten !== undefined) unwritten.count++
-    // Each answer of Redis makes another denial of a key: in the time of a slow write there may be more than keys.
+    // Each answer of Redis makes a new denial of its key, so during a slow write there may be more denials than keys.
     else if (this.#unwritten.size < this.#options.capacity) {
       this.#unwritten.set(denial, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
     }

@@ -3,9 +3,10 @@
  * and written behind, one write at a time. Equal ones become one event with a
  * count, so a flood costs a few events a second, however many requests it has.
  *
- * Where writes are slow, what waits is bounded by time: a round of writes
- * gathers nothing new, begins no write after `longestRoundMs`, and drops what
- * it has left. So an event waits for the end of one round and for its own.
+ * When writes are slow, the wait is bounded by time. A round of writes takes
+ * the events that are there when it begins. It begins no write after
+ * `longestRoundMs`, and drops the events that are left. So an event waits for
+ * the end of the current round and for its own.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { performance } from 'node:perf_hooks'
@@ -18,10 +19,10 @@ export const flushIntervalMs = 250
 /** ms after which a round begins no further write: an event waits for two rounds at most. */
 export const longestRoundMs = 500
 
-/** ms that whoever reads events waits for those that are being written. */
+/** ms that a reader of events waits for events that are being written. */
 export const longestReadWaitMs = 500
 
-/** Different events between two rounds; what is beyond is counted as dropped. */
+/** The most different events between two rounds; more are counted as dropped. */
 export const mostPending = 20_000
 
 /** Events in one write, so that a script of Redis is done in about a millisecond. */
@@ -36,17 +37,17 @@ export class EventLog {
   /** the same, by address, then in the order of their coming */
   #byAddress = new Map<string | undefined, PendingEvent[]>()
   #timer: NodeJS.Timeout | undefined
-  // Their events are of many requests: they are written in the context of none.
+  // The events belong to many requests: they are written in the context of none.
   readonly #writeRoundUnasked = AsyncResource.bind(async () => await this.#writeRound())
   readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
   /** the round that is under way, or the last one; it never rejects */
   #round: Promise<void> = Promise.resolve()
-  /** the round that begins after it; undefined: nobody has asked for one */
+  /** the round that begins after it; undefined: none was asked for */
   #nextRound: Promise<void> | undefined
 
   /**
    * @param write    stores events
-   * @param dropped  told how many requests had no room, or could not be written in time
+   * @param dropped  called with the number of requests whose events had no room, or were not written in time
    * @param now      ms, monotonic
    */
   constructor (
@@ -83,7 +84,7 @@ export class EventLog {
   }
 
   /**
-   * Adds an event that a flood of others is not to push out: it is in the first write of the next round.
+   * Adds an event that a flood of others cannot push out: it is in the first write of the next round.
    *
    * @returns resolves when it has been written or dropped
    * @throws what the store threw, as for `flush`
@@ -95,9 +96,9 @@ export class EventLog {
   }
 
   /**
-   * Resolves when all that was added so far has been written or dropped.
+   * Resolves when all events added so far have been written or dropped.
    *
-   * @throws what the store threw last, where it did not take some of it
+   * @throws the last error of the store, if it refused some of them
    */
   async flush (): Promise<void> {
     clearTimeout(this.#timer)
@@ -107,7 +108,7 @@ export class EventLog {
     await (this.#nextRound ?? this.#round)
   }
 
-  /** For whoever reads: resolves when all that was added so far has been written, or would take too long. */
+  /** For readers: resolves when all events added so far have been written, or after `longestReadWaitMs`. */
   async settle (): Promise<void> {
     const written = this.flush().catch(() => {})
     await new Promise<void>(resolve => {
@@ -120,7 +121,7 @@ export class EventLog {
   }
 
   async #writeRound (): Promise<void> {
-    // The first write holds what was logged, behind refusals that came before it and still fit in.
+    // The first write holds the logged events, behind as many earlier refusals as fit.
     const room = Math.max(0, mostPerWrite - this.#logged.length)
     const events = [...this.#pending.slice(0, room), ...this.#logged, ...this.#pending.slice(room)]
     const written = this.#writeAll(events)

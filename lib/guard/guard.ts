@@ -58,7 +58,7 @@ export interface GuardOptions {
   readonly denyCache: DenyCache
   readonly ipv6Subnet: number
   readonly allowList: AddressList<true>
-  /** of what a `keyGenerator` answers; undefined: it is counted and shown as it is */
+  /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
   readonly hashKey?: KeyHash | undefined
   /** default true; false: blocks are in shadow, as all else */
   readonly refusesBlocked?: boolean

@@ -1,14 +1,14 @@
-/** A hash in place of what a `keyGenerator` answers, such as an API key, wherever it would be kept or shown. */
+/** A hash that is kept and shown in place of a `keyGenerator`'s answer, such as an API key. */
 import { createHmac } from 'node:crypto'
 
-/** @returns the same for a key on every instance */
+/** @returns the same hash of a key on every instance */
 export type KeyHash = (key: string) => string
 
 /**
- * HMAC-SHA-256, of which 128 bits are kept: nobody finds a second key for the hash of one.
+ * HMAC-SHA-256, cut to 128 bits: nobody can find a second key with the hash of the first.
  *
- * @param secret  the name space of the plugin, or a secret of the user's, without which a key that can be guessed
- *   cannot be found by its hash
+ * @param secret  the plugin's name space, or the user's own secret. Without the secret, nobody can test by the hash
+ *   whether a guessed key is right
  */
 export function keyHash (secret: string): KeyHash {
   return key => {
@@ -17,7 +17,7 @@ export function keyHash (secret: string): KeyHash {
   }
 }
 
-/** As it stands in events and log lines. */
+/** Whether a text has the form of a hash, as events and log lines show it. */
 export function isKeyHash (text: string): boolean {
   return shape.test(text)
 }

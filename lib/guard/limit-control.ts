@@ -40,9 +40,9 @@ export interface LimitControlParts {
   readonly store: Store
   /** forgets what the process knows of a client by itself */
   readonly forget: (key: string, checks: readonly NamedCheck[]) => void
-  /** of what a `keyGenerator` answers; undefined: it is counted as it is */
+  /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted */
   readonly hashKey?: KeyHash | undefined
-  /** told the key of a value that is none of ours, each time that it is read; default: nobody is */
+  /** called with the key of a value that the guard did not write, each time it is read */
   readonly onForeign: (key: string) => void
 }
 
@@ -110,7 +110,7 @@ export class LimitControl {
    * How far a client is with each limit; nothing is counted. Limits whose
    * numbers are computed for each request are left out.
    *
-   * @param key  an address, or what a `keyGenerator` answers; with `hashKeys` also its hash, as events have it
+   * @param key  an address, or an answer of a `keyGenerator`; with `hashKeys`, also the hash that events show
    */
   async peek (key: string): Promise<readonly PeekedLimit[]> {
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
@@ -141,16 +141,20 @@ export class LimitControl {
     if (version !== this.#version) this.#read.clear()
     const names = this.#registry.names.filter(name => !this.#read.has(name))
     const changes = await Promise.all(names.map(async name => await this.#storedChange(name)))
-    // What was read may be older than what has been set here meanwhile: it is read again at the next look.
+    // A limit may have been set here meanwhile, and the values read be older: they are read again next time.
     if (!isUsable() || this.#registry.version !== changedBefore) return
     this.#version = version
+    // All at once: while one is written, another may be set here.
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
       const change = changes[i]
+      if (change === undefined) continue
+      this.#takeOver(name, this.#registry.changes().get(name), change === asConfigured ? undefined : change)
+    }
+    // Redis has lost these: a limit that was reset has `asConfigured` there.
+    for (const name of names.filter((_, i) => changes[i] === undefined)) {
       const known = this.#registry.changes().get(name)
-      if (change !== undefined) this.#takeOver(name, known, change === asConfigured ? undefined : change)
-      // What was reset is said to be so; what is not there, or none of ours, has been lost.
-      else if (known !== undefined) await this.#write(name, JSON.stringify(known))
+      if (known !== undefined) await this.#write(name, JSON.stringify(known))
     }
   }
 
@@ -163,7 +167,7 @@ export class LimitControl {
     }
   }
 
-  /** What a limit was set to; undefined: nobody has set it, or what is there is none of ours. */
+  /** What a limit was set to; undefined: it was not set, or the stored value is not the guard's. */
   async #storedChange (name: string): Promise<LimitChange | typeof asConfigured | undefined> {
     const key = keyOf(name)
     const text = await this.#stored(key)
@@ -172,7 +176,7 @@ export class LimitControl {
     return change ?? undefined
   }
 
-  /** One of another type than a text is somebody else's, and as good as not there: the next change replaces it. */
+  /** A value of another type than text is not the guard's and counts as missing: the next change replaces it. */
   async #stored (key: string): Promise<string | null> {
     try {
       return await this.#store.get(key)
@@ -229,7 +233,7 @@ export class LimitControl {
       const limit = inForce ?? computed?.(algorithm)
       if (limit === undefined) continue
       const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
-      // What a function answers is counted as it is, or by its hash.
+      // The answer of a `keyGenerator` is counted itself, or by its hash.
       add(hasKeyGenerator ? counted : byAddressKey, name, limit)
       if (hasKeyGenerator && address !== undefined) add(byAddressKey, byAddress(name), limit)
     }

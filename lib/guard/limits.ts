@@ -101,11 +101,11 @@ export class LimitRegistry {
     return limit
   }
 
-  /** The first name under which all others count in the same window. */
+  /** The first name whose other limits all have the same window. */
   #nameFor (shared: string, definition: LimitDefinition): string {
     const apart = `${shared}@${windowName(definition)}`
     let name = shared
-    // Two functions of one place may answer two windows, so that one name for all computed windows is not enough.
+    // Two functions of one group may return different windows, so one name for all computed windows is not enough.
     for (let number = 1; this.find(name).some(other => !hasSameWindow(other.definition, definition)); number++) {
       name = number === 1 ? apart : `${apart}-${number}`
     }

@@ -1,6 +1,6 @@
 /**
- * Looks at what Redis says of its memory, at start and every minute: one that
- * is nearly full, or that evicts keys, soon forgets whom it limits.
+ * Checks the memory of Redis when it is first used, and every minute: a Redis
+ * that is nearly full or evicts keys soon loses counters.
  */
 import { parseInfo } from '../metrics/redis-info.js'
 import { checkEviction, type GuardWarning } from './warnings.js'
@@ -10,26 +10,26 @@ export interface MemoryWatchOptions {
   readonly ask: () => Promise<readonly string[]>
   /** called once for each policy, once each time that memory becomes high, and for evictions at most once an hour */
   readonly warn: (warning: GuardWarning, details: object) => void
-  /** ms, of a clock that only goes on */
+  /** ms, monotonic */
   readonly now: () => number
 }
 
 /** ms between two looks. */
 const intervalMs = 60_000
 
-/** Part of maxmemory above which memory is high, and below which it is no more: in between it may go up and down. */
+/** Memory becomes high above the first part of maxmemory, and stays high until it is below the second one. */
 const high = 0.8
 const notHigh = 0.75
 
-/** ms without evictions after which new ones are told. */
+/** ms without evictions after which new ones are reported again. */
 const quietMs = 3_600_000
 
 export class MemoryWatch {
   readonly #options: MemoryWatchOptions
   readonly #policies = new Set<string>()
   #isHigh = false
-  /** keys evicted so far, by server; one that was started anew is another one */
-  #evicted = new Map<string, number>()
+  /** keys evicted so far, by run id, so that a restarted server counts from 0 */
+  readonly #evicted = new Map<string, number>()
   #lastEvictionMs = -Infinity
   #timer: NodeJS.Timeout | undefined
 
@@ -76,14 +76,15 @@ export class MemoryWatch {
   #checkEvictions (servers: readonly Server[]): void {
     const { now, warn } = this.#options
     const count = servers.reduce((sum, { id, evicted }) => sum + Math.max(0, evicted - (this.#evicted.get(id) ?? 0)), 0)
-    this.#evicted = new Map(servers.map(({ id, evicted }) => [id, evicted]))
+    // A server that did not answer this time stays; otherwise its old evictions would count as new ones next time.
+    for (const { id, evicted } of servers) this.#evicted.set(id, evicted)
     if (count === 0) return
     if (now() - this.#lastEvictionMs > quietMs) warn(keysEvicted, { evictedKeys: count })
     this.#lastEvictionMs = now()
   }
 }
 
-/** What a server says of its memory. */
+/** The memory of a server, by its INFO. */
 interface Server {
   readonly id: string
   readonly policy: string
@@ -110,18 +111,18 @@ function readServer (info: string): Server {
   }
 }
 
-/** No server may be asked. */
+/** In place of the fullest server, when no server may be asked. */
 const nothing = { used: 0, usedBytes: 0, maxBytes: 0, policy: '' }
 
 const memoryHigh: GuardWarning = {
   code: 'GUARD_WARN_MEMORY',
-  message: 'Redis uses more than 80% of its maxmemory. When it is full it refuses writes, and each instance limits by ' +
-    'itself; or it drops counters and blocks, as maxmemory-policy says. Raise maxmemory, lower maxEvents, or see what ' +
-    'else is kept there'
+  message: 'Redis uses more than 80% of its maxmemory. When it is full, maxmemory-policy decides: either Redis ' +
+    'refuses writes, and each instance limits on its own, or it drops counters and blocks. Raise maxmemory, lower ' +
+    'maxEvents, or look for other data in this Redis'
 }
 
 const keysEvicted: GuardWarning = {
   code: 'GUARD_WARN_EVICTED',
-  message: 'Redis has evicted keys to stay below its maxmemory. Counters may be among them, and their clients begin ' +
-    'anew; with an allkeys-* policy blocks, too. Raise maxmemory, and give the guard a Redis of its own with noeviction'
+  message: 'Redis has evicted keys to stay below its maxmemory. A client whose counter was evicted has a new quota. ' +
+    'An allkeys-* policy evicts blocks, too. Raise maxmemory, and give the guard its own Redis with noeviction'
 }

@@ -45,7 +45,7 @@ export interface RedisGuardParts {
   readonly rotate: (() => Promise<void>) | undefined
   /** ms since 1970, by the wall clock */
   readonly now: () => number
-  /** told what a listener of the user's threw, or rejected with; not to throw */
+  /** called with the error or rejection of a user's listener; must not throw */
   readonly onListenerError: (error: unknown) => void
 }
 
@@ -54,9 +54,8 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   /** The ioredis client, without the breaker and its time limit; undefined where no Redis is configured. */
   readonly client: RedisClient | undefined
   /**
-   * What start-up found, and what was found since then: each finding once, in
-   * the order in which they were found first. Codes and what they mean are in
-   * README, "Warnings".
+   * The warnings so far, from start-up and later: each once, in the order in
+   * which they were first found. The README explains their codes in "Warnings".
    */
   readonly warnings: readonly GuardWarning[]
   /** Limits at run time. */
@@ -118,11 +117,9 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * Records an event; it is in the store when the promise resolves, unless
-   * Redis is too slow: what cannot be written within a second is counted as
+   * Records an event; it is in the store when the promise resolves. If Redis
+   * is so slow that it cannot be written within a second, it is counted as
    * dropped. Refused requests are recorded without this.
-   *
-   * @throws ValueError  when the key of the events in Redis holds something else
    */
   async logRateLimitEvent (event: RateLimitEventInput): Promise<void> {
     await this.#eventLog.log(readEvent(event, this.#now()))
@@ -206,8 +203,8 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * Outside the decision that brought it, and each listener by itself: one that fails costs neither a request its
-   * answer, nor the other listeners their turn. `emit` would leave a promise that one of them rejects to the process.
+   * Calls each listener by itself, and outside the decision that caused the switch. A listener that fails neither
+   * fails a request, nor keeps other listeners from being called. `emit` would leave rejections unhandled.
    */
   #tell (status: StoreStatus, onListenerError: (error: unknown) => void): void {
     for (const listener of this.rawListeners('switch')) {

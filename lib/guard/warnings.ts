@@ -1,8 +1,8 @@
-/** What is allowed, works, and is still a hole: found at start-up or while running, told with a code. */
+/** Settings that work but are a security hole: found at start-up or later, and logged with a code. */
 import { nodeCredentials, type RedisSettings } from '../redis-option.js'
 import type { ForeignFate } from '../store/own-keys.js'
 
-/** A finding that is no error, but that somebody should look at. Its message has no numbers: the log line has them. */
+/** A finding that is no error but needs attention. The message has no numbers: they are fields of the log line. */
 export interface GuardWarning {
   readonly code:
     | 'GUARD_WARN_TRUST_PROXY'
@@ -68,34 +68,33 @@ export function checkPassword (redis: RedisSettings, production: boolean): Guard
 
 /** @param policy  Redis' maxmemory-policy */
 export function checkEviction (policy: string): GuardWarning | undefined {
+  const begin = `Redis' maxmemory-policy is ${policy}: when memory is short, Redis`
   if (policy.startsWith('allkeys-')) {
     return {
       code: 'GUARD_WARN_EVICTION',
-      message: `Redis' maxmemory-policy is ${policy}: when memory is short it drops counters and blocks without a word, ` +
-        'and attackers go free. Set noeviction; in a Redis that is shared with caches a volatile-* policy, which keeps ' +
-        'the blocks'
+      message: `${begin} silently drops counters and blocks, and attackers go free. Set noeviction. ` +
+        'If caches share this Redis, set a volatile-* policy, which keeps blocks'
     }
   }
   if (policy.startsWith('volatile-')) {
     return {
       code: 'GUARD_WARN_VOLATILE_EVICTION',
-      message: `Redis' maxmemory-policy is ${policy}: when memory is short it keeps blocks but drops counters, and ` +
-        'limited clients begin anew. That is right for a Redis that is shared with caches, with an alert on evictions. ' +
-        "Set noeviction in a Redis of the guard's own"
+      message: `${begin} keeps blocks but drops counters, and limited clients get a new quota. ` +
+        'If caches share this Redis, keep the policy and set an alert on evictions. Otherwise set noeviction'
     }
   }
   return undefined
 }
 
-/** @param key  one of the guard's own keys in Redis, at which something was found that is not the guard's */
+/** @param key  one of the guard's own keys in Redis, where the guard found a value that it did not write */
 export function foreignValue (key: string, fate: ForeignFate): GuardWarning {
   const found = fate === 'emptied'
-    ? 'held a value that the guard cannot work on. The guard has deleted it'
-    : 'holds a value or an entry that is not the guard\'s. The guard passes it over'
+    ? 'held a value that the guard cannot use. The guard has deleted it'
+    : 'holds a value or an entry that the guard did not write. The guard ignores it'
   return {
     code: 'GUARD_WARN_FOREIGN_VALUE',
-    message: `The key ${key} in Redis ${found}. Somebody else writes to the guard's keys: give the guard a nameSpace ` +
-      'of its own, and an ACL user'
+    message: `The key ${key} in Redis ${found}. Another program writes to the guard's keys: give the guard its own ` +
+      'nameSpace and its own ACL user'
   }
 }
 

@@ -2,12 +2,10 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { attempt, isThenable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
-import type { Client } from '../guard/guard.js'
 import type { Verdict } from '../rules/verdict.js'
 import { setLimitHeaders, setRefusalHeaders } from './headers.js'
 import type { Limiter } from './limiter.js'
 import { blockedError, limitedError, sendBlocked, sendDenied, sendLimited, unavailableError } from './reply.js'
-import { shownKey } from './normalize-ip.js'
 import type { RequestSubject } from './subject.js'
 import { safeLog } from '../safe-log.js'
 import { asError } from './user-function.js'
@@ -19,14 +17,9 @@ export type Sent = () => void
 /** Counts a request, and answers it. */
 export function decideAndAnswer (limiter: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, passed: Passed, sent: Sent = () => {}): void {
   limiter.decide(request, reply, subject, (failure, verdict) => {
-    if (verdict !== undefined) answer(request, reply, limiter, shownTo(limiter.clientOf(subject), verdict), passed, sent)
+    if (verdict !== undefined) answer(request, reply, limiter, verdict, passed, sent)
     else passed(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure)
   })
-}
-
-/** As the user's functions are to see it. */
-function shownTo (client: Client, verdict: Verdict): Verdict {
-  return client.isPrefix && 'key' in verdict ? { ...verdict, key: shownKey(verdict.key, client) } : verdict
 }
 
 /** Answers a request that is refused, or lets it pass; before it returns. */

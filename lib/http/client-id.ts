@@ -1,13 +1,14 @@
-/** The text of an id that a `keyGenerator` answers: equal ids give equal texts, and different ones different texts. */
+/** The text of an id that a `keyGenerator` returns: equal ids have equal texts, and different ids different texts. */
 import { isDate, isUint8Array } from 'node:util/types'
 import { LimitError, show } from '../errors.js'
 
 /**
  * @param answer  of a `keyGenerator`
- * @returns undefined: there is no id, as of `request.headers['x-api-key']`
- *   without such a header; the client is told apart by its address then
- * @throws LimitError  for what identifies nobody: counted by the address,
- *   clients of one address would share a quota, and one with many would have many
+ * @returns undefined: there is no id, as with `request.headers['x-api-key']`
+ *   without such a header; then the client is identified by its address
+ * @throws LimitError  for an answer that is no id. It is not counted by the
+ *   address: then clients of one address would share a quota, and a client with
+ *   many addresses would have many quotas
  */
 export function readClientId (answer: unknown): string | undefined {
   if (answer === undefined || answer === null || answer === '') return undefined
@@ -18,7 +19,7 @@ export function readClientId (answer: unknown): string | undefined {
 
 const clientIdRule = 'a string, a finite number, a BigInt, bytes or an object with a toString of its own'
 
-/** @returns something else than a text: it has none that tells it from others */
+/** @returns no string for a value without a text that distinguishes it from others */
 function textOf (id: unknown): unknown {
   switch (typeof id) {
     case 'string': return id
@@ -30,13 +31,13 @@ function textOf (id: unknown): unknown {
 }
 
 function textOfObject (id: object): unknown {
-  // As UTF-8, bytes that are none would all be the same character.
+  // Not as UTF-8: all bytes that are invalid there would become the same character.
   if (isUint8Array(id)) return Buffer.from(id.buffer, id.byteOffset, id.byteLength).toString('hex')
-  // The text of a list is also that of its only item, and that of a date lacks the ms.
+  // [1] and 1 have the same text, and the text of a date lacks the ms.
   if (Array.isArray(id) || ArrayBuffer.isView(id) || isDate(id)) return undefined
   try {
     const text: unknown = id.toString()
-    // What Object.prototype has for everything, in this context or another.
+    // The toString of Object.prototype, of this context or another.
     return String(text).startsWith('[object ') ? undefined : text
   } catch {
     return undefined

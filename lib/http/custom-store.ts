@@ -29,10 +29,10 @@ export function counterMaker (options: RedisGuardOptions, settings: Settings, pa
   }
 }
 
-/** @throws OptionsError  for what cannot count, such as a promise of a store: each request would fail */
+/** @throws OptionsError  if it cannot count, as a promise of a store cannot: each request would fail */
 function checked (option: string, store: CustomStore): CustomStore {
   if (typeof (store as Partial<CustomStore> | null | undefined)?.incr === 'function') return store
-  // A promise that is not kept would end the process, beside this error.
+  // If it is a promise, its rejection must not end the process.
   attempt(() => store, () => {})
   throw new OptionsError([{ option, rule: 'a store with a method incr', received: show(store) }])
 }

@@ -4,43 +4,43 @@
  * see them; the application's option `frameworkErrors` does.
  */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { attempt, isThenable } from '../awaitable.js'
 import type { Passed } from './answer.js'
 import { hangUp, isReset } from './connection.js'
 import { asError } from './user-function.js'
 
-/** What Fastify calls with the error, and with a request and a reply on which no hook has run. */
+/** Called with the error, and with a request and a reply on which no hook has run. */
 export type FrameworkErrorHandler = (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => void
 
 /** Answers a request that is refused; else calls `passed`. */
 type Gate = (request: FastifyRequest, reply: FastifyReply, passed: Passed) => void
 
-/** The gates of all registrations of a server; on the server, so that another copy of this package finds them, too. */
+/** The gates of all registrations, kept on the server so that another copy of this package finds them too. */
 const gates = Symbol.for('fastify-redis-guard.gates')
 
 interface GuardedServer {
   [gates]?: Gate[]
 }
 
-/** Lets a registration decide about such requests; each does, since a URL that cannot be read is in no scope. */
+/** Adds the gate of a registration. All of them decide, since a malformed URL belongs to no scope. */
 export function addGate ({ server }: FastifyInstance, gate: Gate): void {
   const guarded = server as GuardedServer
   guarded[gates] = [...guarded[gates] ?? [], gate]
 }
 
 /**
- * Has the guard decide about requests that Fastify answers before any hook,
- * for the option `frameworkErrors` of Fastify: malformed URLs (400), parameters
- * beyond `maxParamLength` (414), and constraints that fail (500). Without it
- * they are neither blocked nor counted.
+ * Blocks and limits requests that Fastify answers before any hook: malformed
+ * URLs (400), parameters beyond `maxParamLength` (414), and constraints that
+ * fail (500). The result is for Fastify's option `frameworkErrors`. Without it
+ * these requests are neither blocked nor counted.
  *
- * Each registration of the plugin decides: a blocked address gets its 403, and
- * unless `limitNotFound` or `global` is `false`, the request counts against the
- * global limit, on the counter that 404s use, with the same headers, events
- * and metrics. Functions of the options see a request without `params`,
- * `query` and `body`, on which no hook has run. Without the plugin nothing
- * changes.
+ * Each registration of the plugin decides. A blocked address gets a 403. Unless
+ * `limitNotFound` or `global` is `false`, the request counts against the global
+ * limit, on the counter of 404s, with the same headers, events and metrics.
+ * Functions in the options get a request without `params`, `query` and `body`,
+ * on which no hook has run. Without the plugin nothing changes.
  *
- * @param handler  answers what is not refused; default: the answer is Fastify's own
+ * @param handler  answers requests that are not refused; default: Fastify's own answer
  *
  * @example
  * const app = Fastify({ frameworkErrors: guardFrameworkErrors() })
@@ -60,11 +60,11 @@ export function guardFrameworkErrors (
     }
     pass(0)
   }
-  // Those of HTTP/2 are of other types, and look alike.
+  // Requests of HTTP/2 have other types of the same form.
   return (error, request, reply) => guarded(error, request as FastifyRequest, reply as FastifyReply)
 }
 
-/** Fastify makes these requests of its base class, which ignores `trustProxy`: their `ip` would be that of a proxy. */
+/** Fastify makes these requests from its base class, which ignores `trustProxy`: `ip` would be that of a proxy. */
 function complete (request: FastifyRequest): void {
   const { server } = request
   for (const symbol of Object.getOwnPropertySymbols(server)) {
@@ -72,25 +72,26 @@ function complete (request: FastifyRequest): void {
     const { prototype } = (server as unknown as Record<symbol, { readonly prototype: object }>)[symbol]!
     Object.setPrototypeOf(request, prototype)
   }
-  // They are null, which functions of the options need not expect.
+  // They are null, which functions in the options do not expect.
   Object.assign(request, { params: {}, query: {} })
 }
 
-/** As Fastify does with an error of a hook: it asks the application's error handler, which may be async. */
+/** Like Fastify for an error of a hook: calls the application's error handler, which may be async. */
 function answerWith (refusal: Error, request: FastifyRequest, reply: FastifyReply): void {
-  const { server } = request
-  const handled = new Promise(resolve => resolve(server.errorHandler(refusal as FastifyError, request, reply)))
-  handled.then(payload => {
-    if (payload !== undefined && !reply.sent) reply.send(payload)
-  }, (thrown: unknown) => { reply.send(asError(thrown)) })
+  attempt(async () => {
+    const answer: unknown = request.server.errorHandler(refusal as FastifyError, request, reply)
+    const payload = await answer
+    // An async handler that returns nothing and has not sent means an empty body. Any other handler may send later.
+    if (!reply.sent && (payload !== undefined || isThenable(answer))) reply.send(payload)
+  }, thrown => { reply.send(asError(thrown)) })
 }
 
-/** To the byte what Fastify answers without `frameworkErrors`. */
+/** The same bytes as Fastify's answer without `frameworkErrors`. */
 function answerAsFastify (error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
   const { code, message, statusCode = 500 } = error
   const body = statusCode === 500
     ? { error: 'Internal Server Error', message, statusCode }
     : { error: 'Bad Request', code, message, statusCode }
-  // As bytes: to a text Fastify would add a charset.
+  // As bytes: Fastify would add a charset to a string.
   reply.code(statusCode).header('content-type', 'application/json').send(Buffer.from(JSON.stringify(body)))
 }

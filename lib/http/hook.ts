@@ -16,6 +16,7 @@ import { addGate } from './framework-errors.js'
 import { groupName, Limiter } from './limiter.js'
 import { addLimiters } from './limiters.js'
 import { type RequestSubject, type SubjectReader, subjectReader } from './subject.js'
+import { asError } from './user-function.js'
 
 /** Routes without a limit of their own share one counter per client, by this name. */
 export const globalLimitName = 'global'
@@ -47,7 +48,13 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
   const limitsNotFound = settings.global && settings.limitNotFound
   if (limitsNotFound) limitNotFound(fastify, global, subjectOf)
   addGate(fastify, (request, reply, passed) => {
-    const subject = subjectOf(request)
+    let subject: RequestSubject
+    try {
+      subject = subjectOf(request)
+    } catch (thrown) {
+      // A `trustProxy` function threw. Fastify catches errors of hooks, but this is none.
+      return passed(asError(thrown))
+    }
     const blocked = guard.blocked(subject)
     if (blocked !== undefined) answer(request, reply, global, blocked, passed)
     else if (limitsNotFound) limitAsNotFound(global, subject, request, reply, passed)

@@ -27,7 +27,7 @@ export type Decided = (failure: Error | undefined, verdict: Verdict | undefined)
 /** Whom a request is counted against, and by what; nothing for what is on the allow list. */
 export interface Counting {
   readonly key: string
-  /** as the user's functions see it */
+  /** as the user's functions get it */
   readonly shown: string
   readonly checks: readonly NamedCheck[] | undefined
 }
@@ -69,15 +69,17 @@ export class Limiter {
   decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, decided: Decided): void {
     const client = this.clientOf(subject)
     if (this.#isPlain) {
-      if (isListed(client, client.key, this.settings)) return decided(undefined, this.#guard.exempt(subject, this.#name, client.key))
-      const checks = this.#fixedChecks(client.key, false)
-      if (checks !== undefined) return this.#take(request, reply, subject, client.key, checks, decided)
+      const { key } = client
+      const shownTo = showing(shownKey(key, client), key, decided)
+      if (isListed(client, key, this.settings)) return shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
+      const checks = this.#fixedChecks(key, false)
+      if (checks !== undefined) return this.#take(request, reply, subject, key, checks, shownTo)
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
     this.countingOf(request, client).then(({ key, shown, checks }) => {
-      const told = key === shown ? decided : withKey(shown, decided)
-      if (checks === undefined) told(undefined, this.#guard.exempt(subject, this.#name, key))
-      else this.#take(request, reply, subject, key, checks, told)
+      const shownTo = showing(shown, key, decided)
+      if (checks === undefined) shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
+      else this.#take(request, reply, subject, key, checks, shownTo)
     }, (thrown: unknown) => decided(asError(thrown), undefined))
   }
 
@@ -109,9 +111,9 @@ export class Limiter {
         }, this.#counter)
   }
 
-  /** One whose answer does not go out as a whole stays counted: to hang up is no way around a limit. */
+  /** A request whose answer is not delivered as a whole stays counted: hanging up does not evade a limit. */
   #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
-    // Of a pipelined request it comes when the one before has been answered, in the context of that one.
+    // For a pipelined request, `finish` comes in the context of the request before it.
     reply.raw.once('finish', inThisContext(() => {
       if (!wasDelivered(request, reply)) return
       let counts = true
@@ -193,10 +195,11 @@ export class Limiter {
   }
 }
 
-/** The user's functions see a key as it is, whatever it is counted by. */
-function withKey (key: string, decided: Decided): Decided {
+/** The user's functions get the key that is shown, not the one that is counted. */
+function showing (shown: string, counted: string, decided: Decided): Decided {
+  if (shown === counted) return decided
   return (failure, verdict) =>
-    decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key } : verdict)
+    decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key: shown } : verdict)
 }
 
 async function computed ({ algorithm, max, timeWindow, burst, excess }: LiveLimit['definition'], request: FastifyRequest, key: string): Promise<Limit> {
@@ -227,7 +230,7 @@ export function groupName (groupId: string): string {
   return `group:${groupId}`
 }
 
-/** Addresses are compared with that of the client alone: who chooses its key can make it read like any of them. */
+/** Addresses are compared with the client's address only: a client that chooses its key can make it look like one. */
 function isListed ({ address }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
   if (keys.size > 0 && keys.has(key)) return true
   return !addresses.isEmpty && address !== undefined && addresses.find(address) === true

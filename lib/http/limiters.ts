@@ -10,7 +10,6 @@ import { decideAndAnswer } from './answer.js'
 import type { CounterFor } from './custom-store.js'
 import { groupName, Limiter } from './limiter.js'
 import { deniedError, unavailableError } from './reply.js'
-import { shownKey } from './normalize-ip.js'
 import type { SubjectReader } from './subject.js'
 
 /** A hook, or a function to call in one. */
@@ -91,14 +90,15 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
       else reject(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure!)
     })
   })
-  const client = limiter.clientOf(subjectOf(request))
-  const shown = (key: string) => shownKey(key, client)
   switch (verdict.kind) {
     case 'allowed':
-    case 'limited': return resultOf(limiter, shown(verdict.key), verdict, verdict.refusals, verdict.kind === 'limited')
-    case 'uncounted': return resultOf(limiter, shown(verdict.key), { ...verdict, explanation: { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 } }, 0, false)
+    case 'limited': return resultOf(limiter, verdict.key, verdict, verdict.refusals, verdict.kind === 'limited')
+    case 'uncounted': {
+      const explanation = { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 }
+      return resultOf(limiter, verdict.key, { ...verdict, explanation }, 0, false)
+    }
     case 'exempt':
-    case 'shadowed': return { isAllowed: true, key: shown(verdict.key) }
+    case 'shadowed': return { isAllowed: true, key: verdict.key }
     case 'denied': throw deniedError()
     /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
     case 'blocked': throw new TypeError('a limiter does not block')
@@ -112,7 +112,7 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   const peeked = await limiter.peek(key, checks)
   if (peeked === undefined) return { isAllowed: true, key: shown }
   const { tightest, refusals } = peeked
-  // A fixed window that is used up to the last hit has exceeded nothing yet; a bucket cannot tell.
+  // A fixed window whose last hit was just used is not exceeded yet; a bucket does not know the difference.
   const isFixed = tightest.limit.algorithm === 'fixed-window'
   const isExceeded = tightest.explanation.retryAfterMs > 0 && (!isFixed || refusals > 0)
   return resultOf(limiter, shown, tightest, refusals, isExceeded)

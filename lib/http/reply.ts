@@ -31,8 +31,8 @@ export function limitedError (request: FastifyRequest, verdict: Counted, isBanne
   // A builder that forgets its return must not let the request pass.
   if (errorResponseBuilder !== undefined && !toldOf.has(errorResponseBuilder)) {
     toldOf.add(errorResponseBuilder)
-    const told = 'errorResponseBuilder must return what is thrown, and not a promise; the error is the one without it'
-    safeLog(request.log).error(told)
+    const message = 'errorResponseBuilder must return an object, and not a promise; the default error is sent instead'
+    safeLog(request.log).error(message)
   }
   return withStatus(statusCode, `Rate limit exceeded, retry in ${after}`)
 }

@@ -80,7 +80,7 @@ export const described = {
     name: 'redis_guard_events_total',
     labels: ['type'],
     help: 'Refused requests recorded as events. type: limited, blocked, ' +
-      'or dropped for those that found no room or that a slow Redis did not take in time.'
+      'or dropped when there was no room or Redis was too slow.'
   }
 } satisfies Record<string, MetricDescription>
 

@@ -25,7 +25,7 @@ export const mostChecks = 32
 
 export class Batch {
   readonly #send: (hits: readonly Hit[], ticket: Ticket) => Promise<readonly Taken[]>
-  /** A batch belongs to none of its requests, and so does what is done when it is answered. */
+  /** A batch belongs to none of its requests; neither do its callbacks. */
   readonly #flush = AsyncResource.bind(() => this.#sendAll())
   #hits: Hit[] = []
   #callbacks: BatchCallback[] = []
@@ -36,7 +36,7 @@ export class Batch {
     this.#send = send
   }
 
-  /** @param done  called in a later turn, in the order of the hits, in nobody's asynchronous context */
+  /** @param done  called in a later turn, in the order of the hits, in no request's asynchronous context */
   add (hit: Hit, done: BatchCallback): void {
     if (this.#hits.length > 0 && this.#checks + hit.checks.length > mostChecks) this.#flush()
     if (this.#hits.length === 0) setImmediate(this.#flush)

@@ -70,7 +70,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       enableSnapshots: false
     })
     this.#breaker.open()
-    // Whoever's command it was that failed: what follows is about Redis, and goes on long after the request.
+    // These run in no request's context: what they start lasts longer than the request whose command failed.
     this.#breaker.on('open', AsyncResource.bind(() => {
       this.emit('state', 'open')
       if (!this.#up) return

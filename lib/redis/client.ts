@@ -97,7 +97,7 @@ function reconnectOnError (error: Error): boolean {
   return /\b(READONLY|NOAUTH)\b/.test(error.message)
 }
 
-/** What ioredis asks as connections come and go, and what the guard answers by itself. */
+/** Functions that ioredis calls when connections come and go, each with the guard's own. */
 const functions: readonly (readonly [name: string, own: (arg: never) => unknown])[] = [
   ['reconnectOnError', reconnectOnError],
   ['retryStrategy', delayBeforeRetry],
@@ -107,8 +107,8 @@ const functions: readonly (readonly [name: string, own: (arg: never) => unknown]
 ]
 
 /**
- * Functions of the user's that ioredis calls: one that throws would end the process, one that promises an answer would
- * end the client. The guard's own answers in its place.
+ * Wraps the user's functions that ioredis calls. One that throws would end the process, and one that returns a promise
+ * would end the client. The guard's own function answers instead.
  */
 function withSafeFunctions<Options extends object> (options: Options): Options {
   const given = options as Readonly<Record<string, unknown>>
@@ -125,7 +125,7 @@ function answerOr (ask: () => unknown, own: () => unknown): unknown {
     if (!isThenable(answer)) return answer
     attempt(() => answer, () => {})
   } catch {
-    // As it is for no answer.
+    // The guard's own function answers, below.
   }
   return own()
 }

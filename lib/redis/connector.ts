@@ -2,9 +2,9 @@
  * What ioredis has its sockets from: as its own does it, save that every error
  * of a socket is listened for. ioredis listens for one, and TLS may tell of
  * two: a certificate that is refused, and what the server says to a handshake
- * that was broken off. The second would end the process. And a socket belongs
- * to no request, also where it takes the place of one that broke under a
- * request's command: it would keep that request's asynchronous context.
+ * that was broken off. The second would end the process. A socket also belongs
+ * to no request: a new one that replaces a broken one would otherwise keep the
+ * asynchronous context of the request whose command found it broken.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { connect as connectTcp, type NetConnectOpts } from 'node:net'

@@ -28,7 +28,7 @@ export class Credentials {
     this.#timeoutMs = timeoutMs
   }
 
-  /** Users and passwords of the last answers: a server may still speak of an earlier one. */
+  /** Users and passwords of the last answers: a server may still mention an earlier one. */
   get secrets (): readonly unknown[] {
     return this.#answers.flatMap(({ username, password }) => [username, password])
   }
@@ -85,7 +85,7 @@ export class Credentials {
   }
 }
 
-/** That are remembered, so that what is said of them can be redacted. */
+/** How many answers are kept, so that they can be redacted. */
 const mostAnswers = 10
 
 class Secret {

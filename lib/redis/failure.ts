@@ -23,7 +23,7 @@ const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
 
 /**
  * @param error   as thrown by ioredis or opossum; its command, and with it a password, is left behind
- * @param redact  takes user and password out of the words of servers and of ioredis
+ * @param redact  removes user and password from messages of servers and ioredis
  */
 export function failureOf (error: unknown, redact: Redact = asItIs): StoreUnavailableError {
   if (error instanceof StoreUnavailableError) return error
@@ -32,7 +32,7 @@ export function failureOf (error: unknown, redact: Redact = asItIs): StoreUnavai
   const cause = withoutCommand(error)
   const { message, code } = cause as Error & { code?: string }
   const text = `${message} ${code ?? ''}`.trim()
-  // Before a password is taken out, of which the telling word may be a part.
+  // Before the redaction: the word that decides may be part of a password.
   const kind = kinds.find(([, pattern]) => pattern.test(text))?.[0] ?? (cause.name === 'ReplyError' ? 'reply' : 'connection')
   cause.message = redact(message)
   if (cause.stack !== undefined) cause.stack = redact(cause.stack)
@@ -44,7 +44,7 @@ const asItIs: Redact = text => text
 /** The error for a value that a command cannot work on; undefined for all others. */
 export function valueErrorOf (error: unknown, redact: Redact = asItIs): ValueError | undefined {
   const { message } = withoutCommand(error)
-  // Redis 6 puts words of its own before an error inside a script.
+  // Redis 6 puts its own words before an error inside a script.
   return valueWords.test(message) ? new ValueError(redact(message)) : undefined
 }
 

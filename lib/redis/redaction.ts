@@ -1,29 +1,29 @@
 /**
- * Takes user and password out of what a server, a proxy or ioredis says: some
- * of them repeat AUTH, or the URL, in their own words, and what they say goes
- * into logs and into `status.reason`.
+ * Removes user and password from messages of servers, proxies and ioredis. Some
+ * of them repeat AUTH or the URL, and their messages go into logs and
+ * `status.reason`.
  */
 import type { ClusterNode, RedisOptions } from 'ioredis'
 import { nodeCredentials, type RedisSettings } from '../redis-option.js'
 
-/** @returns the text without what is secret */
+/** @returns the text without secrets */
 export type Redact = (text: string) => string
 
-/** What stands in place of a secret. */
+/** Replaces a secret. */
 const mask = '***'
 
 /**
- * A secret of fewer characters is part of many words: it is taken out only
- * between quotes, and where a URL has its credentials.
+ * A secret of fewer characters is part of many words, so it is replaced only
+ * between quotes and in the credentials of a URL.
  */
 const shortSecret = 4
 
-/** Of a longer secret this many characters are enough: Redis shortens what it repeats. */
+/** So many characters of a longer secret are enough: Redis shortens what it repeats. */
 const headLength = 16
 
 /**
- * @param secretsOf  users and passwords as they are now; asked each time, for
- *   they may change; what is no text, and `default`, is none
+ * @param secretsOf  returns the current users and passwords; called each time,
+ *   since they may change. Missing ones and `default` are no secrets
  */
 export function redactor (secretsOf: () => Iterable<unknown>): Redact {
   return text => {
@@ -33,7 +33,7 @@ export function redactor (secretsOf: () => Iterable<unknown>): Redact {
   }
 }
 
-/** Users and passwords of the servers and Sentinels that the settings name, and of a client of the user's. */
+/** Users and passwords of the servers and Sentinels in the settings, or of the user's own client. */
 export function secretsOf (settings: Exclude<RedisSettings, { kind: 'none' }>): readonly unknown[] {
   switch (settings.kind) {
     case 'server': return secretsIn(settings.options)
@@ -45,7 +45,7 @@ export function secretsOf (settings: Exclude<RedisSettings, { kind: 'none' }>): 
   }
 }
 
-/** Where a client of ioredis, for a server or a Cluster, has them. */
+/** Where an ioredis client, for a server or a Cluster, keeps them. */
 interface ClientOptions {
   readonly options: RedisOptions & { readonly redisOptions?: RedisOptions }
   readonly startupNodes?: readonly ClusterNode[]
@@ -60,19 +60,19 @@ function secretsIn (options: object | undefined): readonly unknown[] {
   return ['username', 'password', 'sentinelUsername', 'sentinelPassword'].map(name => given[name])
 }
 
-/** An object may stand for a text that is made when it is sent. */
+/** An object may stand for a string that is made when it is sent. */
 function isSecret (secret: unknown): boolean {
   return secret !== undefined && secret !== null && String(secret) !== '' && String(secret) !== 'default'
 }
 
-/** The ways in which a secret is written: as it is, in a URL, with escapes, and with spaces for ends of lines. */
+/** The forms of a secret in messages: plain, in a URL, with escapes, and with spaces in place of line ends. */
 function formsOf (secret: string): readonly string[] {
   const encoded = encodeURIComponent(Buffer.from(secret).toString())
   const inUrl = [encoded, encoded.replace(/%../g, escape => escape.toLowerCase()), decoded(secret)]
   return [secret, ...inUrl, JSON.stringify(secret).slice(1, -1), secret.replace(/[\r\n]/g, ' ')]
 }
 
-/** One from the URL of a node is as it was written there. */
+/** A secret from the URL of a node is still percent-encoded. */
 function decoded (secret: string): string {
   try {
     return decodeURIComponent(secret)

@@ -27,7 +27,7 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
 
   /**
    * @param makeValues  called for each prefix length that comes into use
-   * @param hashKey     see AddressTable; left out for a list that the application writes itself
+   * @param hashKey     see AddressTable; a list that the application writes itself needs none
    */
   constructor (makeValues: () => Kept, hashKey: HashKey = [0, 0]) {
     this.#makeValues = makeValues

@@ -8,9 +8,9 @@
  * behind, those after it move up (Knuth, The Art of Computer Programming 3,
  * 6.4, algorithm R).
  *
- * Whoever writes the addresses may try to make them slow to find, so a keyed
- * hash places them: under MurmurHash3, which is cheaper, eight IPv6
- * addresses at a time collide whatever its seed is.
+ * An attacker may choose addresses that are slow to find, so a keyed hash
+ * places them. MurmurHash3 is cheaper, but has sets of eight IPv6 addresses
+ * that collide under every seed.
  */
 import { type HashKey, keyedHash } from './keyed-hash.js'
 
@@ -29,7 +29,7 @@ export class AddressTable {
 
   /**
    * @param width    words of an address: 1 for IPv4, 4 for IPv6
-   * @param hashKey  nobody outside knows it, so that nobody can choose addresses that are slow to find
+   * @param hashKey  secret and random, so that nobody can choose addresses that are slow to find
    */
   constructor (width: 1 | 4, hashKey: HashKey) {
     this.#width = width

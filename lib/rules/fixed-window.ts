@@ -4,9 +4,9 @@
  * gets 2 * max around a window's end.
  *
  * used: the hits that passed. previous: the hits that were refused, which bans
- * and backoff count. atMs: end of the window. The two are kept apart, so that
- * they mean the same to every limit at the counter: routes of one group may
- * each have a max of their own, and a max may change while the window runs.
+ * and backoff count. atMs: end of the window. The two numbers are separate, so
+ * that they do not depend on max: routes of one group may each have their own
+ * max, and a max may change while the window runs.
  */
 import type { Limit, LimitState, Rule } from './rate-limit.js'
 

@@ -5,13 +5,13 @@
  * hits pass. A refusal leaves no trace.
  *
  * used: what is in the bucket, counted so that all numbers stay whole: one hit
- * adds windowMs, each ms takes away max. previous: the max that it is counted
- * by. atMs: when that was so.
+ * adds windowMs, each ms takes away max. previous: the max of the limit that
+ * counted it. atMs: when that was so.
  *
- * Routes of one group may each have a max of their own. What they share is the
- * time until the bucket is empty, used / previous: it passes at the same speed
- * for all of them, whichever asks. So a hit weighs what its own limit says, a
- * fifth of the bucket at 5 per window and a thousandth at 1000.
+ * Routes of one group may each have their own max. They share the time until
+ * the bucket is empty, used / previous, which passes equally fast for all of
+ * them. So a hit weighs what its own limit says: a fifth of a window at 5 per
+ * window, and a thousandth at 1000.
  *
  * Source: the continuous-state leaky bucket, equivalent to the virtual
  * scheduling form of the generic cell rate algorithm: ITU-T I.371, annex A.
@@ -35,7 +35,7 @@ export const gcra: Rule = {
   },
 
   accept (state, limit, cost) {
-    // A hit that another store let pass may not fit: the bucket is full then, no more.
+    // A hit that another store accepted may not fit: then the bucket is full, but not more than that.
     const used = Math.max(state.used, Math.min(state.used + cost * limit.windowMs, capacity(limit)))
     return { used, previous: state.previous, atMs: state.atMs }
   },
@@ -63,7 +63,7 @@ export const gcra: Rule = {
 }
 
 /**
- * Takes back what a hit added, as far as it has not drained.
+ * Takes back the part of a hit that has not drained yet.
  *
  * @param counted  the bucket as the hit left it
  */
@@ -72,7 +72,7 @@ export function refundBucket (
 ): LimitState {
   const left = counted.used - Math.max(0, stored.atMs - counted.atMs) * max
   const added = Math.max(0, Math.min(left, cost * windowMs))
-  // Rounded up as it was when another limit counted it on.
+  // Converted to the max of the bucket, and rounded up as `current` does.
   const used = Math.max(0, stored.used - countedBy(stored.previous, max, added))
   return { used, previous: stored.previous, atMs: stored.atMs }
 }
@@ -88,9 +88,10 @@ function drained ({ used, previous: max }: LimitState, elapsedMs: number, { wind
 }
 
 /**
- * The same time to drain, counted by another max. Rounded up, so that nobody
- * gains by it; far beyond any bucket it is cut off, so that it stays a whole
- * number. What never drains is counted on as it is.
+ * Converts an amount from one max to another, so that it takes the same time to
+ * drain. It is rounded up, so that no client gains by it, and cut off far
+ * beyond any bucket, so that it stays a whole number. With a max of 0 nothing
+ * drains, and the amount stays the same.
  */
 function countedBy (max: number, otherMax: number, amount: number): number {
   if (max === otherMax || max === 0 || otherMax === 0) return amount

@@ -1,7 +1,7 @@
 /**
- * A hash whose results nobody can predict without its key: HalfSipHash-1-3.
- * Tables that are filled by clients place their entries by it, so that nobody
- * can choose what shares a place with what.
+ * A hash that nobody can predict without its key: HalfSipHash-1-3. Tables that
+ * clients fill place their entries by it, so that nobody can choose entries
+ * that collide.
  *
  * Rejected: FNV-1a and MurmurHash3 from a random seed. Modulo a power of two,
  * FNV-1a keeps only as many bits of its seed as of its result, and for
@@ -23,7 +23,7 @@ export type HashKey = readonly [number, number]
 export function keyedHash (words: readonly number[], [k0, k1]: HashKey): number {
   let [v0, v1, v2, v3] = [k0 | 0, k1 | 0, k0 ^ 0x6c796765, k1 ^ 0x74656462]
   const { length } = words
-  // One round for each word and one for the length; three more that mix what is there.
+  // One round for each word, one for the length, and three that mix the result.
   for (let round = 0; round < length + 4; round++) {
     const word = round < length ? words[round]! : round === length ? length << 26 : 0
     v3 ^= word
@@ -43,7 +43,7 @@ export function keyedHash (words: readonly number[], [k0, k1]: HashKey): number 
   return (v1 ^ v3) >>> 0
 }
 
-/** The hash of any text; texts of different lengths are never the same words. */
+/** The hash of any text. The length is its first word, so texts of different lengths never have the same words. */
 export function keyedHashOf (text: string, key: HashKey): number {
   // No Uint32Array, which costs more to make than to hash.
   const words = [text.length]

@@ -1,9 +1,9 @@
 /**
- * A part of all clients, always the same ones, on every instance and after a
- * restart. So there is no secret in it: a client that chooses its own name can
- * choose one that is in the part, or one that is not, and so whether a limit
- * with `enforce` below 1 refuses it. Such a limit is for trying out, and for
- * names that the application has checked.
+ * A part of all clients: always the same ones, on every instance and after a
+ * restart. So the choice uses no secret. A client that chooses its own name can
+ * choose whether it is in the part, and so whether a limit with `enforce` below
+ * 1 refuses it. Such a limit is for trying out, or for names that the
+ * application has verified.
  */
 
 /**

@@ -120,8 +120,8 @@ export class Availability extends EventEmitter<InnerEvents> {
   }
 
   /**
-   * Redis works, but is not what it was: it is told all that is known here. A
-   * request may have found out; what it starts goes on for good.
+   * Redis works but has lost data, so everything known here is replayed. It is
+   * bound to no request, since a request may have found the loss.
    */
   readonly lostData = AsyncResource.bind((failure: StoreUnavailableError): void => {
     if (this.#mode !== 'redis') return

@@ -1,17 +1,16 @@
 /**
- * What was counted without Redis, one entry for each counter, until Redis has
- * it. Where it finds no room, those counters go first whose clients have most
- * of their quota left, so that a flood of fresh names frees nobody who is
- * limited.
+ * Hits that were counted without Redis, one entry for each counter, until Redis
+ * has them. When there is no room, counters of clients with most of their quota
+ * left are dropped first, so that a flood of new names frees no limited client.
  *
- * The numbers of batches tell whether hits ran that Redis never answered
- * (store/lua/take.lua): it runs them in order, so those up to the last number
- * that it knows did.
+ * A hit is in doubt when Redis was sent it and never answered. Batches have
+ * numbers, and Redis runs them in order (store/lua/take.lua): those up to the
+ * last number that Redis knows did run.
  */
 import { count, expiresAtMs, explain, type Limit, type LimitState, otherClockMs, refund } from '../rules/rate-limit.js'
 import type { CountedHere, Fence } from './store.js'
 
-/** A hit that was decided here. */
+/** A hit that this instance decided. */
 export interface HitHere {
   readonly key: string
   readonly limit: Limit
@@ -22,10 +21,10 @@ export interface HitHere {
 }
 
 /**
- * Counters for Redis in one call. As long as nobody knows whether Redis has
- * run it, it is sent again under its id, which Redis takes once; what is
- * counted meanwhile is kept beside it. Counters that find no room leave it:
- * whether they have arrived does not matter to the others.
+ * Counters that are sent to Redis in one call. Until Redis has answered, the
+ * chunk is sent again under the same id, which Redis runs once. Later hits at
+ * its counters become new entries. A counter may be dropped from a chunk for
+ * lack of room; the others are sent all the same.
  */
 export interface CounterChunk {
   readonly kind: 'counters'
@@ -33,11 +32,11 @@ export interface CounterChunk {
   readonly counters: ReadonlySet<CountedHere>
 }
 
-/** Something that was sent to Redis, which may have run it. */
+/** A change that was sent to Redis and never answered. */
 interface InDoubt {
   readonly batch: number
   readonly hit: HitHere | undefined
-  /** equal hits of one batch are kept as one */
+  /** how many equal hits of one batch it stands for */
   times: number
   readonly known: LimitState | undefined
   readonly applyTo: (counter: Counter) => void
@@ -46,17 +45,17 @@ interface InDoubt {
 interface Counter {
   readonly key: string
   readonly limit: Limit
-  /** before anything came on top; meaningless until it has begun */
+  /** the baseline, below all changes; meaningless until `hasBegun` */
   known: LimitState | undefined
   hasBegun: boolean
   isRestored: boolean
-  /** undefined: nothing came on top of what was known */
+  /** undefined: nothing has changed the baseline */
   counted: LimitState | undefined
   readonly inDoubt: InDoubt[]
-  /** with all hits that are in doubt; undefined: there are none */
+  /** the counter with all hits in doubt; undefined: there are none */
   likely: LimitState | undefined
   rank: Set<Counter> | undefined
-  /** that it was sent in */
+  /** in which it was sent */
   chunk: Chunk | undefined
 }
 
@@ -68,19 +67,19 @@ export class CounterJournal {
   readonly #mostNotes: number
   /** not sent yet */
   readonly #waiting = new Map<string, Counter>()
-  /** of each key the one that was sent last */
+  /** by key: the counter that was sent last */
   readonly #sent = new Map<string, Counter>()
-  /** all of them, by the part of the quota that is used, least first; those of clients that are limited last */
+  /** all counters by the used part of the quota, least first; those of limited clients last */
   readonly #ranks: readonly Set<Counter>[] = [...levels, 1].map(() => new Set())
   #chunks: Chunk[] = []
-  /** counters that Redis was told in attempts to bring it up to date */
+  /** counters that were replayed in this recovery */
   readonly #restored = new Set<string>()
   #isRecovering = false
   #fence: Fence = { last: 0, next: 0 }
   #lastId = 0
   #size = 0
 
-  /** @param mostNotes  of counters that Redis was told while it was brought up to date */
+  /** @param mostNotes  the most replayed counters that are remembered during a recovery */
   constructor (mostNotes: number) {
     this.#mostNotes = mostNotes
   }
@@ -90,7 +89,7 @@ export class CounterJournal {
     return this.#size
   }
 
-  /** Whether there is a counter that something has come on top of. */
+  /** Whether the counter of a key has changes. */
   has (key: string): boolean {
     return this.#waiting.get(key)?.counted !== undefined || this.#sent.has(key)
   }
@@ -98,7 +97,7 @@ export class CounterJournal {
   /** See Journal. */
   addHit (hit: HitHere, known: LimitState | undefined, batch: number | undefined): void {
     if (this.#hasRun(batch)) return
-    // What was known before is kept with the counter, which a later hit may be the first to change.
+    // The baseline of the first hit is kept even if that is in doubt and only a later hit changes the counter.
     const counter = this.#begun(this.#counterOf(hit), known)
     if (this.#isInDoubt(batch)) {
       counter.likely = after(counter.likely ?? counter.counted ?? counter.known, hit)
@@ -117,7 +116,7 @@ export class CounterJournal {
   ): void {
     if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > otherClockMs) return
     this.#change({ key, limit }, known, batch, counter => {
-      // Memory knows of hits that Redis may have run; on top of what was known before them these are still to come.
+      // Memory has counted hits in doubt already. In the journal they are still to come, on top of the baseline.
       const before = counter.counted ?? counter.known ?? { ...known, used: 0, previous: 0 }
       counter.counted = { ...before, previous: before.previous + refusals }
     })
@@ -143,7 +142,7 @@ export class CounterJournal {
     this.#file(counter, this.#ranks.at(-1)!)
   }
 
-  /** Settles which of the hits that Redis never answered it has run. */
+  /** Decides which of the hits in doubt Redis has run. */
   settle (fence: Fence): void {
     this.#fence = fence
     this.#isRecovering = true
@@ -153,13 +152,13 @@ export class CounterJournal {
     }
   }
 
-  /** What Redis is to be told next, and again until it is `done`: those who have used most come first. */
+  /** The next chunk for Redis, the same one until it is `done`. Counters of clients that used most come first. */
   next (): CounterChunk | undefined {
     if (this.#chunks.length === 0) this.#cut(inChunk)
     return this.#chunks[0]
   }
 
-  /** All of it. */
+  /** All chunks for Redis. */
   rest (): readonly CounterChunk[] {
     this.#cut(Infinity)
     return this.#chunks
@@ -170,17 +169,17 @@ export class CounterJournal {
       this.#remove(counter)
       if (this.#isRecovering) this.#restored.add(counter.key)
     }
-    // Without its note a counter may come out too high where Redis has lost its data; notes without end are worse.
+    // Without its note, a counter may come out too high if Redis has lost its data. Unbounded notes are worse.
     if (this.#restored.size > this.#mostNotes) this.#restored.clear()
   }
 
-  /** Redis is up to date, and tells what it counts from now on. */
+  /** The recovery has ended: Redis is up to date. */
   recovered (): void {
     this.#isRecovering = false
     this.#restored.clear()
   }
 
-  /** Drops some of those that have most of their quota left. @returns how many entries that were */
+  /** Drops counters of clients with most of their quota left. @returns how many entries were dropped */
   drop (atMost: number): number {
     const before = this.#size
     for (const rank of this.#ranks) {
@@ -188,21 +187,22 @@ export class CounterJournal {
         if (before - this.#size >= atMost) break
         this.#remove(counter)
       }
-      // The next rank is worth more than room for several at once.
+      // Fewer than asked for is enough: counters of the next rank are worth more.
       if (this.#size < before) break
     }
     return before - this.#size
   }
 
-  /** Forgets counters that say nothing any more. */
+  /** Forgets counters that have expired. A reset or a refund is kept as long as Redis may have what it takes back. */
   sweep (nowMs: number): void {
     for (const counter of this.#ranks.flatMap(rank => [...rank])) {
-      const { counted, limit, inDoubt } = counter
-      if (counted !== undefined && inDoubt.length === 0 && expiresAtMs(counted, limit) <= nowMs) this.#remove(counter)
+      const { known, counted, limit } = counter
+      const hasExpired = [known, counted].every(state => state === undefined || expiresAtMs(state, limit) <= nowMs)
+      if (isReady(counter) && hasExpired) this.#remove(counter)
     }
   }
 
-  /** Refusals and refunds: what was known before them matters only where nothing else came on top. */
+  /** Adds refusals or a refund: their baseline matters only if nothing else has changed the counter. */
   #change (
     { key, limit }: Pick<HitHere, 'key' | 'limit'>, known: LimitState | undefined, batch: number | undefined,
     applyTo: (counter: Counter) => void
@@ -218,7 +218,7 @@ export class CounterJournal {
     return batch !== undefined && batch >= this.#fence.next
   }
 
-  /** Of one that failed when Redis was trusted again already, this is known. */
+  /** This is known when the hit failed only after the recovery. */
   #hasRun (batch: number | undefined): boolean {
     return batch !== undefined && batch <= this.#fence.last
   }
@@ -291,7 +291,7 @@ export class CounterJournal {
     return counter
   }
 
-  /** In the rank that it is in already, it keeps its place. */
+  /** A counter that stays in its rank keeps its place. */
   #file (counter: Counter, rank: Set<Counter>): void {
     if (rank === counter.rank) return
     counter.rank?.delete(counter)
@@ -299,7 +299,7 @@ export class CounterJournal {
     rank.add(counter)
   }
 
-  /** What was known matters, too: a counter that was reset would be as good as fresh. */
+  /** The baseline counts too; otherwise a reset counter would rank like a new one. */
   #rankOf ({ likely, counted, known, limit }: Counter, nowMs: number): Set<Counter> {
     const level = levelOf(likely ?? counted, nowMs, limit)
     return this.#ranks[known === undefined ? level : Math.max(level, levelOf(known, nowMs, limit))]!

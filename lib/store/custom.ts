@@ -80,7 +80,7 @@ export class CustomCounter {
   }
 }
 
-/** @throws StoreUnavailableError  for an answer that has no numbers, and whatever reading it throws */
+/** @throws StoreUnavailableError  if the answer has no numbers; and any error that reading it throws */
 function readAnswer (result: Parameters<CustomStoreCallback>[1], { max }: Limit, nowMs: number): Taken {
   const { current, ttl } = result ?? {}
   if (!isNumber(current) || !isNumber(ttl)) {
@@ -88,9 +88,9 @@ function readAnswer (result: Parameters<CustomStoreCallback>[1], { max }: Limit,
   }
   const leftMs = Math.max(0, ttl)
   const fits = current <= max
-  // As the store tells it, though its windows be longer than the limit's.
+  // The store's own window is shown, though it may be longer than that of the limit.
   const explanation = { remaining: Math.max(0, max - current), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs }
-  // Such a class counts what it refuses, too.
+  // Such a class also counts the hits it refuses.
   const refused = Math.max(0, current - max)
   const state = { used: current - refused, previous: refused, atMs: nowMs + leftMs }
   return { accepted: fits, nowMs, outcomes: [{ fits, state }], explanations: [explanation] }

@@ -31,7 +31,7 @@ export interface FailoverOptions {
   /** why there is no Redis, where there is none */
   readonly unconfigured?: string
   readonly keys: Keys
-  /** ms since 1970; the clock of `memory` */
+  /** ms since 1970, of the same clock as `memory` */
   readonly now: () => number
 }
 

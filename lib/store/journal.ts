@@ -1,14 +1,15 @@
 /**
- * What was accepted without Redis, until Redis has it: counters, blocks,
- * events and values. Everything that waits counts against one bound, what was
- * sent and not answered too; what finds no room is dropped, and counted.
+ * Changes that were made without Redis, until Redis has them: counters, blocks,
+ * events and values. One bound holds for all entries together, including those
+ * that were sent and not answered yet. Entries without room are dropped and
+ * reported.
  */
 import type { Limit, LimitState } from '../rules/rate-limit.js'
 import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
 import type { BlockOperation, EventBatch, Fence, RateLimitEvent, ValueOperation } from './store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
 
-/** What Redis is told in one call. */
+/** What is sent to Redis in one call. */
 export type Chunk =
   | CounterChunk
   | { readonly kind: 'blocks', readonly operations: readonly BlockOperation[] }
@@ -19,11 +20,11 @@ export const carriedKinds = ['counters', 'blocks', 'events', 'values'] as const
 export type Carried = typeof carriedKinds[number]
 
 export interface JournalOptions {
-  /** the most entries: counters, changes of blocks, events, operations on values, and hits that are in doubt */
+  /** the most entries: counters, changes of blocks, events, operations on values, and hits in doubt */
   readonly capacity: number
   /** the most events among them */
   readonly maxEvents: number
-  /** told how many entries had to go */
+  /** called with the number of dropped entries */
   readonly onDrop: (kind: Carried, count: number) => void
 }
 
@@ -125,24 +126,24 @@ export class Journal {
     return this.#values.nextOrder()
   }
 
-  /** Settles which of the hits and operations that Redis never answered it has run. */
+  /** Decides which of the hits and operations in doubt Redis has run. */
   settle (fence: Fence): void {
     this.#counters.settle(fence)
     this.#values.settle(fence)
   }
 
-  /** What Redis is to be told next, and again until it is `done`; undefined: nothing. */
+  /** The next chunk for Redis, the same one until it is `done`; undefined: there is none. */
   next (): Chunk | undefined {
     return this.#blockChunks().next().value ?? this.#counters.next() ??
       this.#eventChunks().next().value ?? this.#values.next()
   }
 
-  /** All that Redis is to be told, in order. */
+  /** All chunks for Redis, in order. */
   rest (): readonly Chunk[] {
     return [...this.#blockChunks(), ...this.#counters.rest(), ...this.#eventChunks(), ...this.#values.rest()]
   }
 
-  /** Redis has it, or never will. */
+  /** Redis has run the chunk, or has rejected it. */
   done (chunk: Chunk): void {
     switch (chunk.kind) {
       case 'counters': return this.#counters.done(chunk)
@@ -152,19 +153,19 @@ export class Journal {
         this.#events.delete(chunk.batch.number)
         return
       case 'blocks':
-        // What has changed since waits.
+        // A block that has changed since then stays.
         for (const operation of chunk.operations) {
           if (this.#blocks.get(addressOf(operation)) === operation) this.#blocks.delete(addressOf(operation))
         }
     }
   }
 
-  /** Redis is up to date, and tells what it counts from now on. */
+  /** The recovery has ended: Redis is up to date. */
   recovered (): void {
     this.#counters.recovered()
   }
 
-  /** Forgets counters that say nothing any more. */
+  /** Forgets expired counters. */
   sweep (nowMs: number): void {
     this.#counters.sweep(nowMs)
   }
@@ -234,9 +235,9 @@ export class Journal {
 }
 
 /**
- * What goes first where there is no room: as long as it takes more than an
- * eighth of it, so that a flood of one kind leaves some room to each of the
- * others.
+ * The order in which kinds are dropped when there is no room. A kind is dropped
+ * only while it has more than an eighth of the room, so that a flood of one
+ * kind leaves room for the others.
  */
 const leastWorth = ['events', 'counters', 'values', 'blocks'] as const satisfies readonly Carried[]
 

@@ -14,7 +14,9 @@
  *   guard:{events}:writer:<instance>         number of the last events that it wrote
  *   guard:batch:<instance>                   number of the last hits that it sent
  *   guard:batch:<instance>:fence             what it was told of that when it came back
- *   guard:carried:{203.0.113.7}:<n>          says that what an outage left was added
+ *   guard:carried:<instance>:<id>            says that what an outage left was added
+ *   guard:carried:{203.0.113.7}:<instance>:<id>
+ *                                            the same in a Cluster, for one client or value
  *   guard:known:fixed-window:{203.0.113.7}:login
  *                                            what instances knew of a counter that was lost
  *   guard:value:{<key>}                      what get, set and incr work on
@@ -92,9 +94,10 @@ export class Keys {
     return `${this.events}:writer:${instance}`
   }
 
-  /** @param beside  a key of `limit` or `value`, in whose slot it lies */
-  carried (beside: string, id: string): string {
-    return `${this.#nameSpace}carried:${/\{.*?\}/.exec(beside)![0]}:${id}`
+  /** @param beside  a key of `limit` or `value`, in whose slot of a Cluster it lies; undefined: there are no slots */
+  carried (beside: string | undefined, id: string): string {
+    const slot = beside === undefined ? '' : `${/\{.*?\}/.exec(beside)![0]}:`
+    return `${this.#nameSpace}carried:${slot}${id}`
   }
 
   /** @param counter  a key of `limit` */

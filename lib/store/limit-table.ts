@@ -1,27 +1,27 @@
 /**
  * The memory store's counters, never more than `capacity` of them.
  *
- * When room is needed, keys that have come once go first as long as they are
- * more than an eighth, then those that have used the smallest part of their
- * quota, the longest unseen first. A key that is limited is held until it may
- * pass again: a flood of fresh keys does not free it.
+ * When room is needed, keys that have come once are evicted first, as long as
+ * they are more than an eighth. Then come the keys that have used the smallest
+ * part of their quota, the longest unseen first. A limited key is held until it
+ * may pass again, so a flood of new keys does not free it.
  *
- * A client that names itself can fill any table with names, so the room is
- * parted:
- *   by address   an address has a sixteenth for keys other than itself; what
- *                it counts beyond that takes free room alone, at most half of
- *                the table for all such addresses together, and then shares
- *                counters with nobody but itself
+ * A client that chooses its own name can fill any table with names, so the room
+ * is divided:
+ *   by address   an address has a sixteenth for keys other than itself. Beyond
+ *                that its keys take only free room, at most half of the table
+ *                for all such addresses together. Beyond that the address has
+ *                counters that its own keys share
  *   by limit     held keys of one limit take at most three quarters of the
- *                room that those of the others leave; what is limited beyond
- *                that is the first to go when another limit needs room
- * Nothing that an address has beyond its part goes before it expires, so an
- * address cannot flood the table to have a name forgotten that it guesses at.
+ *                room that held keys of the others leave. Limited keys beyond
+ *                that are evicted first when another limit needs room
+ * Keys beyond the part of their address stay until they expire. So an address
+ * that guesses at a name cannot flood the table to have that name forgotten.
  *
- * A newcomer that gets no room shares counters with others of its limit. Some
- * are then limited by each other's hits; none goes uncounted, and memory stays
- * bounded: `overflowBuckets` shared counters for each limit, and
- * `mostSharedByAddresses` in all.
+ * A newcomer without room shares a counter with others of its limit. They may
+ * limit each other, but every hit is counted. Memory stays bounded:
+ * `overflowBuckets` shared counters for each limit, and `mostSharedByAddresses`
+ * in all.
  */
 import { type HashKey, keyedHashOf } from '../rules/keyed-hash.js'
 import type { Limit, LimitState } from '../rules/rate-limit.js'
@@ -29,7 +29,7 @@ import type { Limit, LimitState } from '../rules/rate-limit.js'
 export interface Entry {
   readonly key: string
   readonly limitName: string
-  /** the address that it was first counted for, where that is not the key itself */
+  /** the address that first asked for it; undefined: that is the key itself */
   readonly holder: Holder | undefined
   /** one of the counters that newcomers share, outside the lists */
   readonly shared: boolean
@@ -51,18 +51,18 @@ interface Holder {
   readonly address: string
   /** entries in its part of the table */
   size: number
-  /** what it shares with itself, by limit and bucket; undefined: nothing yet, as for almost all */
+  /** counters that its own keys share, by limit and bucket; undefined: none, as for almost all addresses */
   shared: Map<string, Entry> | undefined
 }
 
 /** What is to be kept of a key. */
 export interface Kept {
   readonly limitName: string
-  /** the address that asks, where that is not the key itself */
+  /** the address that asks; undefined: that is the key itself */
   readonly from: string | undefined
   readonly limit: Limit
   readonly state: LimitState
-  /** on the clock that `nowMs` is read from */
+  /** on the same clock as `nowMs` */
   readonly expiresAtMs: number
   /** until when it is limited; not later than now: it is not */
   readonly heldUntilMs: number
@@ -90,7 +90,7 @@ export class LimitTable {
   readonly #overflow = new Map<string, Entry>()
   #sharedByAddresses = 0
 
-  /** @param hashKey  nobody outside knows it, so that nobody can choose whom to share counters with */
+  /** @param hashKey  secret and random, so that no client can choose with whom it shares counters */
   constructor (capacity: number, hashKey: HashKey) {
     this.#capacity = capacity
     this.#hashKey = hashKey
@@ -117,7 +117,7 @@ export class LimitTable {
       if (nowMs < entry.expiresAtMs) return entry
       this.#remove(entry)
     }
-    // Else a name would have a quota in the shared counter, and once more in its own when there is room again.
+    // Otherwise a name would have a second quota in its own counter when there is room again.
     const shared = from === undefined ? undefined : this.#sharedOf(this.#holders.get(from), key, limitName, nowMs)
     if (shared !== undefined) return shared
     return this.#makeRoom(limitName, from, nowMs) ? undefined : this.#share(key, limitName, from, nowMs)
@@ -153,7 +153,7 @@ export class LimitTable {
     const { limitName, from } = kept
     if (this.#makeRoom(limitName, from, nowMs)) return this.#add(key, kept, entry === undefined, nowMs)
     const shared = this.#share(key, limitName, from, nowMs)
-    // What others have counted there is worth more than this one hit.
+    // The hits of others there are worth more than this one.
     if (shared.state === undefined) write(shared, kept)
   }
 
@@ -198,7 +198,7 @@ export class LimitTable {
     return isNew && share < muchAtOnce ? this.#fresh : this.#known[levels.findLastIndex(least => share >= least)]!
   }
 
-  /** Whether a newcomer gets counters of its own; what has to go for it is gone then. */
+  /** Makes room for a newcomer. @returns whether it gets its own counters */
   #makeRoom (limitName: string, from: string | undefined, nowMs: number): boolean {
     if (from !== undefined && this.#isFull(this.#holders.get(from))) return this.#canLend(nowMs)
     while (this.#entries.size >= this.#capacity) {
@@ -210,12 +210,12 @@ export class LimitTable {
     return true
   }
 
-  /** Whether an address has all that it may push others out for. */
+  /** Whether an address has all the room that it may push others out for. */
   #isFull (holder: Holder | undefined): boolean {
     return holder !== undefined && holder.size >= Math.max(1, Math.floor(this.#capacity / 16))
   }
 
-  /** Whether there is free room for addresses that have their part. */
+  /** Whether an address beyond its part may have free room. */
   #canLend (nowMs: number): boolean {
     const isLent = () => this.#borrowed.size * 2 >= this.#capacity
     for (let looked = 0; looked < mostLooks && isLent(); looked++) {
@@ -232,7 +232,7 @@ export class LimitTable {
     return held >= partOfLimit * (this.#capacity - this.#borrowed.size - (this.#held.size - held))
   }
 
-  /** What goes to make room for a newcomer of a limit; undefined: nothing may. */
+  /** The entry to evict for a newcomer of a limit; undefined: none may be evicted. */
   #victim (limitName: string): Entry | undefined {
     const beyond = this.#beyond.oldest
     if (beyond !== undefined && beyond.limitName !== limitName) return beyond
@@ -242,8 +242,8 @@ export class LimitTable {
   }
 
   /**
-   * Finds keys that are held no longer. Looks at a few held keys at a time, so
-   * that a full table does not make each newcomer search it.
+   * Releases held keys that may pass again. It looks at a few of them at a time,
+   * so that newcomers do not search a full table each time.
    */
   #loosen (nowMs: number): void {
     for (let looked = 0; looked < mostLooks; looked++) {
@@ -256,7 +256,7 @@ export class LimitTable {
     }
   }
 
-  /** Takes an entry out to make room. One that is limited closes the shared counter that its key is sent to next. */
+  /** Evicts an entry. If its key is limited, the counter that the key shares from now on is limited, too. */
   #evict (victim: Entry, nowMs: number): void {
     const { key, limitName, limit, state, expiresAtMs, heldUntilMs } = victim
     this.#remove(victim)
@@ -265,7 +265,7 @@ export class LimitTable {
     if (shared.heldUntilMs < heldUntilMs) Object.assign(shared, { limit, state, expiresAtMs, heldUntilMs })
   }
 
-  /** The counter that a newcomer without room shares. */
+  /** The shared counter of a newcomer without room. */
   #share (key: string, limitName: string, from: string | undefined, nowMs: number): Entry {
     const holder = from === undefined ? undefined : this.#holders.get(from)
     const isOwn = holder !== undefined && this.#isFull(holder) && this.#sharedByAddresses < mostSharedByAddresses
@@ -279,7 +279,7 @@ export class LimitTable {
     return entry
   }
 
-  /** The counter that an address shares with itself for a key; undefined: none that still counts. */
+  /** The counter that an address has for this key and others of its keys; undefined: none, or it has expired. */
   #sharedOf (holder: Holder | undefined, key: string, limitName: string, nowMs: number): Entry | undefined {
     if (holder?.shared === undefined) return undefined
     const shared = holder.shared.get(this.#bucketOf(key, limitName, bucketsOfAddress))
@@ -329,16 +329,16 @@ export class LimitTable {
 /** Shared counters for each limit, for newcomers that get no room. */
 export const overflowBuckets = 256
 
-/** Counters for each limit that an address shares with itself. */
+/** Shared counters for each limit, for the keys of one address. */
 export const bucketsOfAddress = 1024
 
-/** Such counters of all addresses and limits. With more than that, an address shares those of its limit. */
+/** The most such counters of all addresses and limits. Beyond that, an address uses the counters of the limit. */
 export const mostSharedByAddresses = 16 * bucketsOfAddress
 
 /** The part of the room left by others that held keys of one limit may take. */
 const partOfLimit = 3 / 4
 
-/** Entries that one newcomer has looked at, to find those that may go. */
+/** The most entries that are looked at for one newcomer. */
 const mostLooks = 8
 
 /** Field by field: with spreads a fresh key costs 10 us instead of 0.4, and a flood is made of fresh keys. */

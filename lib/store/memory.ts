@@ -20,9 +20,9 @@ export interface MemoryStoreOptions {
   /** the most counters that are kept, and the most values */
   readonly capacity: number
   readonly maxEvents: number
-  /** ms since 1970; what durations run on (see clock.ts) */
+  /** ms since 1970; the clock of durations (see clock.ts) */
   readonly now: () => number
-  /** ms since 1970; what people are shown. Default: `now` */
+  /** ms since 1970; the clock of times that people see. Default: `now` */
   readonly wall?: () => number
   /** 64 random bits, see LimitTable and AddressTable */
   readonly hashKey?: HashKey
@@ -82,7 +82,7 @@ export class MemoryStore implements Store {
   /**
    * Takes note of what another store has told about a counter, to go on from there.
    *
-   * @param of           whose counter it is, and which address asked for it
+   * @param of           the key of the counter, and the address that asked for it
    * @param othersNowMs  the other store's clock when it was so
    */
   learn (of: Asking, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
@@ -216,7 +216,7 @@ export class MemoryStore implements Store {
     this.#noted = []
   }
 
-  /** The list that the changes were noted for does not come. */
+  /** Forgets the changes noted for a list that could not be read. */
   forgetNotedChanges (): void {
     this.#noted = undefined
   }
@@ -252,7 +252,7 @@ export class MemoryStore implements Store {
     return this.steadyBlocks().map(block => this.#shown(block))
   }
 
-  /** The same with times on the clock `now`, to compare and count with. */
+  /** Like `blocks`, with times on the clock `now`. */
   steadyBlocks (): readonly Block[] {
     const nowMs = this.#now()
     return [...this.#blocks.entries()]
@@ -271,9 +271,9 @@ export class MemoryStore implements Store {
     this.#blocks.sweep((values, index) => values.expiresAtMs(index) <= nowMs)
   }
 
-  /** A block with times as the wall clock has them at the moment of asking. */
+  /** A block with its times on the wall clock. */
   #shown (block: Block): Block {
-    // In whole seconds: the two clocks round differently, and a block is to have the same times each time.
+    // In whole seconds: the two clocks round differently, and a block must show the same times each time.
     const aheadMs = Math.round((this.#wall() - this.#now()) / 1000) * 1000
     return { ...block, blockedAtMs: block.blockedAtMs + aheadMs, expiresAtMs: block.expiresAtMs + aheadMs }
   }
@@ -302,7 +302,7 @@ export class MemoryStore implements Store {
   }
 }
 
-/** Whose counter a hit is at, and which address asks. */
+/** The key of a counter, and the address that asks. */
 type Asking = Pick<Hit, 'key' | 'from'>
 
 export type BlockList = AddressList<Block, BlockValues>

@@ -1,7 +1,7 @@
 /**
- * Keys that only the guard writes. Where one of them holds something else that
- * the guard cannot work on, somebody else has put it there: the key is emptied,
- * for as long as it stays there the guard could not use Redis.
+ * Keys that only the guard may write. If another program has written a value
+ * there that the guard cannot use, the key is deleted; otherwise the guard could
+ * not use Redis.
  */
 import { StoreUnavailableError, ValueError } from '../errors.js'
 import type { GuardedRedis } from '../redis/breaker.js'
@@ -10,13 +10,13 @@ import { listOf, wholeOf } from './replies.js'
 
 const mend = new Script('mend')
 
-/** What a key has to hold; a stream also has to take entries, and a number to be one that can be counted on. */
+/** The type of a key's value. A stream must also take new entries, and a number be safe to increment. */
 export type OwnType = 'hash' | 'zset' | 'stream' | 'number' | 'text'
 
-/** What became of what is not the guard's. */
+/** What the guard did with a foreign value. */
 export type ForeignFate = 'emptied' | 'passed over'
 
-/** Called for each key at which something was found that is not the guard's, each time. */
+/** Called each time that a foreign value is found at a key of the guard. */
 export type OnForeign = (key: string, fate: ForeignFate) => void
 
 export class OwnKeys {
@@ -32,16 +32,16 @@ export class OwnKeys {
     this.#onForeign = onForeign
   }
 
-  /** How often a key was emptied: what is read of it before and after is not of one piece. */
+  /** How often keys were deleted: parts that were read before and after that do not belong together. */
   get emptied (): number {
     return this.#emptied
   }
 
   /**
-   * One round trip; three where a key has to be emptied first.
+   * One round trip; three if a key has to be deleted first.
    *
-   * @param command  works on these keys; run again when it failed because of what they held
-   * @throws StoreUnavailableError  never a ValueError: nobody has asked for a value
+   * @param command  uses these keys; it is run again if it failed because of their values
+   * @throws StoreUnavailableError  never a ValueError, since no caller has asked for one of these values
    */
   async run<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
     try {
@@ -59,13 +59,13 @@ export class OwnKeys {
     return await asFailure(this.#redis.run(command), 'reply')
   }
 
-  /** Takes note of an entry that is not the guard's, and hides none of the others. */
+  /** Reports a foreign entry. The other entries are still used. */
   passedOver (key: string): void {
     this.#onForeign(key, 'passed over')
   }
 }
 
-/** Where a value is of a wrong type that nobody has asked for by its key, Redis cannot be used for the command. */
+/** Turns a ValueError into a failure of Redis, for commands whose caller has not asked for a value by its key. */
 export async function asFailure<T> (answer: Promise<T>, kind: 'reply' | 'lost'): Promise<T> {
   try {
     return await answer
@@ -77,7 +77,7 @@ export async function asFailure<T> (answer: Promise<T>, kind: 'reply' | 'lost'):
 
 const takesNoMore = /exhausted the last possible ID|equal or smaller than the target stream/
 
-/** A stream whose last id is the largest one takes no more entries. */
+/** Also true for a stream whose last id is the largest possible one: it takes no more entries. */
 function isOfValue (error: unknown): boolean {
   return error instanceof ValueError || (error instanceof StoreUnavailableError && takesNoMore.test(error.message))
 }

@@ -3,10 +3,12 @@
  * where Redis has lost its data or is a little behind, all that is known here.
  */
 import { StoreUnavailableError } from '../errors.js'
+import type { CounterChunk } from './counter-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import type { MemoryStore } from './memory.js'
 import { type Heartbeat, type Kept, noNumbers, type RedisStore } from './redis.js'
 import type { CountedHere } from './store.js'
+import type { ValueChunk } from './value-journal.js'
 
 /** Called with what Redis would not take. */
 type OnRefused = (what: Carried, count: number, error: Error) => void
@@ -21,7 +23,7 @@ export class Recovery {
   readonly #now: () => number
   readonly #onRefused: OnRefused
   #carries = 0
-  /** chunks that were sent and not waited for */
+  /** chunks of `tellRest` that Redis has not answered yet */
   #underWay = 0
 
   /** @param now  ms since 1970 */
@@ -66,12 +68,12 @@ export class Recovery {
     }
   }
 
-  /** What failed late, when Redis was trusted again already; unless a slow Redis has not answered the last time yet. */
+  /** Sends entries that came after the recovery, unless Redis still has chunks to answer. */
   tellLate (): void {
     if (this.#underWay === 0 && this.#journal.size > 0) this.tellRest()
   }
 
-  /** As much as waits now. The next chunk is made when Redis has the last, so of those it refuses there is only one. */
+  /** Sends what waits now. Each chunk is made when the last one is done, so at most one is sent in vain. */
   async #tellWhatWaits (kept: Kept): Promise<void> {
     let left = this.#journal.size
     while (left > 0) {
@@ -85,10 +87,10 @@ export class Recovery {
   async #tellChunk (chunk: Chunk, kept: Kept): Promise<void> {
     await this.#offer(chunk.kind, sizeOf(chunk), async () => {
       switch (chunk.kind) {
-        case 'counters': return await this.#store.carry(String(chunk.id), [...chunk.counters], this.#now(), kept)
+        case 'counters': return await this.#store.carry(idOf(chunk), [...chunk.counters], this.#now(), kept)
         case 'blocks': return await this.#store.blockList.apply(chunk.operations, this.#now())
         case 'events': return await this.#store.writeEvents(chunk.batch)
-        case 'values': return await this.#store.values.carry(String(chunk.id), chunk.changes, this.#now())
+        case 'values': return await this.#store.values.carry(idOf(chunk), chunk.changes, this.#now())
       }
     })
     this.#journal.done(chunk)
@@ -131,4 +133,9 @@ export class Recovery {
       await this.#offer('blocks', operations.length, async () => await this.#store.blockList.apply(operations, this.#now()))
     }
   }
+}
+
+/** Chunks of counters and of values are numbered separately, and a client and a value may have the same name. */
+function idOf ({ kind, id }: CounterChunk | ValueChunk): string {
+  return `${kind}-${id}`
 }

@@ -77,7 +77,7 @@ export class RedisBlocks {
    * All blocks, some of which may have run out, a page per round trip. What
    * changes meanwhile may be missing; a block may come twice.
    *
-   * @throws StoreUnavailableError  of kind `lost`, where something else was in place of the list
+   * @throws StoreUnavailableError  of kind `lost`, if the list was replaced by a foreign value
    */
   async * pages (): AsyncGenerator<readonly Block[]> {
     let cursor = '0'
@@ -101,7 +101,7 @@ export class RedisBlocks {
     const keys = [this.#keys.blockChanges, this.#keys.blockSequence, this.#keys.epoch]
     const { nowMs, lastSequence, lastId, entries, epoch } = await this.#redis.run(async client =>
       readChanges(await blockChanges.run(client, keys, [id, pageLength])))
-    // What others have put among them has no number, or not the next one: then the whole list is loaded.
+    // A foreign entry has no number, or not the next one: then the whole list is loaded.
     const follows = entries.every(([, fields], i) => Number(fields[1]) === sequence + 1 + i)
     const complete = entries.length === pageLength || sequence + entries.length === lastSequence
     if (!follows || !complete) return { nowMs, cursor: { id: lastId, sequence: lastSequence }, changes: [], missed: true, epoch }
@@ -138,14 +138,14 @@ export class RedisBlocks {
     return wholeOf(await unblock.run(client, this.#blockKeys(), [ip, maxChanges, agoMs]), 0, 1) === 1
   }
 
-  /** @returns undefined for what is no block: somebody else's entry is not to hide the others */
+  /** @returns undefined for a foreign entry, which must not hide the others */
   #blockOf (ip: string, json: string): Block | undefined {
     const block = parseBlock(ip, json)
     if (block === undefined) this.#redis.passedOver(this.#keys.blocks)
     return block
   }
 
-  /** @returns undefined for what is no change, as if it had not been written */
+  /** @returns undefined for a foreign entry, which is ignored */
   #changeOf (ip: string | undefined, json: string | undefined): BlockChange | undefined {
     const block = parseBlock(ip, json)
     if (block !== undefined) return { ip: block.ip, block }
@@ -165,7 +165,7 @@ export const pageLength = 500
 /** An instance that was away for more changes than this loads the whole list. */
 const maxChanges = 10_000
 
-/** What HSCAN returns: where to go on, and pairs of a field and its value in one flat list. */
+/** Reads the reply of HSCAN: the next cursor, and a flat list of fields and values. */
 function readScan (reply: unknown): readonly [next: string, entries: readonly (readonly [ip: string, json: string])[]] {
   const [next, fields] = listOf(reply, 2)
   const flat = listOf(fields).map(textOf)
@@ -173,7 +173,7 @@ function readScan (reply: unknown): readonly [next: string, entries: readonly (r
   return [next, Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])]
 }
 
-/** What block-changes.lua returns. */
+/** Reads the reply of block-changes.lua. */
 function readChanges (reply: unknown) {
   const [clock, last, lastId, entries, epoch] = listOf(reply, 5)
   return {
@@ -196,7 +196,7 @@ function parseBlock (ip: string | undefined, json: string | undefined): Block | 
   return { ip, reason, origin, blockedAtMs, expiresAtMs }
 }
 
-/** In the form in which addresses and ranges are kept. */
+/** Whether a text is an address or range, in the form in which they are stored. */
 function isNetwork (ip: string | undefined): ip is string {
   return ip !== undefined && parseNetwork(ip)?.text === ip
 }

@@ -62,13 +62,17 @@ export class RedisValues {
   /** Does what was done elsewhere; once for each id, however often it is sent. */
   async carry (id: string, changes: readonly ValueChange[], nowMs: number): Promise<void> {
     const { keys, instance, keptMs } = this.#options
-    const callOf = (some: readonly ValueChange[]) => ({
-      keys: [keys.carried(keys.value(some[0]!.key), `${instance}:${id}`), ...some.flatMap(({ key }) => [keys.value(key), keys.written(key)])],
+    const keysOf = ({ key }: ValueChange) => [keys.value(key), keys.written(key)]
+    const callOf = (some: readonly ValueChange[], slot?: string) => ({
+      keys: [keys.carried(slot, `${instance}:${id}`), ...some.flatMap(keysOf)],
       args: [keptMs, instance, ...some.flatMap(change => rowOf(change, nowMs))]
     })
     await this.#redis.run(async client => {
       // In a Cluster they lie in different slots.
-      await carryValues.runAll(client, isCluster(client) ? changes.map(change => callOf([change])) : [callOf(changes)])
+      const calls = isCluster(client)
+        ? changes.map(change => callOf([change], keys.value(change.key)))
+        : [callOf(changes)]
+      await carryValues.runAll(client, calls)
     })
   }
 }
@@ -89,7 +93,7 @@ function rowOf ({ base, add, addedAtMs, end }: ValueChange, nowMs: number): (str
   return [...ofBase, add, agoMs(addedAtMs), ...ofEnd]
 }
 
-/** What value.lua returns. */
+/** Reads the reply of value.lua. */
 function readChanged ({ kind }: ValueOperation, reply: unknown): ChangedValue {
   if (kind !== 'incr') return { existed: wholeOf(reply, 0, 1) === 1, told: undefined }
   const [sum, leftMs] = listOf(reply, 2)

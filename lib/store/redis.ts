@@ -34,7 +34,7 @@ export interface RedisStoreOptions {
   readonly instance: string
   /** tells the application that instances are of, which are counted once; default: the instance */
   readonly application?: string
-  /** told what was found under the guard's own keys, and is not the guard's; default: nobody is */
+  /** called for foreign values at the guard's own keys; default: a no-op */
   readonly onForeign?: OnForeign
 }
 
@@ -111,7 +111,7 @@ export class RedisStore implements Store {
       const next = this.#numbers.leap()
       const keys = [this.#numbers.key, this.#keys.fence(this.#instance)]
       const last = wholeOf(await fence.run(client, keys, [next, keptMs]), -1)
-      // No batch of ours can have a number above that: somebody else has set it, and only larger ones run.
+      // A number above `next` is foreign, but only batches with larger numbers run.
       const from = Math.max(next, last)
       this.#numbers.goOnFrom(from)
       return { last, next: from }
@@ -137,6 +137,7 @@ export class RedisStore implements Store {
   /**
    * Adds what was counted elsewhere; once for each id, however often it is sent.
    *
+   * @param id      of these counters: no call of `values.carry` may have it, too
    * @param nowMs   of the clock that the counters are on
    * @param kept    of its data, since it told what is known
    */
@@ -150,9 +151,12 @@ export class RedisStore implements Store {
     })
     if (rows.length === 0) return
     await asFailure(this.#redis.run(async client => {
-      const markerOf = ({ key }: typeof rows[number]) => this.#keys.carried(key, `${this.#instance}:${id}`)
-      // In a Cluster those of different clients lie in different slots; those of one client have one marker.
-      const groups = isCluster(client) ? groupedBy(rows, markerOf) : [rows]
+      // In a Cluster those of different clients lie in different slots; those of one client have one marker. Elsewhere
+      // the marker has no client's name: when these are sent again, the first of them may be missing.
+      const hasSlots = isCluster(client)
+      const markerOf = ({ key }: typeof rows[number]) =>
+        this.#keys.carried(hasSlots ? key : undefined, `${this.#instance}:${id}`)
+      const groups = hasSlots ? groupedBy(rows, markerOf) : [rows]
       await carry.runAll(client, groups.map(some => ({
         keys: [markerOf(some[0]!), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])],
         args: [keptMs, ...some.flatMap(({ args }) => args)]
@@ -240,14 +244,14 @@ export class RedisStore implements Store {
     await this.#ofEvents.run(async client => await logEvents.run(client, keys, args))
   }
 
-  /** One page, and as many more as it takes where somebody else's entries are among them. */
+  /** One page; more if there are foreign entries. */
   async events (limit: number): Promise<readonly RateLimitEvent[]> {
     const key = this.#keys.events
     const events: RateLimitEvent[] = []
     let from = '+'
     let isFirst = true
     for (;;) {
-      // The first one of a later page is the last one of the page before: Redis 6.0 has no way to leave it out.
+      // A later page begins with the last entry of the page before: Redis 6.0 cannot leave it out.
       const count = isFirst ? limit : pageLength
       const entries = await this.#ofEvents.run(async client =>
         readEntries(await client.xrevrange(key, from, '-', 'COUNT', count)))
@@ -270,7 +274,7 @@ export class RedisStore implements Store {
       const args: Arguments = [olderThanMs, from, pageLength, nowMs]
       const keys = [this.#keys.events, this.#keys.suspects]
       const page = await this.#ofEvents.run(async client => readCleared(await clearEvents.run(client, keys, args)))
-      // A page that begins where the last one did would come for ever.
+      // A page that leads back to itself would come for ever.
       if (page.next === from) throw unreadable()
       removed += page.removed
       from = page.next
@@ -313,8 +317,8 @@ export class RedisStore implements Store {
   }
 
   /**
-   * What works on counters and on the number of this instance's batches. Counters of a wrong type are the scripts' to
-   * replace; where the number is of one, it is lost.
+   * Runs a command on counters and on the number of this instance's batches. The scripts replace counters of a wrong
+   * type. A number of a wrong type counts as lost data.
    */
   async #runNumbered<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
     return await asFailure(this.#redis.run(command), 'lost')
@@ -367,7 +371,7 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
     const [offsetMs, refused] = listOf(value, 2)
     return [offsetOf(offsetMs, limit), wholeOf(refused)]
   }
-  // Behind the offset, in a list with it, or known beforehand.
+  // By algorithm: in one list with the offset, behind it, or not in the reply.
   const previousOf = ({ algorithm, max }: Limit, refused: number): number => {
     switch (algorithm) {
       case 'fixed-window': return refused
@@ -392,31 +396,33 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
   return taken
 }
 
-/** ms from now to a counter's moment: no further away than its window is long, unless refusals made that longer. */
+/** ms from now to a counter's `atMs`: at most the length of the window, unless refusals can make that longer. */
 function offsetOf (value: unknown, { windowMs, excess }: Limit): number {
   const mostMs = excess === 'none' ? windowMs : Number.MAX_SAFE_INTEGER
   return wholeOf(value, -mostMs, mostMs)
 }
 
-/** What peek.lua returns. The counters are as they are stored, so that one may be over since long. */
+/** Reads the reply of peek.lua. The counters are as stored, and may have expired long ago. */
 function readPeeked (reply: unknown, checks: readonly NamedCheck[]): Peeked {
   const [clock, ...told] = listOf(reply, 1 + 3 * checks.length)
   const nowMs = clockOf(clock)
   const states = checks.map((_, i) => {
-    const [used, previous, offsetMs] = told.slice(3 * i, 3 * i + 3)
+    const [used, previous, offset] = told.slice(3 * i, 3 * i + 3)
     if (used === '') return undefined
-    return { used: wholeOf(used), previous: wholeOf(previous), atMs: nowMs + wholeOf(offsetMs, -Number.MAX_SAFE_INTEGER) }
+    const offsetMs = wholeOf(offset, -Number.MAX_SAFE_INTEGER)
+    return { used: wholeOf(used), previous: wholeOf(previous), atMs: nowMs + offsetMs }
   })
   return { nowMs, states }
 }
 
-/** What clear-events.lua returns. */
+/** Reads the reply of clear-events.lua. */
 function readCleared (reply: unknown): { readonly removed: number, readonly next: string, readonly nowMs: number } {
-  const [removed, next, nowMs] = listOf(reply, 3)
-  return { removed: wholeOf(removed, 0, pageLength), next: next === '' ? next : streamIdOf(next), nowMs: clockOf(nowMs) }
+  const [count, id, clock] = listOf(reply, 3)
+  const removed = wholeOf(count, 0, pageLength)
+  return { removed, next: id === '' ? id : streamIdOf(id), nowMs: clockOf(clock) }
 }
 
-/** Entries of the stream of events; of those that are none there is only the id. */
+/** Reads entries of the stream of events; a foreign entry has an id and no event. */
 function readEntries (reply: unknown): readonly { readonly id: string, readonly event: RateLimitEvent | undefined }[] {
   return listOf(reply).map(entry => {
     const [id, fields] = listOf(entry, 2)
@@ -432,11 +438,12 @@ function parseEvent (json: unknown): RateLimitEvent | undefined {
   return isEvent ? event as unknown as RateLimitEvent : undefined
 }
 
-/** Members and scores: pairs in RESP3, one flat list in RESP2; a member that is not ours may have any score. */
+/** Reads members and scores: pairs in RESP3, one flat list in RESP2. A foreign member may have any score. */
 function readRanks (reply: unknown): readonly { readonly ip: string, readonly count: number }[] {
   const rows = listOf(reply)
-  const isFlat = !Array.isArray(rows[0])
-  const pairs = isFlat ? Array.from({ length: Math.ceil(rows.length / 2) }, (_, i) => rows.slice(2 * i, 2 * i + 2)) : rows
+  const pairs = Array.isArray(rows[0])
+    ? rows
+    : Array.from({ length: Math.ceil(rows.length / 2) }, (_, i) => rows.slice(2 * i, 2 * i + 2))
   return pairs.map(pair => {
     const [ip, score] = listOf(pair, 2)
     if (typeof score !== 'string' && typeof score !== 'number') throw unreadable()

@@ -1,12 +1,12 @@
 /**
- * Readers of Redis' replies. A reply that was cut off or garbled on its way is
- * a failure of kind `reply`, and never a counter: `Number('')`, `Number(null)`
- * and `Number([])` are 0.
+ * Readers of Redis' replies. A truncated or garbled reply is a failure of kind
+ * `reply`, and is never taken for a counter: `Number('')`, `Number(null)` and
+ * `Number([])` are 0.
  */
 import { StoreUnavailableError } from '../errors.js'
 
 /**
- * A client may be set to answer numbers as texts.
+ * Reads a whole number. A client may be configured to return numbers as strings.
  *
  * @throws StoreUnavailableError  of kind `reply`, unless it is a whole number from min to max
  */
@@ -38,7 +38,7 @@ export function streamIdOf (value: unknown): string {
   return value
 }
 
-/** @returns undefined for what is no JSON */
+/** @returns undefined if the text is no JSON */
 export function parseJson (text: unknown): unknown {
   try {
     return JSON.parse(String(text))
@@ -48,8 +48,8 @@ export function parseJson (text: unknown): unknown {
 }
 
 export function unreadable (): StoreUnavailableError {
-  return new StoreUnavailableError('reply', 'Redis answered something else than the command returns')
+  return new StoreUnavailableError('reply', 'Redis sent a reply of another form than the command returns')
 }
 
-/** The last moment that a Date can be. */
+/** The latest moment of a Date. */
 const latestDateMs = 8.64e15

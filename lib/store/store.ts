@@ -21,9 +21,8 @@ export interface Hit {
   readonly key: string
   readonly checks: readonly NamedCheck[]
   /**
-   * the address that asks, or the range of addresses that counts as one;
-   * undefined: the key itself. Memory bounds the room of all keys that one
-   * address asks for
+   * the address that asks, or its prefix if addresses are counted by prefix;
+   * undefined: the key itself. Memory bounds the room for the keys of one address
    */
   readonly from?: string | undefined
 }

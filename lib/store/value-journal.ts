@@ -2,6 +2,7 @@
  * What was done to values without Redis, one short list for each key: what a
  * later `set` or `del` makes void is forgotten, and what was added is summed up.
  */
+import { inChunk } from './counter-journal.js'
 import type { Fence, ValueChange, ValueOperation } from './store.js'
 
 /** Values for Redis in one call; see CounterChunk. */
@@ -31,7 +32,7 @@ export class ValueJournal {
   #lastId = 0
   #size = 0
 
-  /** Operations that are kept: a few for each key, and one for each that is in doubt. */
+  /** Entries: a few operations for each key, and one for each operation in doubt. */
   get size (): number {
     return this.#size
   }
@@ -73,13 +74,13 @@ export class ValueJournal {
     }
   }
 
-  /** What Redis is to be told next, in sums, and again until it is `done`. */
+  /** The next chunk for Redis, with the operations on a key summed up; the same one until it is `done`. */
   next (): ValueChunk | undefined {
     if (this.#chunks.length === 0) this.#cut(inChunk)
     return this.#chunks[0]
   }
 
-  /** All of it. */
+  /** All chunks for Redis. */
   rest (): readonly ValueChunk[] {
     this.#cut(Infinity)
     return this.#chunks
@@ -90,7 +91,7 @@ export class ValueJournal {
     this.#chunks = this.#chunks.filter(chunk => chunk.id !== id)
   }
 
-  /** Drops some keys, the oldest first. @returns how many entries that were */
+  /** Drops keys, the oldest first. @returns how many entries were dropped */
   drop (atMost: number): number {
     const before = this.#size
     for (const { changes } of this.#chunks) this.#size -= changes.splice(0, atMost - (before - this.#size)).length
@@ -121,9 +122,9 @@ export class ValueJournal {
 }
 
 /**
- * Adds a step behind the others. Nothing before a `set` or `del` matters;
- * whether those ran, neither. Of two ends the later one holds, and what was
- * added is summed up; of a step that is in doubt this is not known.
+ * Appends a step. A `set` or `del` makes all steps before it irrelevant, whether
+ * it ran or not. Of two `expire` only the later one stays, and two `incr` become
+ * one. Steps in doubt stay separate.
  */
 function append (steps: Step[], step: Step): void {
   const { kind } = step.operation
@@ -141,7 +142,7 @@ function append (steps: Step[], step: Step): void {
   else steps[steps.length - 1] = sum
 }
 
-/** @returns undefined: they are not to be summed up */
+/** @returns undefined: the two stay separate */
 function sumOfTwo ({ batch, operation: a }: Step, step: Step): Step | undefined {
   const { operation: b } = step
   if (batch !== undefined || step.batch !== undefined || a.kind !== 'incr' || b.kind !== 'incr') return undefined
@@ -171,6 +172,3 @@ function sumOf (key: string, steps: readonly Step[]): ValueChange {
   }
   return change
 }
-
-/** So that Redis is held for about a millisecond. */
-const inChunk = 100

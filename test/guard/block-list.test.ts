@@ -155,7 +155,7 @@ t.test('a list that changes faster than it loads is looked at again later, not a
   t.equal(loads, 1)
 })
 
-t.test('what changes after a load that failed is not noted for it', async t => {
+t.test('after a failed load of the list, changes are no longer noted', async t => {
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   const redis = {
     changes: async () => ({ nowMs: Date.now(), cursor: { id: '0-1', sequence: 1 }, changes: [], missed: true, epoch: '' }),

@@ -152,7 +152,7 @@ t.test('logged events beyond what may wait are counted as dropped', async t => {
   t.equal(writes.flat().length, 1 + mostPending)
 })
 
-t.test('an event that is logged and cannot be written fails its caller, and nobody who reads', async t => {
+t.test('a logged event that cannot be written fails its caller, but no reader', async t => {
   const { log } = watched(async () => { throw new Error('WRONGTYPE') })
   await t.rejects(log.log(event()), { message: 'WRONGTYPE' })
   log.add(event())
@@ -180,7 +180,7 @@ t.test('by the clock', async t => {
     t.equal(writes.length, 2)
   })
 
-  t.test('who reads waits for what is being written, for half a second at most', async t => {
+  t.test('a reader waits half a second at most for events that are being written', async t => {
     let answer = () => {}
     const { log, writes } = watched(async write => { if (write === 2) await new Promise<void>(resolve => { answer = resolve }) })
     log.add(event())

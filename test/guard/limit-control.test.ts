@@ -219,7 +219,7 @@ t.test('limits that cannot be read from Redis stay as configured, which is logge
   t.match(lines, [{ code: 'GUARD_WARN_FOREIGN_VALUE', msg: /^The key guard:value:\{redis-guard:limits\} in Redis holds a value/ }])
 })
 
-t.test('a failure that nobody expects is logged once, and ends nothing', async t => {
+t.test('an unexpected failure to read changed limits is logged once, and does not end the process', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const lines: Record<string, unknown>[] = []
@@ -307,4 +307,27 @@ t.test('a store that fails while limits are read fails the look, and changes not
   const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
   await t.rejects(control.sync(() => true), { message: 'a mistake' })
   t.equal(registry.changes().size, 0)
+})
+
+t.test('a limit that is set while a lost one is written stays as it was set', async t => {
+  const registry = new LimitRegistry()
+  for (const place of ['a', 'b']) {
+    registry.add(place, undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+  }
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
+  await control.set('a', { max: 5, timeWindow: 1000 })
+  memory.del('redis-guard:limit:a')
+  memory.set('redis-guard:limit:b', '{"max":6,"windowMs":1000}', undefined)
+  const set = memory.set.bind(memory)
+  let isSet = false
+  const setMeanwhile = async (key: string, text: string) => {
+    set(key, text, undefined)
+    if (key !== 'redis-guard:limit:a' || isSet) return
+    isSet = true
+    await control.set('b', { max: 7, timeWindow: 1000 })
+  }
+  Object.assign(memory, { set: setMeanwhile })
+  await control.sync(() => true)
+  t.same([isSet, registry.changes().get('b')], [true, { max: 7, windowMs: 1000 }])
 })

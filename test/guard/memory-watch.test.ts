@@ -46,7 +46,7 @@ function watching (t: Test, client: { info: () => Promise<string> }) {
   return { watch, codes, details, clock }
 }
 
-t.test('memory above 80% of maxmemory is told once, and again when it was below 75% in between', async t => {
+t.test('memory above 80% of maxmemory is reported once, and again after it was below 75%', async t => {
   const { client, fillTo } = await startServer(t)
   const { watch, codes, details } = watching(t, client)
   const codesAt = async (part: number) => {
@@ -61,7 +61,7 @@ t.test('memory above 80% of maxmemory is told once, and again when it was below 
   t.match(details[0], { maxBytes, policy: 'noeviction', usedBytes: Number })
 })
 
-t.test('evictions are told once, and again after an hour without any', async t => {
+t.test('evictions are reported once, and again after an hour without any', async t => {
   const { client, overfill } = await startServer(t, 'volatile-lru')
   const { watch, codes, details, clock } = watching(t, client)
   const evictionsAfter = async (minutes: number, evicts: boolean) => {
@@ -76,7 +76,7 @@ t.test('evictions are told once, and again after an hour without any', async t =
   t.match(details[codes.indexOf('GUARD_WARN_EVICTED')], { evictedKeys: Number })
 })
 
-t.test('what was evicted before the start is told, and a Redis that was started anew is another one', async t => {
+t.test('evictions before the start are reported, and a restarted Redis counts from 0', async t => {
   const { server, client, overfill } = await startServer(t, 'volatile-ttl')
   await overfill()
   const { watch, codes, clock } = watching(t, client)
@@ -92,7 +92,7 @@ t.test('what was evicted before the start is told, and a Redis that was started 
   t.equal(codes.filter(code => code === 'GUARD_WARN_EVICTED').length, 2)
 })
 
-t.test('a policy is told once, and a new one when it is set', async t => {
+t.test('each maxmemory-policy is reported once', async t => {
   const { client } = await startServer(t, 'volatile-lru')
   const { watch, codes } = watching(t, client)
   for (const policy of ['volatile-lru', 'allkeys-lru', 'noeviction', 'allkeys-lru']) {
@@ -102,12 +102,27 @@ t.test('a policy is told once, and a new one when it is set', async t => {
   t.same(codes, ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_EVICTION'])
 })
 
-t.test('where Redis has no limit, or does not tell, nothing is said of its memory', async t => {
+t.test('without maxmemory, or without a readable answer, there is no warning about memory', async t => {
   for (const answers of [[], ['used_memory:5\r\nmaxmemory:0\r\n'], ['used_memory:x\r\nmaxmemory:1\r\n'], ['']]) {
     const codes: string[] = []
     await new MemoryWatch({ ask: async () => answers, warn: ({ code }) => codes.push(code), now: () => 0 }).look()
     t.same(codes, [])
   }
+})
+
+t.test('old evictions of a server that did not answer in between are not reported again', async t => {
+  const info = (id: string, evicted: number) => `run_id:${id}\r\nevicted_keys:${evicted}\r\n`
+  const looks = [[info('a', 0), info('b', 5)], [info('a', 0)], [info('a', 0), info('b', 5)], [info('a', 0), info('b', 6)]]
+  const codes: string[] = []
+  let ms = 0
+  const watch = new MemoryWatch({ ask: async () => looks.shift()!, warn: ({ code }) => codes.push(code), now: () => ms })
+  const counts: number[] = []
+  while (looks.length > 0) {
+    await watch.look()
+    counts.push(codes.length)
+    ms += 7_200_000
+  }
+  t.same(counts, [1, 1, 1, 2])
 })
 
 t.test('a look that fails is followed by the next one, until the watch is closed', async t => {
@@ -123,7 +138,7 @@ t.test('a look that fails is followed by the next one, until the watch is closed
   t.equal(asked, 3)
 })
 
-t.test('an application logs and lists what its Redis comes to while it runs', async t => {
+t.test('an application logs and lists warnings about its Redis while it runs', async t => {
   // Of what expires the filler goes before the keys of the guard, but for that of its probe.
   const { server, fillTo, overfill } = await startServer(t, 'volatile-ttl')
   mock.timers.enable({ apis: ['setInterval'] })
@@ -150,7 +165,7 @@ t.test('an application logs and lists what its Redis comes to while it runs', as
   t.match(lines[1], { maxBytes, msg: /more than 80% of its maxmemory/ })
 })
 
-t.test('of a Cluster each primary is looked at', async t => {
+t.test('each primary of a Cluster is checked', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const clients = cluster.servers.map(server => server.client())

@@ -165,7 +165,7 @@ t.test('a listener of the switch event that throws costs no request its answer',
   await until(() => lines.some(({ msg }) => msg === 'a listener of the switch event failed'))
 })
 
-t.test('a listener of the switch event that fails in whatever way is logged, and the others are called', async t => {
+t.test('a switch listener that throws or rejects is logged, and the other listeners are called', async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const lines: Record<string, unknown>[] = []
@@ -190,7 +190,7 @@ t.test('a listener of the switch event that fails in whatever way is logged, and
   t.equal(app.redisGuard.listenerCount('switch'), failing.length + 2)
 })
 
-t.test('events that Redis refuses do not stop limits, nor the closing of the app, and are told of', async t => {
+t.test('events that Redis refuses stop neither limits nor the closing of the app, and are logged', async t => {
   const observer = server.client()
   t.teardown(() => observer.disconnect())
   await observer.call('ACL', 'SETUSER', 'default', '-xadd')

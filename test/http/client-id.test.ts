@@ -69,11 +69,11 @@ t.test('a client is counted by the text of its id', async t => {
   for (const [what, id, key] of ids) t.equal(readClientId(id), key, what)
 })
 
-t.test('only nothing means the address', async t => {
+t.test('only undefined, null and an empty string mean the address', async t => {
   for (const [what, answer] of none) t.equal(readClientId(answer), undefined, what)
 })
 
-t.test('an answer that identifies nobody is an error that names keyGenerator and the answer', async t => {
+t.test('an answer that is no id is an error that names keyGenerator and the answer', async t => {
   for (const [what, answer, shown] of wrong) {
     const rule = 'a string, a finite number, a BigInt, bytes or an object with a toString of its own'
     const message = `keyGenerator must answer ${rule}, got ${shown}`

@@ -6,7 +6,7 @@ import {
   type ClientHttp2Session, connect as connectHttp2, constants, type IncomingHttpHeaders, type IncomingHttpStatusHeader,
   type OutgoingHttpHeaders
 } from 'node:http2'
-import { type AddressInfo, connect, type Socket } from 'node:net'
+import { type AddressInfo, connect, createServer as createNetServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
@@ -189,7 +189,7 @@ t.test('no server that Fastify makes for localhost handles a request on a reset 
   t.equal(handled, 0)
 })
 
-t.test('an address that the application has set is not asked on a reset connection', async t => {
+t.test('on a reset connection an address that the application has set is not read', async t => {
   const app = await appOver('HTTP', t)
   const own = (request: FastifyRequest) => Object.defineProperty(request, 'ip', { value: '203.0.113.5' })
   app.addHook('onRequest', (request, reply, done) => {
@@ -253,13 +253,27 @@ t.test('a unix socket that was passed as a file descriptor serves requests witho
   t.same(statuses, ['200', '429'])
 })
 
+t.test('a unix socket that another server accepted serves requests without an address', async t => {
+  const folder = await mkdtemp(join(tmpdir(), 'guard-'))
+  t.teardown(async () => await rm(folder, { recursive: true }))
+  const app = await appOver('HTTP', t, { max: 1 })
+  app.get('/', async () => 'ok')
+  await app.ready()
+  const accepting = createNetServer(socket => app.server.emit('connection', socket)).listen(join(folder, 'socket'))
+  t.teardown(() => accepting.close())
+  const socket = connect(join(folder, 'socket'))
+  t.teardown(() => socket.destroy())
+  socket.write(get)
+  t.match(String((await once(socket, 'data'))[0]), /^HTTP\/1.1 200/)
+})
+
 async function statusOver (session: ClientHttp2Session, headers: OutgoingHttpHeaders = {}): Promise<number> {
   const stream = session.request(headers).resume()
   const [answer] = await once(stream, 'response') as [IncomingHttpHeaders & IncomingHttpStatusHeader]
   return answer[':status']!
 }
 
-t.test('a request is served whose connection is of no network, as that of a server of the application', async t => {
+t.test("a request on a connection without a network, as from the application's own server, is served", async t => {
   for (const socket of [{}, undefined]) {
     const app = await guardedApp(t, { max: 1 }, {
       serverFactory: handler => createServer((request, response) => {
@@ -310,7 +324,7 @@ t.test('guesses on HTTP/2 streams that are reset before the answer count', async
   }
 })
 
-t.test('an answer that its client cut off counts', async t => {
+t.test('a request whose client cut off the answer counts', async t => {
   const size = 50_000_000
   const start = (reply: FastifyReply, length: number) => reply.hijack().raw.writeHead(200, { 'content-length': length })
   interface Cut {
@@ -377,7 +391,7 @@ t.test('an answer that its client cut off counts', async t => {
   }
 })
 
-t.test('an answer that was delivered is given back, though its connection is reset afterwards', async t => {
+t.test('a request whose answer was delivered is given back, though its connection is reset afterwards', async t => {
   for (const protocol of Object.keys(servers) as Protocol[]) {
     for (const [method, status] of [['GET', 200], ['HEAD', 200], ['GET', 204], ['GET', 304]] as const) {
       const app = await appOver(protocol, t)

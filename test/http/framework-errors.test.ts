@@ -78,7 +78,7 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
   })
 }
 
-t.test('what is not refused is answered as Fastify answers it, with the plugin and without', async t => {
+t.test("a malformed request that is not refused gets Fastify's own answer, with the plugin and without", async t => {
   const options = { constraints, logger: false }
   const plain = addRoutes(Fastify(options))
   const without = addRoutes(Fastify({ ...options, frameworkErrors: guardFrameworkErrors() }))
@@ -98,7 +98,7 @@ t.test('what is not refused is answered as Fastify answers it, with the plugin a
   }
 })
 
-t.test("the application's own function answers what is not refused", async t => {
+t.test("the application's own function answers requests that are not refused", async t => {
   const app = await guarded(t, { max: 1 }, {
     frameworkErrors: guardFrameworkErrors((error, request, reply) => {
       reply.code(418).send({ code: error.code, ip: request.ip })
@@ -118,7 +118,7 @@ t.test('behind a proxy the client is the one of X-Forwarded-For', async t => {
   t.equal(await from('203.0.113.2'), 400)
 })
 
-t.test('each registration decides, whatever scope it is in', async t => {
+t.test('each registration decides about malformed requests, also in an inner scope', async t => {
   const app = Fastify({ frameworkErrors: guardFrameworkErrors() })
   t.teardown(async () => await app.close())
   await app.register(redisGuard, { redis: false, max: 3, nameSpace: 'one:' })
@@ -131,7 +131,7 @@ t.test('each registration decides, whatever scope it is in', async t => {
   t.same([await statusFor('192.0.2.1'), await statusFor('192.0.2.1'), await statusFor('192.0.2.8')], [400, 429, 403])
 })
 
-t.test('without a global limit they are not counted, and blocked all the same', async t => {
+t.test('without a global limit malformed requests are not counted, but blocked addresses are refused', async t => {
   for (const options of [{ global: false }, { limitNotFound: false }]) {
     const app = await guarded(t, { max: 0, ...options })
     await app.redisGuard.blockIP('192.0.2.8', 60)
@@ -160,7 +160,31 @@ t.test('a refusal has the shape that the options and the error handler give it',
   }
 })
 
-t.test('functions of the options find a request without params and query', async t => {
+t.test('an error handler that fails, or answers nothing, gets the answer that it gets on a route', async t => {
+  const wrongType = (error: Error, request: unknown, reply: FastifyReply) => {
+    reply.type('text/html')
+    return { own: error.message }
+  }
+  const handlers = [
+    wrongType,
+    async (error: Error, request: unknown, reply: FastifyReply) => wrongType(error, request, reply),
+    async () => {}
+  ]
+  for (const handler of handlers) {
+    const app = await guarded(t, { max: 0 })
+    app.setErrorHandler(handler)
+    const [{ statusCode, body }, malformed] = [await app.inject('/nowhere'), await app.inject('/%zz')]
+    t.match(malformed, { statusCode, body }, String(handler))
+  }
+})
+
+t.test('a trustProxy function that throws costs a malformed request a 500', async t => {
+  const app = await guarded(t, {}, { trustProxy: () => { throw new Error('no proxy today') } })
+  const forwarded = { 'x-forwarded-for': '192.0.2.1' }
+  t.match((await app.inject({ url: '/%zz', headers: forwarded })).json(), { statusCode: 500, message: 'no proxy today' })
+})
+
+t.test('functions in the options get a request with empty params and query', async t => {
   const keyGenerator: RedisGuardOptions['keyGenerator'] = request => {
     const { params, query } = request as { params: { id?: string }, query: { key?: string } }
     return params.id ?? query.key ?? request.headers['x-api-key']
@@ -173,7 +197,7 @@ t.test('functions of the options find a request without params and query', async
   t.match((await failing.inject('/%zz')).json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT' })
 })
 
-t.test('over HTTP/2, and on a reset connection, which gets no answer', async t => {
+t.test('malformed requests are limited over HTTP/2, and get no answer on a reset connection', async t => {
   let answered = 0
   const http2 = Fastify({ http2: true, frameworkErrors: guardFrameworkErrors() })
   t.teardown(async () => await http2.close())

@@ -113,13 +113,13 @@ t.test('addresses are not hashed, and a client without a key is counted by its o
   t.match(await everythingInRedis(), /guard:fixed-window:\{192\.0\.2\.1\}/)
 })
 
-t.test('nobody is taken for another by sending the hash of a key', async t => {
+t.test('a client that sends the hash of a key is not taken for the client with that key', async t => {
   const { get } = await start(t, { hashKeys: true })
   t.same([await get(apiKey, '/fixed'), await get(apiKey, '/fixed')], [200, 200])
   t.equal(await get(keyHash('guard:')(apiKey), '/fixed'), 200)
 })
 
-t.test('without hashKeys keys are as they are', async t => {
+t.test('without hashKeys keys are counted and shown unchanged', async t => {
   const { get } = await start(t, {})
   await get(apiKey, '/fixed')
   t.match(await everythingInRedis(), apiKey)

@@ -202,7 +202,7 @@ t.test('a countWhen that fails, or does not answer true or false, is logged, and
   t.throws(() => app.createRateLimit({ countWhen: () => true }), /countWhen must be left out/)
 })
 
-t.test('a request that is not to count, and cannot be taken back, is logged', async t => {
+t.test('a request that should not count but cannot be taken back is logged', async t => {
   // Nothing that Redis says makes it fail: this stands for a mistake of our own.
   t.intercept(FailoverStore.prototype, 'refund', { value: async () => { throw new Error('a mistake') } })
   const lines: Record<string, unknown>[] = []

@@ -21,8 +21,8 @@ interface Expected {
 
 const fails: Expected = { first: 500, second: 500, told: undefined }
 const callbackFailed = 'a callback of the rate limit failed'
-const builderFailed = 'errorResponseBuilder must return what is thrown, and not a promise; ' +
-  'the error is the one without it'
+const builderFailed = 'errorResponseBuilder must return an object, and not a promise; ' +
+  'the default error is sent instead'
 const countWhenFailed: Expected = { first: 200, second: 429, told: 'countWhen failed, the request counts' }
 
 /** What becomes of the two requests of a client: with a function that fails at once, and with one that fails later. */
@@ -45,7 +45,7 @@ const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: 
 
 for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
   for (const [name, atOnce, later] of functions) {
-    t.test(`${name} that fails costs no more than its request, ${where}`, async t => {
+    t.test(`${name} that fails affects no other request, ${where}`, async t => {
       const lines: Record<string, unknown>[] = []
       const app = await guardedApp(t, { redis, nameSpace: `${name}:`, max: 1, global: false }, logTo(lines))
       const ways = [

@@ -172,7 +172,7 @@ t.test('the option metrics', async t => {
       t.same([(await app.inject('/')).statusCode, (await app.inject('/metrics')).statusCode], [200, 500])
       lines.length = 0
       await app.close()
-      t.match(lines, [{ msg: 'the metrics could not be taken out of their registry', err: { message: 'not today' } }])
+      t.match(lines, [{ msg: 'the metrics could not be removed from their registry', err: { message: 'not today' } }])
     }
   })
 

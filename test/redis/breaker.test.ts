@@ -138,7 +138,7 @@ t.test('closed while it is being tried, it stays closed for good', async t => {
 /** What a request would hold: nobody hears of Redis in it. */
 const storage = new AsyncLocalStorage<string>()
 
-t.test('that a late answer to a request closes the breaker is told in no request\'s asynchronous context', async t => {
+t.test("when a late answer closes the breaker, listeners run in no request's asynchronous context", async t => {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const { guarded } = setUp(t, proxy.port, 50)

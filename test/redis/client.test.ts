@@ -28,7 +28,7 @@ function at (port: number) {
 }
 
 for (const [how, make] of Object.entries(failing)) {
-  t.test(`a retryStrategy that ${how} is answered for by the guard's own: the connection comes back`, async t => {
+  t.test(`a retryStrategy that ${how} is replaced by the guard's own: the connection comes back`, async t => {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     const strategy = make()
@@ -40,7 +40,7 @@ for (const [how, make] of Object.entries(failing)) {
     await until(() => app.redisGuard.status.store === 'redis')
   })
 
-  t.test(`a reconnectOnError that ${how} is answered for by the guard's own: the connection stays`, async t => {
+  t.test(`a reconnectOnError that ${how} is replaced by the guard's own: the connection stays`, async t => {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     const decide = make()
@@ -52,7 +52,7 @@ for (const [how, make] of Object.entries(failing)) {
     t.equal(app.redisGuard.status.store, 'redis')
   })
 
-  t.test(`a strategy for Sentinels that ${how} is answered for by the guard's own: they are asked again`, async t => {
+  t.test(`a strategy for Sentinels that ${how} is replaced by the guard's own: they are asked again`, async t => {
     const strategy = make()
     const redis = { sentinels: [at(await freePort())], name: 'main', sentinelRetryStrategy: strategy.call as never }
     const app = await guardedApp(t, { redis, connectTimeout: 100 })
@@ -61,7 +61,7 @@ for (const [how, make] of Object.entries(failing)) {
   })
 }
 
-t.test('a clusterRetryStrategy that fails is answered for by the guard\'s own: the Cluster comes back', async t => {
+t.test('a clusterRetryStrategy that fails is replaced by the guard\'s own: the Cluster comes back', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const strategies = Object.values(failing).map(make => make())
@@ -75,7 +75,7 @@ t.test('a clusterRetryStrategy that fails is answered for by the guard\'s own: t
   await until(() => apps.every(app => app.redisGuard.status.store === 'redis'), 20_000)
 })
 
-t.test('a retryStrategy may say when, and that no connection is to be tried any more', async t => {
+t.test('a retryStrategy may set the delay, and may end the attempts to connect', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const app = await guardedApp(t, { redis: { ...at(server.port), retryStrategy: () => null }, resetTimeout: 50 })

@@ -58,7 +58,7 @@ function hasNone (t: Test, value: unknown, message: string): void {
 }
 
 for (const [way, redisFor] of Object.entries(ways)) {
-  t.test(`credentials from ${way} are in no text of ours, whatever the server says`, async t => {
+  t.test(`credentials from ${way} are in no log line, error or status, whatever the server says`, async t => {
     for (const [name, wordsOf] of Object.entries(words)) {
       const lines: Record<string, unknown>[] = []
       const app = await guardedApp(t, { redis: redisFor(await repeatingServer(t, wordsOf))!, connectTimeout: 300, commandTimeout: 100, resetTimeout: 50 }, logTo(lines, 'trace'))
@@ -73,7 +73,7 @@ for (const [way, redisFor] of Object.entries(ways)) {
   })
 }
 
-t.test('credentials from the environment are in no text of ours', async t => {
+t.test('credentials from the environment are in no log line, error or status', async t => {
   const port = await repeatingServer(t, words['a list of arguments']!)
   const before = { ...process.env }
   Object.assign(process.env, { REDIS_URL: `redis://${user}@127.0.0.1:${port}`, REDIS_PASSWORD: password, REDIS_ENABLED: 'true' })
@@ -84,7 +84,7 @@ t.test('credentials from the environment are in no text of ours', async t => {
   hasNone(t, [app.redisGuard.status.reason, JSON.stringify(lines)], 'status and log lines')
 })
 
-t.test("credentials of a client of the user's own are in no text of ours", async t => {
+t.test("credentials of the user's own client are in no log line, error or status", async t => {
   const port = await repeatingServer(t, words['a list of arguments']!)
   const options = { lazyConnect: true, enableOfflineQueue: false, retryStrategy: () => null }
   const node = `redis://${user}:${encodeURIComponent(password)}@127.0.0.1:${port}`
@@ -102,7 +102,7 @@ t.test("credentials of a client of the user's own are in no text of ours", async
   }
 })
 
-t.test('of the last answers of a function all are taken out, those before the latest as well', async t => {
+t.test('the last ten answers of a credentials function are all redacted', async t => {
   let asked = 0
   const port = await repeatingServer(t, () => `WRONGPASS not one of ${Array.from({ length: asked }, (_, i) => `token-number-${i + 1}`).join()}`)
   const app = await guardedApp(t, { redis: { port, credentials: () => ({ password: `token-number-${++asked}` }) }, connectTimeout: 300, resetTimeout: 50 })
@@ -111,7 +111,7 @@ t.test('of the last answers of a function all are taken out, those before the la
   await until(() => asked > 12, 20_000)
 })
 
-t.test('what is known is taken out of message, stack and cause, and the kind of failure stays', async t => {
+t.test('secrets are removed from message, stack and cause, and the kind of failure stays', async t => {
   const redact = redactor(() => ['user', 'WRONGPASS', undefined, null, '', 'default'])
   const failure = failureOf(Object.assign(new Error('WRONGPASS of user at default'), { name: 'ReplyError' }), redact)
   t.match(failure, { kind: 'auth', message: 'Redis cannot be used (auth): *** of *** at default' })
@@ -121,7 +121,7 @@ t.test('what is known is taken out of message, stack and cause, and the kind of 
   t.equal(valueErrorOf(new Error('WRONGTYPE of user'), redact)!.message, 'WRONGTYPE of ***')
 })
 
-t.test('a long secret is found where it was cut off, one with another in it as a whole, and in every way of writing', async t => {
+t.test('a long secret is redacted when it is cut off, contains another one, or is encoded', async t => {
   const long = 'x1'.repeat(100)
   const redact = redactor(() => [long, 'pass', 'password', 'p\r\nq\ud800', '%41bcd'])
   t.equal(redact(`${long} and '${long.slice(0, 128)}' and ${long}${long}`), '*** and \'***\' and ******')
@@ -130,7 +130,7 @@ t.test('a long secret is found where it was cut off, one with another in it as a
   t.equal(redact('Abcd, %41bcd'), '***, ***')
 })
 
-t.test('a secret of one to three characters is taken out where it is quoted or in a URL, and leaves texts readable', async t => {
+t.test('a secret of one to three characters is redacted only between quotes and in URLs', async t => {
   for (const short of ['3', '.*', 'a(b', 'é']) {
     const redact = redactor(() => [short])
     t.equal(redact(`'${short}' "${short}" \`${short}\` redis://${short}:${short}@host //${short}@host`), "'***' \"***\" `***` redis://***:***@host //***@host")

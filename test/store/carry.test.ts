@@ -60,8 +60,8 @@ for (const algorithm of algorithms) {
     const { key, hit, remaining } = clientOf(limit)
     const known = await hit(10)
     const counted = countedOn(known, limit, 20)
-    await carry([{ key, limit, known, counted }], 'same')
-    await carry([{ key, limit, known, counted }], 'same')
+    await carry([{ key, limit, known, counted }], `same ${algorithm}`)
+    await carry([{ key, limit, known, counted }], `same ${algorithm}`)
     t.equal(await remaining(), 70)
     t.ok(await observer.pttl(key) > 0)
   })
@@ -339,4 +339,20 @@ t.test('a block list that is replaced while it is read is one that Redis has los
   await observer.set(keys.blocks, 'a text of somebody else')
   await t.rejects(pages.next(), /lost its block list/)
   t.equal(await observer.exists(keys.blocks), 0)
+})
+
+t.test('what is sent again without the first of it is added once', async t => {
+  const limit = defineLimit('fixed-window', 100, 100_000)
+  const [first, second] = [clientOf(limit), clientOf(limit)]
+  const counters = await Promise.all([first, second].map(async ({ key, hit }): Promise<CountedHere> => {
+    const known = await hit(10)
+    return { key, limit, known, counted: countedOn(known, limit, 20) }
+  }))
+  await carry(counters, 'sent again')
+  await carry(counters.slice(1), 'sent again')
+  t.equal(await second.remaining(), 70)
+  const changes = ['first', 'second'].map(key => ({ key, base: undefined, add: 1, addedAtMs: Date.now(), end: undefined }))
+  await store.values.carry('values sent again', changes, Date.now())
+  await store.values.carry('values sent again', changes.slice(1), Date.now())
+  t.equal(await observer.get(keys.value('second')), '1')
 })

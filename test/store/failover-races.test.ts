@@ -188,7 +188,7 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
   t.equal(journal.size, 0)
 })
 
-t.test('what a slow Redis has not answered yet is not sent again with each heartbeat', async t => {
+t.test('chunks that a slow Redis has not answered are not sent again with each heartbeat', async t => {
   const { breaker, redis, store, hit, journal } = setUp(t)
   breaker.up()
   await store.settle()

@@ -263,7 +263,7 @@ t.test('a reply that makes no sense refuses nobody: memory answers that request,
   t.match((await app.inject('/metrics')).payload, /redis_guard_errors_total\{kind="reply"\} 10/)
 })
 
-t.test('somebody else\'s value in place of the number of the last batch is one that was lost, and is replaced', async t => {
+t.test('a foreign value in place of the number of the last batch counts as lost, and is replaced', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const client = server.client()
@@ -297,4 +297,18 @@ t.test("a user's client with an offline queue does not make requests wait, nor c
   await timed(app)
   // One before, 20 meanwhile, and one after: what Redis has lost it was told again.
   t.equal(await own.get('guard:fixed-window:{127.0.0.1}:global'), '22')
+})
+
+t.test('the counter of a client and a value of its name both reach a Redis that is back', async t => {
+  const { server, proxy, app } = await setUp(t)
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  proxy.blackhole = true
+  await until(async () => { await app.redisGuard.get('x'); return app.redisGuard.status.store === 'memory' })
+  await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
+  await app.redisGuard.incr('192.0.2.1')
+  proxy.blackhole = false
+  await until(() => app.redisGuard.status.store === 'redis')
+  const counter = await observer.get('guard:fixed-window:{192.0.2.1}:global')
+  t.same([counter, await observer.get('guard:value:{192.0.2.1}')], ['1', '1'])
 })

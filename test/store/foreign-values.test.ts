@@ -62,7 +62,7 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   batch: instance => [keys.batch(instance)],
   fence: instance => [keys.fence(instance)],
   writer: instance => [keys.writer(instance)],
-  carried: instance => [1, 2, 'known-1'].map(id => keys.carried(keys.value('sum'), `${instance}:${id}`)),
+  carried: instance => ['counters-1', 'values-1', 'values-2', 'known-1'].map(id => keys.carried(undefined, `${instance}:${id}`)),
   value: () => ['sum', 'redis-guard:limits', 'redis-guard:limit:global'].map(key => keys.value(key)),
   written: () => [keys.written('sum')]
 }
@@ -158,7 +158,7 @@ async function instanceOf (): Promise<string> {
 const isForeign = ({ code }: Record<string, unknown>) => code === 'GUARD_WARN_FOREIGN_VALUE'
 
 for (const [member, keysOf] of Object.entries(named)) {
-  t.test(`${member}: whatever comes there while the guard is in use`, async t => {
+  t.test(`${member}: foreign values that come while the guard is in use`, async t => {
     await observer.flushall()
     const { app, lines } = await start(t)
     t.ok(usesRedis(app)())
@@ -184,7 +184,7 @@ for (const [member, keysOf] of Object.entries(named)) {
   })
 }
 
-t.test('whatever lies there before the guard starts', async t => {
+t.test('foreign values that are there before the guard starts', async t => {
   for (const [name, put] of Object.entries(values)) {
     await observer.flushall()
     for (const key of Object.values(named).flatMap(keysOf => keysOf('another'))) await replace(key, put)
@@ -245,7 +245,7 @@ t.test('foreign entries at the head of the events do not stop their trimming', a
   t.same(await app.redisGuard.getSuspiciousIPs(), [{ ip: '192.0.2.9', count: 20 }])
 })
 
-t.test('old foreign entries go with old events, and young ones stay', async t => {
+t.test('old foreign entries are deleted with old events, and young ones stay', async t => {
   await observer.flushall()
   const app = await guardedApp(t, { redis: { port: server.port } })
   await observer.xadd(keys.events, '1000-0', 'a', 'b')
@@ -254,7 +254,7 @@ t.test('old foreign entries go with old events, and young ones stay', async t =>
   t.equal(await observer.xlen(keys.events), 1)
 })
 
-t.test('what no instance can have written does not count as one, nor hold back a block', async t => {
+t.test('moments in the future count as no instance, and hold back no block', async t => {
   await observer.flushall()
   const { app } = await start(t)
   await observer.zadd(keys.instances, 'inf', 'nobody', String(Date.now() + 86_400_000), 'tomorrow')
@@ -271,7 +271,7 @@ t.test('what no instance can have written does not count as one, nor hold back a
   t.equal(await observer.get(keys.value('later')), 'set')
 })
 
-t.test('whatever lies where it is noted what was known of a lost counter holds up nothing', async t => {
+t.test('a foreign value at the note of a lost counter does not stop a recovery', async t => {
   await observer.flushall()
   const { app } = await start(t)
   for (const [name, put] of Object.entries(values)) {
@@ -289,7 +289,7 @@ t.test('whatever lies where it is noted what was known of a lost counter holds u
   }
 })
 
-t.test('a value that is no change of a limit leaves the limit as it was set, and is told of once', async t => {
+t.test('a foreign value in place of a changed limit leaves the limit as it was set, and is reported once', async t => {
   await observer.flushall()
   const { app, lines } = await start(t)
   const maxOf = async () => Number((await app.inject({ url: '/', remoteAddress: nextClient() })).headers['x-ratelimit-limit'])

@@ -136,7 +136,7 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
   })
 }
 
-t.test('a process with a small heap outlives a Redis that does not take what it has missed', async t => {
+t.test('a process with a small heap survives a Redis that does not take the journal', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const proxy = await TcpProxy.start(server.port)

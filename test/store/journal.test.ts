@@ -164,7 +164,7 @@ t.test('events go first, and blocks last', async t => {
   t.same([...new Set(dropped.map(([kind]) => kind))], inOrder)
 })
 
-t.test('of a large write of events the last find room', async t => {
+t.test('the last events of a large write are kept', async t => {
   const { journal, dropped } = setUp(1000, 5)
   journal.addEvents(events(2, 'first'), journal.nextEventBatch())
   journal.addEvents([...events(1, 'dropped'), ...events(5, 'last')], journal.nextEventBatch())
@@ -192,7 +192,7 @@ t.test('a flood of fresh names drops nobody who has used more of a quota', async
   }
 })
 
-t.test('who is limited by hits that may have run is kept as well', async t => {
+t.test('a client that is limited by hits in doubt is kept, too', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   const { journal } = setUp(640)
   for (let i = 0; i < 5; i++) journal.addHit({ ...hit('limited'), limit: quota }, undefined, i + 1)
@@ -203,7 +203,7 @@ t.test('who is limited by hits that may have run is kept as well', async t => {
   t.match(countersOf(drain(journal)), { limited: 3 })
 })
 
-t.test('a flood on one counter while nobody knows what ran takes an entry for each batch', async t => {
+t.test('a flood of hits in doubt on one counter takes one entry for each batch', async t => {
   const { journal } = setUp()
   for (let i = 0; i < 3200; i++) journal.addHit(hit('a'), undefined, 1 + Math.floor(i / 32))
   t.equal(journal.size, 101)
@@ -211,7 +211,7 @@ t.test('a flood on one counter while nobody knows what ran takes an entry for ea
   t.same(countersOf(drain(journal)), { a: 1600 })
 })
 
-t.test('those who have used most are told first', async t => {
+t.test('counters of clients that have used most are sent first', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   const { journal } = setUp()
   for (let used = 1; used <= 5; used++) {
@@ -243,7 +243,17 @@ t.test('a reset is kept like the use that it forgets', async t => {
   t.match(countersOf(drain(journal)), { a: 1 })
 })
 
-t.test('of a block that changed while Redis was told, the change waits', async t => {
+t.test('a reset is kept until what it takes back has expired', async t => {
+  const { journal } = setUp()
+  const sliding = defineLimit('sliding-window', 5, 60_000)
+  journal.addReset('a', sliding, { used: 5, previous: 0, atMs: nowMs })
+  journal.sweep(nowMs + 119_999)
+  t.equal(journal.size, 1)
+  journal.sweep(nowMs + 120_000)
+  t.equal(journal.size, 0)
+})
+
+t.test('a block that changes while it is sent is sent again', async t => {
   const { journal } = setUp()
   journal.addBlock(unblock('192.0.2.1'))
   journal.addBlock(unblock('192.0.2.2'))
@@ -254,7 +264,7 @@ t.test('of a block that changed while Redis was told, the change waits', async t
   t.same(journal.next(), { kind: 'blocks', operations: [later] })
 })
 
-t.test('what was dropped while it was on its way is done all the same', async t => {
+t.test('a chunk whose entries were dropped on the way can be done', async t => {
   for (const [kind, add] of Object.entries(adding)) {
     const { journal } = setUp(64, 64)
     for (let i = 0; i < 64; i++) add(journal, i)
@@ -278,7 +288,7 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   t.same(countersOf(drain(journal)), { 'never ran': 1, refused: 103 })
 })
 
-t.test('until Redis is up to date, what follows a chunk says that Redis knows the counter', async t => {
+t.test('during a recovery, later hits on a counter that was sent say that Redis knows it', async t => {
   const { journal } = setUp()
   type Counters = { readonly counters: readonly { isRestored: boolean }[] }
   const isRestored = () => drain(journal).flatMap(chunk => (chunk as Counters).counters.map(({ isRestored }) => isRestored))
@@ -297,7 +307,7 @@ t.test('until Redis is up to date, what follows a chunk says that Redis knows th
   t.same(isRestored(), [false])
 })
 
-t.test('of what a Redis was told while it was brought up to date, notes are kept of no more counters than find room', async t => {
+t.test('a recovery remembers no more sent counters than the journal has room for', async t => {
   for (const [told, isRestored] of [[10, true], [11, false]] as const) {
     const { journal } = setUp(10)
     journal.settle({ last: 5, next: 100 })

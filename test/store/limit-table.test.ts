@@ -244,7 +244,7 @@ t.test('a sweep forgets what has expired, and nothing else', async t => {
   t.equal(hit(table, 'shared briefly', 100, { limit: 'search' }), 1)
 })
 
-t.test('what one address counts by keys of its choice', async t => {
+t.test('the keys that one address chooses', async t => {
   const part = 10
   const capacity = 16 * part
   /** Keys of one address that are counted once each, from the first on. */

@@ -151,7 +151,7 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('a name that Redis tells of is held by the address that asked for it, too', async t => {
+t.test('a name learned from Redis takes the room of the address that asked for it', async t => {
   const { memory, clock } = setUp(160)
   const login = hourly('login', 5)
   const state = { used: 5, previous: 0, atMs: clock.ms + hourMs }
@@ -163,7 +163,7 @@ t.test('a name that Redis tells of is held by the address that asked for it, too
 })
 
 // With a part of 20 each, four hosts and the counters of all others fill half of the table.
-t.test(`whoever floods, nobody passes more than a limit allows, or is refused before that (SEED=${seed})`, async t => {
+t.test(`in a flood no client passes more than its limit, and other clients are not refused before it (SEED=${seed})`, async t => {
   const random = randomFrom(seed)
   for (let run = 0; run < 60; run++) {
     const { memory, clock } = setUp(320)

@@ -131,7 +131,7 @@ const { value: anyReply } = fc.letrec<{ value: unknown }>(tie => ({
 }))
 
 for (const [name, reader] of Object.entries(readers)) {
-  t.test(`${name}: any reply at all is refused, or in range`, async t => {
+  t.test(`${name}: any reply is rejected, or its numbers are in range`, async t => {
     await t.resolves(fc.assert(fc.asyncProperty(anyReply, async answer => { await read(reader, answer) }), { numRuns: 300 }))
   })
 }
@@ -151,11 +151,11 @@ const right: Readonly<Record<string, unknown>> = {
   changes: [nowMs, 1, '1-0', [['1-0', ['sequence', '1', 'ip', '192.0.2.1', 'block', '']]], 'epoch']
 }
 
-t.test('a reply as it is meant is read', async t => {
+t.test('a correct reply is read', async t => {
   for (const [name, reply] of Object.entries(right)) t.equal(await read(readers[name]!, reply), 'read', name)
 })
 
-t.test('a reply with a part cut off, doubled, or replaced by what a careless reader takes for 0 is refused', async t => {
+t.test('a reply with a part missing, doubled, or replaced by a value that Number() makes 0 is rejected', async t => {
   for (const [name, reply] of Object.entries(right)) {
     const wrong: unknown[] = ['', null, [], false, NaN, -(2 ** 53)]
     const replies: unknown[] = Array.isArray(reply)
@@ -180,7 +180,7 @@ t.test('a reply with a part cut off, doubled, or replaced by what a careless rea
   }
 })
 
-t.test('a page of events that does not lead on is refused', async t => {
+t.test('a page of events that leads back to itself is rejected', async t => {
   let asked = 0
   const store = storeAnswering(() => { asked++; return [1, '1-0', nowMs] })
   await t.rejects(store.clearEvents(0), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'reply' })

@@ -81,7 +81,7 @@ const operation = fc.constantFrom(
   (atMs: number) => del('k', atMs)
 )
 
-t.test('however many operations, a key takes little room, and none of what they do is lost', async t => {
+t.test('many operations on one key take little room, and lose nothing', async t => {
   fc.assert(fc.property(fc.array(operation, { maxLength: 50 }), makers => {
     const journal = new ValueJournal()
     let [isThere, add, end] = [true, 0, undefined as number | undefined]
@@ -101,7 +101,7 @@ t.test('however many operations, a key takes little room, and none of what they 
   }))
 })
 
-t.test('a key that is counted and given an end again and again takes little time', async t => {
+t.test('many incr and expire on one key take little time', async t => {
   const journal = new ValueJournal()
   // Nobody knows whether Redis has run these: each of them is kept.
   for (let i = 0; i < 20_000; i++) journal.add(incr('k', 1), journal.nextOrder(), i + 1)
@@ -131,7 +131,7 @@ t.test('a chunk comes again with the same changes until it is done, and what com
   t.equal(journal.size, 151)
 })
 
-t.test('what is dropped is the oldest, sent or not', async t => {
+t.test('the oldest keys are dropped first, sent or not', async t => {
   const journal = new ValueJournal()
   for (let i = 0; i < 150; i++) journal.add(incr(`key-${i}`, 1), journal.nextOrder(), undefined)
   const chunk = journal.next()!

@@ -3,7 +3,7 @@
 --
 -- KEYS     changes, sequence, epoch (see store/keys.ts)
 -- ARGV     id of the last known change, most changes to return
--- returns  nowMs, number of the last change (0: none that can be one), id of the last change, the
+-- returns  nowMs, number of the last change (0: missing or foreign), id of the last change, the
 --          changes: { id, { field, value ... } }, oldest first, and the epoch
 -- cost     O(changes returned)
 
@@ -11,7 +11,7 @@ local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local text = redis.call('GET', KEYS[2])
 local sequence = string.match(text or '', '^%d+$') and tonumber(text) or 0
--- Larger ones lose digits on their way.
+-- Larger numbers lose digits in the reply.
 if sequence > 9007199254740991 then sequence = 0 end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])

@@ -15,7 +15,7 @@ if blockedAtMs < nowMs then
   local liftedAtMs = tonumber(redis.call('ZSCORE', KEYS[5], ip) or nil)
   local there = tonumber(string.match(redis.call('HGET', KEYS[1], ip) or '', '"blockedAtMs":(%d+)'))
   local isOver = durationMs ~= nil and blockedAtMs + durationMs <= nowMs
-  -- What is said to be of later than now is none of ours.
+  -- A moment in the future is foreign.
   local function holds (atMs)
     return atMs ~= nil and atMs <= nowMs
   end

@@ -10,7 +10,7 @@
 -- returns  1; 0 where the marker was there already
 -- cost     up to six commands for each; O(1) each
 
--- What is of another type is somebody else's, and counts as nothing.
+-- A value of another type is foreign, and counts as missing.
 local function textAt (key)
   local reply = redis.pcall('GET', key)
   if type(reply) ~= 'table' or reply.err == nil then return reply or '' end
@@ -40,7 +40,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
   local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
   local writtenAtMs, writer = string.match(textAt(note), '^(%d+) (.*)$')
-  -- What is said to be of later than now is none of ours.
+  -- A moment in the future is foreign.
   if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
 
   -- What this instance did itself came before: it sends in order.

@@ -8,7 +8,7 @@
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
 --          excess (0 none, 1 restart, 2 backoff), used and previous as they were
 --          known, used and previous to add, ms from now to atMs. Whole numbers all;
---          with gcra counted by max, and previous is of no account.
+--          with gcra counted by max, and previous is ignored.
 -- returns  1; 0 where the marker was there already
 -- cost     up to seven commands for each counter; O(1) each
 
@@ -40,8 +40,8 @@ local function save (key, used, previous, atMs, expiresAtMs)
   redis.call('PEXPIREAT', key, expiresAtMs)
 end
 
--- What is in a bucket that was counted by another max, some ms later and counted
--- by this one: see rules/gcra.ts.
+-- The amount in a bucket after some ms, converted from another max to this one: see
+-- rules/gcra.ts.
 local function levelOf (used, otherMax, elapsedMs, max, windowMs)
   local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
   local left = math.max(0, used - drained)
@@ -121,8 +121,8 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
     else
       used = levelOf(used, previous, nowMs - startMs, max, windowMs)
       note(used, max)
-      -- Several instances together may have let more pass than fits: the bucket is full, no more. That of another
-      -- limit of the group may be larger than this one's, and hold more already.
+      -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket
+      -- of another limit of the group may be larger than this one's, and may hold more already.
       local most = math.max(burst * windowMs, used, known + add)
       used = math.max(0, math.min(most, merged(kept, used, known, told) + add))
       local drainMs = max == 0 and windowMs or math.ceil(used / max)

@@ -28,7 +28,7 @@ for i = 1, math.min(length, #page) do
   local id, fields = page[i][1], page[i][2]
   local count, atMs = whole(fields[4]), whole(fields[6])
   if fields[1] ~= 'ip' or count == nil or atMs == nil then
-    -- No event of ours: as old as its id says.
+    -- A foreign entry: its age is in its id.
     if tonumber(string.match(id, '^%d+')) < beforeMs then redis.call('XDEL', KEYS[1], id) end
   elseif atMs < beforeMs then
     redis.call('XDEL', KEYS[1], id)

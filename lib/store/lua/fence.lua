@@ -8,7 +8,7 @@
 -- returns  the number of the last batch that ran; -1 where it is not known here
 -- cost     O(1)
 
--- What is no text, or no number that can be counted on from, is somebody else's: it is replaced below.
+-- A value that is no string, or no number that can be incremented, is foreign: it is replaced below.
 local function textAt (key)
   local reply = redis.pcall('GET', key)
   if type(reply) == 'string' then return reply end

@@ -14,7 +14,7 @@ local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[2] == '1' then redis.call('ZADD', KEYS[1], nowMs, ARGV[1]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', nowMs - ARGV[3])
--- No instance has had its heartbeat in the time to come.
+-- A heartbeat in the future is foreign.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], nowMs + ARGV[3], '+inf')
 redis.call('SET', KEYS[2], ARGV[4], 'NX')
 local isThere = redis.call('ZSCORE', KEYS[1], ARGV[1])

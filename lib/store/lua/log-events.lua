@@ -18,14 +18,14 @@ end
 local function count (ip, by)
   if ip == '' then return end
   local sum = tonumber(redis.call('ZINCRBY', KEYS[2], by, ip))
-  -- What is no whole number was none before: the address is counted anew.
+  -- The score was foreign, not a whole number: the address starts again at 0.
   if sum <= 0 or sum > 9007199254740991 or sum ~= math.floor(sum) then redis.call('ZREM', KEYS[2], ip) end
 end
 
--- A number far ahead, and what is none, is somebody else's.
+-- A number far ahead, or a value that is no number, is foreign.
 local number, last = tonumber(ARGV[2]), whole(redis.call('GET', KEYS[3])) or 0
 if last >= number and last < number + 1000000 then return end
--- What lies here may be somebody else's. It is found before anything is written: then it is emptied, and this is sent
+-- A foreign value at these keys raises an error before anything is written. Then the key is deleted, and this is sent
 -- again under the same number.
 redis.call('ZCARD', KEYS[2])
 local length = redis.call('XLEN', KEYS[1])
@@ -40,7 +40,7 @@ local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[1])
 if excess > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, 1000))) do
     local fields = entry[2]
-    -- An entry that is no event of ours has added to no count, and goes as well.
+    -- A foreign entry has added to no count; it is deleted as well.
     if fields[1] == 'ip' and whole(fields[4]) then count(fields[2], -whole(fields[4])) end
     redis.call('XDEL', KEYS[1], entry[1])
   end

@@ -1,12 +1,12 @@
--- Empties keys of the guard's own that hold what it cannot work on: somebody
--- else has put it there.
+-- Deletes the guard's own keys whose values it cannot use: another program has
+-- written them.
 --
 -- KEYS     keys of one slot
--- ARGV     for each what it has to hold: hash, zset, stream, number or text
--- returns  for each 1 where it was emptied, else 0
--- cost     up to three commands for each; O(1) each, and O(n) to empty one
+-- ARGV     for each key its type: hash, zset, stream, number or text
+-- returns  for each key 1 if it was deleted, else 0
+-- cost     up to three commands for each; O(1) each, and O(n) to delete a key
 
--- That the user may not, or that there is no memory, says nothing about the value.
+-- Other errors, such as missing rights or memory, say nothing about the value.
 local function isForeign (reply)
   if type(reply) ~= 'table' or reply.err == nil then return false end
   for _, words in ipairs({ 'WRONGTYPE', 'exhausted the last possible ID', 'equal or smaller than the target' }) do

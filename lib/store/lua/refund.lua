@@ -56,7 +56,7 @@ for i = 1, count do
       if algorithm ~= SLIDING_WINDOW then
         local left = countedUsed - math.max(0, atMs - countedAtMs) * max
         local added = math.max(0, math.min(left, cost * windowMs))
-        -- previous is the max that the bucket is counted by, perhaps that of another limit.
+        -- previous is the max by which the bucket is counted; it may be that of another limit.
         if previous ~= max and previous > 0 and max > 0 then
           added = math.min(math.ceil(added / max * previous), 4503599627370496)
         end

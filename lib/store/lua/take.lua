@@ -259,9 +259,9 @@ while at <= #ARGV do
   local adds = #shape == 1 and check.algorithm == FIXED_WINDOW and check.excess == NONE and check.cost == 1
   for _ = 1, tonumber(ARGV[at + 1]) do
     local key = KEYS[before + 1]
-    -- A hit of cost 1 at a fixed-window that has refused nothing adds 1, so that
-    -- nothing need be read before, nor kept. This is nearly all that most
-    -- services ever run; hence no function of its own, whose call counts.
+    -- A hit of cost 1 at a fixed-window that has refused nothing adds 1, so
+    -- nothing has to be read first, nor kept. Most services run almost nothing
+    -- else, so it is no function: its call would cost too much.
     local used = adds and states[key] == nil and pcall('INCR', key)
     if type(used) == 'number' and used <= 9007199254740991 then
       local atMs = used > 1 and (tellsExpiry and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
@@ -278,7 +278,7 @@ while at <= #ARGV do
       if used <= max then
         reply[length + 1], reply[length + 2] = used, leftMs
       else
-        -- It did not pass after all. The next one finds no plain number, and is decided below.
+        -- The hit did not pass. The next one finds no plain number, and is decided below.
         call('SET', key, string.format('%.0f:1', used - 1), 'KEEPTTL')
         reply[length + 1], reply[length + 2] = -used, { leftMs, 1 }
       end

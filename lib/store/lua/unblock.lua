@@ -11,7 +11,7 @@ local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local liftedAtMs = nowMs - ARGV[3]
 if liftedAtMs < nowMs then
   local there = tonumber(string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '"blockedAtMs":(%d+)'))
-  -- What is said to be of later than now is none of ours.
+  -- A moment in the future is foreign.
   if there ~= nil and there > liftedAtMs and there <= nowMs then return 0 end
 end
 

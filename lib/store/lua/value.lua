@@ -13,7 +13,7 @@
 local number = tonumber(ARGV[1])
 if number > 0 then
   local last = redis.pcall('GET', KEYS[3])
-  -- A number that somebody else has replaced is as good as lost; that the user may not read it is an error.
+  -- A foreign value in place of the number counts as lost. Missing rights to read it are an error.
   if type(last) == 'table' and not string.find(last.err, 'WRONGTYPE', 1, true) then return last end
   last = type(last) == 'string' and tonumber(last) or nil
   if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
