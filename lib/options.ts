@@ -205,7 +205,7 @@ export const limitOptions = {
   ),
   keyGenerator: option(
     fn<NonNullable<RateLimitOptions['keyGenerator']>>('(request) => string, number, BigInt, bytes, or object with a toString'),
-    undefined, 'what clients are told apart by', 'the address'
+    undefined, 'identifies the client of a request', 'the address'
   ),
   ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
   errorResponseBuilder: option(fn<(request: FastifyRequest, context: RefusalContext) => object>('(request, context) => error'), undefined, 'what it returns is thrown as it is', "Fastify's error"),

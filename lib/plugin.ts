@@ -94,7 +94,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const droppedKinds = new Set<Carried>()
   const onDrop = (kind: Carried, count: number) => {
     metrics?.dropped(kind, count)
-    // Told once for each kind in an outage.
+    // Logged once for each kind in an outage.
     if (droppedKinds.has(kind)) return
     droppedKinds.add(kind)
     log.warn({ kind }, `the journal is full: some of the ${kind} that Redis has missed will not reach it`)

@@ -92,8 +92,9 @@ export class LimitControl {
 
   /**
    * Sets a limit back to what is configured, by its name; or forgets all
-   * counters of a client, by its key, its key's hash or its address. What is the name of a limit
-   * is taken for one: `{ key }` and `{ name }` say which is meant.
+   * counters of a client, by its key, its key's hash or its address. A string
+   * that is the name of a limit means that limit; `{ key }` and `{ name }` say
+   * which is meant.
    *
    * @returns whether there was something to reset
    */
@@ -188,8 +189,8 @@ export class LimitControl {
   }
 
   async #resetLimit (name: string): Promise<boolean> {
-    const told = await this.#storedChange(name)
-    const wasChanged = this.#registry.changes().has(name) || typeof told === 'object'
+    const stored = await this.#storedChange(name)
+    const wasChanged = this.#registry.changes().has(name) || typeof stored === 'object'
     this.#registry.change(name, undefined)
     if (wasChanged) await this.#write(name, asConfigured)
     return wasChanged
