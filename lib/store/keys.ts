@@ -45,6 +45,8 @@ export class Keys {
   #remembered = 0
   #misses = 0
   #overflowed = false
+  /** the long text of a client that was asked for last, and its part of a key */
+  #long: { readonly client: string, readonly part: string } | undefined
 
   constructor (nameSpace: string) {
     this.#nameSpace = nameSpace
@@ -65,9 +67,9 @@ export class Keys {
     const byName: Counters = this.#counters[algorithm]
     const known = byName.get(name)?.get(client)
     if (known !== undefined) return known
-    const key = `${this.#nameSpace}${algorithm}:{${part(client)}}:${part(name)}`
     // Nobody is to fill the memory with long texts.
-    if (client.length > longestPart) return key
+    if (client.length > longestPart) return `${this.#nameSpace}${algorithm}:{${this.#longPart(client)}}:${part(name)}`
+    const key = `${this.#nameSpace}${algorithm}:{${part(client)}}:${part(name)}`
     // In a flood of more clients than fit, remembering each would cost more than it saves.
     if (this.#overflowed && ++this.#misses % 8 !== 0) return key
     if (this.#remembered++ >= mostRemembered) {
@@ -79,6 +81,15 @@ export class Keys {
     if (byClient === undefined) byName.set(name, byClient = new Map())
     byClient.set(client, key)
     return key
+  }
+
+  /**
+   * A request asks for all of its limits, one after the other and several times.
+   * Hashing a megabyte for each of them would hold up all other requests.
+   */
+  #longPart (client: string): string {
+    if (this.#long?.client !== client) this.#long = { client, part: part(client) }
+    return this.#long.part
   }
 
   /** @param instance  its id */

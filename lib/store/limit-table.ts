@@ -24,7 +24,7 @@
  * in all.
  */
 import { type HashKey, keyedHashOf } from '../rules/keyed-hash.js'
-import type { Limit, LimitState } from '../rules/rate-limit.js'
+import { current, type Limit, type LimitState } from '../rules/rate-limit.js'
 
 export interface Entry {
   readonly key: string
@@ -157,6 +157,16 @@ export class LimitTable {
     if (shared.state === undefined) write(shared, kept)
   }
 
+  /**
+   * Like `keep`, for counters that another store has told. What newcomers share
+   * is not for one of them to set; what an address shares with itself becomes
+   * tighter only, so that none of its names has a quota here and one there.
+   */
+  learn (entry: Entry | undefined, key: string, kept: Kept, nowMs: number): void {
+    if (entry?.shared !== true) this.keep(entry, key, kept, nowMs)
+    else if (entry.holder !== undefined && isTighter(kept, entry, nowMs)) write(entry, kept)
+  }
+
   /** Forgets what has expired. */
   sweep (nowMs: number): void {
     for (const entry of this.#entries.values()) {
@@ -273,7 +283,7 @@ export class LimitTable {
     const bucket = this.#bucketOf(key, limitName, isOwn ? bucketsOfAddress : overflowBuckets)
     const known = shared.get(bucket)
     if (known !== undefined && nowMs < known.expiresAtMs) return known
-    const entry = newEntry(bucket, limitName, undefined, true)
+    const entry = newEntry(bucket, limitName, isOwn ? holder : undefined, true)
     if (isOwn && known === undefined) this.#sharedByAddresses++
     shared.set(bucket, entry)
     return entry
@@ -363,6 +373,12 @@ function write (entry: Entry, { limit, state, expiresAtMs, heldUntilMs }: Kept):
   entry.state = state
   entry.expiresAtMs = expiresAtMs
   entry.heldUntilMs = heldUntilMs
+}
+
+/** Whether a key is limited for longer, or has used more, than a shared counter says. */
+function isTighter (kept: Kept, { state, limit, heldUntilMs }: Entry, nowMs: number): boolean {
+  if (state === undefined || kept.heldUntilMs > Math.max(nowMs, heldUntilMs)) return true
+  return heldUntilMs <= nowMs && kept.state.used > current(state, nowMs, limit!).used
 }
 
 /** Entries in the order of their last use, linked, so that moving one costs the same however many there are. */

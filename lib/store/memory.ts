@@ -90,9 +90,8 @@ export class MemoryStore implements Store {
     const nowMs = this.#now()
     const key = this.#keys.limit(limit.algorithm, name, of.key)
     const entry = this.#limits.find(key, name, of.from, nowMs)
-    // What newcomers share is not for one of them to set.
-    if (entry?.shared === true) return
-    this.#limits.keep(entry, key, keptOf(of, check, { used, previous, atMs: atMs - othersNowMs + nowMs }, nowMs), nowMs)
+    const told = { used, previous, atMs: atMs - othersNowMs + nowMs }
+    this.#limits.learn(entry, key, keptOf(of, check, told, nowMs), nowMs)
   }
 
   /** A counter, as far as it is known here. */

@@ -1,3 +1,5 @@
+import crypto from 'node:crypto'
+import { syncBuiltinESMExports } from 'node:module'
 import fc from 'fast-check'
 import t from 'tap'
 import { algorithms } from '../../lib/rules/rate-limit.js'
@@ -75,6 +77,30 @@ t.test('all limits of a client lie in one slot', async t => {
     return hashTag(keys.limit(algorithm, name, client)) === hashTag(keys.limit(otherAlgorithm, otherName, client))
   }), { seed })
   t.not(hashTag(keys.limit('gcra', 'login', 'a')), hashTag(keys.limit('gcra', 'login', 'b')))
+})
+
+t.test('a long text is hashed once for all limits of its client, however often they ask in a row', async t => {
+  const { createHash } = crypto
+  let hashes = 0
+  Object.assign(crypto, {
+    createHash: (...args: Parameters<typeof createHash>) => {
+      hashes++
+      return createHash(...args)
+    }
+  })
+  syncBuiltinESMExports()
+  t.teardown(() => {
+    Object.assign(crypto, { createHash })
+    syncBuiltinESMExports()
+  })
+  const names = Array.from({ length: 10 }, (_, i) => `limit ${i}`)
+  const keysOf = (client: string) => names.map(name => keys.limit('fixed-window', name, client))
+  const first = keysOf('a'.repeat(1_000_000))
+  t.same(keysOf('a'.repeat(1_000_000)), first)
+  t.equal(hashes, 1)
+  t.not(keysOf('b'.repeat(1_000_000))[0], first[0])
+  t.same(keysOf('a'.repeat(1_000_000)), first)
+  t.equal(hashes, 3, 'only the last one is remembered')
 })
 
 t.test('a client key of 1 MB is a short key', async t => {

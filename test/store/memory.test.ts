@@ -162,6 +162,38 @@ t.test('a name learned from Redis takes the room of the address that asked for i
   t.equal(memory.known('name', login)?.used, 5)
 })
 
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: an address beyond its part has no second quota of a name when Redis goes`, async t => {
+    const { memory, clock } = setUp(160)
+    const check = { ...hourly('login', 5), limit: defineLimit(algorithm, 5, hourMs) }
+    const tell = (key: string, hits: number, from?: string) => {
+      let state: LimitState | undefined
+      for (let i = 0; i < hits; i++) state = take(state, clock.ms, check.limit, 1).state
+      memory.learn(from === undefined ? { key } : { key, from }, check, state!, clock.ms)
+    }
+    const passes = (key: string, from: string) =>
+      Array.from({ length: 6 }, () => asks(memory, check, key, from)).filter(Boolean).length
+    for (let i = 0; i < 1000; i++) tell(`name ${i}`, 1, '198.51.100.1')
+    tell('used up', 5, '198.51.100.1')
+    tell('used', 3, '198.51.100.1')
+    tell('used', 2, '198.51.100.1')
+    t.same([passes('used up', '198.51.100.1'), passes('used', '198.51.100.1')], [0, 2])
+    t.equal(passes('used up', '192.0.2.1'), 5, 'what an address shares with itself is nobody else\'s')
+  })
+}
+
+t.test('what newcomers of all addresses share is not for one of them to set', async t => {
+  const passedOf = (told: number) => {
+    const { memory, clock } = setUp(16)
+    const login = hourly('login', 5)
+    for (let i = 0; i < 16; i++) for (let j = 0; j < 5; j++) asks(memory, login, `limited ${i}`)
+    const state = { used: 5, previous: 0, atMs: clock.ms + hourMs }
+    for (let i = 0; i < told; i++) memory.learn({ key: `told ${i}` }, login, state, clock.ms)
+    return Array.from({ length: 200 }, (_, i) => asks(memory, login, `newcomer ${i}`)).filter(Boolean).length
+  }
+  t.equal(passedOf(1000), passedOf(0))
+})
+
 // With a part of 20 each, four hosts and the counters of all others fill half of the table.
 t.test(`in a flood no client passes more than its limit, and other clients are not refused before it (SEED=${seed})`, async t => {
   const random = randomFrom(seed)
