@@ -154,9 +154,9 @@ export class CounterJournal {
   }
 
   /** What Redis is to be told next, and again until it is `done`: those who have used most come first. */
-  next (): CounterChunk | undefined {
-    if (this.#chunks.length === 0) this.#cut(inChunk)
-    return this.#chunks[0]
+  next (atMost: number): readonly CounterChunk[] {
+    if (this.#chunks.length === 0) this.#cut(atMost * inChunk)
+    return this.#chunks.slice(0, atMost)
   }
 
   /** All of it. */

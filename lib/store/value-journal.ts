@@ -74,9 +74,9 @@ export class ValueJournal {
   }
 
   /** What Redis is to be told next, in sums, and again until it is `done`. */
-  next (): ValueChunk | undefined {
-    if (this.#chunks.length === 0) this.#cut(inChunk)
-    return this.#chunks[0]
+  next (atMost: number): readonly ValueChunk[] {
+    if (this.#chunks.length === 0) this.#cut(atMost * inChunk)
+    return this.#chunks.slice(0, atMost)
   }
 
   /** All of it. */

@@ -142,6 +142,27 @@ t.test('hits that come while Redis is told are decided, and none is lost', async
   for (const i of [0, 500, 999]) t.equal(await usedInRedis(server, `198.51.${i >> 8}.${i & 255}`), 1)
 })
 
+t.test('a Redis that is some way off is up to date soon, however much waits for it', async t => {
+  const server = await startRedis(t)
+  const { app, proxy } = await instance(t, server, { max: 1 })
+  proxy.blackhole = true
+  await goes(app, 'memory')
+  for (let i = 0; i < 4000; i++) await app.inject({ url: '/', remoteAddress: `10.0.${i >> 8}.${i & 255}` })
+  for (let i = 0; i < 100; i++) {
+    await app.redisGuard.logRateLimitEvent({ ip: '192.0.2.7', key: `key ${i}` })
+    await app.redisGuard.blockIP(`198.51.100.${i}`, 600)
+  }
+  proxy.delayMs = 40
+  proxy.blackhole = false
+  const startMs = Date.now()
+  await goes(app, 'redis')
+  const tookMs = Date.now() - startMs
+  t.ok(tookMs < 2000, `${tookMs} ms; one call after the other would take 140 of 80 ms each`)
+  proxy.delayMs = 0
+  t.match((await app.redisGuard.getRateLimitEvents(200)).map(({ key }) => key), Array.from({ length: 100 }, (_, i) => `key ${99 - i}`))
+  t.same(await Promise.all(['10.0.0.0', '10.0.15.159'].map(async address => await usedInRedis(server, address))), [1, 1])
+})
+
 t.test('blocks, unblocks and events of an outage are in Redis and on other instances within a second of its end', async t => {
   const server = await startRedis(t)
   const [away, other] = [await instance(t, server, { max: 1 }), await instance(t, server, { max: 1 })]
