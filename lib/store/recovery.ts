@@ -55,7 +55,8 @@ export class Recovery {
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
     // Where there are no numbers, some may have been told after the loss.
-    const kept = fence === noNumbers ? 'all' : isLost ? 'nothing' : isBehind ? 'a part' : 'all'
+    const keptNumbers = fence.last === -1 ? 'all' : 'all for sure'
+    const kept = fence === noNumbers ? 'all' : isLost ? 'nothing' : isBehind ? 'a part' : keptNumbers
     if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
     if (isLost || isBehind || (await this.#store.blockList.count()) < this.#memory.blockCount) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.

@@ -38,8 +38,11 @@ export interface RedisStoreOptions {
   readonly onForeign?: OnForeign
 }
 
-/** What a Redis that is back has of the data that it had. */
-const keptOfData = ['all', 'a part', 'nothing'] as const
+/**
+ * What a Redis that is back has of the data that it had. `all for sure`: what it has less than it told was given back
+ * or reset by others; `all`: or lost, as where there are no numbers that say so.
+ */
+const keptOfData = ['all', 'a part', 'nothing', 'all for sure'] as const
 export type Kept = typeof keptOfData[number]
 
 /** What `heartbeat` tells. */
@@ -146,7 +149,7 @@ export class RedisStore implements Store {
       if (carried === undefined) return []
       const { algorithm, max, windowMs, burst, excess } = limit
       const { known: before, used, previous, atMs } = carried
-      return [{ key, args: [keptOfData.indexOf(isRestored ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), before.used, before.previous, used, previous, atMs - nowMs] }]
+      return [{ key, args: [keptOfData.indexOf(isRestored && kept !== 'all for sure' ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), before.used, before.previous, used, previous, atMs - nowMs] }]
     })
     if (rows.length === 0) return
     await asFailure(this.#redis.run(async client => {

@@ -104,6 +104,43 @@ t.test('refused requests of an outage count as well', async t => {
   await until(async () => (await app.redisGuard.getSuspiciousIPs())[0]?.count === 17, 2000)
 })
 
+t.test('what several instances give back and reset in an outage adds up, whatever each knew before it', async t => {
+  const server = await startRedis(t)
+  const [a, b] = [await instance(t, server, { max: 20 }), await instance(t, server, { max: 20 })]
+  for (const { app } of [a, b]) {
+    const countWhen = () => false
+    app.get('/held', { config: { rateLimit: { max: 20, groupId: 'held' } } }, async () => 'ok')
+    app.get('/free', { config: { rateLimit: { max: 20, groupId: 'held', countWhen } }, preHandler: held }, async () => 'ok')
+  }
+  const used = async () => Number(await client.get('guard:fixed-window:{127.0.0.1}:group:held'))
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  const waiting: (() => void)[] = []
+  async function held (): Promise<void> { await new Promise<void>(resolve => { waiting.push(resolve) }) }
+  for (let i = 0; i < 3; i++) for (const { app } of [a, b]) await app.inject('/held')
+  const open = [a, b].flatMap(({ app }) => [1, 2, 3].map(async () => await app.inject('/free')))
+  await until(() => waiting.length === 6)
+  for (const { app } of [a, b]) await app.inject('/held')
+  t.equal(await used(), 14)
+  for (const { proxy } of [a, b]) proxy.blackhole = true
+  for (const { app } of [a, b]) await goes(app, 'memory')
+  for (const { app } of [a, b]) await app.inject('/held')
+  for (const answer of waiting) answer()
+  await Promise.all(open)
+  for (const { app, proxy } of [a, b]) {
+    proxy.blackhole = false
+    await goes(app, 'redis')
+  }
+  t.equal(await used(), 10, '14 before, of which 6 were given back, and 2 more')
+  a.proxy.blackhole = true
+  await goes(a.app, 'memory')
+  await a.app.inject('/held')
+  await b.app.redisGuard.limits.reset('127.0.0.1')
+  a.proxy.blackhole = false
+  await goes(a.app, 'redis')
+  t.equal(await used(), 1, 'what was reset elsewhere does not come back')
+})
+
 t.test('two instances, of which one or both see the outage, add up, whichever is back first', async t => {
   for (const seenBy of [[0], [1], [0, 1], [1, 0]]) {
     const server = await startRedis(t)
