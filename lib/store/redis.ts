@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import type { GuardedRedis } from '../redis/breaker.js'
 import type { Ticket } from '../redis/batch.js'
+import { OutOfStepError } from '../redis/failure.js'
 import { type Arguments, isCluster, type RedisClient, Script, type ScriptCall } from '../redis/script.js'
 import { parseNetwork } from '../rules/address.js'
 import { carryOf } from '../rules/carry.js'
@@ -334,7 +335,8 @@ export class RedisStore implements Store {
   async #takeBatch (client: RedisClient, hits: readonly Hit[], ticket: Ticket | undefined): Promise<readonly Taken[]> {
     const { keys, args } = this.#takeCall(hits)
     if (ticket === undefined) return readTaken(await take.run(client, keys, args), hits)
-    return readTaken(await take.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.slice(1), ticket)), hits)
+    const reply = await take.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.slice(1), ticket))
+    return readTaken(reply, hits, ticket.number)
   }
 
   #takeCall (hits: readonly Hit[]): ScriptCall {
@@ -359,8 +361,13 @@ export class RedisStore implements Store {
   }
 }
 
-/** What take.lua returns. @throws for any other reply: nobody is refused by accident */
-function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
+/**
+ * What take.lua returns.
+ *
+ * @param number  of the batch; undefined: it has none
+ * @throws for any other reply, such as that to another batch: nobody is refused by accident
+ */
+function readTaken (reply: unknown, hits: readonly Hit[], number?: number): readonly Taken[] {
   const values = listOf(reply)
   let at = 0
   const next = () => wholeOf(values[at++], -Number.MAX_SAFE_INTEGER)
@@ -391,7 +398,9 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
     })
     return { accepted, nowMs, outcomes }
   })
+  const toldNumber = number === undefined ? undefined : wholeOf(values[at++])
   if (at !== values.length) throw unreadable()
+  if (toldNumber !== number) throw new OutOfStepError()
   return taken
 }
 
