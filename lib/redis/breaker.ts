@@ -11,7 +11,7 @@ import { performance } from 'node:perf_hooks'
 import CircuitBreaker from 'opossum'
 import { StoreUnavailableError, type ValueError } from '../errors.js'
 import type { Connection } from './connection.js'
-import { failureOf, valueErrorOf } from './failure.js'
+import { failureOf, OutOfStepError, valueErrorOf } from './failure.js'
 import { type RedisClient, Script } from './script.js'
 
 export interface BreakerOptions {
@@ -191,6 +191,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       if (valueError !== undefined) return new Refused(valueError)
       const failure = failureOf(error, redact)
       if (failure.kind === 'reply' || failure.kind === 'lost') return new Refused(failure)
+      if (failure instanceof OutOfStepError) this.#connection.renew()
       // Set before the breaker sees it, so that `down` tells the reason.
       this.#failure = failure
       throw failure

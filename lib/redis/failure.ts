@@ -6,6 +6,13 @@
 import { StoreUnavailableError, type StoreFailure, ValueError } from '../errors.js'
 import type { Redact } from './redaction.js'
 
+/** A reply that is one to another command: something was lost, or came twice, and the next ones would be wrong, too. */
+export class OutOfStepError extends StoreUnavailableError {
+  constructor () {
+    super('connection', 'Redis cannot be used (connection): a reply was one to another command')
+  }
+}
+
 /** First match wins. Redis 6 puts words of its own before an error inside a script, so these may stand anywhere. */
 const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
   ['lost', /\bGUARDLOST\b/],

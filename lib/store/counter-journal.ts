@@ -152,10 +152,10 @@ export class CounterJournal {
     }
   }
 
-  /** The next chunk for Redis, the same one until it is `done`. Counters of clients that used most come first. */
-  next (): CounterChunk | undefined {
-    if (this.#chunks.length === 0) this.#cut(inChunk)
-    return this.#chunks[0]
+  /** The next chunks for Redis, the same ones until they are `done`. Counters of clients that used most come first. */
+  next (atMost: number): readonly CounterChunk[] {
+    if (this.#chunks.length === 0) this.#cut(atMost * inChunk)
+    return this.#chunks.slice(0, atMost)
   }
 
   /** All chunks for Redis. */

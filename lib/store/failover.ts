@@ -242,7 +242,9 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     if (this.#redis === undefined) return this.#memory.logEvents(events)
     const { store, journal } = this.#redis
     const number = journal.nextEventBatch()
-    const isTold = await this.#told(async () => await store.writeEvents({ number, events }), () => journal.addEvents(events, number))
+    const isTold = await this.#told(async () => await store.writeEvents({ number, events }), (isLost, wasSent) => {
+      journal.addEvents(events, number, wasSent)
+    })
     if (!isTold) this.#memory.logEvents(events)
   }
 

@@ -34,6 +34,8 @@ export class Journal {
   readonly #values = new ValueJournal()
   readonly #blocks = new Map<string, BlockOperation>()
   readonly #events = new Map<number, EventBatch>()
+  /** number of the last batch, where nobody has tried to write it: more may be added */
+  #openBatch = 0
   #eventCount = 0
   #lastEventBatch = 0
 
@@ -100,9 +102,18 @@ export class Journal {
     this.#makeRoom()
   }
 
-  /** @param number  from `nextEventBatch`: an attempt to write them under it may have succeeded */
-  addEvents (events: readonly RateLimitEvent[], number: number): void {
-    this.#events.set(number, { number, events })
+  /**
+   * @param number   from `nextEventBatch`
+   * @param wasSent  an attempt to write them under this number may have succeeded
+   */
+  addEvents (events: readonly RateLimitEvent[], number: number, wasSent: boolean): void {
+    const open = this.#events.get(this.#openBatch)
+    if (!wasSent && open !== undefined && open.events.length + events.length <= eventsInBatch) {
+      this.#events.set(open.number, { number: open.number, events: [...open.events, ...events] })
+    } else {
+      this.#events.set(number, { number, events })
+      this.#openBatch = wasSent ? 0 : number
+    }
     this.#eventCount += events.length
     if (this.#eventCount > this.#options.maxEvents) this.#drop('events', this.#eventCount - this.#options.maxEvents)
     this.#makeRoom()
@@ -132,10 +143,19 @@ export class Journal {
     this.#values.settle(fence)
   }
 
-  /** The next chunk for Redis, the same one until it is `done`; undefined: there is none. */
-  next (): Chunk | undefined {
-    return this.#blockChunks().next().value ?? this.#counters.next() ??
-      this.#eventChunks().next().value ?? this.#values.next()
+  /**
+   * What Redis is to be told next, and again until it is `done`; chunks of one kind, which may be sent all at once.
+   *
+   * @param atMost  chunks, whole number >= 1; empty: there is nothing to tell
+   */
+  next (atMost: number): readonly Chunk[] {
+    const blocks = [...this.#blockChunks()].slice(0, atMost)
+    if (blocks.length > 0) return blocks
+    const counters = this.#counters.next(atMost)
+    if (counters.length > 0) return counters
+    // One by one: where one fails and a later one does not, Redis would take the first for one that it has.
+    const [events] = this.#eventChunks()
+    return events === undefined ? this.#values.next(atMost) : [events]
   }
 
   /** All chunks for Redis, in order. */
@@ -182,6 +202,7 @@ export class Journal {
   }
 
   * #eventChunks (): Generator<Chunk, undefined> {
+    this.#openBatch = 0
     for (const batch of this.#events.values()) yield { kind: 'events', batch }
   }
 
@@ -233,6 +254,9 @@ export class Journal {
     }
   }
 }
+
+/** So that Redis is held for about a millisecond: an outage brings a batch every quarter of a second. */
+const eventsInBatch = 200
 
 /**
  * The order in which kinds are dropped when there is no room. A kind is dropped

@@ -16,6 +16,12 @@ type OnRefused = (what: Carried, count: number, error: Error) => void
 /** Counters or blocks that are restored in one call. */
 const inCall = 100
 
+/**
+ * Calls that Redis is sent at once. One by one they would take a round trip for each: with a Redis that is 50 ms away
+ * a flood of names brings more than it is told, and it is never up to date. Together they hold it some 16 ms.
+ */
+const atOnce = 16
+
 export class Recovery {
   readonly #store: RedisStore
   readonly #journal: Journal
@@ -51,11 +57,14 @@ export class Recovery {
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
     // Where there are no numbers, some may have been told after the loss.
-    const kept = fence === noNumbers ? 'all' : isLost ? 'nothing' : isBehind ? 'a part' : 'all'
+    const keptNumbers = fence.last === -1 ? 'all' : 'all for sure'
+    const kept = fence === noNumbers ? 'all' : isLost ? 'nothing' : isBehind ? 'a part' : keptNumbers
     if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
     if (isLost || isBehind || (await this.#store.blockList.count()) < this.#memory.blockCount) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
-    for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) await this.#tellWhatWaits(kept)
+    for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
+      await this.#tellWhatWaits(kept, pass === 0)
+    }
     return told
   }
 
@@ -73,14 +82,20 @@ export class Recovery {
     if (this.#underWay === 0 && this.#journal.size > 0) this.tellRest()
   }
 
-  /** Sends what waits now. Each chunk is made when the last one is done, so at most one is sent in vain. */
-  async #tellWhatWaits (kept: Kept): Promise<void> {
+  /**
+   * As much as waits now.
+   *
+   * @param isFirst  the first chunk goes alone: of those that Redis refuses, such as one that is full, there is only one
+   */
+  async #tellWhatWaits (kept: Kept, isFirst: boolean): Promise<void> {
+    let atMost = isFirst ? 1 : atOnce
     let left = this.#journal.size
     while (left > 0) {
-      const chunk = this.#journal.next()
-      if (chunk === undefined) return
-      left -= sizeOf(chunk)
-      await this.#tellChunk(chunk, kept)
+      const chunks = this.#journal.next(atMost)
+      if (chunks.length === 0) return
+      atMost = atOnce
+      for (const chunk of chunks) left -= sizeOf(chunk)
+      await all(chunks.map(async chunk => await this.#tellChunk(chunk, kept)))
     }
   }
 
@@ -110,15 +125,16 @@ export class Recovery {
   async #restoreCounters (kept: Kept): Promise<void> {
     let some: CountedHere[] = []
     const tell = async () => {
-      const counters = some
+      const calls = inCalls(some)
       some = []
-      await this.#offer('counters', counters.length, async () => await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), kept))
+      await all(calls.map(async counters => await this.#offer('counters', counters.length, async () =>
+        await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), kept))))
     }
     for (const { key, limit, state } of this.#memory.counters()) {
       if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })
-      if (some.length === inCall) await tell()
+      if (some.length === atOnce * inCall) await tell()
     }
-    if (some.length > 0) await tell()
+    await tell()
   }
 
   /** Blocks that are in force here and unknown there, unless they were lifted there. */
@@ -126,11 +142,12 @@ export class Recovery {
     const there = new Set<string>()
     for await (const page of this.#store.blockList.pages()) for (const { ip } of page) there.add(ip)
     const missing = this.#memory.steadyBlocks().filter(({ ip }) => !there.has(ip))
-    for (let i = 0; i < missing.length; i += inCall) {
-      const operations = missing.slice(i, i + inCall).map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
-        atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }
-      }))
-      await this.#offer('blocks', operations.length, async () => await this.#store.blockList.apply(operations, this.#now()))
+    const calls = inCalls(missing.map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
+      atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }
+    })))
+    for (let i = 0; i < calls.length; i += atOnce) {
+      await all(calls.slice(i, i + atOnce).map(async operations => await this.#offer('blocks', operations.length, async () =>
+        await this.#store.blockList.apply(operations, this.#now()))))
     }
   }
 }
@@ -138,4 +155,14 @@ export class Recovery {
 /** Chunks of counters and of values are numbered separately, and a client and a value may have the same name. */
 function idOf ({ kind, id }: CounterChunk | ValueChunk): string {
   return `${kind}-${id}`
+}
+
+function inCalls<T> (items: readonly T[]): (readonly T[])[] {
+  return Array.from({ length: Math.ceil(items.length / inCall) }, (_, i) => items.slice(i * inCall, (i + 1) * inCall))
+}
+
+/** Waits for all of them also where one fails: what is told again must not be under way. @throws what the first threw */
+async function all (calls: readonly Promise<void>[]): Promise<void> {
+  await Promise.allSettled(calls)
+  await Promise.all(calls)
 }

@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import type { GuardedRedis } from '../redis/breaker.js'
 import type { Ticket } from '../redis/batch.js'
+import { OutOfStepError } from '../redis/failure.js'
 import { type Arguments, isCluster, type RedisClient, Script, type ScriptCall } from '../redis/script.js'
 import { parseNetwork } from '../rules/address.js'
 import { carryOf } from '../rules/carry.js'
@@ -38,8 +39,11 @@ export interface RedisStoreOptions {
   readonly onForeign?: OnForeign
 }
 
-/** What a Redis that is back has of the data that it had. */
-const keptOfData = ['all', 'a part', 'nothing'] as const
+/**
+ * What a Redis that is back has of the data that it had. `all for sure`: what it has less than it told was given back
+ * or reset by others; `all`: or lost, as where there are no numbers that say so.
+ */
+const keptOfData = ['all', 'a part', 'nothing', 'all for sure'] as const
 export type Kept = typeof keptOfData[number]
 
 /** What `heartbeat` tells. */
@@ -147,7 +151,7 @@ export class RedisStore implements Store {
       if (carried === undefined) return []
       const { algorithm, max, windowMs, burst, excess } = limit
       const { known: before, used, previous, atMs } = carried
-      return [{ key, args: [keptOfData.indexOf(isRestored ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), before.used, before.previous, used, previous, atMs - nowMs] }]
+      return [{ key, args: [keptOfData.indexOf(isRestored && kept !== 'all for sure' ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), before.used, before.previous, used, previous, atMs - nowMs] }]
     })
     if (rows.length === 0) return
     await asFailure(this.#redis.run(async client => {
@@ -335,7 +339,8 @@ export class RedisStore implements Store {
   async #takeBatch (client: RedisClient, hits: readonly Hit[], ticket: Ticket | undefined): Promise<readonly Taken[]> {
     const { keys, args } = this.#takeCall(hits)
     if (ticket === undefined) return readTaken(await take.run(client, keys, args), hits)
-    return readTaken(await take.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.slice(1), ticket)), hits)
+    const reply = await take.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.slice(1), ticket))
+    return readTaken(reply, hits, ticket.number)
   }
 
   #takeCall (hits: readonly Hit[]): ScriptCall {
@@ -360,8 +365,13 @@ export class RedisStore implements Store {
   }
 }
 
-/** What take.lua returns. @throws for any other reply: nobody is refused by accident */
-function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
+/**
+ * What take.lua returns.
+ *
+ * @param number  of the batch; undefined: it has none
+ * @throws for any other reply, such as that to another batch: nobody is refused by accident
+ */
+function readTaken (reply: unknown, hits: readonly Hit[], number?: number): readonly Taken[] {
   const values = listOf(reply)
   let at = 0
   const next = () => wholeOf(values[at++], -Number.MAX_SAFE_INTEGER)
@@ -392,7 +402,9 @@ function readTaken (reply: unknown, hits: readonly Hit[]): readonly Taken[] {
     })
     return { accepted, nowMs, outcomes }
   })
+  const toldNumber = number === undefined ? undefined : wholeOf(values[at++])
   if (at !== values.length) throw unreadable()
+  if (toldNumber !== number) throw new OutOfStepError()
   return taken
 }
 

@@ -74,10 +74,10 @@ export class ValueJournal {
     }
   }
 
-  /** The next chunk for Redis, with the operations on a key summed up; the same one until it is `done`. */
-  next (): ValueChunk | undefined {
-    if (this.#chunks.length === 0) this.#cut(inChunk)
-    return this.#chunks[0]
+  /** The next chunks for Redis, with the operations on a key summed up; the same ones until they are `done`. */
+  next (atMost: number): readonly ValueChunk[] {
+    if (this.#chunks.length === 0) this.#cut(atMost * inChunk)
+    return this.#chunks.slice(0, atMost)
   }
 
   /** All chunks for Redis. */

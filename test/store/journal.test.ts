@@ -66,10 +66,10 @@ t.test('a chunk stays the next one until it is done, and what comes meanwhile wa
   for (let i = 0; i < 250; i++) journal.addHit(hit(`key${i}`), undefined, undefined)
   const [first, second] = journal.rest()
   journal.addHit(hit('key0'), undefined, undefined)
-  t.same([journal.next() === first, journal.rest()[1] === second], [true, true])
+  t.same([journal.next(1)[0] === first, journal.rest()[1] === second], [true, true])
   t.equal(journal.size, 251)
   journal.done(second!)
-  t.equal(journal.next(), first, 'also where one behind it is done sooner')
+  t.equal(journal.next(1)[0], first, 'also where one behind it is done sooner')
   t.match(drain(journal), [{ id: 1 }, { id: 3 }, { id: 4, counters: [{ key: 'key0', counted: { used: 1 } }] }])
 })
 
@@ -78,9 +78,9 @@ t.test('as long as Redis has not taken a chunk, no other is made', async t => {
   for (let round = 0; round < 10; round++) {
     for (let i = 0; i < 100; i++) journal.addHit(hit(`key-${round}-${i}`), undefined, undefined)
     for (let i = 0; i < 10; i++) adding.values(journal, 10 * round + i)
-    const chunk = journal.next()!
+    const chunk = journal.next(1)[0]!
     t.same([chunk.kind, sizeOf(chunk)], ['counters', 100])
-    t.equal(chunk, journal.next())
+    t.equal(chunk, journal.next(1)[0])
   }
   t.ok(journal.size <= 1000, `${journal.size} entries`)
 })
@@ -127,7 +127,7 @@ const unblock = (ip: string): BlockOperation => ({ atMs: nowMs, unblock: ip })
 const adding: Record<Carried, (journal: Journal, i: number) => void> = {
   counters: (journal, i) => journal.addHit(hit(`key${i}`), undefined, undefined),
   blocks: (journal, i) => journal.addBlock(unblock(`192.0.${i >> 8}.${i & 255}`)),
-  events: (journal, i) => journal.addEvents(events(1, `key${i}`), journal.nextEventBatch()),
+  events: (journal, i) => journal.addEvents(events(1, `key${i}`), journal.nextEventBatch(), true),
   values: (journal, i) => journal.addValue({ kind: 'del', key: `key${i}`, atMs: nowMs }, journal.nextValueOrder(), undefined)
 }
 
@@ -138,7 +138,7 @@ for (const [kind, add] of Object.entries(adding)) {
       add(journal, i)
       if (journal.size > 640) t.fail(`${journal.size} entries`)
       // An attempt that fails; a later one sends all, in vain as well.
-      if (i % 100 === 0) journal.next()
+      if (i % 100 === 0) journal.next(1)
       if (i === 1000) journal.rest()
     }
     t.equal(dropped.reduce((sum, [, count]) => sum + count, journal.size), 2000)
@@ -166,10 +166,37 @@ t.test('events go first, and blocks last', async t => {
 
 t.test('the last events of a large write are kept', async t => {
   const { journal, dropped } = setUp(1000, 5)
-  journal.addEvents(events(2, 'first'), journal.nextEventBatch())
-  journal.addEvents([...events(1, 'dropped'), ...events(5, 'last')], journal.nextEventBatch())
+  journal.addEvents(events(2, 'first'), journal.nextEventBatch(), true)
+  journal.addEvents([...events(1, 'dropped'), ...events(5, 'last')], journal.nextEventBatch(), true)
   t.same(dropped, [['events', 3]])
   t.match(drain(journal), [{ batch: { number: 2, events: events(5, 'last') } }])
+})
+
+t.test('events that nobody has tried to write go together, as far as one call takes them', async t => {
+  const { journal } = setUp(10_000, 10_000)
+  const add = (count: number, wasSent: boolean) => journal.addEvents(events(count), journal.nextEventBatch(), wasSent)
+  for (let i = 0; i < 250; i++) add(1, false)
+  add(1, true)
+  add(1, false)
+  const [first] = journal.next(16)
+  add(1, false)
+  t.equal(journal.size, 253)
+  const lengths = drain(journal).map(chunk => (chunk as { batch: { number: number, events: unknown[] } }).batch)
+    .map(({ number, events }) => [number, events.length])
+  t.same(lengths, [[1, 200], [201, 50], [251, 1], [252, 1], [253, 1]])
+  t.match(first, { batch: { number: 1 } })
+})
+
+t.test('several chunks may be sent at once, of one kind, and of events only one', async t => {
+  for (const [kind, add] of Object.entries(adding)) {
+    const { journal } = setUp()
+    for (let i = 0; i < 450; i++) add(journal, i)
+    const chunks = journal.next(3)
+    t.same(chunks.map(sizeOf), kind === 'events' ? [1] : [100, 100, 100], kind)
+    t.same(journal.next(3), chunks)
+    for (const chunk of chunks.toReversed()) journal.done(chunk)
+    t.equal(journal.size, 450 - (kind === 'events' ? 1 : 300))
+  }
 })
 
 t.test('a flood of fresh names drops nobody who has used more of a quota', async t => {
@@ -257,11 +284,11 @@ t.test('a block that changes while it is sent is sent again', async t => {
   const { journal } = setUp()
   journal.addBlock(unblock('192.0.2.1'))
   journal.addBlock(unblock('192.0.2.2'))
-  const chunk = journal.next()!
+  const chunk = journal.next(1)[0]!
   const later = { atMs: nowMs + 1, unblock: '192.0.2.1' }
   journal.addBlock(later)
   journal.done(chunk)
-  t.same(journal.next(), { kind: 'blocks', operations: [later] })
+  t.same(journal.next(1)[0], { kind: 'blocks', operations: [later] })
 })
 
 t.test('a chunk whose entries were dropped on the way can be done', async t => {
@@ -295,7 +322,7 @@ t.test('during a recovery, later hits on a counter that was sent say that Redis 
   const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
   journal.addHit(hit('a'), known, undefined)
   journal.settle({ last: 5, next: 100 })
-  const chunk = journal.next()!
+  const chunk = journal.next(1)[0]!
   journal.addHit(hit('a'), known, undefined)
   journal.done(chunk)
   t.same(isRestored(), [true])
@@ -313,7 +340,7 @@ t.test('a recovery remembers no more sent counters than the journal has room for
     journal.settle({ last: 5, next: 100 })
     for (let i = 0; i < told; i++) {
       journal.addHit(hit(`key${i}`), undefined, undefined)
-      journal.done(journal.next()!)
+      journal.done(journal.next(1)[0]!)
     }
     journal.addHit(hit('key0'), undefined, undefined)
     t.match(drain(journal), [{ counters: [{ key: 'key0', isRestored }] }])

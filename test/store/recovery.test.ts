@@ -104,6 +104,43 @@ t.test('refused requests of an outage count as well', async t => {
   await until(async () => (await app.redisGuard.getSuspiciousIPs())[0]?.count === 17, 2000)
 })
 
+t.test('what several instances give back and reset in an outage adds up, whatever each knew before it', async t => {
+  const server = await startRedis(t)
+  const [a, b] = [await instance(t, server, { max: 20 }), await instance(t, server, { max: 20 })]
+  for (const { app } of [a, b]) {
+    const countWhen = () => false
+    app.get('/held', { config: { rateLimit: { max: 20, groupId: 'held' } } }, async () => 'ok')
+    app.get('/free', { config: { rateLimit: { max: 20, groupId: 'held', countWhen } }, preHandler: held }, async () => 'ok')
+  }
+  const used = async () => Number(await client.get('guard:fixed-window:{127.0.0.1}:group:held'))
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  const waiting: (() => void)[] = []
+  async function held (): Promise<void> { await new Promise<void>(resolve => { waiting.push(resolve) }) }
+  for (let i = 0; i < 3; i++) for (const { app } of [a, b]) await app.inject('/held')
+  const open = [a, b].flatMap(({ app }) => [1, 2, 3].map(async () => await app.inject('/free')))
+  await until(() => waiting.length === 6)
+  for (const { app } of [a, b]) await app.inject('/held')
+  t.equal(await used(), 14)
+  for (const { proxy } of [a, b]) proxy.blackhole = true
+  for (const { app } of [a, b]) await goes(app, 'memory')
+  for (const { app } of [a, b]) await app.inject('/held')
+  for (const answer of waiting) answer()
+  await Promise.all(open)
+  for (const { app, proxy } of [a, b]) {
+    proxy.blackhole = false
+    await goes(app, 'redis')
+  }
+  t.equal(await used(), 10, '14 before, of which 6 were given back, and 2 more')
+  a.proxy.blackhole = true
+  await goes(a.app, 'memory')
+  await a.app.inject('/held')
+  await b.app.redisGuard.limits.reset('127.0.0.1')
+  a.proxy.blackhole = false
+  await goes(a.app, 'redis')
+  t.equal(await used(), 1, 'what was reset elsewhere does not come back')
+})
+
 t.test('two instances, of which one or both see the outage, add up, whichever is back first', async t => {
   for (const seenBy of [[0], [1], [0, 1], [1, 0]]) {
     const server = await startRedis(t)
@@ -140,6 +177,27 @@ t.test('hits that come while Redis is told are decided, and none is lost', async
   await statuses(app, 1)
   t.equal(await usedInRedis(server), sent + 1)
   for (const i of [0, 500, 999]) t.equal(await usedInRedis(server, `198.51.${i >> 8}.${i & 255}`), 1)
+})
+
+t.test('a Redis that is some way off is up to date soon, however much waits for it', async t => {
+  const server = await startRedis(t)
+  const { app, proxy } = await instance(t, server, { max: 1 })
+  proxy.blackhole = true
+  await goes(app, 'memory')
+  for (let i = 0; i < 4000; i++) await app.inject({ url: '/', remoteAddress: `10.0.${i >> 8}.${i & 255}` })
+  for (let i = 0; i < 100; i++) {
+    await app.redisGuard.logRateLimitEvent({ ip: '192.0.2.7', key: `key ${i}` })
+    await app.redisGuard.blockIP(`198.51.100.${i}`, 600)
+  }
+  proxy.delayMs = 40
+  proxy.blackhole = false
+  const startMs = Date.now()
+  await goes(app, 'redis')
+  const tookMs = Date.now() - startMs
+  t.ok(tookMs < 2000, `${tookMs} ms; one call after the other would take 140 of 80 ms each`)
+  proxy.delayMs = 0
+  t.match((await app.redisGuard.getRateLimitEvents(200)).map(({ key }) => key), Array.from({ length: 100 }, (_, i) => `key ${99 - i}`))
+  t.same(await Promise.all(['10.0.0.0', '10.0.15.159'].map(async address => await usedInRedis(server, address))), [1, 1])
 })
 
 t.test('blocks, unblocks and events of an outage are in Redis and on other instances within a second of its end', async t => {

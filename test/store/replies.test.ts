@@ -12,6 +12,7 @@ import { RedisStore } from '../../lib/store/redis.js'
 import type { NamedCheck } from '../../lib/store/store.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
 
 /** A store whose Redis answers each command and script as it is told to. */
 function storeAnswering (answer: () => unknown): RedisStore {
@@ -187,6 +188,29 @@ t.test('a page of events that leads back to itself is rejected', async t => {
   t.equal(asked, 2)
 })
 
+t.test('replies that are out of step are nobody\'s counters, and the connection is made anew', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const garbler = await Garbler.start(server.port)
+  t.teardown(async () => await garbler.stop())
+  const lines: Record<string, unknown>[] = []
+  const options = { redis: { port: garbler.port }, max: 3, timeWindow: '1 hour', syncInterval: 60_000 }
+  const app = await guardedApp(t, options, logTo(lines))
+  app.get('/', async () => 'ok')
+  const status = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
+  for (let i = 0; i < 3; i++) t.equal(await status('192.0.2.1'), 200)
+  // The refusal of one client, in place of nothing: the next client would get it.
+  garbler.extra = '*4\r\n:1700000000000\r\n:-4\r\n*2\r\n:9999\r\n:1\r\n:3\r\n'
+  const codes = await Promise.all(Array.from({ length: 8 }, async (_, i) => {
+    for (let turn = 0; turn < i; turn++) await new Promise(resolve => setImmediate(resolve))
+    return await status(`192.0.2.${i + 10}`)
+  }))
+  t.same(codes, Array.from({ length: 8 }, () => 200))
+  t.match(lines, [{ msg: 'Redis is away, memory answers' }])
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.equal(await status('192.0.2.1'), 429)
+})
+
 t.test('a garbled reply refuses nobody: memory answers, and Redis stays in use', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
@@ -196,12 +220,12 @@ t.test('a garbled reply refuses nobody: memory answers, and Redis stays in use',
   const app = await guardedApp(t, { redis: { port: garbler.port }, max: 3, timeWindow: '1 hour', syncInterval: 60_000 }, logTo(lines))
   app.get('/', async () => 'ok')
   t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).statusCode, 200)
-  // The second hit: [nowMs, used 2, ms to the end].
+  // In place of [nowMs, used, ms to the end, number].
   const replies = [
     '*2\r\n:1700000000000\r\n:-2\r\n',
     '*3\r\n:0\r\n:-2\r\n:9\r\n',
     '*3\r\n:1700000000000\r\n$0\r\n\r\n:9\r\n',
-    '*3\r\n:1700000000000\r\n:-6\r\n:9999999999\r\n'
+    '*4\r\n:1700000000000\r\n:-6\r\n:9999999999\r\n:NUMBER\r\n'
   ]
   for (const [i, replacement] of replies.entries()) {
     garbler.next = replacement
@@ -216,7 +240,10 @@ t.test('a garbled reply refuses nobody: memory answers, and Redis stays in use',
 
 /** Passes everything on, but for the next reply that is a list of three numbers, as that of one hit is. */
 class Garbler {
+  /** in place of the next reply to a hit */
   next: string | undefined
+  /** before the next reply to a hit */
+  extra = ''
   readonly #server
   readonly #sockets = new Set<Socket>()
 
@@ -227,8 +254,7 @@ class Garbler {
       client.pipe(target)
       target.on('data', data => {
         const text = data.toString('latin1')
-        const garbled = this.next === undefined ? text : text.replace(/\*3\r\n:\d{13}\r\n:-?\d+\r\n:\d+\r\n/, () => this.#take())
-        client.write(garbled, 'latin1')
+        client.write(`${this.#extraFor(text)}${this.next === undefined ? text : this.#garbled(text)}`, 'latin1')
       })
       for (const [socket, other] of [[client, target], [target, client]] as const) {
         socket.on('error', () => other.destroy())
@@ -254,9 +280,19 @@ class Garbler {
     await once(this.#server, 'close')
   }
 
-  #take (): string {
-    const replacement = this.next!
-    this.next = undefined
-    return replacement
+  /** The reply to one hit, at a fixed-window that has refused nothing, is [nowMs, used, ms to the end, number]. */
+  #garbled (text: string): string {
+    return text.replace(/\*4\r\n:\d{13}\r\n:-?\d+\r\n:\d+\r\n:(\d+)\r\n/, (reply, number: string) => {
+      const replacement = this.next!.replace('NUMBER', number)
+      this.next = undefined
+      return replacement
+    })
+  }
+
+  #extraFor (text: string): string {
+    if (!/^\*4\r\n:\d{13}\r\n/.test(text)) return ''
+    const extra = this.extra
+    this.extra = ''
+    return extra
   }
 }

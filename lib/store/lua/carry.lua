@@ -4,7 +4,7 @@
 -- KEYS     marker, then for each counter: the counter, what was known of it
 --          (see store/keys.ts)
 -- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
---          it since it was known: 0 all, 1 a part, 2 nothing; algorithm
+--          it since it was known: 0 all, 1 a part, 2 nothing, 3 all for sure; algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
 --          excess (0 none, 1 restart, 2 backoff), used and previous as they were
 --          known, used and previous to add, ms from now to atMs. Whole numbers all;
@@ -13,7 +13,7 @@
 -- cost     up to seven commands for each counter; O(1) each
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
-local ALL, PART = 0, 1
+local ALL, PART, SURELY_ALL = 0, 1, 3
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -50,10 +50,12 @@ local function levelOf (used, otherMax, elapsedMs, max, windowMs)
 end
 
 -- What is here, with what was known. A Redis that has kept its data has all that
--- it has told. Where it has not, several instances may know of what was before,
+-- it has told, and less only of what others have given back or reset since: that
+-- it has kept it must be certain. Where it has not, several instances may know of what was before,
 -- and more has come since: of what was before each adds what those before it
 -- did not know, and the first what is not here, which is nothing or a part.
 local function merged (kept, here, known, told)
+  if kept == SURELY_ALL then return here end
   if kept == ALL then return math.max(here, known) end
   return here + math.max(0, known - (told or (kept == PART and here or 0)))
 end
@@ -66,7 +68,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
   local kept, algorithm, max, windowMs, burst, excess, known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers)
   local atMs = nowMs + offsetMs
   local told, toldPrevious, toldAtMs
-  if kept ~= ALL then
+  if kept ~= ALL and kept ~= SURELY_ALL then
     local fields = read(toldKey, 'HMGET', 'used', 'previous', 'atMs') or {}
     local toldUsed, toldBefore, writtenAtMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
     if toldUsed == nil or toldBefore == nil then writtenAtMs = nil end
@@ -78,7 +80,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
     end
   end
   local function note (here, herePrevious)
-    if kept == ALL then return end
+    if kept == ALL or kept == SURELY_ALL then return end
     local first, firstPrevious = kept == PART and here or 0, kept == PART and herePrevious or 0
     redis.call('HSET', toldKey, 'used', math.max(told or first, known), 'previous', math.max(toldPrevious or firstPrevious, knownPrevious), 'atMs', toldAtMs or atMs)
     redis.call('PEXPIRE', toldKey, 2 * windowMs)

@@ -14,7 +14,7 @@
 --          used, or -1 - used where the check refuses; ms from nowMs to atMs,
 --          with a fixed-window in a list with previous unless that is 0; and with
 --          a sliding-window previous. With gcra previous is the max of the check.
---          Whole numbers all.
+--          Last the number of the batch, if it has one. Whole numbers all.
 -- error    GUARDLOST: nothing was counted, since a later batch has run already,
 --          or Redis has lost its data
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
@@ -294,4 +294,5 @@ end
 
 if saveAll ~= nil then saveAll() end
 
+if number > 0 then reply[length + 1] = number end
 return reply
