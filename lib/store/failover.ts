@@ -154,8 +154,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       const failure = redis.guarded.report(error)
       if (failure.kind === 'lost') this.lostData(failure)
       if (fallback === undefined) return answer(failure, undefined, 'redis')
-      // What Redis dislikes it would dislike again.
-      if (failure.kind === 'reply') return answer(undefined, this.#memory.takeOne(hit), 'memory')
+      // Redis rejected the command, or its reply was garbled: resending it would fail too, so it is not journaled.
+      if (failure.kind === 'reply') return answer(undefined, this.#decideHere(hit, fallback, this.#knownOf(hit), share), 'memory')
       const mayHaveRun = ticket.number > 0 && failure.kind !== 'lost'
       answer(undefined, this.#takeHere(hit, fallback, mayHaveRun ? ticket.number : undefined, share), 'memory')
     })
@@ -335,7 +335,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
    */
   #takeHere (hit: Hit, fallback: Fallback, batch: number | undefined, share?: Shared): Taken {
     const known = this.#knownOf(hit)
-    const taken = fallback === 'share' ? this.#takeShare(hit, known, share ?? this.#shareOf(hit, known)) : this.#memory.takeOne(hit)
+    const taken = this.#decideHere(hit, fallback, known, share)
     hit.checks.forEach(({ name, limit, cost }, i) => {
       const outcome = outcomeOf(taken, i, known[i], limit)
       if (outcome === undefined) return
@@ -343,6 +343,11 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       this.#redis!.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, outcome }, known[i], batch)
     })
     return taken
+  }
+
+  #decideHere (hit: Hit, fallback: Fallback, known: readonly (LimitState | undefined)[], share?: Shared): Taken {
+    if (fallback === 'memory') return this.#memory.takeOne(hit)
+    return this.#takeShare(hit, known, share ?? this.#shareOf(hit, known))
   }
 
   #knownOf (hit: Hit): readonly (LimitState | undefined)[] {

@@ -263,6 +263,24 @@ t.test('a reply that makes no sense refuses nobody: memory answers that request,
   t.match((await app.inject('/metrics')).payload, /redis_guard_errors_total\{kind="reply"\} 10/)
 })
 
+t.test('with replies that make no sense, instances that share a limit keep to their parts', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const clients = [server.client(), server.client()]
+  t.teardown(() => { for (const client of clients) client.disconnect() })
+  const apps = await Promise.all(clients.map(async own => {
+    const app = await guardedApp(t, { redis: own, max: 10, onOutage: 'share', syncInterval: 60_000 })
+    app.get('/', async () => 'ok')
+    return app
+  }))
+  for (const app of apps) await until(async () => /redis_guard_instances 2\n/.test((await app.inject('/metrics')).payload))
+  for (const own of clients) Object.assign(own, { evalsha: async () => [] })
+  const codes: number[] = []
+  for (const app of apps) for (let i = 0; i < 12; i++) codes.push((await app.inject('/')).statusCode)
+  t.equal(codes.filter(code => code === 200).length, 10)
+  t.same(apps.map(app => app.redisGuard.status.store), ['redis', 'redis'])
+})
+
 t.test('a foreign value in place of the number of the last batch counts as lost, and is replaced', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
