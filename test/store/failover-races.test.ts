@@ -41,8 +41,8 @@ class MadeUpRedis {
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
 }
 
-function setUp (t: Test) {
-  const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 10, now: Date.now })
+function setUp (t: Test, capacity = 1000) {
+  const memory = new MemoryStore({ keys, capacity, maxEvents: 10, now: Date.now })
   const breaker = new MadeUpBreaker()
   const redis = new MadeUpRedis()
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
@@ -271,6 +271,18 @@ t.test('what is no failure of Redis is not answered from memory', async t => {
   const { store, breaker, redis } = setUp(t)
   breaker.up()
   await store.settle()
-  Object.assign(redis, { events: async () => { throw new TypeError('a mistake') } })
+  const fails = async () => { throw new TypeError('a mistake') }
+  Object.assign(redis, { events: fails, writeEvents: fails })
   await t.rejects(async () => await store.events(1), { message: 'a mistake' })
+  await t.rejects(store.logEvents([{ type: 'limited', count: 1, atMs: 0 }]), { message: 'a mistake' })
+})
+
+t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
+  const { breaker, memory, redis, store } = setUp(t, 2000)
+  const state = { used: 3, previous: 0, atMs: 60_000 }
+  for (let i = 0; i < 1650; i++) memory.learn({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
+  redis.fence = async () => noNumbers
+  breaker.up()
+  await store.settle()
+  t.same(redis.carried.map(({ length }) => length), [...Array<number>(16).fill(100), 50])
 })

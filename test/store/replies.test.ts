@@ -296,3 +296,9 @@ class Garbler {
     return extra
   }
 }
+
+t.test('a page of the block list without a readable cursor or of an odd length is rejected', async t => {
+  const scans = [[1, []], ['x', []], ['', []], ['0', ['192.0.2.1']], ['0'], ['0', [], []]]
+  for (const scan of scans) t.equal(await read(readers['blocks']!, scan), 'refused', JSON.stringify(scan))
+  await storeAnswering(() => ['0', []]).blockList.pages().next()
+})
