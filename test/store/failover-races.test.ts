@@ -35,7 +35,7 @@ class MadeUpRedis {
   fence = async (): Promise<Fence> => unknown
   take = async (): Promise<unknown> => []
   heartbeat = async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
-  readonly blockList = { count: async () => 0, apply: async () => {} }
+  readonly blockList = { count: async () => 0, isBehind: async () => false, apply: async () => {} }
   writeEvents = async () => {}
   countRefusals = async () => {}
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
