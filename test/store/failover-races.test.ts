@@ -41,13 +41,13 @@ class MadeUpRedis {
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
 }
 
-function setUp (t: Test) {
-  const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 10, now: Date.now })
+function setUp (t: Test, now: () => number = Date.now) {
+  const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 10, now })
   const breaker = new MadeUpBreaker()
   const redis = new MadeUpRedis()
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
   const shares = new Shares(new MemoryStore({ keys, capacity: 10, maxEvents: 1, now: Date.now }), Date.now)
-  const store = new FailoverStore({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now: Date.now })
+  const store = new FailoverStore({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now })
   t.teardown(() => store.close())
   const hit = (key: string, cost = 1) => store.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
   return { memory, breaker, redis, journal, store, hit }
@@ -146,6 +146,26 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
     else beat.reject(gone)
     await sleep(10)
     t.same([store.status.store, store.instances], ['memory', 2])
+  }
+})
+
+t.test('after an outage others are waited for five seconds of this process, however the clock of Redis steps', async t => {
+  for (const stepMs of [-3_600_000, 3_600_000]) {
+    const clock = { ms: 1_000_000 }
+    const { breaker, redis, store } = setUp(t, () => clock.ms)
+    breaker.up()
+    await store.settle()
+    breaker.down()
+    let beats = 0
+    redis.heartbeat = async () => ({ epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) })
+    breaker.up()
+    await store.settle()
+    clock.ms += 5000
+    // The first of them is that of the recovery, and the last may not have been read yet.
+    await until(() => beats >= 4)
+    t.equal(store.instances, 2, `${stepMs} ms: the other one is waited for`)
+    clock.ms++
+    await until(() => store.instances === 1)
   }
 })
 
