@@ -322,18 +322,20 @@ for (const syncInterval of [50, 60_000]) {
 
 t.test('blocks that Redis has lost under a connection that lives are restored before the list is loaded', async t => {
   const server = await startRedis(t)
-  const { app, lines } = await instance(t, server)
+  const [{ app, lines }, other] = [await instance(t, server), await instance(t, server)]
   const observer = server.client()
   t.teardown(() => observer.disconnect())
-  await app.redisGuard.blockIP('198.51.100.1', 600)
+  await app.redisGuard.blockIP('198.51.100.9', 600)
+  await until(async () => (await statuses(other.app, 1, '198.51.100.9'))[403] === 1)
+  await other.app.redisGuard.blockIP('198.51.100.1', 600)
+  await until(async () => (await statuses(app, 1, '198.51.100.1'))[403] === 1)
   await observer.save()
-  await app.redisGuard.unblockIP('198.51.100.1')
-  await app.redisGuard.blockIP('198.51.100.2', 600)
-  // It has followed the list up to here.
-  await new Promise(resolve => setTimeout(resolve, 300))
+  await other.app.redisGuard.unblockIP('198.51.100.1')
+  await other.app.redisGuard.blockIP('198.51.100.2', 600)
+  await until(async () => (await statuses(app, 1, '198.51.100.2'))[403] === 1)
   await observer.call('DEBUG', 'RELOAD', 'NOSAVE')
-  await until(async () => (await observer.hkeys('guard:{blocks}')).join() === '198.51.100.2', 5000)
-  await until(() => app.redisGuard.status.store === 'redis')
+  await until(async () => (await observer.hkeys('guard:{blocks}')).sort().join() === '198.51.100.2,198.51.100.9', 5000)
+  await until(() => lines.length > 0 && app.redisGuard.status.store === 'redis', 5000)
   t.match(lines, [{ level: 40, reason: 'Redis has lost its block list' }])
   t.same([await statuses(app, 1, '198.51.100.1'), await statuses(app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
 })
@@ -475,18 +477,22 @@ t.test('Cluster: an outage loses nothing, though hits under way may count twice'
 t.test('Cluster: blocks and unblocks since an older snapshot hold', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
-  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }, syncInterval: 50, resetTimeout: 200 })
+  const redis = { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }
+  const start = async () => await guardedApp(t, { redis, syncInterval: 50, resetTimeout: 200 })
+  const [app, other] = [await start(), await start()]
   app.get('/', async () => 'ok')
-  await app.redisGuard.blockIP('198.51.100.1', 600)
+  await other.redisGuard.blockIP('198.51.100.1', 600)
+  await until(async () => (await statuses(app, 1, '198.51.100.1'))[403] === 1)
   for (const server of cluster.servers) {
     const client = server.client()
     await client.save()
     client.disconnect()
   }
-  await app.redisGuard.unblockIP('198.51.100.1')
-  await app.redisGuard.blockIP('198.51.100.2', 600)
-  // It has followed the list up to here.
-  await new Promise(resolve => setTimeout(resolve, 300))
+  await other.redisGuard.unblockIP('198.51.100.1')
+  await other.redisGuard.blockIP('198.51.100.2', 600)
+  await until(async () => (await statuses(app, 1, '198.51.100.2'))[403] === 1)
+  // The other one is gone with what it knows.
+  await other.close()
   await Promise.all(cluster.servers.map(async server => await server.kill()))
   await goes(app, 'memory')
   await Promise.all(cluster.servers.map(async server => await server.restart()))
