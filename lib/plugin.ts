@@ -140,7 +140,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     store,
     forget: (key, checks) => denyCache.forget(key, checks),
     hashKey,
-    onForeign: key => onForeign(keys.value(key), 'passed over')
+    onForeign: key => onForeign(keys.value(key), 'passed over'),
+    now: wall
   })
   const isFirst = !fastify.hasDecorator('redisGuard')
   const redisGuard = new RedisGuard({

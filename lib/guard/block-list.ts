@@ -63,6 +63,11 @@ export class BlockListFollower {
     while (usable()) {
       const answer = await redis.changes(this.#cursor)
       if (!knowsEpoch(answer.epoch)) return onLost()
+      if (answer.isBehind) {
+        // An older list must not replace the one here. When Redis has been told what it lacks, all of it is loaded.
+        this.#cursor = undefined
+        return onLost()
+      }
       const offsetMs = now() - answer.nowMs
       if (answer.missed) {
         // A list that changes faster than it loads is looked at again at the next interval.

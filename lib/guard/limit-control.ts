@@ -17,8 +17,16 @@ import type { LimitChange, LimitRegistry } from './limits.js'
 /** Keys of values that begin so are the plugin's own. */
 export const reservedPrefix = 'redis-guard:'
 const versionKey = `${reservedPrefix}limits`
-/** In place of a change: the limit was reset. */
-const asConfigured = 'as configured'
+
+/** What was last done to a limit at run time. */
+interface Decision {
+  /** undefined: the limit was reset */
+  readonly change: LimitChange | undefined
+  /** ms since 1970, and above that of the decision before it, so that the later one stands; 0: not known */
+  readonly atMs: number
+  /** as it is stored */
+  readonly text: string
+}
 
 /** How far a client is with one limit. */
 export interface PeekedLimit {
@@ -44,6 +52,8 @@ export interface LimitControlParts {
   readonly hashKey?: KeyHash | undefined
   /** called with the key of a value that the guard did not write, each time it is read */
   readonly onForeign: (key: string) => void
+  /** ms since 1970 */
+  readonly now: () => number
 }
 
 export class LimitControl {
@@ -52,17 +62,21 @@ export class LimitControl {
   readonly #forget: LimitControlParts['forget']
   readonly #hashKey: KeyHash | undefined
   readonly #onForeign: (key: string) => void
+  readonly #now: () => number
+  /** the last decision on each limit, by its name */
+  readonly #known = new Map<string, Decision>()
   #version: string | null = null
   /** names that were read since it is the version */
   readonly #read = new Set<string>()
   #hasChanged = false
 
-  constructor ({ registry, store, forget, hashKey, onForeign }: LimitControlParts) {
+  constructor ({ registry, store, forget, hashKey, onForeign, now }: LimitControlParts) {
     this.#registry = registry
     this.#store = store
     this.#forget = forget
     this.#hashKey = hashKey
     this.#onForeign = onForeign
+    this.#now = now
   }
 
   /** Names of all limits: `global`, `GET:/login`, `GET:/login:burst`, `group:<groupId>`, `limiter:<n>`. */
@@ -87,7 +101,7 @@ export class LimitControl {
     } catch (error) {
       throw new ArgumentError({ option: 'the limit of limits.set', rule: 'one that can be counted', received: `${change.max} per ${change.windowMs} ms`, remedy: (error as LimitError).message })
     }
-    await this.#write(name, JSON.stringify(change))
+    await this.#decide(name, change)
   }
 
   /**
@@ -129,7 +143,7 @@ export class LimitControl {
 
   /**
    * Takes over what others have changed, and tells a Redis that has lost its
-   * data what is known here.
+   * data, or came back with older data, what is known here.
    */
   async sync (isUsable: () => boolean): Promise<void> {
     if (!isUsable()) return
@@ -141,21 +155,23 @@ export class LimitControl {
     const version = await this.#stored(versionKey)
     if (version !== this.#version) this.#read.clear()
     const names = this.#registry.names.filter(name => !this.#read.has(name))
-    const changes = await Promise.all(names.map(async name => await this.#storedChange(name)))
+    const decisions = await Promise.all(names.map(async name => await this.#storedDecision(name)))
     // A limit may have been set here meanwhile, and the values read be older: they are read again next time.
     if (!isUsable() || this.#registry.version !== changedBefore) return
     this.#version = version
     // All at once: while one is written, another may be set here.
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
-      const change = changes[i]
-      if (change === undefined) continue
-      this.#takeOver(name, this.#registry.changes().get(name), change === asConfigured ? undefined : change)
+      const decision = decisions[i]
+      const known = this.#known.get(name)
+      if (decision === undefined || (known !== undefined && decision.atMs < known.atMs)) continue
+      this.#known.set(name, decision)
+      this.#takeOver(name, this.#registry.changes().get(name), decision.change)
     }
-    // Redis has lost these: a limit that was reset has `asConfigured` there.
-    for (const name of names.filter((_, i) => changes[i] === undefined)) {
-      const known = this.#registry.changes().get(name)
-      if (known !== undefined) await this.#write(name, JSON.stringify(known))
+    // Redis has lost these, or has older ones.
+    for (const [i, name] of names.entries()) {
+      const known = this.#known.get(name)
+      if (known !== undefined && decisions[i] !== known) await this.#write(name, known.text)
     }
   }
 
@@ -168,13 +184,14 @@ export class LimitControl {
     }
   }
 
-  /** What a limit was set to; undefined: it was not set, or the stored value is not the guard's. */
-  async #storedChange (name: string): Promise<LimitChange | typeof asConfigured | undefined> {
+  /** What was decided on a limit; undefined: nothing, or the stored value is not the guard's. */
+  async #storedDecision (name: string): Promise<Decision | undefined> {
     const key = keyOf(name)
     const text = await this.#stored(key)
-    const change = text === null || text === asConfigured ? text : parseChange(text)
-    if (text !== null && change === undefined) this.#onForeign(key)
-    return change ?? undefined
+    if (text === null) return undefined
+    const decision = parseDecision(text)
+    if (decision === undefined) this.#onForeign(key)
+    return decision
   }
 
   /** A value of another type than text is not the guard's and counts as missing: the next change replaces it. */
@@ -189,10 +206,10 @@ export class LimitControl {
   }
 
   async #resetLimit (name: string): Promise<boolean> {
-    const stored = await this.#storedChange(name)
-    const wasChanged = this.#registry.changes().has(name) || typeof stored === 'object'
+    const stored = await this.#storedDecision(name)
+    const wasChanged = this.#registry.changes().has(name) || stored?.change !== undefined
     this.#registry.change(name, undefined)
-    if (wasChanged) await this.#write(name, asConfigured)
+    if (wasChanged) await this.#decide(name, undefined)
     return wasChanged
   }
 
@@ -202,6 +219,14 @@ export class LimitControl {
       return await this.#store.forget(client, checks)
     })
     return (await Promise.all(forgotten)).includes(true)
+  }
+
+  async #decide (name: string, change: LimitChange | undefined): Promise<void> {
+    // The clocks of two instances may differ: what is decided with another decision in sight is later than it.
+    const atMs = Math.max(this.#now(), (this.#known.get(name)?.atMs ?? 0) + 1)
+    const text = JSON.stringify(change === undefined ? { isReset: true, atMs } : { ...change, atMs })
+    this.#known.set(name, { change, atMs, text })
+    await this.#write(name, text)
   }
 
   async #write (name: string, text: string): Promise<void> {
@@ -259,11 +284,16 @@ function readChange (limit: unknown): LimitChange {
   return { max: max as number, windowMs }
 }
 
-/** @returns undefined for what is no change: somebody else's value is not to change a limit */
-function parseChange (text: string): LimitChange | undefined {
+/** What an earlier release stored for a limit that was reset. */
+const resetBefore = 'as configured'
+
+/** @returns undefined for what is none: somebody else's value is not to change a limit */
+function parseDecision (text: string): Decision | undefined {
+  if (text === resetBefore) return { change: undefined, atMs: 0, text }
   try {
-    const { max, windowMs } = JSON.parse(text) as LimitChange
-    return readChange({ max, timeWindow: windowMs })
+    const { max, windowMs, isReset, atMs } = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number }>
+    const change = isReset === true ? undefined : readChange({ max, timeWindow: windowMs })
+    return { change, atMs: Number.isFinite(atMs) ? atMs! : 0, text }
   } catch {
     return undefined
   }

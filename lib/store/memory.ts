@@ -13,7 +13,7 @@ import { BlockTexts, BlockValues } from './block-values.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from './keys.js'
 import { type Kept, LimitTable } from './limit-table.js'
-import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Store, Suspect, Taken, ToldValue } from './store.js'
+import type { Block, BlockOperation, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Store, Suspect, Taken, ToldValue } from './store.js'
 
 export interface MemoryStoreOptions {
   readonly keys: Keys
@@ -41,6 +41,8 @@ export class MemoryStore implements Store {
   readonly #hashKey: HashKey
   #blocks: BlockList
   #noted: (() => void)[] | undefined
+  /** when which block was lifted, on the clock `now`; the oldest first */
+  readonly #lifted = new Map<string, number>()
 
   constructor ({ keys, capacity, maxEvents, now, wall = now, hashKey = [0, 0] }: MemoryStoreOptions) {
     this.#keys = keys
@@ -201,6 +203,7 @@ export class MemoryStore implements Store {
   /** Adds a block that another store has placed; its times are on the clock `now`. */
   putBlock (block: Block): void {
     this.#blocks.set(parseNetwork(block.ip)!, block)
+    this.#lifted.delete(block.ip)
     this.#noted?.push(() => this.putBlock(block))
   }
 
@@ -232,8 +235,16 @@ export class MemoryStore implements Store {
     const network = parseNetwork(ip)!
     const block = this.#blocks.get(network)
     this.#blocks.delete(network)
+    this.#lifted.delete(ip)
+    this.#lifted.set(ip, this.#now())
+    if (this.#lifted.size > mostLifted) this.#lifted.delete(this.#lifted.keys().next().value!)
     this.#noted?.push(() => { this.unblock(ip) })
     return block !== undefined && block.expiresAtMs > this.#now()
+  }
+
+  /** The last blocks that were lifted, with times on the clock `now`. */
+  liftedBlocks (): readonly (BlockOperation & { readonly unblock: string })[] {
+    return [...this.#lifted].map(([unblock, atMs]) => ({ atMs, unblock }))
   }
 
   isBlocked (address: string): boolean {
@@ -326,5 +337,8 @@ function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitStat
     share: 1 - remaining / Math.max(1, limit.burst)
   }
 }
+
+/** As many as Redis keeps: see `maxChanges` in redis-blocks.ts. */
+const mostLifted = 10_000
 
 const notWhole = 'incr needs a whole number of at most 64 bits under the key'

@@ -7,7 +7,7 @@ import type { CounterChunk } from './counter-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import type { MemoryStore } from './memory.js'
 import { type Heartbeat, type Kept, noNumbers, type RedisStore } from './redis.js'
-import type { CountedHere } from './store.js'
+import type { BlockOperation, CountedHere } from './store.js'
 import type { ValueChunk } from './value-journal.js'
 
 /** Called with what Redis would not take. */
@@ -60,7 +60,10 @@ export class Recovery {
     const keptNumbers = fence.last === -1 ? 'all' : 'all for sure'
     const kept = fence === noNumbers ? 'all' : isLost ? 'nothing' : isBehind ? 'a part' : keptNumbers
     if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
-    if (isLost || isBehind || (await this.#store.blockList.count()) < this.#memory.blockCount) await this.#restoreBlocks()
+    // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
+    const lacksBlocks = isLost || isBehind || await this.#store.blockList.isBehind() ||
+      (await this.#store.blockList.count()) < this.#memory.blockCount
+    if (lacksBlocks) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
       await this.#tellWhatWaits(kept, pass === 0)
@@ -137,14 +140,18 @@ export class Recovery {
     await tell()
   }
 
-  /** Blocks that are in force here and unknown there, unless they were lifted there. */
+  /**
+   * Blocks that are in force here and unknown there, unless they were lifted there; and lifts those there that were
+   * lifted here, unless they were blocked again.
+   */
   async #restoreBlocks (): Promise<void> {
     const there = new Set<string>()
     for await (const page of this.#store.blockList.pages()) for (const { ip } of page) there.add(ip)
     const missing = this.#memory.steadyBlocks().filter(({ ip }) => !there.has(ip))
-    const calls = inCalls(missing.map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
+    const lifted = this.#memory.liftedBlocks().filter(({ unblock }) => there.has(unblock))
+    const calls = inCalls<BlockOperation>([...lifted, ...missing.map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
       atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }
-    })))
+    }))])
     for (let i = 0; i < calls.length; i += atOnce) {
       await all(calls.slice(i, i + atOnce).map(async operations => await this.#offer('blocks', operations.length, async () =>
         await this.#store.blockList.apply(operations, this.#now()))))

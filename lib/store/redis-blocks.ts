@@ -26,6 +26,8 @@ export interface BlockChanges {
   readonly changes: readonly BlockChange[]
   /** the changes do not follow on the cursor: some are gone, or the whole list is another one */
   readonly missed: boolean
+  /** Redis has other changes than the cursor's, or fewer: it came back with older data */
+  readonly isBehind: boolean
   /** empty: there is none yet */
   readonly epoch: string
 }
@@ -41,6 +43,10 @@ const atEnd: BlockCursor = { id: '18446744073709551615-18446744073709551615', se
 export class RedisBlocks {
   readonly #redis: OwnKeys
   readonly #keys: Keys
+  /** the last change that Redis has told of, unless it was behind by then */
+  #seen = atEnd
+  /** changes that were made from here since then */
+  #madeSince = 0
 
   constructor (redis: OwnKeys, keys: Keys) {
     this.#redis = redis
@@ -50,11 +56,14 @@ export class RedisBlocks {
   async block (request: BlockRequest): Promise<Block> {
     const { ip, durationMs, reason, origin } = request
     const blockedAtMs = await this.#redis.run(async client => await this.#block(client, request, 0))
+    this.#madeSince++
     return { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
   }
 
   async unblock (ip: string): Promise<boolean> {
-    return await this.#redis.run(async client => await this.#unblock(client, ip, 0))
+    const wasBlocked = await this.#redis.run(async client => await this.#unblock(client, ip, 0))
+    if (wasBlocked) this.#madeSince++
+    return wasBlocked
   }
 
   async isBlocked (address: string): Promise<boolean> {
@@ -98,21 +107,34 @@ export class RedisBlocks {
    */
   async changes (cursor = atEnd): Promise<BlockChanges> {
     const { id, sequence } = cursor
-    const keys = [this.#keys.blockChanges, this.#keys.blockSequence, this.#keys.epoch]
-    const { nowMs, lastSequence, lastId, entries, epoch } = await this.#redis.run(async client =>
-      readChanges(await blockChanges.run(client, keys, [id, pageLength])))
+    const answer = await this.#changesAfter(id, pageLength)
+    const { nowMs, lastSequence, lastId, entries, epoch } = answer
     // A foreign entry has no number, or not the next one: then the whole list is loaded.
     const follows = entries.every(([, fields], i) => Number(fields[1]) === sequence + 1 + i)
     const complete = entries.length === pageLength || sequence + entries.length === lastSequence
-    if (!follows || !complete) return { nowMs, cursor: { id: lastId, sequence: lastSequence }, changes: [], missed: true, epoch }
+    if (!follows || !complete) {
+      const last = { id: lastId, sequence: lastSequence }
+      const isBehind = lacks(answer, sequence, sequence)
+      if (!isBehind) this.#note(last)
+      return { nowMs, cursor: last, changes: [], missed: true, isBehind, epoch }
+    }
+    const next = { id: entries.at(-1)?.[0] ?? id, sequence: sequence + entries.length }
+    this.#note(next)
     const changes = entries.flatMap(([, [, , , ip, , json]]) => this.#changeOf(ip, json) ?? [])
     return {
       nowMs,
-      cursor: { id: entries.at(-1)?.[0] ?? id, sequence: sequence + entries.length },
+      cursor: next,
       changes,
       missed: false,
+      isBehind: false,
       epoch
     }
+  }
+
+  /** Whether Redis lacks changes of the block list that it had: it came back with older data. */
+  async isBehind (): Promise<boolean> {
+    const { id, sequence } = this.#seen
+    return lacks(await this.#changesAfter(id, 1), sequence, sequence + this.#madeSince)
   }
 
   /** Blocks and lifts what was blocked and lifted elsewhere, save where something later has happened here. */
@@ -127,6 +149,16 @@ export class RedisBlocks {
   /** How many blocks there are; some may have run out. */
   async count (): Promise<number> {
     return await this.#redis.run(async client => wholeOf(await client.hlen(this.#keys.blocks)))
+  }
+
+  async #changesAfter (id: string, count: number): Promise<ReadChanges> {
+    const keys = [this.#keys.blockChanges, this.#keys.blockSequence, this.#keys.epoch]
+    return await this.#redis.run(async client => readChanges(await blockChanges.run(client, keys, [id, count])))
+  }
+
+  #note (seen: BlockCursor): void {
+    this.#seen = seen
+    this.#madeSince = 0
   }
 
   async #block (client: RedisClient, { ip, durationMs, reason, origin }: BlockRequest, agoMs: number): Promise<number> {
@@ -171,6 +203,19 @@ function readScan (reply: unknown): readonly [next: string, entries: readonly (r
   const flat = listOf(fields).map(textOf)
   if (typeof next !== 'string' || !/^\d{1,20}$/.test(next) || flat.length % 2 !== 0) throw unreadable()
   return [next, Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])]
+}
+
+type ReadChanges = ReturnType<typeof readChanges>
+
+/**
+ * Whether changes that Redis had are missing.
+ *
+ * @param answer  what came after a change that is known
+ * @param seen    the number of that change
+ * @param atLeast a number that Redis had reached
+ */
+function lacks ({ lastSequence, entries }: ReadChanges, seen: number, atLeast: number): boolean {
+  return lastSequence < atLeast || entries.slice(0, 1).some(([, fields]) => Number(fields[1]) <= seen)
 }
 
 /** Reads the reply of block-changes.lua. */

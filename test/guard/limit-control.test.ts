@@ -78,6 +78,31 @@ t.test('a Redis that has lost its data is told again what is set', async t => {
   t.equal(await maxOf(app), 6)
 })
 
+t.test('of what was set the last stands, also where Redis comes back with an older snapshot', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const options = { redis: server.url, resetTimeout: 100, syncInterval: 50 }
+  const apps = [await appWith(t, options), await appWith(t, options)]
+  const { limits } = apps[0]!.redisGuard
+  await limits.set('global', { max: 20, timeWindow: '1 hour' })
+  await limits.set('GET:/login', { max: 10, timeWindow: '1 minute' })
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  client.on('error', () => {})
+  await client.save()
+  await limits.set('GET:/login', { max: 5, timeWindow: '1 minute' })
+  await limits.reset('global')
+  const areLast = async (app: FastifyInstance) => await maxOf(app) === 10 && await maxOf(app, '/login') === 5
+  for (const app of apps) await until(async () => await areLast(app))
+  await server.kill()
+  for (const app of apps) await until(async () => { await app.redisGuard.get('x'); return app.redisGuard.status.store === 'memory' })
+  await server.restart()
+  await until(async () => (await client.get('guard:value:{redis-guard:limit:GET:/login}'))?.includes('"max":5') === true, 5000)
+  // Each of them has looked once more.
+  await new Promise(resolve => setTimeout(resolve, 200))
+  for (const app of [...apps, await appWith(t, options)]) t.same([await maxOf(app), await maxOf(app, '/login')], [10, 5])
+})
+
 t.test('what others have written there, and is no limit, changes none', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
@@ -163,7 +188,7 @@ t.test('limits that are added after others were read are as they were set, and n
   const start = (...names: string[]) => {
     const registry = new LimitRegistry()
     for (const name of names) registry.add(name, undefined, limit, clients)
-    const control = new LimitControl({ registry, store: shared, forget: () => {}, onForeign: () => {} })
+    const control = new LimitControl({ registry, store: shared, forget: () => {}, onForeign: () => {}, now: Date.now })
     return { registry, control, sync: async () => await control.sync(() => true), max: (name: string) => registry.find(name)[0]!.inForce!.max }
   }
   const [one, two] = [start('a', 'b'), start('a', 'b')]
@@ -264,7 +289,7 @@ t.test('what a store answers that is not Redis any more is not taken over', asyn
   memory.set('redis-guard:limits', '1', undefined)
   const get = memory.get.bind(memory)
   Object.assign(memory, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await control.sync(() => isUsable)
   t.equal(registry.changes().size, 0)
   await control.sync(() => isUsable)
@@ -287,7 +312,7 @@ t.test('a limit that is set while others are being read stays as it was set', as
     return text
   }
   Object.assign(memory, { get: getLate })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   const looking = control.sync(() => true)
   await until(() => answer !== undefined)
   await control.set('global', { max: 7, timeWindow: 1000 })
@@ -304,7 +329,7 @@ t.test('a store that fails while limits are read fails the look, and changes not
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   Object.assign(memory, { get: async () => { throw new TypeError('a mistake') } })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await t.rejects(control.sync(() => true), { message: 'a mistake' })
   t.equal(registry.changes().size, 0)
 })
@@ -315,7 +340,7 @@ t.test('a limit that is set while a lost one is written stays as it was set', as
     registry.add(place, undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await control.set('a', { max: 5, timeWindow: 1000 })
   memory.del('redis-guard:limit:a')
   memory.set('redis-guard:limit:b', '{"max":6,"windowMs":1000}', undefined)
@@ -330,4 +355,44 @@ t.test('a limit that is set while a lost one is written stays as it was set', as
   Object.assign(memory, { set: setMeanwhile })
   await control.sync(() => true)
   t.same([isSet, registry.changes().get('b')], [true, { max: 7, windowMs: 1000 }])
+})
+
+t.test('of two changes of a limit the later one stands, whatever the clocks say; one without a time counts as the earliest', async t => {
+  const key = 'redis-guard:limit:global'
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
+  const start = (nowMs: number) => {
+    const registry = new LimitRegistry()
+    registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+    const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: text => t.fail(text), now: () => nowMs })
+    return { control, sync: async () => await control.sync(() => true), max: () => registry.find('global')[0]!.inForce!.max }
+  }
+  const [ahead, slow] = [start(5000), start(1000)]
+  const isEverywhere = async (max: number, what: string) => {
+    for (const { sync } of [ahead, slow, ahead, slow]) await sync()
+    t.same([ahead.max(), slow.max()], [max, max], what)
+  }
+  const put = (text: string) => {
+    memory.set(key, text, undefined)
+    memory.set('redis-guard:limits', text, undefined)
+  }
+  put('{"max":3,"windowMs":1000}')
+  await isEverywhere(3, 'without a time, and nothing else is known')
+  await ahead.control.set('global', { max: 4, timeWindow: 1000 })
+  const older = memory.get(key)!
+  await isEverywhere(4, 'by the clock that is ahead')
+  await slow.control.set('global', { max: 5, timeWindow: 1000 })
+  await isEverywhere(5, 'later, by the clock that is behind')
+  for (const text of [older, '{"max":3,"windowMs":1000}', 'as configured']) {
+    put(text)
+    await isEverywhere(5, text)
+    t.match(memory.get(key), /"max":5/)
+  }
+  t.equal(await slow.control.reset('global'), true)
+  await isEverywhere(1000, 'reset')
+  put(older)
+  await isEverywhere(1000, 'an older change after a reset')
+  const fresh = start(0)
+  await fresh.sync()
+  t.equal(fresh.max(), 1000)
+  t.equal(await fresh.control.reset('global'), false)
 })

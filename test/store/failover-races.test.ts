@@ -35,19 +35,19 @@ class MadeUpRedis {
   fence = async (): Promise<Fence> => unknown
   take = async (): Promise<unknown> => []
   heartbeat = async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
-  readonly blockList = { count: async () => 0, apply: async () => {} }
+  readonly blockList = { count: async () => 0, isBehind: async () => false, apply: async () => {} }
   writeEvents = async () => {}
   countRefusals = async () => {}
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
 }
 
-function setUp (t: Test, capacity = 1000) {
-  const memory = new MemoryStore({ keys, capacity, maxEvents: 10, now: Date.now })
+function setUp (t: Test, now: () => number = Date.now, capacity = 1000) {
+  const memory = new MemoryStore({ keys, capacity, maxEvents: 10, now })
   const breaker = new MadeUpBreaker()
   const redis = new MadeUpRedis()
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
   const shares = new Shares(new MemoryStore({ keys, capacity: 10, maxEvents: 1, now: Date.now }), Date.now)
-  const store = new FailoverStore({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now: Date.now })
+  const store = new FailoverStore({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now })
   t.teardown(() => store.close())
   const hit = (key: string, cost = 1) => store.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
   return { memory, breaker, redis, journal, store, hit }
@@ -146,6 +146,26 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
     else beat.reject(gone)
     await sleep(10)
     t.same([store.status.store, store.instances], ['memory', 2])
+  }
+})
+
+t.test('after an outage others are waited for five seconds of this process, however the clock of Redis steps', async t => {
+  for (const stepMs of [-3_600_000, 3_600_000]) {
+    const clock = { ms: 1_000_000 }
+    const { breaker, redis, store } = setUp(t, () => clock.ms)
+    breaker.up()
+    await store.settle()
+    breaker.down()
+    let beats = 0
+    redis.heartbeat = async () => ({ epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) })
+    breaker.up()
+    await store.settle()
+    clock.ms += 5000
+    // The first of them is that of the recovery, and the last may not have been read yet.
+    await until(() => beats >= 4)
+    t.equal(store.instances, 2, `${stepMs} ms: the other one is waited for`)
+    clock.ms++
+    await until(() => store.instances === 1)
   }
 })
 
@@ -278,7 +298,7 @@ t.test('what is no failure of Redis is not answered from memory', async t => {
 })
 
 t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
-  const { breaker, memory, redis, store } = setUp(t, 2000)
+  const { breaker, memory, redis, store } = setUp(t, Date.now, 2000)
   const state = { used: 3, previous: 0, atMs: 60_000 }
   for (let i = 0; i < 1650; i++) memory.learn({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   redis.fence = async () => noNumbers

@@ -242,3 +242,15 @@ t.test('a hit that is given back where its counter is not known leaves none behi
   memory.takeBack('client', limit, { used: 1, previous: 0, atMs: 1_001_000 })
   t.equal(memory.size, 0)
 })
+
+t.test('the last 10,000 blocks that were lifted are known, unless they were placed again', async t => {
+  const { memory, clock } = setUp(10)
+  const lifted = () => memory.liftedBlocks().map(({ unblock }) => unblock)
+  for (let i = 0; i <= 10_000; i++) memory.unblock(`10.0.${i >> 8}.${i & 255}`)
+  t.same([lifted().length, lifted()[0]], [10_000, '10.0.0.1'])
+  clock.ms += 5
+  memory.unblock('10.0.0.1')
+  t.same([lifted()[0], memory.liftedBlocks().at(-1)], ['10.0.0.2', { unblock: '10.0.0.1', atMs: clock.ms }])
+  memory.block({ ip: '10.0.0.1', durationMs: 1000, reason: '', origin: '' })
+  t.equal(lifted().at(-1), '10.0.39.16')
+})

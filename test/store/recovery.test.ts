@@ -293,6 +293,53 @@ t.test('a Redis that comes back with an older snapshot is brought up to date, to
   await until(async () => (await statuses(second.app, 1, '198.51.100.1'))[403] === 1, 1000)
 })
 
+for (const syncInterval of [50, 60_000]) {
+  t.test(`blocks and unblocks since an older snapshot hold, also where nothing was counted since (sync each ${syncInterval} ms)`, async t => {
+    const server = await startRedis(t)
+    // There is a list already when the two start.
+    await (await instance(t, server)).app.redisGuard.blockIP('198.51.100.9', 600)
+    const [first, second] = [await instance(t, server, { syncInterval }), await instance(t, server, { syncInterval })]
+    const observer = server.client()
+    t.teardown(() => observer.disconnect())
+    observer.on('error', () => {})
+    await first.app.redisGuard.blockIP('198.51.100.1', 600)
+    await observer.save()
+    t.equal(await first.app.redisGuard.unblockIP('198.51.100.1'), true)
+    await first.app.redisGuard.blockIP('198.51.100.2', 600)
+    if (syncInterval < 1000) await until(async () => (await statuses(second.app, 1, '198.51.100.2'))[403] === 1)
+    await server.kill()
+    for (const { app } of [first, second]) await goes(app, 'memory')
+    await server.restart()
+    for (const { app } of [first, second]) await goes(app, 'redis')
+    t.same((await first.app.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['198.51.100.2', '198.51.100.9'])
+    // Each of them has followed the list at least once more.
+    await new Promise(resolve => setTimeout(resolve, 200))
+    t.same([await statuses(first.app, 1, '198.51.100.1'), await statuses(first.app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
+    if (syncInterval > 1000) return
+    t.same([await statuses(second.app, 1, '198.51.100.1'), await statuses(second.app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
+  })
+}
+
+t.test('blocks that Redis has lost under a connection that lives are restored before the list is loaded', async t => {
+  const server = await startRedis(t)
+  const [{ app, lines }, other] = [await instance(t, server), await instance(t, server)]
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  await app.redisGuard.blockIP('198.51.100.9', 600)
+  await until(async () => (await statuses(other.app, 1, '198.51.100.9'))[403] === 1)
+  await other.app.redisGuard.blockIP('198.51.100.1', 600)
+  await until(async () => (await statuses(app, 1, '198.51.100.1'))[403] === 1)
+  await observer.save()
+  await other.app.redisGuard.unblockIP('198.51.100.1')
+  await other.app.redisGuard.blockIP('198.51.100.2', 600)
+  await until(async () => (await statuses(app, 1, '198.51.100.2'))[403] === 1)
+  await observer.call('DEBUG', 'RELOAD', 'NOSAVE')
+  await until(async () => (await observer.hkeys('guard:{blocks}')).sort().join() === '198.51.100.2,198.51.100.9', 5000)
+  await until(() => lines.length > 0 && app.redisGuard.status.store === 'redis', 5000)
+  t.match(lines, [{ level: 40, reason: 'Redis has lost its block list' }])
+  t.same([await statuses(app, 1, '198.51.100.1'), await statuses(app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
+})
+
 t.test('an instance that looks at its block list finds out first', async t => {
   const server = await startRedis(t)
   const { lines } = await instance(t, server, { syncInterval: 20 })
@@ -425,6 +472,34 @@ t.test('Cluster: an outage loses nothing, though hits under way may count twice'
   await goes(app, 'redis')
   for (const address of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) t.same(await statuses(app, 4, address), { 200: 2, 429: 2 })
   t.same((await app.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['198.51.100.2'])
+})
+
+t.test('Cluster: blocks and unblocks since an older snapshot hold', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const redis = { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }
+  const start = async () => await guardedApp(t, { redis, syncInterval: 50, resetTimeout: 200 })
+  const [app, other] = [await start(), await start()]
+  app.get('/', async () => 'ok')
+  await other.redisGuard.blockIP('198.51.100.1', 600)
+  await until(async () => (await statuses(app, 1, '198.51.100.1'))[403] === 1)
+  for (const server of cluster.servers) {
+    const client = server.client()
+    await client.save()
+    client.disconnect()
+  }
+  await other.redisGuard.unblockIP('198.51.100.1')
+  await other.redisGuard.blockIP('198.51.100.2', 600)
+  await until(async () => (await statuses(app, 1, '198.51.100.2'))[403] === 1)
+  // The other one is gone with what it knows.
+  await other.close()
+  await Promise.all(cluster.servers.map(async server => await server.kill()))
+  await goes(app, 'memory')
+  await Promise.all(cluster.servers.map(async server => await server.restart()))
+  await until(() => app.redisGuard.status.store === 'redis', 15_000)
+  t.same((await app.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['198.51.100.2'])
+  await new Promise(resolve => setTimeout(resolve, 200))
+  t.same([await statuses(app, 1, '198.51.100.1'), await statuses(app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
 })
 
 t.test('a process that was held up itself does not take Redis for gone', async t => {
