@@ -19,6 +19,8 @@ export const reservedPrefix = 'redis-guard:'
 const versionKey = `${reservedPrefix}limits`
 /** In place of a change: the limit was reset. */
 const asConfigured = 'as configured'
+/** Limits read at once: thousands would hold up the requests, and time out. */
+const pageLength = 200
 
 /** How far a client is with one limit. */
 export interface PeekedLimit {
@@ -56,6 +58,7 @@ export class LimitControl {
   /** names that were read since it is the version */
   readonly #read = new Set<string>()
   #hasChanged = false
+  #looking: Promise<void> | undefined
 
   constructor ({ registry, store, forget, hashKey, onForeign }: LimitControlParts) {
     this.#registry = registry
@@ -129,22 +132,36 @@ export class LimitControl {
 
   /**
    * Takes over what others have changed, and tells a Redis that has lost its
-   * data what is known here.
+   * data what is known here. While one look is under way, others join it.
    */
   async sync (isUsable: () => boolean): Promise<void> {
+    this.#looking ??= this.#look(isUsable).finally(() => { this.#looking = undefined })
+    await this.#looking
+  }
+
+  /** One that is cut short goes on next time where it ended. */
+  async #look (isUsable: () => boolean): Promise<void> {
     if (!isUsable()) return
     if (this.#hasChanged) {
       this.#hasChanged = false
       await this.#tellVersion()
     }
-    const changedBefore = this.#registry.version
     const version = await this.#stored(versionKey)
+    if (!isUsable()) return
     if (version !== this.#version) this.#read.clear()
+    this.#version = version
     const names = this.#registry.names.filter(name => !this.#read.has(name))
+    for (let i = 0; i < names.length; i += pageLength) {
+      if (!await this.#lookAt(names.slice(i, i + pageLength), isUsable)) return
+    }
+  }
+
+  /** @returns whether the limits were read as they are */
+  async #lookAt (names: readonly string[], isUsable: () => boolean): Promise<boolean> {
+    const changedBefore = this.#registry.version
     const changes = await Promise.all(names.map(async name => await this.#storedChange(name)))
     // A limit may have been set here meanwhile, and the values read be older: they are read again next time.
-    if (!isUsable() || this.#registry.version !== changedBefore) return
-    this.#version = version
+    if (!isUsable() || this.#registry.version !== changedBefore) return false
     // All at once: while one is written, another may be set here.
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
@@ -157,6 +174,7 @@ export class LimitControl {
       const known = this.#registry.changes().get(name)
       if (known !== undefined) await this.#write(name, JSON.stringify(known))
     }
+    return true
   }
 
   #takeOver (name: string, known: LimitChange | undefined, change: LimitChange | undefined): void {

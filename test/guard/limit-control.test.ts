@@ -331,3 +331,66 @@ t.test('a limit that is set while a lost one is written stays as it was set', as
   await control.sync(() => true)
   t.same([isSet, registry.changes().get('b')], [true, { max: 7, windowMs: 1000 }])
 })
+
+/** A control of many limits, each set to a max of 5 in the store, which counts what it is asked at once. */
+function manyLimits (count: number) {
+  const registry = new LimitRegistry()
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 2 * count, maxEvents: 1, now: Date.now })
+  const { limit } = resolveOptions({}, {})
+  for (let i = 0; i < count; i++) {
+    registry.add(`${i}`, undefined, limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+    memory.set(`redis-guard:limit:${i}`, '{"max":5,"windowMs":1000}', undefined)
+  }
+  memory.set('redis-guard:limits', '1', undefined)
+  const asked = { atOnce: 0, most: 0, keys: [] as string[] }
+  const get = memory.get.bind(memory)
+  const getLater = async (key: string) => {
+    asked.keys.push(key)
+    asked.most = Math.max(asked.most, ++asked.atOnce)
+    await new Promise(resolve => setImmediate(resolve))
+    asked.atOnce--
+    return get(key)
+  }
+  Object.assign(memory, { get: getLater })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {} })
+  return { registry, memory, control, asked }
+}
+
+t.test('thousands of limits are read a page at a time', async t => {
+  const { registry, control, asked } = manyLimits(2050)
+  await control.sync(() => true)
+  t.equal(registry.changes().size, 2050)
+  t.equal(asked.keys.length, 2051)
+  t.equal(asked.most, 200)
+})
+
+t.test('no look for changed limits begins while another one is under way', async t => {
+  const { registry, control, asked } = manyLimits(250)
+  const first = control.sync(() => true)
+  await Promise.all([control.sync(() => true), control.sync(() => true), first])
+  t.equal(registry.changes().size, 250)
+  t.equal(asked.keys.length, 251)
+  await control.sync(() => true)
+  t.equal(asked.keys.length, 252)
+})
+
+t.test('a look that is cut short goes on where it ended', async t => {
+  const { registry, control, asked } = manyLimits(450)
+  await control.sync(() => asked.keys.length <= 201)
+  t.equal(registry.changes().size, 200)
+  await control.sync(() => true)
+  t.equal(registry.changes().size, 450)
+  t.same(asked.keys.filter(key => key === 'redis-guard:limit:0').length, 1)
+})
+
+t.test('a version that is not of Redis any more is not taken over', async t => {
+  const { registry, memory, control, asked } = manyLimits(1)
+  await control.sync(() => true)
+  memory.set('redis-guard:limits', '2', undefined)
+  memory.set('redis-guard:limit:0', '{"max":6,"windowMs":1000}', undefined)
+  const { length } = asked.keys
+  await control.sync(() => asked.keys.length === length)
+  t.equal(registry.changes().get('0')!.max, 5)
+  await control.sync(() => true)
+  t.equal(registry.changes().get('0')!.max, 6)
+})
