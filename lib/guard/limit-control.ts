@@ -58,6 +58,8 @@ export class LimitControl {
   /** names that were read since it is the version */
   readonly #read = new Set<string>()
   #hasChanged = false
+  /** how often in a row Redis went away as the version was read: it may be a huge foreign value, which is replaced */
+  #unread = 0
   #looking: Promise<void> | undefined
 
   constructor ({ registry, store, forget, hashKey, onForeign }: LimitControlParts) {
@@ -142,12 +144,13 @@ export class LimitControl {
   /** One that is cut short goes on next time where it ended. */
   async #look (isUsable: () => boolean): Promise<void> {
     if (!isUsable()) return
-    if (this.#hasChanged) {
+    if (this.#hasChanged || this.#unread > 1) {
       this.#hasChanged = false
       await this.#tellVersion()
     }
     const version = await this.#stored(versionKey)
-    if (!isUsable()) return
+    this.#unread = isUsable() ? 0 : this.#unread + 1
+    if (this.#unread > 0) return
     if (version !== this.#version) this.#read.clear()
     this.#version = version
     const names = this.#registry.names.filter(name => !this.#read.has(name))

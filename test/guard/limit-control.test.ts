@@ -394,3 +394,38 @@ t.test('a version that is not of Redis any more is not taken over', async t => {
   await control.sync(() => true)
   t.equal(registry.changes().get('0')!.max, 6)
 })
+
+t.test('a version that cannot be read twice, such as a huge foreign value, is replaced', async t => {
+  const { registry, memory, control } = manyLimits(1)
+  const get = memory.get.bind(memory)
+  let isUsable = true
+  let isHuge = true
+  const getUnlessHuge = (key: string) => {
+    if (key === 'redis-guard:limits' && isHuge) isUsable = false
+    return get(key)
+  }
+  const set = memory.set.bind(memory)
+  const replace = (key: string, text: string, ttlMs: number | undefined) => {
+    if (key === 'redis-guard:limits') isHuge = false
+    set(key, text, ttlMs)
+  }
+  Object.assign(memory, { get: getUnlessHuge, set: replace })
+  const look = async () => {
+    isUsable = true
+    await control.sync(() => isUsable)
+    return [isUsable, registry.changes().size, await get('redis-guard:limits') === '1']
+  }
+  t.same(await look(), [false, 0, true])
+  t.same(await look(), [false, 0, true], 'once may be an outage')
+  t.same(await look(), [true, 1, false])
+  isHuge = true
+  t.same(await look(), [false, 1, false])
+  isHuge = false
+  const version = await get('redis-guard:limits')
+  await look()
+  isHuge = true
+  await look()
+  isHuge = false
+  await look()
+  t.equal(await get('redis-guard:limits'), version, 'not in a row')
+})
