@@ -1,4 +1,6 @@
 /** Replies that no command waits for: ioredis throws on some where nobody can catch it, which would end this file. */
+import { once } from 'node:events'
+import { createServer } from 'node:net'
 import t, { type Test } from 'tap'
 import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp } from '../support/app.js'
@@ -68,4 +70,22 @@ t.test('the same in a Cluster', async t => {
   const places = proxies.map(({ port }) => ({ host: '127.0.0.1', port }))
   const natMap = Object.fromEntries(cluster.servers.map(({ port }, i) => [`127.0.0.1:${port}`, places[i]!]))
   await survives(t, { cluster: places, natMap }, proxies[0]!)
+})
+
+t.test('the same of a Sentinel', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const port = String(server.port)
+  const primary = `*2\r\n$9\r\n127.0.0.1\r\n$${port.length}\r\n${port}\r\n`
+  let asked = 0
+  const sentinel = createServer(socket => {
+    socket.on('error', () => {})
+    socket.on('data', () => socket.write(asked++ === 0 ? '$-1\r\n_\r\n_\r\n' : `${primary}*0\r\n_\r\n_\r\n`))
+  }).listen(0, '127.0.0.1')
+  t.teardown(() => sentinel.close())
+  await once(sentinel, 'listening')
+  const sentinels = [{ host: '127.0.0.1', port: (sentinel.address() as { port: number }).port }]
+  const app = await guardedApp(t, { redis: { sentinels, name: 'primary', updateSentinels: false }, resetTimeout: 50 })
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.ok(asked > 1)
 })
