@@ -17,6 +17,8 @@ import type { LimitChange, LimitRegistry } from './limits.js'
 /** Keys of values that begin so are the plugin's own. */
 export const reservedPrefix = 'redis-guard:'
 const versionKey = `${reservedPrefix}limits`
+/** Limits read at once: thousands would hold up the requests, and time out. */
+const pageLength = 200
 
 /** What was last done to a limit at run time. */
 interface Decision {
@@ -69,6 +71,9 @@ export class LimitControl {
   /** names that were read since it is the version */
   readonly #read = new Set<string>()
   #hasChanged = false
+  /** how often in a row Redis went away as the version was read: it may be a huge foreign value, which is replaced */
+  #unread = 0
+  #looking: Promise<void> | undefined
 
   constructor ({ registry, store, forget, hashKey, onForeign, now }: LimitControlParts) {
     this.#registry = registry
@@ -143,22 +148,38 @@ export class LimitControl {
 
   /**
    * Takes over what others have changed, and tells a Redis that has lost its
-   * data, or came back with older data, what is known here.
+   * data, or came back with older data, what is known here. While one look is
+   * under way, others join it.
    */
   async sync (isUsable: () => boolean): Promise<void> {
+    this.#looking ??= this.#look(isUsable).finally(() => { this.#looking = undefined })
+    await this.#looking
+  }
+
+  /** One that is cut short goes on next time where it ended. */
+  async #look (isUsable: () => boolean): Promise<void> {
     if (!isUsable()) return
-    if (this.#hasChanged) {
+    if (this.#hasChanged || this.#unread > 1) {
       this.#hasChanged = false
       await this.#tellVersion()
     }
-    const changedBefore = this.#registry.version
     const version = await this.#stored(versionKey)
+    this.#unread = isUsable() ? 0 : this.#unread + 1
+    if (this.#unread > 0) return
     if (version !== this.#version) this.#read.clear()
+    this.#version = version
     const names = this.#registry.names.filter(name => !this.#read.has(name))
+    for (let i = 0; i < names.length; i += pageLength) {
+      if (!await this.#lookAt(names.slice(i, i + pageLength), isUsable)) return
+    }
+  }
+
+  /** @returns whether the limits were read as they are */
+  async #lookAt (names: readonly string[], isUsable: () => boolean): Promise<boolean> {
+    const changedBefore = this.#registry.version
     const decisions = await Promise.all(names.map(async name => await this.#storedDecision(name)))
     // A limit may have been set here meanwhile, and the values read be older: they are read again next time.
-    if (!isUsable() || this.#registry.version !== changedBefore) return
-    this.#version = version
+    if (!isUsable() || this.#registry.version !== changedBefore) return false
     // All at once: while one is written, another may be set here.
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
@@ -173,6 +194,7 @@ export class LimitControl {
       const known = this.#known.get(name)
       if (known !== undefined && decisions[i] !== known) await this.#write(name, known.text)
     }
+    return true
   }
 
   #takeOver (name: string, known: LimitChange | undefined, change: LimitChange | undefined): void {

@@ -8,6 +8,7 @@ import type { RedisSettings } from '../redis-option.js'
 import { connectorFor } from './connector.js'
 import type { Credentials } from './credentials.js'
 import type { RedisClient } from './script.js'
+import { endAtUnasked } from './unasked.js'
 
 export interface ConnectionTimes {
   /** ms */
@@ -20,9 +21,16 @@ export interface ConnectionTimes {
 export function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes, credentials: Credentials | undefined): RedisClient {
   switch (settings.kind) {
     case 'client': return settings.client
-    case 'server': return new Redis(withConnector({ ...guardOptions(times), ...settings.options, ...alwaysOptions, ...credentials?.optionsFor(settings.options) }))
+    case 'server': return makeRedis(settings, times, credentials)
     case 'cluster': return makeCluster(settings, times, credentials)
   }
+}
+
+function makeRedis ({ options }: Extract<RedisSettings, { kind: 'server' }>, times: ConnectionTimes, credentials: Credentials | undefined): Redis {
+  const own = { ...guardOptions(times), ...options, ...alwaysOptions, ...credentials?.optionsFor(options) }
+  const redis = new Redis(withConnector(own))
+  endAtUnasked(redis)
+  return redis
 }
 
 /**
@@ -70,7 +78,10 @@ function makeCluster ({ nodes, options }: Extract<RedisSettings, { kind: 'cluste
     lazyConnect: true,
     redisOptions: withConnector({ ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) })
   })
-  cluster.on('+node', expectAskingToFail)
+  cluster.on('+node', (node: Redis) => {
+    expectAskingToFail(node)
+    endAtUnasked(node)
+  })
   return cluster
 }
 

@@ -9,20 +9,32 @@
 import { AsyncResource } from 'node:async_hooks'
 import { connect as connectTcp, type NetConnectOpts } from 'node:net'
 import { type ConnectionOptions, connect as connectTls } from 'node:tls'
-import { AbstractConnector, type RedisOptions, SentinelConnector } from 'ioredis'
+import { AbstractConnector, type Redis, type RedisOptions, SentinelConnector } from 'ioredis'
+import { endAtUnasked } from './unasked.js'
 
 type Connector = NonNullable<RedisOptions['Connector']>
 export type Emit = Parameters<AbstractConnector['connect']>[0]
 export type Connecting = ReturnType<AbstractConnector['connect']>
 
+/** Only the one for Sentinels makes clients of its own; ioredis hides the method. */
+interface AnyConnector extends ServerConnector {
+  connectToSentinel (...args: unknown[]): Redis
+}
+
 /** @param options  whose connector, if they have one, is the one that is used */
 export function connectorFor ({ Connector, sentinels }: RedisOptions): Connector {
-  const Base = (Connector ?? (sentinels ? SentinelConnector : ServerConnector)) as typeof ServerConnector
+  const Base = (Connector ?? (sentinels ? SentinelConnector : ServerConnector)) as unknown as new (options: RedisOptions) => AnyConnector
   const inOwn = AsyncResource.bind(async (connect: () => Connecting) => await connect())
   return class extends Base {
     override async connect (emit: Emit): Connecting {
       const socket = await inOwn(async () => await super.connect(emit))
       return socket.on('error', () => {})
+    }
+
+    override connectToSentinel (...args: unknown[]): Redis {
+      const sentinel = super.connectToSentinel(...args)
+      endAtUnasked(sentinel)
+      return sentinel
     }
   } as Connector
 }

@@ -227,6 +227,12 @@ const rows: readonly Row[] = [
     heard: ['refused / friend', 'refused /async partner']
   },
   {
+    of: 'allowList',
+    title: 'is a function of which any truthy answer exempts, as the README of @fastify/rate-limit says',
+    options: { ...byUser, max: 0, allowList: (request, key) => ({ partner: 'yes', friend: [] })[key] as never },
+    steps: [as('partner', unlimited), as('friend', unlimited), as('other', refuse)]
+  },
+  {
     of: 'redis',
     title: 'is an ioredis client with its defaults, also when it goes down',
     mayWait: true,

@@ -396,3 +396,101 @@ t.test('of two changes of a limit the later one stands, whatever the clocks say;
   t.equal(fresh.max(), 1000)
   t.equal(await fresh.control.reset('global'), false)
 })
+
+/** A control of many limits, each set to a max of 5 in the store, which counts what it is asked at once. */
+function manyLimits (count: number) {
+  const registry = new LimitRegistry()
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 2 * count, maxEvents: 1, now: Date.now })
+  const { limit } = resolveOptions({}, {})
+  for (let i = 0; i < count; i++) {
+    registry.add(`${i}`, undefined, limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+    memory.set(`redis-guard:limit:${i}`, '{"max":5,"windowMs":1000}', undefined)
+  }
+  memory.set('redis-guard:limits', '1', undefined)
+  const asked = { atOnce: 0, most: 0, keys: [] as string[] }
+  const get = memory.get.bind(memory)
+  const getLater = async (key: string) => {
+    asked.keys.push(key)
+    asked.most = Math.max(asked.most, ++asked.atOnce)
+    await new Promise(resolve => setImmediate(resolve))
+    asked.atOnce--
+    return get(key)
+  }
+  Object.assign(memory, { get: getLater })
+  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  return { registry, memory, control, asked }
+}
+
+t.test('thousands of limits are read a page at a time', async t => {
+  const { registry, control, asked } = manyLimits(2050)
+  await control.sync(() => true)
+  t.equal(registry.changes().size, 2050)
+  t.equal(asked.keys.length, 2051)
+  t.equal(asked.most, 200)
+})
+
+t.test('no look for changed limits begins while another one is under way', async t => {
+  const { registry, control, asked } = manyLimits(250)
+  const first = control.sync(() => true)
+  await Promise.all([control.sync(() => true), control.sync(() => true), first])
+  t.equal(registry.changes().size, 250)
+  t.equal(asked.keys.length, 251)
+  await control.sync(() => true)
+  t.equal(asked.keys.length, 252)
+})
+
+t.test('a look that is cut short goes on where it ended', async t => {
+  const { registry, control, asked } = manyLimits(450)
+  await control.sync(() => asked.keys.length <= 201)
+  t.equal(registry.changes().size, 200)
+  await control.sync(() => true)
+  t.equal(registry.changes().size, 450)
+  t.same(asked.keys.filter(key => key === 'redis-guard:limit:0').length, 1)
+})
+
+t.test('a version that is not of Redis any more is not taken over', async t => {
+  const { registry, memory, control, asked } = manyLimits(1)
+  await control.sync(() => true)
+  memory.set('redis-guard:limits', '2', undefined)
+  memory.set('redis-guard:limit:0', '{"max":6,"windowMs":1000}', undefined)
+  const { length } = asked.keys
+  await control.sync(() => asked.keys.length === length)
+  t.equal(registry.changes().get('0')!.max, 5)
+  await control.sync(() => true)
+  t.equal(registry.changes().get('0')!.max, 6)
+})
+
+t.test('a version that cannot be read twice, such as a huge foreign value, is replaced', async t => {
+  const { registry, memory, control } = manyLimits(1)
+  const get = memory.get.bind(memory)
+  let isUsable = true
+  let isHuge = true
+  const getUnlessHuge = (key: string) => {
+    if (key === 'redis-guard:limits' && isHuge) isUsable = false
+    return get(key)
+  }
+  const set = memory.set.bind(memory)
+  const replace = (key: string, text: string, ttlMs: number | undefined) => {
+    if (key === 'redis-guard:limits') isHuge = false
+    set(key, text, ttlMs)
+  }
+  Object.assign(memory, { get: getUnlessHuge, set: replace })
+  const look = async () => {
+    isUsable = true
+    await control.sync(() => isUsable)
+    return [isUsable, registry.changes().size, await get('redis-guard:limits') === '1']
+  }
+  t.same(await look(), [false, 0, true])
+  t.same(await look(), [false, 0, true], 'once may be an outage')
+  t.same(await look(), [true, 1, false])
+  isHuge = true
+  t.same(await look(), [false, 1, false])
+  isHuge = false
+  const version = await get('redis-guard:limits')
+  await look()
+  isHuge = true
+  await look()
+  isHuge = false
+  await look()
+  t.equal(await get('redis-guard:limits'), version, 'not in a row')
+})

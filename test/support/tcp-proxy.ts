@@ -11,12 +11,17 @@ export class TcpProxy {
   largest = Infinity
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
+  readonly #clients = new Set<Socket>()
+  #accepted = 0
   #resets: NodeJS.Timeout | undefined
 
   private constructor (targetPort: number) {
     this.#server = createServer(client => {
       const target = connect(targetPort, '127.0.0.1').setNoDelay()
       client.setNoDelay()
+      this.#accepted++
+      this.#clients.add(client)
+      client.on('close', () => this.#clients.delete(client))
       this.#pass(client, target, () => this.largest)
       this.#pass(target, client)
     })
@@ -31,6 +36,16 @@ export class TcpProxy {
 
   get port (): number {
     return (this.#server.address() as { port: number }).port
+  }
+
+  /** how many connections there have been */
+  get accepted (): number {
+    return this.#accepted
+  }
+
+  /** Sends bytes to all clients that the server has not sent. */
+  say (bytes: string): void {
+    for (const client of this.#clients) client.write(bytes)
   }
 
   /** Resets all connections; new ones are accepted. */
