@@ -23,7 +23,8 @@ interface AnyConnector extends ServerConnector {
 
 /** @param options  whose connector, if they have one, is the one that is used */
 export function connectorFor ({ Connector, sentinels }: RedisOptions): Connector {
-  const Base = (Connector ?? (sentinels ? SentinelConnector : ServerConnector)) as unknown as new (options: RedisOptions) => AnyConnector
+  const given: unknown = Connector ?? (sentinels ? SentinelConnector : ServerConnector)
+  const Base = given as new (options: RedisOptions) => AnyConnector
   const inOwn = AsyncResource.bind(async (connect: () => Connecting) => await connect())
   return class extends Base {
     override async connect (emit: Emit): Connecting {
