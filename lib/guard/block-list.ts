@@ -5,7 +5,7 @@
  */
 import { parseNetwork } from '../rules/address.js'
 import type { MemoryStore } from '../store/memory.js'
-import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
+import type { BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
 import type { Block } from '../store/store.js'
 
 export interface BlockListOptions {
@@ -28,8 +28,6 @@ export class BlockListFollower {
   #running: Promise<void> | undefined
   #closed = false
   #failing = false
-  /** how often in a row Redis did not answer in time what has changed */
-  #timeouts = 0
 
   constructor (options: BlockListOptions) {
     this.#options = options
@@ -60,10 +58,10 @@ export class BlockListFollower {
   }
 
   async #catchUp (): Promise<void> {
-    const { memory, usable, now, knowsEpoch, onLost } = this.#options
+    const { redis, memory, usable, now, knowsEpoch, onLost } = this.#options
     let loaded = false
     while (usable()) {
-      const answer = await this.#changes()
+      const answer = await redis.changes(this.#cursor)
       if (!knowsEpoch(answer.epoch)) return onLost()
       if (answer.isBehind) {
         // An older list must not replace the one here. When Redis has been told what it lacks, all of it is loaded.
@@ -84,20 +82,6 @@ export class BlockListFollower {
       // Taken before the list was loaded: a change that the load did not see comes with the next answer.
       this.#cursor = answer.cursor
       if (!answer.missed && answer.changes.length === 0) return
-    }
-  }
-
-  /** Changes that cannot be read twice in a row, such as a huge foreign entry, are given up: the whole list is loaded. */
-  async #changes (): Promise<BlockChanges> {
-    const { redis } = this.#options
-    try {
-      if (this.#timeouts > 1) await redis.dropChanges()
-      const answer = await redis.changes(this.#cursor)
-      this.#timeouts = 0
-      return answer
-    } catch (error) {
-      if ((error as { kind?: unknown }).kind === 'timeout') this.#timeouts++
-      throw error
     }
   }
 

@@ -137,11 +137,6 @@ export class RedisBlocks {
     return lacks(await this.#changesAfter(id, 1), sequence, sequence + this.#madeSince)
   }
 
-  /** Forgets the last changes, and no block: who does not know them yet loads the whole list. */
-  async dropChanges (): Promise<void> {
-    await this.#redis.run(async client => await client.del(this.#keys.blockChanges))
-  }
-
   /** Blocks and lifts what was blocked and lifted elsewhere, save where something later has happened here. */
   async apply (operations: readonly BlockOperation[], nowMs: number): Promise<void> {
     await this.#redis.run(async client => await Promise.all(operations.map(async operation => {
