@@ -313,7 +313,8 @@ const resetBefore = 'as configured'
 function parseDecision (text: string): Decision | undefined {
   if (text === resetBefore) return { change: undefined, atMs: 0, text }
   try {
-    const { max, windowMs, isReset, atMs } = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number }>
+    const read = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number }>
+    const { max, windowMs, isReset, atMs } = read
     const change = isReset === true ? undefined : readChange({ max, timeWindow: windowMs })
     return { change, atMs: Number.isFinite(atMs) ? atMs! : 0, text }
   } catch {

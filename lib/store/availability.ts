@@ -196,7 +196,8 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#timer = setTimeout(() => {
       this.#redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since }) => {
         if (this.#mode !== 'redis') return
-        const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances && this.#now() <= this.#waitingUntilMs
+        const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances &&
+          this.#now() <= this.#waitingUntilMs
         if (!isWaiting) {
           this.#waitingSinceMs = undefined
           this.#instances = instances
