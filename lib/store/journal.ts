@@ -9,7 +9,7 @@ import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './coun
 import type { BlockOperation, EventBatch, Fence, RateLimitEvent, ValueOperation } from './store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
 
-/** What is sent to Redis in one call. */
+/** The entries that are sent to Redis in one call. */
 export type Chunk =
   | CounterChunk
   | { readonly kind: 'blocks', readonly operations: readonly BlockOperation[] }
@@ -144,9 +144,10 @@ export class Journal {
   }
 
   /**
-   * What Redis is to be told next, and again until it is `done`; chunks of one kind, which may be sent all at once.
+   * The next chunks for Redis, the same ones until they are `done`. They are of one kind, so they may be sent at once.
    *
-   * @param atMost  chunks, whole number >= 1; empty: there is nothing to tell
+   * @param atMost  chunks, whole number >= 1
+   * @returns an empty list when nothing waits
    */
   next (atMost: number): readonly Chunk[] {
     const blocks = [...this.#blockChunks()].slice(0, atMost)

@@ -17,8 +17,8 @@ type OnRefused = (what: Carried, count: number, error: Error) => void
 const inCall = 100
 
 /**
- * Calls that Redis is sent at once. One by one they would take a round trip for each: with a Redis that is 50 ms away
- * a flood of names brings more than it is told, and it is never up to date. Together they hold it some 16 ms.
+ * Calls that are sent at once. One by one, each would take a round trip: with a Redis that is 50 ms away, a flood of
+ * names would add entries faster than they are sent, and memory would answer for ever. Together they take Redis 16 ms.
  */
 const atOnce = 16
 
@@ -168,7 +168,11 @@ function inCalls<T> (items: readonly T[]): (readonly T[])[] {
   return Array.from({ length: Math.ceil(items.length / inCall) }, (_, i) => items.slice(i * inCall, (i + 1) * inCall))
 }
 
-/** Waits for all of them also where one fails: what is told again must not be under way. @throws what the first threw */
+/**
+ * Waits for all calls, also where one fails: a chunk that is still under way must not be sent again.
+ *
+ * @throws what the first call that failed threw
+ */
 async function all (calls: readonly Promise<void>[]): Promise<void> {
   await Promise.allSettled(calls)
   await Promise.all(calls)

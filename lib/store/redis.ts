@@ -40,8 +40,8 @@ export interface RedisStoreOptions {
 }
 
 /**
- * What a Redis that is back has of the data that it had. `all for sure`: what it has less than it told was given back
- * or reset by others; `all`: or lost, as where there are no numbers that say so.
+ * How much of its data a Redis that is back has kept. `all for sure`: batch numbers prove it, so a counter that is
+ * lower than Redis last reported was given back or reset by another instance. `all`: nothing proves it.
  */
 const keptOfData = ['all', 'a part', 'nothing', 'all for sure'] as const
 export type Kept = typeof keptOfData[number]

@@ -49,11 +49,11 @@ local function levelOf (used, otherMax, elapsedMs, max, windowMs)
   return math.min(math.ceil(left / otherMax * max), 4503599627370496)
 end
 
--- What is here, with what was known. A Redis that has kept its data has all that
--- it has told, and less only of what others have given back or reset since: that
--- it has kept it must be certain. Where it has not, several instances may know of what was before,
--- and more has come since: of what was before each adds what those before it
--- did not know, and the first what is not here, which is nothing or a part.
+-- The counter here, merged with what was known of it. A Redis that has surely kept
+-- its data is right: it is lower only by what others gave back or reset since. If
+-- that is not sure, the larger of the two counts. Where data was lost, several
+-- instances may know what was before: each adds what those before it did not know,
+-- and the first adds what is missing here.
 local function merged (kept, here, known, told)
   if kept == SURELY_ALL then return here end
   if kept == ALL then return math.max(here, known) end
