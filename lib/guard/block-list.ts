@@ -64,7 +64,7 @@ export class BlockListFollower {
       const answer = await redis.changes(this.#cursor)
       if (!knowsEpoch(answer.epoch)) return onLost()
       if (answer.isBehind) {
-        // An older list must not replace the one here. When Redis has been told what it lacks, all of it is loaded.
+        // An older list must not replace the one here. Recovery restores the list in Redis, which is then loaded.
         this.#cursor = undefined
         return onLost()
       }

@@ -20,7 +20,7 @@ const versionKey = `${reservedPrefix}limits`
 /** Limits read at once: thousands would hold up the requests, and time out. */
 const pageLength = 200
 
-/** What was last done to a limit at run time. */
+/** The last change of a limit at run time. */
 interface Decision {
   /** undefined: the limit was reset */
   readonly change: LimitChange | undefined
@@ -206,7 +206,7 @@ export class LimitControl {
     }
   }
 
-  /** What was decided on a limit; undefined: nothing, or the stored value is not the guard's. */
+  /** The stored decision on a limit; undefined: there is none, or the stored value is not the guard's. */
   async #storedDecision (name: string): Promise<Decision | undefined> {
     const key = keyOf(name)
     const text = await this.#stored(key)
@@ -306,10 +306,10 @@ function readChange (limit: unknown): LimitChange {
   return { max: max as number, windowMs }
 }
 
-/** What an earlier release stored for a limit that was reset. */
+/** The text that an earlier release stored for a limit that was reset. */
 const resetBefore = 'as configured'
 
-/** @returns undefined for what is none: somebody else's value is not to change a limit */
+/** @returns undefined for any other text: a foreign value must not change a limit */
 function parseDecision (text: string): Decision | undefined {
   if (text === resetBefore) return { change: undefined, atMs: 0, text }
   try {

@@ -12,7 +12,7 @@ interface Item {
   readonly select: number
 }
 
-/** What ioredis calls on itself. */
+/** The members of an ioredis client that it uses itself. */
 interface Internals {
   commandQueue: { shift: () => Item | undefined }
   readonly condition: { readonly select: number }

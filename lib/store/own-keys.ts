@@ -13,7 +13,7 @@ const mend = new Script('mend')
 /** The type of a key's value. A stream must also take new entries, and a number be safe to increment. */
 export type OwnType = 'hash' | 'zset' | 'stream' | 'number' | 'text'
 
-/** What the guard did with a foreign value. */
+/** The fate of a foreign value. */
 export type ForeignFate = 'emptied' | 'passed over'
 
 /** Called each time that a foreign value is found at a key of the guard. */
