@@ -5,6 +5,8 @@ import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/options.js'
+import { inChunk } from '../../lib/store/counter-journal.js'
+import { atOnce } from '../../lib/store/recovery.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { Program } from '../support/program.js'
 import { RedisServer } from '../support/redis-server.js'
@@ -132,7 +134,10 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     t.equal(await admin.get('guard:value:{sum}'), '1')
     const told = await countedOf(admin, names)
     t.equal(told.most, 1, 'no hit is counted twice')
-    t.equal(told.sum + await metric(app, dropped('counters')), names, 'each hit has arrived, or was counted as dropped')
+    const arrivedOrDropped = told.sum + await metric(app, dropped('counters'))
+    t.ok(arrivedOrDropped >= names, `${arrivedOrDropped} of ${names} hits have arrived or were counted as dropped`)
+    // What is dropped while Redis has it, and has not answered yet, may be both.
+    t.ok(arrivedOrDropped <= names + atOnce * inChunk, `${arrivedOrDropped} of ${names} hits have arrived or were counted as dropped`)
   })
 }
 

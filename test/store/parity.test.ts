@@ -17,6 +17,8 @@ import { randomFrom } from '../support/random.js'
 import { RedisServer } from '../support/redis-server.js'
 
 const steps = 100_000
+/** Redis forgets a shorter window while a batch is still being counted in it, and memory does not: it counts a batch at one moment. */
+const shortestMs = 50
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
 const server = await RedisServer.start()
@@ -87,7 +89,7 @@ for (const algorithm of algorithms) {
     t.ok(refused > decided / 20 && refused < decided * 19 / 20, `${refused} of ${decided} refused`)
 
     function aGroup (used: Algorithm, name: string): readonly NamedCheck[] {
-      const [windowMs, excess] = [random.whole(1, 4000), random.pick(excesses)]
+      const [windowMs, excess] = [random.whole(shortestMs, 4000), random.pick(excesses)]
       return [1, 2].map(() => {
         const max = random.whole(0, 30)
         return { name, cost: 1, limit: defineLimit(used, max, windowMs, used === 'gcra' ? random.whole(1, 40) : max, excess) }
