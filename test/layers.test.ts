@@ -6,7 +6,7 @@ import t from 'tap'
 const rows: readonly (readonly string[])[] = [
   ['errors.ts', 'awaitable.ts', 'async-context.ts', 'clock.ts', 'safe-log.ts', 'rules/'],
   ['options.ts', 'settings.ts', 'option-rules.ts', 'redis-option.ts', 'redis-url.ts', 'env.ts', 'store/store.ts'],
-  ['redis/', 'store/keys.ts', 'store/memory.ts', 'store/limit-table.ts', 'store/event-ring.ts', 'store/block-values.ts', 'store/redis.ts', 'store/redis-values.ts', 'store/redis-blocks.ts', 'store/numbers.ts', 'store/own-keys.ts', 'store/replies.ts'],
+  ['redis/', 'store/lua/', 'store/keys.ts', 'store/memory.ts', 'store/limit-table.ts', 'store/event-ring.ts', 'store/block-values.ts', 'store/redis.ts', 'store/redis-values.ts', 'store/redis-blocks.ts', 'store/numbers.ts', 'store/own-keys.ts', 'store/replies.ts'],
   ['store/failover.ts', 'store/availability.ts', 'store/failover-values.ts', 'store/custom.ts', 'store/journal.ts', 'store/counter-journal.ts', 'store/value-journal.ts', 'store/recovery.ts', 'store/shares.ts'],
   ['guard/', 'metrics/'],
   ['http/', 'admin/'],
@@ -56,6 +56,12 @@ t.test('every file of lib imports only from its own row or rows above it', async
 t.test('every import of lib is seen', async t => {
   for (const [file, source] of Object.entries(sources)) {
     t.equal(importsOf(source).length, source.match(/\bfrom '|\bimport '|\bimport\('/g)?.length ?? 0, file)
+  }
+})
+
+t.test('no file of lib depends on where it lies: in a bundle it lies elsewhere', async t => {
+  for (const [file, source] of Object.entries(sources)) {
+    t.notMatch(source, /\bimport\.meta\b|\b__(dirname|filename)\b|\bcreateRequire\b/, file)
   }
 })
 

@@ -38,7 +38,8 @@ t.test('the package holds the compiled lib and its papers, and nothing else', as
   t.equal(unpacked.code, 0, 'tar succeeds', { output: unpacked.output })
   const sources = await filesIn(join(root, 'lib'))
   // Types of others' code are not compiled, nor are ours made of them.
-  const compiled = sources.filter(file => !file.endsWith('.d.ts')).flatMap(file => file.endsWith('.ts') ? [file.replace(/ts$/, 'js'), file.replace(/ts$/, 'd.ts')] : [file])
+  const ownSources = sources.filter(file => file.endsWith('.ts') && !file.endsWith('.d.ts'))
+  const compiled = ownSources.flatMap(file => [file.replace(/ts$/, 'js'), file.replace(/ts$/, 'd.ts')])
   const pages = await filesIn(join(root, 'docs'))
   t.same(await filesIn(installed), [
     'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json', ...compiled.map(file => `dist/lib/${file}`), ...pages.map(page => `docs/${page}`)

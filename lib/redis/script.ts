@@ -4,9 +4,9 @@
  * that may be the user's.
  */
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
+import { scripts } from '../store/lua/scripts.js'
 
 export type RedisClient = Redis | Cluster
 
@@ -23,8 +23,8 @@ export class Script {
   readonly #sha: string
 
   /** @param name  of a file in store/lua, without its ending */
-  constructor (name: string) {
-    this.#source = readFileSync(new URL(`../store/lua/${name}.lua`, import.meta.url), 'utf8')
+  constructor (name: keyof typeof scripts) {
+    this.#source = scripts[name]
     this.#sha = createHash('sha1').update(this.#source).digest('hex')
   }
 

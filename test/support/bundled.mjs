@@ -1,0 +1,19 @@
+/**
+ * A service that is bundled with the built package and all its dependencies.
+ * It limits on memory, or on the Redis whose URL is its argument, and prints
+ * which store answered and what the answers were.
+ */
+import Fastify from 'fastify'
+import redisGuard from '../../dist/lib/index.js'
+
+async function serve (redis) {
+  const app = Fastify()
+  await app.register(redisGuard, { redis, max: 2, timeWindow: '1 hour' })
+  app.get('/', async () => 'served')
+  const statuses = []
+  for (let i = 0; i < 3; i++) statuses.push((await app.inject('/')).statusCode)
+  console.log(app.redisGuard.status.store, ...statuses)
+  await app.close()
+}
+
+serve(process.argv[2] ?? false)
