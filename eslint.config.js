@@ -1,3 +1,20 @@
 import neostandard from 'neostandard'
 
-export default neostandard({ ts: true, ignores: ['dist', '.tap'] })
+const message = 'Use lib/timers.ts: the fake timers of an application\'s tests replace this.'
+const globals = [
+  'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'setImmediate', 'clearImmediate', 'queueMicrotask', 'performance'
+]
+const modules = ['node:timers', 'node:timers/promises', 'node:perf_hooks']
+
+export default [
+  ...neostandard({ ts: true, ignores: ['dist', '.tap'] }),
+  {
+    files: ['lib/**/*.ts'],
+    ignores: ['lib/timers.ts', 'lib/clock.ts'],
+    rules: {
+      'no-restricted-globals': ['error', ...globals.map(name => ({ name, message }))],
+      'no-restricted-imports': ['error', ...modules.map(name => ({ name, message }))],
+      'no-restricted-properties': ['error', { object: 'process', property: 'nextTick', message }]
+    }
+  }
+]

@@ -3,8 +3,6 @@
  * them all, and that reads the environment and the clock.
  */
 import { randomInt, randomUUID } from 'node:crypto'
-import { performance } from 'node:perf_hooks'
-import { setTimeout } from 'node:timers/promises'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
@@ -46,6 +44,7 @@ import { MemoryStore } from './store/memory.js'
 import type { OnForeign } from './store/own-keys.js'
 import { RedisStore } from './store/redis.js'
 import { Shares } from './store/shares.js'
+import { timers } from './timers.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -115,7 +114,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     for (const { type, count } of events) metrics?.recorded(type, count)
   }, count => metrics?.recorded('dropped', count))
 
-  const denyCache = new DenyCache({ keys, capacity: settings.cache, now: () => performance.now(), write: async refusals => await store.countRefusals(refusals) })
+  const denyCache = new DenyCache({ keys, capacity: settings.cache, now: timers.monotonicMs, write: async refusals => await store.countRefusals(refusals) })
   const limits = new LimitRegistry()
   const { hashKeys, nameSpace } = settings
   const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
@@ -159,7 +158,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const counterFor = counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now })
   addHooks(fastify, { guard, registry: limits, settings, namePrefix: isFirst ? '' : `${registrations.within}:`, counterFor, clientOf: clientReader(trustProxyOf(fastify), guard) })
 
-  const sweep = setInterval(() => {
+  const sweep = timers.setInterval(() => {
     memory.sweep()
     redis?.shares.sweep()
     redis?.journal.sweep(now())
@@ -186,17 +185,17 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isSyncFailing) log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
     isSyncFailing = true
   }
-  const limitSync = redis === undefined ? undefined : setInterval(() => { syncLimits().catch(syncFailed) }, settings.syncInterval).unref()
+  const limitSync = redis === undefined ? undefined : timers.setInterval(() => { syncLimits().catch(syncFailed) }, settings.syncInterval).unref()
   fastify.addHook('onReady', async () => await syncLimits().catch(syncFailed))
 
   const memoryWatch = redis === undefined
     ? undefined
-    : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: () => performance.now() })
+    : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: timers.monotonicMs })
 
   fastify.addHook('onClose', async () => {
     memoryWatch?.close()
-    clearInterval(sweep)
-    clearInterval(limitSync)
+    timers.clearInterval(sweep)
+    timers.clearInterval(limitSync)
     follower?.close()
     store.close()
     await denyCache.flush().catch(() => {})
@@ -229,15 +228,17 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   let toldMs = -Infinity
   redis.guarded.on('failure', failure => {
     // Such as for want of a right. Redis stays in use, so that nothing else tells of it.
-    if (failure.kind !== 'reply' || !store.usesRedis || performance.now() - toldMs < refusedCommandIntervalMs) return
-    toldMs = performance.now()
+    if (failure.kind !== 'reply' || !store.usesRedis || timers.monotonicMs() - toldMs < refusedCommandIntervalMs) return
+    toldMs = timers.monotonicMs()
     log.warn({ err: failure }, 'Redis refuses a command, memory answers for it')
   })
   redis.guarded.once('up', () => memoryWatch!.start())
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
-  const untilMs = performance.now() + startUpMs
+  const untilMs = timers.monotonicMs() + startUpMs
   await redis.guarded.connect(startUpMs)
-  const startUpEnds = async () => await setTimeout(Math.max(0, untilMs - performance.now()), undefined, { ref: false })
+  const startUpEnds = async () => await new Promise<void>(resolve => {
+    timers.setTimeout(resolve, Math.max(0, untilMs - timers.monotonicMs())).unref()
+  })
   await Promise.race([store.settle(), startUpEnds()])
   // A long list over a slow line goes on loading while the application starts.
   await Promise.race([follower!.sync(), startUpEnds()])

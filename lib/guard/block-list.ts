@@ -7,6 +7,7 @@ import { parseNetwork } from '../rules/address.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
 import type { Block } from '../store/store.js'
+import { timers } from '../timers.js'
 
 export interface BlockListOptions {
   readonly memory: MemoryStore
@@ -35,7 +36,7 @@ export class BlockListFollower {
 
   /** Follows from now on. */
   start (): void {
-    this.#timer = setTimeout(() => { this.sync().finally(() => { if (!this.#closed) this.start() }) }, this.#options.intervalMs).unref()
+    this.#timer = timers.setTimeout(() => { this.sync().finally(() => { if (!this.#closed) this.start() }) }, this.#options.intervalMs).unref()
   }
 
   /** Resolves when the list is as Redis has it, or Redis cannot be asked. */
@@ -48,7 +49,7 @@ export class BlockListFollower {
 
   close (): void {
     this.#closed = true
-    clearTimeout(this.#timer)
+    timers.clearTimeout(this.#timer)
   }
 
   /** Told once, not at each interval. */

@@ -17,6 +17,7 @@ import type { Keys } from '../store/keys.js'
 import { explain, isUnused, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
 import type { Counted } from '../rules/verdict.js'
 import type { NamedCheck, Refusals, Taken } from '../store/store.js'
+import { timers } from '../timers.js'
 
 /** ms after which a hit at a refused key is sent to Redis again. */
 export const askAgainMs = 500
@@ -128,7 +129,7 @@ export class DenyCache {
 
   /** Writes the refusals counted so far. One write at a time: a slow Redis never has two of them to answer. */
   async flush (): Promise<void> {
-    clearTimeout(this.#timer)
+    timers.clearTimeout(this.#timer)
     this.#timer = undefined
     const written = this.#writing.then(async () => await this.#writeAll())
     this.#writing = written.catch(() => {})
@@ -149,7 +150,7 @@ export class DenyCache {
     else if (this.#unwritten.size < this.#options.capacity) {
       this.#unwritten.set(denial, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
     }
-    this.#timer ??= setTimeout(this.#flushUnasked, writeIntervalMs).unref()
+    this.#timer ??= timers.setTimeout(this.#flushUnasked, writeIntervalMs).unref()
   }
 }
 

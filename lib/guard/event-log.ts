@@ -9,8 +9,8 @@
  * the end of the current round and for its own.
  */
 import { AsyncResource } from 'node:async_hooks'
-import { performance } from 'node:perf_hooks'
 import type { RateLimitEvent } from '../store/store.js'
+import { timers } from '../timers.js'
 import type { GuardEvent } from './guard.js'
 
 /** ms between two writes. */
@@ -53,7 +53,7 @@ export class EventLog {
   constructor (
     write: (events: readonly RateLimitEvent[]) => Promise<void>,
     dropped: (count: number) => void,
-    now = () => performance.now()
+    now = timers.monotonicMs
   ) {
     this.#write = write
     this.#dropped = dropped
@@ -80,7 +80,7 @@ export class EventLog {
     else if (ofAddress !== undefined && ofAddress.length >= mostOfAddress && !isSummary(event)) return this.add(summaryOf(event))
     else if (this.#pending.length >= mostPending) this.#dropped(event.count)
     else this.#begin({ ...event }, ofAddress)
-    this.#timer ??= setTimeout(this.#flushUnasked, flushIntervalMs).unref()
+    this.#timer ??= timers.setTimeout(this.#flushUnasked, flushIntervalMs).unref()
   }
 
   /**
@@ -101,7 +101,7 @@ export class EventLog {
    * @throws the last error of the store, if it refused some of them
    */
   async flush (): Promise<void> {
-    clearTimeout(this.#timer)
+    timers.clearTimeout(this.#timer)
     this.#timer = undefined
     const isNew = this.#logged.length + this.#pending.length > 0
     if (isNew) this.#nextRound ??= this.#round.then(this.#writeRoundUnasked)
@@ -112,9 +112,9 @@ export class EventLog {
   async settle (): Promise<void> {
     const written = this.flush().catch(() => {})
     await new Promise<void>(resolve => {
-      const timer = setTimeout(resolve, longestReadWaitMs).unref()
+      const timer = timers.setTimeout(resolve, longestReadWaitMs).unref()
       written.finally(() => {
-        clearTimeout(timer)
+        timers.clearTimeout(timer)
         resolve()
       })
     })

@@ -3,6 +3,7 @@
  * that is nearly full or evicts keys soon loses counters.
  */
 import { parseInfo } from '../metrics/redis-info.js'
+import { timers } from '../timers.js'
 import { checkEviction, type GuardWarning } from './warnings.js'
 
 export interface MemoryWatchOptions {
@@ -41,11 +42,11 @@ export class MemoryWatch {
   start (): void {
     const look = () => { this.look().catch(() => {}) }
     look()
-    this.#timer = setInterval(look, intervalMs).unref()
+    this.#timer = timers.setInterval(look, intervalMs).unref()
   }
 
   close (): void {
-    clearInterval(this.#timer)
+    timers.clearInterval(this.#timer)
   }
 
   /** @throws what `ask` throws, such as while Redis is away */

@@ -74,7 +74,8 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     this.#eventLog = eventLog
     this.#rotate = rotate
     this.#now = now
-    store.on('switch', status => queueMicrotask(() => this.#tell(status, onListenerError)))
+    // In a promise's turn: a test may have faked queueMicrotask.
+    store.on('switch', status => { Promise.resolve().then(() => this.#tell(status, onListenerError)) })
   }
 
   /** Which store answers, since when, and why. */

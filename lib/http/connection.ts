@@ -5,6 +5,7 @@
 import type { ServerHttp2Stream } from 'node:http2'
 import { type Server, Socket } from 'node:net'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { timers } from '../timers.js'
 
 /**
  * Whether the connection was reset before its peer's address was read. Then the
@@ -33,7 +34,7 @@ export function isReset ({ raw }: FastifyRequest): boolean {
 export function hangUp (reply: FastifyReply): void {
   reply.hijack()
   // In a later turn: over HTTP/2 with TLS, a stream destroyed while Node reads its frames leaves the connection open.
-  setImmediate(() => { reply.raw.destroy() })
+  timers.setImmediate(() => { reply.raw.destroy() })
 }
 
 /**

@@ -1,6 +1,7 @@
 /** Functions of the user's, which may throw, fail, answer anything, or never. */
 import { isThenable, type Awaitable } from '../awaitable.js'
 import { LimitError } from '../errors.js'
+import { timers } from '../timers.js'
 
 /** ms that a request waits for an answer. */
 export const longestAnswerMs = 5000
@@ -16,12 +17,12 @@ export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Pro
   if (!isThenable(answer)) return answer as T
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((resolve, reject) => {
-    timer = setTimeout(() => reject(new LimitError(`${option} must answer within ${longestAnswerMs} ms, got nothing`)), longestAnswerMs)
+    timer = timers.setTimeout(() => reject(new LimitError(`${option} must answer within ${longestAnswerMs} ms, got nothing`)), longestAnswerMs)
   })
   try {
     return await Promise.race([answer as Promise<T>, late])
   } finally {
-    clearTimeout(timer)
+    timers.clearTimeout(timer)
   }
 }
 

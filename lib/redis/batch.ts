@@ -6,6 +6,7 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Hit, Taken } from '../store/store.js'
+import { timers } from '../timers.js'
 
 /** Whoever sends a batch notes its number here; 0: it has not been sent. */
 export interface Ticket {
@@ -39,7 +40,7 @@ export class Batch {
   /** @param done  called in a later turn, in the order of the hits, in no request's asynchronous context */
   add (hit: Hit, done: BatchCallback): void {
     if (this.#hits.length > 0 && this.#checks + hit.checks.length > mostChecks) this.#flush()
-    if (this.#hits.length === 0) setImmediate(this.#flush)
+    if (this.#hits.length === 0) timers.setImmediate(this.#flush)
     this.#hits.push(hit)
     this.#callbacks.push(done)
     this.#checks += hit.checks.length
@@ -66,6 +67,6 @@ function call (done: BatchCallback, error: unknown, taken: Taken | undefined, ti
   try {
     done(error, taken, ticket)
   } catch (thrown) {
-    process.nextTick(() => { throw thrown })
+    timers.setImmediate(() => { throw thrown })
   }
 }

@@ -7,9 +7,9 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
-import { performance } from 'node:perf_hooks'
 import CircuitBreaker from 'opossum'
 import { StoreUnavailableError, type ValueError } from '../errors.js'
+import { timers } from '../timers.js'
 import type { Connection } from './connection.js'
 import { failureOf, OutOfStepError, valueErrorOf } from './failure.js'
 import { type RedisClient, Script } from './script.js'
@@ -40,6 +40,9 @@ interface GuardedRedisEvents {
 
 type Command = (client: RedisClient) => Promise<unknown>
 
+/** The longest time that a timer of Node takes, ms: some 25 days. */
+const longestTimerMs = 2 ** 31 - 1
+
 /** What a decision needs of Redis: scripts, its clock, and a write, which a full Redis and a replica refuse. */
 const probe = new Script('probe')
 
@@ -48,8 +51,13 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   readonly #connection: Connection
   readonly #options: BreakerOptions
   readonly #breaker: CircuitBreaker<[Command], unknown>
+  readonly #window: NodeJS.Timeout
   #failure: StoreUnavailableError
   #probing = false
+  /** the breaker is open, and Redis is being tried */
+  #isHalfOpen = false
+  /** until Redis is tried */
+  #retry: NodeJS.Timeout | undefined
   /** what was told last */
   #up = false
 
@@ -58,34 +66,35 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     this.#connection = connection
     this.#options = options
     this.#failure = failureOf(new Error('not connected yet'))
+    const rotateBucketController = new EventEmitter()
     this.#breaker = new CircuitBreaker((command: Command) => this.#send(command), {
       // Our own, below: opossum's cannot look twice.
       timeout: false,
-      resetTimeout: options.resetTimeout,
+      // Opossum's timers are global ones, which a test may fake. So ours say when it half opens, and rotate its window.
+      resetTimeout: longestTimerMs,
+      rotateBucketController,
       errorThresholdPercentage: 0,
       // The first failure decides, so there is nothing to remember of earlier ones.
-      rollingCountTimeout: 1000,
       rollingCountBuckets: 1,
       rollingPercentilesEnabled: false,
       enableSnapshots: false
     })
+    this.#window = timers.setInterval(() => { rotateBucketController.emit('rotate') }, 1000).unref()
     this.#breaker.open()
     // These run in no request's context: what they start lasts longer than the request whose command failed.
     this.#breaker.on('open', AsyncResource.bind(() => {
-      this.emit('state', 'open')
+      this.#opened()
       if (!this.#up) return
       this.#up = false
       this.emit('down', this.#failure)
     }))
     this.#breaker.on('close', AsyncResource.bind(() => {
+      this.#retryIn(undefined)
       this.emit('state', 'closed')
       this.#up = true
       this.emit('up')
     }))
-    this.#breaker.on('halfOpen', AsyncResource.bind(() => {
-      this.emit('state', 'half-open')
-      this.#probe()
-    }))
+    this.#retryIn(options.resetTimeout)
     connection.on('ready', AsyncResource.bind(() => this.#probe()))
     connection.on('lost', () => this.#lost())
     connection.on('error', error => { this.#fail(error) })
@@ -101,7 +110,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
 
   get state (): BreakerState {
     if (this.#breaker.closed) return 'closed'
-    return this.#breaker.halfOpen ? 'half-open' : 'open'
+    return this.#isHalfOpen ? 'half-open' : 'open'
   }
 
   /** Why Redis could not be used when it last could not. */
@@ -116,12 +125,12 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   async connect (withinMs: number): Promise<void> {
     await new Promise<void>(resolve => {
       const settle = () => {
-        clearTimeout(timer)
+        timers.clearTimeout(timer)
         this.off('probed', settle)
         this.#connection.off('lost', settle)
         resolve()
       }
-      const timer = setTimeout(settle, withinMs)
+      const timer = timers.setTimeout(settle, withinMs)
       this.on('probed', settle)
       this.#connection.on('lost', settle)
       this.#connection.open()
@@ -138,14 +147,14 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
    */
   async run<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
     if (!this.usable) throw this.#failure
-    const startMs = performance.now()
+    const startMs = timers.monotonicMs()
     let answer: unknown
     try {
       answer = await this.#breaker.fire(command)
     } catch (error) {
       throw this.#fail(error)
     } finally {
-      this.emit('roundTrip', (performance.now() - startMs) / 1000)
+      this.emit('roundTrip', (timers.monotonicMs() - startMs) / 1000)
     }
     if (answer instanceof Refused) {
       if (answer.error instanceof StoreUnavailableError) this.emit('failure', answer.error)
@@ -172,6 +181,8 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   /** Ends timers, and our own connection. */
   close (): void {
     this.#breaker.shutdown()
+    timers.clearInterval(this.#window)
+    this.#retryIn(undefined)
     this.#connection.removeAllListeners()
     this.#connection.on('error', () => {})
     this.#connection.close()
@@ -207,8 +218,8 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   async #inTime<T> (answer: Promise<T>): Promise<T> {
     return await new Promise((resolve, reject) => {
       const { commandTimeout } = this.#options
-      const timer = setTimeout(() => setImmediate(() => reject(new Error(`timed out after ${commandTimeout} ms`))), commandTimeout)
-      answer.finally(() => clearTimeout(timer)).then(resolve, reject)
+      const timer = timers.setTimeout(() => timers.setImmediate(() => reject(new Error(`timed out after ${commandTimeout} ms`))), commandTimeout)
+      answer.finally(() => timers.clearTimeout(timer)).then(resolve, reject)
     })
   }
 
@@ -225,7 +236,26 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   #open (): void {
-    if (!this.#breaker.isShutdown) this.#breaker.open()
+    if (this.#breaker.isShutdown) return
+    if (this.#isHalfOpen) this.#opened()
+    else this.#breaker.open()
+  }
+
+  #opened (): void {
+    this.#retryIn(this.#options.resetTimeout)
+    this.emit('state', 'open')
+  }
+
+  /** @param ms  until the breaker is half-open; undefined: it is not to be */
+  #retryIn (ms: number | undefined): void {
+    this.#isHalfOpen = false
+    timers.clearTimeout(this.#retry)
+    if (ms === undefined) return
+    this.#retry = timers.setTimeout(() => {
+      this.#isHalfOpen = true
+      this.emit('state', 'half-open')
+      this.#probe()
+    }, ms).unref()
   }
 
   #probe (): void {
@@ -239,7 +269,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     let timer: NodeJS.Timeout
     const late = new Promise<never>((resolve, reject) => {
       const limitMs = this.#options.commandTimeout
-      timer = setTimeout(() => {
+      timer = timers.setTimeout(() => {
         reject(new Error(`the probe timed out after ${limitMs} ms`))
         this.#connection.renew()
       }, limitMs)
@@ -255,7 +285,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
         this.#open()
       })
       .finally(() => {
-        clearTimeout(timer)
+        timers.clearTimeout(timer)
         this.#probing = false
         this.emit('probed')
       })

@@ -2,7 +2,7 @@
  * How a client of ioredis is made for a guard: the options that it needs, and
  * what ioredis leaves undone.
  */
-import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import { Cluster, type ClusterOptions, Redis, type RedisOptions } from 'ioredis'
 import { attempt, isThenable } from '../awaitable.js'
 import type { RedisSettings } from '../redis-option.js'
 import { connectorFor } from './connector.js'
@@ -17,18 +17,26 @@ export interface ConnectionTimes {
   readonly commandTimeout: number
 }
 
-/** @param credentials  undefined: those of the settings are used, if there are any */
-export function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, times: ConnectionTimes, credentials: Credentials | undefined): RedisClient {
+/** What a client is made with, besides its settings. */
+export interface ClientParts {
+  readonly times: ConnectionTimes
+  /** undefined: those of the settings are used, if there are any */
+  readonly credentials: Credentials | undefined
+  /** called when a connection has gone, with the ms after which ioredis makes another one */
+  readonly onRetry: (delayMs: number) => void
+}
+
+export function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, parts: ClientParts): RedisClient {
   switch (settings.kind) {
     case 'client': return settings.client
-    case 'server': return makeRedis(settings, times, credentials)
-    case 'cluster': return makeCluster(settings, times, credentials)
+    case 'server': return makeRedis(settings, parts)
+    case 'cluster': return makeCluster(settings, parts)
   }
 }
 
-function makeRedis ({ options }: Extract<RedisSettings, { kind: 'server' }>, times: ConnectionTimes, credentials: Credentials | undefined): Redis {
-  const own = { ...guardOptions(times), ...options, ...alwaysOptions, ...credentials?.optionsFor(options) }
-  const redis = new Redis(withConnector(own))
+function makeRedis ({ options }: Extract<RedisSettings, { kind: 'server' }>, { times, credentials, onRetry }: ClientParts): Redis {
+  const own = withConnector({ ...guardOptions(times), ...options, ...alwaysOptions, ...credentials?.optionsFor(options) })
+  const redis = new Redis({ ...own, retryStrategy: watched(own.retryStrategy, onRetry) })
   endAtUnasked(redis)
   return redis
 }
@@ -63,8 +71,10 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
 /** What no option may change. */
 const alwaysOptions = { lazyConnect: true, stringNumbers: false }
 
-function makeCluster ({ nodes, options }: Extract<RedisSettings, { kind: 'cluster' }>, times: ConnectionTimes, credentials: Credentials | undefined): Cluster {
-  const cluster = new Cluster(nodes, {
+function makeCluster (
+  { nodes, options }: Extract<RedisSettings, { kind: 'cluster' }>, { times, credentials, onRetry }: ClientParts
+): Cluster {
+  const own: ClusterOptions = {
     enableOfflineQueue: false,
     clusterRetryStrategy: delayBeforeRetry,
     // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
@@ -77,7 +87,8 @@ function makeCluster ({ nodes, options }: Extract<RedisSettings, { kind: 'cluste
     ...withSafeFunctions(options),
     lazyConnect: true,
     redisOptions: withConnector({ ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) })
-  })
+  }
+  const cluster = new Cluster(nodes, { ...own, clusterRetryStrategy: watched(own.clusterRetryStrategy, onRetry) })
   cluster.on('+node', (node: Redis) => {
     expectAskingToFail(node)
     endAtUnasked(node)
@@ -139,6 +150,18 @@ function answerOr (ask: () => unknown, own: () => unknown): unknown {
     // The guard's own function answers, below.
   }
   return own()
+}
+
+type RetryStrategy = NonNullable<ClusterOptions['clusterRetryStrategy']>
+
+/** The same strategy, whose delays are heard of; without one, ioredis makes no new connection. */
+function watched (strategy: RetryStrategy | null | undefined, onRetry: (delayMs: number) => void): typeof strategy {
+  if (typeof strategy !== 'function') return strategy
+  return (attempt, reason) => {
+    const delayMs = strategy(attempt, reason)
+    if (typeof delayMs === 'number') onRetry(delayMs)
+    return delayMs
+  }
 }
 
 /** ms: doubling from 50 to 500, less up to half, so that instances do not come back in step. */

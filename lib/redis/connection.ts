@@ -6,6 +6,7 @@ import { EventEmitter } from 'node:events'
 import type { Cluster, Redis } from 'ioredis'
 import { NoCredentialsError } from '../errors.js'
 import type { RedisSettings } from '../redis-option.js'
+import { timers } from '../timers.js'
 import { type ConnectionTimes, delayBeforeRetry, makeClient } from './client.js'
 import { Credentials } from './credentials.js'
 import { failureOf } from './failure.js'
@@ -42,7 +43,9 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.#owned = settings.kind !== 'client'
     this.#credentials = credentialsOf(settings, times)
     this.redact = redactor(() => [...secretsOf(settings), ...this.#credentials?.secrets ?? []])
-    this.client = makeClient(settings, times, this.#credentials)
+    // ioredis waits with a global timer, which a test may fake. Ours fires after it, and then has nothing to do.
+    const onRetry = (delayMs: number) => this.#connectIn(delayMs + 1, 'reconnecting')
+    this.client = makeClient(settings, { times, credentials: this.#credentials, onRetry })
     const lost = () => this.emit('lost')
     this.#listeners = {
       connecting: () => { this.#wasClosed = false },
@@ -141,7 +144,15 @@ export class Connection extends EventEmitter<ConnectionEvents> {
    */
   #startAgain (): void {
     if (!this.#owned || this.#wasClosed) return
-    this.#restart = setTimeout(() => { this.client.connect().catch(() => {}) }, delayBeforeRetry(10))
+    this.#connectIn(delayBeforeRetry(10), 'end')
+  }
+
+  /** Connects again, if the client is still in the state by then. */
+  #connectIn (ms: number, state: 'reconnecting' | 'end'): void {
+    timers.clearTimeout(this.#restart)
+    this.#restart = timers.setTimeout(() => {
+      if (this.client.status === state) this.client.connect().catch(() => {})
+    }, ms)
   }
 
   /** ioredis would go on in a database that may be somebody else's. The next connection asks for the right one again. */
@@ -186,7 +197,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
 
   /** Ends our own connection at once; a user's client stays as it is. */
   close (): void {
-    clearTimeout(this.#restart)
+    timers.clearTimeout(this.#restart)
     for (const [event, listener] of Object.entries(this.#listeners)) {
       if (!this.#owned || event !== 'error') this.client.off(event, listener)
     }

@@ -10,6 +10,7 @@ import { type RedisOptions, SentinelConnector } from 'ioredis'
 import { StoreUnavailableError } from '../errors.js'
 import { type Connecting, type Emit, ServerConnector } from './connector.js'
 import type { CredentialsSource, RedisCredentials } from '../redis-option.js'
+import { timers } from '../timers.js'
 
 /** The latest credentials, and how ioredis comes by them; see above. */
 export class Credentials {
@@ -78,9 +79,9 @@ export class Credentials {
   async #ask (): Promise<unknown> {
     const limitMs = this.#timeoutMs
     return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(failed(`did not answer within ${limitMs} ms`)), limitMs).unref()
+      const timer = timers.setTimeout(() => reject(failed(`did not answer within ${limitMs} ms`)), limitMs).unref()
       const answer = (async () => await this.#source())()
-      answer.finally(() => clearTimeout(timer)).then(resolve, (error: unknown) => reject(failed(`failed${nameOf(error)}`)))
+      answer.finally(() => timers.clearTimeout(timer)).then(resolve, (error: unknown) => reject(failed(`failed${nameOf(error)}`)))
     })
   }
 }

@@ -8,6 +8,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import { StoreUnavailableError } from '../errors.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
+import { timers } from '../timers.js'
 import type { Carried, Journal } from './journal.js'
 import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
@@ -140,7 +141,7 @@ export class Availability extends EventEmitter<InnerEvents> {
 
   close (): void {
     this.#closed = true
-    clearTimeout(this.#timer)
+    timers.clearTimeout(this.#timer)
   }
 
   #reason (): string {
@@ -151,7 +152,7 @@ export class Availability extends EventEmitter<InnerEvents> {
 
   /** @param lost  what Redis has lost, where it works all the same */
   #leave (lost?: StoreUnavailableError): void {
-    clearTimeout(this.#timer)
+    timers.clearTimeout(this.#timer)
     const answered = this.#mode === 'redis'
     this.#mode = 'memory'
     this.#waitingSinceMs = undefined
@@ -186,14 +187,14 @@ export class Availability extends EventEmitter<InnerEvents> {
       this.#mode = 'memory'
       this.#why = error
       this.emit('settled')
-      if (this.#redis.guarded.usable && !this.#closed) this.#timer = setTimeout(() => this.#tell(), heartbeatMs).unref()
+      if (this.#redis.guarded.usable && !this.#closed) this.#timer = timers.setTimeout(() => this.#tell(), heartbeatMs).unref()
     })
   }
 
   /** From then on, every second; more often while others are waited for. */
   #beat (afterMs = this.#waitingSinceMs === undefined ? heartbeatMs : heartbeatMs / 4): void {
     if (this.#closed) return
-    this.#timer = setTimeout(() => {
+    this.#timer = timers.setTimeout(() => {
       this.#redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since }) => {
         if (this.#mode !== 'redis') return
         const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances &&

@@ -7,6 +7,7 @@ import { attempt } from '../awaitable.js'
 import { show, StoreUnavailableError } from '../errors.js'
 import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rate-limit.js'
+import { timers } from '../timers.js'
 import type { TakeCallback } from './failover.js'
 import type { MemoryStore } from './memory.js'
 import type { CustomStore, CustomStoreCallback, Hit, NamedCheck, Peeked, Taken } from './store.js'
@@ -59,7 +60,7 @@ export class CustomCounter {
     const settle = (error: Error | undefined, taken?: Taken) => {
       if (isAnswered) return
       isAnswered = true
-      clearTimeout(timer)
+      timers.clearTimeout(timer)
       answer(error, taken)
     }
     const fail = (error: unknown) => {
@@ -76,7 +77,7 @@ export class CustomCounter {
       }
       settle(undefined, taken)
     }, limit.windowMs, limit.max), fail)
-    if (!isAnswered) timer = setTimeout(() => settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`)), commandTimeout)
+    if (!isAnswered) timer = timers.setTimeout(() => settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`)), commandTimeout)
   }
 }
 

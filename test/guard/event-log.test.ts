@@ -1,7 +1,7 @@
-import { mock } from 'node:test'
 import t from 'tap'
 import { EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/guard/event-log.js'
 import type { RateLimitEvent } from '../../lib/store/store.js'
+import { mockMachinery } from '../support/fake-timers.js'
 
 const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
 
@@ -160,27 +160,27 @@ t.test('a logged event that cannot be written fails its caller, but no reader', 
 })
 
 t.test('by the clock', async t => {
-  t.beforeEach(() => mock.timers.enable({ apis: ['setTimeout'] }))
-  t.afterEach(() => mock.timers.reset())
   const settle = async () => await new Promise(resolve => setImmediate(resolve))
 
   t.test('writes behind, an interval after the first event', async t => {
+    const clock = mockMachinery(t, 'setTimeout')
     const { log, writes } = watched()
     log.add(event())
-    mock.timers.tick(flushIntervalMs - 1)
+    clock.tick(flushIntervalMs - 1)
     log.add(event())
     await settle()
     t.same(writes, [])
-    mock.timers.tick(1)
+    clock.tick(1)
     await settle()
     t.same(writes, [[event({ count: 2 })]])
     log.add(event())
-    mock.timers.tick(flushIntervalMs)
+    clock.tick(flushIntervalMs)
     await settle()
     t.equal(writes.length, 2)
   })
 
   t.test('a reader waits half a second at most for events that are being written', async t => {
+    const clock = mockMachinery(t, 'setTimeout')
     let answer = () => {}
     const { log, writes } = watched(async write => { if (write === 2) await new Promise<void>(resolve => { answer = resolve }) })
     log.add(event())
@@ -190,29 +190,31 @@ t.test('by the clock', async t => {
     let isSettled = false
     const settled = log.settle().then(() => { isSettled = true })
     await settle()
-    mock.timers.tick(longestReadWaitMs - 1)
+    clock.tick(longestReadWaitMs - 1)
     await settle()
     t.equal(isSettled, false)
-    mock.timers.tick(1)
+    clock.tick(1)
     await settled
     answer()
   })
 
   t.test('a flush stands in for the write behind', async t => {
+    const clock = mockMachinery(t, 'setTimeout')
     const { log, writes } = watched()
     log.add(event())
     await log.flush()
     log.add(event())
-    mock.timers.tick(flushIntervalMs - 1)
+    clock.tick(flushIntervalMs - 1)
     await settle()
     t.equal(writes.length, 1)
   })
 
   t.test('a write behind that fails does not end the process', async t => {
+    const clock = mockMachinery(t, 'setTimeout')
     const { log, writes } = watched(async write => { if (write === 1) throw new Error('WRONGTYPE') })
     for (let i = 0; i < 2; i++) {
       log.add(event())
-      mock.timers.tick(flushIntervalMs)
+      clock.tick(flushIntervalMs)
       await settle()
     }
     t.equal(writes.length, 2)

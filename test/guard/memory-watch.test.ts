@@ -1,8 +1,8 @@
 /** A Redis that is nearly full, that evicts, or that may, is told of once: at start, and when it comes to that later. */
-import { mock } from 'node:test'
 import t, { type Test } from 'tap'
 import { MemoryWatch } from '../../lib/guard/memory-watch.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { mockMachinery } from '../support/fake-timers.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
 import { until } from '../support/until.js'
@@ -126,39 +126,37 @@ t.test('old evictions of a server that did not answer in between are not reporte
 })
 
 t.test('a look that fails is followed by the next one, until the watch is closed', async t => {
-  mock.timers.enable({ apis: ['setInterval'] })
-  t.teardown(() => mock.timers.reset())
+  const clock = mockMachinery(t, 'setInterval')
   let asked = 0
   const watch = new MemoryWatch({ ask: async () => { asked++; throw new Error('away') }, warn: () => {}, now: () => 0 })
   watch.start()
-  mock.timers.tick(120_000)
+  clock.tick(120_000)
   t.equal(asked, 3)
   watch.close()
-  mock.timers.tick(120_000)
+  clock.tick(120_000)
   t.equal(asked, 3)
 })
 
 t.test('an application logs and lists warnings about its Redis while it runs', async t => {
   // Of what expires the filler goes before the keys of the guard, but for that of its probe.
   const { server, fillTo, overfill } = await startServer(t, 'volatile-ttl')
-  mock.timers.enable({ apis: ['setInterval'] })
-  t.teardown(() => mock.timers.reset())
+  const clock = mockMachinery(t, 'setInterval')
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, { redis: server.url }, logTo(lines))
   const codes = () => app.redisGuard.warnings.map(({ code }) => code)
   await until(() => codes().length === 1)
   t.same(codes(), ['GUARD_WARN_VOLATILE_EVICTION'])
   await fillTo(0.85)
-  mock.timers.tick(60_000)
+  clock.tick(60_000)
   await until(() => codes().length === 2)
   await fillTo(0.5)
-  mock.timers.tick(60_000)
+  clock.tick(60_000)
   await app.redisGuard.get('x')
   await fillTo(0.85)
-  mock.timers.tick(60_000)
+  clock.tick(60_000)
   await until(() => lines.length === 3)
   await overfill()
-  mock.timers.tick(60_000)
+  clock.tick(60_000)
   await until(() => codes().length === 3)
   t.same(codes(), ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_MEMORY', 'GUARD_WARN_EVICTED'])
   t.match(lines.map(({ code }) => code), ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_MEMORY', 'GUARD_WARN_MEMORY', 'GUARD_WARN_EVICTED'])

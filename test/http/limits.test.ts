@@ -1,5 +1,4 @@
 /** What a limit can be beyond one number per window: several, dear, banned, in shadow, given back. */
-import { mock } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { parseList } from 'structured-headers'
@@ -10,6 +9,7 @@ import { algorithms } from '../../lib/rules/rate-limit.js'
 import { isInPart } from '../../lib/rules/sample.js'
 import { FailoverStore } from '../../lib/store/failover.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { mockMachinery } from '../support/fake-timers.js'
 import { RedisServer } from '../support/redis-server.js'
 import { until } from '../support/until.js'
 
@@ -463,12 +463,11 @@ t.test('a function of the options that never answers is given up after 5 seconds
   const app = await guardedApp(t)
   const never = async () => await new Promise<never>(() => {})
   app.get('/', { config: { rateLimit: { max: never } } }, ok)
-  mock.timers.enable({ apis: ['setTimeout'] })
-  t.teardown(() => mock.timers.reset())
+  const clock = mockMachinery(t, 'setTimeout')
   const answer = app.inject('/')
   const isWaiting = async () => await Promise.race([answer.then(() => false), new Promise<boolean>(resolve => setImmediate(resolve, true))])
   let passedMs = 0
-  while (await isWaiting()) mock.timers.tick(passedMs += 100)
+  while (await isWaiting()) clock.tick(passedMs += 100)
   t.ok(passedMs >= 400, `${passedMs}`)
   t.match((await answer).json(), { statusCode: 500, message: 'max must answer within 5000 ms, got nothing' })
 })

@@ -78,8 +78,15 @@ t.test('a clusterRetryStrategy that fails is replaced by the guard\'s own: the C
 t.test('a retryStrategy may set the delay, and may end the attempts to connect', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
-  const app = await guardedApp(t, { redis: { ...at(server.port), retryStrategy: () => null }, resetTimeout: 50 })
+  const strategies = [() => null, null, () => 20]
+  const apps = await Promise.all(strategies.map(async retryStrategy => {
+    return await guardedApp(t, { redis: { ...at(server.port), retryStrategy }, resetTimeout: 50 })
+  }))
+  const states = () => apps.map(app => app.redisGuard.client!.status)
   await server.kill()
-  await until(() => app.redisGuard.client!.status === 'end')
-  t.equal(app.redisGuard.status.store, 'memory')
+  await until(() => states().slice(0, 2).every(state => state === 'end'))
+  t.ok(apps.every(app => app.redisGuard.status.store === 'memory'))
+  await server.restart()
+  await until(() => states()[2] === 'ready')
+  t.same(states(), ['end', 'end', 'ready'])
 })

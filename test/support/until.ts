@@ -1,10 +1,11 @@
+import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 /** Waits for a condition; @throws when it does not come true in time */
 export async function until (condition: () => boolean | Promise<boolean>, withinMs = 5000): Promise<void> {
-  const endMs = Date.now() + withinMs
+  const endMs = performance.now() + withinMs
   while (!await condition()) {
-    if (Date.now() > endMs) throw new Error(`not within ${withinMs} ms: ${String(condition)}`)
+    if (performance.now() > endMs) throw new Error(`not within ${withinMs} ms: ${String(condition)}`)
     await sleep(5)
   }
 }
