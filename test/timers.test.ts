@@ -64,7 +64,10 @@ for (const framework of names) {
       await server.restart()
       await until(() => redisGuard.status.store === 'redis')
       t.same(await statuses(app, '192.0.2.6'), [200, 200, 429], 'one that was restarted is connected to')
+
+      server.signal('SIGSTOP')
       t.not(await inTime(app.close()), 'nothing', 'the application closes')
+      await until(() => !process.getActiveResourcesInfo().includes('TCPSocketWrap'))
     })
   }
 

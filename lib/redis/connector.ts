@@ -10,6 +10,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { connect as connectTcp, type NetConnectOpts } from 'node:net'
 import { type ConnectionOptions, connect as connectTls } from 'node:tls'
 import { AbstractConnector, type Redis, type RedisOptions, SentinelConnector } from 'ioredis'
+import { timers } from '../timers.js'
 import { endAtUnasked } from './unasked.js'
 
 type Connector = NonNullable<RedisOptions['Connector']>
@@ -22,7 +23,7 @@ interface AnyConnector extends ServerConnector {
 }
 
 /** @param options  whose connector, if they have one, is the one that is used */
-export function connectorFor ({ Connector, sentinels }: RedisOptions): Connector {
+export function connectorFor ({ Connector, sentinels, disconnectTimeout }: RedisOptions): Connector {
   const given: unknown = Connector ?? (sentinels ? SentinelConnector : ServerConnector)
   const Base = given as new (options: RedisOptions) => AnyConnector
   const inOwn = AsyncResource.bind(async (connect: () => Connecting) => await connect())
@@ -30,6 +31,13 @@ export function connectorFor ({ Connector, sentinels }: RedisOptions): Connector
     override async connect (emit: Emit): Connecting {
       const socket = await inOwn(async () => await super.connect(emit))
       return socket.on('error', () => {})
+    }
+
+    override disconnect (): void {
+      const { stream } = this
+      super.disconnect()
+      // A Redis that hangs does not close its end. ioredis destroys the socket by a global timer, which a test may fake.
+      timers.setTimeout(() => stream?.destroy(), disconnectTimeout).unref()
     }
 
     override connectToSentinel (...args: unknown[]): Redis {

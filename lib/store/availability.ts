@@ -68,16 +68,14 @@ export class Availability extends EventEmitter<InnerEvents> {
   #outage = 0
   /** when this instance came back, by Redis' clock, while others are waited for */
   #waitingSinceMs: number | undefined
-  /** until when others are waited for, by the clock `now`: that of Redis may step */
+  /** until when others are waited for, by the monotonic clock: that of Redis may step */
   #waitingUntilMs = 0
-  readonly #now: () => number
   #lastAnswered = 0
 
   /** @param now  ms since 1970 */
   constructor (redis: RedisSide, memory: MemoryStore, now: () => number) {
     super()
     this.#redis = redis
-    this.#now = now
     this.#recovery = new Recovery(redis, memory, now, (what, count, error) => this.emit('refused', what, count, error))
     redis.guarded.on('up', () => this.#tell())
     redis.guarded.on('down', () => this.#leave())
@@ -173,7 +171,7 @@ export class Availability extends EventEmitter<InnerEvents> {
       this.#recovery.tellRest()
       this.#epoch = epoch
       if (this.#outage > 0) this.#waitingSinceMs = nowMs
-      this.#waitingUntilMs = this.#now() + aliveMs
+      this.#waitingUntilMs = timers.monotonicMs() + aliveMs
       // Those that are not back yet are not among the ones that Redis tells of.
       this.#instances = this.#outage > 0 ? Math.max(this.#instances, instances) : instances
       this.#mode = 'redis'
@@ -198,7 +196,7 @@ export class Availability extends EventEmitter<InnerEvents> {
       this.#redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since }) => {
         if (this.#mode !== 'redis') return
         const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances &&
-          this.#now() <= this.#waitingUntilMs
+          timers.monotonicMs() <= this.#waitingUntilMs
         if (!isWaiting) {
           this.#waitingSinceMs = undefined
           this.#instances = instances

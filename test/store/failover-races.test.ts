@@ -12,6 +12,7 @@ import { MemoryStore } from '../../lib/store/memory.js'
 import { type Heartbeat, noNumbers, type RedisStore } from '../../lib/store/redis.js'
 import { Shares } from '../../lib/store/shares.js'
 import type { CountedHere, Fence } from '../../lib/store/store.js'
+import { timers } from '../../lib/timers.js'
 import { until } from '../support/until.js'
 
 const keys = new Keys('guard:')
@@ -41,7 +42,8 @@ class MadeUpRedis {
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
 }
 
-function setUp (t: Test, now: () => number = Date.now, capacity = 1000) {
+function setUp (t: Test, capacity = 1000) {
+  const now = Date.now
   const memory = new MemoryStore({ keys, capacity, maxEvents: 10, now })
   const breaker = new MadeUpBreaker()
   const redis = new MadeUpRedis()
@@ -150,9 +152,10 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
 })
 
 t.test('after an outage others are waited for five seconds of this process, however the clock of Redis steps', async t => {
+  const clock = { ms: 1_000_000 }
+  t.intercept(timers, 'monotonicMs', { value: () => clock.ms })
   for (const stepMs of [-3_600_000, 3_600_000]) {
-    const clock = { ms: 1_000_000 }
-    const { breaker, redis, store } = setUp(t, () => clock.ms)
+    const { breaker, redis, store } = setUp(t)
     breaker.up()
     await store.settle()
     breaker.down()
@@ -298,7 +301,7 @@ t.test('what is no failure of Redis is not answered from memory', async t => {
 })
 
 t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
-  const { breaker, memory, redis, store } = setUp(t, Date.now, 2000)
+  const { breaker, memory, redis, store } = setUp(t, 2000)
   const state = { used: 3, previous: 0, atMs: 60_000 }
   for (let i = 0; i < 1650; i++) memory.learn({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   redis.fence = async () => noNumbers
