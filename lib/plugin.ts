@@ -10,7 +10,7 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { attempt } from './awaitable.js'
 import { steadyClock } from './clock.js'
-import { StoreUnavailableError } from './errors.js'
+import { RedisRequiredError, StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
 import { DenyCache } from './guard/deny-cache.js'
@@ -22,7 +22,8 @@ import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import {
-  checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf
+  checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue,
+  type GuardWarning, trustProxyOf
 } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
@@ -81,7 +82,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   }
   warn(checkTrustProxy(trustProxyOf(fastify)))
   warn(checkRoutesBefore(fastify.printRoutes()))
+  warn(checkUnusedRedis(settings.redis))
   warn(checkPassword(settings.redis, settings.environment.production))
+  warn(checkOfflineQueue(settings.redis))
 
   const registrations = registrationsOf(fastify)
   const registry = chooseRegistry(fastify, settings, registrations)
@@ -193,7 +196,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     ? undefined
     : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: () => performance.now() })
 
-  fastify.addHook('onClose', async () => {
+  const close = async () => {
     memoryWatch?.close()
     clearInterval(sweep)
     clearInterval(limitSync)
@@ -207,7 +210,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
         log.warn({ err: error }, 'the metrics could not be removed from their registry')
       })
     }
-  })
+  }
+  fastify.addHook('onClose', close)
 
   if (redis === undefined) {
     log.info({ reason: store.status.reason }, 'limits and blocks are kept in memory')
@@ -239,6 +243,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   await redis.guarded.connect(startUpMs)
   const startUpEnds = async () => await setTimeout(Math.max(0, untilMs - performance.now()), undefined, { ref: false })
   await Promise.race([store.settle(), startUpEnds()])
+  if (isRequired(settings) && !await isUsedWithin(store, untilMs - performance.now())) {
+    const { reason } = store.status
+    await close()
+    throw new RedisRequiredError(startUpMs, reason!)
+  }
   // A long list over a slow line goes on loading while the application starts.
   await Promise.race([follower!.sync(), startUpEnds()])
   follower!.start()
@@ -266,6 +275,24 @@ function connect (
 
 function randomKey (): HashKey {
   return [randomInt(2 ** 32), randomInt(2 ** 32)]
+}
+
+function isRequired ({ redis }: Settings): boolean {
+  return redis.kind !== 'none' && redis.required === true
+}
+
+/** @returns whether Redis answers by then; a Redis that comes up meanwhile does */
+async function isUsedWithin (store: FailoverStore, ms: number): Promise<boolean> {
+  const isUsed = () => store.status.store === 'redis'
+  return isUsed() || await new Promise(resolve => {
+    const settle = () => {
+      clearTimeout(timer)
+      store.off('switch', settle)
+      resolve(isUsed())
+    }
+    const timer = globalThis.setTimeout(settle, ms)
+    store.on('switch', settle)
+  })
 }
 
 /** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */
