@@ -9,6 +9,7 @@ import {
   clusterRules, nodeConnectionRules, nodeRules, type OptionRules, sentinelRules, serverRules, tlsRules
 } from '../lib/redis-rules.js'
 import { resolveOptions, type Settings } from '../lib/settings.js'
+import { forms, type Ports, values } from './support/redis-options.js'
 
 /** What no type checker has looked at. */
 function resolve (redis: unknown, env: Readonly<Record<string, string>> = {}): Settings['redis'] {
@@ -226,89 +227,14 @@ t.test('an option that may not be given says why', async t => {
   }
 })
 
-/** What is often there in place of a value. */
-const values: Readonly<Record<string, unknown>> = {
-  NaN, empty: '', text: 'cache', minus: -1, fraction: 1.5, Infinity, null: null, record: {}, array: [], function: () => {}
-}
+const ports: Ports = { server: 6379, node: 6379, sentinel: 26_379 }
 
-const anyText = 'empty text'
-const credential = 'empty text null'
-const ofConnection = {
-  username: credential,
-  password: credential,
-  tls: 'record',
-  connectionName: credential,
-  keyPrefix: anyText,
-  blockingTimeout: 'minus',
-  clientInfoTag: anyText,
-  reconnectOnError: 'null function',
-  maxRetriesPerRequest: 'null',
-  autoPipeliningIgnoredCommands: 'array',
-  scripts: 'record'
-}
-/** The ones that each option takes, and that are right: user-options.test.ts uses them all. Every other is refused. */
-const taken: Readonly<Record<string, [rules: OptionRules, redis: (options: object) => object, taken: Readonly<Record<string, string>>]>> = {
-  'redis.': [serverRules, options => ({ port: 6379, ...options }), {
-    ...ofConnection,
-    host: 'text',
-    path: 'text',
-    retryStrategy: 'null function',
-    himportFieldsets: 'array',
-    name: 'text null',
-    sentinels: 'null',
-    sentinelUsername: credential,
-    sentinelPassword: credential,
-    sentinelTLS: 'record',
-    sentinelRetryStrategy: 'function',
-    sentinelReconnectStrategy: 'function',
-    natMap: 'null record function'
-  }],
-  'redis. of a Cluster': [clusterRules, options => ({ cluster: [6379], ...options }), {
-    keyPrefix: anyText,
-    clusterRetryStrategy: 'null function',
-    clusterNodeRetryStrategy: 'null function',
-    scaleReads: 'function',
-    redisOptions: 'record',
-    resolveSrv: 'function',
-    dnsLookup: 'function',
-    natMap: 'null record function',
-    autoPipeliningIgnoredCommands: 'array',
-    scripts: 'record',
-    himportFieldsets: 'array'
-  }],
-  'redis.redisOptions.': [nodeConnectionRules, options => ({ cluster: [6379], redisOptions: options }), ofConnection],
-  'redis.cluster[0].': [nodeRules, options => ({ cluster: [{ port: 6379, ...options }] }), {
-    username: credential, password: credential, tls: 'record', connectionName: credential, host: 'text'
-  }],
-  'redis.sentinels[0].': [sentinelRules, options => ({ sentinels: [{ port: 26379, ...options }], name: 'main' }), { host: 'text' }],
-  'redis.tls.': [tlsRules, options => ({ port: 6379, tls: options }), {
-    ca: 'text',
-    cert: 'text',
-    crl: 'text',
-    key: 'text record',
-    pfx: 'text record',
-    passphrase: anyText,
-    servername: anyText,
-    checkServerIdentity: 'function',
-    ciphers: 'text',
-    sigalgs: 'text',
-    ecdhCurve: 'text',
-    secureProtocol: 'text',
-    ALPNProtocols: 'array',
-    pskCallback: 'function',
-    clientCertEngine: 'text',
-    privateKeyEngine: 'text',
-    privateKeyIdentifier: 'text',
-    lookup: 'function'
-  }]
-}
-
-for (const [form, [rules, redisOf, fine]] of Object.entries(taken)) {
+for (const [form, { rules, redis, taken }] of Object.entries(forms)) {
   t.test(`every option ${form} refuses what it cannot take, by its name`, async t => {
     for (const option of Object.keys(rules)) {
       for (const [kind, value] of Object.entries(values)) {
-        const problems = problemsOf(redisOf({ [option]: value }))
-        if (fine[option]?.split(' ').includes(kind)) t.same(problems, [], `${option}: ${kind}`)
+        const problems = problemsOf(redis({ [option]: value }, ports))
+        if (taken[option]?.split(' ').includes(kind)) t.same(problems, [], `${option}: ${kind}`)
         else t.ok(problems.length > 0 && problems.every(problem => problem.option === `${form.split(' ')[0]}${option}`), `${option}: ${kind}`)
       }
     }
