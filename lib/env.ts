@@ -7,6 +7,8 @@ import { parseRedisUrl, type RedisAddress, redisUrlRule } from './redis-url.js'
 
 export interface Environment {
   readonly production: boolean
+  /** NODE_ENV says that this is nobody's service */
+  readonly development: boolean
   /** what REDIS_URL, REDIS_PASSWORD and REDIS_TLS say together; undefined without REDIS_URL */
   readonly redis: RedisAddress | undefined
   /** REDIS_ENABLED; undefined: not said */
@@ -50,6 +52,7 @@ export function readEnvironment (env: Readonly<Record<string, string | undefined
   const tls = read('REDIS_TLS', parseBoolean)
   return Object.freeze({
     production: env['NODE_ENV'] === 'production',
+    development: env['NODE_ENV'] === 'development' || env['NODE_ENV'] === 'test',
     redis: readUrl(env['REDIS_URL'], password, tls === true, problems),
     enabled: read('REDIS_ENABLED', parseBoolean),
     connectTimeout: read('REDIS_TIMEOUT', parseTimeout),

@@ -11,6 +11,7 @@ export type GuardErrorCode =
   | 'GUARD_ERR_STORE_UNAVAILABLE'
   | 'GUARD_ERR_VALUE'
   | 'GUARD_ERR_NO_CREDENTIALS'
+  | 'GUARD_ERR_REDIS_REQUIRED'
   | 'GUARD_ERR_METRICS_ROUTE'
   | 'GUARD_ERR_METRICS_REGISTRY'
 
@@ -71,6 +72,18 @@ export class ValueError extends GuardError {
 export class NoCredentialsError extends GuardError {
   constructor () {
     super('GUARD_ERR_NO_CREDENTIALS', 'there is nothing to rotate: rotate asks the function in redis: { credentials }, which is not given')
+  }
+}
+
+/** The application does not start without Redis, since `redis: { required: true }` asks for that. */
+export class RedisRequiredError extends GuardError {
+  /** @param reason  why Redis could not be used, without secrets */
+  constructor (withinMs: number, reason: string) {
+    super(
+      'GUARD_ERR_REDIS_REQUIRED',
+      `Redis could not be used within ${withinMs} ms, and redis: { required: true } keeps the application from ` +
+      `starting without it: ${reason}`
+    )
   }
 }
 

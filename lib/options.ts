@@ -227,7 +227,7 @@ export const routeOptions = {
 
 /** Options of the plugin only. */
 export const pluginOptions = {
-  redis: option({ rule: redisRule, read: (value): unknown => value }, undefined, 'where Redis is; `false`: never', 'the environment'),
+  redis: option({ rule: redisRule, read: (value): unknown => value }, undefined, 'where Redis is; `false`: never. With `required: true` in it there is no start without Redis', 'the environment'),
   global: option(flag, true, 'limit every route that is registered later; `false`: only those with a `config.rateLimit`'),
   limitNotFound: option(flag, true, 'limit requests for what is not there, too, by the global limit and on its counter'),
   enableDraftSpec: option(flag, false, 'headers are called `ratelimit-*` in place of `x-ratelimit-*`'),

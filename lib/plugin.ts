@@ -8,7 +8,7 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { attempt } from './awaitable.js'
 import { steadyClock } from './clock.js'
-import { StoreUnavailableError } from './errors.js'
+import { RedisRequiredError, StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
 import { DenyCache } from './guard/deny-cache.js'
@@ -20,7 +20,8 @@ import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import {
-  checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf
+  checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue,
+  type GuardWarning, trustProxyOf
 } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
@@ -80,7 +81,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   }
   warn(checkTrustProxy(trustProxyOf(fastify)))
   warn(checkRoutesBefore(fastify.printRoutes()))
+  warn(checkUnusedRedis(settings.redis))
   warn(checkPassword(settings.redis, settings.environment.production))
+  warn(checkOfflineQueue(settings.redis))
 
   const registrations = registrationsOf(fastify)
   const registry = chooseRegistry(fastify, settings, registrations)
@@ -192,7 +195,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     ? undefined
     : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: timers.monotonicMs })
 
-  fastify.addHook('onClose', async () => {
+  const close = async () => {
     memoryWatch?.close()
     timers.clearInterval(sweep)
     timers.clearInterval(limitSync)
@@ -206,7 +209,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
         log.warn({ err: error }, 'the metrics could not be removed from their registry')
       })
     }
-  })
+  }
+  fastify.addHook('onClose', close)
 
   if (redis === undefined) {
     log.info({ reason: store.status.reason }, 'limits and blocks are kept in memory')
@@ -240,6 +244,11 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     timers.setTimeout(resolve, Math.max(0, untilMs - timers.monotonicMs())).unref()
   })
   await Promise.race([store.settle(), startUpEnds()])
+  if (isRequired(settings) && !await isUsedWithin(store, untilMs - timers.monotonicMs())) {
+    const { reason } = store.status
+    await close()
+    throw new RedisRequiredError(startUpMs, reason!)
+  }
   // A long list over a slow line goes on loading while the application starts.
   await Promise.race([follower!.sync(), startUpEnds()])
   follower!.start()
@@ -267,6 +276,24 @@ function connect (
 
 function randomKey (): HashKey {
   return [randomInt(2 ** 32), randomInt(2 ** 32)]
+}
+
+function isRequired ({ redis }: Settings): boolean {
+  return redis.kind !== 'none' && redis.required === true
+}
+
+/** @returns whether Redis answers by then; a Redis that comes up meanwhile does */
+async function isUsedWithin (store: FailoverStore, ms: number): Promise<boolean> {
+  const isUsed = () => store.status.store === 'redis'
+  return isUsed() || await new Promise(resolve => {
+    const settle = () => {
+      timers.clearTimeout(timer)
+      store.off('switch', settle)
+      resolve(isUsed())
+    }
+    const timer = timers.setTimeout(settle, ms)
+    store.on('switch', settle)
+  })
 }
 
 /** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */

@@ -5,7 +5,10 @@
 import type { Cluster, ClusterNode, ClusterOptions, Redis, RedisOptions } from 'ioredis'
 import type { Environment } from './env.js'
 import { type OptionProblem, show } from './errors.js'
-import { isRecord } from './option-rules.js'
+import { flag, isRecord, type ValueRule, wrong } from './option-rules.js'
+import {
+  checkOptions, clusterRules, nodeRules, type OptionRules, sentinelRules, serverRules, typeName
+} from './redis-rules.js'
 import { parseRedisUrl, redisUrlRule } from './redis-url.js'
 
 /** As Redis knows them; without a username it is the user `default`. */
@@ -17,8 +20,19 @@ export interface RedisCredentials {
 /** Asked at each connect, and by `redisGuard.rotate()`. */
 export type CredentialsSource = () => RedisCredentials | Promise<RedisCredentials>
 
+/** What stands beside the options of ioredis, whatever they lead to. */
+export interface RedisForm {
+  /**
+   * `true`: the application does not start unless Redis can be used within `connectTimeout`. `app.register` then
+   * rejects with a `RedisRequiredError`, and the connection is closed. Later outages are as without it.
+   *
+   * @default false
+   */
+  required?: boolean
+}
+
 /** ioredis' options, and optionally a URL that says host, port, credentials, database and TLS. */
-export type RedisConnectionOptions = RedisOptions & { url?: string, credentials?: CredentialsSource }
+export type RedisConnectionOptions = RedisOptions & RedisForm & { url?: string, credentials?: CredentialsSource }
 
 /** A client of ioredis 5 or 6, for a server or a Cluster; the structural part that tells it from options, so that any copy of ioredis will do. */
 export interface OwnRedisClient {
@@ -30,19 +44,28 @@ export interface OwnRedisClient {
 export type RedisOption =
   | string
   | RedisConnectionOptions
-  | { cluster: ClusterNode[], credentials?: CredentialsSource } & ClusterOptions
+  | RedisForm & { cluster: ClusterNode[], credentials?: CredentialsSource } & ClusterOptions
   | OwnRedisClient
+  | RedisForm & { client: OwnRedisClient }
   | false
 
+/** Whether Redis has to be usable at the start. */
+interface Required {
+  readonly required?: true
+}
+
 export type RedisSettings =
-  | { readonly kind: 'none', readonly reason: string }
+  /** `isAskedFor`: somebody seems to want a Redis all the same */
+  | { readonly kind: 'none', readonly reason: string, readonly isAskedFor?: true }
   /** the user's own client: used, and not closed */
-  | { readonly kind: 'client', readonly client: Redis | Cluster }
+  | Required & { readonly kind: 'client', readonly client: Redis | Cluster }
   /** one server, or the one that the sentinels name */
-  | { readonly kind: 'server', readonly options: RedisOptions, readonly credentials?: CredentialsSource }
-  | { readonly kind: 'cluster', readonly nodes: ClusterNode[], readonly options: ClusterOptions, readonly credentials?: CredentialsSource }
+  | Required & { readonly kind: 'server', readonly options: RedisOptions, readonly credentials?: CredentialsSource }
+  | Required & { readonly kind: 'cluster', readonly nodes: ClusterNode[], readonly options: ClusterOptions, readonly credentials?: CredentialsSource }
 
 export const redisRule = `a URL (${redisUrlRule}), ioredis options, { cluster: [...] }, { sentinels: [...], name }, an ioredis client, or false`
+
+const none: RedisSettings = { kind: 'none', reason: 'the redis option is wrong' }
 
 /**
  * What the program passes is explicit and wins; only where it passes nothing,
@@ -51,32 +74,100 @@ export const redisRule = `a URL (${redisUrlRule}), ioredis options, { cluster: [
 export function readRedisOption (given: unknown, environment: Environment, problems: OptionProblem[]): RedisSettings {
   if (given === undefined) return fromEnvironment(environment)
   if (given === false) return { kind: 'none', reason: 'the redis option is false' }
-  const none: RedisSettings = { kind: 'none', reason: 'the redis option is wrong' }
   if (isClient(given)) return readClient(given, problems)
   if (typeof given === 'string') {
     const options = readUrl(given, 'redis', problems)
     return options === undefined ? none : { kind: 'server', options }
   }
-  if (!isRecord(given)) {
-    problems.push({ option: 'redis', rule: redisRule, received: show(given) })
+  if (!isRecord(given) || isStranger(given)) {
+    problems.push({ option: 'redis', rule: redisRule, ...describeStranger(given) })
     return none
   }
-  if ('cluster' in given) return readCluster(given, problems) ?? none
-  const { url, credentials, ...options } = defined(given) as RedisConnectionOptions
-  const fromUrl = url === undefined ? {} : readUrl(url, 'redis.url', problems)
-  if (typeof options.host === 'string' && /[/@]/.test(options.host)) {
-    problems.push({ option: 'redis.host', rule: 'a host name or address', received: 'a URL', remedy: 'give a URL as redis.url' })
-    return none
-  }
-  const asked = readCredentials(credentials, { 'redis.url': fromUrl, redis: options }, problems)
-  return fromUrl === undefined ? none : { kind: 'server', options: { ...fromUrl, ...options }, ...asked }
+  return readForm(given, problems)
 }
 
-function fromEnvironment ({ enabled, production, redis }: Environment): RedisSettings {
-  if (enabled === false) return { kind: 'none', reason: 'REDIS_ENABLED is false' }
-  if (redis === undefined) return { kind: 'none', reason: 'REDIS_URL is not set' }
+function readForm (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
+  const before = problems.length
+  const { required, ...options } = defined(given)
+  if (required !== undefined && flag.read(required) === wrong) {
+    problems.push({ option: 'redis.required', rule: flag.rule, received: show(required) })
+  }
+  const settings = readKind(options, problems)
+  // Where it says nothing else that is wrong, it is to say where Redis is.
+  if (problems.length === before && !places.some(name => isGiven(options[name]))) problems.push(...withoutPlace(given))
+  if (problems.length > before) return none
+  return required === true && settings.kind !== 'none' ? { ...settings, required } : settings
+}
+
+function readKind (options: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
+  if ('client' in options) return readClientForm(options, problems)
+  return 'cluster' in options ? readCluster(options, problems) : readServer(options, problems)
+}
+
+function isGiven (value: unknown): boolean {
+  return value !== undefined && value !== null
+}
+
+/** Each of these says where Redis is. */
+const places = ['url', 'host', 'port', 'path', 'sentinels', 'cluster', 'client']
+
+/** ioredis would go to 127.0.0.1:6379, and count in whatever is there. */
+function withoutPlace (given: Readonly<Record<string, unknown>>): readonly OptionProblem[] {
+  const remedy = 'say where Redis is, or redis: false for none'
+  const unset = places.filter(name => name in given)
+  if (unset.length === 0) {
+    return [{ option: 'redis', rule: redisRule, received: 'options that do not say where Redis is', remedy }]
+  }
+  return unset.map(name => ({ option: `redis.${name}`, rule: 'given', received: show(given[name]), remedy }))
+}
+
+/** Options that are read by functions of their own. */
+const anything: ValueRule<unknown> = { rule: '', read: value => value }
+const ofForms = { url: anything, cluster: anything, client: anything, credentials: anything, required: anything }
+const serverFormRules: OptionRules = { ...ofForms, ...serverRules }
+
+function readServer (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
+  const { url, credentials, ...options } = given as RedisConnectionOptions & Record<string, unknown>
+  const fromUrl = url === undefined ? {} : readUrl(url, 'redis.url', problems)
+  checkOptions(options, serverFormRules, 'redis', problems)
+  checkSentinels(options, problems)
+  const asked = readCredentials(credentials, { 'redis.url': fromUrl, redis: options }, problems)
+  return { kind: 'server', options: { ...fromUrl, ...options }, ...asked }
+}
+
+function checkSentinels ({ sentinels, name }: RedisOptions, problems: OptionProblem[]): void {
+  if (!Array.isArray(sentinels) || sentinels.length === 0) return
+  if (!isGiven(name)) {
+    problems.push({ option: 'redis.name', rule: 'the name by which the Sentinels know the primary', received: show(name) })
+  }
+  sentinels.forEach((sentinel: unknown, i) => checkPlace(sentinel, sentinelRules, `redis.sentinels[${i}]`, problems))
+}
+
+/** One of the Sentinels, or of the nodes of a Cluster. */
+function checkPlace (place: unknown, rules: OptionRules, option: string, problems: OptionProblem[]): void {
+  const before = problems.length
+  if (isRecord(place)) checkOptions(place, rules, option, problems)
+  if (problems.length > before || (isRecord(place) && (isGiven(place['host']) || isGiven(place['port'])))) return
+  problems.push({ option, rule: '{ host, port }', received: isRecord(place) ? 'an object without host and port' : typeName(place) })
+}
+
+function readClientForm (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
+  const { client, ...others } = given
+  for (const [name, value] of Object.entries(others)) {
+    problems.push({ option: `redis.${name}`, rule: 'left out beside redis.client', received: typeName(value), remedy: 'give it to the client' })
+  }
+  if (isClient(client)) return readClient(client, problems)
+  problems.push({ option: 'redis.client', rule: 'a client of ioredis', ...describeStranger(client) })
+  return none
+}
+
+function fromEnvironment ({ enabled, production, development, redis }: Environment): RedisSettings {
+  const without = (reason: string, isAskedFor: boolean): RedisSettings =>
+    ({ kind: 'none', reason, ...(isAskedFor ? { isAskedFor } : {}) })
+  if (enabled === false) return without('REDIS_ENABLED is false', false)
+  if (redis === undefined) return without('REDIS_URL is not set', production || enabled === true)
   if (!production && enabled === undefined) {
-    return { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true' }
+    return without('NODE_ENV is not production, and REDIS_ENABLED is not true', !development)
   }
   return { kind: 'server', options: redis }
 }
@@ -88,24 +179,58 @@ function readUrl (url: unknown, option: string, problems: OptionProblem[]): Redi
   return undefined
 }
 
-function readCluster (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings | undefined {
-  const { cluster, credentials, ...options } = defined(given)
-  const isNode = (node: unknown): node is ClusterNode => typeof node === 'string' || isRecord(node) || typeof node === 'number'
-  if (Array.isArray(cluster) && cluster.length > 0 && cluster.every(isNode)) {
-    const { redisOptions, tls } = options as ClusterOptions & { tls?: unknown }
-    if (tls !== undefined) {
-      problems.push({ option: 'redis.tls', rule: 'left out beside redis.cluster', received: typeName(tls), remedy: 'give it as redis.redisOptions.tls' })
-    }
-    const places = Object.fromEntries(cluster.map((node, i) => [`redis.cluster[${i}]`, nodeCredentials(node)]))
-    return { kind: 'cluster', nodes: cluster, options: withTls(cluster, options), ...readCredentials(credentials, { redis: options, 'redis.redisOptions': redisOptions, ...places }, problems) }
-  }
-  problems.push({ option: 'redis.cluster', rule: 'an array of { host, port }, not empty', received: typeof cluster === 'string' ? 'a text' : show(cluster) })
-  return undefined
+const clusterFormRules: OptionRules = {
+  ...refusedBesideCluster(Object.keys(serverRules), name => `: give it as redis.redisOptions.${name}`),
+  ...refusedBesideCluster(['url', 'host', 'port', 'path', 'sentinels', 'name'], () => ''),
+  ...clusterRules,
+  cluster: anything,
+  credentials: anything
 }
 
-/** ioredis takes a rediss:// node of a Cluster for an unencrypted one; and what one node speaks, those that it names do. */
-function withTls (nodes: readonly ClusterNode[], { redisOptions, ...options }: ClusterOptions): ClusterOptions {
-  const isTls = nodes.some(node => typeof node === 'string' && /^rediss:/i.test(node))
+function refusedBesideCluster (names: readonly string[], remedy: (name: string) => string): OptionRules {
+  return Object.fromEntries(names.map(name => [name, { refused: `left out beside redis.cluster${remedy(name)}` }]))
+}
+
+function readCluster (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
+  const { cluster, credentials, ...options } = given as typeof given & ClusterOptions
+  checkOptions(options, clusterFormRules, 'redis', problems)
+  if (!Array.isArray(cluster) || cluster.length === 0) {
+    problems.push({ option: 'redis.cluster', rule: 'an array of { host, port }, not empty', received: typeof cluster === 'string' ? 'a text' : show(cluster) })
+    return none
+  }
+  const nodes = cluster.map((node: unknown, i) => readNode(node, `redis.cluster[${i}]`, problems))
+  const nodePlaces = Object.fromEntries(nodes.map((node, i) => [`redis.cluster[${i}]`, nodeCredentials(node)]))
+  const credentialPlaces = { redis: options, 'redis.redisOptions': options.redisOptions, ...nodePlaces }
+  const isTls = cluster.some(node => typeof node === 'string' && /^\s*rediss:/i.test(node))
+  return { kind: 'cluster', nodes, options: withTls(isTls, options), ...readCredentials(credentials, credentialPlaces, problems) }
+}
+
+/**
+ * A node may be a port, a URL, or options. A URL is read here: ioredis would take what stands in its query for options,
+ * as texts, and end the process with some of them.
+ */
+function readNode (node: unknown, option: string, problems: OptionProblem[]): ClusterNode {
+  if (typeof node === 'number') {
+    checkOptions({ port: node }, nodeRules, option, problems)
+    return node
+  }
+  if (typeof node !== 'string') {
+    checkPlace(node, nodeRules, option, problems)
+    return isRecord(node) ? defined(node) : {}
+  }
+  const isPortAlone = /^\d+$/.test(node)
+  const parsed = parseRedisUrl(node.includes('://') ? node : `redis://${node}`)
+  if (isPortAlone || typeof parsed === 'string' || parsed.path !== undefined || parsed.db !== 0) {
+    const received = isPortAlone ? 'a text of digits' : typeof parsed === 'string' ? parsed : 'a URL with a path or a database'
+    problems.push({ option, rule: 'redis://[user:password@]host[:port], rediss:// for TLS, a port as a number, or { host, port }', received })
+    return node
+  }
+  const { tls, db, ...place } = parsed
+  return place
+}
+
+/** What one node speaks, those that it names do; ioredis takes a rediss:// node of a Cluster for an unencrypted one. */
+function withTls (isTls: boolean, { redisOptions, ...options }: ClusterOptions): ClusterOptions {
   return { ...options, redisOptions: { ...(isTls ? { tls: {} } : {}), ...defined({ ...redisOptions }) } }
 }
 
@@ -127,18 +252,14 @@ function readClient (client: Redis | Cluster, problems: OptionProblem[]): RedisS
  *   these options; what they are is not to be seen in a problem
  */
 function readCredentials (credentials: unknown, places: Readonly<Record<string, object | undefined>>, problems: OptionProblem[]): { credentials?: CredentialsSource } {
-  for (const [place, options = {}] of Object.entries(places)) {
-    const { username, password, Connector, credentials: misplaced } = options as RedisConnectionOptions
-    if (misplaced !== undefined) {
-      problems.push({ option: `${place}.credentials`, rule: 'left out', received: typeName(misplaced), remedy: 'give it as redis.credentials' })
-    }
-    if (credentials === undefined) continue
+  if (credentials === undefined) return {}
+  for (const [place, options] of Object.entries(places)) {
+    const { username, password, Connector } = Object(options) as RedisOptions
     for (const [name, value] of Object.entries({ username, password, Connector })) {
-      if (value === undefined || value === null) continue
+      if (!isGiven(value)) continue
       problems.push({ option: `${place}.${name}`, rule: 'left out beside redis.credentials', received: typeName(value), remedy: 'give one of the two' })
     }
   }
-  if (credentials === undefined) return {}
   if (typeof credentials !== 'function') {
     problems.push({ option: 'redis.credentials', rule: 'a function () => { username, password } or a promise of them', received: typeName(credentials) })
     return {}
@@ -154,14 +275,24 @@ export function nodeCredentials (node: ClusterNode): { username?: unknown, passw
   return { username: username || undefined, password: password || undefined }
 }
 
-/** In place of a value that may be a secret. */
-function typeName (value: unknown): string {
-  return value === null ? 'null' : `a value of type ${typeof value}`
-}
-
 /** By its shape, since it may come from another copy or version of ioredis. */
 function isClient (value: unknown): value is Redis | Cluster {
   if (typeof value !== 'object' || value === null) return false
   const client = value as Record<string, unknown>
   return typeof client['evalsha'] === 'function' && typeof client['on'] === 'function' && typeof client['status'] === 'string'
+}
+
+/** An object with methods, such as a client of another package. Options have none of these. */
+function isStranger (value: object): boolean {
+  return ['on', 'connect', 'sendCommand'].some(name => typeof (value as Record<string, unknown>)[name] === 'function')
+}
+
+function describeStranger (value: unknown): Pick<OptionProblem, 'received' | 'remedy'> {
+  if (!isRecord(value) || !isStranger(value)) return { received: typeof value === 'string' ? typeName(value) : show(value) }
+  const remedy = 'give an ioredis client, or what it connects to'
+  if (typeof value['sendCommand'] === 'function' && 'isOpen' in value) return { received: 'a client of node-redis', remedy }
+  if (value.constructor?.name === 'RedisMock') {
+    return { received: 'a client of ioredis-mock', remedy: 'it cannot run the scripts of the guard: give redis: false, and memory answers' }
+  }
+  return { received: 'a client of another package', remedy }
 }

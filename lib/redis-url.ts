@@ -44,6 +44,7 @@ function parseAuthority (rest: string): RedisAddress | string {
   if (host === undefined && bracketed === undefined) return 'a URL without a readable host, port or database number'
   if (query !== undefined && query !== '') return withQuery
   if (Number(port ?? 1) < 1 || Number(port ?? 1) > 65535) return 'a URL with a port that is not from 1 to 65535'
+  if (Number(db) > 2 ** 31 - 1) return 'a URL with a database number that is too large'
   return { host: host ?? bracketed, port: Number(port ?? 6379), db: Number(db ?? 0), ...credentials }
 }
 

@@ -10,7 +10,7 @@ function read (env: Variables): Environment & { problems: readonly OptionProblem
   return { ...readEnvironment(env, problems), problems }
 }
 
-const unset: Environment = { production: false, redis: undefined, enabled: undefined, connectTimeout: undefined, logLevel: undefined }
+const unset: Environment = { production: false, development: false, redis: undefined, enabled: undefined, connectTimeout: undefined, logLevel: undefined }
 
 t.test('the configurations of the README work as written', async t => {
   const accessKey = 'p4s/w0rd+with=all#of@it%:'
@@ -77,6 +77,11 @@ t.test('true and false are read in any case, with spaces around', async t => {
 t.test('only NODE_ENV=production is production', async t => {
   t.equal(read({ NODE_ENV: 'production' }).production, true)
   for (const mode of ['development', 'test', 'Production', 'prod', undefined]) t.equal(read({ NODE_ENV: mode }).production, false)
+})
+
+t.test('development and test are nobody\'s service', async t => {
+  for (const mode of ['development', 'test']) t.equal(read({ NODE_ENV: mode }).development, true)
+  for (const mode of ['production', 'staging', undefined]) t.equal(read({ NODE_ENV: mode }).development, false)
 })
 
 t.test('REDIS_TIMEOUT and LOG_LEVEL are read', async t => {

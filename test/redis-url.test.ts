@@ -87,6 +87,7 @@ t.test('what cannot be read is told in words', async t => {
     ['redis://h:123456', part],
     ['redis://h/db', part],
     ['redis://h/-1', part],
+    ['redis://h/2147483648', 'a URL with a database number that is too large'],
     ['redis://h/1/2', part],
     ['redis://h#0', part],
     ['redis://a b', part],

@@ -8,6 +8,8 @@ export interface GuardWarning {
     | 'GUARD_WARN_TRUST_PROXY'
     | 'GUARD_WARN_ROUTES_BEFORE'
     | 'GUARD_WARN_NO_PASSWORD'
+    | 'GUARD_WARN_REDIS_UNUSED'
+    | 'GUARD_WARN_OFFLINE_QUEUE'
     | 'GUARD_WARN_EVICTION'
     | 'GUARD_WARN_VOLATILE_EVICTION'
     | 'GUARD_WARN_MEMORY'
@@ -63,6 +65,28 @@ export function checkPassword (redis: RedisSettings, production: boolean): Guard
   return {
     code: 'GUARD_WARN_NO_PASSWORD',
     message: 'Redis is used in production without a password: whoever reaches it can lift every limit and block. Set one with requirepass or an ACL user, and pass it in REDIS_PASSWORD'
+  }
+}
+
+/** Somebody who sets variables for Redis, or runs in production, may believe that limits are shared. */
+export function checkUnusedRedis (redis: RedisSettings): GuardWarning | undefined {
+  if (redis.kind !== 'none' || redis.isAskedFor !== true) return undefined
+  return {
+    code: 'GUARD_WARN_REDIS_UNUSED',
+    message: `Redis is not used: ${redis.reason}. Each process counts and blocks on its own, in memory. To use Redis, set ` +
+      'REDIS_URL, and NODE_ENV=production or REDIS_ENABLED=true, or pass the redis option. If memory is meant, set ' +
+      'REDIS_ENABLED=false, or pass redis: false'
+  }
+}
+
+/** Of the user's own client: the guard's are made without the queue, unless the user wants it. */
+export function checkOfflineQueue (redis: RedisSettings): GuardWarning | undefined {
+  if (redis.kind !== 'client' || redis.client.options?.enableOfflineQueue !== true) return undefined
+  return {
+    code: 'GUARD_WARN_OFFLINE_QUEUE',
+    message: 'The client passed as redis has its offline queue on: when the connection breaks, commands wait in it. ' +
+      'The guard gives them up after commandTimeout and answers from memory, but they run when Redis is back, so some ' +
+      'changes are made twice. Create the client with enableOfflineQueue: false and autoResendUnfulfilledCommands: false'
   }
 }
 

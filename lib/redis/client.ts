@@ -2,13 +2,13 @@
  * How a client of ioredis is made for a guard: the options that it needs, and
  * what ioredis leaves undone.
  */
-import { Cluster, type ClusterOptions, Redis, type RedisOptions } from 'ioredis'
-import { attempt, isThenable } from '../awaitable.js'
+import { Cluster, type ClusterNode, type ClusterOptions, Redis, type RedisOptions } from 'ioredis'
 import type { RedisSettings } from '../redis-option.js'
 import { connectorFor } from './connector.js'
 import type { Credentials } from './credentials.js'
 import type { RedisClient } from './script.js'
 import { endAtUnasked } from './unasked.js'
+import { delayBeforeRetry, reconnectOnError, withSafeFunctions } from './user-functions.js'
 
 export interface ConnectionTimes {
   /** ms */
@@ -84,6 +84,7 @@ function makeCluster (
     retryDelayOnClusterDown: 0,
     // Its connection asks for credentials first, which has a limit of its own.
     slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
+    ...(isTls(nodes, options) ? { dnsLookup: keepName } : {}),
     ...withSafeFunctions(options),
     lazyConnect: true,
     redisOptions: withConnector({ ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) })
@@ -95,6 +96,13 @@ function makeCluster (
   })
   return cluster
 }
+
+function isTls (nodes: readonly ClusterNode[], { redisOptions }: ClusterOptions): boolean {
+  return [redisOptions, ...nodes].some(options => Object(options).tls !== undefined)
+}
+
+/** ioredis connects to the addresses of a name, so that neither a certificate could be checked, nor a server be named. */
+const keepName: NonNullable<ClusterOptions['dnsLookup']> = (name, done) => done(null, name)
 
 /**
  * ioredis sends ASKING before a command for a slot that is on its way to the
@@ -115,43 +123,6 @@ function withConnector (options: RedisOptions): RedisOptions {
   return { ...withSafeFunctions(options), Connector: connectorFor(options) }
 }
 
-function reconnectOnError (error: Error): boolean {
-  return /\b(READONLY|NOAUTH)\b/.test(error.message)
-}
-
-/** Functions that ioredis calls when connections come and go, each with the guard's own. */
-const functions: readonly (readonly [name: string, own: (arg: never) => unknown])[] = [
-  ['reconnectOnError', reconnectOnError],
-  ['retryStrategy', delayBeforeRetry],
-  ['clusterRetryStrategy', delayBeforeRetry],
-  ['sentinelRetryStrategy', delayBeforeRetry],
-  ['sentinelReconnectStrategy', delayBeforeRetry]
-]
-
-/**
- * Wraps the user's functions that ioredis calls. One that throws would end the process, and one that returns a promise
- * would end the client. The guard's own function answers instead.
- */
-function withSafeFunctions<Options extends object> (options: Options): Options {
-  const given = options as Readonly<Record<string, unknown>>
-  const safe = functions.flatMap(([name, own]) => {
-    const ask = given[name]
-    return typeof ask === 'function' ? [[name, (arg: never) => answerOr(() => ask(arg), () => own(arg))] as const] : []
-  })
-  return { ...options, ...Object.fromEntries(safe) }
-}
-
-function answerOr (ask: () => unknown, own: () => unknown): unknown {
-  try {
-    const answer = ask()
-    if (!isThenable(answer)) return answer
-    attempt(() => answer, () => {})
-  } catch {
-    // The guard's own function answers, below.
-  }
-  return own()
-}
-
 type RetryStrategy = NonNullable<ClusterOptions['clusterRetryStrategy']>
 
 /** The same strategy, whose delays are heard of; without one, ioredis makes no new connection. */
@@ -162,9 +133,4 @@ function watched (strategy: RetryStrategy | null | undefined, onRetry: (delayMs:
     if (typeof delayMs === 'number') onRetry(delayMs)
     return delayMs
   }
-}
-
-/** ms: doubling from 50 to 500, less up to half, so that instances do not come back in step. */
-export function delayBeforeRetry (attempt: number): number {
-  return Math.min(500, 50 * 2 ** Math.min(attempt - 1, 10)) * (1 - Math.random() / 2)
 }

@@ -7,11 +7,12 @@ import type { Cluster, Redis } from 'ioredis'
 import { NoCredentialsError } from '../errors.js'
 import type { RedisSettings } from '../redis-option.js'
 import { timers } from '../timers.js'
-import { type ConnectionTimes, delayBeforeRetry, makeClient } from './client.js'
+import { type ConnectionTimes, makeClient } from './client.js'
 import { Credentials } from './credentials.js'
 import { failureOf } from './failure.js'
 import { type Redact, redactor, secretsOf } from './redaction.js'
 import { isCluster, type RedisClient } from './script.js'
+import { delayBeforeRetry } from './user-functions.js'
 
 interface ConnectionEvents {
   ready: []

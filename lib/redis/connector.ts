@@ -1,25 +1,34 @@
 /**
- * What ioredis has its sockets from: as its own does it, save that every error
- * of a socket is listened for. ioredis listens for one, and TLS may tell of
- * two: a certificate that is refused, and what the server says to a handshake
- * that was broken off. The second would end the process. A socket also belongs
- * to no request: a new one that replaces a broken one would otherwise keep the
- * asynchronous context of the request whose command found it broken.
+ * What ioredis has its sockets from: as its own does it, except in four points.
+ * Every error of a socket is listened for: ioredis listens for one, and TLS may
+ * report two, of which the second would end the process. TLS names the server
+ * (SNI), since proxies and clouds route by it. Functions in the TLS options are
+ * safe to call. And a socket belongs to no request: a new one that replaces a
+ * broken one would otherwise keep the asynchronous context of the request whose
+ * command found it broken.
  */
 import { AsyncResource } from 'node:async_hooks'
-import { connect as connectTcp, type NetConnectOpts } from 'node:net'
+import { connect as connectTcp, isIP, type NetConnectOpts } from 'node:net'
 import { type ConnectionOptions, connect as connectTls } from 'node:tls'
 import { AbstractConnector, type Redis, type RedisOptions, SentinelConnector } from 'ioredis'
 import { timers } from '../timers.js'
 import { endAtUnasked } from './unasked.js'
+import { withSafeTls } from './user-functions.js'
 
 type Connector = NonNullable<RedisOptions['Connector']>
 export type Emit = Parameters<AbstractConnector['connect']>[0]
 export type Connecting = ReturnType<AbstractConnector['connect']>
 
-/** Only the one for Sentinels makes clients of its own; ioredis hides the method. */
+/** Where the Sentinels say that the primary is. */
+interface Place {
+  readonly host: string
+  readonly port: number
+}
+
+/** Only the one for Sentinels makes clients of its own, and asks them; ioredis hides the methods. */
 interface AnyConnector extends ServerConnector {
-  connectToSentinel (...args: unknown[]): Redis
+  connectToSentinel (endpoint: unknown, options?: RedisOptions): Redis
+  resolve (endpoint: unknown): Promise<Place | null>
 }
 
 /** @param options  whose connector, if they have one, is the one that is used */
@@ -28,6 +37,10 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
   const Base = given as new (options: RedisOptions) => AnyConnector
   const inOwn = AsyncResource.bind(async (connect: () => Connecting) => await connect())
   return class extends Base {
+    constructor (options: RedisOptions) {
+      super(withCurrentTls(options))
+    }
+
     override async connect (emit: Emit): Connecting {
       const socket = await inOwn(async () => await super.connect(emit))
       return socket.on('error', () => {})
@@ -40,12 +53,29 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
       timers.setTimeout(() => stream?.destroy(), disconnectTimeout).unref()
     }
 
-    override connectToSentinel (...args: unknown[]): Redis {
-      const sentinel = super.connectToSentinel(...args)
+    override connectToSentinel (endpoint: unknown, options?: RedisOptions): Redis {
+      const sentinel = super.connectToSentinel(endpoint, { Connector: connectorFor({}), ...options })
       endAtUnasked(sentinel)
       return sentinel
     }
+
+    override async resolve (endpoint: unknown): Promise<Place | null> {
+      const place = await super.resolve(endpoint)
+      // ioredis puts the options of TLS over these.
+      return place && { ...place, ...serverNameOf(place.host) }
+    }
   } as Connector
+}
+
+/** Certificates and keys may be replaced in the object that was given, so it is read at each connect. */
+function withCurrentTls (options: RedisOptions): RedisOptions {
+  const { tls } = options
+  return tls ? { ...options, get tls () { return withSafeTls(tls) } } : options
+}
+
+/** The name by which TLS asks for a server; an address is none. */
+function serverNameOf (host: string | undefined): ConnectionOptions {
+  return host === undefined || isIP(host) !== 0 ? {} : { servername: host.replace(/\.$/, '') }
 }
 
 /** To one server; ioredis does not export its own. */
@@ -59,7 +89,8 @@ export class ServerConnector extends AbstractConnector {
 
   override async connect (_emit: Emit): Connecting {
     const { path, host, port, family, tls } = this.options
-    const place = { ...(path ? { path } : { host, port, family }), ...tls } as ConnectionOptions & NetConnectOpts
+    const address = path ? { path } : { host, port, family, ...serverNameOf(host) }
+    const place = { ...address, ...tls } as ConnectionOptions & NetConnectOpts
     this.stream = tls ? connectTls(place) : connectTcp(place)
     this.stream.once('error', error => { this.firstError = error })
     return this.stream

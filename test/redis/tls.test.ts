@@ -1,4 +1,5 @@
 import { X509Certificate } from 'node:crypto'
+import { lookup } from 'node:dns'
 import { once } from 'node:events'
 import { performance } from 'node:perf_hooks'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
@@ -277,6 +278,7 @@ t.test('Cluster', async t => {
   t.test('is used, whatever form the nodes are given in', async t => {
     const nodes = ports.map(port => ({ host: 'localhost', port }))
     t.equal((await guardedApp(t, { redis: { cluster: nodes, dnsLookup, redisOptions: { tls } } })).redisGuard.status.store, 'redis')
+    t.equal((await guardedApp(t, { redis: { cluster: nodes, redisOptions: { tls } } })).redisGuard.status.store, 'redis')
     t.equal((await guardedApp(t, { redis: { cluster: nodes, redisOptions: { tls: { ...tls, servername } } } })).redisGuard.status.store, 'redis')
     const one = [`rediss://localhost:${ports[0]!}`]
     t.equal((await guardedApp(t, { redis: { cluster: one, dnsLookup, redisOptions: { tls } } })).redisGuard.status.store, 'redis')
@@ -301,8 +303,8 @@ t.test('Cluster', async t => {
     const wrongs: [reason: RegExp, options: ClusterOptions][] = [
       [/\(tls\): .*certificate required/, { redisOptions: { tls: { ca: tls.ca, servername } } }],
       [/\(tls\): (unable to verify|self-signed)/, { redisOptions: { tls: { ...tls, ca: stranger.ca, servername } } }],
-      // The nodes' host names are looked up, and not what they are asked for.
-      [/\(tls\): Hostname\/IP does not match/, { redisOptions: { tls } }]
+      // By a lookup that replaces the names of nodes.
+      [/\(tls\): Hostname\/IP does not match/, { dnsLookup: lookup, redisOptions: { tls } }]
     ]
     for (const [reason, options] of wrongs) {
       const app = await guardedApp(t, { redis: { cluster: nodes, ...options } })
@@ -328,7 +330,7 @@ t.test('Cluster', async t => {
   })
 
   t.test('does not say so any more when the nodes are gone', async t => {
-    const app = await guardedApp(t, { redis: { cluster: ports.map(port => ({ host: 'localhost', port })), redisOptions: { tls } } })
+    const app = await guardedApp(t, { redis: { cluster: ports.map(port => ({ host: 'localhost', port })), dnsLookup: lookup, redisOptions: { tls } } })
     await until(() => /\(tls\)/.test(app.redisGuard.status.reason ?? ''))
     await Promise.all(cluster.servers.map(async server => await server.kill()))
     await until(() => /\(cluster\)/.test(app.redisGuard.status.reason ?? ''))

@@ -1,0 +1,428 @@
+/**
+ * What may stand in the `redis` option: a rule for every option of ioredis and
+ * of Node's TLS that the guard passes on. ioredis itself looks at none of
+ * them: it takes an unknown one for nothing, and a wrong one ends the process
+ * later or leads to another database. A test compares these tables with the
+ * types of ioredis and Node.
+ */
+import { isIP } from 'node:net'
+import type { ConnectionOptions } from 'node:tls'
+import type { ClusterOptions, RedisOptions, SentinelAddress } from 'ioredis'
+import { type OptionProblem, show } from './errors.js'
+import { either, flag, fn, isRecord, listOf, oneOf, text, type ValueRule, whole, wrong } from './option-rules.js'
+
+/** An option that holds options itself. */
+interface Nested {
+  readonly rule: string
+  readonly options: OptionRules
+  /** what to do about a value of a wrong type */
+  readonly remedy?: string
+}
+
+/** An option that may not be given here, and why. */
+interface Refused {
+  readonly refused: string
+}
+
+/** An option with words of its own for what was received. */
+interface Described {
+  readonly describe?: (value: unknown) => Pick<OptionProblem, 'received' | 'remedy'>
+}
+
+export type OptionRules = Readonly<Record<string, ValueRule<unknown> & Described | Nested | Refused>>
+
+/** The longest that a timer of Node can run. Above it, it runs at once. */
+const longestTimerMs = 2 ** 31 - 1
+
+function only (rule: string, isFine: (value: unknown) => boolean): ValueRule<unknown> {
+  return { rule, read: value => isFine(value) ? value : wrong }
+}
+
+const ms = whole(0, longestTimerMs)
+/** Of a time limit: with 0 everything would be late. */
+const limitMs = whole(1, longestTimerMs)
+const port = whole(1, 65_535)
+const filled: ValueRule<string> = {
+  rule: 'a string that is not empty',
+  read: value => typeof value === 'string' && value !== '' ? value : wrong
+}
+/** A host is not shown: it may be a URL with a password, put in the wrong place. */
+const host: ValueRule<unknown> & Described = {
+  ...only('a host name or address', value => typeof value === 'string' && /^[^\s/@]+$/.test(value)),
+  describe: value => typeof value === 'string' && /[/@]/.test(value)
+    ? { received: 'a URL', remedy: 'give a URL as redis.url' }
+    : { received: typeof value === 'string' ? typeName(value) : show(value) }
+}
+const family = only('0, 4 or 6', value => value === 0 || value === 4 || value === 6)
+const secret: ValueRule<string> = { ...text, isSecret: true }
+const names = listOf('an array of strings', 0, Infinity, text.read)
+/** Braces would put the keys of all clients into one slot of a Cluster. */
+const prefix: ValueRule<string> = {
+  rule: 'a string without braces',
+  read: value => typeof value === 'string' && !/[{}]/.test(value) ? value : wrong
+}
+
+/** Null is what ioredis has in place of an option that is not given. */
+function orNull<T> ({ rule, isSecret, read }: ValueRule<T>): ValueRule<T | null> {
+  return { rule: `${rule}, or null`, isSecret, read: value => value === null ? null : read(value) }
+}
+
+function refused (reason: string): Refused {
+  return { refused: `left out: ${reason}` }
+}
+
+function isText (value: unknown): boolean {
+  return typeof value === 'string' || value instanceof Uint8Array
+}
+
+/** Certificates and keys. Node takes an empty one for none, and then trusts or shows others. */
+function pem (rule: string, isPart: (value: unknown) => boolean): ValueRule<unknown> {
+  const isFine = (value: unknown) => isPart(value) && (value as { length?: number }).length !== 0
+  return {
+    rule,
+    isSecret: true,
+    read: value => isFine(value) || (Array.isArray(value) && value.length > 0 && value.every(isFine)) ? value : wrong
+  }
+}
+
+const certificate = pem('a string or Buffer, not empty, or an array of them', isText)
+const privateKey = pem('a string or Buffer, not empty, or an array of them', value => isText(value) || isRecord(value))
+const version = oneOf('TLSv1', 'TLSv1.1', 'TLSv1.2', 'TLSv1.3')
+const ofServers = refused('it is for servers')
+
+/** Options of Node's tls.connect. */
+export const tlsRules = {
+  ca: certificate,
+  cert: certificate,
+  crl: certificate,
+  key: privateKey,
+  pfx: privateKey,
+  passphrase: secret,
+  servername: text,
+  rejectUnauthorized: flag,
+  checkServerIdentity: fn('(host, certificate) => error or undefined'),
+  minVersion: version,
+  maxVersion: version,
+  ciphers: filled,
+  sigalgs: filled,
+  ecdhCurve: filled,
+  secureProtocol: filled,
+  secureOptions: whole(0),
+  minDHSize: whole(1),
+  allowPartialTrustChain: flag,
+  enableTrace: flag,
+  ALPNProtocols: only('an array of strings or a Buffer', value => value instanceof Uint8Array || names.read(value) !== wrong),
+  session: only('a Buffer', value => value instanceof Uint8Array),
+  secureContext: only('what tls.createSecureContext returns', value => isRecord(value) && 'context' in value),
+  pskCallback: fn('(hint) => { psk, identity } or null'),
+  clientCertEngine: filled,
+  privateKeyEngine: filled,
+  privateKeyIdentifier: filled,
+  lookup: fn('(host, options, callback) => void'),
+  timeout: ms,
+  family,
+  localAddress: only('an IP address', value => isIP(String(value)) !== 0),
+  autoSelectFamily: flag,
+  autoSelectFamilyAttemptTimeout: limitMs,
+  // ioredis knows these two by name.
+  profile: oneOf('RedisCloudFixed', 'RedisCloudFlexible'),
+  host: refused('it would connect to another server than the one that is named'),
+  port: refused('it would connect to another server than the one that is named'),
+  path: refused('it would connect to another server than the one that is named'),
+  socket: refused('a connection that breaks could not be made again'),
+  SNICallback: ofServers,
+  ALPNCallback: ofServers,
+  requestCert: ofServers,
+  honorCipherOrder: ofServers,
+  dhparam: ofServers,
+  sessionIdContext: ofServers,
+  sessionTimeout: ofServers,
+  ticketKeys: ofServers
+} satisfies OptionRules & { readonly [name in keyof Required<ConnectionOptions>]: unknown }
+
+const tls: Nested = {
+  rule: "an object of options for Node's tls.connect",
+  options: tlsRules,
+  remedy: 'give {} for TLS with the defaults, and leave it out for none'
+}
+
+const address: OptionRules = {
+  host,
+  port
+}
+
+/** `{ '10.0.0.1:6379': { host, port } }`, or a function. */
+const natMap = only(
+  "an object such as { '10.0.0.1:6379': { host, port } }, or a function (address) => { host, port } or null",
+  value => typeof value === 'function' || (isRecord(value) && Object.values(value).every(isAddress))
+)
+
+/** Whether it says host and port, and nothing else: ioredis would take a `db` from it, too. */
+export function isAddress (value: unknown): value is { host: string, port: number } {
+  if (!isRecord(value) || Object.keys(value).some(name => !Object.hasOwn(address, name))) return false
+  return host.read(value['host']) !== wrong && port.read(value['port']) !== wrong
+}
+
+const scripts = only(
+  'an object such as { name: { lua, numberOfKeys } }',
+  value => isRecord(value) && Object.values(value).every(isScript)
+)
+
+function isScript (value: unknown): boolean {
+  if (!isRecord(value)) return false
+  const { lua, numberOfKeys = 0, readOnly = false } = value
+  return typeof lua === 'string' && whole(0).read(numberOfKeys) !== wrong && typeof readOnly === 'boolean'
+}
+
+const fieldsets = only('an array of { name, fields }, each of another name', value => {
+  if (!Array.isArray(value) || !value.every(isFieldset)) return false
+  return new Set(value.map(({ name }) => Buffer.from(name).toString('base64'))).size === value.length
+})
+
+function isFieldset (value: unknown): value is { name: string | Uint8Array } {
+  return isRecord(value) && isText(value['name']) && Array.isArray(value['fields']) && value['fields'].every(isText)
+}
+
+const connector = only('a class with a method connect', value => {
+  const { prototype } = Object(value) as { prototype?: { connect?: unknown } }
+  return typeof value === 'function' && typeof prototype?.connect === 'function'
+})
+
+const delays = fn<unknown>('(attempt) => ms or null')
+
+/** Of each connection, whatever it leads to. */
+const connectionRules = {
+  username: orNull(secret),
+  password: orNull(secret),
+  family,
+  tls,
+  connectionName: orNull(text),
+  keyPrefix: prefix,
+  showFriendlyErrorStack: flag,
+  Connector: connector,
+  commandTimeout: limitMs,
+  blockingTimeout: whole(-1, longestTimerMs),
+  blockingTimeoutGrace: ms,
+  socketTimeout: limitMs,
+  connectTimeout: limitMs,
+  disconnectTimeout: ms,
+  maxLoadingRetryTime: ms,
+  keepAlive: ms,
+  noDelay: flag,
+  disableClientInfo: flag,
+  clientInfoTag: text,
+  autoResubscribe: flag,
+  autoResendUnfulfilledCommands: flag,
+  reconnectOnError: orNull(fn('(error) => true, false, 1 or 2')),
+  stringNumbers: flag,
+  protocol: only('2 or 3', value => value === 2 || value === 3),
+  replyMapping: only("'legacy', the form of replies that the guard reads", value => value === 'legacy'),
+  monitor: only('false, since a connection that monitors takes no commands', value => value === false),
+  maxRetriesPerRequest: orNull(whole(0)),
+  enableAutoPipelining: flag,
+  autoPipeliningIgnoredCommands: names,
+  offlineQueue: flag,
+  commandQueue: flag,
+  enableReadyCheck: flag,
+  lazyConnect: flag,
+  scripts
+} satisfies OptionRules
+
+/** Of a connection to one server, or to the one that Sentinels name. */
+export const serverRules = {
+  ...connectionRules,
+  host,
+  port,
+  path: filled,
+  db: whole(0, longestTimerMs),
+  retryStrategy: orNull(delays),
+  readOnly: flag,
+  enableOfflineQueue: flag,
+  himportFieldsets: fieldsets,
+  name: orNull(filled),
+  role: only("'master', since a replica takes no writes", value => value === 'master'),
+  // Read one by one, where the names of the wrong ones are made.
+  sentinels: orNull(only('an array of { host, port }, not empty', value => Array.isArray(value) && value.length > 0)),
+  sentinelUsername: orNull(secret),
+  sentinelPassword: orNull(secret),
+  sentinelTLS: tls,
+  sentinelRetryStrategy: delays,
+  sentinelReconnectStrategy: delays,
+  sentinelCommandTimeout: limitMs,
+  sentinelMaxConnections: whole(1),
+  enableTLSForSentinelMode: flag,
+  updateSentinels: flag,
+  failoverDetector: flag,
+  preferredSlaves: refused('the guard writes, and only the primary takes writes'),
+  natMap: orNull(natMap)
+} satisfies OptionRules & { readonly [name in keyof Required<RedisOptions>]: unknown }
+
+const ofNodes = refused('each node has its own, in redis.cluster')
+const misplacedCredentials = { credentials: refused('give it as redis.credentials') }
+
+/** Of the connections to the nodes of a Cluster. */
+export const nodeConnectionRules: OptionRules = {
+  ...all(serverRules, refused('a Cluster has no Sentinels')),
+  ...misplacedCredentials,
+  ...connectionRules,
+  db: only('0, the only database of a Cluster', value => value === 0),
+  host: ofNodes,
+  port: ofNodes,
+  path: ofNodes,
+  readOnly: ofNodes,
+  retryStrategy: refused('give it as redis.clusterNodeRetryStrategy'),
+  enableOfflineQueue: refused('give it as redis.enableOfflineQueue'),
+  natMap: refused('give it as redis.natMap'),
+  himportFieldsets: refused('give it as redis.himportFieldsets')
+}
+
+function all (rules: OptionRules, refusal: Refused): OptionRules {
+  return Object.fromEntries(Object.keys(rules).map(name => [name, refusal]))
+}
+
+/** Of a Cluster. */
+export const clusterRules = {
+  keyPrefix: prefix,
+  showFriendlyErrorStack: flag,
+  clusterRetryStrategy: orNull(delays),
+  clusterNodeRetryStrategy: orNull(delays),
+  enableOfflineQueue: flag,
+  enableReadyCheck: flag,
+  scaleReads: either(oneOf('master', 'slave', 'all'), fn('(nodes, command) => node')),
+  maxRedirections: whole(1),
+  retryDelayOnFailover: ms,
+  retryDelayOnClusterDown: ms,
+  retryDelayOnTryAgain: ms,
+  retryDelayOnMoved: ms,
+  slotsRefreshTimeout: limitMs,
+  slotsRefreshInterval: ms,
+  shardedSubscribers: flag,
+  redisOptions: { rule: 'an object of options for the connections to the nodes', options: nodeConnectionRules },
+  lazyConnect: flag,
+  useSRVRecords: flag,
+  resolveSrv: fn('(host, callback) => void'),
+  dnsLookup: fn('(host, callback) => void'),
+  natMap: orNull(natMap),
+  enableAutoPipelining: flag,
+  autoPipeliningIgnoredCommands: names,
+  scripts,
+  himportFieldsets: fieldsets
+} satisfies OptionRules & { readonly [name in keyof Required<ClusterOptions>]: unknown }
+
+/** Of one node of a Cluster. Everything else is the same for all nodes. */
+export const nodeRules: OptionRules = {
+  ...all(connectionRules, refused('it is the same for all nodes: give it in redis.redisOptions')),
+  ...misplacedCredentials,
+  host,
+  port,
+  family,
+  username: orNull(secret),
+  password: orNull(secret),
+  connectionName: orNull(text),
+  tls
+}
+
+/** Of one Sentinel. */
+export const sentinelRules = {
+  host,
+  port,
+  family
+} satisfies OptionRules & { readonly [name in keyof Required<SentinelAddress>]: unknown }
+
+/** Names that people bring along from other packages, and what they have here. */
+const foreign: Readonly<Record<string, string>> = {
+  socket: 'host, port, path and tls stand side by side, without a socket around them',
+  uri: 'it is called url',
+  connectionString: 'it is called url',
+  hostname: 'it is called host',
+  database: 'it is called db',
+  user: 'it is called username',
+  pass: 'it is called password',
+  auth: 'give username and password',
+  ssl: 'it is called tls',
+  nodes: 'it is called cluster',
+  rootNodes: 'it is called cluster',
+  startupNodes: 'it is called cluster',
+  master: 'it is called name',
+  masterName: 'it is called name',
+  retry_strategy: 'it is called retryStrategy'
+}
+
+/**
+ * Adds a problem for each option that is unknown, wrong, or may not be given.
+ *
+ * @param options  without those that are undefined
+ * @param place    such as `redis.redisOptions`
+ */
+export function checkOptions (
+  options: Readonly<Record<string, unknown>>, rules: OptionRules, place: string, problems: OptionProblem[]
+): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue
+    const option = `${place}.${name}`
+    const rule = Object.hasOwn(rules, name) ? rules[name]! : undefined
+    if (rule === undefined) {
+      problems.push({ option, rule: 'a known option', received: typeName(value), remedy: meant(name, Object.keys(rules)) })
+    } else if ('refused' in rule) {
+      problems.push({ option, rule: rule.refused, received: typeName(value) })
+    } else if ('options' in rule) {
+      if (isPlain(value)) checkOptions(value, rule.options, option, problems)
+      else problems.push({ option, rule: rule.rule, received: typeName(value), remedy: rule.remedy })
+    } else if (rule.read(value) === wrong) {
+      problems.push({ option, rule: rule.rule, ...receivedBy(rule, value) })
+    }
+  }
+}
+
+function receivedBy ({ isSecret, describe }: ValueRule<unknown> & Described, value: unknown): Pick<OptionProblem, 'received' | 'remedy'> {
+  if (describe !== undefined) return describe(value)
+  return { received: isSecret ? typeName(value) : show(value) }
+}
+
+/** What somebody may have meant who wrote an option that does not exist. */
+function meant (name: string, known: readonly string[]): string {
+  if (Object.hasOwn(foreign, name)) return foreign[name]!
+  const nearest = nearestName(name, known)
+  return nearest === undefined ? `known are ${known.join(', ')}` : `${nearest} may be meant`
+}
+
+/** @returns the known name that differs least: by three characters at most, and by at most half of its own */
+function nearestName (name: string, known: readonly string[]): string | undefined {
+  const plain = (text: string) => text.toLowerCase().replaceAll(/[_-]/g, '')
+  const [best] = known
+    .map(candidate => ({ candidate, distance: distanceOf(plain(name), plain(candidate)) }))
+    .filter(({ candidate, distance }) => distance <= Math.min(3, candidate.length / 2))
+    .sort((a, b) => a.distance - b.distance)
+  return best?.candidate
+}
+
+/** How many characters are to be added, removed, replaced, or swapped with the next one, to make one text the other. */
+function distanceOf (a: string, b: string): number {
+  // A name of this length is no slip of the fingers, and would take long to compare.
+  if (Math.abs(a.length - b.length) > 3) return Infinity
+  const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, j) => j)]
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const isSame = a[i - 1] === b[j - 1]
+      const isSwapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
+      row.push(Math.min(
+        rows[i - 1]![j]! + 1, row[j - 1]! + 1, rows[i - 1]![j - 1]! + (isSame ? 0 : 1),
+        isSwapped ? rows[i - 2]![j - 2]! + 1 : Infinity
+      ))
+    }
+    rows.push(row)
+  }
+  return rows[a.length]![b.length]!
+}
+
+/** Options, and no date, Buffer, Map or client. */
+function isPlain (value: unknown): value is Readonly<Record<string, unknown>> {
+  return isRecord(value) && !(value instanceof Uint8Array)
+}
+
+/** In place of a value that may be a secret. */
+export function typeName (value: unknown): string {
+  if (value === '') return 'an empty string'
+  return value === null ? 'null' : `a value of type ${typeof value}`
+}

@@ -1,0 +1,183 @@
+/** A Redis that has to be there at the start, one that is not used, and one whose commands may run late. */
+import { createServer, type Socket } from 'node:net'
+import { once } from 'node:events'
+import Fastify, { type FastifyInstance } from 'fastify'
+import { Cluster, Redis } from 'ioredis'
+import { Redis as Redis5 } from 'ioredis5'
+import t, { type Test } from 'tap'
+import redisGuard, { GuardError, type RedisOption, RedisRequiredError } from '../../lib/index.js'
+import { guardedApp, logTo } from '../support/app.js'
+import { freePort } from '../support/program.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { Sentinel, sentinelName } from '../support/sentinel.js'
+import { until } from '../support/until.js'
+
+const host = '127.0.0.1'
+
+/** A server that counts its connections, answers none of them, and may be there too late. */
+async function silentServer (t: Test) {
+  const sockets = new Set<Socket>()
+  const server = createServer(socket => {
+    sockets.add(socket.resume().on('close', () => sockets.delete(socket)).on('error', () => {}))
+  }).listen(0, host)
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  return { port: (server.address() as { port: number }).port, sockets }
+}
+
+/** @returns why the application does not start */
+async function failureOf (app: FastifyInstance, redis: RedisOption, connectTimeout = 300): Promise<Error> {
+  try {
+    await app.register(redisGuard, { redis, connectTimeout })
+    await app.ready()
+  } catch (error) {
+    return error as Error
+  }
+  throw new Error('it starts')
+}
+
+function ownClient (t: Test, options: object): Redis {
+  const client = new Redis({ enableOfflineQueue: false, ...options }).on('error', () => {})
+  t.teardown(() => client.disconnect())
+  return client
+}
+
+t.test('a required Redis that is not there fails the start, whatever form the option has', async t => {
+  const port = await freePort()
+  const forms: Record<string, RedisOption> = {
+    url: { url: `redis://${host}:${port}`, required: true },
+    options: { host, port, required: true },
+    sentinels: { sentinels: [{ host, port }], name: 'main', required: true },
+    cluster: { cluster: [{ host, port }], required: true },
+    client: { client: ownClient(t, { port }), required: true }
+  }
+  for (const [form, redis] of Object.entries(forms)) {
+    const app = Fastify()
+    const error = await failureOf(app, redis)
+    t.type(error, RedisRequiredError, form)
+    t.type(error, GuardError)
+    t.match(error, { code: 'GUARD_ERR_REDIS_REQUIRED', name: 'RedisRequiredError', message: /within 300 ms, .*: Redis cannot be used \(/ }, form)
+    await app.close()
+  }
+})
+
+t.test('a required Redis that is there starts the application, whatever form the option has', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const sentinel = await Sentinel.start(server.port)
+  t.teardown(async () => await sentinel.stop())
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const forms: Record<string, RedisOption> = {
+    url: { url: server.url, required: true },
+    options: { port: server.port, required: true },
+    sentinels: { sentinels: [{ host, port: sentinel.port }], name: sentinelName, required: true },
+    cluster: { cluster: [{ host, port: cluster.servers[0]!.port }], required: true },
+    client: { client: ownClient(t, { port: server.port }), required: true },
+    'a client that is not required': { client: ownClient(t, { port: server.port }) }
+  }
+  for (const [form, redis] of Object.entries(forms)) {
+    const app = await guardedApp(t, { redis, connectTimeout: 10_000 })
+    t.equal(app.redisGuard.status.store, 'redis', form)
+  }
+})
+
+t.test('a required Redis may come up while the application starts', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  await server.kill()
+  const starting = guardedApp(t, { redis: { url: server.url, required: true }, connectTimeout: 7000 })
+  await server.restart()
+  t.equal((await starting).redisGuard.status.store, 'redis')
+})
+
+t.test('a failed start leaves nothing running, and says why without a secret', async t => {
+  const silent = await silentServer(t)
+  const app = Fastify()
+  const timersBefore = process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+  t.match(await failureOf(app, { host, port: silent.port, required: true }), { code: 'GUARD_ERR_REDIS_REQUIRED' })
+  await until(() => silent.sockets.size === 0)
+  await until(() => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length <= timersBefore)
+  await app.close()
+
+  const server = await RedisServer.start('--requirepass', 'right')
+  t.teardown(async () => await server.stop())
+  const locked = Fastify()
+  const error = await failureOf(locked, { port: server.port, password: 'hunter2', required: true })
+  t.match(error.message, /\(auth\): (WRONGPASS|NOAUTH)/)
+  t.notMatch(`${error.message} ${error.stack}`, 'hunter2')
+  await locked.close()
+})
+
+t.test("a failed start leaves the user's client as it is", async t => {
+  const server = await RedisServer.start('--requirepass', 'right')
+  t.teardown(async () => await server.stop())
+  const client = ownClient(t, { port: server.port })
+  const listeners = client.listenerCount('ready')
+  const app = Fastify()
+  t.match(await failureOf(app, { client, required: true }), { message: /\(auth\)/ })
+  t.equal(client.listenerCount('ready'), listeners)
+  t.not(client.status, 'end')
+  await app.close()
+})
+
+t.test('a Redis that goes after the start is not required any more', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const app = await guardedApp(t, { redis: { url: server.url, required: true } })
+  await server.kill()
+  await until(() => app.redisGuard.status.store === 'memory')
+})
+
+/** The codes of the warnings of an application, which are also in its log, by the environment. */
+async function codesBy (t: Test, variables: Record<string, string>, redis?: RedisOption): Promise<string[]> {
+  const names = ['NODE_ENV', 'REDIS_URL', 'REDIS_ENABLED', 'REDIS_PASSWORD']
+  const before = names.map(name => [name, process.env[name]] as const)
+  for (const name of names) delete process.env[name]
+  Object.assign(process.env, variables)
+  const lines: Record<string, unknown>[] = []
+  try {
+    const app = await guardedApp(t, { redis, connectTimeout: 100 }, logTo(lines))
+    const codes = app.redisGuard.warnings.map(({ code }) => code)
+    for (const { code, message } of app.redisGuard.warnings) t.match(lines, [{ level: 40, code, msg: message }])
+    return codes
+  } finally {
+    for (const [name, value] of before) {
+      if (value === undefined) delete process.env[name]
+      else process.env[name] = value
+    }
+  }
+}
+
+t.test('a Redis that is asked for and not used is a warning', async t => {
+  const url = 'redis://:p@127.0.0.1:1'
+  for (const variables of [
+    { NODE_ENV: 'production' }, { REDIS_ENABLED: 'true' }, { REDIS_URL: url, NODE_ENV: 'staging' }, { REDIS_URL: url }
+  ] as Record<string, string>[]) t.same(await codesBy(t, variables), ['GUARD_WARN_REDIS_UNUSED'], JSON.stringify(variables))
+  for (const variables of [
+    {}, { NODE_ENV: 'test' }, { NODE_ENV: 'development', REDIS_URL: url }, { NODE_ENV: 'production', REDIS_ENABLED: 'false', REDIS_URL: url },
+    { NODE_ENV: 'production', REDIS_URL: url }
+  ] as Record<string, string>[]) t.same(await codesBy(t, variables), [], JSON.stringify(variables))
+  t.same(await codesBy(t, { NODE_ENV: 'production' }, false), [])
+})
+
+t.test("the offline queue of the user's client is a warning", async t => {
+  const lazy = { lazyConnect: true, retryStrategy: () => null, port: 1 }
+  const clients = (options: object) => ([
+    new Redis({ ...lazy, ...options }), new Redis5({ ...lazy, ...options }),
+    new Cluster([{ host, port: 1 }], { lazyConnect: true, clusterRetryStrategy: () => null, ...options })
+  ] as Redis[])
+  for (const client of clients({})) {
+    client.on('error', () => {})
+    t.same(await codesBy(t, {}, client), ['GUARD_WARN_OFFLINE_QUEUE'])
+    t.same(await codesBy(t, {}, { client }), ['GUARD_WARN_OFFLINE_QUEUE'])
+  }
+  for (const client of clients({ enableOfflineQueue: false })) {
+    client.on('error', () => {})
+    t.same(await codesBy(t, {}, client), [])
+  }
+})

@@ -1,0 +1,125 @@
+/** TLS asks for a server by its name, as proxies and clouds route by it. */
+import { once } from 'node:events'
+import { connect } from 'node:net'
+import { createServer, type TLSSocket } from 'node:tls'
+import t, { type Test } from 'tap'
+import type { RedisOption } from '../../lib/redis-option.js'
+import { guardedApp } from '../support/app.js'
+import { Authority } from '../support/certificates.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { Sentinel, sentinelName } from '../support/sentinel.js'
+import { until } from '../support/until.js'
+
+const authority = await Authority.create(t)
+const certificate = await authority.issue({ names: 'DNS:localhost,DNS:redis.test,IP:127.0.0.1' })
+const tls = { ca: authority.ca }
+
+/** TLS in front of a real server, which keeps the name that each connection asks for; undefined: none. */
+async function frontOf (t: Test, port: number) {
+  const names: (string | undefined)[] = []
+  const sockets = new Set<TLSSocket>()
+  const server = createServer({ cert: certificate.cert, key: certificate.key }, socket => {
+    sockets.add(socket)
+    names.push(socket.servername || undefined)
+    const behind = connect(port, '127.0.0.1')
+    for (const [from, to] of [[socket, behind], [behind, socket]] as const) {
+      from.on('error', () => {}).on('close', () => to.destroy()).pipe(to)
+    }
+  })
+  server.on('tlsClientError', () => {})
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  return { port: (server.address() as { port: number }).port, names }
+}
+
+async function startRedis (t: Test): Promise<RedisServer> {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  return server
+}
+
+async function useRedis (t: Test, redis: RedisOption): Promise<void> {
+  const app = await guardedApp(t, { redis, connectTimeout: 10_000 })
+  await until(() => app.redisGuard.status.store === 'redis', 10_000)
+  await app.close()
+}
+
+t.test('a server is asked for by its name, and by none where only its address is known', async t => {
+  const { port, names } = await frontOf(t, (await startRedis(t)).port)
+  const cases: [redis: RedisOption, name: string | undefined][] = [
+    [{ url: `rediss://localhost:${port}`, tls }, 'localhost'],
+    [{ url: `REDISS://127.0.0.1:${port}`, tls }, undefined],
+    [{ host: 'localhost', port, tls }, 'localhost'],
+    // The dot at the end is no part of the name in TLS.
+    [{ host: 'redis.test.', port, tls: { ...tls, lookup: (host, options, done) => done(null, '127.0.0.1') } }, 'redis.test'],
+    [{ port, tls }, 'localhost'],
+    [{ host: 'localhost', port, tls: { ...tls, servername: undefined } }, 'localhost'],
+    [{ host: 'localhost', port, credentials: () => ({ password: 'p' }), tls }, 'localhost']
+  ]
+  for (const [redis, name] of cases) {
+    names.length = 0
+    await useRedis(t, redis)
+    t.same([...new Set(names)], [name])
+  }
+})
+
+t.test("the user's servername wins, whatever the host is", async t => {
+  const { port, names } = await frontOf(t, (await startRedis(t)).port)
+  await useRedis(t, { host: 'localhost', port, tls: { ...tls, servername: 'redis.test' } })
+  await useRedis(t, { host: '127.0.0.1', port, tls: { ...tls, servername: 'redis.test' } })
+  t.same([...new Set(names)], ['redis.test'])
+  names.length = 0
+  await useRedis(t, { host: 'localhost', port, tls: { ...tls, servername: '' } })
+  t.same([...new Set(names)], [undefined])
+})
+
+/** A Cluster of which each node is known by a front, under a name or an address. */
+async function clusterFronts (t: Test, announced?: string) {
+  const args = announced === undefined ? [] : ['--cluster-announce-hostname', announced, '--cluster-preferred-endpoint-type', 'hostname']
+  const cluster = await RedisCluster.start({ args })
+  t.teardown(async () => await cluster.stop())
+  const fronts = await Promise.all(cluster.servers.map(async ({ port }) => await frontOf(t, port)))
+  const host = announced ?? '127.0.0.1'
+  const natMap = Object.fromEntries(cluster.servers.map(({ port }, i) => [`${host}:${port}`, { host, port: fronts[i]!.port }]))
+  return { natMap, ports: fronts.map(({ port }) => port), names: () => [...new Set(fronts.flatMap(({ names }) => names))] }
+}
+
+t.test('each node of a Cluster is asked for by its own name', async t => {
+  const { ports, natMap, names } = await clusterFronts(t, 'localhost')
+  await useRedis(t, { cluster: [{ host: 'localhost', port: ports[0]! }], natMap, redisOptions: { tls } })
+  t.same(names(), ['localhost'])
+})
+
+t.test('the first node of a Cluster is asked for by the name that it is given by, the others by what they are known by', async t => {
+  const { ports, natMap, names } = await clusterFronts(t)
+  await useRedis(t, { cluster: [`rediss://localhost:${ports[0]!}`], natMap, redisOptions: { tls } })
+  t.same(names().sort(), ['localhost', undefined])
+})
+
+t.test('Sentinels and the primary that they name are asked for by their names', async t => {
+  const server = await startRedis(t)
+  const primary = await frontOf(t, server.port)
+  const sentinel = await Sentinel.start(server.port)
+  t.teardown(async () => await sentinel.stop())
+  const front = await frontOf(t, sentinel.port)
+  const cases: [sentinel: string, primary: string][] = [['localhost', '127.0.0.1'], ['127.0.0.1', 'localhost']]
+  for (const [sentinelHost, host] of cases) {
+    front.names.length = 0
+    primary.names.length = 0
+    await useRedis(t, {
+      sentinels: [{ host: sentinelHost, port: front.port }],
+      name: sentinelName,
+      natMap: { [`127.0.0.1:${server.port}`]: { host, port: primary.port } },
+      updateSentinels: false,
+      sentinelTLS: tls,
+      tls
+    })
+    const nameOf = (host: string) => host === 'localhost' ? host : undefined
+    t.same([[...new Set(front.names)], [...new Set(primary.names)]], [[nameOf(sentinelHost)], [nameOf(host)]])
+  }
+})
