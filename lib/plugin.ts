@@ -10,6 +10,7 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { attempt } from './awaitable.js'
 import { steadyClock } from './clock.js'
+import type { CreateRateLimitOptions } from './compat/types.js'
 import { StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
@@ -48,18 +49,24 @@ import { RedisStore } from './store/redis.js'
 import { Shares } from './store/shares.js'
 
 declare module 'fastify' {
-  interface FastifyInstance {
+  // Without its parameters here, TypeScript does not fill in those of another declaration, such as @fastify/rate-limit's.
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars
+  interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     redisGuard: RedisGuard
     /** A hook that limits whatever it is added to; without options by the plugin's limit, and on its counters. */
     rateLimit (options?: RouteRateLimitOptions): RateLimitHandler
     /** A function that counts a request and says how far its client is. */
-    createRateLimit (options?: RouteRateLimitOptions): RateLimiter
+    createRateLimit (options?: CreateRateLimitOptions): RateLimiter
   }
 
-  interface FastifyContextConfig {
-    /** This route's own limit; `false`: none. */
-    rateLimit?: RouteRateLimitOptions | false
-  }
+  // Inherited: two properties must be of one type, and @fastify/rate-limit declares its own in the same program.
+  interface FastifyContextConfig extends RateLimitContextConfig {}
+}
+
+/** What this plugin reads in the `config` of a route. */
+export interface RateLimitContextConfig {
+  /** This route's own limit; `false`: none. */
+  rateLimit?: RouteRateLimitOptions | false
 }
 
 /** ms between two log lines about commands that Redis refuses. */

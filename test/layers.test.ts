@@ -9,7 +9,7 @@ const rows: readonly (readonly string[])[] = [
   ['redis/', 'store/keys.ts', 'store/memory.ts', 'store/limit-table.ts', 'store/event-ring.ts', 'store/block-values.ts', 'store/redis.ts', 'store/redis-values.ts', 'store/redis-blocks.ts', 'store/numbers.ts', 'store/own-keys.ts', 'store/replies.ts'],
   ['store/failover.ts', 'store/availability.ts', 'store/failover-values.ts', 'store/custom.ts', 'store/journal.ts', 'store/counter-journal.ts', 'store/value-journal.ts', 'store/recovery.ts', 'store/shares.ts'],
   ['guard/', 'metrics/'],
-  ['http/', 'admin/'],
+  ['http/', 'compat/', 'admin/'],
   ['plugin.ts', 'cli/'],
   ['index.ts']
 ]
