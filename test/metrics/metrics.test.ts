@@ -1,5 +1,5 @@
 import { performance } from 'node:perf_hooks'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, type RouteOptions } from 'fastify'
 import metricsPlugin from 'fastify-metrics'
 import { Counter, Registry } from 'prom-client'
 import t from 'tap'
@@ -60,6 +60,23 @@ t.test('/metrics is not limited, and says what it is', async t => {
   await app.redisGuard.blockIP('192.0.2.9', 60)
   const refused = await app.inject({ url: '/metrics', remoteAddress: '192.0.2.9' })
   t.match([refused.statusCode, refused.headers['content-type']], [403, /^application\/json/])
+})
+
+t.test('/metrics is no part of the document of an API: neither GET nor HEAD, under any prefix', async t => {
+  const app = Fastify({ exposeHeadRoutes: true })
+  t.teardown(async () => await app.close())
+  const routes: RouteOptions[] = []
+  app.addHook('onRoute', route => { routes.push(route) })
+  await app.register(async scope => await scope.register(redisGuard, { redis: false }), { prefix: '/v1' })
+  // What @fastify/swagger and others leave out.
+  const seen = routes.map(({ method, url, schema, logLevel, config }) => ({ method, url, schema, logLevel, config }))
+  const hidden = { url: '/v1/metrics', schema: { hide: true }, logLevel: 'warn', config: { rateLimit: false } }
+  t.match(seen.toSorted((a, b) => String(a.method).localeCompare(String(b.method))), [
+    { ...hidden, method: 'GET' }, { ...hidden, method: 'HEAD' }
+  ])
+  t.equal(routes.length, 2, 'and there is no other route')
+  t.equal((await app.inject('/v1/metrics')).statusCode, 200)
+  t.equal((await app.inject({ method: 'HEAD', url: '/v1/metrics' })).statusCode, 200)
 })
 
 t.test('every metric is described for people: what it counts, in base units, by few labels', async t => {
