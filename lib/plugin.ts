@@ -23,7 +23,7 @@ import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import {
-  checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf
+  checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf, unknownOptions
 } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
@@ -34,7 +34,7 @@ import type { RedisInfo } from './metrics/redis-info.js'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
 import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './options.js'
 import type { HashKey } from './rules/keyed-hash.js'
-import { resolveOptions, type Settings } from './settings.js'
+import { ignoredOptions, resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
 import { isCluster } from './redis/script.js'
@@ -86,6 +86,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isKnown(warning)) warnings.push(warning)
     log.warn({ code: warning.code, ...details }, warning.message)
   }
+  warn(unknownOptions(ignoredOptions(options)))
   warn(checkTrustProxy(trustProxyOf(fastify)))
   warn(checkRoutesBefore(fastify.printRoutes()))
   warn(checkPassword(settings.redis, settings.environment.production))
