@@ -4,7 +4,7 @@ export { default as redisGuard, default as fastifyRateLimit } from './plugin.js'
 export type { RateLimitContextConfig } from './plugin.js'
 export type {
   CreateRateLimitOptions, errorResponseBuilderContext, FastifyRateLimitOptions, FastifyRateLimitStore,
-  FastifyRateLimitStoreCtor, RateLimitHook, RateLimitPluginOptions
+  FastifyRateLimitStoreCtor, RateLimitHook, RateLimitOptions, RateLimitPluginOptions
 } from './compat/types.js'
 export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redis-guard.js'
 export { channelNames } from './guard/diagnostics.js'
@@ -19,7 +19,7 @@ export { ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError
 export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
 export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
-  RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,
+  RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,
   StandardHeaders
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'

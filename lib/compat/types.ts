@@ -4,6 +4,9 @@ import type { CustomStore, CustomStoreConstructor } from '../store/store.js'
 
 export type RateLimitPluginOptions = RedisGuardOptions
 
+/** A route's `config.rateLimit`, and the options of `fastify.rateLimit`. */
+export type RateLimitOptions = RouteRateLimitOptions
+
 /** Options of `fastify.createRateLimit`, which has no reply to ask `countWhen` about. */
 export type CreateRateLimitOptions = Omit<RouteRateLimitOptions, 'countWhen'>
 

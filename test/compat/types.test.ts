@@ -77,7 +77,7 @@ const hook: RateLimitHook = 'preHandler'
 const builder = ({ after, max, ttl }: errorResponseBuilderContext) => new Error(after + max + ttl)
 const storeOf = (Store: FastifyRateLimitStoreCtor, options: FastifyRateLimitOptions): FastifyRateLimitStore =>
   new Store(options)
-const ofRoute: RateLimitOptions = { hook, errorResponseBuilder: (request, context) => builder(context) }
+const ofRoute: RateLimitOptions = { hook, groupId: 'a', errorResponseBuilder: (request, context) => builder(context) }
 const ofLimiter: CreateRateLimitOptions = { max: 5, timeWindow: '1 minute', groupId: 'a' }
 const ofPlugin: RateLimitPluginOptions = { ...ofRoute, global: false, nameSpace: 'shop:' }
 export default [storeOf, ofLimiter, ofPlugin, fastifyRateLimit, normalizeIP('192.0.2.1')]
