@@ -49,7 +49,8 @@ import { RedisStore } from './store/redis.js'
 import { Shares } from './store/shares.js'
 
 declare module 'fastify' {
-  // Without its parameters here, TypeScript does not fill in those of another declaration, such as @fastify/rate-limit's.
+  // If one declaration leaves the parameters out, TypeScript does not fill in those of another one, such as that of
+  // @fastify/rate-limit.
   // eslint-disable-next-line @typescript-eslint/no-unused-vars
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     redisGuard: RedisGuard
@@ -59,7 +60,7 @@ declare module 'fastify' {
     createRateLimit (options?: CreateRateLimitOptions): RateLimiter
   }
 
-  // Inherited: two properties must be of one type, and @fastify/rate-limit declares its own in the same program.
+  // Inherited, since two declared properties must have the same type, and @fastify/rate-limit declares this one, too.
   interface FastifyContextConfig extends RateLimitContextConfig {}
 }
 

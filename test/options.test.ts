@@ -330,7 +330,8 @@ t.test("no value is made into another: max '10' is refused, and is shown with it
 
 t.test('a misspelt option is named, with the known ones, and without its value', async t => {
   const [problem] = errorOf({ maxx: 5 }).problems
-  t.match(problem, { option: 'maxx', rule: 'a known option', received: 'a value of type number', remedy: /^did you mean max\?/ })
+  t.match(problem, { option: 'maxx', rule: 'a known option', received: 'a value of type number' })
+  t.match(problem!.remedy, /^did you mean max\?/)
   for (const name of Object.keys({ ...pluginOptions, ...limitOptions })) t.match(problem!.remedy, name)
 })
 
@@ -364,7 +365,7 @@ t.test('a name that looks like one of ours, or is that of another limiter, is a 
   t.match(errorOf({ groupId: 'a' }).problems, [{ option: 'groupId', rule: 'a known option' }])
 })
 
-t.test('a name that looks like none of ours is ignored, and reported to who asks', async t => {
+t.test('a name that looks like no option is ignored, and listed for the warning', async t => {
   const foreign = { foo: 1, bar: 2, map: 3, url: 'redis://h', constructor: 4, maxUploadSize: 5, colour: 'red' }
   t.same(resolve(foreign), resolve({}))
   t.same(ignoredOptions(foreign as RedisGuardOptions), Object.keys(foreign))
@@ -374,9 +375,12 @@ t.test('a name that looks like none of ours is ignored, and reported to who asks
 })
 
 t.test('in a route and inside of an option every unknown name is refused', async t => {
-  const { problems } = caught(() => resolveRouteLimit({ foo: 1, windowMs: 2, prefix: '/' } as RateLimitOptions, resolve({}).limit, 'GET /'))
+  const unknown = { foo: 1, windowMs: 2, prefix: '/' } as RateLimitOptions
+  const { problems } = caught(() => resolveRouteLimit(unknown, resolve({}).limit, 'GET /'))
   t.match(problems, [
-    { option: 'GET /.foo', remedy: /^known are/ }, { option: 'GET /.windowMs', remedy: /^did you mean timeWindow\?/ }, { option: 'GET /.prefix' }
+    { option: 'GET /.foo', remedy: /^known are/ },
+    { option: 'GET /.windowMs', remedy: /^did you mean timeWindow\?/ },
+    { option: 'GET /.prefix' }
   ])
   t.same(wrongOnes({ limits: [{ name: 'a', max: 1, timeWindow: 1, foo: 1 }] }), ['limits[0].foo'])
   t.same(wrongOnes({ metrics: { path: '/metrics', foo: 1 } }), ['metrics'])
@@ -391,7 +395,8 @@ t.test('an option of the plugin is unknown to a route', async t => {
 })
 
 t.test('options of the host are ignored: of Fastify, @fastify/autoload and fastify-cli', async t => {
-  for (const name of hostOptions) t.notOk(Object.hasOwn({ ...pluginOptions, ...limitOptions, ...routeOptions }, name), name)
+  const ours = { ...pluginOptions, ...limitOptions, ...routeOptions }
+  t.same([...hostOptions].filter(name => Object.hasOwn(ours, name)), [])
   const ofHost = Object.fromEntries([...hostOptions].map(name => [name, 1]))
   t.same(resolve(ofHost), resolve({}))
   t.same(ignoredOptions(ofHost as RedisGuardOptions), [])

@@ -63,7 +63,8 @@ t.test('an application of fastify-cli whose plugins are loaded by @fastify/autol
   })
 
   t.test('does not start with a mistake', async t => {
-    await t.rejects(load({ redis: false, windowMs: 1000 }, {}), { code: 'GUARD_ERR_OPTIONS', message: /did you mean timeWindow/ })
+    const mistake = { code: 'GUARD_ERR_OPTIONS', message: /did you mean timeWindow/ }
+    await t.rejects(load({ redis: false, windowMs: 1000 }, {}), mistake)
   })
 })
 

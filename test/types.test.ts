@@ -102,7 +102,8 @@ async function otherServers (): Promise<void> {
   await typed.register(redisGuard)
   const typedLimiter = typed.createRateLimit({ groupId: 'a' })
   const limit = typed.rateLimit({ max: 5 })
-  typed.post('/', { schema: { body: { of: { name: '' } } }, onRequest: limit, preHandler: [typed.rateLimit()] }, async request => {
+  const schema = { body: { of: { name: '' } } }
+  typed.post('/', { schema, onRequest: limit, preHandler: [typed.rateLimit()] }, async request => {
     request.log.audit((await typedLimiter(request)).key)
     const { name } = request.body
     // @ts-expect-error -- the hooks leave the type of the body as the schema says

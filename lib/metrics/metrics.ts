@@ -19,9 +19,9 @@ export interface MetricDescription {
   readonly labels: readonly string[]
   readonly help: string
   /**
-   * How prom-client's `AggregatorRegistry` makes one value of those of the
-   * processes of a `node:cluster`. Default: their sum, which is wrong for
-   * whatever all processes say about the same thing.
+   * How prom-client's `AggregatorRegistry` combines the values of the workers
+   * of a `node:cluster`. Default: the sum, which is wrong for a value that
+   * all workers share.
    */
   readonly aggregator?: Aggregator
 }
@@ -91,7 +91,7 @@ export const described = {
   processes: {
     name: 'redis_guard_processes',
     labels: [],
-    help: 'Processes that these metrics are of: 1, or as many as prom-client has put together for a node:cluster.',
+    help: 'Processes that these metrics cover: 1, or the workers of a node:cluster that prom-client has aggregated.',
     aggregator: 'sum'
   },
   events: {

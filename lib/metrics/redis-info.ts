@@ -56,7 +56,7 @@ export const upMetric: MetricDescription = {
   name: 'redis_guard_redis_up',
   labels: [],
   help: '1 when Redis told about itself in time for this scrape, else 0; then the other redis_guard_redis_* are left out.',
-  // 0 as soon as one process of a node:cluster cannot ask.
+  // 0 if at least one worker of a node:cluster cannot ask.
   aggregator: 'min'
 }
 
@@ -75,7 +75,7 @@ export function addRedisInfo (registers: Registry[], ask: InfoSource): void {
       name,
       help,
       registers,
-      // All processes ask the same Redis, counters too: of these the largest is the latest.
+      // All workers of a node:cluster ask the same Redis, so a sum is wrong. Of its counters the largest is the latest.
       aggregator: 'max',
       async collect () {
         const answer = await asked.fields()

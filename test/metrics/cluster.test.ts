@@ -1,4 +1,4 @@
-/** Three processes of one service, whose metrics prom-client adds up: what must not be added is not. */
+/** The metrics of three workers of a node:cluster, as prom-client aggregates them in the primary. */
 import cluster, { type Worker } from 'node:cluster'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
@@ -31,10 +31,13 @@ async function stop (worker: Worker): Promise<void> {
 /** The series of all workers together. */
 async function scrape (): Promise<ReadonlyMap<string, number>> {
   const lines = (await registry.clusterMetrics()).split('\n').filter(line => line !== '' && !line.startsWith('#'))
-  return new Map(lines.map(line => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))]))
+  return new Map(lines.map(line => {
+    const end = line.lastIndexOf(' ')
+    return [line.slice(0, end), Number(line.slice(end + 1))]
+  }))
 }
 
-t.test('on one Redis: what all of them say is said once, what each counts adds up', async t => {
+t.test('workers on one Redis: shared values appear once, and counts add up', async t => {
   const server = await RedisServer.start('--maxmemory', '100mb', '--maxmemory-policy', 'noeviction')
   t.teardown(async () => await server.stop())
   const observer = server.client()
@@ -61,7 +64,7 @@ t.test('on one Redis: what all of them say is said once, what each counts adds u
   }
   for (const [name, value] of Object.entries(expected)) t.equal(series.get(name), value, name)
   t.ok(series.get('redis_guard_redis_duration_seconds_count')! >= 3)
-  // Redis counts on, so that it has run at least as many by now as it said that it had.
+  // Redis goes on counting, so the metric is at most what Redis says now.
   const processed = Number(/total_commands_processed:(\d+)/.exec(await observer.info('stats'))![1])
   const told = series.get('redis_guard_redis_commands_processed_total')!
   t.ok(told > 0 && told <= processed, `${told} of ${processed}`)
@@ -73,7 +76,7 @@ t.test('on one Redis: what all of them say is said once, what each counts adds u
   t.equal(away.get('redis_guard_redis_up'), 0)
 })
 
-t.test('one process that is without Redis shows beside two that have it', async t => {
+t.test('one worker without Redis is visible beside two that have it', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   await startWorkers(t, [server.url, { port: 1 }, server.url])

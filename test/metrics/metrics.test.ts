@@ -4,7 +4,7 @@ import metricsPlugin from 'fastify-metrics'
 import { Counter, Registry } from 'prom-client'
 import t from 'tap'
 import redisGuard from '../../lib/index.js'
-import { described } from '../../lib/metrics/metrics.js'
+import { described, type MetricDescription } from '../../lib/metrics/metrics.js'
 import { infoMetrics, upMetric } from '../../lib/metrics/redis-info.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
@@ -88,6 +88,20 @@ t.test('every metric is described for people: what it counts, in base units, by 
     t.notOk(labels.some(label => /ip|address|key|client/.test(label)), name)
   }
   t.equal(new Set(all.map(({ name }) => name)).size, all.length)
+})
+
+t.test('every gauge names its aggregator for many processes; counters add up', async t => {
+  const registry = new Registry()
+  await guardedApp(t, { redis: server.url, metrics: { registry, path: false } })
+  const metrics = await registry.getMetricsAsJSON()
+  t.equal(metrics.length, Object.keys(described).length + infoMetrics.length + 1)
+  for (const { name, type, aggregator } of metrics) {
+    const chosen: MetricDescription | undefined = Object.values(described).find(metric => metric.name === name)
+    const isOfRedis = chosen === undefined
+    const isGauge = String(type) === 'gauge'
+    if (isOfRedis) t.equal(aggregator, name === upMetric.name ? 'min' : 'max', `${name} describes one Redis`)
+    else t.equal(aggregator, isGauge ? chosen.aggregator : 'sum', name)
+  }
 })
 
 t.test('with Redis: round trips, the breaker, and what Redis tells about itself', async t => {
