@@ -1,13 +1,18 @@
 /** Everything that may be imported. */
 export { default } from './plugin.js'
 export { default as redisGuard, default as fastifyRateLimit } from './plugin.js'
+export type { RateLimitContextConfig } from './plugin.js'
+export type {
+  CreateRateLimitOptions, errorResponseBuilderContext, FastifyRateLimitOptions, FastifyRateLimitStore,
+  FastifyRateLimitStoreCtor, RateLimitHook, RateLimitOptions, RateLimitPluginOptions
+} from './compat/types.js'
 export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redis-guard.js'
 export { channelNames } from './guard/diagnostics.js'
 export type { DecisionMessage } from './guard/diagnostics.js'
 export type { LimitControl, PeekedLimit } from './guard/limit-control.js'
 export { guardFrameworkErrors } from './http/framework-errors.js'
 export type { FrameworkErrorHandler } from './http/framework-errors.js'
-export type { RateLimiter, RateLimitHandler, RateLimitResult } from './http/limiters.js'
+export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResult } from './http/limiters.js'
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
 export {
@@ -17,7 +22,7 @@ export {
 export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
 export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
-  RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,
+  RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,
   StandardHeaders
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'

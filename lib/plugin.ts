@@ -8,6 +8,7 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { attempt } from './awaitable.js'
 import { steadyClock } from './clock.js'
+import type { CreateRateLimitOptions } from './compat/types.js'
 import { RedisRequiredError, StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
@@ -21,7 +22,7 @@ import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
 import {
   checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue,
-  type GuardWarning, trustProxyOf
+  type GuardWarning, trustProxyOf, unknownOptions
 } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './http/custom-store.js'
@@ -32,7 +33,7 @@ import type { RedisInfo } from './metrics/redis-info.js'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './metrics/route.js'
 import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './options.js'
 import type { HashKey } from './rules/keyed-hash.js'
-import { resolveOptions, type Settings } from './settings.js'
+import { ignoredOptions, resolveOptions, type Settings } from './settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
 import { isCluster } from './redis/script.js'
@@ -48,18 +49,25 @@ import { Shares } from './store/shares.js'
 import { timers } from './timers.js'
 
 declare module 'fastify' {
-  interface FastifyInstance {
+  // If one declaration leaves the parameters out, TypeScript does not fill in those of another one, such as that of
+  // @fastify/rate-limit.
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars
+  interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     redisGuard: RedisGuard
     /** A hook that limits whatever it is added to; without options by the plugin's limit, and on its counters. */
     rateLimit (options?: RouteRateLimitOptions): RateLimitHandler
     /** A function that counts a request and says how far its client is. */
-    createRateLimit (options?: RouteRateLimitOptions): RateLimiter
+    createRateLimit (options?: CreateRateLimitOptions): RateLimiter
   }
 
-  interface FastifyContextConfig {
-    /** This route's own limit; `false`: none. */
-    rateLimit?: RouteRateLimitOptions | false
-  }
+  // Inherited, since two declared properties must have the same type, and @fastify/rate-limit declares this one, too.
+  interface FastifyContextConfig extends RateLimitContextConfig {}
+}
+
+/** What this plugin reads in the `config` of a route. */
+export interface RateLimitContextConfig {
+  /** This route's own limit; `false`: none. */
+  rateLimit?: RouteRateLimitOptions | false
 }
 
 /** ms between two log lines about commands that Redis refuses. */
@@ -79,6 +87,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isKnown(warning)) warnings.push(warning)
     log.warn({ code: warning.code, ...details }, warning.message)
   }
+  warn(unknownOptions(ignoredOptions(options)))
   warn(checkTrustProxy(trustProxyOf(fastify)))
   warn(checkRoutesBefore(fastify.printRoutes()))
   warn(checkUnusedRedis(settings.redis))

@@ -6,6 +6,7 @@ import type { FastifyRequest } from 'fastify'
 import type { Awaitable } from './awaitable.js'
 import { type Environment, readEnvironment } from './env.js'
 import { type LimitError, type OptionProblem, OptionsError, show } from './errors.js'
+import { foreignOptions, isOfHost, probablyMeant } from './host-options.js'
 import { text, wrong } from './option-rules.js'
 import {
   type AllowListEntry, draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
@@ -95,9 +96,6 @@ export interface Settings {
   readonly maxJournal: number
 }
 
-/** Fastify's own register options, which reach every plugin. */
-const ofFastify = new Set(['prefix', 'logLevel', 'logSerializers'])
-
 /** Other words for `onOutage`, `enforce` and `excess`, and no settings. */
 const { skipOnError, shadow, continueExceeding, exponentialBackoff, limits, ...ownLimitOptions } = limitOptions
 
@@ -114,10 +112,18 @@ const limitDefaults: LimitSettings = {
   headerNames: limitHeaders
 }
 
+/** All names of ours. A route's own are known to the plugin as well: there they are misplaced. */
+const ownOptions = Object.keys({ ...pluginOptions, ...limitOptions, ...routeOptions })
+
+/** @returns names of options that nobody can have meant for this plugin, and that `resolveOptions` ignores */
+export function ignoredOptions (options: RedisGuardOptions): readonly string[] {
+  return foreignOptions(options, ownOptions)
+}
+
 /**
  * @param options  as given to `fastify.register`; not changed
  * @param env      such as `process.env`
- * @throws OptionsError  naming everything that is wrong, unknown options too
+ * @throws OptionsError  naming everything that is wrong, and unknown options that look like one of ours
  */
 export function resolveOptions (options: RedisGuardOptions, env: Readonly<Record<string, string | undefined>>): Settings {
   const problems: OptionProblem[] = []
@@ -125,7 +131,8 @@ export function resolveOptions (options: RedisGuardOptions, env: Readonly<Record
   const environment = readEnvironment(env, ofEnvironment)
   const unused = unusedVariables(options, environment)
   problems.push(...ofEnvironment.filter(({ option }) => !unused.includes(option)))
-  const given = readGiven({ ...pluginOptions, ...limitOptions }, options, name => name, problems, ofFastify)
+  const ignored = (name: string) => isOfHost(name, options) || probablyMeant(name, ownOptions) === undefined
+  const given = readGiven({ ...pluginOptions, ...limitOptions }, options, name => name, problems, ignored)
   const settings: Settings = {
     ...pick({ ...fallbacks(pluginOptions), ...given }, pluginOptions),
     connectTimeout: given.connectTimeout ?? environment.connectTimeout ?? pluginOptions.connectTimeout.fallback,
@@ -155,15 +162,23 @@ type Given<Declared> = { -readonly [name in keyof Declared]?: Declared[name] ext
 
 /** Reads what was given; `undefined` counts as not given. */
 function readGiven<Declared extends Readonly<Record<string, Option>>> (
-  declared: Declared, options: object, nameOf: (name: string) => string, problems: OptionProblem[], ignored: ReadonlySet<string> = new Set()
+  declared: Declared, options: object, nameOf: (name: string) => string, problems: OptionProblem[],
+  ignored: (name: string) => boolean = () => false
 ): Given<Declared> {
   const given: Record<string, unknown> = {}
   for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || ignored.has(name)) continue
+    if (value === undefined) continue
     const declaration = Object.hasOwn(declared, name) ? declared[name] : undefined
     if (declaration === undefined) {
+      if (ignored(name)) continue
+      const meant = probablyMeant(name, Object.keys(declared))
       // The value stays out of the message: a misplaced option may be a password, or a URL with one.
-      problems.push({ option: nameOf(name), rule: 'a known option', received: `a value of type ${typeof value}`, remedy: `known are ${Object.keys(declared).join(', ')}` })
+      problems.push({
+        option: nameOf(name),
+        rule: 'a known option',
+        received: `a value of type ${typeof value}`,
+        remedy: `${meant === undefined ? '' : `did you mean ${meant}? `}known are ${Object.keys(declared).join(', ')}`
+      })
       continue
     }
     const read = declaration.value.read(value)

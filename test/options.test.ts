@@ -2,8 +2,9 @@ import { Cluster, Redis } from 'ioredis'
 import { Registry } from 'prom-client'
 import t from 'tap'
 import { OptionsError } from '../lib/errors.js'
+import { hostOptions } from '../lib/host-options.js'
 import { limitOptions, pluginOptions, routeOptions, type RateLimitOptions, type RedisGuardOptions } from '../lib/options.js'
-import { resolveOptions, resolveRouteLimit, type Settings } from '../lib/settings.js'
+import { ignoredOptions, resolveOptions, resolveRouteLimit, type Settings } from '../lib/settings.js'
 import { longestWindowMs } from '../lib/rules/rate-limit.js'
 
 type Variables = Readonly<Record<string, string | undefined>>
@@ -328,12 +329,62 @@ t.test("no value is made into another: max '10' is refused, and is shown with it
   t.match(errorOf({ max: '10' }).message, 'max must be a whole number >= 0, or a function (request, key) => number, got "10"')
 })
 
-t.test('an unknown option is named, with the known ones, and without its value', async t => {
+t.test('a misspelt option is named, with the known ones, and without its value', async t => {
   const [problem] = errorOf({ maxx: 5 }).problems
   t.match(problem, { option: 'maxx', rule: 'a known option', received: 'a value of type number' })
+  t.match(problem!.remedy, /^did you mean max\?/)
   for (const name of Object.keys({ ...pluginOptions, ...limitOptions })) t.match(problem!.remedy, name)
-  t.same(wrongOnes({ constructor: 1, toString: 2 }), ['constructor', 'toString'])
-  t.same(wrongOnes(JSON.parse('{ "__proto__": 1 }')), ['__proto__'])
+})
+
+t.test('a name that looks like one of ours, or is that of another limiter, is a mistake', async t => {
+  const mistakes: [name: string, meant: string][] = [
+    ['Max', 'max'],
+    ['mx', 'max'],
+    ['timeWidnow', 'timeWindow'],
+    ['timewindow', 'timeWindow'],
+    ['time-window', 'timeWindow'],
+    ['timeWindowMs', 'timeWindow'],
+    ['hooks', 'hook'],
+    ['allowlist', 'allowList'],
+    ['whitelist', 'allowList'],
+    ['windowMs', 'timeWindow'],
+    ['duration', 'timeWindow'],
+    ['limit', 'max'],
+    ['points', 'max'],
+    ['namespace', 'nameSpace'],
+    ['keyPrefix', 'nameSpace'],
+    ['redisOptions', 'redis'],
+    ['resetTimeot', 'resetTimeout'],
+    ['blacklist', 'app.redisGuard.blockIP']
+  ]
+  for (const [name, meant] of mistakes) {
+    const { problems } = errorOf({ [name]: 5 })
+    t.match(problems, [{ option: name, rule: 'a known option' }])
+    t.ok(problems[0]!.remedy!.startsWith(`did you mean ${meant}?`), `${name}: ${problems[0]!.remedy}`)
+    t.same(ignoredOptions({ [name]: 5 } as RedisGuardOptions), [])
+  }
+  t.match(errorOf({ groupId: 'a' }).problems, [{ option: 'groupId', rule: 'a known option' }])
+})
+
+t.test('a name that looks like no option is ignored, and listed for the warning', async t => {
+  const foreign = { foo: 1, bar: 2, map: 3, url: 'redis://h', constructor: 4, maxUploadSize: 5, colour: 'red' }
+  t.same(resolve(foreign), resolve({}))
+  t.same(ignoredOptions(foreign as RedisGuardOptions), Object.keys(foreign))
+  const inherited = JSON.parse('{ "__proto__": 1 }')
+  t.same(resolve(inherited), resolve({}))
+  t.same(ignoredOptions(inherited), ['__proto__'])
+})
+
+t.test('in a route and inside of an option every unknown name is refused', async t => {
+  const unknown = { foo: 1, windowMs: 2, prefix: '/' } as RateLimitOptions
+  const { problems } = caught(() => resolveRouteLimit(unknown, resolve({}).limit, 'GET /'))
+  t.match(problems, [
+    { option: 'GET /.foo', remedy: /^known are/ },
+    { option: 'GET /.windowMs', remedy: /^did you mean timeWindow\?/ },
+    { option: 'GET /.prefix' }
+  ])
+  t.same(wrongOnes({ limits: [{ name: 'a', max: 1, timeWindow: 1, foo: 1 }] }), ['limits[0].foo'])
+  t.same(wrongOnes({ metrics: { path: '/metrics', foo: 1 } }), ['metrics'])
 })
 
 t.test('an option of the plugin is unknown to a route', async t => {
@@ -344,13 +395,24 @@ t.test('an option of the plugin is unknown to a route', async t => {
   }
 })
 
-t.test("Fastify's own register options are ignored", async t => {
-  t.same(resolve({ prefix: '/api', logLevel: 'warn', logSerializers: {} }), resolve({}))
+t.test('options of the host are ignored: of Fastify, @fastify/autoload and fastify-cli', async t => {
+  const ours = { ...pluginOptions, ...limitOptions, ...routeOptions }
+  t.same([...hostOptions].filter(name => Object.hasOwn(ours, name)), [])
+  const ofHost = Object.fromEntries([...hostOptions].map(name => [name, 1]))
+  t.same(resolve(ofHost), resolve({}))
+  t.same(ignoredOptions(ofHost as RedisGuardOptions), [])
+})
+
+t.test('fastify-cli gives an option of two words twice, which is one option', async t => {
+  // fastify start app.js -- --time-window 5000 --my-own 1
+  const parsed = { 'time-window': 5000, timeWindow: 5000, 'my-own': 1, myOwn: 1 }
+  t.equal(resolve(parsed).limit.timeWindow, 5000)
+  t.same(ignoredOptions(parsed), ['myOwn'])
 })
 
 t.test('all problems are told together, of options and variables', async t => {
-  const error = errorOf({ max: '10', timeWindow: 'soon', hook: 'onSend', colour: 'red' }, { REDIS_TLS: 'yes', REDIS_URL: 'h' })
-  t.same(error.problems.map(({ option }) => option).sort(), ['REDIS_TLS', 'REDIS_URL', 'colour', 'hook', 'max', 'timeWindow'])
+  const error = errorOf({ max: '10', timeWindow: 'soon', hook: 'onSend', colour: 'red', hasKeys: true }, { REDIS_TLS: 'yes', REDIS_URL: 'h' })
+  t.same(error.problems.map(({ option }) => option).sort(), ['REDIS_TLS', 'REDIS_URL', 'hasKeys', 'hook', 'max', 'timeWindow'])
   t.equal(error.message.split('\n').length, 1 + error.problems.length)
 })
 
@@ -512,8 +574,8 @@ t.test('no secret is ever in the message', async t => {
     [{ redis: { cluster: { password: secret } } }],
     [{ redis: { cluster: [6379], tls: { key: secret } } }],
     // Put in the wrong place by somebody who trusts us.
-    [{ password: secret }],
-    [{ url }],
+    [{ passwords: secret, max: 'x' }],
+    [{ url, max: 'x' }],
     [{ redisOptions: { password: secret } }],
     [{ metrics: { password: secret } }],
     [{ max: 'x' }, { REDIS_URL: url, REDIS_PASSWORD: secret }],

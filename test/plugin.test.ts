@@ -29,6 +29,45 @@ t.test('wrong options: one error at registration, that names all of them', async
   t.notMatch(message, /secret/)
 })
 
+t.test('an application of fastify-cli whose plugins are loaded by @fastify/autoload', async t => {
+  /** What both do with a file of the folder plugins/, whose `autoConfig` are its own options. */
+  const load = async (autoConfig: object, ofCommandLine: object, prefix?: string) => {
+    const lines: Record<string, unknown>[] = []
+    const app = Fastify(logTo(lines))
+    t.teardown(async () => await app.close())
+    const serverOptions = { trustProxy: '10.0.0.0/8', requestTimeout: 1000, pluginTimeout: 9000, forceESM: true }
+    // fastify-cli, with --options, and its helper for tests
+    const ofApplication = Object.assign({}, serverOptions, ofCommandLine, { skipOverride: true })
+    await app.register(async application => {
+      const options: Record<string, unknown> = Object.assign({}, autoConfig, ofApplication)
+      options['prefix'] = prefix
+      await application.register(redisGuard, options)
+      application.get('/', async () => 'ok')
+    }, ofApplication)
+    return { app, lines }
+  }
+
+  t.test('starts with the options of its own', async t => {
+    const { app, lines } = await load({ redis: false, max: 1 }, {})
+    t.same([(await app.inject('/')).statusCode, (await app.inject('/')).statusCode], [200, 429])
+    t.same(lines.filter(({ code }) => code !== undefined), [])
+    await load({ redis: false }, {}, '/plugins')
+  })
+
+  t.test('starts with an option that the command line adds, and names it in one warning', async t => {
+    const { app, lines } = await load({ redis: false }, { foo: 'hunter2', 'dry-run': true, dryRun: true, max: 1 })
+    t.equal((await app.inject('/')).headers['x-ratelimit-limit'], '1')
+    t.match(lines, [{ code: 'GUARD_WARN_UNKNOWN_OPTIONS', msg: /ignored: foo, dryRun\./ }])
+    t.equal(lines.length, 1)
+    t.notMatch(JSON.stringify(lines), 'hunter2')
+  })
+
+  t.test('does not start with a mistake', async t => {
+    const mistake = { code: 'GUARD_ERR_OPTIONS', message: /did you mean timeWindow/ }
+    await t.rejects(load({ redis: false, windowMs: 1000 }, {}), mistake)
+  })
+})
+
 t.test('a warning for each hole that is allowed', async t => {
   const warningsOf = async (server: object, options: object = {}) => {
     const lines: Record<string, unknown>[] = []

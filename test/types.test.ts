@@ -1,7 +1,7 @@
 /** What TypeScript refuses: this file compiles only if each marked line does not. */
-import type { FastifyInstance } from 'fastify'
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyTypeProvider } from 'fastify'
 import t from 'tap'
-import type { RateLimitResult, RedisGuardOptions } from '../lib/index.js'
+import redisGuard, { guardFrameworkErrors, type RateLimitResult, type RedisGuardOptions } from '../lib/index.js'
 import { guardedApp } from './support/app.js'
 
 const wrong: RedisGuardOptions[] = [
@@ -66,9 +66,57 @@ const keyGenerators: RedisGuardOptions['keyGenerator'][] = [
   () => null
 ]
 
+/** Servers, type providers and loggers change the types of requests, replies and hooks. */
+async function otherServers (): Promise<void> {
+  const http2 = Fastify({ http2: true, frameworkErrors: guardFrameworkErrors() })
+  await http2.register(redisGuard, { max: (request, key) => request.url.length + key.length })
+  const limiter = http2.createRateLimit()
+  http2.get('/', {
+    config: { rateLimit: { keyGenerator: request => request.headers[':authority'] } },
+    onRequest: http2.rateLimit(),
+    preParsing: http2.rateLimit(),
+    preValidation: http2.rateLimit(),
+    preHandler: [http2.rateLimit(), async request => { await limiter(request, { increment: false }) }]
+  }, async request => (await limiter(request)).key + request.raw.stream.session?.alpnProtocol)
+  http2.addHook('preHandler', http2.rateLimit({ max: 5 }))
+  http2.addHook('preHandler', async (request, reply) => await http2.rateLimit({ max: 5 })(request, reply))
+  http2.setNotFoundHandler({ preHandler: http2.rateLimit() }, async () => 'nothing')
+
+  const http2Secure = Fastify({ http2: true, https: {}, frameworkErrors: guardFrameworkErrors() })
+  await http2Secure.register(redisGuard, { max: 5 })
+  http2Secure.get('/', { onRequest: http2Secure.rateLimit({ max: 5 }) }, async request =>
+    await http2Secure.createRateLimit()(request))
+
+  const https = Fastify({ https: {}, frameworkErrors: guardFrameworkErrors() })
+  await https.register(redisGuard)
+  https.get('/', { onRequest: https.rateLimit() }, async request => await https.createRateLimit()(request))
+
+  // As @fastify/type-provider-typebox and others do it.
+  interface Provider extends FastifyTypeProvider {
+    validator: this['schema'] extends { of: infer T } ? T : unknown
+  }
+  interface Log extends FastifyBaseLogger {
+    audit (line: string): void
+  }
+  const typed = Fastify({ loggerInstance: {} as Log }).withTypeProvider<Provider>()
+  await typed.register(redisGuard)
+  const typedLimiter = typed.createRateLimit({ groupId: 'a' })
+  const limit = typed.rateLimit({ max: 5 })
+  const schema = { body: { of: { name: '' } } }
+  typed.post('/', { schema, onRequest: limit, preHandler: [typed.rateLimit()] }, async request => {
+    request.log.audit((await typedLimiter(request)).key)
+    const { name } = request.body
+    // @ts-expect-error -- the hooks leave the type of the body as the schema says
+    name.toFixed()
+    return name
+  })
+  typed.get<{ Params: { id: string } }>('/:id', { onRequest: limit }, async request => request.params.id)
+}
+
 t.test('right options compile, and their results have their types', async t => {
   t.equal(wrong.length, 17)
   t.type(wrongCalls, 'function')
+  t.type(otherServers, 'function')
   t.equal(keyGenerators.length, 6)
   const app = await guardedApp(t, { max: (request, key) => key.length + request.method.length, timeWindow: '1 minute', cost: request => request.url.length })
   app.get('/', { config: { rateLimit: { max: 5, groupId: 'a', countWhen: (request, reply) => reply.statusCode < 400 } }, preHandler: app.rateLimit({ max: 2 }) }, async () => 'ok')

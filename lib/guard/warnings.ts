@@ -7,6 +7,7 @@ export interface GuardWarning {
   readonly code:
     | 'GUARD_WARN_TRUST_PROXY'
     | 'GUARD_WARN_ROUTES_BEFORE'
+    | 'GUARD_WARN_UNKNOWN_OPTIONS'
     | 'GUARD_WARN_NO_PASSWORD'
     | 'GUARD_WARN_REDIS_UNUSED'
     | 'GUARD_WARN_OFFLINE_QUEUE'
@@ -56,6 +57,16 @@ export function checkRoutesBefore (routes: string): GuardWarning | undefined {
   return {
     code: 'GUARD_WARN_ROUTES_BEFORE',
     message: `These routes were added before the plugin was loaded, so they are not limited. Write \`await app.register(redisGuard, ...)\` before them:\n${routes}`
+  }
+}
+
+/** @param names  of options that the plugin was given and ignores; without their values, which may be secrets */
+export function unknownOptions (names: readonly string[]): GuardWarning | undefined {
+  if (names.length === 0) return undefined
+  return {
+    code: 'GUARD_WARN_UNKNOWN_OPTIONS',
+    message: `Options that fastify-redis-guard does not know are ignored: ${names.join(', ')}. ` +
+      'They may be for other plugins of the application. If you meant an option of this plugin, correct the name'
   }
 }
 

@@ -12,8 +12,18 @@ import { groupName, Limiter } from './limiter.js'
 import { deniedError, unavailableError } from './reply.js'
 import type { SubjectReader } from './subject.js'
 
+/**
+ * A request of any server (HTTP, HTTPS, HTTP/2) and route, with any type
+ * provider and logger: what does not depend on these. A full `FastifyRequest`
+ * here would decide the types of the route that the hook is added to.
+ */
+export type AnyRequest = Pick<FastifyRequest, 'id' | 'ip' | 'method' | 'url' | 'is404'>
+
+/** The reply of any server and route, like AnyRequest. */
+export type AnyReply = Pick<FastifyReply, 'sent' | 'statusCode' | 'elapsedTime'>
+
 /** A hook, or a function to call in one. */
-export type RateLimitHandler = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+export type RateLimitHandler = (request: AnyRequest, reply: AnyReply) => Promise<void>
 
 /** What a limiter says of a request. */
 export type RateLimitResult = {
@@ -36,7 +46,7 @@ export type RateLimitResult = {
 }
 
 /** Counts a request; with `increment: false` it only looks. */
-export type RateLimiter = (request: FastifyRequest, options?: { readonly increment?: boolean }) => Promise<RateLimitResult>
+export type RateLimiter = (request: AnyRequest, options?: { readonly increment?: boolean }) => Promise<RateLimitResult>
 
 export interface LimitersParts {
   readonly guard: Guard
@@ -60,7 +70,7 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
   if (!fastify.hasDecorator('rateLimit')) {
     fastify.decorate('rateLimit', (options?: RouteRateLimitOptions): RateLimitHandler => {
       const limiter = limiterOf(options, 'rateLimit')
-      return async (request, reply) => {
+      const handler = async (request: FastifyRequest, reply: FastifyReply) => {
         const subject = subjectOf(request)
         // A limit of one's own for 404s comes on top of the one that all have.
         if (subject.limited === 'yes' || (subject.limited === 'as a 404' && limiter === global)) return
@@ -69,6 +79,7 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
           decideAndAnswer(limiter, subject, request, reply, error => error === undefined ? resolve() : reject(error), resolve)
         })
       }
+      return handler as RateLimitHandler
     })
   }
 
@@ -78,7 +89,9 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
         throw new OptionsError([{ option: 'createRateLimit countWhen', rule: 'left out, since a function has no reply', received: 'a function', remedy: 'use rateLimit, or config.rateLimit of a route' }])
       }
       const limiter = limiterOf(options, 'createRateLimit')
-      return async (request, options) => options?.increment ?? true ? await taken(limiter, request, subjectOf) : await peeked(limiter, request, subjectOf)
+      const limit = async (request: FastifyRequest, options?: Parameters<RateLimiter>[1]) =>
+        await (options?.increment ?? true ? taken : peeked)(limiter, request, subjectOf)
+      return limit as RateLimiter
     })
   }
 }

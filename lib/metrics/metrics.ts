@@ -3,7 +3,7 @@
  * published when somebody scrapes. No label is per address or key: a label's
  * values are limits, outcomes and stores, of which there are few.
  */
-import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { type Aggregator, Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import { type StoreFailure, storeFailures } from '../errors.js'
 import type { GuardEvent, Outcome } from '../guard/guard.js'
 import type { MetricsRegistry } from '../options.js'
@@ -18,6 +18,12 @@ export interface MetricDescription {
   readonly name: string
   readonly labels: readonly string[]
   readonly help: string
+  /**
+   * How prom-client's `AggregatorRegistry` combines the values of the workers
+   * of a `node:cluster`. Default: the sum, which is wrong for a value that
+   * all workers share.
+   */
+  readonly aggregator?: Aggregator
 }
 
 export const described = {
@@ -34,7 +40,8 @@ export const described = {
   breakerState: {
     name: 'redis_guard_breaker_state',
     labels: ['state'],
-    help: '1 for the state that the circuit breaker before Redis is in: closed (Redis is used), open (it is not), half-open (it is being tried). Absent without Redis.'
+    help: '1 for the state that the circuit breaker before Redis is in: closed (Redis is used), open (it is not), half-open (it is being tried). Absent without Redis.',
+    aggregator: 'max'
   },
   breakerTransitions: {
     name: 'redis_guard_breaker_transitions_total',
@@ -44,7 +51,8 @@ export const described = {
   store: {
     name: 'redis_guard_store',
     labels: ['store'],
-    help: '1 for the store that answers now, redis or memory.'
+    help: '1 for the store that answers now, redis or memory.',
+    aggregator: 'max'
   },
   errors: {
     name: 'redis_guard_errors_total',
@@ -54,17 +62,20 @@ export const described = {
   blocked: {
     name: 'redis_guard_blocked_addresses',
     labels: [],
-    help: 'Addresses and ranges on the block list of this process.'
+    help: 'Addresses and ranges on the block list of this process.',
+    aggregator: 'max'
   },
   keys: {
     name: 'redis_guard_memory_keys',
     labels: [],
-    help: 'Counters of clients that this process keeps in its own memory, bounded by the option cache.'
+    help: 'Counters of clients that this process keeps in its own memory, bounded by the option cache.',
+    aggregator: 'sum'
   },
   journal: {
     name: 'redis_guard_journal_entries',
     labels: [],
-    help: 'Counters, changes of blocks, events and values that Redis is yet to be told.'
+    help: 'Counters, changes of blocks, events and values that Redis is yet to be told.',
+    aggregator: 'sum'
   },
   journalDropped: {
     name: 'redis_guard_journal_dropped_total',
@@ -74,7 +85,14 @@ export const described = {
   instances: {
     name: 'redis_guard_instances',
     labels: [],
-    help: 'Instances that were alive when Redis last told, this one among them.'
+    help: 'Instances that were alive when Redis last told, this one among them.',
+    aggregator: 'max'
+  },
+  processes: {
+    name: 'redis_guard_processes',
+    labels: [],
+    help: 'Processes that these metrics cover: 1, or the workers of a node:cluster that prom-client has aggregated.',
+    aggregator: 'sum'
   },
   events: {
     name: 'redis_guard_events_total',
@@ -130,6 +148,7 @@ export class Metrics {
     gauge(described.blocked, registers, blocked => blocked.set(sources.blockCount()))
     gauge(described.journal, registers, journal => journal.set(sources.journalSize()))
     gauge(described.instances, registers, instances => instances.set(sources.instances()))
+    gauge(described.processes, registers, processes => processes.set(1))
     gauge(described.keys, registers, keys => keys.set(sources.keyCount()))
     if (sources.redisInfo !== undefined) addRedisInfo(registers, sources.redisInfo)
   }
@@ -239,6 +258,8 @@ function oneHot (gauge: Gauge, label: string, choices: readonly string[], chosen
   for (const choice of choices) gauge.set({ [label]: choice }, choice === chosen ? 1 : 0)
 }
 
-function prometheusOptions ({ name, help, labels }: MetricDescription): { name: string, help: string, labelNames: string[] } {
-  return { name, help, labelNames: [...labels] }
+function prometheusOptions (
+  { name, help, labels, aggregator = 'sum' }: MetricDescription
+): { name: string, help: string, labelNames: string[], aggregator: Aggregator } {
+  return { name, help, labelNames: [...labels], aggregator }
 }

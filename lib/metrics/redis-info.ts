@@ -55,7 +55,9 @@ export const infoMetrics: readonly InfoMetric[] = [
 export const upMetric: MetricDescription = {
   name: 'redis_guard_redis_up',
   labels: [],
-  help: '1 when Redis told about itself in time for this scrape, else 0; then the other redis_guard_redis_* are left out.'
+  help: '1 when Redis told about itself in time for this scrape, else 0; then the other redis_guard_redis_* are left out.',
+  // 0 if at least one worker of a node:cluster cannot ask.
+  aggregator: 'min'
 }
 
 export function addRedisInfo (registers: Registry[], ask: InfoSource): void {
@@ -63,6 +65,7 @@ export function addRedisInfo (registers: Registry[], ask: InfoSource): void {
   const up = new Gauge({
     name: upMetric.name,
     help: upMetric.help,
+    aggregator: upMetric.aggregator,
     registers,
     async collect () { up.set(await asked.fields() === undefined ? 0 : 1) }
   })
@@ -72,6 +75,8 @@ export function addRedisInfo (registers: Registry[], ask: InfoSource): void {
       name,
       help,
       registers,
+      // All workers of a node:cluster ask the same Redis, so a sum is wrong. Of its counters the largest is the latest.
+      aggregator: 'max',
       async collect () {
         const answer = await asked.fields()
         const value = answer === undefined ? undefined : read(answer.fields, answer.info)

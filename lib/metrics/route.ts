@@ -5,7 +5,9 @@ import type { MetricsRegistry } from '../options.js'
 
 /** @param path  of the route; it is neither limited nor counted */
 export function addMetricsRoute (fastify: FastifyInstance, path: string, registry: MetricsRegistry): void {
-  fastify.get(path, { config: { rateLimit: false } as object, logLevel: 'warn' }, async (request, reply) => {
+  // @fastify/swagger and others leave it out of the document of the API.
+  const schema: object = { hide: true }
+  fastify.get(path, { config: { rateLimit: false } as object, logLevel: 'warn', schema }, async (request, reply) => {
     const text = await registry.metrics()
     return await reply.type(registry.contentType).send(text)
   })

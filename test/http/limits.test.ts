@@ -199,7 +199,7 @@ t.test('a countWhen that fails, or does not answer true or false, is logged, and
     t.equal(lines.length, i + 1)
     t.equal(lines[i]!['msg'], 'countWhen failed, the request counts')
   }
-  t.throws(() => app.createRateLimit({ countWhen: () => true }), /countWhen must be left out/)
+  t.throws(() => app.createRateLimit({ countWhen: () => true } as RateLimitOptions), /countWhen must be left out/)
 })
 
 t.test('a request that should not count but cannot be taken back is logged', async t => {

@@ -1,10 +1,10 @@
 import { performance } from 'node:perf_hooks'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, type RouteOptions } from 'fastify'
 import metricsPlugin from 'fastify-metrics'
 import { Counter, Registry } from 'prom-client'
 import t from 'tap'
 import redisGuard from '../../lib/index.js'
-import { described } from '../../lib/metrics/metrics.js'
+import { described, type MetricDescription } from '../../lib/metrics/metrics.js'
 import { infoMetrics, upMetric } from '../../lib/metrics/redis-info.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
@@ -62,6 +62,23 @@ t.test('/metrics is not limited, and says what it is', async t => {
   t.match([refused.statusCode, refused.headers['content-type']], [403, /^application\/json/])
 })
 
+t.test('/metrics is no part of the document of an API: neither GET nor HEAD, under any prefix', async t => {
+  const app = Fastify({ exposeHeadRoutes: true })
+  t.teardown(async () => await app.close())
+  const routes: RouteOptions[] = []
+  app.addHook('onRoute', route => { routes.push(route) })
+  await app.register(async scope => await scope.register(redisGuard, { redis: false }), { prefix: '/v1' })
+  // What @fastify/swagger and others leave out.
+  const seen = routes.map(({ method, url, schema, logLevel, config }) => ({ method, url, schema, logLevel, config }))
+  const hidden = { url: '/v1/metrics', schema: { hide: true }, logLevel: 'warn', config: { rateLimit: false } }
+  t.match(seen.toSorted((a, b) => String(a.method).localeCompare(String(b.method))), [
+    { ...hidden, method: 'GET' }, { ...hidden, method: 'HEAD' }
+  ])
+  t.equal(routes.length, 2, 'and there is no other route')
+  t.equal((await app.inject('/v1/metrics')).statusCode, 200)
+  t.equal((await app.inject({ method: 'HEAD', url: '/v1/metrics' })).statusCode, 200)
+})
+
 t.test('every metric is described for people: what it counts, in base units, by few labels', async t => {
   const all = [...Object.values(described), ...infoMetrics, upMetric]
   for (const { name, help, labels } of all) {
@@ -71,6 +88,20 @@ t.test('every metric is described for people: what it counts, in base units, by 
     t.notOk(labels.some(label => /ip|address|key|client/.test(label)), name)
   }
   t.equal(new Set(all.map(({ name }) => name)).size, all.length)
+})
+
+t.test('every gauge names its aggregator for many processes; counters add up', async t => {
+  const registry = new Registry()
+  await guardedApp(t, { redis: server.url, metrics: { registry, path: false } })
+  const metrics = await registry.getMetricsAsJSON()
+  t.equal(metrics.length, Object.keys(described).length + infoMetrics.length + 1)
+  for (const { name, type, aggregator } of metrics) {
+    const chosen: MetricDescription | undefined = Object.values(described).find(metric => metric.name === name)
+    const isOfRedis = chosen === undefined
+    const isGauge = String(type) === 'gauge'
+    if (isOfRedis) t.equal(aggregator, name === upMetric.name ? 'min' : 'max', `${name} describes one Redis`)
+    else t.equal(aggregator, isGauge ? chosen.aggregator : 'sum', name)
+  }
 })
 
 t.test('with Redis: round trips, the breaker, and what Redis tells about itself', async t => {

@@ -74,9 +74,10 @@ t.test('a store says itself how long it refuses, and clients without a key are c
 
 t.test('counts in place of ours, with a child for each route that has a limit of its own', async t => {
   const [calls, made]: [Call[], { [name: string]: unknown }[]] = [[], []]
-  const app = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceeding: true, custom: 1 } as never).catch(error => error)
-  t.match(app, { code: 'GUARD_ERR_OPTIONS' }, 'options that nobody knows stay wrong')
-  const fine = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceeding: true })
+  const app = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceding: true } as never).catch(error => error)
+  t.match(app, { code: 'GUARD_ERR_OPTIONS' }, 'misspelt options stay wrong')
+  const ofStore: object = { custom: 1 }
+  const fine = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceeding: true, ...ofStore })
   fine.get('/', ok)
   fine.get('/own', { config: { rateLimit: { max: 1, timeWindow: 5000, groupId: 'group' } } }, ok)
   const statuses = async (url: string) => [(await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode]
@@ -86,6 +87,7 @@ t.test('counts in place of ours, with a child for each route that has a limit of
   t.same(calls[0], { store: 'root', key: '127.0.0.1', timeWindow: 60_000, max: 2 })
   t.same(calls[4], { store: '/own', key: '127.0.0.1group', timeWindow: 5000, max: 1 })
   t.match(made[0], { global: true, max: 2, timeWindow: 60_000, ban: 1, continueExceeding: true, exponentialBackoff: false, ipv6Subnet: 64, hook: 'onRequest', skipOnError: false })
+  t.equal(made[0]!['custom'], 1, 'the store gets options of its own as well')
   t.match(made[1], { max: 1, timeWindow: 5000, groupId: 'group', routeInfo: { url: '/own', method: 'GET' } })
   t.match((await fine.inject('/metrics')).body, /decisions_total\{limit="global",outcome="limited",source="custom"\} 3/)
 })

@@ -1,0 +1,137 @@
+/** The types of a project that changes its import, and of one that has both packages during the change. */
+import { readFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import ts from 'typescript'
+
+const folder = fileURLToPath(new URL('.', import.meta.url))
+/** Types of others' code, which are part of what is published. */
+const ambient = fileURLToPath(new URL('../../lib/redis/cluster-key-slot.d.ts', import.meta.url))
+const { resolve } = createRequire(import.meta.url)
+
+/** Parsed once for all programs. */
+const known = new Map<string, ts.SourceFile | undefined>()
+
+/** Both extend the types of Fastify, so a conflict is an error in one of them. */
+const extending = /\/lib\/plugin\.ts$|\/@fastify\/rate-limit\//
+
+/**
+ * Compiles files of this folder that are not on the disk.
+ *
+ * @returns the errors in these files, as `line of the file: message`, and in declarations, as `file: message`
+ */
+function errorsOf (...sources: readonly string[]): readonly string[] {
+  const own = new Map(sources.map((source, i) => [join(folder, `service-${i}.ts`), source]))
+  const options: ts.CompilerOptions = {
+    module: ts.ModuleKind.NodeNext,
+    target: ts.ScriptTarget.ES2023,
+    lib: ['lib.es2023.d.ts'],
+    strict: true,
+    noEmit: true,
+    skipLibCheck: false,
+    types: ['node']
+  }
+  const host = ts.createCompilerHost(options)
+  const { getSourceFile, fileExists, readFile } = host
+  host.fileExists = name => own.has(name) || fileExists(name)
+  host.readFile = name => own.get(name) ?? readFile(name)
+  host.getSourceFile = (name, ...rest) => {
+    const source = own.get(name)
+    if (source !== undefined) return ts.createSourceFile(name, source, ts.ScriptTarget.ES2023, true)
+    const parsed = known.get(name) ?? getSourceFile(name, ...rest)
+    known.set(name, parsed)
+    return parsed
+  }
+  const program = ts.createProgram([...own.keys(), ambient], options, host)
+  // Not in all files: most of the time would go into the types of Node.js and of Fastify.
+  const files = program.getSourceFiles().filter(({ fileName }) => own.has(fileName) || extending.test(fileName))
+  const errors = [
+    ...program.getOptionsDiagnostics(),
+    ...program.getGlobalDiagnostics(),
+    ...files.flatMap(file => [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)])
+  ]
+  return errors.map(({ file, start, messageText }) => {
+    const message = ts.flattenDiagnosticMessageText(messageText, '\n')
+    const source = own.get(file?.fileName ?? '')
+    if (source === undefined) return `${file?.fileName}: ${message}`
+    const { line } = file!.getLineAndCharacterOfPosition(start!)
+    return `${source.split('\n')[line]!.trim()}: ${message}`
+  })
+}
+
+/** In place of the test runner of @fastify/rate-limit: each statement is refused where a type does not fit. */
+const expectations = `
+declare function expect<Actual> (actual?: Actual): { type: {
+  toBe<Expected> (...fits: Actual extends Expected ? [] : [never]): void
+  toBeAssignableFrom (expected: unknown): void
+  toBeCallableWith (...args: Actual extends (...args: infer Args) => unknown ? Args : never): void
+} }
+`
+
+const everyName = `
+import type {
+  CreateRateLimitOptions, errorResponseBuilderContext, FastifyRateLimitOptions, FastifyRateLimitStore,
+  FastifyRateLimitStoreCtor, RateLimitHook, RateLimitOptions, RateLimitPluginOptions
+} from '../../lib/index.js'
+import { fastifyRateLimit, normalizeIP } from '../../lib/index.js'
+
+const hook: RateLimitHook = 'preHandler'
+const builder = ({ after, max, ttl }: errorResponseBuilderContext) => new Error(after + max + ttl)
+const storeOf = (Store: FastifyRateLimitStoreCtor, options: FastifyRateLimitOptions): FastifyRateLimitStore =>
+  new Store(options)
+const ofRoute: RateLimitOptions = { hook, groupId: 'a', errorResponseBuilder: (request, context) => builder(context) }
+const ofLimiter: CreateRateLimitOptions = { max: 5, timeWindow: '1 minute', groupId: 'a' }
+const ofPlugin: RateLimitPluginOptions = { ...ofRoute, global: false, nameSpace: 'shop:' }
+export default [storeOf, ofLimiter, ofPlugin, fastifyRateLimit, normalizeIP('192.0.2.1')]
+`
+
+t.test('the type test of @fastify/rate-limit compiles with the import changed, and so does every name', async t => {
+  const theirs = await readFile(join(dirname(resolve('@fastify/rate-limit')), 'types', 'index.tst.ts'), 'utf8')
+  const changed = theirs
+    .replace("from '..'", "from '../../lib/index.js'")
+    .replace("import { expect } from 'tstyche'", expectations)
+  t.match(changed, /from '\.\.\/\.\.\/lib\/index\.js'[^]*declare function expect/)
+  // One statement that does not hold shows that the others are looked at.
+  const errors = errorsOf(`${changed}\nexpect(normalizeIP('::1')).type.toBe<number>()\n`, everyName)
+  // The first two are ignored there. Here they stop the start, so the compiler says it before.
+  t.equal(errors.length, 3, '', { errors })
+  t.match(errors, [
+    /^groupId: '42',: .* 'groupId' does not exist in type 'RedisGuardOptions'/,
+    /^store: CustomStore,: .* 'store' does not exist in type 'CreateRateLimitOptions'/,
+    /^expect\(normalizeIP\('::1'\)\)/
+  ])
+})
+
+t.test('both packages compile in one program', async t => {
+  const ours = "import redisGuard from '../../lib/index.js'"
+  const theirs = "import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'"
+  for (const imports of [[ours, theirs], [theirs, ours]]) {
+    t.same(errorsOf(`
+import Fastify, { type FastifyReply, type FastifyRequest } from 'fastify'
+${imports.join('\n')}
+
+const app = Fastify()
+await app.register(rateLimit, { global: false, nameSpace: 'old-' })
+await app.register(redisGuard, { global: false })
+const limit: RateLimitOptions = { max: 5, timeWindow: '1 minute', keyGenerator: async request => request.ip }
+const ok = async (request: FastifyRequest, reply: FastifyReply) => await reply.send(request.ip)
+app.get('/theirs', { config: { rateLimit: limit }, preHandler: app.rateLimit(limit) }, ok)
+app.get('/ours', {
+  config: { rateLimit: { cost: 2, limits: [{ name: 'burst', max: 10, timeWindow: '1s' }] } as object },
+  preHandler: app.rateLimit({ algorithm: 'gcra', max: 5 })
+}, ok)
+// @ts-expect-error: of two declarations of config.rateLimit the narrower one holds
+app.get('/ours-as-it-is', { config: { rateLimit: { cost: 2 } } }, ok)
+app.get('/none', { config: { rateLimit: false } }, ok)
+const limiters = [app.createRateLimit({ max: 5 }), app.createRateLimit({ cost: 2 })]
+app.get('/limiters', async request => {
+  const result = await limiters[0]!(request, { increment: false })
+  return result.isAllowed ? result.key : result.remaining
+})
+// @ts-expect-error: a number, to both of them
+app.get('/wrong', { config: { rateLimit: { max: '5' } } }, ok)
+`), [], imports.join())
+  }
+})
