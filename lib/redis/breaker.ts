@@ -184,7 +184,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
    */
   async #send (command: Command): Promise<unknown> {
     try {
-      return await this.#inTime(command(this.client))
+      return await this.#inTime(command(this.#connection.guardClient))
     } catch (error) {
       const { redact } = this.#connection
       const valueError = valueErrorOf(error, redact)
@@ -263,7 +263,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
 
   async #ask (): Promise<void> {
     await this.#connection.lookAround()
-    await probe.run(this.client, [this.#options.probeKey], [])
+    await probe.run(this.#connection.guardClient, [this.#options.probeKey], [])
   }
 }
 

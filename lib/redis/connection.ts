@@ -9,6 +9,7 @@ import type { RedisSettings } from '../redis-option.js'
 import { type ConnectionTimes, delayBeforeRetry, makeClient } from './client.js'
 import { Credentials } from './credentials.js'
 import { failureOf } from './failure.js'
+import { readingPrimaries } from './primary-reads.js'
 import { type Redact, redactor, secretsOf } from './redaction.js'
 import { isCluster, type RedisClient } from './script.js'
 
@@ -22,6 +23,8 @@ interface ConnectionEvents {
 /** One connection, and when it comes and goes. */
 export class Connection extends EventEmitter<ConnectionEvents> {
   readonly client: RedisClient
+  /** The same for commands of the guard: it reads from primaries, whatever the user has chosen for the client. */
+  readonly guardClient: RedisClient
   /** Takes the users and passwords of this connection out of a text. */
   readonly redact: Redact
   readonly #owned: boolean
@@ -43,6 +46,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.#credentials = credentialsOf(settings, times)
     this.redact = redactor(() => [...secretsOf(settings), ...this.#credentials?.secrets ?? []])
     this.client = makeClient(settings, times, this.#credentials)
+    this.guardClient = readingPrimaries(this.client)
     const lost = () => this.emit('lost')
     this.#listeners = {
       connecting: () => { this.#wasClosed = false },
@@ -173,6 +177,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
    * that command fails for want of a connection. So all of them are connected
    * before the Cluster counts as ready; and while one is away it does not: a
    * Cluster of which a part answers would open and close the breaker for ever.
+   * Replicas, where the application reads from them, are not waited for.
    */
   #watchNodes (): void {
     for (const node of this.#primaries()) {
@@ -182,6 +187,12 @@ export class Connection extends EventEmitter<ConnectionEvents> {
       node.on('close', () => this.#goDown())
       if (node.status === 'wait') node.connect().catch(() => {})
     }
+    for (const node of this.#replicasToRead()) if (node.status === 'wait') node.connect().catch(() => {})
+  }
+
+  /** Where the application reads from them by our connection: its first read would fail for want of a connection. */
+  #replicasToRead (): readonly Redis[] {
+    return this.#owned && this.client !== this.guardClient ? (this.client as Cluster).nodes('slave') : []
   }
 
   /** Ends our own connection at once; a user's client stays as it is. */
