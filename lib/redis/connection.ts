@@ -6,6 +6,7 @@ import { EventEmitter } from 'node:events'
 import type { Cluster, Redis } from 'ioredis'
 import { NoCredentialsError } from '../errors.js'
 import type { RedisSettings } from '../redis-option.js'
+import { listen } from '../shared-listener.js'
 import { type ConnectionTimes, delayBeforeRetry, makeClient } from './client.js'
 import { Credentials } from './credentials.js'
 import { failureOf } from './failure.js'
@@ -29,8 +30,9 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   readonly redact: Redact
   readonly #owned: boolean
   readonly #credentials: Credentials | undefined
-  readonly #listeners: Readonly<Record<string, (error?: Error) => void>>
-  readonly #watched = new WeakSet<Redis>()
+  readonly #stopListening: (() => void)[] = []
+  /** nodes of a Cluster that are listened to, and what ends that */
+  readonly #watched = new Map<Redis, readonly (() => void)[]>()
   #wasReady = false
   /** its database was refused, so it is in database 0 */
   #isElsewhere = false
@@ -48,7 +50,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.client = makeClient(settings, times, this.#credentials)
     this.guardClient = readingPrimaries(this.client)
     const lost = () => this.emit('lost')
-    this.#listeners = {
+    const listeners: Readonly<Record<string, (error?: Error) => void>> = {
       connecting: () => { this.#wasClosed = false },
       ready: () => this.#isElsewhere ? this.#giveUp() : this.#comeUp(),
       '+node': () => this.#watchNodes(),
@@ -63,7 +65,11 @@ export class Connection extends EventEmitter<ConnectionEvents> {
       },
       error: error => this.#report(error!)
     }
-    for (const [event, listener] of Object.entries(this.#listeners)) this.client.on(event, listener)
+    for (const [event, listener] of Object.entries(listeners)) {
+      const stop = listen(this.client, event, listener)
+      // What is ours may still fail while it closes, and nobody else listens.
+      if (!this.#owned || event !== 'error') this.#stopListening.push(stop)
+    }
   }
 
   /** Commands may be sent. Only then: on a user's client they could wait in a queue otherwise, and run much later. */
@@ -182,9 +188,12 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   #watchNodes (): void {
     for (const node of this.#primaries()) {
       if (this.#watched.has(node)) continue
-      this.#watched.add(node)
-      node.on('ready', () => this.#comeUp())
-      node.on('close', () => this.#goDown())
+      this.#watched.set(node, [
+        listen(node, 'ready', () => this.#comeUp()),
+        listen(node, 'close', () => this.#goDown()),
+        // The Cluster has dropped it; one that comes back is another object.
+        listen(node, 'end', () => this.#unwatch(node))
+      ])
       if (node.status === 'wait') node.connect().catch(() => {})
     }
     for (const node of this.#replicasToRead()) if (node.status === 'wait') node.connect().catch(() => {})
@@ -195,12 +204,16 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     return this.#owned && this.client !== this.guardClient ? (this.client as Cluster).nodes('slave') : []
   }
 
+  #unwatch (node: Redis): void {
+    this.#watched.get(node)?.forEach(stop => stop())
+    this.#watched.delete(node)
+  }
+
   /** Ends our own connection at once; a user's client stays as it is. */
   close (): void {
     clearTimeout(this.#restart)
-    for (const [event, listener] of Object.entries(this.#listeners)) {
-      if (!this.#owned || event !== 'error') this.client.off(event, listener)
-    }
+    this.#stopListening.forEach(stop => stop())
+    for (const node of [...this.#watched.keys()]) this.#unwatch(node)
     if (this.#owned) this.client.disconnect()
   }
 }
