@@ -11,6 +11,7 @@ export type GuardErrorCode =
   | 'GUARD_ERR_STORE_UNAVAILABLE'
   | 'GUARD_ERR_VALUE'
   | 'GUARD_ERR_NO_CREDENTIALS'
+  | 'GUARD_ERR_CLOSED'
   | 'GUARD_ERR_METRICS_ROUTE'
   | 'GUARD_ERR_METRICS_REGISTRY'
 
@@ -71,6 +72,13 @@ export class ValueError extends GuardError {
 export class NoCredentialsError extends GuardError {
   constructor () {
     super('GUARD_ERR_NO_CREDENTIALS', 'there is nothing to rotate: rotate asks the function in redis: { credentials }, which is not given')
+  }
+}
+
+/** A method was called after the application had begun to close. */
+export class ClosedError extends GuardError {
+  constructor () {
+    super('GUARD_ERR_CLOSED', 'the application is closed, so the guard neither reads nor writes any more')
   }
 }
 

@@ -10,7 +10,7 @@ const rows: readonly (readonly string[])[] = [
   ['store/failover.ts', 'store/availability.ts', 'store/failover-values.ts', 'store/custom.ts', 'store/journal.ts', 'store/counter-journal.ts', 'store/value-journal.ts', 'store/recovery.ts', 'store/shares.ts'],
   ['guard/', 'metrics/'],
   ['http/', 'admin/'],
-  ['plugin.ts', 'cli/'],
+  ['plugin.ts', 'closing.ts', 'cli/'],
   ['index.ts']
 ]
 

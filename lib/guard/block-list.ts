@@ -40,6 +40,7 @@ export class BlockListFollower {
 
   /** Resolves when the list is as Redis has it, or Redis cannot be asked. */
   async sync (): Promise<void> {
+    if (this.#closed) return
     this.#running ??= this.#catchUp()
       .then(() => { this.#failing = false }, (error: Error) => this.#failed(error))
       .finally(() => { this.#running = undefined })
@@ -53,7 +54,7 @@ export class BlockListFollower {
 
   /** Told once, not at each interval. */
   #failed (error: Error): void {
-    if (!this.#failing) this.#options.onError(error)
+    if (!this.#failing && !this.#closed) this.#options.onError(error)
     this.#failing = true
   }
 

@@ -44,10 +44,12 @@ export interface LimitersParts {
   readonly counterFor: CounterFor
   readonly global: Limiter
   readonly subjectOf: SubjectReader
+  /** throws a ClosedError once the application closes */
+  readonly checkOpen: () => void
 }
 
 /** Adds both to an instance, unless another registration has. */
-export function addLimiters (fastify: FastifyInstance, { guard, registry, counterFor, global, subjectOf }: LimitersParts): void {
+export function addLimiters (fastify: FastifyInstance, { guard, registry, counterFor, global, subjectOf, checkOpen }: LimitersParts): void {
   let count = 0
   // Each has counters of its own, by the order in which they are made, which is the same on each instance.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
@@ -78,7 +80,11 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
         throw new OptionsError([{ option: 'createRateLimit countWhen', rule: 'left out, since a function has no reply', received: 'a function', remedy: 'use rateLimit, or config.rateLimit of a route' }])
       }
       const limiter = limiterOf(options, 'createRateLimit')
-      return async (request, options) => options?.increment ?? true ? await taken(limiter, request, subjectOf) : await peeked(limiter, request, subjectOf)
+      return async (request, options) => {
+        checkOpen()
+        const ask = options?.increment ?? true ? taken : peeked
+        return await ask(limiter, request, subjectOf)
+      }
     })
   }
 }

@@ -8,6 +8,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
 import { performance } from 'node:perf_hooks'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import CircuitBreaker from 'opossum'
 import { StoreUnavailableError, type ValueError } from '../errors.js'
 import type { Connection } from './connection.js'
@@ -34,6 +35,8 @@ interface GuardedRedisEvents {
   state: [state: BreakerState]
   /** a probe came to an end, well or not */
   probed: []
+  /** no command is under way any more */
+  idle: []
   roundTrip: [seconds: number]
   failure: [failure: StoreUnavailableError]
 }
@@ -52,6 +55,9 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   #probing = false
   /** what was told last */
   #up = false
+  /** commands under way */
+  #running = 0
+  #stopped = false
 
   constructor (connection: Connection, options: BreakerOptions) {
     super()
@@ -96,7 +102,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   get usable (): boolean {
-    return this.#breaker.closed && this.#connection.ready
+    return !this.#stopped && this.#breaker.closed && this.#connection.ready
   }
 
   get state (): BreakerState {
@@ -139,6 +145,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   async run<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
     if (!this.usable) throw this.#failure
     const startMs = performance.now()
+    this.#running++
     let answer: unknown
     try {
       answer = await this.#breaker.fire(command)
@@ -146,6 +153,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       throw this.#fail(error)
     } finally {
       this.emit('roundTrip', (performance.now() - startMs) / 1000)
+      if (--this.#running === 0) this.emit('idle')
     }
     if (answer instanceof Refused) {
       if (answer.error instanceof StoreUnavailableError) this.emit('failure', answer.error)
@@ -167,6 +175,20 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       if (error instanceof StoreUnavailableError) this.emit('failure', error)
       throw error
     }
+  }
+
+  /** Resolves when no command is under way, nor one that follows on the answer to another. */
+  async idle (): Promise<void> {
+    do {
+      if (this.#running > 0) await new Promise<void>(resolve => this.once('idle', resolve))
+      await nextTurn()
+    } while (this.#running > 0)
+  }
+
+  /** Begins no command any more; those under way come to their end. */
+  stop (): void {
+    this.#stopped = true
+    this.#failure = new StoreUnavailableError('connection', 'Redis is not used any more: the application closes')
   }
 
   /** Ends timers, and our own connection. */

@@ -77,9 +77,13 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     return this.client.status === 'ready' && this.#primaries().every(({ status }) => status === 'ready')
   }
 
-  /** Starts connecting, where nobody has yet; failures come as events. */
+  /** Connects now, where nobody has yet, or our own client would only after a delay; failures come as events. */
   open (): void {
-    if (this.client.status === 'wait') this.client.connect().catch(() => {})
+    const { client } = this
+    const waits = this.#owned && client.status === 'reconnecting'
+    // Ends the delay: otherwise ioredis would connect a second time.
+    if (waits) client.disconnect()
+    if (waits || client.status === 'wait') client.connect().catch(() => {})
   }
 
   /**

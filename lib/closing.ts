@@ -1,0 +1,36 @@
+/**
+ * The end of an application: what is on its way to Redis arrives, or is
+ * counted as lost, and neither takes long.
+ */
+import { performance } from 'node:perf_hooks'
+import type { RedisSide } from './store/availability.js'
+import type { FailoverStore } from './store/failover.js'
+import type { Carried } from './store/journal.js'
+
+export interface LastWrites {
+  readonly store: FailoverStore
+  readonly redis: RedisSide | undefined
+  /** write what waits in this process; none of them begins again by itself */
+  readonly flushes: readonly (() => Promise<void>)[]
+  /** ms until no further command is begun */
+  readonly limitMs: number
+}
+
+/**
+ * Sends all that Redis has not got. With a Redis that hangs, it takes the limit, and as long as a command may take.
+ *
+ * @returns what is lost, by kind; undefined: nothing
+ */
+export async function sendLast (
+  { store, redis, flushes, limitMs }: LastWrites
+): Promise<Readonly<Record<Carried, number>> | undefined> {
+  const endMs = performance.now() + limitMs
+  const timer = setTimeout(() => redis?.guarded.stop(), limitMs)
+  // What they cannot write waits in the journal.
+  await Promise.allSettled(flushes.map(async flush => await flush()))
+  await store.drain(Math.max(0, endMs - performance.now()))
+  clearTimeout(timer)
+  redis?.guarded.stop()
+  store.close()
+  return redis === undefined || redis.journal.size === 0 ? undefined : redis.journal.sizes
+}
