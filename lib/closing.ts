@@ -14,6 +14,8 @@ export interface LastWrites {
   readonly flushes: readonly (() => Promise<void>)[]
   /** ms until no further command is begun */
   readonly limitMs: number
+  /** until when a Redis that is away is looked at once more, by `performance.now()` */
+  readonly lookUntilMs: number
 }
 
 /**
@@ -22,13 +24,12 @@ export interface LastWrites {
  * @returns what is lost, by kind; undefined: nothing
  */
 export async function sendLast (
-  { store, redis, flushes, limitMs }: LastWrites
+  { store, redis, flushes, limitMs, lookUntilMs }: LastWrites
 ): Promise<Readonly<Record<Carried, number>> | undefined> {
-  const endMs = performance.now() + limitMs
   const timer = setTimeout(() => redis?.guarded.stop(), limitMs)
   // What they cannot write waits in the journal.
   await Promise.allSettled(flushes.map(async flush => await flush()))
-  await store.drain(Math.max(0, endMs - performance.now()))
+  await store.drain(Math.max(0, lookUntilMs - performance.now()))
   clearTimeout(timer)
   redis?.guarded.stop()
   store.close()

@@ -212,7 +212,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     clearInterval(limitSync)
     follower?.close()
     const flushes = [async () => await denyCache.flush(), async () => await eventLog.flush()]
-    const lost = await sendLast({ store, redis, flushes, limitMs: settings.commandTimeout })
+    const { commandTimeout: limitMs } = settings
+    registrations.lookUntilMs ??= performance.now() + limitMs
+    const lost = await sendLast({ store, redis, flushes, limitMs, lookUntilMs: registrations.lookUntilMs })
     if (lost !== undefined) {
       log.warn({ lost }, 'the application closes while Redis cannot be used: what Redis has missed is lost')
     }
@@ -297,6 +299,8 @@ interface Registrations {
   readonly metrics: Map<string, Metrics>
   /** how many there are in one scope, or in one inside of it: each has counters of its own */
   within: number
+  /** Fastify closes one after the other: if each of them waited for a Redis that hangs, that would take long */
+  lookUntilMs?: number
 }
 
 /** By the server that they share: those in sibling scopes see nothing else of each other. */

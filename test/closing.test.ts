@@ -251,6 +251,26 @@ t.test('closing ends in time', async t => {
     t.ok(lost.values > 0 && lost.values <= 5000)
   })
 
+  t.test('also with many registrations, which Fastify closes one after the other', async t => {
+    const { server } = await place(t)
+    const lines: Record<string, unknown>[] = []
+    const app = Fastify(logTo(lines))
+    t.teardown(async () => await app.close())
+    const scopes: FastifyInstance[] = []
+    for (let i = 0; i < 40; i++) {
+      await app.register(async scope => {
+        await scope.register(redisGuard, { redis: server.url, metrics: false, nameSpace: `n${i}:`, ...options })
+        scopes.push(scope)
+      })
+    }
+    await app.ready()
+    server.signal('SIGSTOP')
+    await Promise.all(scopes.map(async ({ redisGuard }) => await redisGuard.set('value', 1)))
+    const tookMs = await msOf(async () => await app.close())
+    t.ok(tookMs < longestMs + 500, `${tookMs} ms`)
+    t.equal(lines.filter(({ lost }) => lost !== undefined).length, 40)
+  })
+
   t.test('while it connects, before the application is ready, and when it is closed twice', async t => {
     const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
     t.teardown(() => silent.close())
