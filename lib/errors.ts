@@ -12,6 +12,7 @@ export type GuardErrorCode =
   | 'GUARD_ERR_VALUE'
   | 'GUARD_ERR_NO_CREDENTIALS'
   | 'GUARD_ERR_REDIS_REQUIRED'
+  | 'GUARD_ERR_CLOSED'
   | 'GUARD_ERR_METRICS_ROUTE'
   | 'GUARD_ERR_METRICS_REGISTRY'
 
@@ -84,6 +85,13 @@ export class RedisRequiredError extends GuardError {
       `Redis could not be used within ${withinMs} ms, and redis: { required: true } keeps the application from ` +
       `starting without it: ${reason}`
     )
+  }
+}
+
+/** A method was called after the application had begun to close. */
+export class ClosedError extends GuardError {
+  constructor () {
+    super('GUARD_ERR_CLOSED', 'the application is closed, so the guard neither reads nor writes any more')
   }
 }
 

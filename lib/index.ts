@@ -16,8 +16,8 @@ export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResu
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
 export {
-  ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, RedisRequiredError, StoreUnavailableError,
-  ValueError
+  ArgumentError, ClosedError, GuardError, LimitError, NoCredentialsError, OptionsError, RedisRequiredError,
+  StoreUnavailableError, ValueError
 } from './errors.js'
 export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
 export type {

@@ -8,8 +8,9 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import { attempt } from './awaitable.js'
 import { steadyClock } from './clock.js'
+import { sendLast } from './closing.js'
 import type { CreateRateLimitOptions } from './compat/types.js'
-import { RedisRequiredError, StoreUnavailableError } from './errors.js'
+import { ClosedError, RedisRequiredError, StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
 import { DenyCache } from './guard/deny-cache.js'
@@ -128,6 +129,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
   const denyCache = new DenyCache({ keys, capacity: settings.cache, now: timers.monotonicMs, write: async refusals => await store.countRefusals(refusals) })
   const limits = new LimitRegistry()
+  let isClosed = false
+  const checkOpen = () => { if (isClosed) throw new ClosedError() }
   const { hashKeys, nameSpace } = settings
   const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
   const guard = new Guard({
@@ -152,6 +155,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     forget: (key, checks) => denyCache.forget(key, checks),
     hashKey,
     onForeign: key => onForeign(keys.value(key), 'passed over'),
+    checkOpen,
     now: wall
   })
   const isFirst = !fastify.hasDecorator('redisGuard')
@@ -163,12 +167,21 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     warnings,
     rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
     now: wall,
+    checkOpen,
     onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
   })
   if (isFirst) fastify.decorate('redisGuard', redisGuard)
   if (!isFirst) registrations.within++
   const counterFor = counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now })
-  addHooks(fastify, { guard, registry: limits, settings, namePrefix: isFirst ? '' : `${registrations.within}:`, counterFor, clientOf: clientReader(trustProxyOf(fastify), guard) })
+  addHooks(fastify, {
+    guard,
+    registry: limits,
+    settings,
+    namePrefix: isFirst ? '' : `${registrations.within}:`,
+    counterFor,
+    clientOf: clientReader(trustProxyOf(fastify), guard),
+    checkOpen
+  })
 
   const sweep = timers.setInterval(() => {
     memory.sweep()
@@ -205,14 +218,20 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: timers.monotonicMs })
 
   const close = async () => {
-    memoryWatch?.close()
+    isClosed = true
     timers.clearInterval(sweep)
     timers.clearInterval(limitSync)
     follower?.close()
-    store.close()
-    await denyCache.flush().catch(() => {})
-    await eventLog.flush().catch(() => {})
+    const flushes = [async () => await denyCache.flush(), async () => await eventLog.flush()]
+    const { commandTimeout: limitMs } = settings
+    registrations.lookUntilMs ??= timers.monotonicMs() + limitMs
+    const lost = await sendLast({ store, redis, flushes, limitMs, lookUntilMs: registrations.lookUntilMs })
+    if (lost !== undefined) {
+      log.warn({ lost }, 'the application closes while Redis cannot be used: what Redis has missed is lost')
+    }
     redis?.guarded.close()
+    // Redis may have come back meanwhile, and begun it.
+    memoryWatch?.close()
     if (metrics !== registry) {
       await attempt(() => metrics?.close(), error => {
         log.warn({ err: error }, 'the metrics could not be removed from their registry')
@@ -317,6 +336,8 @@ interface Registrations {
   readonly metrics: Map<string, Metrics>
   /** how many there are in one scope, or in one inside of it: each has counters of its own */
   within: number
+  /** Fastify closes one after the other: if each of them waited for a Redis that hangs, that would take long */
+  lookUntilMs?: number
 }
 
 /** By the server that they share: those in sibling scopes see nothing else of each other. */

@@ -241,10 +241,17 @@ function defined (options: Readonly<Record<string, unknown>>): Record<string, un
 
 function readClient (client: Redis | Cluster, problems: OptionProblem[]): RedisSettings {
   const { credentials } = { ...client.options, ...client } as { credentials?: unknown }
+  checkRole({ ...client.options } as RedisOptions, problems)
   if (credentials !== undefined) {
     problems.push({ option: 'redis.credentials', rule: 'left out with a client of your own', received: typeName(credentials), remedy: 'give options in place of the client' })
   }
   return { kind: 'client', client }
+}
+
+/** Sentinels would name a replica, which refuses every write. */
+function checkRole ({ role, sentinels }: RedisOptions, problems: OptionProblem[]): void {
+  if (!sentinels || role === undefined || role === 'master') return
+  problems.push({ option: 'redis.role', rule: "'master' or left out", received: show(role), remedy: 'a replica takes no writes' })
 }
 
 /**

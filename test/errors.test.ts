@@ -1,5 +1,5 @@
 import t from 'tap'
-import { ArgumentError, GuardError, LimitError, OptionsError, show, StoreUnavailableError, ValueError } from '../lib/errors.js'
+import { ArgumentError, ClosedError, GuardError, LimitError, OptionsError, show, StoreUnavailableError, ValueError } from '../lib/errors.js'
 
 const problem = { option: 'max', rule: 'a whole number >= 0', received: '"ten"' }
 const cause = new Error('connect ECONNREFUSED')
@@ -10,6 +10,7 @@ t.test('every error has its own name and a code that does not change', async t =
     [new OptionsError([problem]), 'OptionsError', 'GUARD_ERR_OPTIONS'],
     [new ArgumentError(problem), 'ArgumentError', 'GUARD_ERR_ARGUMENT'],
     [new LimitError('too much'), 'LimitError', 'GUARD_ERR_LIMIT'],
+    [new ClosedError(), 'ClosedError', 'GUARD_ERR_CLOSED'],
     [new ValueError('no number'), 'ValueError', 'GUARD_ERR_VALUE'],
     [new StoreUnavailableError('timeout', 'late'), 'StoreUnavailableError', 'GUARD_ERR_STORE_UNAVAILABLE']
   ]

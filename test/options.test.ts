@@ -616,6 +616,15 @@ t.test('redis.credentials is a function, and the only place for a user and a pas
   }
 })
 
+t.test('Sentinels may not name a replica, which takes no writes', async t => {
+  const sentinels = [{ host: 'h' }]
+  const replica = { sentinels, name: 'main', role: 'slave' as const, preferredSlaves: [{ ip: '192.0.2.1' }] }
+  t.match(errorOf({ redis: replica }).problems, [{ option: 'redis.role', received: '"slave"', remedy: 'a replica takes no writes' }])
+  t.same(wrongOnes({ redis: new Redis({ ...replica, lazyConnect: true } as object) }), ['redis.role'])
+  for (const role of [undefined, 'master']) t.same(wrongOnes({ redis: { sentinels, name: 'main', role } }), [])
+  t.same(wrongOnes({ redis: { host: 'h', role: 'slave' } }), [], 'without Sentinels nobody looks at it')
+})
+
 t.test('every option has a default and a description for the README', async t => {
   for (const [name, { shown, description }] of Object.entries({ ...pluginOptions, ...routeOptions, ...limitOptions })) {
     t.match(shown, /./, name)

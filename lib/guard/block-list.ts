@@ -41,6 +41,7 @@ export class BlockListFollower {
 
   /** Resolves when the list is as Redis has it, or Redis cannot be asked. */
   async sync (): Promise<void> {
+    if (this.#closed) return
     this.#running ??= this.#catchUp()
       .then(() => { this.#failing = false }, (error: Error) => this.#failed(error))
       .finally(() => { this.#running = undefined })
@@ -54,7 +55,7 @@ export class BlockListFollower {
 
   /** Told once, not at each interval. */
   #failed (error: Error): void {
-    if (!this.#failing) this.#options.onError(error)
+    if (!this.#failing && !this.#closed) this.#options.onError(error)
     this.#failing = true
   }
 

@@ -54,6 +54,8 @@ export interface LimitControlParts {
   readonly hashKey?: KeyHash | undefined
   /** called with the key of a value that the guard did not write, each time it is read */
   readonly onForeign: (key: string) => void
+  /** throws a ClosedError once the application closes */
+  readonly checkOpen?: () => void
   /** ms since 1970 */
   readonly now: () => number
 }
@@ -64,6 +66,7 @@ export class LimitControl {
   readonly #forget: LimitControlParts['forget']
   readonly #hashKey: KeyHash | undefined
   readonly #onForeign: (key: string) => void
+  readonly #checkOpen: () => void
   readonly #now: () => number
   /** the last decision on each limit, by its name */
   readonly #known = new Map<string, Decision>()
@@ -75,12 +78,13 @@ export class LimitControl {
   #unread = 0
   #looking: Promise<void> | undefined
 
-  constructor ({ registry, store, forget, hashKey, onForeign, now }: LimitControlParts) {
+  constructor ({ registry, store, forget, hashKey, onForeign, checkOpen = () => {}, now }: LimitControlParts) {
     this.#registry = registry
     this.#store = store
     this.#forget = forget
     this.#hashKey = hashKey
     this.#onForeign = onForeign
+    this.#checkOpen = checkOpen
     this.#now = now
   }
 
@@ -97,6 +101,7 @@ export class LimitControl {
    * @throws ArgumentError  when there is no such limit, or it cannot be such a one
    */
   async set (name: string, limit: { readonly max: number, readonly timeWindow: number | string }): Promise<void> {
+    this.#checkOpen()
     if (this.#registry.find(name).length === 0) {
       throw new ArgumentError({ option: 'the name of limits.set', rule: 'that of a limit', received: show(name), remedy: 'limits.names lists them' })
     }
@@ -118,6 +123,7 @@ export class LimitControl {
    * @returns whether there was something to reset
    */
   async reset (what: string | { readonly name: string } | { readonly key: string }): Promise<boolean> {
+    this.#checkOpen()
     if (typeof what === 'string') return await (this.#registry.find(what).length > 0 ? this.#resetLimit(what) : this.#resetKey(what))
     if (typeof what === 'object' && what !== null) {
       if ('name' in what && typeof what.name === 'string') return await this.#resetLimit(what.name)
@@ -133,6 +139,7 @@ export class LimitControl {
    * @param key  an address, or an answer of a `keyGenerator`; with `hashKeys`, also the hash that events show
    */
   async peek (key: string): Promise<readonly PeekedLimit[]> {
+    this.#checkOpen()
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
       const { nowMs, states } = await this.#store.peek(client, checks)
       return checks.map(({ name, limit }, i) => ({

@@ -45,6 +45,8 @@ export interface RedisGuardParts {
   readonly rotate: (() => Promise<void>) | undefined
   /** ms since 1970, by the wall clock */
   readonly now: () => number
+  /** throws a ClosedError once the application closes */
+  readonly checkOpen: () => void
   /** called with the error or rejection of a user's listener; must not throw */
   readonly onListenerError: (error: unknown) => void
 }
@@ -64,8 +66,11 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   readonly #eventLog: EventLog
   readonly #rotate: (() => Promise<void>) | undefined
   readonly #now: () => number
+  readonly #checkOpen: () => void
 
-  constructor ({ store, eventLog, client, warnings, limits, rotate, now, onListenerError }: RedisGuardParts) {
+  constructor ({
+    store, eventLog, client, warnings, limits, rotate, now, checkOpen, onListenerError
+  }: RedisGuardParts) {
     super()
     this.client = client
     this.warnings = warnings
@@ -74,6 +79,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     this.#eventLog = eventLog
     this.#rotate = rotate
     this.#now = now
+    this.#checkOpen = checkOpen
     // In a promise's turn: a test may have faked queueMicrotask.
     store.on('switch', status => { Promise.resolve().then(() => this.#tell(status, onListenerError)) })
   }
@@ -85,11 +91,13 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
 
   /** @returns the value; null when there is none */
   async get (key: string): Promise<string | null> {
+    this.#checkOpen()
     return await this.#store.get(checkKey('get', key))
   }
 
   /** @param options.ttlSeconds  until it is forgotten; left out: never */
   async set (key: string, value: string | number, options: { ttlSeconds?: number } = {}): Promise<void> {
+    this.#checkOpen()
     checkKey('set', key)
     if (typeof value !== 'string' && !Number.isFinite(value)) {
       throw new ArgumentError({ option: 'the value of set', rule: 'a text or a finite number', received: show(value) })
@@ -104,16 +112,19 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * @throws ValueError  when the value is no whole number, or leaves 64 bits
    */
   async incr (key: string): Promise<number> {
+    this.#checkOpen()
     return await this.#store.incr(checkKey('incr', key))
   }
 
   /** @returns whether there was such a key */
   async expire (key: string, seconds: number): Promise<boolean> {
+    this.#checkOpen()
     return await this.#store.expire(checkKey('expire', key), toMs('the seconds of expire', seconds))
   }
 
   /** @returns whether there was such a key */
   async del (key: string): Promise<boolean> {
+    this.#checkOpen()
     return await this.#store.del(checkKey('del', key))
   }
 
@@ -123,6 +134,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * dropped. Refused requests are recorded without this.
    */
   async logRateLimitEvent (event: RateLimitEventInput): Promise<void> {
+    this.#checkOpen()
     await this.#eventLog.log(readEvent(event, this.#now()))
   }
 
@@ -131,6 +143,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * waits half a second at most for refusals that are still being written.
    */
   async getRateLimitEvents (limit = 100): Promise<readonly RateLimitEvent[]> {
+    this.#checkOpen()
     checkLimit('getRateLimitEvents', limit)
     await this.#eventLog.settle()
     return await this.#store.events(limit)
@@ -142,6 +155,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * @returns how many were removed
    */
   async clearOldRateLimitEvents (olderThanMs: number): Promise<number> {
+    this.#checkOpen()
     if (!Number.isSafeInteger(olderThanMs) || olderThanMs < 0) {
       throw new ArgumentError({ option: 'the age of clearOldRateLimitEvents', rule: 'a whole number of ms >= 0', received: show(olderThanMs) })
     }
@@ -156,6 +170,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * @param durationSeconds  Infinity: until it is unblocked
    */
   async blockIP (ip: string, durationSeconds: number, { reason = '', origin = 'api' }: BlockOptions = {}): Promise<Block> {
+    this.#checkOpen()
     const network = checkNetwork('blockIP', ip)
     const durationMs = durationSeconds === Infinity ? Infinity : toMs('the duration of blockIP', durationSeconds, ', or Infinity')
     for (const [name, value] of Object.entries({ reason, origin })) {
@@ -168,6 +183,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
 
   /** Whether the address is blocked, by itself or by a range around it; the allow list does not count. */
   async isIPBlocked (ip: string): Promise<boolean> {
+    this.#checkOpen()
     const address = canonicalAddress(ip)
     if (address === undefined) throw new ArgumentError({ option: 'the address of isIPBlocked', rule: 'an IPv4 or IPv6 address', received: show(ip) })
     return await this.#store.isBlocked(address)
@@ -175,16 +191,19 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
 
   /** @returns whether exactly this address or range was blocked; one inside a blocked range stays blocked */
   async unblockIP (ip: string): Promise<boolean> {
+    this.#checkOpen()
     return await this.#store.unblock(checkNetwork('unblockIP', ip))
   }
 
   /** All blocks in force. */
   async getBlockedIPs (): Promise<readonly Block[]> {
+    this.#checkOpen()
     return await this.#store.blocks()
   }
 
   /** The addresses that were limited most often in the recorded events, most limited first. */
   async getSuspiciousIPs (limit = 10): Promise<readonly Suspect[]> {
+    this.#checkOpen()
     checkLimit('getSuspiciousIPs', limit)
     await this.#eventLog.settle()
     return await this.#store.suspects(limit)
@@ -199,6 +218,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * @throws StoreUnavailableError  of kind `auth`, when the function fails or Redis refuses its answer
    */
   async rotate (): Promise<void> {
+    this.#checkOpen()
     if (this.#rotate === undefined) throw new NoCredentialsError()
     await this.#rotate()
   }

@@ -30,11 +30,13 @@ export interface HookParts {
   /** who counts where the user has a store */
   readonly counterFor: CounterFor
   readonly clientOf: (request: FastifyRequest) => Client
+  /** throws a ClosedError once the application closes */
+  readonly checkOpen: () => void
 }
 
 /** Adds both to an instance, the second to each route that is added later; and `rateLimit` and `createRateLimit`. */
 export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
-  const { guard, registry, settings, namePrefix, counterFor, clientOf } = parts
+  const { guard, registry, settings, namePrefix, counterFor, clientOf, checkOpen } = parts
   const subjectOf = subjectReader(fastify, clientOf)
   const global = new Limiter(guard, registry, `${namePrefix}${globalLimitName}`, settings.limit, counterFor(settings.limit))
 
@@ -60,7 +62,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     else if (limitsNotFound) limitAsNotFound(global, subject, request, reply, passed)
     else passed()
   })
-  addLimiters(fastify, { guard, registry, counterFor, global, subjectOf })
+  addLimiters(fastify, { guard, registry, counterFor, global, subjectOf, checkOpen })
 
   const nameOfGet = new Map<string, string>()
   fastify.addHook('onRoute', route => {

@@ -15,6 +15,7 @@ import { isInPart } from '../rules/sample.js'
 import type { Counted, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import { safeLog } from '../safe-log.js'
+import { listen } from '../shared-listener.js'
 import type { NamedCheck } from '../store/store.js'
 import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
@@ -114,7 +115,9 @@ export class Limiter {
   /** A request whose answer is not delivered as a whole stays counted: hanging up does not evade a limit. */
   #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
     // For a pipelined request, `finish` comes in the context of the request before it.
-    reply.raw.once('finish', inThisContext(() => {
+    // Many registrations may wait for the same reply.
+    const stop = listen(reply.raw, 'finish', inThisContext(() => {
+      stop()
       if (!wasDelivered(request, reply)) return
       let counts = true
       try {

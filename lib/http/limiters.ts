@@ -54,10 +54,12 @@ export interface LimitersParts {
   readonly counterFor: CounterFor
   readonly global: Limiter
   readonly subjectOf: SubjectReader
+  /** throws a ClosedError once the application closes */
+  readonly checkOpen: () => void
 }
 
 /** Adds both to an instance, unless another registration has. */
-export function addLimiters (fastify: FastifyInstance, { guard, registry, counterFor, global, subjectOf }: LimitersParts): void {
+export function addLimiters (fastify: FastifyInstance, { guard, registry, counterFor, global, subjectOf, checkOpen }: LimitersParts): void {
   let count = 0
   // Each has counters of its own, by the order in which they are made, which is the same on each instance.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
@@ -89,8 +91,10 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
         throw new OptionsError([{ option: 'createRateLimit countWhen', rule: 'left out, since a function has no reply', received: 'a function', remedy: 'use rateLimit, or config.rateLimit of a route' }])
       }
       const limiter = limiterOf(options, 'createRateLimit')
-      const limit = async (request: FastifyRequest, options?: Parameters<RateLimiter>[1]) =>
-        await (options?.increment ?? true ? taken : peeked)(limiter, request, subjectOf)
+      const limit = async (request: FastifyRequest, options?: Parameters<RateLimiter>[1]) => {
+        checkOpen()
+        return await (options?.increment ?? true ? taken : peeked)(limiter, request, subjectOf)
+      }
       return limit as RateLimiter
     })
   }

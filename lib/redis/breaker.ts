@@ -34,6 +34,8 @@ interface GuardedRedisEvents {
   state: [state: BreakerState]
   /** a probe came to an end, well or not */
   probed: []
+  /** no command is under way any more */
+  idle: []
   roundTrip: [seconds: number]
   failure: [failure: StoreUnavailableError]
 }
@@ -60,6 +62,9 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   #retry: NodeJS.Timeout | undefined
   /** what was told last */
   #up = false
+  /** commands under way */
+  #running = 0
+  #stopped = false
 
   constructor (connection: Connection, options: BreakerOptions) {
     super()
@@ -105,7 +110,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   get usable (): boolean {
-    return this.#breaker.closed && this.#connection.ready
+    return !this.#stopped && this.#breaker.closed && this.#connection.ready
   }
 
   get state (): BreakerState {
@@ -148,6 +153,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   async run<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
     if (!this.usable) throw this.#failure
     const startMs = timers.monotonicMs()
+    this.#running++
     let answer: unknown
     try {
       answer = await this.#breaker.fire(command)
@@ -155,6 +161,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       throw this.#fail(error)
     } finally {
       this.emit('roundTrip', (timers.monotonicMs() - startMs) / 1000)
+      if (--this.#running === 0) this.emit('idle')
     }
     if (answer instanceof Refused) {
       if (answer.error instanceof StoreUnavailableError) this.emit('failure', answer.error)
@@ -178,6 +185,20 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     }
   }
 
+  /** Resolves when no command is under way, nor one that follows on the answer to another. */
+  async idle (): Promise<void> {
+    do {
+      if (this.#running > 0) await new Promise<void>(resolve => this.once('idle', resolve))
+      await new Promise<void>(resolve => timers.setImmediate(resolve))
+    } while (this.#running > 0)
+  }
+
+  /** Begins no command any more; those under way come to their end. */
+  stop (): void {
+    this.#stopped = true
+    this.#failure = new StoreUnavailableError('connection', 'Redis is not used any more: the application closes')
+  }
+
   /** Ends timers, and our own connection. */
   close (): void {
     this.#breaker.shutdown()
@@ -195,7 +216,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
    */
   async #send (command: Command): Promise<unknown> {
     try {
-      return await this.#inTime(command(this.client))
+      return await this.#inTime(command(this.#connection.guardClient))
     } catch (error) {
       const { redact } = this.#connection
       const valueError = valueErrorOf(error, redact)
@@ -293,7 +314,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
 
   async #ask (): Promise<void> {
     await this.#connection.lookAround()
-    await probe.run(this.client, [this.#options.probeKey], [])
+    await probe.run(this.#connection.guardClient, [this.#options.probeKey], [])
   }
 }
 

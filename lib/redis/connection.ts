@@ -6,10 +6,12 @@ import { EventEmitter } from 'node:events'
 import type { Cluster, Redis } from 'ioredis'
 import { NoCredentialsError } from '../errors.js'
 import type { RedisSettings } from '../redis-option.js'
+import { listen } from '../shared-listener.js'
 import { timers } from '../timers.js'
 import { type ConnectionTimes, makeClient } from './client.js'
 import { Credentials } from './credentials.js'
 import { failureOf } from './failure.js'
+import { readingPrimaries } from './primary-reads.js'
 import { type Redact, redactor, secretsOf } from './redaction.js'
 import { isCluster, type RedisClient } from './script.js'
 import { delayBeforeRetry } from './user-functions.js'
@@ -24,12 +26,15 @@ interface ConnectionEvents {
 /** One connection, and when it comes and goes. */
 export class Connection extends EventEmitter<ConnectionEvents> {
   readonly client: RedisClient
+  /** The same for commands of the guard: it reads from primaries, whatever the user has chosen for the client. */
+  readonly guardClient: RedisClient
   /** Takes the users and passwords of this connection out of a text. */
   readonly redact: Redact
   readonly #owned: boolean
   readonly #credentials: Credentials | undefined
-  readonly #listeners: Readonly<Record<string, (error?: Error) => void>>
-  readonly #watched = new WeakSet<Redis>()
+  readonly #stopListening: (() => void)[] = []
+  /** nodes of a Cluster that are listened to, and what ends that */
+  readonly #watched = new Map<Redis, readonly (() => void)[]>()
   #wasReady = false
   /** its database was refused, so it is in database 0 */
   #isElsewhere = false
@@ -47,8 +52,9 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     // ioredis waits with a global timer, which a test may fake. Ours fires after it, and then has nothing to do.
     const onRetry = (delayMs: number) => this.#connectIn(delayMs + 1, 'reconnecting')
     this.client = makeClient(settings, { times, credentials: this.#credentials, onRetry })
+    this.guardClient = readingPrimaries(this.client)
     const lost = () => this.emit('lost')
-    this.#listeners = {
+    const listeners: Readonly<Record<string, (error?: Error) => void>> = {
       connecting: () => { this.#wasClosed = false },
       ready: () => this.#isElsewhere ? this.#giveUp() : this.#comeUp(),
       '+node': () => this.#watchNodes(),
@@ -63,7 +69,11 @@ export class Connection extends EventEmitter<ConnectionEvents> {
       },
       error: error => this.#report(error!)
     }
-    for (const [event, listener] of Object.entries(this.#listeners)) this.client.on(event, listener)
+    for (const [event, listener] of Object.entries(listeners)) {
+      const stop = listen(this.client, event, listener)
+      // What is ours may still fail while it closes, and nobody else listens.
+      if (!this.#owned || event !== 'error') this.#stopListening.push(stop)
+    }
   }
 
   /** Commands may be sent. Only then: on a user's client they could wait in a queue otherwise, and run much later. */
@@ -71,9 +81,13 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     return this.client.status === 'ready' && this.#primaries().every(({ status }) => status === 'ready')
   }
 
-  /** Starts connecting, where nobody has yet; failures come as events. */
+  /** Connects now, where nobody has yet, or our own client would only after a delay; failures come as events. */
   open (): void {
-    if (this.client.status === 'wait') this.client.connect().catch(() => {})
+    const { client } = this
+    const waits = this.#owned && client.status === 'reconnecting'
+    // Ends the delay: otherwise ioredis would connect a second time.
+    if (waits) client.disconnect()
+    if (waits || client.status === 'wait') client.connect().catch(() => {})
   }
 
   /**
@@ -185,23 +199,37 @@ export class Connection extends EventEmitter<ConnectionEvents> {
    * that command fails for want of a connection. So all of them are connected
    * before the Cluster counts as ready; and while one is away it does not: a
    * Cluster of which a part answers would open and close the breaker for ever.
+   * Replicas, where the application reads from them, are not waited for.
    */
   #watchNodes (): void {
     for (const node of this.#primaries()) {
       if (this.#watched.has(node)) continue
-      this.#watched.add(node)
-      node.on('ready', () => this.#comeUp())
-      node.on('close', () => this.#goDown())
+      this.#watched.set(node, [
+        listen(node, 'ready', () => this.#comeUp()),
+        listen(node, 'close', () => this.#goDown()),
+        // The Cluster has dropped it; one that comes back is another object.
+        listen(node, 'end', () => this.#unwatch(node))
+      ])
       if (node.status === 'wait') node.connect().catch(() => {})
     }
+    for (const node of this.#replicasToRead()) if (node.status === 'wait') node.connect().catch(() => {})
+  }
+
+  /** Where the application reads from them by our connection: its first read would fail for want of a connection. */
+  #replicasToRead (): readonly Redis[] {
+    return this.#owned && this.client !== this.guardClient ? (this.client as Cluster).nodes('slave') : []
+  }
+
+  #unwatch (node: Redis): void {
+    this.#watched.get(node)?.forEach(stop => stop())
+    this.#watched.delete(node)
   }
 
   /** Ends our own connection at once; a user's client stays as it is. */
   close (): void {
     timers.clearTimeout(this.#restart)
-    for (const [event, listener] of Object.entries(this.#listeners)) {
-      if (!this.#owned || event !== 'error') this.client.off(event, listener)
-    }
+    this.#stopListening.forEach(stop => stop())
+    for (const node of [...this.#watched.keys()]) this.#unwatch(node)
     if (this.#owned) this.client.disconnect()
   }
 }

@@ -137,6 +137,22 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#lastAnswered = Math.max(this.#lastAnswered, number)
   }
 
+  /**
+   * Sends what waits for Redis, and resolves when nothing is under way. A Redis that is away is looked at once more.
+   *
+   * @param withinMs  for that look
+   */
+  async drain (withinMs: number): Promise<void> {
+    const { guarded, journal } = this.#redis
+    await guarded.idle()
+    if (journal.size === 0) return
+    if (!guarded.usable) await guarded.connect(withinMs)
+    this.#tell()
+    await this.settle()
+    if (this.usesRedis) this.#recovery.tellLate()
+    await guarded.idle()
+  }
+
   close (): void {
     this.#closed = true
     timers.clearTimeout(this.#timer)

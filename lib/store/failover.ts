@@ -116,6 +116,11 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     this.#availability?.lostData(failure)
   }
 
+  /** See Availability. */
+  async drain (withinMs: number): Promise<void> {
+    await this.#availability?.drain(withinMs)
+  }
+
   close (): void {
     this.#availability?.close()
   }

@@ -49,6 +49,11 @@ export class Journal {
     return this.#counters.size + this.#blocks.size + this.#eventCount + this.#values.size
   }
 
+  /** The same by kind. */
+  get sizes (): Readonly<Record<Carried, number>> {
+    return Object.fromEntries(carriedKinds.map(kind => [kind, this.#sizeOf(kind)])) as Record<Carried, number>
+  }
+
   /** Whether a counter waits here, that something has come on top of. */
   has (key: string): boolean {
     return this.#counters.has(key)

@@ -28,6 +28,12 @@ export class RedisCluster {
     for (const client of clients) while (!await isWhole(client)) await sleep(20)
     for (const [i, client] of clients.slice(3).entries()) await client.call('CLUSTER', 'REPLICATE', String(await clients[i]!.call('CLUSTER', 'MYID')))
     for (const client of clients.slice(3)) while (!/master_link_status:up/.test(await client.info('replication'))) await sleep(20)
+    // One of them may not have heard of a replica's first data yet, and leaves that out.
+    const namesAll = async (client: Redis) => {
+      const ranges = await client.call('CLUSTER', 'SLOTS') as readonly unknown[][]
+      return ranges.flatMap(([, , ...nodes]) => nodes).length === count
+    }
+    for (const client of clients) while (!await namesAll(client)) await sleep(20)
     for (const client of clients) client.disconnect()
     return new RedisCluster(servers)
   }

@@ -1,0 +1,37 @@
+/**
+ * The end of an application: what is on its way to Redis arrives, or is
+ * counted as lost, and neither takes long.
+ */
+import type { RedisSide } from './store/availability.js'
+import type { FailoverStore } from './store/failover.js'
+import type { Carried } from './store/journal.js'
+import { timers } from './timers.js'
+
+export interface LastWrites {
+  readonly store: FailoverStore
+  readonly redis: RedisSide | undefined
+  /** write what waits in this process; none of them begins again by itself */
+  readonly flushes: readonly (() => Promise<void>)[]
+  /** ms until no further command is begun */
+  readonly limitMs: number
+  /** until when a Redis that is away is looked at once more, by `timers.monotonicMs()` */
+  readonly lookUntilMs: number
+}
+
+/**
+ * Sends all that Redis has not got. With a Redis that hangs, it takes the limit, and as long as a command may take.
+ *
+ * @returns what is lost, by kind; undefined: nothing
+ */
+export async function sendLast (
+  { store, redis, flushes, limitMs, lookUntilMs }: LastWrites
+): Promise<Readonly<Record<Carried, number>> | undefined> {
+  const timer = timers.setTimeout(() => redis?.guarded.stop(), limitMs)
+  // What they cannot write waits in the journal.
+  await Promise.allSettled(flushes.map(async flush => await flush()))
+  await store.drain(Math.max(0, lookUntilMs - timers.monotonicMs()))
+  timers.clearTimeout(timer)
+  redis?.guarded.stop()
+  store.close()
+  return redis === undefined || redis.journal.size === 0 ? undefined : redis.journal.sizes
+}

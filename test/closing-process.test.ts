@@ -1,0 +1,40 @@
+/** A process whose application is closed ends by itself, whatever Redis does. */
+import { performance } from 'node:perf_hooks'
+import t from 'tap'
+import { Instance } from './support/instance.js'
+import { RedisCluster } from './support/redis-cluster.js'
+import { RedisServer } from './support/redis-server.js'
+
+// A process that starts on a busy machine is slow to connect.
+const options = { commandTimeout: 200, connectTimeout: 3000, resetTimeout: 100 }
+
+/** Closing, then what ioredis gives a handshake of its own, and the end of the process. */
+const longestMs = 2 * options.commandTimeout + 1000 + 1000
+
+const states: readonly (readonly [name: string, begin: (server: RedisServer) => void])[] = [
+  ['runs', () => {}],
+  ['is gone', server => server.signal('SIGKILL')],
+  ['hangs', server => server.signal('SIGSTOP')]
+]
+
+const cluster = await RedisCluster.start()
+t.teardown(async () => await cluster.stop())
+
+for (const [name, begin] of states) {
+  t.test(`where Redis ${name}`, async t => {
+    const server = await RedisServer.start()
+    t.teardown(async () => await server.stop())
+    const redisOptions = name === 'hangs'
+      ? [server.url, { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }]
+      : [server.url]
+    const instances = await Promise.all(redisOptions.map(async redis => await Instance.start({ redis, ...options })))
+    for (const instance of instances) t.equal(instance.store, 'redis')
+    begin(server)
+    if (name === 'hangs') cluster.servers.forEach(begin)
+    await Promise.all(instances.map(async instance => await instance.get()))
+    const startMs = performance.now()
+    await Promise.all(instances.map(async instance => await instance.stop()))
+    const tookMs = performance.now() - startMs
+    t.ok(tookMs < longestMs, `${tookMs} ms`)
+  })
+}

@@ -1,0 +1,292 @@
+/** Closing an application: what is on its way to Redis arrives, or its loss is logged, and nothing goes on. */
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import { performance } from 'node:perf_hooks'
+import Fastify, { type FastifyInstance } from 'fastify'
+import type { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import redisGuard from '../lib/index.js'
+import type { RedisGuardOptions } from '../lib/options.js'
+import { Keys } from '../lib/store/keys.js'
+import { logTo } from './support/app.js'
+import { RedisCluster } from './support/redis-cluster.js'
+import { RedisServer } from './support/redis-server.js'
+import { TcpProxy } from './support/tcp-proxy.js'
+import { until } from './support/until.js'
+
+const keys = new Keys('guard:')
+
+const cluster = await RedisCluster.start()
+t.teardown(async () => await cluster.stop())
+const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
+
+interface Place {
+  readonly server: RedisServer
+  readonly proxy: TcpProxy
+  readonly operator: Redis
+}
+
+async function place (t: Test): Promise<Place> {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const proxy = await TcpProxy.start(server.port)
+  t.teardown(async () => await proxy.stop())
+  const operator = server.client()
+  operator.on('error', () => {})
+  t.teardown(() => operator.disconnect())
+  return { server, proxy, operator }
+}
+
+/** To be closed by the test. */
+async function openApp (t: Test, options: RedisGuardOptions, lines: Record<string, unknown>[] = []): Promise<FastifyInstance> {
+  const app: FastifyInstance = Fastify(logTo(lines))
+  t.teardown(async () => await app.close())
+  await app.register(redisGuard, options)
+  app.get('/', async () => 'ok')
+  return app
+}
+
+async function msOf (call: () => Promise<unknown>): Promise<number> {
+  const startMs = performance.now()
+  await call()
+  return performance.now() - startMs
+}
+
+t.test('what is under way arrives, also where Redis does not know a script yet', async t => {
+  const { proxy, operator } = await place(t)
+  const app = await openApp(t, { redis: { port: proxy.port }, commandTimeout: 2000, max: 2, countWhen: ({ url }) => url !== '/free' })
+  app.get('/free', async () => 'ok')
+  // One hit that counts, and two refusals, of which the second is this process's own.
+  for (let i = 0; i < 4; i++) await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
+  proxy.delayMs = 50
+  await app.inject({ url: '/free', remoteAddress: '192.0.2.2' })
+  // Nobody waits for these either.
+  const calls = [
+    app.redisGuard.set('value', 1),
+    app.redisGuard.incr('sum'),
+    app.redisGuard.blockIP('192.0.2.3', 60),
+    app.redisGuard.logRateLimitEvent({ ip: '192.0.2.4' })
+  ]
+  await app.close()
+  const counterOf = async (address: string) => await operator.get(`guard:fixed-window:{${address}}:global`)
+  t.equal(await counterOf('192.0.2.1'), '2:2')
+  t.equal(await counterOf('192.0.2.2'), '0', 'the hit was given back')
+  t.same(await operator.mget(keys.value('value'), keys.value('sum')), ['1', '1'])
+  t.equal(await operator.hexists(keys.blocks, '192.0.2.3'), 1)
+  t.match(JSON.stringify(await operator.xrange(keys.events, '-', '+')), /192\.0\.2\.1.*192\.0\.2\.4/)
+  await Promise.all(calls)
+})
+
+t.test('what an outage has left arrives while a recovery is under way, and right after it', async t => {
+  for (const waitsForRecovery of [false, true]) {
+    const { server, proxy, operator } = await place(t)
+    const app = await openApp(t, { redis: { port: proxy.port }, commandTimeout: 2000, resetTimeout: 50 })
+    await server.kill()
+    await until(() => app.redisGuard.status.store === 'memory')
+    const names = Array.from({ length: 300 }, (_, i) => `n${i}`)
+    for (const name of names) await app.redisGuard.set(name, name)
+    await server.restart()
+    proxy.delayMs = 20
+    const isBack = () => waitsForRecovery ? app.redisGuard.status.store === 'redis' : app.redisGuard.status.breaker === 'closed'
+    await until(isBack)
+    await app.close()
+    t.equal((await operator.mget(names.map(name => keys.value(name)))).filter(text => text !== null).length, 300)
+  }
+})
+
+t.test('a Redis that is back when the application closes is sent what it missed, though nobody has looked yet', async t => {
+  const never = { resetTimeout: 60_000, commandTimeout: 2000 }
+  t.test('one that was gone', async t => {
+    const { server, operator } = await place(t)
+    const lines: Record<string, unknown>[] = []
+    const app = await openApp(t, { redis: { port: server.port, retryStrategy: () => 60_000 }, ...never }, lines)
+    await server.kill()
+    await until(() => app.redisGuard.status.store === 'memory')
+    await app.redisGuard.set('value', 1)
+    await server.restart()
+    t.equal(app.redisGuard.status.store, 'memory')
+    await app.close()
+    t.equal(await operator.get(keys.value('value')), '1')
+    t.same(lines.filter(({ lost }) => lost !== undefined), [])
+  })
+
+  t.test('one that hung', async t => {
+    const { server, operator } = await place(t)
+    const app = await openApp(t, { redis: { port: server.port }, ...never, commandTimeout: 300 })
+    server.signal('SIGSTOP')
+    await app.redisGuard.set('value', 1)
+    t.equal(app.redisGuard.status.store, 'memory')
+    server.signal('SIGCONT')
+    await app.close()
+    t.equal(await operator.get(keys.value('value')), '1')
+  })
+
+  t.test('a Cluster that was gone', async t => {
+    const app = await openApp(t, { redis: { cluster: nodes, clusterRetryStrategy: () => 60_000 }, ...never })
+    await Promise.all(cluster.servers.map(async server => await server.kill()))
+    await until(() => app.redisGuard.client!.status === 'reconnecting')
+    await app.redisGuard.blockIP('192.0.2.1', 60)
+    await Promise.all(cluster.servers.map(async server => await server.restart()))
+    const operators = cluster.servers.map(server => server.client())
+    t.teardown(() => operators.forEach(operator => operator.disconnect()))
+    for (const operator of operators) {
+      await until(async () => /cluster_state:ok/.test(String(await operator.call('CLUSTER', 'INFO'))))
+    }
+    await app.close()
+    // The other nodes say who has the slot.
+    const found = await Promise.all(operators.map(async operator => await operator.hexists(keys.blocks, '192.0.2.1').catch(() => 0)))
+    t.same(found.sort(), [0, 0, 1])
+  })
+})
+
+t.test('what is lost is logged in one line, by kind', async t => {
+  const { server } = await place(t)
+  const lines: Record<string, unknown>[] = []
+  const app = await openApp(t, { redis: server.url, max: 1, resetTimeout: 60_000 }, lines)
+  await server.kill()
+  await until(() => app.redisGuard.status.store === 'memory')
+  for (let i = 0; i < 3; i++) await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })
+  await app.redisGuard.blockIP('192.0.2.9', 60)
+  await app.redisGuard.set('a', 1)
+  await app.redisGuard.set('b', 1)
+  await app.redisGuard.logRateLimitEvent({ ip: '192.0.2.1' })
+  t.ok(await msOf(async () => await app.close()) < 700)
+  const logged = lines.filter(({ msg }) => /closes/.test(String(msg)))
+  t.match(logged, [{ level: 40, lost: { counters: 3, blocks: 1, events: 1, values: 2 }, msg: /Redis/ }])
+  t.equal(logged.length, 1)
+})
+
+t.test('nothing is logged where nothing is lost', async t => {
+  const { server } = await place(t)
+  for (const redis of [server.url, false, 'redis://127.0.0.1:1'] as const) {
+    const lines: Record<string, unknown>[] = []
+    const app = await openApp(t, { redis }, lines)
+    const before = lines.length
+    t.ok(await msOf(async () => await app.close()) < 200)
+    t.equal(lines.length, before)
+  }
+})
+
+t.test('a call after closing is an error with a code of its own', async t => {
+  const { server } = await place(t)
+  for (const redis of [server.url, false] as const) {
+    const app = await openApp(t, { redis })
+    const limiter = app.createRateLimit()
+    let request: Parameters<typeof limiter>[0] | undefined
+    app.addHook('onRequest', async given => { request = given })
+    await app.inject('/')
+    const guard = app.redisGuard
+    await app.close()
+    const calls: Record<string, () => Promise<unknown>> = {
+      get: async () => await guard.get('a'),
+      set: async () => await guard.set('a', 1),
+      incr: async () => await guard.incr('a'),
+      expire: async () => await guard.expire('a', 1),
+      del: async () => await guard.del('a'),
+      logRateLimitEvent: async () => await guard.logRateLimitEvent({}),
+      getRateLimitEvents: async () => await guard.getRateLimitEvents(),
+      clearOldRateLimitEvents: async () => await guard.clearOldRateLimitEvents(0),
+      blockIP: async () => await guard.blockIP('192.0.2.1', 1),
+      isIPBlocked: async () => await guard.isIPBlocked('192.0.2.1'),
+      unblockIP: async () => await guard.unblockIP('192.0.2.1'),
+      getBlockedIPs: async () => await guard.getBlockedIPs(),
+      getSuspiciousIPs: async () => await guard.getSuspiciousIPs(),
+      rotate: async () => await guard.rotate(),
+      'limits.set': async () => await guard.limits.set('global', { max: 1, timeWindow: 1000 }),
+      'limits.reset': async () => await guard.limits.reset('global'),
+      'limits.peek': async () => await guard.limits.peek('192.0.2.1'),
+      limiter: async () => await limiter(request!),
+      'limiter that only looks': async () => await limiter(request!, { increment: false })
+    }
+    for (const [name, call] of Object.entries(calls)) {
+      await t.rejects(call(), { name: 'ClosedError', code: 'GUARD_ERR_CLOSED', message: /closed/ }, name)
+    }
+    t.equal(guard.status.store, 'memory')
+  }
+})
+
+t.test('the application may still use the guard in an onClose hook of its own', async t => {
+  const { server, operator } = await place(t)
+  const app = Fastify()
+  await app.register(redisGuard, { redis: server.url })
+  app.addHook('onClose', async () => await app.redisGuard.set('last', 1))
+  await app.ready()
+  await app.close()
+  t.equal(await operator.get(keys.value('last')), '1')
+})
+
+t.test('closing ends in time', async t => {
+  const options = { commandTimeout: 200, connectTimeout: 300, resetTimeout: 100 }
+  // For each command that is under way when the last one may begin.
+  const longestMs = 2 * options.commandTimeout + 300
+
+  t.test('while Redis hangs, with commands under way, and with an outage that is known', async t => {
+    for (const isKnown of [false, true]) {
+      const { server } = await place(t)
+      const lines: Record<string, unknown>[] = []
+      const app = await openApp(t, { redis: server.url, ...options, countWhen: () => false }, lines)
+      server.signal('SIGSTOP')
+      const setting = app.redisGuard.set('value', 1)
+      if (isKnown) await setting
+      const tookMs = await msOf(async () => await app.close())
+      t.ok(tookMs < longestMs, `${tookMs} ms`)
+      t.match(lines.filter(({ lost }) => lost !== undefined), [{ lost: { values: 1 } }])
+      await setting
+    }
+  })
+
+  t.test('while a slow Redis is sent what it has missed', async t => {
+    const { server, proxy } = await place(t)
+    const lines: Record<string, unknown>[] = []
+    const app = await openApp(t, { redis: { port: proxy.port }, ...options }, lines)
+    await server.kill()
+    await until(() => app.redisGuard.status.store === 'memory')
+    for (let i = 0; i < 5000; i++) await app.redisGuard.set(`n${i}`, i)
+    proxy.delayMs = 40
+    await server.restart()
+    await until(() => app.redisGuard.status.breaker === 'closed')
+    const tookMs = await msOf(async () => await app.close())
+    t.ok(tookMs < longestMs, `${tookMs} ms`)
+    const [{ lost }] = lines.filter(({ lost }) => lost !== undefined) as [{ lost: { values: number } }]
+    t.ok(lost.values > 0 && lost.values <= 5000)
+  })
+
+  t.test('also with many registrations, which Fastify closes one after the other', async t => {
+    const { server } = await place(t)
+    const lines: Record<string, unknown>[] = []
+    const app = Fastify(logTo(lines))
+    t.teardown(async () => await app.close())
+    const scopes: FastifyInstance[] = []
+    for (let i = 0; i < 40; i++) {
+      await app.register(async scope => {
+        await scope.register(redisGuard, { redis: server.url, metrics: false, nameSpace: `n${i}:`, ...options })
+        scopes.push(scope)
+      })
+    }
+    await app.ready()
+    server.signal('SIGSTOP')
+    await Promise.all(scopes.map(async ({ redisGuard }) => await redisGuard.set('value', 1)))
+    const tookMs = await msOf(async () => await app.close())
+    t.ok(tookMs < longestMs + 500, `${tookMs} ms`)
+    t.equal(lines.filter(({ lost }) => lost !== undefined).length, 40)
+  })
+
+  t.test('while it connects, before the application is ready, and when it is closed twice', async t => {
+    const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
+    t.teardown(() => silent.close())
+    await once(silent, 'listening')
+    const { port } = silent.address() as { port: number }
+    const connecting = await openApp(t, { redis: { port }, ...options })
+    await connecting.redisGuard.set('value', 1)
+    t.ok(await msOf(async () => await connecting.close()) < longestMs)
+
+    const early = Fastify()
+    early.register(redisGuard, { redis: { port }, ...options })
+    t.ok(await msOf(async () => await early.close()) < options.connectTimeout + longestMs)
+
+    const { server } = await place(t)
+    const twice = await openApp(t, { redis: server.url, ...options })
+    await Promise.all([twice.close(), twice.close()])
+    await twice.close()
+  })
+})
