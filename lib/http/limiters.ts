@@ -8,6 +8,7 @@ import type { Counted, Explained, Verdict } from '../rules/verdict.js'
 import { resolveRouteLimit } from '../settings.js'
 import { decideAndAnswer } from './answer.js'
 import type { CounterFor } from './custom-store.js'
+import { explanationOf } from './headers.js'
 import { groupName, Limiter } from './limiter.js'
 import { deniedError, unavailableError } from './reply.js'
 import type { SubjectReader } from './subject.js'
@@ -62,9 +63,6 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
       const limiter = limiterOf(options, 'rateLimit')
       return async (request, reply) => {
         const subject = subjectOf(request)
-        // A limit of one's own for 404s comes on top of the one that all have.
-        if (subject.limited === 'yes' || (subject.limited === 'as a 404' && limiter === global)) return
-        subject.limited = 'yes'
         await new Promise<void>((resolve, reject) => {
           decideAndAnswer(limiter, subject, request, reply, error => error === undefined ? resolve() : reject(error), resolve)
         })
@@ -93,11 +91,10 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
   switch (verdict.kind) {
     case 'allowed':
     case 'limited': return resultOf(limiter, verdict.key, verdict, verdict.refusals, verdict.kind === 'limited')
-    case 'uncounted': {
-      const explanation = { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 }
-      return resultOf(limiter, verdict.key, { ...verdict, explanation }, 0, false)
-    }
+    case 'uncounted':
+      return resultOf(limiter, verdict.key, { ...verdict, explanation: explanationOf(verdict) }, 0, false)
     case 'exempt':
+    case 'skipped':
     case 'shadowed': return { isAllowed: true, key: verdict.key }
     case 'denied': throw deniedError()
     /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
@@ -108,7 +105,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
   const { key, shown, checks } = await limiter.countingOf(request, client)
-  if (checks === undefined) return { isAllowed: true, key: shown }
+  if (typeof checks === 'string') return { isAllowed: true, key: shown }
   const peeked = await limiter.peek(key, checks)
   if (peeked === undefined) return { isAllowed: true, key: shown }
   const { tightest, refusals } = peeked

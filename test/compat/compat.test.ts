@@ -640,13 +640,23 @@ const rows: readonly Row[] = [
   },
   {
     of: 'registration',
-    title: 'limits a request once: a hook behind the limit of the route does nothing',
+    title: 'one limit counts a request once; a hook with another limit applies, which there does nothing',
     options: { max: 3 },
     routes: app => {
       app.get('/', { preHandler: app.rateLimit({ max: 1 }) }, ok)
-      app.get('/twice', { config: { rateLimit: false }, onRequest: app.rateLimit({ max: 1 }), preHandler: app.rateLimit({ max: 0 }) }, ok)
+      app.get('/same', { preHandler: app.rateLimit() }, ok)
+      const [first, second] = [app.rateLimit({ max: 1 }), app.rateLimit({ max: 0 })]
+      app.get('/twice', { config: { rateLimit: false }, onRequest: first, preHandler: second }, ok)
     },
-    steps: [{ status: 200, headers: left(3, 2, 60) }, { status: 200, headers: left(3, 1, 60) }, at('/twice', { status: 200, headers: left(1, 0, 60) }), at('/twice', refuse)]
+    steps: name => name === 'as @fastify/rate-limit'
+      ? [
+          { status: 200, headers: left(3, 2, 60) }, { status: 200, headers: left(3, 1, 60) },
+          at('/same', { status: 200, headers: left(3, 0, 60) }), at('/twice', { status: 200, headers: left(1, 0, 60) })
+        ]
+      : [
+          { status: 200, headers: left(1, 0, 60) }, { status: 429, headers: none(1, 60) },
+          at('/same', { status: 200, headers: left(3, 0, 60) }), at('/twice', { status: 429, headers: none(0, 60) })
+        ]
   },
   {
     of: 'registration',

@@ -559,14 +559,6 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('one registration limits a request once, wherever its hooks are', async t => {
-  const app = await guardedApp(t, { max: 5 })
-  app.get('/', { onRequest: app.rateLimit({ max: 2 }), preHandler: [app.rateLimit(), app.rateLimit({ max: 1 })] }, ok)
-  t.equal((await get(app)).headers['x-ratelimit-limit'], '2')
-  t.equal((await get(app)).headers['x-ratelimit-remaining'], '0')
-  app.redisGuard.limits.names.forEach(name => t.match(name, /^(global|limiter:[12])$/))
-})
-
 t.test('clients without a key are limited by their address, by computed limits too, in shadow or in force', async t => {
   const app = await guardedApp(t, { max: async () => 1, keyGenerator: request => request.headers['x-api-key'] as string, ban: 0 })
   app.get('/', ok)
