@@ -6,14 +6,14 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { inThisContext } from '../async-context.js'
-import { attempt, isThenable } from '../awaitable.js'
+import { attempt, type Awaitable, isThenable } from '../awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
 import { byAddress } from '../rules/limit-name.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
-import type { Counted, Verdict } from '../rules/verdict.js'
+import type { Counted, Skipped, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import { safeLog } from '../safe-log.js'
 import type { NamedCheck } from '../store/store.js'
@@ -72,10 +72,36 @@ export class Limiter {
   decide (
     request: FastifyRequest, reply: FastifyReply | undefined, subject: RequestSubject, decided: Decided
   ): void {
+    if (this.settings.skip === undefined) return this.#decide(request, reply, subject, decided)
+    const continued = (skips: boolean) => {
+      if (skips) decided(undefined, this.skipped(this.clientOf(subject)))
+      else this.#decide(request, reply, subject, decided)
+    }
+    let skips: Awaitable<boolean>
+    try {
+      skips = this.skips(request)
+    } catch (thrown) {
+      return decided(asError(thrown), undefined)
+    }
+    if (typeof skips === 'boolean') continued(skips)
+    else skips.then(continued, (thrown: unknown) => decided(asError(thrown), undefined))
+  }
+
+  /** Whether the user's `skip` leaves a request out; a promise only where that answers one. */
+  skips (request: FastifyRequest): Awaitable<boolean> {
+    const answer = this.settings.skip?.(request)
+    return isThenable(answer) ? answerOf('skip', () => answer).then(Boolean) : Boolean(answer)
+  }
+
+  skipped (client: Client): Skipped {
+    return { kind: 'skipped', key: shownKey(client.key, client) }
+  }
+
+  #decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: RequestSubject, decided: Decided): void {
     const client = this.clientOf(subject)
     if (this.#isPlain) {
       const { key } = client
-      if (reply !== undefined && !subject.begin(this, key)) return decided(undefined, { kind: 'skipped', key })
+      if (reply !== undefined && !subject.begin(this, key)) return decided(undefined, this.skipped(client))
       const shownTo = showing(shownKey(key, client), key, decided)
       if (isListed(client, key, this.settings)) return shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
       const checks = this.#fixedChecks(key, false)
@@ -106,9 +132,9 @@ export class Limiter {
   isSameAs (other: Limiter): boolean {
     if (other === this) return true
     if (other.#name !== this.#name) return false
-    const { limits, allowList, countWhen, onOutage } = this.settings
-    return other.settings.allowList === allowList && other.settings.countWhen === countWhen &&
-      other.settings.onOutage === onOutage && isDeepStrictEqual(other.settings.limits, limits)
+    const { settings } = other
+    return alike.every(name => settings[name] === this.settings[name]) &&
+      isDeepStrictEqual(settings.limits, this.settings.limits)
   }
 
   /** How far a client is; nothing is counted. */
@@ -219,6 +245,9 @@ export class Limiter {
     }))
   }
 }
+
+/** What two hooks of one limit have in common, beside their limits. */
+const alike = ['allowList', 'skip', 'countWhen', 'onOutage'] as const
 
 /** The user's functions get the key that is shown, not the one that is counted. */
 function showing (shown: string, counted: string, decided: Decided): Decided {

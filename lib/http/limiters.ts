@@ -18,11 +18,11 @@ export type RateLimitHandler = (request: FastifyRequest, reply: FastifyReply) =>
 
 /** What a limiter says of a request. */
 export type RateLimitResult = {
-  /** on the allow list, or limited only in shadow */
+  /** on the allow list, left out by `skip`, or limited only in shadow */
   readonly isAllowed: true
   readonly key: string
 } | {
-  /** not on the allow list, so that it was counted */
+  /** not left out, so that it was counted */
   readonly isAllowed: false
   readonly key: string
   readonly max: number
@@ -104,6 +104,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
+  if (await limiter.skips(request)) return { isAllowed: true, key: limiter.skipped(client).key }
   const { key, shown, checks } = await limiter.countingOf(request, client)
   if (typeof checks === 'string') return { isAllowed: true, key: shown }
   const peeked = await limiter.peek(key, checks)

@@ -144,7 +144,8 @@ onBoth('hooks of one group count once where their limits are the same, and each 
   const group = { max: 9, groupId: 'g' }
   app.get('/same', { config: { rateLimit: group }, preHandler: app.rateLimit(group) }, ok)
   const others: RouteRateLimitOptions[] = [
-    { max: 4 }, { shadow: true }, { allowList: ['192.0.2.1'] }, { countWhen: () => true }, { onOutage: 'share' }
+    { max: 4 }, { shadow: true }, { allowList: ['192.0.2.1'] }, { skip: () => false },
+    { countWhen: () => true }, { onOutage: 'share' }
   ]
   for (const [i, other] of others.entries()) {
     const [of, preHandler] = [{ ...group, groupId: `${i}` }, app.rateLimit({ ...group, groupId: `${i}`, ...other })]
