@@ -10,8 +10,10 @@ export type { FrameworkErrorHandler } from './http/framework-errors.js'
 export type { RateLimiter, RateLimitHandler, RateLimitResult } from './http/limiters.js'
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
-export { ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, StoreUnavailableError, ValueError } from './errors.js'
-export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
+export {
+  ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, RefusalError, StoreUnavailableError, ValueError
+} from './errors.js'
+export type { GuardErrorCode, OptionProblem, RefusalCode, StoreFailure } from './errors.js'
 export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
   RateLimitOptions, RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,

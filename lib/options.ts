@@ -6,6 +6,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { Awaitable } from './awaitable.js'
+import type { RefusalCode } from './errors.js'
 import {
   duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,
   type ValueRule, whole, wrong
@@ -18,6 +19,9 @@ import type { CustomStoreConstructor } from './store/store.js'
 /** What `errorResponseBuilder` is told about a refusal. */
 export interface RefusalContext {
   readonly statusCode: number
+  readonly code: Extract<RefusalCode, 'GUARD_LIMITED' | 'GUARD_BANNED'>
+  /** name of the limit that refuses, as in `redisGuard.limits` */
+  readonly limit: string
   readonly ban: boolean
   readonly max: number
   /** ms until the client may try again */

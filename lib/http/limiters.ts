@@ -25,6 +25,8 @@ export type RateLimitResult = {
   /** not left out, so that it was counted */
   readonly isAllowed: false
   readonly key: string
+  /** name of the limit that the numbers are of, as in `redisGuard.limits` */
+  readonly limit: string
   readonly max: number
   /** ms */
   readonly timeWindow: number
@@ -121,6 +123,7 @@ function resultOf (limiter: Limiter, key: string, { name, limit, explanation }: 
   return {
     isAllowed: false,
     key,
+    limit: name,
     max: limit.max,
     timeWindow: limit.windowMs,
     remaining: isExceeded ? 0 : explanation.remaining,
