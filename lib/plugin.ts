@@ -21,6 +21,7 @@ import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
+import { routesBefore, type SeenRoutes, watchRoutes } from './guard/routes-before.js'
 import {
   checkPassword, checkRoutesBefore, checkTrustProxy, foreignValue, type GuardWarning, trustProxyOf
 } from './guard/warnings.js'
@@ -79,11 +80,14 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isKnown(warning)) warnings.push(warning)
     log.warn({ code: warning.code, ...details }, warning.message)
   }
-  warn(checkTrustProxy(trustProxyOf(fastify)))
-  warn(checkRoutesBefore(fastify.printRoutes()))
-  warn(checkPassword(settings.redis, settings.environment.production))
-
   const registrations = registrationsOf(fastify)
+  const metricsPath = settings.metrics !== false && settings.metrics.path
+  const before = routesBefore(fastify, { global: settings.global, seen: registrations.routes, metricsPath })
+  warn(checkTrustProxy(trustProxyOf(fastify)))
+  warn(checkRoutesBefore(before, settings.global))
+  warn(checkPassword(settings.redis, settings.environment.production))
+  watchRoutes(fastify, registrations.routes)
+
   const registry = chooseRegistry(fastify, settings, registrations)
   const now = steadyClock()
   // Looked up at each call, so that fake timers which come later work.
@@ -278,6 +282,7 @@ interface Registrations {
   readonly application: string
   /** by the path that serves them */
   readonly metrics: Map<string, Metrics>
+  readonly routes: SeenRoutes
   /** how many there are in one scope, or in one inside of it: each has counters of its own */
   within: number
 }
@@ -286,7 +291,7 @@ interface Registrations {
 const allRegistrations = new WeakMap<object, Registrations>()
 
 function registrationsOf ({ server }: FastifyInstance): Registrations {
-  const known = allRegistrations.get(server) ?? { application: randomUUID(), metrics: new Map(), within: 1 }
+  const known = allRegistrations.get(server) ?? { application: randomUUID(), metrics: new Map(), routes: new Map(), within: 1 }
   allRegistrations.set(server, known)
   return known
 }
