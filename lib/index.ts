@@ -11,7 +11,8 @@ export type { RateLimiter, RateLimitHandler, RateLimitResult } from './http/limi
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
 export {
-  ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, RefusalError, StoreUnavailableError, ValueError
+  ArgumentError, GuardError, LimitError, NoCredentialsError, OptionsError, RefusalError, StoreUnavailableError,
+  ValueError
 } from './errors.js'
 export type { GuardErrorCode, OptionProblem, RefusalCode, StoreFailure } from './errors.js'
 export type {

@@ -291,7 +291,8 @@ interface Registrations {
 const allRegistrations = new WeakMap<object, Registrations>()
 
 function registrationsOf ({ server }: FastifyInstance): Registrations {
-  const known = allRegistrations.get(server) ?? { application: randomUUID(), metrics: new Map(), routes: new Map(), within: 1 }
+  const known = allRegistrations.get(server) ??
+    { application: randomUUID(), metrics: new Map(), routes: new Map(), within: 1 }
   allRegistrations.set(server, known)
   return known
 }

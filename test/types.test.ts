@@ -1,7 +1,7 @@
 /** What TypeScript refuses: this file compiles only if each marked line does not. */
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
-import type { RateLimitResult, RedisGuardOptions } from '../lib/index.js'
+import type { RateLimitResult, RedisGuardOptions, RefusalCode, RefusalContext, RefusalError } from '../lib/index.js'
 import { guardedApp } from './support/app.js'
 
 const wrong: RedisGuardOptions[] = [
@@ -13,6 +13,8 @@ const wrong: RedisGuardOptions[] = [
   { algorithm: 'leaky-bucket' },
   // @ts-expect-error
   { hook: 'onResponse' },
+  // @ts-expect-error
+  { skip: ['/status'] },
   // @ts-expect-error
   { keyGenerator: () => true },
   // @ts-expect-error
@@ -56,6 +58,15 @@ async function wrongCalls (app: FastifyInstance): Promise<void> {
   await app.redisGuard.blockIP(5, 60)
 }
 
+/** Each leaves requests out. */
+const skips: RedisGuardOptions['skip'][] = [
+  request => request.routeOptions.url?.startsWith('/public/'),
+  async request => request.method === 'OPTIONS'
+]
+
+const codeOf = (refusal: RefusalError | RefusalContext): RefusalCode => refusal.code
+const nameOf = (refusal: RefusalError): string | undefined => refusal.limit
+
 /** Each is an id. */
 const keyGenerators: RedisGuardOptions['keyGenerator'][] = [
   request => request.headers['x-api-key'],
@@ -67,16 +78,19 @@ const keyGenerators: RedisGuardOptions['keyGenerator'][] = [
 ]
 
 t.test('right options compile, and their results have their types', async t => {
-  t.equal(wrong.length, 17)
+  t.equal(wrong.length, 18)
   t.type(wrongCalls, 'function')
   t.equal(keyGenerators.length, 6)
+  t.equal(skips.length, 2)
+  for (const read of [codeOf, nameOf]) t.type(read, 'function')
   const app = await guardedApp(t, { max: (request, key) => key.length + request.method.length, timeWindow: '1 minute', cost: request => request.url.length })
   app.get('/', { config: { rateLimit: { max: 5, groupId: 'a', countWhen: (request, reply) => reply.statusCode < 400 } }, preHandler: app.rateLimit({ max: 2 }) }, async () => 'ok')
   const limiter = app.createRateLimit()
   app.get('/look', { config: { rateLimit: false } }, async (request, reply) => {
     const result: RateLimitResult = await limiter(request)
     // Only one that was counted has numbers.
-    return { remaining: result.isAllowed ? undefined : result.remaining, headers: reply.getHeaders() }
+    const { remaining, limit } = result.isAllowed ? { remaining: undefined, limit: undefined } : result
+    return { remaining, limit, headers: reply.getHeaders() }
   })
   t.equal((await app.inject('/')).statusCode, 200)
   t.type((await app.inject('/look')).json().remaining, 'number')

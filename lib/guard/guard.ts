@@ -222,7 +222,7 @@ function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, so
   return { kind, source, key, ...explained[at]!, refusals: refusalsOf(outcomes[at]!.state, checks[at]!.limit), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
 }
 
-/** Whether a client is told more by the first: it has to wait longer, or has less left. */
+/** Whether the first limits a client more: it has to wait longer, or has less left. */
 export function isTighter (a: Explanation, b: Explanation): boolean {
   if (a.retryAfterMs !== b.retryAfterMs) return a.retryAfterMs > b.retryAfterMs
   return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining

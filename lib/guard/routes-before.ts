@@ -30,10 +30,12 @@ export interface RoutesBefore {
 
 /**
  * Names of the routes that a registration would have limited if it had come before them, as far as anybody knows. Of
- * earlier routes Fastify tells only method and URL. Their config and their scope are known only if another registration
+ * earlier routes Fastify shows only method and URL. Their config and their scope are known only if another registration
  * has seen them.
  */
-export function routesBefore (fastify: FastifyInstance, { global, seen, metricsPath }: RoutesBefore): readonly string[] {
+export function routesBefore (
+  fastify: FastifyInstance, { global, seen, metricsPath }: RoutesBefore
+): readonly string[] {
   const names = [...new Set(namesOf(fastify.printRoutes()))]
   return names.filter(name => {
     const at = name.indexOf(' ')
@@ -68,7 +70,7 @@ function namesOf (printed: string): string[] {
   })
 }
 
-/** The route `/` of a scope has its URL with and without a slash, of which `onRoute` tells one. */
+/** The route `/` of a scope has its URL with and without a slash, of which `onRoute` gets one. */
 function withoutSlash (url: string): string {
   return url.length > 1 && url.endsWith('/') ? url.slice(0, -1) : url
 }

@@ -60,8 +60,8 @@ export function checkRoutesBefore (names: readonly string[], global: boolean): G
   return {
     code: 'GUARD_WARN_ROUTES_BEFORE',
     message: `${finding}: ${names.join(', ')}. To limit them, write \`await app.register(redisGuard, ...)\` before ` +
-      'them, but after plugins whose hooks have to come first, such as @fastify/cors. Fastify does not show the config ' +
-      'of earlier routes, so those with rateLimit: false are listed, too'
+      'them, but after plugins whose hooks have to come first, such as @fastify/cors. Fastify does not show the ' +
+      'config of earlier routes, so those with rateLimit: false are listed, too'
   }
 }
 

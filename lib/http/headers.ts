@@ -7,29 +7,29 @@ import type { LimitSettings } from '../settings.js'
 
 type HeaderSettings = Pick<LimitSettings, 'addHeaders' | 'addHeadersOnExceeding' | 'headerNames' | 'standardHeaders'>
 
-/** What the headers of a reply tell so far: several hooks may limit one request. */
-export interface ToldLimits {
+/** What the headers of a reply show so far: several hooks may limit one request. */
+export interface HeaderState {
   /** of the limit that the plain headers are of */
-  told: Explanation | undefined
+  tightest: Explanation | undefined
   /** what the standard headers list */
   listed: readonly Explained[]
 }
 
 /** Headers of a request that passed. After several hooks they are those of the limit with least left. */
 export function setLimitHeaders (
-  reply: FastifyReply, verdict: Counted | Uncounted, settings: HeaderSettings, toldLimits: ToldLimits
+  reply: FastifyReply, verdict: Counted | Uncounted, settings: HeaderSettings, state: HeaderState
 ): void {
-  const isTightest = toldLimits.told === undefined || isTighter(explanationOf(verdict), toldLimits.told)
-  if (isTightest) setPlainHeaders(reply, verdict, settings.addHeadersOnExceeding, settings, toldLimits)
-  if (verdict.kind !== 'uncounted') listLimits(reply, verdict, settings, toldLimits, isTightest)
+  const isTightest = state.tightest === undefined || isTighter(explanationOf(verdict), state.tightest)
+  if (isTightest) setPlainHeaders(reply, verdict, settings.addHeadersOnExceeding, settings, state)
+  if (verdict.kind !== 'uncounted') listLimits(reply, verdict, settings, state, isTightest)
 }
 
 /** Headers of a request that was refused. They are those of the limit that refuses, whatever passed before. */
 export function setRefusalHeaders (
-  reply: FastifyReply, verdict: Counted, settings: HeaderSettings, toldLimits: ToldLimits
+  reply: FastifyReply, verdict: Counted, settings: HeaderSettings, state: HeaderState
 ): void {
-  setPlainHeaders(reply, verdict, settings.addHeaders, settings, toldLimits)
-  listLimits(reply, verdict, settings, toldLimits, true)
+  setPlainHeaders(reply, verdict, settings.addHeaders, settings, state)
+  listLimits(reply, verdict, settings, state, true)
   if (settings.addHeaders['retry-after']) reply.header('retry-after', retryAfterSeconds(verdict))
 }
 
@@ -47,12 +47,12 @@ export function explanationOf (verdict: Counted | Uncounted): Explanation {
 
 function setPlainHeaders (
   reply: FastifyReply, verdict: Counted | Uncounted, wanted: LimitSettings['addHeadersOnExceeding'],
-  { headerNames }: HeaderSettings, toldLimits: ToldLimits
+  { headerNames }: HeaderSettings, state: HeaderState
 ): void {
   const explanation = explanationOf(verdict)
-  // The limit that tells now may leave out a header that the one before it has set.
-  if (toldLimits.told !== undefined) for (const name of headerNames) reply.removeHeader(name)
-  toldLimits.told = explanation
+  // The limit that is shown now may leave out a header that the one before it has set.
+  if (state.tightest !== undefined) for (const name of headerNames) reply.removeHeader(name)
+  state.tightest = explanation
   if (wanted['x-ratelimit-limit']) reply.header(headerNames[0]!, verdict.limit.max)
   if (wanted['x-ratelimit-remaining']) reply.header(headerNames[1]!, explanation.remaining)
   if (wanted['x-ratelimit-reset']) reply.header(headerNames[2]!, Math.ceil(explanation.resetMs / 1000))
@@ -60,12 +60,12 @@ function setPlainHeaders (
 
 /** Adds limits to the standard headers, where their hook sends those. */
 function listLimits (
-  reply: FastifyReply, verdict: Counted, settings: HeaderSettings, toldLimits: ToldLimits, first: boolean
+  reply: FastifyReply, verdict: Counted, settings: HeaderSettings, state: HeaderState, first: boolean
 ): void {
   if (settings.standardHeaders === false) return
   const own = [verdict, ...verdict.others]
-  toldLimits.listed = first ? [...own, ...toldLimits.listed] : [...toldLimits.listed, ...own]
-  setStandardHeaders(reply, toldLimits.listed)
+  state.listed = first ? [...own, ...state.listed] : [...state.listed, ...own]
+  setStandardHeaders(reply, state.listed)
 }
 
 /**

@@ -94,7 +94,7 @@ function limitAsNotFound (
 type LimitHandler = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => void
 
 function limitOnce (limiter: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void {
-  // Plugins that add a route anew, by another URL, hand on its hooks.
+  // A plugin that adds a copy of a route by another URL copies its hooks, too.
   if (subject.hasRouteLimit) return done()
   subject.hasRouteLimit = true
   decideAndAnswer(limiter, subject, request, reply, done)

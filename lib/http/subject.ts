@@ -21,8 +21,8 @@ export class RequestSubject implements Subject {
   readonly client: Client
   /** the limit of its route has decided it, or of a 404 the global limit */
   hasRouteLimit = false
-  /** of the limit that the headers of the reply tell of */
-  told: Explanation | undefined
+  /** of the limit whose headers the reply has */
+  tightest: Explanation | undefined
   /** limits in the standard headers of the reply */
   listed: readonly Explained[] = none
   #decisions: Decision | undefined

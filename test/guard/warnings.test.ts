@@ -33,7 +33,7 @@ t.test('where trustProxy cannot be told, it is undefined', async t => {
 
 t.test('routes from before the plugin are warned of by name, on one line', async t => {
   const names = ['GET /login', 'POST /login']
-  const message = /before the plugin was loaded, so they are not limited: GET \/login, POST \/login\. To limit them, .*$/
+  const message = /before the plugin was loaded, so they are not limited: GET \/login, POST \/login\. To limit .*$/
   t.match(checkRoutesBefore(names, true), { code: 'GUARD_WARN_ROUTES_BEFORE', message })
   t.match(checkRoutesBefore(names, false)?.message, /so a rateLimit in their config is not in force: GET \/login, POST/)
   for (const global of [true, false]) t.equal(checkRoutesBefore([], global), undefined)

@@ -96,7 +96,8 @@ t.test("the body is Fastify's, with the code, and the log line has it, too", asy
   app.get('/', ok)
   const { payload } = await app.inject('/')
   t.same(JSON.parse(payload), { statusCode: 429, code: 'GUARD_LIMITED', error: 'Too Many Requests', message: text })
-  t.match(lines.find(({ msg }) => msg === text), { err: { type: 'RefusalError', code: 'GUARD_LIMITED', limit: 'global' } })
+  const err = { type: 'RefusalError', code: 'GUARD_LIMITED', limit: 'global' }
+  t.match(lines.find(({ msg }) => msg === text), { err })
 })
 
 t.test('errorResponseBuilder and the results of createRateLimit have the name of the limit', async t => {

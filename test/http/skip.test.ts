@@ -21,7 +21,9 @@ const others = fp(async (app: FastifyInstance) => {
 
 const isOfOthers = (request: FastifyRequest) => ['/status', '/public/*'].includes(request.routeOptions.url ?? '')
 
-async function statuses (app: FastifyInstance, urls: readonly string[], remoteAddress = '127.0.0.1'): Promise<number[]> {
+async function statuses (
+  app: FastifyInstance, urls: readonly string[], remoteAddress = '127.0.0.1'
+): Promise<number[]> {
   const all: number[] = []
   for (const url of urls) all.push((await app.inject({ url, remoteAddress })).statusCode)
   return all
@@ -57,7 +59,15 @@ t.test('a block holds for what skip leaves out', async t => {
   const app = await guardedApp(t, { max: 0, skip: () => true })
   app.get('/', ok)
   await app.redisGuard.blockIP('192.0.2.9', 60)
-  t.same([await statuses(app, ['/', '/nowhere']), await statuses(app, ['/', '/nowhere'], '192.0.2.9')], [[200, 404], [403, 403]])
+  t.same(await statuses(app, ['/', '/nowhere']), [200, 404])
+  t.same(await statuses(app, ['/', '/nowhere'], '192.0.2.9'), [403, 403])
+})
+
+t.test('a URL that reads like one that is left out is counted', async t => {
+  const app = await guardedApp(t, { max: 0, skip: isOfOthers })
+  await app.register(others)
+  const urls = ['/status?x', '/%73tatus', '/x/status', '//status', '/status/..', '/x?/status', '/x#/public/*', '/public']
+  t.same(await statuses(app, urls), [200, 200, ...Array(6).fill(429)])
 })
 
 t.test('a route, a hook and a function may have a skip of their own', async t => {
@@ -82,7 +92,8 @@ t.test('a route, a hook and a function may have a skip of their own', async t =>
 
 t.test('skip is asked for a malformed URL, too', async t => {
   const frameworkErrors = guardFrameworkErrors()
-  const app = await guardedApp(t, { max: 0, skip: request => request.headers['x-check'] === 'health' }, { frameworkErrors })
+  const skip: RedisGuardOptions['skip'] = request => request.headers['x-check'] === 'health'
+  const app = await guardedApp(t, { max: 0, skip }, { frameworkErrors })
   t.equal((await app.inject('/%zz')).statusCode, 429)
   t.equal((await app.inject({ url: '/%zz', headers: { 'x-check': 'health' } })).statusCode, 400)
 })

@@ -1,5 +1,5 @@
 /** What becomes of a request that several hooks limit: different limits all apply, and each counts it once. */
-import type { FastifyInstance, InjectOptions } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, InjectOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
 import { guardedApp } from '../support/app.js'
@@ -60,7 +60,7 @@ onBoth('a login is limited by address and by account, however many addresses gue
   t.same(sprayed, [200, 200, 200, 200, 200, 429])
 })
 
-onBoth('a hook with a limit of its own applies beside the global limit, in whatever order they come', async (t, open) => {
+onBoth('a hook with a limit of its own applies beside the global limit, in whatever order', async (t, open) => {
   for (const hook of ['onRequest', 'preHandler'] as const) {
     const app = await open({ max: 4, hook })
     for (const own of ['onRequest', 'preHandler'] as const) {
@@ -72,7 +72,7 @@ onBoth('a hook with a limit of its own applies beside the global limit, in whate
   }
 })
 
-onBoth('the limit that refuses, or has least left, is told of', async (t, open) => {
+onBoth('the limit that refuses, or has least left, has its headers sent', async (t, open) => {
   const app = await open({ max: 9 })
   app.get('/tighter', { preHandler: app.rateLimit({ max: 2 }) }, ok)
   app.get('/wider', { preHandler: app.rateLimit({ max: 99 }) }, ok)
@@ -84,7 +84,7 @@ onBoth('the limit that refuses, or has least left, is told of', async (t, open) 
   t.match(await headersOf(app, '/wider'), { ...left('9', '0'), 'retry-after': '60' })
 })
 
-t.test('headers that the limit which is told of leaves out are not those of another one', async t => {
+t.test('headers that the tightest limit leaves out are not those of another one', async t => {
   const app = await guardedApp(t, { max: 9 })
   const addHeaders = { 'retry-after': true }
   const addHeadersOnExceeding = { 'x-ratelimit-remaining': true }
@@ -116,7 +116,8 @@ onBoth('one limit counts a request once, wherever its hooks are', async (t, open
     app.register(async child => {
       child.addHook('onRequest', app.rateLimit())
       child.get('/', ok)
-      child.setNotFoundHandler({ preHandler: child.rateLimit() }, async (request, reply) => await reply.code(404).send())
+      const notFound = async (request: FastifyRequest, reply: FastifyReply) => await reply.code(404).send()
+      child.setNotFoundHandler({ preHandler: child.rateLimit() }, notFound)
     }, { prefix: '/child' })
     app.get('/nothing', { preHandler: app.rateLimit() }, async (request, reply) => reply.callNotFound())
     const headers = { 'x-user': 'me' }
@@ -154,7 +155,8 @@ onBoth('hooks of one group count once where their limits are the same, and each 
   t.match(await headersOf(app, '/same'), left('9', '8'))
   for (const i of others.keys()) {
     await app.inject(`/${i}`)
-    const { max, remaining } = (await app.redisGuard.limits.peek('127.0.0.1')).find(({ name }) => name === `group:${i}`)!
+    const peeked = await app.redisGuard.limits.peek('127.0.0.1')
+    const { max, remaining } = peeked.find(({ name }) => name === `group:${i}`)!
     t.equal(max - remaining, 2, JSON.stringify(others[i]))
   }
   t.same(await statuses(app, 3, '/0'), [200, 429, 429], 'the smaller max of a group holds')
@@ -171,7 +173,7 @@ t.test('each hook has its own allow list, shadow and ban', async t => {
   t.same(await statuses(inShadow, 2), [200, 429])
 })
 
-t.test('an exemption is told of once for each limit', async t => {
+t.test('an exemption is reported once for each limit', async t => {
   const app = await guardedApp(t, { max: 1, allowList: ['127.0.0.1'] })
   app.get('/', { preHandler: [app.rateLimit(), app.rateLimit({ max: 1 })] }, ok)
   await app.inject('/')
@@ -250,7 +252,25 @@ t.test('with Redis away each hook is as its onOutage says', async t => {
   t.same(await statuses(app, 1, '/deny'), [503])
 })
 
-t.test('a route that another plugin adds anew by another URL is limited once', async t => {
+t.test('a store of your own counts for each hook, and once for one limit', async t => {
+  const counts = new Map<string, number>()
+  class Store {
+    readonly name: string
+    constructor ({ max }: { max?: unknown }) { this.name = String(max) }
+    child (options: object): Store { return new Store(options) }
+    incr (key: string, done: (error: null, result: { current: number, ttl: number }) => void): void {
+      const current = (counts.get(this.name) ?? 0) + 1
+      counts.set(this.name, current)
+      done(null, { current, ttl: 60_000 })
+    }
+  }
+  const app = await guardedApp(t, { max: 9, store: Store as never })
+  app.get('/', { preHandler: [app.rateLimit({ max: 2 }), app.rateLimit()] }, ok)
+  t.same(await statuses(app, 3), [200, 200, 429])
+  t.same([...counts], [['9', 3], ['2', 3]])
+})
+
+t.test('a route of which another plugin adds a copy by another URL is limited once', async t => {
   const app = await guardedApp(t, { max: 9 })
   app.addHook('onRoute', route => {
     if (route.url === '/' && route.method === 'GET') app.route({ ...route, url: '/copy', exposeHeadRoute: false })
