@@ -1,6 +1,6 @@
 /**
- * What went wrong, in words that say what to do. Limited and blocked requests
- * are values (see rules/verdict.ts), not errors of this file.
+ * What went wrong, in words that say what to do. Inside of the guard, limited and blocked requests are values (see
+ * rules/verdict.ts); `RefusalError` is what they are answered with.
  */
 
 /** Every error of this package has one of these codes; they do not change within a major version. */
@@ -23,6 +23,25 @@ export class GuardError extends Error {
     super(message, cause === undefined ? undefined : { cause })
     this.name = new.target.name
     this.code = code
+  }
+}
+
+/** Why a request was refused: over a limit, banned by it, blocked, or nobody can count and `onOutage` is `deny`. */
+export type RefusalCode = 'GUARD_LIMITED' | 'GUARD_BANNED' | 'GUARD_BLOCKED' | 'GUARD_DENIED'
+
+/** A refused request: what an error handler gets. It is no failure of the guard, so it is no GuardError. */
+export class RefusalError extends Error {
+  /** 429, 403 or 503 */
+  readonly statusCode: number
+  readonly code: RefusalCode
+  /** name of the limit; absent: no limit has decided */
+  declare readonly limit?: string
+
+  constructor (statusCode: number, code: RefusalCode, message: string, limit?: string) {
+    super(message)
+    this.statusCode = statusCode
+    this.code = code
+    if (limit !== undefined) this.limit = limit
   }
 }
 

@@ -16,10 +16,10 @@ export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResu
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
 export {
-  ArgumentError, ClosedError, GuardError, LimitError, NoCredentialsError, OptionsError, RedisRequiredError,
+  ArgumentError, ClosedError, GuardError, LimitError, NoCredentialsError, OptionsError, RedisRequiredError, RefusalError,
   StoreUnavailableError, ValueError
 } from './errors.js'
-export type { GuardErrorCode, OptionProblem, StoreFailure } from './errors.js'
+export type { GuardErrorCode, OptionProblem, RefusalCode, StoreFailure } from './errors.js'
 export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
   RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,

@@ -6,6 +6,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { Awaitable } from './awaitable.js'
+import type { RefusalCode } from './errors.js'
 import {
   duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,
   type ValueRule, whole, wrong
@@ -18,6 +19,9 @@ import type { CustomStoreConstructor } from './store/store.js'
 /** What `errorResponseBuilder` is told about a refusal. */
 export interface RefusalContext {
   readonly statusCode: number
+  readonly code: Extract<RefusalCode, 'GUARD_LIMITED' | 'GUARD_BANNED'>
+  /** name of the limit that refuses, as in `redisGuard.limits` */
+  readonly limit: string
   readonly ban: boolean
   readonly max: number
   /** ms until the client may try again */
@@ -93,6 +97,17 @@ export interface RateLimitOptions extends SingleLimitOptions {
    * allowList: ['10.0.0.0/8', 'partner', { key: '203.0.113.7' }]
    */
   allowList?: readonly AllowListEntry[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
+  /**
+   * Whether a request is left out: the limit neither counts nor refuses it, and sends no headers. It is asked first, so
+   * that a request which is left out needs no key. Any truthy answer leaves out. Blocks hold. Default: none.
+   *
+   * For routes whose `config` another plugin writes. Compare the pattern of the route, which the client cannot choose
+   * as it can `request.url`.
+   *
+   * @example
+   * skip: request => request.routeOptions.url === '/status'
+   */
+  skip?: (request: FastifyRequest) => Awaitable<boolean | undefined>
   /** Returns the id of the client; `undefined`, `null` and `''` mean the address. Default: the address. */
   keyGenerator?: (request: FastifyRequest) => Awaitable<ClientId | null | undefined>
   ipv6Subnet?: number
@@ -202,6 +217,11 @@ export const limitOptions = {
     'addresses, CIDR ranges and keys that are not limited; a key that looks like an address is `{ key }`. ' +
     "In the plugin's options, addresses and ranges listed here are not blocked either",
     '`[]`'
+  ),
+  skip: option(
+    fn<NonNullable<RateLimitOptions['skip']>>('(request) => boolean'), undefined,
+    'leaves requests out, such as those of routes of other plugins: they are not limited, but blocks hold; ' +
+    'see "Routes of other plugins"', 'none'
   ),
   keyGenerator: option(
     fn<NonNullable<RateLimitOptions['keyGenerator']>>('(request) => string, number, BigInt, bytes, or object with a toString'),

@@ -21,6 +21,7 @@ import { LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
+import { routesBefore, type SeenRoutes, watchRoutes } from './guard/routes-before.js'
 import {
   checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue,
   type GuardWarning, trustProxyOf, unknownOptions
@@ -88,14 +89,17 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isKnown(warning)) warnings.push(warning)
     log.warn({ code: warning.code, ...details }, warning.message)
   }
+  const registrations = registrationsOf(fastify)
+  const metricsPath = settings.metrics !== false && settings.metrics.path
+  const before = routesBefore(fastify, { global: settings.global, seen: registrations.routes, metricsPath })
   warn(unknownOptions(ignoredOptions(options)))
   warn(checkTrustProxy(trustProxyOf(fastify)))
-  warn(checkRoutesBefore(fastify.printRoutes()))
+  warn(checkRoutesBefore(before, settings.global))
   warn(checkUnusedRedis(settings.redis))
   warn(checkPassword(settings.redis, settings.environment.production))
   warn(checkOfflineQueue(settings.redis))
+  watchRoutes(fastify, registrations.routes)
 
-  const registrations = registrationsOf(fastify)
   const registry = chooseRegistry(fastify, settings, registrations)
   const now = steadyClock()
   // Looked up at each call, so that fake timers which come later work.
@@ -334,6 +338,7 @@ interface Registrations {
   readonly application: string
   /** by the path that serves them */
   readonly metrics: Map<string, Metrics>
+  readonly routes: SeenRoutes
   /** how many there are in one scope, or in one inside of it: each has counters of its own */
   within: number
   /** Fastify closes one after the other: if each of them waited for a Redis that hangs, that would take long */
@@ -344,7 +349,8 @@ interface Registrations {
 const allRegistrations = new WeakMap<object, Registrations>()
 
 function registrationsOf ({ server }: FastifyInstance): Registrations {
-  const known = allRegistrations.get(server) ?? { application: randomUUID(), metrics: new Map(), within: 1 }
+  const known = allRegistrations.get(server) ??
+    { application: randomUUID(), metrics: new Map(), routes: new Map(), within: 1 }
   allRegistrations.set(server, known)
   return known
 }

@@ -51,6 +51,8 @@ export interface LimitSettings extends LimitDefinition {
   readonly countWhen: RateLimitOptions['countWhen']
   readonly hook: LimitHook
   readonly allowList: AllowList
+  /** undefined: no request is left out */
+  readonly skip: RateLimitOptions['skip']
   /** undefined: the client's address */
   readonly keyGenerator: RateLimitOptions['keyGenerator']
   /** bits, 0 to 128 */

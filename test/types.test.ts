@@ -1,7 +1,10 @@
 /** What TypeScript refuses: this file compiles only if each marked line does not. */
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyTypeProvider } from 'fastify'
 import t from 'tap'
-import redisGuard, { guardFrameworkErrors, type RateLimitResult, type RedisGuardOptions } from '../lib/index.js'
+import redisGuard, {
+  guardFrameworkErrors, type RateLimitResult, type RedisGuardOptions, type RefusalCode, type RefusalContext,
+  type RefusalError
+} from '../lib/index.js'
 import { guardedApp } from './support/app.js'
 
 const wrong: RedisGuardOptions[] = [
@@ -13,6 +16,8 @@ const wrong: RedisGuardOptions[] = [
   { algorithm: 'leaky-bucket' },
   // @ts-expect-error
   { hook: 'onResponse' },
+  // @ts-expect-error
+  { skip: ['/status'] },
   // @ts-expect-error
   { keyGenerator: () => true },
   // @ts-expect-error
@@ -55,6 +60,15 @@ async function wrongCalls (app: FastifyInstance): Promise<void> {
   // @ts-expect-error
   await app.redisGuard.blockIP(5, 60)
 }
+
+/** Each leaves requests out. */
+const skips: RedisGuardOptions['skip'][] = [
+  request => request.routeOptions.url?.startsWith('/public/'),
+  async request => request.method === 'OPTIONS'
+]
+
+const codeOf = (refusal: RefusalError | RefusalContext): RefusalCode => refusal.code
+const nameOf = (refusal: RefusalError): string | undefined => refusal.limit
 
 /** Each is an id. */
 const keyGenerators: RedisGuardOptions['keyGenerator'][] = [
@@ -114,17 +128,20 @@ async function otherServers (): Promise<void> {
 }
 
 t.test('right options compile, and their results have their types', async t => {
-  t.equal(wrong.length, 17)
+  t.equal(wrong.length, 18)
   t.type(wrongCalls, 'function')
   t.type(otherServers, 'function')
   t.equal(keyGenerators.length, 6)
+  t.equal(skips.length, 2)
+  for (const read of [codeOf, nameOf]) t.type(read, 'function')
   const app = await guardedApp(t, { max: (request, key) => key.length + request.method.length, timeWindow: '1 minute', cost: request => request.url.length })
   app.get('/', { config: { rateLimit: { max: 5, groupId: 'a', countWhen: (request, reply) => reply.statusCode < 400 } }, preHandler: app.rateLimit({ max: 2 }) }, async () => 'ok')
   const limiter = app.createRateLimit()
   app.get('/look', { config: { rateLimit: false } }, async (request, reply) => {
     const result: RateLimitResult = await limiter(request)
     // Only one that was counted has numbers.
-    return { remaining: result.isAllowed ? undefined : result.remaining, headers: reply.getHeaders() }
+    const { remaining, limit } = result.isAllowed ? { remaining: undefined, limit: undefined } : result
+    return { remaining, limit, headers: reply.getHeaders() }
   })
   t.equal((await app.inject('/')).statusCode, 200)
   t.type((await app.inject('/look')).json().remaining, 'number')

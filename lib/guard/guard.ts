@@ -40,7 +40,7 @@ export interface GuardEvent {
  * `deny` or `fail`. `shadowed`: a limit in shadow would have refused the
  * request; told of each of them, beside what its other limits have decided.
  */
-export type Outcome = Verdict['kind'] | 'failed'
+export type Outcome = Exclude<Verdict['kind'], 'skipped'> | 'failed'
 
 export type GuardListener = (event: GuardEvent) => void
 
@@ -222,7 +222,8 @@ function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, so
   return { kind, source, key, ...explained[at]!, refusals: refusalsOf(outcomes[at]!.state, checks[at]!.limit), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
 }
 
-function isTighter (a: Explanation, b: Explanation): boolean {
+/** Whether the first limits a client more: it has to wait longer, or has less left. */
+export function isTighter (a: Explanation, b: Explanation): boolean {
   if (a.retryAfterMs !== b.retryAfterMs) return a.retryAfterMs > b.retryAfterMs
   return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining
 }

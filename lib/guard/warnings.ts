@@ -51,12 +51,20 @@ export function checkTrustProxy (trustProxy: unknown): GuardWarning | undefined 
   return undefined
 }
 
-/** @param routes  as `fastify.printRoutes()` shows those that were there before the plugin */
-export function checkRoutesBefore (routes: string): GuardWarning | undefined {
-  if (routes.trim() === '' || routes.includes('(empty tree)')) return undefined
+/**
+ * @param names   such as `GET /login`
+ * @param global  whether routes without a limit of their own would have been limited
+ */
+export function checkRoutesBefore (names: readonly string[], global: boolean): GuardWarning | undefined {
+  if (names.length === 0) return undefined
+  const finding = global
+    ? 'These routes were added before the plugin was loaded, so they are not limited'
+    : 'These routes were added before the plugin was loaded, so a rateLimit in their config is not in force'
   return {
     code: 'GUARD_WARN_ROUTES_BEFORE',
-    message: `These routes were added before the plugin was loaded, so they are not limited. Write \`await app.register(redisGuard, ...)\` before them:\n${routes}`
+    message: `${finding}: ${names.join(', ')}. To limit them, write \`await app.register(redisGuard, ...)\` before ` +
+      'them, but after plugins whose hooks have to come first, such as @fastify/cors. Fastify does not show the ' +
+      'config of earlier routes, so those with rateLimit: false are listed, too'
   }
 }
 

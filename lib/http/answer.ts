@@ -17,16 +17,19 @@ export type Sent = () => void
 /** Counts a request, and answers it. */
 export function decideAndAnswer (limiter: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, passed: Passed, sent: Sent = () => {}): void {
   limiter.decide(request, reply, subject, (failure, verdict) => {
-    if (verdict !== undefined) answer(request, reply, limiter, verdict, passed, sent)
+    if (verdict !== undefined) answer(request, reply, subject, limiter, verdict, passed, sent)
     else passed(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure)
   })
 }
 
 /** Answers a request that is refused, or lets it pass; before it returns. */
-export function answer (request: FastifyRequest, reply: FastifyReply, limiter: Limiter, verdict: Verdict, passed: Passed, sent: Sent = () => {}): void {
+export function answer (
+  request: FastifyRequest, reply: FastifyReply, subject: RequestSubject, limiter: Limiter, verdict: Verdict,
+  passed: Passed, sent: Sent = () => {}
+): void {
   let error: object | undefined
   try {
-    error = respond(request, reply, limiter, verdict)
+    error = respond(request, reply, subject, limiter, verdict)
     if (error === answered) return sent()
   } catch (thrown) {
     // A callback of the user's threw: that is the answer to this request, and not the end of the process.
@@ -39,17 +42,19 @@ export function answer (request: FastifyRequest, reply: FastifyReply, limiter: L
 const answered = {}
 
 /** @returns the error to answer with; undefined: the request passes */
-function respond (request: FastifyRequest, reply: FastifyReply, limiter: Limiter, verdict: Verdict): object | undefined {
+function respond (
+  request: FastifyRequest, reply: FastifyReply, subject: RequestSubject, limiter: Limiter, verdict: Verdict
+): object | undefined {
   const { settings } = limiter
   switch (verdict.kind) {
     case 'allowed':
     case 'uncounted':
-      setLimitHeaders(reply, verdict, settings)
+      setLimitHeaders(reply, verdict, settings, subject)
       call(settings.onExceeding, request, verdict.key)
       return undefined
     case 'limited': {
       call(settings.onExceeded, request, verdict.key)
-      setRefusalHeaders(reply, verdict, settings)
+      setRefusalHeaders(reply, verdict, settings, subject)
       const isBanned = limiter.isBanned(verdict)
       if (isBanned) call(settings.onBanReach, request, verdict.key)
       if (!settings.problemDetails) return limitedError(request, verdict, isBanned, settings)
@@ -64,6 +69,7 @@ function respond (request: FastifyRequest, reply: FastifyReply, limiter: Limiter
       sendDenied(reply)
       return answered
     case 'exempt':
+    case 'skipped':
     case 'shadowed': return undefined
     /* c8 ignore next 2 -- a new kind of verdict fails to compile here, so that this cannot run */
     default: throw new TypeError(`a verdict of unknown kind: ${JSON.stringify(verdict satisfies never)}`)

@@ -1,18 +1,35 @@
 /** What a client is told in headers about the limits that it met. */
 import type { FastifyReply } from 'fastify'
+import { isTighter } from '../guard/guard.js'
+import type { Explanation } from '../rules/rate-limit.js'
 import type { Counted, Explained, Uncounted } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 
 type HeaderSettings = Pick<LimitSettings, 'addHeaders' | 'addHeadersOnExceeding' | 'headerNames' | 'standardHeaders'>
 
-/** Headers of a request that passed. */
-export function setLimitHeaders (reply: FastifyReply, verdict: Counted | Uncounted, settings: HeaderSettings): void {
-  setHeaders(reply, verdict, settings.addHeadersOnExceeding, settings)
+/** What the headers of a reply show so far: several hooks may limit one request. */
+export interface HeaderState {
+  /** of the limit that the plain headers are of */
+  tightest: Explanation | undefined
+  /** what the standard headers list */
+  listed: readonly Explained[]
 }
 
-/** Headers of a request that was refused. */
-export function setRefusalHeaders (reply: FastifyReply, verdict: Counted, settings: HeaderSettings): void {
-  setHeaders(reply, verdict, settings.addHeaders, settings)
+/** Headers of a request that passed. After several hooks they are those of the limit with least left. */
+export function setLimitHeaders (
+  reply: FastifyReply, verdict: Counted | Uncounted, settings: HeaderSettings, state: HeaderState
+): void {
+  const isTightest = state.tightest === undefined || isTighter(explanationOf(verdict), state.tightest)
+  if (isTightest) setPlainHeaders(reply, verdict, settings.addHeadersOnExceeding, settings, state)
+  if (verdict.kind !== 'uncounted') listLimits(reply, verdict, settings, state, isTightest)
+}
+
+/** Headers of a request that was refused. They are those of the limit that refuses, whatever passed before. */
+export function setRefusalHeaders (
+  reply: FastifyReply, verdict: Counted, settings: HeaderSettings, state: HeaderState
+): void {
+  setPlainHeaders(reply, verdict, settings.addHeaders, settings, state)
+  listLimits(reply, verdict, settings, state, true)
   if (settings.addHeaders['retry-after']) reply.header('retry-after', retryAfterSeconds(verdict))
 }
 
@@ -21,13 +38,34 @@ export function retryAfterSeconds ({ explanation }: Counted): number {
   return Math.max(1, Math.ceil(explanation.retryAfterMs / 1000))
 }
 
-function setHeaders (reply: FastifyReply, verdict: Counted | Uncounted, wanted: LimitSettings['addHeadersOnExceeding'], { headerNames, standardHeaders }: HeaderSettings): void {
-  const { limit } = verdict
-  const { remaining, resetMs } = verdict.kind === 'uncounted' ? { remaining: limit.max, resetMs: 0 } : verdict.explanation
-  if (wanted['x-ratelimit-limit']) reply.header(headerNames[0]!, limit.max)
-  if (wanted['x-ratelimit-remaining']) reply.header(headerNames[1]!, remaining)
-  if (wanted['x-ratelimit-reset']) reply.header(headerNames[2]!, Math.ceil(resetMs / 1000))
-  if (standardHeaders !== false && verdict.kind !== 'uncounted') setStandardHeaders(reply, [verdict, ...verdict.others])
+/** Of what nobody has counted: its whole quota is left. */
+export function explanationOf (verdict: Counted | Uncounted): Explanation {
+  return verdict.kind === 'uncounted'
+    ? { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 }
+    : verdict.explanation
+}
+
+function setPlainHeaders (
+  reply: FastifyReply, verdict: Counted | Uncounted, wanted: LimitSettings['addHeadersOnExceeding'],
+  { headerNames }: HeaderSettings, state: HeaderState
+): void {
+  const explanation = explanationOf(verdict)
+  // The limit that is shown now may leave out a header that the one before it has set.
+  if (state.tightest !== undefined) for (const name of headerNames) reply.removeHeader(name)
+  state.tightest = explanation
+  if (wanted['x-ratelimit-limit']) reply.header(headerNames[0]!, verdict.limit.max)
+  if (wanted['x-ratelimit-remaining']) reply.header(headerNames[1]!, explanation.remaining)
+  if (wanted['x-ratelimit-reset']) reply.header(headerNames[2]!, Math.ceil(explanation.resetMs / 1000))
+}
+
+/** Adds limits to the standard headers, where their hook sends those. */
+function listLimits (
+  reply: FastifyReply, verdict: Counted, settings: HeaderSettings, state: HeaderState, first: boolean
+): void {
+  if (settings.standardHeaders === false) return
+  const own = [verdict, ...verdict.others]
+  state.listed = first ? [...own, ...state.listed] : [...state.listed, ...own]
+  setStandardHeaders(reply, state.listed)
 }
 
 /**

@@ -42,9 +42,10 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
 
   fastify.addHook('onRequest', (request, reply, done) => {
     if (isReset(request)) return hangUp(reply)
-    const blocked = guard.blocked(subjectOf(request))
+    const subject = subjectOf(request)
+    const blocked = guard.blocked(subject)
     if (blocked === undefined) done()
-    else answer(request, reply, global, blocked, done)
+    else answer(request, reply, subject, global, blocked, done)
   })
 
   const limitsNotFound = settings.global && settings.limitNotFound
@@ -58,7 +59,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
       return passed(asError(thrown))
     }
     const blocked = guard.blocked(subject)
-    if (blocked !== undefined) answer(request, reply, global, blocked, passed)
+    if (blocked !== undefined) answer(request, reply, subject, global, blocked, passed)
     else if (limitsNotFound) limitAsNotFound(global, subject, request, reply, passed)
     else passed()
   })
@@ -87,16 +88,17 @@ function limitAsNotFound (
   global: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, passed: Passed
 ): void {
   // A handler that calls callNotFound was limited as that of a route.
-  if (subject.limited !== 'no') return passed()
-  subject.limited = 'as a 404'
+  if (subject.hasRouteLimit) return passed()
+  subject.hasRouteLimit = true
   decideAndAnswer(global, subject, request, reply, passed)
 }
 
 type LimitHandler = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => void
 
 function limitOnce (limiter: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void {
-  if (subject.limited === 'yes') return done()
-  subject.limited = 'yes'
+  // A plugin that adds a copy of a route by another URL copies its hooks, too.
+  if (subject.hasRouteLimit) return done()
+  subject.hasRouteLimit = true
   decideAndAnswer(limiter, subject, request, reply, done)
 }
 

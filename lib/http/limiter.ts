@@ -3,16 +3,17 @@
  * or `fastify.createRateLimit` gave, or of all other routes together: whom a
  * request is counted against, and by which limits.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { inThisContext } from '../async-context.js'
-import { attempt, isThenable } from '../awaitable.js'
+import { attempt, type Awaitable, isThenable } from '../awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
 import { byAddress } from '../rules/limit-name.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
-import type { Counted, Verdict } from '../rules/verdict.js'
+import type { Counted, Skipped, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 import { safeLog } from '../safe-log.js'
 import { listen } from '../shared-listener.js'
@@ -20,17 +21,19 @@ import type { NamedCheck } from '../store/store.js'
 import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
 import { shownKey } from './normalize-ip.js'
+import type { RequestSubject } from './subject.js'
 import { asError, answerOf } from './user-function.js'
 
 /** Called once, with the failure, or with the verdict. */
 export type Decided = (failure: Error | undefined, verdict: Verdict | undefined) => void
 
-/** Whom a request is counted against, and by what; nothing for what is on the allow list. */
+/** Whom a request is counted against, and by what; or why it is not. */
 export interface Counting {
   readonly key: string
   /** as the user's functions get it */
   readonly shown: string
-  readonly checks: readonly NamedCheck[] | undefined
+  /** `exempt`: on the allow list; `repeated`: the same limit has decided the request for this key before */
+  readonly checks: readonly NamedCheck[] | 'exempt' | 'repeated'
 }
 
 export class Limiter {
@@ -65,21 +68,53 @@ export class Limiter {
   /**
    * Decides; before it returns where nobody has to be waited for.
    *
-   * @param reply  undefined: there is none, as for who asks by a function; then each request counts
+   * @param reply  undefined: there is none, as for who asks by a function; then each call counts
    */
-  decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, decided: Decided): void {
+  decide (
+    request: FastifyRequest, reply: FastifyReply | undefined, subject: RequestSubject, decided: Decided
+  ): void {
+    if (this.settings.skip === undefined) return this.#decide(request, reply, subject, decided)
+    const continued = (skips: boolean) => {
+      if (skips) decided(undefined, this.skipped(this.clientOf(subject)))
+      else this.#decide(request, reply, subject, decided)
+    }
+    let skips: Awaitable<boolean>
+    try {
+      skips = this.skips(request)
+    } catch (thrown) {
+      return decided(asError(thrown), undefined)
+    }
+    if (typeof skips === 'boolean') continued(skips)
+    else skips.then(continued, (thrown: unknown) => decided(asError(thrown), undefined))
+  }
+
+  /** Whether the user's `skip` leaves a request out; a promise only where that answers one. */
+  skips (request: FastifyRequest): Awaitable<boolean> {
+    const answer = this.settings.skip?.(request)
+    return isThenable(answer) ? answerOf('skip', () => answer).then(Boolean) : Boolean(answer)
+  }
+
+  skipped (client: Client): Skipped {
+    return { kind: 'skipped', key: shownKey(client.key, client) }
+  }
+
+  #decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: RequestSubject, decided: Decided): void {
     const client = this.clientOf(subject)
     if (this.#isPlain) {
       const { key } = client
+      if (reply !== undefined && !subject.begin(this, key)) return decided(undefined, this.skipped(client))
       const shownTo = showing(shownKey(key, client), key, decided)
       if (isListed(client, key, this.settings)) return shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
       const checks = this.#fixedChecks(key, false)
       if (checks !== undefined) return this.#take(request, reply, subject, key, checks, shownTo)
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
-    this.countingOf(request, client).then(({ key, shown, checks }) => {
+    // A plain limit has begun already.
+    const begins = reply === undefined || this.#isPlain ? undefined : (key: string) => subject.begin(this, key)
+    this.countingOf(request, client, begins).then(({ key, shown, checks }) => {
       const shownTo = showing(shown, key, decided)
-      if (checks === undefined) shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
+      if (checks === 'repeated') shownTo(undefined, { kind: 'skipped', key })
+      else if (checks === 'exempt') shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
       else this.#take(request, reply, subject, key, checks, shownTo)
     }, (thrown: unknown) => decided(asError(thrown), undefined))
   }
@@ -89,6 +124,18 @@ export class Limiter {
     let own = this.#clients.get(client)
     if (own === undefined) this.#clients.set(client, own = this.#guard.inSubnet(client, this.settings.ipv6Subnet))
     return own
+  }
+
+  /**
+   * Whether a request that one of them has decided is not for the other to decide again. Two of them may be one limit
+   * where they have a group.
+   */
+  isSameAs (other: Limiter): boolean {
+    if (other === this) return true
+    if (other.#name !== this.#name) return false
+    const { settings } = other
+    return alike.every(name => settings[name] === this.settings[name]) &&
+      isDeepStrictEqual(settings.limits, this.settings.limits)
   }
 
   /** How far a client is; nothing is counted. */
@@ -136,7 +183,10 @@ export class Limiter {
     }))
   }
 
-  async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {
+  /** @param begins  whether the limit is to decide for a key; undefined: always */
+  async countingOf (
+    request: FastifyRequest, client: Client, begins?: (key: string) => boolean
+  ): Promise<Counting> {
     const { keyGenerator, allowList } = this.settings
     const generated = keyGenerator === undefined
       ? undefined
@@ -144,13 +194,14 @@ export class Limiter {
     const plain = generated ?? client.key
     const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
     const shown = shownKey(plain, client)
-    if (isListed(client, plain, this.settings)) return { key, shown, checks: undefined }
-    const { decide } = allowList
-    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
-      return { key, shown, checks: undefined }
-    }
     // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
     const isFallback = keyGenerator !== undefined && generated === undefined
+    if (begins?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
+    if (isListed(client, plain, this.settings)) return { key, shown, checks: 'exempt' }
+    const { decide } = allowList
+    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
+      return { key, shown, checks: 'exempt' }
+    }
     const fixed = this.#fixedChecks(key, isFallback)
     return { key, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
   }
@@ -197,6 +248,9 @@ export class Limiter {
     }))
   }
 }
+
+/** What two hooks of one limit have in common, beside their limits. */
+const alike = ['allowList', 'skip', 'countWhen', 'onOutage'] as const
 
 /** The user's functions get the key that is shown, not the one that is counted. */
 function showing (shown: string, counted: string, decided: Decided): Decided {

@@ -8,6 +8,7 @@ import type { Counted, Explained, Verdict } from '../rules/verdict.js'
 import { resolveRouteLimit } from '../settings.js'
 import { decideAndAnswer } from './answer.js'
 import type { CounterFor } from './custom-store.js'
+import { explanationOf } from './headers.js'
 import { groupName, Limiter } from './limiter.js'
 import { deniedError, unavailableError } from './reply.js'
 import type { SubjectReader } from './subject.js'
@@ -27,13 +28,15 @@ export type RateLimitHandler = (request: AnyRequest, reply: AnyReply) => Promise
 
 /** What a limiter says of a request. */
 export type RateLimitResult = {
-  /** on the allow list, or limited only in shadow */
+  /** on the allow list, left out by `skip`, or limited only in shadow */
   readonly isAllowed: true
   readonly key: string
 } | {
-  /** not on the allow list, so that it was counted */
+  /** not left out, so that it was counted */
   readonly isAllowed: false
   readonly key: string
+  /** name of the limit that the numbers are of, as in `redisGuard.limits` */
+  readonly limit: string
   readonly max: number
   /** ms */
   readonly timeWindow: number
@@ -74,9 +77,6 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
       const limiter = limiterOf(options, 'rateLimit')
       const handler = async (request: FastifyRequest, reply: FastifyReply) => {
         const subject = subjectOf(request)
-        // A limit of one's own for 404s comes on top of the one that all have.
-        if (subject.limited === 'yes' || (subject.limited === 'as a 404' && limiter === global)) return
-        subject.limited = 'yes'
         await new Promise<void>((resolve, reject) => {
           decideAndAnswer(limiter, subject, request, reply, error => error === undefined ? resolve() : reject(error), resolve)
         })
@@ -110,11 +110,10 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
   switch (verdict.kind) {
     case 'allowed':
     case 'limited': return resultOf(limiter, verdict.key, verdict, verdict.refusals, verdict.kind === 'limited')
-    case 'uncounted': {
-      const explanation = { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 }
-      return resultOf(limiter, verdict.key, { ...verdict, explanation }, 0, false)
-    }
+    case 'uncounted':
+      return resultOf(limiter, verdict.key, { ...verdict, explanation: explanationOf(verdict) }, 0, false)
     case 'exempt':
+    case 'skipped':
     case 'shadowed': return { isAllowed: true, key: verdict.key }
     case 'denied': throw deniedError()
     /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
@@ -124,8 +123,9 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
+  if (await limiter.skips(request)) return { isAllowed: true, key: limiter.skipped(client).key }
   const { key, shown, checks } = await limiter.countingOf(request, client)
-  if (checks === undefined) return { isAllowed: true, key: shown }
+  if (typeof checks === 'string') return { isAllowed: true, key: shown }
   const peeked = await limiter.peek(key, checks)
   if (peeked === undefined) return { isAllowed: true, key: shown }
   const { tightest, refusals } = peeked
@@ -140,6 +140,7 @@ function resultOf (limiter: Limiter, key: string, { name, limit, explanation }: 
   return {
     isAllowed: false,
     key,
+    limit: name,
     max: limit.max,
     timeWindow: limit.windowMs,
     remaining: isExceeded ? 0 : explanation.remaining,

@@ -2,15 +2,15 @@
 import { format } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { attempt, isThenable } from '../awaitable.js'
-import { StoreUnavailableError } from '../errors.js'
+import { type RefusalCode, RefusalError, StoreUnavailableError } from '../errors.js'
 import type { LimitSettings } from '../settings.js'
 import type { Counted } from '../rules/verdict.js'
 import { safeLog } from '../safe-log.js'
 import { retryAfterSeconds } from './headers.js'
 
 /** 403: the address is blocked. It is not said until when. */
-export function blockedError (): Error {
-  return withStatus(403, blockedText)
+export function blockedError (): RefusalError {
+  return refusal(403, 'GUARD_BLOCKED', blockedText)
 }
 
 const blockedText = 'Address is blocked'
@@ -21,10 +21,9 @@ const toldOf = new WeakSet<object>()
 /** 429, or 403 where `ban` says so: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
 export function limitedError (request: FastifyRequest, verdict: Counted, isBanned: boolean, { errorResponseBuilder }: LimitSettings): object {
   const after = afterText(verdict)
-  const statusCode = isBanned ? 403 : 429
-  const built = errorResponseBuilder?.(request, {
-    statusCode, ban: isBanned, max: verdict.limit.max, ttl: verdict.explanation.retryAfterMs, after
-  })
+  const [statusCode, code] = isBanned ? [403, 'GUARD_BANNED'] as const : [429, 'GUARD_LIMITED'] as const
+  const { limit: { max }, explanation: { retryAfterMs: ttl }, name: limit } = verdict
+  const built = errorResponseBuilder?.(request, { statusCode, code, limit, ban: isBanned, max, ttl, after })
   // An async one cannot be thrown as it is; whether it fails later is no matter.
   if (isThenable(built)) attempt(() => built, () => {})
   else if (built) return built
@@ -34,7 +33,7 @@ export function limitedError (request: FastifyRequest, verdict: Counted, isBanne
     const message = 'errorResponseBuilder must return an object, and not a promise; the default error is sent instead'
     safeLog(request.log).error(message)
   }
-  return withStatus(statusCode, `Rate limit exceeded, retry in ${after}`)
+  return refusal(statusCode, code, `Rate limit exceeded, retry in ${after}`, limit)
 }
 
 /** The same as a problem, without an error. */
@@ -52,8 +51,8 @@ function afterText (verdict: Counted): string {
 }
 
 /** The same for who did not ask with a request. */
-export function deniedError (): Error {
-  return withStatus(503, deniedText)
+export function deniedError (): RefusalError {
+  return refusal(503, 'GUARD_DENIED', deniedText)
 }
 
 const deniedText = 'Requests cannot be counted at the moment'
@@ -89,38 +88,15 @@ export function unavailableError (failure: StoreUnavailableError): StoreUnavaila
 }
 
 /**
- * An error as `new Error` makes it, but without a stack: collecting one costs
- * as much as the rest of the answer, and a flood asks for many. Only the
- * constructor of Error collects it, so that one is not called.
+ * An error without a stack. To collect one costs as much as the rest of the answer, and a flood asks for many. Nothing
+ * but the constructor runs while the limit is 0; where the application has frozen it, the stack is collected.
  */
-class Refusal {
-  statusCode: number
-  #message: string
-
-  constructor (statusCode: number, message: string) {
-    this.statusCode = statusCode
-    this.#message = message
+function refusal (statusCode: number, code: RefusalCode, message: string, limit?: string): RefusalError {
+  const { stackTraceLimit } = Error
+  Reflect.set(Error, 'stackTraceLimit', 0)
+  try {
+    return new RefusalError(statusCode, code, message, limit)
+  } finally {
+    Reflect.set(Error, 'stackTraceLimit', stackTraceLimit)
   }
-
-  // Not among the object's own, as with any error: who copies or prints those gets none.
-  get message (): string {
-    return this.#message
-  }
-
-  set message (message: string) {
-    this.#message = message
-  }
-
-  get stack (): string {
-    return `Error: ${this.#message}`
-  }
-
-  set stack (value: string) {
-    Object.defineProperty(this, 'stack', { value, writable: true, configurable: true })
-  }
-}
-Object.setPrototypeOf(Refusal.prototype, Error.prototype)
-
-function withStatus (statusCode: number, message: string): Error {
-  return new Refusal(statusCode, message) as unknown as Error
 }

@@ -1,19 +1,49 @@
 /** What a request is about, and what has become of it so far. */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Client, Subject } from '../guard/guard.js'
+import type { Explanation } from '../rules/rate-limit.js'
+import type { Explained } from '../rules/verdict.js'
 
-/** One registration limits a request once. */
-export type Limited = 'no' | 'as a 404' | 'yes'
+/** A limit that decides a request; several hooks may have the same one. */
+export interface RequestLimit {
+  isSameAs (other: this): boolean
+}
+
+/** A limit that has decided a request, and the one before it. */
+interface Decision {
+  readonly limit: RequestLimit
+  readonly key: string
+  readonly before: Decision | undefined
+}
 
 /** `routeOptions` builds an object at each look, so that only refusals look. */
 export class RequestSubject implements Subject {
   readonly client: Client
-  limited: Limited = 'no'
+  /** the limit of its route has decided it, or of a 404 the global limit */
+  hasRouteLimit = false
+  /** of the limit whose headers the reply has */
+  tightest: Explanation | undefined
+  /** limits in the standard headers of the reply */
+  listed: readonly Explained[] = none
+  #decisions: Decision | undefined
   readonly #request: FastifyRequest
 
   constructor (request: FastifyRequest, client: Client) {
     this.client = client
     this.#request = request
+  }
+
+  /**
+   * Notes that a limit decides the request.
+   *
+   * @returns false: the same limit has decided it for that key before, so that it must not count it again
+   */
+  begin (limit: RequestLimit, key: string): boolean {
+    for (let decision = this.#decisions; decision !== undefined; decision = decision.before) {
+      if (decision.key === key && decision.limit.isSameAs(limit)) return false
+    }
+    this.#decisions = { limit, key, before: this.#decisions }
+    return true
   }
 
   get method (): string {
@@ -24,6 +54,8 @@ export class RequestSubject implements Subject {
     return this.#request.routeOptions.url
   }
 }
+
+const none: readonly Explained[] = []
 
 export type SubjectReader = (request: FastifyRequest) => RequestSubject
 

@@ -5,7 +5,7 @@
  */
 import type { Explanation, Limit } from './rate-limit.js'
 
-export type Verdict = Counted | Shadowed | Blocked | Exempt | Uncounted | Denied
+export type Verdict = Counted | Shadowed | Blocked | Exempt | Skipped | Uncounted | Denied
 
 /**
  * Who answers while Redis is away: memory, as if this were the only instance
@@ -55,6 +55,12 @@ export interface Blocked {
 /** On the allow list: passed, and was not counted. */
 export interface Exempt {
   readonly kind: 'exempt'
+  readonly key: string
+}
+
+/** Passed without being counted: `skip` leaves it out, or the same limit has decided it in a hook before. */
+export interface Skipped {
+  readonly kind: 'skipped'
   readonly key: string
 }
 

@@ -198,6 +198,17 @@ async function ask (name: string, requests: readonly Request[]): Promise<Answer[
   return answers
 }
 
+/** Our bodies have more: errors a code, and results of `createRateLimit` the name of the limit. */
+function withoutAdditions (answer: Answer, { method }: Request): Answer {
+  const { status, headers, body } = answer
+  // HEAD has the length of a body that it does not send.
+  const whole = method === 'HEAD' && status === 429 ? '"code":"GUARD_LIMITED",' : body
+  const [addition] = /"code":"GUARD_(LIMITED|BANNED)",|"limit":"[^"]+",/.exec(whole) ?? []
+  if (addition === undefined) return answer
+  const length = `${Number(headers['content-length']) - addition.length}`
+  return { ...answer, headers: { ...headers, 'content-length': length }, body: body.replace(addition, '') }
+}
+
 t.test('a service is answered as it was with @fastify/rate-limit', async t => {
   const steps = unfold(script)
   const requests = steps.map(({ request }) => request)
@@ -205,7 +216,8 @@ t.test('a service is answered as it was with @fastify/rate-limit', async t => {
   t.equal(theirs.length, steps.length)
   for (const [i, { title, request, status }] of steps.entries()) {
     t.equal(theirs[i]!.status, status, `${title} is asked with ${status} in mind`, { request, answer: theirs[i] })
-    t.same(ours[i], theirs[i], `${title} has the same status, headers and body`, { request })
+    const answer = withoutAdditions(ours[i]!, request)
+    t.same(answer, theirs[i], `${title} has the same status, headers and body`, { request })
   }
 
   const tells = (name: string) => theirs.filter(({ headers }) => headers[name] !== undefined).length

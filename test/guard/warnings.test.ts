@@ -31,10 +31,12 @@ t.test('where trustProxy cannot be told, it is undefined', async t => {
   t.equal(trustProxyOf({ [Symbol('fastify.options')]: undefined }), undefined)
 })
 
-t.test('routes from before the plugin are warned of, each by name', async t => {
-  const routes = '└── /login (GET, HEAD)\n'
-  t.match(checkRoutesBefore(routes), { code: 'GUARD_WARN_ROUTES_BEFORE', message: /await app\.register.*\n└── \/login \(GET, HEAD\)/ })
-  for (const none of ['', ' \n', '(empty tree)', '(empty tree)\n']) t.equal(checkRoutesBefore(none), undefined)
+t.test('routes from before the plugin are warned of by name, on one line', async t => {
+  const names = ['GET /login', 'POST /login']
+  const message = /before the plugin was loaded, so they are not limited: GET \/login, POST \/login\. To limit .*$/
+  t.match(checkRoutesBefore(names, true), { code: 'GUARD_WARN_ROUTES_BEFORE', message })
+  t.match(checkRoutesBefore(names, false)?.message, /so a rateLimit in their config is not in force: GET \/login, POST/)
+  for (const global of [true, false]) t.equal(checkRoutesBefore([], global), undefined)
 })
 
 const lazy = { lazyConnect: true }

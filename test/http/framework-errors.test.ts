@@ -51,7 +51,8 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
     }
     t.equal((await get('/nowhere')).headers['x-ratelimit-remaining'], '1')
     t.equal((await get('/')).headers['x-ratelimit-remaining'], '0')
-    const error = { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 minute' }
+    const message = 'Rate limit exceeded, retry in 1 minute'
+    const error = { statusCode: 429, code: 'GUARD_LIMITED', error: 'Too Many Requests', message }
     for (const [url] of malformed.slice(0, 2)) {
       const refused = await get(url)
       t.same(refused.json(), error)
@@ -74,7 +75,7 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
       t.same([await of(shadow, '192.0.2.8'), await of(shadow, '192.0.2.7')], [status, status])
     }
     const blocked = (await app.inject({ url: '/%zz', remoteAddress: '192.0.2.8' })).json()
-    t.same(blocked, { statusCode: 403, error: 'Forbidden', message: 'Address is blocked' })
+    t.same(blocked, { statusCode: 403, code: 'GUARD_BLOCKED', error: 'Forbidden', message: 'Address is blocked' })
   })
 }
 

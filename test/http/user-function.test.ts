@@ -28,6 +28,7 @@ const countWhenFailed: Expected = { first: 200, second: 429, told: 'countWhen fa
 /** What becomes of the two requests of a client: with a function that fails at once, and with one that fails later. */
 const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: Expected, later: Expected])[] = [
   ['keyGenerator', fails, fails],
+  ['skip', fails, fails],
   ['allowList', fails, fails],
   ['max', fails, fails],
   ['timeWindow', fails, fails],
