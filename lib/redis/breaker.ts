@@ -60,8 +60,6 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   #isHalfOpen = false
   /** until Redis is tried */
   #retry: NodeJS.Timeout | undefined
-  /** what was told last */
-  #up = false
   /** commands under way */
   #running = 0
   #stopped = false
@@ -89,14 +87,11 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     // These run in no request's context: what they start lasts longer than the request whose command failed.
     this.#breaker.on('open', AsyncResource.bind(() => {
       this.#opened()
-      if (!this.#up) return
-      this.#up = false
       this.emit('down', this.#failure)
     }))
     this.#breaker.on('close', AsyncResource.bind(() => {
       this.#retryIn(undefined)
       this.emit('state', 'closed')
-      this.#up = true
       this.emit('up')
     }))
     this.#retryIn(options.resetTimeout)
