@@ -5,7 +5,7 @@
 import type { Cluster, ClusterNode, ClusterOptions, Redis, RedisOptions } from 'ioredis'
 import type { Environment } from './env.js'
 import { type OptionProblem, show } from './errors.js'
-import { flag, isRecord, type ValueRule, wrong } from './option-rules.js'
+import { flag, isRecord, wrong } from './option-rules.js'
 import {
   checkOptions, clusterRules, nodeRules, type OptionRules, sentinelRules, serverRules, typeName
 } from './redis-rules.js'
@@ -121,9 +121,9 @@ function withoutPlace (given: Readonly<Record<string, unknown>>): readonly Optio
   return unset.map(name => ({ option: `redis.${name}`, rule: 'given', received: show(given[name]), remedy }))
 }
 
-/** Options that are read by functions of their own. */
-const anything: ValueRule<unknown> = { rule: '', read: value => value }
-const ofForms = { url: anything, cluster: anything, client: anything, credentials: anything, required: anything }
+/** Options that are read by functions of their own, and that others may be mistaken for. */
+const elsewhere = { refused: 'read elsewhere' }
+const ofForms = { url: elsewhere, cluster: elsewhere, client: elsewhere, credentials: elsewhere, required: elsewhere }
 const serverFormRules: OptionRules = { ...ofForms, ...serverRules }
 
 function readServer (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
@@ -183,8 +183,8 @@ const clusterFormRules: OptionRules = {
   ...refusedBesideCluster(Object.keys(serverRules), name => `: give it as redis.redisOptions.${name}`),
   ...refusedBesideCluster(['url', 'host', 'port', 'path', 'sentinels', 'name'], () => ''),
   ...clusterRules,
-  cluster: anything,
-  credentials: anything
+  cluster: elsewhere,
+  credentials: elsewhere
 }
 
 function refusedBesideCluster (names: readonly string[], remedy: (name: string) => string): OptionRules {

@@ -111,7 +111,9 @@ export const tlsRules = {
   minDHSize: whole(1),
   allowPartialTrustChain: flag,
   enableTrace: flag,
-  ALPNProtocols: only('an array of strings or a Buffer', value => value instanceof Uint8Array || names.read(value) !== wrong),
+  ALPNProtocols: only(
+    'an array of strings or a Buffer', value => value instanceof Uint8Array || names.read(value) !== wrong
+  ),
   session: only('a Buffer', value => value instanceof Uint8Array),
   secureContext: only('what tls.createSecureContext returns', value => isRecord(value) && 'context' in value),
   pskCallback: fn('(hint) => { psk, identity } or null'),
@@ -362,7 +364,8 @@ export function checkOptions (
     const option = `${place}.${name}`
     const rule = Object.hasOwn(rules, name) ? rules[name]! : undefined
     if (rule === undefined) {
-      problems.push({ option, rule: 'a known option', received: typeName(value), remedy: meant(name, Object.keys(rules)) })
+      const remedy = meant(name, Object.keys(rules))
+      problems.push({ option, rule: 'a known option', received: typeName(value), remedy })
     } else if ('refused' in rule) {
       problems.push({ option, rule: rule.refused, received: typeName(value) })
     } else if ('options' in rule) {
@@ -374,7 +377,9 @@ export function checkOptions (
   }
 }
 
-function receivedBy ({ isSecret, describe }: ValueRule<unknown> & Described, value: unknown): Pick<OptionProblem, 'received' | 'remedy'> {
+function receivedBy (
+  { isSecret, describe }: ValueRule<unknown> & Described, value: unknown
+): Pick<OptionProblem, 'received' | 'remedy'> {
   if (describe !== undefined) return describe(value)
   return { received: isSecret ? typeName(value) : show(value) }
 }

@@ -26,14 +26,20 @@ const ofRedis: Readonly<Record<string, Wrap>> = {
   clusterNodeRetryStrategy: answering(isDelay, () => null),
   // The address that Redis gives.
   natMap: answering(answer => !answer || isAddress(answer), () => null),
-  scaleReads: answering((answer, nodes) => isNode(answer, nodes as readonly unknown[]), nodes => (nodes as readonly unknown[])[0]),
-  dnsLookup: lookingUp('dnsLookup', answers => typeof answers[0] === 'string' && answers[0] !== '' ? answers : undefined),
+  scaleReads: answering(
+    (answer, nodes) => isNode(answer, nodes as readonly unknown[]), nodes => (nodes as readonly unknown[])[0]
+  ),
+  dnsLookup: lookingUp(
+    'dnsLookup', answers => typeof answers[0] === 'string' && answers[0] !== '' ? answers : undefined
+  ),
   resolveSrv: lookingUp('resolveSrv', answers => isListOf(answers[0], isSrvRecord) ? answers : undefined)
 }
 
 /** Of the options of tls.connect. */
 const ofTls: Readonly<Record<string, Wrap>> = {
-  checkServerIdentity: answering(isVerdict, () => new Error('checkServerIdentity failed, so the certificate is not trusted')),
+  checkServerIdentity: answering(
+    isVerdict, () => new Error('checkServerIdentity failed, so the certificate is not trusted')
+  ),
   // Without an answer there is no handshake.
   pskCallback: answering(isPsk, () => null),
   lookup: lookingUp('lookup', readAddresses)
@@ -85,7 +91,9 @@ function answering (isFine: (answer: unknown, ...args: unknown[]) => boolean, ow
 }
 
 /** @param read  returns what to hand on; undefined: these make no sense */
-function lookingUp (name: string, read: (answers: readonly unknown[], args: readonly unknown[]) => readonly unknown[] | undefined): Wrap {
+function lookingUp (
+  name: string, read: (answers: readonly unknown[], args: readonly unknown[]) => readonly unknown[] | undefined
+): Wrap {
   return given => (...args) => {
     const done = args.pop() as Done
     let isDone = false
@@ -101,7 +109,7 @@ function lookingUp (name: string, read: (answers: readonly unknown[], args: read
   }
 }
 
-/** A timer that gets anything else runs at once. What is no number ends the attempts, which is for the user to decide. */
+/** A timer that gets anything else runs at once. No number at all ends the attempts, which is for the user to decide. */
 function isDelay (answer: unknown): boolean {
   if (answer === undefined || answer === null || answer === false) return true
   return typeof answer === 'number' && answer >= 0 && answer < 2 ** 31
@@ -119,7 +127,8 @@ function isListOf (value: unknown, isItem: (item: unknown) => boolean): boolean 
 function isSrvRecord (value: unknown): boolean {
   if (!isRecord(value)) return false
   const { name, port, priority, weight } = value
-  return isAddress({ host: name, port }) && [priority, weight].every(number => Number.isSafeInteger(number) && (number as number) >= 0)
+  const isWhole = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0
+  return isAddress({ host: name, port }) && isWhole(priority) && isWhole(weight)
 }
 
 /** Anything else, `true` too, would refuse the certificate without a reason. */
@@ -131,7 +140,8 @@ function isVerdict (answer: unknown): boolean {
 function isPsk (answer: unknown): boolean {
   if (!isRecord(answer)) return false
   const { psk, identity } = answer
-  return psk instanceof Uint8Array && psk.length <= 256 && typeof identity === 'string' && Buffer.byteLength(identity) <= 128
+  if (!(psk instanceof Uint8Array) || typeof identity !== 'string') return false
+  return psk.length <= 256 && Buffer.byteLength(identity) <= 128
 }
 
 /** Node wants all addresses of a name by now, and many a lookup still answers one. */
