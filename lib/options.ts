@@ -54,6 +54,13 @@ export interface SingleLimitOptions {
   ban?: number
   continueExceeding?: boolean
   exponentialBackoff?: boolean
+  /**
+   * The longest window that `exponentialBackoff` makes: ms, or a string such as
+   * `'1 hour'`. At least `timeWindow`; where a function or `limits.set` makes
+   * the window longer than this, the window itself is the cap. Default: a day,
+   * or `timeWindow` where that is longer.
+   */
+  maxBackoff?: number | string
   shadow?: boolean
   enforce?: number
 }
@@ -182,7 +189,8 @@ export const singleLimitOptions = {
   cost: option(either(whole(1), fn<(request: FastifyRequest) => Awaitable<number>>('(request) => number')), 1, 'how many hits a request counts for'),
   ban: option(whole(-1), -1, '`fixed-window` only: after this many refusals in a window the next get a 403; `-1`: never'),
   continueExceeding: option(flag, false, '`fixed-window` only: each refused request begins the window anew'),
-  exponentialBackoff: option(flag, false, '`fixed-window` only: each refused request begins the window anew, and twice as long'),
+  exponentialBackoff: option(flag, false, '`fixed-window` only: each refused request begins the window anew, and twice as long, up to `maxBackoff`'),
+  maxBackoff: option(duration, undefined, 'the longest window that `exponentialBackoff` makes; at least `timeWindow`', "`'1 day'`, or `timeWindow` where that is longer"),
   shadow: option(flag, undefined, 'count and report, but refuse nothing', '`false`'),
   enforce: option(part, undefined, 'for this part of the clients, always the same ones, the limit is in force, for all others in shadow', '`1`')
 } satisfies { readonly [name in keyof Required<SingleLimitOptions>]: Option }

@@ -9,7 +9,7 @@ import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
 import { duration, wrong } from '../option-rules.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import { byAddress } from '../rules/limit-name.js'
-import { type Algorithm, current, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
+import { type Algorithm, current, defineLimit, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
 import type { NamedCheck, Store } from '../store/store.js'
 import { isKeyHash, type KeyHash } from './key-hash.js'
 import type { LimitChange, LimitRegistry } from './limits.js'
@@ -291,7 +291,7 @@ export class LimitControl {
 
 /** Of which only the algorithm matters: its counter is forgotten. */
 function anyLimit (algorithm: Algorithm): Limit {
-  return { algorithm, max: 1, windowMs: longestWindowMs, burst: 1, excess: 'none' }
+  return defineLimit(algorithm, 1, longestWindowMs)
 }
 
 function keyOf (name: string): string {

@@ -31,12 +31,12 @@ export class LiveLimit {
   #inForce: Limit | undefined
 
   constructor (name: string, place: string, definition: LimitDefinition, clients: LimitClients) {
-    const { algorithm, max, timeWindow, burst, excess } = definition
+    const { max, timeWindow } = definition
     this.name = name
     this.place = place
     this.definition = definition
     this.clients = clients
-    this.configured = typeof max === 'number' && typeof timeWindow === 'number' ? defineLimit(algorithm, max, timeWindow, burst, excess) : undefined
+    this.configured = typeof max === 'number' && typeof timeWindow === 'number' ? this.of(max, timeWindow) : undefined
     this.#inForce = this.configured
   }
 
@@ -46,9 +46,15 @@ export class LiveLimit {
   }
 
   /** @throws LimitError  when the limit cannot be such a one */
+  of (max: number, windowMs: number): Limit {
+    const { algorithm, burst, excess, maxBackoff } = this.definition
+    return defineLimit(algorithm, max, windowMs, burst, excess, maxBackoff)
+  }
+
+  /** @throws LimitError  when the limit cannot be changed to such a one */
   with ({ max, windowMs }: LimitChange): Limit {
-    const { algorithm, burst, excess, cost } = this.definition
-    const limit = defineLimit(algorithm, max, windowMs, burst, excess)
+    const { cost } = this.definition
+    const limit = this.of(max, windowMs)
     if (typeof cost === 'number' && max > 0 && cost > limit.burst) throw new LimitError(`a request costs ${cost}, and could never fit`)
     return limit
   }
@@ -141,7 +147,9 @@ export class LimitRegistry {
 }
 
 function hasSameWindow (a: LimitDefinition, b: LimitDefinition): boolean {
-  return a.timeWindow === b.timeWindow && a.excess === b.excess
+  if (a.timeWindow !== b.timeWindow || a.excess !== b.excess) return false
+  // The lower cap would shorten the lock that the higher one allows.
+  return a.excess !== 'backoff' || a.maxBackoff === b.maxBackoff
 }
 
 function windowName ({ timeWindow, excess }: LimitDefinition): string {

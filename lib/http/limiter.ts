@@ -10,7 +10,7 @@ import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js
 import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
 import { byAddress } from '../rules/limit-name.js'
-import { defineLimit, type Limit } from '../rules/rate-limit.js'
+import type { Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
 import type { Counted, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
@@ -183,8 +183,9 @@ export class Limiter {
 
   async #computedChecks (request: FastifyRequest, key: string, shown: string, isFallback: boolean): Promise<readonly NamedCheck[]> {
     const shadows = this.#shadowsFor(key)
-    return await Promise.all(this.#limits.map(async ({ name, inForce, definition }, i) => {
-      const limit = inForce ?? await computed(definition, request, shown)
+    return await Promise.all(this.#limits.map(async (live, i) => {
+      const { name, inForce, definition } = live
+      const limit = inForce ?? await computed(live, request, shown)
       const { cost } = definition
       const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
       if (!Number.isSafeInteger(hits) || hits < 1) throw new LimitError(`cost must be a whole number >= 1, got ${show(hits)}`)
@@ -202,13 +203,11 @@ function showing (shown: string, counted: string, decided: Decided): Decided {
     decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key: shown } : verdict)
 }
 
-async function computed ({ algorithm, max, timeWindow, burst, excess }: LiveLimit['definition'], request: FastifyRequest, key: string): Promise<Limit> {
-  return defineLimit(
-    algorithm,
+async function computed (live: LiveLimit, request: FastifyRequest, key: string): Promise<Limit> {
+  const { max, timeWindow } = live.definition
+  return live.of(
     typeof max === 'function' ? await answerOf('max', () => max(request, key)) : max,
-    typeof timeWindow === 'function' ? await answerOf('timeWindow', () => timeWindow(request, key)) : timeWindow,
-    burst,
-    excess
+    typeof timeWindow === 'function' ? await answerOf('timeWindow', () => timeWindow(request, key)) : timeWindow
   )
 }
 

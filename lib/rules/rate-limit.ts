@@ -15,9 +15,9 @@ export type Algorithm = 'fixed-window' | 'sliding-window' | 'gcra'
 
 /**
  * What a hit beyond max does to the window of a fixed-window: nothing
- * (`none`), it begins anew (`restart`), or anew and twice as long with each
- * (`backoff`). Source: `continueExceeding` and `exponentialBackoff` of
- * @fastify/rate-limit.
+ * (`none`), it begins anew (`restart`), or anew and twice as long with each, up
+ * to a cap (`backoff`). Source: `continueExceeding` and `exponentialBackoff` of
+ * @fastify/rate-limit, which has no cap.
  */
 export type Excess = 'none' | 'restart' | 'backoff'
 export const excesses = ['none', 'restart', 'backoff'] as const satisfies readonly Excess[]
@@ -32,6 +32,8 @@ export interface Limit {
   readonly burst: number
   /** fixed-window only; elsewhere `none` */
   readonly excess: Excess
+  /** the longest window that refusals may make; equal to windowMs unless excess is `backoff` */
+  readonly longestMs: number
 }
 
 /** The counters of one key. What each means is the algorithm's to say. */
@@ -208,9 +210,12 @@ export function expiresAtMs (state: LimitState, limit: Limit): number {
  * Makes a limit whose arithmetic stays exact: the products of max and window
  * that sliding-window and gcra compare must be whole numbers below 2^53.
  *
+ * @param maxBackoffMs  where this is shorter than the window, the window is the cap
  * @throws LimitError  naming the number that is out of range
  */
-export function defineLimit (algorithm: Algorithm, max: number, windowMs: number, burst = max, excess: Excess = 'none'): Limit {
+export function defineLimit (
+  algorithm: Algorithm, max: number, windowMs: number, burst = max, excess: Excess = 'none', maxBackoffMs = defaultBackoffMs
+): Limit {
   if (!Number.isSafeInteger(max) || max < 0) throw new LimitError(`max must be a whole number >= 0, got ${show(max)}`)
   if (!Number.isSafeInteger(burst) || burst < 0) throw new LimitError(`burst must be a whole number >= 0, got ${show(burst)}`)
   if (!Number.isSafeInteger(windowMs) || windowMs < 1 || windowMs > longestWindowMs) {
@@ -219,8 +224,19 @@ export function defineLimit (algorithm: Algorithm, max: number, windowMs: number
   if (algorithm !== 'fixed-window' && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
     throw new LimitError(`max times timeWindow must stay below 2^51 for ${algorithm}, got ${max} per ${windowMs} ms; use fixed-window or a shorter window`)
   }
-  return { algorithm, max, windowMs, burst: algorithm === 'gcra' ? burst : max, excess: algorithm === 'fixed-window' ? excess : 'none' }
+  const isFixed = algorithm === 'fixed-window'
+  return {
+    algorithm,
+    max,
+    windowMs,
+    burst: algorithm === 'gcra' ? burst : max,
+    excess: isFixed ? excess : 'none',
+    longestMs: isFixed && excess === 'backoff' ? Math.max(windowMs, maxBackoffMs) : windowMs
+  }
 }
+
+/** A day: without a cap, thirty requests would lock a client for centuries. */
+export const defaultBackoffMs = 86_400_000
 
 /** Ten years, leap days included. Longer is a mistake in the unit. */
 export const longestWindowMs = 10 * 366 * 86_400_000

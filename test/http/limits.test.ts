@@ -125,6 +125,43 @@ onBoth('ban: the refusals after so many are 403s, until the window ends', async 
   t.equal((await get(app, '/at-once')).statusCode, 403)
 })
 
+onBoth('exponentialBackoff locks nobody for longer than maxBackoff, a day by default', async (t, newApp) => {
+  const app = await newApp({ max: 3, timeWindow: '1 minute', exponentialBackoff: true })
+  const { limits } = app.redisGuard
+  const ofRoute = (maxBackoff: string) => ({ config: { rateLimit: { max: 3, maxBackoff } } })
+  app.get('/', ok)
+  app.get('/short', ofRoute('10 minutes'), ok)
+  app.get('/computed', { config: { rateLimit: { max: 3, timeWindow: () => 7_200_000, maxBackoff: '1 hour' } } }, ok)
+  for (const [url, seconds] of [['/', 86_400], ['/short', 600], ['/computed', 7200]] as const) {
+    await statuses(app, 33, url)
+    t.match((await get(app, url)).headers, { 'retry-after': `${seconds}`, 'x-ratelimit-reset': `${seconds}` }, url)
+  }
+  const waits = async () => (await limits.peek('127.0.0.1')).map(({ retryAfterMs }) => Math.ceil(retryAfterMs / 60_000))
+  t.same(await waits(), [24 * 60, 10])
+  await limits.set('GET:/short', { max: 3, timeWindow: '20 minutes' })
+  t.equal((await get(app, '/short')).headers['retry-after'], '1200', 'the window is the cap where it is longer')
+  await limits.set('GET:/short', { max: 3, timeWindow: '1 second' })
+  t.same(await waits(), [24 * 60, 10])
+  t.equal((await get(app, '/short')).headers['retry-after'], '600')
+})
+
+t.test('a lock of centuries, from before there was a cap, becomes one of maxBackoff', async t => {
+  const nameSpace = `test${++namespaces}:`
+  const app = await guardedApp(t, { redis: server.url, nameSpace, max: 3, timeWindow: '1 minute', exponentialBackoff: true })
+  app.get('/', ok)
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  const key = `${nameSpace}fixed-window:{127.0.0.1}:global`
+  await client.set(key, '3:31', 'PX', 64_424_509_440_000)
+  t.match(await app.redisGuard.limits.peek('127.0.0.1'), [{ remaining: 0, retryAfterMs: 86_400_000, resetMs: 86_400_000 }])
+  t.equal((await get(app)).headers['retry-after'], '86400')
+  t.ok(await client.pttl(key) <= 86_400_000)
+  // Of a client that is not over its limit, too.
+  await client.set(key, '1:31', 'PX', 64_424_509_440_000)
+  t.match(await get(app), { statusCode: 200, headers: { 'x-ratelimit-reset': '86400' } })
+  t.ok(await client.pttl(key) <= 86_400_000)
+})
+
 onBoth('in shadow all is counted and reported, and nothing refused or told to clients', async (t, newApp) => {
   const app = await newApp({ max: 1, shadow: true })
   app.get('/', ok)
@@ -352,7 +389,14 @@ t.test('routes of a group whose windows differ count apart, so that none frees a
   app.get('/longer', { config: { rateLimit: { groupId: 'g', timeWindow: 1, continueExceeding: true } } }, ok)
   app.get('/computed', { config: { rateLimit: { groupId: 'g', timeWindow: () => 1 } } }, ok)
   app.get('/slow', { config: { rateLimit: { groupId: 'g', timeWindow: () => 600_000 } } }, ok)
-  const names = ['global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed', 'group:g@computed-2']
+  const backoff = { groupId: 'g', timeWindow: 1, exponentialBackoff: true }
+  app.get('/backoff', { config: { rateLimit: backoff } }, ok)
+  app.get('/backoff-alike', { config: { rateLimit: backoff } }, ok)
+  app.get('/backoff-short', { config: { rateLimit: { ...backoff, maxBackoff: 1000 } } }, ok)
+  const names = [
+    'global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed', 'group:g@computed-2',
+    'group:g@1ms,backoff', 'group:g@1ms,backoff-2'
+  ]
   t.same(app.redisGuard.limits.names, names)
   for (const url of ['/strict', '/slow']) t.same(await statuses(app, 3, url), [200, 200, 200])
   for (const url of ['/loose', '/longer', '/computed']) await get(app, url)

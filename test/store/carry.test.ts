@@ -176,6 +176,23 @@ t.test('fixed-window: what is added leaves the end of the window alone, save whe
   t.ok(await observer.pttl(key) > 0)
 })
 
+t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or the outage made it', async t => {
+  const limit = defineLimit('fixed-window', 1, 1000, undefined, 'backoff', 10_000)
+  for (const where of ['in Redis', 'in the outage']) {
+    const { key, hit } = clientOf(limit)
+    const known = await hit(4)
+    const tooFarMs = Date.now() + 2 ** 40
+    if (where === 'in Redis') {
+      await observer.set(key, '1:40')
+      await observer.pexpireat(key, tooFarMs)
+    }
+    const counted = where === 'in Redis' ? known : { ...known, previous: known.previous + 40, atMs: tooFarMs }
+    await carry([{ key, limit, known, counted }])
+    const leftMs = await observer.pttl(key)
+    t.ok(leftMs > 8000 && leftMs <= 10_000, `${where}: ${leftMs}`)
+  }
+})
+
 t.test('sliding-window: windows that do not begin at the same moment are matched by the nearer beginning', async t => {
   const limit = defineLimit('sliding-window', 100, 10_000)
   const cases: [inRedis: LimitState, carried: LimitState, expected: { used: string, previous: string }][] = [

@@ -92,7 +92,9 @@ for (const algorithm of algorithms) {
       const [windowMs, excess] = [random.whole(shortestMs, 4000), random.pick(excesses)]
       return [1, 2].map(() => {
         const max = random.whole(0, 30)
-        return { name, cost: 1, limit: defineLimit(used, max, windowMs, used === 'gcra' ? random.whole(1, 40) : max, excess) }
+        const burst = used === 'gcra' ? random.whole(1, 40) : max
+        const maxBackoffMs = random.chance(0.8) ? windowMs * random.whole(1, 40) : undefined
+        return { name, cost: 1, limit: defineLimit(used, max, windowMs, burst, excess, maxBackoffMs) }
       })
     }
 
@@ -105,7 +107,9 @@ for (const algorithm of algorithms) {
   })
 }
 
-/** Times as seen from the decision, so that two clocks can be compared; on each a backoff ends at the last moment that is a safe integer. */
+/** Times as seen from the decision, so that two clocks can be compared. */
 function relative ({ accepted, nowMs, outcomes }: Taken) {
-  return { accepted, outcomes: outcomes.map(({ fits, state }) => ({ fits, used: state.used, previous: state.previous, inMs: Math.min(state.atMs - nowMs, 2 ** 52) })) }
+  const relativeTo = ({ fits, state: { used, previous, atMs } }: Taken['outcomes'][number]) =>
+    ({ fits, used, previous, inMs: atMs - nowMs })
+  return { accepted, outcomes: outcomes.map(relativeTo) }
 }

@@ -6,9 +6,9 @@
 -- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
 --          it since it was known: 0 all, 1 a part, 2 nothing, 3 all for sure; algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          excess (0 none, 1 restart, 2 backoff), used and previous as they were
---          known, used and previous to add, ms from now to atMs. Whole numbers all;
---          with gcra counted by max, and previous is ignored.
+--          excess (0 none, 1 restart, 2 backoff), longestMs, used and previous as
+--          they were known, used and previous to add, ms from now to atMs. Whole
+--          numbers all; with gcra counted by max, and previous is ignored.
 -- returns  1; 0 where the marker was there already
 -- cost     up to seven commands for each counter; O(1) each
 
@@ -62,10 +62,11 @@ end
 
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local first = 2 + 11 * i
+  local first = 2 + 12 * i
   local numbers = {}
-  for n = 1, 11 do numbers[n] = tonumber(ARGV[first + n - 1]) end
-  local kept, algorithm, max, windowMs, burst, excess, known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers)
+  for n = 1, 12 do numbers[n] = tonumber(ARGV[first + n - 1]) end
+  local kept, algorithm, max, windowMs, burst, excess, longestMs = unpack(numbers, 1, 7)
+  local known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers, 8)
   local atMs = nowMs + offsetMs
   local told, toldPrevious, toldAtMs
   if kept ~= ALL and kept ~= SURELY_ALL then
@@ -98,7 +99,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
       redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
-      if leftMs > windowMs and excess == 0 then redis.call('PEXPIREAT', key, nowMs + windowMs) end
+      if leftMs > longestMs then redis.call('PEXPIREAT', key, nowMs + longestMs) end
     end
   else
     local fields = read(key, 'HMGET', 'used', 'previous', 'atMs') or {}
