@@ -4,6 +4,7 @@ import t, { type Test } from 'tap'
 import { LimitControl } from '../../lib/guard/limit-control.js'
 import { LimitRegistry } from '../../lib/guard/limits.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
+import { algorithms } from '../../lib/rules/rate-limit.js'
 import { resolveOptions } from '../../lib/settings.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
@@ -493,4 +494,66 @@ t.test('a version that cannot be read twice, such as a huge foreign value, is re
   isHuge = false
   await look()
   t.equal(await get('redis-guard:limits'), version, 'not in a row')
+})
+
+/** Each way to count refusals; with it a limit of 3 that is used up, and refused 30 more. */
+const waysToRefuse: readonly RedisGuardOptions[] = [
+  ...algorithms.filter(algorithm => algorithm !== 'gcra').map(algorithm => ({ algorithm })),
+  { ban: 5 },
+  { continueExceeding: true },
+  { exponentialBackoff: true }
+]
+
+for (const where of ['in memory', 'on Redis', 'in an outage', 'on Redis after an outage'] as const) {
+  t.test(`a limit that is raised lets a client pass that kept retrying, ${where}`, async t => {
+    const server = await RedisServer.start()
+    t.teardown(async () => await server.stop())
+    const proxy = await TcpProxy.start(server.port)
+    t.teardown(async () => await proxy.stop())
+    for (const [i, way] of waysToRefuse.entries()) {
+      const redis = where === 'in memory' ? false : { port: proxy.port }
+      const app = await guardedApp(t, { redis, nameSpace: `${i}:`, resetTimeout: 100, max: 3, timeWindow: '1 hour', ...way })
+      app.get('/', async () => 'ok')
+      const statuses = async (count: number) => {
+        const all: number[] = []
+        for (let i = 0; i < count; i++) all.push((await app.inject('/')).statusCode)
+        return all
+      }
+      const goes = async (store: 'memory' | 'redis') => {
+        proxy.blackhole = store === 'memory'
+        await until(async () => {
+          await app.redisGuard.get('x')
+          return app.redisGuard.status.store === store
+        })
+      }
+      t.same(await statuses(3), [200, 200, 200])
+      t.equal((await statuses(10)).every(status => status > 400), true)
+      if (where.includes('outage')) await goes('memory')
+      t.equal((await statuses(20)).every(status => status > 400), true)
+      if (where.includes('after')) await goes('redis')
+      await app.redisGuard.limits.set('global', { max: 20, timeWindow: '1 hour' })
+      const headers = { 'x-ratelimit-limit': '20', 'x-ratelimit-remaining': '16' }
+      t.match(await app.inject('/'), { statusCode: 200, headers }, JSON.stringify(way))
+      const rest = await statuses(17)
+      t.same(rest.slice(0, 16), Array(16).fill(200), JSON.stringify(way))
+      t.ok(rest[16]! > 400, JSON.stringify(way))
+      if (where === 'in an outage') await goes('redis')
+    }
+  })
+}
+
+t.test('a limit that is raised elsewhere lets a client pass whose refusals are cached', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  for (const [i, way] of waysToRefuse.entries()) {
+    const options = { redis: server.url, nameSpace: `${i}:`, max: 3, timeWindow: '1 hour', syncInterval: 50, ...way }
+    const apps = [await guardedApp(t, options), await guardedApp(t, options)]
+    for (const app of apps) app.get('/', async () => 'ok')
+    const [raising, refusing] = apps as [FastifyInstance, FastifyInstance]
+    for (let i = 0; i < 3; i++) t.equal((await refusing.inject('/')).statusCode, 200)
+    for (let i = 0; i < 30; i++) for (const app of apps) t.ok((await app.inject('/')).statusCode > 400)
+    await raising.redisGuard.limits.set('global', { max: 20, timeWindow: '1 hour' })
+    t.equal((await raising.inject('/')).statusCode, 200, `${JSON.stringify(way)} here`)
+    await until(async () => (await refusing.inject('/')).statusCode === 200, 1000)
+  }
 })
