@@ -20,9 +20,9 @@ export interface RefusalContext {
   readonly statusCode: number
   readonly ban: boolean
   readonly max: number
-  /** ms until the client may try again */
+  /** ms until the client may try again; Infinity: the request counts for more than the limit ever allows */
   readonly ttl: number
-  /** the same as a text, such as `1 minute` */
+  /** the same as a text, such as `1 minute`, or `never` */
   readonly after: string
 }
 
@@ -50,6 +50,15 @@ export interface SingleLimitOptions {
   max?: number | ((request: FastifyRequest, key: string) => Awaitable<number>)
   timeWindow?: number | string | ((request: FastifyRequest, key: string) => Awaitable<number>)
   burst?: number
+  /**
+   * How many hits a request counts for. A function may answer 0: such a request
+   * is neither counted nor refused. It may answer more than the limit ever
+   * allows: such a request gets a 429 without `retry-after`. Any other answer
+   * gets a 500. Default: 1.
+   *
+   * @example
+   * cost: request => Array.isArray(request.body) ? request.body.length : 1
+   */
   cost?: number | ((request: FastifyRequest) => Awaitable<number>)
   ban?: number
   continueExceeding?: boolean
@@ -186,7 +195,7 @@ export const singleLimitOptions = {
   max: option(either(whole(0), fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => number')), 1000, 'hits allowed per window'),
   timeWindow: option(either(duration, fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => ms')), 60_000, 'length of the window'),
   burst: option(whole(1), undefined, '`gcra` only: hits that may come at once', '`max`'),
-  cost: option(either(whole(1), fn<(request: FastifyRequest) => Awaitable<number>>('(request) => number')), 1, 'how many hits a request counts for'),
+  cost: option(either(whole(1), fn<(request: FastifyRequest) => Awaitable<number>>('(request) => number')), 1, 'how many hits a request counts for; a function may answer 0 (not counted, not refused)'),
   ban: option(whole(-1), -1, '`fixed-window` only: after this many refusals in a window the next get a 403; `-1`: never'),
   continueExceeding: option(flag, false, '`fixed-window` only: each refused request begins the window anew'),
   exponentialBackoff: option(flag, false, '`fixed-window` only: each refused request begins the window anew, and twice as long, up to `maxBackoff`'),

@@ -13,7 +13,12 @@ export function setLimitHeaders (reply: FastifyReply, verdict: Counted | Uncount
 /** Headers of a request that was refused. */
 export function setRefusalHeaders (reply: FastifyReply, verdict: Counted, settings: HeaderSettings): void {
   setHeaders(reply, verdict, settings.addHeaders, settings)
-  if (settings.addHeaders['retry-after']) reply.header('retry-after', retryAfterSeconds(verdict))
+  if (settings.addHeaders['retry-after'] && canPass(verdict)) reply.header('retry-after', retryAfterSeconds(verdict))
+}
+
+/** Whether such a request passes sooner or later; false: it counts for more than the whole limit. */
+export function canPass ({ explanation }: Counted): boolean {
+  return explanation.retryAfterMs !== Infinity
 }
 
 /** Whole seconds, rounded up: a client that waits for so long passes. At least 1. */

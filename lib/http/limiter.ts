@@ -188,10 +188,13 @@ export class Limiter {
       const limit = inForce ?? await computed(live, request, shown)
       const { cost } = definition
       const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
-      if (!Number.isSafeInteger(hits) || hits < 1) throw new LimitError(`cost must be a whole number >= 1, got ${show(hits)}`)
-      // With a max of 0 nothing fits, which is what such a limit is for.
-      if (hits > 1 && limit.max > 0 && hits > limit.burst) throw new LimitError(`cost must be at most ${limit.burst}, or the request can never fit the limit ${name}, got ${hits}`)
-      return { name: isFallback ? byAddress(name) : name, limit, cost: hits, shadow: (shadows & 1 << i) !== 0 }
+      if (!isCost(hits)) throw new LimitError(`cost must be a whole number >= 0, got ${show(hits)}`)
+      return {
+        name: isFallback ? byAddress(name) : name,
+        limit,
+        cost: Math.min(hits, Number.MAX_SAFE_INTEGER),
+        shadow: (shadows & 1 << i) !== 0
+      }
     }))
   }
 }
@@ -209,6 +212,11 @@ async function computed (live: LiveLimit, request: FastifyRequest, key: string):
     typeof max === 'function' ? await answerOf('max', () => max(request, key)) : max,
     typeof timeWindow === 'function' ? await answerOf('timeWindow', () => timeWindow(request, key)) : timeWindow
   )
+}
+
+/** However large: a client may choose the number, such as the length of its batch. The number 1e999 of JSON is Infinity. */
+function isCost (cost: unknown): cost is number {
+  return (Number.isInteger(cost) || cost === Infinity) && (cost as number) >= 0
 }
 
 /** What a class that only counts cannot do. */

@@ -28,7 +28,7 @@ export type RateLimitResult = {
   /** ms */
   readonly timeWindow: number
   readonly remaining: number
-  /** ms until the window ends; of a request that is over the limit: until it would pass */
+  /** ms until the window ends; of a request that is over the limit: until it would pass, Infinity if it never can */
   readonly ttl: number
   readonly ttlInSeconds: number
   readonly isExceeded: boolean
@@ -114,7 +114,8 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   const { tightest, refusals } = peeked
   // A fixed window whose last hit was just used is not exceeded yet; a bucket does not know the difference.
   const isFixed = tightest.limit.algorithm === 'fixed-window'
-  const isExceeded = tightest.explanation.retryAfterMs > 0 && (!isFixed || refusals > 0)
+  const { retryAfterMs } = tightest.explanation
+  const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!isFixed || refusals > 0))
   return resultOf(limiter, shown, tightest, refusals, isExceeded)
 }
 

@@ -46,7 +46,7 @@ export interface LimitState {
 /** One limit that a hit has to pass, and how much of it the hit takes. */
 export interface Check {
   readonly limit: Limit
-  /** whole number >= 1 */
+  /** whole number >= 0; 0: neither counted nor refused */
   readonly cost: number
   /** counted as any other, but refuses nothing */
   readonly shadow?: boolean
@@ -67,7 +67,7 @@ export interface Explanation {
   readonly remaining: number
   /** until the whole quota is there again */
   readonly resetMs: number
-  /** until a hit of the given cost passes; 0 when it would pass now */
+  /** until a hit of the given cost passes; 0 when it would pass now, Infinity when it never can (see explainHit) */
   readonly retryAfterMs: number
 }
 
@@ -106,11 +106,12 @@ export const algorithms = Object.keys(rules) as readonly Algorithm[]
  *
  * @param stored  counters of the key; undefined: never seen, or expired
  * @param nowMs   ms since 1970 from the store's clock; may step back
- * @param cost    whole number >= 1
+ * @param cost    whole number >= 0
  */
 export function take (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number): Outcome {
   const rule = rules[limit.algorithm]
   const state = rule.current(stored, nowMs, limit)
+  if (cost === 0) return { fits: true, state, changed: isRepaired(rule, stored, nowMs, limit) }
   if (rule.fits(state, nowMs, limit, cost)) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
   return refuse(rule, stored, state, nowMs, limit)
 }
@@ -128,13 +129,14 @@ export function takeAll (
   stored: readonly (LimitState | undefined)[], nowMs: number, checks: readonly Check[]
 ): { readonly accepted: boolean, readonly outcomes: readonly Outcome[] } {
   const states = checks.map(({ limit }, i) => rules[limit.algorithm].current(stored[i], nowMs, limit))
-  const fits = checks.map(({ limit, cost }, i) => rules[limit.algorithm].fits(states[i]!, nowMs, limit, cost))
+  const fits = checks.map(({ limit, cost }, i) =>
+    cost === 0 || rules[limit.algorithm].fits(states[i]!, nowMs, limit, cost))
   const accepted = fits.every((fit, i) => fit || checks[i]!.shadow === true)
   const outcomes = checks.map(({ limit, cost }, i): Outcome => {
     const rule = rules[limit.algorithm]
     const state = states[i]!
     if (!fits[i]) return refuse(rule, stored[i], state, nowMs, limit)
-    if (accepted) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
+    if (accepted && cost > 0) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
     return { fits: true, state, changed: isRepaired(rule, stored[i], nowMs, limit) }
   })
   return { accepted, outcomes }
@@ -149,6 +151,7 @@ export function current (stored: LimitState | undefined, nowMs: number, limit: L
 export function count (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number, accepted: boolean): LimitState {
   const rule = rules[limit.algorithm]
   const state = rule.current(stored, nowMs, limit)
+  if (cost === 0) return state
   return accepted ? rule.accept(state, limit, cost) : rule.refuse(state, nowMs, limit)
 }
 
@@ -199,6 +202,22 @@ export const otherClockMs = 1000
 export function explain (stored: LimitState | undefined, nowMs: number, limit: Limit, cost = 1): Explanation {
   const rule = rules[limit.algorithm]
   return rule.explain(rule.current(stored, nowMs, limit), nowMs, limit, cost)
+}
+
+/**
+ * What counters mean to one hit: a hit of cost 0 passes in any case, and one
+ * beyond the whole quota never.
+ *
+ * @param explanation  of the counters, by `explain`
+ */
+export function explainHit (explanation: Explanation, limit: Limit, cost: number): Explanation {
+  if (cost === 0) return { ...explanation, retryAfterMs: 0 }
+  return canNeverFit(limit, cost) ? { ...explanation, retryAfterMs: Infinity } : explanation
+}
+
+/** Where nothing is allowed at all (max 0), a hit is refused like any other: the limit may be raised. */
+function canNeverFit ({ burst }: Limit, cost: number): boolean {
+  return burst > 0 && cost > burst
 }
 
 /** When counters that were just written may be forgotten, ms since 1970. */

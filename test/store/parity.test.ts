@@ -101,7 +101,7 @@ for (const algorithm of algorithms) {
     function aHit (): Hit {
       const checks = groups.map(group => random.pick(group))
       const used = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.5))
-      const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(1, 12), shadow: random.chance(0.2) }))
+      const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(0, 40), shadow: random.chance(0.2) }))
       return { key: `client${random.whole(1, 5)}`, checks: withCosts }
     }
   })

@@ -152,6 +152,7 @@ local function general ()
   end
 
   local function fits (state, limit, cost)
+    if cost == 0 then return true end
     local windowMs = limit.windowMs
     if limit.algorithm == FIXED_WINDOW then return state.used + cost <= limit.max end
     if limit.algorithm == SLIDING_WINDOW then
@@ -216,7 +217,7 @@ local function general ()
       if not decision.fits then
         state = refuse(decision.state, check)
         changed = changed or state ~= decision.state
-      elseif accepted then
+      elseif accepted and check.cost > 0 then
         state, changed = accept(state, check, check.cost), true
       end
       if changed then
