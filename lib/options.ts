@@ -7,7 +7,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { Awaitable } from './awaitable.js'
 import {
-  duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,
+  duration, either, flag, fn, infinite, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,
   type ValueRule, whole, wrong
 } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
@@ -47,6 +47,13 @@ export type LimitHook = typeof hooks[number]
 /** What one of several limits may say of itself. */
 export interface SingleLimitOptions {
   algorithm?: Algorithm
+  /**
+   * Hits allowed per window. `Infinity`, also from a function, is no limit: the
+   * request is not counted and gets no headers. Default: 1000.
+   *
+   * @example
+   * max: async (request, key) => await isPremium(key) ? Infinity : 100
+   */
   max?: number | ((request: FastifyRequest, key: string) => Awaitable<number>)
   timeWindow?: number | string | ((request: FastifyRequest, key: string) => Awaitable<number>)
   burst?: number
@@ -192,7 +199,13 @@ function option<T, Fallback extends T | undefined> (
 /** Options of one limit, whether it is the only one or one of several. */
 export const singleLimitOptions = {
   algorithm: option(oneOf(...algorithms), 'fixed-window' as Algorithm, 'how hits are counted; see "How a decision is taken"'),
-  max: option(either(whole(0), fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => number')), 1000, 'hits allowed per window'),
+  max: option(
+    either(
+      either(whole(0), infinite),
+      fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => number')
+    ),
+    1000, 'hits allowed per window; `Infinity`: no limit'
+  ),
   timeWindow: option(either(duration, fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => ms')), 60_000, 'length of the window'),
   burst: option(whole(1), undefined, '`gcra` only: hits that may come at once', '`max`'),
   cost: option(either(whole(1), fn<(request: FastifyRequest) => Awaitable<number>>('(request) => number')), 1, 'how many hits a request counts for; a function may answer 0 (not counted, not refused)'),

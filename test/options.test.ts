@@ -185,7 +185,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   maxJournal: [],
   algorithm: [],
   // whole, so that only its product with the window could be out of range, which fixed-window does not form
-  max: ['huge', 'function'],
+  max: ['huge', 'function', 'Infinity'],
   // '10' is a text of 10 ms to @lukeed/ms
   timeWindow: ['number', 'function'],
   // gcra only

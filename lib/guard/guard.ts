@@ -5,7 +5,7 @@
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
 import { current, explain, explainHit, type Explanation, refusalsOf } from '../rules/rate-limit.js'
-import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Verdict } from '../rules/verdict.js'
+import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Unlimited, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { NamedCheck, Refund, Taken } from '../store/store.js'
@@ -127,6 +127,12 @@ export class Guard {
   exempt (subject: Subject, limit: string, key: string): Exempt {
     this.#tell(subject, 'exempt', 'local', limit, key)
     return { kind: 'exempt', key }
+  }
+
+  /** The verdict on a request whose limits are all without an end. */
+  unlimited (subject: Subject, limit: string, key: string): Unlimited {
+    this.#tell(subject, 'unlimited', 'local', limit, key)
+    return { kind: 'unlimited', key }
   }
 
   /**

@@ -93,6 +93,7 @@ export class LimitControl {
    * Changes a limit: here at once, on other instances within `syncInterval`.
    * It stays changed, over restarts too, until it is reset.
    *
+   * @param limit.max         Infinity: no limit
    * @param limit.timeWindow  ms, or a text such as `1 minute`
    * @throws ArgumentError  when there is no such limit, or it cannot be such a one
    */
@@ -128,7 +129,7 @@ export class LimitControl {
 
   /**
    * How far a client is with each limit; nothing is counted. Limits whose
-   * numbers are computed for each request are left out.
+   * numbers are computed for each request, and those without an end, are left out.
    *
    * @param key  an address, or an answer of a `keyGenerator`; with `hashKeys`, also the hash that events show
    */
@@ -246,7 +247,7 @@ export class LimitControl {
   async #decide (name: string, change: LimitChange | undefined): Promise<void> {
     // The clocks of two instances may differ: what is decided with another decision in sight is later than it.
     const atMs = Math.max(this.#now(), (this.#known.get(name)?.atMs ?? 0) + 1)
-    const text = JSON.stringify(change === undefined ? { isReset: true, atMs } : { ...change, atMs })
+    const text = JSON.stringify(change === undefined ? { isReset: true, atMs } : { ...change, max: storedMax(change), atMs })
     this.#known.set(name, { change, atMs, text })
     await this.#write(name, text)
   }
@@ -278,7 +279,7 @@ export class LimitControl {
       if (!ofClient.has(`${limit.algorithm} ${name}`)) ofClient.set(`${limit.algorithm} ${name}`, { name, limit, cost: 1 })
     }
     for (const { name, inForce, definition: { algorithm }, clients: { ipv6Subnet, hasKeyGenerator } } of this.#registry.all()) {
-      const limit = inForce ?? computed?.(algorithm)
+      const limit = inForce === undefined || inForce.max === Infinity ? computed?.(algorithm) : inForce
       if (limit === undefined) continue
       const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
       // The answer of a `keyGenerator` is counted itself, or by its hash.
@@ -300,11 +301,20 @@ function keyOf (name: string): string {
 
 function readChange (limit: unknown): LimitChange {
   const { max, timeWindow } = (typeof limit === 'object' && limit !== null ? limit : {}) as { max?: unknown, timeWindow?: unknown }
-  if (!Number.isSafeInteger(max) || (max as number) < 0) throw new ArgumentError({ option: 'max of limits.set', rule: 'a whole number >= 0', received: show(max) })
+  if (max !== Infinity && (!Number.isSafeInteger(max) || (max as number) < 0)) {
+    throw new ArgumentError({ option: 'max of limits.set', rule: 'a whole number >= 0, or Infinity', received: show(max) })
+  }
   const windowMs = duration.read(timeWindow)
   if (windowMs === wrong) throw new ArgumentError({ option: 'timeWindow of limits.set', rule: duration.rule, received: show(timeWindow) })
   return { max: max as number, windowMs }
 }
+
+/** JSON has no Infinity. */
+function storedMax ({ max }: LimitChange): number | string {
+  return max === Infinity ? unlimited : max
+}
+
+const unlimited = 'Infinity'
 
 /** The text that an earlier release stored for a limit that was reset. */
 const resetBefore = 'as configured'
@@ -313,9 +323,9 @@ const resetBefore = 'as configured'
 function parseDecision (text: string): Decision | undefined {
   if (text === resetBefore) return { change: undefined, atMs: 0, text }
   try {
-    const read = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number }>
+    const read = JSON.parse(text) as { max?: unknown, windowMs?: unknown, isReset?: boolean, atMs?: number }
     const { max, windowMs, isReset, atMs } = read
-    const change = isReset === true ? undefined : readChange({ max, timeWindow: windowMs })
+    const change = isReset === true ? undefined : readChange({ max: max === unlimited ? Infinity : max, timeWindow: windowMs })
     return { change, atMs: Number.isFinite(atMs) ? atMs! : 0, text }
   } catch {
     return undefined

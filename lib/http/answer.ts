@@ -63,6 +63,9 @@ function respond (request: FastifyRequest, reply: FastifyReply, limiter: Limiter
     case 'denied':
       sendDenied(reply)
       return answered
+    case 'unlimited':
+      call(settings.onExceeding, request, verdict.key)
+      return undefined
     case 'exempt':
     case 'shadowed': return undefined
     /* c8 ignore next 2 -- a new kind of verdict fails to compile here, so that this cannot run */

@@ -19,7 +19,7 @@ import type { NamedCheck } from '../store/store.js'
 import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
 import { shownKey } from './normalize-ip.js'
-import { asError, answerOf } from './user-function.js'
+import { answerOf, hidden } from './user-function.js'
 
 /** Called once, with the failure, or with the verdict. */
 export type Decided = (failure: Error | undefined, verdict: Verdict | undefined) => void
@@ -29,6 +29,7 @@ export interface Counting {
   readonly key: string
   /** as the user's functions get it */
   readonly shown: string
+  /** empty: there is no limit */
   readonly checks: readonly NamedCheck[] | undefined
 }
 
@@ -80,7 +81,7 @@ export class Limiter {
       const shownTo = showing(shown, key, decided)
       if (checks === undefined) shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
       else this.#take(request, reply, subject, key, checks, shownTo)
-    }, (thrown: unknown) => decided(asError(thrown), undefined))
+    }, (thrown: unknown) => decided(thrown as Error, undefined))
   }
 
   clientOf ({ client }: Subject): Client {
@@ -102,6 +103,7 @@ export class Limiter {
   }
 
   #take (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, key: string, checks: readonly NamedCheck[], decided: Decided): void {
+    if (checks.length === 0) return decided(undefined, this.#guard.unlimited(subject, this.#name, key))
     const { countWhen, onOutage } = this.settings
     this.#guard.take(subject, key, checks, onOutage, countWhen === undefined || reply === undefined
       ? decided
@@ -123,7 +125,7 @@ export class Limiter {
         if (isThenable(counts)) attempt(() => counts, () => {})
         if (typeof counts !== 'boolean') throw new LimitError(`countWhen must answer true or false, got ${show(counts)}`)
       } catch (error) {
-        safeLog(request.log).error({ err: error }, 'countWhen failed, the request counts')
+        safeLog(request.log).error({ err: error, limit: this.#name }, 'countWhen failed, the request counts')
         return
       }
       if (counts) return
@@ -134,22 +136,27 @@ export class Limiter {
   }
 
   async countingOf (request: FastifyRequest, client: Client): Promise<Counting> {
-    const { keyGenerator, allowList } = this.settings
-    const generated = keyGenerator === undefined
-      ? undefined
-      : readClientId(await answerOf('keyGenerator', () => keyGenerator(request)))
-    const plain = generated ?? client.key
-    const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
-    const shown = shownKey(plain, client)
-    if (isListed(client, plain, this.settings)) return { key, shown, checks: undefined }
-    const { decide } = allowList
-    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
-      return { key, shown, checks: undefined }
+    try {
+      const { keyGenerator, allowList } = this.settings
+      const answer = keyGenerator === undefined
+        ? undefined
+        : await answerOf('keyGenerator', () => keyGenerator(request))
+      const generated = readClientId(answer)
+      const plain = generated ?? client.key
+      const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
+      const shown = shownKey(plain, client)
+      if (isListed(client, plain, this.settings)) return { key, shown, checks: undefined }
+      const { decide } = allowList
+      if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
+        return { key, shown, checks: undefined }
+      }
+      // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
+      const isFallback = keyGenerator !== undefined && generated === undefined
+      const fixed = this.#fixedChecks(key, isFallback)
+      return { key, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
+    } catch (thrown) {
+      throw hidden(thrown, this.#name, request)
     }
-    // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
-    const isFallback = keyGenerator !== undefined && generated === undefined
-    const fixed = this.#fixedChecks(key, isFallback)
-    return { key, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
   }
 
   /** @returns undefined: one of the limits has to be computed */
@@ -165,6 +172,7 @@ export class Limiter {
     const checks: NamedCheck[] = []
     for (const [i, { name, inForce, definition: { cost } }] of this.#limits.entries()) {
       if (inForce === undefined || typeof cost !== 'number') return undefined
+      if (inForce.max === Infinity) continue
       checks.push({ name: isFallback ? byAddress(name) : name, limit: inForce, cost, shadow: (shadows & 1 << i) !== 0 })
     }
     ;(isFallback ? this.#fixedByAddress : this.#fixed).set(shadows, checks)
@@ -181,22 +189,32 @@ export class Limiter {
     return shadows
   }
 
-  async #computedChecks (request: FastifyRequest, key: string, shown: string, isFallback: boolean): Promise<readonly NamedCheck[]> {
+  async #computedChecks (
+    request: FastifyRequest, key: string, shown: string, isFallback: boolean
+  ): Promise<readonly NamedCheck[]> {
     const shadows = this.#shadowsFor(key)
-    return await Promise.all(this.#limits.map(async (live, i) => {
-      const { name, inForce, definition } = live
-      const limit = inForce ?? await computed(live, request, shown)
-      const { cost } = definition
-      const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
-      if (!isCost(hits)) throw new LimitError(`cost must be a whole number >= 0, got ${show(hits)}`)
-      return {
-        name: isFallback ? byAddress(name) : name,
-        limit,
-        cost: Math.min(hits, Number.MAX_SAFE_INTEGER),
-        shadow: (shadows & 1 << i) !== 0
+    const checks = await Promise.all(this.#limits.map(async (live, i): Promise<NamedCheck> => {
+      const { name, inForce, definition: { cost } } = live
+      try {
+        const limit = inForce ?? await computed(live, request, shown)
+        const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
+        if (!isCost(hits)) throw new LimitError(`cost must be a whole number >= 0, got ${show(hits)}`)
+        return {
+          name: isFallback ? byAddress(name) : name,
+          limit,
+          cost: Math.min(hits, Number.MAX_SAFE_INTEGER),
+          shadow: (shadows & 1 << i) !== 0
+        }
+      } catch (thrown) {
+        throw hidden(thrown, name, request)
       }
     }))
+    return checks.some(isUnlimited) ? checks.filter(check => !isUnlimited(check)) : checks
   }
+}
+
+function isUnlimited ({ limit }: NamedCheck): boolean {
+  return limit.max === Infinity
 }
 
 /** The user's functions get the key that is shown, not the one that is counted. */

@@ -17,7 +17,7 @@ export type RateLimitHandler = (request: FastifyRequest, reply: FastifyReply) =>
 
 /** What a limiter says of a request. */
 export type RateLimitResult = {
-  /** on the allow list, or limited only in shadow */
+  /** on the allow list, without a limit (max: Infinity), or limited only in shadow */
   readonly isAllowed: true
   readonly key: string
 } | {
@@ -98,6 +98,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
       return resultOf(limiter, verdict.key, { ...verdict, explanation }, 0, false)
     }
     case 'exempt':
+    case 'unlimited':
     case 'shadowed': return { isAllowed: true, key: verdict.key }
     case 'denied': throw deniedError()
     /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
@@ -108,7 +109,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
   const { key, shown, checks } = await limiter.countingOf(request, client)
-  if (checks === undefined) return { isAllowed: true, key: shown }
+  if (checks === undefined || checks.length === 0) return { isAllowed: true, key: shown }
   const peeked = await limiter.peek(key, checks)
   if (peeked === undefined) return { isAllowed: true, key: shown }
   const { tightest, refusals } = peeked

@@ -24,7 +24,7 @@ export const excesses = ['none', 'restart', 'backoff'] as const satisfies readon
 
 export interface Limit {
   readonly algorithm: Algorithm
-  /** hits allowed per window; whole number >= 0 */
+  /** hits allowed per window; whole number >= 0. Infinity is no limit: stores are never asked to count by it */
   readonly max: number
   /** length of the window; whole number >= 1 */
   readonly windowMs: number
@@ -235,12 +235,14 @@ export function expiresAtMs (state: LimitState, limit: Limit): number {
 export function defineLimit (
   algorithm: Algorithm, max: number, windowMs: number, burst = max, excess: Excess = 'none', maxBackoffMs = defaultBackoffMs
 ): Limit {
-  if (!Number.isSafeInteger(max) || max < 0) throw new LimitError(`max must be a whole number >= 0, got ${show(max)}`)
-  if (!Number.isSafeInteger(burst) || burst < 0) throw new LimitError(`burst must be a whole number >= 0, got ${show(burst)}`)
+  if (max !== Infinity && (!Number.isSafeInteger(max) || max < 0)) {
+    throw new LimitError(`max must be a whole number >= 0, or Infinity, got ${show(max)}`)
+  }
+  if (burst !== max && (!Number.isSafeInteger(burst) || burst < 0)) throw new LimitError(`burst must be a whole number >= 0, got ${show(burst)}`)
   if (!Number.isSafeInteger(windowMs) || windowMs < 1 || windowMs > longestWindowMs) {
     throw new LimitError(`timeWindow must be a whole number of ms from 1 to ${longestWindowMs}, got ${show(windowMs)}`)
   }
-  if (algorithm !== 'fixed-window' && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
+  if (algorithm !== 'fixed-window' && max !== Infinity && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
     throw new LimitError(`max times timeWindow must stay below 2^51 for ${algorithm}, got ${max} per ${windowMs} ms; use fixed-window or a shorter window`)
   }
   const isFixed = algorithm === 'fixed-window'

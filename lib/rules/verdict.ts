@@ -5,7 +5,7 @@
  */
 import type { Explanation, Limit } from './rate-limit.js'
 
-export type Verdict = Counted | Shadowed | Blocked | Exempt | Uncounted | Denied
+export type Verdict = Counted | Shadowed | Blocked | Exempt | Unlimited | Uncounted | Denied
 
 /**
  * Who answers while Redis is away: memory, as if this were the only instance
@@ -55,6 +55,12 @@ export interface Blocked {
 /** On the allow list: passed, and was not counted. */
 export interface Exempt {
   readonly kind: 'exempt'
+  readonly key: string
+}
+
+/** Passed, and was not counted: its `max` is Infinity. */
+export interface Unlimited {
+  readonly kind: 'unlimited'
   readonly key: string
 }
 

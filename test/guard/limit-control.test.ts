@@ -166,7 +166,7 @@ t.test('wrong arguments are errors that say what is wrong', async t => {
   const fine = { max: 1, timeWindow: 1000 }
   const wrong: [() => Promise<unknown>, RegExp][] = [
     [async () => await limits.set('none', fine), /the name of limits.set must be that of a limit, got "none"; limits.names lists them/],
-    [async () => await limits.set('global', { ...fine, max: -1 }), /max of limits.set must be a whole number >= 0, got -1/],
+    [async () => await limits.set('global', { ...fine, max: -1 }), /max of limits.set must be a whole number >= 0, or Infinity, got -1/],
     [async () => await limits.set('global', { ...fine, timeWindow: 'soon' }), /timeWindow of limits.set must be whole ms/],
     [async () => await limits.set('global', undefined as never), /max of limits.set/],
     [async () => await limits.reset(5 as never), /the argument of limits.reset/],
@@ -254,6 +254,27 @@ t.test('an unexpected failure to read changed limits is logged once, and does no
   app.redisGuard.limits.sync = async () => { throw new Error(`unexpected ${++calls}`) }
   await until(() => calls > 3)
   t.match(lines, [{ msg: 'limits that were set at run time could not be read from Redis', err: { message: 'unexpected 1' } }])
+})
+
+t.test('a limit that is set to Infinity is none, on every instance and after a restart, until it is set otherwise', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const [first, second] = [await appWith(t, { redis: server.url }), await appWith(t, { redis: server.url })]
+  const isUnlimited = async (app: FastifyInstance, url: string) => Number.isNaN(await maxOf(app, url))
+  await first.inject({ url: '/login', remoteAddress: '198.51.100.1' })
+  for (const [name, url] of [['GET:/login', '/login'], ['GET:/computed', '/computed']] as const) {
+    await first.redisGuard.limits.set(name, { max: Infinity, timeWindow: '1 minute' })
+    t.equal(await isUnlimited(first, url), true)
+    await until(async () => await isUnlimited(second, url), 1000)
+  }
+  const third = await appWith(t, { redis: server.url })
+  t.equal(await isUnlimited(third, '/login'), true)
+  t.same((await third.redisGuard.limits.peek('198.51.100.1')).map(({ name }) => name), ['global'])
+  t.equal(await third.redisGuard.limits.reset('198.51.100.1'), true, 'what was counted before is forgotten')
+  await second.redisGuard.limits.set('GET:/login', { max: 7, timeWindow: '1 minute' })
+  await until(async () => await maxOf(first, '/login') === 7, 1000)
+  t.equal(await second.redisGuard.limits.reset('GET:/computed'), true)
+  await until(async () => await maxOf(first, '/computed') === 4, 1000)
 })
 
 t.test('a limit is not set to less than a request costs', async t => {

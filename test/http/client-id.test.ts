@@ -110,8 +110,7 @@ t.test('each way to limit reads the answer of keyGenerator alike, on Redis as in
         t.same(statuses, [200, 429], `${url}: ${what}: an address has one quota`)
       }
       answer = ['a', 'b']
-      const message = /^keyGenerator must answer .*, got an array of 2$/
-      const failed = { statusCode: 500, code: 'GUARD_ERR_LIMIT', message }
+      const failed = { statusCode: 500, code: 'GUARD_ERR_LIMIT', message: 'The request cannot be rate limited' }
       t.match((await get(url, '192.0.2.9')).json(), failed, url)
     }
   }

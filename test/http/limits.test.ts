@@ -1,7 +1,7 @@
 /** What a limit can be beyond one number per window: several, dear, banned, in shadow, given back. */
 import { mock } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FastifyInstance, InjectOptions } from 'fastify'
+import type { FastifyInstance, FastifyServerOptions, InjectOptions } from 'fastify'
 import { parseList } from 'structured-headers'
 import t, { type Test } from 'tap'
 import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
@@ -10,6 +10,7 @@ import { algorithms } from '../../lib/rules/rate-limit.js'
 import { isInPart } from '../../lib/rules/sample.js'
 import { FailoverStore } from '../../lib/store/failover.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { failingAtOnce, failingLater } from '../support/failing.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -21,10 +22,13 @@ const ok = async () => 'ok'
 let namespaces = 0
 
 /** The same on memory and on Redis. */
-function onBoth (title: string, run: (t: Test, app: (options?: RedisGuardOptions) => Promise<FastifyInstance>) => Promise<void>): void {
+function onBoth (title: string, run: (
+  t: Test, app: (options?: RedisGuardOptions, server?: FastifyServerOptions) => Promise<FastifyInstance>
+) => Promise<void>): void {
   for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
     t.test(`${title} (${where})`, async t => {
-      await run(t, async options => await guardedApp(t, { redis, nameSpace: `test${++namespaces}:`, ...options }))
+      await run(t, async (options, server) =>
+        await guardedApp(t, { redis, nameSpace: `test${++namespaces}:`, ...options }, server))
     })
   }
 }
@@ -634,24 +638,130 @@ t.test('options that do not go together are refused at registration', async t =>
   }
 })
 
-t.test('functions of the options that fail, or answer what no limit can be, are answered with a 500 that is logged', async t => {
-  const lines: Record<string, unknown>[] = []
-  const app = await guardedApp(t, {}, logTo(lines, 'error'))
-  const wrong: [string, unknown][] = [
-    ['throws', () => { throw new Error('broken') }], ['rejects', async () => { throw new Error('broken') }],
-    ['NaN', () => NaN], ['minus', () => -1], ['text', () => '5'], ['nothing', () => undefined]
-  ]
-  for (const [name, max] of wrong) app.get(`/max-${name}`, { config: { rateLimit: { max: max as () => number } } }, ok)
-  for (const [name, timeWindow] of wrong) app.get(`/window-${name}`, { config: { rateLimit: { timeWindow: timeWindow as () => number } } }, ok)
-  for (const option of ['max', 'window']) {
-    for (const [name] of wrong) t.equal((await get(app, `/${option}-${name}`)).statusCode, 500, `${option}: ${name}`)
+/** Functions of a limit that answer what cannot be counted by, and what the log says. */
+const unusable: readonly (readonly [name: string, options: RouteRateLimitOptions, message: string])[] = [
+  ['max', { max: () => NaN }, 'max must be a whole number >= 0, or Infinity, got NaN'],
+  ['negative', { max: async () => -1 }, 'max must be a whole number >= 0, or Infinity, got -1'],
+  ['minus-infinity', { max: () => -Infinity }, 'max must be a whole number >= 0, or Infinity, got -Infinity'],
+  ['fraction', { max: () => 1.5 }, 'max must be a whole number >= 0, or Infinity, got 1.5'],
+  ['text', { max: () => '5' as never }, 'max must be a whole number >= 0, or Infinity, got "5"'],
+  ['nothing', { max: () => undefined as never }, 'max must be a whole number >= 0, or Infinity, got undefined'],
+  ['window', { timeWindow: () => Infinity }, 'timeWindow must be a whole number of ms from 1 to 316224000000, got Infinity'],
+  ['large', { max: () => 1e9, timeWindow: 1e9, algorithm: 'gcra' }, 'max times timeWindow must stay below 2^51 for gcra, ' +
+    'got 1000000000 per 1000000000 ms; use fixed-window or a shorter window'],
+  ['cost', { cost: () => -1 }, 'cost must be a whole number >= 0, got -1'],
+  ['key', { keyGenerator: () => ['a'] as never }, 'keyGenerator must answer a string, a finite number, a BigInt, bytes or ' +
+    'an object with a toString of its own, got an array of 1'],
+  ['throws', { allowList: failingAtOnce['throws nothing']! }, 'allowList failed without an error'],
+  ['rejects', { cost: failingLater['rejects with nothing'] as () => never }, 'cost failed without an error']
+]
+
+onBoth('functions that answer what no limit can be get a 500 that says no more; the log names limit, place and value', async (t, newApp) => {
+  const lines: { err: { message: string, stack: string } }[] = []
+  const app = await newApp({}, logTo(lines as never[], 'error'))
+  for (const [name, rateLimit] of unusable) app.get(`/${name}/:id`, { config: { rateLimit } }, ok)
+  const limits = [{ name: 'a', max: 1, timeWindow: 1000 }, { name: 'b', max: () => NaN, timeWindow: 1000 }]
+  app.get('/several', { config: { rateLimit: { limits } } }, ok)
+  app.get('/group', { config: { rateLimit: { groupId: 'g', max: () => NaN } } }, ok)
+  const check = app.createRateLimit({ max: () => NaN })
+  app.get('/limiter', { config: { rateLimit: false } }, async request => await check(request, { increment: false }))
+  const shown = {
+    statusCode: 500, code: 'GUARD_ERR_LIMIT', error: 'Internal Server Error', message: 'The request cannot be rate limited'
   }
-  t.match((await get(app, '/max-text')).json(), { code: 'GUARD_ERR_LIMIT', message: 'max must be a whole number >= 0, got "5"' })
-  t.equal(lines.length, 13)
+  for (const [name, , message] of unusable) {
+    lines.length = 0
+    t.same((await get(app, `/${name}/7`)).json(), shown, name)
+    const place = `in the limit GET:/${name}/:id at GET /${name}/:id`
+    t.match(lines, [{ err: { type: 'LimitError', message: `${shown.message}: ${message}, ${place}` } }], name)
+  }
+  const isNaN = 'max must be a whole number >= 0, or Infinity, got NaN'
+  for (const [url, limit] of [['/several', 'GET:/several:b'], ['/group', 'group:g'], ['/limiter', 'limiter:1']] as const) {
+    lines.length = 0
+    t.same((await get(app, url)).json(), shown, url)
+    t.match(lines, [{ err: { message: `${shown.message}: ${isNaN}, in the limit ${limit} at GET ${url}` } }], url)
+  }
+})
+
+t.test('the log says of a 404 that cannot be limited that it has no route', async t => {
+  const lines: { err: { message: string } }[] = []
+  const app = await guardedApp(t, { max: () => NaN }, logTo(lines as never[], 'error'))
+  t.equal((await get(app, '/secret')).statusCode, 500)
+  t.match(lines, [{ err: { message: /got NaN, in the limit global at a GET without a route$/ } }])
+})
+
+t.test('what a function of the options throws is the answer, as it is', async t => {
+  const app = await guardedApp(t)
+  const fail = () => { throw Object.assign(new Error('who?'), { statusCode: 401 }) }
+  for (const option of ['max', 'timeWindow', 'cost', 'keyGenerator', 'allowList']) {
+    app.get(`/${option}`, { config: { rateLimit: { [option]: fail } } }, ok)
+  }
+  for (const option of ['max', 'timeWindow', 'cost', 'keyGenerator', 'allowList']) {
+    t.match(await get(app, `/${option}`), { statusCode: 401, body: /who\?/ }, option)
+  }
+})
+
+onBoth('a max of Infinity is no limit: requests pass uncounted, without headers, and are told of', async (t, newApp) => {
+  const calls: string[] = []
+  const nameSpace = `test${++namespaces}:`
+  const app = await newApp({ max: Infinity, nameSpace, onExceeding: request => { calls.push(request.url) }, standardHeaders: 'draft-11' })
+  const routes: Record<string, RouteRateLimitOptions> = {
+    '/route': { max: Infinity },
+    '/function': { max: () => Infinity },
+    '/async': { max: async () => Infinity, cost: () => 1000 },
+    '/dear': { cost: 10 },
+    '/sliding-window': { algorithm: 'sliding-window' },
+    '/gcra': { algorithm: 'gcra', burst: 5 },
+    '/list': { limits: [{ name: 'a', max: Infinity, timeWindow: 1000 }, { name: 'b', max: () => Infinity, timeWindow: 1000 }] },
+    '/shadow': { shadow: true }
+  }
+  app.get('/', ok)
+  for (const [url, rateLimit] of Object.entries(routes)) app.get(url, { config: { rateLimit } }, ok)
+  const urls = ['/', '/not-there', ...Object.keys(routes)]
+  for (const url of urls) {
+    for (let i = 0; i < 3; i++) {
+      const { statusCode, headers } = await get(app, url)
+      t.equal(statusCode, url === '/not-there' ? 404 : 200, url)
+      t.notOk(Object.keys(headers).some(name => name.includes('ratelimit') || name === 'retry-after'), url)
+    }
+  }
+  t.same(calls, urls.flatMap(url => [url, url, url]))
+  const { body } = await get(app, '/metrics')
+  // Those of /, and of the 404.
+  t.match(body, /decisions_total\{limit="global",outcome="unlimited",source="local"\} 6\n/)
+  t.match(body, /decisions_total\{limit="GET:\/function",outcome="unlimited",source="local"\} 3\n/)
+  t.match(body, /^redis_guard_memory_keys 0$/m)
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  t.same((await client.keys(`${nameSpace}*127.0.0.1*`)), [])
+})
+
+onBoth('of several limits one without an end leaves those that have one', async (t, newApp) => {
+  const app = await newApp()
+  const wide = { name: 'wide', timeWindow: '1 minute' } as const
+  const tight = { name: 'tight', max: 2, timeWindow: '1 minute' } as const
+  app.get('/fixed', { config: { rateLimit: { limits: [{ ...wide, max: Infinity }, tight] } } }, ok)
+  app.get('/computed', { config: { rateLimit: { limits: [{ ...wide, max: () => Infinity }, tight] } } }, ok)
+  for (const url of ['/fixed', '/computed']) {
+    t.match((await get(app, url)).headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '1' })
+    t.same(await statuses(app, 2, url), [200, 429])
+  }
+})
+
+onBoth('a limiter whose max is Infinity allows every request', async (t, newApp) => {
+  const app = await newApp()
+  const checks = [app.createRateLimit({ max: Infinity }), app.createRateLimit({ max: () => Infinity })]
+  app.get('/:check/:increment', async request => {
+    const { check, increment } = request.params as Record<string, string>
+    return await checks[Number(check)]!(request, { increment: increment === 'true' })
+  })
+  for (const url of ['/0/true', '/0/false', '/1/true', '/1/false']) {
+    t.same((await get(app, url)).json(), { isAllowed: true, key: '127.0.0.1' }, url)
+  }
 })
 
 t.test('a function of the options that never answers is given up after 5 seconds', async t => {
-  const app = await guardedApp(t)
+  const lines: { err: { message: string } }[] = []
+  const app = await guardedApp(t, {}, logTo(lines as never[], 'error'))
   const never = async () => await new Promise<never>(() => {})
   app.get('/', { config: { rateLimit: { max: never } } }, ok)
   mock.timers.enable({ apis: ['setTimeout'] })
@@ -661,7 +771,8 @@ t.test('a function of the options that never answers is given up after 5 seconds
   let passedMs = 0
   while (await isWaiting()) mock.timers.tick(passedMs += 100)
   t.ok(passedMs >= 400, `${passedMs}`)
-  t.match((await answer).json(), { statusCode: 500, message: 'max must answer within 5000 ms, got nothing' })
+  t.match((await answer).json(), { statusCode: 500, message: 'The request cannot be rate limited' })
+  t.match(lines[0]!.err.message, /: max must answer within 5000 ms, got nothing, in the limit GET:\/ at GET \/$/)
 })
 
 t.test('a refusal of several limits is given in the process, too, and tells of the one that lasts', async t => {

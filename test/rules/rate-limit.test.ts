@@ -229,11 +229,14 @@ t.test('several limits', async t => {
 
 t.test('defineLimit refuses what cannot be counted exactly', async t => {
   const wrong: [Parameters<typeof defineLimit>, RegExp][] = [
-    [['fixed-window', -1, 1000], /max must be a whole number >= 0, got -1/],
+    [['fixed-window', -1, 1000], /max must be a whole number >= 0, or Infinity, got -1/],
     [['fixed-window', NaN, 1000], /max .* got NaN/],
     [['fixed-window', 1.5, 1000], /max .* got 1.5/],
     [['fixed-window', '5' as unknown as number, 1000], /max .* got "5"/],
     [['gcra', 1, 1000, -1], /burst must be/],
+    [['gcra', 1, 1000, Infinity], /burst must be/],
+    [['gcra', -Infinity, 1000], /max must be/],
+    [['gcra', Infinity, Infinity], /timeWindow must be/],
     [['fixed-window', 1, 0], /timeWindow must be/],
     [['fixed-window', 1, 0.5], /timeWindow must be/],
     [['fixed-window', 1, longestWindowMs + 1], /timeWindow must be/],
