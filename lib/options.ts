@@ -116,7 +116,11 @@ export interface RateLimitOptions extends SingleLimitOptions {
    * allowList: ['10.0.0.0/8', 'partner', { key: '203.0.113.7' }]
    */
   allowList?: readonly AllowListEntry[] | ((request: FastifyRequest, key: string) => Awaitable<boolean>)
-  /** Returns the id of the client; `undefined`, `null` and `''` mean the address. Default: the address. */
+  /**
+   * Returns the id of the client; `undefined`, `null` and `''` mean the address.
+   * Functions that are called with the key get the very value, which may be a
+   * number. Default: the address.
+   */
   keyGenerator?: (request: FastifyRequest) => Awaitable<ClientId | null | undefined>
   ipv6Subnet?: number
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object

@@ -27,7 +27,7 @@ export type Decided = (failure: Error | undefined, verdict: Verdict | undefined)
 /** Whom a request is counted against, and by what; nothing for what is on the allow list. */
 export interface Counting {
   readonly key: string
-  /** as the user's functions get it */
+  /** as the user's functions get it: the very value that a `keyGenerator` answered, which may be no string */
   readonly shown: string
   /** empty: there is no limit */
   readonly checks: readonly NamedCheck[] | undefined
@@ -144,7 +144,7 @@ export class Limiter {
       const generated = readClientId(answer)
       const plain = generated ?? client.key
       const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
-      const shown = shownKey(plain, client)
+      const shown = generated === undefined ? shownKey(plain, client) : answer as string
       if (isListed(client, plain, this.settings)) return { key, shown, checks: undefined }
       const { decide } = allowList
       if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
@@ -217,7 +217,7 @@ function isUnlimited ({ limit }: NamedCheck): boolean {
   return limit.max === Infinity
 }
 
-/** The user's functions get the key that is shown, not the one that is counted. */
+/** The user's functions get the key that is shown, which may be no string, and not the one that is counted. */
 function showing (shown: string, counted: string, decided: Decided): Decided {
   if (shown === counted) return decided
   return (failure, verdict) =>

@@ -19,6 +19,7 @@ export type RateLimitHandler = (request: FastifyRequest, reply: FastifyReply) =>
 export type RateLimitResult = {
   /** on the allow list, without a limit (max: Infinity), or limited only in shadow */
   readonly isAllowed: true
+  /** what `keyGenerator` answered, a number too; else the address */
   readonly key: string
 } | {
   /** not on the allow list, so that it was counted */

@@ -115,3 +115,35 @@ t.test('each way to limit reads the answer of keyGenerator alike, on Redis as in
     }
   }
 })
+
+t.test('functions get the very value that keyGenerator answers, and an address where it answers none', async t => {
+  for (const hashKeys of [false, true]) {
+    let answer: unknown
+    const heard: unknown[] = []
+    const hear = (request: unknown, key: unknown) => { heard.push(key) }
+    const app = await guardedApp(t, {
+      hashKeys,
+      keyGenerator: () => answer as string,
+      max: (request, key) => { hear(request, key); return 1 },
+      allowList: (request, key) => { hear(request, key); return false },
+      onExceeding: hear,
+      onExceeded: hear
+    })
+    const check = app.createRateLimit({ max: 1 })
+    app.get('/', async () => 'ok')
+    app.get('/function', { config: { rateLimit: false } }, async request => {
+      for (const increment of [true, false]) heard.push((await check(request, { increment })).key)
+    })
+    for (const [what, id] of [...ids, ...none.map(([what, nothing]) => [what, nothing] as const)]) {
+      answer = id
+      heard.length = 0
+      await app.inject('/')
+      await app.inject('/')
+      await app.inject('/function')
+      const expected = none.some(([, nothing]) => nothing === id) ? '127.0.0.1' : id
+      // The two of the function come behind two calls of allowList.
+      t.equal(heard.length, 10, what)
+      t.ok(heard.every(key => Object.is(key, expected)), `${what}: ${String(heard)}`)
+    }
+  }
+})
