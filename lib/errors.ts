@@ -74,10 +74,14 @@ export class ArgumentError extends GuardError {
   }
 }
 
-/** A limit cannot be decided: its numbers are out of range, a cost can never fit, or a key is no usable id. */
+/**
+ * A limit cannot be decided: its numbers are out of range, or a key is no
+ * usable id. The error of a request says no more to its client; its cause names
+ * limit, route, option and value.
+ */
 export class LimitError extends GuardError {
-  constructor (message: string) {
-    super('GUARD_ERR_LIMIT', message)
+  constructor (message: string, cause?: Error) {
+    super('GUARD_ERR_LIMIT', message, cause)
   }
 }
 

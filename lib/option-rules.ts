@@ -21,6 +21,11 @@ export function whole (min: number, max = Number.MAX_SAFE_INTEGER): ValueRule<nu
   return { rule: `a whole number ${range}`, read: value => isWhole(value, min, max) ? value : wrong }
 }
 
+export const infinite: ValueRule<number> = {
+  rule: 'Infinity',
+  read: value => value === Infinity ? value : wrong
+}
+
 export function listOf<T> (rule: string, min: number, max: number, read: (value: unknown) => T | typeof wrong): ValueRule<readonly T[]> {
   return {
     rule,

@@ -8,7 +8,7 @@ import type { Registry } from 'prom-client'
 import type { Awaitable } from './awaitable.js'
 import type { RefusalCode } from './errors.js'
 import {
-  duration, either, flag, fn, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,
+  duration, either, flag, fn, infinite, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,
   type ValueRule, whole, wrong
 } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
@@ -24,9 +24,9 @@ export interface RefusalContext {
   readonly limit: string
   readonly ban: boolean
   readonly max: number
-  /** ms until the client may try again */
+  /** ms until the client may try again; Infinity: the request counts for more than the limit ever allows */
   readonly ttl: number
-  /** the same as a text, such as `1 minute` */
+  /** the same as a text, such as `1 minute`, or `never` */
   readonly after: string
 }
 
@@ -51,13 +51,36 @@ export type LimitHook = typeof hooks[number]
 /** What one of several limits may say of itself. */
 export interface SingleLimitOptions {
   algorithm?: Algorithm
+  /**
+   * Hits allowed per window. `Infinity`, also from a function, is no limit: the
+   * request is not counted and gets no headers. Default: 1000.
+   *
+   * @example
+   * max: async (request, key) => await isPremium(key) ? Infinity : 100
+   */
   max?: number | ((request: FastifyRequest, key: string) => Awaitable<number>)
   timeWindow?: number | string | ((request: FastifyRequest, key: string) => Awaitable<number>)
   burst?: number
+  /**
+   * How many hits a request counts for. A function may answer 0: such a request
+   * is neither counted nor refused. It may answer more than the limit ever
+   * allows: such a request gets a 429 without `retry-after`. Any other answer
+   * gets a 500. Default: 1.
+   *
+   * @example
+   * cost: request => Array.isArray(request.body) ? request.body.length : 1
+   */
   cost?: number | ((request: FastifyRequest) => Awaitable<number>)
   ban?: number
   continueExceeding?: boolean
   exponentialBackoff?: boolean
+  /**
+   * The longest window that `exponentialBackoff` makes: ms, or a string such as
+   * `'1 hour'`. At least `timeWindow`; where a function or `limits.set` makes
+   * the window longer than this, the window itself is the cap. Default: a day,
+   * or `timeWindow` where that is longer.
+   */
+  maxBackoff?: number | string
   shadow?: boolean
   enforce?: number
 }
@@ -108,7 +131,11 @@ export interface RateLimitOptions extends SingleLimitOptions {
    * skip: request => request.routeOptions.url === '/status'
    */
   skip?: (request: FastifyRequest) => Awaitable<boolean | undefined>
-  /** Returns the id of the client; `undefined`, `null` and `''` mean the address. Default: the address. */
+  /**
+   * Returns the id of the client; `undefined`, `null` and `''` mean the address.
+   * Functions that are called with the key get the very value, which may be a
+   * number. Default: the address.
+   */
   keyGenerator?: (request: FastifyRequest) => Awaitable<ClientId | null | undefined>
   ipv6Subnet?: number
   errorResponseBuilder?: (request: FastifyRequest, context: RefusalContext) => object
@@ -191,13 +218,20 @@ function option<T, Fallback extends T | undefined> (
 /** Options of one limit, whether it is the only one or one of several. */
 export const singleLimitOptions = {
   algorithm: option(oneOf(...algorithms), 'fixed-window' as Algorithm, 'how hits are counted; see "How a decision is taken"'),
-  max: option(either(whole(0), fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => number')), 1000, 'hits allowed per window'),
+  max: option(
+    either(
+      either(whole(0), infinite),
+      fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => number')
+    ),
+    1000, 'hits allowed per window; `Infinity`: no limit'
+  ),
   timeWindow: option(either(duration, fn<(request: FastifyRequest, key: string) => Awaitable<number>>('(request, key) => ms')), 60_000, 'length of the window'),
   burst: option(whole(1), undefined, '`gcra` only: hits that may come at once', '`max`'),
-  cost: option(either(whole(1), fn<(request: FastifyRequest) => Awaitable<number>>('(request) => number')), 1, 'how many hits a request counts for'),
+  cost: option(either(whole(1), fn<(request: FastifyRequest) => Awaitable<number>>('(request) => number')), 1, 'how many hits a request counts for; a function may answer 0 (not counted, not refused)'),
   ban: option(whole(-1), -1, '`fixed-window` only: after this many refusals in a window the next get a 403; `-1`: never'),
   continueExceeding: option(flag, false, '`fixed-window` only: each refused request begins the window anew'),
-  exponentialBackoff: option(flag, false, '`fixed-window` only: each refused request begins the window anew, and twice as long'),
+  exponentialBackoff: option(flag, false, '`fixed-window` only: each refused request begins the window anew, and twice as long, up to `maxBackoff`'),
+  maxBackoff: option(duration, undefined, 'the longest window that `exponentialBackoff` makes; at least `timeWindow`', "`'1 day'`, or `timeWindow` where that is longer"),
   shadow: option(flag, undefined, 'count and report, but refuse nothing', '`false`'),
   enforce: option(part, undefined, 'for this part of the clients, always the same ones, the limit is in force, for all others in shadow', '`1`')
 } satisfies { readonly [name in keyof Required<SingleLimitOptions>]: Option }

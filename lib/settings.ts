@@ -31,6 +31,8 @@ export interface LimitDefinition {
   /** refusals in a window; -1: never */
   readonly ban: number
   readonly excess: Excess
+  /** ms; undefined: a day, or the window where that is longer */
+  readonly maxBackoff: number | undefined
   /** part of the clients that it refuses, 0 to 1 */
   readonly enforce: number
 }
@@ -242,7 +244,7 @@ function resolveLimit (given: Given<typeof limitOptions>, base: LimitSettings, p
 const ofSingle = ['max', 'timeWindow', 'burst'] as const
 
 function resolveSingle (given: Given<typeof singleLimitOptions>, base: LimitDefinition, prefix: string, problems: OptionProblem[]): LimitDefinition {
-  const { algorithm, max, timeWindow, burst, cost, enforce } = base
+  const { algorithm, max, timeWindow, burst, cost, maxBackoff, enforce } = base
   const { shadow, continueExceeding, exponentialBackoff, ...rest } = given
   // What only a fixed-window has is not handed on to another one.
   const { ban, excess } = (given.algorithm ?? algorithm) === 'fixed-window' ? base : limitDefaults
@@ -259,6 +261,7 @@ function resolveSingle (given: Given<typeof singleLimitOptions>, base: LimitDefi
     burst,
     cost,
     ban,
+    maxBackoff,
     ...rest,
     excess: readExcess(continueExceeding ?? excess === 'restart', exponentialBackoff ?? excess === 'backoff'),
     enforce: given.enforce ?? (shadow === undefined ? enforce : shadow ? 0 : 1)
@@ -291,11 +294,15 @@ const limitName = /^[\w.-]{1,50}$/
 
 /** @returns the same, having looked whether its numbers go together */
 function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionProblem[]): NamedLimitDefinition {
-  const { algorithm, max, timeWindow, burst, cost, ban, excess } = limit
+  const { algorithm, max, timeWindow, burst, cost, ban, excess, maxBackoff } = limit
   if (algorithm !== 'fixed-window') {
     // A refusal leaves no trace with the others.
     if (ban !== -1) problems.push({ option: `${prefix}ban`, rule: "left out, unless algorithm is 'fixed-window'", received: show(ban) })
     if (excess !== 'none') problems.push({ option: `${prefix}${excess === 'restart' ? 'continueExceeding' : 'exponentialBackoff'}`, rule: "left out, unless algorithm is 'fixed-window'", received: 'true' })
+  }
+  if (excess === 'backoff' && maxBackoff !== undefined && typeof timeWindow === 'number' && maxBackoff < timeWindow) {
+    const rule = `at least timeWindow, which is ${timeWindow} ms`
+    problems.push({ option: `${prefix}maxBackoff`, rule, received: show(maxBackoff) })
   }
   if (typeof max !== 'number' || typeof timeWindow !== 'number') return Object.freeze(limit)
   try {

@@ -61,7 +61,7 @@ t.test('without options and variables everything has its default', async t => {
     maxJournal: 100_000
   })
   const { allowList, ...rest } = limit
-  const single = { algorithm: 'fixed-window', max: 1000, timeWindow: 60_000, burst: undefined, cost: 1, ban: -1, excess: 'none', enforce: 1 }
+  const single = { algorithm: 'fixed-window', max: 1000, timeWindow: 60_000, burst: undefined, cost: 1, ban: -1, excess: 'none', maxBackoff: undefined, enforce: 1 }
   t.same(rest, {
     ...single,
     groupId: undefined,
@@ -188,7 +188,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   maxJournal: [],
   algorithm: [],
   // whole, so that only its product with the window could be out of range, which fixed-window does not form
-  max: ['huge', 'function'],
+  max: ['huge', 'function', 'Infinity'],
   // '10' is a text of 10 ms to @lukeed/ms
   timeWindow: ['number', 'function'],
   // gcra only
@@ -208,6 +208,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   ban: ['minus', 'huge'],
   continueExceeding: ['true'],
   exponentialBackoff: ['true'],
+  maxBackoff: ['number'],
   shadow: ['true'],
   enforce: [],
   limits: [],
@@ -259,11 +260,24 @@ t.test('numbers are refused just outside their range, and taken at its ends', as
     ['maxEvents', 1, 1_000_000],
     ['maxJournal', 1, 10_000_000],
     ['timeWindow', 1, longestWindowMs],
+    ['maxBackoff', 1, longestWindowMs],
     ['max', 0, Number.MAX_SAFE_INTEGER]
   ]
   for (const [option, min, max] of ranges) {
     t.same([min - 1, min, max, max + 1].map(value => wrongOnes({ [option]: value }).length), [1, 0, 0, 1], option)
   }
+})
+
+t.test('maxBackoff is at least the time window, wherever the two are given; by default a longer window is the cap', async t => {
+  const backoff = { timeWindow: '1 hour', exponentialBackoff: true } as const
+  const tooShort = (option: string) => [{ option, rule: 'at least timeWindow, which is 3600000 ms', received: '3599999' }]
+  t.match(caught(() => resolve({ ...backoff, maxBackoff: 3_599_999 })).problems, tooShort('maxBackoff'))
+  t.match(caught(() => resolve({ limits: [{ name: 'a', max: 1, maxBackoff: 3_599_999, ...backoff }] })).problems, tooShort('limits[0].maxBackoff'))
+  const base = resolve({ maxBackoff: 3_599_999 }).limit
+  t.match(caught(() => resolveRouteLimit(backoff, base, 'GET /a')).problems, tooShort('GET /a.maxBackoff'))
+  t.equal(resolveRouteLimit({ ...backoff, maxBackoff: '1 hour' }, base, 'GET /a').maxBackoff, 3_600_000)
+  t.equal(resolve({ ...backoff, timeWindow: '2 days' }).limit.maxBackoff, undefined)
+  t.same(wrongOnes({ ...backoff, timeWindow: () => 1000, maxBackoff: 1 }), [])
 })
 
 t.test('parts of an option are checked as well', async t => {

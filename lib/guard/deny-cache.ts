@@ -14,7 +14,7 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
-import { explain, isUnused, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
+import { explain, explainHit, isUnused, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
 import type { Counted } from '../rules/verdict.js'
 import type { NamedCheck, Refusals, Taken } from '../store/store.js'
 import { timers } from '../timers.js'
@@ -98,7 +98,7 @@ export class DenyCache {
       return undefined
     }
     if (changed) this.#count(denial, state, client, name, limit)
-    return { kind: 'limited', source: 'local', key: client, name, limit, explanation: explain(state, nowMs, limit, cost), refusals: refusalsOf(state, limit), others: [] }
+    return { kind: 'limited', source: 'local', key: client, name, limit, explanation: explainHit(explain(state, nowMs, limit, cost), limit, cost), refusals: refusalsOf(state, limit), others: [] }
   }
 
   /** Takes note of what Redis has decided about a hit. */
@@ -108,6 +108,8 @@ export class DenyCache {
   }
 
   #learnOne (client: string, { name, limit, cost, shadow }: NamedCheck, { fits, state }: Taken['outcomes'][number], nowMs: number): void {
+    // It passes whatever the counter says, so that it does not show that others would.
+    if (cost === 0) return
     const key = this.#options.keys.limit(limit.algorithm, name, client)
     this.#denials.delete(key)
     if (fits || shadow === true || limit.excess !== 'none') return

@@ -4,8 +4,8 @@
  */
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
-import { current, explain, type Explanation, refusalsOf } from '../rules/rate-limit.js'
-import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Verdict } from '../rules/verdict.js'
+import { current, explain, explainHit, type Explanation, refusalsOf } from '../rules/rate-limit.js'
+import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Unlimited, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { NamedCheck, Refund, Taken } from '../store/store.js'
@@ -129,6 +129,12 @@ export class Guard {
     return { kind: 'exempt', key }
   }
 
+  /** The verdict on a request whose limits are all without an end. */
+  unlimited (subject: Subject, limit: string, key: string): Unlimited {
+    this.#tell(subject, 'unlimited', 'local', limit, key)
+    return { kind: 'unlimited', key }
+  }
+
   /**
    * Counts a request against limits; decided before it returns where memory
    * answers, and where Redis has refused the key a moment ago.
@@ -169,7 +175,9 @@ export class Guard {
 
   /** Takes back a hit that was accepted and is not to count after all. */
   async refund (counted: CountedHit): Promise<void> {
-    this.#denyCache.forget(counted.hit.key, counted.hit.checks)
+    const given = counted.hit.checks.filter(({ cost }) => cost > 0)
+    if (given.length === 0) return
+    this.#denyCache.forget(counted.hit.key, given)
     if (counted.source !== 'custom') await this.#store.refund(counted, counted.source)
   }
 
@@ -184,7 +192,7 @@ export class Guard {
   #unanswered (
     subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage, failure: Error, done: TakeDone
   ): void {
-    const check = checks.find(({ shadow }) => shadow !== true)
+    const check = checks.find(({ shadow, cost }) => shadow !== true && cost > 0)
     const outcome = check === undefined ? 'uncounted' : unanswered[onOutage as keyof typeof unanswered]
     this.#tell(subject, outcome, 'local', (check ?? checks[0]!).name, key)
     if (check === undefined) return done(undefined, { kind: 'shadowed', key })
@@ -204,7 +212,10 @@ export class Guard {
 /** @returns undefined: all of the limits are in shadow */
 function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, source: Source): Counted | undefined {
   const { accepted, outcomes, nowMs } = taken
-  const explanationOf = (i: number) => taken.explanations?.[i] ?? explain(outcomes[i]!.state, nowMs, checks[i]!.limit, checks[i]!.cost)
+  const explanationOf = (i: number) => {
+    const { limit, cost } = checks[i]!
+    return explainHit(taken.explanations?.[i] ?? explain(outcomes[i]!.state, nowMs, limit, cost), limit, cost)
+  }
   const kind = accepted ? 'allowed' : 'limited'
   // Almost every request has one limit: it makes no lists.
   if (checks.length === 1) {

@@ -9,7 +9,7 @@ import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
 import { duration, wrong } from '../option-rules.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import { byAddress } from '../rules/limit-name.js'
-import { type Algorithm, current, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
+import { type Algorithm, current, defineLimit, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
 import type { NamedCheck, Store } from '../store/store.js'
 import { isKeyHash, type KeyHash } from './key-hash.js'
 import type { LimitChange, LimitRegistry } from './limits.js'
@@ -97,6 +97,7 @@ export class LimitControl {
    * Changes a limit: here at once, on other instances within `syncInterval`.
    * It stays changed, over restarts too, until it is reset.
    *
+   * @param limit.max         Infinity: no limit
    * @param limit.timeWindow  ms, or a text such as `1 minute`
    * @throws ArgumentError  when there is no such limit, or it cannot be such a one
    */
@@ -134,7 +135,7 @@ export class LimitControl {
 
   /**
    * How far a client is with each limit; nothing is counted. Limits whose
-   * numbers are computed for each request are left out.
+   * numbers are computed for each request, and those without an end, are left out.
    *
    * @param key  an address, or an answer of a `keyGenerator`; with `hashKeys`, also the hash that events show
    */
@@ -253,7 +254,7 @@ export class LimitControl {
   async #decide (name: string, change: LimitChange | undefined): Promise<void> {
     // The clocks of two instances may differ: what is decided with another decision in sight is later than it.
     const atMs = Math.max(this.#now(), (this.#known.get(name)?.atMs ?? 0) + 1)
-    const text = JSON.stringify(change === undefined ? { isReset: true, atMs } : { ...change, atMs })
+    const text = JSON.stringify(change === undefined ? { isReset: true, atMs } : { ...change, max: storedMax(change), atMs })
     this.#known.set(name, { change, atMs, text })
     await this.#write(name, text)
   }
@@ -285,7 +286,7 @@ export class LimitControl {
       if (!ofClient.has(`${limit.algorithm} ${name}`)) ofClient.set(`${limit.algorithm} ${name}`, { name, limit, cost: 1 })
     }
     for (const { name, inForce, definition: { algorithm }, clients: { ipv6Subnet, hasKeyGenerator } } of this.#registry.all()) {
-      const limit = inForce ?? computed?.(algorithm)
+      const limit = inForce === undefined || inForce.max === Infinity ? computed?.(algorithm) : inForce
       if (limit === undefined) continue
       const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
       // The answer of a `keyGenerator` is counted itself, or by its hash.
@@ -298,7 +299,7 @@ export class LimitControl {
 
 /** Of which only the algorithm matters: its counter is forgotten. */
 function anyLimit (algorithm: Algorithm): Limit {
-  return { algorithm, max: 1, windowMs: longestWindowMs, burst: 1, excess: 'none' }
+  return defineLimit(algorithm, 1, longestWindowMs)
 }
 
 function keyOf (name: string): string {
@@ -307,11 +308,20 @@ function keyOf (name: string): string {
 
 function readChange (limit: unknown): LimitChange {
   const { max, timeWindow } = (typeof limit === 'object' && limit !== null ? limit : {}) as { max?: unknown, timeWindow?: unknown }
-  if (!Number.isSafeInteger(max) || (max as number) < 0) throw new ArgumentError({ option: 'max of limits.set', rule: 'a whole number >= 0', received: show(max) })
+  if (max !== Infinity && (!Number.isSafeInteger(max) || (max as number) < 0)) {
+    throw new ArgumentError({ option: 'max of limits.set', rule: 'a whole number >= 0, or Infinity', received: show(max) })
+  }
   const windowMs = duration.read(timeWindow)
   if (windowMs === wrong) throw new ArgumentError({ option: 'timeWindow of limits.set', rule: duration.rule, received: show(timeWindow) })
   return { max: max as number, windowMs }
 }
+
+/** JSON has no Infinity. */
+function storedMax ({ max }: LimitChange): number | string {
+  return max === Infinity ? unlimited : max
+}
+
+const unlimited = 'Infinity'
 
 /** The text that an earlier release stored for a limit that was reset. */
 const resetBefore = 'as configured'
@@ -320,9 +330,9 @@ const resetBefore = 'as configured'
 function parseDecision (text: string): Decision | undefined {
   if (text === resetBefore) return { change: undefined, atMs: 0, text }
   try {
-    const read = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number }>
+    const read = JSON.parse(text) as { max?: unknown, windowMs?: unknown, isReset?: boolean, atMs?: number }
     const { max, windowMs, isReset, atMs } = read
-    const change = isReset === true ? undefined : readChange({ max, timeWindow: windowMs })
+    const change = isReset === true ? undefined : readChange({ max: max === unlimited ? Infinity : max, timeWindow: windowMs })
     return { change, atMs: Number.isFinite(atMs) ? atMs! : 0, text }
   } catch {
     return undefined

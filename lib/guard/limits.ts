@@ -3,7 +3,7 @@
  * configured, or as somebody has set them at run time.
  */
 import { LimitError, OptionsError, show } from '../errors.js'
-import { defineLimit, type Limit } from '../rules/rate-limit.js'
+import { alone, defineLimit, type Limit } from '../rules/rate-limit.js'
 import type { LimitDefinition } from '../settings.js'
 
 /** What a limit can be set to at run time. */
@@ -26,18 +26,18 @@ export class LiveLimit {
   readonly place: string
   readonly definition: LimitDefinition
   readonly clients: LimitClients
-  /** undefined: computed for each request */
-  readonly configured: Limit | undefined
+  /** whether no limit of this name has another max, now or in another request */
+  #isAlone: boolean
+  #change: LimitChange | undefined
   #inForce: Limit | undefined
 
   constructor (name: string, place: string, definition: LimitDefinition, clients: LimitClients) {
-    const { algorithm, max, timeWindow, burst, excess } = definition
     this.name = name
     this.place = place
     this.definition = definition
     this.clients = clients
-    this.configured = typeof max === 'number' && typeof timeWindow === 'number' ? defineLimit(algorithm, max, timeWindow, burst, excess) : undefined
-    this.#inForce = this.configured
+    this.#isAlone = typeof definition.max === 'number'
+    this.#inForce = this.#configured()
   }
 
   /** undefined: computed for each request */
@@ -46,16 +46,35 @@ export class LiveLimit {
   }
 
   /** @throws LimitError  when the limit cannot be such a one */
+  of (max: number, windowMs: number): Limit {
+    const { algorithm, burst, excess, maxBackoff } = this.definition
+    const limit = defineLimit(algorithm, max, windowMs, burst, excess, maxBackoff)
+    return this.#isAlone ? alone(limit) : limit
+  }
+
+  /** From now on a limit of another max shares its counters. */
+  share (): void {
+    this.#isAlone = false
+    this.change(this.#change)
+  }
+
+  #configured (): Limit | undefined {
+    const { max, timeWindow } = this.definition
+    return typeof max === 'number' && typeof timeWindow === 'number' ? this.of(max, timeWindow) : undefined
+  }
+
+  /** @throws LimitError  when the limit cannot be changed to such a one */
   with ({ max, windowMs }: LimitChange): Limit {
-    const { algorithm, burst, excess, cost } = this.definition
-    const limit = defineLimit(algorithm, max, windowMs, burst, excess)
+    const { cost } = this.definition
+    const limit = this.of(max, windowMs)
     if (typeof cost === 'number' && max > 0 && cost > limit.burst) throw new LimitError(`a request costs ${cost}, and could never fit`)
     return limit
   }
 
   /** @param change  undefined: as configured */
   change (change: LimitChange | undefined): void {
-    this.#inForce = change === undefined ? this.configured : this.with(change)
+    this.#inForce = change === undefined ? this.#configured() : this.with(change)
+    this.#change = change
   }
 }
 
@@ -96,8 +115,15 @@ export class LimitRegistry {
       // What was set once for others of this name is no reason for an application not to start.
     }
     const others = this.#limits.get(name)
-    if (others === undefined) this.#limits.set(name, [limit])
-    else others.push(limit)
+    if (others === undefined) {
+      this.#limits.set(name, [limit])
+      return limit
+    }
+    others.push(limit)
+    if (others.some(other => other.definition.max !== definition.max)) {
+      for (const other of others) other.share()
+      this.#version++
+    }
     return limit
   }
 
@@ -141,7 +167,9 @@ export class LimitRegistry {
 }
 
 function hasSameWindow (a: LimitDefinition, b: LimitDefinition): boolean {
-  return a.timeWindow === b.timeWindow && a.excess === b.excess
+  if (a.timeWindow !== b.timeWindow || a.excess !== b.excess) return false
+  // The lower cap would shorten the lock that the higher one allows.
+  return a.excess !== 'backoff' || a.maxBackoff === b.maxBackoff
 }
 
 function windowName ({ timeWindow, excess }: LimitDefinition): string {

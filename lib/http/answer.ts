@@ -68,6 +68,9 @@ function respond (
     case 'denied':
       sendDenied(reply)
       return answered
+    case 'unlimited':
+      call(settings.onExceeding, request, verdict.key)
+      return undefined
     case 'exempt':
     case 'skipped':
     case 'shadowed': return undefined

@@ -30,7 +30,12 @@ export function setRefusalHeaders (
 ): void {
   setPlainHeaders(reply, verdict, settings.addHeaders, settings, state)
   listLimits(reply, verdict, settings, state, true)
-  if (settings.addHeaders['retry-after']) reply.header('retry-after', retryAfterSeconds(verdict))
+  if (settings.addHeaders['retry-after'] && canPass(verdict)) reply.header('retry-after', retryAfterSeconds(verdict))
+}
+
+/** Whether such a request passes sooner or later; false: it counts for more than the whole limit. */
+export function canPass ({ explanation }: Counted): boolean {
+  return explanation.retryAfterMs !== Infinity
 }
 
 /** Whole seconds, rounded up: a client that waits for so long passes. At least 1. */

@@ -11,7 +11,7 @@ import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js
 import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../guard/limits.js'
 import { byAddress } from '../rules/limit-name.js'
-import { defineLimit, type Limit } from '../rules/rate-limit.js'
+import type { Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
 import type { Counted, Skipped, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
@@ -22,7 +22,7 @@ import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
 import { shownKey } from './normalize-ip.js'
 import type { RequestSubject } from './subject.js'
-import { asError, answerOf } from './user-function.js'
+import { answerOf, asError, hidden } from './user-function.js'
 
 /** Called once, with the failure, or with the verdict. */
 export type Decided = (failure: Error | undefined, verdict: Verdict | undefined) => void
@@ -30,9 +30,12 @@ export type Decided = (failure: Error | undefined, verdict: Verdict | undefined)
 /** Whom a request is counted against, and by what; or why it is not. */
 export interface Counting {
   readonly key: string
-  /** as the user's functions get it */
+  /** as the user's functions get it: the very value that a `keyGenerator` answered, which may be no string */
   readonly shown: string
-  /** `exempt`: on the allow list; `repeated`: the same limit has decided the request for this key before */
+  /**
+   * Empty: there is no limit. `exempt`: on the allow list. `repeated`: the same limit has decided the request for this
+   * key before
+   */
   readonly checks: readonly NamedCheck[] | 'exempt' | 'repeated'
 }
 
@@ -85,7 +88,7 @@ export class Limiter {
       return decided(asError(thrown), undefined)
     }
     if (typeof skips === 'boolean') continued(skips)
-    else skips.then(continued, (thrown: unknown) => decided(asError(thrown), undefined))
+    else skips.then(continued, (thrown: unknown) => decided(hidden(thrown, this.#name, request) as Error, undefined))
   }
 
   /** Whether the user's `skip` leaves a request out; a promise only where that answers one. */
@@ -116,7 +119,7 @@ export class Limiter {
       if (checks === 'repeated') shownTo(undefined, { kind: 'skipped', key })
       else if (checks === 'exempt') shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
       else this.#take(request, reply, subject, key, checks, shownTo)
-    }, (thrown: unknown) => decided(asError(thrown), undefined))
+    }, (thrown: unknown) => decided(thrown as Error, undefined))
   }
 
   clientOf ({ client }: Subject): Client {
@@ -150,6 +153,7 @@ export class Limiter {
   }
 
   #take (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, key: string, checks: readonly NamedCheck[], decided: Decided): void {
+    if (checks.length === 0) return decided(undefined, this.#guard.unlimited(subject, this.#name, key))
     const { countWhen, onOutage } = this.settings
     this.#guard.take(subject, key, checks, onOutage, countWhen === undefined || reply === undefined
       ? decided
@@ -173,7 +177,7 @@ export class Limiter {
         if (isThenable(counts)) attempt(() => counts, () => {})
         if (typeof counts !== 'boolean') throw new LimitError(`countWhen must answer true or false, got ${show(counts)}`)
       } catch (error) {
-        safeLog(request.log).error({ err: error }, 'countWhen failed, the request counts')
+        safeLog(request.log).error({ err: error, limit: this.#name }, 'countWhen failed, the request counts')
         return
       }
       if (counts) return
@@ -187,23 +191,28 @@ export class Limiter {
   async countingOf (
     request: FastifyRequest, client: Client, begins?: (key: string) => boolean
   ): Promise<Counting> {
-    const { keyGenerator, allowList } = this.settings
-    const generated = keyGenerator === undefined
-      ? undefined
-      : readClientId(await answerOf('keyGenerator', () => keyGenerator(request)))
-    const plain = generated ?? client.key
-    const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
-    const shown = shownKey(plain, client)
-    // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
-    const isFallback = keyGenerator !== undefined && generated === undefined
-    if (begins?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
-    if (isListed(client, plain, this.settings)) return { key, shown, checks: 'exempt' }
-    const { decide } = allowList
-    if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
-      return { key, shown, checks: 'exempt' }
+    try {
+      const { keyGenerator, allowList } = this.settings
+      const answer = keyGenerator === undefined
+        ? undefined
+        : await answerOf('keyGenerator', () => keyGenerator(request))
+      const generated = readClientId(answer)
+      const plain = generated ?? client.key
+      const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
+      const shown = generated === undefined ? shownKey(plain, client) : answer as string
+      // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
+      const isFallback = keyGenerator !== undefined && generated === undefined
+      if (begins?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
+      if (isListed(client, plain, this.settings)) return { key, shown, checks: 'exempt' }
+      const { decide } = allowList
+      if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
+        return { key, shown, checks: 'exempt' }
+      }
+      const fixed = this.#fixedChecks(key, isFallback)
+      return { key, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
+    } catch (thrown) {
+      throw hidden(thrown, this.#name, request)
     }
-    const fixed = this.#fixedChecks(key, isFallback)
-    return { key, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
   }
 
   /** @returns undefined: one of the limits has to be computed */
@@ -219,6 +228,7 @@ export class Limiter {
     const checks: NamedCheck[] = []
     for (const [i, { name, inForce, definition: { cost } }] of this.#limits.entries()) {
       if (inForce === undefined || typeof cost !== 'number') return undefined
+      if (inForce.max === Infinity) continue
       checks.push({ name: isFallback ? byAddress(name) : name, limit: inForce, cost, shadow: (shadows & 1 << i) !== 0 })
     }
     ;(isFallback ? this.#fixedByAddress : this.#fixed).set(shadows, checks)
@@ -235,38 +245,55 @@ export class Limiter {
     return shadows
   }
 
-  async #computedChecks (request: FastifyRequest, key: string, shown: string, isFallback: boolean): Promise<readonly NamedCheck[]> {
+  async #computedChecks (
+    request: FastifyRequest, key: string, shown: string, isFallback: boolean
+  ): Promise<readonly NamedCheck[]> {
     const shadows = this.#shadowsFor(key)
-    return await Promise.all(this.#limits.map(async ({ name, inForce, definition }, i) => {
-      const limit = inForce ?? await computed(definition, request, shown)
-      const { cost } = definition
-      const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
-      if (!Number.isSafeInteger(hits) || hits < 1) throw new LimitError(`cost must be a whole number >= 1, got ${show(hits)}`)
-      // With a max of 0 nothing fits, which is what such a limit is for.
-      if (hits > 1 && limit.max > 0 && hits > limit.burst) throw new LimitError(`cost must be at most ${limit.burst}, or the request can never fit the limit ${name}, got ${hits}`)
-      return { name: isFallback ? byAddress(name) : name, limit, cost: hits, shadow: (shadows & 1 << i) !== 0 }
+    const checks = await Promise.all(this.#limits.map(async (live, i): Promise<NamedCheck> => {
+      const { name, inForce, definition: { cost } } = live
+      try {
+        const limit = inForce ?? await computed(live, request, shown)
+        const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
+        if (!isCost(hits)) throw new LimitError(`cost must be a whole number >= 0, got ${show(hits)}`)
+        return {
+          name: isFallback ? byAddress(name) : name,
+          limit,
+          cost: Math.min(hits, Number.MAX_SAFE_INTEGER),
+          shadow: (shadows & 1 << i) !== 0
+        }
+      } catch (thrown) {
+        throw hidden(thrown, name, request)
+      }
     }))
+    return checks.some(isUnlimited) ? checks.filter(check => !isUnlimited(check)) : checks
   }
 }
 
 /** What two hooks of one limit have in common, beside their limits. */
 const alike = ['allowList', 'skip', 'countWhen', 'onOutage'] as const
 
-/** The user's functions get the key that is shown, not the one that is counted. */
+function isUnlimited ({ limit }: NamedCheck): boolean {
+  return limit.max === Infinity
+}
+
+/** The user's functions get the key that is shown, which may be no string, and not the one that is counted. */
 function showing (shown: string, counted: string, decided: Decided): Decided {
   if (shown === counted) return decided
   return (failure, verdict) =>
     decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key: shown } : verdict)
 }
 
-async function computed ({ algorithm, max, timeWindow, burst, excess }: LiveLimit['definition'], request: FastifyRequest, key: string): Promise<Limit> {
-  return defineLimit(
-    algorithm,
+async function computed (live: LiveLimit, request: FastifyRequest, key: string): Promise<Limit> {
+  const { max, timeWindow } = live.definition
+  return live.of(
     typeof max === 'function' ? await answerOf('max', () => max(request, key)) : max,
-    typeof timeWindow === 'function' ? await answerOf('timeWindow', () => timeWindow(request, key)) : timeWindow,
-    burst,
-    excess
+    typeof timeWindow === 'function' ? await answerOf('timeWindow', () => timeWindow(request, key)) : timeWindow
   )
+}
+
+/** However large: a client may choose the number, such as the length of its batch. The number 1e999 of JSON is Infinity. */
+function isCost (cost: unknown): cost is number {
+  return (Number.isInteger(cost) || cost === Infinity) && (cost as number) >= 0
 }
 
 /** What a class that only counts cannot do. */

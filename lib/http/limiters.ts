@@ -28,8 +28,9 @@ export type RateLimitHandler = (request: AnyRequest, reply: AnyReply) => Promise
 
 /** What a limiter says of a request. */
 export type RateLimitResult = {
-  /** on the allow list, left out by `skip`, or limited only in shadow */
+  /** on the allow list, left out by `skip`, without a limit (`max: Infinity`), or limited only in shadow */
   readonly isAllowed: true
+  /** what `keyGenerator` answered, a number too; else the address */
   readonly key: string
 } | {
   /** not left out, so that it was counted */
@@ -41,7 +42,7 @@ export type RateLimitResult = {
   /** ms */
   readonly timeWindow: number
   readonly remaining: number
-  /** ms until the window ends; of a request that is over the limit: until it would pass */
+  /** ms until the window ends; of a request that is over the limit: until it would pass, Infinity if it never can */
   readonly ttl: number
   readonly ttlInSeconds: number
   readonly isExceeded: boolean
@@ -114,6 +115,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
       return resultOf(limiter, verdict.key, { ...verdict, explanation: explanationOf(verdict) }, 0, false)
     case 'exempt':
     case 'skipped':
+    case 'unlimited':
     case 'shadowed': return { isAllowed: true, key: verdict.key }
     case 'denied': throw deniedError()
     /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
@@ -125,13 +127,14 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   const client = limiter.clientOf(subjectOf(request))
   if (await limiter.skips(request)) return { isAllowed: true, key: limiter.skipped(client).key }
   const { key, shown, checks } = await limiter.countingOf(request, client)
-  if (typeof checks === 'string') return { isAllowed: true, key: shown }
+  if (typeof checks === 'string' || checks.length === 0) return { isAllowed: true, key: shown }
   const peeked = await limiter.peek(key, checks)
   if (peeked === undefined) return { isAllowed: true, key: shown }
   const { tightest, refusals } = peeked
   // A fixed window whose last hit was just used is not exceeded yet; a bucket does not know the difference.
   const isFixed = tightest.limit.algorithm === 'fixed-window'
-  const isExceeded = tightest.explanation.retryAfterMs > 0 && (!isFixed || refusals > 0)
+  const { retryAfterMs } = tightest.explanation
+  const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!isFixed || refusals > 0))
   return resultOf(limiter, shown, tightest, refusals, isExceeded)
 }
 

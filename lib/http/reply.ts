@@ -6,7 +6,7 @@ import { type RefusalCode, RefusalError, StoreUnavailableError } from '../errors
 import type { LimitSettings } from '../settings.js'
 import type { Counted } from '../rules/verdict.js'
 import { safeLog } from '../safe-log.js'
-import { retryAfterSeconds } from './headers.js'
+import { canPass, retryAfterSeconds } from './headers.js'
 
 /** 403: the address is blocked. It is not said until when. */
 export function blockedError (): RefusalError {
@@ -33,20 +33,26 @@ export function limitedError (request: FastifyRequest, verdict: Counted, isBanne
     const message = 'errorResponseBuilder must return an object, and not a promise; the default error is sent instead'
     safeLog(request.log).error(message)
   }
-  return refusal(statusCode, code, `Rate limit exceeded, retry in ${after}`, limit)
+  return refusal(statusCode, code, exceededText(verdict), limit)
 }
 
 /** The same as a problem, without an error. */
 export function sendLimited (reply: FastifyReply, verdict: Counted, isBanned: boolean): void {
   const [type, title, status] = isBanned ? ['abnormal-usage-detected', 'Abnormal Usage Detected', 403] as const : ['quota-exceeded', 'Quota Exceeded', 429] as const
-  sendProblem(reply, { type, title, status, detail: `Rate limit exceeded, retry in ${afterText(verdict)}`, 'violated-policies': [verdict.name] })
+  sendProblem(reply, { type, title, status, detail: exceededText(verdict), 'violated-policies': [verdict.name] })
 }
 
 export function sendBlocked (reply: FastifyReply): void {
   sendProblem(reply, { type: 'abnormal-usage-detected', title: 'Abnormal Usage Detected', status: 403, detail: blockedText })
 }
 
+function exceededText (verdict: Counted): string {
+  if (canPass(verdict)) return `Rate limit exceeded, retry in ${afterText(verdict)}`
+  return `Rate limit exceeded, the request counts for more than the limit of ${verdict.limit.burst} allows`
+}
+
 function afterText (verdict: Counted): string {
+  if (!canPass(verdict)) return 'never'
   return format(retryAfterSeconds(verdict) * 1000, true)
 }
 

@@ -30,7 +30,7 @@ export const described = {
   decisions: {
     name: 'redis_guard_decisions_total',
     labels: ['limit', 'outcome', 'source'],
-    help: 'Requests decided. outcome: allowed, limited (429), blocked (403), exempt (allow list), shadowed (passed, but a limit in shadow would have refused it; told beside what other limits decided), uncounted, denied (503) or failed (500) (Redis away, as onOutage and skipOnError say). source: who decided, redis, memory, custom for a store of your own, or local for the lists in the process, what Redis refused a moment ago, and what nobody counted. limit: global, or method and route, with :name where there are several, group:name, limiter:number, or empty for a block.'
+    help: 'Requests decided. outcome: allowed, limited (429), blocked (403), exempt (allow list), unlimited (max is Infinity), shadowed (passed, but a limit in shadow would have refused it; told beside what other limits decided), uncounted, denied (503) or failed (500) (Redis away, as onOutage and skipOnError say). source: who decided, redis, memory, custom for a store of your own, or local for the lists in the process, what Redis refused a moment ago, and what nobody counted. limit: global, or method and route, with :name where there are several, group:name, limiter:number, or empty for a block.'
   },
   roundTrip: {
     name: 'redis_guard_redis_duration_seconds',

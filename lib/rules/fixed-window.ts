@@ -52,9 +52,9 @@ export const fixedWindow: Rule = {
 }
 
 /** End of the window of which a state came about now, ms since 1970. */
-function endMs ({ previous: refused }: LimitState, nowMs: number, { windowMs, excess }: Limit): number {
+function endMs ({ previous: refused }: LimitState, nowMs: number, { windowMs, excess, longestMs }: Limit): number {
   if (excess !== 'backoff' || refused === 0) return nowMs + windowMs
-  return Math.min(nowMs + windowMs * 2 ** Math.min(refused - 1, mostDoublings), Number.MAX_SAFE_INTEGER)
+  return nowMs + Math.min(windowMs * 2 ** Math.min(refused - 1, mostDoublings), longestMs)
 }
 
 /** With more, any window is longer than the longest. */

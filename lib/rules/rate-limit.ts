@@ -15,16 +15,16 @@ export type Algorithm = 'fixed-window' | 'sliding-window' | 'gcra'
 
 /**
  * What a hit beyond max does to the window of a fixed-window: nothing
- * (`none`), it begins anew (`restart`), or anew and twice as long with each
- * (`backoff`). Source: `continueExceeding` and `exponentialBackoff` of
- * @fastify/rate-limit.
+ * (`none`), it begins anew (`restart`), or anew and twice as long with each, up
+ * to a cap (`backoff`). Source: `continueExceeding` and `exponentialBackoff` of
+ * @fastify/rate-limit, which has no cap.
  */
 export type Excess = 'none' | 'restart' | 'backoff'
 export const excesses = ['none', 'restart', 'backoff'] as const satisfies readonly Excess[]
 
 export interface Limit {
   readonly algorithm: Algorithm
-  /** hits allowed per window; whole number >= 0 */
+  /** hits allowed per window; whole number >= 0. Infinity is no limit: stores are never asked to count by it */
   readonly max: number
   /** length of the window; whole number >= 1 */
   readonly windowMs: number
@@ -32,6 +32,13 @@ export interface Limit {
   readonly burst: number
   /** fixed-window only; elsewhere `none` */
   readonly excess: Excess
+  /** the longest window that refusals may make; equal to windowMs unless excess is `backoff` */
+  readonly longestMs: number
+  /**
+   * gcra only: no limit with another max counts in the same bucket, so that a
+   * bucket which was counted by another max is from before this one was changed
+   */
+  readonly isAlone: boolean
 }
 
 /** The counters of one key. What each means is the algorithm's to say. */
@@ -44,7 +51,7 @@ export interface LimitState {
 /** One limit that a hit has to pass, and how much of it the hit takes. */
 export interface Check {
   readonly limit: Limit
-  /** whole number >= 1 */
+  /** whole number >= 0; 0: neither counted nor refused */
   readonly cost: number
   /** counted as any other, but refuses nothing */
   readonly shadow?: boolean
@@ -65,7 +72,7 @@ export interface Explanation {
   readonly remaining: number
   /** until the whole quota is there again */
   readonly resetMs: number
-  /** until a hit of the given cost passes; 0 when it would pass now */
+  /** until a hit of the given cost passes; 0 when it would pass now, Infinity when it never can (see explainHit) */
   readonly retryAfterMs: number
 }
 
@@ -104,11 +111,12 @@ export const algorithms = Object.keys(rules) as readonly Algorithm[]
  *
  * @param stored  counters of the key; undefined: never seen, or expired
  * @param nowMs   ms since 1970 from the store's clock; may step back
- * @param cost    whole number >= 1
+ * @param cost    whole number >= 0
  */
 export function take (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number): Outcome {
   const rule = rules[limit.algorithm]
   const state = rule.current(stored, nowMs, limit)
+  if (cost === 0) return { fits: true, state, changed: isRepaired(rule, stored, nowMs, limit) }
   if (rule.fits(state, nowMs, limit, cost)) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
   return refuse(rule, stored, state, nowMs, limit)
 }
@@ -126,13 +134,14 @@ export function takeAll (
   stored: readonly (LimitState | undefined)[], nowMs: number, checks: readonly Check[]
 ): { readonly accepted: boolean, readonly outcomes: readonly Outcome[] } {
   const states = checks.map(({ limit }, i) => rules[limit.algorithm].current(stored[i], nowMs, limit))
-  const fits = checks.map(({ limit, cost }, i) => rules[limit.algorithm].fits(states[i]!, nowMs, limit, cost))
+  const fits = checks.map(({ limit, cost }, i) =>
+    cost === 0 || rules[limit.algorithm].fits(states[i]!, nowMs, limit, cost))
   const accepted = fits.every((fit, i) => fit || checks[i]!.shadow === true)
   const outcomes = checks.map(({ limit, cost }, i): Outcome => {
     const rule = rules[limit.algorithm]
     const state = states[i]!
     if (!fits[i]) return refuse(rule, stored[i], state, nowMs, limit)
-    if (accepted) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
+    if (accepted && cost > 0) return { fits: true, state: rule.accept(state, limit, cost), changed: true }
     return { fits: true, state, changed: isRepaired(rule, stored[i], nowMs, limit) }
   })
   return { accepted, outcomes }
@@ -147,6 +156,7 @@ export function current (stored: LimitState | undefined, nowMs: number, limit: L
 export function count (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number, accepted: boolean): LimitState {
   const rule = rules[limit.algorithm]
   const state = rule.current(stored, nowMs, limit)
+  if (cost === 0) return state
   return accepted ? rule.accept(state, limit, cost) : rule.refuse(state, nowMs, limit)
 }
 
@@ -199,6 +209,22 @@ export function explain (stored: LimitState | undefined, nowMs: number, limit: L
   return rule.explain(rule.current(stored, nowMs, limit), nowMs, limit, cost)
 }
 
+/**
+ * What counters mean to one hit: a hit of cost 0 passes in any case, and one
+ * beyond the whole quota never.
+ *
+ * @param explanation  of the counters, by `explain`
+ */
+export function explainHit (explanation: Explanation, limit: Limit, cost: number): Explanation {
+  if (cost === 0) return { ...explanation, retryAfterMs: 0 }
+  return canNeverFit(limit, cost) ? { ...explanation, retryAfterMs: Infinity } : explanation
+}
+
+/** Where nothing is allowed at all (max 0), a hit is refused like any other: the limit may be raised. */
+function canNeverFit ({ burst }: Limit, cost: number): boolean {
+  return burst > 0 && cost > burst
+}
+
 /** When counters that were just written may be forgotten, ms since 1970. */
 export function expiresAtMs (state: LimitState, limit: Limit): number {
   return rules[limit.algorithm].expiresAtMs(state, limit)
@@ -208,19 +234,41 @@ export function expiresAtMs (state: LimitState, limit: Limit): number {
  * Makes a limit whose arithmetic stays exact: the products of max and window
  * that sliding-window and gcra compare must be whole numbers below 2^53.
  *
+ * @param maxBackoffMs  where this is shorter than the window, the window is the cap
  * @throws LimitError  naming the number that is out of range
  */
-export function defineLimit (algorithm: Algorithm, max: number, windowMs: number, burst = max, excess: Excess = 'none'): Limit {
-  if (!Number.isSafeInteger(max) || max < 0) throw new LimitError(`max must be a whole number >= 0, got ${show(max)}`)
-  if (!Number.isSafeInteger(burst) || burst < 0) throw new LimitError(`burst must be a whole number >= 0, got ${show(burst)}`)
+export function defineLimit (
+  algorithm: Algorithm, max: number, windowMs: number, burst = max, excess: Excess = 'none', maxBackoffMs = defaultBackoffMs
+): Limit {
+  if (max !== Infinity && (!Number.isSafeInteger(max) || max < 0)) {
+    throw new LimitError(`max must be a whole number >= 0, or Infinity, got ${show(max)}`)
+  }
+  if (burst !== max && (!Number.isSafeInteger(burst) || burst < 0)) throw new LimitError(`burst must be a whole number >= 0, got ${show(burst)}`)
   if (!Number.isSafeInteger(windowMs) || windowMs < 1 || windowMs > longestWindowMs) {
     throw new LimitError(`timeWindow must be a whole number of ms from 1 to ${longestWindowMs}, got ${show(windowMs)}`)
   }
-  if (algorithm !== 'fixed-window' && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
+  if (algorithm !== 'fixed-window' && max !== Infinity && Math.max(max, burst) * windowMs > Number.MAX_SAFE_INTEGER / 4) {
     throw new LimitError(`max times timeWindow must stay below 2^51 for ${algorithm}, got ${max} per ${windowMs} ms; use fixed-window or a shorter window`)
   }
-  return { algorithm, max, windowMs, burst: algorithm === 'gcra' ? burst : max, excess: algorithm === 'fixed-window' ? excess : 'none' }
+  const isFixed = algorithm === 'fixed-window'
+  return {
+    algorithm,
+    max,
+    windowMs,
+    burst: algorithm === 'gcra' ? burst : max,
+    excess: isFixed ? excess : 'none',
+    longestMs: isFixed && excess === 'backoff' ? Math.max(windowMs, maxBackoffMs) : windowMs,
+    isAlone: false
+  }
 }
+
+/** The same limit, with buckets that no limit of another max shares. */
+export function alone (limit: Limit): Limit {
+  return limit.algorithm === 'gcra' ? { ...limit, isAlone: true } : limit
+}
+
+/** A day: without a cap, thirty requests would lock a client for centuries. */
+export const defaultBackoffMs = 86_400_000
 
 /** Ten years, leap days included. Longer is a mistake in the unit. */
 export const longestWindowMs = 10 * 366 * 86_400_000

@@ -5,7 +5,7 @@
  */
 import type { Explanation, Limit } from './rate-limit.js'
 
-export type Verdict = Counted | Shadowed | Blocked | Exempt | Skipped | Uncounted | Denied
+export type Verdict = Counted | Shadowed | Blocked | Exempt | Skipped | Unlimited | Uncounted | Denied
 
 /**
  * Who answers while Redis is away: memory, as if this were the only instance
@@ -61,6 +61,12 @@ export interface Exempt {
 /** Passed without being counted: `skip` leaves it out, or the same limit has decided it in a hook before. */
 export interface Skipped {
   readonly kind: 'skipped'
+  readonly key: string
+}
+
+/** Passed, and was not counted: its `max` is Infinity. */
+export interface Unlimited {
+  readonly kind: 'unlimited'
   readonly key: string
 }
 

@@ -150,9 +150,14 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     this.#batch.add(hit, (error, taken, ticket) => {
       if (taken !== undefined) {
         const { nowMs, outcomes } = taken
-        if (this.usesRedis) hit.checks.forEach((check, i) => this.#memory.learn(hit, check, outcomes[i]!.state, nowMs))
-        // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
-        else this.#memory.takeOne(hit)
+        if (this.usesRedis) {
+          hit.checks.forEach((check, i) => {
+            if (check.cost > 0) this.#memory.learn(hit, check, outcomes[i]!.state, nowMs)
+          })
+        } else {
+          // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
+          this.#memory.takeOne(hit)
+        }
         if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
         return answer(undefined, taken, 'redis')
       }
@@ -198,7 +203,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       const batch = isLost ? undefined : ticket.number || undefined
       hit.checks.forEach(({ name, limit, cost }, i) => {
         const { fits, state } = here.taken.outcomes[i]!
-        if (fits) journal.addRefund({ key: this.#keys.limit(limit.algorithm, name, hit.key), limit, cost }, state, known[i], batch)
+        if (fits && cost > 0) journal.addRefund({ key: this.#keys.limit(limit.algorithm, name, hit.key), limit, cost }, state, known[i], batch)
       })
     })
   }
@@ -343,7 +348,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const taken = this.#decideHere(hit, fallback, known, share)
     hit.checks.forEach(({ name, limit, cost }, i) => {
       const outcome = outcomeOf(taken, i, known[i], limit)
-      if (outcome === undefined) return
+      if (outcome === undefined || cost === 0) return
       const key = this.#keys.limit(limit.algorithm, name, hit.key)
       this.#redis!.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, outcome }, known[i], batch)
     })
@@ -373,7 +378,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const outcomes = hit.checks.map((check, i) => {
       const whole = take(known[i], nowMs, check.limit, check.cost)
       // A refusal by this instance's part alone is none of the whole limit.
-      const isCounted = fits[i]! ? accepted : !whole.fits
+      const isCounted = fits[i]! ? accepted && check.cost > 0 : !whole.fits
       if (!isCounted) return { fits: fits[i]!, state: current(known[i], nowMs, check.limit) }
       const state = fits[i]! ? count(known[i], nowMs, check.limit, check.cost, true) : whole.state
       this.#memory.learn(hit, check, state, nowMs)

@@ -149,9 +149,12 @@ export class RedisStore implements Store {
     const rows = counters.flatMap(({ key, limit, known, counted, isRestored }) => {
       const carried = carryOf(known, counted, nowMs, limit)
       if (carried === undefined) return []
-      const { algorithm, max, windowMs, burst, excess } = limit
+      const { algorithm, max, windowMs, burst, excess, longestMs, isAlone } = limit
       const { known: before, used, previous, atMs } = carried
-      return [{ key, args: [keptOfData.indexOf(isRestored && kept !== 'all for sure' ? 'all' : kept), algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), before.used, before.previous, used, previous, atMs - nowMs] }]
+      const keptHere = isRestored && kept !== 'all for sure' ? 'all' : kept
+      const rule = [algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), longestMs]
+      const counts = [before.used, before.previous, used, previous, atMs - nowMs]
+      return [{ key, args: [keptOfData.indexOf(keptHere), ...rule, isAlone ? 1 : 0, ...counts] }]
     })
     if (rows.length === 0) return
     await asFailure(this.#redis.run(async client => {
@@ -192,7 +195,9 @@ export class RedisStore implements Store {
     const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
     const rows = hit.checks.flatMap(({ limit, cost }, i) => {
       const { fits, state } = taken.outcomes[i]!
-      return [algorithms.indexOf(limit.algorithm) + 1, excesses.indexOf(limit.excess), limit.max, limit.windowMs, fits ? cost : 0, state.used, state.atMs]
+      const { algorithm, excess, max, windowMs, isAlone } = limit
+      const rule = [algorithms.indexOf(algorithm) + 1, excesses.indexOf(excess), max, windowMs, isAlone ? 1 : 0]
+      return [...rule, fits ? cost : 0, state.used, state.atMs]
     })
     await this.#runNumbered(async client => {
       if (isCluster(client)) await refund.run(client, keys, [0, ...rows])
@@ -355,7 +360,11 @@ export class RedisStore implements Store {
         shapes.set(checks, shape = shapes.size + 1)
         described.push(checks.length)
         for (const { limit, cost, shadow } of checks) {
-          described.push(algorithms.indexOf(limit.algorithm) + 1, limit.max, limit.windowMs, limit.burst, excesses.indexOf(limit.excess), cost, shadow === true ? 1 : 0)
+          const { algorithm, max, windowMs, burst, excess, longestMs, isAlone } = limit
+          described.push(
+            algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), longestMs,
+            isAlone ? 1 : 0, cost, shadow === true ? 1 : 0
+          )
         }
       }
       if (runs.at(-2) === shape) runs[runs.length - 1]!++
@@ -408,10 +417,9 @@ function readTaken (reply: unknown, hits: readonly Hit[], number?: number): read
   return taken
 }
 
-/** ms from now to a counter's `atMs`: at most the length of the window, unless refusals can make that longer. */
-function offsetOf (value: unknown, { windowMs, excess }: Limit): number {
-  const mostMs = excess === 'none' ? windowMs : Number.MAX_SAFE_INTEGER
-  return wholeOf(value, -mostMs, mostMs)
+/** ms from now to a counter's `atMs`: at most the length of the longest window that there can be. */
+function offsetOf (value: unknown, { longestMs }: Limit): number {
+  return wholeOf(value, -longestMs, longestMs)
 }
 
 /** Reads the reply of peek.lua. The counters are as stored, and may have expired long ago. */

@@ -41,6 +41,7 @@ export class Shares {
   passed (hit: Hit, taken: Taken, instances: number): void {
     const nowMs = this.#now()
     hit.checks.forEach((check, i) => {
+      if (check.cost === 0) return
       const own = ownOf(check, instances)
       const begun = { used: 0, previous: 0, atMs: taken.outcomes[i]!.state.atMs - taken.nowMs + nowMs }
       const state = count(this.#counters.known(hit.key, own) ?? begun, nowMs, own.limit, own.cost, true)

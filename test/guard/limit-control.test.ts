@@ -4,6 +4,7 @@ import t, { type Test } from 'tap'
 import { LimitControl } from '../../lib/guard/limit-control.js'
 import { LimitRegistry } from '../../lib/guard/limits.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
+import { algorithms } from '../../lib/rules/rate-limit.js'
 import { resolveOptions } from '../../lib/settings.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
@@ -165,7 +166,7 @@ t.test('wrong arguments are errors that say what is wrong', async t => {
   const fine = { max: 1, timeWindow: 1000 }
   const wrong: [() => Promise<unknown>, RegExp][] = [
     [async () => await limits.set('none', fine), /the name of limits.set must be that of a limit, got "none"; limits.names lists them/],
-    [async () => await limits.set('global', { ...fine, max: -1 }), /max of limits.set must be a whole number >= 0, got -1/],
+    [async () => await limits.set('global', { ...fine, max: -1 }), /max of limits.set must be a whole number >= 0, or Infinity, got -1/],
     [async () => await limits.set('global', { ...fine, timeWindow: 'soon' }), /timeWindow of limits.set must be whole ms/],
     [async () => await limits.set('global', undefined as never), /max of limits.set/],
     [async () => await limits.reset(5 as never), /the argument of limits.reset/],
@@ -253,6 +254,27 @@ t.test('an unexpected failure to read changed limits is logged once, and does no
   app.redisGuard.limits.sync = async () => { throw new Error(`unexpected ${++calls}`) }
   await until(() => calls > 3)
   t.match(lines, [{ msg: 'limits that were set at run time could not be read from Redis', err: { message: 'unexpected 1' } }])
+})
+
+t.test('a limit that is set to Infinity is none, on every instance and after a restart, until it is set otherwise', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const [first, second] = [await appWith(t, { redis: server.url }), await appWith(t, { redis: server.url })]
+  const isUnlimited = async (app: FastifyInstance, url: string) => Number.isNaN(await maxOf(app, url))
+  await first.inject({ url: '/login', remoteAddress: '198.51.100.1' })
+  for (const [name, url] of [['GET:/login', '/login'], ['GET:/computed', '/computed']] as const) {
+    await first.redisGuard.limits.set(name, { max: Infinity, timeWindow: '1 minute' })
+    t.equal(await isUnlimited(first, url), true)
+    await until(async () => await isUnlimited(second, url), 1000)
+  }
+  const third = await appWith(t, { redis: server.url })
+  t.equal(await isUnlimited(third, '/login'), true)
+  t.same((await third.redisGuard.limits.peek('198.51.100.1')).map(({ name }) => name), ['global'])
+  t.equal(await third.redisGuard.limits.reset('198.51.100.1'), true, 'what was counted before is forgotten')
+  await second.redisGuard.limits.set('GET:/login', { max: 7, timeWindow: '1 minute' })
+  await until(async () => await maxOf(first, '/login') === 7, 1000)
+  t.equal(await second.redisGuard.limits.reset('GET:/computed'), true)
+  await until(async () => await maxOf(first, '/computed') === 4, 1000)
 })
 
 t.test('a limit is not set to less than a request costs', async t => {
@@ -493,4 +515,91 @@ t.test('a version that cannot be read twice, such as a huge foreign value, is re
   isHuge = false
   await look()
   t.equal(await get('redis-guard:limits'), version, 'not in a row')
+})
+
+/** Each way to count refusals; with it a limit of 3 that is used up, and refused 30 more. */
+const waysToRefuse: readonly RedisGuardOptions[] = [
+  ...algorithms.map(algorithm => ({ algorithm })),
+  { ban: 5 },
+  { continueExceeding: true },
+  { exponentialBackoff: true }
+]
+
+for (const where of ['in memory', 'on Redis', 'in an outage', 'on Redis after an outage'] as const) {
+  t.test(`a limit that is raised lets a client pass that kept retrying, ${where}`, async t => {
+    const server = await RedisServer.start()
+    t.teardown(async () => await server.stop())
+    const proxy = await TcpProxy.start(server.port)
+    t.teardown(async () => await proxy.stop())
+    for (const [i, way] of waysToRefuse.entries()) {
+      const redis = where === 'in memory' ? false : { port: proxy.port }
+      const app = await guardedApp(t, { redis, nameSpace: `${i}:`, resetTimeout: 100, max: 3, timeWindow: '1 hour', ...way })
+      app.get('/', async () => 'ok')
+      const statuses = async (count: number) => {
+        const all: number[] = []
+        for (let i = 0; i < count; i++) all.push((await app.inject('/')).statusCode)
+        return all
+      }
+      const goes = async (store: 'memory' | 'redis') => {
+        proxy.blackhole = store === 'memory'
+        await until(async () => {
+          await app.redisGuard.get('x')
+          return app.redisGuard.status.store === store
+        })
+      }
+      t.same(await statuses(3), [200, 200, 200])
+      t.equal((await statuses(10)).every(status => status > 400), true)
+      if (where.includes('outage')) await goes('memory')
+      t.equal((await statuses(20)).every(status => status > 400), true)
+      if (where.includes('after')) await goes('redis')
+      await app.redisGuard.limits.set('global', { max: 20, timeWindow: '1 hour' })
+      const headers = { 'x-ratelimit-limit': '20', 'x-ratelimit-remaining': '16' }
+      t.match(await app.inject('/'), { statusCode: 200, headers }, JSON.stringify(way))
+      const rest = await statuses(17)
+      t.same(rest.slice(0, 16), Array(16).fill(200), JSON.stringify(way))
+      t.ok(rest[16]! > 400, JSON.stringify(way))
+      if (where === 'in an outage') await goes('redis')
+    }
+  })
+}
+
+t.test('gcra: limits of one name whose max differs, or is computed, share the time until the bucket is empty', async t => {
+  const rateLimit = { algorithm: 'gcra', timeWindow: '1 hour' } as const
+  const app = await guardedApp(t, rateLimit)
+  const add = (url: string, groupId: string, max: number | (() => number)) =>
+    app.get(url, { config: { rateLimit: { groupId, max } } }, async () => 'ok')
+  const isAlone = async (url: string, name: string) => {
+    for (let i = 0; i < 5; i++) await app.inject(url)
+    await app.redisGuard.limits.set(name, { max: 20, timeWindow: '1 hour' })
+    return (await app.inject(url)).statusCode === 200
+  }
+  add('/one', 'one', 3)
+  add('/same', 'one', 3)
+  add('/strict', 'several', 3)
+  add('/loose', 'several', 1000)
+  add('/computed', 'computed', () => 3)
+  add('/early', 'late', 3)
+  await app.redisGuard.limits.set('group:late', { max: 4, timeWindow: '1 hour' })
+  add('/late', 'late', 5)
+  t.equal(await isAlone('/one', 'group:one'), true)
+  t.equal(await isAlone('/strict', 'group:several'), false)
+  t.equal(await isAlone('/computed', 'group:computed'), false)
+  t.equal(await maxOf(app, '/late'), 4)
+  t.equal(await isAlone('/early', 'group:late'), false)
+})
+
+t.test('a limit that is raised elsewhere lets a client pass whose refusals are cached', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  for (const [i, way] of waysToRefuse.entries()) {
+    const options = { redis: server.url, nameSpace: `${i}:`, max: 3, timeWindow: '1 hour', syncInterval: 50, ...way }
+    const apps = [await guardedApp(t, options), await guardedApp(t, options)]
+    for (const app of apps) app.get('/', async () => 'ok')
+    const [raising, refusing] = apps as [FastifyInstance, FastifyInstance]
+    for (let i = 0; i < 3; i++) t.equal((await refusing.inject('/')).statusCode, 200)
+    for (let i = 0; i < 30; i++) for (const app of apps) t.ok((await app.inject('/')).statusCode > 400)
+    await raising.redisGuard.limits.set('global', { max: 20, timeWindow: '1 hour' })
+    t.equal((await raising.inject('/')).statusCode, 200, `${JSON.stringify(way)} here`)
+    await until(async () => (await refusing.inject('/')).statusCode === 200, 1000)
+  }
 })

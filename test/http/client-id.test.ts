@@ -110,9 +110,40 @@ t.test('each way to limit reads the answer of keyGenerator alike, on Redis as in
         t.same(statuses, [200, 429], `${url}: ${what}: an address has one quota`)
       }
       answer = ['a', 'b']
-      const message = /^keyGenerator must answer .*, got an array of 2$/
-      const failed = { statusCode: 500, code: 'GUARD_ERR_LIMIT', message }
+      const failed = { statusCode: 500, code: 'GUARD_ERR_LIMIT', message: 'The request cannot be rate limited' }
       t.match((await get(url, '192.0.2.9')).json(), failed, url)
+    }
+  }
+})
+
+t.test('functions get the very value that keyGenerator answers, and an address where it answers none', async t => {
+  for (const hashKeys of [false, true]) {
+    let answer: unknown
+    const heard: unknown[] = []
+    const hear = (request: unknown, key: unknown) => { heard.push(key) }
+    const app = await guardedApp(t, {
+      hashKeys,
+      keyGenerator: () => answer as string,
+      max: (request, key) => { hear(request, key); return 1 },
+      allowList: (request, key) => { hear(request, key); return false },
+      onExceeding: hear,
+      onExceeded: hear
+    })
+    const check = app.createRateLimit({ max: 1 })
+    app.get('/', async () => 'ok')
+    app.get('/function', { config: { rateLimit: false } }, async request => {
+      for (const increment of [true, false]) heard.push((await check(request, { increment })).key)
+    })
+    for (const [what, id] of [...ids, ...none.map(([what, nothing]) => [what, nothing] as const)]) {
+      answer = id
+      heard.length = 0
+      await app.inject('/')
+      await app.inject('/')
+      await app.inject('/function')
+      const expected = none.some(([, nothing]) => nothing === id) ? '127.0.0.1' : id
+      // The two of the function come behind two calls of allowList.
+      t.equal(heard.length, 10, what)
+      t.ok(heard.every(key => Object.is(key, expected)), `${what}: ${String(heard)}`)
     }
   }
 })

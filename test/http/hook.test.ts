@@ -445,13 +445,13 @@ t.test('bad input', async t => {
     t.equal(lines.filter(({ msg }) => msg === 'a callback of the rate limit failed').length, 2)
   })
 
-  t.test('a max or timeWindow that is computed wrong fails the request with words', async t => {
-    for (const wrong of [NaN, -1, '5' as unknown as number, Infinity, 1.5]) {
+  t.test('a max or timeWindow that is computed wrong fails the request', async t => {
+    for (const wrong of [NaN, -1, '5' as unknown as number, -Infinity, 1.5]) {
       const app = await guardedApp(t, { max: () => wrong })
       app.get('/', ok)
       app.get('/window', { config: { rateLimit: { max: 1, timeWindow: () => wrong } } }, ok)
-      t.match((await app.inject('/')).json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT', message: /^max must be/ })
-      t.match((await app.inject('/window')).json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT', message: /^timeWindow must be/ })
+      t.match((await app.inject('/')).json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT' })
+      t.match((await app.inject('/window')).json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT' })
     }
   })
 

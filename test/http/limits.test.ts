@@ -1,6 +1,6 @@
 /** What a limit can be beyond one number per window: several, dear, banned, in shadow, given back. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FastifyInstance, InjectOptions } from 'fastify'
+import type { FastifyInstance, FastifyServerOptions, InjectOptions } from 'fastify'
 import { parseList } from 'structured-headers'
 import t, { type Test } from 'tap'
 import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
@@ -10,7 +10,9 @@ import { isInPart } from '../../lib/rules/sample.js'
 import { FailoverStore } from '../../lib/store/failover.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
+import { failingAtOnce, failingLater } from '../support/failing.js'
 import { RedisServer } from '../support/redis-server.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
 const server = await RedisServer.start()
@@ -20,10 +22,13 @@ const ok = async () => 'ok'
 let namespaces = 0
 
 /** The same on memory and on Redis. */
-function onBoth (title: string, run: (t: Test, app: (options?: RedisGuardOptions) => Promise<FastifyInstance>) => Promise<void>): void {
+function onBoth (title: string, run: (
+  t: Test, app: (options?: RedisGuardOptions, server?: FastifyServerOptions) => Promise<FastifyInstance>
+) => Promise<void>): void {
   for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
     t.test(`${title} (${where})`, async t => {
-      await run(t, async options => await guardedApp(t, { redis, nameSpace: `test${++namespaces}:`, ...options }))
+      await run(t, async (options, server) =>
+        await guardedApp(t, { redis, nameSpace: `test${++namespaces}:`, ...options }, server))
     })
   }
 }
@@ -94,18 +99,164 @@ onBoth('a request of some cost counts for as many hits, and cheaper ones still f
   t.same(await statuses(app, 3, '/fixed'), [200, 200, 429])
 })
 
-t.test('a cost that can never fit, or is no whole number, is an error that says so', async t => {
+const costOf = (request: { query: unknown }) => JSON.parse((request.query as { cost: string }).cost) as number
+
+t.test('a fixed cost that could never fit, or is 0, stops the start', async t => {
+  const app = await guardedApp(t)
+  const place = 'GET /never config.rateLimit.cost'
+  const adding = (cost: number) => () => app.get('/never', { config: { rateLimit: { max: 10, cost } } }, ok)
+  t.throws(adding(11), { message: new RegExp(`${place} must be at most 10, or no request would ever fit, got 11`) })
+  t.throws(adding(0), { message: new RegExp(`${place} must be a whole number >= 1, .*got 0`) })
+})
+
+onBoth('a request whose cost can never fit is a 429 without retry-after that says so', async (t, newApp) => {
+  const app = await newApp({ cost: costOf })
+  const routes: Record<string, RouteRateLimitOptions> = {
+    ...Object.fromEntries(algorithms.map(algorithm => [algorithm, { max: 10, algorithm }])),
+    burst: { max: 10, burst: 2, algorithm: 'gcra', problemDetails: true },
+    computed: { max: () => 4, cost: 5 },
+    nobody: { max: 0 }
+  }
+  for (const [name, rateLimit] of Object.entries(routes)) app.get(`/${name}`, { config: { rateLimit } }, ok)
+  for (const algorithm of algorithms) {
+    const url = `/${algorithm}`
+    for (const cost of ['11', '9007199254740992', '1e300', '1e999']) {
+      const refused = await get(app, `${url}?cost=${cost}`)
+      const message = 'Rate limit exceeded, the request counts for more than the limit of 10 allows'
+      t.match(refused, { statusCode: 429, headers: { 'x-ratelimit-limit': '10', 'x-ratelimit-remaining': '10' } }, cost)
+      t.same(refused.json(), { statusCode: 429, error: 'Too Many Requests', message }, cost)
+      t.notOk('retry-after' in refused.headers, cost)
+    }
+    t.equal((await get(app, `${url}?cost=10`)).statusCode, 200, 'the quota is untouched')
+    t.ok(Number((await get(app, `${url}?cost=1`)).headers['retry-after']) > 0)
+    t.notOk('retry-after' in (await get(app, `${url}?cost=11`)).headers)
+  }
+  t.match((await get(app, '/burst?cost=3')).json(), { status: 429, detail: /counts for more than the limit of 2 allows/ })
+  t.notOk('retry-after' in (await get(app, '/computed')).headers, 'a fixed cost above a computed max')
+  t.equal((await get(app, '/nobody?cost=5')).headers['retry-after'], '60', 'a max of 0 refuses all, as ever')
+})
+
+onBoth('a request that can never fit counts as a refusal, and uses up nothing', async (t, newApp) => {
+  const app = await newApp({ cost: costOf, max: 10 })
+  app.get('/', { config: { rateLimit: { ban: 1 } } }, ok)
+  const limits = [{ name: 'a', max: 10, timeWindow: '1 minute' }, { name: 'b', max: 100, timeWindow: '1 hour' }]
+  app.get('/several', { config: { rateLimit: { limits } } }, ok)
+  const one = { statusCode: 429, headers: { 'x-ratelimit-remaining': '10' } }
+  t.match(await get(app, '/?cost=11'), one)
+  t.match(await get(app, '/?cost=10'), { statusCode: 200, headers: { 'x-ratelimit-remaining': '0' } })
+  t.match(await get(app, '/?cost=11'), { statusCode: 403 })
+  t.match(await get(app, '/several?cost=11'), one, 'the limit that it can never fit')
+  t.match((await get(app, '/several?cost=1')).headers, { 'x-ratelimit-remaining': '9' })
+})
+
+onBoth('the application may answer a request that can never fit with a 413', async (t, newApp) => {
+  const app = await newApp({
+    cost: costOf,
+    errorResponseBuilder: (request, { statusCode, ttl, after }) =>
+      Object.assign(new Error(`retry: ${after}`), { statusCode: ttl === Infinity ? 413 : statusCode })
+  })
+  app.get('/', { config: { rateLimit: { max: 10 } } }, ok)
+  t.match(await get(app, '/?cost=11'), { statusCode: 413, body: /retry: never/ })
+  t.match(await statuses(app, 2, '/?cost=10'), [200, 429])
+})
+
+onBoth('a limiter says of a request that can never fit that it is exceeded, and would never pass', async (t, newApp) => {
+  const app = await newApp()
+  for (const algorithm of algorithms) {
+    const check = app.createRateLimit({ max: 10, algorithm, cost: costOf })
+    app.get(`/${algorithm}`, async request => {
+      const { increment } = request.query as { increment: string }
+      const { isExceeded, ttl, ttlInSeconds } = await check(request, { increment: increment === 'true' }) as Record<string, unknown>
+      return [isExceeded, String(ttl), String(ttlInSeconds)]
+    })
+  }
+  for (const algorithm of algorithms) {
+    for (const increment of [false, true]) {
+      const url = `/${algorithm}?increment=${increment}&cost=`
+      t.same((await get(app, `${url}11`)).json(), [true, 'Infinity', 'Infinity'], url)
+      t.equal((await get(app, `${url}2`)).json()[0], false, url)
+    }
+  }
+})
+
+onBoth('a request of cost 0 is neither counted nor refused, and is told how far the client is', async (t, newApp) => {
+  const app = await newApp({ cost: costOf, max: 10, countWhen: request => costOf(request) > 0 })
+  for (const algorithm of algorithms) app.get(`/${algorithm}`, { config: { rateLimit: { algorithm } } }, ok)
+  app.get('/nobody', { config: { rateLimit: { max: 0 } } }, ok)
+  app.get('/lowered', { config: { rateLimit: {} } }, ok)
+  for (const algorithm of algorithms) {
+    const url = `/${algorithm}`
+    for (let i = 0; i < 3; i++) {
+      const first = await get(app, `${url}?cost=0`)
+      t.match(first, { statusCode: 200, headers: { 'x-ratelimit-remaining': '10', 'x-ratelimit-reset': '0' } })
+    }
+    t.equal((await get(app, `${url}?cost=10`)).statusCode, 200)
+    t.equal((await get(app, `${url}?cost=1`)).statusCode, 429)
+    t.match(await get(app, `${url}?cost=0`), { statusCode: 200, headers: { 'x-ratelimit-remaining': '0' } })
+    t.equal((await get(app, `${url}?cost=1`)).statusCode, 429)
+  }
+  t.same(await statuses(app, 2, '/nobody?cost=0'), [200, 200])
+  await get(app, '/lowered?cost=10')
+  await app.redisGuard.limits.set('GET:/lowered', { max: 5, timeWindow: '1 minute' })
+  t.match(await get(app, '/lowered?cost=0'), { statusCode: 200, headers: { 'x-ratelimit-remaining': '0' } })
+})
+
+t.test('requests of cost 0 do not make a refused client ask Redis again', async t => {
+  const app = await guardedApp(t, { redis: server.url, nameSpace: `test${++namespaces}:`, max: 1, cost: costOf })
+  app.get('/', ok)
+  t.same(await statuses(app, 2, '/?cost=1'), [200, 429])
+  for (let i = 0; i < 20; i++) t.same([await statuses(app, 1, '/?cost=0'), await statuses(app, 1, '/?cost=1')], [[200], [429]])
+  const { body } = await get(app, '/metrics?cost=0')
+  const byRedis = Number(/outcome="limited",source="redis"} (\d+)/.exec(body)![1])
+  t.ok(byRedis < 10, `${byRedis} refusals by Redis`)
+})
+
+for (const onOutage of ['memory', 'share'] as const) {
+  t.test(`a cost of 0 leaves no trace in an outage, nor in Redis after it (onOutage: ${onOutage})`, async t => {
+    const proxy = await TcpProxy.start(server.port)
+    t.teardown(async () => await proxy.stop())
+    const nameSpace = `test${++namespaces}:`
+    const app = await guardedApp(t, { redis: { port: proxy.port }, resetTimeout: 100, nameSpace, onOutage })
+    const limits = [
+      { name: 'free', max: 5, timeWindow: '1 hour', cost: () => 0 },
+      { name: 'paid', max: 5, timeWindow: '1 hour' }
+    ]
+    app.get('/', { config: { rateLimit: { limits, countWhen: request => !request.url.includes('back') } } }, ok)
+    const goes = async (store: 'memory' | 'redis') => {
+      proxy.blackhole = store === 'memory'
+      await until(async () => {
+        await app.redisGuard.get('x')
+        return app.redisGuard.status.store === store
+      })
+    }
+    const left = async () => (await app.redisGuard.limits.peek('127.0.0.1')).slice(1).map(({ remaining }) => remaining)
+    t.same([await statuses(app, 1), await statuses(app, 1, '/?back')], [[200], [200]])
+    await goes('memory')
+    t.same([await statuses(app, 1), await statuses(app, 1, '/?back')], [[200], [200]])
+    await until(async () => (await left())[1] === 3)
+    t.same(await left(), [5, 3])
+    await goes('redis')
+    t.same(await left(), [5, 3])
+    const client = server.client()
+    t.teardown(() => client.disconnect())
+    const counters = (await client.keys(`${nameSpace}fixed-window:*`)).map(key => key.slice(nameSpace.length))
+    t.same(counters, ['fixed-window:{127.0.0.1}:GET:/:paid'])
+  })
+}
+
+t.test('while Redis is away a request of cost 0 passes, also where others are denied', async t => {
+  const app = await guardedApp(t, { redis: 'redis://127.0.0.1:1', connectTimeout: 50, onOutage: 'deny', cost: costOf })
+  app.get('/', ok)
+  t.same([await statuses(app, 1, '/?cost=1'), await statuses(app, 1, '/?cost=0')], [[503], [200]])
+})
+
+t.test('a cost that is no whole number, or negative, is a 500 that is logged', async t => {
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, {}, logTo(lines, 'error'))
-  const cost = (request: { query: unknown }) => JSON.parse((request.query as { cost: string }).cost) as number
-  app.get('/', { config: { rateLimit: { max: 10, cost } } }, ok)
-  app.get('/nobody', { config: { rateLimit: { max: 0 } } }, ok)
-  t.throws(() => app.get('/never', { config: { rateLimit: { max: 10, cost: 11 } } }, ok), /GET \/never config.rateLimit.cost must be at most 10, or no request would ever fit, got 11/)
-  t.same(await statuses(app, 1, '/nobody'), [429])
-  for (const [given, message] of [['11', /cost must be at most 10, or the request can never fit the limit GET:\/, got 11/], ['0', /cost must be a whole number >= 1, got 0/], ['"2"', /cost must be a whole number >= 1, got "2"/], ['1.5', /got 1.5/], ['null', /got null/]] as const) {
+  app.get('/', { config: { rateLimit: { max: 10, cost: costOf } } }, ok)
+  for (const given of ['-1', '"2"', '1.5', 'null', '-1e999']) {
     const refused = await get(app, `/?cost=${encodeURIComponent(given)}`)
-    t.equal(refused.statusCode, 500)
-    t.match(refused.json(), { code: 'GUARD_ERR_LIMIT', message })
+    t.match(refused.json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT' })
   }
   t.equal(lines.length, 5)
 })
@@ -124,6 +275,43 @@ onBoth('ban: the refusals after so many are 403s, until the window ends', async 
   t.same((await get(app)).json(), { statusCode: 403, code: 'GUARD_BANNED', error: 'Forbidden', message })
   t.same(calls.slice(0, 6), ['exceeding 127.0.0.1', 'exceeded 127.0.0.1', 'exceeded 127.0.0.1', 'exceeded 127.0.0.1', 'ban 127.0.0.1', 'exceeded 127.0.0.1'])
   t.equal((await get(app, '/at-once')).statusCode, 403)
+})
+
+onBoth('exponentialBackoff locks nobody for longer than maxBackoff, a day by default', async (t, newApp) => {
+  const app = await newApp({ max: 3, timeWindow: '1 minute', exponentialBackoff: true })
+  const { limits } = app.redisGuard
+  const ofRoute = (maxBackoff: string) => ({ config: { rateLimit: { max: 3, maxBackoff } } })
+  app.get('/', ok)
+  app.get('/short', ofRoute('10 minutes'), ok)
+  app.get('/computed', { config: { rateLimit: { max: 3, timeWindow: () => 7_200_000, maxBackoff: '1 hour' } } }, ok)
+  for (const [url, seconds] of [['/', 86_400], ['/short', 600], ['/computed', 7200]] as const) {
+    await statuses(app, 33, url)
+    t.match((await get(app, url)).headers, { 'retry-after': `${seconds}`, 'x-ratelimit-reset': `${seconds}` }, url)
+  }
+  const waits = async () => (await limits.peek('127.0.0.1')).map(({ retryAfterMs }) => Math.ceil(retryAfterMs / 60_000))
+  t.same(await waits(), [24 * 60, 10])
+  await limits.set('GET:/short', { max: 3, timeWindow: '20 minutes' })
+  t.equal((await get(app, '/short')).headers['retry-after'], '1200', 'the window is the cap where it is longer')
+  await limits.set('GET:/short', { max: 3, timeWindow: '1 second' })
+  t.same(await waits(), [24 * 60, 10])
+  t.equal((await get(app, '/short')).headers['retry-after'], '600')
+})
+
+t.test('a lock of centuries, from before there was a cap, becomes one of maxBackoff', async t => {
+  const nameSpace = `test${++namespaces}:`
+  const app = await guardedApp(t, { redis: server.url, nameSpace, max: 3, timeWindow: '1 minute', exponentialBackoff: true })
+  app.get('/', ok)
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  const key = `${nameSpace}fixed-window:{127.0.0.1}:global`
+  await client.set(key, '3:31', 'PX', 64_424_509_440_000)
+  t.match(await app.redisGuard.limits.peek('127.0.0.1'), [{ remaining: 0, retryAfterMs: 86_400_000, resetMs: 86_400_000 }])
+  t.equal((await get(app)).headers['retry-after'], '86400')
+  t.ok(await client.pttl(key) <= 86_400_000)
+  // Of a client that is not over its limit, too.
+  await client.set(key, '1:31', 'PX', 64_424_509_440_000)
+  t.match(await get(app), { statusCode: 200, headers: { 'x-ratelimit-reset': '86400' } })
+  t.ok(await client.pttl(key) <= 86_400_000)
 })
 
 onBoth('in shadow all is counted and reported, and nothing refused or told to clients', async (t, newApp) => {
@@ -353,7 +541,14 @@ t.test('routes of a group whose windows differ count apart, so that none frees a
   app.get('/longer', { config: { rateLimit: { groupId: 'g', timeWindow: 1, continueExceeding: true } } }, ok)
   app.get('/computed', { config: { rateLimit: { groupId: 'g', timeWindow: () => 1 } } }, ok)
   app.get('/slow', { config: { rateLimit: { groupId: 'g', timeWindow: () => 600_000 } } }, ok)
-  const names = ['global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed', 'group:g@computed-2']
+  const backoff = { groupId: 'g', timeWindow: 1, exponentialBackoff: true }
+  app.get('/backoff', { config: { rateLimit: backoff } }, ok)
+  app.get('/backoff-alike', { config: { rateLimit: backoff } }, ok)
+  app.get('/backoff-short', { config: { rateLimit: { ...backoff, maxBackoff: 1000 } } }, ok)
+  const names = [
+    'global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed', 'group:g@computed-2',
+    'group:g@1ms,backoff', 'group:g@1ms,backoff-2'
+  ]
   t.same(app.redisGuard.limits.names, names)
   for (const url of ['/strict', '/slow']) t.same(await statuses(app, 3, url), [200, 200, 200])
   for (const url of ['/loose', '/longer', '/computed']) await get(app, url)
@@ -444,24 +639,130 @@ t.test('options that do not go together are refused at registration', async t =>
   }
 })
 
-t.test('functions of the options that fail, or answer what no limit can be, are answered with a 500 that is logged', async t => {
-  const lines: Record<string, unknown>[] = []
-  const app = await guardedApp(t, {}, logTo(lines, 'error'))
-  const wrong: [string, unknown][] = [
-    ['throws', () => { throw new Error('broken') }], ['rejects', async () => { throw new Error('broken') }],
-    ['NaN', () => NaN], ['minus', () => -1], ['text', () => '5'], ['nothing', () => undefined]
-  ]
-  for (const [name, max] of wrong) app.get(`/max-${name}`, { config: { rateLimit: { max: max as () => number } } }, ok)
-  for (const [name, timeWindow] of wrong) app.get(`/window-${name}`, { config: { rateLimit: { timeWindow: timeWindow as () => number } } }, ok)
-  for (const option of ['max', 'window']) {
-    for (const [name] of wrong) t.equal((await get(app, `/${option}-${name}`)).statusCode, 500, `${option}: ${name}`)
+/** Functions of a limit that answer what cannot be counted by, and what the log says. */
+const unusable: readonly (readonly [name: string, options: RouteRateLimitOptions, message: string])[] = [
+  ['max', { max: () => NaN }, 'max must be a whole number >= 0, or Infinity, got NaN'],
+  ['negative', { max: async () => -1 }, 'max must be a whole number >= 0, or Infinity, got -1'],
+  ['minus-infinity', { max: () => -Infinity }, 'max must be a whole number >= 0, or Infinity, got -Infinity'],
+  ['fraction', { max: () => 1.5 }, 'max must be a whole number >= 0, or Infinity, got 1.5'],
+  ['text', { max: () => '5' as never }, 'max must be a whole number >= 0, or Infinity, got "5"'],
+  ['nothing', { max: () => undefined as never }, 'max must be a whole number >= 0, or Infinity, got undefined'],
+  ['window', { timeWindow: () => Infinity }, 'timeWindow must be a whole number of ms from 1 to 316224000000, got Infinity'],
+  ['large', { max: () => 1e9, timeWindow: 1e9, algorithm: 'gcra' }, 'max times timeWindow must stay below 2^51 for gcra, ' +
+    'got 1000000000 per 1000000000 ms; use fixed-window or a shorter window'],
+  ['cost', { cost: () => -1 }, 'cost must be a whole number >= 0, got -1'],
+  ['key', { keyGenerator: () => ['a'] as never }, 'keyGenerator must answer a string, a finite number, a BigInt, bytes or ' +
+    'an object with a toString of its own, got an array of 1'],
+  ['throws', { allowList: failingAtOnce['throws nothing']! }, 'allowList failed without an error'],
+  ['rejects', { cost: failingLater['rejects with nothing'] as () => never }, 'cost failed without an error']
+]
+
+onBoth('functions that answer what no limit can be get a 500 that says no more; the log names limit, place and value', async (t, newApp) => {
+  const lines: { err: { message: string, stack: string } }[] = []
+  const app = await newApp({}, logTo(lines as never[], 'error'))
+  for (const [name, rateLimit] of unusable) app.get(`/${name}/:id`, { config: { rateLimit } }, ok)
+  const limits = [{ name: 'a', max: 1, timeWindow: 1000 }, { name: 'b', max: () => NaN, timeWindow: 1000 }]
+  app.get('/several', { config: { rateLimit: { limits } } }, ok)
+  app.get('/group', { config: { rateLimit: { groupId: 'g', max: () => NaN } } }, ok)
+  const check = app.createRateLimit({ max: () => NaN })
+  app.get('/limiter', { config: { rateLimit: false } }, async request => await check(request, { increment: false }))
+  const shown = {
+    statusCode: 500, code: 'GUARD_ERR_LIMIT', error: 'Internal Server Error', message: 'The request cannot be rate limited'
   }
-  t.match((await get(app, '/max-text')).json(), { code: 'GUARD_ERR_LIMIT', message: 'max must be a whole number >= 0, got "5"' })
-  t.equal(lines.length, 13)
+  for (const [name, , message] of unusable) {
+    lines.length = 0
+    t.same((await get(app, `/${name}/7`)).json(), shown, name)
+    const place = `in the limit GET:/${name}/:id at GET /${name}/:id`
+    t.match(lines, [{ err: { type: 'LimitError', message: `${shown.message}: ${message}, ${place}` } }], name)
+  }
+  const isNaN = 'max must be a whole number >= 0, or Infinity, got NaN'
+  for (const [url, limit] of [['/several', 'GET:/several:b'], ['/group', 'group:g'], ['/limiter', 'limiter:1']] as const) {
+    lines.length = 0
+    t.same((await get(app, url)).json(), shown, url)
+    t.match(lines, [{ err: { message: `${shown.message}: ${isNaN}, in the limit ${limit} at GET ${url}` } }], url)
+  }
+})
+
+t.test('the log says of a 404 that cannot be limited that it has no route', async t => {
+  const lines: { err: { message: string } }[] = []
+  const app = await guardedApp(t, { max: () => NaN }, logTo(lines as never[], 'error'))
+  t.equal((await get(app, '/secret')).statusCode, 500)
+  t.match(lines, [{ err: { message: /got NaN, in the limit global at a GET without a route$/ } }])
+})
+
+t.test('what a function of the options throws is the answer, as it is', async t => {
+  const app = await guardedApp(t)
+  const fail = () => { throw Object.assign(new Error('who?'), { statusCode: 401 }) }
+  for (const option of ['max', 'timeWindow', 'cost', 'keyGenerator', 'allowList']) {
+    app.get(`/${option}`, { config: { rateLimit: { [option]: fail } } }, ok)
+  }
+  for (const option of ['max', 'timeWindow', 'cost', 'keyGenerator', 'allowList']) {
+    t.match(await get(app, `/${option}`), { statusCode: 401, body: /who\?/ }, option)
+  }
+})
+
+onBoth('a max of Infinity is no limit: requests pass uncounted, without headers, and are told of', async (t, newApp) => {
+  const calls: string[] = []
+  const nameSpace = `test${++namespaces}:`
+  const app = await newApp({ max: Infinity, nameSpace, onExceeding: request => { calls.push(request.url) }, standardHeaders: 'draft-11' })
+  const routes: Record<string, RouteRateLimitOptions> = {
+    '/route': { max: Infinity },
+    '/function': { max: () => Infinity },
+    '/async': { max: async () => Infinity, cost: () => 1000 },
+    '/dear': { cost: 10 },
+    '/sliding-window': { algorithm: 'sliding-window' },
+    '/gcra': { algorithm: 'gcra', burst: 5 },
+    '/list': { limits: [{ name: 'a', max: Infinity, timeWindow: 1000 }, { name: 'b', max: () => Infinity, timeWindow: 1000 }] },
+    '/shadow': { shadow: true }
+  }
+  app.get('/', ok)
+  for (const [url, rateLimit] of Object.entries(routes)) app.get(url, { config: { rateLimit } }, ok)
+  const urls = ['/', '/not-there', ...Object.keys(routes)]
+  for (const url of urls) {
+    for (let i = 0; i < 3; i++) {
+      const { statusCode, headers } = await get(app, url)
+      t.equal(statusCode, url === '/not-there' ? 404 : 200, url)
+      t.notOk(Object.keys(headers).some(name => name.includes('ratelimit') || name === 'retry-after'), url)
+    }
+  }
+  t.same(calls, urls.flatMap(url => [url, url, url]))
+  const { body } = await get(app, '/metrics')
+  // Those of /, and of the 404.
+  t.match(body, /decisions_total\{limit="global",outcome="unlimited",source="local"\} 6\n/)
+  t.match(body, /decisions_total\{limit="GET:\/function",outcome="unlimited",source="local"\} 3\n/)
+  t.match(body, /^redis_guard_memory_keys 0$/m)
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  t.same((await client.keys(`${nameSpace}*127.0.0.1*`)), [])
+})
+
+onBoth('of several limits one without an end leaves those that have one', async (t, newApp) => {
+  const app = await newApp()
+  const wide = { name: 'wide', timeWindow: '1 minute' } as const
+  const tight = { name: 'tight', max: 2, timeWindow: '1 minute' } as const
+  app.get('/fixed', { config: { rateLimit: { limits: [{ ...wide, max: Infinity }, tight] } } }, ok)
+  app.get('/computed', { config: { rateLimit: { limits: [{ ...wide, max: () => Infinity }, tight] } } }, ok)
+  for (const url of ['/fixed', '/computed']) {
+    t.match((await get(app, url)).headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '1' })
+    t.same(await statuses(app, 2, url), [200, 429])
+  }
+})
+
+onBoth('a limiter whose max is Infinity allows every request', async (t, newApp) => {
+  const app = await newApp()
+  const checks = [app.createRateLimit({ max: Infinity }), app.createRateLimit({ max: () => Infinity })]
+  app.get('/:check/:increment', async request => {
+    const { check, increment } = request.params as Record<string, string>
+    return await checks[Number(check)]!(request, { increment: increment === 'true' })
+  })
+  for (const url of ['/0/true', '/0/false', '/1/true', '/1/false']) {
+    t.same((await get(app, url)).json(), { isAllowed: true, key: '127.0.0.1' }, url)
+  }
 })
 
 t.test('a function of the options that never answers is given up after 5 seconds', async t => {
-  const app = await guardedApp(t)
+  const lines: { err: { message: string } }[] = []
+  const app = await guardedApp(t, {}, logTo(lines as never[], 'error'))
   const never = async () => await new Promise<never>(() => {})
   app.get('/', { config: { rateLimit: { max: never } } }, ok)
   const clock = mockMachinery(t, 'setTimeout')
@@ -470,7 +771,8 @@ t.test('a function of the options that never answers is given up after 5 seconds
   let passedMs = 0
   while (await isWaiting()) clock.tick(passedMs += 100)
   t.ok(passedMs >= 400, `${passedMs}`)
-  t.match((await answer).json(), { statusCode: 500, message: 'max must answer within 5000 ms, got nothing' })
+  t.match((await answer).json(), { statusCode: 500, message: 'The request cannot be rate limited' })
+  t.match(lines[0]!.err.message, /: max must answer within 5000 ms, got nothing, in the limit GET:\/ at GET \/$/)
 })
 
 t.test('a refusal of several limits is given in the process, too, and tells of the one that lasts', async t => {

@@ -127,6 +127,39 @@ t.test('fixed-window', async t => {
     const { state } = take(undefined, 0, defineLimit('fixed-window', 1, 60_000), 1)
     t.equal(explain(state, 10, defineLimit('fixed-window', 1, 1000)).retryAfterMs, 1000)
   })
+
+  t.test('a backoff doubles up to its cap, and never beyond', async t => {
+    const limit = defineLimit('fixed-window', 1, 1000, undefined, 'backoff', 10_000)
+    let state = take(undefined, 0, limit, 1).state
+    const lengths: number[] = []
+    for (let i = 0; i < 200; i++) {
+      state = take(state, 100, limit, 1).state
+      lengths.push(state.atMs - 100)
+    }
+    t.same(lengths.slice(0, 6), [1000, 2000, 4000, 8000, 10_000, 10_000])
+    t.ok(lengths.slice(4).every(length => length === 10_000))
+    t.equal(explain(state, 100, limit).retryAfterMs, 10_000)
+    t.equal(expiresAtMs(state, limit), 10_100)
+  })
+
+  t.test('a backoff is capped at a day by default, or at its window where that is longer', async t => {
+    const lengthAfter = (limit: Limit) => take({ used: 1, previous: 2000, atMs: 10 }, 0, limit, 1).state.atMs
+    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, undefined, 'backoff')), 86_400_000)
+    t.equal(lengthAfter(defineLimit('fixed-window', 1, 90_000_000, undefined, 'backoff')), 90_000_000)
+    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, undefined, 'backoff', 1000)), 60_000)
+    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, undefined, 'restart', 90_000)), 60_000)
+  })
+
+  t.test('a window that ends beyond the cap of a backoff is shortened to it, whether the next hit fits or not', async t => {
+    const limit = defineLimit('fixed-window', 2, 1000, undefined, 'backoff', 10_000)
+    for (const used of [1, 2]) {
+      const { fits, state, changed } = take({ used, previous: 40, atMs: 2 ** 40 }, 500, limit, 1)
+      t.equal(fits, used === 1)
+      t.ok(changed)
+      t.equal(state.atMs, 10_500)
+    }
+    t.equal(explain({ used: 2, previous: 40, atMs: 2 ** 40 }, 500, limit).retryAfterMs, 10_000)
+  })
 })
 
 t.test('sliding-window lets no more than max pass in any window, save what fading is off by', async t => {
@@ -196,11 +229,14 @@ t.test('several limits', async t => {
 
 t.test('defineLimit refuses what cannot be counted exactly', async t => {
   const wrong: [Parameters<typeof defineLimit>, RegExp][] = [
-    [['fixed-window', -1, 1000], /max must be a whole number >= 0, got -1/],
+    [['fixed-window', -1, 1000], /max must be a whole number >= 0, or Infinity, got -1/],
     [['fixed-window', NaN, 1000], /max .* got NaN/],
     [['fixed-window', 1.5, 1000], /max .* got 1.5/],
     [['fixed-window', '5' as unknown as number, 1000], /max .* got "5"/],
     [['gcra', 1, 1000, -1], /burst must be/],
+    [['gcra', 1, 1000, Infinity], /burst must be/],
+    [['gcra', -Infinity, 1000], /max must be/],
+    [['gcra', Infinity, Infinity], /timeWindow must be/],
     [['fixed-window', 1, 0], /timeWindow must be/],
     [['fixed-window', 1, 0.5], /timeWindow must be/],
     [['fixed-window', 1, longestWindowMs + 1], /timeWindow must be/],

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
+import { defineLimit } from '../../lib/rules/rate-limit.js'
 import { FailoverStore } from '../../lib/store/failover.js'
 import { Journal } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
@@ -69,7 +70,7 @@ t.test('both, with no Redis configured', async t => storeContract(t, async (t, o
 t.test('a key that lost its expiry gets one, and lets its client in again', async t => {
   const { store, wait } = await redisStore(t, {})
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
-    const hit = { key: 'client', checks: [{ name: 'limit', limit: { algorithm, max: 1, windowMs: 100, burst: 1, excess: 'none' as const }, cost: 1 }] }
+    const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100), cost: 1 }] }
     const key = keys.limit(algorithm, 'limit', 'client')
     const accepted = async () => (await store.take([hit]))[0]!.accepted
     t.equal(await accepted(), true)
@@ -87,7 +88,7 @@ t.test('a key that holds something else is not counted on', async t => {
   await observer.set(keys.limit('fixed-window', 'limit', 'client'), 'not a number')
   await observer.hset(keys.limit('gcra', 'limit', 'client'), { used: 'x' })
   for (const algorithm of ['fixed-window', 'gcra'] as const) {
-    const hit = { key: 'client', checks: [{ name: 'limit', limit: { algorithm, max: 1, windowMs: 100, burst: 1, excess: 'none' as const }, cost: 1 }] }
+    const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100), cost: 1 }] }
     t.same((await store.take([hit, hit])).map(({ accepted }) => accepted), [true, false])
   }
 })
@@ -95,7 +96,7 @@ t.test('a key that holds something else is not counted on', async t => {
 t.test('every counter in Redis expires', async t => {
   const { store } = await redisStore(t, {})
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
-    await store.take([{ key: 'client', checks: [{ name: 'limit', limit: { algorithm, max: 3, windowMs: 9000, burst: 3, excess: 'none' as const }, cost: 2 }] }])
+    await store.take([{ key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }] }])
     const ttl = await observer.pttl(keys.limit(algorithm, 'limit', 'client'))
     t.ok(ttl > 0 && ttl <= 18_000, `${algorithm}: ${ttl}`)
   }

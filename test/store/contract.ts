@@ -56,6 +56,18 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
     t.same(taken.map(({ accepted }) => accepted), [true, false, true, false])
   })
 
+  t.test('lets a cost of 0 pass and leaves no trace of it', async t => {
+    const { store } = await make(t)
+    for (const algorithm of algorithms) {
+      const of = (cost: number) => hit('client', 'limit', 3, 10_000, cost, algorithm)
+      const taken = await store.take([of(0), of(3), of(1), of(0), of(0)])
+      t.same(taken.map(({ accepted }) => accepted), [true, true, false, true, true], algorithm)
+      await store.take([{ ...of(0), key: 'other' }])
+      t.same((await store.peek('other', of(0).checks)).states, [undefined], algorithm)
+      t.equal(await store.forget('other', of(0).checks), false, algorithm)
+    }
+  })
+
   t.test('tells when it decided, on its own clock', async t => {
     const { store, now } = await make(t)
     const before = await now()

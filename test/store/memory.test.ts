@@ -33,6 +33,18 @@ t.test('a sweep forgets what has run out, and nothing else', async t => {
   t.equal(memory.isBlocked('192.0.2.1'), true, 'the range around it is still blocked')
 })
 
+t.test('a sweep forgets locked clients a day after their last request, however often they were refused', async t => {
+  const { clock, memory } = setUp(100)
+  const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, undefined, 'backoff'), cost: 1 }
+  for (let i = 0; i < 60; i++) memory.takeOne({ key: 'client', checks: [backoff] })
+  clock.ms += 86_399_999
+  memory.sweep()
+  t.equal(memory.size, 1)
+  clock.ms += 1
+  memory.sweep()
+  t.equal(memory.size, 0)
+})
+
 t.test('a flood of fresh clients neither grows it past its bound nor frees a limited one, for each algorithm', async t => {
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const { memory } = setUp(1000)

@@ -6,7 +6,7 @@
  * moved by -d instead, which is the same for all that looks at differences.
  */
 import t from 'tap'
-import { algorithms, type Algorithm, defineLimit, excesses } from '../../lib/rules/rate-limit.js'
+import { algorithms, type Algorithm, alone, defineLimit, excesses } from '../../lib/rules/rate-limit.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'
@@ -92,20 +92,25 @@ for (const algorithm of algorithms) {
       const [windowMs, excess] = [random.whole(shortestMs, 4000), random.pick(excesses)]
       return [1, 2].map(() => {
         const max = random.whole(0, 30)
-        return { name, cost: 1, limit: defineLimit(used, max, windowMs, used === 'gcra' ? random.whole(1, 40) : max, excess) }
+        const burst = used === 'gcra' ? random.whole(1, 40) : max
+        const maxBackoffMs = random.chance(0.8) ? windowMs * random.whole(1, 40) : undefined
+        const limit = defineLimit(used, max, windowMs, burst, excess, maxBackoffMs)
+        return { name, cost: 1, limit: random.chance(0.5) ? alone(limit) : limit }
       })
     }
 
     function aHit (): Hit {
       const checks = groups.map(group => random.pick(group))
       const used = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.5))
-      const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(1, 12), shadow: random.chance(0.2) }))
+      const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(0, 40), shadow: random.chance(0.2) }))
       return { key: `client${random.whole(1, 5)}`, checks: withCosts }
     }
   })
 }
 
-/** Times as seen from the decision, so that two clocks can be compared; on each a backoff ends at the last moment that is a safe integer. */
+/** Times as seen from the decision, so that two clocks can be compared. */
 function relative ({ accepted, nowMs, outcomes }: Taken) {
-  return { accepted, outcomes: outcomes.map(({ fits, state }) => ({ fits, used: state.used, previous: state.previous, inMs: Math.min(state.atMs - nowMs, 2 ** 52) })) }
+  const relativeTo = ({ fits, state: { used, previous, atMs } }: Taken['outcomes'][number]) =>
+    ({ fits, used, previous, inMs: atMs - nowMs })
+  return { accepted, outcomes: outcomes.map(relativeTo) }
 }

@@ -6,7 +6,7 @@ import t from 'tap'
 import { StoreUnavailableError } from '../../lib/errors.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import type { RedisClient } from '../../lib/redis/script.js'
-import { algorithms, type Limit } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, type Limit } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
 import { RedisStore } from '../../lib/store/redis.js'
 import type { NamedCheck } from '../../lib/store/store.js'
@@ -24,7 +24,7 @@ function storeAnswering (answer: () => unknown): RedisStore {
 }
 
 const limits: readonly Limit[] = algorithms.flatMap(algorithm => (['none', 'backoff'] as const).map(excess =>
-  ({ algorithm, max: 5, windowMs: 60_000, burst: 5, excess: algorithm === 'fixed-window' ? excess : 'none' })))
+  defineLimit(algorithm, 5, 60_000, 5, excess)))
 const checks: readonly NamedCheck[] = limits.map((limit, i) => ({ name: `limit ${i}`, limit, cost: 1 }))
 
 /** Everything that is read from Redis; each throws when what it was told is out of range. */
@@ -37,7 +37,7 @@ const readers: Readonly<Record<string, (store: RedisStore) => Promise<void>>> = 
       inRange(used, 0)
       inRange(previous, 0)
       inRange(atMs, -Infinity)
-      if (check.limit.excess === 'none' && Math.abs(atMs - taken!.nowMs) > check.limit.windowMs) throw new RangeError(`${atMs}`)
+      if (Math.abs(atMs - taken!.nowMs) > check.limit.longestMs) throw new RangeError(`${atMs}`)
     }
   },
   'take of several': async store => {
