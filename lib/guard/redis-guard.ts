@@ -20,6 +20,8 @@ export interface BlockOptions {
   reason?: string
   /** who or what blocks; default `api` */
   origin?: string
+  /** the block stands even where a longer one is in force; default `false` */
+  replace?: boolean
 }
 
 /** An event to record. */
@@ -150,11 +152,15 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
 
   /**
    * Blocks an address, or a range in CIDR form: its requests get a 403, here
-   * at once, on other instances within `syncInterval`.
+   * at once, on other instances within `syncInterval`. A block never shortens
+   * another: the one that ends last stands, with its reason and origin. An
+   * address and a range around it are blocked separately.
    *
    * @param durationSeconds  Infinity: until it is unblocked
+   * @param options.replace  true: this block stands, also where a longer one is in force
+   * @returns the block that stands: an earlier one, where that ends later
    */
-  async blockIP (ip: string, durationSeconds: number, { reason = '', origin = 'api' }: BlockOptions = {}): Promise<Block> {
+  async blockIP (ip: string, durationSeconds: number, { reason = '', origin = 'api', replace = false }: BlockOptions = {}): Promise<Block> {
     const network = checkNetwork('blockIP', ip)
     const durationMs = durationSeconds === Infinity ? Infinity : toMs('the duration of blockIP', durationSeconds, ', or Infinity')
     for (const [name, value] of Object.entries({ reason, origin })) {
@@ -162,7 +168,10 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
         throw new ArgumentError({ option: `the ${name} of blockIP`, rule: `a text of at most ${longestText} characters`, received: show(value) })
       }
     }
-    return await this.#store.block({ ip: network, durationMs, reason, origin })
+    if (typeof replace !== 'boolean') {
+      throw new ArgumentError({ option: 'replace of blockIP', rule: 'true or false', received: show(replace) })
+    }
+    return await this.#store.block({ ip: network, durationMs, reason, origin, replace })
   }
 
   /** Whether the address is blocked, by itself or by a range around it; the allow list does not count. */

@@ -5,6 +5,7 @@
  */
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
+import type { SingleCallQueue } from '../redis/call-queue.js'
 import type { Availability } from './availability.js'
 import type { Journal } from './journal.js'
 import type { MemoryStore } from './memory.js'
@@ -18,6 +19,7 @@ export interface FailoverValuesOptions {
   /** ms since 1970 */
   readonly now: () => number
   readonly availability: Availability
+  readonly calls: SingleCallQueue
 }
 
 /** See store.ts for what its methods do. */
@@ -65,7 +67,7 @@ export class FailoverValues {
   async #getThere (key: string): Promise<string | null> {
     const since = this.#memory.valueClock
     try {
-      const told = await this.#options.redis.store.values.get(key)
+      const told = await this.#options.calls.ask(async () => await this.#options.redis.store.values.get(key))
       this.#memory.learnValue(key, told, since)
       return told?.text ?? null
     } catch (error) {
@@ -82,12 +84,12 @@ export class FailoverValues {
    * @throws ValueError  of Redis, or of `here`
    */
   async #change (operation: ValueOperation, here = () => {}): Promise<ChangedValue | undefined> {
-    const { redis: { store, journal }, availability } = this.#options
+    const { redis: { store, journal }, availability, calls } = this.#options
     const order = journal.nextValueOrder()
     const ticket = { number: 0 }
     if (availability.usesRedis) {
       try {
-        const changed = await store.values.change(operation, operation.atMs, ticket)
+        const changed = await calls.ask(async () => await store.values.change(operation, operation.atMs, ticket))
         availability.answered(ticket.number)
         return changed
       } catch (error) {
