@@ -3,8 +3,9 @@
  * addresses is blocked. All sent together, they would hold up the event loop
  * and each other until they time out. Here a bounded number is under way; the
  * others wait in their order, at some hundred bytes each, and several of them
- * share a call where one call can do several. A call that comes alone is sent
- * at once.
+ * share a call where one call can do several. What is asked for in one turn of
+ * the event loop is sent when the turn is over: a call that is under way while
+ * a long loop asks for more would time out before anybody looks for its answer.
  */
 import { AsyncResource } from 'node:async_hooks'
 
@@ -28,6 +29,7 @@ export class CallQueue<Item, Answer> {
   readonly #options: CallQueueOptions<Item, Answer>
   /** A call belongs to none of those who wait for it. */
   readonly #sendMore = AsyncResource.bind(() => this.#sendWaiting())
+  #isScheduled = false
   /** a linked list: to shift an array of 50,000 costs more than a call */
   #first: Waiting<Item, Answer> | undefined
   #last: Waiting<Item, Answer> | undefined
@@ -44,7 +46,9 @@ export class CallQueue<Item, Answer> {
       if (this.#last === undefined) this.#first = waiting
       else this.#last.next = waiting
       this.#last = waiting
-      if (this.#underWay < this.#options.atOnce) this.#sendMore()
+      if (this.#isScheduled || this.#underWay === this.#options.atOnce) return
+      this.#isScheduled = true
+      setImmediate(this.#sendMore)
     })
   }
 
@@ -57,6 +61,7 @@ export class CallQueue<Item, Answer> {
 
   #sendWaiting (): void {
     const { send, inCall, atOnce } = this.#options
+    this.#isScheduled = false
     while (this.#first !== undefined && this.#underWay < atOnce) {
       const some: Waiting<Item, Answer>[] = []
       for (; this.#first !== undefined && some.length < inCall; this.#first = this.#first.next) some.push(this.#first)

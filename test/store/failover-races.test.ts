@@ -313,7 +313,11 @@ t.test('counters that Redis may have lost are sent again in calls of a hundred, 
 t.test('a block or unblock whose call fails holds here, whatever older change came in between', async t => {
   const { memory, breaker, redis, store } = setUp(t)
   const call = promised<unknown[]>()
-  redis.blockList.change = async () => await call.promise
+  let isSent = false
+  redis.blockList.change = async () => {
+    isSent = true
+    return await call.promise
+  }
   breaker.up()
   await until(() => store.usesRedis)
   const request = { ip: '192.0.2.1', durationMs: Infinity, reason: '', origin: '' }
@@ -321,6 +325,7 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
   for (const ip of ['192.0.2.1', '192.0.2.2']) {
     memory.putBlock({ ip, reason: 'older', origin: '', blockedAtMs: Date.now() - 1000, expiresAtMs: Date.now() + 60_000 })
   }
+  await until(() => isSent)
   call.reject(gone)
   await Promise.all(changes)
   t.match(memory.blocks(), [{ ip: '192.0.2.1', reason: '', expiresAtMs: Infinity }])
@@ -345,13 +350,15 @@ t.test('calls that wait when Redis goes are answered by memory at once, and told
       Promise.resolve(promise).then(answer => answered.push(answer), error => t.error(error))
     }
   }
-  t.ok(sent < 300, `${sent} calls under way`)
+  await until(() => sent > 0)
+  const underWay = sent
+  t.ok(underWay < 300, `${underWay} calls under way`)
   breaker.down()
-  await until(() => answered.length >= 2000 - 300)
-  t.equal(sent, 256 + 8, 'none of those that waited was sent')
+  await until(() => answered.length >= 1000)
+  t.equal(sent, underWay, 'none of those that waited was sent')
   stuck.reject(gone)
   await until(() => answered.length === 2000)
   t.equal(journal.size, 2000)
   const [chunk] = journal.next(1)
-  t.match(chunk, { kind: 'blocks', operations: [{ block: { ip: '10.0.0.8' } }] })
+  t.match(chunk, { kind: 'blocks', operations: [{ block: { ip: '10.0.1.144' } }] })
 })
