@@ -12,6 +12,7 @@ import { byAddress } from '../rules/limit-name.js'
 import { type Algorithm, current, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
 import type { NamedCheck, Store } from '../store/store.js'
 import { isKeyHash, type KeyHash } from './key-hash.js'
+import type { ChangeLog } from './change-log.js'
 import type { LimitChange, LimitRegistry } from './limits.js'
 
 /** Keys of values that begin so are the plugin's own. */
@@ -20,8 +21,29 @@ const versionKey = `${reservedPrefix}limits`
 /** Limits read at once: thousands would hold up the requests, and time out. */
 const pageLength = 200
 
+/** Who changes something, and why. */
+export interface By {
+  /** why; at most 1000 characters; default: none */
+  reason?: string
+  /** who or what; at most 1000 characters; default `api` */
+  origin?: string
+}
+
+/** A limit that was set at run time. */
+export interface SetLimit {
+  readonly name: string
+  readonly max: number
+  /** ms */
+  readonly timeWindow: number
+  readonly reason: string
+  /** who or what set it; empty: not known */
+  readonly origin: string
+  /** ms since 1970; undefined: not known */
+  readonly setAtMs: number | undefined
+}
+
 /** The last change of a limit at run time. */
-interface Decision {
+interface Decision extends Required<By> {
   /** undefined: the limit was reset */
   readonly change: LimitChange | undefined
   /** ms since 1970, and above that of the decision before it, so that the later one stands; 0: not known */
@@ -54,6 +76,13 @@ export interface LimitControlParts {
   readonly hashKey?: KeyHash | undefined
   /** called with the key of a value that the guard did not write, each time it is read */
   readonly onForeign: (key: string) => void
+  readonly changeLog: ChangeLog
+  /**
+   * Called with limits that were set or reset elsewhere, or before this process began, and that are so here from now on.
+   *
+   * @param reset  names of limits
+   */
+  readonly onTakenOver: (set: readonly SetLimit[], reset: readonly string[]) => void
   /** ms since 1970 */
   readonly now: () => number
 }
@@ -64,7 +93,11 @@ export class LimitControl {
   readonly #forget: LimitControlParts['forget']
   readonly #hashKey: KeyHash | undefined
   readonly #onForeign: (key: string) => void
+  readonly #changeLog: ChangeLog
+  readonly #onTakenOver: LimitControlParts['onTakenOver']
   readonly #now: () => number
+  /** when the decisions were made that are being written, by the name of the limit */
+  readonly #underWay = new Map<string, number>()
   /** the last decision on each limit, by its name */
   readonly #known = new Map<string, Decision>()
   #version: string | null = null
@@ -75,12 +108,15 @@ export class LimitControl {
   #unread = 0
   #looking: Promise<void> | undefined
 
-  constructor ({ registry, store, forget, hashKey, onForeign, now }: LimitControlParts) {
+  constructor (parts: LimitControlParts) {
+    const { registry, store, forget, hashKey, onForeign, changeLog, onTakenOver, now } = parts
     this.#registry = registry
     this.#store = store
     this.#forget = forget
     this.#hashKey = hashKey
     this.#onForeign = onForeign
+    this.#changeLog = changeLog
+    this.#onTakenOver = onTakenOver
     this.#now = now
   }
 
@@ -89,24 +125,33 @@ export class LimitControl {
     return this.#registry.names
   }
 
+  /** The limits that are as they were set at run time, here or elsewhere, as far as this process knows. */
+  list (): readonly SetLimit[] {
+    return [...this.#registry.changes()].map(([name, change]) => describe(name, change, this.#known.get(name)!))
+  }
+
   /**
-   * Changes a limit: here at once, on other instances within `syncInterval`.
-   * It stays changed, over restarts too, until it is reset.
+   * Changes a limit: here when the promise resolves, on other instances within
+   * `syncInterval`. It stays changed, over restarts too, until it is reset.
    *
    * @param limit.timeWindow  ms, or a text such as `1 minute`
+   * @param by  who sets it, and why: for `list` and the log
    * @throws ArgumentError  when there is no such limit, or it cannot be such a one
+   * @throws StoreUnavailableError  of kind `reply`, when Redis rejects the change, as for want of a right: nothing changes
    */
-  async set (name: string, limit: { readonly max: number, readonly timeWindow: number | string }): Promise<void> {
+  async set (name: string, limit: { readonly max: number, readonly timeWindow: number | string }, { reason = '', origin = 'api' }: By = {}): Promise<void> {
     if (this.#registry.find(name).length === 0) {
       throw new ArgumentError({ option: 'the name of limits.set', rule: 'that of a limit', received: show(name), remedy: 'limits.names lists them' })
     }
     const change = readChange(limit)
+    checkBy('limits.set', { reason, origin })
     try {
-      this.#registry.change(name, change)
+      this.#registry.check(name, change)
     } catch (error) {
       throw new ArgumentError({ option: 'the limit of limits.set', rule: 'one that can be counted', received: `${change.max} per ${change.windowMs} ms`, remedy: (error as LimitError).message })
     }
-    await this.#decide(name, change)
+    await this.#decide(name, change, { reason, origin })
+    this.#changeLog.note('limit set', { limit: name, max: change.max, timeWindow: change.windowMs, reason, origin })
   }
 
   /**
@@ -115,13 +160,17 @@ export class LimitControl {
    * that is the name of a limit means that limit; `{ key }` and `{ name }` say
    * which is meant.
    *
+   * @param by  who resets it, and why: for the log
    * @returns whether there was something to reset
+   * @throws StoreUnavailableError  as for `set`
    */
-  async reset (what: string | { readonly name: string } | { readonly key: string }): Promise<boolean> {
-    if (typeof what === 'string') return await (this.#registry.find(what).length > 0 ? this.#resetLimit(what) : this.#resetKey(what))
+  async reset (what: string | { readonly name: string } | { readonly key: string }, { reason = '', origin = 'api' }: By = {}): Promise<boolean> {
+    const by = { reason, origin }
+    checkBy('limits.reset', by)
+    if (typeof what === 'string') return await (this.#registry.find(what).length > 0 ? this.#resetLimit(what, by) : this.#resetKey(what, by))
     if (typeof what === 'object' && what !== null) {
-      if ('name' in what && typeof what.name === 'string') return await this.#resetLimit(what.name)
-      if ('key' in what && typeof what.key === 'string') return await this.#resetKey(what.key)
+      if ('name' in what && typeof what.name === 'string') return await this.#resetLimit(what.name, by)
+      if ('key' in what && typeof what.key === 'string') return await this.#resetKey(what.key, by)
     }
     throw new ArgumentError({ option: 'the argument of limits.reset', rule: 'the name of a limit, a key, { name } or { key }', received: show(what) })
   }
@@ -180,6 +229,8 @@ export class LimitControl {
     const decisions = await Promise.all(names.map(async name => await this.#storedDecision(name)))
     // A limit may have been set here meanwhile, and the values read be older: they are read again next time.
     if (!isUsable() || this.#registry.version !== changedBefore) return false
+    const set: SetLimit[] = []
+    const reset: string[] = []
     // All at once: while one is written, another may be set here.
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
@@ -187,22 +238,30 @@ export class LimitControl {
       const known = this.#known.get(name)
       if (decision === undefined || (known !== undefined && decision.atMs < known.atMs)) continue
       this.#known.set(name, decision)
-      this.#takeOver(name, this.#registry.changes().get(name), decision.change)
+      const { change } = decision
+      if (!this.#takeOver(name, this.#registry.changes().get(name), change)) continue
+      if (change === undefined) reset.push(name)
+      else set.push(describe(name, change, decision))
     }
+    if (set.length + reset.length > 0) this.#onTakenOver(set, reset)
     // Redis has lost these, or has older ones.
     for (const [i, name] of names.entries()) {
       const known = this.#known.get(name)
-      if (known !== undefined && decisions[i] !== known) await this.#write(name, known.text)
+      const isNewest = (this.#underWay.get(name) ?? 0) <= (known?.atMs ?? 0)
+      if (known !== undefined && decisions[i] !== known && isNewest) await this.#write(name, known.text)
     }
     return true
   }
 
-  #takeOver (name: string, known: LimitChange | undefined, change: LimitChange | undefined): void {
-    if (change?.max === known?.max && change?.windowMs === known?.windowMs) return
+  /** @returns whether the limit is another one now */
+  #takeOver (name: string, known: LimitChange | undefined, change: LimitChange | undefined): boolean {
+    if (change?.max === known?.max && change?.windowMs === known?.windowMs) return false
     try {
       this.#registry.change(name, change)
+      return true
     } catch {
       // Another release of the application has a limit of this name that can be so; this one's cannot.
+      return false
     }
   }
 
@@ -227,32 +286,47 @@ export class LimitControl {
     }
   }
 
-  async #resetLimit (name: string): Promise<boolean> {
+  async #resetLimit (name: string, by: Required<By>): Promise<boolean> {
     const stored = await this.#storedDecision(name)
     const wasChanged = this.#registry.changes().has(name) || stored?.change !== undefined
-    this.#registry.change(name, undefined)
-    if (wasChanged) await this.#decide(name, undefined)
+    if (wasChanged) await this.#decide(name, undefined, by)
+    this.#changeLog.note('limit reset', { limit: name, wasChanged, ...by })
     return wasChanged
   }
 
-  async #resetKey (key: string): Promise<boolean> {
+  async #resetKey (key: string, by: Required<By>): Promise<boolean> {
     const forgotten = [...this.#checksOf('reset', key, anyLimit)].map(async ([client, checks]) => {
       this.#forget(client, checks)
       return await this.#store.forget(client, checks)
     })
-    return (await Promise.all(forgotten)).includes(true)
+    const wasCounted = (await Promise.all(forgotten)).includes(true)
+    // What is hashed elsewhere is hashed in the log, too.
+    const shown = this.#hashKey === undefined || isKeyHash(key) || canonicalAddress(key) !== undefined ? key : this.#hashKey(key)
+    this.#changeLog.note('counters reset', { key: shown, wasCounted, ...by })
+    return wasCounted
   }
 
-  async #decide (name: string, change: LimitChange | undefined): Promise<void> {
+  /** Writes a decision, and applies it once it is written. */
+  async #decide (name: string, change: LimitChange | undefined, by: Required<By>): Promise<void> {
     // The clocks of two instances may differ: what is decided with another decision in sight is later than it.
-    const atMs = Math.max(this.#now(), (this.#known.get(name)?.atMs ?? 0) + 1)
-    const text = JSON.stringify(change === undefined ? { isReset: true, atMs } : { ...change, atMs })
-    this.#known.set(name, { change, atMs, text })
-    await this.#write(name, text)
+    const inSight = Math.max(this.#known.get(name)?.atMs ?? 0, this.#underWay.get(name) ?? 0)
+    const atMs = Math.max(this.#now(), inSight + 1)
+    const text = JSON.stringify(change === undefined ? { isReset: true, atMs, ...by } : { ...change, atMs, ...by })
+    this.#underWay.set(name, atMs)
+    try {
+      await this.#write(name, text, true)
+    } finally {
+      if (this.#underWay.get(name) === atMs) this.#underWay.delete(name)
+    }
+    // A later decision may be in force already.
+    if ((this.#known.get(name)?.atMs ?? -1) >= atMs) return
+    this.#known.set(name, { change, atMs, text, ...by })
+    this.#registry.change(name, change)
   }
 
-  async #write (name: string, text: string): Promise<void> {
-    await this.#store.set(keyOf(name), text, undefined)
+  /** @param mustReach  a value that Redis rejects is an error */
+  async #write (name: string, text: string, mustReach = false): Promise<void> {
+    await this.#store.set(keyOf(name), text, undefined, mustReach)
     await this.#tellVersion()
     // Where this was in an outage, the two may reach Redis in any order: others look again when both are there.
     this.#hasChanged = true
@@ -294,6 +368,21 @@ function anyLimit (algorithm: Algorithm): Limit {
   return { algorithm, max: 1, windowMs: longestWindowMs, burst: 1, excess: 'none' }
 }
 
+/** Of a reason or origin. */
+export const longestText = 1000
+
+/** @throws ArgumentError  when the reason or origin is no text, or too long */
+export function checkBy (method: string, { reason, origin }: Required<By>): void {
+  for (const [name, value] of Object.entries({ reason, origin })) {
+    if (typeof value === 'string' && value.length <= longestText) continue
+    throw new ArgumentError({ option: `the ${name} of ${method}`, rule: `a text of at most ${longestText} characters`, received: show(value) })
+  }
+}
+
+function describe (name: string, { max, windowMs }: LimitChange, { reason, origin, atMs }: Decision): SetLimit {
+  return { name, max, timeWindow: windowMs, reason, origin, setAtMs: atMs === 0 ? undefined : atMs }
+}
+
 function keyOf (name: string): string {
   return `${reservedPrefix}limit:${name}`
 }
@@ -311,12 +400,13 @@ const resetBefore = 'as configured'
 
 /** @returns undefined for any other text: a foreign value must not change a limit */
 function parseDecision (text: string): Decision | undefined {
-  if (text === resetBefore) return { change: undefined, atMs: 0, text }
+  if (text === resetBefore) return { change: undefined, atMs: 0, text, reason: '', origin: '' }
   try {
-    const read = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number }>
-    const { max, windowMs, isReset, atMs } = read
+    const read = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number } & By>
+    const { max, windowMs, isReset, atMs, reason, origin } = read
     const change = isReset === true ? undefined : readChange({ max, timeWindow: windowMs })
-    return { change, atMs: Number.isFinite(atMs) ? atMs! : 0, text }
+    const textOf = (value: unknown) => typeof value === 'string' ? value : ''
+    return { change, atMs: Number.isFinite(atMs) ? atMs! : 0, text, reason: textOf(reason), origin: textOf(origin) }
   } catch {
     return undefined
   }

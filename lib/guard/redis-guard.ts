@@ -11,15 +11,12 @@ import { canonicalAddress, parseNetwork } from '../rules/address.js'
 import type { StoreStatus, SwitchEvents } from '../store/availability.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { Block, RateLimitEvent, Suspect } from '../store/store.js'
+import type { ChangeLog } from './change-log.js'
 import type { EventLog } from './event-log.js'
-import { type LimitControl, reservedPrefix } from './limit-control.js'
+import { type By, checkBy, type LimitControl, longestText, reservedPrefix } from './limit-control.js'
 import type { GuardWarning } from './warnings.js'
 
-export interface BlockOptions {
-  /** why; shown by `getBlockedIPs` */
-  reason?: string
-  /** who or what blocks; default `api` */
-  origin?: string
+export interface BlockOptions extends By {
   /** the block stands even where a longer one is in force; default `false` */
   replace?: boolean
 }
@@ -40,6 +37,7 @@ export interface RateLimitEventInput {
 export interface RedisGuardParts {
   readonly store: FailoverStore
   readonly eventLog: EventLog
+  readonly changeLog: ChangeLog
   readonly client: RedisClient | undefined
   readonly warnings: readonly GuardWarning[]
   readonly limits: LimitControl
@@ -64,16 +62,18 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   readonly limits: LimitControl
   readonly #store: FailoverStore
   readonly #eventLog: EventLog
+  readonly #changeLog: ChangeLog
   readonly #rotate: (() => Promise<void>) | undefined
   readonly #now: () => number
 
-  constructor ({ store, eventLog, client, warnings, limits, rotate, now, onListenerError }: RedisGuardParts) {
+  constructor ({ store, eventLog, changeLog, client, warnings, limits, rotate, now, onListenerError }: RedisGuardParts) {
     super()
     this.client = client
     this.warnings = warnings
     this.limits = limits
     this.#store = store
     this.#eventLog = eventLog
+    this.#changeLog = changeLog
     this.#rotate = rotate
     this.#now = now
     store.on('switch', status => queueMicrotask(() => this.#tell(status, onListenerError)))
@@ -163,15 +163,16 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   async blockIP (ip: string, durationSeconds: number, { reason = '', origin = 'api', replace = false }: BlockOptions = {}): Promise<Block> {
     const network = checkNetwork('blockIP', ip)
     const durationMs = durationSeconds === Infinity ? Infinity : toMs('the duration of blockIP', durationSeconds, ', or Infinity')
-    for (const [name, value] of Object.entries({ reason, origin })) {
-      if (typeof value !== 'string' || value.length > longestText) {
-        throw new ArgumentError({ option: `the ${name} of blockIP`, rule: `a text of at most ${longestText} characters`, received: show(value) })
-      }
-    }
+    checkBy('blockIP', { reason, origin })
     if (typeof replace !== 'boolean') {
       throw new ArgumentError({ option: 'replace of blockIP', rule: 'true or false', received: show(replace) })
     }
-    return await this.#store.block({ ip: network, durationMs, reason, origin, replace })
+    const block = await this.#store.block({ ip: network, durationMs, reason, origin, replace })
+    const { expiresAtMs } = block
+    const until = expiresAtMs === Infinity ? 'for good' : new Date(expiresAtMs).toISOString()
+    const stands = block.reason === reason && block.origin === origin ? undefined : { reason: block.reason, origin: block.origin }
+    this.#changeLog.note('blocked', { ip: network, until, reason, origin, stands })
+    return block
   }
 
   /** Whether the address is blocked, by itself or by a range around it; the allow list does not count. */
@@ -181,9 +182,18 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     return await this.#store.isBlocked(address)
   }
 
-  /** @returns whether exactly this address or range was blocked; one inside a blocked range stays blocked */
-  async unblockIP (ip: string): Promise<boolean> {
-    return await this.#store.unblock(checkNetwork('unblockIP', ip))
+  /**
+   * Unblocks an address or range, however long it was blocked.
+   *
+   * @param by  who unblocks, and why: for the log
+   * @returns whether exactly this address or range was blocked; one inside a blocked range stays blocked
+   */
+  async unblockIP (ip: string, { reason = '', origin = 'api' }: By = {}): Promise<boolean> {
+    const network = checkNetwork('unblockIP', ip)
+    checkBy('unblockIP', { reason, origin })
+    const wasBlocked = await this.#store.unblock(network)
+    this.#changeLog.note('unblocked', { ip: network, wasBlocked, reason, origin })
+    return wasBlocked
   }
 
   /** All blocks in force. */
@@ -221,9 +231,6 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     }
   }
 }
-
-/** Of a reason or origin. */
-const longestText = 1000
 
 /** A hundred years. Longer is a mistake in the unit. */
 const longestMs = 100 * 365 * 86_400_000

@@ -36,10 +36,12 @@ export class FailoverValues {
     return this.#options.availability.usesRedis ? this.#getThere(key) : this.#memory.get(key)
   }
 
-  async set (key: string, value: string, ttlMs = Infinity): Promise<void> {
+  async set (key: string, value: string, ttlMs = Infinity, mustReach = false): Promise<void> {
     const atMs = this.#options.now()
-    this.#memory.set(key, value, ttlMs)
-    await this.#change({ kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs })
+    const here = () => this.#memory.set(key, value, ttlMs)
+    if (!mustReach) here()
+    const changed = await this.#change({ kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs }, mustReach ? here : undefined, mustReach)
+    if (mustReach && changed !== undefined) here()
   }
 
   async incr (key: string): Promise<number> {
@@ -79,11 +81,13 @@ export class FailoverValues {
   /**
    * Does something to a value in Redis; where that is away, keeps it in the journal.
    *
-   * @param here  does it in memory, where Redis does not; left out: that is done
+   * @param here       does it in memory, where Redis does not; left out: that is done
+   * @param mustReach  a command that Redis rejects is an error
    * @returns what Redis told; undefined: it did nothing
    * @throws ValueError  of Redis, or of `here`
+   * @throws StoreUnavailableError  of kind `reply`, where it must reach Redis, which rejects it
    */
-  async #change (operation: ValueOperation, here = () => {}): Promise<ChangedValue | undefined> {
+  async #change (operation: ValueOperation, here = () => {}, mustReach = false): Promise<ChangedValue | undefined> {
     const { redis: { store, journal }, availability, calls } = this.#options
     const order = journal.nextValueOrder()
     const ticket = { number: 0 }
@@ -99,6 +103,7 @@ export class FailoverValues {
           availability.lostData(error)
         }
         if (error.kind === 'reply') {
+          if (mustReach) throw error
           here()
           // What Redis dislikes it would dislike again.
           return undefined

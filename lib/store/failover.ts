@@ -255,8 +255,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     return this.#values.get(key)
   }
 
-  set (key: string, value: string, ttlMs: number | undefined): Awaitable<void> {
-    return this.#values.set(key, value, ttlMs)
+  set (key: string, value: string, ttlMs: number | undefined, mustReach = false): Awaitable<void> {
+    return this.#values.set(key, value, ttlMs, mustReach)
   }
 
   incr (key: string): Awaitable<number> {

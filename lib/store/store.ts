@@ -185,8 +185,11 @@ export interface Store {
   forget (key: string, checks: readonly NamedCheck[]): Awaitable<boolean>
 
   get (key: string): Awaitable<string | null>
-  /** @param ttlMs  undefined: for good */
-  set (key: string, value: string, ttlMs: number | undefined): Awaitable<void>
+  /**
+   * @param ttlMs      undefined: for good
+   * @param mustReach  a command that Redis rejects is an error; default: the value is kept in this process
+   */
+  set (key: string, value: string, ttlMs: number | undefined, mustReach?: boolean): Awaitable<void>
   /** @throws ValueError  when the value is no whole number, or becomes one of more than 64 bits */
   incr (key: string): Awaitable<number>
   /** @returns whether there was such a key */

@@ -1,6 +1,7 @@
 /** Limits changed at run time, on several instances and through an outage. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import { ChangeLog } from '../../lib/guard/change-log.js'
 import { LimitControl } from '../../lib/guard/limit-control.js'
 import { LimitRegistry } from '../../lib/guard/limits.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
@@ -11,6 +12,9 @@ import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
+
+/** Nobody looks at the log. */
+const unwatched = { changeLog: new ChangeLog(() => {}), onTakenOver: () => {} }
 
 async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyInstance> {
   const app = await guardedApp(t, { max: 10, timeWindow: '1 hour', ...options })
@@ -188,7 +192,7 @@ t.test('limits that are added after others were read are as they were set, and n
   const start = (...names: string[]) => {
     const registry = new LimitRegistry()
     for (const name of names) registry.add(name, undefined, limit, clients)
-    const control = new LimitControl({ registry, store: shared, forget: () => {}, onForeign: () => {}, now: Date.now })
+    const control = new LimitControl({ ...unwatched, registry, store: shared, forget: () => {}, onForeign: () => {}, now: Date.now })
     return { registry, control, sync: async () => await control.sync(() => true), max: (name: string) => registry.find(name)[0]!.inForce!.max }
   }
   const [one, two] = [start('a', 'b'), start('a', 'b')]
@@ -289,7 +293,7 @@ t.test('what a store answers that is not Redis any more is not taken over', asyn
   memory.set('redis-guard:limits', '1', undefined)
   const get = memory.get.bind(memory)
   Object.assign(memory, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await control.sync(() => isUsable)
   t.equal(registry.changes().size, 0)
   await control.sync(() => isUsable)
@@ -312,7 +316,7 @@ t.test('a limit that is set while others are being read stays as it was set', as
     return text
   }
   Object.assign(memory, { get: getLate })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   const looking = control.sync(() => true)
   await until(() => answer !== undefined)
   await control.set('global', { max: 7, timeWindow: 1000 })
@@ -329,7 +333,7 @@ t.test('a store that fails while limits are read fails the look, and changes not
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   Object.assign(memory, { get: async () => { throw new TypeError('a mistake') } })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await t.rejects(control.sync(() => true), { message: 'a mistake' })
   t.equal(registry.changes().size, 0)
 })
@@ -340,7 +344,7 @@ t.test('a limit that is set while a lost one is written stays as it was set', as
     registry.add(place, undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await control.set('a', { max: 5, timeWindow: 1000 })
   memory.del('redis-guard:limit:a')
   memory.set('redis-guard:limit:b', '{"max":6,"windowMs":1000}', undefined)
@@ -363,7 +367,7 @@ t.test('of two changes of a limit the later one stands, whatever the clocks say;
   const start = (nowMs: number) => {
     const registry = new LimitRegistry()
     registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
-    const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: text => t.fail(text), now: () => nowMs })
+    const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: text => t.fail(text), now: () => nowMs })
     return { control, sync: async () => await control.sync(() => true), max: () => registry.find('global')[0]!.inForce!.max }
   }
   const [ahead, slow] = [start(5000), start(1000)]
@@ -417,7 +421,7 @@ function manyLimits (count: number) {
     return get(key)
   }
   Object.assign(memory, { get: getLater })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   return { registry, memory, control, asked }
 }
 
