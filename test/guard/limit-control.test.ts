@@ -498,3 +498,87 @@ t.test('a version that cannot be read twice, such as a huge foreign value, is re
   await look()
   t.equal(await get('redis-guard:limits'), version, 'not in a row')
 })
+
+t.test('limits that were set at run time are listed, with who and when, and announced by an instance that starts', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const first = await appWith(t, { redis: server.url })
+  t.same(first.redisGuard.limits.list(), [])
+  const before = Date.now()
+  await first.redisGuard.limits.set('GET:/login', { max: 7, timeWindow: '2 minutes' }, { reason: 'a flood', origin: 'an operator' })
+  const listed = first.redisGuard.limits.list()
+  t.match(listed, [{ name: 'GET:/login', max: 7, timeWindow: 120_000, reason: 'a flood', origin: 'an operator' }])
+  t.ok(listed[0]!.setAtMs! >= before && listed[0]!.setAtMs! <= Date.now())
+
+  const lines: Record<string, unknown>[] = []
+  const second = await guardedApp(t, { redis: server.url }, logTo(lines, 'info'))
+  second.get('/login', { config: { rateLimit: { max: 3 } } }, async () => 'ok')
+  await second.ready()
+  t.same(second.redisGuard.limits.list(), listed)
+  const said = (pattern: RegExp) => lines.filter(({ msg }) => pattern.test(String(msg)))
+  t.match(said(/set at run time are in force/), [{ level: 30, limits: listed, count: 1 }])
+  await first.redisGuard.limits.reset('GET:/login')
+  await until(() => said(/as configured again/).length === 1)
+  t.match(said(/as configured again/), [{ limits: ['GET:/login'], count: 1 }])
+  t.same([first.redisGuard.limits.list(), second.redisGuard.limits.list()], [[], []])
+})
+
+t.test('a limit that an earlier release set is listed without who and when', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  await client.set(new Keys('guard:').value('redis-guard:limit:global'), '{"max":7,"windowMs":1000}')
+  const app = await appWith(t, { redis: server.url })
+  t.same(app.redisGuard.limits.list(), [{ name: 'global', max: 7, timeWindow: 1000, reason: '', origin: '', setAtMs: undefined }])
+})
+
+t.test('a change that Redis rejects is an error, and changes nothing', async t => {
+  const server = await RedisServer.start('--requirepass', 'secret')
+  t.teardown(async () => await server.stop())
+  const admin = server.client({ password: 'secret' })
+  t.teardown(() => admin.disconnect())
+  await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
+  const app = await appWith(t, { redis: { port: server.port, username: 'guard', password: 'secret' }, syncInterval: 50 })
+  const { limits } = app.redisGuard
+  await limits.set('global', { max: 5, timeWindow: '1 hour' })
+  await admin.call('ACL', 'SETUSER', 'guard', '-set')
+  const rejected = { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'reply' }
+  await t.rejects(limits.set('global', { max: 1, timeWindow: '1 hour' }), rejected)
+  await t.rejects(limits.reset('global'), rejected)
+  await new Promise(resolve => setTimeout(resolve, 200))
+  t.equal(await maxOf(app), 5)
+  t.match(limits.list(), [{ max: 5 }])
+  await admin.call('ACL', 'SETUSER', 'guard', '+set')
+  await limits.set('global', { max: 6, timeWindow: '1 hour' })
+  t.equal(await maxOf(app), 6)
+})
+
+t.test('of two changes at once the later one stands, whichever is written first', async t => {
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 100, maxEvents: 1, now: Date.now })
+  const waiting: (() => void)[] = []
+  const set = async (key: string, text: string) => {
+    if (key.includes('limit:')) await new Promise<void>(resolve => waiting.push(resolve))
+    memory.set(key, text, undefined)
+  }
+  const store = new Proxy(memory, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
+  const registry = new LimitRegistry()
+  const settings = resolveOptions({}, {}).limit
+  registry.add('global', undefined, settings.limits[0]!, { ipv6Subnet: 64, hasKeyGenerator: false })
+  const control = new LimitControl({ ...unwatched, registry, store, forget: () => {}, onForeign: () => {}, now: () => 1000 })
+  const changes = [5, 6].map(async max => await control.set('global', { max, timeWindow: 1000 }))
+  waiting[1]!()
+  await changes[1]
+  waiting[0]!()
+  await changes[0]
+  t.match(control.list(), [{ max: 6 }])
+})
+
+t.test('who sets or resets a limit, and why, are texts', async t => {
+  const { limits } = (await appWith(t, {})).redisGuard
+  for (const wrong of [{ origin: 5 }, { reason: 'x'.repeat(1001) }] as never[]) {
+    await t.rejects(limits.set('global', { max: 1, timeWindow: 1000 }, wrong), { code: 'GUARD_ERR_ARGUMENT', message: /of limits\.set must be a text/ })
+    await t.rejects(limits.reset('global', wrong), { code: 'GUARD_ERR_ARGUMENT', message: /of limits\.reset must be a text/ })
+  }
+  t.same(limits.list(), [])
+})

@@ -109,6 +109,7 @@ t.test('wrong arguments are errors with words, on memory as on Redis', async t =
   each([...noAddress, '192.0.2.0/24'], ip => guard.isIPBlocked(ip), /^the address of isIPBlocked/)
   each([5, {}, 'x'.repeat(1001)], reason => guard.blockIP('192.0.2.1', 60, { reason }), /^the reason of blockIP/)
   each([5, 'x'.repeat(1001)], origin => guard.blockIP('192.0.2.1', 60, { origin }), /^the origin of blockIP/)
+  each([5, 'x'.repeat(1001)], origin => guard.unblockIP('192.0.2.1', { origin }), /^the origin of unblockIP/)
   each(['yes', 1, null], replace => guard.blockIP('192.0.2.1', 60, { replace }), /^replace of blockIP must be true or false/)
   each([0, -1, 1.5, NaN, Infinity, '5', null], limit => guard.getRateLimitEvents(limit), /^the limit of getRateLimitEvents must be a whole number >= 1/)
   each([0, -1, '5'], limit => guard.getSuspiciousIPs(limit), /^the limit of getSuspiciousIPs/)
