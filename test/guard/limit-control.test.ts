@@ -574,6 +574,31 @@ t.test('of two changes at once the later one stands, whichever is written first'
   t.match(control.list(), [{ max: 6 }])
 })
 
+t.test('a look does not write an older value over a change that is being written', async t => {
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 100, maxEvents: 1, now: Date.now })
+  let isHeld = false
+  const written: string[] = []
+  let go = () => {}
+  const set = async (key: string, text: string) => {
+    if (key.includes('limit:')) written.push(text)
+    if (isHeld && key.includes('limit:')) await new Promise<void>(resolve => { go = resolve })
+    memory.set(key, text, undefined)
+  }
+  const store = new Proxy(memory, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
+  const registry = new LimitRegistry()
+  registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+  const control = new LimitControl({ ...unwatched, registry, store, forget: () => {}, onForeign: () => {}, now: () => 1000 })
+  await control.set('global', { max: 5, timeWindow: 1000 })
+  isHeld = true
+  const later = control.set('global', { max: 6, timeWindow: 1000 })
+  memory.del('redis-guard:limit:global')
+  await control.sync(() => true)
+  t.equal(written.length, 2)
+  go()
+  await later
+  t.match(control.list(), [{ max: 6 }])
+})
+
 t.test('who sets or resets a limit, and why, are texts', async t => {
   const { limits } = (await appWith(t, {})).redisGuard
   for (const wrong of [{ origin: 5 }, { reason: 'x'.repeat(1001) }] as never[]) {
