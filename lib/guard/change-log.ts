@@ -28,8 +28,9 @@ export class ChangeLog {
   note (change: Change, details: Readonly<Record<string, unknown>>): void {
     this.#timer ??= setTimeout(this.#endSecond, 1000).unref()
     if (this.#lines++ < mostLines) {
-      const cut = Object.entries(details).map(([name, value]) => [name, typeof value === 'string' ? shorten(value) : value])
-      this.#write({ change: Object.fromEntries(cut) }, change)
+      const cut = (value: unknown) => typeof value === 'string' ? shorten(value) : value
+      const fields = Object.entries(details).map(([name, value]) => [name, cut(value)])
+      this.#write({ change: Object.fromEntries(fields) }, change)
     } else {
       this.#others.set(change, (this.#others.get(change) ?? 0) + 1)
     }

@@ -71,7 +71,8 @@ export class EventLog {
     const { client, method, route } = subject
     const counted = client.address === undefined ? undefined : client.key
     const ip = outcome === 'blocked' ? key : counted
-    this.add({ type: outcome, ip, key: key === ip || key === undefined ? undefined : shorten(key), limit, method, route, count: 1, atMs })
+    const shown = key === undefined || key === ip ? undefined : shorten(key)
+    this.add({ type: outcome, ip, key: shown, limit, method, route, count: 1, atMs })
   }
 
   add (event: RateLimitEvent): void {

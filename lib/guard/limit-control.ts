@@ -22,7 +22,7 @@ const versionKey = `${reservedPrefix}limits`
 const pageLength = 200
 
 /** Who changes something, and why. */
-export interface By {
+export interface ChangedBy {
   /** why; at most 1000 characters; default: none */
   reason?: string
   /** who or what; at most 1000 characters; default `api` */
@@ -43,7 +43,7 @@ export interface SetLimit {
 }
 
 /** The last change of a limit at run time. */
-interface Decision extends Required<By> {
+interface Decision extends Required<ChangedBy> {
   /** undefined: the limit was reset */
   readonly change: LimitChange | undefined
   /** ms since 1970, and above that of the decision before it, so that the later one stands; 0: not known */
@@ -78,7 +78,7 @@ export interface LimitControlParts {
   readonly onForeign: (key: string) => void
   readonly changeLog: ChangeLog
   /**
-   * Called with limits that were set or reset elsewhere, or before this process began, and that are so here from now on.
+   * Called with limits that were set or reset elsewhere, or before this process began, once they are so here.
    *
    * @param reset  names of limits
    */
@@ -137,9 +137,12 @@ export class LimitControl {
    * @param limit.timeWindow  ms, or a text such as `1 minute`
    * @param by  who sets it, and why: for `list` and the log
    * @throws ArgumentError  when there is no such limit, or it cannot be such a one
-   * @throws StoreUnavailableError  of kind `reply`, when Redis rejects the change, as for want of a right: nothing changes
+   * @throws StoreUnavailableError  of kind `reply`, when Redis rejects the change: nothing changes
    */
-  async set (name: string, limit: { readonly max: number, readonly timeWindow: number | string }, { reason = '', origin = 'api' }: By = {}): Promise<void> {
+  async set (
+    name: string, limit: { readonly max: number, readonly timeWindow: number | string },
+    { reason = '', origin = 'api' }: ChangedBy = {}
+  ): Promise<void> {
     if (this.#registry.find(name).length === 0) {
       throw new ArgumentError({ option: 'the name of limits.set', rule: 'that of a limit', received: show(name), remedy: 'limits.names lists them' })
     }
@@ -164,10 +167,15 @@ export class LimitControl {
    * @returns whether there was something to reset
    * @throws StoreUnavailableError  as for `set`
    */
-  async reset (what: string | { readonly name: string } | { readonly key: string }, { reason = '', origin = 'api' }: By = {}): Promise<boolean> {
+  async reset (
+    what: string | { readonly name: string } | { readonly key: string }, { reason = '', origin = 'api' }: ChangedBy = {}
+  ): Promise<boolean> {
     const by = { reason, origin }
     checkBy('limits.reset', by)
-    if (typeof what === 'string') return await (this.#registry.find(what).length > 0 ? this.#resetLimit(what, by) : this.#resetKey(what, by))
+    if (typeof what === 'string') {
+      const isLimit = this.#registry.find(what).length > 0
+      return await (isLimit ? this.#resetLimit(what, by) : this.#resetKey(what, by))
+    }
     if (typeof what === 'object' && what !== null) {
       if ('name' in what && typeof what.name === 'string') return await this.#resetLimit(what.name, by)
       if ('key' in what && typeof what.key === 'string') return await this.#resetKey(what.key, by)
@@ -286,7 +294,7 @@ export class LimitControl {
     }
   }
 
-  async #resetLimit (name: string, by: Required<By>): Promise<boolean> {
+  async #resetLimit (name: string, by: Required<ChangedBy>): Promise<boolean> {
     const stored = await this.#storedDecision(name)
     const wasChanged = this.#registry.changes().has(name) || stored?.change !== undefined
     if (wasChanged) await this.#decide(name, undefined, by)
@@ -294,20 +302,20 @@ export class LimitControl {
     return wasChanged
   }
 
-  async #resetKey (key: string, by: Required<By>): Promise<boolean> {
+  async #resetKey (key: string, by: Required<ChangedBy>): Promise<boolean> {
     const forgotten = [...this.#checksOf('reset', key, anyLimit)].map(async ([client, checks]) => {
       this.#forget(client, checks)
       return await this.#store.forget(client, checks)
     })
     const wasCounted = (await Promise.all(forgotten)).includes(true)
     // What is hashed elsewhere is hashed in the log, too.
-    const shown = this.#hashKey === undefined || isKeyHash(key) || canonicalAddress(key) !== undefined ? key : this.#hashKey(key)
-    this.#changeLog.note('counters reset', { key: shown, wasCounted, ...by })
+    const isShown = this.#hashKey === undefined || isKeyHash(key) || canonicalAddress(key) !== undefined
+    this.#changeLog.note('counters reset', { key: isShown ? key : this.#hashKey(key), wasCounted, ...by })
     return wasCounted
   }
 
   /** Writes a decision, and applies it once it is written. */
-  async #decide (name: string, change: LimitChange | undefined, by: Required<By>): Promise<void> {
+  async #decide (name: string, change: LimitChange | undefined, by: Required<ChangedBy>): Promise<void> {
     // The clocks of two instances may differ: what is decided with another decision in sight is later than it.
     const inSight = Math.max(this.#known.get(name)?.atMs ?? 0, this.#underWay.get(name) ?? 0)
     const atMs = Math.max(this.#now(), inSight + 1)
@@ -372,10 +380,11 @@ function anyLimit (algorithm: Algorithm): Limit {
 export const longestText = 1000
 
 /** @throws ArgumentError  when the reason or origin is no text, or too long */
-export function checkBy (method: string, { reason, origin }: Required<By>): void {
+export function checkBy (method: string, { reason, origin }: Required<ChangedBy>): void {
   for (const [name, value] of Object.entries({ reason, origin })) {
     if (typeof value === 'string' && value.length <= longestText) continue
-    throw new ArgumentError({ option: `the ${name} of ${method}`, rule: `a text of at most ${longestText} characters`, received: show(value) })
+    const rule = `a text of at most ${longestText} characters`
+    throw new ArgumentError({ option: `the ${name} of ${method}`, rule, received: show(value) })
   }
 }
 
@@ -402,7 +411,7 @@ const resetBefore = 'as configured'
 function parseDecision (text: string): Decision | undefined {
   if (text === resetBefore) return { change: undefined, atMs: 0, text, reason: '', origin: '' }
   try {
-    const read = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number } & By>
+    const read = JSON.parse(text) as Partial<LimitChange & { isReset: boolean, atMs: number } & ChangedBy>
     const { max, windowMs, isReset, atMs, reason, origin } = read
     const change = isReset === true ? undefined : readChange({ max, timeWindow: windowMs })
     const textOf = (value: unknown) => typeof value === 'string' ? value : ''

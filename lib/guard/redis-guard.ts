@@ -13,10 +13,10 @@ import type { FailoverStore } from '../store/failover.js'
 import type { Block, RateLimitEvent, Suspect } from '../store/store.js'
 import type { ChangeLog } from './change-log.js'
 import type { EventLog } from './event-log.js'
-import { type By, checkBy, type LimitControl, longestText, reservedPrefix } from './limit-control.js'
+import { type ChangedBy, checkBy, type LimitControl, longestText, reservedPrefix } from './limit-control.js'
 import type { GuardWarning } from './warnings.js'
 
-export interface BlockOptions extends By {
+export interface BlockOptions extends ChangedBy {
   /** the block stands even where a longer one is in force; default `false` */
   replace?: boolean
 }
@@ -66,8 +66,9 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   readonly #rotate: (() => Promise<void>) | undefined
   readonly #now: () => number
 
-  constructor ({ store, eventLog, changeLog, client, warnings, limits, rotate, now, onListenerError }: RedisGuardParts) {
+  constructor (parts: RedisGuardParts) {
     super()
+    const { store, eventLog, changeLog, client, warnings, limits, rotate, now, onListenerError } = parts
     this.client = client
     this.warnings = warnings
     this.limits = limits
@@ -170,7 +171,8 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     const block = await this.#store.block({ ip: network, durationMs, reason, origin, replace })
     const { expiresAtMs } = block
     const until = expiresAtMs === Infinity ? 'for good' : new Date(expiresAtMs).toISOString()
-    const stands = block.reason === reason && block.origin === origin ? undefined : { reason: block.reason, origin: block.origin }
+    const isOther = block.reason !== reason || block.origin !== origin
+    const stands = isOther ? { reason: block.reason, origin: block.origin } : undefined
     this.#changeLog.note('blocked', { ip: network, until, reason, origin, stands })
     return block
   }
@@ -188,7 +190,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * @param by  who unblocks, and why: for the log
    * @returns whether exactly this address or range was blocked; one inside a blocked range stays blocked
    */
-  async unblockIP (ip: string, { reason = '', origin = 'api' }: By = {}): Promise<boolean> {
+  async unblockIP (ip: string, { reason = '', origin = 'api' }: ChangedBy = {}): Promise<boolean> {
     const network = checkNetwork('unblockIP', ip)
     checkBy('unblockIP', { reason, origin })
     const wasBlocked = await this.#store.unblock(network)

@@ -68,7 +68,10 @@ export class CallQueue<Item, Answer> {
       if (this.#first === undefined) this.#last = undefined
       this.#underWay++
       send(some.map(({ item }) => item))
-        .then(answers => some.forEach(({ resolve }, i) => resolve(answers[i]!)), error => some.forEach(({ reject }) => reject(error)))
+        .then(
+          answers => some.forEach(({ resolve }, i) => resolve(answers[i]!)),
+          error => some.forEach(({ reject }) => reject(error))
+        )
         .finally(() => {
           this.#underWay--
           this.#sendMore()

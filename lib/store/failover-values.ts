@@ -40,7 +40,8 @@ export class FailoverValues {
     const atMs = this.#options.now()
     const here = () => this.#memory.set(key, value, ttlMs)
     if (!mustReach) here()
-    const changed = await this.#change({ kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs }, mustReach ? here : undefined, mustReach)
+    const operation = { kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs } as const
+    const changed = await this.#change(operation, mustReach ? here : undefined, mustReach)
     if (mustReach && changed !== undefined) here()
   }
 

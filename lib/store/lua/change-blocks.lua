@@ -53,7 +53,8 @@ local function jsonOf (block, later)
   if block == nil then return '' end
   local json = '{"blockedAtMs":' .. string.format('%.0f', block.blockedAtMs)
   if block.expiresAtMs then json = json .. ',"expiresAtMs":' .. string.format('%.0f', block.expiresAtMs) end
-  return json .. ',"origin":' .. cjson.encode(block.origin) .. ',"reason":' .. cjson.encode(block.reason) .. later .. '}'
+  local origin, reason = cjson.encode(block.origin), cjson.encode(block.reason)
+  return json .. ',"origin":' .. origin .. ',"reason":' .. reason .. later .. '}'
 end
 
 local function textOf (blocks)
