@@ -304,3 +304,7 @@ t.test('a page of the block list without a readable cursor or of an odd length i
   for (const scan of scans) t.equal(await read(readers['blocks']!, scan), 'refused', JSON.stringify(scan))
   await storeAnswering(() => ['0', []]).blockList.pages().next()
 })
+
+t.test('the answer to a block without a readable block is rejected', async t => {
+  for (const json of ['', 'no JSON', '{}']) t.equal(await read(readers['block']!, [1, 0, json]), 'refused', json)
+})
