@@ -13,6 +13,7 @@ import type { CreateRateLimitOptions } from './compat/types.js'
 import { ClosedError, RedisRequiredError, StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './guard/block-list.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
+import { ChangeLog, shorten } from './guard/change-log.js'
 import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
@@ -75,6 +76,9 @@ export interface RateLimitContextConfig {
 /** ms between two log lines about commands that Redis refuses. */
 const refusedCommandIntervalMs = 60_000
 
+/** Limits that one log line names. */
+const mostNamed = 20
+
 /** How often expired counters, values and blocks are removed from memory, ms. */
 const sweepIntervalMs = 30_000
 
@@ -89,6 +93,10 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     if (!isKnown(warning)) warnings.push(warning)
     log.warn({ code: warning.code, ...details }, warning.message)
   }
+  if (settings.limit.enforce === 0) {
+    log.info('the plugin is in shadow: blocks, and limits without `enforce` or `shadow` of their own, refuse nothing')
+  }
+  const idLabel = fastify.initialConfig.requestIdLogLabel ?? 'reqId'
   const registrations = registrationsOf(fastify)
   const metricsPath = settings.metrics !== false && settings.metrics.path
   const before = routesBefore(fastify, { global: settings.global, seen: registrations.routes, metricsPath })
@@ -148,11 +156,12 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     listeners: [
       event => metrics?.decided(event),
       event => eventLog.record(event, wall()),
-      event => logDecision(logger, event),
+      event => logDecision(logger, idLabel, event),
       publishDecision
     ]
   })
 
+  const changeLog = new ChangeLog((details, message) => log.info(details, message))
   const limitControl = new LimitControl({
     registry: limits,
     store,
@@ -160,6 +169,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     hashKey,
     onForeign: key => onForeign(keys.value(key), 'passed over'),
     checkOpen,
+    changeLog,
+    onTakenOver: (set, reset) => {
+      if (set.length > 0) {
+        log.info({ limits: set.slice(0, mostNamed), count: set.length }, 'limits that were set at run time are in force')
+      }
+      if (reset.length > 0) {
+        log.info({ limits: reset.slice(0, mostNamed), count: reset.length }, 'limits are as configured again')
+      }
+    },
     now: wall
   })
   const isFirst = !fastify.hasDecorator('redisGuard')
@@ -167,6 +185,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     store,
     limits: limitControl,
     eventLog,
+    changeLog,
     client: redis?.guarded.client,
     warnings,
     rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
@@ -225,6 +244,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     isClosed = true
     timers.clearInterval(sweep)
     timers.clearInterval(limitSync)
+    changeLog.flush()
     follower?.close()
     const flushes = [async () => await denyCache.flush(), async () => await eventLog.flush()]
     const { commandTimeout: limitMs } = settings
@@ -427,12 +447,20 @@ async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
   return { info, slowLogLength }
 }
 
-/** What a debug line says is put together only where somebody may read it. */
-function logDecision (log: FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }, event: GuardEvent): void {
+/**
+ * What a debug line says is put together only where somebody may read it.
+ *
+ * @param idLabel  under which Fastify logs the id of a request
+ */
+function logDecision (
+  log: FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }, idLabel: string, event: GuardEvent
+): void {
   // Fastify's own logger of `logger: false` has no level; loggers other than pino cannot be asked.
   if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
-  const { outcome, source, limit, key, subject: { client, method, route } } = event
-  safeLog(log).debug({ decision: { outcome, source, limit, client, key, method, route } }, outcome)
+  const { outcome, source, limit, subject: { client, method, route, requestId } } = event
+  const key = event.key === undefined ? undefined : shorten(event.key)
+  const decision = { outcome, source, limit, client: { ...client, key: shorten(client.key) }, key, method, route }
+  safeLog(log).debug({ [idLabel]: shorten(String(requestId)), decision }, outcome)
 }
 
 function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {

@@ -10,6 +10,7 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { RateLimitEvent } from '../store/store.js'
+import { shorten } from './change-log.js'
 import { timers } from '../timers.js'
 import type { GuardEvent } from './guard.js'
 
@@ -70,7 +71,8 @@ export class EventLog {
     const { client, method, route } = subject
     const counted = client.address === undefined ? undefined : client.key
     const ip = outcome === 'blocked' ? key : counted
-    this.add({ type: outcome, ip, key: key === ip ? undefined : shorten(key), limit, method, route, count: 1, atMs })
+    const shown = key === undefined || key === ip ? undefined : shorten(key)
+    this.add({ type: outcome, ip, key: shown, limit, method, route, count: 1, atMs })
   }
 
   add (event: RateLimitEvent): void {
@@ -176,9 +178,4 @@ function isSummary ({ key, limit, method, route }: RateLimitEvent): boolean {
 
 function isSame (a: RateLimitEvent, b: RateLimitEvent): boolean {
   return a.type === b.type && a.key === b.key && a.limit === b.limit && a.method === b.method && a.route === b.route
-}
-
-/** A key may hold a megabyte that a client sent; a copy, since a part of a text keeps all of it alive. */
-function shorten (key: string | undefined): string | undefined {
-  return key === undefined || key.length <= 200 ? key : Buffer.from(`${key.slice(0, 200)}...`).toString()
 }

@@ -50,6 +50,8 @@ export interface Subject {
   readonly method: string
   /** pattern of the route; undefined for a 404 */
   readonly route: string | undefined
+  /** Fastify's id of the request */
+  readonly requestId?: string
 }
 
 export interface GuardOptions {

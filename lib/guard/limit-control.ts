@@ -12,6 +12,7 @@ import { byAddress } from '../rules/limit-name.js'
 import { type Algorithm, current, defineLimit, explain, type Limit, longestWindowMs } from '../rules/rate-limit.js'
 import type { NamedCheck, Store } from '../store/store.js'
 import { isKeyHash, type KeyHash } from './key-hash.js'
+import type { ChangeLog } from './change-log.js'
 import type { LimitChange, LimitRegistry } from './limits.js'
 
 /** Keys of values that begin so are the plugin's own. */
@@ -20,8 +21,29 @@ const versionKey = `${reservedPrefix}limits`
 /** Limits read at once: thousands would hold up the requests, and time out. */
 const pageLength = 200
 
+/** Who changes something, and why. */
+export interface ChangedBy {
+  /** why; at most 1000 characters; default: none */
+  reason?: string
+  /** who or what; at most 1000 characters; default `api` */
+  origin?: string
+}
+
+/** A limit that was set at run time. */
+export interface SetLimit {
+  readonly name: string
+  readonly max: number
+  /** ms */
+  readonly timeWindow: number
+  readonly reason: string
+  /** who or what set it; empty: not known */
+  readonly origin: string
+  /** ms since 1970; undefined: not known */
+  readonly setAtMs: number | undefined
+}
+
 /** The last change of a limit at run time. */
-interface Decision {
+interface Decision extends Required<ChangedBy> {
   /** undefined: the limit was reset */
   readonly change: LimitChange | undefined
   /** ms since 1970, and above that of the decision before it, so that the later one stands; 0: not known */
@@ -56,6 +78,13 @@ export interface LimitControlParts {
   readonly onForeign: (key: string) => void
   /** throws a ClosedError once the application closes */
   readonly checkOpen?: () => void
+  readonly changeLog: ChangeLog
+  /**
+   * Called with limits that were set or reset elsewhere, or before this process began, once they are so here.
+   *
+   * @param reset  names of limits
+   */
+  readonly onTakenOver: (set: readonly SetLimit[], reset: readonly string[]) => void
   /** ms since 1970 */
   readonly now: () => number
 }
@@ -67,7 +96,11 @@ export class LimitControl {
   readonly #hashKey: KeyHash | undefined
   readonly #onForeign: (key: string) => void
   readonly #checkOpen: () => void
+  readonly #changeLog: ChangeLog
+  readonly #onTakenOver: LimitControlParts['onTakenOver']
   readonly #now: () => number
+  /** when the decisions were made that are being written, by the name of the limit */
+  readonly #underWay = new Map<string, number>()
   /** the last decision on each limit, by its name */
   readonly #known = new Map<string, Decision>()
   #version: string | null = null
@@ -78,13 +111,16 @@ export class LimitControl {
   #unread = 0
   #looking: Promise<void> | undefined
 
-  constructor ({ registry, store, forget, hashKey, onForeign, checkOpen = () => {}, now }: LimitControlParts) {
+  constructor (parts: LimitControlParts) {
+    const { registry, store, forget, hashKey, onForeign, checkOpen = () => {}, changeLog, onTakenOver, now } = parts
     this.#registry = registry
     this.#store = store
     this.#forget = forget
     this.#hashKey = hashKey
     this.#onForeign = onForeign
     this.#checkOpen = checkOpen
+    this.#changeLog = changeLog
+    this.#onTakenOver = onTakenOver
     this.#now = now
   }
 
@@ -93,26 +129,38 @@ export class LimitControl {
     return this.#registry.names
   }
 
+  /** The limits that are as they were set at run time, here or elsewhere, as far as this process knows. */
+  list (): readonly SetLimit[] {
+    return [...this.#registry.changes()].map(([name, change]) => describe(name, change, this.#known.get(name)!))
+  }
+
   /**
-   * Changes a limit: here at once, on other instances within `syncInterval`.
-   * It stays changed, over restarts too, until it is reset.
+   * Changes a limit: here when the promise resolves, on other instances within
+   * `syncInterval`. It stays changed, over restarts too, until it is reset.
    *
    * @param limit.max         Infinity: no limit
    * @param limit.timeWindow  ms, or a text such as `1 minute`
+   * @param by  who sets it, and why: for `list` and the log
    * @throws ArgumentError  when there is no such limit, or it cannot be such a one
+   * @throws StoreUnavailableError  of kind `reply`, when Redis rejects the change: nothing changes
    */
-  async set (name: string, limit: { readonly max: number, readonly timeWindow: number | string }): Promise<void> {
+  async set (
+    name: string, limit: { readonly max: number, readonly timeWindow: number | string },
+    { reason = '', origin = 'api' }: ChangedBy = {}
+  ): Promise<void> {
     this.#checkOpen()
     if (this.#registry.find(name).length === 0) {
       throw new ArgumentError({ option: 'the name of limits.set', rule: 'that of a limit', received: show(name), remedy: 'limits.names lists them' })
     }
     const change = readChange(limit)
+    checkBy('limits.set', { reason, origin })
     try {
-      this.#registry.change(name, change)
+      this.#registry.check(name, change)
     } catch (error) {
       throw new ArgumentError({ option: 'the limit of limits.set', rule: 'one that can be counted', received: `${change.max} per ${change.windowMs} ms`, remedy: (error as LimitError).message })
     }
-    await this.#decide(name, change)
+    await this.#decide(name, change, { reason, origin })
+    this.#changeLog.note('limit set', { limit: name, max: change.max, timeWindow: change.windowMs, reason, origin })
   }
 
   /**
@@ -121,14 +169,23 @@ export class LimitControl {
    * that is the name of a limit means that limit; `{ key }` and `{ name }` say
    * which is meant.
    *
+   * @param by  who resets it, and why: for the log
    * @returns whether there was something to reset
+   * @throws StoreUnavailableError  as for `set`
    */
-  async reset (what: string | { readonly name: string } | { readonly key: string }): Promise<boolean> {
+  async reset (
+    what: string | { readonly name: string } | { readonly key: string }, { reason = '', origin = 'api' }: ChangedBy = {}
+  ): Promise<boolean> {
     this.#checkOpen()
-    if (typeof what === 'string') return await (this.#registry.find(what).length > 0 ? this.#resetLimit(what) : this.#resetKey(what))
+    const by = { reason, origin }
+    checkBy('limits.reset', by)
+    if (typeof what === 'string') {
+      const isLimit = this.#registry.find(what).length > 0
+      return await (isLimit ? this.#resetLimit(what, by) : this.#resetKey(what, by))
+    }
     if (typeof what === 'object' && what !== null) {
-      if ('name' in what && typeof what.name === 'string') return await this.#resetLimit(what.name)
-      if ('key' in what && typeof what.key === 'string') return await this.#resetKey(what.key)
+      if ('name' in what && typeof what.name === 'string') return await this.#resetLimit(what.name, by)
+      if ('key' in what && typeof what.key === 'string') return await this.#resetKey(what.key, by)
     }
     throw new ArgumentError({ option: 'the argument of limits.reset', rule: 'the name of a limit, a key, { name } or { key }', received: show(what) })
   }
@@ -188,6 +245,8 @@ export class LimitControl {
     const decisions = await Promise.all(names.map(async name => await this.#storedDecision(name)))
     // A limit may have been set here meanwhile, and the values read be older: they are read again next time.
     if (!isUsable() || this.#registry.version !== changedBefore) return false
+    const set: SetLimit[] = []
+    const reset: string[] = []
     // All at once: while one is written, another may be set here.
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
@@ -195,22 +254,30 @@ export class LimitControl {
       const known = this.#known.get(name)
       if (decision === undefined || (known !== undefined && decision.atMs < known.atMs)) continue
       this.#known.set(name, decision)
-      this.#takeOver(name, this.#registry.changes().get(name), decision.change)
+      const { change } = decision
+      if (!this.#takeOver(name, this.#registry.changes().get(name), change)) continue
+      if (change === undefined) reset.push(name)
+      else set.push(describe(name, change, decision))
     }
+    if (set.length + reset.length > 0) this.#onTakenOver(set, reset)
     // Redis has lost these, or has older ones.
     for (const [i, name] of names.entries()) {
       const known = this.#known.get(name)
-      if (known !== undefined && decisions[i] !== known) await this.#write(name, known.text)
+      const isNewest = (this.#underWay.get(name) ?? 0) <= (known?.atMs ?? 0)
+      if (known !== undefined && decisions[i] !== known && isNewest) await this.#write(name, known.text)
     }
     return true
   }
 
-  #takeOver (name: string, known: LimitChange | undefined, change: LimitChange | undefined): void {
-    if (change?.max === known?.max && change?.windowMs === known?.windowMs) return
+  /** @returns whether the limit is another one now */
+  #takeOver (name: string, known: LimitChange | undefined, change: LimitChange | undefined): boolean {
+    if (change?.max === known?.max && change?.windowMs === known?.windowMs) return false
     try {
       this.#registry.change(name, change)
+      return true
     } catch {
       // Another release of the application has a limit of this name that can be so; this one's cannot.
+      return false
     }
   }
 
@@ -235,32 +302,48 @@ export class LimitControl {
     }
   }
 
-  async #resetLimit (name: string): Promise<boolean> {
+  async #resetLimit (name: string, by: Required<ChangedBy>): Promise<boolean> {
     const stored = await this.#storedDecision(name)
     const wasChanged = this.#registry.changes().has(name) || stored?.change !== undefined
-    this.#registry.change(name, undefined)
-    if (wasChanged) await this.#decide(name, undefined)
+    if (wasChanged) await this.#decide(name, undefined, by)
+    this.#changeLog.note('limit reset', { limit: name, wasChanged, ...by })
     return wasChanged
   }
 
-  async #resetKey (key: string): Promise<boolean> {
+  async #resetKey (key: string, by: Required<ChangedBy>): Promise<boolean> {
     const forgotten = [...this.#checksOf('reset', key, anyLimit)].map(async ([client, checks]) => {
       this.#forget(client, checks)
       return await this.#store.forget(client, checks)
     })
-    return (await Promise.all(forgotten)).includes(true)
+    const wasCounted = (await Promise.all(forgotten)).includes(true)
+    // What is hashed elsewhere is hashed in the log, too.
+    const isShown = this.#hashKey === undefined || isKeyHash(key) || canonicalAddress(key) !== undefined
+    this.#changeLog.note('counters reset', { key: isShown ? key : this.#hashKey(key), wasCounted, ...by })
+    return wasCounted
   }
 
-  async #decide (name: string, change: LimitChange | undefined): Promise<void> {
+  /** Writes a decision, and applies it once it is written. */
+  async #decide (name: string, change: LimitChange | undefined, by: Required<ChangedBy>): Promise<void> {
     // The clocks of two instances may differ: what is decided with another decision in sight is later than it.
-    const atMs = Math.max(this.#now(), (this.#known.get(name)?.atMs ?? 0) + 1)
-    const text = JSON.stringify(change === undefined ? { isReset: true, atMs } : { ...change, max: storedMax(change), atMs })
-    this.#known.set(name, { change, atMs, text })
-    await this.#write(name, text)
+    const inSight = Math.max(this.#known.get(name)?.atMs ?? 0, this.#underWay.get(name) ?? 0)
+    const atMs = Math.max(this.#now(), inSight + 1)
+    const decided = change === undefined ? { isReset: true } : { ...change, max: storedMax(change) }
+    const text = JSON.stringify({ ...decided, atMs, ...by })
+    this.#underWay.set(name, atMs)
+    try {
+      await this.#write(name, text, true)
+    } finally {
+      if (this.#underWay.get(name) === atMs) this.#underWay.delete(name)
+    }
+    // A later decision may be in force already.
+    if ((this.#known.get(name)?.atMs ?? -1) >= atMs) return
+    this.#known.set(name, { change, atMs, text, ...by })
+    this.#registry.change(name, change)
   }
 
-  async #write (name: string, text: string): Promise<void> {
-    await this.#store.set(keyOf(name), text, undefined)
+  /** @param mustReach  a value that Redis rejects is an error */
+  async #write (name: string, text: string, mustReach = false): Promise<void> {
+    await this.#store.set(keyOf(name), text, undefined, mustReach)
     await this.#tellVersion()
     // Where this was in an outage, the two may reach Redis in any order: others look again when both are there.
     this.#hasChanged = true
@@ -302,6 +385,22 @@ function anyLimit (algorithm: Algorithm): Limit {
   return defineLimit(algorithm, 1, longestWindowMs)
 }
 
+/** Of a reason or origin. */
+export const longestText = 1000
+
+/** @throws ArgumentError  when the reason or origin is no text, or too long */
+export function checkBy (method: string, { reason, origin }: Required<ChangedBy>): void {
+  for (const [name, value] of Object.entries({ reason, origin })) {
+    if (typeof value === 'string' && value.length <= longestText) continue
+    const rule = `a text of at most ${longestText} characters`
+    throw new ArgumentError({ option: `the ${name} of ${method}`, rule, received: show(value) })
+  }
+}
+
+function describe (name: string, { max, windowMs }: LimitChange, { reason, origin, atMs }: Decision): SetLimit {
+  return { name, max, timeWindow: windowMs, reason, origin, setAtMs: atMs === 0 ? undefined : atMs }
+}
+
 function keyOf (name: string): string {
   return `${reservedPrefix}limit:${name}`
 }
@@ -328,12 +427,13 @@ const resetBefore = 'as configured'
 
 /** @returns undefined for any other text: a foreign value must not change a limit */
 function parseDecision (text: string): Decision | undefined {
-  if (text === resetBefore) return { change: undefined, atMs: 0, text }
+  if (text === resetBefore) return { change: undefined, atMs: 0, text, reason: '', origin: '' }
   try {
-    const read = JSON.parse(text) as { max?: unknown, windowMs?: unknown, isReset?: boolean, atMs?: number }
-    const { max, windowMs, isReset, atMs } = read
+    const read = JSON.parse(text) as { max?: unknown, windowMs?: unknown, isReset?: boolean, atMs?: number } & ChangedBy
+    const { max, windowMs, isReset, atMs, reason, origin } = read
     const change = isReset === true ? undefined : readChange({ max: max === unlimited ? Infinity : max, timeWindow: windowMs })
-    return { change, atMs: Number.isFinite(atMs) ? atMs! : 0, text }
+    const textOf = (value: unknown) => typeof value === 'string' ? value : ''
+    return { change, atMs: Number.isFinite(atMs) ? atMs! : 0, text, reason: textOf(reason), origin: textOf(origin) }
   } catch {
     return undefined
   }

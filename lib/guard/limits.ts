@@ -152,13 +152,18 @@ export class LimitRegistry {
     return this.#changes
   }
 
+  /** @throws LimitError  when a limit of that name cannot be such a one */
+  check (name: string, change: LimitChange): void {
+    for (const limit of this.find(name)) limit.with(change)
+  }
+
   /**
    * @param change  undefined: as configured
    * @throws LimitError  when a limit of that name cannot be such a one
    */
   change (name: string, change: LimitChange | undefined): void {
     const limits = this.find(name)
-    if (change !== undefined) for (const limit of limits) limit.with(change)
+    if (change !== undefined) this.check(name, change)
     if (change === undefined) this.#changes.delete(name)
     else this.#changes.set(name, change)
     for (const limit of limits) limit.change(change)

@@ -11,15 +11,14 @@ import { canonicalAddress, parseNetwork } from '../rules/address.js'
 import type { StoreStatus, SwitchEvents } from '../store/availability.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { Block, RateLimitEvent, Suspect } from '../store/store.js'
+import type { ChangeLog } from './change-log.js'
 import type { EventLog } from './event-log.js'
-import { type LimitControl, reservedPrefix } from './limit-control.js'
+import { type ChangedBy, checkBy, type LimitControl, longestText, reservedPrefix } from './limit-control.js'
 import type { GuardWarning } from './warnings.js'
 
-export interface BlockOptions {
-  /** why; shown by `getBlockedIPs` */
-  reason?: string
-  /** who or what blocks; default `api` */
-  origin?: string
+export interface BlockOptions extends ChangedBy {
+  /** the block stands even where a longer one is in force; default `false` */
+  replace?: boolean
 }
 
 /** An event to record. */
@@ -38,6 +37,7 @@ export interface RateLimitEventInput {
 export interface RedisGuardParts {
   readonly store: FailoverStore
   readonly eventLog: EventLog
+  readonly changeLog: ChangeLog
   readonly client: RedisClient | undefined
   readonly warnings: readonly GuardWarning[]
   readonly limits: LimitControl
@@ -64,19 +64,20 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   readonly limits: LimitControl
   readonly #store: FailoverStore
   readonly #eventLog: EventLog
+  readonly #changeLog: ChangeLog
   readonly #rotate: (() => Promise<void>) | undefined
   readonly #now: () => number
   readonly #checkOpen: () => void
 
-  constructor ({
-    store, eventLog, client, warnings, limits, rotate, now, checkOpen, onListenerError
-  }: RedisGuardParts) {
+  constructor (parts: RedisGuardParts) {
     super()
+    const { store, eventLog, changeLog, client, warnings, limits, rotate, now, checkOpen, onListenerError } = parts
     this.client = client
     this.warnings = warnings
     this.limits = limits
     this.#store = store
     this.#eventLog = eventLog
+    this.#changeLog = changeLog
     this.#rotate = rotate
     this.#now = now
     this.#checkOpen = checkOpen
@@ -165,20 +166,31 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
 
   /**
    * Blocks an address, or a range in CIDR form: its requests get a 403, here
-   * at once, on other instances within `syncInterval`.
+   * at once, on other instances within `syncInterval`. A block never shortens
+   * another: the one that ends last stands, with its reason and origin. An
+   * address and a range around it are blocked separately.
    *
    * @param durationSeconds  Infinity: until it is unblocked
+   * @param options.replace  true: this block stands, also where a longer one is in force
+   * @returns the block that stands: an earlier one, where that ends later
    */
-  async blockIP (ip: string, durationSeconds: number, { reason = '', origin = 'api' }: BlockOptions = {}): Promise<Block> {
+  async blockIP (
+    ip: string, durationSeconds: number, { reason = '', origin = 'api', replace = false }: BlockOptions = {}
+  ): Promise<Block> {
     this.#checkOpen()
     const network = checkNetwork('blockIP', ip)
     const durationMs = durationSeconds === Infinity ? Infinity : toMs('the duration of blockIP', durationSeconds, ', or Infinity')
-    for (const [name, value] of Object.entries({ reason, origin })) {
-      if (typeof value !== 'string' || value.length > longestText) {
-        throw new ArgumentError({ option: `the ${name} of blockIP`, rule: `a text of at most ${longestText} characters`, received: show(value) })
-      }
+    checkBy('blockIP', { reason, origin })
+    if (typeof replace !== 'boolean') {
+      throw new ArgumentError({ option: 'replace of blockIP', rule: 'true or false', received: show(replace) })
     }
-    return await this.#store.block({ ip: network, durationMs, reason, origin })
+    const block = await this.#store.block({ ip: network, durationMs, reason, origin, replace })
+    const { expiresAtMs } = block
+    const until = expiresAtMs === Infinity ? 'for good' : new Date(expiresAtMs).toISOString()
+    const isOther = block.reason !== reason || block.origin !== origin
+    const stands = isOther ? { reason: block.reason, origin: block.origin } : undefined
+    this.#changeLog.note('blocked', { ip: network, until, reason, origin, stands })
+    return block
   }
 
   /** Whether the address is blocked, by itself or by a range around it; the allow list does not count. */
@@ -189,10 +201,19 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     return await this.#store.isBlocked(address)
   }
 
-  /** @returns whether exactly this address or range was blocked; one inside a blocked range stays blocked */
-  async unblockIP (ip: string): Promise<boolean> {
+  /**
+   * Unblocks an address or range, however long it was blocked.
+   *
+   * @param by  who unblocks, and why: for the log
+   * @returns whether exactly this address or range was blocked; one inside a blocked range stays blocked
+   */
+  async unblockIP (ip: string, { reason = '', origin = 'api' }: ChangedBy = {}): Promise<boolean> {
     this.#checkOpen()
-    return await this.#store.unblock(checkNetwork('unblockIP', ip))
+    const network = checkNetwork('unblockIP', ip)
+    checkBy('unblockIP', { reason, origin })
+    const wasBlocked = await this.#store.unblock(network)
+    this.#changeLog.note('unblocked', { ip: network, wasBlocked, reason, origin })
+    return wasBlocked
   }
 
   /** All blocks in force. */
@@ -233,9 +254,6 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     }
   }
 }
-
-/** Of a reason or origin. */
-const longestText = 1000
 
 /** A hundred years. Longer is a mistake in the unit. */
 const longestMs = 100 * 365 * 86_400_000

@@ -50,6 +50,10 @@ export class RequestSubject implements Subject {
     return this.#request.method
   }
 
+  get requestId (): string {
+    return this.#request.id
+  }
+
   get route (): string | undefined {
     return this.#request.routeOptions.url
   }

@@ -5,6 +5,7 @@
  */
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
+import type { SingleCallQueue } from '../redis/call-queue.js'
 import type { Availability } from './availability.js'
 import type { Journal } from './journal.js'
 import type { MemoryStore } from './memory.js'
@@ -18,6 +19,7 @@ export interface FailoverValuesOptions {
   /** ms since 1970 */
   readonly now: () => number
   readonly availability: Availability
+  readonly calls: SingleCallQueue
 }
 
 /** See store.ts for what its methods do. */
@@ -34,10 +36,13 @@ export class FailoverValues {
     return this.#options.availability.usesRedis ? this.#getThere(key) : this.#memory.get(key)
   }
 
-  async set (key: string, value: string, ttlMs = Infinity): Promise<void> {
+  async set (key: string, value: string, ttlMs = Infinity, mustReach = false): Promise<void> {
     const atMs = this.#options.now()
-    this.#memory.set(key, value, ttlMs)
-    await this.#change({ kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs })
+    const here = () => this.#memory.set(key, value, ttlMs)
+    if (!mustReach) here()
+    const operation = { kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs } as const
+    const changed = await this.#change(operation, mustReach ? here : undefined, mustReach)
+    if (mustReach && changed !== undefined) here()
   }
 
   async incr (key: string): Promise<number> {
@@ -65,7 +70,7 @@ export class FailoverValues {
   async #getThere (key: string): Promise<string | null> {
     const since = this.#memory.valueClock
     try {
-      const told = await this.#options.redis.store.values.get(key)
+      const told = await this.#options.calls.ask(async () => await this.#options.redis.store.values.get(key))
       this.#memory.learnValue(key, told, since)
       return told?.text ?? null
     } catch (error) {
@@ -77,17 +82,19 @@ export class FailoverValues {
   /**
    * Does something to a value in Redis; where that is away, keeps it in the journal.
    *
-   * @param here  does it in memory, where Redis does not; left out: that is done
+   * @param here       does it in memory, where Redis does not; left out: that is done
+   * @param mustReach  a command that Redis rejects is an error
    * @returns what Redis told; undefined: it did nothing
    * @throws ValueError  of Redis, or of `here`
+   * @throws StoreUnavailableError  of kind `reply`, where it must reach Redis, which rejects it
    */
-  async #change (operation: ValueOperation, here = () => {}): Promise<ChangedValue | undefined> {
-    const { redis: { store, journal }, availability } = this.#options
+  async #change (operation: ValueOperation, here = () => {}, mustReach = false): Promise<ChangedValue | undefined> {
+    const { redis: { store, journal }, availability, calls } = this.#options
     const order = journal.nextValueOrder()
     const ticket = { number: 0 }
     if (availability.usesRedis) {
       try {
-        const changed = await store.values.change(operation, operation.atMs, ticket)
+        const changed = await calls.ask(async () => await store.values.change(operation, operation.atMs, ticket))
         availability.answered(ticket.number)
         return changed
       } catch (error) {
@@ -97,6 +104,7 @@ export class FailoverValues {
           availability.lostData(error)
         }
         if (error.kind === 'reply') {
+          if (mustReach) throw error
           here()
           // What Redis dislikes it would dislike again.
           return undefined

@@ -14,6 +14,7 @@ import { inThisContext } from '../async-context.js'
 import type { Awaitable } from '../awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
+import { CallQueue, SingleCallQueue } from '../redis/call-queue.js'
 import { count, current, type Limit, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
 import { Availability, type AvailabilityEvents, type RedisSide, type StoreStatus } from './availability.js'
 import type { HitHere } from './counter-journal.js'
@@ -21,8 +22,9 @@ import { FailoverValues } from './failover-values.js'
 import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
 import type { RedisStore } from './redis.js'
+import type { ChangedBlock } from './redis-blocks.js'
 import type { Shared } from './shares.js'
-import type { Block, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockOperation, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from './store.js'
 
 export interface FailoverOptions {
   readonly memory: MemoryStore
@@ -44,6 +46,16 @@ export type Fallback = 'memory' | 'share'
 /** Called with the failure, or with what became of the hit and who decided. */
 export type TakeCallback = (failure: Error | undefined, taken: Taken | undefined, source: 'redis' | 'memory' | 'custom') => void
 
+/**
+ * The most calls of one kind under way: they take Redis some 5 ms. Decisions about requests come between them, and each
+ * kind has a queue of its own.
+ */
+const callsAtOnce = 256
+
+/** Operations on the block list in one call, which takes Redis about a millisecond, and the most calls under way. */
+const blocksInCall = 50
+const blockCallsAtOnce = 8
+
 export class FailoverStore extends EventEmitter<AvailabilityEvents> implements Store {
   readonly #memory: MemoryStore
   readonly #redis: RedisSide | undefined
@@ -53,6 +65,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   readonly #now: () => number
   readonly #batch: Batch
   readonly #values: Values
+  readonly #blockCalls: CallQueue<BlockOperation, ChangedBlock>
+  readonly #calls = new SingleCallQueue(callsAtOnce)
   /** undefined: no Redis is configured */
   readonly #availability: Availability | undefined
   /** this process's clock less that of Redis, ms */
@@ -71,14 +85,27 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       this.#offsetMs = now() - taken[0]!.nowMs
       return taken
     })
+    this.#blockCalls = new CallQueue({
+      send: async operations => await redis!.store.blockList.change(operations),
+      inCall: blocksInCall,
+      atOnce: blockCallsAtOnce
+    })
     if (redis === undefined) {
       this.#values = memory
       return
     }
     const availability = new Availability(redis, memory, now)
     this.#availability = availability
-    this.#values = new FailoverValues({ memory, redis, now, availability })
-    availability.on('switch', status => this.emit('switch', status))
+    const valueCalls = new SingleCallQueue(callsAtOnce)
+    this.#values = new FailoverValues({ memory, redis, now, availability, calls: valueCalls })
+    availability.on('switch', status => {
+      if (status.store === 'memory') {
+        // None may run once the recovery has begun: by then memory has gone on.
+        const error = new StoreUnavailableError('connection', 'Redis went away before the call was sent')
+        for (const queue of [this.#blockCalls, this.#calls, valueCalls]) queue.empty(error)
+      }
+      this.emit('switch', status)
+    })
     availability.on('refused', (what, count, error) => this.emit('refused', what, count, error))
   }
 
@@ -197,7 +224,12 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const { store, journal, shares } = this.#redis
     shares.refund(here, source, this.instances, this.#availability!.outage)
     const ticket = { number: 0 }
-    await this.#told(async () => await store.refund(there, ticket), (isLost, wasSent) => {
+    let wasSent = false
+    const call = async () => {
+      wasSent = this.usesRedis
+      await store.refund(there, ticket)
+    }
+    await this.#told(async () => await this.#calls.ask(call), isLost => {
       // In a Cluster nobody can tell whether it ran: once too few is better than once too many.
       if (wasSent && !isLost && ticket.number === 0) return
       const batch = isLost ? undefined : ticket.number || undefined
@@ -218,7 +250,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     if (this.#redis === undefined) return local
     const { store, journal } = this.#redis
     let wasThere = local
-    await this.#told(async () => { wasThere = await store.forget(key, checks) }, () => {
+    const call = async () => await store.forget(key, checks)
+    await this.#told(async () => { wasThere = await this.#calls.ask(call) }, () => {
       checks.forEach(({ name, limit }, i) => journal.addReset(this.#keys.limit(limit.algorithm, name, key), limit, known[i]))
     })
     return wasThere
@@ -232,8 +265,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     return this.#values.get(key)
   }
 
-  set (key: string, value: string, ttlMs: number | undefined): Awaitable<void> {
-    return this.#values.set(key, value, ttlMs)
+  set (key: string, value: string, ttlMs: number | undefined, mustReach = false): Awaitable<void> {
+    return this.#values.set(key, value, ttlMs, mustReach)
   }
 
   incr (key: string): Awaitable<number> {
@@ -272,24 +305,32 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
 
   /** In force here when it returns, and on the other instances as soon as they look. */
   async block (request: BlockRequest): Promise<Block> {
-    const local = this.#memory.block(request)
-    if (this.#redis === undefined) return local
-    const { store, journal } = this.#redis
     const atMs = this.#now()
-    let block = local
-    const keep = () => journal.addBlock({ atMs, block: request })
-    await this.#told(async () => { block = await store.block(request) }, keep)
-    return block
+    const local = this.#memory.block(request)
+    const changed = await this.#changeBlock({ atMs, block: request })
+    return changed?.standing ?? local
   }
 
   async unblock (ip: string): Promise<boolean> {
-    const local = this.#memory.unblock(ip)
-    if (this.#redis === undefined) return local
-    const { store, journal } = this.#redis
     const atMs = this.#now()
-    let wasBlocked = local
-    await this.#told(async () => { wasBlocked = await store.unblock(ip) }, () => journal.addBlock({ atMs, unblock: ip }))
-    return wasBlocked
+    const local = this.#memory.unblock(ip)
+    const changed = await this.#changeBlock({ atMs, unblock: ip })
+    return changed?.wasBlocked ?? local
+  }
+
+  /** @returns what Redis told; undefined: memory has the last word */
+  async #changeBlock (operation: BlockOperation): Promise<ChangedBlock | undefined> {
+    if (this.#redis === undefined) return undefined
+    const { journal } = this.#redis
+    const order = journal.nextBlockOrder()
+    let changed: ChangedBlock | undefined
+    await this.#told(async () => { changed = await this.#blockCalls.ask(operation) }, () => {
+      journal.addBlock(operation, order)
+      // An older change of another instance may have come in between.
+      if ('block' in operation) this.#memory.block(operation.block, operation.atMs)
+      else this.#memory.unblock(operation.unblock, operation.atMs)
+    })
+    return changed
   }
 
   isBlocked (address: string): Awaitable<boolean> {
@@ -306,7 +347,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
 
   async #onRedis<T> (store: RedisStore, call: (store: Store) => Awaitable<T>): Promise<T> {
     try {
-      return await call(store)
+      return await this.#calls.ask(async () => await call(store))
     } catch (error) {
       if (error instanceof StoreUnavailableError) return await call(this.#memory)
       throw error

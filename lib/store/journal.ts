@@ -6,7 +6,7 @@
  */
 import type { Limit, LimitState } from '../rules/rate-limit.js'
 import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
-import type { BlockOperation, EventBatch, Fence, RateLimitEvent, ValueOperation } from './store.js'
+import { blockedIn, type BlockOperation, type EventBatch, type Fence, type RateLimitEvent, type ValueOperation } from './store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
 
 /** The entries that are sent to Redis in one call. */
@@ -32,7 +32,10 @@ export class Journal {
   readonly #options: JournalOptions
   readonly #counters: CounterJournal
   readonly #values = new ValueJournal()
-  readonly #blocks = new Map<string, BlockOperation>()
+  /** by address, in their order: the operations that still matter */
+  readonly #blocks = new Map<string, BlockStep[]>()
+  #blockCount = 0
+  #lastBlockOrder = 0
   readonly #events = new Map<number, EventBatch>()
   /** number of the last batch, where nobody has tried to write it: more may be added */
   #openBatch = 0
@@ -46,7 +49,7 @@ export class Journal {
 
   /** Entries that wait. */
   get size (): number {
-    return this.#counters.size + this.#blocks.size + this.#eventCount + this.#values.size
+    return this.#counters.size + this.#blockCount + this.#eventCount + this.#values.size
   }
 
   /** The same by kind. */
@@ -100,11 +103,22 @@ export class Journal {
     this.#makeRoom()
   }
 
-  addBlock (operation: BlockOperation): void {
+  /** @param order  from `nextBlockOrder` */
+  addBlock (operation: BlockOperation, order = this.nextBlockOrder()): void {
+    const ip = blockedIn(operation)
+    const steps = this.#blocks.get(ip) ?? []
+    this.#blockCount -= steps.length
+    const kept = [...steps, { order, operation }].sort((a, b) => a.order - b.order).reduce(withStep, [])
+    this.#blockCount += kept.length
     // In the order of the last change of each.
-    this.#blocks.delete(addressOf(operation))
-    this.#blocks.set(addressOf(operation), operation)
+    this.#blocks.delete(ip)
+    this.#blocks.set(ip, kept)
     this.#makeRoom()
+  }
+
+  /** Taken when an operation begins: one that fails late came before those that were begun meanwhile. */
+  nextBlockOrder (): number {
+    return ++this.#lastBlockOrder
   }
 
   /**
@@ -179,10 +193,8 @@ export class Journal {
         this.#events.delete(chunk.batch.number)
         return
       case 'blocks':
-        // A block that has changed since then stays.
-        for (const operation of chunk.operations) {
-          if (this.#blocks.get(addressOf(operation)) === operation) this.#blocks.delete(addressOf(operation))
-        }
+        // What has come since then stays.
+        for (const operation of chunk.operations) this.#keepBlocks(blockedIn(operation), step => step.operation !== operation)
     }
   }
 
@@ -198,7 +210,7 @@ export class Journal {
 
   * #blockChunks (): Generator<Chunk, undefined> {
     let operations: BlockOperation[] = []
-    for (const operation of this.#blocks.values()) {
+    for (const { operation } of [...this.#blocks.values()].flat()) {
       operations.push(operation)
       if (operations.length < inChunk) continue
       yield { kind: 'blocks', operations }
@@ -223,7 +235,7 @@ export class Journal {
   #sizeOf (kind: Carried): number {
     switch (kind) {
       case 'counters': return this.#counters.size
-      case 'blocks': return this.#blocks.size
+      case 'blocks': return this.#blockCount
       case 'events': return this.#eventCount
       case 'values': return this.#values.size
     }
@@ -241,11 +253,19 @@ export class Journal {
   }
 
   #dropBlocks (atMost: number): void {
-    let left = atMost
+    const least = this.#blockCount - atMost
     for (const ip of this.#blocks.keys()) {
-      if (left-- <= 0) break
-      this.#blocks.delete(ip)
+      if (this.#blockCount <= least) break
+      this.#keepBlocks(ip, () => false)
     }
+  }
+
+  #keepBlocks (ip: string, isKept: (step: BlockStep) => boolean): void {
+    const steps = this.#blocks.get(ip) ?? []
+    const kept = steps.filter(isKept)
+    this.#blockCount -= steps.length - kept.length
+    if (kept.length === 0) this.#blocks.delete(ip)
+    else this.#blocks.set(ip, kept)
   }
 
   #dropEvents (atMost: number): void {
@@ -271,8 +291,31 @@ const eventsInBatch = 200
  */
 const leastWorth = ['events', 'counters', 'values', 'blocks'] as const satisfies readonly Carried[]
 
-function addressOf (operation: BlockOperation): string {
-  return 'block' in operation ? operation.block.ip : operation.unblock
+interface BlockStep {
+  readonly order: number
+  readonly operation: BlockOperation
+}
+
+/**
+ * Appends a step. An unblock makes all before it void, and a block those that end sooner. Longer ones stay: Redis may
+ * know that they were lifted meanwhile. Of those that end at the same moment the first and the last stay.
+ */
+function withStep (steps: readonly BlockStep[], step: BlockStep): BlockStep[] {
+  if (isLift(step)) return [step]
+  const end = endOf(step)
+  const kept = steps.filter(other => isLift(other) || endOf(other) >= end)
+  if (kept.slice(-2).filter(other => endOf(other) === end).length === 2) kept.pop()
+  return [...kept, step]
+}
+
+/** Whether the step lifts what was blocked before it. */
+function isLift ({ operation }: BlockStep): boolean {
+  return 'unblock' in operation || operation.block.replace === true
+}
+
+/** @returns ms since 1970; of an unblock, which blocks nothing, less than of any block */
+function endOf ({ operation }: BlockStep): number {
+  return 'block' in operation ? operation.atMs + operation.block.durationMs : -Infinity
 }
 
 /** Counters, changes, events or values in a chunk. */

@@ -193,18 +193,26 @@ export class MemoryStore implements Store {
     return this.#events.suspects(limit)
   }
 
-  block ({ ip, durationMs, reason, origin }: BlockRequest): Block {
-    const blockedAtMs = this.#now()
+  /** @param atMs  when it was, on the clock `now`: what was blocked later stays; undefined: now */
+  block (request: BlockRequest, atMs?: number): Block {
+    const { ip, durationMs, reason, origin, replace } = request
+    const blockedAtMs = atMs ?? this.#now()
+    this.#noted?.push(() => { this.block(request, blockedAtMs) })
+    if (replace === true) this.#lift(ip, atMs)
+    const standing = this.#blocks.get(parseNetwork(ip)!)
     const block = { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
-    this.putBlock(block)
+    if (standing !== undefined && standing.expiresAtMs >= block.expiresAtMs) return this.#shown(standing)
+    this.#put(block)
     return this.#shown(block)
   }
 
-  /** Adds a block that another store has placed; its times are on the clock `now`. */
+  /** Takes over the block that stands in another store; its times are on the clock `now`. */
   putBlock (block: Block): void {
-    this.#blocks.set(parseNetwork(block.ip)!, block)
-    this.#lifted.delete(block.ip)
-    this.#noted?.push(() => this.putBlock(block))
+    this.#noted?.push(() => this.#put(block))
+    const known = this.#blocks.get(parseNetwork(block.ip)!)
+    // The other store has lifted the longer one first.
+    if (known !== undefined && known.expiresAtMs > block.expiresAtMs + sameEndMs) this.#lift(block.ip)
+    this.#put(block)
   }
 
   /** An empty list for `replaceBlocks`. */
@@ -231,18 +239,14 @@ export class MemoryStore implements Store {
     for (const change of noted ?? []) change()
   }
 
-  unblock (ip: string): boolean {
-    const network = parseNetwork(ip)!
-    const block = this.#blocks.get(network)
-    this.#blocks.delete(network)
-    this.#lifted.delete(ip)
-    this.#lifted.set(ip, this.#now())
-    if (this.#lifted.size > mostLifted) this.#lifted.delete(this.#lifted.keys().next().value!)
-    this.#noted?.push(() => { this.unblock(ip) })
+  /** @param atMs  as for `block` */
+  unblock (ip: string, atMs?: number): boolean {
+    this.#noted?.push(() => { this.unblock(ip, atMs) })
+    const block = this.#lift(ip, atMs)
     return block !== undefined && block.expiresAtMs > this.#now()
   }
 
-  /** The last blocks that were lifted, with times on the clock `now`. */
+  /** The last blocks that were lifted, blocked again or not, with times on the clock `now`. */
   liftedBlocks (): readonly (BlockOperation & { readonly unblock: string })[] {
     return [...this.#lifted].map(([unblock, atMs]) => ({ atMs, unblock }))
   }
@@ -298,6 +302,26 @@ export class MemoryStore implements Store {
     return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
   }
 
+  #put (block: Block): void {
+    const { ip, blockedAtMs } = block
+    this.#blocks.set(parseNetwork(ip)!, block)
+    // Still known as lifted, but before this block: a Redis that comes back with older data may have an earlier one.
+    const liftedAtMs = this.#lifted.get(ip)
+    if (liftedAtMs !== undefined && liftedAtMs >= blockedAtMs) this.#lifted.set(ip, blockedAtMs - 1)
+  }
+
+  /** @returns the block that was lifted, if there was one */
+  #lift (ip: string, atMs?: number): Block | undefined {
+    const network = parseNetwork(ip)!
+    const block = this.#blocks.get(network)
+    if (block !== undefined && atMs !== undefined && block.blockedAtMs > atMs) return undefined
+    this.#blocks.delete(network)
+    this.#lifted.delete(ip)
+    this.#lifted.set(ip, atMs ?? this.#now())
+    if (this.#lifted.size > mostLifted) this.#lifted.delete(this.#lifted.keys().next().value!)
+    return block
+  }
+
   #keepValue (key: string, text: string, ttlMs: number): void {
     this.#values.delete(key)
     this.#values.set(key, { text, expiresAtMs: this.#now() + ttlMs, changed: ++this.#valueClock })
@@ -337,6 +361,9 @@ function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitStat
     share: 1 - remaining / Math.max(1, limit.burst)
   }
 }
+
+/** Blocks of one address whose ends differ by less, in ms, are taken for the same: two stores have two clocks. */
+export const sameEndMs = 1000
 
 /** As many as Redis keeps: see `maxChanges` in redis-blocks.ts. */
 const mostLifted = 10_000

@@ -5,7 +5,7 @@
 import { StoreUnavailableError } from '../errors.js'
 import type { CounterChunk } from './counter-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
-import type { MemoryStore } from './memory.js'
+import { type MemoryStore, sameEndMs } from './memory.js'
 import { type Heartbeat, type Kept, noNumbers, type RedisStore } from './redis.js'
 import type { BlockOperation, CountedHere } from './store.js'
 import type { ValueChunk } from './value-journal.js'
@@ -52,6 +52,7 @@ export class Recovery {
   async tellAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
     const fence = await this.#store.fence()
     const told = await this.#store.heartbeat(false, 0)
+    const aheadMs = this.#now() - told.nowMs
     const isLost = epoch !== undefined && told.epoch !== epoch
     // A replica that became the primary, or a file that was read again, may be a little behind.
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
@@ -63,7 +64,7 @@ export class Recovery {
     // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
     const lacksBlocks = isLost || isBehind || await this.#store.blockList.isBehind() ||
       (await this.#store.blockList.count()) < this.#memory.blockCount
-    if (lacksBlocks) await this.#restoreBlocks()
+    if (lacksBlocks) await this.#restoreBlocks(aheadMs)
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
       await this.#tellWhatWaits(kept, pass === 0)
@@ -141,17 +142,29 @@ export class Recovery {
   }
 
   /**
-   * Blocks that are in force here and unknown there, unless they were lifted there; and lifts those there that were
-   * lifted here, unless they were blocked again.
+   * Blocks that are in force here, and unknown or shorter there, unless they were lifted there. Those there that were
+   * lifted here are lifted, unless they were blocked again.
+   *
+   * @param aheadMs  this process's clock less that of Redis
    */
-  async #restoreBlocks (): Promise<void> {
-    const there = new Set<string>()
-    for await (const page of this.#store.blockList.pages()) for (const { ip } of page) there.add(ip)
-    const missing = this.#memory.steadyBlocks().filter(({ ip }) => !there.has(ip))
-    const lifted = this.#memory.liftedBlocks().filter(({ unblock }) => there.has(unblock))
-    const calls = inCalls<BlockOperation>([...lifted, ...missing.map(({ ip, reason, origin, blockedAtMs, expiresAtMs }) => ({
-      atMs: blockedAtMs, block: { ip, reason, origin, durationMs: expiresAtMs - blockedAtMs }
-    }))])
+  async #restoreBlocks (aheadMs: number): Promise<void> {
+    const endsThere = new Map<string, number>()
+    for await (const page of this.#store.blockList.pages()) {
+      for (const { ip, expiresAtMs } of page) endsThere.set(ip, expiresAtMs + aheadMs)
+    }
+    const lifted = new Map(this.#memory.liftedBlocks().map(operation => [operation.unblock, operation]))
+    const operations: BlockOperation[] = []
+    for (const { ip, reason, origin, blockedAtMs, expiresAtMs } of this.#memory.steadyBlocks()) {
+      const end = endsThere.get(ip) ?? -Infinity
+      const replace = lifted.delete(ip) && end > expiresAtMs + sameEndMs
+      if (!replace && end >= expiresAtMs - sameEndMs) continue
+      const durationMs = expiresAtMs - blockedAtMs
+      operations.push({ atMs: blockedAtMs, block: { ip, reason, origin, durationMs, replace } })
+    }
+    for (const operation of lifted.values()) {
+      if (endsThere.has(operation.unblock)) operations.push(operation)
+    }
+    const calls = inCalls(operations)
     for (let i = 0; i < calls.length; i += atOnce) {
       await all(calls.slice(i, i + atOnce).map(async operations => await this.#offer('blocks', operations.length, async () =>
         await this.#store.blockList.apply(operations, this.#now()))))

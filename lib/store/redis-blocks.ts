@@ -1,14 +1,13 @@
 /** The block list in Redis: a hash of all blocks, and a stream of the last changes. */
 import { StoreUnavailableError } from '../errors.js'
-import { type RedisClient, Script } from '../redis/script.js'
+import { type Arguments, type RedisClient, Script } from '../redis/script.js'
 import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
 import type { Keys } from './keys.js'
 import type { OwnKeys } from './own-keys.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
-import type { Block, BlockOperation, BlockRequest } from './store.js'
+import { type Block, type BlockOperation, blockedIn } from './store.js'
 
-const block = new Script('block')
-const unblock = new Script('unblock')
+const changeBlocks = new Script('change-blocks')
 const blockChanges = new Script('block-changes')
 
 /** One change of the block list, as the stream of changes tells it. */
@@ -16,6 +15,14 @@ export interface BlockChange {
   readonly ip: string
   /** undefined: the block was lifted */
   readonly block: Block | undefined
+}
+
+/** What became of one operation on the block list. */
+export interface ChangedBlock {
+  /** a block of exactly this address or range was in force before */
+  readonly wasBlocked: boolean
+  /** the block that is in force now; undefined: none */
+  readonly standing: Block | undefined
 }
 
 export interface BlockChanges {
@@ -53,17 +60,11 @@ export class RedisBlocks {
     this.#keys = keys
   }
 
-  async block (request: BlockRequest): Promise<Block> {
-    const { ip, durationMs, reason, origin } = request
-    const blockedAtMs = await this.#redis.run(async client => await this.#block(client, request, 0))
-    this.#madeSince++
-    return { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
-  }
-
-  async unblock (ip: string): Promise<boolean> {
-    const wasBlocked = await this.#redis.run(async client => await this.#unblock(client, ip, 0))
-    if (wasBlocked) this.#madeSince++
-    return wasBlocked
+  /** Does what is asked for now, in order; one round trip. */
+  async change (operations: readonly BlockOperation[]): Promise<readonly ChangedBlock[]> {
+    const changed = await this.#change(operations, () => 0)
+    this.#madeSince += changed.filter(({ isAnnounced }) => isAnnounced).length
+    return changed
   }
 
   async isBlocked (address: string): Promise<boolean> {
@@ -137,13 +138,9 @@ export class RedisBlocks {
     return lacks(await this.#changesAfter(id, 1), sequence, sequence + this.#madeSince)
   }
 
-  /** Blocks and lifts what was blocked and lifted elsewhere, save where something later has happened here. */
+  /** Does what was done elsewhere, each at its own time: a block that another instance has lifted since stays lifted. */
   async apply (operations: readonly BlockOperation[], nowMs: number): Promise<void> {
-    await this.#redis.run(async client => await Promise.all(operations.map(async operation => {
-      const agoMs = Math.max(1, nowMs - operation.atMs)
-      if ('block' in operation) await this.#block(client, operation.block, agoMs)
-      else await this.#unblock(client, operation.unblock, agoMs)
-    })))
+    await this.#change(operations, ({ atMs }) => Math.max(1, Math.ceil(nowMs - atMs)))
   }
 
   /** How many blocks there are; some may have run out. */
@@ -161,13 +158,10 @@ export class RedisBlocks {
     this.#madeSince = 0
   }
 
-  async #block (client: RedisClient, { ip, durationMs, reason, origin }: BlockRequest, agoMs: number): Promise<number> {
-    const args = [ip, durationMs === Infinity ? '' : durationMs, reason, origin, maxChanges, agoMs]
-    return clockOf(await block.run(client, this.#blockKeys(), args))
-  }
-
-  async #unblock (client: RedisClient, ip: string, agoMs: number): Promise<boolean> {
-    return wholeOf(await unblock.run(client, this.#blockKeys(), [ip, maxChanges, agoMs]), 0, 1) === 1
+  async #change (operations: readonly BlockOperation[], agoMsOf: (operation: BlockOperation) => number) {
+    const args = operations.flatMap(operation => argumentsOf(operation, agoMsOf(operation)))
+    return await this.#redis.run(async client =>
+      readChanged(operations, await changeBlocks.run(client, this.#blockKeys(), [maxChanges, ...args])))
   }
 
   /** @returns undefined for a foreign entry, which must not hide the others */
@@ -203,6 +197,24 @@ function readScan (reply: unknown): readonly [next: string, entries: readonly (r
   const flat = listOf(fields).map(textOf)
   if (typeof next !== 'string' || !/^\d{1,20}$/.test(next) || flat.length % 2 !== 0) throw unreadable()
   return [next, Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])]
+}
+
+/** The arguments of change-blocks.lua for one operation. */
+function argumentsOf (operation: BlockOperation, agoMs: number): Arguments {
+  if ('unblock' in operation) return ['unblock', operation.unblock, agoMs, '', '', '']
+  const { ip, durationMs, reason, origin, replace } = operation.block
+  return [replace === true ? 'replace' : 'block', ip, agoMs, durationMs === Infinity ? '' : durationMs, reason, origin]
+}
+
+/** Reads the reply of change-blocks.lua. */
+function readChanged (operations: readonly BlockOperation[], reply: unknown) {
+  const told = listOf(reply, 3 * operations.length)
+  return operations.map((operation, i) => {
+    const [isAnnounced, wasBlocked, json] = told.slice(3 * i, 3 * i + 3)
+    const standing = json === '' ? undefined : parseBlock(blockedIn(operation), textOf(json))
+    if (json !== '' && standing === undefined) throw unreadable()
+    return { isAnnounced: wholeOf(isAnnounced, 0, 1) === 1, wasBlocked: wholeOf(wasBlocked, 0, 1) === 1, standing }
+  })
 }
 
 type ReadChanges = ReturnType<typeof readChanges>

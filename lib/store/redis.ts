@@ -310,11 +310,14 @@ export class RedisStore implements Store {
   }
 
   async block (request: BlockRequest): Promise<Block> {
-    return await this.blockList.block(request)
+    const [changed] = await this.blockList.change([{ atMs: 0, block: request }])
+    if (changed!.standing === undefined) throw unreadable()
+    return changed!.standing
   }
 
   async unblock (ip: string): Promise<boolean> {
-    return await this.blockList.unblock(ip)
+    const [changed] = await this.blockList.change([{ atMs: 0, unblock: ip }])
+    return changed!.wasBlocked
   }
 
   async isBlocked (address: string): Promise<boolean> {

@@ -81,6 +81,8 @@ export interface BlockRequest {
   readonly durationMs: number
   readonly reason: string
   readonly origin: string
+  /** it stands even where a longer block is in force; default: the longer one stands */
+  readonly replace?: boolean
 }
 
 export interface RateLimitEvent {
@@ -122,6 +124,11 @@ export interface CountedHere {
 
 /** A change of the block list, and when it was, ms since 1970. */
 export type BlockOperation = { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
+
+/** The address or range that an operation is about. */
+export function blockedIn (operation: BlockOperation): string {
+  return 'block' in operation ? operation.block.ip : operation.unblock
+}
 
 /** What Redis told of an instance's numbers when the instance came back (store/lua/fence.lua). */
 export interface Fence {
@@ -178,8 +185,11 @@ export interface Store {
   forget (key: string, checks: readonly NamedCheck[]): Awaitable<boolean>
 
   get (key: string): Awaitable<string | null>
-  /** @param ttlMs  undefined: for good */
-  set (key: string, value: string, ttlMs: number | undefined): Awaitable<void>
+  /**
+   * @param ttlMs      undefined: for good
+   * @param mustReach  a command that Redis rejects is an error; default: the value is kept in this process
+   */
+  set (key: string, value: string, ttlMs: number | undefined, mustReach?: boolean): Awaitable<void>
   /** @throws ValueError  when the value is no whole number, or becomes one of more than 64 bits */
   incr (key: string): Awaitable<number>
   /** @returns whether there was such a key */
@@ -195,7 +205,12 @@ export interface Store {
   /** Most limited first; among equals the later in the alphabet first. */
   suspects (limit: number): Awaitable<readonly Suspect[]>
 
-  /** A block of an address that is blocked already replaces it. */
+  /**
+   * Of two blocks of one address or range the one that ends later stands, with its reason and origin; the earlier of two
+   * that end at once. `replace`: this one stands in any case.
+   *
+   * @returns the block that stands
+   */
   block (request: BlockRequest): Awaitable<Block>
   /** @returns whether exactly this address or range was blocked */
   unblock (ip: string): Awaitable<boolean>

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import { Redis } from 'ioredis'
@@ -6,6 +7,7 @@ import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import type { RedisBlocks } from '../../lib/store/redis-blocks.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { randomFrom } from '../support/random.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -210,4 +212,61 @@ t.test('a list that cannot be read leaves the one in force as it is, and is told
   const other = await instance(t)
   await other.redisGuard.blockIP('192.0.2.5', 60)
   await until(async () => await statusFor(one, '192.0.2.5') === 403, 2000)
+})
+
+const seed = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e6))
+
+t.test(`whatever two instances block and unblock, with outages between, they and Redis end alike (SEED=${seed})`, async t => {
+  const random = randomFrom(seed)
+  const proxies = [await TcpProxy.start(server.port), await TcpProxy.start(server.port)]
+  t.teardown(async () => await Promise.all(proxies.map(async proxy => await proxy.stop())))
+  const apps = await Promise.all(proxies.map(async ({ port }) => {
+    const app = await guardedApp(t, { redis: { port }, syncInterval, commandTimeout: 150, resetTimeout: 50 })
+    app.get('/', async () => 'ok')
+    return app
+  }))
+  const isAt = (app: FastifyInstance, store: string) => async () => {
+    await app.redisGuard.get('x')
+    return app.redisGuard.status.store === store
+  }
+  const cut = async (i: number) => {
+    proxies[i]!.blackhole = true
+    await until(isAt(apps[i]!, 'memory'))
+  }
+  const ips = ['192.0.2.1', '192.0.2.2', '192.0.2.0/24']
+  const standing = new Map<string, { readonly reason: string, readonly end: number }>()
+  const step = async (reason: string) => {
+    const [app, ip] = [random.pick(apps), random.pick(ips)]
+    const known = standing.get(ip)
+    if (random.chance(0.2)) {
+      standing.delete(ip)
+      return await app.redisGuard.unblockIP(ip)
+    }
+    const [seconds, replace] = [random.pick([600, 6000, 60_000, Infinity]), random.chance(0.2)]
+    const end = Date.now() + seconds * 1000
+    if (replace || known === undefined || end > known.end) standing.set(ip, { reason, end })
+    await app.redisGuard.blockIP(ip, seconds, { reason, replace })
+  }
+  const expected = () => [...standing].map(([ip, { reason }]) => `${ip} ${reason}`).sort()
+  const found = async (app: FastifyInstance) => (await app.redisGuard.getBlockedIPs()).map(({ ip, reason }) => `${ip} ${reason}`).sort()
+
+  for (let round = 0; round < 6; round++) {
+    const away = random.pick([[], [0], [1], [0, 1]])
+    for (const i of away) await cut(i)
+    for (let i = 0; i < 5; i++) {
+      await step(`${round}.${i}`)
+      // Longer than Redis takes to hear of it, so that the order of two is certain.
+      await sleep(50)
+    }
+    for (const i of away) {
+      proxies[i]!.blackhole = false
+      await until(isAt(apps[i]!, 'redis'))
+    }
+    t.same(await found(apps[0]!), expected(), `round ${round}, away: ${away}`)
+  }
+  await sleep(4 * syncInterval)
+  for (const [i, app] of apps.entries()) {
+    await cut(i)
+    t.same(await found(app), expected(), `memory of instance ${i}`)
+  }
 })

@@ -1,6 +1,7 @@
 /** Limits changed at run time, on several instances and through an outage. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import { ChangeLog } from '../../lib/guard/change-log.js'
 import { LimitControl } from '../../lib/guard/limit-control.js'
 import { LimitRegistry } from '../../lib/guard/limits.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
@@ -12,6 +13,9 @@ import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
+
+/** Nobody looks at the log. */
+const unwatched = { changeLog: new ChangeLog(() => {}), onTakenOver: () => {} }
 
 async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyInstance> {
   const app = await guardedApp(t, { max: 10, timeWindow: '1 hour', ...options })
@@ -189,7 +193,7 @@ t.test('limits that are added after others were read are as they were set, and n
   const start = (...names: string[]) => {
     const registry = new LimitRegistry()
     for (const name of names) registry.add(name, undefined, limit, clients)
-    const control = new LimitControl({ registry, store: shared, forget: () => {}, onForeign: () => {}, now: Date.now })
+    const control = new LimitControl({ ...unwatched, registry, store: shared, forget: () => {}, onForeign: () => {}, now: Date.now })
     return { registry, control, sync: async () => await control.sync(() => true), max: (name: string) => registry.find(name)[0]!.inForce!.max }
   }
   const [one, two] = [start('a', 'b'), start('a', 'b')]
@@ -311,7 +315,7 @@ t.test('what a store answers that is not Redis any more is not taken over', asyn
   memory.set('redis-guard:limits', '1', undefined)
   const get = memory.get.bind(memory)
   Object.assign(memory, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await control.sync(() => isUsable)
   t.equal(registry.changes().size, 0)
   await control.sync(() => isUsable)
@@ -334,7 +338,7 @@ t.test('a limit that is set while others are being read stays as it was set', as
     return text
   }
   Object.assign(memory, { get: getLate })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   const looking = control.sync(() => true)
   await until(() => answer !== undefined)
   await control.set('global', { max: 7, timeWindow: 1000 })
@@ -351,7 +355,7 @@ t.test('a store that fails while limits are read fails the look, and changes not
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   Object.assign(memory, { get: async () => { throw new TypeError('a mistake') } })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await t.rejects(control.sync(() => true), { message: 'a mistake' })
   t.equal(registry.changes().size, 0)
 })
@@ -362,7 +366,7 @@ t.test('a limit that is set while a lost one is written stays as it was set', as
     registry.add(place, undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   await control.set('a', { max: 5, timeWindow: 1000 })
   memory.del('redis-guard:limit:a')
   memory.set('redis-guard:limit:b', '{"max":6,"windowMs":1000}', undefined)
@@ -385,7 +389,7 @@ t.test('of two changes of a limit the later one stands, whatever the clocks say;
   const start = (nowMs: number) => {
     const registry = new LimitRegistry()
     registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
-    const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: text => t.fail(text), now: () => nowMs })
+    const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: text => t.fail(text), now: () => nowMs })
     return { control, sync: async () => await control.sync(() => true), max: () => registry.find('global')[0]!.inForce!.max }
   }
   const [ahead, slow] = [start(5000), start(1000)]
@@ -439,7 +443,7 @@ function manyLimits (count: number) {
     return get(key)
   }
   Object.assign(memory, { get: getLater })
-  const control = new LimitControl({ registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
   return { registry, memory, control, asked }
 }
 
@@ -602,4 +606,113 @@ t.test('a limit that is raised elsewhere lets a client pass whose refusals are c
     t.equal((await raising.inject('/')).statusCode, 200, `${JSON.stringify(way)} here`)
     await until(async () => (await refusing.inject('/')).statusCode === 200, 1000)
   }
+})
+
+t.test('limits that were set at run time are listed, with who and when, and announced by an instance that starts', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const first = await appWith(t, { redis: server.url })
+  t.same(first.redisGuard.limits.list(), [])
+  const before = Date.now()
+  await first.redisGuard.limits.set('GET:/login', { max: 7, timeWindow: '2 minutes' }, { reason: 'a flood', origin: 'an operator' })
+  const listed = first.redisGuard.limits.list()
+  t.match(listed, [{ name: 'GET:/login', max: 7, timeWindow: 120_000, reason: 'a flood', origin: 'an operator' }])
+  t.ok(listed[0]!.setAtMs! >= before && listed[0]!.setAtMs! <= Date.now())
+
+  const lines: Record<string, unknown>[] = []
+  const second = await guardedApp(t, { redis: server.url }, logTo(lines, 'info'))
+  second.get('/login', { config: { rateLimit: { max: 3 } } }, async () => 'ok')
+  await second.ready()
+  t.same(second.redisGuard.limits.list(), listed)
+  const said = (pattern: RegExp) => lines.filter(({ msg }) => pattern.test(String(msg)))
+  t.match(said(/set at run time are in force/), [{ level: 30, limits: listed, count: 1 }])
+  await first.redisGuard.limits.reset('GET:/login')
+  await until(() => said(/as configured again/).length === 1)
+  t.match(said(/as configured again/), [{ limits: ['GET:/login'], count: 1 }])
+  t.same([first.redisGuard.limits.list(), second.redisGuard.limits.list()], [[], []])
+})
+
+t.test('a limit that an earlier release set is listed without who and when', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  await client.set(new Keys('guard:').value('redis-guard:limit:global'), '{"max":7,"windowMs":1000}')
+  const app = await appWith(t, { redis: server.url })
+  t.same(app.redisGuard.limits.list(), [{ name: 'global', max: 7, timeWindow: 1000, reason: '', origin: '', setAtMs: undefined }])
+})
+
+t.test('a change that Redis rejects is an error, and changes nothing', async t => {
+  const server = await RedisServer.start('--requirepass', 'secret')
+  t.teardown(async () => await server.stop())
+  const admin = server.client({ password: 'secret' })
+  t.teardown(() => admin.disconnect())
+  await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
+  const app = await appWith(t, { redis: { port: server.port, username: 'guard', password: 'secret' }, syncInterval: 50 })
+  const { limits } = app.redisGuard
+  await limits.set('global', { max: 5, timeWindow: '1 hour' })
+  await admin.call('ACL', 'SETUSER', 'guard', '-set')
+  const rejected = { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'reply' }
+  await t.rejects(limits.set('global', { max: 1, timeWindow: '1 hour' }), rejected)
+  await t.rejects(limits.reset('global'), rejected)
+  await new Promise(resolve => setTimeout(resolve, 200))
+  t.equal(await maxOf(app), 5)
+  t.match(limits.list(), [{ max: 5 }])
+  await admin.call('ACL', 'SETUSER', 'guard', '+set')
+  await limits.set('global', { max: 6, timeWindow: '1 hour' })
+  t.equal(await maxOf(app), 6)
+})
+
+t.test('of two changes at once the later one stands, whichever is written first', async t => {
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 100, maxEvents: 1, now: Date.now })
+  const waiting: (() => void)[] = []
+  const set = async (key: string, text: string) => {
+    if (key.includes('limit:')) await new Promise<void>(resolve => waiting.push(resolve))
+    memory.set(key, text, undefined)
+  }
+  const store = new Proxy(memory, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
+  const registry = new LimitRegistry()
+  const settings = resolveOptions({}, {}).limit
+  registry.add('global', undefined, settings.limits[0]!, { ipv6Subnet: 64, hasKeyGenerator: false })
+  const control = new LimitControl({ ...unwatched, registry, store, forget: () => {}, onForeign: () => {}, now: () => 1000 })
+  const changes = [5, 6].map(async max => await control.set('global', { max, timeWindow: 1000 }))
+  waiting[1]!()
+  await changes[1]
+  waiting[0]!()
+  await changes[0]
+  t.match(control.list(), [{ max: 6 }])
+})
+
+t.test('a look does not write an older value over a change that is being written', async t => {
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 100, maxEvents: 1, now: Date.now })
+  let isHeld = false
+  const written: string[] = []
+  let go = () => {}
+  const set = async (key: string, text: string) => {
+    if (key.includes('limit:')) written.push(text)
+    if (isHeld && key.includes('limit:')) await new Promise<void>(resolve => { go = resolve })
+    memory.set(key, text, undefined)
+  }
+  const store = new Proxy(memory, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
+  const registry = new LimitRegistry()
+  registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
+  const control = new LimitControl({ ...unwatched, registry, store, forget: () => {}, onForeign: () => {}, now: () => 1000 })
+  await control.set('global', { max: 5, timeWindow: 1000 })
+  isHeld = true
+  const later = control.set('global', { max: 6, timeWindow: 1000 })
+  memory.del('redis-guard:limit:global')
+  await control.sync(() => true)
+  t.equal(written.length, 2)
+  go()
+  await later
+  t.match(control.list(), [{ max: 6 }])
+})
+
+t.test('who sets or resets a limit, and why, are texts', async t => {
+  const { limits } = (await appWith(t, {})).redisGuard
+  for (const wrong of [{ origin: 5 }, { reason: 'x'.repeat(1001) }] as never[]) {
+    await t.rejects(limits.set('global', { max: 1, timeWindow: 1000 }, wrong), { code: 'GUARD_ERR_ARGUMENT', message: /of limits\.set must be a text/ })
+    await t.rejects(limits.reset('global', wrong), { code: 'GUARD_ERR_ARGUMENT', message: /of limits\.reset must be a text/ })
+  }
+  t.same(limits.list(), [])
 })

@@ -73,6 +73,16 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
       t.equal(await guard.unblockIP('192.0.2.8'), false)
       t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.8' })).statusCode, 404)
     })
+
+    t.test('a permanent block outlives a brief one of the same address', async t => {
+      const legal = await guard.blockIP('192.0.2.10', Infinity, { reason: 'court order', origin: 'legal' })
+      t.same(await guard.blockIP('192.0.2.10', 0.05, { origin: 'auto' }), legal, 'the answer is the block that stands')
+      await new Promise(resolve => setTimeout(resolve, 80))
+      t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.10' })).statusCode, 403)
+      t.match(await guard.blockIP('192.0.2.10', 0.05, { origin: 'auto', replace: true }), { origin: 'auto' })
+      await new Promise(resolve => setTimeout(resolve, 80))
+      t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.10' })).statusCode, 404)
+    })
   })
 }
 
@@ -99,6 +109,8 @@ t.test('wrong arguments are errors with words, on memory as on Redis', async t =
   each([...noAddress, '192.0.2.0/24'], ip => guard.isIPBlocked(ip), /^the address of isIPBlocked/)
   each([5, {}, 'x'.repeat(1001)], reason => guard.blockIP('192.0.2.1', 60, { reason }), /^the reason of blockIP/)
   each([5, 'x'.repeat(1001)], origin => guard.blockIP('192.0.2.1', 60, { origin }), /^the origin of blockIP/)
+  each([5, 'x'.repeat(1001)], origin => guard.unblockIP('192.0.2.1', { origin }), /^the origin of unblockIP/)
+  each(['yes', 1, null], replace => guard.blockIP('192.0.2.1', 60, { replace }), /^replace of blockIP must be true or false/)
   each([0, -1, 1.5, NaN, Infinity, '5', null], limit => guard.getRateLimitEvents(limit), /^the limit of getRateLimitEvents must be a whole number >= 1/)
   each([0, -1, '5'], limit => guard.getSuspiciousIPs(limit), /^the limit of getSuspiciousIPs/)
   each([-1, 1.5, NaN, '5', undefined], age => guard.clearOldRateLimitEvents(age), /^the age of clearOldRateLimitEvents/)

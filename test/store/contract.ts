@@ -183,17 +183,29 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
     t.equal(await store.isBlocked('192.0.2.1'), false)
   })
 
-  t.test('blocks for good, and a later block replaces an earlier one', async t => {
+  t.test('a block never shortens another: the one that ends last stands, with its reason', async t => {
     const { store, wait } = await make(t)
     t.equal((await store.block(block('192.0.2.1', 50))).expiresAtMs < Infinity, true)
-    t.equal((await store.block(block('192.0.2.1', Infinity, 'second'))).expiresAtMs, Infinity)
-    await wait(70)
+    t.match(await store.block(block('192.0.2.1', Infinity, 'second')), { reason: 'second', expiresAtMs: Infinity })
+    const third = await store.block(block('192.0.2.1', 50, 'third'))
+    t.match(third, { reason: 'second', expiresAtMs: Infinity }, 'the answer is the block that stands')
+    t.match(await store.block(block('192.0.2.1', Infinity, 'fourth')), { reason: 'second' }, 'no longer one')
+    await store.block(block('192.0.2.0/24', 50, 'a range is another entry'))
+    await wait(60)
     t.equal(await store.isBlocked('192.0.2.1'), true)
-    t.match(await store.blocks(), [{ reason: 'second', expiresAtMs: Infinity }])
-    await store.block(block('192.0.2.1', 50, 'third'))
-    t.match(await store.blocks(), [{ reason: 'third' }])
-    await wait(70)
-    t.equal(await store.isBlocked('192.0.2.1'), false, 'a shorter block replaces a longer one')
+    t.same(await store.blocks(), [third])
+    t.equal(await store.unblock('192.0.2.1'), true)
+    t.same(await store.blocks(), [], 'an unblock leaves nothing of those before it')
+  })
+
+  t.test('a block with `replace` stands, however long the one before it', async t => {
+    const { store, wait } = await make(t)
+    await store.block(block('192.0.2.1', Infinity, 'first'))
+    t.match(await store.block({ ...block('192.0.2.1', 50, 'second'), replace: true }), { reason: 'second' })
+    t.match(await store.blocks(), [{ reason: 'second' }])
+    await wait(60)
+    t.same(await store.blocks(), [])
+    t.match(await store.block(block('192.0.2.1', 50, 'third')), { reason: 'third' }, 'one that has run out is none')
   })
 
   t.test('blocks ranges of both families', async t => {

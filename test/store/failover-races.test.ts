@@ -36,7 +36,10 @@ class MadeUpRedis {
   fence = async (): Promise<Fence> => unknown
   take = async (): Promise<unknown> => []
   heartbeat = async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
-  readonly blockList = { count: async () => 0, isBehind: async () => false, apply: async () => {} }
+  readonly blockList = {
+    count: async () => 0, isBehind: async () => false, apply: async () => {}, change: async (): Promise<unknown[]> => []
+  }
+
   writeEvents = async () => {}
   countRefusals = async () => {}
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
@@ -308,4 +311,57 @@ t.test('counters that Redis may have lost are sent again in calls of a hundred, 
   breaker.up()
   await store.settle()
   t.same(redis.carried.map(({ length }) => length), [...Array<number>(16).fill(100), 50])
+})
+
+t.test('a block or unblock whose call fails holds here, whatever older change came in between', async t => {
+  const { memory, breaker, redis, store } = setUp(t)
+  const call = promised<unknown[]>()
+  let isSent = false
+  redis.blockList.change = async () => {
+    isSent = true
+    return await call.promise
+  }
+  breaker.up()
+  await until(() => store.usesRedis)
+  const request = { ip: '192.0.2.1', durationMs: Infinity, reason: '', origin: '' }
+  const changes = [store.block(request), store.unblock('192.0.2.2')]
+  for (const ip of ['192.0.2.1', '192.0.2.2']) {
+    memory.putBlock({ ip, reason: 'older', origin: '', blockedAtMs: Date.now() - 1000, expiresAtMs: Date.now() + 60_000 })
+  }
+  await until(() => isSent)
+  call.reject(gone)
+  await Promise.all(changes)
+  t.match(memory.blocks(), [{ ip: '192.0.2.1', reason: '', expiresAtMs: Infinity }])
+  t.equal(memory.blocks().length, 1)
+})
+
+t.test('calls that wait when Redis goes are answered by memory at once, and told to Redis later, in order', async t => {
+  const { breaker, redis, journal, store } = setUp(t)
+  let sent = 0
+  const stuck = promised<never>()
+  const call = async () => {
+    sent++
+    return await stuck.promise
+  }
+  Object.assign(redis, { values: { change: call, get: call }, forget: call })
+  redis.blockList.change = call
+  breaker.up()
+  await until(() => store.usesRedis)
+  const answered: unknown[] = []
+  for (let i = 0; i < 1000; i++) {
+    for (const promise of [store.set(`key ${i}`, 'x', undefined), store.block({ ip: `10.0.${i >> 8}.${i & 255}`, durationMs: 1000, reason: '', origin: '' })]) {
+      Promise.resolve(promise).then(answer => answered.push(answer), error => t.error(error))
+    }
+  }
+  await until(() => sent > 0)
+  const underWay = sent
+  t.ok(underWay < 300, `${underWay} calls under way`)
+  breaker.down()
+  await until(() => answered.length >= 1000)
+  t.equal(sent, underWay, 'none of those that waited was sent')
+  stuck.reject(gone)
+  await until(() => answered.length === 2000)
+  t.equal(journal.size, 2000)
+  const [chunk] = journal.next(1)
+  t.match(chunk, { kind: 'blocks', operations: [{ block: { ip: '10.0.1.144' } }] })
 })

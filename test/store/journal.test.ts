@@ -94,6 +94,38 @@ t.test('blocks are told in the order of their last changes', async t => {
   t.same(drain(journal), [{ kind: 'blocks', operations: [block('192.0.2.2'), { atMs: nowMs + 1, unblock: '192.0.2.1' }] }])
 })
 
+t.test('of the blocks of an address, those stay that may stand in the end', async t => {
+  const ip = '192.0.2.1'
+  const block = (seconds: number, durationMs: number, replace = false): BlockOperation =>
+    ({ atMs: nowMs + seconds, block: { ip, durationMs, reason: '', origin: '', replace } })
+  const lifted: BlockOperation = { atMs: nowMs + 2, unblock: ip }
+  const cases: readonly (readonly [added: readonly BlockOperation[], left: readonly number[]])[] = [
+    [[block(0, 1000), block(1, Infinity)], [1]],
+    [[block(0, Infinity), block(1, 1000)], [0, 1]],
+    [[block(0, Infinity), block(1, Infinity), block(2, Infinity)], [0, 2]],
+    [[block(0, Infinity), lifted, block(3, 1000)], [1, 2]],
+    [[block(0, Infinity), lifted], [1]],
+    [[block(0, Infinity), block(1, 1000, true)], [1]],
+    [[block(0, 1000, true), block(1, Infinity)], [0, 1]],
+    [[lifted, block(3, 1000), block(4, Infinity), lifted], [3]]
+  ]
+  for (const [added, left] of cases) {
+    const { journal } = setUp()
+    for (const operation of added) journal.addBlock(operation)
+    t.equal(journal.size, left.length)
+    t.same(drain(journal), [{ kind: 'blocks', operations: left.map(i => added[i]) }])
+    t.equal(journal.size, 0)
+  }
+})
+
+t.test('a block that fails late came before the unblock that was begun after it', async t => {
+  const { journal } = setUp()
+  const [first, second] = [journal.nextBlockOrder(), journal.nextBlockOrder()]
+  journal.addBlock({ atMs: nowMs, unblock: '192.0.2.1' }, second)
+  journal.addBlock({ atMs: nowMs, block: { ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' } }, first)
+  t.same(drain(journal), [{ kind: 'blocks', operations: [{ atMs: nowMs, unblock: '192.0.2.1' }] }])
+})
+
 t.test('refusals are added where their window is the one that is known', async t => {
   const { journal } = setUp()
   const known = { used: 100, previous: 0, atMs: windowEndsAtMs }

@@ -255,7 +255,7 @@ t.test('a hit that is given back where its counter is not known leaves none behi
   t.equal(memory.size, 0)
 })
 
-t.test('the last 10,000 blocks that were lifted are known, unless they were placed again', async t => {
+t.test('the last 10,000 blocks that were lifted are known, also where they were placed again', async t => {
   const { memory, clock } = setUp(10)
   const lifted = () => memory.liftedBlocks().map(({ unblock }) => unblock)
   for (let i = 0; i <= 10_000; i++) memory.unblock(`10.0.${i >> 8}.${i & 255}`)
@@ -263,6 +263,31 @@ t.test('the last 10,000 blocks that were lifted are known, unless they were plac
   clock.ms += 5
   memory.unblock('10.0.0.1')
   t.same([lifted()[0], memory.liftedBlocks().at(-1)], ['10.0.0.2', { unblock: '10.0.0.1', atMs: clock.ms }])
+  const liftedAtMs = () => memory.liftedBlocks().at(-1)!.atMs
   memory.block({ ip: '10.0.0.1', durationMs: 1000, reason: '', origin: '' })
-  t.equal(lifted().at(-1), '10.0.39.16')
+  t.equal(liftedAtMs(), clock.ms - 1, 'before the block')
+  clock.ms += 5
+  memory.block({ ip: '10.0.0.1', durationMs: 1000, reason: '', origin: '' })
+  t.equal(liftedAtMs(), clock.ms - 6)
+})
+
+t.test('a block that another store replaced by a shorter one is known as lifted', async t => {
+  const { memory, clock } = setUp(10)
+  const block = { ip: '192.0.2.1', reason: '', origin: '', blockedAtMs: clock.ms }
+  memory.putBlock({ ...block, expiresAtMs: Infinity })
+  memory.putBlock({ ...block, expiresAtMs: clock.ms + 60_000 })
+  t.same(memory.liftedBlocks(), [{ unblock: '192.0.2.1', atMs: clock.ms - 1 }])
+  memory.putBlock({ ...block, ip: '192.0.2.2', expiresAtMs: clock.ms + 60_005 })
+  memory.putBlock({ ...block, ip: '192.0.2.2', expiresAtMs: clock.ms + 60_000 })
+  t.equal(memory.liftedBlocks().length, 1, 'the clocks of two stores differ by some ms')
+})
+
+t.test('a change that is made again late spares what was blocked after it', async t => {
+  const { memory, clock } = setUp(10)
+  const request = { ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '', replace: true }
+  memory.putBlock({ ip: '192.0.2.1', reason: 'later', origin: '', blockedAtMs: clock.ms, expiresAtMs: clock.ms + 60_000 })
+  t.equal(memory.unblock('192.0.2.1', clock.ms - 10), false)
+  t.match(memory.block(request, clock.ms - 10), { reason: 'later' })
+  t.match(memory.block(request), { reason: '', expiresAtMs: clock.ms + 1000 })
+  t.equal(memory.unblock('192.0.2.1', clock.ms), true)
 })

@@ -320,6 +320,35 @@ for (const syncInterval of [50, 60_000]) {
   })
 }
 
+t.test('blocks that an older snapshot has shorter or longer end as they were set since', async t => {
+  const server = await startRedis(t)
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  observer.on('error', () => {})
+  // There is a list already when the two start.
+  await (await instance(t, server)).app.redisGuard.blockIP('198.51.100.9', 600, { reason: 'before' })
+  const [first, second] = [await instance(t, server), await instance(t, server)]
+  const block = async (ip: string, seconds: number, reason: string, replace = false) =>
+    await first.app.redisGuard.blockIP(ip, seconds, { reason, replace })
+  await block('198.51.100.1', 60, 'short')
+  for (const ip of ['198.51.100.2', '198.51.100.3', '198.51.100.4']) await block(ip, Infinity, 'for good')
+  await until(async () => (await statuses(second.app, 1, '198.51.100.4'))[403] === 1)
+  await observer.save()
+  await block('198.51.100.1', Infinity, 'longer')
+  await block('198.51.100.2', 600, 'replaced', true)
+  await first.app.redisGuard.unblockIP('198.51.100.3')
+  await block('198.51.100.3', 600, 'again')
+  await new Promise(resolve => setTimeout(resolve, 200))
+  await server.kill()
+  // Whichever of the two comes back: the other has followed.
+  for (const { app } of [first, second]) await goes(app, 'memory')
+  await first.app.close()
+  await server.restart()
+  await goes(second.app, 'redis')
+  const reasons = (await second.app.redisGuard.getBlockedIPs()).map(({ reason }) => reason)
+  t.same(reasons, ['longer', 'replaced', 'again', 'for good', 'before'])
+})
+
 t.test('blocks that Redis has lost under a connection that lives are restored before the list is loaded', async t => {
   const server = await startRedis(t)
   const [{ app, lines }, other] = [await instance(t, server), await instance(t, server)]
@@ -431,7 +460,7 @@ t.test('what Redis dislikes holds in the process, and fails nobody', async t => 
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
   // Without a look at Redis' list, which does not have the block.
   const { app, lines } = await instance(t, server, { redis: { username: 'guard', password: 'secret' }, syncInterval: 60_000 })
-  await admin.call('ACL', 'SETUSER', 'guard', '-hset', '-xadd', '-hdel')
+  await admin.call('ACL', 'SETUSER', 'guard', '-hset', '-xadd', '-hdel', '-zadd')
   t.match(await app.redisGuard.blockIP('198.51.100.1', 600), { ip: '198.51.100.1' })
   t.same(await statuses(app, 1, '198.51.100.1'), { 403: 1 })
   t.equal(await app.redisGuard.unblockIP('198.51.100.1'), true)

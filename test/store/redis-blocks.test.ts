@@ -1,9 +1,15 @@
-/** A block list that came back older than it was is found out, however much has changed since: on a real Redis. */
+/**
+ * The block list on a real Redis: what comes late from instances that were away
+ * counts as of its own time, and a list that came back older is found out.
+ */
+import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'
+import { Journal } from '../../lib/store/journal.js'
 import { RedisStore } from '../../lib/store/redis.js'
+import type { BlockOperation } from '../../lib/store/store.js'
 import { RedisServer } from '../support/redis-server.js'
 
 const server = await RedisServer.start()
@@ -71,4 +77,112 @@ t.test('a list whose changes are gone is not behind', async t => {
   await observer.xtrim('guard:{blocks}:changes', 'MAXLEN', 1)
   t.equal(await store.blockList.isBehind(), false)
   t.match(await store.blockList.changes(cursor), { missed: true, isBehind: false })
+})
+
+const ip = '192.0.2.1'
+const minuteMs = 60_000
+
+/** What was done to one address, a minute apart; the last one a minute ago. Reasons tell the blocks apart. */
+function history (steps: readonly (readonly [kind: 'block' | 'replace' | 'unblock', minutes?: number])[]): BlockOperation[] {
+  return steps.map(([kind, minutes = Infinity], i) => {
+    const atMs = (i - steps.length) * minuteMs
+    if (kind === 'unblock') return { atMs, unblock: ip }
+    return { atMs, block: { ip, durationMs: minutes * minuteMs, reason: `step ${i}`, origin: 'test', replace: kind === 'replace' } }
+  })
+}
+
+/** The reason of the block that stands when all has happened in order; undefined: none. */
+function standingAfter (operations: readonly BlockOperation[]): string | undefined {
+  let standing: { readonly reason: string, readonly endMs: number } | undefined
+  for (const operation of operations) {
+    if ('unblock' in operation) standing = undefined
+    else {
+      const { block: { reason, durationMs, replace }, atMs } = operation
+      const endMs = atMs + durationMs
+      if (replace === true || standing === undefined || endMs > standing.endMs) standing = { reason, endMs }
+    }
+  }
+  return standing !== undefined && standing.endMs > 0 ? standing.reason : undefined
+}
+
+const lateOperations: Readonly<Record<string, Parameters<typeof history>[0]>> = {
+  'a longer one, then a shorter one': [['block'], ['block', 60]],
+  'a shorter one, then a longer one': [['block', 60], ['block']],
+  'one that is lifted': [['block'], ['unblock']],
+  'one that is lifted, and a shorter one after it': [['block'], ['unblock'], ['block', 60]],
+  'one that is replaced by a shorter one': [['block'], ['replace', 60]],
+  'one that is replaced by a shorter one, and a longer one after it': [['block', 60], ['replace', 30], ['block', 90]],
+  'one that has run out': [['block', 1]],
+  'one that has run out, after a longer one': [['block', 60], ['block', 1]]
+}
+
+for (const [name, steps] of Object.entries(lateOperations)) {
+  t.test(`${name}: the order in which they arrive makes no difference`, async t => {
+    const store = await storeOf(t, 'one')
+    const operations = history(steps)
+    for (const arriving of [operations, operations.toReversed()]) {
+      await observer.flushall()
+      for (const operation of arriving) await store.blockList.apply([operation], 0)
+      const reasons = (await store.blocks()).map(({ reason }) => reason)
+      t.same(reasons, [standingAfter(operations) ?? []].flat())
+    }
+  })
+}
+
+t.test('what several instances did in an outage ends as if all had been done in order', async t => {
+  const store = await storeOf(t, 'one')
+  const step = fc.oneof(
+    fc.constantFrom<readonly ['block' | 'replace', number]>(['block', 2], ['block', 30], ['block', 60], ['replace', 40]),
+    fc.constant(['unblock'] as const)
+  )
+  const steps = fc.tuple(fc.array(step, { maxLength: 6 }), fc.nat(6), fc.boolean()).map(([steps, at, isForGood]) =>
+    isForGood ? steps.toSpliced(at, 0, ['block', Infinity]) : steps)
+  const instances = fc.array(fc.nat(2), { minLength: 7, maxLength: 7 })
+  await fc.assert(fc.asyncProperty(steps, instances, fc.boolean(), async (steps, instances, isReversed) => {
+    await observer.flushall()
+    const operations = history(steps)
+    const journals = [0, 1, 2].map(() => new Journal({ capacity: 100, maxEvents: 1, onDrop: () => {} }))
+    operations.forEach((operation, i) => journals[instances[i]!]!.addBlock(operation))
+    for (const journal of isReversed ? journals.reverse() : journals) {
+      for (const chunk of journal.rest()) if (chunk.kind === 'blocks') await store.blockList.apply(chunk.operations, 0)
+    }
+    const [standing] = await store.blocks()
+    const expected = standingAfter(operations)
+    if (standing?.reason !== expected) throw new Error(`${standing?.reason} stands, and not ${expected}`)
+    if (await store.isBlocked(ip) !== (expected !== undefined)) throw new Error('isBlocked says otherwise')
+  }), { numRuns: 300 })
+  t.pass()
+})
+
+t.test('an older unblock that arrives after a newer one does not make it forgotten', async t => {
+  const store = await storeOf(t, 'one')
+  const [block, unblock, older] = [...history([['block'], ['unblock']]), { atMs: -3 * minuteMs, unblock: ip }]
+  for (const operation of [unblock, older, block]) await store.blockList.apply([operation!], 0)
+  t.same(await store.blocks(), [])
+})
+
+t.test('shorter and shorter blocks of one address take bounded room', async t => {
+  const store = await storeOf(t, 'one')
+  for (let i = 0; i < 100; i++) await store.block({ ...blockOf(ip), durationMs: (200 - i) * minuteMs, reason: 'x'.repeat(1000) })
+  t.ok(await observer.hstrlen('guard:{blocks}', ip) < 5000)
+  t.match(await store.blocks(), [{ ip }])
+})
+
+t.test('a block that changes nothing is not announced', async t => {
+  const store = await storeOf(t, 'one')
+  const one = await store.block({ ...blockOf(ip), durationMs: Infinity })
+  t.same(await store.block(blockOf(ip)), one)
+  t.equal(await observer.xlen('guard:{blocks}:changes'), 1)
+})
+
+t.test('a foreign value in place of a block counts as none', async t => {
+  const store = await storeOf(t, 'one')
+  const foreign = ['', 'no JSON', '5', '[]', '{}', '{"blockedAtMs":"1","reason":"","origin":""}', '{"blockedAtMs":1.5,"reason":"","origin":""}',
+    '{"blockedAtMs":1,"reason":"","origin":"","expiresAtMs":null}', '['.repeat(10_000)]
+  for (const value of foreign) {
+    await observer.hset('guard:{blocks}', ip, value)
+    t.equal(await store.unblock(ip), false, value.slice(0, 100))
+    await observer.hset('guard:{blocks}', ip, value)
+    t.match(await store.block(blockOf(ip)), { ip, reason: '' })
+  }
 })

@@ -138,6 +138,7 @@ for (const [name, reader] of Object.entries(readers)) {
 }
 
 const nowMs = 1_700_000_000_000
+const blockJson = `{"blockedAtMs":${nowMs},"expiresAtMs":${nowMs + 1000},"origin":"","reason":""}`
 
 /** As Redis replies; to each reader whose reply is a list or a number with a certain range. */
 const right: Readonly<Record<string, unknown>> = {
@@ -148,7 +149,8 @@ const right: Readonly<Record<string, unknown>> = {
   incr: ['5', -1],
   clearEvents: [3, '', nowMs],
   suspects: [['192.0.2.1', 5], ['192.0.2.2', 3]],
-  block: nowMs,
+  block: [1, 0, blockJson],
+  unblock: [1, 1, ''],
   changes: [nowMs, 1, '1-0', [['1-0', ['sequence', '1', 'ip', '192.0.2.1', 'block', '']]], 'epoch']
 }
 
@@ -301,4 +303,8 @@ t.test('a page of the block list without a readable cursor or of an odd length i
   const scans = [[1, []], ['x', []], ['', []], ['0', ['192.0.2.1']], ['0'], ['0', [], []]]
   for (const scan of scans) t.equal(await read(readers['blocks']!, scan), 'refused', JSON.stringify(scan))
   await storeAnswering(() => ['0', []]).blockList.pages().next()
+})
+
+t.test('the answer to a block without a readable block is rejected', async t => {
+  for (const json of ['', 'no JSON', '{}']) t.equal(await read(readers['block']!, [1, 0, json]), 'refused', json)
 })

@@ -1,0 +1,102 @@
+/**
+ * Calls to Redis that may come by the thousand at once, as when a list of
+ * addresses is blocked. All sent together, they would hold up the event loop
+ * and each other until they time out. Here a bounded number is under way; the
+ * others wait in their order, at some hundred bytes each, and several of them
+ * share a call where one call can do several. What is asked for in one turn of
+ * the event loop is sent when the turn is over: a call that is under way while
+ * a long loop asks for more would time out before anybody looks for its answer.
+ */
+import { AsyncResource } from 'node:async_hooks'
+import { timers } from '../timers.js'
+
+export interface CallQueueOptions<Item, Answer> {
+  /** @returns one answer for each item, in their order; when it fails, all of them have failed */
+  readonly send: (items: readonly Item[]) => Promise<readonly Answer[]>
+  /** the most items in one call */
+  readonly inCall: number
+  /** the most calls under way */
+  readonly atOnce: number
+}
+
+interface Waiting<Item, Answer> {
+  readonly item: Item
+  readonly resolve: (answer: Answer) => void
+  readonly reject: (error: unknown) => void
+  next: Waiting<Item, Answer> | undefined
+}
+
+export class CallQueue<Item, Answer> {
+  readonly #options: CallQueueOptions<Item, Answer>
+  /** A call belongs to none of those who wait for it. */
+  readonly #sendMore = AsyncResource.bind(() => this.#sendWaiting())
+  #isScheduled = false
+  /** a linked list: to shift an array of 50,000 costs more than a call */
+  #first: Waiting<Item, Answer> | undefined
+  #last: Waiting<Item, Answer> | undefined
+  #underWay = 0
+
+  constructor (options: CallQueueOptions<Item, Answer>) {
+    this.#options = options
+  }
+
+  /** @throws what the call threw, or what the queue was emptied with */
+  async ask (item: Item): Promise<Answer> {
+    return await new Promise((resolve, reject) => {
+      const waiting = { item, resolve, reject, next: undefined }
+      if (this.#last === undefined) this.#first = waiting
+      else this.#last.next = waiting
+      this.#last = waiting
+      if (this.#isScheduled || this.#underWay === this.#options.atOnce) return
+      this.#isScheduled = true
+      timers.setImmediate(this.#sendMore)
+    })
+  }
+
+  /** Fails those that wait; calls under way end by themselves. */
+  empty (error: Error): void {
+    let waiting = this.#first
+    this.#first = this.#last = undefined
+    for (; waiting !== undefined; waiting = waiting.next) waiting.reject(error)
+  }
+
+  #sendWaiting (): void {
+    const { send, inCall, atOnce } = this.#options
+    this.#isScheduled = false
+    while (this.#first !== undefined && this.#underWay < atOnce) {
+      const some: Waiting<Item, Answer>[] = []
+      for (; this.#first !== undefined && some.length < inCall; this.#first = this.#first.next) some.push(this.#first)
+      if (this.#first === undefined) this.#last = undefined
+      this.#underWay++
+      send(some.map(({ item }) => item))
+        .then(
+          answers => some.forEach(({ resolve }, i) => resolve(answers[i]!)),
+          error => some.forEach(({ reject }) => reject(error))
+        )
+        .finally(() => {
+          this.#underWay--
+          this.#sendMore()
+        })
+    }
+  }
+}
+
+/** The same for calls of any kind, each of them alone. */
+export class SingleCallQueue {
+  readonly #queue: CallQueue<() => Promise<unknown>, unknown>
+
+  /** @param atOnce  the most calls under way */
+  constructor (atOnce: number) {
+    this.#queue = new CallQueue({ send: async ([call]) => [await call!()], inCall: 1, atOnce })
+  }
+
+  /** @throws what the call threw, or what the queue was emptied with */
+  async ask<T> (call: () => Promise<T>): Promise<T> {
+    return await this.#queue.ask(call) as T
+  }
+
+  /** Fails those that wait; calls under way end by themselves. */
+  empty (error: Error): void {
+    this.#queue.empty(error)
+  }
+}
