@@ -4,6 +4,7 @@
  * fastify-cli adds what follows `--` on its command line, and with `--options`
  * those of the server.
  */
+import { editDistance, plainName } from './near-name.js'
 
 /** Names that the program around a plugin uses, none of which is an option of ours; a test compares them. */
 export const hostOptions: ReadonlySet<string> = new Set([
@@ -42,7 +43,7 @@ const otherNames: ReadonlyMap<string, string> = new Map(Object.entries({
   onOutage: ['passOnStoreError', 'insuranceLimiter'],
   ban: ['blockDuration'],
   'app.redisGuard.blockIP': ['denyList', 'blackList', 'blockList']
-}).flatMap(([option, names]) => names.map(name => [plain(name), option])))
+}).flatMap(([option, names]) => names.map(name => [plainName(name), option])))
 
 /** @param options  all that were given: of one word fastify-cli gives `my-option` beside `myOption` */
 export function isOfHost (name: string, options: object): boolean {
@@ -54,17 +55,13 @@ export function isOfHost (name: string, options: object): boolean {
  * @returns the option that was probably meant; undefined: none, so that the name is somebody else's
  */
 export function probablyMeant (name: string, known: readonly string[]): string | undefined {
-  return otherNames.get(plain(name)) ?? known.find(option => isNear(plain(name), plain(option)))
+  return otherNames.get(plainName(name)) ?? known.find(option => isNear(plainName(name), plainName(option)))
 }
 
 /** @returns names that are neither ours nor the host's, nor a mistake for one of ours */
 export function foreignOptions (options: object, known: readonly string[]): readonly string[] {
   const given = Object.entries(options).filter(([, value]) => value !== undefined).map(([name]) => name)
   return given.filter(name => !isOfHost(name, options) && probablyMeant(name, known) === undefined)
-}
-
-function plain (name: string): string {
-  return name.toLowerCase().replaceAll(/[-_]/g, '')
 }
 
 function camelCase (name: string): string {
@@ -77,23 +74,5 @@ function isNear (name: string, option: string): boolean {
   if (name[0] !== option[0]) return false
   // "map" and "bar" are words of their own, "maxx" is none.
   if (option.length < 4 && name.length === option.length) return false
-  return distance(name, option) <= (option.length < 6 ? 1 : 2)
-}
-
-/** How many letters were left out, added, replaced, or swapped with the next one. */
-function distance (a: string, b: string): number {
-  let beforeLast: number[] = []
-  let last = Array.from({ length: b.length + 1 }, (_, j) => j)
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = last[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
-      const isSwapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
-      const swapped = isSwapped ? beforeLast[j - 2]! + 1 : Infinity
-      row.push(Math.min(last[j]! + 1, row[j - 1]! + 1, replaced, swapped))
-    }
-    beforeLast = last
-    last = row
-  }
-  return last[b.length]!
+  return editDistance(name, option) <= (option.length < 6 ? 1 : 2)
 }

@@ -9,6 +9,7 @@ import { isIP } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
 import type { ClusterOptions, RedisOptions, SentinelAddress } from 'ioredis'
 import { type OptionProblem, show } from './errors.js'
+import { editDistance, plainName } from './near-name.js'
 import { either, flag, fn, isRecord, listOf, oneOf, text, type ValueRule, whole, wrong } from './option-rules.js'
 
 /** An option that holds options itself. */
@@ -393,32 +394,11 @@ function meant (name: string, known: readonly string[]): string {
 
 /** @returns the known name that differs least: by three characters at most, and by at most half of its own */
 function nearestName (name: string, known: readonly string[]): string | undefined {
-  const plain = (text: string) => text.toLowerCase().replaceAll(/[_-]/g, '')
   const [best] = known
-    .map(candidate => ({ candidate, distance: distanceOf(plain(name), plain(candidate)) }))
+    .map(candidate => ({ candidate, distance: editDistance(plainName(name), plainName(candidate)) }))
     .filter(({ candidate, distance }) => distance <= Math.min(3, candidate.length / 2))
     .sort((a, b) => a.distance - b.distance)
   return best?.candidate
-}
-
-/** How many characters are to be added, removed, replaced, or swapped with the next one, to make one text the other. */
-function distanceOf (a: string, b: string): number {
-  // A name of this length is no slip of the fingers, and would take long to compare.
-  if (Math.abs(a.length - b.length) > 3) return Infinity
-  const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, j) => j)]
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const isSame = a[i - 1] === b[j - 1]
-      const isSwapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
-      row.push(Math.min(
-        rows[i - 1]![j]! + 1, row[j - 1]! + 1, rows[i - 1]![j - 1]! + (isSame ? 0 : 1),
-        isSwapped ? rows[i - 2]![j - 2]! + 1 : Infinity
-      ))
-    }
-    rows.push(row)
-  }
-  return rows[a.length]![b.length]!
 }
 
 /** Options, and no date, Buffer, Map or client. */

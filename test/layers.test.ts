@@ -4,7 +4,7 @@ import t from 'tap'
 
 /** Each file imports only from its own row, or from rows above it. A name with a slash at its end is a folder. */
 const rows: readonly (readonly string[])[] = [
-  ['errors.ts', 'awaitable.ts', 'async-context.ts', 'clock.ts', 'timers.ts', 'safe-log.ts', 'shared-listener.ts', 'rules/'],
+  ['errors.ts', 'awaitable.ts', 'async-context.ts', 'clock.ts', 'near-name.ts', 'timers.ts', 'safe-log.ts', 'shared-listener.ts', 'rules/'],
   ['options.ts', 'settings.ts', 'host-options.ts', 'option-rules.ts', 'redis-option.ts', 'redis-rules.ts', 'redis-url.ts', 'env.ts', 'store/store.ts'],
   ['redis/', 'store/lua/', 'store/keys.ts', 'store/memory.ts', 'store/limit-table.ts', 'store/event-ring.ts', 'store/block-values.ts', 'store/redis.ts', 'store/redis-values.ts', 'store/redis-blocks.ts', 'store/numbers.ts', 'store/own-keys.ts', 'store/replies.ts'],
   ['store/failover.ts', 'store/availability.ts', 'store/failover-values.ts', 'store/custom.ts', 'store/journal.ts', 'store/counter-journal.ts', 'store/value-journal.ts', 'store/recovery.ts', 'store/shares.ts'],
