@@ -248,10 +248,10 @@ function readClient (client: Redis | Cluster, problems: OptionProblem[]): RedisS
   return { kind: 'client', client }
 }
 
-/** Sentinels would name a replica, which refuses every write. */
+/** Of a client of the user's: Sentinels would name a replica. */
 function checkRole ({ role, sentinels }: RedisOptions, problems: OptionProblem[]): void {
   if (!sentinels || role === undefined || role === 'master') return
-  problems.push({ option: 'redis.role', rule: "'master' or left out", received: show(role), remedy: 'a replica takes no writes' })
+  problems.push({ option: 'redis.role', rule: serverRules.role.rule, received: show(role) })
 }
 
 /**
