@@ -230,7 +230,7 @@ t.test('9. invalid values stop the start, or the route, by name', async t => {
     ['max', '10', /max must be a whole number >= 0.*, got "10"/],
     ['max', -1, /max must be .*, got -1/],
     ['max', NaN, /max must be .*, got NaN/],
-    ['max', Infinity, /max must be .*, got Infinity/],
+    ['max', -Infinity, /max must be .*, got -Infinity/],
     ['timeWindow', 'soon', /timeWindow must be .*, got "soon"/],
     ['timeWindow', -5, /timeWindow must be .*, got -5/],
     ['timeWindow', {}, /timeWindow must be /],
