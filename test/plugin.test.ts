@@ -1,8 +1,8 @@
-import { mock } from 'node:test'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import redisGuard from '../lib/index.js'
 import { guardedApp, logTo } from './support/app.js'
+import { mockMachinery } from './support/fake-timers.js'
 import { RedisServer } from './support/redis-server.js'
 import { until } from './support/until.js'
 
@@ -25,7 +25,7 @@ t.test('wrong options: one error at registration, that names all of them', async
   const { code, message, problems } = error as { code: string, message: string, problems: { option: string }[] }
   t.equal(code, 'GUARD_ERR_OPTIONS')
   t.same(problems.map(({ option }) => option).sort(), ['ipv6Subnet', 'max', 'maxx', 'redis', 'timeWindow'])
-  t.match(message, /max must be a whole number >= 0, or a function .*, got "10"/)
+  t.match(message, /max must be a whole number >= 0, or Infinity, or a function .*, got "10"/)
   t.notMatch(message, /secret/)
 })
 
@@ -159,16 +159,15 @@ t.test('closing while Redis hangs takes no longer than a command may', async t =
 })
 
 t.test('what has expired is forgotten, every half minute', async t => {
-  mock.timers.enable({ apis: ['setInterval'] })
-  t.teardown(() => mock.timers.reset())
+  const clock = mockMachinery(t, 'setInterval')
   const app = await guardedApp(t, { redis: { port: 1 }, onOutage: 'share', timeWindow: 20 })
   app.get('/', async () => 'ok')
   const keys = async () => Number(/^redis_guard_memory_keys (\d+)$/m.exec((await app.inject('/metrics')).body)![1])
   await app.inject('/')
   t.equal(await keys(), 1)
   await new Promise(resolve => setTimeout(resolve, 30))
-  mock.timers.tick(29_000)
+  clock.tick(29_000)
   t.equal(await keys(), 1)
-  mock.timers.tick(1000)
+  clock.tick(1000)
   t.equal(await keys(), 0)
 })

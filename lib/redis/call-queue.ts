@@ -8,6 +8,7 @@
  * a long loop asks for more would time out before anybody looks for its answer.
  */
 import { AsyncResource } from 'node:async_hooks'
+import { inThisContext } from '../async-context.js'
 import { timers } from '../timers.js'
 
 export interface CallQueueOptions<Item, Answer> {
@@ -81,7 +82,7 @@ export class CallQueue<Item, Answer> {
   }
 }
 
-/** The same for calls of any kind, each of them alone. */
+/** The same for calls of any kind, each of them alone, and in the asynchronous context of its caller. */
 export class SingleCallQueue {
   readonly #queue: CallQueue<() => Promise<unknown>, unknown>
 
@@ -92,7 +93,7 @@ export class SingleCallQueue {
 
   /** @throws what the call threw, or what the queue was emptied with */
   async ask<T> (call: () => Promise<T>): Promise<T> {
-    return await this.#queue.ask(call) as T
+    return await this.#queue.ask(inThisContext(call)) as T
   }
 
   /** Fails those that wait; calls under way end by themselves. */

@@ -124,7 +124,7 @@ onBoth('a request whose cost can never fit is a 429 without retry-after that say
       const refused = await get(app, `${url}?cost=${cost}`)
       const message = 'Rate limit exceeded, the request counts for more than the limit of 10 allows'
       t.match(refused, { statusCode: 429, headers: { 'x-ratelimit-limit': '10', 'x-ratelimit-remaining': '10' } }, cost)
-      t.same(refused.json(), { statusCode: 429, error: 'Too Many Requests', message }, cost)
+      t.same(refused.json(), { statusCode: 429, code: 'GUARD_LIMITED', error: 'Too Many Requests', message }, cost)
       t.notOk('retry-after' in refused.headers, cost)
     }
     t.equal((await get(app, `${url}?cost=10`)).statusCode, 200, 'the quota is untouched')

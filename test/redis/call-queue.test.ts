@@ -65,7 +65,7 @@ t.test('a queue that is emptied fails those that wait, and takes new ones', asyn
   t.same([await first, await later, sent()], ['answer 1', 'answer 4', [[1], [4]]])
 })
 
-t.test('those who ask go on in their own asynchronous context, and a call belongs to none of them', async t => {
+t.test('those who ask go on in their own asynchronous context, and so do their calls', async t => {
   const storage = new AsyncLocalStorage<number>()
   const contexts: unknown[] = []
   const queue = new SingleCallQueue(1)
@@ -73,6 +73,6 @@ t.test('those who ask go on in their own asynchronous context, and a call belong
     await queue.ask(async () => { contexts.push(storage.getStore()) })
     return storage.getStore()
   })))
-  t.same([seen, contexts], [[1, 2, 3], [undefined, undefined, undefined]])
+  t.same([seen, contexts], [[1, 2, 3], [1, 2, 3]])
   queue.empty(new Error('nobody waits'))
 })
