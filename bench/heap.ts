@@ -46,7 +46,7 @@ async function measureClients (): Promise<HeapBytes[]> {
   rows.push(await each('rate-limiter-flexible', async ip => await flexible.consume(ip), flexible))
   for (const algorithm of algorithms) {
     const store = newStore()
-    const limit: Limit = { algorithm, max: 1000, windowMs: 60_000, burst: 1000, excess: 'none', longestMs: 60_000, isAlone: false }
+    const limit: Limit = { algorithm, max: 1000, windowMs: 60_000, burst: 1000, excess: 'none', longestMs: 60_000 }
     rows.push(await each(`fastify-redis-guard, ${algorithm}`, ip => store.takeOne({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }), store))
   }
   return rows

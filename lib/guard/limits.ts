@@ -3,7 +3,7 @@
  * configured, or as somebody has set them at run time.
  */
 import { LimitError, OptionsError, show } from '../errors.js'
-import { alone, defineLimit, type Limit } from '../rules/rate-limit.js'
+import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import type { LimitDefinition } from '../settings.js'
 
 /** What a limit can be set to at run time. */
@@ -26,18 +26,18 @@ export class LiveLimit {
   readonly place: string
   readonly definition: LimitDefinition
   readonly clients: LimitClients
-  /** whether no limit of this name has another max, now or in another request */
-  #isAlone: boolean
-  #change: LimitChange | undefined
+  /** undefined: computed for each request */
+  readonly configured: Limit | undefined
   #inForce: Limit | undefined
 
   constructor (name: string, place: string, definition: LimitDefinition, clients: LimitClients) {
+    const { max, timeWindow } = definition
     this.name = name
     this.place = place
     this.definition = definition
     this.clients = clients
-    this.#isAlone = typeof definition.max === 'number'
-    this.#inForce = this.#configured()
+    this.configured = typeof max === 'number' && typeof timeWindow === 'number' ? this.of(max, timeWindow) : undefined
+    this.#inForce = this.configured
   }
 
   /** undefined: computed for each request */
@@ -48,19 +48,7 @@ export class LiveLimit {
   /** @throws LimitError  when the limit cannot be such a one */
   of (max: number, windowMs: number): Limit {
     const { algorithm, burst, excess, maxBackoff } = this.definition
-    const limit = defineLimit(algorithm, max, windowMs, burst, excess, maxBackoff)
-    return this.#isAlone ? alone(limit) : limit
-  }
-
-  /** From now on a limit of another max shares its counters. */
-  share (): void {
-    this.#isAlone = false
-    this.change(this.#change)
-  }
-
-  #configured (): Limit | undefined {
-    const { max, timeWindow } = this.definition
-    return typeof max === 'number' && typeof timeWindow === 'number' ? this.of(max, timeWindow) : undefined
+    return defineLimit(algorithm, max, windowMs, burst, excess, maxBackoff)
   }
 
   /** @throws LimitError  when the limit cannot be changed to such a one */
@@ -73,8 +61,7 @@ export class LiveLimit {
 
   /** @param change  undefined: as configured */
   change (change: LimitChange | undefined): void {
-    this.#inForce = change === undefined ? this.#configured() : this.with(change)
-    this.#change = change
+    this.#inForce = change === undefined ? this.configured : this.with(change)
   }
 }
 
@@ -115,15 +102,8 @@ export class LimitRegistry {
       // What was set once for others of this name is no reason for an application not to start.
     }
     const others = this.#limits.get(name)
-    if (others === undefined) {
-      this.#limits.set(name, [limit])
-      return limit
-    }
-    others.push(limit)
-    if (others.some(other => other.definition.max !== definition.max)) {
-      for (const other of others) other.share()
-      this.#version++
-    }
+    if (others === undefined) this.#limits.set(name, [limit])
+    else others.push(limit)
     return limit
   }
 

@@ -13,9 +13,6 @@
  * them. So a hit weighs what its own limit says: a fifth of a window at 5 per
  * window, and a thousandth at 1000.
  *
- * A limit that is alone at its bucket may be changed, and then a hit stays a
- * hit: 3 of 3 become 3 of 20, so that a limit which is raised frees its clients.
- *
  * Source: the continuous-state leaky bucket, equivalent to the virtual
  * scheduling form of the generic cell rate algorithm: ITU-T I.371, annex A.
  */
@@ -26,7 +23,7 @@ export const gcra: Rule = {
     if (stored === undefined) return { used: 0, previous: limit.max, atMs: nowMs }
     const elapsedMs = this.repaired(stored, nowMs, limit) ? 0 : nowMs - stored.atMs
     const left = Math.max(0, stored.used - drained(stored, elapsedMs, limit))
-    return { used: countedHere(limit, stored.previous, left), previous: limit.max, atMs: nowMs }
+    return { used: countedBy(limit.max, stored.previous, left), previous: limit.max, atMs: nowMs }
   },
 
   repaired (stored, nowMs) {
@@ -71,12 +68,12 @@ export const gcra: Rule = {
  * @param counted  the bucket as the hit left it
  */
 export function refundBucket (
-  stored: LimitState, { max, windowMs, isAlone }: Limit, cost: number, counted: LimitState
+  stored: LimitState, { max, windowMs }: Limit, cost: number, counted: LimitState
 ): LimitState {
   const left = counted.used - Math.max(0, stored.atMs - counted.atMs) * max
   const added = Math.max(0, Math.min(left, cost * windowMs))
   // Converted to the max of the bucket, and rounded up as `current` does.
-  const used = Math.max(0, stored.used - (isAlone ? added : countedBy(stored.previous, max, added)))
+  const used = Math.max(0, stored.used - countedBy(stored.previous, max, added))
   return { used, previous: stored.previous, atMs: stored.atMs }
 }
 
@@ -88,18 +85,6 @@ function capacity (limit: Limit): number {
 function drained ({ used, previous: max }: LimitState, elapsedMs: number, { windowMs }: Limit): number {
   if (max > 0) return elapsedMs * max
   return elapsedMs >= windowMs ? used : 0
-}
-
-/**
- * What was counted by another max, as this limit counts it. A limit that was
- * lowered has no more than a full bucket. A refusal does not write that: while
- * some instances still have the higher limit, they would let one hit more pass
- * after each refusal. So after a limit was lowered a client may wait for longer
- * than it is told once, and at most for a window.
- */
-function countedHere (limit: Limit, otherMax: number, amount: number): number {
-  if (!limit.isAlone) return countedBy(limit.max, otherMax, amount)
-  return limit.max === otherMax ? amount : Math.min(amount, capacity(limit))
 }
 
 /**

@@ -34,11 +34,6 @@ export interface Limit {
   readonly excess: Excess
   /** the longest window that refusals may make; equal to windowMs unless excess is `backoff` */
   readonly longestMs: number
-  /**
-   * gcra only: no limit with another max counts in the same bucket, so that a
-   * bucket which was counted by another max is from before this one was changed
-   */
-  readonly isAlone: boolean
 }
 
 /** The counters of one key. What each means is the algorithm's to say. */
@@ -257,14 +252,8 @@ export function defineLimit (
     windowMs,
     burst: algorithm === 'gcra' ? burst : max,
     excess: isFixed ? excess : 'none',
-    longestMs: isFixed && excess === 'backoff' ? Math.max(windowMs, maxBackoffMs) : windowMs,
-    isAlone: false
+    longestMs: isFixed && excess === 'backoff' ? Math.max(windowMs, maxBackoffMs) : windowMs
   }
-}
-
-/** The same limit, with buckets that no limit of another max shares. */
-export function alone (limit: Limit): Limit {
-  return limit.algorithm === 'gcra' ? { ...limit, isAlone: true } : limit
 }
 
 /** A day: without a cap, thirty requests would lock a client for centuries. */

@@ -149,12 +149,12 @@ export class RedisStore implements Store {
     const rows = counters.flatMap(({ key, limit, known, counted, isRestored }) => {
       const carried = carryOf(known, counted, nowMs, limit)
       if (carried === undefined) return []
-      const { algorithm, max, windowMs, burst, excess, longestMs, isAlone } = limit
+      const { algorithm, max, windowMs, burst, excess, longestMs } = limit
       const { known: before, used, previous, atMs } = carried
       const keptHere = isRestored && kept !== 'all for sure' ? 'all' : kept
       const rule = [algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), longestMs]
       const counts = [before.used, before.previous, used, previous, atMs - nowMs]
-      return [{ key, args: [keptOfData.indexOf(keptHere), ...rule, isAlone ? 1 : 0, ...counts] }]
+      return [{ key, args: [keptOfData.indexOf(keptHere), ...rule, ...counts] }]
     })
     if (rows.length === 0) return
     await asFailure(this.#redis.run(async client => {
@@ -195,9 +195,7 @@ export class RedisStore implements Store {
     const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
     const rows = hit.checks.flatMap(({ limit, cost }, i) => {
       const { fits, state } = taken.outcomes[i]!
-      const { algorithm, excess, max, windowMs, isAlone } = limit
-      const rule = [algorithms.indexOf(algorithm) + 1, excesses.indexOf(excess), max, windowMs, isAlone ? 1 : 0]
-      return [...rule, fits ? cost : 0, state.used, state.atMs]
+      return [algorithms.indexOf(limit.algorithm) + 1, excesses.indexOf(limit.excess), limit.max, limit.windowMs, fits ? cost : 0, state.used, state.atMs]
     })
     await this.#runNumbered(async client => {
       if (isCluster(client)) await refund.run(client, keys, [0, ...rows])
@@ -363,10 +361,10 @@ export class RedisStore implements Store {
         shapes.set(checks, shape = shapes.size + 1)
         described.push(checks.length)
         for (const { limit, cost, shadow } of checks) {
-          const { algorithm, max, windowMs, burst, excess, longestMs, isAlone } = limit
+          const { algorithm, max, windowMs, burst, excess, longestMs } = limit
           described.push(
             algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), longestMs,
-            isAlone ? 1 : 0, cost, shadow === true ? 1 : 0
+            cost, shadow === true ? 1 : 0
           )
         }
       }

@@ -6,10 +6,9 @@
 -- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
 --          it since it was known: 0 all, 1 a part, 2 nothing, 3 all for sure; algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          excess (0 none, 1 restart, 2 backoff), longestMs, isAlone (0 or 1),
---          used and previous as they were known, used and previous to add, ms from
---          now to atMs. Whole numbers all; with gcra counted by max, and previous
---          is ignored.
+--          excess (0 none, 1 restart, 2 backoff), longestMs, used and previous as
+--          they were known, used and previous to add, ms from now to atMs. Whole
+--          numbers all; with gcra counted by max, and previous is ignored.
 -- returns  1; 0 where the marker was there already
 -- cost     up to seven commands for each counter; O(1) each
 
@@ -42,13 +41,11 @@ local function save (key, used, previous, atMs, expiresAtMs)
 end
 
 -- The amount in a bucket after some ms, converted from another max to this one: see
--- rules/gcra.ts. With a capacity the limit is alone at its buckets.
-local function levelOf (used, otherMax, elapsedMs, max, windowMs, capacity)
+-- rules/gcra.ts.
+local function levelOf (used, otherMax, elapsedMs, max, windowMs)
   local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
   local left = math.max(0, used - drained)
-  if otherMax == max then return left end
-  if capacity ~= nil then return math.min(left, capacity) end
-  if otherMax == 0 or max == 0 then return left end
+  if otherMax == max or otherMax == 0 or max == 0 then return left end
   return math.min(math.ceil(left / otherMax * max), 4503599627370496)
 end
 
@@ -65,12 +62,11 @@ end
 
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local first = 2 + 13 * i
+  local first = 2 + 12 * i
   local numbers = {}
-  for n = 1, 13 do numbers[n] = tonumber(ARGV[first + n - 1]) end
-  local kept, algorithm, max, windowMs, burst, excess, longestMs, isAlone = unpack(numbers, 1, 8)
-  local known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers, 9)
-  local capacity = isAlone == 1 and burst * windowMs or nil
+  for n = 1, 12 do numbers[n] = tonumber(ARGV[first + n - 1]) end
+  local kept, algorithm, max, windowMs, burst, excess, longestMs = unpack(numbers, 1, 7)
+  local known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers, 8)
   local atMs = nowMs + offsetMs
   local told, toldPrevious, toldAtMs
   if kept ~= ALL and kept ~= SURELY_ALL then
@@ -79,7 +75,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
     if toldUsed == nil or toldBefore == nil then writtenAtMs = nil end
     -- A bucket drains; of a window that is over nothing is left.
     if writtenAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
-      told = levelOf(toldUsed, toldBefore, nowMs - writtenAtMs, max, windowMs, capacity)
+      told = levelOf(toldUsed, toldBefore, nowMs - writtenAtMs, max, windowMs)
     elseif writtenAtMs ~= nil and math.abs(writtenAtMs - atMs) < windowMs / 2 then
       told, toldPrevious, toldAtMs = toldUsed, toldBefore, writtenAtMs
     end
@@ -126,7 +122,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       end
       if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) else redis.call('DEL', key) end
     else
-      used = levelOf(used, previous, nowMs - startMs, max, windowMs, capacity)
+      used = levelOf(used, previous, nowMs - startMs, max, windowMs)
       note(used, max)
       -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket
       -- of another limit of the group may be larger than this one's, and may hold more already.

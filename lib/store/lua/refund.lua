@@ -4,7 +4,7 @@
 -- KEYS     counters; with a number, where the last one of the instance is kept
 -- ARGV     number of the call, 0 for none; for each counter: algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), excess (0 none), max,
---          windowMs, isAlone (0 or 1), cost, used and atMs of the counter as the hit left it, by
+--          windowMs, cost, used and atMs of the counter as the hit left it, by
 --          Redis' clock or one that was compared with it. Whole numbers all.
 -- returns  1
 -- error    GUARDLOST: as in take.lua
@@ -34,10 +34,9 @@ local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 for i = 1, count do
-  local key, first = KEYS[i], 8 * i - 6
+  local key, first = KEYS[i], 7 * i - 5
   local algorithm, excess, max, windowMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
-  local isAlone, cost = ARGV[first + 4] == '1', tonumber(ARGV[first + 5])
-  local countedUsed, countedAtMs = tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7])
+  local cost, countedUsed, countedAtMs = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5]), tonumber(ARGV[first + 6])
   local withinMs = math.min(OTHER_CLOCK_MS, math.floor((windowMs - 1) / 2))
   if algorithm == FIXED_WINDOW then
     local text = read('GET', key)
@@ -58,7 +57,7 @@ for i = 1, count do
         local left = countedUsed - math.max(0, atMs - countedAtMs) * max
         local added = math.max(0, math.min(left, cost * windowMs))
         -- previous is the max by which the bucket is counted; it may be that of another limit.
-        if not isAlone and previous ~= max and previous > 0 and max > 0 then
+        if previous ~= max and previous > 0 and max > 0 then
           added = math.min(math.ceil(added / max * previous), 4503599627370496)
         end
         redis.call('HSET', key, 'used', math.max(0, used - added))

@@ -8,9 +8,8 @@
 -- ARGV     number of the batch, 0 for none; number of shapes, the shapes, and runs of hits of one shape in the
 --          order of KEYS. A shape: number of checks, then for each: algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          excess (0 none, 1 restart, 2 backoff), longestMs, isAlone (0 or 1),
---          cost, shadow (0 or 1). A run: number of the shape, number of hits.
---          Whole numbers all.
+--          excess (0 none, 1 restart, 2 backoff), longestMs, cost, shadow (0 or
+--          1). A run: number of the shape, number of hits. Whole numbers all.
 -- returns  nowMs, then for each check of each hit the state after the decision:
 --          used, or -1 - used where the check refuses; ms from nowMs to atMs,
 --          with a fixed-window in a list with previous unless that is 0; and with
@@ -119,11 +118,6 @@ local function general ()
     return math.min(math.ceil(amount / otherMax * max), 4503599627370496)
   end
 
-  local function countedHere (limit, otherMax, amount)
-    if not limit.isAlone then return countedBy(limit.max, otherMax, amount) end
-    return limit.max == otherMax and amount or math.min(amount, limit.burst * limit.windowMs)
-  end
-
   local function endMs (state, limit)
     if limit.excess ~= BACKOFF or state.previous == 0 then return nowMs + limit.windowMs end
     return nowMs + math.min(limit.windowMs * 2 ^ math.min(state.previous - 1, 53), limit.longestMs)
@@ -154,7 +148,7 @@ local function general ()
     if stored == nil then return { used = 0, previous = limit.max, atMs = nowMs } end
     local elapsedMs = repaired(stored, limit) and 0 or nowMs - stored.atMs
     local left = math.max(0, stored.used - drained(stored, elapsedMs, limit))
-    return { used = countedHere(limit, stored.previous, left), previous = limit.max, atMs = nowMs }
+    return { used = countedBy(limit.max, stored.previous, left), previous = limit.max, atMs = nowMs }
   end
 
   local function fits (state, limit, cost)
@@ -247,14 +241,14 @@ local shapes = {}
 for number = 1, tonumber(ARGV[2]) do
   local shape = {}
   for i = 1, tonumber(ARGV[at]) do
-    local first = at + 1 + 9 * (i - 1)
+    local first = at + 1 + 8 * (i - 1)
     shape[i] = {
       algorithm = tonumber(ARGV[first]), max = tonumber(ARGV[first + 1]), windowMs = tonumber(ARGV[first + 2]),
       burst = tonumber(ARGV[first + 3]), excess = tonumber(ARGV[first + 4]), longestMs = tonumber(ARGV[first + 5]),
-      isAlone = ARGV[first + 6] == '1', cost = tonumber(ARGV[first + 7]), shadow = ARGV[first + 8] == '1'
+      cost = tonumber(ARGV[first + 6]), shadow = ARGV[first + 7] == '1'
     }
   end
-  at = at + 1 + 9 * #shape
+  at = at + 1 + 8 * #shape
   shapes[number] = shape
 end
 
