@@ -567,6 +567,14 @@ for (const where of ['in memory', 'on Redis', 'in an outage', 'on Redis after an
   })
 }
 
+t.test('gcra: with a raised limit a client waits for one hit at the new rate', async t => {
+  const app = await guardedApp(t, { algorithm: 'gcra', max: 3, timeWindow: '1 minute' })
+  app.get('/', async () => 'ok')
+  for (let i = 0; i < 3; i++) t.equal((await app.inject('/')).statusCode, 200)
+  await app.redisGuard.limits.set('global', { max: 20, timeWindow: '1 minute' })
+  t.match(await app.inject('/'), { statusCode: 429, headers: { 'retry-after': '3' } })
+})
+
 t.test('a limit that is raised elsewhere lets a client pass whose refusals are cached', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())

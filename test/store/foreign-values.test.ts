@@ -297,7 +297,7 @@ t.test('a foreign value in place of a changed limit leaves the limit as it was s
   for (const text of ['{}', '7', '', '{"max":-1,"windowMs":1}']) {
     await observer.set(keys.value('redis-guard:limit:global'), text)
     await observer.set(keys.value('redis-guard:limits'), `another ${text}`)
-    await until(async () => /^\{"max":5,"windowMs":1000,"atMs":\d+\}$/.test(String(await observer.get(keys.value('redis-guard:limit:global')))))
+    await until(async () => /^\{"max":5,"windowMs":1000,"atMs":\d+,"reason":"","origin":"api"\}$/.test(String(await observer.get(keys.value('redis-guard:limit:global')))))
     t.equal(await maxOf(), 5)
   }
   t.equal(lines.length, 1, 'one line', { lines })

@@ -90,10 +90,9 @@ return 1
 -- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
 --          it since it was known: 0 all, 1 a part, 2 nothing, 3 all for sure; algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          excess (0 none, 1 restart, 2 backoff), longestMs, isAlone (0 or 1),
---          used and previous as they were known, used and previous to add, ms from
---          now to atMs. Whole numbers all; with gcra counted by max, and previous
---          is ignored.
+--          excess (0 none, 1 restart, 2 backoff), longestMs, used and previous as
+--          they were known, used and previous to add, ms from now to atMs. Whole
+--          numbers all; with gcra counted by max, and previous is ignored.
 -- returns  1; 0 where the marker was there already
 -- cost     up to seven commands for each counter; O(1) each
 
@@ -126,13 +125,11 @@ local function save (key, used, previous, atMs, expiresAtMs)
 end
 
 -- The amount in a bucket after some ms, converted from another max to this one: see
--- rules/gcra.ts. With a capacity the limit is alone at its buckets.
-local function levelOf (used, otherMax, elapsedMs, max, windowMs, capacity)
+-- rules/gcra.ts.
+local function levelOf (used, otherMax, elapsedMs, max, windowMs)
   local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
   local left = math.max(0, used - drained)
-  if otherMax == max then return left end
-  if capacity ~= nil then return math.min(left, capacity) end
-  if otherMax == 0 or max == 0 then return left end
+  if otherMax == max or otherMax == 0 or max == 0 then return left end
   return math.min(math.ceil(left / otherMax * max), 4503599627370496)
 end
 
@@ -149,12 +146,11 @@ end
 
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local first = 2 + 13 * i
+  local first = 2 + 12 * i
   local numbers = {}
-  for n = 1, 13 do numbers[n] = tonumber(ARGV[first + n - 1]) end
-  local kept, algorithm, max, windowMs, burst, excess, longestMs, isAlone = unpack(numbers, 1, 8)
-  local known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers, 9)
-  local capacity = isAlone == 1 and burst * windowMs or nil
+  for n = 1, 12 do numbers[n] = tonumber(ARGV[first + n - 1]) end
+  local kept, algorithm, max, windowMs, burst, excess, longestMs = unpack(numbers, 1, 7)
+  local known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers, 8)
   local atMs = nowMs + offsetMs
   local told, toldPrevious, toldAtMs
   if kept ~= ALL and kept ~= SURELY_ALL then
@@ -163,7 +159,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
     if toldUsed == nil or toldBefore == nil then writtenAtMs = nil end
     -- A bucket drains; of a window that is over nothing is left.
     if writtenAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
-      told = levelOf(toldUsed, toldBefore, nowMs - writtenAtMs, max, windowMs, capacity)
+      told = levelOf(toldUsed, toldBefore, nowMs - writtenAtMs, max, windowMs)
     elseif writtenAtMs ~= nil and math.abs(writtenAtMs - atMs) < windowMs / 2 then
       told, toldPrevious, toldAtMs = toldUsed, toldBefore, writtenAtMs
     end
@@ -210,7 +206,7 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       end
       if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) else redis.call('DEL', key) end
     else
-      used = levelOf(used, previous, nowMs - startMs, max, windowMs, capacity)
+      used = levelOf(used, previous, nowMs - startMs, max, windowMs)
       note(used, max)
       -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket
       -- of another limit of the group may be larger than this one's, and may hold more already.
@@ -685,7 +681,7 @@ redis.call('SET', KEYS[1], 1, 'PX', 10000)
 -- KEYS     counters; with a number, where the last one of the instance is kept
 -- ARGV     number of the call, 0 for none; for each counter: algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), excess (0 none), max,
---          windowMs, isAlone (0 or 1), cost, used and atMs of the counter as the hit left it, by
+--          windowMs, cost, used and atMs of the counter as the hit left it, by
 --          Redis' clock or one that was compared with it. Whole numbers all.
 -- returns  1
 -- error    GUARDLOST: as in take.lua
@@ -715,10 +711,9 @@ local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 for i = 1, count do
-  local key, first = KEYS[i], 8 * i - 6
+  local key, first = KEYS[i], 7 * i - 5
   local algorithm, excess, max, windowMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
-  local isAlone, cost = ARGV[first + 4] == '1', tonumber(ARGV[first + 5])
-  local countedUsed, countedAtMs = tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7])
+  local cost, countedUsed, countedAtMs = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5]), tonumber(ARGV[first + 6])
   local withinMs = math.min(OTHER_CLOCK_MS, math.floor((windowMs - 1) / 2))
   if algorithm == FIXED_WINDOW then
     local text = read('GET', key)
@@ -739,7 +734,7 @@ for i = 1, count do
         local left = countedUsed - math.max(0, atMs - countedAtMs) * max
         local added = math.max(0, math.min(left, cost * windowMs))
         -- previous is the max by which the bucket is counted; it may be that of another limit.
-        if not isAlone and previous ~= max and previous > 0 and max > 0 then
+        if previous ~= max and previous > 0 and max > 0 then
           added = math.min(math.ceil(added / max * previous), 4503599627370496)
         end
         redis.call('HSET', key, 'used', math.max(0, used - added))
@@ -764,9 +759,8 @@ return 1
 -- ARGV     number of the batch, 0 for none; number of shapes, the shapes, and runs of hits of one shape in the
 --          order of KEYS. A shape: number of checks, then for each: algorithm
 --          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          excess (0 none, 1 restart, 2 backoff), longestMs, isAlone (0 or 1),
---          cost, shadow (0 or 1). A run: number of the shape, number of hits.
---          Whole numbers all.
+--          excess (0 none, 1 restart, 2 backoff), longestMs, cost, shadow (0 or
+--          1). A run: number of the shape, number of hits. Whole numbers all.
 -- returns  nowMs, then for each check of each hit the state after the decision:
 --          used, or -1 - used where the check refuses; ms from nowMs to atMs,
 --          with a fixed-window in a list with previous unless that is 0; and with
@@ -875,11 +869,6 @@ local function general ()
     return math.min(math.ceil(amount / otherMax * max), 4503599627370496)
   end
 
-  local function countedHere (limit, otherMax, amount)
-    if not limit.isAlone then return countedBy(limit.max, otherMax, amount) end
-    return limit.max == otherMax and amount or math.min(amount, limit.burst * limit.windowMs)
-  end
-
   local function endMs (state, limit)
     if limit.excess ~= BACKOFF or state.previous == 0 then return nowMs + limit.windowMs end
     return nowMs + math.min(limit.windowMs * 2 ^ math.min(state.previous - 1, 53), limit.longestMs)
@@ -910,7 +899,7 @@ local function general ()
     if stored == nil then return { used = 0, previous = limit.max, atMs = nowMs } end
     local elapsedMs = repaired(stored, limit) and 0 or nowMs - stored.atMs
     local left = math.max(0, stored.used - drained(stored, elapsedMs, limit))
-    return { used = countedHere(limit, stored.previous, left), previous = limit.max, atMs = nowMs }
+    return { used = countedBy(limit.max, stored.previous, left), previous = limit.max, atMs = nowMs }
   end
 
   local function fits (state, limit, cost)
@@ -1003,14 +992,14 @@ local shapes = {}
 for number = 1, tonumber(ARGV[2]) do
   local shape = {}
   for i = 1, tonumber(ARGV[at]) do
-    local first = at + 1 + 9 * (i - 1)
+    local first = at + 1 + 8 * (i - 1)
     shape[i] = {
       algorithm = tonumber(ARGV[first]), max = tonumber(ARGV[first + 1]), windowMs = tonumber(ARGV[first + 2]),
       burst = tonumber(ARGV[first + 3]), excess = tonumber(ARGV[first + 4]), longestMs = tonumber(ARGV[first + 5]),
-      isAlone = ARGV[first + 6] == '1', cost = tonumber(ARGV[first + 7]), shadow = ARGV[first + 8] == '1'
+      cost = tonumber(ARGV[first + 6]), shadow = ARGV[first + 7] == '1'
     }
   end
-  at = at + 1 + 9 * #shape
+  at = at + 1 + 8 * #shape
   shapes[number] = shape
 end
 
