@@ -45,7 +45,7 @@ async function watchedApp (redis: RedisOption, nameSpace: string): Promise<Watch
 }
 
 async function own (Client: typeof Cluster, scaleReads: 'slave' | 'all'): Promise<RedisOption> {
-  const client = new Client(nodes, { scaleReads, redisOptions: { password } })
+  const client = new Client(nodes, { scaleReads, enableOfflineQueue: false, redisOptions: { password } })
   client.on('error', () => {})
   t.teardown(() => client.disconnect())
   await once(client, 'ready')

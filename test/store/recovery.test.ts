@@ -194,7 +194,7 @@ t.test('a Redis that is some way off is up to date soon, however much waits for 
   const startMs = Date.now()
   await goes(app, 'redis')
   const tookMs = Date.now() - startMs
-  t.ok(tookMs < 2000, `${tookMs} ms; one call after the other would take 140 of 80 ms each`)
+  t.ok(tookMs < 5000, `${tookMs} ms; one call after the other would take 140 of 80 ms each`)
   proxy.delayMs = 0
   t.match((await app.redisGuard.getRateLimitEvents(200)).map(({ key }) => key), Array.from({ length: 100 }, (_, i) => `key ${99 - i}`))
   t.same(await Promise.all(['10.0.0.0', '10.0.15.159'].map(async address => await usedInRedis(server, address))), [1, 1])

@@ -208,6 +208,7 @@ t.test('replies that are out of step are nobody\'s counters, and the connection 
     return await status(`192.0.2.${i + 10}`)
   }))
   t.same(codes, Array.from({ length: 8 }, () => 200))
+  await until(() => lines.length > 0)
   t.match(lines, [{ msg: 'Redis is away, memory answers' }])
   await until(() => app.redisGuard.status.store === 'redis')
   t.equal(await status('192.0.2.1'), 429)
