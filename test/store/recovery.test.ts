@@ -390,7 +390,7 @@ t.test('an idle instance finds out by itself that Redis has lost its data', asyn
   t.match(lines, [{ level: 40, reason: 'Redis has lost its data' }])
 })
 
-t.test('what Redis would not take is counted and told, and holds up nothing else', async t => {
+t.test('what Redis rejects is counted and logged, and holds up nothing else', async t => {
   const server = await startRedis(t, '--requirepass', 'secret')
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
