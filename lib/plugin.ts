@@ -279,7 +279,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   })
   store.on('refused', (kind, count, error) => {
     metrics?.dropped(kind, count)
-    log.error({ err: error, kind, count }, 'Redis would not take what it has missed')
+    log.error({ err: error, kind, count }, 'Redis rejected journal entries during replay; they are lost')
   })
   let toldMs = -Infinity
   redis.guarded.on('failure', failure => {
@@ -292,17 +292,15 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
   const untilMs = timers.monotonicMs() + startUpMs
   await redis.guarded.connect(startUpMs)
-  const startUpEnds = async () => await new Promise<void>(resolve => {
-    timers.setTimeout(resolve, Math.max(0, untilMs - timers.monotonicMs())).unref()
-  })
-  await Promise.race([store.settle(), startUpEnds()])
-  if (isRequired(settings) && !await isUsedWithin(store, untilMs - timers.monotonicMs())) {
+  await within(store.settle(), untilMs)
+  const waitMs = redis.guarded.isEnded ? 0 : untilMs - timers.monotonicMs()
+  if (isRequired(settings) && !await isUsedWithin(store, waitMs)) {
     const { reason } = store.status
     await close()
     throw new RedisRequiredError(startUpMs, reason!)
   }
   // A long list over a slow line goes on loading while the application starts.
-  await Promise.race([follower!.sync(), startUpEnds()])
+  await within(follower!.sync(), untilMs)
   follower!.start()
   const { store: first, reason } = store.status
   if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
@@ -332,6 +330,16 @@ function randomKey (): HashKey {
 
 function isRequired ({ redis }: Settings): boolean {
   return redis.kind !== 'none' && redis.required === true
+}
+
+/** Waits for it until a moment of the monotonic clock at most. */
+async function within (work: Promise<void>, untilMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const over = new Promise<void>(resolve => {
+    timer = timers.setTimeout(resolve, Math.max(0, untilMs - timers.monotonicMs())).unref()
+  })
+  // A timer that is left would keep a closed application in memory.
+  await Promise.race([work, over]).finally(() => timers.clearTimeout(timer))
 }
 
 /** @returns whether Redis answers by then; a Redis that comes up meanwhile does */

@@ -79,7 +79,7 @@ export function readRedisOption (given: unknown, environment: Environment, probl
     const options = readUrl(given, 'redis', problems)
     return options === undefined ? none : { kind: 'server', options }
   }
-  if (!isRecord(given) || isStranger(given)) {
+  if (!isRecord(given) || isStranger(given) || given instanceof URL) {
     problems.push({ option: 'redis', rule: redisRule, ...describeStranger(given) })
     return none
   }
@@ -114,16 +114,17 @@ const places = ['url', 'host', 'port', 'path', 'sentinels', 'cluster', 'client']
 /** ioredis would go to 127.0.0.1:6379, and count in whatever is there. */
 function withoutPlace (given: Readonly<Record<string, unknown>>): readonly OptionProblem[] {
   const remedy = 'say where Redis is, or redis: false for none'
-  const unset = places.filter(name => name in given)
+  // Inherited ones, such as those of a class, are no options: see `defined`.
+  const unset = places.filter(name => Object.hasOwn(given, name))
   if (unset.length === 0) {
     return [{ option: 'redis', rule: redisRule, received: 'options that do not say where Redis is', remedy }]
   }
   return unset.map(name => ({ option: `redis.${name}`, rule: 'given', received: show(given[name]), remedy }))
 }
 
-/** Options that are read by functions of their own, and that others may be mistaken for. */
-const elsewhere = { refused: 'read elsewhere' }
-const ofForms = { url: elsewhere, cluster: elsewhere, client: elsewhere, credentials: elsewhere, required: elsewhere }
+/** Options that are checked by functions of their own, and that others may be mistaken for. */
+const byFunction = { refused: 'checked by its own function' }
+const ofForms = { url: byFunction, cluster: byFunction, client: byFunction, credentials: byFunction, required: byFunction }
 const serverFormRules: OptionRules = { ...ofForms, ...serverRules }
 
 function readServer (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
@@ -147,7 +148,8 @@ function checkSentinels ({ sentinels, name }: RedisOptions, problems: OptionProb
 function checkPlace (place: unknown, rules: OptionRules, option: string, problems: OptionProblem[]): void {
   const before = problems.length
   if (isRecord(place)) checkOptions(place, rules, option, problems)
-  if (problems.length > before || (isRecord(place) && (isGiven(place['host']) || isGiven(place['port'])))) return
+  const { host, port } = isRecord(place) ? defined(place) : {}
+  if (problems.length > before || isGiven(host) || isGiven(port)) return
   problems.push({ option, rule: '{ host, port }', received: isRecord(place) ? 'an object without host and port' : typeName(place) })
 }
 
@@ -175,7 +177,7 @@ function fromEnvironment ({ enabled, production, development, redis }: Environme
 function readUrl (url: unknown, option: string, problems: OptionProblem[]): RedisOptions | undefined {
   const address = typeof url === 'string' ? parseRedisUrl(url) : show(url)
   if (typeof address !== 'string') return address
-  problems.push({ option, rule: redisUrlRule, received: address })
+  problems.push({ option, rule: redisUrlRule, ...(url instanceof URL ? urlObject : { received: address }) })
   return undefined
 }
 
@@ -183,8 +185,8 @@ const clusterFormRules: OptionRules = {
   ...refusedBesideCluster(Object.keys(serverRules), name => `: give it as redis.redisOptions.${name}`),
   ...refusedBesideCluster(['url', 'host', 'port', 'path', 'sentinels', 'name'], () => ''),
   ...clusterRules,
-  cluster: elsewhere,
-  credentials: elsewhere
+  cluster: byFunction,
+  credentials: byFunction
 }
 
 function refusedBesideCluster (names: readonly string[], remedy: (name: string) => string): OptionRules {
@@ -289,12 +291,15 @@ function isClient (value: unknown): value is Redis | Cluster {
   return typeof client['evalsha'] === 'function' && typeof client['on'] === 'function' && typeof client['status'] === 'string'
 }
 
+const urlObject = { received: 'a URL object', remedy: 'give url.href' }
+
 /** An object with methods, such as a client of another package. Options have none of these. */
 function isStranger (value: object): boolean {
   return ['on', 'connect', 'sendCommand'].some(name => typeof (value as Record<string, unknown>)[name] === 'function')
 }
 
 function describeStranger (value: unknown): Pick<OptionProblem, 'received' | 'remedy'> {
+  if (value instanceof URL) return urlObject
   if (!isRecord(value) || !isStranger(value)) return { received: typeof value === 'string' ? typeName(value) : show(value) }
   const remedy = 'give an ioredis client, or what it connects to'
   if (typeof value['sendCommand'] === 'function' && 'isOpen' in value) return { received: 'a client of node-redis', remedy }

@@ -8,7 +8,7 @@ import type { EventEmitter } from 'node:events'
 type Listener = (...args: never[]) => void
 
 /** The part of an emitter that is needed; each version of ioredis types its own. */
-type Emitter = Pick<EventEmitter, 'on' | 'off'>
+type Emitter = Pick<EventEmitter, 'on' | 'off' | 'listeners'>
 
 interface Shared {
   readonly listeners: Set<Listener>
@@ -29,6 +29,8 @@ export function listen (emitter: Emitter, event: string, listener: Listener): ()
   allShared.set(emitter, ofEmitter)
   const { listeners, call } = ofEmitter.get(event) ?? share(emitter, event, ofEmitter)
   listeners.add(listener)
+  // Asked each time: the application may have removed all listeners of its client.
+  if (!emitter.listeners(event).includes(call)) emitter.on(event, call)
   return () => {
     if (!listeners.delete(listener) || listeners.size > 0) return
     ofEmitter.delete(event)
@@ -42,6 +44,5 @@ function share (emitter: Emitter, event: string, ofEmitter: Map<string, Shared>)
   const call = (...args: unknown[]) => { for (const listener of [...listeners]) Reflect.apply(listener, emitter, args) }
   const shared = { listeners, call }
   ofEmitter.set(event, shared)
-  emitter.on(event, call)
   return shared
 }

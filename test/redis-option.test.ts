@@ -49,6 +49,9 @@ t.test('contents that do not say where Redis is are refused, each by its name an
   const wrongs: [redis: unknown, problems: Partial<OptionProblem>[]][] = [
     [null, [{ option: 'redis', received: 'null' }]],
     [6379, [{ option: 'redis', received: '6379' }]],
+    [new URL(`redis://:${secret}@127.0.0.1`), [{ option: 'redis', received: 'a URL object', remedy: 'give url.href' }]],
+    [{ url: new URL(`redis://:${secret}@127.0.0.1`) }, [{ option: 'redis.url', received: 'a URL object', remedy: 'give url.href' }]],
+    [new (class { get host () { return '127.0.0.1' } })(), [{ option: 'redis', received: 'options that do not say where Redis is', ...place }]],
     [{}, [{ option: 'redis', received: 'options that do not say where Redis is', ...place }]],
     [{ db: 3, keyPrefix: 'a:' }, [{ option: 'redis', ...place }]],
     [{ url: undefined }, [{ option: 'redis.url', rule: 'given', received: 'undefined', ...place }]],
@@ -96,6 +99,7 @@ t.test('the same holds for the nodes of a Cluster, for their options, and for Se
   const node = 'redis://[user:password@]host[:port], rediss:// for TLS, a port as a number, or { host, port }'
   const wrongs: [redis: unknown, problems: Partial<OptionProblem>[]][] = [
     [{ cluster: [{}] }, [{ option: 'redis.cluster[0]', rule: '{ host, port }', received: 'an object without host and port' }]],
+    [{ cluster: [new URL('redis://h')] }, [{ option: 'redis.cluster[0]', received: 'an object without host and port' }]],
     [{ cluster: [{ host: undefined }] }, [{ option: 'redis.cluster[0]' }]],
     [{ cluster: [6379, null] }, [{ option: 'redis.cluster[1]', received: 'null' }]],
     [{ cluster: [{ hots: 'h' }, { port: '1' }] }, [{ option: 'redis.cluster[0].hots', remedy: 'host may be meant' }, { option: 'redis.cluster[1].port', received: '"1"' }]],
@@ -121,6 +125,7 @@ t.test('the same holds for the nodes of a Cluster, for their options, and for Se
     [{ sentinels: [{ host: 's' }], name: '' }, [{ option: 'redis.name', received: '""' }]],
     [{ sentinels: [], name: 'main' }, [{ option: 'redis.sentinels', received: 'an array of 0' }]],
     [{ sentinels: 's:26379', name: 'main' }, [{ option: 'redis.sentinels' }]],
+    [{ sentinels: [new URL('redis://s:26379')], name: 'main' }, [{ option: 'redis.sentinels[0]', received: 'an object without host and port' }]],
     [{ sentinels: ['s:26379', {}], name: 'main' }, [{ option: 'redis.sentinels[0]', received: 'a value of type string' }, { option: 'redis.sentinels[1]' }]],
     [{ sentinels: [{ hostname: 's', prot: 1 }], name: 'main' }, [{ option: 'redis.sentinels[0].hostname' }, { option: 'redis.sentinels[0].prot' }]],
     [{ host: 'h', tls: { port: 1, sevrername: 'x' } }, [{ option: 'redis.tls.port' }, { option: 'redis.tls.sevrername', remedy: 'servername may be meant' }]],

@@ -82,7 +82,8 @@ export class LimitRegistry {
   /**
    * Several routes of one place, as a group is, may share a name, and with it
    * their clients' counters; and what counts in another window has a name of
-   * its own there, lest the shorter one free who is limited by the longer.
+   * its own there: otherwise the shorter window would reset clients that the
+   * longer one limits.
    *
    * @param place       what the limit is called after: route, group, or limiter
    * @param ownName     undefined: it is the only one there

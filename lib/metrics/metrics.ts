@@ -80,7 +80,7 @@ export const described = {
   journalDropped: {
     name: 'redis_guard_journal_dropped_total',
     labels: ['kind'],
-    help: 'What was lost for Redis, because the journal was full or Redis would not take it. kind: counters, blocks, events, values.'
+    help: 'What was lost for Redis, because the journal was full or Redis rejected it. kind: counters, blocks, events, values.'
   },
   instances: {
     name: 'redis_guard_instances',

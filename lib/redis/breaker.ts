@@ -68,7 +68,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     super()
     this.#connection = connection
     this.#options = options
-    this.#failure = failureOf(new Error('not connected yet'))
+    this.#failure = failureOf(new Error(connection.firstReason))
     const rotateBucketController = new EventEmitter()
     this.#breaker = new CircuitBreaker((command: Command) => this.#send(command), {
       // Our own, below: opossum's cannot look twice.
@@ -104,6 +104,11 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     return this.#connection.client
   }
 
+  /** See Connection. */
+  get isEnded (): boolean {
+    return this.#connection.isEnded
+  }
+
   get usable (): boolean {
     return !this.#stopped && this.#breaker.closed && this.#connection.ready
   }
@@ -135,6 +140,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       this.#connection.on('lost', settle)
       this.#connection.open()
       if (this.#connection.ready) this.#probe()
+      else if (this.#connection.isEnded) settle()
     })
   }
 
@@ -205,9 +211,9 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   /**
-   * Redis is well when it only dislikes a value or a single command, such as
-   * one on a key that somebody else has written: the breaker is not to see
-   * that as an error, or what is wrong with one command ended all of them.
+   * An error about one value or command is no failure of Redis: the breaker
+   * does not see it, since it would end all other commands as well. An example
+   * is a command on a key that another program has written.
    */
   async #send (command: Command): Promise<unknown> {
     try {

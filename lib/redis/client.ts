@@ -47,6 +47,7 @@ function makeRedis ({ options }: Extract<RedisSettings, { kind: 'server' }>, { t
  * sent a second time.
  */
 function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
+  const handshakeTimeout = Math.max(commandTimeout * 2, 1000)
   return {
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
@@ -54,10 +55,14 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     connectTimeout,
     // For each command of the handshake, which connectTimeout does not cover: a server that accepts and says
     // nothing would else be waited for when it is well again. Other commands have the breaker's limit, which is shorter.
-    commandTimeout: Math.max(commandTimeout * 2, 1000),
+    commandTimeout: handshakeTimeout,
+    // Without it the next Sentinel would never be asked where one accepts and does not answer.
+    sentinelCommandTimeout: handshakeTimeout,
     // A connection that is given up is gone at once, also where nobody answers its goodbye.
     disconnectTimeout: 50,
     retryStrategy: delayBeforeRetry,
+    // ioredis' own waits for up to a second, also once the connection is closed.
+    sentinelRetryStrategy: delayBeforeRetry,
     // A primary that became a replica: connecting again finds the new one. And a connection that Redis no longer
     // knows: connecting again tells it who we are.
     reconnectOnError,

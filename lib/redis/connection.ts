@@ -30,6 +30,8 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   readonly guardClient: RedisClient
   /** Takes the users and passwords of this connection out of a text. */
   readonly redact: Redact
+  /** Why no command may be sent before the first attempt to connect has ended. */
+  readonly firstReason: string
   readonly #owned: boolean
   readonly #credentials: Credentials | undefined
   readonly #stopListening: (() => void)[] = []
@@ -53,6 +55,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     const onRetry = (delayMs: number) => this.#connectIn(delayMs + 1, 'reconnecting')
     this.client = makeClient(settings, { times, credentials: this.#credentials, onRetry })
     this.guardClient = readingPrimaries(this.client)
+    this.firstReason = firstReasonOf(settings)
     const lost = () => this.emit('lost')
     const listeners: Readonly<Record<string, (error?: Error) => void>> = {
       connecting: () => { this.#wasClosed = false },
@@ -79,6 +82,11 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   /** Commands may be sent. Only then: on a user's client they could wait in a queue otherwise, and run much later. */
   get ready (): boolean {
     return this.client.status === 'ready' && this.#primaries().every(({ status }) => status === 'ready')
+  }
+
+  /** It is a user's client that has ended: nobody but the user can connect it again. */
+  get isEnded (): boolean {
+    return !this.#owned && this.client.status === 'end'
   }
 
   /** Connects now, where nobody has yet, or our own client would only after a delay; failures come as events. */
@@ -236,4 +244,11 @@ export class Connection extends EventEmitter<ConnectionEvents> {
 
 function credentialsOf (settings: Exclude<RedisSettings, { kind: 'none' }>, { connectTimeout }: ConnectionTimes): Credentials | undefined {
   return settings.kind === 'client' || settings.credentials === undefined ? undefined : new Credentials(settings.credentials, connectTimeout)
+}
+
+function firstReasonOf (settings: Exclude<RedisSettings, { kind: 'none' }>): string {
+  if (settings.kind === 'cluster') return 'no answer from any node yet'
+  if (settings.kind === 'server') return `no answer from ${settings.options.sentinels ? 'the Sentinels' : 'the server'} yet`
+  const { status } = settings.client
+  return status === 'end' ? 'the client was ended before, and does not connect by itself' : `the client is not connected yet (${status})`
 }

@@ -1,11 +1,12 @@
 /**
- * What ioredis has its sockets from: as its own does it, except in four points.
- * Every error of a socket is listened for: ioredis listens for one, and TLS may
+ * Opens the sockets for ioredis. It differs from ioredis' own connector in five
+ * points. Every error of a socket is listened for: ioredis listens for one, and TLS may
  * report two, of which the second would end the process. TLS names the server
  * (SNI), since proxies and clouds route by it. Functions in the TLS options are
- * safe to call. And a socket belongs to no request: a new one that replaces a
+ * safe to call. A socket belongs to no request: a new one that replaces a
  * broken one would otherwise keep the asynchronous context of the request whose
- * command found it broken.
+ * command found it broken. And Sentinels that are still being asked are left
+ * when the connection is given up: one that hangs would keep the process alive.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { connect as connectTcp, isIP, type NetConnectOpts } from 'node:net'
@@ -37,6 +38,9 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
   const Base = given as new (options: RedisOptions) => AnyConnector
   const inOwn = AsyncResource.bind(async (connect: () => Connecting) => await connect())
   return class extends Base {
+    /** clients of Sentinels that have not ended */
+    readonly #asked = new Set<Redis>()
+
     constructor (options: RedisOptions) {
       super(withCurrentTls(options))
     }
@@ -49,17 +53,23 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
     override disconnect (): void {
       const { stream } = this
       super.disconnect()
+      for (const sentinel of this.#asked) sentinel.disconnect()
       // A Redis that hangs does not close its end. ioredis destroys the socket by a global timer, which a test may fake.
       timers.setTimeout(() => stream?.destroy(), disconnectTimeout).unref()
     }
 
     override connectToSentinel (endpoint: unknown, options?: RedisOptions): Redis {
-      const sentinel = super.connectToSentinel(endpoint, { Connector: connectorFor({}), ...options })
+      const own = { Connector: connectorFor({ disconnectTimeout }), disconnectTimeout }
+      const sentinel = super.connectToSentinel(endpoint, { ...own, ...options })
       endAtUnasked(sentinel)
+      this.#asked.add(sentinel)
+      sentinel.once('end', () => this.#asked.delete(sentinel))
       return sentinel
     }
 
     override async resolve (endpoint: unknown): Promise<Place | null> {
+      // Between two rounds ioredis waits, and does not look whether it is still to connect.
+      if (!this.connecting) throw new Error('Connection is closed.')
       const place = await super.resolve(endpoint)
       // ioredis puts the options of TLS over these.
       return place && { ...place, ...serverNameOf(place.host) }

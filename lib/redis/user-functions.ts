@@ -38,7 +38,7 @@ const ofRedis: Readonly<Record<string, Wrap>> = {
 /** Of the options of tls.connect. */
 const ofTls: Readonly<Record<string, Wrap>> = {
   checkServerIdentity: answering(
-    isVerdict, () => new Error('checkServerIdentity failed, so the certificate is not trusted')
+    isIdentityResult, () => new Error('checkServerIdentity failed, so the certificate is not trusted')
   ),
   // Without an answer there is no handshake.
   pskCallback: answering(isPsk, () => null),
@@ -132,7 +132,7 @@ function isSrvRecord (value: unknown): boolean {
 }
 
 /** Anything else, `true` too, would refuse the certificate without a reason. */
-function isVerdict (answer: unknown): boolean {
+function isIdentityResult (answer: unknown): boolean {
   return answer === undefined || answer instanceof Error
 }
 

@@ -20,6 +20,12 @@ export interface HitHere {
   readonly outcome: 'accepted' | 'noted'
 }
 
+/** A counter as it was before a reset. */
+export interface BeforeReset extends LimitState {
+  /** batch in which Redis was sent the reset, where it has not answered */
+  readonly sentIn?: number | undefined
+}
+
 /**
  * Counters that are sent to Redis in one call. Until Redis has answered, the
  * chunk is sent again under the same id, which Redis runs once. Later hits at
@@ -51,6 +57,8 @@ interface Counter {
   isRestored: boolean
   /** undefined: nothing has changed the baseline */
   counted: LimitState | undefined
+  /** batch of a reset in doubt, which `counted` includes; undefined: there is none */
+  resetIn: number | undefined
   readonly inDoubt: InDoubt[]
   /** the counter with all hits in doubt; undefined: there are none */
   likely: LimitState | undefined
@@ -134,20 +142,26 @@ export class CounterJournal {
   }
 
   /** See Journal. */
-  addReset (key: string, limit: Limit, known: LimitState | undefined): void {
-    const counter = this.#begun(this.#counterOf({ key, limit }), known)
+  addReset (key: string, limit: Limit, before: BeforeReset | undefined): void {
+    const { sentIn: batch, ...known } = before ?? {}
+    if (this.#hasRun(batch)) return
+    const counter = this.#begun(this.#counterOf({ key, limit }), before && known as LimitState)
     this.#settle(counter, Infinity)
-    if (known === undefined || counter.known === undefined) return this.#remove(counter)
-    counter.counted = { ...counter.known, used: 0, previous: 0 }
+    if (before === undefined || counter.known === undefined) return this.#remove(counter)
+    counter.counted = unused(counter.known)
+    counter.resetIn = this.#isInDoubt(batch) ? batch : undefined
     this.#file(counter, this.#ranks.at(-1)!)
   }
 
-  /** Decides which of the hits in doubt Redis has run. */
+  /** Decides which of the hits and resets in doubt Redis has run. */
   settle (fence: Fence): void {
     this.#fence = fence
     this.#isRecovering = true
     for (const counter of this.#waiting.values()) {
       this.#settle(counter, fence.last)
+      // Redis has reset it already, so only what was counted since is left to send.
+      if (counter.resetIn !== undefined && counter.resetIn <= fence.last) counter.known = unused(counter.known!)
+      counter.resetIn = undefined
       if (counter.counted === undefined) this.#remove(counter)
     }
   }
@@ -273,6 +287,7 @@ export class CounterJournal {
       hasBegun: false,
       isRestored: false,
       counted: undefined,
+      resetIn: undefined,
       inDoubt: [],
       likely: undefined,
       rank: undefined,
@@ -338,7 +353,11 @@ function isSame (a: InDoubt, b: InDoubt): boolean {
 }
 
 function isReady (counter: Counter): counter is Counter & CountedHere {
-  return counter.counted !== undefined && counter.inDoubt.length === 0
+  return counter.counted !== undefined && counter.inDoubt.length === 0 && counter.resetIn === undefined
+}
+
+function unused (state: LimitState): LimitState {
+  return { ...state, used: 0, previous: 0 }
 }
 
 function apply (counter: Counter, hit: HitHere): void {

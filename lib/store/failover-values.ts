@@ -106,7 +106,7 @@ export class FailoverValues {
         if (error.kind === 'reply') {
           if (mustReach) throw error
           here()
-          // What Redis dislikes it would dislike again.
+          // Redis rejected the command; resending it would fail too, so it is not journaled.
           return undefined
         }
       }

@@ -17,7 +17,7 @@ import { Batch } from '../redis/batch.js'
 import { CallQueue, SingleCallQueue } from '../redis/call-queue.js'
 import { count, current, type Limit, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
 import { Availability, type AvailabilityEvents, type RedisSide, type StoreStatus } from './availability.js'
-import type { HitHere } from './counter-journal.js'
+import type { BeforeReset, HitHere } from './counter-journal.js'
 import { FailoverValues } from './failover-values.js'
 import type { Keys } from './keys.js'
 import type { MemoryStore } from './memory.js'
@@ -250,9 +250,15 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     if (this.#redis === undefined) return local
     const { store, journal } = this.#redis
     let wasThere = local
-    const call = async () => await store.forget(key, checks)
-    await this.#told(async () => { wasThere = await this.#calls.ask(call) }, () => {
-      checks.forEach(({ name, limit }, i) => journal.addReset(this.#keys.limit(limit.algorithm, name, key), limit, known[i]))
+    const ticket = { number: 0 }
+    const call = async () => await store.forget(key, checks, ticket)
+    await this.#told(async () => { wasThere = await this.#calls.ask(call) }, isLost => {
+      // In a Cluster nobody can tell whether it ran: twice is better than never, which would leave the client limited.
+      const sentIn = isLost ? undefined : ticket.number || undefined
+      checks.forEach(({ name, limit }, i) => {
+        const before: BeforeReset | undefined = known[i] && { ...known[i], sentIn }
+        journal.addReset(this.#keys.limit(limit.algorithm, name, key), limit, before)
+      })
     })
     return wasThere
   }
@@ -370,7 +376,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
         return true
       } catch (error) {
         if (!(error instanceof StoreUnavailableError)) throw error
-        // What Redis dislikes it would dislike again.
+        // Redis rejected the command; resending it would fail too, so it is not journaled.
         if (error.kind === 'reply') return false
         isLost = error.kind === 'lost'
         if (isLost) this.lostData(error)

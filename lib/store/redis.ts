@@ -23,6 +23,7 @@ const countRefusals = new Script('count-refusals')
 const carry = new Script('carry')
 const fence = new Script('fence')
 const heartbeat = new Script('heartbeat')
+const forget = new Script('forget')
 const peek = new Script('peek')
 const refund = new Script('refund')
 const logEvents = new Script('log-events')
@@ -203,10 +204,16 @@ export class RedisStore implements Store {
     })
   }
 
-  async forget (client: string, checks: readonly NamedCheck[]): Promise<boolean> {
+  /** @param ticket  to number the call, as for `take` */
+  async forget (client: string, checks: readonly NamedCheck[], ticket?: Ticket): Promise<boolean> {
     if (checks.length === 0) return false
     const keys = checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
-    return await this.#redis.run(async redis => wholeOf(await redis.del(...keys), 0, keys.length)) > 0
+    return await this.#runNumbered(async redis => {
+      const reply = ticket === undefined || isCluster(redis)
+        ? await forget.run(redis, keys, [0])
+        : await forget.run(redis, [...keys, this.#numbers.key], this.#numbers.before([], ticket))
+      return wholeOf(reply, 0, keys.length)
+    }) > 0
   }
 
   async peek (client: string, checks: readonly NamedCheck[]): Promise<Peeked> {

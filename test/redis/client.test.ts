@@ -4,6 +4,8 @@ import { guardedApp } from '../support/app.js'
 import { freePort } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
+import { Sentinel, sentinelName } from '../support/sentinel.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
 /** Ways in which such a function fails; each counts its calls. */
@@ -89,4 +91,21 @@ t.test('a retryStrategy may set the delay, and may end the attempts to connect',
   await server.restart()
   await until(() => states()[2] === 'ready')
   t.same(states(), ['end', 'end', 'ready'])
+})
+
+t.test('a Sentinel that hangs is passed over: the next one is asked', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const sentinel = await Sentinel.start(server.port)
+  t.teardown(async () => await sentinel.stop())
+  const hung = await TcpProxy.start(sentinel.port)
+  t.teardown(async () => await hung.stop())
+  hung.blackhole = true
+  const redis = { sentinels: [at(hung.port), at(sentinel.port)], name: sentinelName }
+  const app = await guardedApp(t, { redis, connectTimeout: 100 })
+  t.match(app.redisGuard.status, { store: 'memory', reason: 'Redis cannot be used (connection): no answer from the Sentinels yet' })
+  await until(() => app.redisGuard.status.store === 'redis')
+  await app.close()
+  // Those that tell of a failover are left as well.
+  await until(() => hung.connected === 0, 900)
 })

@@ -1,8 +1,13 @@
 /** A client of the user's own, of either version of ioredis that is in use. */
 import { once } from 'node:events'
+import { performance } from 'node:perf_hooks'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import Fastify from 'fastify'
 import { Redis as Redis6 } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis5'
 import t from 'tap'
+import redisGuard from '../../lib/index.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { until } from '../support/until.js'
@@ -44,3 +49,44 @@ for (const [version, connect] of Object.entries(versions)) {
     t.equal(await statusOf(own, '/', '192.0.2.7'), 403)
   })
 }
+
+t.test('a client that has ended is not waited for, and is named as the reason', async t => {
+  const redis = new Redis6({ lazyConnect: true, enableOfflineQueue: false })
+  redis.disconnect()
+  t.equal(redis.status, 'end')
+  const startMs = performance.now()
+  const app = await guardedApp(t, { redis, connectTimeout: 5000 })
+  t.match(app.redisGuard.status, { store: 'memory', reason: /the client was ended before/ })
+  const starting = guardedApp(t, { redis: { client: redis, required: true }, connectTimeout: 5000 })
+  await t.rejects(starting, { code: 'GUARD_ERR_REDIS_REQUIRED', message: /the client was ended before/ })
+  const tookMs = performance.now() - startMs
+  t.ok(tookMs < 3000, `${tookMs} ms`)
+})
+
+t.test('a client that is not connected yet is named as the reason', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  server.signal('SIGSTOP')
+  const redis = new Redis6({ port: server.port, enableOfflineQueue: false, connectTimeout: 5000 })
+  t.teardown(() => redis.disconnect())
+  const app = await guardedApp(t, { redis, connectTimeout: 50 })
+  t.match(app.redisGuard.status, { store: 'memory', reason: /the client is not connected yet \(connecting\)/ })
+})
+
+t.test('an application that is closed leaves memory at once, however long it would have waited for Redis', async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const closed: WeakRef<object>[] = []
+  for (let i = 0; i < 5; i++) {
+    const app = Fastify()
+    await app.register(redisGuard, { redis: server.url, metrics: false, connectTimeout: 60_000 })
+    await app.close()
+    closed.push(new WeakRef(app))
+  }
+  await until(() => {
+    collect()
+    return closed.filter(app => app.deref() !== undefined).length <= 1
+  }, 2000)
+})

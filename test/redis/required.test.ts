@@ -113,6 +113,21 @@ t.test('a failed start leaves nothing running, and says why without a secret', a
   await locked.close()
 })
 
+t.test('a failed start asks no Sentinel any more, whether one hangs or none listens', async t => {
+  const silent = await silentServer(t)
+  const timersNow = () => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+  for (const port of [silent.port, await freePort()]) {
+    const app = Fastify()
+    const timersBefore = timersNow()
+    const sentinels = [{ host, port }]
+    const { message } = await failureOf(app, { sentinels, name: 'main', required: true })
+    t.match(message, port === silent.port ? 'no answer from the Sentinels yet' : 'All sentinels are unreachable')
+    // The longest delay between two rounds is half a second, and Node gives it no end.
+    await until(() => silent.sockets.size === 0 && timersNow() <= timersBefore, 900)
+    await app.close()
+  }
+})
+
 t.test("a failed start leaves the user's client as it is", async t => {
   const server = await RedisServer.start('--requirepass', 'right')
   t.teardown(async () => await server.stop())

@@ -6,6 +6,7 @@ import { Redis as Redis5 } from 'ioredis5'
 import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { OwnRedisClient } from '../../lib/redis-option.js'
+import { guardedApp } from '../support/app.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
 import { until } from '../support/until.js'
@@ -100,6 +101,21 @@ t.test('each registration sees that a shared client goes and comes back', async 
   await until(allUse('memory'))
   await server.restart()
   await until(allUse('redis'))
+})
+
+t.test('a client whose listeners were removed is heard again by all, once another registration listens', async t => {
+  const client = new Redis({ port: server.port })
+  t.teardown(() => client.disconnect())
+  const apps = [await guardedApp(t, { redis: client })]
+  client.removeAllListeners('ready')
+  client.removeAllListeners('close')
+  apps.push(await guardedApp(t, { redis: client, nameSpace: 'other:' }))
+  t.match(listenersOf(client), { ready: 1, close: 1 })
+  const states: string[] = []
+  for (const app of apps) app.redisGuard.on('switch', ({ store }) => states.push(store))
+  client.disconnect(true)
+  await until(() => states.length >= 4)
+  t.same(states, ['memory', 'memory', 'redis', 'redis'])
 })
 
 t.test('the nodes of a shared Cluster have one listener for each event, and none once all are closed', async t => {

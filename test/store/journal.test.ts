@@ -1,6 +1,6 @@
 import t from 'tap'
-import { defineLimit } from '../../lib/rules/rate-limit.js'
-import type { HitHere } from '../../lib/store/counter-journal.js'
+import { defineLimit, type LimitState } from '../../lib/rules/rate-limit.js'
+import type { BeforeReset, CounterChunk, HitHere } from '../../lib/store/counter-journal.js'
 import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/store/journal.js'
 import type { BlockOperation, RateLimitEvent } from '../../lib/store/store.js'
 
@@ -15,6 +15,10 @@ function setUp (capacity = 1000, maxEvents = 1000) {
 
 function hit (key: string, outcome: HitHere['outcome'] = 'accepted'): HitHere {
   return { key, limit, cost: 1, nowMs, outcome }
+}
+
+function sentIn (batch: number, state: LimitState): BeforeReset {
+  return { ...state, sentIn: batch }
 }
 
 /** All that Redis is told; it takes each chunk. */
@@ -419,4 +423,33 @@ t.test('a counter that is reset forgets what only might have run', async t => {
   journal.addReset('unknown', limit, undefined)
   journal.settle({ last: 5, next: 2 ** 32 })
   t.same(countersOf(drain(journal)), { a: 0 })
+})
+
+t.test('a reset that only might have run is sent where it has not; what was counted since is kept either way', async t => {
+  const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
+  for (const [last, expected] of [[4, { known: 10, counted: 1 }], [5, { known: 0, counted: 1 }]] as const) {
+    const { journal } = setUp()
+    journal.addHit(hit('a'), known, undefined)
+    journal.addReset('a', limit, sentIn(5, { ...known, used: 11 }))
+    journal.addHit(hit('a'), undefined, undefined)
+    journal.addReset('unknown', limit, undefined)
+    t.equal(journal.size, 1)
+    t.same(journal.next(1), [], 'not before it is decided')
+    journal.settle({ last, next: 2 ** 32 })
+    const [chunk] = journal.next(1) as readonly CounterChunk[]
+    t.same([...chunk!.counters].map(({ known, counted }) => ({ known: known!.used, counted: counted.used })), [expected])
+    journal.done(chunk!)
+    journal.addReset('a', limit, sentIn(4, known))
+    t.equal(journal.size, 0, 'one that fails after the recovery has run')
+  }
+})
+
+t.test('of several resets of a counter that might have run the last one decides', async t => {
+  const { journal } = setUp()
+  const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
+  journal.addReset('a', limit, sentIn(5, known))
+  journal.addReset('a', limit, sentIn(6, known))
+  journal.settle({ last: 5, next: 2 ** 32 })
+  const [chunk] = journal.next(1) as readonly CounterChunk[]
+  t.same([...chunk!.counters].map(({ known, counted }) => [known!.used, counted.used]), [[10, 0]])
 })

@@ -390,7 +390,7 @@ t.test('an idle instance finds out by itself that Redis has lost its data', asyn
   t.match(lines, [{ level: 40, reason: 'Redis has lost its data' }])
 })
 
-t.test('what Redis would not take is counted and told, and holds up nothing else', async t => {
+t.test('what Redis rejects is counted and logged, and holds up nothing else', async t => {
   const server = await startRedis(t, '--requirepass', 'secret')
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
@@ -404,7 +404,7 @@ t.test('what Redis would not take is counted and told, and holds up nothing else
   await admin.call('ACL', 'SETUSER', 'guard', '-hset')
   proxy.blackhole = false
   await goes(app, 'redis')
-  t.match(lines.filter(({ level }) => level === 50), [{ kind: 'blocks', count: 1, msg: 'Redis would not take what it has missed' }, { kind: 'blocks' }], 'as one of the list, and as a change')
+  t.match(lines.filter(({ level }) => level === 50), [{ kind: 'blocks', count: 1, msg: 'Redis rejected journal entries during replay; they are lost' }, { kind: 'blocks' }], 'as one of the list, and as a change')
   t.match((await app.inject('/metrics')).payload, /redis_guard_journal_dropped_total\{kind="blocks"\} 2\n/)
   t.equal(await admin.get('guard:fixed-window:{192.0.2.1}:global'), '7')
 })

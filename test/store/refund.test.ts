@@ -184,6 +184,23 @@ for (const [i, [name, { begin, end }]] of Object.entries(outages).entries()) {
   })
 }
 
+for (const [i, [name, { begin, end }]] of Object.entries(outages).entries()) {
+  t.test(`a Redis that ${name}: a client that is reset in that moment has its quota once`, async t => {
+    const { app, proxy } = await appBehind(t, { max: 5, nameSpace: `reset-${i}:` })
+    const { left } = heldRoutes(app)
+    for (let hit = 0; hit < 5; hit++) await app.inject('/wrong')
+    t.equal(await left(), 0)
+    begin(server, proxy)
+    t.equal(await app.redisGuard.limits.reset('127.0.0.1'), true)
+    t.equal(app.redisGuard.status.store, 'memory')
+    for (let hit = 0; hit < 4; hit++) await app.inject('/wrong')
+    t.equal(await left(), 1)
+    end(server, proxy)
+    await until(() => app.redisGuard.status.store === 'redis')
+    t.equal(await left(), 1)
+  })
+}
+
 t.test('a request that is answered when Redis has lost its data is given back to what memory knows, which Redis is told', async t => {
   const { app } = await appBehind(t, { max: 10, nameSpace: 'lost:', countWhen: (request, reply) => reply.statusCode !== 200 })
   const { answer, left } = heldRoutes(app)
@@ -216,6 +233,14 @@ t.test('in a Cluster that hangs, a request that is given back in that moment is 
   for (const server of cluster.servers) server.signal('SIGCONT')
   await until(() => app.redisGuard.status.store === 'redis')
   t.equal(await left(), 8)
+
+  // A reset in that moment is never lost, but may be done twice.
+  for (const server of cluster.servers) server.signal('SIGSTOP')
+  t.equal(await app.redisGuard.limits.reset('127.0.0.1'), true)
+  await app.inject('/wrong')
+  for (const server of cluster.servers) server.signal('SIGCONT')
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.ok(await left() >= 9)
 })
 
 t.test('in a Cluster, too, and of several limits those that were counted', async t => {

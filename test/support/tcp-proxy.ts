@@ -43,6 +43,11 @@ export class TcpProxy {
     return this.#accepted
   }
 
+  /** how many connections there are */
+  get connected (): number {
+    return this.#clients.size
+  }
+
   /** Sends bytes to all clients that the server has not sent. */
   say (bytes: string): void {
     for (const client of this.#clients) client.write(bytes)

@@ -514,6 +514,24 @@ redis.call('SET', KEYS[2], last .. ' ' .. ARGV[1], 'PX', ARGV[2])
 return tonumber(last)
 `,
 
+  forget: `-- Deletes counters of one client; atomic.
+--
+-- KEYS     counters; with a number, where the last one of the instance is kept
+-- ARGV     number of the call, 0 for none
+-- returns  how many counters there were
+-- error    GUARDLOST: as in take.lua
+-- cost     O(1) for each counter
+
+local number, count = tonumber(ARGV[1]), #KEYS
+if number > 0 then
+  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
+  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
+  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
+  count = count - 1
+end
+return redis.call('DEL', unpack(KEYS, 1, count))
+`,
+
   heartbeat: `-- Tells how many instances are alive, and whether this is still the Redis that
 -- it was: data that is lost takes the epoch with it. Of an instance that has
 -- told what it kept in an outage, says that it is among them.
@@ -1060,7 +1078,7 @@ return reply
 --          for good; of expire ms to live
 -- returns  set: 1; incr: the sum as a text, ms to live as PTTL has it; expire
 --          and del: 1 where there was such a key, else 0
--- error    GUARDLOST: as in take.lua; or what INCR dislikes about a value
+-- error    GUARDLOST: as in take.lua; or that INCR rejects the value
 -- cost     up to four commands; O(1) each
 
 local number = tonumber(ARGV[1])

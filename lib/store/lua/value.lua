@@ -7,7 +7,7 @@
 --          for good; of expire ms to live
 -- returns  set: 1; incr: the sum as a text, ms to live as PTTL has it; expire
 --          and del: 1 where there was such a key, else 0
--- error    GUARDLOST: as in take.lua; or what INCR dislikes about a value
+-- error    GUARDLOST: as in take.lua; or that INCR rejects the value
 -- cost     up to four commands; O(1) each
 
 local number = tonumber(ARGV[1])
