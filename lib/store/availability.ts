@@ -9,6 +9,7 @@ import { EventEmitter } from 'node:events'
 import { StoreUnavailableError } from '../errors.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import { timers } from '../timers.js'
+import { ClockOffset } from './clock-offset.js'
 import type { Carried, Journal } from './journal.js'
 import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
@@ -55,6 +56,8 @@ const heartbeatMs = 1000
 export class Availability extends EventEmitter<InnerEvents> {
   readonly #redis: RedisSide
   readonly #recovery: Recovery
+  readonly #now: () => number
+  readonly #clock: ClockOffset
   #mode: 'memory' | 'telling' | 'redis' = 'memory'
   #since = new Date()
   /** why memory answers though Redis works */
@@ -76,7 +79,11 @@ export class Availability extends EventEmitter<InnerEvents> {
   constructor (redis: RedisSide, memory: MemoryStore, now: () => number) {
     super()
     this.#redis = redis
-    this.#recovery = new Recovery(redis, memory, now, (what, count, error) => this.emit('refused', what, count, error))
+    this.#now = now
+    this.#clock = new ClockOffset(now)
+    this.#recovery = new Recovery(redis, memory, now, this.#clock, (what, count, error) => {
+      this.emit('refused', what, count, error)
+    })
     redis.guarded.on('up', () => this.#tell())
     redis.guarded.on('down', () => this.#leave())
     if (redis.guarded.usable) this.#tell()
@@ -100,6 +107,11 @@ export class Availability extends EventEmitter<InnerEvents> {
   /** Instances that were alive when Redis last told, this one among them. */
   get instances (): number {
     return this.#instances
+  }
+
+  /** This process's clock less that of Redis, ms; known from the first recovery on. */
+  get aheadMs (): number {
+    return this.#clock.ms
   }
 
   /** Outages so far. */
@@ -209,7 +221,9 @@ export class Availability extends EventEmitter<InnerEvents> {
   #beat (afterMs = this.#waitingSinceMs === undefined ? heartbeatMs : heartbeatMs / 4): void {
     if (this.#closed) return
     this.#timer = timers.setTimeout(() => {
-      this.#redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since }) => {
+      const askedAtMs = this.#now()
+      this.#redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
+        this.#clock.note(askedAtMs, nowMs)
         if (this.#mode !== 'redis') return
         const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances &&
           timers.monotonicMs() <= this.#waitingUntilMs

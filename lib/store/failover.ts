@@ -86,7 +86,11 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       return taken
     })
     this.#blockCalls = new CallQueue({
-      send: async operations => await redis!.store.blockList.change(operations),
+      send: async operations => {
+        // Later, the call has failed here, and memory has gone on.
+        const promptUntilMs = now() + redis!.guarded.commandTimeout
+        return await redis!.store.blockList.change(operations, this.#availability!.aheadMs, promptUntilMs)
+      },
       inCall: blocksInCall,
       atOnce: blockCallsAtOnce
     })
