@@ -77,6 +77,11 @@ export class RedisBlocks {
     return changed
   }
 
+  /** Whether `changes` has returned a change after that one. */
+  hasSeenMore (sequence: number): boolean {
+    return this.#seen.sequence > sequence
+  }
+
   async isBlocked (address: string): Promise<boolean> {
     const candidates = networksAround(address)
     const [found, nowMs] = await this.#redis.run(async client => {
