@@ -70,7 +70,7 @@ export class Recovery {
     if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
     // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
     const lacksBlocks = isLost || isBehind || await this.#store.blockList.isBehind() ||
-      (await this.#store.blockList.count()) < this.#memory.blockCount
+      (await this.#store.blockList.count()) < this.#memory.blockCount - this.#journal.blockedCount
     if (lacksBlocks) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
@@ -150,7 +150,7 @@ export class Recovery {
 
   /**
    * Blocks that are in force here, and unknown or shorter there, unless they were lifted there. Those there that were
-   * lifted here are lifted, unless they were blocked again.
+   * lifted here are lifted, unless they were blocked again. The journal sends what was done in the outage.
    */
   async #restoreBlocks (): Promise<void> {
     const endsThere = new Map<string, number>()
@@ -160,6 +160,7 @@ export class Recovery {
     const lifted = new Map(this.#memory.liftedBlocks().map(operation => [operation.unblock, operation]))
     const operations: BlockOperation[] = []
     for (const { ip, reason, origin, blockedAtMs, expiresAtMs } of this.#memory.steadyBlocks()) {
+      if (this.#journal.hasBlock(ip, expiresAtMs - sameEndMs)) continue
       const end = endsThere.get(ip) ?? -Infinity
       const replace = lifted.delete(ip) && end > expiresAtMs + sameEndMs
       if (!replace && end >= expiresAtMs - sameEndMs) continue
@@ -167,7 +168,8 @@ export class Recovery {
       operations.push({ atMs: blockedAtMs, block: { ip, reason, origin, durationMs, replace } })
     }
     for (const operation of lifted.values()) {
-      if (endsThere.has(operation.unblock)) operations.push(operation)
+      const { unblock: ip } = operation
+      if (endsThere.has(ip) && !this.#journal.hasLift(ip)) operations.push(operation)
     }
     const calls = inCalls(operations)
     for (let i = 0; i < calls.length; i += atOnce) {
