@@ -150,15 +150,17 @@ export class Availability extends EventEmitter<InnerEvents> {
   }
 
   /**
-   * Sends what waits for Redis, and resolves when nothing is under way. A Redis that is away is looked at once more.
+   * Sends what waits for Redis, and resolves when nothing is under way. A Redis that is away is tried once more.
    *
-   * @param withinMs  for that look
+   * @param tryUntilMs  when that try ends, by `timers.monotonicMs()`
    */
-  async drain (withinMs: number): Promise<void> {
+  async drain (tryUntilMs: number): Promise<void> {
     const { guarded, journal } = this.#redis
     await guarded.idle()
     if (journal.size === 0) return
-    if (!guarded.usable) await guarded.connect(withinMs)
+    // What was under way may have taken all of the time.
+    const withinMs = tryUntilMs - timers.monotonicMs()
+    if (!guarded.usable && withinMs > 0) await guarded.connect(withinMs)
     this.#tell()
     await this.settle()
     if (this.usesRedis) this.#recovery.tellLate()

@@ -153,8 +153,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   }
 
   /** See Availability. */
-  async drain (withinMs: number): Promise<void> {
-    await this.#availability?.drain(withinMs)
+  async drain (tryUntilMs: number): Promise<void> {
+    await this.#availability?.drain(tryUntilMs)
   }
 
   close (): void {
