@@ -14,8 +14,8 @@ export interface LastWrites {
   readonly flushes: readonly (() => Promise<void>)[]
   /** ms until no further command is begun */
   readonly limitMs: number
-  /** until when a Redis that is away is looked at once more, by `timers.monotonicMs()` */
-  readonly lookUntilMs: number
+  /** until when a Redis that is away is tried once more, by `timers.monotonicMs()` */
+  readonly tryUntilMs: number
 }
 
 /**
@@ -24,12 +24,12 @@ export interface LastWrites {
  * @returns what is lost, by kind; undefined: nothing
  */
 export async function sendLast (
-  { store, redis, flushes, limitMs, lookUntilMs }: LastWrites
+  { store, redis, flushes, limitMs, tryUntilMs }: LastWrites
 ): Promise<Readonly<Record<Carried, number>> | undefined> {
   const timer = timers.setTimeout(() => redis?.guarded.stop(), limitMs)
   // What they cannot write waits in the journal.
   await Promise.allSettled(flushes.map(async flush => await flush()))
-  await store.drain(Math.max(0, lookUntilMs - timers.monotonicMs()))
+  await store.drain(tryUntilMs)
   timers.clearTimeout(timer)
   redis?.guarded.stop()
   store.close()

@@ -248,10 +248,10 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     follower?.close()
     const flushes = [async () => await denyCache.flush(), async () => await eventLog.flush()]
     const { commandTimeout: limitMs } = settings
-    registrations.lookUntilMs ??= timers.monotonicMs() + limitMs
-    const lost = await sendLast({ store, redis, flushes, limitMs, lookUntilMs: registrations.lookUntilMs })
+    registrations.tryUntilMs ??= timers.monotonicMs() + limitMs
+    const lost = await sendLast({ store, redis, flushes, limitMs, tryUntilMs: registrations.tryUntilMs })
     if (lost !== undefined) {
-      log.warn({ lost }, 'the application closes while Redis cannot be used: what Redis has missed is lost')
+      log.warn({ lost }, 'the application closes before Redis has everything: the rest is lost')
     }
     redis?.guarded.close()
     // Redis may have come back meanwhile, and begun it.
@@ -370,7 +370,7 @@ interface Registrations {
   /** how many there are in one scope, or in one inside of it: each has counters of its own */
   within: number
   /** Fastify closes one after the other: if each of them waited for a Redis that hangs, that would take long */
-  lookUntilMs?: number
+  tryUntilMs?: number
 }
 
 /** By the server that they share: those in sibling scopes see nothing else of each other. */

@@ -251,6 +251,45 @@ t.test('closing ends in time', async t => {
     t.ok(lost.values > 0 && lost.values <= 5000)
   })
 
+  t.test('without a try to reach Redis when the time is over', async t => {
+    const slow = { commandTimeout: 600, resetTimeout: 100 }
+    const roundTripMs = 200
+    const closedInTime = async (t: Test, app: FastifyInstance, lines: readonly Record<string, unknown>[]) => {
+      const tookMs = await msOf(async () => await app.close())
+      t.ok(tookMs < slow.commandTimeout + roundTripMs + 250, `${tookMs} ms`)
+      const [line, ...others] = lines.filter(({ lost }) => lost !== undefined) as { lost: Record<string, number>, msg: string }[]
+      t.match(line, { msg: 'the application closes before Redis has everything: the rest is lost' })
+      t.same(others, [])
+      return line!.lost
+    }
+
+    t.test('in a recovery', async t => {
+      const { server, proxy } = await place(t)
+      const lines: Record<string, unknown>[] = []
+      const app = await openApp(t, { redis: { port: proxy.port }, ...slow }, lines)
+      await server.kill()
+      await until(() => app.redisGuard.status.store === 'memory')
+      for (let i = 0; i < 5000; i++) await app.redisGuard.set(`n${i}`, i)
+      proxy.delayMs = roundTripMs / 2
+      await server.restart()
+      await until(() => app.redisGuard.status.breaker === 'closed')
+      const { values } = await closedInTime(t, app, lines)
+      t.ok(values! > 0 && values! <= 5000)
+    })
+
+    t.test('while many addresses are blocked', async t => {
+      const { proxy, operator } = await place(t)
+      const lines: Record<string, unknown>[] = []
+      const app = await openApp(t, { redis: { port: proxy.port }, ...slow }, lines)
+      proxy.delayMs = roundTripMs / 2
+      const blocking = Array.from({ length: 5000 }, async (_, i) => await app.redisGuard.blockIP(`10.0.${i >> 8}.${i & 255}`, 60))
+      const { blocks } = await closedInTime(t, app, lines)
+      t.ok(blocks! > 0)
+      t.equal(blocks! + await operator.hlen(keys.blocks), 5000)
+      t.equal((await Promise.all(blocking)).length, 5000)
+    })
+  })
+
   t.test('also with many registrations, which Fastify closes one after the other', async t => {
     const { server } = await place(t)
     const lines: Record<string, unknown>[] = []

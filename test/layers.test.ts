@@ -7,7 +7,7 @@ const rows: readonly (readonly string[])[] = [
   ['errors.ts', 'awaitable.ts', 'async-context.ts', 'clock.ts', 'near-name.ts', 'timers.ts', 'safe-log.ts', 'shared-listener.ts', 'rules/'],
   ['options.ts', 'settings.ts', 'host-options.ts', 'option-rules.ts', 'redis-option.ts', 'redis-rules.ts', 'redis-url.ts', 'env.ts', 'store/store.ts'],
   ['redis/', 'store/lua/', 'store/keys.ts', 'store/memory.ts', 'store/limit-table.ts', 'store/event-ring.ts', 'store/block-values.ts', 'store/redis.ts', 'store/redis-values.ts', 'store/redis-blocks.ts', 'store/numbers.ts', 'store/own-keys.ts', 'store/replies.ts'],
-  ['store/failover.ts', 'store/availability.ts', 'store/failover-values.ts', 'store/custom.ts', 'store/journal.ts', 'store/counter-journal.ts', 'store/value-journal.ts', 'store/recovery.ts', 'store/shares.ts'],
+  ['store/failover.ts', 'store/availability.ts', 'store/clock-offset.ts', 'store/failover-values.ts', 'store/custom.ts', 'store/journal.ts', 'store/counter-journal.ts', 'store/value-journal.ts', 'store/recovery.ts', 'store/shares.ts'],
   ['guard/', 'metrics/'],
   ['http/', 'compat/', 'admin/'],
   ['plugin.ts', 'closing.ts', 'cli/'],

@@ -123,6 +123,11 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     return this.#failure
   }
 
+  /** How long a command may take, ms. */
+  get commandTimeout (): number {
+    return this.#options.commandTimeout
+  }
+
   /**
    * Connects, and waits until Redis can be used or the first attempt has
    * failed; at most `withinMs`.

@@ -9,6 +9,7 @@ import { EventEmitter } from 'node:events'
 import { StoreUnavailableError } from '../errors.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import { timers } from '../timers.js'
+import { ClockOffset } from './clock-offset.js'
 import type { Carried, Journal } from './journal.js'
 import type { MemoryStore } from './memory.js'
 import { Recovery } from './recovery.js'
@@ -55,6 +56,8 @@ const heartbeatMs = 1000
 export class Availability extends EventEmitter<InnerEvents> {
   readonly #redis: RedisSide
   readonly #recovery: Recovery
+  readonly #now: () => number
+  readonly #clock: ClockOffset
   #mode: 'memory' | 'telling' | 'redis' = 'memory'
   #since = new Date()
   /** why memory answers though Redis works */
@@ -76,7 +79,11 @@ export class Availability extends EventEmitter<InnerEvents> {
   constructor (redis: RedisSide, memory: MemoryStore, now: () => number) {
     super()
     this.#redis = redis
-    this.#recovery = new Recovery(redis, memory, now, (what, count, error) => this.emit('refused', what, count, error))
+    this.#now = now
+    this.#clock = new ClockOffset(now)
+    this.#recovery = new Recovery(redis, memory, now, this.#clock, (what, count, error) => {
+      this.emit('refused', what, count, error)
+    })
     redis.guarded.on('up', () => this.#tell())
     redis.guarded.on('down', () => this.#leave())
     if (redis.guarded.usable) this.#tell()
@@ -100,6 +107,11 @@ export class Availability extends EventEmitter<InnerEvents> {
   /** Instances that were alive when Redis last told, this one among them. */
   get instances (): number {
     return this.#instances
+  }
+
+  /** This process's clock less that of Redis, ms; known from the first recovery on. */
+  get aheadMs (): number {
+    return this.#clock.ms
   }
 
   /** Outages so far. */
@@ -138,15 +150,17 @@ export class Availability extends EventEmitter<InnerEvents> {
   }
 
   /**
-   * Sends what waits for Redis, and resolves when nothing is under way. A Redis that is away is looked at once more.
+   * Sends what waits for Redis, and resolves when nothing is under way. A Redis that is away is tried once more.
    *
-   * @param withinMs  for that look
+   * @param tryUntilMs  when that try ends, by `timers.monotonicMs()`
    */
-  async drain (withinMs: number): Promise<void> {
+  async drain (tryUntilMs: number): Promise<void> {
     const { guarded, journal } = this.#redis
     await guarded.idle()
     if (journal.size === 0) return
-    if (!guarded.usable) await guarded.connect(withinMs)
+    // What was under way may have taken all of the time.
+    const withinMs = tryUntilMs - timers.monotonicMs()
+    if (!guarded.usable && withinMs > 0) await guarded.connect(withinMs)
     this.#tell()
     await this.settle()
     if (this.usesRedis) this.#recovery.tellLate()
@@ -209,7 +223,9 @@ export class Availability extends EventEmitter<InnerEvents> {
   #beat (afterMs = this.#waitingSinceMs === undefined ? heartbeatMs : heartbeatMs / 4): void {
     if (this.#closed) return
     this.#timer = timers.setTimeout(() => {
-      this.#redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since }) => {
+      const askedAtMs = this.#now()
+      this.#redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
+        this.#clock.note(askedAtMs, nowMs)
         if (this.#mode !== 'redis') return
         const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances &&
           timers.monotonicMs() <= this.#waitingUntilMs

@@ -24,7 +24,10 @@ import type { MemoryStore } from './memory.js'
 import type { RedisStore } from './redis.js'
 import type { ChangedBlock } from './redis-blocks.js'
 import type { Shared } from './shares.js'
-import type { Block, BlockOperation, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from './store.js'
+import {
+  type Block, blockedIn, type BlockOperation, type BlockRequest, type Hit, type NamedCheck, type Peeked,
+  type RateLimitEvent, type Refund, type Refusals, type Store, type Suspect, type Taken
+} from './store.js'
 
 export interface FailoverOptions {
   readonly memory: MemoryStore
@@ -69,6 +72,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   readonly #calls = new SingleCallQueue(callsAtOnce)
   /** undefined: no Redis is configured */
   readonly #availability: Availability | undefined
+  /** by address: the order of the last change of a block, while it is under way */
+  readonly #blockOrders = new Map<string, number>()
   /** this process's clock less that of Redis, ms */
   #offsetMs = 0
 
@@ -86,7 +91,11 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       return taken
     })
     this.#blockCalls = new CallQueue({
-      send: async operations => await redis!.store.blockList.change(operations),
+      send: async operations => {
+        // Later, the call has failed here, and memory has gone on.
+        const promptUntilMs = now() + redis!.guarded.commandTimeout
+        return await redis!.store.blockList.change(operations, this.#availability!.aheadMs, promptUntilMs)
+      },
       inCall: blocksInCall,
       atOnce: blockCallsAtOnce
     })
@@ -144,8 +153,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   }
 
   /** See Availability. */
-  async drain (withinMs: number): Promise<void> {
-    await this.#availability?.drain(withinMs)
+  async drain (tryUntilMs: number): Promise<void> {
+    await this.#availability?.drain(tryUntilMs)
   }
 
   close (): void {
@@ -328,15 +337,33 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   async #changeBlock (operation: BlockOperation): Promise<ChangedBlock | undefined> {
     if (this.#redis === undefined) return undefined
     const { journal } = this.#redis
+    const ip = blockedIn(operation)
     const order = journal.nextBlockOrder()
+    this.#blockOrders.set(ip, order)
     let changed: ChangedBlock | undefined
-    await this.#told(async () => { changed = await this.#blockCalls.ask(operation) }, () => {
+    const call = async () => {
+      changed = await this.#blockCalls.ask(operation)
+      // A later change of this instance says what holds here.
+      if (this.#blockOrders.get(ip) === order) this.#holdBlock(ip, changed)
+    }
+    await this.#told(call, () => {
       journal.addBlock(operation, order)
       // An older change of another instance may have come in between.
       if ('block' in operation) this.#memory.block(operation.block, operation.atMs)
       else this.#memory.unblock(operation.unblock, operation.atMs)
+    }).finally(() => {
+      if (this.#blockOrders.get(ip) === order) this.#blockOrders.delete(ip)
     })
     return changed
+  }
+
+  /** An older change of another instance may have come in between; a newer one that has come already holds. */
+  #holdBlock (ip: string, { standing, sequence }: ChangedBlock): void {
+    if (this.#redis!.store.blockList.hasSeenMore(sequence)) return
+    const { aheadMs } = this.#availability!
+    this.#memory.holdBlock(ip, standing && {
+      ...standing, blockedAtMs: standing.blockedAtMs + aheadMs, expiresAtMs: standing.expiresAtMs + aheadMs
+    })
   }
 
   isBlocked (address: string): Awaitable<boolean> {

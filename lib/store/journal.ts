@@ -116,6 +116,21 @@ export class Journal {
     this.#makeRoom()
   }
 
+  /** Addresses and ranges that are blocked by what waits. */
+  get blockedCount (): number {
+    return [...this.#blocks.values()].filter(steps => 'block' in steps.at(-1)!.operation).length
+  }
+
+  /** Whether a block waits for exactly this address or range that lasts until `untilMs`, ms since 1970, or longer. */
+  hasBlock (ip: string, untilMs: number): boolean {
+    return this.#blocks.get(ip)?.some(step => endOf(step) >= untilMs) === true
+  }
+
+  /** Whether what waits lifts the blocks of exactly this address or range. */
+  hasLift (ip: string): boolean {
+    return this.#blocks.get(ip)?.some(isLift) === true
+  }
+
   /** Taken when an operation begins: one that fails late came before those that were begun meanwhile. */
   nextBlockOrder (): number {
     return ++this.#lastBlockOrder

@@ -215,6 +215,12 @@ export class MemoryStore implements Store {
     this.#put(block)
   }
 
+  /** Takes over what stands in another store for one address or range; undefined: nothing. */
+  holdBlock (ip: string, block: Block | undefined): void {
+    if (block !== undefined) this.putBlock(block)
+    else if (this.#blocks.get(parseNetwork(ip)!) !== undefined) this.unblock(ip)
+  }
+
   /** An empty list for `replaceBlocks`. */
   newBlockList (): BlockList {
     const texts = new BlockTexts()

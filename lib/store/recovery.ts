@@ -3,6 +3,7 @@
  * where Redis has lost its data or is a little behind, all that is known here.
  */
 import { StoreUnavailableError } from '../errors.js'
+import type { ClockOffset } from './clock-offset.js'
 import type { CounterChunk } from './counter-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import { type MemoryStore, sameEndMs } from './memory.js'
@@ -27,17 +28,22 @@ export class Recovery {
   readonly #journal: Journal
   readonly #memory: MemoryStore
   readonly #now: () => number
+  readonly #clock: ClockOffset
   readonly #onRefused: OnRefused
   #carries = 0
   /** chunks of `tellRest` that Redis has not answered yet */
   #underWay = 0
 
   /** @param now  ms since 1970 */
-  constructor ({ store, journal }: { readonly store: RedisStore, readonly journal: Journal }, memory: MemoryStore, now: () => number, onRefused: OnRefused) {
+  constructor (
+    { store, journal }: { readonly store: RedisStore, readonly journal: Journal },
+    memory: MemoryStore, now: () => number, clock: ClockOffset, onRefused: OnRefused
+  ) {
     this.#store = store
     this.#journal = journal
     this.#memory = memory
     this.#now = now
+    this.#clock = clock
     this.#onRefused = onRefused
   }
 
@@ -51,8 +57,9 @@ export class Recovery {
    */
   async tellAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
     const fence = await this.#store.fence()
+    const askedAtMs = this.#now()
     const told = await this.#store.heartbeat(false, 0)
-    const aheadMs = this.#now() - told.nowMs
+    this.#clock.note(askedAtMs, told.nowMs)
     const isLost = epoch !== undefined && told.epoch !== epoch
     // A replica that became the primary, or a file that was read again, may be a little behind.
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
@@ -63,8 +70,8 @@ export class Recovery {
     if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
     // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
     const lacksBlocks = isLost || isBehind || await this.#store.blockList.isBehind() ||
-      (await this.#store.blockList.count()) < this.#memory.blockCount
-    if (lacksBlocks) await this.#restoreBlocks(aheadMs)
+      (await this.#store.blockList.count()) < this.#memory.blockCount - this.#journal.blockedCount
+    if (lacksBlocks) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
       await this.#tellWhatWaits(kept, pass === 0)
@@ -107,7 +114,7 @@ export class Recovery {
     await this.#offer(chunk.kind, sizeOf(chunk), async () => {
       switch (chunk.kind) {
         case 'counters': return await this.#store.carry(idOf(chunk), [...chunk.counters], this.#now(), kept)
-        case 'blocks': return await this.#store.blockList.apply(chunk.operations, this.#now())
+        case 'blocks': return await this.#store.blockList.apply(chunk.operations, this.#clock.ms)
         case 'events': return await this.#store.writeEvents(chunk.batch)
         case 'values': return await this.#store.values.carry(idOf(chunk), chunk.changes, this.#now())
       }
@@ -143,18 +150,17 @@ export class Recovery {
 
   /**
    * Blocks that are in force here, and unknown or shorter there, unless they were lifted there. Those there that were
-   * lifted here are lifted, unless they were blocked again.
-   *
-   * @param aheadMs  this process's clock less that of Redis
+   * lifted here are lifted, unless they were blocked again. The journal sends what was done in the outage.
    */
-  async #restoreBlocks (aheadMs: number): Promise<void> {
+  async #restoreBlocks (): Promise<void> {
     const endsThere = new Map<string, number>()
     for await (const page of this.#store.blockList.pages()) {
-      for (const { ip, expiresAtMs } of page) endsThere.set(ip, expiresAtMs + aheadMs)
+      for (const { ip, expiresAtMs } of page) endsThere.set(ip, expiresAtMs + this.#clock.ms)
     }
     const lifted = new Map(this.#memory.liftedBlocks().map(operation => [operation.unblock, operation]))
     const operations: BlockOperation[] = []
     for (const { ip, reason, origin, blockedAtMs, expiresAtMs } of this.#memory.steadyBlocks()) {
+      if (this.#journal.hasBlock(ip, expiresAtMs - sameEndMs)) continue
       const end = endsThere.get(ip) ?? -Infinity
       const replace = lifted.delete(ip) && end > expiresAtMs + sameEndMs
       if (!replace && end >= expiresAtMs - sameEndMs) continue
@@ -162,12 +168,13 @@ export class Recovery {
       operations.push({ atMs: blockedAtMs, block: { ip, reason, origin, durationMs, replace } })
     }
     for (const operation of lifted.values()) {
-      if (endsThere.has(operation.unblock)) operations.push(operation)
+      const { unblock: ip } = operation
+      if (endsThere.has(ip) && !this.#journal.hasLift(ip)) operations.push(operation)
     }
     const calls = inCalls(operations)
     for (let i = 0; i < calls.length; i += atOnce) {
       await all(calls.slice(i, i + atOnce).map(async operations => await this.#offer('blocks', operations.length, async () =>
-        await this.#store.blockList.apply(operations, this.#now()))))
+        await this.#store.blockList.apply(operations, this.#clock.ms))))
     }
   }
 }

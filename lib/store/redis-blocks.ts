@@ -23,6 +23,8 @@ export interface ChangedBlock {
   readonly wasBlocked: boolean
   /** the block that is in force now; undefined: none */
   readonly standing: Block | undefined
+  /** number of the last change when it was so */
+  readonly sequence: number
 }
 
 export interface BlockChanges {
@@ -60,11 +62,24 @@ export class RedisBlocks {
     this.#keys = keys
   }
 
-  /** Does what is asked for now, in order; one round trip. */
-  async change (operations: readonly BlockOperation[]): Promise<readonly ChangedBlock[]> {
-    const changed = await this.#change(operations, () => 0)
+  /**
+   * Does what is asked for now, in order; one round trip. A call that hangs, and runs after `promptUntilMs`, must not
+   * undo what was done since: then each operation counts as of its own time.
+   *
+   * @param aheadMs        the clock of the operations and of `promptUntilMs` less that of Redis
+   * @param promptUntilMs  default: for ever
+   */
+  async change (
+    operations: readonly BlockOperation[], aheadMs = 0, promptUntilMs = Infinity
+  ): Promise<readonly ChangedBlock[]> {
+    const changed = await this.#change(operations, aheadMs, promptUntilMs - aheadMs)
     this.#madeSince += changed.filter(({ isAnnounced }) => isAnnounced).length
     return changed
+  }
+
+  /** Whether `changes` has returned a change after that one. */
+  hasSeenMore (sequence: number): boolean {
+    return this.#seen.sequence > sequence
   }
 
   async isBlocked (address: string): Promise<boolean> {
@@ -138,9 +153,13 @@ export class RedisBlocks {
     return lacks(await this.#changesAfter(id, 1), sequence, sequence + this.#madeSince)
   }
 
-  /** Does what was done elsewhere, each at its own time: a block that another instance has lifted since stays lifted. */
-  async apply (operations: readonly BlockOperation[], nowMs: number): Promise<void> {
-    await this.#change(operations, ({ atMs }) => Math.max(1, Math.ceil(nowMs - atMs)))
+  /**
+   * Does what was done elsewhere, each at its own time: a block that another instance has lifted since stays lifted.
+   *
+   * @param aheadMs  the clock of the operations less that of Redis; the same one for operations that must keep their order
+   */
+  async apply (operations: readonly BlockOperation[], aheadMs: number): Promise<void> {
+    await this.#change(operations, aheadMs, 0)
   }
 
   /** How many blocks there are; some may have run out. */
@@ -158,10 +177,12 @@ export class RedisBlocks {
     this.#madeSince = 0
   }
 
-  async #change (operations: readonly BlockOperation[], agoMsOf: (operation: BlockOperation) => number) {
-    const args = operations.flatMap(operation => argumentsOf(operation, agoMsOf(operation)))
+  /** @param promptUntilMs  by Redis' clock */
+  async #change (operations: readonly BlockOperation[], aheadMs: number, promptUntilMs: number) {
+    const untilMs = Math.floor(Math.min(promptUntilMs, Number.MAX_SAFE_INTEGER))
+    const args = [maxChanges, untilMs, ...operations.flatMap(operation => argumentsOf(operation, aheadMs))]
     return await this.#redis.run(async client =>
-      readChanged(operations, await changeBlocks.run(client, this.#blockKeys(), [maxChanges, ...args])))
+      readChanged(operations, await changeBlocks.run(client, this.#blockKeys(), args)))
   }
 
   /** @returns undefined for a foreign entry, which must not hide the others */
@@ -200,20 +221,24 @@ function readScan (reply: unknown): readonly [next: string, entries: readonly (r
 }
 
 /** The arguments of change-blocks.lua for one operation. */
-function argumentsOf (operation: BlockOperation, agoMs: number): Arguments {
-  if ('unblock' in operation) return ['unblock', operation.unblock, agoMs, '', '', '']
+function argumentsOf (operation: BlockOperation, aheadMs: number): Arguments {
+  const atMs = Math.floor(operation.atMs - aheadMs)
+  if ('unblock' in operation) return ['unblock', operation.unblock, atMs, '', '', '']
   const { ip, durationMs, reason, origin, replace } = operation.block
-  return [replace === true ? 'replace' : 'block', ip, agoMs, durationMs === Infinity ? '' : durationMs, reason, origin]
+  return [replace === true ? 'replace' : 'block', ip, atMs, durationMs === Infinity ? '' : durationMs, reason, origin]
 }
 
 /** Reads the reply of change-blocks.lua. */
 function readChanged (operations: readonly BlockOperation[], reply: unknown) {
-  const told = listOf(reply, 3 * operations.length)
+  const told = listOf(reply, 3 * operations.length + 1)
+  const sequence = wholeOf(told.at(-1))
   return operations.map((operation, i) => {
     const [isAnnounced, wasBlocked, json] = told.slice(3 * i, 3 * i + 3)
     const standing = json === '' ? undefined : parseBlock(blockedIn(operation), textOf(json))
     if (json !== '' && standing === undefined) throw unreadable()
-    return { isAnnounced: wholeOf(isAnnounced, 0, 1) === 1, wasBlocked: wholeOf(wasBlocked, 0, 1) === 1, standing }
+    return {
+      isAnnounced: wholeOf(isAnnounced, 0, 1) === 1, wasBlocked: wholeOf(wasBlocked, 0, 1) === 1, standing, sequence
+    }
   })
 }
 

@@ -214,6 +214,23 @@ t.test('a list that cannot be read leaves the one in force as it is, and is told
   await until(async () => await statusFor(one, '192.0.2.5') === 403, 2000)
 })
 
+t.test('a client that was blocked here is not let in by an older change of another instance, nor the other way round', async t => {
+  const [one, other] = [await instance(t), await instance(t)]
+  let wrong = 0
+  for (let i = 0; i < 400; i++) {
+    const ip = `10.0.0.${i % 200}`
+    await other.redisGuard.blockIP(ip, 5)
+    await other.redisGuard.unblockIP(ip)
+    await one.redisGuard.blockIP(ip, 60)
+    if (await statusFor(one, ip) !== 403) wrong++
+    await other.redisGuard.unblockIP(ip)
+    await other.redisGuard.blockIP(ip, 50)
+    await one.redisGuard.unblockIP(ip)
+    if (await statusFor(one, ip) !== 200) wrong++
+  }
+  t.equal(wrong, 0)
+})
+
 const seed = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e6))
 
 t.test(`whatever two instances block and unblock, with outages between, they and Redis end alike (SEED=${seed})`, async t => {

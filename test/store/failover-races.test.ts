@@ -11,7 +11,7 @@ import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { type Heartbeat, noNumbers, type RedisStore } from '../../lib/store/redis.js'
 import { Shares } from '../../lib/store/shares.js'
-import type { CountedHere, Fence } from '../../lib/store/store.js'
+import { blockedIn, type BlockOperation, type CountedHere, type Fence } from '../../lib/store/store.js'
 import { timers } from '../../lib/timers.js'
 import { until } from '../support/until.js'
 
@@ -37,7 +37,11 @@ class MadeUpRedis {
   take = async (): Promise<unknown> => []
   heartbeat = async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
   readonly blockList = {
-    count: async () => 0, isBehind: async () => false, apply: async () => {}, change: async (): Promise<unknown[]> => []
+    count: async () => 0,
+    isBehind: async () => false,
+    hasSeenMore: (sequence: number) => sequence < 5,
+    apply: async () => {},
+    change: async (): Promise<unknown[]> => []
   }
 
   writeEvents = async () => {}
@@ -333,6 +337,51 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
   await Promise.all(changes)
   t.match(memory.blocks(), [{ ip: '192.0.2.1', reason: '', expiresAtMs: Infinity }])
   t.equal(memory.blocks().length, 1)
+})
+
+t.test('after a block or unblock, memory holds what Redis said, unless something newer is known', async t => {
+  const { memory, breaker, redis, store } = setUp(t)
+  const nowMs = Date.now()
+  // Redis' clock is at 0.
+  const standing = { reason: 'standing', origin: '', blockedAtMs: 0, expiresAtMs: 60_000 }
+  const older = { reason: 'older', origin: '', blockedAtMs: nowMs - 1000, expiresAtMs: nowMs + 90_000 }
+  let answers: (() => void)[] = []
+  redis.blockList.change = async (...[operations]: unknown[]) => {
+    await new Promise<void>(resolve => answers.push(resolve))
+    return (operations as BlockOperation[]).map(operation => {
+      const ip = blockedIn(operation)
+      const isHeld = 'block' in operation
+      return { standing: isHeld ? { ip, ...standing } : undefined, wasBlocked: true, sequence: ip === '192.0.2.9' ? 4 : 5 }
+    })
+  }
+  breaker.up()
+  await until(() => store.usesRedis)
+  const block = async (ip: string) => await store.block({ ip, durationMs: 60_000, reason: '', origin: '' })
+  const reasonsAfter = async (calls: readonly Promise<unknown>[], meanwhile: () => void) => {
+    await until(() => answers.length > 0)
+    meanwhile()
+    answers.forEach(answer => answer())
+    answers = []
+    await Promise.all(calls)
+    return memory.blocks().map(({ ip, reason }) => `${ip} ${reason}`)
+  }
+
+  t.same(await reasonsAfter([block('192.0.2.1'), store.unblock('192.0.2.2')], () => {
+    memory.unblock('192.0.2.1')
+    memory.putBlock({ ip: '192.0.2.2', ...older })
+  }), ['192.0.2.1 standing'], 'an older change that came in between')
+  t.ok(Math.abs(memory.findBlock('192.0.2.1')!.expiresAtMs - nowMs - 60_000) < 1000, "on this process's clock")
+
+  t.same(await reasonsAfter([block('192.0.2.9')], () => memory.unblock('192.0.2.9')), ['192.0.2.1 standing'], 'a newer one')
+
+  const first = block('192.0.2.3')
+  await until(() => answers.length > 0)
+  const second = store.unblock('192.0.2.3')
+  await until(() => answers.length > 1)
+  answers.shift()!()
+  await first
+  t.equal(memory.isBlocked('192.0.2.3'), false, 'a later call of this instance')
+  t.same(await reasonsAfter([second], () => {}), ['192.0.2.1 standing'])
 })
 
 t.test('calls that wait when Redis goes are answered by memory at once, and told to Redis later, in order', async t => {

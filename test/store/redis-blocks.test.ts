@@ -81,6 +81,8 @@ t.test('a list whose changes are gone is not behind', async t => {
 
 const ip = '192.0.2.1'
 const minuteMs = 60_000
+/** The operations below are dated by a clock that is 0 now. */
+const aheadMs = -Date.now()
 
 /** What was done to one address, a minute apart; the last one a minute ago. Reasons tell the blocks apart. */
 function history (steps: readonly (readonly [kind: 'block' | 'replace' | 'unblock', minutes?: number])[]): BlockOperation[] {
@@ -122,7 +124,7 @@ for (const [name, steps] of Object.entries(lateOperations)) {
     const operations = history(steps)
     for (const arriving of [operations, operations.toReversed()]) {
       await observer.flushall()
-      for (const operation of arriving) await store.blockList.apply([operation], 0)
+      for (const operation of arriving) await store.blockList.apply([operation], aheadMs)
       const reasons = (await store.blocks()).map(({ reason }) => reason)
       t.same(reasons, [standingAfter(operations) ?? []].flat())
     }
@@ -144,7 +146,7 @@ t.test('what several instances did in an outage ends as if all had been done in 
     const journals = [0, 1, 2].map(() => new Journal({ capacity: 100, maxEvents: 1, onDrop: () => {} }))
     operations.forEach((operation, i) => journals[instances[i]!]!.addBlock(operation))
     for (const journal of isReversed ? journals.reverse() : journals) {
-      for (const chunk of journal.rest()) if (chunk.kind === 'blocks') await store.blockList.apply(chunk.operations, 0)
+      for (const chunk of journal.rest()) if (chunk.kind === 'blocks') await store.blockList.apply(chunk.operations, aheadMs)
     }
     const [standing] = await store.blocks()
     const expected = standingAfter(operations)
@@ -157,7 +159,7 @@ t.test('what several instances did in an outage ends as if all had been done in 
 t.test('an older unblock that arrives after a newer one does not make it forgotten', async t => {
   const store = await storeOf(t, 'one')
   const [block, unblock, older] = [...history([['block'], ['unblock']]), { atMs: -3 * minuteMs, unblock: ip }]
-  for (const operation of [unblock, older, block]) await store.blockList.apply([operation!], 0)
+  for (const operation of [unblock, older, block]) await store.blockList.apply([operation!], aheadMs)
   t.same(await store.blocks(), [])
 })
 

@@ -149,8 +149,8 @@ const right: Readonly<Record<string, unknown>> = {
   incr: ['5', -1],
   clearEvents: [3, '', nowMs],
   suspects: [['192.0.2.1', 5], ['192.0.2.2', 3]],
-  block: [1, 0, blockJson],
-  unblock: [1, 1, ''],
+  block: [1, 0, blockJson, 1],
+  unblock: [1, 1, '', 1],
   changes: [nowMs, 1, '1-0', [['1-0', ['sequence', '1', 'ip', '192.0.2.1', 'block', '']]], 'epoch']
 }
 
@@ -307,5 +307,5 @@ t.test('a page of the block list without a readable cursor or of an odd length i
 })
 
 t.test('the answer to a block without a readable block is rejected', async t => {
-  for (const json of ['', 'no JSON', '{}']) t.equal(await read(readers['block']!, [1, 0, json]), 'refused', json)
+  for (const json of ['', 'no JSON', '{}']) t.equal(await read(readers['block']!, [1, 0, json, 1]), 'refused', json)
 })

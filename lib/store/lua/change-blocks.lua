@@ -4,17 +4,21 @@
 -- but began later: an unblock that arrives late leaves them in force.
 --
 -- KEYS     blocks, expiry, changes, sequence, lifted (see store/keys.ts)
--- ARGV     most changes to keep, then for each operation: block, replace or
---          unblock; ip; how many ms ago it was, 0 for now; of a block its
---          durationMs ('' for good), reason and origin
+-- ARGV     most changes to keep; until when operations count as done now: a
+--          call that hung longer is late, and so is what was done without
+--          Redis (0); then for each operation: block, replace or unblock; ip;
+--          when it was, for one that is late; of a block its durationMs (''
+--          for good), reason and origin; all moments by Redis' clock
 -- returns  for each operation: 1 where it was announced, else 0; 1 where a
 --          block was in force before, else 0; the block that stands as JSON,
---          or '' for none
+--          or '' for none; at last the number of the last change (0: missing
+--          or foreign)
 -- cost     O(log n) for each operation, and up to 100 expired blocks removed
 
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local maxChanges = ARGV[1]
+local isLate = nowMs > tonumber(ARGV[2])
 local mostKept = 4
 
 local function isMoment (value)
@@ -129,10 +133,9 @@ for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LI
 end
 
 local told = {}
-for i = 2, #ARGV, 6 do
-  local kind, ip, agoMs, durationMs, reason, origin = unpack(ARGV, i, i + 5)
-  local atMs = nowMs - agoMs
-  local isLate = atMs < nowMs
+for i = 3, #ARGV, 6 do
+  local kind, ip, doneAtMs, durationMs, reason, origin = unpack(ARGV, i, i + 5)
+  local atMs = isLate and math.min(doneAtMs, nowMs) or nowMs
   local stored = redis.call('HGET', KEYS[1], ip)
   local before = parse(stored)
   local blocks = before
@@ -158,4 +161,6 @@ for i = 2, #ARGV, 6 do
   table.insert(told, before[1] ~= nil and 1 or 0)
   table.insert(told, json)
 end
+local sequence = tonumber(redis.call('GET', KEYS[4]) or nil) or 0
+table.insert(told, isMoment(sequence) and sequence or 0)
 return told

@@ -1,0 +1,131 @@
+/** When blocks and unblocks count as done: in the order in which they were done, though some reach Redis late. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import { GuardedRedis } from '../../lib/redis/breaker.js'
+import { Connection } from '../../lib/redis/connection.js'
+import { FailoverStore } from '../../lib/store/failover.js'
+import { Journal } from '../../lib/store/journal.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import { RedisStore } from '../../lib/store/redis.js'
+import { Shares } from '../../lib/store/shares.js'
+import { guardedApp } from '../support/app.js'
+import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
+
+const hourMs = 3_600_000
+const ip = '192.0.2.1'
+const keys = new Keys('guard:')
+
+async function startServer (t: Test): Promise<{ readonly server: RedisServer, readonly observer: Redis }> {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const observer = server.client()
+  t.teardown(() => observer.disconnect())
+  return { server, observer }
+}
+
+/** @param aheadMs  this instance's clock less that of Redis */
+async function instance (t: Test, { port }: RedisServer, name: string, aheadMs = 0): Promise<FailoverStore> {
+  const times = { connectTimeout: 2000, commandTimeout: 200, resetTimeout: 100 }
+  const now = () => Date.now() + aheadMs
+  const connection = new Connection({ kind: 'server', options: { port } }, times)
+  const guarded = new GuardedRedis(connection, { ...times, probeKey: keys.probe })
+  const memoryOf = () => new MemoryStore({ keys, capacity: 10, maxEvents: 1, now })
+  const redis = {
+    guarded,
+    store: new RedisStore(guarded, { keys, maxEvents: 10, instance: name }),
+    journal: new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} }),
+    shares: new Shares(memoryOf(), now)
+  }
+  const store = new FailoverStore({ memory: memoryOf(), redis, keys, now })
+  t.teardown(() => {
+    store.close()
+    guarded.close()
+  })
+  await guarded.connect(2000)
+  await until(() => store.usesRedis)
+  return store
+}
+
+const blockOf = (ip: string, durationMs = hourMs) => ({ ip, durationMs, reason: String(durationMs), origin: 'test' })
+
+type Step = (store: Pick<FailoverStore, 'block' | 'unblock'>) => Promise<unknown>
+
+const block: Step = async store => await store.block(blockOf(ip))
+const blockLonger: Step = async store => await store.block(blockOf(ip, 2 * hourMs))
+const replace: Step = async store => await store.block({ ...blockOf(ip, hourMs / 2), replace: true })
+const unblock: Step = async store => await store.unblock(ip)
+
+/** Each with the reasons of what stands in the end. */
+const histories: Readonly<Record<string, readonly [before: Step | undefined, hung: Step, after: Step, standing: string[]]>> = {
+  'a block, then an unblock': [undefined, block, unblock, []],
+  'an unblock, then a block': [block, unblock, blockLonger, [String(2 * hourMs)]],
+  'a block, then one that replaces it': [undefined, block, replace, [String(hourMs / 2)]]
+}
+
+for (const aheadMs of [0, hourMs, -hourMs]) {
+  for (const [name, [before, hung, after, standing]] of Object.entries(histories)) {
+    t.test(`${name}: a call that hangs, and runs later, undoes nothing (clock ${aheadMs} ms ahead)`, async t => {
+      const { server } = await startServer(t)
+      const store = await instance(t, server, 'one', aheadMs)
+      const other = await instance(t, server, 'other', -aheadMs)
+      await before?.(store)
+      server.signal('SIGSTOP')
+      await hung(store)
+      t.equal(store.usesRedis, false)
+      await after(store)
+      await sleep(200)
+      server.signal('SIGCONT')
+      await until(() => store.usesRedis && store.journalSize === 0)
+      await until(() => other.usesRedis)
+      for (const one of [store, other]) t.same((await one.blocks()).map(({ reason }) => reason), standing)
+    })
+  }
+}
+
+t.test('of two instances whose clocks differ, the one that calls last has the last word', async t => {
+  const { server } = await startServer(t)
+  const stores = [await instance(t, server, 'one', hourMs), await instance(t, server, 'other', -hourMs)]
+  for (let i = 0; i < 20; i++) {
+    await stores[i % 2]!.block(blockOf(ip))
+    t.equal(await stores[0]!.isBlocked(ip), true)
+    await stores[(i + 1) % 2]!.unblock(ip)
+    t.equal(await stores[0]!.isBlocked(ip), false)
+  }
+})
+
+t.test('Cluster: a block that hangs, and runs later, does not undo an unblock, nor the other way round', async t => {
+  const cluster = await RedisCluster.start()
+  t.teardown(async () => await cluster.stop())
+  const redis = { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }
+  const app = await guardedApp(t, { redis, resetTimeout: 100 })
+  const guard = app.redisGuard
+  await until(() => guard.status.store === 'redis')
+  await guard.blockIP('192.0.2.2', 3600)
+  for (const server of cluster.servers) server.signal('SIGSTOP')
+  await Promise.all([guard.blockIP('192.0.2.1', 3600), guard.unblockIP('192.0.2.2')])
+  t.equal(guard.status.store, 'memory')
+  await guard.unblockIP('192.0.2.1')
+  await guard.blockIP('192.0.2.2', 7200)
+  await sleep(200)
+  for (const server of cluster.servers) server.signal('SIGCONT')
+  await until(() => guard.status.store === 'redis', 15_000)
+  t.same((await guard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.2'])
+})
+
+t.test('what an outage did to one address keeps its order, in however many calls it is sent', async t => {
+  const { server, observer } = await startServer(t)
+  const store = await instance(t, server, 'one')
+  server.signal('SIGSTOP')
+  // So that each pair below lies across the border of two calls, one time in a hundred.
+  await store.block(blockOf('192.0.2.2'))
+  t.equal(store.usesRedis, false)
+  const ips = Array.from({ length: 4000 }, (_, i) => `10.0.${i >> 8}.${i & 255}`)
+  for (const ip of ips) await Promise.all([store.unblock(ip), store.block(blockOf(ip))])
+  server.signal('SIGCONT')
+  await until(() => store.usesRedis && store.journalSize === 0)
+  t.equal(await observer.hlen(keys.blocks), ips.length + 1)
+})
