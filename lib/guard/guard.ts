@@ -5,7 +5,7 @@
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
 import { current, explain, explainHit, type Explanation, refusalsOf } from '../rules/rate-limit.js'
-import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Unlimited, Verdict } from '../rules/verdict.js'
+import type { Blocked, Counted, Exempt, Explained, OnOutage, Shadowed, Source, Unlimited, Verdict } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { NamedCheck, Refund, Taken } from '../store/store.js'
@@ -154,25 +154,28 @@ export class Guard {
     const canAsk = this.#store.usesRedis
     const fallback = onOutage === 'memory' || onOutage === 'share' ? onOutage : undefined
     const denied = counter === this.#store && (canAsk || fallback !== undefined) ? this.#denyCache.refuse(key, checks, canAsk) : undefined
-    if (denied !== undefined) {
-      this.#tell(subject, 'limited', 'local', denied.name, key)
-      return done(undefined, denied)
-    }
+    if (denied !== undefined) return done(undefined, this.#verdictOn(subject, key, checks, denied, 'local'))
     const from = subject.client.key === key ? undefined : subject.client.key
     counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
       if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, done)
       if (source === 'redis') this.#denyCache.learn(key, checks, taken)
-      checks.forEach(({ name, shadow }, i) => {
-        if (shadow === true && !taken.outcomes[i]!.fits) this.#tell(subject, 'shadowed', source, name, key)
-      })
-      const verdict = verdictOn(key, checks, taken, source)
-      if (verdict !== undefined) {
-        this.#tell(subject, verdict.kind, source, verdict.name, key)
-        return done(undefined, verdict, taken, source)
-      }
-      if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
-      done(undefined, { kind: 'shadowed', key }, taken, source)
+      done(undefined, this.#verdictOn(subject, key, checks, taken, source!), taken, source)
     })
+  }
+
+  #verdictOn (
+    subject: Subject, key: string, checks: readonly NamedCheck[], taken: Taken, source: Source
+  ): Counted | Shadowed {
+    checks.forEach(({ name, shadow }, i) => {
+      if (shadow === true && !taken.outcomes[i]!.fits) this.#tell(subject, 'shadowed', source, name, key)
+    })
+    const verdict = verdictOn(key, checks, taken, source)
+    if (verdict !== undefined) {
+      this.#tell(subject, verdict.kind, source, verdict.name, key)
+      return verdict
+    }
+    if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
+    return { kind: 'shadowed', key }
   }
 
   /** Takes back a hit that was accepted and is not to count after all. */
