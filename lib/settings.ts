@@ -9,7 +9,7 @@ import { type LimitError, type OptionProblem, OptionsError, show } from './error
 import { foreignOptions, isOfHost, probablyMeant } from './host-options.js'
 import { text, wrong } from './option-rules.js'
 import {
-  type AllowListEntry, draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
+  draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
   type NamedLimitOptions, type Option, pluginOptions, type RateLimitOptions, type RedisGuardOptions, refusalHeaders,
   routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions, type StandardHeaders
 } from './options.js'
@@ -75,6 +75,8 @@ export interface LimitSettings extends LimitDefinition {
 }
 
 export interface AllowList {
+  /** the entries, or the function */
+  readonly given: Exclude<RateLimitOptions['allowList'], undefined>
   readonly addresses: AddressList<true>
   /** entries that are neither addresses nor ranges, and keys of `{ key }` entries */
   readonly keys: ReadonlySet<string>
@@ -328,9 +330,9 @@ function readHeaders<T extends Readonly<Record<string, boolean>>> (given: Readon
   return Object.freeze(Object.fromEntries(Object.keys(base).map(name => [name, renamed[name] ?? (isOfRoute ? false : base[name])]))) as T
 }
 
-function readAllowList (given: readonly AllowListEntry[] | AllowList['decide']): AllowList {
+function readAllowList (given: AllowList['given']): AllowList {
   const entries = typeof given === 'object' ? given : []
   const { list, rest } = parseAddressList(entries.filter(entry => typeof entry === 'string'))
   const keys = new Set([...rest, ...entries.filter(entry => typeof entry === 'object').map(({ key }) => key)])
-  return Object.freeze({ addresses: list, keys, decide: typeof given === 'function' ? given : undefined })
+  return Object.freeze({ given, addresses: list, keys, decide: typeof given === 'function' ? given : undefined })
 }

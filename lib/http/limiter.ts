@@ -130,14 +130,15 @@ export class Limiter {
   }
 
   /**
-   * Whether a request that one of them has decided is not for the other to decide again. Two of them may be one limit
+   * Whether both are the same limit, so that only the first of them counts a request. Two of them may be one limit
    * where they have a group.
    */
   isSameAs (other: Limiter): boolean {
     if (other === this) return true
     if (other.#name !== this.#name) return false
     const { settings } = other
-    return alike.every(name => settings[name] === this.settings[name]) &&
+    return comparedOptions.every(name => settings[name] === this.settings[name]) &&
+      isDeepStrictEqual(settings.allowList.given, this.settings.allowList.given) &&
       isDeepStrictEqual(settings.limits, this.settings.limits)
   }
 
@@ -269,8 +270,8 @@ export class Limiter {
   }
 }
 
-/** What two hooks of one limit have in common, beside their limits. */
-const alike = ['allowList', 'skip', 'countWhen', 'onOutage'] as const
+/** Options that must be identical for two hooks to be one limit; their allow lists and limits must be equal. */
+const comparedOptions = ['skip', 'countWhen', 'onOutage'] as const
 
 function isUnlimited ({ limit }: NamedCheck): boolean {
   return limit.max === Infinity
