@@ -22,7 +22,7 @@ import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
 import { shownKey } from './normalize-ip.js'
 import type { RequestSubject } from './subject.js'
-import { answerOf, asError, hidden } from './user-function.js'
+import { answerOf, hidden } from './user-function.js'
 
 /** Called once, with the failure, or with the verdict. */
 export type Decided = (failure: Error | undefined, verdict: Verdict | undefined) => void
@@ -81,20 +81,23 @@ export class Limiter {
       if (skips) decided(undefined, this.skipped(this.clientOf(subject)))
       else this.#decide(request, reply, subject, decided)
     }
-    let skips: Awaitable<boolean>
-    try {
-      skips = this.skips(request)
-    } catch (thrown) {
-      return decided(asError(thrown), undefined)
-    }
+    const skips = this.skips(request)
     if (typeof skips === 'boolean') continued(skips)
-    else skips.then(continued, (thrown: unknown) => decided(hidden(thrown, this.#name, request) as Error, undefined))
+    else skips.then(continued, (thrown: unknown) => decided(thrown as Error, undefined))
   }
 
-  /** Whether the user's `skip` leaves a request out; a promise only where that answers one. */
+  /** Whether the user's `skip` leaves a request out; a promise only where that answers one, or fails. */
   skips (request: FastifyRequest): Awaitable<boolean> {
-    const answer = this.settings.skip?.(request)
-    return isThenable(answer) ? answerOf('skip', () => answer).then(Boolean) : Boolean(answer)
+    let answer: unknown
+    try {
+      answer = this.settings.skip?.(request)
+      if (!isThenable(answer)) return Boolean(answer)
+    } catch (thrown) {
+      answer = Promise.reject(thrown)
+    }
+    return answerOf('skip', () => answer).then(Boolean, (thrown: unknown) => {
+      throw hidden(thrown, this.#name, request)
+    })
   }
 
   skipped (client: Client): Skipped {
@@ -144,7 +147,7 @@ export class Limiter {
 
   /** How far a client is; nothing is counted. */
   async peek (key: string, checks: readonly NamedCheck[]): ReturnType<Guard['peek']> {
-    return await this.#guard.peek(key, checks, this.#counter)
+    return await this.#guard.peek(key, checks, this.settings.onOutage, this.#counter)
   }
 
   /** Whether a refusal is one by `ban`. */
