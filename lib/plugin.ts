@@ -18,7 +18,7 @@ import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
 import { keyHash } from './guard/key-hash.js'
-import { LimitControl } from './guard/limit-control.js'
+import { forJson, LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
@@ -172,7 +172,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     changeLog,
     onTakenOver: (set, reset) => {
       if (set.length > 0) {
-        log.info({ limits: set.slice(0, mostNamed), count: set.length }, 'limits that were set at run time are in force')
+        const limits = set.slice(0, mostNamed).map(forJson)
+        log.info({ limits, count: set.length }, 'limits that were set at run time are in force')
       }
       if (reset.length > 0) {
         log.info({ limits: reset.slice(0, mostNamed), count: reset.length }, 'limits are as configured again')
