@@ -15,7 +15,7 @@ import {
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from './rules/address-list.js'
-import { type Algorithm, defineLimit, type Excess } from './rules/rate-limit.js'
+import { type Algorithm, defaultBackoffMs, defineLimit, type Excess } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
 import type { CustomStoreConstructor } from './store/store.js'
 
@@ -256,6 +256,13 @@ function resolveSingle (given: Given<typeof singleLimitOptions>, base: LimitDefi
   if (given.burst !== undefined && (given.algorithm ?? algorithm) !== 'gcra') {
     problems.push({ option: `${prefix}burst`, rule: "left out, unless algorithm is 'gcra'", received: show(given.burst) })
   }
+  if (given.maxBackoff !== undefined && given.algorithm !== undefined && given.algorithm !== 'fixed-window') {
+    const rule = "left out, unless algorithm is 'fixed-window'"
+    problems.push({ option: `${prefix}maxBackoff`, rule, received: show(given.maxBackoff) })
+  }
+  if (given.maxBackoff !== undefined && continueExceeding === true) {
+    problems.push({ option: `${prefix}maxBackoff`, rule: 'left out beside continueExceeding', received: show(given.maxBackoff) })
+  }
   return pick({
     algorithm,
     max,
@@ -294,7 +301,7 @@ function resolveList (list: readonly NamedLimitOptions[], base: LimitDefinition,
 
 const limitName = /^[\w.-]{1,50}$/
 
-/** @returns the same, having looked whether its numbers go together */
+/** @returns the same with its cap, having looked whether its numbers go together */
 function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionProblem[]): NamedLimitDefinition {
   const { algorithm, max, timeWindow, burst, cost, ban, excess, maxBackoff } = limit
   if (algorithm !== 'fixed-window') {
@@ -306,7 +313,8 @@ function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionP
     const rule = `at least timeWindow, which is ${timeWindow} ms`
     problems.push({ option: `${prefix}maxBackoff`, rule, received: show(maxBackoff) })
   }
-  if (typeof max !== 'number' || typeof timeWindow !== 'number') return Object.freeze(limit)
+  const capped = Object.freeze({ ...limit, maxBackoff: capOf(limit) })
+  if (typeof max !== 'number' || typeof timeWindow !== 'number') return capped
   try {
     const defined = defineLimit(algorithm, max, timeWindow, burst)
     if (typeof cost === 'number' && cost > 1 && cost > defined.burst) {
@@ -315,7 +323,13 @@ function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionP
   } catch (error) {
     problems.push({ option: `${prefix}max`, rule: 'in range with timeWindow', received: show(max), remedy: (error as LimitError).message })
   }
-  return Object.freeze(limit)
+  return capped
+}
+
+/** The same for all that have the same cap, whether it was given or not; undefined: no refusal makes a window longer. */
+function capOf ({ timeWindow, excess, maxBackoff = defaultBackoffMs }: LimitDefinition): number | undefined {
+  if (excess !== 'backoff') return undefined
+  return typeof timeWindow === 'number' ? Math.max(maxBackoff, timeWindow) : maxBackoff
 }
 
 /**

@@ -152,9 +152,8 @@ export class LimitRegistry {
 }
 
 function hasSameWindow (a: LimitDefinition, b: LimitDefinition): boolean {
-  if (a.timeWindow !== b.timeWindow || a.excess !== b.excess) return false
-  // The lower cap would shorten the lock that the higher one allows.
-  return a.excess !== 'backoff' || a.maxBackoff === b.maxBackoff
+  // The lower of two caps would shorten the lock that the higher one allows.
+  return a.timeWindow === b.timeWindow && a.excess === b.excess && a.maxBackoff === b.maxBackoff
 }
 
 function windowName ({ timeWindow, excess }: LimitDefinition): string {

@@ -28,7 +28,7 @@ export interface Limit {
   readonly max: number
   /** length of the window; whole number >= 1 */
   readonly windowMs: number
-  /** gcra only: hits that may come at once; elsewhere equal to max */
+  /** gcra only: hits that may come at once; elsewhere, and without a limit, equal to max */
   readonly burst: number
   /** fixed-window only; elsewhere `none` */
   readonly excess: Excess
@@ -250,7 +250,7 @@ export function defineLimit (
     algorithm,
     max,
     windowMs,
-    burst: algorithm === 'gcra' ? burst : max,
+    burst: algorithm === 'gcra' && max !== Infinity ? burst : max,
     excess: isFixed ? excess : 'none',
     longestMs: isFixed && excess === 'backoff' ? Math.max(windowMs, maxBackoffMs) : windowMs
   }
