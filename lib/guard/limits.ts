@@ -13,7 +13,7 @@ export interface LimitChange {
   readonly windowMs: number
 }
 
-/** Whom a limit counts apart. */
+/** How a limit tells clients apart. */
 export interface LimitClients {
   /** bits */
   readonly ipv6Subnet: number
@@ -91,7 +91,8 @@ export class LimitRegistry {
   add (place: string, ownName: string | undefined, definition: LimitDefinition, clients: LimitClients): LiveLimit {
     const shared = ownName === undefined ? place : `${place}:${ownName}`
     if (this.find(shared).some(other => other.place !== place)) {
-      throw new OptionsError([{ option: `the limit ${shared}`, rule: 'called otherwise than one of another route or group', received: show(shared) }])
+      const rule = 'one whose name is not already used by another route or group'
+      throw new OptionsError([{ option: `the limit ${shared}`, rule, received: show(shared) }])
     }
     const name = this.#nameFor(shared, definition)
     const limit = new LiveLimit(name, place, definition, clients)

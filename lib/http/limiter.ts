@@ -108,16 +108,16 @@ export class Limiter {
     const client = this.clientOf(subject)
     if (this.#isPlain) {
       const { key } = client
-      if (reply !== undefined && !subject.begin(this, key)) return decided(undefined, this.skipped(client))
+      if (reply !== undefined && !subject.markUnlessCounted(this, key)) return decided(undefined, this.skipped(client))
       const shownTo = showing(shownKey(key, client), key, decided)
       if (isListed(client, key, this.settings)) return shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
       const checks = this.#fixedChecks(key, false)
       if (checks !== undefined) return this.#take(request, reply, subject, key, checks, shownTo)
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
-    // A plain limit has begun already.
-    const begins = reply === undefined || this.#isPlain ? undefined : (key: string) => subject.begin(this, key)
-    this.countingOf(request, client, begins).then(({ key, shown, checks }) => {
+    // For a plain limit that is done already.
+    const marks = reply === undefined || this.#isPlain ? undefined : (key: string) => subject.markUnlessCounted(this, key)
+    this.countingOf(request, client, marks).then(({ key, shown, checks }) => {
       const shownTo = showing(shown, key, decided)
       if (checks === 'repeated') shownTo(undefined, { kind: 'skipped', key })
       else if (checks === 'exempt') shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
@@ -191,9 +191,9 @@ export class Limiter {
     }))
   }
 
-  /** @param begins  whether the limit is to decide for a key; undefined: always */
+  /** @param marks  see RequestSubject.markUnlessCounted; undefined: each call counts */
   async countingOf (
-    request: FastifyRequest, client: Client, begins?: (key: string) => boolean
+    request: FastifyRequest, client: Client, marks?: (key: string) => boolean
   ): Promise<Counting> {
     try {
       const { keyGenerator, allowList } = this.settings
@@ -206,7 +206,7 @@ export class Limiter {
       const shown = generated === undefined ? shownKey(plain, client) : answer as string
       // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
       const isFallback = keyGenerator !== undefined && generated === undefined
-      if (begins?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
+      if (marks?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
       if (isListed(client, plain, this.settings)) return { key, shown, checks: 'exempt' }
       const { decide } = allowList
       if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
