@@ -96,7 +96,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   if (settings.limit.enforce === 0) {
     log.info('the plugin is in shadow: blocks, and limits without `enforce` or `shadow` of their own, refuse nothing')
   }
-  const idLabel = fastify.initialConfig.requestIdLogLabel ?? 'reqId'
+  // Fastify fills in its default.
+  const idLabel = fastify.initialConfig.requestIdLogLabel!
   const registrations = registrationsOf(fastify)
   const metricsPath = settings.metrics !== false && settings.metrics.path
   const before = routesBefore(fastify, { global: settings.global, seen: registrations.routes, metricsPath })
@@ -459,7 +460,7 @@ function logDecision (
   // Fastify's own logger of `logger: false` has no level; loggers other than pino cannot be asked.
   if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
   const { outcome, source, limit, subject: { client, method, route, requestId } } = event
-  const key = event.key === undefined ? undefined : shorten(event.key)
+  const key = shorten(event.key)
   const decision = { outcome, source, limit, client: { ...client, key: shorten(client.key) }, key, method, route }
   safeLog(log).debug({ [idLabel]: shorten(String(requestId)), decision }, outcome)
 }

@@ -34,7 +34,7 @@ export interface GuardEvent {
   /** name of the limit; undefined for a block */
   readonly limit: string | undefined
   /** what it was counted by; of a block the address or range that is blocked */
-  readonly key: string | undefined
+  readonly key: string
   readonly subject: Subject
 }
 
@@ -225,7 +225,7 @@ export class Guard {
     else done(undefined, verdict)
   }
 
-  #tell (subject: Subject, outcome: Outcome, source: Source, limit?: string, key?: string): void {
+  #tell (subject: Subject, outcome: Outcome, source: Source, limit: string | undefined, key: string): void {
     const event = { outcome, source, limit, key, subject }
     for (const listener of this.#listeners) listener(event)
   }

@@ -24,7 +24,8 @@ export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Pro
     return await Promise.race([answer as Promise<T>, late])
   } catch (thrown) {
     // Fastify lets a request pass whose hook fails with nothing.
-    throw thrown || new LimitError(`${option} failed without an error`)
+    if (thrown) throw thrown
+    throw new LimitError(`${option} failed without an error`)
   } finally {
     timers.clearTimeout(timer)
   }

@@ -147,11 +147,10 @@ export function current (stored: LimitState | undefined, nowMs: number, limit: L
   return rules[limit.algorithm].current(stored, nowMs, limit)
 }
 
-/** Counts a hit that was decided elsewhere, whether or not it fits. */
+/** Counts a hit that was decided elsewhere, whether or not it fits. A hit of cost 0 is never refused. */
 export function count (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number, accepted: boolean): LimitState {
   const rule = rules[limit.algorithm]
   const state = rule.current(stored, nowMs, limit)
-  if (cost === 0) return state
   return accepted ? rule.accept(state, limit, cost) : rule.refuse(state, nowMs, limit)
 }
 
