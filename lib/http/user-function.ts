@@ -21,13 +21,13 @@ export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Pro
     const late = new Promise<never>((resolve, reject) => {
       timer = timers.setTimeout(() => reject(new LimitError(`${option} must answer within ${longestAnswerMs} ms, got nothing`)), longestAnswerMs)
     })
-    return await Promise.race([answer as Promise<T>, late])
-  } catch (thrown) {
-    // Fastify lets a request pass whose hook fails with nothing.
-    if (thrown) throw thrown
-    throw new LimitError(`${option} failed without an error`)
-  } finally {
+    const answered = await Promise.race([answer as Promise<T>, late])
     timers.clearTimeout(timer)
+    return answered
+  } catch (thrown) {
+    timers.clearTimeout(timer)
+    // Fastify lets a request pass whose hook fails with nothing.
+    throw thrown || new LimitError(`${option} failed without an error`)
   }
 }
 
