@@ -63,12 +63,12 @@ export interface SingleLimitOptions {
   burst?: number
   /**
    * How many hits a request counts for. A function may answer 0: such a request
-   * is neither counted nor refused. It may answer more than the limit ever
-   * allows: such a request gets a 429 without `retry-after`. Any other answer
-   * gets a 500. Default: 1.
+   * is neither counted nor refused, so a client must not be able to choose it.
+   * It may answer more than the limit ever allows: such a request gets a 429
+   * without `retry-after`. Any other answer gets a 500. Default: 1.
    *
    * @example
-   * cost: request => Array.isArray(request.body) ? request.body.length : 1
+   * cost: request => Array.isArray(request.body) ? Math.max(1, request.body.length) : 1
    */
   cost?: number | ((request: FastifyRequest) => Awaitable<number>)
   ban?: number

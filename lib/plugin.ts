@@ -18,7 +18,7 @@ import { DenyCache } from './guard/deny-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
 import { keyHash } from './guard/key-hash.js'
-import { LimitControl } from './guard/limit-control.js'
+import { forJson, LimitControl } from './guard/limit-control.js'
 import { LimitRegistry } from './guard/limits.js'
 import { MemoryWatch } from './guard/memory-watch.js'
 import { RedisGuard } from './guard/redis-guard.js'
@@ -96,7 +96,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   if (settings.limit.enforce === 0) {
     log.info('the plugin is in shadow: blocks, and limits without `enforce` or `shadow` of their own, refuse nothing')
   }
-  const idLabel = fastify.initialConfig.requestIdLogLabel ?? 'reqId'
+  // Fastify fills in its default.
+  const idLabel = fastify.initialConfig.requestIdLogLabel!
   const registrations = registrationsOf(fastify)
   const metricsPath = settings.metrics !== false && settings.metrics.path
   const before = routesBefore(fastify, { global: settings.global, seen: registrations.routes, metricsPath })
@@ -172,7 +173,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     changeLog,
     onTakenOver: (set, reset) => {
       if (set.length > 0) {
-        log.info({ limits: set.slice(0, mostNamed), count: set.length }, 'limits that were set at run time are in force')
+        const limits = set.slice(0, mostNamed).map(forJson)
+        log.info({ limits, count: set.length }, 'limits that were set at run time are in force')
       }
       if (reset.length > 0) {
         log.info({ limits: reset.slice(0, mostNamed), count: reset.length }, 'limits are as configured again')
@@ -466,7 +468,7 @@ function logDecision (
   // Fastify's own logger of `logger: false` has no level; loggers other than pino cannot be asked.
   if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
   const { outcome, source, limit, subject: { client, method, route, requestId } } = event
-  const key = event.key === undefined ? undefined : shorten(event.key)
+  const key = shorten(event.key)
   const decision = { outcome, source, limit, client: { ...client, key: shorten(client.key) }, key, method, route }
   safeLog(log).debug({ [idLabel]: shorten(String(requestId)), decision }, outcome)
 }

@@ -9,13 +9,13 @@ import { type LimitError, type OptionProblem, OptionsError, show } from './error
 import { foreignOptions, isOfHost, probablyMeant } from './host-options.js'
 import { text, wrong } from './option-rules.js'
 import {
-  type AllowListEntry, draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
+  draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
   type NamedLimitOptions, type Option, pluginOptions, type RateLimitOptions, type RedisGuardOptions, refusalHeaders,
   routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions, type StandardHeaders
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from './rules/address-list.js'
-import { type Algorithm, defineLimit, type Excess } from './rules/rate-limit.js'
+import { type Algorithm, defaultBackoffMs, defineLimit, type Excess } from './rules/rate-limit.js'
 import type { OnOutage } from './rules/verdict.js'
 import type { CustomStoreConstructor } from './store/store.js'
 
@@ -75,6 +75,8 @@ export interface LimitSettings extends LimitDefinition {
 }
 
 export interface AllowList {
+  /** the entries, or the function */
+  readonly given: Exclude<RateLimitOptions['allowList'], undefined>
   readonly addresses: AddressList<true>
   /** entries that are neither addresses nor ranges, and keys of `{ key }` entries */
   readonly keys: ReadonlySet<string>
@@ -254,6 +256,13 @@ function resolveSingle (given: Given<typeof singleLimitOptions>, base: LimitDefi
   if (given.burst !== undefined && (given.algorithm ?? algorithm) !== 'gcra') {
     problems.push({ option: `${prefix}burst`, rule: "left out, unless algorithm is 'gcra'", received: show(given.burst) })
   }
+  if (given.maxBackoff !== undefined && given.algorithm !== undefined && given.algorithm !== 'fixed-window') {
+    const rule = "left out, unless algorithm is 'fixed-window'"
+    problems.push({ option: `${prefix}maxBackoff`, rule, received: show(given.maxBackoff) })
+  }
+  if (given.maxBackoff !== undefined && continueExceeding === true) {
+    problems.push({ option: `${prefix}maxBackoff`, rule: 'left out beside continueExceeding', received: show(given.maxBackoff) })
+  }
   return pick({
     algorithm,
     max,
@@ -292,7 +301,7 @@ function resolveList (list: readonly NamedLimitOptions[], base: LimitDefinition,
 
 const limitName = /^[\w.-]{1,50}$/
 
-/** @returns the same, having looked whether its numbers go together */
+/** @returns the same with its cap, having looked whether its numbers go together */
 function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionProblem[]): NamedLimitDefinition {
   const { algorithm, max, timeWindow, burst, cost, ban, excess, maxBackoff } = limit
   if (algorithm !== 'fixed-window') {
@@ -304,7 +313,8 @@ function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionP
     const rule = `at least timeWindow, which is ${timeWindow} ms`
     problems.push({ option: `${prefix}maxBackoff`, rule, received: show(maxBackoff) })
   }
-  if (typeof max !== 'number' || typeof timeWindow !== 'number') return Object.freeze(limit)
+  const capped = Object.freeze({ ...limit, maxBackoff: capOf(limit) })
+  if (typeof max !== 'number' || typeof timeWindow !== 'number') return capped
   try {
     const defined = defineLimit(algorithm, max, timeWindow, burst)
     if (typeof cost === 'number' && cost > 1 && cost > defined.burst) {
@@ -313,7 +323,13 @@ function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionP
   } catch (error) {
     problems.push({ option: `${prefix}max`, rule: 'in range with timeWindow', received: show(max), remedy: (error as LimitError).message })
   }
-  return Object.freeze(limit)
+  return capped
+}
+
+/** The same for all that have the same cap, whether it was given or not; undefined: no refusal makes a window longer. */
+function capOf ({ timeWindow, excess, maxBackoff = defaultBackoffMs }: LimitDefinition): number | undefined {
+  if (excess !== 'backoff') return undefined
+  return typeof timeWindow === 'number' ? Math.max(maxBackoff, timeWindow) : maxBackoff
 }
 
 /**
@@ -328,9 +344,9 @@ function readHeaders<T extends Readonly<Record<string, boolean>>> (given: Readon
   return Object.freeze(Object.fromEntries(Object.keys(base).map(name => [name, renamed[name] ?? (isOfRoute ? false : base[name])]))) as T
 }
 
-function readAllowList (given: readonly AllowListEntry[] | AllowList['decide']): AllowList {
+function readAllowList (given: AllowList['given']): AllowList {
   const entries = typeof given === 'object' ? given : []
   const { list, rest } = parseAddressList(entries.filter(entry => typeof entry === 'string'))
   const keys = new Set([...rest, ...entries.filter(entry => typeof entry === 'object').map(({ key }) => key)])
-  return Object.freeze({ addresses: list, keys, decide: typeof given === 'function' ? given : undefined })
+  return Object.freeze({ given, addresses: list, keys, decide: typeof given === 'function' ? given : undefined })
 }

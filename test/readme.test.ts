@@ -1,5 +1,6 @@
 /** README's tables say what the code does. `UPDATE=1 npx tap test/readme.test.ts` writes them anew. */
 import { access, readdir, readFile, writeFile } from 'node:fs/promises'
+import { runInNewContext } from 'node:vm'
 import Fastify from 'fastify'
 import t from 'tap'
 import { variables } from '../lib/env.js'
@@ -58,6 +59,22 @@ t.test('the table of warnings has every code, and no other', async t => {
   const codes = new Set(sources.flatMap(source => source.match(/GUARD_WARN_\w+/g) ?? []))
   const [, , rows] = tableAfter('warnings').exec(readme)!
   t.same([...rows!.matchAll(/^\| `(\w+)` \|/gm)].map(([, code]) => code).sort(), [...codes].sort())
+})
+
+t.test('the examples leave no client a cost of 0, nor an account a second quota, whatever its body is', async t => {
+  const source = await readFile(new URL('../lib/options.ts', import.meta.url), 'utf8')
+  const find = (text: string, pattern: RegExp) => {
+    const [, example] = pattern.exec(text)!
+    return runInNewContext(example!) as (request: { body: unknown }) => unknown
+  }
+  for (const cost of [readme, source].map(text => find(text, /cost: (request => .*body.*?),?\n/))) {
+    const bodies = [[], { length: 0 }, null, undefined, '', 0, [1], [1, 2, 3]]
+    t.same(bodies.map(body => cost({ body })), [1, 1, 1, 1, 1, 1, 1, 3])
+  }
+  const account = find(readme, /keyGenerator: (request => .*body.*)\n/)
+  const emails = ['a@x', ' A@x ', ['a@x'], undefined, null]
+  t.same(emails.map(email => account({ body: { email } })), ['a@x', 'a@x', 'a@x', '', ''])
+  t.same([null, undefined, 'text'].map(body => account({ body })), ['', '', ''])
 })
 
 t.test('the links to files lead somewhere', async t => {

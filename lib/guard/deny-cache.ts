@@ -1,21 +1,23 @@
 /**
  * What Redis has refused is refused here, without a round trip, until it may
  * pass again: who floods the service asks Redis twice a second, however many
- * requests that are. By the state that Redis told and the rules themselves, so
- * that a cheaper hit, or a limit that was raised, is not refused for what a
- * dearer one would have been. The clock is monotonic, and starts from that of
- * Redis.
+ * requests that are. Of a refused hit, the counters of all its limits are
+ * remembered as Redis told them, and the rules themselves decide again: a
+ * cheaper hit, or a limit that was raised, is not refused for what a dearer one
+ * would have been, and the answer tells of each limit, as Redis' own does. A hit
+ * with a counter that is not known asks Redis. The clock is monotonic, and
+ * starts from that of Redis.
  *
  * That a key was reset, a client unblocked, or a limit raised elsewhere is
  * known as soon as Redis is asked again: within `askAgainMs` on every instance.
  *
  * A fixed-window counts refusals; those of this cache are added up and written
- * behind. One that each refusal makes longer is not kept here.
+ * behind. Where each refusal changes the window, the counter is not remembered,
+ * so that Redis is asked.
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
-import { explain, explainHit, isUnused, type LimitState, refusalsOf, take } from '../rules/rate-limit.js'
-import type { Counted } from '../rules/verdict.js'
+import { isUnused, type LimitState, takeAll } from '../rules/rate-limit.js'
 import type { NamedCheck, Refusals, Taken } from '../store/store.js'
 import { timers } from '../timers.js'
 
@@ -27,7 +29,7 @@ export const writeIntervalMs = 250
 
 export interface DenyCacheOptions {
   readonly keys: Keys
-  /** the most keys that are kept; the one refused longest ago by Redis goes first */
+  /** the most counters that are kept; the one refused longest ago by Redis goes first */
   readonly capacity: number
   /** ms, monotonic */
   readonly now: () => number
@@ -35,24 +37,22 @@ export interface DenyCacheOptions {
   readonly write: (refusals: readonly Refusals[]) => Promise<void>
 }
 
-/** A key that Redis has refused. */
-interface Denial {
+/** A counter of a hit that Redis has refused. */
+interface Remembered {
   readonly windowMs: number
-  /** as Redis told it; `used` goes on here */
-  state: LimitState
+  /** as Redis told it, and what was refused here on top; undefined: unused */
+  state: LimitState | undefined
   /** Redis' clock when it refused, ms since 1970 */
   readonly refusedAtMs: number
   /** this process's, ms */
   readonly learntAtMs: number
-  /** from then on the hit that was refused would pass */
-  readonly endsAtMs: number
   askAgainAtMs: number
 }
 
 export class DenyCache {
   readonly #options: DenyCacheOptions
-  readonly #denials = new Map<string, Denial>()
-  #unwritten = new Map<Denial, Unwritten>()
+  readonly #counters = new Map<string, Remembered>()
+  #unwritten = new Map<Remembered, Unwritten>()
   #timer: NodeJS.Timeout | undefined
   readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
   #writing: Promise<void> = Promise.resolve()
@@ -61,9 +61,9 @@ export class DenyCache {
     this.#options = options
   }
 
-  /** How many keys are refused here, or were until their windows ended. */
+  /** How many counters are remembered. */
   get size (): number {
-    return this.#denials.size
+    return this.#counters.size
   }
 
   /**
@@ -73,60 +73,62 @@ export class DenyCache {
    *   refused stays refused, so that its outage is nobody's second quota
    * @returns undefined: ask the store
    */
-  refuse (client: string, checks: readonly NamedCheck[], canAsk: boolean): Counted | undefined {
-    if (this.#denials.size === 0) return undefined
-    let refused: Counted | undefined
-    for (const check of checks) {
-      const found = this.#refuseOne(client, check, canAsk)
-      if (found !== undefined && found.explanation.retryAfterMs > (refused?.explanation.retryAfterMs ?? -1)) refused = found
-    }
-    return refused
-  }
-
-  #refuseOne (client: string, { name, limit, cost, shadow }: NamedCheck, canAsk: boolean): Counted | undefined {
-    if (shadow === true) return undefined
-    const denial = this.#denials.get(this.#options.keys.limit(limit.algorithm, name, client))
-    if (denial === undefined || denial.windowMs !== limit.windowMs) return undefined
+  refuse (client: string, checks: readonly NamedCheck[], canAsk: boolean): Taken | undefined {
+    if (this.#counters.size === 0) return undefined
     const localMs = this.#options.now()
-    if (localMs >= denial.endsAtMs) return undefined
-    const nowMs = denial.refusedAtMs + Math.floor(localMs - denial.learntAtMs)
-    const { fits, state, changed } = take(denial.state, nowMs, limit, cost)
-    if (fits) return undefined
-    if (canAsk && localMs >= denial.askAgainAtMs) {
+    const counters: Remembered[] = []
+    let nowMs = 0
+    let isDue = false
+    for (const { name, limit } of checks) {
+      const counter = this.#counters.get(this.#options.keys.limit(limit.algorithm, name, client))
+      if (counter === undefined || counter.windowMs !== limit.windowMs) return undefined
+      counters.push(counter)
+      nowMs = Math.max(nowMs, counter.refusedAtMs + Math.floor(localMs - counter.learntAtMs))
+      isDue ||= localMs >= counter.askAgainAtMs
+    }
+    const { accepted, outcomes } = takeAll(counters.map(({ state }) => state), nowMs, checks)
+    if (accepted) return undefined
+    // A refusal that begins a window is for Redis to count: it says when the window ends.
+    const begins = outcomes.some(({ fits, state, changed }, i) =>
+      !fits && changed && state.atMs !== counters[i]!.state?.atMs)
+    if (begins) return undefined
+    if (canAsk && isDue) {
       // One hit asks; those that come while it is on its way need not.
-      denial.askAgainAtMs = localMs + askAgainMs
+      for (const counter of counters) counter.askAgainAtMs = localMs + askAgainMs
       return undefined
     }
-    if (changed) this.#count(denial, state, client, name, limit)
-    return { kind: 'limited', source: 'local', key: client, name, limit, explanation: explainHit(explain(state, nowMs, limit, cost), limit, cost), refusals: refusalsOf(state, limit), others: [] }
+    outcomes.forEach(({ fits, state, changed }, i) => {
+      if (!fits && changed) this.#count(counters[i]!, state, client, checks[i]!)
+    })
+    return { accepted, outcomes, nowMs }
   }
 
   /** Takes note of what Redis has decided about a hit. */
   learn (client: string, checks: readonly NamedCheck[], { accepted, outcomes, nowMs }: Taken): void {
-    if (accepted && this.#denials.size === 0) return
-    checks.forEach((check, i) => this.#learnOne(client, check, outcomes[i]!, nowMs))
-  }
-
-  #learnOne (client: string, { name, limit, cost, shadow }: NamedCheck, { fits, state }: Taken['outcomes'][number], nowMs: number): void {
-    // It passes whatever the counter says, so that it does not show that others would.
-    if (cost === 0) return
-    const key = this.#options.keys.limit(limit.algorithm, name, client)
-    this.#denials.delete(key)
-    if (fits || shadow === true || limit.excess !== 'none') return
-    // A hit that is dearer than the whole quota is refused by a counter that is not even there.
-    if (isUnused(state, limit)) return
-    if (this.#denials.size >= this.#options.capacity) this.#denials.delete(this.#denials.keys().next().value!)
-    const localMs = this.#options.now()
-    const { retryAfterMs } = explain(state, nowMs, limit, cost)
-    this.#denials.set(key, {
-      windowMs: limit.windowMs, state, refusedAtMs: nowMs, learntAtMs: localMs, endsAtMs: localMs + retryAfterMs, askAgainAtMs: localMs + askAgainMs
+    if (accepted && this.#counters.size === 0) return
+    checks.forEach(({ name, limit, cost }, i) => {
+      // A hit of cost 0 always passes, so it says nothing about hits that cost something.
+      if (accepted && cost === 0) return
+      const key = this.#options.keys.limit(limit.algorithm, name, client)
+      this.#counters.delete(key)
+      if (accepted || limit.excess !== 'none') return
+      if (this.#counters.size >= this.#options.capacity) this.#counters.delete(this.#counters.keys().next().value!)
+      const { state } = outcomes[i]!
+      const localMs = this.#options.now()
+      this.#counters.set(key, {
+        windowMs: limit.windowMs,
+        state: isUnused(state, limit) ? undefined : state,
+        refusedAtMs: nowMs,
+        learntAtMs: localMs,
+        askAgainAtMs: localMs + askAgainMs
+      })
     })
   }
 
   /** Lets Redis decide again about a key. */
   forget (client: string, checks: readonly NamedCheck[]): void {
-    if (this.#denials.size === 0) return
-    for (const { name, limit } of checks) this.#denials.delete(this.#options.keys.limit(limit.algorithm, name, client))
+    if (this.#counters.size === 0) return
+    for (const { name, limit } of checks) this.#counters.delete(this.#options.keys.limit(limit.algorithm, name, client))
   }
 
   /** Writes the refusals counted so far. One write at a time: a slow Redis never has two of them to answer. */
@@ -144,13 +146,13 @@ export class DenyCache {
     for (let i = 0; i < unwritten.length; i += mostPerWrite) await this.#options.write(unwritten.slice(i, i + mostPerWrite))
   }
 
-  #count (denial: Denial, state: LimitState, client: string, name: string, limit: NamedCheck['limit']): void {
-    denial.state = state
-    const unwritten = this.#unwritten.get(denial)
+  #count (counter: Remembered, state: LimitState, client: string, { name, limit }: NamedCheck): void {
+    counter.state = state
+    const unwritten = this.#unwritten.get(counter)
     if (unwritten !== undefined) unwritten.count++
-    // Each answer of Redis makes a new denial of its key, so during a slow write there may be more denials than keys.
+    // Redis' answers replace what is remembered, so during a slow write there may be more of these than keys.
     else if (this.#unwritten.size < this.#options.capacity) {
-      this.#unwritten.set(denial, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
+      this.#unwritten.set(counter, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
     }
     this.#timer ??= timers.setTimeout(this.#flushUnasked, writeIntervalMs).unref()
   }

@@ -12,7 +12,7 @@ export interface DecisionMessage {
   /** canonical address of the client; undefined where there is none */
   readonly ip: string | undefined
   /** whom it was counted against; of a block the address or range that is blocked */
-  readonly key: string | undefined
+  readonly key: string
   /** name of the limit; undefined for a block */
   readonly limit: string | undefined
   readonly source: Source

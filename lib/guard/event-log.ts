@@ -71,7 +71,7 @@ export class EventLog {
     const { client, method, route } = subject
     const counted = client.address === undefined ? undefined : client.key
     const ip = outcome === 'blocked' ? key : counted
-    const shown = key === undefined || key === ip ? undefined : shorten(key)
+    const shown = key === ip ? undefined : shorten(key)
     this.add({ type: outcome, ip, key: shown, limit, method, route, count: 1, atMs })
   }
 

@@ -2,13 +2,16 @@
  * The decision about a request: exempt, blocked, limited or allowed. Knows the
  * stores and the lists, but nothing of HTTP.
  */
+import { ArgumentError } from '../errors.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
 import { current, explain, explainHit, type Explanation, refusalsOf } from '../rules/rate-limit.js'
-import type { Blocked, Counted, Exempt, Explained, OnOutage, Source, Unlimited, Verdict } from '../rules/verdict.js'
+import type {
+  Blocked, Counted, Denied, Exempt, Explained, OnOutage, Shadowed, Source, Uncounted, Unlimited, Verdict
+} from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
 import type { MemoryStore } from '../store/memory.js'
-import type { NamedCheck, Refund, Taken } from '../store/store.js'
+import type { NamedCheck, Peeked, Refund, Taken } from '../store/store.js'
 import type { DenyCache } from './deny-cache.js'
 import type { KeyHash } from './key-hash.js'
 
@@ -31,7 +34,7 @@ export interface GuardEvent {
   /** name of the limit; undefined for a block */
   readonly limit: string | undefined
   /** what it was counted by; of a block the address or range that is blocked */
-  readonly key: string | undefined
+  readonly key: string
   readonly subject: Subject
 }
 
@@ -152,27 +155,30 @@ export class Guard {
     done: TakeDone, counter: Counter = this.#store
   ): void {
     const canAsk = this.#store.usesRedis
-    const fallback = onOutage === 'memory' || onOutage === 'share' ? onOutage : undefined
+    const fallback = isCountedByMemory(onOutage) ? onOutage : undefined
     const denied = counter === this.#store && (canAsk || fallback !== undefined) ? this.#denyCache.refuse(key, checks, canAsk) : undefined
-    if (denied !== undefined) {
-      this.#tell(subject, 'limited', 'local', denied.name, key)
-      return done(undefined, denied)
-    }
+    if (denied !== undefined) return done(undefined, this.#verdictOn(subject, key, checks, denied, 'local'))
     const from = subject.client.key === key ? undefined : subject.client.key
     counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
       if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, done)
       if (source === 'redis') this.#denyCache.learn(key, checks, taken)
-      checks.forEach(({ name, shadow }, i) => {
-        if (shadow === true && !taken.outcomes[i]!.fits) this.#tell(subject, 'shadowed', source, name, key)
-      })
-      const verdict = verdictOn(key, checks, taken, source)
-      if (verdict !== undefined) {
-        this.#tell(subject, verdict.kind, source, verdict.name, key)
-        return done(undefined, verdict, taken, source)
-      }
-      if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
-      done(undefined, { kind: 'shadowed', key }, taken, source)
+      done(undefined, this.#verdictOn(subject, key, checks, taken, source!), taken, source)
     })
+  }
+
+  #verdictOn (
+    subject: Subject, key: string, checks: readonly NamedCheck[], taken: Taken, source: Source
+  ): Counted | Shadowed {
+    checks.forEach(({ name, shadow }, i) => {
+      if (shadow === true && !taken.outcomes[i]!.fits) this.#tell(subject, 'shadowed', source, name, key)
+    })
+    const verdict = verdictOn(key, checks, taken, source)
+    if (verdict !== undefined) {
+      this.#tell(subject, verdict.kind, source, verdict.name, key)
+      return verdict
+    }
+    if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
+    return { kind: 'shadowed', key }
   }
 
   /** Takes back a hit that was accepted and is not to count after all. */
@@ -183,29 +189,43 @@ export class Guard {
     if (counted.source !== 'custom') await this.#store.refund(counted, counted.source)
   }
 
-  /** How far a key is, by the limit that tells most; nothing is counted. Undefined: all of them are in shadow. */
-  async peek (key: string, checks: readonly NamedCheck[], counter: Counter = this.#store): Promise<{ readonly tightest: Explained, readonly refusals: number } | undefined> {
-    const { nowMs, states } = await counter.peek(key, checks)
+  /**
+   * How far a key is, by the limit that tells most; nothing is counted.
+   *
+   * @throws the failure of the counter, where `fail` asks for it
+   */
+  async peek (
+    key: string, checks: readonly NamedCheck[], onOutage: OnOutage, counter: Counter = this.#store
+  ): Promise<Counted | Unanswered> {
+    let peeked: Peeked
+    try {
+      peeked = await counter.peek(key, checks)
+    } catch (failure) {
+      // It is the application's mistake, and no outage.
+      if (failure instanceof ArgumentError) throw failure
+      if (isCountedByMemory(onOutage)) peeked = this.#memory.peek(key, checks)
+      else {
+        const verdict = unansweredVerdict(key, checks, onOutage)
+        if (verdict === undefined) throw failure
+        return verdict
+      }
+    }
+    const { nowMs, states } = peeked
     const outcomes = checks.map(({ limit }, i) => ({ fits: true, state: current(states[i], nowMs, limit) }))
-    const verdict = verdictOn(key, checks, { accepted: true, nowMs, outcomes }, 'local')
-    return verdict === undefined ? undefined : { tightest: verdict, refusals: verdict.refusals }
+    return verdictOn(key, checks, { accepted: true, nowMs, outcomes }, 'local') ?? { kind: 'shadowed', key }
   }
 
   #unanswered (
     subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage, failure: Error, done: TakeDone
   ): void {
-    const check = checks.find(({ shadow, cost }) => shadow !== true && cost > 0)
-    const outcome = check === undefined ? 'uncounted' : unanswered[onOutage as keyof typeof unanswered]
-    this.#tell(subject, outcome, 'local', (check ?? checks[0]!).name, key)
-    if (check === undefined) return done(undefined, { kind: 'shadowed', key })
-    switch (outcome) {
-      case 'failed': return done(failure, undefined)
-      case 'denied': return done(undefined, { kind: outcome })
-      case 'uncounted': return done(undefined, { kind: outcome, key, name: check.name, limit: check.limit })
-    }
+    const verdict = unansweredVerdict(key, checks, onOutage)
+    const outcome = verdict === undefined ? 'failed' : verdict.kind === 'shadowed' ? 'uncounted' : verdict.kind
+    this.#tell(subject, outcome, 'local', (inForce(checks) ?? checks[0]!).name, key)
+    if (verdict === undefined) done(failure, undefined)
+    else done(undefined, verdict)
   }
 
-  #tell (subject: Subject, outcome: Outcome, source: Source, limit?: string, key?: string): void {
+  #tell (subject: Subject, outcome: Outcome, source: Source, limit: string | undefined, key: string): void {
     const event = { outcome, source, limit, key, subject }
     for (const listener of this.#listeners) listener(event)
   }
@@ -254,8 +274,25 @@ export interface CountedHit extends Refund {
   readonly source: 'redis' | 'memory' | 'custom'
 }
 
-/** What becomes of a request that nobody has decided. */
-const unanswered = { allow: 'uncounted', deny: 'denied', fail: 'failed' } as const
+/** The verdict on a request that nobody could count. */
+type Unanswered = Shadowed | Uncounted | Denied
+
+/** @returns undefined: it fails */
+function unansweredVerdict (key: string, checks: readonly NamedCheck[], onOutage: OnOutage): Unanswered | undefined {
+  const check = inForce(checks)
+  if (check === undefined) return { kind: 'shadowed', key }
+  if (onOutage === 'fail') return undefined
+  return onOutage === 'deny' ? { kind: 'denied' } : { kind: 'uncounted', key, name: check.name, limit: check.limit }
+}
+
+/** The first limit that could refuse the request. */
+function inForce (checks: readonly NamedCheck[]): NamedCheck | undefined {
+  return checks.find(({ shadow, cost }) => shadow !== true && cost > 0)
+}
+
+function isCountedByMemory (onOutage: OnOutage): onOutage is 'memory' | 'share' {
+  return onOutage === 'memory' || onOutage === 'share'
+}
 
 /** All whose address cannot be read share one counter: it must not be a way around the limit. */
 const unknownClient: Client = { address: undefined, key: 'unknown', isPrefix: false, exempt: false }

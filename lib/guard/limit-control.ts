@@ -160,7 +160,8 @@ export class LimitControl {
       throw new ArgumentError({ option: 'the limit of limits.set', rule: 'one that can be counted', received: `${change.max} per ${change.windowMs} ms`, remedy: (error as LimitError).message })
     }
     await this.#decide(name, change, { reason, origin })
-    this.#changeLog.note('limit set', { limit: name, max: change.max, timeWindow: change.windowMs, reason, origin })
+    const { max, windowMs: timeWindow } = forJson(change)
+    this.#changeLog.note('limit set', { limit: name, max, timeWindow, reason, origin })
   }
 
   /**
@@ -327,7 +328,7 @@ export class LimitControl {
     // The clocks of two instances may differ: what is decided with another decision in sight is later than it.
     const inSight = Math.max(this.#known.get(name)?.atMs ?? 0, this.#underWay.get(name) ?? 0)
     const atMs = Math.max(this.#now(), inSight + 1)
-    const decided = change === undefined ? { isReset: true } : { ...change, max: storedMax(change) }
+    const decided = change === undefined ? { isReset: true } : forJson(change)
     const text = JSON.stringify({ ...decided, atMs, ...by })
     this.#underWay.set(name, atMs)
     try {
@@ -416,8 +417,8 @@ function readChange (limit: unknown): LimitChange {
 }
 
 /** JSON has no Infinity. */
-function storedMax ({ max }: LimitChange): number | string {
-  return max === Infinity ? unlimited : max
+export function forJson<T extends { readonly max: number }> (limit: T): Omit<T, 'max'> & { readonly max: number | string } {
+  return { ...limit, max: limit.max === Infinity ? unlimited : limit.max }
 }
 
 const unlimited = 'Infinity'

@@ -13,7 +13,7 @@ export interface LimitChange {
   readonly windowMs: number
 }
 
-/** Whom a limit counts apart. */
+/** How a limit tells clients apart. */
 export interface LimitClients {
   /** bits */
   readonly ipv6Subnet: number
@@ -92,7 +92,8 @@ export class LimitRegistry {
   add (place: string, ownName: string | undefined, definition: LimitDefinition, clients: LimitClients): LiveLimit {
     const shared = ownName === undefined ? place : `${place}:${ownName}`
     if (this.find(shared).some(other => other.place !== place)) {
-      throw new OptionsError([{ option: `the limit ${shared}`, rule: 'called otherwise than one of another route or group', received: show(shared) }])
+      const rule = 'one whose name is not already used by another route or group'
+      throw new OptionsError([{ option: `the limit ${shared}`, rule, received: show(shared) }])
     }
     const name = this.#nameFor(shared, definition)
     const limit = new LiveLimit(name, place, definition, clients)
@@ -153,9 +154,8 @@ export class LimitRegistry {
 }
 
 function hasSameWindow (a: LimitDefinition, b: LimitDefinition): boolean {
-  if (a.timeWindow !== b.timeWindow || a.excess !== b.excess) return false
-  // The lower cap would shorten the lock that the higher one allows.
-  return a.excess !== 'backoff' || a.maxBackoff === b.maxBackoff
+  // The lower of two caps would shorten the lock that the higher one allows.
+  return a.timeWindow === b.timeWindow && a.excess === b.excess && a.maxBackoff === b.maxBackoff
 }
 
 function windowName ({ timeWindow, excess }: LimitDefinition): string {

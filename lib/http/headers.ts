@@ -43,7 +43,7 @@ export function retryAfterSeconds ({ explanation }: Counted): number {
   return Math.max(1, Math.ceil(explanation.retryAfterMs / 1000))
 }
 
-/** Of what nobody has counted: its whole quota is left. */
+/** An uncounted request has its whole quota left. */
 export function explanationOf (verdict: Counted | Uncounted): Explanation {
   return verdict.kind === 'uncounted'
     ? { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 }

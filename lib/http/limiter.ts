@@ -22,7 +22,7 @@ import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
 import { shownKey } from './normalize-ip.js'
 import type { RequestSubject } from './subject.js'
-import { answerOf, asError, hidden } from './user-function.js'
+import { answerOf, hidden } from './user-function.js'
 
 /** Called once, with the failure, or with the verdict. */
 export type Decided = (failure: Error | undefined, verdict: Verdict | undefined) => void
@@ -81,20 +81,23 @@ export class Limiter {
       if (skips) decided(undefined, this.skipped(this.clientOf(subject)))
       else this.#decide(request, reply, subject, decided)
     }
-    let skips: Awaitable<boolean>
-    try {
-      skips = this.skips(request)
-    } catch (thrown) {
-      return decided(asError(thrown), undefined)
-    }
+    const skips = this.skips(request)
     if (typeof skips === 'boolean') continued(skips)
-    else skips.then(continued, (thrown: unknown) => decided(hidden(thrown, this.#name, request) as Error, undefined))
+    else skips.then(continued, (thrown: unknown) => decided(thrown as Error, undefined))
   }
 
-  /** Whether the user's `skip` leaves a request out; a promise only where that answers one. */
+  /** Whether the user's `skip` leaves a request out; a promise only where that answers one, or fails. */
   skips (request: FastifyRequest): Awaitable<boolean> {
-    const answer = this.settings.skip?.(request)
-    return isThenable(answer) ? answerOf('skip', () => answer).then(Boolean) : Boolean(answer)
+    let answer: unknown
+    try {
+      answer = this.settings.skip?.(request)
+      if (!isThenable(answer)) return Boolean(answer)
+    } catch (thrown) {
+      answer = Promise.reject(thrown)
+    }
+    return answerOf('skip', () => answer).then(Boolean, (thrown: unknown) => {
+      throw hidden(thrown, this.#name, request)
+    })
   }
 
   skipped (client: Client): Skipped {
@@ -105,16 +108,16 @@ export class Limiter {
     const client = this.clientOf(subject)
     if (this.#isPlain) {
       const { key } = client
-      if (reply !== undefined && !subject.begin(this, key)) return decided(undefined, this.skipped(client))
+      if (reply !== undefined && !subject.markUnlessCounted(this, key)) return decided(undefined, this.skipped(client))
       const shownTo = showing(shownKey(key, client), key, decided)
       if (isListed(client, key, this.settings)) return shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
       const checks = this.#fixedChecks(key, false)
       if (checks !== undefined) return this.#take(request, reply, subject, key, checks, shownTo)
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
-    // A plain limit has begun already.
-    const begins = reply === undefined || this.#isPlain ? undefined : (key: string) => subject.begin(this, key)
-    this.countingOf(request, client, begins).then(({ key, shown, checks }) => {
+    // For a plain limit that is done already.
+    const marks = reply === undefined || this.#isPlain ? undefined : (key: string) => subject.markUnlessCounted(this, key)
+    this.countingOf(request, client, marks).then(({ key, shown, checks }) => {
       const shownTo = showing(shown, key, decided)
       if (checks === 'repeated') shownTo(undefined, { kind: 'skipped', key })
       else if (checks === 'exempt') shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
@@ -130,20 +133,21 @@ export class Limiter {
   }
 
   /**
-   * Whether a request that one of them has decided is not for the other to decide again. Two of them may be one limit
+   * Whether both are the same limit, so that only the first of them counts a request. Two of them may be one limit
    * where they have a group.
    */
   isSameAs (other: Limiter): boolean {
     if (other === this) return true
     if (other.#name !== this.#name) return false
     const { settings } = other
-    return alike.every(name => settings[name] === this.settings[name]) &&
+    return comparedOptions.every(name => settings[name] === this.settings[name]) &&
+      isDeepStrictEqual(settings.allowList.given, this.settings.allowList.given) &&
       isDeepStrictEqual(settings.limits, this.settings.limits)
   }
 
   /** How far a client is; nothing is counted. */
   async peek (key: string, checks: readonly NamedCheck[]): ReturnType<Guard['peek']> {
-    return await this.#guard.peek(key, checks, this.#counter)
+    return await this.#guard.peek(key, checks, this.settings.onOutage, this.#counter)
   }
 
   /** Whether a refusal is one by `ban`. */
@@ -187,9 +191,9 @@ export class Limiter {
     }))
   }
 
-  /** @param begins  whether the limit is to decide for a key; undefined: always */
+  /** @param marks  see RequestSubject.markUnlessCounted; undefined: each call counts */
   async countingOf (
-    request: FastifyRequest, client: Client, begins?: (key: string) => boolean
+    request: FastifyRequest, client: Client, marks?: (key: string) => boolean
   ): Promise<Counting> {
     try {
       const { keyGenerator, allowList } = this.settings
@@ -202,7 +206,7 @@ export class Limiter {
       const shown = generated === undefined ? shownKey(plain, client) : answer as string
       // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
       const isFallback = keyGenerator !== undefined && generated === undefined
-      if (begins?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
+      if (marks?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
       if (isListed(client, plain, this.settings)) return { key, shown, checks: 'exempt' }
       const { decide } = allowList
       if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
@@ -269,8 +273,8 @@ export class Limiter {
   }
 }
 
-/** What two hooks of one limit have in common, beside their limits. */
-const alike = ['allowList', 'skip', 'countWhen', 'onOutage'] as const
+/** Options that must be identical for two hooks to be one limit; their allow lists and limits must be equal. */
+const comparedOptions = ['skip', 'countWhen', 'onOutage'] as const
 
 function isUnlimited ({ limit }: NamedCheck): boolean {
   return limit.max === Infinity

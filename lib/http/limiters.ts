@@ -4,7 +4,7 @@ import { OptionsError, StoreUnavailableError } from '../errors.js'
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../guard/limits.js'
 import type { RouteRateLimitOptions } from '../options.js'
-import type { Counted, Explained, Verdict } from '../rules/verdict.js'
+import type { Counted, Explained, Uncounted, Verdict } from '../rules/verdict.js'
 import { resolveRouteLimit } from '../settings.js'
 import { decideAndAnswer } from './answer.js'
 import type { CounterFor } from './custom-store.js'
@@ -105,14 +105,13 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
   const verdict = await new Promise<Verdict>((resolve, reject) => {
     limiter.decide(request, undefined, subjectOf(request), (failure, verdict) => {
       if (verdict !== undefined) resolve(verdict)
-      else reject(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure!)
+      else reject(shownFailure(failure!))
     })
   })
   switch (verdict.kind) {
     case 'allowed':
     case 'limited': return resultOf(limiter, verdict.key, verdict, verdict.refusals, verdict.kind === 'limited')
-    case 'uncounted':
-      return resultOf(limiter, verdict.key, { ...verdict, explanation: explanationOf(verdict) }, 0, false)
+    case 'uncounted': return uncountedResult(limiter, verdict.key, verdict)
     case 'exempt':
     case 'skipped':
     case 'unlimited':
@@ -128,14 +127,26 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   if (await limiter.skips(request)) return { isAllowed: true, key: limiter.skipped(client).key }
   const { key, shown, checks } = await limiter.countingOf(request, client)
   if (typeof checks === 'string' || checks.length === 0) return { isAllowed: true, key: shown }
-  const peeked = await limiter.peek(key, checks)
-  if (peeked === undefined) return { isAllowed: true, key: shown }
-  const { tightest, refusals } = peeked
+  const verdict = await limiter.peek(key, checks).catch((failure: Error) => { throw shownFailure(failure) })
+  switch (verdict.kind) {
+    case 'shadowed': return { isAllowed: true, key: shown }
+    case 'denied': throw deniedError()
+    case 'uncounted': return uncountedResult(limiter, shown, verdict)
+  }
   // A fixed window whose last hit was just used is not exceeded yet; a bucket does not know the difference.
-  const isFixed = tightest.limit.algorithm === 'fixed-window'
-  const { retryAfterMs } = tightest.explanation
+  const isFixed = verdict.limit.algorithm === 'fixed-window'
+  const { explanation: { retryAfterMs }, refusals } = verdict
   const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!isFixed || refusals > 0))
-  return resultOf(limiter, shown, tightest, refusals, isExceeded)
+  return resultOf(limiter, shown, verdict, refusals, isExceeded)
+}
+
+/** Where Redis is and what it said stays in the cause. */
+function shownFailure (failure: Error): Error {
+  return failure instanceof StoreUnavailableError ? unavailableError(failure) : failure
+}
+
+function uncountedResult (limiter: Limiter, key: string, verdict: Uncounted): RateLimitResult {
+  return resultOf(limiter, key, { ...verdict, explanation: explanationOf(verdict) }, 0, false)
 }
 
 function resultOf (limiter: Limiter, key: string, { name, limit, explanation }: Explained, refusals: Counted['refusals'], isExceeded: boolean): RateLimitResult {

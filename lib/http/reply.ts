@@ -15,8 +15,8 @@ export function blockedError (): RefusalError {
 
 const blockedText = 'Address is blocked'
 
-/** Told of once each: a flood of refusals is not to flood the log. */
-const toldOf = new WeakSet<object>()
+/** Logged once each: a flood of refusals must not flood the log. */
+const loggedBuilders = new WeakSet<object>()
 
 /** 429, or 403 where `ban` says so: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
 export function limitedError (request: FastifyRequest, verdict: Counted, isBanned: boolean, { errorResponseBuilder }: LimitSettings): object {
@@ -28,8 +28,8 @@ export function limitedError (request: FastifyRequest, verdict: Counted, isBanne
   if (isThenable(built)) attempt(() => built, () => {})
   else if (built) return built
   // A builder that forgets its return must not let the request pass.
-  if (errorResponseBuilder !== undefined && !toldOf.has(errorResponseBuilder)) {
-    toldOf.add(errorResponseBuilder)
+  if (errorResponseBuilder !== undefined && !loggedBuilders.has(errorResponseBuilder)) {
+    loggedBuilders.add(errorResponseBuilder)
     const message = 'errorResponseBuilder must return an object, and not a promise; the default error is sent instead'
     safeLog(request.log).error(message)
   }
@@ -56,7 +56,7 @@ function afterText (verdict: Counted): string {
   return format(retryAfterSeconds(verdict) * 1000, true)
 }
 
-/** The same for who did not ask with a request. */
+/** Thrown by createRateLimit, which has no reply to send. */
 export function deniedError (): RefusalError {
   return refusal(503, 'GUARD_DENIED', deniedText)
 }

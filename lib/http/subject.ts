@@ -34,11 +34,11 @@ export class RequestSubject implements Subject {
   }
 
   /**
-   * Notes that a limit decides the request.
+   * Marks the request as counted by a limit.
    *
-   * @returns false: the same limit has decided it for that key before, so that it must not count it again
+   * @returns false: the same limit has counted it for that key already
    */
-  begin (limit: RequestLimit, key: string): boolean {
+  markUnlessCounted (limit: RequestLimit, key: string): boolean {
     for (let decision = this.#decisions; decision !== undefined; decision = decision.before) {
       if (decision.key === key && decision.limit.isSameAs(limit)) return false
     }

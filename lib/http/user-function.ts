@@ -21,12 +21,13 @@ export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Pro
     const late = new Promise<never>((resolve, reject) => {
       timer = timers.setTimeout(() => reject(new LimitError(`${option} must answer within ${longestAnswerMs} ms, got nothing`)), longestAnswerMs)
     })
-    return await Promise.race([answer as Promise<T>, late])
+    const answered = await Promise.race([answer as Promise<T>, late])
+    timers.clearTimeout(timer)
+    return answered
   } catch (thrown) {
+    timers.clearTimeout(timer)
     // Fastify lets a request pass whose hook fails with nothing.
     throw thrown || new LimitError(`${option} failed without an error`)
-  } finally {
-    timers.clearTimeout(timer)
   }
 }
 

@@ -28,7 +28,7 @@ export interface Limit {
   readonly max: number
   /** length of the window; whole number >= 1 */
   readonly windowMs: number
-  /** gcra only: hits that may come at once; elsewhere equal to max */
+  /** gcra only: hits that may come at once; elsewhere, and without a limit, equal to max */
   readonly burst: number
   /** fixed-window only; elsewhere `none` */
   readonly excess: Excess
@@ -147,11 +147,10 @@ export function current (stored: LimitState | undefined, nowMs: number, limit: L
   return rules[limit.algorithm].current(stored, nowMs, limit)
 }
 
-/** Counts a hit that was decided elsewhere, whether or not it fits. */
+/** Counts a hit that was decided elsewhere, whether or not it fits. A hit of cost 0 is never refused. */
 export function count (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number, accepted: boolean): LimitState {
   const rule = rules[limit.algorithm]
   const state = rule.current(stored, nowMs, limit)
-  if (cost === 0) return state
   return accepted ? rule.accept(state, limit, cost) : rule.refuse(state, nowMs, limit)
 }
 
@@ -250,7 +249,7 @@ export function defineLimit (
     algorithm,
     max,
     windowMs,
-    burst: algorithm === 'gcra' ? burst : max,
+    burst: algorithm === 'gcra' && max !== Infinity ? burst : max,
     excess: isFixed ? excess : 'none',
     longestMs: isFixed && excess === 'backoff' ? Math.max(windowMs, maxBackoffMs) : windowMs
   }

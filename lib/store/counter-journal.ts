@@ -50,7 +50,8 @@ interface InDoubt {
 
 interface Counter {
   readonly key: string
-  readonly limit: Limit
+  /** of the latest hit: a limit may be changed meanwhile */
+  limit: Limit
   /** the baseline, below all changes; meaningless until `hasBegun` */
   known: LimitState | undefined
   hasBegun: boolean
@@ -107,6 +108,7 @@ export class CounterJournal {
     if (this.#hasRun(batch)) return
     // The baseline of the first hit is kept even if that is in doubt and only a later hit changes the counter.
     const counter = this.#begun(this.#counterOf(hit), known)
+    counter.limit = hit.limit
     if (this.#isInDoubt(batch)) {
       counter.likely = after(counter.likely ?? counter.counted ?? counter.known, hit)
       this.#addInDoubt(counter, { batch, hit, times: 1, known, applyTo: counter => apply(counter, hit) })

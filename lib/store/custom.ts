@@ -4,7 +4,7 @@
  */
 import { inThisContext } from '../async-context.js'
 import { attempt } from '../awaitable.js'
-import { show, StoreUnavailableError } from '../errors.js'
+import { ArgumentError, show, StoreUnavailableError } from '../errors.js'
 import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rate-limit.js'
 import { timers } from '../timers.js'
@@ -39,10 +39,14 @@ export class CustomCounter {
     }))
   }
 
-  /** @throws Error  when the store does, or has no `read` */
+  /**
+   * @throws ArgumentError  when the store has no `read`
+   * @throws Error  when the store does
+   */
   async peek (key: string, [check]: readonly NamedCheck[]): Promise<Peeked> {
     if (typeof this.#parts.store.read !== 'function') {
-      throw new StoreUnavailableError('reply', 'the store has no method read, which { increment: false } needs')
+      const rule = 'left out, unless the store has a method read'
+      throw new ArgumentError({ option: '{ increment: false }', rule, received: 'a store without read' })
     }
     return await new Promise((resolve, reject) => {
       this.#ask('read', key, check!, (error, taken) => {

@@ -48,6 +48,7 @@ t.test('limits that are set and reset, and counters, are logged; what is hashed 
   const { limits } = app.redisGuard
   await limits.set('global', { max: 5, timeWindow: '1 minute' }, { reason: 'a flood', origin: 'an operator' })
   await limits.reset('global', { origin: 'an operator' })
+  await limits.set('global', { max: Infinity, timeWindow: '1 minute' })
   await limits.reset({ key: 'an API key' })
   await limits.reset({ key: '192.0.2.1' })
   const changes = lines.flatMap(({ change, msg }) => change === undefined ? [] : [{ msg, ...change as object }])
@@ -55,6 +56,7 @@ t.test('limits that are set and reset, and counters, are logged; what is hashed 
   t.match(changes, [
     { msg: 'limit set', limit: 'global', max: 5, timeWindow: 60_000, reason: 'a flood', origin: 'an operator' },
     { msg: 'limit reset', limit: 'global', wasChanged: true, reason: '', origin: 'an operator' },
+    { msg: 'limit set', limit: 'global', max: 'Infinity', timeWindow: 60_000, ...by },
     { msg: 'counters reset', key: /^[\w-]{20,}|^\w+:/, wasCounted: true, ...by },
     { msg: 'counters reset', key: '192.0.2.1', wasCounted: false, ...by }
   ])

@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import t from 'tap'
 import { askAgainMs, DenyCache, writeIntervalMs } from '../../lib/guard/deny-cache.js'
-import { algorithms, defineLimit, explain, explainHit, type LimitState, take } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, explain, explainHit, type Explanation, type LimitState, take, takeAll } from '../../lib/rules/rate-limit.js'
+import type { RedisGuardOptions } from '../../lib/options.js'
 import { Keys } from '../../lib/store/keys.js'
 import type { NamedCheck, Refusals, Taken } from '../../lib/store/store.js'
 import { guardedApp } from '../support/app.js'
@@ -15,17 +16,27 @@ const startMs = 1_700_000_000_000
 const keys = new Keys('guard:')
 
 /** A cache on a clock that stands still until the test moves it. */
-function setUp (capacity = 100) {
+function setUpFor (capacity: number) {
   const clock = { ms: 0 }
   const written: Refusals[] = []
   const cache = new DenyCache({ keys, capacity, now: () => clock.ms, write: async refusals => { written.push(...refusals) } })
-  return { cache: forOneLimit(cache), clock, written }
+  return { cache, clock, written }
+}
+
+function setUp (capacity = 100) {
+  const { cache, ...rest } = setUpFor(capacity)
+  return { cache: forOneLimit(cache), ...rest }
 }
 
 /** The cache for hits that have one limit. */
 function forOneLimit (cache: DenyCache) {
   return {
-    refuse: (client: string, check: NamedCheck, canAsk: boolean) => cache.refuse(client, [check], canAsk)?.explanation,
+    refuse (client: string, check: NamedCheck, canAsk: boolean): Explanation | undefined {
+      const taken = cache.refuse(client, [check], canAsk)
+      if (taken === undefined) return undefined
+      const { limit, cost } = check
+      return explainHit(explain(taken.outcomes[0]!.state, taken.nowMs, limit, cost), limit, cost)
+    },
     learn: (client: string, check: NamedCheck, taken: Taken) => cache.learn(client, [check], taken),
     flush: async () => await cache.flush(),
     get size () { return cache.size }
@@ -169,15 +180,97 @@ t.test('what Redis refused stays refused while it cannot be asked', async t => {
   t.equal(cache.refuse('client', check, false), undefined)
 })
 
-t.test('a hit dearer than the whole quota leaves no counter where refusals leave none, and is not remembered', async t => {
-  for (const algorithm of algorithms.filter(algorithm => algorithm !== 'fixed-window')) {
-    const check = checkOf(algorithm, 1, 60_000, 2)
-    const { cache } = setUp()
-    const taken = counter(check)(startMs)
-    t.equal(taken.accepted, false)
-    cache.learn('client', check, taken)
-    t.equal(cache.size, 0)
+t.test('a hit that can never fit asks no more often than others, where refusals leave no trace, too', async t => {
+  for (const algorithm of algorithms) {
+    for (const [max, cost] of [[1, 2], [0, 1]] as const) {
+      const check = checkOf(algorithm, max, 60_000, cost)
+      const { cache, clock, written } = setUp()
+      const redis = counter(check)
+      cache.learn('client', check, redis(startMs))
+      clock.ms = askAgainMs - 1
+      const expected = redis(startMs + clock.ms)
+      const { state } = expected.outcomes[0]!
+      const wanted = explainHit(explain(state, expected.nowMs, check.limit, cost), check.limit, cost)
+      t.same(cache.refuse('client', check, true), wanted)
+      if (max > 0) t.equal(cache.refuse('client', { ...check, cost: 1 }, true), undefined, 'a cheaper one asks')
+      clock.ms = askAgainMs
+      t.equal(cache.refuse('client', check, true), undefined)
+      await cache.flush()
+      t.equal(written.length, algorithm === 'fixed-window' ? 1 : 0)
+    }
   }
+})
+
+t.test('of several limits: refuses only what Redis would, and tells of each what Redis would', async t => {
+  let refusedHere = 0
+  for (let seed = 1; seed <= 200; seed++) {
+    const random = randomFrom(seed)
+    const limits = Array.from({ length: random.whole(2, 4) }, (_, i) => ({
+      name: `limit${i}`,
+      limit: defineLimit(algorithms[random.whole(0, 2)]!, random.whole(0, 5), random.whole(1, 3000)),
+      shadow: random.chance(0.2)
+    }))
+    const clock = { ms: 0 }
+    const counted = limits.map(() => 0)
+    const write = async (refusals: readonly Refusals[]) => {
+      for (const { name, count } of refusals) counted[Number(name.at(-1))]! += count
+    }
+    const cache = new DenyCache({ keys, capacity: 100, now: () => clock.ms, write })
+    const states: (LimitState | undefined)[] = []
+    const written = limits.map(() => 0)
+    for (let step = 0; step < 200; step++) {
+      clock.ms += random.chance(0.7) ? random.whole(0, 3) : random.whole(0, 800)
+      const checks = limits.map(limit => ({ ...limit, cost: random.chance(0.8) ? 1 : random.whole(0, 7) }))
+      const nowMs = startMs + clock.ms
+      // Redis, had it been asked each time.
+      const wanted = takeAll(states, nowMs, checks)
+      const refused = cache.refuse('client', checks, true)
+      wanted.outcomes.forEach(({ state, fits, changed }, i) => {
+        if (changed) states[i] = state
+        if (refused !== undefined && !fits && changed) written[i]!++
+      })
+      if (refused === undefined) {
+        cache.learn('client', checks, { ...wanted, nowMs })
+        continue
+      }
+      refusedHere++
+      const toldOf = ({ accepted, outcomes }: Pick<Taken, 'accepted' | 'outcomes'>) => ({
+        accepted,
+        outcomes: outcomes.map(({ fits, state }, i) => [fits, explain(state, nowMs, checks[i]!.limit, checks[i]!.cost)])
+      })
+      const [told, expected] = [toldOf(refused), toldOf(wanted)]
+      if (!isDeepStrictEqual(told, expected)) return t.same(told, expected, `seed ${seed}, step ${step}`)
+    }
+    await cache.flush()
+    if (!isDeepStrictEqual(counted, written)) return t.same(counted, written, `seed ${seed}`)
+  }
+  t.ok(refusedHere > 1000, `${refusedHere} refusals`)
+})
+
+t.test('asks again for the one of several limits that is due first', async t => {
+  const checks = ['a', 'b'].map(name => ({ ...checkOf('fixed-window', 0), name }))
+  const { cache, clock } = setUpFor(100)
+  const refusalAt = (nowMs: number, checks: readonly NamedCheck[]) => ({ ...takeAll([], nowMs, checks), nowMs })
+  for (const check of checks) {
+    cache.learn('client', [check], refusalAt(startMs + clock.ms, [check]))
+    clock.ms += askAgainMs / 2
+  }
+  t.equal(cache.refuse('client', checks, true), undefined)
+  t.match(cache.refuse('client', checks, true), { accepted: false }, 'the answer is on its way')
+  t.match(cache.refuse('client', checks, false), { accepted: false })
+})
+
+t.test('a limit that each refusal changes, and one that is not known, ask Redis', async t => {
+  const limit = defineLimit('fixed-window', 0, 60_000)
+  const plain = { name: 'plain', limit, cost: 1 }
+  const { cache } = setUpFor(100)
+  for (const excess of ['restart', 'backoff'] as const) {
+    const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, 0, excess), cost: 1 }]
+    cache.learn('client', checks, { ...takeAll([], startMs, checks), nowMs: startMs })
+    t.equal(cache.refuse('client', checks, true), undefined)
+  }
+  t.equal(cache.refuse('client', [plain, { ...plain, name: 'other' }], true), undefined)
+  t.match(cache.refuse('client', [plain], true), { accepted: false })
 })
 
 t.test('keeps so many keys; the one that Redis refused longest ago goes first', async t => {
@@ -238,6 +331,46 @@ t.test('on a server', async t => {
     const metrics = (await app.inject('/metrics')).payload
     const limited = [...metrics.matchAll(/decisions_total\{limit="global",outcome="limited",source="\w+"\} (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0)
     t.equal(limited, total - 10)
+  })
+
+  t.test('several limits answer as memory does, and ask Redis no more often than one', async t => {
+    const cost = (request: { headers: object }) => Number((request.headers as { cost: string }).cost)
+    const limits: Record<string, NonNullable<RedisGuardOptions['limits']>> = {
+      backoff: [
+        { name: 'requests', max: 1, timeWindow: '1 minute' },
+        { name: 'backoff', max: 1, timeWindow: '10 minutes', exponentialBackoff: true }
+      ],
+      batch: [{ name: 'requests', max: 1, timeWindow: '1 hour' }, { name: 'calls', max: 10, timeWindow: '1 hour', cost }],
+      ban: [{ name: 'requests', max: 1, timeWindow: '1 hour' }, { name: 'ban', max: 10, timeWindow: '1 day', cost, ban: 1 }],
+      shadow: [{ name: 'burst', max: 1, timeWindow: '1 hour' }, { name: 'shadow', max: 0, timeWindow: '1 day', shadow: true }]
+    }
+    const scriptsOf: Record<string, number> = {}
+    for (const [name, list] of Object.entries(limits)) {
+      await redis.flushall()
+      const apps = await Promise.all([false as const, server.url].map(async redis =>
+        await guardedApp(t, { redis, limits: list, standardHeaders: 'draft-11' })))
+      const seen = await Promise.all(apps.map(async app => {
+        app.get('/', async () => 'ok')
+        const answers: object[] = []
+        const before = await scripts()
+        for (const cost of [1, 1, 1, 11, 11, 1, 11, 1]) {
+          const { statusCode, headers } = await app.inject({ url: '/', headers: { cost: String(cost) } })
+          const { 'ratelimit-policy': policy, 'x-ratelimit-limit': limit, 'retry-after': retryAfter } = headers
+          answers.push({ statusCode, policy, limit, canRetry: retryAfter !== undefined })
+        }
+        scriptsOf[name] = await scripts() - before
+        const peeked = await app.redisGuard.limits.peek('127.0.0.1')
+        const minutes = peeked.map(({ name, resetMs }) => [name, Math.round(resetMs / 60_000)])
+        const { body } = await app.inject('/metrics')
+        const shadowed = [...body.matchAll(/outcome="shadowed",source="\w+"\} (\d+)/g)]
+          .reduce((sum, [, count]) => sum + Number(count), 0)
+        return { answers, minutes, shadowed }
+      }))
+      t.same(seen[1], seen[0], name)
+    }
+    const { backoff, ...others } = scriptsOf
+    t.ok(backoff! >= 8, 'each refusal makes the window longer')
+    t.ok(Object.values(others).every(count => count < 7), JSON.stringify(others))
   })
 
   t.test('a counter that is deleted is free again on every instance within half a second', async t => {

@@ -613,6 +613,9 @@ t.test('limits that were set at run time are listed, with who and when, and anno
   await until(() => said(/as configured again/).length === 1)
   t.match(said(/as configured again/), [{ limits: ['GET:/login'], count: 1 }])
   t.same([first.redisGuard.limits.list(), second.redisGuard.limits.list()], [[], []])
+  await first.redisGuard.limits.set('GET:/login', { max: Infinity, timeWindow: 1000 })
+  await until(() => said(/set at run time are in force/).length === 2)
+  t.match(said(/set at run time are in force/)[1], { limits: [{ name: 'GET:/login', max: 'Infinity' }], count: 1 })
 })
 
 t.test('a limit that an earlier release set is listed without who and when', async t => {

@@ -544,10 +544,14 @@ t.test('routes of a group whose windows differ count apart, so that none frees a
   const backoff = { groupId: 'g', timeWindow: 1, exponentialBackoff: true }
   app.get('/backoff', { config: { rateLimit: backoff } }, ok)
   app.get('/backoff-alike', { config: { rateLimit: backoff } }, ok)
+  app.get('/backoff-by-default', { config: { rateLimit: { ...backoff, maxBackoff: '1 day' } } }, ok)
+  const computed = { ...backoff, timeWindow: () => 1 }
+  app.get('/backoff-computed', { config: { rateLimit: computed } }, ok)
+  app.get('/backoff-computed-alike', { config: { rateLimit: { ...computed, maxBackoff: 86_400_000 } } }, ok)
   app.get('/backoff-short', { config: { rateLimit: { ...backoff, maxBackoff: 1000 } } }, ok)
   const names = [
     'global', 'group:g', 'group:g@1ms', 'group:g@1ms,restart', 'group:g@computed', 'group:g@computed-2',
-    'group:g@1ms,backoff', 'group:g@1ms,backoff-2'
+    'group:g@1ms,backoff', 'group:g@computed,backoff', 'group:g@1ms,backoff-2'
   ]
   t.same(app.redisGuard.limits.names, names)
   for (const url of ['/strict', '/slow']) t.same(await statuses(app, 3, url), [200, 200, 200])
@@ -560,7 +564,7 @@ t.test('limits of different routes that would be called alike are refused', asyn
   const app = await guardedApp(t)
   const limits = [{ name: 'id', max: 1, timeWindow: 1000 }]
   app.get('/files/', { config: { rateLimit: { limits } } }, ok)
-  t.throws(() => app.get('/files/:id', { config: { rateLimit: { max: 1 } } }, ok), { code: 'GUARD_ERR_OPTIONS', message: /the limit GET:\/files\/:id must be called otherwise/ })
+  t.throws(() => app.get('/files/:id', { config: { rateLimit: { max: 1 } } }, ok), { code: 'GUARD_ERR_OPTIONS', message: /the limit GET:\/files\/:id must be one whose name is not already used by another route or group, got/ })
 })
 
 t.test('HEAD shares the quota of GET under a prefix, and where it comes first', async t => {
@@ -631,12 +635,27 @@ t.test('options that do not go together are refused at registration', async t =>
     [{ algorithm: 'sliding-window', continueExceeding: true }, ['continueExceeding']],
     [{ algorithm: 'sliding-window', exponentialBackoff: true }, ['exponentialBackoff']],
     [{ shadow: true, enforce: 0.5 }, ['shadow']],
-    [{ algorithm: 'gcra', burst: 2, cost: 3 }, ['cost']]
+    [{ algorithm: 'gcra', burst: 2, cost: 3 }, ['cost']],
+    [{ algorithm: 'gcra', maxBackoff: '1 hour' }, ['maxBackoff']],
+    [{ continueExceeding: true, maxBackoff: '1 hour' }, ['maxBackoff']],
+    [{ limits: [{ name: 'a', max: 1, timeWindow: 1, algorithm: 'gcra', maxBackoff: 1 }] }, ['limits[0].maxBackoff']]
   ]
   for (const [options, names] of wrong) {
     const error = await guardedApp(t, options).then(() => undefined, (error: { problems: { option: string }[] }) => error)
     t.same(error?.problems.map(({ option }) => option), names, JSON.stringify(options))
   }
+  const fine: RedisGuardOptions[] = [
+    { algorithm: 'gcra', max: Infinity, burst: 3, cost: 5 },
+    { algorithm: 'fixed-window', maxBackoff: '1 hour' },
+    { continueExceeding: true, exponentialBackoff: true },
+    { continueExceeding: false, exponentialBackoff: true, maxBackoff: '1 hour' }
+  ]
+  for (const options of fine) await t.resolves(guardedApp(t, options), JSON.stringify(options))
+  const mixed = await guardedApp(t, { maxBackoff: '1 hour' })
+  for (const [i, rateLimit] of [{ algorithm: 'gcra' }, { continueExceeding: true }].entries()) {
+    mixed.get(`/${i}`, { config: { rateLimit: rateLimit as RouteRateLimitOptions } }, ok)
+  }
+  t.same(await statuses(mixed, 2, '/0'), [200, 200], 'what the plugin says is for the routes that it fits')
 })
 
 /** Functions of a limit that answer what cannot be counted by, and what the log says. */

@@ -4,7 +4,7 @@ import fp from 'fastify-plugin'
 import t from 'tap'
 import { guardFrameworkErrors } from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
-import { guardedApp } from '../support/app.js'
+import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
 import { RedisServer } from '../support/redis-server.js'
 
@@ -96,6 +96,24 @@ t.test('skip is asked for a malformed URL, too', async t => {
   const app = await guardedApp(t, { max: 0, skip }, { frameworkErrors })
   t.equal((await app.inject('/%zz')).statusCode, 429)
   t.equal((await app.inject({ url: '/%zz', headers: { 'x-check': 'health' } })).statusCode, 400)
+})
+
+t.test('a skip that fails gets a 500 of one kind, whether it fails at once or later, and is counted or looked at', async t => {
+  const nothing: unknown = undefined
+  for (const skip of [() => { throw nothing }, async () => { throw nothing }]) {
+    const lines: { err: { message: string } }[] = []
+    const app = await guardedApp(t, { skip }, logTo(lines as never[], 'error'))
+    app.get('/', ok)
+    const check = app.createRateLimit()
+    app.get('/:increment', { config: { rateLimit: false } }, async request =>
+      await check(request, { increment: request.url === '/true' }))
+    for (const url of ['/', '/true', '/false']) {
+      const message = 'The request cannot be rate limited'
+      t.match((await app.inject(url)).json(), { statusCode: 500, code: 'GUARD_ERR_LIMIT', message }, url)
+    }
+    const causes = lines.map(({ err: { message } }) => message)
+    t.equal(causes.filter(cause => cause.includes('skip failed without an error, in the limit global at GET /')).length, 3)
+  }
 })
 
 t.test('a skip that never answers is given up after 5 seconds', async t => {

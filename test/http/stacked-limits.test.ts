@@ -144,8 +144,11 @@ onBoth('hooks of one group count once where their limits are the same, and each 
   const app = await open()
   const group = { max: 9, groupId: 'g' }
   app.get('/same', { config: { rateLimit: group }, preHandler: app.rateLimit(group) }, ok)
+  const allowList = ['192.0.2.1', '198.51.100.0/24', 'partner', { key: '203.0.113.7' }]
+  const listed = { max: 9, groupId: 'listed', allowList }
+  app.get('/listed', { config: { rateLimit: listed }, preHandler: app.rateLimit({ ...listed, allowList: [...allowList] }) }, ok)
   const others: RouteRateLimitOptions[] = [
-    { max: 4 }, { shadow: true }, { allowList: ['192.0.2.1'] }, { skip: () => false },
+    { max: 4 }, { shadow: true }, { allowList: ['192.0.2.1'] }, { allowList: () => false }, { skip: () => false },
     { countWhen: () => true }, { onOutage: 'share' }
   ]
   for (const [i, other] of others.entries()) {
@@ -153,6 +156,7 @@ onBoth('hooks of one group count once where their limits are the same, and each 
     app.get(`/${i}`, { config: { rateLimit: of }, preHandler }, ok)
   }
   t.match(await headersOf(app, '/same'), left('9', '8'))
+  t.match(await headersOf(app, '/listed'), left('9', '8'))
   for (const i of others.keys()) {
     await app.inject(`/${i}`)
     const peeked = await app.redisGuard.limits.peek('127.0.0.1')

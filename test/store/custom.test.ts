@@ -109,7 +109,8 @@ t.test('one without read cannot look', async t => {
   const app = await appWith(t, { store: Blind })
   const limiter = app.createRateLimit()
   app.get('/', { config: { rateLimit: false } }, async request => await limiter(request, { increment: false }))
-  t.match((await app.inject('/')).json(), { statusCode: 500, message: 'the store has no method read, which { increment: false } needs' })
+  const message = '{ increment: false } must be left out, unless the store has a method read, got a store without read'
+  t.match((await app.inject('/')).json(), { statusCode: 500, code: 'GUARD_ERR_ARGUMENT', message })
 })
 
 const broken: Readonly<Record<string, CustomStore['incr']>> = {
@@ -138,17 +139,22 @@ for (const [how, incr] of Object.entries(broken)) {
       read = incr
       child (): CustomStore { return this }
     }
-    const statusesWith = async (options: RedisGuardOptions) => {
+    const statusesWith = async (options: RedisGuardOptions, look: object) => {
       const app = await appWith(t, { store: Broken, commandTimeout: 50, max: 1, ...options })
       app.get('/', ok)
       const limiter = app.createRateLimit()
       app.get('/look', { config: { rateLimit: false } }, async request => await limiter(request, { increment: false }))
-      t.equal((await app.inject('/look')).statusCode, 500)
+      const looked = await app.inject('/look')
+      t.match({ statusCode: looked.statusCode, ...looked.json() }, look)
       return [(await app.inject('/')).statusCode, (await app.inject('/')).statusCode]
     }
-    t.same(await statusesWith({}), [200, 429])
-    t.same(await statusesWith({ skipOnError: true }), [200, 200])
-    t.same(await statusesWith({ skipOnError: false }), [500, 500])
+    const whole = { statusCode: 200, isExceeded: false, remaining: 1, max: 1 }
+    t.same(await statusesWith({}, whole), [200, 429])
+    t.same(await statusesWith({ skipOnError: true }, whole), [200, 200])
+    t.same(await statusesWith({ skipOnError: false }, { statusCode: 500 }), [500, 500])
+    t.same(await statusesWith({ onOutage: 'deny' }, { statusCode: 503, code: 'GUARD_DENIED' }), [503, 503])
+    const inShadow = { statusCode: 200, isAllowed: true }
+    t.same(await statusesWith({ onOutage: 'deny', shadow: true }, inShadow), [200, 200])
   })
 }
 

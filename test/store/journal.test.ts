@@ -54,6 +54,18 @@ t.test('hits at one counter are one entry, on top of what was known', async t =>
   t.same([journal.size, journal.has('a')], [0, false])
 })
 
+t.test('a counter is told by the limit of its latest hit', async t => {
+  const { journal } = setUp()
+  const changed = defineLimit('fixed-window', 5, 3_600_000)
+  journal.addHit(hit('a'), undefined, undefined)
+  journal.addHit({ ...hit('a'), limit: changed, nowMs: windowEndsAtMs }, undefined, undefined)
+  // What was counted before the change, and is given back after it, is no hit.
+  journal.addRefund({ key: 'a', limit, cost: 1 }, { used: 1, previous: 0, atMs: windowEndsAtMs }, undefined, undefined)
+  journal.sweep(windowEndsAtMs + 60_000)
+  const counted = { used: 1, previous: 0, atMs: windowEndsAtMs + 3_600_000 }
+  t.match(journal.rest(), [{ counters: new Set([{ key: 'a', limit: changed, counted }]) }])
+})
+
 t.test('of the hits that were never answered, those count that did not run', async t => {
   const { journal } = setUp()
   for (const batch of [5, 6, 7]) journal.addHit(hit('a'), { used: 10, previous: 0, atMs: windowEndsAtMs }, batch)

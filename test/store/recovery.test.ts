@@ -88,6 +88,20 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
   }
 }
 
+t.test('hits of an outage in which their limit is changed count in the window that they were counted in', async t => {
+  const server = await startRedis(t)
+  const { app } = await instance(t, server, { max: 5, timeWindow: 300, commandTimeout: 100 })
+  server.signal('SIGSTOP')
+  t.same(await statuses(app, 1), { 200: 1 })
+  await app.redisGuard.limits.set('global', { max: 5, timeWindow: '1 hour' })
+  await new Promise(resolve => setTimeout(resolve, 400))
+  t.same(await statuses(app, 6), { 200: 5, 429: 1 })
+  server.signal('SIGCONT')
+  await goes(app, 'redis')
+  await new Promise(resolve => setTimeout(resolve, 400))
+  t.same(await statuses(app, 6), { 429: 6 })
+})
+
 t.test('refused requests of an outage count as well', async t => {
   const server = await startRedis(t)
   const { app, proxy } = await instance(t, server, { max: 3 })
