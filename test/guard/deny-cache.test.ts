@@ -323,7 +323,7 @@ t.test('on a server', async t => {
     for (let i = 0; i < 12; i++) await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
     const before = await scripts()
     const answers = await Promise.all(Array.from({ length: flood }, async () => await app.inject({ url: '/', remoteAddress: '192.0.2.1' })))
-    t.ok(answers.every(({ statusCode, headers }) => statusCode === 429 && headers['x-ratelimit-remaining'] === '0' && Number(headers['retry-after']) >= 59))
+    t.ok(answers.every(({ statusCode, headers }) => statusCode === 429 && headers['x-ratelimit-remaining'] === '0' && Number(headers['retry-after']) > 30))
     const total = flood + 12
     await until(async () => await redis.get('guard:fixed-window:{192.0.2.1}:global') === `10:${total - 10}`, 1000)
     t.ok(await scripts() - before < flood / 100, `${await scripts() - before} scripts`)
