@@ -216,6 +216,22 @@ t.test('a request that is answered when Redis has lost its data is given back to
   t.equal(await left(), 9)
 })
 
+t.test('a client that is reset when Redis has lost its data has its whole quota, here and there', async t => {
+  const { app } = await appBehind(t, { max: 5, nameSpace: 'lost-reset:' })
+  const { left } = heldRoutes(app)
+  for (let hit = 0; hit < 5; hit++) await app.inject('/wrong')
+  t.equal(await left(), 0)
+  const client = server.client()
+  t.teardown(() => client.disconnect())
+  await client.flushall()
+  t.equal(await app.redisGuard.limits.reset('127.0.0.1'), true)
+  t.equal(await left(), 5)
+  await until(() => app.redisGuard.status.store === 'redis')
+  t.equal(await left(), 5)
+  for (let hit = 0; hit < 2; hit++) await app.inject('/wrong')
+  t.equal(await left(), 3)
+})
+
 t.test('in a Cluster that hangs, a request that is given back in that moment is so once', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
