@@ -27,7 +27,7 @@ export async function sendLast (
   { store, redis, flushes, limitMs, tryUntilMs }: LastWrites
 ): Promise<Readonly<Record<Carried, number>> | undefined> {
   const timer = timers.setTimeout(() => redis?.guarded.stop(), limitMs)
-  // What they cannot write waits in the journal.
+  // Writes that fail here wait in the journal.
   await Promise.allSettled(flushes.map(async flush => await flush()))
   await store.drain(tryUntilMs)
   timers.clearTimeout(timer)

@@ -14,7 +14,7 @@ export type RateLimitHook = LimitHook
 
 export type errorResponseBuilderContext = RefusalContext
 
-/** What the constructor of a store gets. */
+/** Options that the constructor of a store gets. */
 export type FastifyRateLimitOptions = object
 
 export type FastifyRateLimitStore = CustomStore

@@ -1,5 +1,5 @@
 /**
- * Log lines about what somebody changes: blocks, limits and counters. Each
+ * Log lines about changes to blocks, limits and counters. Each
  * change is one line, up to `mostLines` a second; the others of that second
  * are counted in one line at its end. So a list of thousands of addresses
  * floods no log, and the line says how many there were.

@@ -1,12 +1,12 @@
 /**
  * What Redis has refused is refused here, without a round trip, until it may
- * pass again: who floods the service asks Redis twice a second, however many
- * requests that are. Of a refused hit, the counters of all its limits are
- * remembered as Redis told them, and the rules themselves decide again: a
- * cheaper hit, or a limit that was raised, is not refused for what a dearer one
- * would have been, and the answer tells of each limit, as Redis' own does. A hit
- * with a counter that is not known asks Redis. The clock is monotonic, and
- * starts from that of Redis.
+ * pass again: a client that floods the service costs Redis two questions a
+ * second. Of a refused hit, the counters of all its limits are remembered as
+ * Redis reported them, and the rules themselves decide again. So a cheaper hit,
+ * or one after its limit was raised, passes where a dearer one is refused, and
+ * the answer lists each limit, as that of Redis does. A hit with a counter that
+ * is not remembered asks Redis. The clock is monotonic, and starts from that of
+ * Redis.
  *
  * That a key was reset, a client unblocked, or a limit raised elsewhere is
  * known as soon as Redis is asked again: within `askAgainMs` on every instance.

@@ -21,7 +21,7 @@ const versionKey = `${reservedPrefix}limits`
 /** Limits read at once: thousands would hold up the requests, and time out. */
 const pageLength = 200
 
-/** Who changes something, and why. */
+/** The author of a change, and the reason for it. */
 export interface ChangedBy {
   /** why; at most 1000 characters; default: none */
   reason?: string
