@@ -3,12 +3,12 @@ import { execFile, type ExecFileException } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import ts from 'typescript'
+import { inRepository } from './support/paths.js'
 import { RedisServer } from './support/redis-server.js'
 
-const root = fileURLToPath(new URL('../', import.meta.url))
+const root = inRepository('./')
 const program = join(root, 'test', 'support', 'bundled.mjs')
 
 /** Dependencies in CommonJS need `require`, which an ES module lacks. */

@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { posix } from 'node:path'
 import t from 'tap'
+import { inRepository } from './support/paths.js'
 
 /** Each file imports only from its own row, or from rows above it. A name with a slash at its end is a folder. */
 const rows: readonly (readonly string[])[] = [
@@ -44,9 +45,9 @@ function violations (sources: Readonly<Record<string, string>>): string[] {
   })
 }
 
-const lib = new URL('../lib/', import.meta.url)
+const lib = inRepository('lib')
 const files = readdirSync(lib, { recursive: true, encoding: 'utf8' }).filter(file => file.endsWith('.ts'))
-const sources = Object.fromEntries(files.map(file => [file, readFileSync(new URL(file, lib), 'utf8')]))
+const sources = Object.fromEntries(files.map(file => [file, readFileSync(posix.join(lib, file), 'utf8')]))
 
 t.test('every file of lib imports only from its own row or rows above it', async t => {
   t.ok(files.length > 20)

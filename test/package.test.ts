@@ -3,10 +3,10 @@ import { execFile, type ExecFileException } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { inRepository } from './support/paths.js'
 
-const root = fileURLToPath(new URL('../', import.meta.url))
+const root = inRepository('./')
 
 interface Manifest {
   readonly version: string

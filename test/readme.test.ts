@@ -1,5 +1,6 @@
-/** README's tables say what the code does. `UPDATE=1 npx tap test/readme.test.ts` writes them anew. */
+/** README's tables say what the code does. `UPDATE=1 npx tap dist/test/readme.test.js` writes them anew. */
 import { access, readdir, readFile, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { runInNewContext } from 'node:vm'
 import Fastify from 'fastify'
 import t from 'tap'
@@ -8,8 +9,9 @@ import redisGuard from '../lib/index.js'
 import { described } from '../lib/metrics/metrics.js'
 import { infoMetrics, upMetric } from '../lib/metrics/redis-info.js'
 import { limitOptions, type Option, pluginOptions, routeOptions } from '../lib/options.js'
+import { inRepository } from './support/paths.js'
 
-const file = new URL('../README.md', import.meta.url)
+const file = inRepository('README.md')
 const readme = await readFile(file, 'utf8')
 
 const cell = (text: string) => text.replaceAll('|', '\\|')
@@ -54,15 +56,15 @@ t.test('every method of the client is in the table of methods, and every other p
 })
 
 t.test('the table of warnings has every code, and no other', async t => {
-  const guard = new URL('../lib/guard/', import.meta.url)
-  const sources = await Promise.all(['warnings.ts', 'memory-watch.ts'].map(async name => await readFile(new URL(name, guard), 'utf8')))
+  const guard = inRepository('lib/guard')
+  const sources = await Promise.all(['warnings.ts', 'memory-watch.ts'].map(async name => await readFile(join(guard, name), 'utf8')))
   const codes = new Set(sources.flatMap(source => source.match(/GUARD_WARN_\w+/g) ?? []))
   const [, , rows] = tableAfter('warnings').exec(readme)!
   t.same([...rows!.matchAll(/^\| `(\w+)` \|/gm)].map(([, code]) => code).sort(), [...codes].sort())
 })
 
 t.test('the examples leave no client a cost of 0, nor an account a second quota, whatever its body is', async t => {
-  const source = await readFile(new URL('../lib/options.ts', import.meta.url), 'utf8')
+  const source = await readFile(inRepository('lib/options.ts'), 'utf8')
   const find = (text: string, pattern: RegExp) => {
     const [, example] = pattern.exec(text)!
     return runInNewContext(example!) as (request: { body: unknown }) => unknown
@@ -78,12 +80,12 @@ t.test('the examples leave no client a cost of 0, nor an account a second quota,
 })
 
 t.test('the links to files lead somewhere', async t => {
-  const docs = new URL('../docs/', import.meta.url)
-  const pages = [file, ...(await readdir(docs)).map(name => new URL(name, docs))]
+  const docs = inRepository('docs')
+  const pages = [file, ...(await readdir(docs)).map(name => join(docs, name))]
   t.ok(pages.length > 1)
   for (const page of pages) {
     for (const [, path] of (await readFile(page, 'utf8')).matchAll(/\]\((?!https?:)([^)#]+)\)/g)) {
-      await t.resolves(access(new URL(path!, page)), String(path))
+      await t.resolves(access(join(dirname(page), path!)), String(path))
     }
   }
 })

@@ -1,6 +1,5 @@
 /** The `redis` option: everything in it is read by a rule, and nothing wrong in it leads to another Redis. */
 import { EventEmitter } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import { Redis } from 'ioredis'
 import t from 'tap'
 import ts from 'typescript'
@@ -9,6 +8,7 @@ import {
   clusterRules, nodeConnectionRules, nodeRules, type OptionRules, sentinelRules, serverRules, tlsRules
 } from '../lib/redis-rules.js'
 import { resolveOptions, type Settings } from '../lib/settings.js'
+import { inRepository } from './support/paths.js'
 import { forms, type Ports, values } from './support/redis-options.js'
 
 /** What no type checker has looked at. */
@@ -181,7 +181,7 @@ t.test('required is handed on with every form', async t => {
 
 /** All options that ioredis and Node have, out of their types. */
 function namesInTypes (types: Readonly<Record<string, string>>): Record<string, string[]> {
-  const file = fileURLToPath(new URL('names.ts', import.meta.url))
+  const file = inRepository('test/names.ts')
   const text = [
     "import type { ClusterOptions, RedisOptions, SentinelAddress, SentinelConnectionOptions } from 'ioredis'",
     "import type { ConnectionOptions } from 'node:tls'", "import type { TcpNetConnectOpts } from 'node:net'",

@@ -2,10 +2,11 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import t from 'tap'
 import type { Look } from '../../bench/flat.js'
+import { inRepository } from '../support/paths.js'
 import { RedisServer } from '../support/redis-server.js'
 
 /** The compiled one: it takes a process of its own, where nothing else keeps anything. */
-const program = new URL('../../dist/bench/flat.js', import.meta.url).pathname
+const program = inRepository('dist/bench/flat.js')
 const requests = 80_000
 const looks = 8
 

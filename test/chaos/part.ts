@@ -1,15 +1,15 @@
 /** Every fault of `npm run chaos`, for a second each, in as many files as run side by side. */
 import { execFile } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { faults } from '../../chaos/faults.js'
+import { inRepository } from '../support/paths.js'
 import type { Row } from '../../chaos/report.js'
 
 const parts = 5
 
 /** `npm test` has built what runs. */
-const program = fileURLToPath(new URL('../../dist/chaos/index.js', import.meta.url))
+const program = inRepository('dist/chaos/index.js')
 
 /** What a machine may take that runs all other tests as well. */
 const patienceMs = 4000

@@ -2,13 +2,13 @@
 import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import ts from 'typescript'
+import { inRepository } from '../support/paths.js'
 
-const folder = fileURLToPath(new URL('.', import.meta.url))
+const folder = inRepository('test/compat/')
 /** Types of others' code, which are part of what is published. */
-const ambient = fileURLToPath(new URL('../../lib/redis/cluster-key-slot.d.ts', import.meta.url))
+const ambient = inRepository('lib/redis/cluster-key-slot.d.ts')
 const { resolve } = createRequire(import.meta.url)
 
 /** Parsed once for all programs. */

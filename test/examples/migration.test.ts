@@ -7,11 +7,11 @@ import { execFile } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { inRepository } from '../support/paths.js'
 import { Program } from '../support/program.js'
 
-const root = fileURLToPath(new URL('../../', import.meta.url))
+const root = inRepository('./')
 const packages = { theirs: '@fastify/rate-limit', ours: 'fastify-redis-guard' } as const
 
 interface Ask {

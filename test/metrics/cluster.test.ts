@@ -1,16 +1,16 @@
 /** The metrics of three workers of a node:cluster, as prom-client aggregates them in the primary. */
 import cluster, { type Worker } from 'node:cluster'
 import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import { AggregatorRegistry } from 'prom-client'
 import t, { type Test } from 'tap'
+import { inRepository } from '../support/paths.js'
 import { RedisServer } from '../support/redis-server.js'
 import { until } from '../support/until.js'
 
 const registry = new AggregatorRegistry()
 
 cluster.setupPrimary({
-  exec: fileURLToPath(new URL('../support/cluster-worker.mjs', import.meta.url)),
+  exec: inRepository('test/support/cluster-worker.mjs'),
   execArgv: []
 })
 

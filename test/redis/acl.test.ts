@@ -8,12 +8,13 @@ import type { RedisGuardOptions } from '../../lib/options.js'
 import { algorithms } from '../../lib/rules/rate-limit.js'
 import { scripts } from '../../lib/store/lua/scripts.js'
 import { guardedApp } from '../support/app.js'
+import { inRepository } from '../support/paths.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer } from '../support/redis-server.js'
 import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { until } from '../support/until.js'
 
-const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
+const readme = await readFile(inRepository('README.md'), 'utf8')
 
 /** What the line behind a marker says of the user. */
 function rulesBehind (marker: string): readonly string[] {

@@ -1,6 +1,5 @@
 /** A Redis that works, and refuses the replay of what it missed: real servers, under a flood of fresh names. */
 import { setImmediate } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
@@ -8,6 +7,7 @@ import type { RedisGuardOptions } from '../../lib/options.js'
 import { inChunk } from '../../lib/store/counter-journal.js'
 import { atOnce } from '../../lib/store/recovery.js'
 import { guardedApp, logTo } from '../support/app.js'
+import { inRepository } from '../support/paths.js'
 import { Program } from '../support/program.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
@@ -150,7 +150,7 @@ t.test('a process with a small heap survives a Redis that does not take the jour
   const bounds = { maxJournal, cache: 1000, maxEvents: 1000 }
   const options: RedisGuardOptions = { redis: { port: proxy.port }, max: 1, resetTimeout: 100, ...bounds }
   const flooding = new Program(process.execPath, [
-    '--max-old-space-size=64', fileURLToPath(new URL('../support/flood.mjs', import.meta.url)), JSON.stringify(options)
+    '--max-old-space-size=64', inRepository('test/support/flood.mjs'), JSON.stringify(options)
   ])
   t.teardown(async () => await flooding.stop('SIGKILL'))
   await flooding.saying(/at most \d+ entries/, 100_000)

@@ -1,7 +1,7 @@
 /** Instances of a service in processes of their own; `npm test` has built what they run. */
 import { Agent, get } from 'node:http'
-import { fileURLToPath } from 'node:url'
 import type { RedisGuardOptions } from '../../lib/options.js'
+import { inRepository } from './paths.js'
 import { Program } from './program.js'
 
 export class Instance {
@@ -14,7 +14,7 @@ export class Instance {
 
   /** @param env  in place of this process's, save PATH */
   static async start (options: RedisGuardOptions, env: Record<string, string> = {}): Promise<Instance> {
-    const program = new Program(process.execPath, [fileURLToPath(new URL('instance.mjs', import.meta.url)), JSON.stringify(options)], {
+    const program = new Program(process.execPath, [inRepository('test/support/instance.mjs'), JSON.stringify(options)], {
       env: { PATH: process.env['PATH'], ...env }
     })
     await program.saying(/port \d+/)

@@ -1,5 +1,6 @@
 /** Programs that tests start: found where the distribution puts them, stopped by their own process id. */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -15,13 +16,27 @@ export function findProgram (...names: string[]): string {
   return found
 }
 
+/**
+ * A port on which nobody listens. It lies below those that the system gives to clients, so that no connection takes it
+ * while a server is down; 10,000 above it, where a node of a Cluster talks to the others, nothing listens either.
+ */
 export async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
+  while (true) {
+    const port = randomInt(10_240, 22_000)
+    if (await isFree(port) && await isFree(port + 10_000)) return port
+  }
+}
+
+async function isFree (port: number): Promise<boolean> {
+  const server = createServer().listen(port, '127.0.0.1')
+  try {
+    await once(server, 'listening')
+  } catch {
+    return false
+  }
   server.close()
   await once(server, 'close')
-  return port
+  return true
 }
 
 export class Program {

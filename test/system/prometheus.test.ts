@@ -5,13 +5,13 @@ import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { inRepository } from '../support/paths.js'
 import { findProgram, freePort, Program } from '../support/program.js'
 import { RedisServer } from '../support/redis-server.js'
 
-const shipped = fileURLToPath(new URL('../../examples/prometheus/', import.meta.url))
-const example = fileURLToPath(new URL('../../dist/examples/server.js', import.meta.url))
+const shipped = inRepository('examples/prometheus/')
+const example = inRepository('dist/examples/server.js')
 
 t.test('promtool accepts what we ship', async t => {
   const checks = [
