@@ -44,7 +44,7 @@ t.test('a flood of refusals at a slow Redis is dropped in part, and neither it n
   const { limited, dropped } = await recorded(app)
   t.ok(limited - before <= 2 * mostPerWrite, 'after the flood come the round that is under way, and one more')
   t.ok(dropped > 0, `${dropped} were dropped, and counted`)
-  proxy.delayMs = 0
+  // A refusal after the flood is written like any other.
   await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
-  t.match(await app.redisGuard.getRateLimitEvents(1), [{ ip: '192.0.2.1' }], 'a Redis that is quick shows them at once')
+  await until(async () => (await app.redisGuard.getRateLimitEvents(1))[0]!.ip === '192.0.2.1')
 })
