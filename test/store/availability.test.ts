@@ -326,6 +326,33 @@ for (const { name, error, number, isInDoubt } of failures) {
   })
 }
 
+t.test('after an outage an instance keeps to its share until the others are back, also where Redis would let more pass', async t => {
+  const { clock, breaker, redis, isUp, hit } = setUp(t)
+  let told = { epoch: 'first', instances: 2, since: 2, nowMs: Date.now() }
+  redis.heartbeat = async () => told
+  await isUp()
+  breaker.down()
+  told = { ...told, instances: 1, since: 1 }
+  await isUp()
+  let asked = 0
+  redis.take = async hits => {
+    asked++
+    return counted(hits)
+  }
+  for (let i = 0; i < limit.max / 2; i++) t.equal(await hit('client', 'share'), 'redis true')
+  t.equal(await hit('client', 'share'), 'memory false')
+  t.equal(asked, limit.max / 2, 'Redis is not asked about what is refused')
+  for (const error of [gone, rejected]) {
+    redis.take = async () => { throw error }
+    t.equal(await hit(error.kind, 'share'), 'memory true', 'one that fails counts against the share once')
+  }
+  redis.take = async hits => counted(hits)
+  told = { ...told, instances: 2, since: 2 }
+  clock.tick(0)
+  await turns()
+  t.equal(await hit('client', 'share'), 'redis true')
+})
+
 t.test('reads that fail are answered by memory, and mistakes are not', async t => {
   const { redis, store, isUp } = setUp(t)
   await isUp()
