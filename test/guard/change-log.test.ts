@@ -45,7 +45,8 @@ t.test('blocks and unblocks are logged with what, by whom and why', async t => {
 
 t.test('limits that are set and reset, and counters, are logged; what is hashed elsewhere is not shown', async t => {
   const lines: Record<string, unknown>[] = []
-  const app = await guardedApp(t, { timeWindow: '1 hour', hashKeys: true, keyGenerator: () => 'an API key' }, logTo(lines, 'info'))
+  const options = { timeWindow: '1 hour', hashKeys: true, keyGenerator: () => 'an API key' }
+  const app = await guardedApp(t, options, logTo(lines, 'info'))
   app.get('/', async () => 'ok')
   await app.inject('/')
   const { limits } = app.redisGuard

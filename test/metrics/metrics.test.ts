@@ -125,7 +125,7 @@ t.test('with Redis: round trips, the breaker, and what Redis tells about itself'
   t.ok(series.get('redis_guard_redis_commands_processed_total')! > 3)
 })
 
-t.test('a Redis that hangs is told as down, does not hang the scrape, and is told of again when it is back', async t => {
+t.test('a Redis that hangs is told as down, does not hang the scrape, and is told when it is back', async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const app = await guardedApp(t, { redis: redis.url })
@@ -266,12 +266,15 @@ t.test('a service that serves /metrics already', async t => {
 })
 
 t.test('reads the fields of a reply to INFO, and none of its headings', async t => {
-  const reply = '# Server\r\nredis_version:7.0.15\r\n\r\n# Memory\r\nmaxmemory_policy:noeviction\r\nused_memory:1024\r\n'
-  t.same([...parseInfo(reply)], [['redis_version', '7.0.15'], ['maxmemory_policy', 'noeviction'], ['used_memory', '1024']])
+  const memory = ['# Memory', 'maxmemory_policy:noeviction', 'used_memory:1024', '']
+  const reply = ['# Server', 'redis_version:7.0.15', '', ...memory].join('\r\n')
+  const fields = [['redis_version', '7.0.15'], ['maxmemory_policy', 'noeviction'], ['used_memory', '1024']]
+  t.same([...parseInfo(reply)], fields)
 })
 
 t.test('a value may hold colons, and may be empty', async t => {
-  t.same([...parseInfo('executable:C:\\redis:7\r\nconfig_file:\r\n')], [['executable', 'C:\\redis:7'], ['config_file', '']])
+  const fields = [['executable', 'C:\\redis:7'], ['config_file', '']]
+  t.same([...parseInfo('executable:C:\\redis:7\r\nconfig_file:\r\n')], fields)
 })
 
 t.test('an empty reply has no fields', async t => {

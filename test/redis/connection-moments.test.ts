@@ -69,7 +69,8 @@ for (const isTriedAgain of [true, false]) {
 }
 
 t.test('rotate authenticates a connection that is up or about to be, and fails only where Redis refuses', async t => {
-  const settings = { kind: 'server', options: { port: 1 }, credentials: () => ({ username: 'u', password: 'p' }) } as const
+  const credentials = () => ({ username: 'u', password: 'p' })
+  const settings = { kind: 'server', options: { port: 1 }, credentials } as const
   const connection = new Connection(settings, { connectTimeout: 1000, commandTimeout: 1000 })
   t.teardown(() => connection.close())
   const client = connection.client as unknown as { status: string, auth: () => Promise<void> }
@@ -94,13 +95,14 @@ t.test('rotate authenticates a connection that is up or about to be, and fails o
   t.same([await rotateWith('connect', refused), await rotateWith('connect', gone)], ['fine', 'fine'])
 })
 
-t.test('Sentinels that are being asked are left when the connection is given up, and no further one is asked', async t => {
+t.test('Sentinels that are being asked are left with the connection, and no further one is asked', async t => {
   const left: string[] = []
   class Given {
     connecting = true
     stream = undefined
     connectToSentinel (name: string) {
-      return Object.assign(new EventEmitter(), { disconnect: () => left.push(name), resetCommandQueue: () => {}, flushQueue: () => {} })
+      const disconnect = () => left.push(name)
+      return Object.assign(new EventEmitter(), { disconnect, resetCommandQueue: () => {}, flushQueue: () => {} })
     }
 
     disconnect (): void { this.connecting = false }
@@ -199,7 +201,7 @@ t.test('a probe that gets no answer gives up its connection, and its late answer
   t.equal(guarded.usable, true)
 })
 
-t.test('a probe that is answered when the connection is not whole any more closes no breaker, and the next one does', async t => {
+t.test('a probe that is answered when the connection is not whole closes no breaker', async t => {
   const { clock, connection, guarded, heard } = setUp(t)
   connection.emit('ready')
   await turns()
@@ -259,11 +261,13 @@ t.test('a connection that is lost opens the breaker once, whoever loses it', asy
   t.match(guarded.failure.message, /ECONNREFUSED/)
 })
 
-t.test('a reply of Redis that refuses a command opens no breaker; one that belongs to another command ends the connection', async t => {
+t.test('a refused command opens no breaker; a reply to another command ends the connection', async t => {
   const { connection, guarded, heard, comeUp } = setUp(t)
   await comeUp()
-  const failsWith = async (error: Error) => await guarded.run(async () => { throw error }).catch(({ kind }: { kind: string }) => kind)
-  t.equal(await failsWith(Object.assign(new Error('NOPERM this user has no permissions'), { name: 'ReplyError' })), 'reply')
+  const failsWith = async (error: Error) =>
+    await guarded.run(async () => { throw error }).catch(({ kind }: { kind: string }) => kind)
+  const refused = Object.assign(new Error('NOPERM this user has no permissions'), { name: 'ReplyError' })
+  t.equal(await failsWith(refused), 'reply')
   t.same([guarded.usable, heard, connection.renewed], [true, ['reply'], 0])
   await failsWith(new OutOfStepError())
   t.same([guarded.usable, connection.renewed], [false, 1])

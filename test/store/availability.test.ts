@@ -20,8 +20,9 @@ import { mockMachinery } from '../support/fake-timers.js'
 const keys = new Keys('guard:')
 const limit = defineLimit('fixed-window', 10, 60_000)
 const checks = [{ name: 'limit', limit, cost: 1 }]
-const [gone, lost, rejected] = (['connection', 'lost', 'reply'] as const).map(kind => new StoreUnavailableError(kind, kind)) as
-  [StoreUnavailableError, StoreUnavailableError, StoreUnavailableError]
+const gone = new StoreUnavailableError('connection', 'connection')
+const lost = new StoreUnavailableError('lost', 'lost')
+const rejected = new StoreUnavailableError('reply', 'reply')
 
 /** Lets all promises that can go on do so. */
 async function turns (): Promise<void> {
@@ -99,7 +100,9 @@ function setUp (t: Test) {
     t.equal(store.status.store, 'redis')
   }
   const hit = async (key: string, fallback: Fallback | 'none' = 'memory') => await new Promise<string>(resolve => {
-    store.takeOne({ key, checks }, fallback === 'none' ? undefined : fallback, (failure, taken, source) => resolve(failure?.message ?? `${source} ${taken!.accepted}`))
+    store.takeOne({ key, checks }, fallback === 'none' ? undefined : fallback, (failure, taken, source) => {
+      resolve(failure?.message ?? `${source} ${taken!.accepted}`)
+    })
   })
   const counterOf = (client: string) => keys.limit('fixed-window', 'limit', client)
   return { clock, memory, breaker, redis, journal, store, switches, isUp, hit, counterOf }
@@ -108,7 +111,8 @@ function setUp (t: Test) {
 /** What Redis answers to a hit that it counts. */
 function counted (hits: readonly Hit[]): readonly Taken[] {
   const nowMs = Date.now()
-  return hits.map(() => ({ accepted: true, nowMs, outcomes: [{ fits: true, state: { used: 1, previous: 0, atMs: nowMs + 60_000 } }] }))
+  const state = { used: 1, previous: 0, atMs: nowMs + 60_000 }
+  return hits.map(() => ({ accepted: true, nowMs, outcomes: [{ fits: true, state }] }))
 }
 
 t.test('a heartbeat that finds another epoch ends the use of Redis until it has been told everything', async t => {
@@ -139,7 +143,8 @@ t.test('a heartbeat that Redis rejects is followed by the next one', async t => 
 })
 
 for (const closes of [false, true]) {
-  t.test(`a Redis that works but will not be told is ${closes ? 'not asked again after the end' : 'asked again a second later'}`, async t => {
+  const again = closes ? 'not asked again after the end' : 'asked again a second later'
+  t.test(`a Redis that works but will not be told is ${again}`, async t => {
     const { clock, breaker, redis, store, journal, hit } = setUp(t)
     await hit('client')
     const { carry } = redis
@@ -170,7 +175,7 @@ t.test('where Redis goes while it is told, the breaker says when it is told agai
   t.match(store.status, { store: 'memory', reason: 'connection' })
 })
 
-t.test('a Redis that is a few batches behind is told the counters that it had, and is not trusted with more', async t => {
+t.test('a Redis that is a few batches behind is told the counters that it had', async t => {
   const { breaker, redis, isUp, hit, counterOf } = setUp(t)
   await isUp()
   redis.take = async (hits, ticket) => {
@@ -326,7 +331,7 @@ for (const { name, error, number, isInDoubt } of failures) {
   })
 }
 
-t.test('after an outage an instance keeps to its share until the others are back, also where Redis would let more pass', async t => {
+t.test('after an outage an instance keeps to its share until the others are back', async t => {
   const { clock, breaker, redis, isUp, hit } = setUp(t)
   let told = { epoch: 'first', instances: 2, since: 2, nowMs: Date.now() }
   redis.heartbeat = async () => told
@@ -376,7 +381,7 @@ t.test('a value that Redis rejects is kept by memory, or is an error where it mu
   t.equal(journal.size, 0)
 })
 
-t.test('events that Redis rejects are kept by memory alone, and those that it did not answer are told later', async t => {
+t.test('events that Redis rejects are kept by memory alone; those without an answer are told later', async t => {
   const { redis, memory, journal, store, isUp } = setUp(t)
   await isUp()
   const event = { type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 } as const
@@ -390,7 +395,8 @@ t.test('events that Redis rejects are kept by memory alone, and those that it di
 })
 
 for (const hasTime of [true, false]) {
-  t.test(`at the end a Redis that is away is ${hasTime ? 'tried once more' : 'not tried where no time is left'}`, async t => {
+  const tried = hasTime ? 'tried once more' : 'not tried where no time is left'
+  t.test(`at the end a Redis that is away is ${tried}`, async t => {
     const { breaker, journal, store, hit } = setUp(t)
     let connects = 0
     breaker.connect = async () => {
