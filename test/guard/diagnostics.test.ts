@@ -1,3 +1,4 @@
+/** What the diagnostics channels publish: each decision, and each switch of stores. */
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import t, { type Test } from 'tap'
 import { channelNames } from '../../lib/index.js'
@@ -16,7 +17,7 @@ function listen (t: Test): [name: string, message: unknown][] {
 }
 
 t.test('decisions are published with who, what and where', async t => {
-  const app = await guardedApp(t, { max: 1 })
+  const app = await guardedApp(t, { max: 1, timeWindow: '1 hour' })
   app.get('/things/:id', async () => 'ok')
   app.get('/shadow', { config: { rateLimit: { max: 0, shadow: true } } }, async () => 'ok')
   await app.redisGuard.blockIP('192.0.2.0/24', 60)
@@ -39,9 +40,11 @@ t.test('that another store answers is published', async t => {
   const heard = listen(t)
   const app = await guardedApp(t, { redis: server.url, resetTimeout: 100 })
   await app.ready()
+  await until(() => app.redisGuard.status.store === 'redis')
   await server.stop()
-  await until(() => heard.some(([, message]) => (message as { store: string }).store === 'memory'))
-  t.match(heard.at(-1), ['switch', { store: 'memory', breaker: 'open', since: Date }])
+  const away = () => heard.find(([, message]) => (message as { store: string }).store === 'memory')
+  await until(() => away() !== undefined)
+  t.match(away(), ['switch', { store: 'memory', breaker: 'open', since: Date }])
 })
 
 t.test('where nobody listens, the event is not even read', async t => {

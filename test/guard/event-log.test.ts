@@ -1,3 +1,4 @@
+/** Refusals are gathered, merged and written behind; a slow store bounds neither their number nor a reader's wait. */
 import t from 'tap'
 import { EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/guard/event-log.js'
 import type { RateLimitEvent } from '../../lib/store/store.js'

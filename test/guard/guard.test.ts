@@ -1,3 +1,4 @@
+/** How a client is known by its address, and that what is remembered of addresses is bounded. */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'

@@ -9,6 +9,9 @@ import { until } from '../support/until.js'
 
 const maxBytes = 20_000_000
 
+/** A look that times out is not repeated for a minute, and a Redis that times out is a warning more. */
+const patient = { commandTimeout: 30_000 }
+
 async function startServer (t: Test, policy = 'noeviction') {
   const server = await RedisServer.start('--maxmemory', String(maxBytes), '--maxmemory-policy', policy)
   t.teardown(async () => await server.stop())
@@ -142,7 +145,7 @@ t.test('an application logs and lists warnings about its Redis while it runs', a
   const { server, fillTo, overfill } = await startServer(t, 'volatile-ttl')
   const clock = mockMachinery(t, 'setInterval')
   const lines: Record<string, unknown>[] = []
-  const app = await guardedApp(t, { redis: server.url }, logTo(lines))
+  const app = await guardedApp(t, { redis: server.url, ...patient }, logTo(lines))
   const codes = () => app.redisGuard.warnings.map(({ code }) => code)
   await until(() => codes().length === 1)
   t.same(codes(), ['GUARD_WARN_VOLATILE_EVICTION'])
@@ -169,7 +172,8 @@ t.test('each primary of a Cluster is checked', async t => {
   const clients = cluster.servers.map(server => server.client())
   t.teardown(() => clients.forEach(client => client.disconnect()))
   await clients[2]!.config('SET', 'maxmemory-policy', 'volatile-ttl')
-  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) } })
+  const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
+  const app = await guardedApp(t, { redis: { cluster: nodes }, ...patient })
   await until(() => app.redisGuard.warnings.length > 0)
   t.match(app.redisGuard.warnings, [{ code: 'GUARD_WARN_VOLATILE_EVICTION' }])
 })

@@ -1,53 +1,56 @@
 /** Refusals are recorded behind; a Redis that is slow is not to gather them without end. */
-import { setTimeout as sleep } from 'node:timers/promises'
-import type { FastifyInstance } from 'fastify'
+import { performance } from 'node:perf_hooks'
+import { Registry } from 'prom-client'
 import t from 'tap'
-import { longestReadWaitMs, longestRoundMs } from '../../lib/guard/event-log.js'
+import { mostPerWrite } from '../../lib/guard/event-log.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
-async function recorded (app: FastifyInstance): Promise<{ limited: number, dropped: number }> {
-  const { payload } = await app.inject('/metrics')
-  const of = (type: string) => {
-    const found = new RegExp(`^redis_guard_events_total\\{type="${type}"\\} (\\d+)$`, 'm').exec(payload)
-    return Number(found?.[1] ?? 0)
-  }
+const registry = new Registry()
+
+/** From its metric alone: a scrape would ask Redis as well. */
+async function recorded (): Promise<{ limited: number, dropped: number }> {
+  const { values } = await registry.getSingleMetric('redis_guard_events_total')!.get()
+  const of = (type: string) => values.find(({ labels }) => labels['type'] === type)?.value ?? 0
   return { limited: of('limited'), dropped: of('dropped') }
 }
 
-t.test('a flood of refusals at a slow Redis waits for a second at most, and reading events waits for less', async t => {
+t.test('a flood of refusals at a slow Redis is dropped in part, and a reader does not wait for it', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
-  const options = { redis: { port: proxy.port }, max: 0, timeWindow: '1 hour', commandTimeout: 5000, maxEvents: 100_000 }
-  const app = await guardedApp(t, options)
+  const app = await guardedApp(t, {
+    redis: { port: proxy.port },
+    max: 0,
+    timeWindow: '1 hour',
+    commandTimeout: 60_000,
+    maxEvents: 100_000,
+    metrics: { registry, path: false }
+  })
   app.get('/', async () => 'ok')
-  t.equal(app.redisGuard.status.store, 'redis')
-  proxy.delayMs = 120
-  let refused = 0
-  const endMs = Date.now() + 4000
-  while (Date.now() < endMs) {
-    const names = Array.from({ length: 600 }, () => `198.51.${refused >> 8}.${refused++ & 255}`)
-    await Promise.all(names.map(async remoteAddress => await app.inject({ url: '/', remoteAddress })))
-  }
-  const askedMs = Date.now()
-  const [latest] = await app.redisGuard.getRateLimitEvents()
-  const tookMs = Date.now() - askedMs
-  t.ok(tookMs < longestReadWaitMs + 2 * 120 + 500, `reading took ${tookMs} ms`)
-  const behindMs = askedMs - latest!.atMs
-  t.ok(behindMs < 2 * longestRoundMs + 4 * 120 + 500, `the latest event that was stored came ${behindMs} ms before`)
-  // Two rounds more, and nothing is left.
-  await sleep(2 * longestRoundMs + 4 * 120)
-  const { dropped } = await recorded(app)
-  t.ok(dropped > 0, `${dropped} were dropped, and counted`)
+  await until(() => app.redisGuard.status.store === 'redis')
+  // A write takes longer than a round may, so each round is one write; to write the whole flood would take 20 s.
+  proxy.delayMs = 1000
+  const refused = 10 * mostPerWrite
+  const names = Array.from({ length: refused }, (_, i) => `198.51.${i >> 8}.${i & 255}`)
+  const answers = await Promise.all(names.map(async remoteAddress => await app.inject({ url: '/', remoteAddress })))
+  t.ok(answers.every(({ statusCode }) => statusCode === 429))
+  const { limited: before } = await recorded()
+  const askedMs = performance.now()
+  await app.redisGuard.getRateLimitEvents()
+  const tookMs = performance.now() - askedMs
+  t.ok(tookMs < 10_000, `reading took ${tookMs} ms`)
   await until(async () => {
-    const { limited, dropped } = await recorded(app)
+    const { limited, dropped } = await recorded()
     return limited + dropped === refused
   })
-  proxy.delayMs = 0
+  const { limited, dropped } = await recorded()
+  t.ok(limited - before <= 2 * mostPerWrite, 'after the flood come the round that is under way, and one more')
+  t.ok(dropped > 0, `${dropped} were dropped, and counted`)
+  // A refusal after the flood is written like any other.
   await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
-  t.match(await app.redisGuard.getRateLimitEvents(1), [{ ip: '192.0.2.1' }], 'a Redis that is quick shows them at once')
+  await until(async () => (await app.redisGuard.getRateLimitEvents(1))[0]!.ip === '192.0.2.1')
 })

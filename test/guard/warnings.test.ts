@@ -1,3 +1,4 @@
+/** Which options and which Redis are warned of, and which are fine. */
 import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import t from 'tap'

@@ -1,4 +1,4 @@
-/** The metrics of three workers of a node:cluster, as prom-client aggregates them in the primary. */
+/** The metrics of the workers of a node:cluster, as prom-client aggregates them in the primary. */
 import cluster, { type Worker } from 'node:cluster'
 import { once } from 'node:events'
 import { AggregatorRegistry } from 'prom-client'
@@ -14,10 +14,13 @@ cluster.setupPrimary({
   execArgv: []
 })
 
+/** A worker is to stay on Redis, however busy the machine is. */
+const patient = { syncInterval: 20, connectTimeout: 30_000, commandTimeout: 30_000 }
+
 /** One worker for each of the `redis` options. */
 async function startWorkers (t: Test, redis: readonly unknown[]): Promise<void> {
   const workers = redis.map((redis, i) =>
-    cluster.fork({ WORKER: String(i + 1), GUARD_OPTIONS: JSON.stringify({ redis, syncInterval: 20 }) }))
+    cluster.fork({ WORKER: String(i + 1), GUARD_OPTIONS: JSON.stringify({ redis, ...patient }) }))
   t.teardown(async () => await Promise.all(workers.map(stop)))
   await Promise.all(workers.map(async worker => await once(worker, 'message')))
 }
@@ -28,9 +31,20 @@ async function stop (worker: Worker): Promise<void> {
   await gone
 }
 
+/** prom-client gives workers that are busy five seconds to answer. */
+async function clusterMetrics (): Promise<string> {
+  while (true) {
+    try {
+      return await registry.clusterMetrics()
+    } catch (error) {
+      if (!/timed out/.test(String(error))) throw error
+    }
+  }
+}
+
 /** The series of all workers together. */
 async function scrape (): Promise<ReadonlyMap<string, number>> {
-  const lines = (await registry.clusterMetrics()).split('\n').filter(line => line !== '' && !line.startsWith('#'))
+  const lines = (await clusterMetrics()).split('\n').filter(line => line !== '' && !line.startsWith('#'))
   return new Map(lines.map(line => {
     const end = line.lastIndexOf(' ')
     return [line.slice(0, end), Number(line.slice(end + 1))]
@@ -76,10 +90,10 @@ t.test('workers on one Redis: shared values appear once, and counts add up', asy
   t.equal(away.get('redis_guard_redis_up'), 0)
 })
 
-t.test('one worker without Redis is visible beside two that have it', async t => {
+t.test('one worker without Redis is visible beside one that has it', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
-  await startWorkers(t, [server.url, { port: 1 }, server.url])
+  await startWorkers(t, [server.url, { port: 1 }])
   const series = await scrape()
   const expected = {
     redis_guard_redis_up: 0,

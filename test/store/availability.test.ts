@@ -1,0 +1,433 @@
+/**
+ * What becomes of each answer and failure of Redis in the moments of a switch: heartbeats, replays and calls under way.
+ * Redis and the breaker are made up here, and timers are the test's own, so that nothing depends on who comes first.
+ */
+import { EventEmitter } from 'node:events'
+import t, { type Test } from 'tap'
+import { StoreUnavailableError } from '../../lib/errors.js'
+import type { GuardedRedis } from '../../lib/redis/breaker.js'
+import type { Ticket } from '../../lib/redis/batch.js'
+import { defineLimit } from '../../lib/rules/rate-limit.js'
+import { type Fallback, FailoverStore } from '../../lib/store/failover.js'
+import { Journal } from '../../lib/store/journal.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import type { Kept, RedisStore } from '../../lib/store/redis.js'
+import { Shares } from '../../lib/store/shares.js'
+import type { Block, BlockOperation, CountedHere, Fence, Hit, Taken } from '../../lib/store/store.js'
+import { mockMachinery } from '../support/fake-timers.js'
+
+const keys = new Keys('guard:')
+const limit = defineLimit('fixed-window', 10, 60_000)
+const checks = [{ name: 'limit', limit, cost: 1 }]
+const gone = new StoreUnavailableError('connection', 'connection')
+const lost = new StoreUnavailableError('lost', 'lost')
+const rejected = new StoreUnavailableError('reply', 'reply')
+
+/** Lets all promises that can go on do so. */
+async function turns (): Promise<void> {
+  for (let i = 0; i < 20; i++) await new Promise(resolve => setImmediate(resolve))
+}
+
+class MadeUpBreaker extends EventEmitter {
+  usable = false
+  state = 'open'
+  failure = gone
+  commandTimeout = 250
+  report (error: unknown): unknown { return error }
+  async idle (): Promise<void> {}
+  async connect (): Promise<void> { this.up() }
+  up (): void { this.usable = true; this.emit('up') }
+  down (): void { this.usable = false; this.emit('down', gone) }
+}
+
+class MadeUpRedis {
+  epoch = 'first'
+  heartbeats = 0
+  readonly carried: { kept: Kept | undefined, keys: readonly string[] }[] = []
+  readonly applied: BlockOperation[] = []
+  listed: Block[] = []
+  /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
+  fence = async (): Promise<Fence> => ({ last: 0, next: 1 })
+  take = async (hits: readonly Hit[], ticket: Ticket): Promise<readonly Taken[]> => { throw gone }
+  heartbeat = async () => {
+    this.heartbeats++
+    return { epoch: this.epoch, instances: 1, since: 1, nowMs: Date.now() }
+  }
+
+  readonly blockList = {
+    count: async () => this.listed.length,
+    isBehind: async () => false,
+    hasSeenMore: () => false,
+    pages: async function * (this: { listed: () => Block[] }): AsyncGenerator<Block[]> { yield this.listed() },
+    listed: () => this.listed,
+    apply: async (operations: readonly BlockOperation[]) => { this.applied.push(...operations) },
+    change: async (): Promise<unknown[]> => { throw gone }
+  }
+
+  carry = async (id: string, counters: readonly CountedHere[], nowMs: number, kept?: Kept): Promise<void> => {
+    this.carried.push({ kept, keys: counters.map(({ key }) => key) })
+  }
+
+  writeEvents = async (): Promise<void> => {}
+  countRefusals = async (): Promise<void> => {}
+  forget = async (key: string, checks: unknown, ticket: Ticket): Promise<boolean> => { throw gone }
+  refund = async (given: unknown, ticket: Ticket): Promise<void> => { throw gone }
+  peek = async (): Promise<unknown> => { throw gone }
+  readonly values = {
+    get: async (): Promise<unknown> => { throw gone },
+    change: async (operation: unknown, nowMs: number, ticket: Ticket): Promise<unknown> => { throw gone },
+    carry: async (): Promise<void> => {}
+  }
+}
+
+function setUp (t: Test) {
+  const clock = mockMachinery(t, 'setTimeout')
+  const now = Date.now
+  const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 10, now })
+  const breaker = new MadeUpBreaker()
+  const redis = new MadeUpRedis()
+  const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
+  const shares = new Shares(new MemoryStore({ keys, capacity: 10, maxEvents: 1, now }), now)
+  const side = { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }
+  const store = new FailoverStore({ memory, redis: side, keys, now })
+  t.teardown(() => store.close())
+  const switches: string[] = []
+  store.on('switch', ({ store, reason }) => switches.push(reason ?? store))
+  const isUp = async () => {
+    breaker.up()
+    await store.settle()
+    t.equal(store.status.store, 'redis')
+  }
+  const hit = async (key: string, fallback: Fallback | 'none' = 'memory') => await new Promise<string>(resolve => {
+    store.takeOne({ key, checks }, fallback === 'none' ? undefined : fallback, (failure, taken, source) => {
+      resolve(failure?.message ?? `${source} ${taken!.accepted}`)
+    })
+  })
+  const counterOf = (client: string) => keys.limit('fixed-window', 'limit', client)
+  return { clock, memory, breaker, redis, journal, store, switches, isUp, hit, counterOf }
+}
+
+/** What Redis answers to a hit that it counts. */
+function counted (hits: readonly Hit[]): readonly Taken[] {
+  const nowMs = Date.now()
+  const state = { used: 1, previous: 0, atMs: nowMs + 60_000 }
+  return hits.map(() => ({ accepted: true, nowMs, outcomes: [{ fits: true, state }] }))
+}
+
+t.test('a heartbeat that finds another epoch ends the use of Redis until it has been told everything', async t => {
+  const { clock, redis, switches, isUp, hit, counterOf } = setUp(t)
+  await isUp()
+  redis.take = async hits => counted(hits)
+  await hit('client')
+  redis.epoch = 'second'
+  clock.tick(0)
+  await turns()
+  t.same(switches, ['redis', 'Redis has lost its data', 'redis'])
+  t.same(redis.carried, [{ kept: 'nothing', keys: [counterOf('client')] }])
+})
+
+t.test('a heartbeat that Redis rejects is followed by the next one', async t => {
+  const { clock, redis, store, isUp } = setUp(t)
+  await isUp()
+  const { heartbeat } = redis
+  redis.heartbeat = async () => { redis.heartbeats++; throw rejected }
+  clock.tick(0)
+  await turns()
+  redis.heartbeat = heartbeat
+  const before = redis.heartbeats
+  clock.tick(1000)
+  await turns()
+  t.equal(redis.heartbeats, before + 1)
+  t.equal(store.status.store, 'redis')
+})
+
+for (const closes of [false, true]) {
+  const again = closes ? 'not asked again after the end' : 'asked again a second later'
+  t.test(`a Redis that works but will not be told is ${again}`, async t => {
+    const { clock, breaker, redis, store, journal, hit } = setUp(t)
+    await hit('client')
+    const { carry } = redis
+    redis.carry = async () => { throw gone }
+    breaker.up()
+    await store.settle()
+    t.match(store.status, { store: 'memory', reason: 'connection' })
+    redis.carry = carry
+    if (closes) store.close()
+    clock.tick(1000)
+    await turns()
+    t.same([store.status.store, journal.size], closes ? ['memory', 1] : ['redis', 0])
+  })
+}
+
+t.test('where Redis goes while it is told, the breaker says when it is told again', async t => {
+  const { clock, breaker, redis, store, hit } = setUp(t)
+  await hit('client')
+  redis.fence = async () => {
+    breaker.usable = false
+    throw gone
+  }
+  breaker.up()
+  await store.settle()
+  redis.fence = async () => { throw new Error('must not be called') }
+  clock.tick(60_000)
+  await turns()
+  t.match(store.status, { store: 'memory', reason: 'connection' })
+})
+
+t.test('a Redis that is a few batches behind is told the counters that it had', async t => {
+  const { breaker, redis, isUp, hit, counterOf } = setUp(t)
+  await isUp()
+  redis.take = async (hits, ticket) => {
+    ticket.number = 5
+    return counted(hits)
+  }
+  await hit('client')
+  breaker.down()
+  redis.fence = async () => ({ last: 4, next: 10 })
+  await isUp()
+  t.same(redis.carried, [{ kept: 'a part', keys: [counterOf('client')] }])
+})
+
+t.test('entries that Redis rejects during a replay are reported, and the others are told', async t => {
+  const { breaker, redis, store, journal, hit, isUp } = setUp(t)
+  await hit('client')
+  await store.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
+  redis.blockList.apply = async () => { throw rejected }
+  const refused: unknown[] = []
+  store.on('refused', (what, count, error) => refused.push([what, count, error]))
+  await isUp()
+  t.same(refused, [['blocks', 1, rejected]])
+  t.same([redis.carried.length, journal.size, breaker.usable], [1, 0, true])
+})
+
+t.test('what is sent last and does not arrive is sent with a later heartbeat', async t => {
+  const { clock, breaker, redis, journal, hit, isUp } = setUp(t)
+  await isUp()
+  let fail = (_: Error) => {}
+  redis.take = async () => await new Promise((resolve, reject) => { fail = reject })
+  const late = hit('late')
+  await turns()
+  breaker.down()
+  await isUp()
+  fail(gone)
+  t.equal(await late, 'memory true')
+  t.equal(journal.size, 1)
+  const { carry } = redis
+  redis.carry = async () => { throw gone }
+  clock.tick(0)
+  await turns()
+  t.equal(journal.size, 1)
+  redis.carry = carry
+  clock.tick(1000)
+  await turns()
+  t.same([journal.size, redis.carried.length], [0, 1])
+})
+
+t.test('blocks are restored where Redis lacks them, and lifted where it still has them, once each', async t => {
+  const { breaker, redis, memory, store, isUp } = setUp(t)
+  await isUp()
+  const durationMs = 60_000
+  const request = (ip: string, ms = durationMs) => ({ ip, durationMs: ms, reason: '', origin: '' })
+  const standing = ({ ip, reason, origin, durationMs }: ReturnType<typeof request>): Block =>
+    ({ ip, reason, origin, blockedAtMs: Date.now(), expiresAtMs: Date.now() + durationMs })
+  // Before the outage: Redis loses 1, 6 and 7, and does not hear of what follows.
+  for (const i of [1, 2, 3, 4, 5, 6, 7]) memory.block(request(`192.0.2.${i}`))
+  memory.unblock('192.0.2.3')
+  memory.unblock('192.0.2.5')
+  memory.block(request('192.0.2.5', 30_000))
+  memory.unblock('192.0.2.9')
+  breaker.down()
+  // In the outage.
+  await store.unblock('192.0.2.4')
+  await store.block(request('192.0.2.6', 120_000))
+  redis.listed = [2, 3, 4, 5].map(i => standing(request(`192.0.2.${i}`)))
+  redis.epoch = 'second'
+  await isUp()
+  const told = redis.applied.map(operation => 'block' in operation
+    ? `${operation.block.ip} ${operation.block.durationMs} ${operation.block.replace ?? false}`
+    : `${operation.unblock} lifted`)
+  // The last two are told by the journal.
+  t.same(told.toSorted(), [
+    '192.0.2.1 60000 false', '192.0.2.3 lifted', '192.0.2.4 lifted', '192.0.2.5 30000 true', '192.0.2.6 120000 false',
+    '192.0.2.7 60000 false'
+  ].toSorted())
+})
+
+t.test('a hit that Redis rejects is decided by memory and not journaled', async t => {
+  const { redis, journal, isUp, hit, switches } = setUp(t)
+  await isUp()
+  redis.take = async () => { throw rejected }
+  t.same([await hit('client'), await hit('client', 'share')], ['memory true', 'memory true'])
+  t.equal(journal.size, 0)
+  t.same(switches, ['redis'])
+})
+
+/** Ways in which a call fails: which error, and the number under which it was sent; 0: it was not, or to a Cluster. */
+const failures = [
+  { name: 'was sent', error: gone, number: 7, isInDoubt: true },
+  { name: 'has no number', error: gone, number: 0, isInDoubt: false },
+  { name: 'finds that Redis has lost its data', error: lost, number: 7, isInDoubt: false }
+] as const
+
+for (const { name, error, number, isInDoubt } of failures) {
+  const fails = async (...args: unknown[]): Promise<never> => {
+    (args.at(-1) as Ticket).number = number
+    throw error
+  }
+  /** Redis as it is when the call fails: nothing that it has lost is told again. */
+  const setUpFailing = async (t: Test) => {
+    const made = setUp(t)
+    await made.isUp()
+    made.redis.fence = async () => { throw gone }
+    const [check] = checks as [typeof checks[0]]
+    const state = { used: 3, previous: 0, atMs: Date.now() + 60_000 }
+    made.memory.learn({ key: 'client' }, check, state, Date.now())
+    return { ...made, state }
+  }
+  const size = isInDoubt ? 2 : 1
+
+  t.test(`a hit whose call ${name} is decided by memory and waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
+    const { redis, journal, hit } = await setUpFailing(t)
+    redis.take = fails
+    t.equal(await hit('client'), 'memory true')
+    t.equal(journal.size, size)
+    t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
+  })
+
+  t.test(`a hit whose call ${name} fails where memory must not answer`, async t => {
+    const { breaker, redis, journal, hit } = await setUpFailing(t)
+    redis.take = fails
+    t.equal(await hit('client', 'none'), error.message)
+    breaker.down()
+    t.equal(await hit('client', 'none'), gone.message)
+    t.equal(journal.size, 0)
+  })
+
+  t.test(`a reset whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
+    const { redis, journal, store } = await setUpFailing(t)
+    redis.forget = fails
+    t.equal(await store.forget('client', checks), true)
+    t.equal(journal.size, 1)
+    t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
+  })
+
+  t.test(`a refund whose call ${name} ${number === 0 ? 'is given up, since it may have run' : 'waits'}`, async t => {
+    const { redis, journal, store, state } = await setUpFailing(t)
+    redis.refund = fails
+    const taken: Taken = { accepted: true, nowMs: Date.now(), outcomes: [{ fits: true, state }] }
+    await store.refund({ hit: { key: 'client', checks }, taken }, 'redis')
+    t.equal(journal.size, number === 0 ? 0 : size)
+  })
+
+  t.test(`a value whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
+    const { redis, journal, store } = await setUpFailing(t)
+    redis.values.change = fails
+    await store.set('key', 'x', undefined, true)
+    t.equal(journal.size, 1)
+    t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
+    await turns()
+    t.equal(store.status.store, error === lost ? 'memory' : 'redis')
+  })
+}
+
+t.test('after an outage an instance keeps to its share until the others are back', async t => {
+  const { clock, breaker, redis, isUp, hit } = setUp(t)
+  let told = { epoch: 'first', instances: 2, since: 2, nowMs: Date.now() }
+  redis.heartbeat = async () => told
+  await isUp()
+  breaker.down()
+  told = { ...told, instances: 1, since: 1 }
+  await isUp()
+  let asked = 0
+  redis.take = async hits => {
+    asked++
+    return counted(hits)
+  }
+  for (let i = 0; i < limit.max / 2; i++) t.equal(await hit('client', 'share'), 'redis true')
+  t.equal(await hit('client', 'share'), 'memory false')
+  t.equal(asked, limit.max / 2, 'Redis is not asked about what is refused')
+  for (const error of [gone, rejected]) {
+    redis.take = async () => { throw error }
+    t.equal(await hit(error.kind, 'share'), 'memory true', 'one that fails counts against the share once')
+  }
+  redis.take = async hits => counted(hits)
+  told = { ...told, instances: 2, since: 2 }
+  clock.tick(0)
+  await turns()
+  t.equal(await hit('client', 'share'), 'redis true')
+})
+
+t.test('reads that fail are answered by memory, and mistakes are not', async t => {
+  const { redis, store, isUp } = setUp(t)
+  await isUp()
+  t.equal(await store.get('key'), null)
+  t.match(await store.peek('client', checks), { states: [undefined] })
+  const mistake = new TypeError('a mistake')
+  redis.values.get = async () => { throw mistake }
+  redis.values.change = async () => { throw mistake }
+  redis.peek = async () => { throw mistake }
+  await t.rejects(async () => await store.get('key'), mistake)
+  await t.rejects(async () => await store.set('key', 'x', undefined), mistake)
+  await t.rejects(async () => await store.peek('client', checks), mistake)
+})
+
+t.test('a value that Redis rejects is kept by memory, or is an error where it must reach Redis', async t => {
+  const { redis, journal, store, isUp } = setUp(t)
+  await isUp()
+  redis.values.change = async () => { throw rejected }
+  t.equal(await store.incr('sum'), 1)
+  await t.rejects(async () => await store.set('limit', 'x', undefined, true), rejected)
+  t.equal(journal.size, 0)
+})
+
+t.test('events that Redis rejects are kept by memory alone; those without an answer are told later', async t => {
+  const { redis, memory, journal, store, isUp } = setUp(t)
+  await isUp()
+  const event = { type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 } as const
+  redis.writeEvents = async () => { throw rejected }
+  await store.logEvents([event])
+  t.equal(journal.size, 0)
+  redis.writeEvents = async () => { throw gone }
+  await store.logEvents([event])
+  t.equal(journal.size, 1)
+  t.equal(memory.events(10).length, 2)
+})
+
+for (const hasTime of [true, false]) {
+  const tried = hasTime ? 'tried once more' : 'not tried where no time is left'
+  t.test(`at the end a Redis that is away is ${tried}`, async t => {
+    const { breaker, journal, store, hit } = setUp(t)
+    let connects = 0
+    breaker.connect = async () => {
+      connects++
+      breaker.up()
+    }
+    await store.drain(Infinity)
+    t.equal(connects, 0, 'nothing waits')
+    await hit('client')
+    if (hasTime) {
+      await store.drain(Infinity)
+      t.same([connects, journal.size], [1, 0])
+      return
+    }
+    breaker.usable = true
+    await store.drain(-Infinity)
+    t.same([connects, journal.size], [0, 0], 'what is usable is told')
+  })
+}
+
+t.test('what changes while a whole block list is read holds after it', t => {
+  const now = () => 1_000_000
+  const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 1, now })
+  const block = (ip: string): Block => ({ ip, reason: '', origin: '', blockedAtMs: now(), expiresAtMs: now() + 1000 })
+  memory.putBlock(block('192.0.2.2'))
+  memory.noteBlockChanges()
+  memory.putBlock(block('192.0.2.1'))
+  memory.holdBlock('192.0.2.2', undefined)
+  memory.block({ ip: '192.0.2.3', durationMs: 1000, reason: '', origin: '' })
+  const list = memory.newBlockList()
+  memory.replaceBlocks(list)
+  t.same(memory.blocks().map(({ ip }) => ip), ['192.0.2.1', '192.0.2.3'])
+  t.end()
+})
