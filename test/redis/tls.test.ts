@@ -1,7 +1,6 @@
 /** Redis over TLS: which certificates are trusted, what the guard says of the others, and how it comes back from them. */
 import { X509Certificate } from 'node:crypto'
 import { lookup } from 'node:dns'
-import { once } from 'node:events'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
@@ -227,7 +226,7 @@ t.test('closing in the middle of a handshake that fails does not end the process
   for (const redis of [{ url, tls: { ...tls, ca } }, { url, tls: { ...tls, ca }, credentials }]) {
     await Promise.all(Array.from({ length: 8 }, async () => {
       const app = await appOn(t, redis)
-      await once(app.redisGuard.client!, 'connecting')
+      await new Promise<void>(resolve => app.redisGuard.client!.once('connecting', () => resolve()))
       await setImmediate()
       await app.close()
     }))
