@@ -38,7 +38,6 @@ interface Place {
 
 // Each test has servers of its own, and mostly waits for an outage to be noticed.
 t.jobs = 3
-const side = { buffered: true }
 
 const operatorPassword = 'of the operator'
 
@@ -224,7 +223,7 @@ const places = [
 ] as const
 
 for (const [name, start, rules] of places) {
-  t.test(`${name}: nothing is refused, nothing fails but by the outage, and no right is without use`, side, async t => {
+  t.test(`${name}: nothing is refused, nothing fails but by the outage, and no right is without use`, async t => {
     const place = await start(t, rules)
     for (const operator of place.operators) await operator.config('RESETSTAT')
     for await (const instances of everything(t, place)) {
@@ -246,12 +245,12 @@ for (const [name, start, rules] of places) {
   })
 }
 
-t.test('a command that is missing is found, also where a script sends it', side, async t => {
+t.test('a command that is missing is found, also where a script sends it', async t => {
   const place = await startServer(t, forServer.filter(rule => rule !== '+zincrby'))
   t.same(await firstRefused(t, place), ['zincrby'])
 })
 
-t.test('without INFO and SLOWLOG LEN only metrics and the warning about eviction are missing', side, async t => {
+t.test('without INFO and SLOWLOG LEN only metrics and the warning about eviction are missing', async t => {
   t.capture(console, 'warn')
   const place = await startServer(t, forServer.filter(rule => !['+info', '+slowlog|len'].includes(rule)))
   for await (const instances of everything(t, place)) {
@@ -265,7 +264,7 @@ t.test('without INFO and SLOWLOG LEN only metrics and the warning about eviction
   t.same(await refusedIn(place), ['info', 'slowlog|len'])
 })
 
-t.test('a URL that names a database needs SELECT, and no more', side, async t => {
+t.test('a URL that names a database needs SELECT, and no more', async t => {
   for (const [rules, refused] of [[forServer, ['select']], [[...forServer, '+select'], []]] as const) {
     const place = await startServer(t, rules)
     const app = await instance(t, { ...place, redis: `${String(place.redis)}/1` })

@@ -25,7 +25,6 @@ import { until } from '../support/until.js'
 
 // Each test has servers of its own, and mostly waits for them.
 t.jobs = 3
-const side = { buffered: true }
 
 const password = 'p@ss:w/o#r%d?& with spaces%20'
 
@@ -63,7 +62,7 @@ async function answersWith (t: Test, environments: readonly Variables[], env: Va
   return JSON.parse(/^answers (.*)/m.exec(program.output)![1]!) as unknown[]
 }
 
-t.test('the configurations of the environment', side, async t => {
+t.test('the configurations of the environment', async t => {
   const authority = await Authority.create(t)
   const tls = [...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no']
   const [withTls, withBoth, withPassword] = await Promise.all([
@@ -109,7 +108,7 @@ t.test('the configurations of the environment', side, async t => {
   }
 })
 
-t.test('the redis option', side, async t => {
+t.test('the redis option', async t => {
   const server = await startRedis(t, '--requirepass', password)
   const { port } = server
   t.test('takes a URL, options, options with a URL, and a client', async t => {
@@ -167,14 +166,14 @@ t.test('the redis option', side, async t => {
   })
 })
 
-t.test('a unix socket', side, async t => {
+t.test('a unix socket', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'redis-'))
   t.teardown(async () => await rm(folder, { recursive: true }))
   await startRedis(t, '--unixsocket', join(folder, 'redis.sock'))
   t.match(await storeWith(t, `unix://${folder}/redis.sock`), { store: 'redis' })
 })
 
-t.test('Sentinel: the primary that it names', side, async t => {
+t.test('Sentinel: the primary that it names', async t => {
   const server = await startRedis(t)
   const sentinel = await Sentinel.start(server.port, 60_000)
   t.teardown(async () => await sentinel.stop())
@@ -182,7 +181,7 @@ t.test('Sentinel: the primary that it names', side, async t => {
   t.match(await storeWith(t, redis), { store: 'redis' })
 })
 
-t.test('Cluster', side, async t => {
+t.test('Cluster', async t => {
   // No node counts as gone because it is slow, or stopped for a while.
   const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '60000'] })
   t.teardown(async () => await cluster.stop())
@@ -332,7 +331,7 @@ t.test('Cluster', side, async t => {
   })
 })
 
-t.test('starting up', side, async t => {
+t.test('starting up', async t => {
   // A start that waited would last as long as this test may.
   const patient = { connectTimeout: 600_000, commandTimeout: 10_000 }
   const unlimited = { pluginTimeout: 0 }

@@ -20,7 +20,6 @@ import { until } from '../support/until.js'
 
 // Each test has servers of its own, and mostly waits for them.
 t.jobs = 3
-const side = { buffered: true }
 
 const secret = 'hunter2-p@ss:w/o#r%d?&"\\'
 
@@ -50,7 +49,7 @@ async function appOn (
 
 const idOf = async (app: FastifyInstance) => await (app.redisGuard.client as Redis).client('ID')
 
-t.test('the function is asked at each connect, and its answer used', side, async t => {
+t.test('the function is asked at each connect, and its answer used', async t => {
   const { port, operator } = await startWithUser(t, 'first')
   let [password, asked] = ['first', 0]
   const credentials = () => {
@@ -66,7 +65,7 @@ t.test('the function is asked at each connect, and its answer used', side, async
   await until(() => asked === 2 && app.redisGuard.status.store === 'redis')
 })
 
-t.test('it is asked before a unix socket and before TLS, too', side, async t => {
+t.test('it is asked before a unix socket and before TLS, too', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'redis-'))
   t.teardown(async () => await rm(folder, { recursive: true }))
   const authority = await Authority.create(t)
@@ -79,7 +78,7 @@ t.test('it is asked before a unix socket and before TLS, too', side, async t => 
   }
 })
 
-t.test('after an authentication failure it is asked again', side, async t => {
+t.test('after an authentication failure it is asked again', async t => {
   const { port, operator } = await startWithUser(t, 'right')
   let answer = 'wrong'
   const app = await appOn(t, { port, credentials: async () => ({ username: 'app', password: answer }) })
@@ -94,7 +93,7 @@ t.test('after an authentication failure it is asked again', side, async t => {
   t.equal(String(await (app.redisGuard.client as Redis).call('ACL', 'WHOAMI')), 'app')
 })
 
-t.test('credentials have any characters', side, async t => {
+t.test('credentials have any characters', async t => {
   const server = await startRedis(t)
   const operator = server.client()
   t.teardown(() => operator.disconnect())
@@ -115,7 +114,7 @@ t.test('credentials have any characters', side, async t => {
   t.equal(app.redisGuard.status.store, 'redis', 'without a username, and in RESP2')
 })
 
-t.test('a function that goes wrong is a failure of kind auth, without a word of it, and is asked again', side, async t => {
+t.test('a function that goes wrong is a failure of kind auth, without a word of it, and is asked again', async t => {
   const { port } = await startWithUser(t, secret)
   const wrongs: [said: RegExp, source: () => unknown][] = [
     [/failed \(TypeError, E_VAULT\)$/, () => { throw Object.assign(new TypeError(secret), { code: 'E_VAULT' }) }],
@@ -144,7 +143,7 @@ t.test('a function that goes wrong is a failure of kind auth, without a word of 
   }))
 })
 
-t.test('a closed application does not connect when the answer comes', side, async t => {
+t.test('a closed application does not connect when the answer comes', async t => {
   const { port, operator } = await startWithUser(t, secret)
   let answer = (_: RedisCredentials) => {}
   const credentials = async () => await new Promise<RedisCredentials>(resolve => { answer = resolve })
@@ -156,7 +155,7 @@ t.test('a closed application does not connect when the answer comes', side, asyn
   t.equal(String(await operator.client('LIST')).match(/user=app/g), null)
 })
 
-t.test('of two answers the one that was asked for later holds', side, async t => {
+t.test('of two answers the one that was asked for later holds', async t => {
   const { port } = await startWithUser(t, secret)
   const answers: ((_: RedisCredentials) => void)[] = []
   let direct = true
@@ -173,7 +172,7 @@ t.test('of two answers the one that was asked for later holds', side, async t =>
   await t.resolves(rotations[0]!)
 })
 
-t.test('rotate authenticates the open connection anew', side, async t => {
+t.test('rotate authenticates the open connection anew', async t => {
   const { port, operator } = await startWithUser(t, 'first')
   let current: RedisCredentials = { username: 'app', password: 'first' }
   const app = await appOn(t, { port, credentials: async () => current })
@@ -189,7 +188,7 @@ t.test('rotate authenticates the open connection anew', side, async t => {
   t.equal(app.redisGuard.status.store, 'redis')
 })
 
-t.test('rotate has nothing to do without a function, and has asked with Redis away', side, async t => {
+t.test('rotate has nothing to do without a function, and has asked with Redis away', async t => {
   for (const redis of [false, { port: await freePort() }] as const) {
     await t.rejects((await appOn(t, redis)).redisGuard.rotate(), { code: 'GUARD_ERR_NO_CREDENTIALS' })
   }
@@ -204,7 +203,7 @@ t.test('rotate has nothing to do without a function, and has asked with Redis aw
   t.ok(asked > before)
 })
 
-t.test('rotate reaches a connection whose handshake has sent the old credentials', side, async t => {
+t.test('rotate reaches a connection whose handshake has sent the old credentials', async t => {
   const { port, operator } = await startWithUser(t, 'first')
   await operator.call('ACL', 'SETUSER', 'other', 'on', '>second', '~*', '+@all')
   const proxy = await TcpProxy.start(port)
@@ -239,7 +238,7 @@ t.test('rotate reaches a connection whose handshake has sent the old credentials
   await until(() => app.redisGuard.status.store === 'redis')
 })
 
-t.test('Cluster', side, async t => {
+t.test('Cluster', async t => {
   // No node counts as gone because it is slow.
   const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '60000'] })
   t.teardown(async () => await cluster.stop())
@@ -277,7 +276,7 @@ t.test('Cluster', side, async t => {
   })
 })
 
-t.test('Sentinel: the primary that it names gets the credentials', side, async t => {
+t.test('Sentinel: the primary that it names gets the credentials', async t => {
   const { port: primary } = await startWithUser(t, secret)
   const sentinel = await Sentinel.start(primary, 60_000)
   t.teardown(async () => await sentinel.stop())
@@ -288,7 +287,7 @@ t.test('Sentinel: the primary that it names gets the credentials', side, async t
 })
 
 for (const change of ['ACL', 'requirepass'] as const) {
-  t.test(`requests go on while the password of ${change} changes and connections are killed`, side, async t => {
+  t.test(`requests go on while the password of ${change} changes and connections are killed`, async t => {
     const { port, operator } = await startWithUser(t, 'password-0')
     const username = change === 'ACL' ? 'app' : undefined
     if (change === 'requirepass') await operator.config('SET', 'requirepass', 'password-0')
@@ -322,7 +321,7 @@ for (const change of ['ACL', 'requirepass'] as const) {
   })
 }
 
-t.test('a password is in no log line, error, metric, status or warning', side, async t => {
+t.test('a password is in no log line, error, metric, status or warning', async t => {
   const { port, operator } = await startWithUser(t, 'right')
   const lines: Record<string, unknown>[] = []
   const seen: unknown[] = [lines]

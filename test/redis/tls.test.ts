@@ -28,7 +28,6 @@ function pemOf ({ cert, key }: Certificate) {
 
 // Each test has servers of its own, and mostly waits for them.
 t.jobs = 3
-const side = { buffered: true }
 
 /** One authority that all tests trust, and one that none does. */
 const [authority, stranger] = await Promise.all([Authority.create(t), Authority.create(t)])
@@ -94,7 +93,7 @@ async function answersFromRedis (t: Test, app: FastifyInstance, id: unknown): Pr
   t.equal(await (app.redisGuard.client as Redis).client('ID'), id, 'the connection goes on')
 }
 
-t.test('a private authority is trusted by tls.ca or by NODE_EXTRA_CA_CERTS, and not without', side, async t => {
+t.test('a private authority is trusted by tls.ca or by NODE_EXTRA_CA_CERTS, and not without', async t => {
   const { url } = await startTls(t)
   const { cert, key } = tls
   t.equal((await appOn(t, { url, tls })).redisGuard.status.store, 'redis')
@@ -108,7 +107,7 @@ t.test('a private authority is trusted by tls.ca or by NODE_EXTRA_CA_CERTS, and 
   await instance.stop()
 })
 
-t.test('a client certificate that Redis refuses: kind tls, nobody waits, and Redis is used when it is mended', side, async t => {
+t.test('a client certificate that Redis refuses: kind tls, nobody waits, and Redis is used when it is mended', async t => {
   const { url, operator } = await startTls(t)
   const { ca } = authority
   const refused: [what: string, reason: RegExp, tls: Tls][] = [
@@ -142,7 +141,7 @@ t.test('a client certificate that Redis refuses: kind tls, nobody waits, and Red
   for (const [i, end] of loads.entries()) t.same(await end(), [200], refused[i]![0])
 })
 
-t.test('requests go on while the server certificate is replaced', side, async t => {
+t.test('requests go on while the server certificate is replaced', async t => {
   const { url, operator } = await startTls(t)
   const app = await appOn(t, { url, tls })
   const switches: string[] = []
@@ -183,7 +182,7 @@ t.test('requests go on while the server certificate is replaced', side, async t 
   t.same(await end(), [200])
 })
 
-t.test('a new client certificate in the same tls object is used by the next connection, once it fits its key', side, async t => {
+t.test('a new client certificate in the same tls object is used by the next connection, once it fits its key', async t => {
   const { url, operator } = await startTls(t)
   const own = { ...tls }
   const app = await appOn(t, { url, tls: own })
@@ -205,7 +204,7 @@ function attemptsOf (app: FastifyInstance): { count: number } {
   return attempts
 }
 
-t.test('an application whose certificate does not fit its key closes at once, and tries no more', side, async t => {
+t.test('an application whose certificate does not fit its key closes at once, and tries no more', async t => {
   const { url } = await startTls(t)
   const redis = { url, tls: { ...tls, key: renewed.key } }
   const [app, other] = [await appOn(t, redis), await appOn(t, redis)]
@@ -218,7 +217,7 @@ t.test('an application whose certificate does not fit its key closes at once, an
   t.equal(attempts.count, 0)
 })
 
-t.test('closing in the middle of a handshake that fails does not end the process', side, async t => {
+t.test('closing in the middle of a handshake that fails does not end the process', async t => {
   const { url, operator } = await startTls(t)
   const { ca } = stranger
   const credentials = () => ({ password: 'not asked for' })
@@ -237,7 +236,7 @@ t.test('closing in the middle of a handshake that fails does not end the process
   t.pass('no uncaught exception')
 })
 
-t.test('a retryStrategy that gives up is obeyed', side, async t => {
+t.test('a retryStrategy that gives up is obeyed', async t => {
   const { url } = await startTls(t)
   const { ca } = stranger
   const app = await appOn(t, { url, tls: { ...tls, ca }, retryStrategy: () => null })
@@ -251,7 +250,7 @@ t.test('a retryStrategy that gives up is obeyed', side, async t => {
   t.equal(app.redisGuard.client!.status, 'end')
 })
 
-t.test('redis.credentials over TLS', side, async t => {
+t.test('redis.credentials over TLS', async t => {
   const { url, operator } = await startTls(t)
   await operator.call('ACL', 'SETUSER', 'app', 'on', '>first', '~*', '+@all')
   let current = { username: 'app', password: 'first' }
@@ -270,7 +269,7 @@ t.test('redis.credentials over TLS', side, async t => {
   t.equal(await whoami(), 'other')
 })
 
-t.test('Cluster', side, async t => {
+t.test('Cluster', async t => {
   // As a provider has it: they name hosts, and so do the nodes.
   const named = await authority.issue({ names: 'DNS:localhost' })
   const servername = 'localhost'
@@ -354,7 +353,7 @@ t.test('Cluster', side, async t => {
   })
 })
 
-t.test('Sentinel: tls is for the primary, sentinelTLS for the Sentinels', side, async t => {
+t.test('Sentinel: tls is for the primary, sentinelTLS for the Sentinels', async t => {
   const redis = await RedisServer.start(...tlsArguments(authority, server))
   t.teardown(async () => await redis.stop())
   const sentinel = await Sentinel.start(redis.port, 60_000, tlsArguments(authority, server))
