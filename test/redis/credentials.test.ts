@@ -300,7 +300,7 @@ for (const change of ['ACL', 'requirepass'] as const) {
       while (!stop.signal.aborted) {
         const { statusCode } = await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })
         statuses.set(statusCode, (statuses.get(statusCode) ?? 0) + 1)
-        await sleep(5)
+        await sleep(20)
       }
     })
     let backs = 0

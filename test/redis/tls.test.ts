@@ -77,7 +77,7 @@ function load (app: FastifyInstance, clientCount: number): () => Promise<number[
   const clients = Array.from({ length: clientCount }, async (_, i) => {
     while (!stop.signal.aborted) {
       statuses.add((await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode)
-      await sleep(5)
+      await sleep(20)
     }
   })
   return async () => {
