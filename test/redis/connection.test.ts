@@ -43,6 +43,12 @@ async function appOn (
   return app
 }
 
+/** Of several reasons that take turns, this one comes. */
+async function unusedFor (app: FastifyInstance, reason: RegExp): Promise<boolean> {
+  await until(() => reason.test(app.redisGuard.status.reason ?? ''))
+  return app.redisGuard.status.store === 'memory'
+}
+
 /** The store that an app answers from once it is up. */
 async function storeWith (t: Test, redis: RedisOption): Promise<{ store: string, reason: string | undefined }> {
   const { store, reason } = (await appOn(t, redis)).redisGuard.status
@@ -129,7 +135,7 @@ t.test('the redis option', async t => {
     const lines: Record<string, unknown>[] = []
     const app = await appOn(t, { port, password: 'a wrong secret' }, {}, logTo(lines, 'trace'))
     t.equal((await app.inject('/')).statusCode, 200)
-    t.match(app.redisGuard.status, { store: 'memory', reason: /^Redis cannot be used \(auth\): (WRONGPASS|NOAUTH)/ })
+    t.ok(await unusedFor(app, /^Redis cannot be used \(auth\): (WRONGPASS|NOAUTH)/))
     await until(() => lines.length > 3)
     t.notMatch(JSON.stringify(lines), /a wrong secret/)
   })
@@ -139,7 +145,7 @@ t.test('the redis option', async t => {
     const operator = server.client()
     t.teardown(() => operator.disconnect())
     const app = await appOn(t, `${server.url}/2`)
-    t.match(app.redisGuard.status, { store: 'memory', reason: /DB index is out of range/ })
+    t.ok(await unusedFor(app, /DB index is out of range/))
     await app.redisGuard.incr('sum')
     t.equal(await operator.info('keyspace'), '# Keyspace\r\n')
     t.match(await storeWith(t, `${server.url}/1`), { store: 'redis' })
@@ -347,7 +353,7 @@ t.test('starting up', async t => {
   t.test('does not wait for a Redis that is full', async t => {
     const server = await startRedis(t, '--maxmemory', '1')
     const app = await appOn(t, server.url, patient, unlimited)
-    t.match(app.redisGuard.status, { store: 'memory', reason: /\(oom\)/ })
+    t.ok(await unusedFor(app, /\(oom\)/))
   })
 
   t.test('stays on memory, and says so once, where Redis allows no scripts', async t => {
@@ -355,7 +361,7 @@ t.test('starting up', async t => {
     const lines: Record<string, unknown>[] = []
     const app = await appOn(t, server.url, { resetTimeout: 50 }, logTo(lines))
     await until(async () => /errors_total\{kind="reply"\} [4-9]/.test((await app.inject('/metrics')).body))
-    t.match(app.redisGuard.status, { store: 'memory', reason: /unknown command/ })
+    t.ok(await unusedFor(app, /unknown command/))
     t.equal(lines.length, 1)
   })
 
@@ -370,7 +376,8 @@ t.test('starting up', async t => {
   t.test('does not wait for a Redis that refuses, and uses it as soon as it is there', async t => {
     const port = await freePort()
     const app = await appOn(t, `redis://127.0.0.1:${port}`, patient, unlimited)
-    t.match(app.redisGuard.status, { store: 'memory', breaker: 'open', reason: /ECONNREFUSED/ })
+    t.ok(await unusedFor(app, /ECONNREFUSED/))
+    t.not(app.redisGuard.status.breaker, 'closed')
     t.equal((await app.inject('/')).statusCode, 200)
     await startRedis(t, '--port', String(port))
     await until(() => app.redisGuard.status.store === 'redis')
