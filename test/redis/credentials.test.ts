@@ -87,10 +87,13 @@ t.test('after an authentication failure it is asked again', async t => {
   answer = 'right'
   await until(() => app.redisGuard.status.store === 'redis')
   // As if Redis had forgotten who this connection is.
+  const switches: string[] = []
+  app.redisGuard.on('switch', ({ store }) => switches.push(store))
   await operator.config('SET', 'requirepass', 'not asked for')
   await (app.redisGuard.client as Redis).call('RESET')
   await app.redisGuard.incr('key')
-  await until(() => app.redisGuard.status.store === 'redis')
+  await until(() => switches.length === 2)
+  t.same(switches, ['memory', 'redis'])
   t.equal(String(await (app.redisGuard.client as Redis).call('ACL', 'WHOAMI')), 'app')
 })
 
