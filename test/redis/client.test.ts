@@ -8,6 +8,12 @@ import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
+// Each test has servers of its own, and mostly waits for them.
+t.jobs = 3
+
+/** A busy machine is no outage, so the time limits are long. */
+const patient = { commandTimeout: 10_000, connectTimeout: 10_000 }
+
 /** Ways in which such a function fails; each counts its calls. */
 const failing = {
   throws: () => counted(() => { throw new Error('not today') }),
@@ -35,7 +41,7 @@ for (const [how, make] of Object.entries(failing)) {
     t.teardown(async () => await server.stop())
     const strategy = make()
     const redis = { ...at(server.port), retryStrategy: strategy.call as never }
-    const app = await guardedApp(t, { redis, resetTimeout: 50 })
+    const app = await guardedApp(t, { redis, resetTimeout: 50, ...patient })
     await server.kill()
     await until(() => strategy.calls > 0)
     await server.restart()
@@ -46,10 +52,10 @@ for (const [how, make] of Object.entries(failing)) {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     const decide = make()
-    const app = await guardedApp(t, { redis: { ...at(server.port), reconnectOnError: decide.call as never } })
+    const app = await guardedApp(t, { redis: { ...at(server.port), reconnectOnError: decide.call as never }, ...patient })
     const calls = decide.calls
     await t.rejects(app.redisGuard.client!.call('NOSUCHCOMMAND'))
-    t.equal(decide.calls, calls + 1)
+    t.ok(decide.calls > calls)
     await app.redisGuard.set('a', 1)
     t.equal(app.redisGuard.status.store, 'redis')
   })
@@ -69,12 +75,12 @@ t.test('a clusterRetryStrategy that fails is replaced by the guard\'s own: the C
   const strategies = Object.values(failing).map(make => make())
   const apps = await Promise.all(strategies.map(async ({ call }) => {
     const redis = { cluster: [at(cluster.servers[0]!.port)], clusterRetryStrategy: call as never }
-    return await guardedApp(t, { redis, resetTimeout: 50 })
+    return await guardedApp(t, { redis, resetTimeout: 50, ...patient })
   }))
   await Promise.all(cluster.servers.map(async server => await server.kill()))
   await until(() => strategies.every(({ calls }) => calls > 0))
   await Promise.all(cluster.servers.map(async server => await server.restart()))
-  await until(() => apps.every(app => app.redisGuard.status.store === 'redis'), 20_000)
+  await until(() => apps.every(app => app.redisGuard.status.store === 'redis'))
 })
 
 t.test('a retryStrategy may set the delay, and may end the attempts to connect', async t => {
@@ -82,12 +88,12 @@ t.test('a retryStrategy may set the delay, and may end the attempts to connect',
   t.teardown(async () => await server.stop())
   const strategies = [() => null, null, () => 20]
   const apps = await Promise.all(strategies.map(async retryStrategy => {
-    return await guardedApp(t, { redis: { ...at(server.port), retryStrategy }, resetTimeout: 50 })
+    return await guardedApp(t, { redis: { ...at(server.port), retryStrategy }, resetTimeout: 50, ...patient })
   }))
   const states = () => apps.map(app => app.redisGuard.client!.status)
   await server.kill()
   await until(() => states().slice(0, 2).every(state => state === 'end'))
-  t.ok(apps.every(app => app.redisGuard.status.store === 'memory'))
+  await until(() => apps.every(app => app.redisGuard.status.store === 'memory'))
   await server.restart()
   await until(() => states()[2] === 'ready')
   t.same(states(), ['end', 'end', 'ready'])
@@ -96,16 +102,16 @@ t.test('a retryStrategy may set the delay, and may end the attempts to connect',
 t.test('a Sentinel that hangs is passed over: the next one is asked', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
-  const sentinel = await Sentinel.start(server.port)
+  const sentinel = await Sentinel.start(server.port, 60_000)
   t.teardown(async () => await sentinel.stop())
   const hung = await TcpProxy.start(sentinel.port)
   t.teardown(async () => await hung.stop())
   hung.blackhole = true
   const redis = { sentinels: [at(hung.port), at(sentinel.port)], name: sentinelName }
-  const app = await guardedApp(t, { redis, connectTimeout: 100 })
+  const app = await guardedApp(t, { redis, connectTimeout: 100, commandTimeout: 500 })
   t.match(app.redisGuard.status, { store: 'memory', reason: 'Redis cannot be used (connection): no answer from the Sentinels yet' })
   await until(() => app.redisGuard.status.store === 'redis')
   await app.close()
   // Those that tell of a failover are left as well.
-  await until(() => hung.connected === 0, 900)
+  await until(() => hung.connected === 0)
 })

@@ -1,24 +1,30 @@
+/** Connections of all kinds: what they are made from, how a start waits for them, and what a Cluster does to commands. */
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
-import Fastify from 'fastify'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import keySlot from 'cluster-key-slot'
 import { type Cluster, Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
+import type { RedisGuardOptions } from '../../lib/options.js'
 import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { Authority } from '../support/certificates.js'
-import { Instance } from '../support/instance.js'
-import { freePort } from '../support/program.js'
+import { inRepository } from '../support/paths.js'
+import { freePort, Program } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer, tlsArguments } from '../support/redis-server.js'
 import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
+
+// Each test has servers of its own, and mostly waits for them.
+t.jobs = 3
 
 const password = 'p@ss:w/o#r%d?& with spaces%20'
 
@@ -28,37 +34,83 @@ async function startRedis (t: Test, ...args: string[]): Promise<RedisServer> {
   return server
 }
 
+/** A busy machine is no outage, so the time limits are long. */
+async function appOn (
+  t: Test, redis: RedisOption, options: RedisGuardOptions = {}, server: FastifyServerOptions = {}
+): Promise<FastifyInstance> {
+  const app = await guardedApp(t, { redis, commandTimeout: 10_000, connectTimeout: 10_000, ...options }, server)
+  app.get('/', async () => 'ok')
+  return app
+}
+
+/** Of several reasons that take turns, this one comes. */
+async function unusedFor (app: FastifyInstance, reason: RegExp): Promise<boolean> {
+  await until(() => reason.test(app.redisGuard.status.reason ?? ''))
+  return app.redisGuard.status.store === 'memory'
+}
+
 /** The store that an app answers from once it is up. */
 async function storeWith (t: Test, redis: RedisOption): Promise<{ store: string, reason: string | undefined }> {
-  const { store, reason } = (await guardedApp(t, { redis })).redisGuard.status
+  const { store, reason } = (await appOn(t, redis)).redisGuard.status
   return { store, reason }
 }
 
-t.test('the configurations of the environment, each in a process of its own', async t => {
+type Variables = Record<string, string>
+
+/** What services with these environments answer from, and with which status. */
+async function answersWith (t: Test, environments: readonly Variables[], env: Variables): Promise<unknown[]> {
+  const path = inRepository('test/support/environments.mjs')
+  const program = new Program(process.execPath, [path, JSON.stringify(environments)], {
+    env: { PATH: process.env['PATH'], ...env }
+  })
+  t.teardown(async () => await program.stop())
+  await program.saying(/^answers .*\n/m, 120_000)
+  return JSON.parse(/^answers (.*)/m.exec(program.output)![1]!) as unknown[]
+}
+
+t.test('the configurations of the environment', async t => {
   const authority = await Authority.create(t)
   const tls = [...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no']
-  const trust = { NODE_EXTRA_CA_CERTS: authority.caFile }
-  const [withTls, withBoth, withPassword] = await Promise.all([startRedis(t, ...tls), startRedis(t, ...tls, '--requirepass', password), startRedis(t, '--requirepass', password)])
-  const production = { NODE_ENV: 'production', REDIS_TIMEOUT: '5000' }
-  const configurations: [string, Record<string, string>, string][] = [
-    ['AWS ElastiCache', { ...production, REDIS_URL: `redis://localhost:${withTls.port}`, REDIS_TLS: 'true', ...trust }, 'redis'],
-    ['Azure Cache', { ...production, REDIS_URL: `redis://localhost:${withBoth.port}`, REDIS_PASSWORD: password, REDIS_TLS: 'true', ...trust }, 'redis'],
-    ['Docker Compose', { ...production, REDIS_URL: `redis://localhost:${withPassword.port}`, REDIS_PASSWORD: password, REDIS_TLS: 'false' }, 'redis'],
-    ['rediss: without REDIS_TLS', { ...production, REDIS_URL: `REDISS://localhost:${withTls.port}`, ...trust }, 'redis'],
-    ['the password in the URL', { ...production, REDIS_URL: `redis://:${encodeURIComponent(password)}@localhost:${withPassword.port}` }, 'redis'],
-    ['REDIS_PASSWORD before the one in the URL', { ...production, REDIS_URL: `redis://:wrong@localhost:${withPassword.port}`, REDIS_PASSWORD: password }, 'redis'],
-    ['a certificate that nobody vouches for', { ...production, REDIS_URL: `rediss://localhost:${withTls.port}` }, 'memory'],
+  const [withTls, withBoth, withPassword] = await Promise.all([
+    startRedis(t, ...tls), startRedis(t, ...tls, '--requirepass', password), startRedis(t, '--requirepass', password)
+  ])
+  const production = { NODE_ENV: 'production', REDIS_TIMEOUT: '10000' }
+  const url = `redis://localhost:${withPassword.port}`
+  const trusting: [string, Variables, string][] = [
+    ['AWS ElastiCache', {
+      ...production, REDIS_URL: `redis://localhost:${withTls.port}`, REDIS_TLS: 'true'
+    }, 'redis'],
+    ['Azure Cache', {
+      ...production, REDIS_URL: `redis://localhost:${withBoth.port}`, REDIS_PASSWORD: password, REDIS_TLS: 'true'
+    }, 'redis'],
+    ['rediss: without REDIS_TLS', { ...production, REDIS_URL: `REDISS://localhost:${withTls.port}` }, 'redis']
+  ]
+  const others: [string, Variables, string][] = [
+    ['Docker Compose', { ...production, REDIS_URL: url, REDIS_PASSWORD: password, REDIS_TLS: 'false' }, 'redis'],
+    ['the password in the URL', {
+      ...production, REDIS_URL: `redis://:${encodeURIComponent(password)}@localhost:${withPassword.port}`
+    }, 'redis'],
+    ['REDIS_PASSWORD before the one in the URL', {
+      ...production, REDIS_URL: `redis://:wrong@localhost:${withPassword.port}`, REDIS_PASSWORD: password
+    }, 'redis'],
+    ['a certificate that nobody vouches for', {
+      ...production, REDIS_URL: `rediss://localhost:${withTls.port}`
+    }, 'memory'],
     ['no TLS to a server that wants it', { ...production, REDIS_URL: `redis://localhost:${withTls.port}` }, 'memory'],
-    ['development', { REDIS_URL: `redis://:wrong@localhost:${withPassword.port}`, REDIS_PASSWORD: password }, 'memory'],
-    ['development with REDIS_ENABLED', { REDIS_URL: `redis://localhost:${withPassword.port}`, REDIS_PASSWORD: password, REDIS_ENABLED: 'true' }, 'redis'],
-    ['production with REDIS_ENABLED=false', { ...production, REDIS_URL: `redis://localhost:${withPassword.port}`, REDIS_PASSWORD: password, REDIS_ENABLED: 'false' }, 'memory'],
+    ['development', {
+      REDIS_URL: `redis://:wrong@localhost:${withPassword.port}`, REDIS_PASSWORD: password
+    }, 'memory'],
+    ['development with REDIS_ENABLED', { REDIS_URL: url, REDIS_PASSWORD: password, REDIS_ENABLED: 'true' }, 'redis'],
+    ['production with REDIS_ENABLED=false', {
+      ...production, REDIS_URL: url, REDIS_PASSWORD: password, REDIS_ENABLED: 'false'
+    }, 'memory'],
     ['production without REDIS_URL', { ...production, REDIS_URL: '', REDIS_PASSWORD: '' }, 'memory']
   ]
-  for (const [name, env, store] of configurations) {
-    const instance = await Instance.start({}, env)
-    t.equal(instance.store, store, name)
-    t.equal(await instance.get(), 200, name)
-    await instance.stop()
+  const trust = { NODE_EXTRA_CA_CERTS: authority.caFile }
+  for (const [configurations, env] of [[trusting, trust], [others, {}]] as const) {
+    const answers = await answersWith(t, configurations.map(([, variables]) => variables), env)
+    t.equal(answers.length, configurations.length)
+    configurations.forEach(([name,, store], i) => t.same(answers[i], [store, 200], name))
   }
 })
 
@@ -81,10 +133,9 @@ t.test('the redis option', async t => {
 
   t.test('a wrong password: memory answers, the reason says so, and no log line holds the password', async t => {
     const lines: Record<string, unknown>[] = []
-    const app = await guardedApp(t, { redis: { port, password: 'a wrong secret' } }, logTo(lines, 'trace'))
-    app.get('/', async () => 'ok')
+    const app = await appOn(t, { port, password: 'a wrong secret' }, {}, logTo(lines, 'trace'))
     t.equal((await app.inject('/')).statusCode, 200)
-    t.match(app.redisGuard.status, { store: 'memory', reason: /^Redis cannot be used \(auth\): (WRONGPASS|NOAUTH)/ })
+    t.ok(await unusedFor(app, /^Redis cannot be used \(auth\): (WRONGPASS|NOAUTH)/))
     await until(() => lines.length > 3)
     t.notMatch(JSON.stringify(lines), /a wrong secret/)
   })
@@ -93,8 +144,8 @@ t.test('the redis option', async t => {
     const server = await startRedis(t, '--databases', '2')
     const operator = server.client()
     t.teardown(() => operator.disconnect())
-    const app = await guardedApp(t, { redis: `${server.url}/2` })
-    t.match(app.redisGuard.status, { store: 'memory', reason: /DB index is out of range/ })
+    const app = await appOn(t, `${server.url}/2`)
+    t.ok(await unusedFor(app, /DB index is out of range/))
     await app.redisGuard.incr('sum')
     t.equal(await operator.info('keyspace'), '# Keyspace\r\n')
     t.match(await storeWith(t, `${server.url}/1`), { store: 'redis' })
@@ -130,175 +181,217 @@ t.test('a unix socket', async t => {
 
 t.test('Sentinel: the primary that it names', async t => {
   const server = await startRedis(t)
-  const sentinel = await Sentinel.start(server.port)
+  const sentinel = await Sentinel.start(server.port, 60_000)
   t.teardown(async () => await sentinel.stop())
-  t.match(await storeWith(t, { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: sentinelName }), { store: 'redis' })
+  const redis = { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: sentinelName }
+  t.match(await storeWith(t, redis), { store: 'redis' })
 })
 
-t.test('Cluster: all clients and all methods, whatever slots they lie in', async t => {
-  const cluster = await RedisCluster.start()
-  t.teardown(async () => await cluster.stop())
-  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }, max: 1 })
-  app.get('/', async () => 'ok')
-  t.equal(app.redisGuard.status.store, 'redis')
-  // At once, so that they are sent together: each client twice.
-  const answers = await Promise.all(Array.from({ length: 60 }, async (_, i) => await app.inject({ url: '/', remoteAddress: `192.0.2.${i % 30}` })))
-  t.same(answers.map(({ statusCode }) => statusCode), [...Array<number>(30).fill(200), ...Array<number>(30).fill(429)])
-  // Refused in this process, and added to the counters of all nodes.
-  for (let i = 0; i < 30; i++) t.equal((await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode, 429)
-  const { client } = app.redisGuard
-  await until(async () => (await Promise.all(Array.from({ length: 30 }, async (_, i) => await client!.get(`guard:fixed-window:{192.0.2.${i}}:global`)))).every(counted => counted === '1:2'))
-  for (let i = 0; i < 10; i++) await app.redisGuard.set(`key${i}`, i)
-  t.equal(await app.redisGuard.get('key7'), '7')
-  await app.redisGuard.blockIP('198.51.100.0/24', 60)
-  t.equal(await app.redisGuard.isIPBlocked('198.51.100.9'), true)
-  t.equal((await app.redisGuard.getBlockedIPs()).length, 1)
-  t.equal((await app.redisGuard.getSuspiciousIPs(100)).length, 30)
-  t.ok(await app.redisGuard.clearOldRateLimitEvents(0) >= 30)
-  t.equal(app.redisGuard.status.store, 'redis', 'none of it failed')
-})
-
-t.test('Cluster: the hits of one turn take one round trip to each node', async t => {
-  const cluster = await RedisCluster.start()
+t.test('Cluster', async t => {
+  // No node counts as gone because it is slow, or stopped for a while.
+  const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '60000'] })
   t.teardown(async () => await cluster.stop())
   const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
-  const app = await guardedApp(t, { redis: { cluster: nodes }, syncInterval: 60_000, max: 5 })
-  app.get('/', async () => 'ok')
-  const askAll = async () => await Promise.all(Array.from({ length: 30 }, async (_, i) => await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })))
-  // The first tells the nodes the script.
-  await askAll()
-  const watchers = cluster.servers.map(server => server.client())
-  t.teardown(() => watchers.forEach(watcher => watcher.disconnect()))
-  const readings = async () => await Promise.all(watchers.map(async watcher => Number(/total_reads_processed:(\d+)/.exec(await watcher.info('stats'))![1])))
-  const before = await readings()
-  const answers = await askAll()
-  const after = await readings()
-  t.ok(answers.every(({ headers }) => headers['x-ratelimit-remaining'] === '3'))
-  // One of them is the reading itself.
-  t.same(after.map((reads, i) => reads - before[i]!), [2, 2, 2])
-})
-
-t.test('Cluster: a hit whose slot has moved is counted where it is now, once', async t => {
-  const cluster = await RedisCluster.start()
-  t.teardown(async () => await cluster.stop())
-  const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
-  const app = await guardedApp(t, { redis: { cluster: nodes }, commandTimeout: 2000, max: 5 })
-  app.get('/', async () => 'ok')
-  const client = app.redisGuard.client as Cluster
-  await Promise.all(Array.from({ length: 20 }, async (_, i) => await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })))
-  const watchers = cluster.servers.map(server => server.client())
-  t.teardown(() => watchers.forEach(watcher => watcher.disconnect()))
-  const slot = Number(await watchers[0]!.call('CLUSTER', 'KEYSLOT', 'guard:fixed-window:{203.0.113.1}:global'))
-  const from = cluster.servers.findIndex(({ port }) => client.slots[slot]![0] === `127.0.0.1:${port}`)
-  const to = (from + 1) % 3
-  const id = await watchers[to]!.call('CLUSTER', 'MYID')
-  // Or the others, whose word is as old, may have the slot back.
-  await watchers[to]!.call('CLUSTER', 'BUMPEPOCH')
-  for (const i of [to, from, 3 - to - from]) await watchers[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', id as string)
-  const answers = await Promise.all(['203.0.113.1', '192.0.2.1', '203.0.113.1'].map(async remoteAddress => await app.inject({ url: '/', remoteAddress })))
-  t.same(answers.map(({ headers }) => headers['x-ratelimit-remaining']), ['4', '3', '3'])
-  t.equal(await watchers[to]!.get('guard:fixed-window:{203.0.113.1}:global'), '2')
-  t.equal(app.redisGuard.status.store, 'redis')
-})
-
-t.test('Cluster: a node that hangs while a slot moves to it does not end the process', async t => {
-  const cluster = await RedisCluster.start()
-  t.teardown(async () => await cluster.stop())
-  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) } })
-  app.get('/', async () => 'ok')
-  const client = app.redisGuard.client as Cluster
   const operators = cluster.servers.map(server => server.client())
   t.teardown(() => operators.forEach(operator => operator.disconnect()))
-  const slot = keySlot('203.0.113.1')
-  const from = cluster.servers.findIndex(({ port }) => client.slots[slot]![0] === `127.0.0.1:${port}`)
-  const to = (from + 1) % 3
-  const [idOfFrom, idOfTo] = await Promise.all([from, to].map(async i => String(await operators[i]!.call('CLUSTER', 'MYID'))))
-  await operators[to]!.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', idOfFrom!)
-  await operators[from]!.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', idOfTo!)
-  cluster.servers[to]!.signal('SIGSTOP')
-  t.equal((await app.inject({ url: '/', remoteAddress: '203.0.113.1' })).statusCode, 200)
-  t.equal(app.redisGuard.status.store, 'memory')
-  // Until all that was sent to it has been given up, ASKING too.
-  await new Promise(resolve => setTimeout(resolve, 1200))
-  cluster.servers[to]!.signal('SIGCONT')
-  for (const i of [to, from]) await operators[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', idOfTo!)
-  await until(() => app.redisGuard.status.store === 'redis')
-})
+  const addresses = Array.from({ length: 30 }, (_, i) => `192.0.2.${i}`)
 
-t.test('Cluster: a command whose answer was lost is not sent again', async t => {
-  const cluster = await RedisCluster.start()
-  t.teardown(async () => await cluster.stop())
-  const proxies = await Promise.all(cluster.servers.map(async ({ port }) => await TcpProxy.start(port)))
-  t.teardown(async () => await Promise.all(proxies.map(async proxy => await proxy.stop())))
-  const natMap = Object.fromEntries(cluster.servers.map(({ port }, i) => [`127.0.0.1:${port}`, { host: '127.0.0.1', port: proxies[i]!.port }]))
-  const app = await guardedApp(t, { redis: { cluster: proxies.map(({ port }) => ({ host: '127.0.0.1', port })), natMap }, commandTimeout: 1000 })
-  app.get('/', async () => 'ok')
-  t.equal(app.redisGuard.status.store, 'redis')
+  /** In one turn, so that they are sent together. */
+  async function askFor (app: FastifyInstance, addresses: readonly string[]) {
+    return await Promise.all(addresses.map(async remoteAddress => await app.inject({ url: '/', remoteAddress })))
+  }
 
-  const names = Array.from({ length: 12 }, (_, i) => `count${i}`)
-  for (const proxy of proxies) proxy.delayMs = 300
-  const counting = Promise.all(names.map(async name => await app.redisGuard.incr(name)))
-  // The commands have arrived by now, their answers have not.
-  await new Promise(resolve => setTimeout(resolve, 400))
-  for (const proxy of proxies) proxy.cut()
-  await counting
-  for (const proxy of proxies) proxy.delayMs = 0
-  await until(() => app.redisGuard.status.store === 'redis')
-  await new Promise(resolve => setTimeout(resolve, 500))
-  t.same(new Set(await Promise.all(names.map(async name => await app.redisGuard.get(name)))), new Set(['1']))
+  /** Which node has the slot, as far as the app knows. */
+  function nodeOf (app: FastifyInstance, slot: number): number {
+    const [primary] = (app.redisGuard.client as Cluster).slots[slot]!
+    return cluster.servers.findIndex(({ port }) => primary === `127.0.0.1:${port}`)
+  }
+
+  t.test('all clients and all methods, whatever slots they lie in', async t => {
+    const app = await appOn(t, { cluster: nodes }, { max: 1, nameSpace: 'all:' })
+    t.equal(app.redisGuard.status.store, 'redis')
+    // Each client twice.
+    const answers = await askFor(app, [...addresses, ...addresses])
+    t.same(answers.map(({ statusCode }) => statusCode), [...addresses.map(() => 200), ...addresses.map(() => 429)])
+    // Refused in this process, and added to the counters of all nodes.
+    for (const { statusCode } of await askFor(app, addresses)) t.equal(statusCode, 429)
+    const client = app.redisGuard.client!
+    const keys = addresses.map(address => `all:fixed-window:{${address}}:global`)
+    await until(async () => (await Promise.all(keys.map(async key => await client.get(key)))).every(counted => counted === '1:2'))
+    for (let i = 0; i < 10; i++) await app.redisGuard.set(`key${i}`, i)
+    t.equal(await app.redisGuard.get('key7'), '7')
+    await app.redisGuard.blockIP('198.51.100.0/24', 60)
+    t.equal(await app.redisGuard.isIPBlocked('198.51.100.9'), true)
+    t.equal((await app.redisGuard.getBlockedIPs()).length, 1)
+    t.equal((await app.redisGuard.getSuspiciousIPs(100)).length, 30)
+    t.ok(await app.redisGuard.clearOldRateLimitEvents(0) >= 30)
+    t.equal(app.redisGuard.status.store, 'redis', 'none of it failed')
+    await app.close()
+  })
+
+  t.test('the hits of one turn take one round trip to each node', async t => {
+    const app = await appOn(t, { cluster: nodes }, { syncInterval: 60_000, max: 10, nameSpace: 'turn:' })
+    // The first tells the nodes the script.
+    await askFor(app, addresses)
+    const readings = async () => await Promise.all(operators.map(async operator => {
+      return Number(/total_reads_processed:(\d+)/.exec(await operator.info('stats'))![1])
+    }))
+    // In some rounds a heartbeat comes as well.
+    const least = [Infinity, Infinity, Infinity]
+    for (let round = 0; round < 6; round++) {
+      const before = await readings()
+      const answers = await askFor(app, addresses)
+      const after = await readings()
+      t.ok(answers.every(({ headers }) => headers['x-ratelimit-remaining'] === String(8 - round)))
+      after.forEach((reads, i) => { least[i] = Math.min(least[i]!, reads - before[i]!) })
+    }
+    // One of them is the reading itself.
+    t.same(least, [2, 2, 2])
+    await app.close()
+  })
+
+  t.test('a hit whose slot has moved is counted where it is now, once', async t => {
+    const app = await appOn(t, { cluster: nodes }, { max: 5, nameSpace: 'moved:' })
+    await askFor(app, addresses)
+    const key = 'moved:fixed-window:{203.0.113.1}:global'
+    const slot = keySlot(key)
+    const from = nodeOf(app, slot)
+    const to = (from + 1) % 3
+    const id = String(await operators[to]!.call('CLUSTER', 'MYID'))
+    // Or the others, whose word is as old, may have the slot back.
+    await operators[to]!.call('CLUSTER', 'BUMPEPOCH')
+    for (const i of [to, from, 3 - to - from]) await operators[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', id)
+    const answers = await askFor(app, ['203.0.113.1', '192.0.2.1', '203.0.113.1'])
+    t.same(answers.map(({ headers }) => headers['x-ratelimit-remaining']), ['4', '3', '3'])
+    t.equal(await operators[to]!.get(key), '2')
+    t.equal(app.redisGuard.status.store, 'redis')
+    await app.close()
+  })
+
+  t.test('a command whose answer was lost is not sent again', async t => {
+    const proxies = await Promise.all(cluster.servers.map(async ({ port }) => await TcpProxy.start(port)))
+    t.teardown(async () => await Promise.all(proxies.map(async proxy => await proxy.stop())))
+    const ports = proxies.map(({ port }) => ({ host: '127.0.0.1', port }))
+    const natMap = Object.fromEntries(nodes.map(({ port }, i) => [`127.0.0.1:${port}`, ports[i]!]))
+    const app = await appOn(t, { cluster: ports, natMap }, { nameSpace: 'lost:', resetTimeout: 50 })
+    t.equal(app.redisGuard.status.store, 'redis')
+
+    const names = Array.from({ length: 12 }, (_, i) => `count${i}`)
+    const twelve = (sum: number) => names.map(() => String(sum))
+    const sumsOf = async (pattern: string) => {
+      const sums = await Promise.all(operators.map(async operator => {
+        return await Promise.all((await operator.keys(pattern)).map(async key => await operator.get(key)))
+      }))
+      return sums.flat()
+    }
+    const incr = async () => await Promise.all(names.map(async name => await app.redisGuard.incr(name)))
+    // From here on the nodes know its script.
+    await incr()
+    for (const proxy of proxies) proxy.swallowsAnswers = true
+    const ofClient = Promise.allSettled(names.map(async name => await app.redisGuard.client!.incr(`lost:own:${name}`)))
+    const ofGuard = incr()
+    await until(async () => {
+      const [own, guarded] = [await sumsOf('lost:own:*'), await sumsOf('lost:value:*')]
+      return own.length === 12 && guarded.length === 12 && guarded.every(sum => sum === '2')
+    })
+    for (const proxy of proxies) proxy.swallowsAnswers = false
+    for (const proxy of proxies) proxy.cut()
+    t.ok((await ofClient).every(({ status }) => status === 'rejected'))
+    await ofGuard
+    await until(() => app.redisGuard.status.store === 'redis')
+    // ioredis would send them again after a tenth of a second.
+    await sleep(300)
+    t.same(await sumsOf('lost:own:*'), twelve(1))
+    // In a Cluster the guard cannot know that they ran, and adds them itself, once.
+    t.same(await sumsOf('lost:value:*'), twelve(3))
+    await app.close()
+  })
+
+  t.test('a node that hangs while a slot moves to it does not end the process', async t => {
+    const app = await appOn(t, { cluster: nodes }, { commandTimeout: 1000, nameSpace: 'hangs:' })
+    await until(() => app.redisGuard.status.store === 'redis')
+    const slot = keySlot('203.0.113.2')
+    const from = nodeOf(app, slot)
+    const to = (from + 1) % 3
+    const ids = await Promise.all(operators.map(async operator => String(await operator.call('CLUSTER', 'MYID'))))
+    await operators[to]!.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', ids[from]!)
+    await operators[from]!.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', ids[to]!)
+    const hung = (app.redisGuard.client as Cluster).nodes('master').find(({ options }) => options.port === nodes[to]!.port)!
+    let asked = 0
+    const asking = hung.asking.bind(hung)
+    hung.asking = () => {
+      asked++
+      return asking()
+    }
+    cluster.servers[to]!.signal('SIGSTOP')
+    t.equal((await app.inject({ url: '/', remoteAddress: '203.0.113.2' })).statusCode, 200)
+    t.equal(app.redisGuard.status.store, 'memory')
+    t.ok(asked > 0)
+    // It is given up after all that was sent before it, ASKING too.
+    await t.rejects(hung.ping())
+    await setImmediate()
+    cluster.servers[to]!.signal('SIGCONT')
+    for (const i of [to, from]) await operators[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', ids[to]!)
+    await until(() => app.redisGuard.status.store === 'redis')
+    await app.close()
+  })
 })
 
 t.test('starting up', async t => {
+  // A start that waited would last as long as this test may.
+  const patient = { connectTimeout: 600_000, commandTimeout: 10_000 }
+  const unlimited = { pluginTimeout: 0 }
+
+  /** @returns the port of a server that accepts and says nothing */
+  async function startSilent (t: Test): Promise<number> {
+    const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
+    t.teardown(() => silent.close())
+    await once(silent, 'listening')
+    return (silent.address() as { port: number }).port
+  }
+
   t.test('does not wait for a Redis that is full', async t => {
     const server = await startRedis(t, '--maxmemory', '1')
-    const startMs = performance.now()
-    t.match(await storeWith(t, server.url), { store: 'memory', reason: /\(oom\)/ })
-    t.ok(performance.now() - startMs < 1500)
+    const app = await appOn(t, server.url, patient, unlimited)
+    t.ok(await unusedFor(app, /\(oom\)/))
   })
 
   t.test('stays on memory, and says so once, where Redis allows no scripts', async t => {
     const server = await startRedis(t, '--rename-command', 'EVALSHA', '')
     const lines: Record<string, unknown>[] = []
-    const app = await guardedApp(t, { redis: server.url }, logTo(lines))
-    await new Promise(resolve => setTimeout(resolve, 1500))
-    t.match(app.redisGuard.status, { store: 'memory', reason: /unknown command/ })
+    const app = await appOn(t, server.url, { resetTimeout: 50 }, logTo(lines))
+    await until(async () => /errors_total\{kind="reply"\} [4-9]/.test((await app.inject('/metrics')).body))
+    t.ok(await unusedFor(app, /unknown command/))
     t.equal(lines.length, 1)
   })
 
   t.test('ends in time for Fastify, whatever connectTimeout says', async t => {
-    const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
-    t.teardown(() => silent.close())
-    await once(silent, 'listening')
-    const app = await guardedApp(t, { redis: { port: (silent.address() as { port: number }).port }, connectTimeout: 60_000 }, { pluginTimeout: 1000 })
+    const port = await startSilent(t)
+    const app = await appOn(t, { port }, { connectTimeout: 60_000 }, { pluginTimeout: 2000 })
     t.equal(app.redisGuard.status.store, 'memory')
-    const patient = await guardedApp(t, { redis: { port: (silent.address() as { port: number }).port }, connectTimeout: 300 }, { pluginTimeout: 0 })
-    t.equal(patient.redisGuard.status.store, 'memory')
+    const other = await appOn(t, { port }, { connectTimeout: 100 }, unlimited)
+    t.equal(other.redisGuard.status.store, 'memory')
   })
 
   t.test('does not wait for a Redis that refuses, and uses it as soon as it is there', async t => {
     const port = await freePort()
-    const startMs = performance.now()
-    const app = await guardedApp(t, { redis: `redis://127.0.0.1:${port}`, connectTimeout: 5000 })
-    t.ok(performance.now() - startMs < 1500, `${performance.now() - startMs} ms`)
-    t.match(app.redisGuard.status, { store: 'memory', breaker: 'open', reason: /ECONNREFUSED/ })
-    app.get('/', async () => 'ok')
+    const app = await appOn(t, `redis://127.0.0.1:${port}`, patient, unlimited)
+    t.ok(await unusedFor(app, /ECONNREFUSED/))
+    t.not(app.redisGuard.status.breaker, 'closed')
     t.equal((await app.inject('/')).statusCode, 200)
-    const server = await startRedis(t, '--port', String(port))
-    await until(() => app.redisGuard.status.store === 'redis', 1500)
+    await startRedis(t, '--port', String(port))
+    await until(() => app.redisGuard.status.store === 'redis')
     t.equal((await app.inject('/')).statusCode, 200)
-    t.ok(server)
   })
 
   t.test('waits no longer than connectTimeout for one that accepts and says nothing', async t => {
-    const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
-    t.teardown(() => silent.close())
-    await once(silent, 'listening')
+    const port = await startSilent(t)
     const startMs = performance.now()
-    const app = await guardedApp(t, { redis: { port: (silent.address() as { port: number }).port }, connectTimeout: 400 })
+    const app = await appOn(t, { port }, { connectTimeout: 400, commandTimeout: 100 })
     const tookMs = performance.now() - startMs
-    t.ok(tookMs >= 390 && tookMs < 1200, `${tookMs} ms`)
+    // Long before the limit of Fastify, which is the next one.
+    t.ok(tookMs >= 390 && tookMs < 4000, `${tookMs} ms`)
     t.equal(app.redisGuard.status.store, 'memory')
-    app.get('/', async () => 'ok')
     t.equal((await app.inject('/')).statusCode, 200)
   })
 })

@@ -1,20 +1,25 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+/** The function that gives user and password: when it is asked, what becomes of its answers, and that nobody reads them. */
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { CredentialsSource, RedisCredentials } from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { Authority } from '../support/certificates.js'
-import { findProgram, freePort, Program } from '../support/program.js'
+import { freePort } from '../support/program.js'
 import { RedisCluster } from '../support/redis-cluster.js'
 import { RedisServer, tlsArguments } from '../support/redis-server.js'
+import { Sentinel, sentinelName } from '../support/sentinel.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
+
+// Each test has servers of its own, and mostly waits for them.
+t.jobs = 3
 
 const secret = 'hunter2-p@ss:w/o#r%d?&"\\'
 
@@ -33,12 +38,25 @@ async function startWithUser (t: Test, password: string): Promise<{ port: number
   return { port: server.port, operator }
 }
 
+/** A busy machine is no outage, so the time limits are long. */
+async function appOn (
+  t: Test, redis: RedisGuardOptions['redis'], options: RedisGuardOptions = {}, server: FastifyServerOptions = {}
+): Promise<FastifyInstance> {
+  const app = await guardedApp(t, { redis, commandTimeout: 10_000, connectTimeout: 10_000, ...options }, server)
+  app.get('/', async () => 'ok')
+  return app
+}
+
 const idOf = async (app: FastifyInstance) => await (app.redisGuard.client as Redis).client('ID')
 
 t.test('the function is asked at each connect, and its answer used', async t => {
   const { port, operator } = await startWithUser(t, 'first')
   let [password, asked] = ['first', 0]
-  const app = await guardedApp(t, { redis: { port, credentials: () => { asked++; return { username: 'app', password } } } })
+  const credentials = () => {
+    asked++
+    return { username: 'app', password }
+  }
+  const app = await appOn(t, { port, credentials })
   t.equal(app.redisGuard.status.store, 'redis')
   t.equal(asked, 1)
   await operator.call('ACL', 'SETUSER', 'app', '>second', '<first')
@@ -55,7 +73,7 @@ t.test('it is asked before a unix socket and before TLS, too', async t => {
   const path = join(folder, 'redis.sock')
   const { port } = await startRedis(t, '--requirepass', secret, '--unixsocket', path, ...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no')
   for (const place of [{ path }, { port, tls: { ca } }, { url: `rediss://localhost:${port}`, tls: { ca } }]) {
-    const app = await guardedApp(t, { redis: { ...place, credentials: () => ({ password: secret }) } })
+    const app = await appOn(t, { ...place, credentials: () => ({ password: secret }) })
     t.match(app.redisGuard.status, { store: 'redis' }, Object.keys(place).join())
   }
 })
@@ -63,15 +81,19 @@ t.test('it is asked before a unix socket and before TLS, too', async t => {
 t.test('after an authentication failure it is asked again', async t => {
   const { port, operator } = await startWithUser(t, 'right')
   let answer = 'wrong'
-  const app = await guardedApp(t, { redis: { port, credentials: async () => ({ username: 'app', password: answer }) } })
-  t.match(app.redisGuard.status, { store: 'memory', reason: /\(auth\): WRONGPASS/ })
+  const app = await appOn(t, { port, credentials: async () => ({ username: 'app', password: answer }) })
+  await until(() => /\(auth\): WRONGPASS/.test(app.redisGuard.status.reason ?? ''))
+  t.equal(app.redisGuard.status.store, 'memory')
   answer = 'right'
   await until(() => app.redisGuard.status.store === 'redis')
   // As if Redis had forgotten who this connection is.
+  const switches: string[] = []
+  app.redisGuard.on('switch', ({ store }) => switches.push(store))
   await operator.config('SET', 'requirepass', 'not asked for')
   await (app.redisGuard.client as Redis).call('RESET')
   await app.redisGuard.incr('key')
-  await until(() => app.redisGuard.status.store === 'redis')
+  await until(() => switches.length === 2)
+  t.same(switches, ['memory', 'redis'])
   t.equal(String(await (app.redisGuard.client as Redis).call('ACL', 'WHOAMI')), 'app')
 })
 
@@ -86,10 +108,13 @@ t.test('credentials have any characters', async t => {
       { port: server.port, username: 'app', password },
       `redis://app:${encodeURIComponent(password)}@127.0.0.1:${server.port}`
     ]
-    for (const redis of ways) t.equal((await guardedApp(t, { redis })).redisGuard.status.store, 'redis', JSON.stringify(password.slice(0, 20)))
+    const apps = await Promise.all(ways.map(async redis => await appOn(t, redis)))
+    const stores = apps.map(app => app.redisGuard.status.store)
+    t.same(stores, ['redis', 'redis', 'redis'], JSON.stringify(password.slice(0, 20)))
+    await Promise.all(apps.map(async app => await app.close()))
   }
   await operator.config('SET', 'requirepass', secret)
-  const app = await guardedApp(t, { redis: { url: server.url, protocol: 2, credentials: () => ({ password: secret }) } })
+  const app = await appOn(t, { url: server.url, protocol: 2, credentials: () => ({ password: secret }) })
   t.equal(app.redisGuard.status.store, 'redis', 'without a username, and in RESP2')
 })
 
@@ -107,12 +132,11 @@ t.test('a function that goes wrong is a failure of kind auth, without a word of 
     [/answered no password$/, () => ({ password: '' })],
     [/answered a username that is no text$/, () => ({ username: 1, password: secret })]
   ]
-  for (const [said, wrong] of wrongs) {
+  await Promise.all(wrongs.map(async ([said, wrong]) => {
     let mended = false
     const lines: Record<string, unknown>[] = []
     const source = () => mended ? { username: 'app', password: secret } : wrong() as RedisCredentials
-    const app = await guardedApp(t, { redis: { port, credentials: source }, connectTimeout: 300 }, logTo(lines, 'trace'))
-    app.get('/', async () => 'ok')
+    const app = await appOn(t, { port, credentials: source }, { connectTimeout: 300 }, logTo(lines, 'trace'))
     t.equal((await app.inject('/')).statusCode, 200)
     // The start may end together with the limit of the function.
     await until(async () => /errors_total\{kind="auth"\} [1-9]/.test((await app.inject('/metrics')).body))
@@ -120,13 +144,14 @@ t.test('a function that goes wrong is a failure of kind auth, without a word of 
     mended = true
     await until(() => app.redisGuard.status.store === 'redis')
     t.notMatch(JSON.stringify(lines), 'hunter2')
-  }
+  }))
 })
 
 t.test('a closed application does not connect when the answer comes', async t => {
   const { port, operator } = await startWithUser(t, secret)
   let answer = (_: RedisCredentials) => {}
-  const app = await guardedApp(t, { redis: { port, credentials: async () => await new Promise(resolve => { answer = resolve }) }, connectTimeout: 5000 }, { pluginTimeout: 500 })
+  const credentials = async () => await new Promise<RedisCredentials>(resolve => { answer = resolve })
+  const app = await appOn(t, { port, credentials }, {}, { pluginTimeout: 2000 })
   const { client } = app.redisGuard
   await app.close()
   answer({ username: 'app', password: secret })
@@ -138,8 +163,10 @@ t.test('of two answers the one that was asked for later holds', async t => {
   const { port } = await startWithUser(t, secret)
   const answers: ((_: RedisCredentials) => void)[] = []
   let direct = true
-  const credentials: CredentialsSource = async () => direct ? { username: 'app', password: secret } : await new Promise(resolve => answers.push(resolve))
-  const app = await guardedApp(t, { redis: { port, credentials } })
+  const credentials: CredentialsSource = async () => {
+    return direct ? { username: 'app', password: secret } : await new Promise(resolve => answers.push(resolve))
+  }
+  const app = await appOn(t, { port, credentials })
   direct = false
   const rotations = [app.redisGuard.rotate(), app.redisGuard.rotate()]
   await until(() => answers.length === 2)
@@ -152,7 +179,7 @@ t.test('of two answers the one that was asked for later holds', async t => {
 t.test('rotate authenticates the open connection anew', async t => {
   const { port, operator } = await startWithUser(t, 'first')
   let current: RedisCredentials = { username: 'app', password: 'first' }
-  const app = await guardedApp(t, { redis: { port, credentials: async () => current } })
+  const app = await appOn(t, { port, credentials: async () => current })
   const id = await idOf(app)
   await operator.call('ACL', 'SETUSER', 'other', 'on', '>second', '~*', '+@all')
   current = { username: 'other', password: 'second' }
@@ -167,10 +194,14 @@ t.test('rotate authenticates the open connection anew', async t => {
 
 t.test('rotate has nothing to do without a function, and has asked with Redis away', async t => {
   for (const redis of [false, { port: await freePort() }] as const) {
-    await t.rejects((await guardedApp(t, { redis })).redisGuard.rotate(), { code: 'GUARD_ERR_NO_CREDENTIALS' })
+    await t.rejects((await appOn(t, redis)).redisGuard.rotate(), { code: 'GUARD_ERR_NO_CREDENTIALS' })
   }
   let asked = 0
-  const app = await guardedApp(t, { redis: { port: await freePort(), credentials: () => { asked++; return { password: secret } } } })
+  const credentials = () => {
+    asked++
+    return { password: secret }
+  }
+  const app = await appOn(t, { port: await freePort(), credentials })
   const before = asked
   await app.redisGuard.rotate()
   t.ok(asked > before)
@@ -182,19 +213,23 @@ t.test('rotate reaches a connection whose handshake has sent the old credentials
   const proxy = await TcpProxy.start(port)
   t.teardown(async () => await proxy.stop())
   let current: RedisCredentials = { username: 'app', password: 'first' }
-  const app = await guardedApp(t, { redis: { port: proxy.port, credentials: () => current } })
+  const app = await appOn(t, { port: proxy.port, credentials: () => current })
   const { client } = app.redisGuard
   proxy.delayMs = 100
-  proxy.cut()
-  await until(() => client!.status === 'connect')
+  /** The next connection is made, and the first answer is a while away. */
+  const reconnect = async () => {
+    const connected = new Promise<void>(resolve => client!.once('connect', () => resolve()))
+    proxy.cut()
+    await connected
+  }
+  await reconnect()
   current = { username: 'other', password: 'second' }
   await app.redisGuard.rotate()
   await until(() => app.redisGuard.status.store === 'redis')
   t.equal(String(await (client as Redis).call('ACL', 'WHOAMI')), 'other')
 
   // One that does not come up is no failure of rotate.
-  proxy.cut()
-  await until(() => client!.status === 'connect')
+  await reconnect()
   const rotation = app.redisGuard.rotate()
   setImmediate(() => proxy.cut())
   await t.resolves(rotation)
@@ -207,131 +242,118 @@ t.test('rotate reaches a connection whose handshake has sent the old credentials
   await until(() => app.redisGuard.status.store === 'redis')
 })
 
-t.test('Cluster: each node is asked for, and rotate reaches all', async t => {
-  const cluster = await RedisCluster.start()
+t.test('Cluster', async t => {
+  // No node counts as gone because it is slow.
+  const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '60000'] })
   t.teardown(async () => await cluster.stop())
-  const operators = cluster.servers.map(server => server.client())
-  t.teardown(() => operators.forEach(operator => operator.disconnect()))
-  const acl = async (...args: string[]) => await Promise.all(operators.map(async operator => await operator.call('ACL', 'SETUSER', ...args)))
-  await acl('app', 'on', '>first', '~*', '+@all')
-  await acl('other', 'on', '>second', '~*', '+@all')
-  await acl('default', 'off')
-  let current: RedisCredentials = { username: 'app', password: 'wrong' }
   const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
-  const app = await guardedApp(t, { redis: { cluster: nodes, credentials: async () => current } })
-  t.match(app.redisGuard.status, { store: 'memory', reason: /\(auth\): WRONGPASS/ })
-  current = { username: 'app', password: 'first' }
-  await until(() => app.redisGuard.status.store === 'redis')
-  current = { username: 'other', password: 'second' }
-  await app.redisGuard.rotate()
-  for (const operator of operators) {
-    const list = String(await operator.client('LIST'))
-    t.match(list, /user=other/)
-    t.notMatch(list, /user=app/)
-  }
-  t.equal(app.redisGuard.status.store, 'redis')
-})
 
-t.test('Cluster: a function that fails is a failure of kind auth', async t => {
-  const cluster = await RedisCluster.start()
-  t.teardown(async () => await cluster.stop())
-  const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
-  const app = await guardedApp(t, { redis: { cluster: nodes, credentials: () => { throw new Error(secret) } } })
-  await until(() => /\(auth\): the credentials function failed/.test(app.redisGuard.status.reason ?? ''))
-  t.equal(app.redisGuard.status.store, 'memory')
+  t.test('a function that fails is a failure of kind auth', async t => {
+    const app = await appOn(t, { cluster: nodes, credentials: () => { throw new Error(secret) } })
+    await until(() => /\(auth\): the credentials function failed/.test(app.redisGuard.status.reason ?? ''))
+    t.equal(app.redisGuard.status.store, 'memory')
+  })
+
+  t.test('each node is asked for, and rotate reaches all', async t => {
+    const operators = cluster.servers.map(server => server.client())
+    t.teardown(() => operators.forEach(operator => operator.disconnect()))
+    const acl = async (...args: string[]) => {
+      await Promise.all(operators.map(async operator => await operator.call('ACL', 'SETUSER', ...args)))
+    }
+    await acl('app', 'on', '>first', '~*', '+@all')
+    await acl('other', 'on', '>second', '~*', '+@all')
+    await acl('default', 'off')
+    let current: RedisCredentials = { username: 'app', password: 'wrong' }
+    const app = await appOn(t, { cluster: nodes, credentials: async () => current })
+    await until(() => /\(auth\): WRONGPASS/.test(app.redisGuard.status.reason ?? ''))
+    t.equal(app.redisGuard.status.store, 'memory')
+    current = { username: 'app', password: 'first' }
+    await until(() => app.redisGuard.status.store === 'redis')
+    current = { username: 'other', password: 'second' }
+    await app.redisGuard.rotate()
+    for (const operator of operators) {
+      const list = String(await operator.client('LIST'))
+      t.match(list, /user=other/)
+      t.notMatch(list, /user=app/)
+    }
+    t.equal(app.redisGuard.status.store, 'redis')
+  })
 })
 
 t.test('Sentinel: the primary that it names gets the credentials', async t => {
   const { port: primary } = await startWithUser(t, secret)
-  const port = await freePort()
-  const sentinel = await startSentinel(t, port, primary)
-  t.ok(sentinel)
-  const app = await guardedApp(t, { redis: { sentinels: [{ host: '127.0.0.1', port }], name: 'main', credentials: () => ({ username: 'app', password: secret }) } })
+  const sentinel = await Sentinel.start(primary, 60_000)
+  t.teardown(async () => await sentinel.stop())
+  const sentinels = [{ host: '127.0.0.1', port: sentinel.port }]
+  const credentials = () => ({ username: 'app', password: secret })
+  const app = await appOn(t, { sentinels, name: sentinelName, credentials })
   t.equal(app.redisGuard.status.store, 'redis')
 })
 
-t.test('requests go on while the password changes and connections are killed', async t => {
-  for (const change of ['ACL', 'requirepass'] as const) {
+for (const change of ['ACL', 'requirepass'] as const) {
+  t.test(`requests go on while the password of ${change} changes and connections are killed`, async t => {
     const { port, operator } = await startWithUser(t, 'password-0')
     const username = change === 'ACL' ? 'app' : undefined
     if (change === 'requirepass') await operator.config('SET', 'requirepass', 'password-0')
     let password = 'password-0'
-    const app = await guardedApp(t, { max: 1e6, redis: { port, credentials: async () => ({ username, password }) } })
-    app.get('/', async () => 'ok')
+    const app = await appOn(t, { port, credentials: async () => ({ username, password }) }, { max: 1e6 })
     t.equal(app.redisGuard.status.store, 'redis')
     const statuses = new Map<number, number>()
     const stop = new AbortController()
-    const clients = Array.from({ length: 8 }, async (_, i) => {
+    const clients = Array.from({ length: 4 }, async (_, i) => {
       while (!stop.signal.aborted) {
         const { statusCode } = await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })
         statuses.set(statusCode, (statuses.get(statusCode) ?? 0) + 1)
-        await sleep(1)
+        await sleep(20)
       }
     })
-    let [longestMs, backs] = [0, 0]
+    let backs = 0
     app.redisGuard.on('switch', ({ store }) => { if (store === 'redis') backs++ })
-    for (let i = 1; i <= 5; i++) {
+    for (let i = 1; i <= 4; i++) {
       const next = `password-${i}`
       if (change === 'ACL') await operator.call('ACL', 'SETUSER', 'app', `>${next}`, `<${password}`)
       else await operator.config('SET', 'requirepass', next)
       password = next
       if (i % 2 === 1) await app.redisGuard.rotate()
-      const killedAtMs = performance.now()
       await operator.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
       await until(() => backs === i)
-      longestMs = Math.max(longestMs, performance.now() - killedAtMs)
     }
     stop.abort()
     await Promise.all(clients)
     t.same([...statuses.keys()], [200])
-    t.ok(longestMs < 5000)
-    t.comment(`${change}: ${statuses.get(200)} requests, on Redis again within ${longestMs.toFixed(0)} ms`)
-  }
-})
+    t.comment(`${change}: ${statuses.get(200)} requests`)
+  })
+}
 
 t.test('a password is in no log line, error, metric, status or warning', async t => {
   const { port, operator } = await startWithUser(t, 'right')
   const lines: Record<string, unknown>[] = []
   const seen: unknown[] = [lines]
   const look = async (app: FastifyInstance) => {
-    app.get('/', async () => 'ok')
     seen.push((await app.inject('/')).body, app.redisGuard.status, app.redisGuard.warnings, (await app.inject('/metrics')).body)
     await app.redisGuard.rotate().catch((error: unknown) => seen.push(error))
   }
   const wrong = { username: 'app', password: secret }
-  await look(await guardedApp(t, { redis: { port, ...wrong } }, logTo(lines, 'trace')))
-  await look(await guardedApp(t, { redis: `redis://app:${encodeURIComponent(secret)}@127.0.0.1:${port}` }, logTo(lines, 'trace')))
-  await look(await guardedApp(t, { redis: { port, credentials: () => wrong } }, logTo(lines, 'trace')))
-  await look(await guardedApp(t, { redis: { port, credentials: () => { throw new Error(secret, { cause: wrong }) } } }, logTo(lines, 'trace')))
+  const appWith = async (redis: RedisGuardOptions['redis']) => await appOn(t, redis, {}, logTo(lines, 'trace'))
+  await look(await appWith({ port, ...wrong }))
+  await look(await appWith(`redis://app:${encodeURIComponent(secret)}@127.0.0.1:${port}`))
+  await look(await appWith({ port, credentials: () => wrong }))
+  await look(await appWith({ port, credentials: () => { throw new Error(secret, { cause: wrong }) } }))
   let current = { username: 'app', password: 'right' }
-  const app = await guardedApp(t, { redis: { port, credentials: () => current } }, logTo(lines, 'trace'))
+  const app = await appWith({ port, credentials: () => current })
   current = wrong
   await look(app)
   await operator.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
   await until(() => app.redisGuard.status.store === 'memory')
   // It stays there, for this is what it is told at each connect.
   seen.push(app.redisGuard.status)
-  await look(await guardedApp(t, { redis: { port, credentials: () => wrong } }, logTo(lines, 'trace')))
   // Redis repeats the arguments of a command that it does not know.
   const old = await startRedis(t, '--rename-command', 'HELLO', '', '--rename-command', 'AUTH', '')
-  await look(await guardedApp(t, { redis: { port: old.port, ...wrong } }, logTo(lines, 'trace')))
+  await look(await appWith({ port: old.port, ...wrong }))
   t.ok(lines.length > 8)
-  for (const text of [...seen.map(value => JSON.stringify(value)), inspect(seen, { depth: Infinity, showHidden: true, maxArrayLength: Infinity, maxStringLength: Infinity })]) {
-    t.notMatch(text, 'hunter2')
-  }
+  const all = { depth: Infinity, showHidden: true, maxArrayLength: Infinity, maxStringLength: Infinity }
+  for (const text of [...seen.map(value => JSON.stringify(value)), inspect(seen, all)]) t.notMatch(text, 'hunter2')
   const { client } = app.redisGuard
   t.notMatch(inspect((client as Redis).options, { depth: Infinity, showHidden: true }), 'hunter2', "nor in ioredis' options, where a function gives it")
   t.notMatch(JSON.stringify((client as Redis).options), 'hunter2')
 })
-
-async function startSentinel (t: Test, port: number, primary: number): Promise<Program> {
-  const folder = await mkdtemp(join(tmpdir(), 'sentinel-'))
-  await writeFile(join(folder, 'sentinel.conf'), `port ${port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 ${primary} 1\n`)
-  const sentinel = new Program(findProgram('redis-server', 'valkey-server'), [join(folder, 'sentinel.conf'), '--sentinel'])
-  t.teardown(async () => {
-    await sentinel.stop()
-    await rm(folder, { recursive: true })
-  })
-  await sentinel.saying(/\+monitor/)
-  return sentinel
-}

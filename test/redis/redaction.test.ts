@@ -59,17 +59,21 @@ function hasNone (t: Test, value: unknown, message: string): void {
 
 for (const [way, redisFor] of Object.entries(ways)) {
   t.test(`credentials from ${way} are in no log line, error or status, whatever the server says`, async t => {
-    for (const [name, wordsOf] of Object.entries(words)) {
+    await Promise.all(Object.entries(words).map(async ([name, wordsOf]) => {
       const lines: Record<string, unknown>[] = []
-      const app = await guardedApp(t, { redis: redisFor(await repeatingServer(t, wordsOf))!, connectTimeout: 300, commandTimeout: 100, resetTimeout: 50 }, logTo(lines, 'trace'))
+      const redis = redisFor(await repeatingServer(t, wordsOf))!
+      const times = { connectTimeout: 300, commandTimeout: 100, resetTimeout: 50 }
+      const app = await guardedApp(t, { redis, ...times }, logTo(lines, 'trace'))
       await until(async () => /errors_total\{kind="\w+"\} [1-9]/.test((await app.inject('/metrics')).body))
+      // A Cluster says of few words of its nodes that they are the reason; all others repeat them.
+      if (!way.includes('Cluster')) await until(() => app.redisGuard.status.reason!.includes('***'))
       hasNone(t, JSON.stringify(lines), `${name}: log lines`)
       const { status, warnings } = app.redisGuard
       hasNone(t, status.reason!, `${name}: status.reason`)
       hasNone(t, warnings, `${name}: warnings`)
       hasNone(t, await app.redisGuard.rotate().catch((error: unknown) => error), `${name}: rotate`)
       await app.close()
-    }
+    }))
   })
 }
 
@@ -80,7 +84,7 @@ t.test('credentials from the environment are in no log line, error or status', a
   t.teardown(() => { for (const name of ['REDIS_URL', 'REDIS_PASSWORD', 'REDIS_ENABLED']) if (before[name] === undefined) delete process.env[name] })
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, { redis: undefined, connectTimeout: 300 }, logTo(lines, 'trace'))
-  t.match(app.redisGuard.status.reason, /\*\*\*/)
+  await until(() => app.redisGuard.status.reason!.includes('***'))
   hasNone(t, [app.redisGuard.status.reason, JSON.stringify(lines)], 'status and log lines')
 })
 
@@ -104,11 +108,17 @@ t.test("credentials of the user's own client are in no log line, error or status
 
 t.test('the last ten answers of a credentials function are all redacted', async t => {
   let asked = 0
-  const port = await repeatingServer(t, () => `WRONGPASS not one of ${Array.from({ length: asked }, (_, i) => `token-number-${i + 1}`).join()}`)
-  const app = await guardedApp(t, { redis: { port, credentials: () => ({ password: `token-number-${++asked}` }) }, connectTimeout: 300, resetTimeout: 50 })
-  await until(() => asked >= 3)
-  t.notMatch(app.redisGuard.status.reason, 'token-number')
-  await until(() => asked > 12, 20_000)
+  const lastTen = () => Array.from({ length: 10 }, (_, i) => `token-number-${Math.max(1, asked - i)}`)
+  const port = await repeatingServer(t, () => `WRONGPASS not one of ${lastTen().join()}`)
+  const credentials = () => ({ password: `token-number-${++asked}` })
+  const redis = { port, credentials, retryStrategy: () => 20 }
+  const app = await guardedApp(t, { redis, connectTimeout: 300, resetTimeout: 50 })
+  const reasons = new Set<string>()
+  await until(() => {
+    reasons.add(app.redisGuard.status.reason!)
+    return asked > 13 && [...reasons].some(reason => reason.includes('not one of ***'))
+  })
+  t.notMatch([...reasons].join(), 'token-number')
 })
 
 t.test('secrets are removed from message, stack and cause, and the kind of failure stays', async t => {

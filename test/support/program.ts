@@ -27,6 +27,17 @@ export async function freePort (): Promise<number> {
   }
 }
 
+/** Starts a program on a free port; on another one where somebody else has taken it meanwhile. */
+export async function onFreePort<Started> (start: (port: number) => Promise<Started>): Promise<Started> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await start(await freePort())
+    } catch (error) {
+      if (attempt === 10 || !/Address already in use/.test(String(error))) throw error
+    }
+  }
+}
+
 async function isFree (port: number): Promise<boolean> {
   const server = createServer().listen(port, '127.0.0.1')
   try {

@@ -18,7 +18,11 @@ export class RedisCluster {
   static async start ({ withReplicas = false, args = [], client: clientOptions = {} }: { withReplicas?: boolean, args?: readonly string[], client?: RedisOptions } = {}): Promise<RedisCluster> {
     const count = withReplicas ? 6 : 3
     const servers = await Promise.all(Array.from({ length: count }, async (_, i) =>
-      await RedisServer.start('--cluster-enabled', 'yes', '--cluster-config-file', `nodes-${i}.conf`, '--cluster-node-timeout', '2000', ...args)))
+      await RedisServer.start(
+        '--cluster-enabled', 'yes', '--cluster-config-file', `nodes-${i}.conf`, '--cluster-node-timeout', '2000',
+        // Or a replica gets its first data, and then a first command, seconds later.
+        '--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1', ...args
+      )))
     const clients = servers.map(server => server.client(clientOptions))
     await Promise.all(clients.map(async (client, i) => {
       if (i < 3) await client.call('CLUSTER', 'ADDSLOTSRANGE', Math.ceil(i * 16384 / 3), Math.ceil((i + 1) * 16384 / 3) - 1)

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis, type RedisOptions } from 'ioredis'
 import type { Authority, Certificate } from './certificates.js'
-import { findProgram, freePort, Program } from './program.js'
+import { findProgram, onFreePort, Program } from './program.js'
 
 /** Arguments for TLS alone, also among servers, and for nobody without a certificate of the same authority. */
 export function tlsArguments ({ caFile }: Authority, { certFile, keyFile }: Certificate): readonly string[] {
@@ -30,9 +30,11 @@ export class RedisServer {
   /** @param args  more of redis-server's arguments, such as `--requirepass secret`; `--port 0` with TLS */
   static async start (...args: string[]): Promise<RedisServer> {
     const folder = await mkdtemp(join(tmpdir(), 'redis-'))
-    const server = new RedisServer(await freePort(), folder, args)
-    await server.#program.saying(/Ready to accept connections/)
-    return server
+    return await onFreePort(async port => {
+      const server = new RedisServer(port, folder, args)
+      await server.ready()
+      return server
+    })
   }
 
   get url (): string {

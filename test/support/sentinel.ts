@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
-import { findProgram, freePort, Program } from './program.js'
+import { findProgram, onFreePort, Program } from './program.js'
 
 export const sentinelName = 'main'
 
@@ -25,15 +25,16 @@ export class Sentinel {
    */
   static async start (primaryPort: number, downAfterMs = 1000, args: readonly string[] = []): Promise<Sentinel> {
     const folder = await mkdtemp(join(tmpdir(), 'sentinel-'))
-    const port = await freePort()
-    await writeFile(join(folder, 'sentinel.conf'), [
-      `port ${port}`, 'bind 127.0.0.1', `sentinel monitor ${sentinelName} 127.0.0.1 ${primaryPort} 1`,
-      `sentinel down-after-milliseconds ${sentinelName} ${downAfterMs}`, `sentinel failover-timeout ${sentinelName} 3000`,
-      ...args.join(' ').replace('{port}', String(port)).split(/ ?--/), ''
-    ].join('\n'))
-    const sentinel = new Sentinel(port, folder)
-    await sentinel.#program.saying(/\+monitor/)
-    return sentinel
+    return await onFreePort(async port => {
+      await writeFile(join(folder, 'sentinel.conf'), [
+        `port ${port}`, 'bind 127.0.0.1', `sentinel monitor ${sentinelName} 127.0.0.1 ${primaryPort} 1`,
+        `sentinel down-after-milliseconds ${sentinelName} ${downAfterMs}`, `sentinel failover-timeout ${sentinelName} 3000`,
+        ...args.join(' ').replace('{port}', String(port)).split(/ ?--/), ''
+      ].join('\n'))
+      const sentinel = new Sentinel(port, folder)
+      await sentinel.#program.saying(/\+monitor/)
+      return sentinel
+    })
   }
 
   /** A client of the Sentinel itself; the test ends it. */

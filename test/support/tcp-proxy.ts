@@ -9,6 +9,8 @@ export class TcpProxy {
   blackhole = false
   /** the most bytes that a client may send at once: behind more, nothing of its connection passes any more */
   largest = Infinity
+  /** pass on what clients send, and none of the answers: behind one, no answer of its connection passes any more */
+  swallowsAnswers = false
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
   readonly #clients = new Set<Socket>()
@@ -23,7 +25,7 @@ export class TcpProxy {
       this.#clients.add(client)
       client.on('close', () => this.#clients.delete(client))
       this.#pass(client, target, () => this.largest)
-      this.#pass(target, client)
+      this.#pass(target, client, () => this.swallowsAnswers ? 0 : Infinity)
     })
   }
 
