@@ -44,7 +44,7 @@ export interface LoadReport {
   readonly stalls: readonly Stall[]
 }
 
-const patienceMs = 5000
+const patienceMs = 30_000
 
 const { ports, rate, connections } = JSON.parse(process.argv[2]!) as LoadSettings
 const stalls = watchStalls()
