@@ -65,7 +65,7 @@ const calmMs = 2000
 const afterMs = 2000
 
 /** ms that an instance is waited for to notice, to use Redis again, and to tell it what it kept; judge.ts says what is too long */
-const patienceMs = 30_000
+const patienceMs = 60_000
 
 /** @throws when a process or a server does not start, or Redis does not come back */
 export async function play (fault: Fault, options: PlayOptions): Promise<Play> {

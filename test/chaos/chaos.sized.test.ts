@@ -22,8 +22,8 @@ const [rate, seconds, atOnce] = [200, 1, size(3, 4)]
 /** For commands, ms: less than the latency that is played, and what a machine that runs all other tests keeps. */
 const commandTimeout = 900
 
-/** ms; times on a quiet machine are judged by the program itself. */
-const patienceMs = 10_000
+/** ms; times on a quiet machine are judged by the program itself, and what is never told is a miss. */
+const patienceMs = 30_000
 
 const args = ['--json', '--at-once', `${atOnce}`, '--seconds', `${seconds}`, '--rate', `${rate}`, '--timeout', `${commandTimeout}`]
 // Where all is not as it must be, it fails and prints the same.
@@ -39,10 +39,10 @@ t.test('each fault that is asked for is played once', async t => {
 for (const { fault: name, figures, misses, details } of JSON.parse(stdout) as Row[]) {
   t.test(`${name}: nothing is lost, and nobody hangs`, async t => {
     t.same(misses.filter(({ isTime }) => !isTime), [], { figures, details })
-    const { requests, slowestMs: { noticing, away }, recoveryMs, toldMs } = figures
+    const { requests, slowestMs: { noticing, away }, recoveryMs } = figures
     t.ok(requests > 3 * seconds * rate, `${requests} requests`)
     const { noticedBy } = faults.find(fault => fault.name === name)!
     if (noticedBy.length > 0) t.type(away, 'number', 'the fault was noticed')
-    for (const ms of [noticing, away, recoveryMs, toldMs]) t.ok(ms === undefined || ms === null || ms < patienceMs, `${ms} ms`)
+    for (const ms of [noticing, away, recoveryMs]) t.ok(ms === undefined || ms === null || ms < patienceMs, `${ms} ms`)
   })
 }
