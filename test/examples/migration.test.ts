@@ -11,6 +11,8 @@ import t from 'tap'
 import { inRepository } from '../support/paths.js'
 import { Program } from '../support/program.js'
 
+t.setTimeout(300_000)
+
 const root = inRepository('./')
 const packages = { theirs: '@fastify/rate-limit', ours: 'fastify-redis-guard' } as const
 
@@ -251,7 +253,7 @@ t.test('it starts, serves and ends as a program of its own with either', async t
       cwd: root, env: { ...env, IMPORT_AS: name, PORT: '0' }
     })
     t.teardown(async () => await program.stop('SIGKILL'))
-    await program.saying(/the shop is open: http:\/\/\S+\n/)
+    await program.saying(/the shop is open: http:\/\/\S+\n/, 120_000)
     const { status, headers } = await fetch(/http:\S+/.exec(program.output)![0])
     t.same([status, headers.get('x-ratelimit-limit'), headers.get('x-ratelimit-remaining')], [200, '5', '4'], name)
     program.signal('SIGTERM')
