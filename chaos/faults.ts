@@ -19,8 +19,23 @@ export interface Fault {
   readonly seenByOne: boolean
   /** while it lasts, unless the command line says otherwise */
   readonly holdMs: number | undefined
-  readonly start: () => Promise<{ readonly stage: Stage, readonly strike: () => Promise<Mend> }>
+  /** instances that leave Redis for memory in it, for sure */
+  readonly noticedBy: readonly number[]
+  readonly start: () => Promise<StartedFault>
 }
+
+export interface StartedFault {
+  readonly stage: Stage
+  /** what comes right before the fault, and is none */
+  readonly prepare: () => Promise<void>
+  readonly strike: (instances: readonly InstanceProcess[], loses: () => void) => Promise<Mend>
+}
+
+/** @param loses  is called right before Redis loses something, where that is not at once */
+type Strike<S extends Stage> = (stage: S, instances: readonly InstanceProcess[], loses: () => void) => Promise<Mend> | Mend
+
+/** ms that servers may take to agree: on a busy machine a Sentinel may pause for 30 s. */
+const patienceMs = 90_000
 
 export const faults: readonly Fault[] = [
   fault('kill -9, back with its append-only file', async () => await ServerStage.start('--appendonly', 'yes'), async ({ server }) => {
@@ -31,12 +46,17 @@ export const faults: readonly Fault[] = [
     await server.kill()
     return async () => await server.restart()
   }, { loss: 'everything' }),
-  fault('kill -9, back with an older snapshot, loading', async () => await ServerStage.start('--key-load-delay', '10000'), async stage => {
-    await onServer(stage, async client => await client.save())
-    await sleep(300)
-    await stage.server.kill()
-    return async () => await stage.server.restart()
-  }, { loss: 'latest writes' }),
+  fault('kill -9, back with an older snapshot, loading', async () => await ServerStage.start('--key-load-delay', '10000'), async ({ server }) => {
+    await server.kill()
+    return async () => await server.restart()
+  }, {
+    loss: 'latest writes',
+    prepare: async stage => {
+      await onServer(stage, async client => await client.save())
+      // Writes that the snapshot does not have.
+      await sleep(300)
+    }
+  }),
   fault('SIGSTOP', async () => await ServerStage.start(), ({ server }) => {
     server.signal('SIGSTOP')
     return () => server.signal('SIGCONT')
@@ -56,11 +76,11 @@ export const faults: readonly Fault[] = [
   fault('blackhole before one instance', async () => await ServerStage.start(), ({ proxies: [first] }) => {
     first!.blackhole = true
     return () => { first!.blackhole = false }
-  }, { seenByOne: true }),
+  }, { seenByOne: true, noticedBy: [0] }),
   fault('Sentinel fail-over', async () => await SentinelStage.start(), async ({ primary, replica, sentinel }) => {
     await primary.kill()
     return async () => {
-      await until(async () => await sentinel.primaryPort() === replica.port, 20_000)
+      await until(async () => await sentinel.primaryPort() === replica.port, patienceMs)
       // As its replica.
       primary.launch()
     }
@@ -69,24 +89,24 @@ export const faults: readonly Fault[] = [
     const [lost, ...others] = cluster.servers
     await lost!.kill()
     return async () => {
-      await until(async () => /role:master/.test(await told(others[2]!, async client => await client.info('replication'))), 30_000)
-      for (const server of others) await until(async () => /cluster_state:ok/.test(await told(server, async client => String(await client.call('CLUSTER', 'INFO')))), 30_000)
+      await until(async () => /role:master/.test(await told(others[2]!, async client => await client.info('replication'))), patienceMs)
+      for (const server of others) await until(async () => /cluster_state:ok/.test(await told(server, async client => String(await client.call('CLUSTER', 'INFO')))), patienceMs)
     }
   }, { loss: 'latest writes' }),
   fault('Cluster, slots moved', async () => await ClusterStage.start(), async ({ cluster }) => {
     await moveSlots(cluster.servers[0]!, cluster.servers[1]!, 2000)
     return () => {}
-  }),
+  }, { noticedBy: [] }),
   fault('out of memory', async () => await ServerStage.start('--maxmemory-policy', 'noeviction'), async stage => {
     await onServer(stage, async client => await client.config('SET', 'maxmemory', '1'))
     return async () => await onServer(stage, async client => { await client.config('SET', 'maxmemory', '0') })
   }),
-  fault('SCRIPT FLUSH every 100 ms', async () => await ServerStage.start(), async stage => await repeat(stage, 100, async client => await client.script('FLUSH'))),
+  fault('SCRIPT FLUSH every 100 ms', async () => await ServerStage.start(), async stage => await repeat(stage, 100, async client => await client.script('FLUSH')), { noticedBy: [] }),
   fault('FLUSHALL', async () => await ServerStage.start(), async stage => {
     await onServer(stage, async client => await client.flushall())
     return () => {}
-  }, { loss: 'everything' }),
-  fault('CLIENT KILL every 100 ms', async () => await ServerStage.start(), async stage => await repeat(stage, 100, async client => await client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes'))),
+  }, { loss: 'everything', noticedBy: [] }),
+  fault('CLIENT KILL every 100 ms', async () => await ServerStage.start(), async stage => await repeat(stage, 100, async client => await client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')), { noticedBy: [] }),
   fault('a replica, which takes no writes', async () => await ServerStage.start(), async stage => {
     await onServer(stage, async client => await client.replicaof('127.0.0.1', 1))
     return async () => await onServer(stage, async client => await client.call('REPLICAOF', 'NO', 'ONE'))
@@ -104,13 +124,14 @@ export const faults: readonly Fault[] = [
     for (const proxy of stage.proxies) proxy.cut()
     return async () => await stage.present(stage.trusted)
   }),
-  fault('kill -9, back empty, and one instance cut off for longer', async () => await ServerStage.start(), async ({ server, proxies: [first] }) => {
+  fault('kill -9, back empty, and one instance cut off for longer', async () => await ServerStage.start(), async ({ server, proxies: [first] }, instances, loses) => {
     first!.blackhole = true
-    await sleep(500)
+    await until(async () => (await instances[0]!.standing()).store === 'memory', patienceMs)
+    loses()
     await server.kill()
     return async () => {
       await server.restart()
-      await sleep(1000)
+      await until(async () => (await instances[1]!.standing()).store === 'redis', patienceMs)
       first!.blackhole = false
     }
   }, { loss: 'everything', seenByOne: true }),
@@ -124,16 +145,26 @@ export const faults: readonly Fault[] = [
   })
 ]
 
-function fault<S extends Stage> (name: string, startStage: () => Promise<S>, strike: (stage: S) => Promise<Mend> | Mend,
-  { loss = 'nothing', seenByOne = false, holdMs }: Partial<Pick<Fault, 'loss' | 'seenByOne' | 'holdMs'>> = {}): Fault {
+interface FaultOptions<S extends Stage> extends Partial<Pick<Fault, 'loss' | 'seenByOne' | 'holdMs' | 'noticedBy'>> {
+  readonly prepare?: (stage: S) => Promise<void>
+}
+
+function fault<S extends Stage> (name: string, startStage: () => Promise<S>, strike: Strike<S>, {
+  loss = 'nothing', seenByOne = false, noticedBy = [0, 1], holdMs, prepare = async () => {}
+}: FaultOptions<S> = {}): Fault {
   return {
     name,
     loss,
     seenByOne,
+    noticedBy,
     holdMs,
     start: async () => {
       const stage = await startStage()
-      return { stage, strike: async () => await strike(stage) }
+      return {
+        stage,
+        prepare: async () => await prepare(stage),
+        strike: async (instances, loses) => await strike(stage, instances, loses)
+      }
     }
   }
 }

@@ -5,6 +5,7 @@
  *   npm run chaos
  *   npm run chaos -- --fault SIGSTOP --fault 'kill -9' --seconds 10
  *   npm run --silent chaos -- --json --fault Cluster
+ *   npm run chaos -- --at-once 3 --timeout 900      on a busy machine, where times tell nothing
  *
  * options.ts has all options. Ends with 1 when something was not as it must
  * be. Everything is started here, on free ports, and ended by its own process
@@ -16,20 +17,26 @@ import { readOptions } from './options.js'
 import { play } from './play.js'
 import { renderRows, type Row } from './report.js'
 
-const { json, names, ...options } = readOptions(process.argv.slice(2))
+const { json, names, atOnce, ...options } = readOptions(process.argv.slice(2))
 const chosen = faults.filter(({ name }) => names.length === 0 || names.some(part => part === `=${name}` || name.toLowerCase().includes(part.toLowerCase())))
 if (chosen.length === 0) throw new Error(`--fault must be part of one of ${faults.map(({ name }) => `"${name}"`).join(', ')}`)
 
 const rows: Row[] = []
-for (const fault of chosen) {
-  if (!json) process.stderr.write(`${fault.name} ...\n`)
-  const seen = await play(fault, options)
-  const figures = figuresOf(seen)
-  const misses = missesOf(figures)
-  rows.push({ fault: fault.name, figures, misses })
-  for (const { what } of misses) process.stderr.write(`  ${what}\n`)
-  for (const detail of detailsOf(seen)) process.stderr.write(`    ${detail}\n`)
-}
+const waiting = [...chosen.entries()]
+await Promise.all(Array.from({ length: Math.min(atOnce, chosen.length) }, async () => {
+  for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+    const [i, fault] = next
+    if (!json) process.stderr.write(`${fault.name} ...\n`)
+    const seen = await play(fault, options)
+    const figures = figuresOf(seen)
+    const misses = missesOf(figures)
+    const details = detailsOf(seen)
+    rows[i] = { fault: fault.name, figures, misses, details }
+    const told = [...misses.map(({ what }) => `  ${what}`), ...details.map(detail => `    ${detail}`)]
+    // Of several at once, all of one stands together, below its name.
+    if (told.length > 0) process.stderr.write(`${[fault.name, ...told].slice(atOnce > 1 ? 0 : 1).join('\n')}\n`)
+  }
+}))
 console.log(json ? JSON.stringify(rows, null, 2) : `\n${renderRows(rows)}`)
 if (rows.some(({ misses }) => misses.length > 0)) process.exitCode = 1
 

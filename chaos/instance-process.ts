@@ -1,6 +1,6 @@
 /** An instance, as who started it sees it. */
 import { Child } from '../bench/child.js'
-import type { Ask, InstanceSettings, InstanceState } from './instance.js'
+import type { Ask, InstanceSettings, InstanceState, Standing } from './instance.js'
 
 const file = new URL('./instance.js', import.meta.url)
 
@@ -21,6 +21,10 @@ export class InstanceProcess {
 
   async state (): Promise<InstanceState> {
     return await this.#child.ask<InstanceState>({ ask: 'state' } satisfies Ask)
+  }
+
+  async standing (): Promise<Standing> {
+    return await this.#child.ask<Standing>({ ask: 'standing' } satisfies Ask)
   }
 
   async call<T> (method: Extract<Ask, { ask: 'call' }>['method'], ...args: readonly unknown[]): Promise<T> {

@@ -12,14 +12,21 @@ import { answerParent } from '../bench/child.js'
 import { nowMs, type Stall, watchStalls } from './clock.js'
 import { instanceOptions, limitedMax, openPath } from './plan.js'
 
-export interface InstanceSettings {
+/** Where its Redis is. */
+export interface RedisSettings {
   readonly redis: RedisOption
   /** what a credentials function answers; undefined: there is none */
   readonly password?: string | undefined
 }
 
+export interface InstanceSettings extends RedisSettings {
+  readonly commandTimeout: number
+}
+
 export type Ask =
   | { readonly ask: 'state' }
+  /** the part of it that Redis is not asked for */
+  | { readonly ask: 'standing' }
   /** calls a method of the guard */
   | { readonly ask: 'call', readonly method: keyof RedisGuard, readonly args: readonly unknown[] }
   /** what the credentials function answers from now on */
@@ -31,10 +38,13 @@ export interface Switch {
   readonly reason: string | undefined
 }
 
-export interface InstanceState {
+export interface Standing {
   readonly store: 'redis' | 'memory'
   /** since its start */
   readonly switches: readonly Switch[]
+}
+
+export interface InstanceState extends Standing {
   /** that nobody handled, and all that was logged as an error */
   readonly errors: readonly string[]
   readonly stalls: readonly Stall[]
@@ -53,7 +63,7 @@ process.on('unhandledRejection', reason => errors.push(`unhandled: ${String(reas
 
 const app = Fastify({ trustProxy: '127.0.0.1', logger: { level: 'error', stream: { write: (line: string) => { errors.push(line) } } } })
 const redis = password === undefined ? settings.redis : { ...settings.redis as object, credentials: () => ({ password: password! }) }
-await app.register(redisGuard, { ...instanceOptions, redis })
+await app.register(redisGuard, { ...instanceOptions, commandTimeout: settings.commandTimeout, redis })
 app.redisGuard.on('switch', ({ store, reason }) => switches.push({ atMs: nowMs(), store, reason }))
 
 app.get('/counted', async () => 'ok')
@@ -67,6 +77,7 @@ answerParent(async question => {
   const asked = question as Ask
   switch (asked.ask) {
     case 'state': return await state()
+    case 'standing': return standing()
     case 'call': return await (app.redisGuard[asked.method] as (...args: readonly unknown[]) => unknown).apply(app.redisGuard, [...asked.args])
     case 'password':
       password = asked.password
@@ -77,7 +88,11 @@ answerParent(async question => {
 
 console.log(`port ${(app.server.address() as { port: number }).port}`)
 
+function standing (): Standing {
+  return { store: app.redisGuard.status.store, switches }
+}
+
 async function state (): Promise<InstanceState> {
   const { payload } = await app.inject('/metrics')
-  return { store: app.redisGuard.status.store, switches, errors, stalls, journalEntries: Number(/^redis_guard_journal_entries (\d+)$/m.exec(payload)![1]) }
+  return { ...standing(), errors, stalls, journalEntries: Number(/^redis_guard_journal_entries (\d+)$/m.exec(payload)![1]) }
 }

@@ -1,7 +1,7 @@
 /** What a play showed, in figures, and which of them are not as they must be. */
 import { lostBetween } from './clock.js'
 import type { Answered } from './load.js'
-import { blockedClient, commandTimeout, limitedMax } from './plan.js'
+import { blockedClient, limitedMax } from './plan.js'
 import type { Play } from './play.js'
 
 export interface Figures {
@@ -29,6 +29,10 @@ export interface Figures {
   readonly valuesLost: number
   /** from Redis being back to all instances using it, in ms; undefined: they never did */
   readonly recoveryMs: number | undefined
+  /** the longest that blocks, events, values or counters took until all of them were in Redis, in ms */
+  readonly toldMs: number
+  /** the time limit of a command, which the slowest answers are measured by, in ms */
+  readonly commandTimeout: number
   /** entries that Redis was never told */
   readonly untold: number
 }
@@ -43,9 +47,10 @@ export interface Miss {
 const noticingExtraMs = 50
 const awayExtraMs = 10
 const recoveryWithinMs = 1000
+const toldWithinMs = 1000
 
 export function figuresOf (play: Play): Figures {
-  const { load: { answered, hanging, stalls }, instances, warmMs, struckMs, backMs, usedAgainMs, missing, countersOff, eventsOff } = play
+  const { load: { answered, hanging, stalls }, instances, warmMs, struckMs, backMs, usedAgainMs, toldMs, missing, countersOff, eventsOff, commandTimeout } = play
   const noticedMs = noticedAtMs(play)
   const tookMs = (answer: Answered) => answer.answeredMs - answer.dueMs -
     lostBetween(stalls, answer.dueMs, answer.answeredMs) - lostBetween(instances[answer.instance]!.stalls, answer.dueMs, answer.answeredMs)
@@ -69,11 +74,13 @@ export function figuresOf (play: Play): Figures {
     eventsLost: missing.events.length + (Number.isNaN(eventsOff) ? 0 : eventsOff),
     valuesLost: missing.values.length,
     recoveryMs: usedAgainMs === undefined ? undefined : usedAgainMs - backMs,
+    toldMs,
+    commandTimeout,
     untold: sum(instances.map(({ journalEntries }) => journalEntries))
   }
 }
 
-export function missesOf ({ serverErrors, unanswered, errors, slowestMs: { before, noticing, away }, overMemory, overShare, countersOff, blocksLost, eventsLost, valuesLost, recoveryMs, untold }: Figures): Miss[] {
+export function missesOf ({ serverErrors, unanswered, errors, slowestMs: { before, noticing, away }, overMemory, overShare, countersOff, blocksLost, eventsLost, valuesLost, recoveryMs, toldMs, commandTimeout, untold }: Figures): Miss[] {
   const misses: Miss[] = []
   const counts = { '5xx': serverErrors, unanswered, errors, 'over the limit with memory': overMemory, 'over the limit with share': overShare, 'counters off': countersOff, 'blocks lost': blocksLost, 'events lost': eventsLost, 'values lost': valuesLost, untold }
   for (const [what, count] of Object.entries(counts)) {
@@ -85,6 +92,7 @@ export function missesOf ({ serverErrors, unanswered, errors, slowestMs: { befor
   within('slowest while noticing', noticing, commandTimeout + noticingExtraMs)
   within('slowest while away', away, before + awayExtraMs)
   within('recovery', recoveryMs, recoveryWithinMs)
+  within('told', toldMs, toldWithinMs)
   if (recoveryMs === undefined) misses.push({ what: 'Redis was not used again', isTime: false })
   return misses
 }

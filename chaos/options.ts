@@ -4,6 +4,8 @@ import type { PlayOptions } from './play.js'
 
 export interface ChaosOptions extends PlayOptions {
   readonly json: boolean
+  /** faults that are played side by side; more than one tells nothing about times */
+  readonly atOnce: number
   /** parts of the names of the faults to play, or `=` and a whole name; empty: all */
   readonly names: readonly string[]
 }
@@ -15,7 +17,9 @@ export function readOptions (args: readonly string[]): ChaosOptions {
     options: {
       json: { type: 'boolean', default: false },
       fault: { type: 'string', multiple: true, default: [] },
+      'at-once': { type: 'string', default: '1' },
       seconds: { type: 'string' },
+      timeout: { type: 'string', default: '250' },
       rate: { type: 'string', default: '400' },
       connections: { type: 'string', default: '64' }
     }
@@ -23,6 +27,8 @@ export function readOptions (args: readonly string[]): ChaosOptions {
   return {
     json: values.json,
     names: values.fault,
+    atOnce: Math.ceil(positive('--at-once', values['at-once'])),
+    commandTimeout: Math.ceil(positive('--timeout', values.timeout)),
     holdMs: values.seconds === undefined ? undefined : positive('--seconds', values.seconds) * 1000,
     rate: positive('--rate', values.rate),
     connections: positive('--connections', values.connections)

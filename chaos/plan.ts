@@ -1,15 +1,12 @@
 /** Who asks for what while a fault is played: the same for every fault, so that their rows can be compared. */
 import type { RedisGuardOptions } from '../lib/options.js'
 
-/** ms; the time limits that the answers are measured by */
-export const commandTimeout = 250
-
 /** hits of a client that `/memory` and `/share` let pass, each on its own */
 export const limitedMax = 50
 
 /** A window that no run sees the end of, and a limit for `/counted` that nobody reaches. */
 export const instanceOptions = {
-  max: 1_000_000, timeWindow: '1 hour', nameSpace: 'guard:', commandTimeout, resetTimeout: 500, connectTimeout: 2000
+  max: 1_000_000, timeWindow: '1 hour', nameSpace: 'guard:', resetTimeout: 500, connectTimeout: 2000
 } satisfies RedisGuardOptions
 
 export type Path = '/counted' | '/memory' | '/share'

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Cluster, Redis } from 'ioredis'
 import { Child } from '../bench/child.js'
+import { until } from '../test/support/until.js'
 import { nowMs } from './clock.js'
 import type { RateLimitEvent } from '../lib/index.js'
 import type { Fault } from './faults.js'
@@ -18,6 +19,8 @@ export interface PlayOptions {
   readonly rate: number
   /** to each instance */
   readonly connections: number
+  /** of the instances, in ms: one that a busy machine keeps, where times are not what is asked for */
+  readonly commandTimeout: number
 }
 
 /** What was seen of one fault. Times are ms since 1970. */
@@ -32,7 +35,10 @@ export interface Play {
   readonly backMs: number
   /** of all instances; undefined: one was still on memory at the end */
   readonly usedAgainMs: number | undefined
-  /** what was to be in Redis, and was not, a second after Redis was used again */
+  /** the longest that anything took to be in Redis: from its use on, and counters and events from the last answer on */
+  readonly toldMs: number
+  readonly commandTimeout: number
+  /** what was to be in Redis, and never was */
   readonly missing: { readonly blocks: readonly string[], readonly events: readonly string[], readonly values: readonly string[] }
   /** counters in Redis that at the end are not what the clients were answered */
   readonly countersOff: readonly CounterOff[]
@@ -58,22 +64,26 @@ const warmUpMs = 1500
 const calmMs = 2000
 const afterMs = 2000
 
-/** ms that an instance is waited for to use Redis again, and what it kept to be told */
-const patienceMs = 10_000
-const toldWithinMs = 1000
+/** ms that an instance is waited for to notice, to use Redis again, and to tell it what it kept; judge.ts says what is too long */
+const patienceMs = 60_000
 
 /** @throws when a process or a server does not start, or Redis does not come back */
 export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
-  const { rate, connections, holdMs = fault.holdMs ?? usualHoldMs } = options
-  const { stage, strike } = await fault.start()
+  const { rate, connections, commandTimeout, holdMs = fault.holdMs ?? usualHoldMs } = options
+  const { stage, prepare: prepareFault, strike } = await fault.start()
   const children: { stop: () => Promise<void> }[] = []
   let client: Redis | Cluster | undefined
   try {
-    const instances = await Promise.all(Array.from({ length: instanceCount }, async (_, i) => await InstanceProcess.start(stage.settingsOf(i))))
-    children.push(...instances)
+    const starting = Array.from({ length: instanceCount }, async (_, i) => {
+      const instance = await InstanceProcess.start({ ...stage.settingsOf(i), commandTimeout })
+      children.push(instance)
+      return instance
+    })
+    await Promise.allSettled(starting)
+    const instances = await Promise.all(starting)
     const [first, second] = instances as [InstanceProcess, InstanceProcess]
-    const ports = instances.map(({ port }) => port)
-    const load = await Child.start(undefined, loadFile, JSON.stringify({ ports, rate, connections } satisfies LoadSettings))
+    const settings: LoadSettings = { ports: instances.map(({ port }) => port), rate, connections }
+    const load = await Child.start(undefined, loadFile, JSON.stringify(settings))
     children.push(load)
 
     await prepare(first, second)
@@ -81,26 +91,51 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
     await sleep(Math.min(warmUpMs, holdMs))
     const warmMs = nowMs()
     await sleep(Math.min(calmMs, holdMs))
+    await prepareFault()
+    await settled(instances)
 
     const struckMs = nowMs()
     await load.ask<void>('struck' satisfies LoadAsk)
-    const mend = await strike()
-    const untilMs = struckMs + holdMs
-    await sleep((untilMs - nowMs()) / 2)
+    let lossFromMs = struckMs
+    const mend = await strike(instances, () => { lossFromMs = nowMs() })
+    const lossUntilMs = nowMs()
+    await noticed(fault.noticedBy.map(i => instances[i]!), struckMs)
+    const noticedMs = nowMs()
+    const orderedMs = Math.max(noticedMs, struckMs + holdMs / 2)
+    await sleep(orderedMs - nowMs())
     await giveOrders(first, second)
-    await sleep(untilMs - nowMs())
+    // What was sent to Redis before that is given up by then: Redis would let it pass on top of all shares.
+    await sleep(Math.max(orderedMs + holdMs / 2, noticedMs + commandTimeout + underWayMs) - nowMs())
     await mend(instances)
     const backMs = nowMs()
 
     const usedAgainMs = await usedAgain([first, second], backMs)
     client = stage.client()
+    const fromMs = usedAgainMs ?? backMs
     const missing = await missingAfter(client, [first, second], fault)
+    const toldMs = [nowMs() - fromMs]
     await sleep(Math.min(afterMs, holdMs))
     const report = await load.ask<LoadReport>('stop' satisfies LoadAsk)
-    const countersOff = await soon(async () => await compareCounters(client!, report.answered, fault, struckMs), off => off.length === 0)
+    const stoppedMs = nowMs()
+    const loss: Lost = { loss: fault.loss, fromMs: lossFromMs, untilMs: lossUntilMs }
+    const countersOff = await soon(async () => await compareCounters(client!, report.answered, loss), off => off.length === 0)
     const eventsOff = fault.loss === 'nothing' ? await soon(async () => await compareEvents(client!, report.answered), off => off === 0) : Number.NaN
-    const states = [await first.state(), await second.state()]
-    return { fault, load: report, instances: states, warmMs, struckMs, backMs, usedAgainMs, missing, countersOff, eventsOff }
+    toldMs.push(nowMs() - stoppedMs)
+    const states = await settled(instances)
+    return {
+      fault,
+      load: report,
+      instances: states,
+      warmMs,
+      struckMs,
+      backMs,
+      usedAgainMs,
+      toldMs: Math.max(...toldMs),
+      commandTimeout,
+      missing,
+      countersOff,
+      eventsOff
+    }
   } finally {
     client?.disconnect()
     for (const child of children) await child.stop()
@@ -108,10 +143,32 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
   }
 }
 
+/** What Redis lost, and when. */
+interface Lost {
+  readonly loss: Fault['loss']
+  readonly fromMs: number
+  readonly untilMs: number
+}
+
+/** Waits until all use Redis, and have told it all. @returns their states, whether or not they do */
+async function settled (instances: readonly InstanceProcess[]): Promise<InstanceState[]> {
+  return await Promise.all(instances.map(async instance => (
+    await soon(async () => await instance.state(), ({ store, journalEntries }) => store === 'redis' && journalEntries === 0)
+  )))
+}
+
+/** Waits until these have left Redis for memory. */
+async function noticed (instances: readonly InstanceProcess[], struckMs: number): Promise<void> {
+  await Promise.all(instances.map(async instance => (
+    await soon(async () => await instance.standing(), ({ switches }) => switches.some(({ atMs, store }) => store === 'memory' && atMs >= struckMs))
+  )))
+}
+
 const loadFile = new URL('./load.js', import.meta.url)
 
 /** What there is before the fault, known to both; and done once, so that no later order, or look, is the first of its kind and slow for that. */
 async function prepare (first: InstanceProcess, second: InstanceProcess): Promise<void> {
+  await settled([first, second])
   for (const instance of [first, second]) {
     for (const ip of ['203.0.113.9', '2001:db9::/32']) {
       await instance.call('blockIP', ip, 3600)
@@ -125,7 +182,7 @@ async function prepare (first: InstanceProcess, second: InstanceProcess): Promis
   const blocked = [blockedClient, liftedByFirst, liftedBySecond]
   for (const ip of blocked) await first.call('blockIP', ip, 3600)
   for (let i = 0; i < sum.before; i++) await second.call('incr', sum.key)
-  await soon(async () => await Promise.all(blocked.map(async ip => await isRefused(second, ip))), all => all.every(Boolean))
+  await until(async () => (await Promise.all(blocked.map(async ip => await isRefused(second, ip)))).every(Boolean))
 }
 
 async function giveOrders (first: InstanceProcess, second: InstanceProcess): Promise<void> {
@@ -149,13 +206,13 @@ async function isRefused ({ port }: InstanceProcess, ip: string): Promise<boolea
 /** When the last instance took to Redis for good. */
 async function usedAgain (instances: readonly InstanceProcess[], backMs: number): Promise<number | undefined> {
   const times = await Promise.all(instances.map(async instance => {
-    const { store, switches } = await soon(async () => await instance.state(), ({ store }) => store === 'redis', patienceMs)
+    const { store, switches } = await soon(async () => await instance.standing(), ({ store }) => store === 'redis')
     return store === 'redis' ? Math.max(backMs, switches.at(-1)?.atMs ?? backMs) : undefined
   }))
   return times.reduce((latest, time) => latest === undefined || time === undefined ? undefined : Math.max(latest, time), backMs as number | undefined)
 }
 
-/** Looks until nothing is missing, for a second at most. */
+/** Looks until nothing is missing. */
 async function missingAfter (client: Redis | Cluster, instances: readonly InstanceProcess[], { loss }: Fault): Promise<Play['missing']> {
   const { liftedByFirst, liftedBySecond, blockedByFirst, blockedBySecond, events, sum } = orders
   const look = async () => {
@@ -190,14 +247,14 @@ async function missingAfter (client: Redis | Cluster, instances: readonly Instan
  * what was under way when the fault struck, such a Redis cannot tell, while
  * another instance may have seen it counted: so that counts up to twice.
  */
-async function compareCounters (client: Redis | Cluster, answered: readonly Answered[], { loss }: Fault, struckMs: number): Promise<CounterOff[]> {
+async function compareCounters (client: Redis | Cluster, answered: readonly Answered[], { loss, fromMs, untilMs }: Lost): Promise<CounterOff[]> {
   const expected = new Map<string, { path: Path, least: number, most: number }>()
   for (const { path, client: ip, status, dueMs, answeredMs } of answered) {
     if (status !== 200 && status !== 429) continue
     const key = `guard:fixed-window:{${ip}}:${limitNames[path]}`
     const bounds = expected.get(key) ?? { path, least: 0, most: 0 }
     expected.set(key, bounds)
-    bounds.most += loss !== 'nothing' && dueMs < struckMs + underWayMs && answeredMs > struckMs ? 2 : 1
+    bounds.most += loss !== 'nothing' && dueMs < untilMs + underWayMs && answeredMs > fromMs ? 2 : 1
     if (path !== '/share' || status === 200) bounds.least++
   }
   const off: CounterOff[] = []
@@ -224,11 +281,11 @@ async function eventsIn (client: Redis | Cluster): Promise<RateLimitEvent[]> {
 }
 
 /** Looks until it is as it should be, or time is up; @returns what was seen last */
-async function soon<T> (look: () => Promise<T>, isGood: (seen: T) => boolean, withinMs = toldWithinMs): Promise<T> {
-  const untilMs = nowMs() + withinMs
+async function soon<T> (look: () => Promise<T>, isGood: (seen: T) => boolean): Promise<T> {
+  const untilMs = nowMs() + patienceMs
   for (;;) {
     const seen = await look()
     if (isGood(seen) || nowMs() > untilMs) return seen
-    await sleep(10)
+    await sleep(25)
   }
 }

@@ -6,14 +6,14 @@ import { RedisServer, tlsArguments } from '../test/support/redis-server.js'
 import { Sentinel, sentinelName } from '../test/support/sentinel.js'
 import { TcpProxy } from '../test/support/tcp-proxy.js'
 import { until } from '../test/support/until.js'
-import type { InstanceSettings } from './instance.js'
+import type { RedisSettings } from './instance.js'
 
 export const instanceCount = 2
 
 /** What every stage is. */
 export interface Stage {
   /** @param instance  0 or 1 */
-  settingsOf: (instance: number) => InstanceSettings
+  settingsOf: (instance: number) => RedisSettings
   /** of the conductor's own, past everything that is broken; who asks for it ends it */
   client: () => Redis | Cluster
   stop: () => Promise<void>
@@ -36,7 +36,7 @@ export class ServerStage implements Stage {
     return new ServerStage(server, await proxiesTo(server), {})
   }
 
-  settingsOf (instance: number): InstanceSettings {
+  settingsOf (instance: number): RedisSettings {
     return { redis: { ...this.#options, host: '127.0.0.1', port: this.proxies[instance]!.port } }
   }
 
@@ -65,7 +65,7 @@ export class PasswordStage extends ServerStage {
     return new PasswordStage(server, await proxiesTo(server), password)
   }
 
-  override settingsOf (instance: number): InstanceSettings {
+  override settingsOf (instance: number): RedisSettings {
     return { ...super.settingsOf(instance), password: this.password }
   }
 
@@ -98,7 +98,7 @@ export class TlsStage extends ServerStage {
     return new TlsStage(server, await proxiesTo(server), authorities, certificates, folders)
   }
 
-  override settingsOf (instance: number): InstanceSettings {
+  override settingsOf (instance: number): RedisSettings {
     const { redis } = super.settingsOf(instance)
     return { redis: { ...redis as RedisOptions, tls: { ca: this.#trustedCa } } }
   }
@@ -141,7 +141,7 @@ export class SentinelStage implements Stage {
     return stage
   }
 
-  settingsOf (): InstanceSettings {
+  settingsOf (): RedisSettings {
     return { redis: this.#options() }
   }
 
@@ -171,7 +171,7 @@ export class ClusterStage implements Stage {
     return new ClusterStage(await RedisCluster.start({ withReplicas: true }))
   }
 
-  settingsOf (): InstanceSettings {
+  settingsOf (): RedisSettings {
     return { redis: { cluster: this.#nodes() } }
   }
 

@@ -1,3 +1,4 @@
+/** What the program that breaks Redis makes of what it has seen. */
 import t from 'tap'
 import { lostBetween } from '../../chaos/clock.js'
 import type { InstanceState } from '../../chaos/instance.js'
@@ -10,7 +11,7 @@ import { renderRows } from '../../chaos/report.js'
 
 const [warmMs, struckMs, noticedMs, backMs, usedAgainMs] = [1000, 2000, 2300, 5000, 5400]
 
-const fault: Play['fault'] = { name: 'made up', loss: 'nothing', seenByOne: false, holdMs: undefined, start: async () => { throw new Error('not played') } }
+const fault: Play['fault'] = { name: 'made up', loss: 'nothing', seenByOne: false, holdMs: undefined, noticedBy: [0, 1], start: async () => { throw new Error('not played') } }
 
 function answer (changes: Partial<Answered>): Answered {
   const dueMs = changes.dueMs ?? 1500
@@ -32,6 +33,8 @@ function played ({ answered = [], hanging = 0, ...changes }: Partial<Play> & { a
     struckMs,
     backMs,
     usedAgainMs,
+    toldMs: 900,
+    commandTimeout: 250,
     missing: { blocks: [], events: [], values: [] },
     countersOff: [],
     eventsOff: 0,
@@ -69,7 +72,8 @@ const misses: Record<string, { readonly play: Play, readonly what: RegExp, reado
   'a slow answer that was due before the fault': { play: played({ answered: [answer({ dueMs: 1900, answeredMs: 2201 })] }), what: /^slowest while noticing: 301.0 ms/, isTime: true },
   'a slow answer before the breaker opened': { play: played({ answered: [answer({ dueMs: 2050, answeredMs: 2351 })] }), what: /^slowest while noticing: 301.0 ms/, isTime: true },
   'a slow answer afterwards': { play: played({ answered: [answer({ dueMs: 3000, answeredMs: 3013 })] }), what: /^slowest while away: 13.0 ms, above 12.0$/, isTime: true },
-  'a slow recovery': { play: played({ usedAgainMs: 6001 }), what: /^recovery: 1001.0 ms/, isTime: true }
+  'a slow recovery': { play: played({ usedAgainMs: 6001 }), what: /^recovery: 1001.0 ms/, isTime: true },
+  'what Redis was told late': { play: played({ toldMs: 1001 }), what: /^told: 1001.0 ms/, isTime: true }
 }
 
 for (const [name, { play, what, isTime = false }] of Object.entries(misses)) {
@@ -110,7 +114,10 @@ t.test('the table has a row for each fault, and says which is not as it must be'
 })
 
 t.test('options', async t => {
-  t.same(readOptions([]), { json: false, names: [], holdMs: undefined, rate: 400, connections: 64 })
+  t.same(readOptions([]), {
+    json: false, names: [], atOnce: 1, commandTimeout: 250, holdMs: undefined, rate: 400, connections: 64
+  })
   t.match(readOptions(['--fault', 'a', '--fault', 'b', '--seconds', '0.5']), { names: ['a', 'b'], holdMs: 500 })
+  t.match(readOptions(['--at-once', '3', '--timeout', '900']), { atOnce: 3, commandTimeout: 900 })
   for (const wrong of ['0', '-1', 'x', '1e9']) t.throws(() => readOptions([`--rate=${wrong}`]), /--rate must be a number/)
 })

@@ -1,6 +1,6 @@
 /** Instances of a service in processes of their own; `npm test` has built what they run. */
 import { Agent, get } from 'node:http'
-import type { RedisGuardOptions } from '../../lib/options.js'
+import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
 import { inRepository } from './paths.js'
 import { Program } from './program.js'
 
@@ -12,11 +12,15 @@ export class Instance {
     this.#program = program
   }
 
-  /** @param env  in place of this process's, save PATH */
-  static async start (options: RedisGuardOptions, env: Record<string, string> = {}): Promise<Instance> {
-    const program = new Program(process.execPath, [inRepository('test/support/instance.mjs'), JSON.stringify(options)], {
-      env: { PATH: process.env['PATH'], ...env }
-    })
+  /**
+   * @param env  in place of this process's, save PATH
+   * @param routes  paths beside `/`, each with a limit of its own
+   */
+  static async start (
+    options: RedisGuardOptions, env: Record<string, string> = {}, routes: Record<string, RouteRateLimitOptions> = {}
+  ): Promise<Instance> {
+    const args = [inRepository('test/support/instance.mjs'), JSON.stringify(options), JSON.stringify(routes)]
+    const program = new Program(process.execPath, args, { env: { PATH: process.env['PATH'], ...env } })
     await program.saying(/port \d+/)
     return new Instance(program)
   }
@@ -30,10 +34,10 @@ export class Instance {
     return /store (\w+)/.exec(this.#program.output)![1]!
   }
 
-  /** @returns the status of GET / */
-  async get (headers: Record<string, string> = {}): Promise<number> {
+  /** @returns the status of GET */
+  async get (headers: Record<string, string> = {}, path = '/'): Promise<number> {
     return await new Promise((resolve, reject) => {
-      get({ port: this.port, host: '127.0.0.1', agent: this.#agent, headers }, response => {
+      get({ port: this.port, host: '127.0.0.1', path, agent: this.#agent, headers }, response => {
         response.resume().on('end', () => resolve(response.statusCode!))
       }).on('error', reject)
     })

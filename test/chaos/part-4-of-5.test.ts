@@ -1,3 +1,0 @@
-import { playPart } from './part.js'
-
-playPart(3)
