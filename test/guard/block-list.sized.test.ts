@@ -27,7 +27,7 @@ const syncInterval = 50
 /** For a follower by itself: Redis never loses its data. */
 const known = { knowsEpoch: () => true, onLost: () => {} }
 
-async function instance (t: Test, port = server.port, commandTimeout = 5000): Promise<FastifyInstance> {
+async function instance (t: Test, port = server.port, commandTimeout = 10_000): Promise<FastifyInstance> {
   const app = await guardedApp(t, { redis: { port }, syncInterval, commandTimeout, resetTimeout: 100 })
   app.get('/', async () => 'ok')
   await until(() => app.redisGuard.status.store === 'redis')
@@ -237,7 +237,7 @@ t.test("times are taken for this process's clock, however far that of Redis is o
 
 t.test('a list that cannot be read leaves the one in force as it is, and is told of once', async t => {
   const lines: Record<string, unknown>[] = []
-  const options = { redis: { port: server.port }, syncInterval, commandTimeout: 5000 }
+  const options = { redis: { port: server.port }, syncInterval, commandTimeout: 10_000 }
   const one = await guardedApp(t, options, logTo(lines))
   one.get('/', async () => 'ok')
   await until(() => one.redisGuard.status.store === 'redis')

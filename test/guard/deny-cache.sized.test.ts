@@ -319,7 +319,7 @@ t.test('on a server', async t => {
   const redis = server.client()
   t.teardown(() => redis.disconnect())
   const start = async (t: Test, options: RedisGuardOptions) => {
-    const app = await guardedApp(t, { redis: server.url, commandTimeout: 5000, ...options })
+    const app = await guardedApp(t, { redis: server.url, commandTimeout: 10_000, ...options })
     app.get('/', async () => 'ok')
     if (options.redis !== false) await until(() => app.redisGuard.status.store === 'redis')
     return app

@@ -616,14 +616,17 @@ t.test('Cluster: blocks and unblocks since an older snapshot hold', async t => {
 t.test('a process that was held up itself does not take Redis for gone', async t => {
   const server = await startRedis(t)
   // Without a proxy, which would be in this process, and held up as well.
-  const { app } = await instance(t, server, { redis: { port: server.port }, max: 100, syncInterval: 60_000 })
+  const commandTimeout = 1500
+  const { app } = await instance(t, server, { redis: { port: server.port }, max: 100, syncInterval: 60_000, commandTimeout })
   await statuses(app, 1)
   const heard: unknown[] = []
   app.redisGuard.on('switch', status => heard.push(status))
+  server.signal('SIGSTOP')
   const answer = app.inject({ url: '/', remoteAddress: '192.0.2.1' })
-  // The hit is sent; then the event loop stands still for longer than a command may take.
+  // The hit is sent; then the event loop stands still for longer than a command may take, and Redis answers meanwhile.
   await new Promise(resolve => setImmediate(() => setImmediate(resolve)))
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3 * commandTimeout)
+  server.signal('SIGCONT')
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, commandTimeout + 500)
   t.equal((await answer).statusCode, 200)
   // The time limit of that command is over by now, and Redis answers the next one.
   t.same(await statuses(app, 1), { 200: 1 })

@@ -31,9 +31,9 @@ async function startRedis (t: Test): Promise<RedisServer> {
 }
 
 t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, async t => {
-  const times = { connectTimeout: 2000, commandTimeout: 10_000, resetTimeout: 500 }
+  const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: shared.port } }, times), { ...times, probeKey: 'probe' })
-  await guarded.connect(2000)
+  await guarded.connect(times.connectTimeout)
   t.teardown(() => guarded.close())
   const random = randomFrom(seed)
   const keys = new Keys('refund:')
@@ -78,9 +78,9 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
 })
 
 t.test('what is no counter is left alone by a refund and a look', { buffered: true }, async t => {
-  const times = { connectTimeout: 2000, commandTimeout: 10_000, resetTimeout: 500 }
+  const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: shared.port } }, times), { ...times, probeKey: 'probe' })
-  await guarded.connect(2000)
+  await guarded.connect(times.connectTimeout)
   t.teardown(() => guarded.close())
   const store = new RedisStore(guarded, { keys: new Keys('other:'), maxEvents: 1, instance: 'test' })
   await store.fence()
@@ -292,7 +292,7 @@ t.test('in a Cluster that hangs, a request that is given back in that moment is 
 
 t.test('in a Cluster, too, and of several limits those that were counted', async t => {
   const limits = [...algorithms.map(algorithm => ({ name: algorithm, algorithm, max: 5, timeWindow: '1 hour' })), { name: 'shadow', max: 0, timeWindow: '1 hour', shadow: true }]
-  const app = await guardedApp(t, { redis: ofCluster, nameSpace: 'limits:', commandTimeout: 5000, limits, countWhen: (request, reply) => reply.statusCode !== 200 })
+  const app = await guardedApp(t, { redis: ofCluster, nameSpace: 'limits:', commandTimeout: 10_000, limits, countWhen: (request, reply) => reply.statusCode !== 200 })
   app.get('/:status', async (request, reply) => await reply.code(Number((request.params as { status: string }).status)).send())
   await isUsed(app)
   for (let i = 0; i < 8; i++) {
