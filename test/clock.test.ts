@@ -60,14 +60,14 @@ t.test('fake timers work, before it is made and after', async t => {
     const now = steadyClock()
     if (!fakesComeFirst) {
       const realMs = now()
-      t.ok(Math.abs(realMs - Date.now()) < 1000)
+      t.ok(Math.abs(realMs - Date.now()) < 60_000)
       fake()
     }
     t.equal(now(), 1000)
     mock.timers.tick(hourMs)
     t.equal(now(), 1000 + hourMs)
     mock.timers.reset()
-    t.ok(Math.abs(now() - Date.now()) < 1000)
+    t.ok(Math.abs(now() - Date.now()) < 60_000)
   }
   const now = steadyClock()
   mock.method(Date, 'now', () => 5)
@@ -108,7 +108,7 @@ t.test('limits and blocks of an application last as long as the monotonic clock 
   t.intercept(performance, 'now', { value: () => nowMs() + aheadMs })
   t.same([await status('192.0.2.1'), await status('192.0.2.2')], [403, 200])
   const [block] = await app.redisGuard.getBlockedIPs()
-  t.ok(Math.abs(block!.expiresAtMs - Date.now() - hourMs) < 5000, 'an hour is left')
+  t.ok(Math.abs(block!.expiresAtMs - Date.now() - hourMs) < 60_000, 'an hour is left')
   aheadMs += hourMs
   t.equal(await status('192.0.2.1'), 200)
 })

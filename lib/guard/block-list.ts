@@ -5,7 +5,7 @@
  */
 import { parseNetwork } from '../rules/address.js'
 import type { MemoryStore } from '../store/memory.js'
-import type { BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
+import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
 import type { Block } from '../store/store.js'
 import { timers } from '../timers.js'
 
@@ -60,21 +60,16 @@ export class BlockListFollower {
   }
 
   async #catchUp (): Promise<void> {
-    const { redis, memory, usable, now, knowsEpoch, onLost } = this.#options
+    const { redis, memory, usable, now, onLost } = this.#options
     let loaded = false
     while (usable()) {
       const answer = await redis.changes(this.#cursor)
-      if (!knowsEpoch(answer.epoch)) return onLost()
-      if (answer.isBehind) {
-        // An older list must not replace the one here. Recovery restores the list in Redis, which is then loaded.
-        this.#cursor = undefined
-        return onLost()
-      }
+      if (!this.#isOurs(answer)) return onLost()
       const offsetMs = now() - answer.nowMs
       if (answer.missed) {
         // A list that changes faster than it loads is looked at again at the next interval.
         if (loaded) return
-        await this.#load(offsetMs)
+        if (!await this.#load(answer.cursor, offsetMs)) return onLost()
         loaded = true
       }
       for (const { ip, block } of answer.changes) {
@@ -87,7 +82,15 @@ export class BlockListFollower {
     }
   }
 
-  async #load (offsetMs: number): Promise<void> {
+  /** Whether the list that was looked at has all that is known of it. An older one must not replace the one here. */
+  #isOurs ({ epoch, isBehind }: BlockChanges): boolean {
+    // Recovery restores the list in Redis, which is then loaded.
+    if (isBehind) this.#cursor = undefined
+    return !isBehind && this.#options.knowsEpoch(epoch)
+  }
+
+  /** @returns whether the list was taken over: Redis may lose it while it loads */
+  async #load (cursor: BlockCursor, offsetMs: number): Promise<boolean> {
     const { memory, redis } = this.#options
     const list = memory.newBlockList()
     memory.noteBlockChanges()
@@ -95,12 +98,15 @@ export class BlockListFollower {
       for await (const page of redis.pages()) {
         for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
       }
-    } catch (error) {
+      if (this.#isOurs(await redis.changes(cursor))) {
+        memory.replaceBlocks(list)
+        return true
+      }
+      return false
+    } finally {
       // An outage may be long: the notes of changes would grow without end.
       memory.forgetNotedChanges()
-      throw error
     }
-    memory.replaceBlocks(list)
   }
 }
 

@@ -1,6 +1,5 @@
 /** What happens while something else is under way: Redis and the breaker are made up here, to answer exactly then. */
 import { EventEmitter } from 'node:events'
-import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { StoreUnavailableError } from '../../lib/errors.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
@@ -23,11 +22,15 @@ const limit = defineLimit('fixed-window', 10, 60_000)
 const unknown: Fence = { last: -1, next: 2 ** 32 }
 
 class MadeUpBreaker extends EventEmitter {
+  /** ms that each attempt to connect may take */
+  readonly attempts: number[] = []
   usable = false
   state = 'open'
   failure = gone
   report (error: unknown): unknown { return error }
   up (): void { this.usable = true; this.emit('up') }
+  idle = async (): Promise<void> => {}
+  connect = async (withinMs: number): Promise<void> => { this.attempts.push(withinMs) }
   down (): void { this.usable = false; this.emit('down', gone) }
 }
 
@@ -62,6 +65,11 @@ function setUp (t: Test, capacity = 1000) {
   return { memory, breaker, redis, journal, store, hit }
 }
 
+/** What follows on promises that are settled has been done. */
+async function settled (): Promise<void> {
+  for (let turn = 0; turn < 3; turn++) await new Promise(resolve => setImmediate(resolve))
+}
+
 /** A promise that somebody else settles. */
 function promised<T> () {
   let resolve!: (value: T) => void
@@ -81,7 +89,7 @@ t.test('Redis goes again while it is told: what it was told in vain changes noth
     await store.settle()
     if (isTold) fence.resolve(unknown)
     else fence.reject(gone)
-    await sleep(10)
+    await settled()
     t.match(store.status, { store: 'memory', reason: 'gone' })
     redis.fence = async () => unknown
     breaker.up()
@@ -100,7 +108,7 @@ t.test('an attempt to tell that fails late does not end the next one', async t =
   redis.fence = async () => await second.promise
   breaker.up()
   first.reject(gone)
-  await sleep(10)
+  await settled()
   second.resolve(unknown)
   await store.settle()
   t.equal(store.status.store, 'redis')
@@ -137,7 +145,7 @@ t.test('an answer that comes when Redis is gone does not take back what memory h
   hit('client')
   const nowMs = Date.now()
   answer.resolve([{ accepted: true, nowMs, outcomes: [{ fits: true, state: { used: 1, previous: 0, atMs: nowMs + 60_000 } }] }])
-  await sleep(10)
+  await settled()
   t.match(memory.known('client', { name: 'limit', limit, cost: 1 }), { used: 3 })
 })
 
@@ -149,11 +157,11 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
     const beat = promised<Heartbeat>()
     let beats = 0
     redis.heartbeat = async () => { beats++; return await beat.promise }
-    await until(() => beats === 1, 3000)
+    await until(() => beats === 1)
     breaker.down()
     if (answers) beat.resolve({ epoch: 'another', instances: 9, since: 9, nowMs: 0 })
     else beat.reject(gone)
-    await sleep(10)
+    await settled()
     t.same([store.status.store, store.instances], ['memory', 2])
   }
 })
@@ -213,7 +221,7 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
   breaker.up()
   await store.settle()
   answer.reject(gone)
-  await until(() => redis.carried.length > 0, 3000)
+  await until(() => redis.carried.length > 0)
   t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
   t.equal(journal.size, 0)
 })
@@ -235,7 +243,7 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   await store.settle()
   answer.reject(gone)
   // One more than the one that comes with being back.
-  await until(() => beats > 4, 6000)
+  await until(() => beats > 4)
   t.equal(carries, 1)
   told.resolve()
   await until(() => journal.size === 0)
@@ -413,4 +421,65 @@ t.test('calls that wait when Redis goes are answered by memory at once, and told
   t.equal(journal.size, 2000)
   const [chunk] = journal.next(1)
   t.match(chunk, { kind: 'blocks', operations: [{ block: { ip: '10.0.1.144' } }] })
+})
+
+t.test('much that waits is sent in sixteen calls at once, so that a Redis that is far away is up to date soon', async t => {
+  const { breaker, redis, store, journal, hit } = setUp(t, 5000)
+  for (let i = 0; i < 4000; i++) hit(`client${i}`)
+  for (let i = 0; i < 100; i++) await store.logEvents([{ type: 'limited', count: 1, atMs: i }])
+  const waiting: (() => void)[] = []
+  const answers: number[] = []
+  const call = async () => await new Promise<void>(resolve => { waiting.push(resolve) })
+  Object.assign(redis, { carry: call, writeEvents: call })
+  breaker.up()
+  while (store.status.store === 'memory') {
+    await settled()
+    answers.push(waiting.length)
+    for (const answer of waiting.splice(0)) answer()
+  }
+  t.equal(journal.size, 0)
+  const calls = answers.filter(count => count > 0)
+  t.equal(Math.max(...calls), 16)
+  t.ok(calls.reduce((sum, count) => sum + count) > 5 * calls.length, `${calls.join(', ')} at once`)
+})
+
+t.test('when it closes, a Redis that is away is tried with the time that is left, and not when there is none', async t => {
+  const clock = { ms: 1000 }
+  t.intercept(timers, 'monotonicMs', { value: () => clock.ms })
+  const cases = [
+    { what: 'nothing waits', hits: 0, idleAtMs: 1100, attempts: [] },
+    { what: 'what was under way took all of the time', hits: 1, idleAtMs: 1250, attempts: [] },
+    { what: 'some time is left', hits: 1, idleAtMs: 1100, attempts: [150] }
+  ]
+  for (const { what, hits, idleAtMs, attempts } of cases) {
+    const { breaker, store, redis, hit, journal } = setUp(t)
+    for (let i = 0; i < hits; i++) hit('client')
+    breaker.idle = async () => { clock.ms = idleAtMs }
+    await store.drain(1250)
+    t.same(breaker.attempts, attempts, what)
+    t.same([redis.carried.flat().length, journal.size], [hits, 0], what)
+  }
+})
+
+t.test('when it closes with a Redis that answers, what came after the recovery is sent as well', async t => {
+  const { breaker, store, redis, hit, journal } = setUp(t)
+  breaker.up()
+  await store.settle()
+  const answer = promised<unknown>()
+  redis.take = async () => await answer.promise
+  hit('late')
+  await settled()
+  breaker.down()
+  // No heartbeat has an answer, which would send it first.
+  const beat = async (isUpToDate: boolean) =>
+    isUpToDate ? await new Promise<never>(() => {}) : { epoch: 'first', instances: 2, since: 2, nowMs: 0 }
+  Object.assign(redis, { heartbeat: beat })
+  breaker.up()
+  await store.settle()
+  answer.reject(gone)
+  await settled()
+  t.same([journal.size, redis.carried.length], [1, 0])
+  await store.drain(timers.monotonicMs() + 1000)
+  await settled()
+  t.same([journal.size, redis.carried.length, breaker.attempts], [0, 1, []])
 })

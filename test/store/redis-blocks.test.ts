@@ -20,11 +20,11 @@ t.teardown(async () => {
 })
 
 async function storeOf (t: Test, instance: string): Promise<RedisStore> {
-  const times = { connectTimeout: 2000, commandTimeout: 5000, resetTimeout: 500 }
+  const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const keys = new Keys('guard:')
   const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: keys.probe })
   t.teardown(() => guarded.close())
-  await guarded.connect(2000)
+  await guarded.connect(times.connectTimeout)
   return new RedisStore(guarded, { keys, maxEvents: 10, instance })
 }
 

@@ -1,18 +1,23 @@
+/** What is refused without asking Redis: only what Redis would refuse, and counted in Redis to the hit. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import t from 'tap'
-import { askAgainMs, DenyCache, writeIntervalMs } from '../../lib/guard/deny-cache.js'
+import t, { type Test } from 'tap'
+import { askAgainMs, DenyCache } from '../../lib/guard/deny-cache.js'
 import { algorithms, defineLimit, explain, explainHit, type Explanation, type LimitState, take, takeAll } from '../../lib/rules/rate-limit.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { Keys } from '../../lib/store/keys.js'
 import type { NamedCheck, Refusals, Taken } from '../../lib/store/store.js'
+import { timers } from '../../lib/timers.js'
 import { guardedApp } from '../support/app.js'
 import { randomFrom } from '../support/random.js'
 import { RedisServer } from '../support/redis-server.js'
+import { size } from '../support/size.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
 const startMs = 1_700_000_000_000
+/** How many random runs there are. */
+const seeds = size(50, 200)
 const keys = new Keys('guard:')
 
 /** A cache on a clock that stands still until the test moves it. */
@@ -94,7 +99,7 @@ t.test('while Redis is slow, refusals are written one after the other, and no mo
 for (const algorithm of algorithms) {
   t.test(`${algorithm}: refuses only what Redis would, and says what Redis would say`, async t => {
     let refusedHere = 0
-    for (let seed = 1; seed <= 200; seed++) {
+    for (let seed = 1; seed <= seeds; seed++) {
       const random = randomFrom(seed)
       const check = checkOf(algorithm, random.whole(1, 5), random.whole(1, 3000))
       const { cache, clock, written } = setUp()
@@ -118,7 +123,7 @@ for (const algorithm of algorithms) {
       await cache.flush()
       if (algorithm !== 'fixed-window') t.same(written, [], `seed ${seed}`)
     }
-    t.ok(refusedHere > 1000, `${refusedHere} refusals`)
+    t.ok(refusedHere > 5 * seeds, `${refusedHere} refusals`)
   })
 }
 
@@ -203,7 +208,7 @@ t.test('a hit that can never fit asks no more often than others, where refusals 
 
 t.test('of several limits: refuses only what Redis would, and tells of each what Redis would', async t => {
   let refusedHere = 0
-  for (let seed = 1; seed <= 200; seed++) {
+  for (let seed = 1; seed <= seeds; seed++) {
     const random = randomFrom(seed)
     const limits = Array.from({ length: random.whole(2, 4) }, (_, i) => ({
       name: `limit${i}`,
@@ -244,7 +249,7 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
     await cache.flush()
     if (!isDeepStrictEqual(counted, written)) return t.same(counted, written, `seed ${seed}`)
   }
-  t.ok(refusedHere > 1000, `${refusedHere} refusals`)
+  t.ok(refusedHere > 5 * seeds, `${refusedHere} refusals`)
 })
 
 t.test('asks again for the one of several limits that is due first', async t => {
@@ -289,7 +294,7 @@ t.test('refusals are added up and written behind', async t => {
   for (let i = 0; i < 2; i++) cache.learn('client', check, redis(startMs))
   for (let i = 0; i < 100; i++) cache.refuse('client', check, true)
   t.same(written, [])
-  await sleep(writeIntervalMs + 50)
+  await until(() => written.length > 0)
   const refusals = { client: 'client', name: 'login', limit: check.limit, windowEndsAtMs: startMs + 60_000 }
   t.same(written, [{ ...refusals, count: 100 }])
   cache.refuse('client', check, true)
@@ -313,20 +318,28 @@ t.test('on a server', async t => {
   t.teardown(async () => await server.stop())
   const redis = server.client()
   t.teardown(() => redis.disconnect())
+  const start = async (t: Test, options: RedisGuardOptions) => {
+    const app = await guardedApp(t, { redis: server.url, commandTimeout: 10_000, ...options })
+    app.get('/', async () => 'ok')
+    if (options.redis !== false) await until(() => app.redisGuard.status.store === 'redis')
+    return app
+  }
   const scripts = async () => [...(await redis.info('commandstats')).matchAll(/^cmdstat_eval(?:sha)?:calls=(\d+)/gm)].reduce((sum, [, calls]) => sum + Number(calls), 0)
 
   t.test('a flood costs Redis next to nothing, and is counted to the hit by counters, events, suspects and metrics', async t => {
     await redis.flushall()
-    const app = await guardedApp(t, { redis: server.url, max: 10, syncInterval: 10_000 })
-    app.get('/', async () => 'ok')
-    const flood = 3000
+    const app = await start(t, { max: 10, timeWindow: '1 hour', syncInterval: 60_000 })
+    const flood = size(1000, 3000)
+    const startMs = Date.now()
     for (let i = 0; i < 12; i++) await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
     const before = await scripts()
     const answers = await Promise.all(Array.from({ length: flood }, async () => await app.inject({ url: '/', remoteAddress: '192.0.2.1' })))
     t.ok(answers.every(({ statusCode, headers }) => statusCode === 429 && headers['x-ratelimit-remaining'] === '0' && Number(headers['retry-after']) > 30))
     const total = flood + 12
-    await until(async () => await redis.get('guard:fixed-window:{192.0.2.1}:global') === `10:${total - 10}`, 1000)
-    t.ok(await scripts() - before < flood / 100, `${await scripts() - before} scripts`)
+    await until(async () => await redis.get('guard:fixed-window:{192.0.2.1}:global') === `10:${total - 10}`)
+    // In a second: two questions, four writes of what was counted here, two of events, and a heartbeat.
+    const most = 10 + 10 * (Date.now() - startMs) / 1000
+    t.ok(await scripts() - before < most, `${await scripts() - before} scripts, at most ${most}`)
     t.same(await app.redisGuard.getSuspiciousIPs(), [{ ip: '192.0.2.1', count: total - 10 }])
     const metrics = (await app.inject('/metrics')).payload
     const limited = [...metrics.matchAll(/decisions_total\{limit="global",outcome="limited",source="\w+"\} (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0)
@@ -344,71 +357,69 @@ t.test('on a server', async t => {
       ban: [{ name: 'requests', max: 1, timeWindow: '1 hour' }, { name: 'ban', max: 10, timeWindow: '1 day', cost, ban: 1 }],
       shadow: [{ name: 'burst', max: 1, timeWindow: '1 hour' }, { name: 'shadow', max: 0, timeWindow: '1 day', shadow: true }]
     }
-    const scriptsOf: Record<string, number> = {}
+    const askedOf: Record<string, number> = {}
+    // Refusals do not become old: no hit asks again because this machine is slow.
+    const nowMs = timers.monotonicMs()
+    t.intercept(timers, 'monotonicMs', { value: () => nowMs })
     for (const [name, list] of Object.entries(limits)) {
-      await redis.flushall()
       const apps = await Promise.all([false as const, server.url].map(async redis =>
-        await guardedApp(t, { redis, limits: list, standardHeaders: 'draft-11' })))
+        await start(t, { redis, nameSpace: `${name}:`, limits: list, standardHeaders: 'draft-11' })))
       const seen = await Promise.all(apps.map(async app => {
-        app.get('/', async () => 'ok')
         const answers: object[] = []
-        const before = await scripts()
         for (const cost of [1, 1, 1, 11, 11, 1, 11, 1]) {
           const { statusCode, headers } = await app.inject({ url: '/', headers: { cost: String(cost) } })
           const { 'ratelimit-policy': policy, 'x-ratelimit-limit': limit, 'retry-after': retryAfter } = headers
           answers.push({ statusCode, policy, limit, canRetry: retryAfter !== undefined })
         }
-        scriptsOf[name] = await scripts() - before
         const peeked = await app.redisGuard.limits.peek('127.0.0.1')
         const minutes = peeked.map(({ name, resetMs }) => [name, Math.round(resetMs / 60_000)])
         const { body } = await app.inject('/metrics')
+        const byRedis = [...body.matchAll(/decisions_total\{[^}]*source="redis"\} (\d+)/g)]
+        askedOf[name] = byRedis.reduce((sum, [, count]) => sum + Number(count), 0)
         const shadowed = [...body.matchAll(/outcome="shadowed",source="\w+"\} (\d+)/g)]
           .reduce((sum, [, count]) => sum + Number(count), 0)
         return { answers, minutes, shadowed }
       }))
       t.same(seen[1], seen[0], name)
     }
-    const { backoff, ...others } = scriptsOf
-    t.ok(backoff! >= 8, 'each refusal makes the window longer')
-    t.ok(Object.values(others).every(count => count < 7), JSON.stringify(others))
+    // Each refusal makes the window longer. A limit in shadow is a decision of its own.
+    t.same(askedOf, { backoff: 8, batch: 2, ban: 2, shadow: 4 })
   })
 
   t.test('a counter that is deleted is free again on every instance within half a second', async t => {
     await redis.flushall()
-    const apps = await Promise.all([1, 2].map(async () => await guardedApp(t, { redis: server.url, max: 1 })))
+    const apps = await Promise.all([1, 2].map(async () => await start(t, { max: 1, timeWindow: '1 hour' })))
     for (const app of apps) {
-      app.get('/', async () => 'ok')
       for (let i = 0; i < 3; i++) await app.inject('/')
       t.equal((await app.inject('/')).statusCode, 429)
     }
     for (const app of apps) {
       await redis.del('guard:fixed-window:{127.0.0.1}:global')
-      await until(async () => (await app.inject('/')).statusCode === 200, askAgainMs + 300)
+      await until(async () => (await app.inject('/')).statusCode === 200, 20 * askAgainMs)
     }
   })
 
   t.test('refusals of a window that is over are not added to the next', async t => {
     await redis.flushall()
-    const app = await guardedApp(t, { redis: server.url, max: 1, timeWindow: 100 })
-    app.get('/', async () => 'ok')
+    const app = await start(t, { max: 1, timeWindow: 1500 })
     for (let i = 0; i < 20; i++) await app.inject('/')
-    await sleep(110)
-    t.equal((await app.inject('/')).statusCode, 200)
+    await until(async () => (await app.inject('/')).statusCode === 200)
     await app.close()
     t.equal(await redis.get('guard:fixed-window:{127.0.0.1}:global'), '1')
   })
 
   t.test('an outage is no second quota for who was refused, unless skipOnError says what to do', async t => {
-    for (const skipOnError of [undefined, true]) {
-      await redis.flushall()
+    await Promise.all([undefined, true].map(async skipOnError => {
       const proxy = await TcpProxy.start(server.port)
-      const app = await guardedApp(t, { redis: { port: proxy.port }, max: 2, ...(skipOnError === undefined ? {} : { skipOnError }) })
-      app.get('/', async () => 'ok')
+      const skipping = skipOnError === undefined ? {} : { skipOnError }
+      const app = await start(t, {
+        redis: { port: proxy.port }, nameSpace: `${skipOnError}:`, max: 2, timeWindow: '1 hour', ...skipping
+      })
       for (let i = 0; i < 3; i++) await app.inject('/')
       await proxy.stop()
       await until(() => app.redisGuard.status.store === 'memory')
       await sleep(askAgainMs + 10)
       t.equal((await app.inject('/')).statusCode, skipOnError === undefined ? 429 : 200)
-    }
+    }))
   })
 })
