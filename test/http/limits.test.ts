@@ -538,7 +538,7 @@ onBoth('of routes of a group with another max each, none lets more pass than its
   const value = (run: () => void, ms: number) => setTimeout(run, ms === writeIntervalMs ? 0 : ms)
   t.intercept(timers, 'setTimeout', { value: value as typeof setTimeout })
   for (const algorithm of algorithms) {
-    const app = await newApp({ algorithm, timeWindow: '10 minutes' })
+    const app = await newApp({ algorithm, timeWindow: '10 minutes', syncInterval: 60_000 })
     app.get('/login', { config: { rateLimit: { groupId: 'site', max: 5 } } }, ok)
     app.get('/search', { config: { rateLimit: { groupId: 'site', max: 1000 } } }, ok)
     app.get('/page', { config: { rateLimit: { groupId: 'site', max: async () => 300 } } }, ok)
