@@ -1,3 +1,4 @@
+/** How the options of the plugin and of routes, and the environment, are read into settings. */
 import { Cluster, Redis } from 'ioredis'
 import { Registry } from 'prom-client'
 import t from 'tap'

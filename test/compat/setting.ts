@@ -107,8 +107,11 @@ export class Setting {
     const other = this.name === 'on Redis' ? 'memory' : 'redis'
     for (const registry of this.#registries) {
       const metrics = await registry.metrics()
-      this.#t.notMatch(metrics, new RegExp(`^redis_guard_decisions_total\\{.*outcome="(allowed|limited)",source="${other}"\\} [1-9]`, 'm'))
-      if (!mayWait) this.#t.notMatch(metrics, /^redis_guard_errors_total\{kind="timeout"\} [1-9]/m)
+      const counted = /^redis_guard_decisions_total\{.*outcome="(?:allowed|limited)",source="(\w+)"\} [1-9]/gm
+      const sources = [...metrics.matchAll(counted)].map(([, source]) => source)
+      this.#t.notOk(sources.includes(other), `${other} has decided nothing`)
+      const isLate = /^redis_guard_errors_total\{kind="timeout"\} [1-9]/m.test(metrics)
+      if (!mayWait) this.#t.notOk(isLate, 'no request has waited for a time limit')
     }
   }
 }

@@ -1,3 +1,4 @@
+/** Who sent a request, read from the connection and X-Forwarded-For, and remembered. */
 import Fastify, { type FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
 import type { Client } from '../../lib/guard/guard.js'

@@ -87,7 +87,7 @@ t.test('each way to limit reads the answer of keyGenerator alike, on Redis as in
   for (const redis of [false, server.url] as const) {
     let answer: unknown
     const rateLimit: RateLimitOptions = { max: 1, keyGenerator: async () => answer as string }
-    const app = await guardedApp(t, { redis, ...rateLimit })
+    const app = await guardedApp(t, { redis, commandTimeout: 20_000, ...rateLimit })
     const limiter = app.createRateLimit(rateLimit)
     app.get('/plugin', async () => 'ok')
     app.get('/route', { config: { rateLimit } }, async () => 'ok')

@@ -29,6 +29,7 @@ async function start (t: Test, options: RedisGuardOptions): Promise<Running> {
   const [lines, called]: [Record<string, unknown>[], string[]] = [[], []]
   const app = await guardedApp(t, {
     redis: server.url,
+    commandTimeout: 20_000,
     max: (_, key) => { called.push(`max ${key}`); return 2 },
     timeWindow: '1 hour',
     keyGenerator: request => request.headers['x-api-key'] as string,

@@ -1,3 +1,4 @@
+/** What the plugin's hooks decide about a request, by each option, and what bad input and failing functions do to it. */
 import { connect } from 'node:net'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -13,11 +14,12 @@ import { RedisServer } from '../support/redis-server.js'
 
 const ok = async () => 'ok'
 
+const server = await RedisServer.start()
+t.teardown(async () => await server.stop())
+
 t.test('routes with one groupId share a counter of each client, on Redis as in memory', async t => {
-  const server = await RedisServer.start()
-  t.teardown(async () => await server.stop())
   for (const redis of [false, server.url] as const) {
-    const app = await guardedApp(t, { redis, max: 10 })
+    const app = await guardedApp(t, { redis, nameSpace: 'groups:', commandTimeout: 20_000, max: 10 })
     const inGroup = (groupId: string) => ({ config: { rateLimit: { max: 3, groupId } } })
     app.get('/a', inGroup('login'), ok)
     app.post('/b', inGroup('login'), ok)
@@ -41,9 +43,14 @@ t.test('the global limit', async t => {
     t.equal((await app.inject('/b')).headers['x-ratelimit-remaining'], '0')
     const refused = await app.inject('/a')
     t.equal(refused.statusCode, 429)
-    t.match(refused.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': '60', 'retry-after': '60' })
-    const message = 'Rate limit exceeded, retry in 1 minute'
-    t.same(refused.json(), { statusCode: 429, code: 'GUARD_LIMITED', error: 'Too Many Requests', message })
+    // A part of the minute may be over.
+    const seconds = /^(60|5\d)$/
+    t.match(refused.headers, {
+      'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': seconds, 'retry-after': seconds
+    })
+    const { message, ...body } = refused.json()
+    t.match(message, /^Rate limit exceeded, retry in (1 minute|5\d seconds)$/)
+    t.same(body, { statusCode: 429, code: 'GUARD_LIMITED', error: 'Too Many Requests' })
   })
 
   t.test('counts 404s with the routes that share it, in whatever hook and scope', async t => {
@@ -422,17 +429,16 @@ t.test('bad input', async t => {
     ['errorResponseBuilder', error => ({ max: 0, errorResponseBuilder: () => { throw error } })]
   ]
   for (const [name, options] of throwing) {
-    for (const [what, error, status] of failures) {
-      t.test(`${name} that throws ${what} fails that request with ${status}, and nothing else`, async t => {
+    t.test(`${name} that throws fails that request, and nothing else`, async t => {
+      for (const [what, error, status] of failures) {
         const app = await guardedApp(t, options(error))
         let served = 0
         app.get('/', async () => { served++ })
         app.get('/free', { config: { rateLimit: false } }, ok)
-        t.equal((await app.inject('/')).statusCode, status)
-        t.equal(served, 0)
-        t.equal((await app.inject('/free')).statusCode, 200)
-      })
-    }
+        const found = [(await app.inject('/')).statusCode, served, (await app.inject('/free')).statusCode]
+        t.same(found, [status, 0, 200], what)
+      }
+    })
   }
 
   t.test('callbacks that promise and fail are logged; the request is answered, the process lives', async t => {
@@ -490,13 +496,12 @@ async function statuses (app: Awaited<ReturnType<typeof guardedApp>>, urls: read
 }
 
 t.test('two registrations in one scope, or one inside of the other, both apply, each on counters of its own', async t => {
-  const server = await RedisServer.start()
-  t.teardown(async () => await server.stop())
   for (const redis of [false, server.url] as const) {
-    const app = await guardedApp(t, { redis, max: 5 })
-    await app.register(redisGuard, { redis, max: 3 })
+    const commandTimeout = 20_000
+    const app = await guardedApp(t, { redis, commandTimeout, max: 5 })
+    await app.register(redisGuard, { redis, commandTimeout, max: 3 })
     await app.register(async child => {
-      await child.register(redisGuard, { redis, max: 1 })
+      await child.register(redisGuard, { redis, commandTimeout, max: 1 })
       child.get('/inside', { config: { rateLimit: { timeWindow: '1 hour' } } }, ok)
     })
     app.get('/', ok)

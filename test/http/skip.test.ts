@@ -42,7 +42,7 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
       const nameSpace = `skip-${i}:`
       const keys: string[] = []
       const keyGenerator = (request: FastifyRequest) => { keys.push(request.url); return request.ip }
-      const app = await guardedApp(t, { redis, nameSpace, max: 2, skip, keyGenerator })
+      const app = await guardedApp(t, { redis, nameSpace, commandTimeout: 20_000, max: 2, skip, keyGenerator })
       await app.register(others)
       app.get('/', ok)
       t.same(await statuses(app, ['/status', '/public/a.css', '/status', '/']), [200, 200, 200, 200])

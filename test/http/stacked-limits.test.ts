@@ -21,7 +21,8 @@ type Open = (options?: RedisGuardOptions) => Promise<FastifyInstance>
 function onBoth (title: string, run: (t: Test, open: Open) => Promise<void>): void {
   for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
     t.test(`${title} (${where})`, async t => {
-      await run(t, async options => await guardedApp(t, { redis, nameSpace: `stacked${++namespaces}:`, ...options }))
+      await run(t, async options =>
+        await guardedApp(t, { redis, nameSpace: `stacked${++namespaces}:`, commandTimeout: 20_000, ...options }))
     })
   }
 }
@@ -41,6 +42,9 @@ async function headersOf (app: FastifyInstance, ask: InjectOptions | string = '/
 async function remainingOf (app: FastifyInstance, name: string, key = '127.0.0.1'): Promise<number | undefined> {
   return (await app.redisGuard.limits.peek(key)).find(limit => limit.name === name)?.remaining
 }
+
+/** Seconds of a header when a minute has begun a while ago. */
+const upToAMinute = /^(60|5\d)$/
 
 const left = (limit: string, remaining: string) => ({ 'x-ratelimit-limit': limit, 'x-ratelimit-remaining': remaining })
 
@@ -79,9 +83,9 @@ onBoth('the limit that refuses, or has least left, has its headers sent', async 
   t.match(await headersOf(app, '/tighter'), left('2', '1'))
   t.match(await headersOf(app, '/wider'), left('9', '7'))
   t.match(await headersOf(app, '/tighter'), left('2', '0'))
-  t.match(await headersOf(app, '/tighter'), { ...left('2', '0'), 'retry-after': '60' })
+  t.match(await headersOf(app, '/tighter'), { ...left('2', '0'), 'retry-after': upToAMinute })
   t.same(await statuses(app, 6, '/wider'), [200, 200, 200, 200, 200, 429])
-  t.match(await headersOf(app, '/wider'), { ...left('9', '0'), 'retry-after': '60' })
+  t.match(await headersOf(app, '/wider'), { ...left('9', '0'), 'retry-after': upToAMinute })
 })
 
 t.test('headers that the tightest limit leaves out are not those of another one', async t => {
@@ -90,7 +94,9 @@ t.test('headers that the tightest limit leaves out are not those of another one'
   const addHeadersOnExceeding = { 'x-ratelimit-remaining': true }
   app.get('/', { preHandler: app.rateLimit({ max: 1, addHeaders, addHeadersOnExceeding }) }, ok)
   t.same(await headersOf(app), { 'x-ratelimit-remaining': '0' })
-  t.same(await headersOf(app), { 'retry-after': '60' })
+  const refused = await headersOf(app)
+  t.match(refused, { 'retry-after': upToAMinute })
+  t.same(Object.keys(refused), ['retry-after'])
 })
 
 t.test('standard headers list the limits of all hooks that send them, the tightest hook first', async t => {
@@ -102,7 +108,7 @@ t.test('standard headers list the limits of all hooks that send them, the tighte
   await app.inject('/')
   const refused = await app.inject('/')
   t.equal(refused.statusCode, 429)
-  t.match(refused.headers['ratelimit'], /^"limiter:1";r=0;t=60, "global";r=6;t=60$/)
+  t.match(refused.headers['ratelimit'], /^"limiter:1";r=0;t=(60|5\d), "global";r=6;t=(60|5\d)$/)
   const one = await app.inject('/one')
   t.match([one.headers['ratelimit'], one.headers['x-ratelimit-limit']], [/^"global";r=5;t=\d+$/, '1'])
 })
