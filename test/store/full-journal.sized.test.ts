@@ -10,10 +10,16 @@ import { guardedApp, logTo } from '../support/app.js'
 import { inRepository } from '../support/paths.js'
 import { Program } from '../support/program.js'
 import { RedisServer } from '../support/redis-server.js'
+import { size } from '../support/size.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
-const maxJournal = 2000
+/** More than fits into a call, several times. */
+const maxJournal = size(500, 2000)
+/** How long a flood lasts at least; until Redis was found to work some times, in any case. */
+const floodMs = size(0, 5000)
+/** Larger values in place of more requests: together they are twice the heap. */
+const small = { requests: 6000, valueBytes: 20_000 }
 const max = 5
 
 interface Flooded {
@@ -110,7 +116,7 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     for (let i = 0; i < max; i++) t.equal(await hit(app, '192.0.2.2'), 200)
     await app.redisGuard.blockIP('203.0.113.1', 600)
     await app.redisGuard.incr('sum')
-    const { names, most } = await flood(app, 5000, async () => {
+    const { names, most } = await flood(app, floodMs, async () => {
       // From the first hundred names on: enough for a chunk that Redis refuses.
       await begin(flooded)
       proxy.blackhole = false
@@ -123,7 +129,7 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     t.equal(await metric(app, dropped('blocks')), 0)
     t.equal(await metric(app, dropped('values')), 0)
     await end(flooded)
-    await until(() => app.redisGuard.status.store === 'redis', 10_000)
+    await until(() => app.redisGuard.status.store === 'redis')
     await until(async () => await metric(app, 'redis_guard_journal_entries') === 0)
     for (const address of ['192.0.2.1', '192.0.2.2']) {
       const used = await admin.get(`guard:fixed-window:{${address}}:global`)
@@ -137,7 +143,7 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     const arrivedOrDropped = told.sum + await metric(app, dropped('counters'))
     t.ok(arrivedOrDropped >= names, `${arrivedOrDropped} of ${names} hits have arrived or were counted as dropped`)
     // What is dropped while Redis has it, and has not answered yet, may be both.
-    t.ok(arrivedOrDropped <= names + atOnce * inChunk, `${arrivedOrDropped} of ${names} hits have arrived or were counted as dropped`)
+    t.ok(arrivedOrDropped <= names + atOnce * inChunk, `${arrivedOrDropped} of ${names} hits, some of them twice`)
   })
 }
 
@@ -147,10 +153,11 @@ t.test('a process with a small heap survives a Redis that does not take the jour
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   proxy.largest = 6000
-  const bounds = { maxJournal, cache: 1000, maxEvents: 1000 }
+  const bounds = { maxJournal, cache: size(500, 1000), maxEvents: 1000 }
   const options: RedisGuardOptions = { redis: { port: proxy.port }, max: 1, resetTimeout: 100, ...bounds }
   const flooding = new Program(process.execPath, [
-    '--max-old-space-size=64', inRepository('test/support/flood.mjs'), JSON.stringify(options)
+    '--max-old-space-size=64', inRepository('test/support/flood.mjs'), JSON.stringify(options),
+    JSON.stringify(size(small, {}))
   ])
   t.teardown(async () => await flooding.stop('SIGKILL'))
   await flooding.saying(/at most \d+ entries/, 100_000)
