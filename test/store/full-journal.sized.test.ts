@@ -157,7 +157,7 @@ t.test('a process with a small heap survives a Redis that does not take the jour
   const options: RedisGuardOptions = { redis: { port: proxy.port }, max: 1, resetTimeout: 100, ...bounds }
   const flooding = new Program(process.execPath, [
     '--max-old-space-size=64', inRepository('test/support/flood.mjs'), JSON.stringify(options),
-    JSON.stringify(size(small, {}))
+    JSON.stringify(size<object>(small, {}))
   ])
   t.teardown(async () => await flooding.stop('SIGKILL'))
   await flooding.saying(/at most \d+ entries/, 100_000)
