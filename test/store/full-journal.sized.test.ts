@@ -1,5 +1,5 @@
 /** A Redis that works, and refuses the replay of what it missed: real servers, under a flood of fresh names. */
-import { setImmediate } from 'node:timers/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
@@ -18,9 +18,13 @@ import { until } from '../support/until.js'
 const maxJournal = size(500, 2000)
 /** How long a flood lasts at least; until Redis was found to work some times, in any case. */
 const floodMs = size(0, 5000)
+/** between a hundred names and the next */
+const pauseMs = size(20, 1)
 /** Larger values in place of more requests: together they are twice the heap. */
 const small = { requests: 6000, valueBytes: 20_000 }
 const max = 5
+/** Long enough for a probe on a busy machine; what is dropped on its way is waited for as long. */
+const times = { resetTimeout: 100, commandTimeout: size(1000, 250), connectTimeout: 30_000 }
 
 interface Flooded {
   readonly app: FastifyInstance
@@ -37,7 +41,7 @@ async function setUp (t: Test): Promise<Flooded> {
   const admin = server.client()
   t.teardown(() => admin.disconnect())
   const lines: Record<string, unknown>[] = []
-  const options = { redis: { port: proxy.port }, max, timeWindow: '1 hour', maxJournal, resetTimeout: 100 }
+  const options = { redis: { port: proxy.port }, max, timeWindow: '1 hour', maxJournal, ...times }
   const app = await guardedApp(t, options, logTo(lines))
   app.get('/', async () => 'ok')
   t.equal(app.redisGuard.status.store, 'redis')
@@ -56,7 +60,7 @@ async function metric (app: FastifyInstance, name: string): Promise<number> {
 const dropped = (kind: string) => `redis_guard_journal_dropped_total\\{kind="${kind}"\\}`
 
 /** Names that have come, each of them once. */
-const freshName = (i: number) => `198.51.${i >> 8}.${i & 255}`
+const freshName = (i: number) => `198.${i >> 16}.${(i >> 8) & 255}.${i & 255}`
 
 /**
  * Goes on until Redis was found to work three times more, and would not take the journal.
@@ -72,7 +76,7 @@ async function flood (
   while (Date.now() < endMs || names < 3 * maxJournal || await timesUp() < enough) {
     for (let i = 0; i < 100; i++) await hit(app, freshName(names++))
     // Answers that need no Redis leave its connection no turn of the event loop.
-    await setImmediate()
+    await sleep(pauseMs)
     await meanwhile()
     most = Math.max(most, await metric(app, 'redis_guard_journal_entries'))
   }
