@@ -1,3 +1,4 @@
+/** Lists of addresses and ranges: what covers an address, found without going through the list. */
 import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'

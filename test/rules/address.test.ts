@@ -1,3 +1,4 @@
+/** Addresses and ranges as texts: one canonical text for each, however it is written. */
 import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'

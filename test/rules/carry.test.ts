@@ -1,3 +1,4 @@
+/** What of a counter is told to a Redis that was away. */
 import t from 'tap'
 import { carryOf } from '../../lib/rules/carry.js'
 import { count, defineLimit, type LimitState } from '../../lib/rules/rate-limit.js'

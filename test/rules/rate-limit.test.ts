@@ -1,3 +1,4 @@
+/** The rules of each algorithm by themselves, on a clock that the test sets. */
 import fc from 'fast-check'
 import t from 'tap'
 import { type Algorithm, algorithms, defineLimit, excesses, explain, expiresAtMs, type Limit, type LimitState, longestWindowMs, take, takeAll, refund } from '../../lib/rules/rate-limit.js'

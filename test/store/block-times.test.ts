@@ -1,6 +1,5 @@
 /** When blocks and unblocks count as done: in the order in which they were done, though some reach Redis late. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
@@ -17,21 +16,30 @@ import { until } from '../support/until.js'
 
 const hourMs = 3_600_000
 const ip = '192.0.2.1'
+/** after which a call that hangs is given up */
+const hungMs = 200
+/** by which the call that hangs runs later than what came after it, on Redis' own clock */
+const laterMs = 100
 const keys = new Keys('guard:')
 
-async function startServer (t: Test): Promise<{ readonly server: RedisServer, readonly observer: Redis }> {
-  const server = await RedisServer.start()
-  t.teardown(async () => await server.stop())
-  const observer = server.client()
-  t.teardown(() => observer.disconnect())
-  return { server, observer }
+const server = await RedisServer.start()
+const observer = server.client()
+t.teardown(async () => {
+  observer.disconnect()
+  await server.stop()
+})
+
+interface How {
+  /** this instance's clock less that of Redis */
+  readonly aheadMs?: number
+  /** short where a call has to hang */
+  readonly commandTimeout?: number
 }
 
-/** @param aheadMs  this instance's clock less that of Redis */
-async function instance (t: Test, { port }: RedisServer, name: string, aheadMs = 0): Promise<FailoverStore> {
-  const times = { connectTimeout: 2000, commandTimeout: 200, resetTimeout: 100 }
+async function instance (t: Test, name: string, { aheadMs = 0, commandTimeout = 30_000 }: How = {}): Promise<FailoverStore> {
+  const times = { connectTimeout: 30_000, commandTimeout, resetTimeout: 100 }
   const now = () => Date.now() + aheadMs
-  const connection = new Connection({ kind: 'server', options: { port } }, times)
+  const connection = new Connection({ kind: 'server', options: { port: server.port } }, times)
   const guarded = new GuardedRedis(connection, { ...times, probeKey: keys.probe })
   const memoryOf = () => new MemoryStore({ keys, capacity: 10, maxEvents: 1, now })
   const redis = {
@@ -45,7 +53,7 @@ async function instance (t: Test, { port }: RedisServer, name: string, aheadMs =
     store.close()
     guarded.close()
   })
-  await guarded.connect(2000)
+  await guarded.connect(30_000)
   await until(() => store.usesRedis)
   return store
 }
@@ -69,15 +77,16 @@ const histories: Readonly<Record<string, readonly [before: Step | undefined, hun
 for (const aheadMs of [0, hourMs, -hourMs]) {
   for (const [name, [before, hung, after, standing]] of Object.entries(histories)) {
     t.test(`${name}: a call that hangs, and runs later, undoes nothing (clock ${aheadMs} ms ahead)`, async t => {
-      const { server } = await startServer(t)
-      const store = await instance(t, server, 'one', aheadMs)
-      const other = await instance(t, server, 'other', -aheadMs)
+      await observer.flushall()
+      const store = await instance(t, 'one', { aheadMs, commandTimeout: hungMs })
+      const other = await instance(t, 'other', { aheadMs: -aheadMs, commandTimeout: hungMs })
       await before?.(store)
+      await until(() => store.usesRedis && store.journalSize === 0)
       server.signal('SIGSTOP')
       await hung(store)
       t.equal(store.usesRedis, false)
       await after(store)
-      await sleep(200)
+      await sleep(laterMs)
       server.signal('SIGCONT')
       await until(() => store.usesRedis && store.journalSize === 0)
       await until(() => other.usesRedis)
@@ -87,8 +96,8 @@ for (const aheadMs of [0, hourMs, -hourMs]) {
 }
 
 t.test('of two instances whose clocks differ, the one that calls last has the last word', async t => {
-  const { server } = await startServer(t)
-  const stores = [await instance(t, server, 'one', hourMs), await instance(t, server, 'other', -hourMs)]
+  await observer.flushall()
+  const stores = [await instance(t, 'one', { aheadMs: hourMs }), await instance(t, 'other', { aheadMs: -hourMs })]
   for (let i = 0; i < 20; i++) {
     await stores[i % 2]!.block(blockOf(ip))
     t.equal(await stores[0]!.isBlocked(ip), true)
@@ -101,7 +110,7 @@ t.test('Cluster: a block that hangs, and runs later, does not undo an unblock, n
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const redis = { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }
-  const app = await guardedApp(t, { redis, resetTimeout: 100 })
+  const app = await guardedApp(t, { redis, resetTimeout: 100, commandTimeout: 1000, connectTimeout: 30_000 })
   const guard = app.redisGuard
   await until(() => guard.status.store === 'redis')
   await guard.blockIP('192.0.2.2', 3600)
@@ -110,15 +119,15 @@ t.test('Cluster: a block that hangs, and runs later, does not undo an unblock, n
   t.equal(guard.status.store, 'memory')
   await guard.unblockIP('192.0.2.1')
   await guard.blockIP('192.0.2.2', 7200)
-  await sleep(200)
+  await sleep(laterMs)
   for (const server of cluster.servers) server.signal('SIGCONT')
-  await until(() => guard.status.store === 'redis', 15_000)
+  await until(() => guard.status.store === 'redis')
   t.same((await guard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.2'])
 })
 
 t.test('what an outage did to one address keeps its order, in however many calls it is sent', async t => {
-  const { server, observer } = await startServer(t)
-  const store = await instance(t, server, 'one')
+  await observer.flushall()
+  const store = await instance(t, 'one', { commandTimeout: hungMs })
   server.signal('SIGSTOP')
   // So that each pair below lies across the border of two calls, one time in a hundred.
   await store.block(blockOf('192.0.2.2'))

@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+/** The contract of stores, passed by memory, by Redis, and by both behind one another. */
 import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
@@ -10,6 +10,7 @@ import { MemoryStore } from '../../lib/store/memory.js'
 import { Shares } from '../../lib/store/shares.js'
 import { RedisStore } from '../../lib/store/redis.js'
 import { RedisServer } from '../support/redis-server.js'
+import { until } from '../support/until.js'
 import { storeContract, type StoreUnderTest } from './contract.js'
 
 const server = await RedisServer.start()
@@ -31,17 +32,43 @@ function memoryStore (options: { maxEvents?: number }): StoreUnderTest & { store
   }
 }
 
+/**
+ * As if time had passed: Redis' clock cannot be set, so the ends of what it has stored are moved instead.
+ *
+ * KEYS: all; the list of blocks and their ends. ARGV: ms.
+ */
+const passTime = `
+  local ms = tonumber(ARGV[1])
+  local time = redis.call('TIME')
+  local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+  for _, key in ipairs(redis.call('KEYS', '*')) do
+    if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, 'atMs') == 1 then
+      redis.call('HINCRBY', key, 'atMs', -ms)
+    end
+    local endMs = redis.call('PEXPIRETIME', key)
+    if endMs > 0 and endMs - ms <= nowMs then redis.call('DEL', key)
+    elseif endMs > 0 then redis.call('PEXPIREAT', key, endMs - ms) end
+  end
+  local blocks = redis.call('HGETALL', KEYS[1])
+  for i = 2, #blocks, 2 do
+    local moved = string.gsub(blocks[i], '"expiresAtMs":(%d+)', function (endMs)
+      return '"expiresAtMs":' .. string.format('%.0f', endMs - ms)
+    end)
+    redis.call('HSET', KEYS[1], blocks[i - 1], moved)
+  end
+  for _, ip in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do redis.call('ZINCRBY', KEYS[2], -ms, ip) end`
+
 async function redisStore (t: Test, options: { maxEvents?: number }): Promise<StoreUnderTest & { store: RedisStore, guarded: GuardedRedis }> {
   await observer.flushall()
-  const times = { connectTimeout: 2000, commandTimeout: 5000, resetTimeout: 500 }
+  const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const connection = new Connection({ kind: 'server', options: { port: server.port } }, times)
   const guarded = new GuardedRedis(connection, { ...times, probeKey: keys.probe })
   t.teardown(() => guarded.close())
-  await guarded.connect(2000)
+  await guarded.connect(30_000)
   return {
     guarded,
     store: new RedisStore(guarded, { keys, instance: 'test', ...defaults, ...options }),
-    wait: async ms => { await sleep(ms) },
+    wait: async ms => { await observer.eval(passTime, 2, keys.blocks, keys.blockExpiry, ms) },
     now: async () => {
       const [seconds, microseconds] = (await observer.time()).map(Number) as [number, number]
       return seconds * 1000 + Math.floor(microseconds / 1000)
@@ -70,15 +97,15 @@ t.test('both, with no Redis configured', async t => storeContract(t, async (t, o
 t.test('a key that lost its expiry gets one, and lets its client in again', async t => {
   const { store, wait } = await redisStore(t, {})
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
-    const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100), cost: 1 }] }
+    const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
     const key = keys.limit(algorithm, 'limit', 'client')
     const accepted = async () => (await store.take([hit]))[0]!.accepted
     t.equal(await accepted(), true)
     await observer.persist(key)
     t.equal(await accepted(), false)
     const ttl = await observer.pttl(key)
-    t.ok(ttl > 0 && ttl <= 200, `${algorithm}: ${ttl}`)
-    await wait(210)
+    t.ok(ttl > 0 && ttl <= 200_000, `${algorithm}: ${ttl}`)
+    await wait(210_000)
     t.equal(await accepted(), true)
   }
 })
@@ -88,7 +115,7 @@ t.test('a key that holds something else is not counted on', async t => {
   await observer.set(keys.limit('fixed-window', 'limit', 'client'), 'not a number')
   await observer.hset(keys.limit('gcra', 'limit', 'client'), { used: 'x' })
   for (const algorithm of ['fixed-window', 'gcra'] as const) {
-    const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100), cost: 1 }] }
+    const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
     t.same((await store.take([hit, hit])).map(({ accepted }) => accepted), [true, false])
   }
 })
@@ -102,10 +129,23 @@ t.test('every counter in Redis expires', async t => {
   }
 })
 
+t.test('what has run out on the real clock is gone', async t => {
+  const { store } = await redisStore(t, {})
+  const check = { name: 'limit', limit: defineLimit('fixed-window', 1, 20), cost: 1 }
+  await store.take([{ key: 'client', checks: [check] }])
+  await store.set('key', 'value', 20)
+  await store.block({ ip: '192.0.2.1', durationMs: 20, reason: '', origin: 'test' })
+  await until(async () => (await store.peek('client', [check])).states[0] === undefined)
+  await until(async () => await store.get('key') === null)
+  await until(async () => !await store.isBlocked('192.0.2.1'))
+  t.same(await store.blocks(), [])
+  t.equal((await store.take([{ key: 'client', checks: [check] }]))[0]!.accepted, true)
+})
+
 t.test('blocks that ran out leave Redis when others are placed', async t => {
   const { store, wait } = await redisStore(t, {})
-  for (let i = 0; i < 20; i++) await store.block({ ip: `192.0.2.${i}`, durationMs: 10, reason: '', origin: 'test' })
-  await wait(20)
+  for (let i = 0; i < 20; i++) await store.block({ ip: `192.0.2.${i}`, durationMs: 10_000, reason: '', origin: 'test' })
+  await wait(20_000)
   await store.block({ ip: '198.51.100.1', durationMs: 60_000, reason: '', origin: 'test' })
   t.same(await observer.hkeys(keys.blocks), ['198.51.100.1'])
   t.same(await observer.zrange(keys.blockExpiry, '0', '-1'), ['198.51.100.1'])

@@ -5,7 +5,7 @@ import type { Hit, RateLimitEvent, Store } from '../../lib/store/store.js'
 
 export interface StoreUnderTest {
   readonly store: Store
-  /** lets time pass */
+  /** lets time pass; all durations are so long that none ends by itself */
   readonly wait: (ms: number) => Promise<void>
   /** the store's clock, ms since 1970 */
   readonly now: () => Promise<number>
@@ -20,10 +20,10 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
     t.test(`${algorithm}: lets max hits pass, and again after the window`, async t => {
       const { store, wait } = await make(t)
       const passed = async (hits: readonly Hit[]) => (await store.take(hits)).map(({ accepted }) => accepted)
-      const one = hit('client', 'limit', 3, 150, 1, algorithm)
+      const one = hit('client', 'limit', 3, 60_000, 1, algorithm)
       t.same(await passed([one, one]), [true, true])
       t.same(await passed([one, one, one]), [true, false, false])
-      await wait(2 * 150 + 5)
+      await wait(2 * 60_000 + 5)
       t.same(await passed([one, one, one, one]), [true, true, true, false])
     })
   }
@@ -87,19 +87,19 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
     t.equal(await store.del('key'), false)
     t.equal(await store.get('key'), null)
 
-    await store.set('brief', 'value', 50)
+    await store.set('brief', 'value', 50_000)
     t.equal(await store.get('brief'), 'value')
-    await wait(60)
+    await wait(60_000)
     t.equal(await store.get('brief'), null)
     t.equal(await store.del('brief'), false)
-    await store.set('brief', 'value', 50)
+    await store.set('brief', 'value', 50_000)
     await store.set('brief', 'for good', undefined)
-    await wait(60)
+    await wait(60_000)
     t.equal(await store.get('brief'), 'for good', 'a value without expiry drops the old one')
 
     t.equal(await store.expire('nothing', 1000), false)
-    t.equal(await store.expire('brief', 30), true)
-    await wait(40)
+    t.equal(await store.expire('brief', 30_000), true)
+    await wait(40_000)
     t.equal(await store.get('brief'), null)
   })
 
@@ -108,9 +108,9 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
     t.equal(await store.incr('count'), 1)
     t.equal(await store.incr('count'), 2)
     t.equal(await store.get('count'), '2')
-    await store.set('count', '-5', 50)
+    await store.set('count', '-5', 50_000)
     t.equal(await store.incr('count'), -4)
-    await wait(60)
+    await wait(60_000)
     t.equal(await store.incr('count'), 1, 'counting keeps the expiry')
     for (const value of ['', 'ten', '1.5', '1e3', ' 1', '01', '+1', '-0', '9223372036854775807', '99999999999999999999']) {
       await store.set('count', value, undefined)
@@ -166,13 +166,13 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
     const { store, wait, now } = await make(t)
     t.equal(await store.isBlocked('192.0.2.1'), false)
     const before = await now()
-    const placed = await store.block(block('192.0.2.1', 80, 'a "reason"\nin /two/ lines \u{1F980}'))
-    t.match(placed, { ip: '192.0.2.1', reason: 'a "reason"\nin /two/ lines \u{1F980}', origin: 'test', expiresAtMs: placed.blockedAtMs + 80 })
+    const placed = await store.block(block('192.0.2.1', 80_000, 'a "reason"\nin /two/ lines \u{1F980}'))
+    t.match(placed, { ip: '192.0.2.1', reason: 'a "reason"\nin /two/ lines \u{1F980}', origin: 'test', expiresAtMs: placed.blockedAtMs + 80_000 })
     t.ok(placed.blockedAtMs >= before && placed.blockedAtMs <= await now())
     t.same(await store.blocks(), [placed])
     t.equal(await store.isBlocked('192.0.2.1'), true)
     t.equal(await store.isBlocked('192.0.2.2'), false)
-    await wait(100)
+    await wait(100_000)
     t.equal(await store.isBlocked('192.0.2.1'), false)
     t.same(await store.blocks(), [])
     t.equal(await store.unblock('192.0.2.1'), false, 'it had run out')
@@ -187,11 +187,11 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
     const { store, wait } = await make(t)
     t.equal((await store.block(block('192.0.2.1', 50))).expiresAtMs < Infinity, true)
     t.match(await store.block(block('192.0.2.1', Infinity, 'second')), { reason: 'second', expiresAtMs: Infinity })
-    const third = await store.block(block('192.0.2.1', 50, 'third'))
+    const third = await store.block(block('192.0.2.1', 50_000, 'third'))
     t.match(third, { reason: 'second', expiresAtMs: Infinity }, 'the answer is the block that stands')
     t.match(await store.block(block('192.0.2.1', Infinity, 'fourth')), { reason: 'second' }, 'no longer one')
-    await store.block(block('192.0.2.0/24', 50, 'a range is another entry'))
-    await wait(60)
+    await store.block(block('192.0.2.0/24', 50_000, 'a range is another entry'))
+    await wait(60_000)
     t.equal(await store.isBlocked('192.0.2.1'), true)
     t.same(await store.blocks(), [third])
     t.equal(await store.unblock('192.0.2.1'), true)
@@ -201,11 +201,11 @@ export function storeContract (t: Test, make: (t: Test, options?: { maxEvents?: 
   t.test('a block with `replace` stands, however long the one before it', async t => {
     const { store, wait } = await make(t)
     await store.block(block('192.0.2.1', Infinity, 'first'))
-    t.match(await store.block({ ...block('192.0.2.1', 50, 'second'), replace: true }), { reason: 'second' })
+    t.match(await store.block({ ...block('192.0.2.1', 50_000, 'second'), replace: true }), { reason: 'second' })
     t.match(await store.blocks(), [{ reason: 'second' }])
-    await wait(60)
+    await wait(60_000)
     t.same(await store.blocks(), [])
-    t.match(await store.block(block('192.0.2.1', 50, 'third')), { reason: 'third' }, 'one that has run out is none')
+    t.match(await store.block(block('192.0.2.1', 50_000, 'third')), { reason: 'third' }, 'one that has run out is none')
   })
 
   t.test('blocks ranges of both families', async t => {

@@ -38,7 +38,7 @@ function makeStore (calls: Call[], made: object[]) {
 }
 
 async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyInstance> {
-  return await guardedApp(t, { max: 2, timeWindow: '1 minute', ...options })
+  return await guardedApp(t, { max: 2, timeWindow: '1 minute', commandTimeout: 30_000, ...options })
 }
 
 const ok = async () => 'ok'
@@ -46,7 +46,7 @@ const ok = async () => 'ok'
 t.test('a store that promises and fails, or fails with no error, fails as any other', async t => {
   for (const incr of [async () => { throw new Error('broken') }, (key: string, done: (error: unknown) => void) => done('broken')] as unknown as CustomStore['incr'][]) {
     const Failing = class { incr = incr; child () { return this } } as unknown as CustomStoreConstructor
-    const app = await guardedApp(t, { store: Failing, commandTimeout: 2000 })
+    const app = await guardedApp(t, { store: Failing, commandTimeout: 30_000 })
     app.get('/', async () => 'ok')
     app.get('/fails', { config: { rateLimit: { skipOnError: false } } }, async () => 'ok')
     t.match((await app.inject('/')).headers, { 'x-ratelimit-remaining': '999' })

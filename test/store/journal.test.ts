@@ -1,3 +1,4 @@
+/** What Redis is to be told when it is back: in order, inside a bound, and nothing twice. */
 import t from 'tap'
 import { defineLimit, type LimitState } from '../../lib/rules/rate-limit.js'
 import type { BeforeReset, CounterChunk, HitHere } from '../../lib/store/counter-journal.js'

@@ -1,3 +1,4 @@
+/** The names of keys in Redis: readable, in the right slot, and no two things under one name. */
 import crypto from 'node:crypto'
 import { syncBuiltinESMExports } from 'node:module'
 import fc from 'fast-check'

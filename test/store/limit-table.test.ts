@@ -1,3 +1,4 @@
+/** The table of counters in memory: never more than its capacity, and no flood frees a client that is limited. */
 import fc from 'fast-check'
 import t from 'tap'
 import { defineLimit } from '../../lib/rules/rate-limit.js'

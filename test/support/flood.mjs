@@ -1,10 +1,11 @@
 /**
  * An instance that floods itself, as a process of its own, from the built package:
  *
- *   node --max-old-space-size=64 test/support/flood.mjs '{ "maxJournal": 2000 }'
+ *   node --max-old-space-size=64 test/support/flood.mjs '{ "maxJournal": 2000 }' '{ "requests": 6000 }'
  *
  * Refuses requests of ever new clients and sets ever new values, and prints
- * what has become of its journal.
+ * what has become of its journal. The second argument may say how many
+ * requests there are, and how large a value is.
  */
 import { setTimeout } from 'node:timers/promises'
 import Fastify from 'fastify'
@@ -13,10 +14,11 @@ import redisGuard from 'fastify-redis-guard'
 const app = Fastify()
 await app.register(redisGuard, JSON.parse(process.argv[2]))
 app.get('/', async () => 'ok')
+const { requests = 60_000, valueBytes = 2000 } = JSON.parse(process.argv[3] ?? '{}')
 let most = 0
-for (let i = 0; i < 60_000; i++) {
+for (let i = 0; i < requests; i++) {
   await app.inject({ url: '/', remoteAddress: `198.${i >> 16}.${(i >> 8) & 255}.${i & 255}` })
-  await app.redisGuard.set(`key-${i}`, `${i} `.padEnd(2000, 'x'))
+  await app.redisGuard.set(`key-${i}`, `${i} `.padEnd(valueBytes, 'x'))
   if (i % 200 !== 0) continue
   const [, entries] = /^redis_guard_journal_entries (\d+)$/m.exec((await app.inject('/metrics')).payload)
   most = Math.max(most, Number(entries))

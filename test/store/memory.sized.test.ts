@@ -1,9 +1,11 @@
+/** The store in the memory of one process: its bounds, and who keeps a counter when there is no room for all. */
 import t from 'tap'
 import { type Algorithm, algorithms, defineLimit, type LimitState, take } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import type { NamedCheck } from '../../lib/store/store.js'
 import { randomFrom } from '../support/random.js'
+import { size } from '../support/size.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -150,7 +152,7 @@ for (const algorithm of algorithms) {
     const guess = (name: string) => {
       if (asks(memory, login, name, '198.51.100.1')) passed.set(name, (passed.get(name) ?? 0) + 1)
     }
-    for (let round = 0; round < 130; round++) {
+    for (let round = 0; round < size(40, 130); round++) {
       guess('admin')
       guess('root')
       // More than fit, some of them limited.
@@ -209,7 +211,7 @@ t.test('what newcomers of all addresses share is not for one of them to set', as
 // With a part of 20 each, four hosts and the counters of all others fill half of the table.
 t.test(`in a flood no client passes more than its limit, and other clients are not refused before it (SEED=${seed})`, async t => {
   const random = randomFrom(seed)
-  for (let run = 0; run < 60; run++) {
+  for (let run = 0; run < size(15, 60); run++) {
     const { memory, clock } = setUp(320)
     const windowMs = random.pick([500, 2000, hourMs])
     const limitOf = (algorithm: Algorithm) => defineLimit(algorithm, random.whole(1, 6), windowMs)

@@ -15,16 +15,22 @@ import { RedisStore } from '../../lib/store/redis.js'
 import type { Hit, NamedCheck, Taken } from '../../lib/store/store.js'
 import { randomFrom } from '../support/random.js'
 import { RedisServer } from '../support/redis-server.js'
+import { size } from '../support/size.js'
 
-const steps = 100_000
-/** Redis forgets a shorter window while a batch is still being counted in it, and memory does not: it counts a batch at one moment. */
+const steps = size(20_000, 100_000)
+/**
+ * Redis forgets a shorter window while a batch is still being counted in it, and memory does not: it counts a batch at
+ * one moment.
+ */
 const shortestMs = 50
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
 const server = await RedisServer.start()
-const times = { connectTimeout: 2000, commandTimeout: 10_000, resetTimeout: 500 }
-const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: 'probe' })
-await guarded.connect(2000)
+// Long enough for a busy machine: here nothing may be given up.
+const times = { connectTimeout: 30_000, commandTimeout: 60_000, resetTimeout: 500 }
+const connection = new Connection({ kind: 'server', options: { port: server.port } }, times)
+const guarded = new GuardedRedis(connection, { ...times, probeKey: 'probe' })
+await guarded.connect(30_000)
 t.teardown(async () => {
   guarded.close()
   await server.stop()
@@ -101,8 +107,10 @@ for (const algorithm of algorithms) {
     function aHit (): Hit {
       const checks = groups.map(group => random.pick(group))
       const used = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.5))
-      const withCosts = (used.length > 0 ? used : checks).map(check => ({ ...check, cost: random.chance(0.7) ? 1 : random.whole(0, 40), shadow: random.chance(0.2) }))
-      return { key: `client${random.whole(1, 5)}`, checks: withCosts }
+      const cost = () => random.chance(0.7) ? 1 : random.whole(0, 40)
+      const counted = (used.length > 0 ? used : checks)
+        .map(check => ({ ...check, cost: cost(), shadow: random.chance(0.2) }))
+      return { key: `client${random.whole(1, 5)}`, checks: counted }
     }
   })
 }
