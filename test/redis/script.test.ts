@@ -1,3 +1,4 @@
+/** Scripts in a Cluster: which node is asked, and what its refusal means. */
 import type { Cluster, Redis } from 'ioredis'
 import t from 'tap'
 import { type RedisClient, Script } from '../../lib/redis/script.js'
@@ -23,7 +24,8 @@ t.test('a Cluster without nodes fails, and one whose slots are not known yet ask
 t.test('a node that refuses for another reason than the place fails the call', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
-  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) } })
+  const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
+  const app = await guardedApp(t, { redis: { cluster: nodes }, connectTimeout: 60_000, commandTimeout: 60_000 })
   app.get('/', async () => 'ok')
   await app.inject('/')
   t.equal(app.redisGuard.status.store, 'redis')
