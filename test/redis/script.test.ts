@@ -25,7 +25,7 @@ t.test('a node that refuses for another reason than the place fails the call', a
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
-  const app = await guardedApp(t, { redis: { cluster: nodes }, connectTimeout: 60_000, commandTimeout: 60_000 })
+  const app = await guardedApp(t, { redis: { cluster: nodes }, connectTimeout: 60_000, commandTimeout: 10_000 })
   app.get('/', async () => 'ok')
   await app.inject('/')
   t.equal(app.redisGuard.status.store, 'redis')

@@ -55,7 +55,7 @@ let cases = 0
 async function startCase (t: Test, redis: object, option: string, kind: string): Promise<Case> {
   const nameSpace = `case${++cases}:`
   // One that ends without Redis waits as long for it as a command may take.
-  const times = { connectTimeout: 1000, commandTimeout: 1000, resetTimeout: 50 }
+  const times = { connectTimeout: 1000, commandTimeout: 500, resetTimeout: 50 }
   const app = await guardedApp(t, { redis: redis as RedisOption, nameSpace, metrics: false, ...times })
   app.get('/', async () => 'ok')
   return { option, name: `${option}: ${kind}`, nameSpace, app }
