@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
+import { OutOfStepError } from '../../lib/redis/failure.js'
 import { mockMachinery } from '../support/fake-timers.js'
 import { RedisServer } from '../support/redis-server.js'
 import { TcpProxy } from '../support/tcp-proxy.js'
@@ -219,4 +220,15 @@ t.test('an error that no failure of Redis explains counts as one, and its reason
   t.same(failures, [failure])
   t.equal(guarded.report(failure), failure)
   t.equal(failures.length, 1, 'one that was counted is not counted again')
+})
+
+t.test('a reply that belongs to another command ends the connection, and Redis is used by a new one', async t => {
+  const { connection, guarded } = setUp(t)
+  await guarded.connect(60_000)
+  const lost = once(connection, 'lost')
+  await t.rejects(guarded.run(async () => { throw new OutOfStepError() }), { message: /another command/ })
+  t.equal(guarded.usable, false)
+  await lost
+  await until(() => guarded.usable)
+  t.equal(guarded.state, 'closed')
 })

@@ -15,9 +15,11 @@ function clusterOf (nodes: readonly Partial<Redis>[], slots: string[][] = []): R
 
 t.test('a Cluster without nodes fails, and one whose slots are not known yet asks any node', async t => {
   await t.rejects(script.runAll(clusterOf([]), [call]), { message: /no node is known/ })
-  const replies = [[null, 'done']] as [null, string][]
-  const node = { options: { host: 'h', port: 1 }, pipeline: () => ({ evalsha () {}, exec: async () => replies }) } as unknown as Redis
+  const replies = ['done', 'done, too'].map(reply => [null, reply])
+  const pipeline = () => ({ evalsha () {}, exec: async () => replies })
+  const node = { options: { host: 'h', port: 1 }, pipeline } as unknown as Redis
   t.same(await script.runAll(clusterOf([node]), [call]), ['done'])
+  t.same(await script.runAll(clusterOf([node]), [call, call]), ['done', 'done, too'], 'calls of one node share a pipeline')
   t.same(await script.runAll(clusterOf([node], Array(16384).fill(['other:1'])), [call]), ['done'])
 })
 
