@@ -1,3 +1,4 @@
+/** The variables of the environment: what each may hold, and which of them wins. */
 import t from 'tap'
 import { type Environment, readEnvironment, variables } from '../lib/env.js'
 import type { OptionProblem } from '../lib/errors.js'

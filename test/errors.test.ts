@@ -1,3 +1,4 @@
+/** Errors: names and codes that stay, and messages that say what to do. */
 import t from 'tap'
 import { ArgumentError, ClosedError, GuardError, LimitError, OptionsError, show, StoreUnavailableError, ValueError } from '../lib/errors.js'
 

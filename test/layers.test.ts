@@ -1,3 +1,4 @@
+/** The rows of CONTRIBUTING.md: each file of lib imports only from its own row or from rows above it. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { posix } from 'node:path'
 import t from 'tap'

@@ -2,7 +2,6 @@
 import { EventEmitter } from 'node:events'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import ts from 'typescript'
 import { type OptionProblem, OptionsError } from '../lib/errors.js'
 import {
   clusterRules, nodeConnectionRules, nodeRules, type OptionRules, sentinelRules, serverRules, tlsRules
@@ -10,6 +9,7 @@ import {
 import { resolveOptions, type Settings } from '../lib/settings.js'
 import { inRepository } from './support/paths.js'
 import { forms, type Ports, values } from './support/redis-options.js'
+import { typeProgram } from './support/type-program.js'
 
 /** What no type checker has looked at. */
 function resolve (redis: unknown, env: Readonly<Record<string, string>> = {}): Settings['redis'] {
@@ -181,20 +181,15 @@ t.test('required is handed on with every form', async t => {
 
 /** All options that ioredis and Node have, out of their types. */
 function namesInTypes (types: Readonly<Record<string, string>>): Record<string, string[]> {
-  const file = inRepository('test/names.ts')
+  const folder = inRepository('test/')
   const text = [
     "import type { ClusterOptions, RedisOptions, SentinelAddress, SentinelConnectionOptions } from 'ioredis'",
     "import type { ConnectionOptions } from 'node:tls'", "import type { TcpNetConnectOpts } from 'node:net'",
     ...Object.entries(types).map(([name, type]) => `export declare const ${name}: Required<${type}>`)
   ].join('\n')
-  const compilerOptions = { module: ts.ModuleKind.NodeNext, target: ts.ScriptTarget.ES2023, types: ['node'], strict: true, skipLibCheck: true }
-  const host = ts.createCompilerHost(compilerOptions)
-  const { getSourceFile, fileExists } = host
-  host.fileExists = name => name === file || fileExists(name)
-  host.getSourceFile = (name, target, ...rest) => name === file ? ts.createSourceFile(name, text, target) : getSourceFile(name, target, ...rest)
-  const program = ts.createProgram([file], compilerOptions, host)
+  const program = typeProgram(folder, { 'names.ts': text })
   const checker = program.getTypeChecker()
-  const exported = checker.getExportsOfModule(checker.getSymbolAtLocation(program.getSourceFile(file)!)!)
+  const exported = checker.getExportsOfModule(checker.getSymbolAtLocation(program.getSourceFile(`${folder}names.ts`)!)!)
   return Object.fromEntries(exported.map(symbol => [symbol.name, checker.getTypeOfSymbol(symbol).getProperties().map(({ name }) => name).sort()]))
 }
 

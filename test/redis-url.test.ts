@@ -1,3 +1,4 @@
+/** URLs of Redis as people write them: every password arrives, and what cannot be read is refused in words. */
 import fc from 'fast-check'
 import t from 'tap'
 import { parseRedisUrl, type RedisAddress } from '../lib/redis-url.js'
@@ -115,9 +116,13 @@ t.test('the reason never holds the credentials', async t => {
 })
 
 t.test('a text of 1 MB is answered at once', async t => {
+  const texts = [
+    'redis://'.repeat(125_000), `redis://${'@'.repeat(1e6)}`, `redis://${':'.repeat(1e6)}`, `redis://[${':'.repeat(1e6)}`,
+    'a'.repeat(1e6)
+  ]
   const startedAtMs = performance.now()
-  for (const text of ['redis://'.repeat(125_000), `redis://${'@'.repeat(1e6)}`, `redis://${':'.repeat(1e6)}`, `redis://[${':'.repeat(1e6)}`, 'a'.repeat(1e6)]) {
-    t.type(parseRedisUrl(text), 'string')
-  }
-  t.ok(performance.now() - startedAtMs < 500)
+  for (const text of texts) t.type(parseRedisUrl(text), 'string')
+  // Steps that grow with the square of the length would take minutes.
+  const tookMs = performance.now() - startedAtMs
+  t.ok(tookMs < 5000, `${tookMs} ms`)
 })

@@ -35,7 +35,8 @@ t.test('a logger that throws loses its lines, but fails no request and no switch
   const logger = { level: 'debug', ...methods, child: () => logger } as unknown as FastifyBaseLogger
   const app = Fastify({ loggerInstance: logger })
   t.teardown(async () => await app.close())
-  await app.register(redisGuard, { redis: server.url, max: 2, resetTimeout: 50 })
+  const times = { timeWindow: '1 hour', connectTimeout: 60_000, commandTimeout: 60_000, resetTimeout: 50 }
+  await app.register(redisGuard, { redis: server.url, max: 2, ...times })
   app.redisGuard.on('switch', () => { throw new Error('not today') })
   app.get('/', async () => 'ok')
   const fail = () => { throw new Error('not today') }

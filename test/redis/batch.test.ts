@@ -1,3 +1,4 @@
+/** Hits of one turn of the event loop share a call to Redis. */
 import { setImmediate } from 'node:timers/promises'
 import t from 'tap'
 import { Batch, mostChecks } from '../../lib/redis/batch.js'

@@ -1,3 +1,4 @@
+/** What an error of Redis or of the network means, in words that hold no secret. */
 import t from 'tap'
 import { failureOf, valueErrorOf } from '../../lib/redis/failure.js'
 

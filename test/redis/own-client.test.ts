@@ -8,6 +8,7 @@ import { Redis as Redis6 } from 'ioredis'
 import { Redis as Redis5 } from 'ioredis5'
 import t from 'tap'
 import redisGuard from '../../lib/index.js'
+import type { NamedLimitOptions } from '../../lib/options.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../support/redis-server.js'
 import { until } from '../support/until.js'
@@ -26,24 +27,32 @@ for (const [version, connect] of Object.entries(versions)) {
     redis.on('error', () => {})
     t.teardown(() => redis.disconnect())
     await once(redis, 'ready')
-    const apps = [await guardedApp(t, { redis, max: 2, resetTimeout: 100 }), await guardedApp(t, { redis: server.url, max: 2 })] as const
+    const options = { max: 2, timeWindow: '1 hour', connectTimeout: 60_000, commandTimeout: 60_000, resetTimeout: 100 }
+    const apps = [await guardedApp(t, { redis, ...options }), await guardedApp(t, { redis: server.url, ...options })] as const
+    const limits: NamedLimitOptions[] = [
+      { name: 'a', max: 1, timeWindow: '1 hour', algorithm: 'sliding-window' },
+      { name: 'b', max: 2, timeWindow: '1 hour', algorithm: 'gcra' }
+    ]
     for (const app of apps) {
       app.get('/', async () => 'ok')
-      app.get('/many', { config: { rateLimit: { limits: [{ name: 'a', max: 1, timeWindow: 1000, algorithm: 'sliding-window' }, { name: 'b', max: 2, timeWindow: 1000, algorithm: 'gcra' }] } } }, async () => 'ok')
+      app.get('/many', { config: { rateLimit: { limits } } }, async () => 'ok')
     }
     const [own, other] = apps
-    const statusOf = async (app: typeof own, url = '/', remoteAddress = '192.0.2.1') => (await app.inject({ url, remoteAddress })).statusCode
+    const statusOf = async (app: typeof own, url = '/', remoteAddress = '192.0.2.1') =>
+      (await app.inject({ url, remoteAddress })).statusCode
     t.equal(own.redisGuard.status.store, 'redis')
-    t.same([await statusOf(own), await statusOf(other), await statusOf(own), await statusOf(other)], [200, 200, 429, 429])
+    const answers = [await statusOf(own), await statusOf(other), await statusOf(own), await statusOf(other)]
+    t.same(answers, [200, 200, 429, 429])
     t.same([await statusOf(own, '/many'), await statusOf(own, '/many')], [200, 429])
-    await own.redisGuard.blockIP('192.0.2.7', 60)
+    await own.redisGuard.blockIP('192.0.2.7', 3600)
     await until(async () => await statusOf(other, '/', '192.0.2.7') === 403)
-    await own.redisGuard.set('a', 1, { ttlSeconds: 60 })
+    await own.redisGuard.set('a', 1, { ttlSeconds: 3600 })
     t.same([await other.redisGuard.incr('a'), await own.redisGuard.get('a')], [2, '2'])
     await until(async () => (await other.redisGuard.getRateLimitEvents()).length > 0)
     t.equal((await own.redisGuard.limits.peek('192.0.2.1'))[0]!.remaining, 0)
     await server.kill()
-    t.same([await statusOf(own), await statusOf(own, '/', '192.0.2.7'), await statusOf(own, '/', '192.0.2.3')], [429, 403, 200])
+    const inOutage = [undefined, '192.0.2.7', '192.0.2.3'].map(async address => await statusOf(own, '/', address))
+    t.same(await Promise.all(inOutage), [429, 403, 200])
     await server.restart()
     await until(() => own.redisGuard.status.store === 'redis')
     t.equal(await statusOf(own, '/', '192.0.2.7'), 403)
@@ -55,19 +64,22 @@ t.test('a client that has ended is not waited for, and is named as the reason', 
   redis.disconnect()
   t.equal(redis.status, 'end')
   const startMs = performance.now()
-  const app = await guardedApp(t, { redis, connectTimeout: 5000 })
+  const app = await guardedApp(t, { redis, connectTimeout: 600_000 })
   t.match(app.redisGuard.status, { store: 'memory', reason: /the client was ended before/ })
-  const starting = guardedApp(t, { redis: { client: redis, required: true }, connectTimeout: 5000 })
+  const starting = guardedApp(t, { redis: { client: redis, required: true }, connectTimeout: 600_000 })
   await t.rejects(starting, { code: 'GUARD_ERR_REDIS_REQUIRED', message: /the client was ended before/ })
   const tookMs = performance.now() - startMs
-  t.ok(tookMs < 3000, `${tookMs} ms`)
+  t.ok(tookMs < 30_000, `${tookMs} ms`)
 })
 
+/** Stays on its way to the server. */
+class EndlessConnector {
+  async connect () { return await new Promise<never>(() => {}) }
+  disconnect () {}
+}
+
 t.test('a client that is not connected yet is named as the reason', async t => {
-  const server = await RedisServer.start()
-  t.teardown(async () => await server.stop())
-  server.signal('SIGSTOP')
-  const redis = new Redis6({ port: server.port, enableOfflineQueue: false, connectTimeout: 5000 })
+  const redis = new Redis6({ Connector: EndlessConnector as never, enableOfflineQueue: false })
   t.teardown(() => redis.disconnect())
   const app = await guardedApp(t, { redis, connectTimeout: 50 })
   t.match(app.redisGuard.status, { store: 'memory', reason: /the client is not connected yet \(connecting\)/ })
@@ -81,12 +93,12 @@ t.test('an application that is closed leaves memory at once, however long it wou
   const closed: WeakRef<object>[] = []
   for (let i = 0; i < 5; i++) {
     const app = Fastify()
-    await app.register(redisGuard, { redis: server.url, metrics: false, connectTimeout: 60_000 })
+    await app.register(redisGuard, { redis: server.url, metrics: false, connectTimeout: 600_000 })
     await app.close()
     closed.push(new WeakRef(app))
   }
   await until(() => {
     collect()
     return closed.filter(app => app.deref() !== undefined).length <= 1
-  }, 2000)
+  })
 })

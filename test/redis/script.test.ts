@@ -1,3 +1,4 @@
+/** Scripts in a Cluster: which node is asked, and what its refusal means. */
 import type { Cluster, Redis } from 'ioredis'
 import t from 'tap'
 import { type RedisClient, Script } from '../../lib/redis/script.js'
@@ -14,16 +15,19 @@ function clusterOf (nodes: readonly Partial<Redis>[], slots: string[][] = []): R
 
 t.test('a Cluster without nodes fails, and one whose slots are not known yet asks any node', async t => {
   await t.rejects(script.runAll(clusterOf([]), [call]), { message: /no node is known/ })
-  const replies = [[null, 'done']] as [null, string][]
-  const node = { options: { host: 'h', port: 1 }, pipeline: () => ({ evalsha () {}, exec: async () => replies }) } as unknown as Redis
+  const replies = ['done', 'done, too'].map(reply => [null, reply])
+  const pipeline = () => ({ evalsha () {}, exec: async () => replies })
+  const node = { options: { host: 'h', port: 1 }, pipeline } as unknown as Redis
   t.same(await script.runAll(clusterOf([node]), [call]), ['done'])
+  t.same(await script.runAll(clusterOf([node]), [call, call]), ['done', 'done, too'], 'calls of one node share a pipeline')
   t.same(await script.runAll(clusterOf([node], Array(16384).fill(['other:1'])), [call]), ['done'])
 })
 
 t.test('a node that refuses for another reason than the place fails the call', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
-  const app = await guardedApp(t, { redis: { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) } })
+  const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
+  const app = await guardedApp(t, { redis: { cluster: nodes }, connectTimeout: 60_000, commandTimeout: 10_000 })
   app.get('/', async () => 'ok')
   await app.inject('/')
   t.equal(app.redisGuard.status.store, 'redis')

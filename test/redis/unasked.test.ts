@@ -13,15 +13,21 @@ const replies = [
   '$-1\r\n', '_\r\n', '*-1\r\n_\r\n$-1\r\n', '+OK\r\n', ':1\r\n$-1\r\n', '-ERR x\r\n$-1\r\n', '-READONLY x\r\n_\r\n'
 ]
 
+const server = await RedisServer.start()
+t.teardown(async () => await server.stop())
+
 async function proxyTo (t: Test, port: number): Promise<TcpProxy> {
   const proxy = await TcpProxy.start(port)
   t.teardown(async () => await proxy.stop())
   return proxy
 }
 
+/** A busy machine is no reason to connect anew. */
+const patience = { connectTimeout: 60_000, commandTimeout: 60_000, resetTimeout: 50 }
+
 /** Each reply makes the guard connect anew, and use Redis again. */
 async function survives (t: Test, redis: RedisOption, proxy: TcpProxy): Promise<void> {
-  const app = await guardedApp(t, { redis, max: 100, resetTimeout: 50, syncInterval: 60_000 })
+  const app = await guardedApp(t, { redis, max: 100, syncInterval: 60_000, ...patience })
   app.get('/', async () => 'ok')
   for (const reply of replies) {
     await until(() => app.redisGuard.status.store === 'redis')
@@ -35,28 +41,24 @@ async function survives (t: Test, redis: RedisOption, proxy: TcpProxy): Promise<
 }
 
 t.test('a reply that nobody asked for ends the connection, not the process', async t => {
-  const server = await RedisServer.start()
-  t.teardown(async () => await server.stop())
   const proxy = await proxyTo(t, server.port)
   await survives(t, { host: '127.0.0.1', port: proxy.port }, proxy)
 })
 
 t.test('a command that is outstanding when its connection goes fails', async t => {
-  const server = await RedisServer.start()
-  t.teardown(async () => await server.stop())
   const proxy = await proxyTo(t, server.port)
-  const app = await guardedApp(t, { redis: { host: '127.0.0.1', port: proxy.port }, commandTimeout: 2000, resetTimeout: 50 })
+  const app = await guardedApp(t, { redis: { host: '127.0.0.1', port: proxy.port }, ...patience })
+  t.equal(app.redisGuard.status.store, 'redis')
   proxy.blackhole = true
   const command = app.redisGuard.get('x')
   setImmediate(() => proxy.cut())
   t.equal(await command, null)
+  t.match(app.redisGuard.status, { store: 'memory', reason: /\(connection\)/ })
   proxy.blackhole = false
   await until(() => app.redisGuard.status.store === 'redis')
 })
 
 t.test('the same where the application has failed commands sent again', async t => {
-  const server = await RedisServer.start()
-  t.teardown(async () => await server.stop())
   const proxy = await proxyTo(t, server.port)
   const reconnectOnError = ({ message }: Error) => message.endsWith(' x') ? 2 : false
   const redis = { host: '127.0.0.1', port: proxy.port, reconnectOnError, autoResendUnfulfilledCommands: true }
@@ -73,8 +75,6 @@ t.test('the same in a Cluster', async t => {
 })
 
 t.test('the same of a Sentinel', async t => {
-  const server = await RedisServer.start()
-  t.teardown(async () => await server.stop())
   const port = String(server.port)
   const primary = `*2\r\n$9\r\n127.0.0.1\r\n$${port.length}\r\n${port}\r\n`
   let asked = 0
@@ -85,7 +85,7 @@ t.test('the same of a Sentinel', async t => {
   t.teardown(() => sentinel.close())
   await once(sentinel, 'listening')
   const sentinels = [{ host: '127.0.0.1', port: (sentinel.address() as { port: number }).port }]
-  const app = await guardedApp(t, { redis: { sentinels, name: 'primary', updateSentinels: false }, resetTimeout: 50 })
+  const app = await guardedApp(t, { redis: { sentinels, name: 'primary', updateSentinels: false }, ...patience })
   await until(() => app.redisGuard.status.store === 'redis')
   t.ok(asked > 1)
 })

@@ -159,10 +159,19 @@ function counted (call: unknown): { readonly call: never, calls: number } {
 }
 
 async function memoryAnswers (t: Test, redis: RedisOption, reason: RegExp): Promise<void> {
-  const app = await guardedApp(t, { redis, connectTimeout: 500, resetTimeout: 50 })
+  const app = await guardedApp(t, { redis, metrics: false, connectTimeout: 2000, resetTimeout: 50 })
   app.get('/', async () => 'ok')
   await until(() => reason.test(app.redisGuard.status.reason ?? ''))
   t.equal((await app.inject('/')).statusCode, 200)
+}
+
+/** The ways to fail wait side by side, each in an application of its own. */
+async function sideBySide<Way> (
+  t: Test, ways: Readonly<Record<string, Way>>, each: (t: Test, way: Way) => Promise<void>
+): Promise<void> {
+  t.jobs = 8
+  await Promise.all(Object.entries(ways).map(async ([how, way]) =>
+    await t.test(how, { buffered: true }, async t => await each(t, way))))
 }
 
 t.test('a checkServerIdentity or a lookup that fails is a failure of the connection, to a server and to Sentinels', async t => {
@@ -171,16 +180,18 @@ t.test('a checkServerIdentity or a lookup that fails is a failure of the connect
   t.teardown(async () => await server.stop())
   const { ca } = authority
   const checks = { ...failing, 'answers true': () => true }
-  for (const [how, check] of Object.entries(checks)) {
+  const { port } = server
+  await sideBySide(t, checks, async (t, check) => {
     const tls = { ca, checkServerIdentity: check as never }
-    await t.test(how, async t => {
-      await memoryAnswers(t, { host: 'localhost', port: server.port, tls }, /checkServerIdentity failed/)
-      await memoryAnswers(t, { sentinels: [{ host: 'localhost', port: server.port }], name: 'main', sentinelTLS: tls }, /entinels are unreachable/)
-    })
-  }
-  for (const [how, find] of Object.entries(failingLookups)) {
-    await t.test(how, async t => await memoryAnswers(t, { host: 'localhost', port: server.port, tls: { ca, lookup: find as never } }, /\(connection\)/))
-  }
+    const sentinels = { sentinels: [{ host: 'localhost', port }], name: 'main', sentinelTLS: tls }
+    await Promise.all([
+      memoryAnswers(t, { host: 'localhost', port, tls }, /checkServerIdentity failed/),
+      memoryAnswers(t, sentinels, /entinels are unreachable/)
+    ])
+  })
+  await sideBySide(t, failingLookups, async (t, find) => {
+    await memoryAnswers(t, { host: 'localhost', port, tls: { ca, lookup: find as never } }, /\(connection\)/)
+  })
 })
 
 t.test('a natMap that fails leads to the servers that a Cluster and Sentinels name', async t => {
@@ -190,28 +201,32 @@ t.test('a natMap that fails leads to the servers that a Cluster and Sentinels na
   t.teardown(async () => await server.stop())
   const sentinel = await Sentinel.start(server.port)
   t.teardown(async () => await sentinel.stop())
-  for (const natMap of [failing['throws an error'], failing['rejects with an error'], () => ({ host: undefined, port: 6379 })] as never[]) {
+  const some = ['throws an error', 'rejects with an error'].map(how => [how, failing[how]])
+  const ways = { ...Object.fromEntries(some), 'answers no host': () => ({ host: undefined, port: 6379 }) }
+  await sideBySide(t, ways, async (t, way) => {
+    const natMap = way as never
     const forms: RedisOption[] = [
       { cluster: [cluster.servers[0]!.port], natMap },
       { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: sentinelName, natMap }
     ]
     for (const redis of forms) {
-      const app = await guardedApp(t, { redis })
+      const app = await guardedApp(t, { redis, metrics: false, resetTimeout: 50 })
       await until(() => app.redisGuard.status.store === 'redis')
     }
-  }
+  })
 })
 
 t.test('a Cluster whose names cannot be found is away', async t => {
   const port = await freePort()
-  for (const [how, find] of Object.entries({ ...failingLookups, 'answers nothing': answering(null) })) {
-    await t.test(how, async t => {
-      const [dnsLookup, resolveSrv] = [counted(find), counted(find)]
-      await memoryAnswers(t, { cluster: [{ host: 'localhost', port }], dnsLookup: dnsLookup.call }, /./)
-      await memoryAnswers(t, { cluster: [{ host: 'localhost', port }], useSRVRecords: true, resolveSrv: resolveSrv.call }, /./)
-      await until(() => dnsLookup.calls > 1 && resolveSrv.calls > 1)
-    })
-  }
+  const cluster = [{ host: 'localhost', port }]
+  await sideBySide(t, { ...failingLookups, 'answers nothing': answering(null) }, async (t, find) => {
+    const [dnsLookup, resolveSrv] = [counted(find), counted(find)]
+    await Promise.all([
+      memoryAnswers(t, { cluster, dnsLookup: dnsLookup.call }, /./),
+      memoryAnswers(t, { cluster, useSRVRecords: true, resolveSrv: resolveSrv.call }, /./)
+    ])
+    await until(() => dnsLookup.calls > 1 && resolveSrv.calls > 1)
+  })
 })
 
 t.test('a server of TLS that asks for a shared key is not reached with a pskCallback that fails', async t => {
@@ -221,12 +236,10 @@ t.test('a server of TLS that asks for a shared key is not reached with a pskCall
   await once(server, 'listening')
   t.teardown(() => server.close())
   const { port } = server.address() as { port: number }
-  for (const [how, pskCallback] of Object.entries({ ...failing, 'answers nonsense': () => ({ psk: 7 }) })) {
-    await t.test(how, async t => {
-      const answers = counted(pskCallback)
-      const tls = { ciphers: 'PSK', maxVersion: 'TLSv1.2', pskCallback: answers.call } as const
-      await memoryAnswers(t, { host: '127.0.0.1', port, tls }, /./)
-      await until(() => answers.calls > 1)
-    })
-  }
+  await sideBySide(t, { ...failing, 'answers nonsense': () => ({ psk: 7 }) }, async (t, pskCallback) => {
+    const answers = counted(pskCallback)
+    const tls = { ciphers: 'PSK', maxVersion: 'TLSv1.2', pskCallback: answers.call } as const
+    await memoryAnswers(t, { host: '127.0.0.1', port, tls }, /./)
+    await until(() => answers.calls > 1)
+  })
 })

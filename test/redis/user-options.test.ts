@@ -2,6 +2,7 @@
  * Options of ioredis that look odd and are right: with each of them the application answers, and counts where it was
  * told to. A process that one of them ends fails this file.
  */
+import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp } from '../support/app.js'
@@ -12,11 +13,13 @@ import { RedisServer, tlsArguments } from '../support/redis-server.js'
 import { Sentinel } from '../support/sentinel.js'
 import { until } from '../support/until.js'
 
+const starting = RedisCluster.start()
 const server = await RedisServer.start()
-const cluster = await RedisCluster.start()
 const sentinel = await Sentinel.start(server.port)
 const authority = await Authority.create(t)
-const tlsServer = await RedisServer.start(...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no')
+const certificate = await authority.issue()
+const tlsServer = await RedisServer.start(...tlsArguments(authority, certificate), '--tls-auth-clients', 'no')
+const cluster = await starting
 const tls = { tls: { ca: authority.ca } }
 const operators = [server.client(), ...cluster.servers.map(server => server.client()), tlsServer.client(tls)].map(
   operator => operator.on('error', () => {})
@@ -28,54 +31,70 @@ t.teardown(async () => {
 
 const ports: Ports = { server: server.port, node: cluster.servers[0]!.port, sentinel: sentinel.port }
 
-/** Whether one of these servers has keys of that name space in its database 0. */
-async function isCounted (nameSpace: string): Promise<boolean> {
-  const found = await Promise.all(operators.map(async operator => await operator.keys(`*${nameSpace}*`)))
-  return found.flat().length > 0
-}
-
 /** With these nobody is reached, or Redis or TLS refuses: memory answers, and the status says why. */
 const mayBeAway = new Set([
   'host', 'path', 'username', 'password', 'tls', 'ca', 'cert', 'crl', 'key', 'pfx', 'servername', 'ciphers', 'sigalgs', 'ecdhCurve',
   'secureProtocol', 'clientCertEngine', 'privateKeyEngine', 'privateKeyIdentifier', 'lookup'
 ])
 
+/** All keys in database 0 of these servers. */
+async function allKeys (): Promise<string> {
+  return (await Promise.all(operators.map(async operator => await operator.keys('*')))).flat().join('\n')
+}
+
+interface Case {
+  readonly option: string
+  /** what is tried, for messages */
+  readonly name: string
+  readonly nameSpace: string
+  readonly app: FastifyInstance
+}
+
 let cases = 0
 
-async function works (t: Test, redis: object, option: string, kind: string): Promise<void> {
-  const name = `${option}: ${kind}`
+async function startCase (t: Test, redis: object, option: string, kind: string): Promise<Case> {
   const nameSpace = `case${++cases}:`
-  const app = await guardedApp(t, { redis: redis as RedisOption, nameSpace, connectTimeout: 300, resetTimeout: 50 })
+  // One that ends without Redis waits as long for it as a command may take.
+  const times = { connectTimeout: 1000, commandTimeout: 500, resetTimeout: 50 }
+  const app = await guardedApp(t, { redis: redis as RedisOption, nameSpace, metrics: false, ...times })
   app.get('/', async () => 'ok')
-  const answers = async () => (await app.inject('/')).statusCode
-  t.equal(await answers(), 200, name)
-  const status = () => app.redisGuard.status
-  if (mayBeAway.has(option)) await until(() => !/is back/.test(status().reason ?? ''))
-  else await until(() => status().store === 'redis')
-  if (status().store === 'redis') t.ok(await isCounted(nameSpace), `${name}: counted in Redis`)
-  else t.match(status().reason, /^Redis cannot be used \((auth|cluster|connection|timeout|tls)\)/, name)
-  // All connections break, so that functions are asked what to do.
-  await Promise.all(operators.map(async operator => await operator.call('CLIENT', 'KILL', 'TYPE', 'normal')))
-  t.equal(await answers(), 200, `${name}: without a connection`)
-  await app.close()
+  return { option, name: `${option}: ${kind}`, nameSpace, app }
 }
 
 for (const [form, { redis, taken }] of Object.entries(forms)) {
   t.test(`each odd value that an option ${form} takes leaves the application well`, async t => {
     const isTls = form === 'redis.tls.'
     const right = Object.entries(taken).flatMap(([option, kinds]) => kinds.split(' ').map(kind => [option, kind] as const))
-    for (const [option, kind] of right) {
+    const all = await Promise.all(right.map(async ([option, kind]) => {
       const options = { ...(isTls ? tls.tls : {}), [option]: values[kind] }
-      await works(t, redis(options, isTls ? { ...ports, server: tlsServer.port } : ports), option, kind)
+      return await startCase(t, redis(options, isTls ? { ...ports, server: tlsServer.port } : ports), option, kind)
+    }))
+    const counted: Case[] = []
+    for (const one of all) {
+      const { app, name, option } = one
+      t.equal((await app.inject('/')).statusCode, 200, name)
+      const status = () => app.redisGuard.status
+      if (mayBeAway.has(option)) await until(() => !/is back/.test(status().reason ?? ''))
+      else await until(() => status().store === 'redis')
+      if (status().store === 'redis') counted.push(one)
+      else t.match(status().reason, /^Redis cannot be used \((auth|cluster|connection|timeout|tls)\)/, name)
     }
+    // The first one may have been counted in memory.
+    for (const { app, name } of counted) t.equal((await app.inject('/')).statusCode, 200, name)
+    const keys = await allKeys()
+    for (const { name, nameSpace } of counted) t.ok(keys.includes(nameSpace), `${name}: counted in Redis`)
+    // All connections break, so that functions are asked what to do.
+    await Promise.all(operators.map(async operator => await operator.call('CLIENT', 'KILL', 'TYPE', 'normal')))
+    for (const { app, name } of all) t.equal((await app.inject('/')).statusCode, 200, `${name}: without a connection`)
+    await Promise.all(all.map(async ({ app }) => await app.close()))
   })
 }
 
 t.test('common options of every kind are passed on, and Redis is used', async t => {
   const common = {
     family: 4,
-    connectTimeout: 2000,
-    commandTimeout: 1000,
+    connectTimeout: 20_000,
+    commandTimeout: 10_000,
     keepAlive: 0,
     noDelay: true,
     connectionName: 'guard',
@@ -96,7 +115,8 @@ t.test('common options of every kind are passed on, and Redis is used', async t 
     { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: 'main', db: 3, sentinelRetryStrategy: () => 100, ...common } as RedisOption,
     { cluster: [`127.0.0.1:${ports.node}`], scaleReads: 'master', redisOptions: ofNodes } as RedisOption
   ]
-  for (const redis of right) t.equal((await guardedApp(t, { redis })).redisGuard.status.store, 'redis')
+  const patience = { connectTimeout: 60_000, commandTimeout: 60_000 }
+  for (const redis of right) t.equal((await guardedApp(t, { redis, ...patience })).redisGuard.status.store, 'redis')
   const operator = server.client({ db: 3 })
   t.teardown(() => operator.disconnect())
   t.ok((await operator.keys('app:guard:*')).length > 0)

@@ -1,14 +1,15 @@
-/** Bundles bundled.mjs into the folder --configFolder, in both formats. */
+/** Bundles bundled.mjs into the folder --configFolder, in both formats; without other packages when --configOwn is given. */
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import commonjs from '@rollup/plugin-commonjs'
 import json from '@rollup/plugin-json'
 import { nodeResolve } from '@rollup/plugin-node-resolve'
 
-export default ({ configFolder }) => ({
+export default ({ configFolder, configOwn = false }) => ({
   input: fileURLToPath(new URL('bundled.mjs', import.meta.url)),
+  external: id => configOwn && /^[@\w]/.test(id),
   // Nothing for the guard's own code: Fastify and ioredis need these.
-  plugins: [nodeResolve({ preferBuiltins: true }), commonjs({ ignoreDynamicRequires: true }), json()],
+  plugins: configOwn ? [] : [nodeResolve({ preferBuiltins: true }), commonjs({ ignoreDynamicRequires: true }), json()],
   output: [
     { format: 'es', file: join(configFolder, 'program.mjs') },
     { format: 'cjs', file: join(configFolder, 'program.cjs') }

@@ -3,8 +3,10 @@ import { execFile, type ExecFileException } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { inRepository } from './support/paths.js'
+import { isFull } from './support/size.js'
+import { typeErrors } from './support/type-program.js'
 
 const root = inRepository('./')
 
@@ -49,7 +51,7 @@ t.test('the package holds the compiled lib and its papers, and nothing else', as
 const use = `
 async function serve () {
   const app = Fastify()
-  await app.register(redisGuard, { max: 1, timeWindow: '1 minute' })
+  await app.register(redisGuard, { max: 1, timeWindow: '1 hour' })
   app.get('/', async () => 'served')
   console.log((await app.inject('/')).statusCode, (await app.inject('/')).statusCode)
   await app.close()
@@ -69,13 +71,7 @@ t.test('a CommonJS module requires it, and its second request is refused', async
   t.same({ code, stdout }, { code: 0, stdout: '200 429\n' }, { output })
 })
 
-t.test('its types let through what works, and nothing else', async t => {
-  await writeFile(join(consumer, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type: 'module' }))
-  await writeFile(join(consumer, 'tsconfig.json'), JSON.stringify({
-    compilerOptions: { module: 'nodenext', target: 'es2023', strict: true, skipLibCheck: false, noEmit: true, types: ['node'] },
-    files: ['service.ts']
-  }))
-  await writeFile(join(consumer, 'service.ts'), `
+const typedService = `
 import Fastify from 'fastify'
 import redisGuard, { type Block, type RedisGuardOptions } from 'fastify-redis-guard'
 
@@ -96,10 +92,31 @@ await app.register(redisGuard, { max: '100' })
 app.get('/text', { config: { rateLimit: { max: '5' } } }, async () => 'text')
 // @ts-expect-error: seconds are a number
 await app.redisGuard.blockIP('203.0.113.7', '1 hour')
-`)
-  const { code, output } = await run(process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc')], consumer)
-  t.same({ code, output }, { code: 0, output: '' })
+`
+
+t.test('its types let through what works, and nothing else', async t => {
+  await writeFile(join(consumer, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type: 'module' }))
+  // One line that does not fit shows that the others are looked at.
+  const wrong = 'const text: string = redisGuard'
+  const errors = typeErrors(consumer, { 'service.ts': `${typedService}\n${wrong}\n` }, /\/fastify-redis-guard\/dist\//)
+  t.equal(errors.length, 1, '', { errors })
+  t.ok(errors[0]!.startsWith(wrong))
 })
+
+/** Declarations of all packages are checked as well: a conflict with ours may be reported in them. */
+async function compilesWhole (t: Test): Promise<void> {
+  await writeFile(join(consumer, 'tsconfig.json'), JSON.stringify({
+    compilerOptions: {
+      module: 'nodenext', target: 'es2023', strict: true, skipLibCheck: false, noEmit: true, types: ['node']
+    },
+    files: ['service.ts']
+  }))
+  await writeFile(join(consumer, 'service.ts'), typedService)
+  const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
+  const { code, output } = await run(process.execPath, [tsc], consumer)
+  t.same({ code, output }, { code: 0, output: '' })
+}
+if (isFull) t.test('a project that checks the declarations of all packages compiles with it', compilesWhole)
 
 /** Paths below a folder, sorted. */
 async function filesIn (folder: string): Promise<string[]> {

@@ -3,62 +3,18 @@ import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import t from 'tap'
-import ts from 'typescript'
 import { inRepository } from '../support/paths.js'
+import { size } from '../support/size.js'
+import { typeErrors } from '../support/type-program.js'
 
-const folder = inRepository('test/compat/')
-/** Types of others' code, which are part of what is published. */
-const ambient = inRepository('lib/redis/cluster-key-slot.d.ts')
 const { resolve } = createRequire(import.meta.url)
 
-/** Parsed once for all programs. */
-const known = new Map<string, ts.SourceFile | undefined>()
-
 /** Both extend the types of Fastify, so a conflict is an error in one of them. */
-const extending = /\/lib\/plugin\.ts$|\/@fastify\/rate-limit\//
+const extending = /\/dist\/lib\/plugin\.d\.ts$|\/@fastify\/rate-limit\//
 
-/**
- * Compiles files of this folder that are not on the disk.
- *
- * @returns the errors in these files, as `line of the file: message`, and in declarations, as `file: message`
- */
-function errorsOf (...sources: readonly string[]): readonly string[] {
-  const own = new Map(sources.map((source, i) => [join(folder, `service-${i}.ts`), source]))
-  const options: ts.CompilerOptions = {
-    module: ts.ModuleKind.NodeNext,
-    target: ts.ScriptTarget.ES2023,
-    lib: ['lib.es2023.d.ts'],
-    strict: true,
-    noEmit: true,
-    skipLibCheck: false,
-    types: ['node']
-  }
-  const host = ts.createCompilerHost(options)
-  const { getSourceFile, fileExists, readFile } = host
-  host.fileExists = name => own.has(name) || fileExists(name)
-  host.readFile = name => own.get(name) ?? readFile(name)
-  host.getSourceFile = (name, ...rest) => {
-    const source = own.get(name)
-    if (source !== undefined) return ts.createSourceFile(name, source, ts.ScriptTarget.ES2023, true)
-    const parsed = known.get(name) ?? getSourceFile(name, ...rest)
-    known.set(name, parsed)
-    return parsed
-  }
-  const program = ts.createProgram([...own.keys(), ambient], options, host)
-  // Not in all files: most of the time would go into the types of Node.js and of Fastify.
-  const files = program.getSourceFiles().filter(({ fileName }) => own.has(fileName) || extending.test(fileName))
-  const errors = [
-    ...program.getOptionsDiagnostics(),
-    ...program.getGlobalDiagnostics(),
-    ...files.flatMap(file => [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)])
-  ]
-  return errors.map(({ file, start, messageText }) => {
-    const message = ts.flattenDiagnosticMessageText(messageText, '\n')
-    const source = own.get(file?.fileName ?? '')
-    if (source === undefined) return `${file?.fileName}: ${message}`
-    const { line } = file!.getLineAndCharacterOfPosition(start!)
-    return `${source.split('\n')[line]!.trim()}: ${message}`
-  })
+/** Compiles files against the declarations that are published. */
+function errorsOf (sources: Readonly<Record<string, string>>): readonly string[] {
+  return typeErrors(inRepository('test/compat/'), sources, extending)
 }
 
 /** In place of the test runner of @fastify/rate-limit: each statement is refused where a type does not fit. */
@@ -74,8 +30,8 @@ const everyName = `
 import type {
   CreateRateLimitOptions, errorResponseBuilderContext, FastifyRateLimitOptions, FastifyRateLimitStore,
   FastifyRateLimitStoreCtor, RateLimitHook, RateLimitOptions, RateLimitPluginOptions
-} from '../../lib/index.js'
-import { fastifyRateLimit, normalizeIP } from '../../lib/index.js'
+} from '../../dist/lib/index.js'
+import { fastifyRateLimit, normalizeIP } from '../../dist/lib/index.js'
 
 const hook: RateLimitHook = 'preHandler'
 const builder = ({ after, max, ttl }: errorResponseBuilderContext) => new Error(after + max + ttl)
@@ -90,11 +46,13 @@ export default [storeOf, ofLimiter, ofPlugin, fastifyRateLimit, normalizeIP('192
 t.test('the type test of @fastify/rate-limit compiles with the import changed, and so does every name', async t => {
   const theirs = await readFile(join(dirname(resolve('@fastify/rate-limit')), 'types', 'index.tst.ts'), 'utf8')
   const changed = theirs
-    .replace("from '..'", "from '../../lib/index.js'")
+    .replace("from '..'", "from '../../dist/lib/index.js'")
     .replace("import { expect } from 'tstyche'", expectations)
-  t.match(changed, /from '\.\.\/\.\.\/lib\/index\.js'[^]*declare function expect/)
+  t.match(changed, /from '\.\.\/\.\.\/dist\/lib\/index\.js'[^]*declare function expect/)
   // One statement that does not hold shows that the others are looked at.
-  const errors = errorsOf(`${changed}\nexpect(normalizeIP('::1')).type.toBe<number>()\n`, everyName)
+  const wrong = "expect(normalizeIP('::1')).type.toBe<number>()"
+  // Their file is CommonJS.
+  const errors = errorsOf({ 'package.json': '{}', 'theirs.ts': `${changed}\n${wrong}\n`, 'names.ts': everyName })
   // The first two are ignored there. Here they stop the start, so the compiler says it before.
   t.equal(errors.length, 3, '', { errors })
   t.match(errors, [
@@ -104,11 +62,13 @@ t.test('the type test of @fastify/rate-limit compiles with the import changed, a
   ])
 })
 
-t.test('both packages compile in one program', async t => {
-  const ours = "import redisGuard from '../../lib/index.js'"
+t.test('both packages compile in one program, whichever is imported first', async t => {
+  const ours = "import redisGuard from '../../dist/lib/index.js'"
   const theirs = "import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'"
-  for (const imports of [[ours, theirs], [theirs, ours]]) {
-    t.same(errorsOf(`
+  // The order is that in which the compiler merges the declarations.
+  for (const imports of size([[theirs, ours]], [[ours, theirs], [theirs, ours]])) {
+    t.same(errorsOf({
+      'service.ts': `
 import Fastify, { type FastifyReply, type FastifyRequest } from 'fastify'
 ${imports.join('\n')}
 
@@ -132,6 +92,7 @@ app.get('/limiters', async request => {
 })
 // @ts-expect-error: a number, to both of them
 app.get('/wrong', { config: { rateLimit: { max: '5' } } }, ok)
-`), [], imports.join())
+`
+    }), [], imports.join())
   }
 })
