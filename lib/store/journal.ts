@@ -315,12 +315,23 @@ interface BlockStep {
  * Appends a step. An unblock makes all before it void, and a block those that end sooner. Longer ones stay: Redis may
  * know that they were lifted meanwhile. Of those that end at the same moment the first and the last stay.
  */
-function withStep (steps: readonly BlockStep[], step: BlockStep): BlockStep[] {
+function withStep (steps: readonly BlockStep[], given: BlockStep): BlockStep[] {
+  const step = afterAll(steps, given)
   if (isLift(step)) return [step]
   const end = endOf(step)
   const kept = steps.filter(other => isLift(other) || endOf(other) >= end)
   if (kept.slice(-2).filter(other => endOf(other) === end).length === 2) kept.pop()
   return [...kept, step]
+}
+
+/**
+ * A step that is done later than those before it, by at least 1 ms. Of two at the same moment Redis could not tell the
+ * order, where the call with the first is sent again after the call with the second.
+ */
+function afterAll (steps: readonly BlockStep[], step: BlockStep): BlockStep {
+  const last = steps.at(-1)
+  if (last === undefined || last.operation.atMs < step.operation.atMs) return step
+  return { ...step, operation: { ...step.operation, atMs: last.operation.atMs + 1 } }
 }
 
 /** Whether the step lifts what was blocked before it. */

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
+import { inChunk } from '../../lib/store/counter-journal.js'
 import { FailoverStore } from '../../lib/store/failover.js'
 import { Journal } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
@@ -36,11 +37,15 @@ interface How {
   readonly commandTimeout?: number
 }
 
-async function instance (t: Test, name: string, { aheadMs = 0, commandTimeout = 30_000 }: How = {}): Promise<FailoverStore> {
+function connection (commandTimeout: number): GuardedRedis {
   const times = { connectTimeout: 30_000, commandTimeout, resetTimeout: 100 }
+  const options = { port: server.port }
+  return new GuardedRedis(new Connection({ kind: 'server', options }, times), { ...times, probeKey: keys.probe })
+}
+
+async function instance (t: Test, name: string, { aheadMs = 0, commandTimeout = 30_000 }: How = {}): Promise<FailoverStore> {
   const now = () => Date.now() + aheadMs
-  const connection = new Connection({ kind: 'server', options: { port: server.port } }, times)
-  const guarded = new GuardedRedis(connection, { ...times, probeKey: keys.probe })
+  const guarded = connection(commandTimeout)
   const memoryOf = () => new MemoryStore({ keys, capacity: 10, maxEvents: 1, now })
   const redis = {
     guarded,
@@ -123,6 +128,25 @@ t.test('Cluster: a block that hangs, and runs later, does not undo an unblock, n
   for (const server of cluster.servers) server.signal('SIGCONT')
   await until(() => guard.status.store === 'redis')
   t.same((await guard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.2'])
+})
+
+t.test('a call that Redis ran, and that is sent again after the next one, undoes nothing of that', async t => {
+  await observer.flushall()
+  const guarded = connection(30_000)
+  t.teardown(() => guarded.close())
+  await guarded.connect(30_000)
+  const { blockList } = new RedisStore(guarded, { keys, maxEvents: 10, instance: 'one' })
+  const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
+  const atMs = Date.now() - 1000
+  for (let i = 1; i < inChunk; i++) journal.addBlock({ atMs, block: { ...blockOf(`10.0.0.${i}`), replace: false } })
+  journal.addBlock({ atMs, unblock: ip })
+  journal.addBlock({ atMs, block: { ...blockOf(ip), replace: false } })
+  const [first, second] = journal.next(2)
+  for (const chunk of [first, second, first]) {
+    t.equal(chunk!.kind, 'blocks')
+    if (chunk!.kind === 'blocks') await blockList.apply(chunk!.operations, 0)
+  }
+  t.ok(await observer.hexists(keys.blocks, ip))
 })
 
 t.test('what an outage did to one address keeps its order, in however many calls it is sent', async t => {

@@ -115,16 +115,16 @@ t.test('of the blocks of an address, those stay that may stand in the end', asyn
   const ip = '192.0.2.1'
   const block = (seconds: number, durationMs: number, replace = false): BlockOperation =>
     ({ atMs: nowMs + seconds, block: { ip, durationMs, reason: '', origin: '', replace } })
-  const lifted: BlockOperation = { atMs: nowMs + 2, unblock: ip }
+  const lift = (seconds: number): BlockOperation => ({ atMs: nowMs + seconds, unblock: ip })
   const cases: readonly (readonly [added: readonly BlockOperation[], left: readonly number[]])[] = [
     [[block(0, 1000), block(1, Infinity)], [1]],
     [[block(0, Infinity), block(1, 1000)], [0, 1]],
     [[block(0, Infinity), block(1, Infinity), block(2, Infinity)], [0, 2]],
-    [[block(0, Infinity), lifted, block(3, 1000)], [1, 2]],
-    [[block(0, Infinity), lifted], [1]],
+    [[block(0, Infinity), lift(2), block(3, 1000)], [1, 2]],
+    [[block(0, Infinity), lift(2)], [1]],
     [[block(0, Infinity), block(1, 1000, true)], [1]],
     [[block(0, 1000, true), block(1, Infinity)], [0, 1]],
-    [[lifted, block(3, 1000), block(4, Infinity), lifted], [3]]
+    [[lift(2), block(3, 1000), block(4, Infinity), lift(5)], [3]]
   ]
   for (const [added, left] of cases) {
     const { journal } = setUp()
@@ -140,7 +140,7 @@ t.test('a block that fails late came before the unblock that was begun after it'
   const [first, second] = [journal.nextBlockOrder(), journal.nextBlockOrder()]
   journal.addBlock({ atMs: nowMs, unblock: '192.0.2.1' }, second)
   journal.addBlock({ atMs: nowMs, block: { ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' } }, first)
-  t.same(drain(journal), [{ kind: 'blocks', operations: [{ atMs: nowMs, unblock: '192.0.2.1' }] }])
+  t.same(drain(journal), [{ kind: 'blocks', operations: [{ atMs: nowMs + 1, unblock: '192.0.2.1' }] }])
 })
 
 t.test('refusals are added where their window is the one that is known', async t => {

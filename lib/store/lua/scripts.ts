@@ -774,7 +774,7 @@ return 1
 
   take: `-- Counts a batch of hits against their limits; atomic.
 -- The steps are those of rules/rate-limit.ts, in its order and with its names;
--- test/store/parity.test.ts compares the two.
+-- test/store/parity.sized.test.ts compares the two.
 --
 -- KEYS     for each hit, the counter of each of its checks; a counter may come
 --          again, and is then as the hits before have left it. Behind them, with
