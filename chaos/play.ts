@@ -100,12 +100,10 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
     const mend = await strike(instances, () => { lossFromMs = nowMs() })
     const lossUntilMs = nowMs()
     await noticed(fault.noticedBy.map(i => instances[i]!), struckMs)
-    const noticedMs = nowMs()
-    const orderedMs = Math.max(noticedMs, struckMs + holdMs / 2)
+    const orderedMs = Math.max(nowMs(), struckMs + holdMs / 2)
     await sleep(orderedMs - nowMs())
     await giveOrders(first, second)
-    // What was sent to Redis before that is given up by then: Redis would let it pass on top of all shares.
-    await sleep(Math.max(orderedMs + holdMs / 2, noticedMs + commandTimeout + underWayMs) - nowMs())
+    await sleep(orderedMs + holdMs / 2 - nowMs())
     await mend(instances)
     const backMs = nowMs()
 

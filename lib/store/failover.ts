@@ -190,11 +190,17 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
           hit.checks.forEach((check, i) => {
             if (check.cost > 0) this.#memory.learn(hit, check, outcomes[i]!.state, nowMs)
           })
+          if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
         } else {
+          const known = this.#knownOf(hit)
           // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
           this.#memory.takeOne(hit)
+          // What Redis had left when it went may have been shared out since.
+          if (fallback === 'share' && taken.accepted) {
+            share ??= this.#shareOf(hit, known)
+            if (!share.accepted) return answer(undefined, refusedBy(share, hit, known), 'memory')
+          }
         }
-        if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
         return answer(undefined, taken, 'redis')
       }
       const failure = redis.guarded.report(error)

@@ -149,6 +149,31 @@ t.test('an answer that comes when Redis is gone does not take back what memory h
   t.match(memory.known('client', { name: 'limit', limit, cost: 1 }), { used: 3 })
 })
 
+t.test('answers that come when Redis is gone let no more pass than this instance has as its share', async t => {
+  const { breaker, redis, store } = setUp(t)
+  breaker.up()
+  await store.settle()
+  t.equal(store.instances, 2)
+  const answer = promised<unknown>()
+  redis.take = async () => await answer.promise
+  const passed: boolean[] = []
+  const hit = () => store.takeOne({ key: 'client', checks: [{ name: 'limit', limit, cost: 1 }] }, 'share', (failure, taken) => {
+    passed.push(taken!.accepted)
+  })
+  for (let i = 0; i < limit.max; i++) hit()
+  await new Promise(resolve => setImmediate(resolve))
+  breaker.down()
+  hit()
+  t.same(passed, [true], 'memory answers at once')
+  const nowMs = Date.now()
+  answer.resolve(Array.from({ length: limit.max }, (_, i) => (
+    { accepted: true, nowMs, outcomes: [{ fits: true, state: { used: i + 1, previous: 0, atMs: nowMs + 60_000 } }] }
+  )))
+  await settled()
+  t.equal(passed.length, limit.max + 1)
+  t.equal(passed.filter(Boolean).length, limit.max / 2)
+})
+
 t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t => {
   for (const answers of [true, false]) {
     const { breaker, redis, store } = setUp(t)
