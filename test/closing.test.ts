@@ -66,7 +66,8 @@ async function msOf (call: () => Promise<unknown>): Promise<number> {
   return performance.now() - startMs
 }
 
-t.test('when the time limit is over, and not before, no further command begins', async t => {
+// Alone: the timers of all others in this process would stand still, too.
+t.test('when the time limit is over, and not before, no further command begins', { buffered: false }, async t => {
   const clock = mockMachinery(t, 'setTimeout')
   const begun: string[] = []
   let drained = () => {}

@@ -172,7 +172,10 @@ async function * everything (t: Test, place: Place): AsyncGenerator<readonly Fas
   const [app, other] = instances as [FastifyInstance, FastifyInstance]
   yield instances
   const onRedis = () => instances.every(({ redisGuard }) => redisGuard.status.store === 'redis')
-  await until(onRedis)
+  const backOnRedis = async () => await until(onRedis).catch((error: Error) => {
+    throw new Error(JSON.stringify(instances.map(({ redisGuard }) => redisGuard.status)), { cause: error })
+  })
+  await backOnRedis()
   await hit(app, '192.0.2.1')
   await change(app)
   await move?.('192.0.2.4', async () => await hit(app, '192.0.2.4'))
@@ -188,7 +191,7 @@ async function * everything (t: Test, place: Place): AsyncGenerator<readonly Fas
   await hit(app, '192.0.2.2')
   await change(app)
   signal('SIGCONT')
-  await until(onRedis)
+  await backOnRedis()
   yield instances
 
   await app.redisGuard.clearOldRateLimitEvents(0)

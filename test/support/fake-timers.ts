@@ -50,8 +50,13 @@ export function fakeTimers (t: Test, framework: Framework): FakeClock {
   return clock
 }
 
-/** Until the test ends, the guard's own machinery follows the timers of node:test, as it does in no application. */
+/**
+ * Until the test ends, the guard's own machinery follows the timers of node:test, as it does in no application.
+ *
+ * @throws  where other tests of the file run side by side: their timers would stand still, too
+ */
 export function mockMachinery (t: Test, api: 'setTimeout' | 'setInterval'): typeof mock.timers {
+  if (t.buffered) throw new Error('the timers of a process are faked in a test that runs alone: { buffered: false }')
   mock.timers.enable({ apis: [api] })
   t.teardown(() => mock.timers.reset())
   const clear = api === 'setTimeout' ? 'clearTimeout' : 'clearInterval'

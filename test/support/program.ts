@@ -7,6 +7,9 @@ import { createServer } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
+// tap would measure coverage in children, too, and no line of lib is covered by them alone.
+process.env['_TAPJS_PROCESSINFO_COVERAGE_'] = '0'
+
 const folders = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
 
 /** @param names  stand-ins for each other; @throws when none is installed: a missing program fails the test */
