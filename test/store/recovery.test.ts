@@ -14,7 +14,7 @@ import { until } from '../support/until.js'
 t.jobs = 4
 
 /** ms: short, since each test with an outage waits for it, and long enough for a busy machine */
-const commandTimeout = 500
+const commandTimeout = 1000
 
 const cluster = await RedisCluster.start()
 t.teardown(async () => await cluster.stop())

@@ -102,7 +102,7 @@ async function isUsed (app: FastifyInstance): Promise<void> {
 async function appBehind (t: Test, options: RedisGuardOptions, server = shared): Promise<{ app: FastifyInstance, proxy: TcpProxy, away: (isAway: boolean) => Promise<void> }> {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
-  const app = await guardedApp(t, { redis: { port: proxy.port }, commandTimeout: 700, resetTimeout: 100, timeWindow: '1 hour', ...options })
+  const app = await guardedApp(t, { redis: { port: proxy.port }, commandTimeout: 1500, resetTimeout: 100, timeWindow: '1 hour', ...options })
   await isUsed(app)
   return {
     app,

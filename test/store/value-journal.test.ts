@@ -164,7 +164,7 @@ interface Instance {
 }
 
 /** @param commandTimeout  shorter than an answer of a slow Redis takes; long where there is no outage */
-async function instance (t: Test, server: RedisServer, commandTimeout = 500): Promise<Instance> {
+async function instance (t: Test, server: RedisServer, commandTimeout = 1500): Promise<Instance> {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const times = { commandTimeout, resetTimeout: 200, connectTimeout: 30_000 }
