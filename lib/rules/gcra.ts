@@ -95,7 +95,7 @@ function drained ({ used, previous: max }: LimitState, elapsedMs: number, { wind
  */
 function countedBy (max: number, otherMax: number, amount: number): number {
   if (max === otherMax || max === 0 || otherMax === 0) return amount
-  return Math.min(Math.ceil(amount / otherMax * max), beyondAnyBucket)
+  return Math.min(Math.ceil(amount * max / otherMax), beyondAnyBucket)
 }
 
 /** Buckets hold less than 2^51: see defineLimit. */

@@ -79,6 +79,15 @@ function mostPerWindow (passed: readonly Passed[], windowMs: number): number {
   return Math.max(0, ...costs)
 }
 
+t.test('gcra: what one limit has counted is no fraction more for another one (SEED=12)', async t => {
+  const [full, asking] = [defineLimit('gcra', 14, 1600, 9), defineLimit('gcra', 7, 1600, 2)]
+  const counter = new Counter()
+  counter.passed(full, 9)
+  const { retryAfterMs } = explain(counter.state, counter.nowMs, asking)
+  t.equal(retryAfterMs, 800)
+  t.same([799, 800].map(ms => take(counter.state, counter.nowMs + ms, asking, 1).fits), [false, true])
+})
+
 for (const algorithm of algorithms) {
   t.test(`${algorithm}: no limit of a group lets more pass than alone, and all together no more than the largest`, async t => {
     fc.assert(fc.property(groups(algorithm), steps, (limits, walked) => {

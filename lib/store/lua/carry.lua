@@ -46,7 +46,7 @@ local function levelOf (used, otherMax, elapsedMs, max, windowMs)
   local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
   local left = math.max(0, used - drained)
   if otherMax == max or otherMax == 0 or max == 0 then return left end
-  return math.min(math.ceil(left / otherMax * max), 4503599627370496)
+  return math.min(math.ceil(left * max / otherMax), 4503599627370496)
 end
 
 -- The counter here, merged with what was known of it. A Redis that has surely kept

@@ -58,7 +58,7 @@ for i = 1, count do
         local added = math.max(0, math.min(left, cost * windowMs))
         -- previous is the max by which the bucket is counted; it may be that of another limit.
         if previous ~= max and previous > 0 and max > 0 then
-          added = math.min(math.ceil(added / max * previous), 4503599627370496)
+          added = math.min(math.ceil(added * previous / max), 4503599627370496)
         end
         redis.call('HSET', key, 'used', math.max(0, used - added))
       elseif math.abs(atMs - countedAtMs) <= withinMs then

@@ -130,7 +130,7 @@ local function levelOf (used, otherMax, elapsedMs, max, windowMs)
   local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
   local left = math.max(0, used - drained)
   if otherMax == max or otherMax == 0 or max == 0 then return left end
-  return math.min(math.ceil(left / otherMax * max), 4503599627370496)
+  return math.min(math.ceil(left * max / otherMax), 4503599627370496)
 end
 
 -- The counter here, merged with what was known of it. A Redis that has surely kept
@@ -758,7 +758,7 @@ for i = 1, count do
         local added = math.max(0, math.min(left, cost * windowMs))
         -- previous is the max by which the bucket is counted; it may be that of another limit.
         if previous ~= max and previous > 0 and max > 0 then
-          added = math.min(math.ceil(added / max * previous), 4503599627370496)
+          added = math.min(math.ceil(added * previous / max), 4503599627370496)
         end
         redis.call('HSET', key, 'used', math.max(0, used - added))
       elseif math.abs(atMs - countedAtMs) <= withinMs then
@@ -889,7 +889,7 @@ local function general ()
 
   local function countedBy (max, otherMax, amount)
     if max == otherMax or max == 0 or otherMax == 0 then return amount end
-    return math.min(math.ceil(amount / otherMax * max), 4503599627370496)
+    return math.min(math.ceil(amount * max / otherMax), 4503599627370496)
   end
 
   local function endMs (state, limit)

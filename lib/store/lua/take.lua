@@ -115,7 +115,7 @@ local function general ()
 
   local function countedBy (max, otherMax, amount)
     if max == otherMax or max == 0 or otherMax == 0 then return amount end
-    return math.min(math.ceil(amount / otherMax * max), 4503599627370496)
+    return math.min(math.ceil(amount * max / otherMax), 4503599627370496)
   end
 
   local function endMs (state, limit)
