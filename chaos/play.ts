@@ -1,6 +1,6 @@
 /** Plays one fault: a service under load before it, in it and after it, and what came of it all. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Cluster, Redis } from 'ioredis'
+import { Cluster, type Redis } from 'ioredis'
 import { Child } from '../bench/child.js'
 import { until } from '../test/support/until.js'
 import { nowMs } from './clock.js'
@@ -115,7 +115,11 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
     await sleep(Math.min(afterMs, holdMs))
     const report = await load.ask<LoadReport>('stop' satisfies LoadAsk)
     const stoppedMs = nowMs()
-    const loss: Lost = { loss: fault.loss, fromMs: lossFromMs, untilMs: lossUntilMs }
+    const loss: Lost = { loss: fault.loss, fromMs: lossFromMs, untilMs: lossUntilMs, givenUpMs: [] }
+    if (client instanceof Cluster) {
+      const standings = await Promise.all(instances.map(async instance => await instance.standing()))
+      loss.givenUpMs = standings.map(({ switches }) => switches.filter(({ store }) => store === 'memory').map(({ atMs }) => atMs))
+    }
     const countersOff = await soon(async () => await compareCounters(client!, report.answered, loss), off => off.length === 0)
     const eventsOff = fault.loss === 'nothing' ? await soon(async () => await compareEvents(client!, report.answered), off => off === 0) : Number.NaN
     toldMs.push(nowMs() - stoppedMs)
@@ -146,6 +150,8 @@ interface Lost {
   readonly loss: Fault['loss']
   readonly fromMs: number
   readonly untilMs: number
+  /** of each instance: when it gave up a Cluster, which cannot tell what of the requests under way it has run */
+  givenUpMs: readonly (readonly number[])[]
 }
 
 /** Waits until all use Redis, and have told it all. @returns their states, whether or not they do */
@@ -243,16 +249,20 @@ async function missingAfter (client: Redis | Cluster, instances: readonly Instan
  * of a quota that is used up are forgotten with the data of a Redis that
  * loses it: the client stays limited all the same. And whether it had run
  * what was under way when the fault struck, such a Redis cannot tell, while
- * another instance may have seen it counted: so that counts up to twice.
+ * another instance may have seen it counted: so that counts up to twice. So
+ * does, in a Cluster, what was under way when an instance gave it up.
  */
-async function compareCounters (client: Redis | Cluster, answered: readonly Answered[], { loss, fromMs, untilMs }: Lost): Promise<CounterOff[]> {
+async function compareCounters (client: Redis | Cluster, answered: readonly Answered[], { loss, fromMs, untilMs, givenUpMs }: Lost): Promise<CounterOff[]> {
   const expected = new Map<string, { path: Path, least: number, most: number }>()
-  for (const { path, client: ip, status, dueMs, answeredMs } of answered) {
+  for (const { path, client: ip, instance, status, dueMs, answeredMs } of answered) {
     if (status !== 200 && status !== 429) continue
+    const wasUnderWay = (fromMs: number, untilMs = fromMs) => dueMs < untilMs + underWayMs && answeredMs > fromMs
+    const isInDoubt = (loss !== 'nothing' && wasUnderWay(fromMs, untilMs)) ||
+      givenUpMs[instance]?.some(atMs => wasUnderWay(atMs)) === true
     const key = `guard:fixed-window:{${ip}}:${limitNames[path]}`
     const bounds = expected.get(key) ?? { path, least: 0, most: 0 }
     expected.set(key, bounds)
-    bounds.most += loss !== 'nothing' && dueMs < untilMs + underWayMs && answeredMs > fromMs ? 2 : 1
+    bounds.most += isInDoubt ? 2 : 1
     if (path !== '/share' || status === 200) bounds.least++
   }
   const off: CounterOff[] = []

@@ -206,11 +206,14 @@ t.test('replies that are out of step are nobody\'s counters, and the connection 
   for (let i = 0; i < 3; i++) t.equal(await status('192.0.2.1'), 200)
   // The refusal of one client, in place of nothing: the next client would get it.
   garbler.extra = '*4\r\n:1700000000000\r\n:-4\r\n*2\r\n:9999\r\n:1\r\n:3\r\n'
-  const codes = await Promise.all(Array.from({ length: 8 }, async (_, i) => {
-    for (let turn = 0; turn < i; turn++) await new Promise(resolve => setImmediate(resolve))
-    return await status(`192.0.2.${i + 10}`)
-  }))
-  t.same(codes, Array.from({ length: 8 }, () => 200))
+  // It comes before the reply to a single hit: on a busy machine several may be sent in one call.
+  for (let wave = 1; garbler.extra !== ''; wave++) {
+    const codes = await Promise.all(Array.from({ length: 8 }, async (_, i) => {
+      for (let turn = 0; turn < i; turn++) await new Promise(resolve => setImmediate(resolve))
+      return await status(`198.51.${wave}.${i}`)
+    }))
+    t.same(codes, Array.from({ length: 8 }, () => 200))
+  }
   await until(() => lines.length > 0)
   t.match(lines, [{ msg: 'Redis is away, memory answers' }])
   await until(() => app.redisGuard.status.store === 'redis')
