@@ -158,7 +158,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     const { guarded, journal } = this.#redis
     await guarded.idle()
     if (journal.size === 0) return
-    // What was under way may have taken all of the time.
+    // The calls under way may have taken all of the time.
     const withinMs = tryUntilMs - timers.monotonicMs()
     if (!guarded.usable && withinMs > 0) await guarded.connect(withinMs)
     this.#tell()

@@ -195,7 +195,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
           const known = this.#knownOf(hit)
           // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
           this.#memory.takeOne(hit)
-          // What Redis had left when it went may have been shared out since.
+          // The instances may have shared out all that was left when Redis went.
           if (fallback === 'share' && taken.accepted) {
             share ??= this.#shareOf(hit, known)
             if (!share.accepted) return answer(undefined, refusedBy(share, hit, known), 'memory')

@@ -1,4 +1,4 @@
-/** What the program that breaks Redis makes of what it has seen. */
+/** The judge of `npm run chaos`: it turns a play into figures, and names those that are wrong. */
 import t from 'tap'
 import { lostBetween } from '../../chaos/clock.js'
 import type { InstanceState } from '../../chaos/instance.js'

@@ -185,7 +185,7 @@ function unfold (series: readonly Series[]): Step[] {
   })
 }
 
-/** What one side is asked of the differences. */
+/** The requests by which the differences of one side are seen. */
 function differing (side: keyof typeof packages): (Step & Pick<Difference, 'why'>)[] {
   return differences.flatMap(({ title, why, asked }) => asked.flatMap(([request, ask, theirs, ours]) => (
     unfold([[title, request, { ...ask, shop: title }, side === 'ours' ? ours : theirs]]).map(step => ({ ...step, why }))

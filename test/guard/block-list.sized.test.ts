@@ -141,7 +141,7 @@ t.test('a client that answers numbers as texts, of ours or the user\'s, makes no
   }
 })
 
-/** What Redis answers to a look; the list is not in step with what is known, so that it is loaded. */
+/** The answer of Redis to a look for changes. It does not follow on the known ones, so the list is loaded. */
 const missed = { nowMs: 0, cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true, isBehind: false, epoch: 'known' }
 
 const losses = {

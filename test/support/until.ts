@@ -1,7 +1,12 @@
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-/** Waits for a condition; @throws when it does not come true in time, which a busy machine needs */
+/**
+ * Waits for a condition.
+ *
+ * @param withinMs  long, since it is used up only by a test that fails, and a busy machine is slow
+ * @throws when the condition does not come true in time
+ */
 export async function until (condition: () => boolean | Promise<boolean>, withinMs = 30_000): Promise<void> {
   const endMs = performance.now() + withinMs
   while (!await condition()) {
