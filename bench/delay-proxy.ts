@@ -5,7 +5,7 @@
  *
  * Packets are held back, not throttled. Prints its port, and ends with its parent.
  */
-import { TcpProxy } from '../test/support/tcp-proxy.js'
+import { TcpProxy } from '../tools/tcp-proxy.js'
 
 const proxy = await TcpProxy.start(Number(process.argv[2]))
 proxy.delayMs = Number(process.argv[3])

@@ -14,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import Fastify from 'fastify'
 import redisGuard from 'fastify-redis-guard'
-import { RedisServer } from '../test/support/redis-server.js'
+import { RedisServer } from '../tools/redis-server.js'
 
 export interface Look {
   readonly requests: number

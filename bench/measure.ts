@@ -5,12 +5,12 @@
  * is told is the median of the rounds; ratios are taken within a round.
  */
 import type { Redis } from 'ioredis'
-import { Child } from './child.js'
-import { serverCore } from './cores.js'
+import { Child } from '../tools/child.js'
+import { serverCore } from '../tools/cores.js'
 import { readUse } from './redis-meter.js'
 import type { Scenario } from './scenarios.js'
 import type { ServerSettings } from './server.js'
-import { median } from './table.js'
+import { median } from '../tools/table.js'
 import type { VariantName } from './variants.js'
 import { type Load, type LoadResult, runWrk } from './wrk.js'
 

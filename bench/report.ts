@@ -3,7 +3,7 @@ import { type Goal, isReached } from './goals.js'
 import type { HeapReport } from './heap.js'
 import type { Row } from './measure.js'
 import type { RedisBytes } from './redis-bytes.js'
-import { figure, renderTable } from './table.js'
+import { figure, renderTable } from '../tools/table.js'
 import { variants } from './variants.js'
 
 export interface ScenarioReport {

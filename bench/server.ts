@@ -7,7 +7,7 @@
  * has used so far, in us; it ends with its parent.
  */
 import Fastify from 'fastify'
-import { answerParent } from './child.js'
+import { answerParent } from '../tools/child.js'
 import { variants, type VariantName, type VariantSettings } from './variants.js'
 
 export interface ServerSettings extends VariantSettings {

@@ -5,8 +5,8 @@
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { findProgram } from '../test/support/program.js'
-import { otherCore, pinned } from './cores.js'
+import { findProgram } from '../tools/program.js'
+import { otherCore, pinned } from '../tools/cores.js'
 
 export interface Load {
   readonly connections: number

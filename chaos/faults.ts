@@ -1,8 +1,8 @@
 /** What is done to Redis, each to a stage of its own, and how it is mended. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
-import type { RedisServer } from '../test/support/redis-server.js'
-import { until } from '../test/support/until.js'
+import type { RedisServer } from '../tools/redis-server.js'
+import { until } from '../tools/until.js'
 import type { InstanceProcess } from './instance-process.js'
 import { ClusterStage, PasswordStage, SentinelStage, ServerStage, type Stage, TlsStage } from './stage.js'
 

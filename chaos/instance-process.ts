@@ -1,5 +1,5 @@
 /** An instance, as who started it sees it. */
-import { Child } from '../bench/child.js'
+import { Child } from '../tools/child.js'
 import type { Ask, InstanceSettings, InstanceState, Standing } from './instance.js'
 
 const file = new URL('./instance.js', import.meta.url)

@@ -8,7 +8,7 @@
  */
 import Fastify from 'fastify'
 import { type RedisGuard, redisGuard, type RedisOption } from '../lib/index.js'
-import { answerParent } from '../bench/child.js'
+import { answerParent } from '../tools/child.js'
 import { nowMs, type Stall, watchStalls } from './clock.js'
 import { instanceOptions, limitedMax, openPath } from './plan.js'
 

@@ -8,7 +8,7 @@
  * Prints a port, which is nobody's, answers its parent (LoadAsk), and ends with it.
  */
 import { Agent, get } from 'node:http'
-import { answerParent } from '../bench/child.js'
+import { answerParent } from '../tools/child.js'
 import { nowMs, type Stall, watchStalls } from './clock.js'
 import { visit, type Path } from './plan.js'
 

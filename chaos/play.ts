@@ -1,8 +1,8 @@
 /** Plays one fault: a service under load before it, in it and after it, and what came of it all. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Cluster, type Redis } from 'ioredis'
-import { Child } from '../bench/child.js'
-import { until } from '../test/support/until.js'
+import { Child } from '../tools/child.js'
+import { until } from '../tools/until.js'
 import { nowMs } from './clock.js'
 import type { RateLimitEvent } from '../lib/index.js'
 import type { Fault } from './faults.js'

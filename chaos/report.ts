@@ -1,5 +1,5 @@
 /** The table that `npm run chaos` prints. */
-import { figure, renderTable } from '../bench/table.js'
+import { figure, renderTable } from '../tools/table.js'
 import type { Figures, Miss } from './judge.js'
 
 export interface Row {

@@ -1,11 +1,11 @@
 /** Where a fault is played: real servers, and the way of each instance to them. */
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
-import { Authority, type Certificate } from '../test/support/certificates.js'
-import { RedisCluster } from '../test/support/redis-cluster.js'
-import { RedisServer, tlsArguments } from '../test/support/redis-server.js'
-import { Sentinel, sentinelName } from '../test/support/sentinel.js'
-import { TcpProxy } from '../test/support/tcp-proxy.js'
-import { until } from '../test/support/until.js'
+import { Authority, type Certificate } from '../tools/certificates.js'
+import { RedisCluster } from '../tools/redis-cluster.js'
+import { RedisServer, tlsArguments } from '../tools/redis-server.js'
+import { Sentinel, sentinelName } from '../tools/sentinel.js'
+import { TcpProxy } from '../tools/tcp-proxy.js'
+import { until } from '../tools/until.js'
 import type { RedisSettings } from './instance.js'
 
 export const instanceCount = 2

@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path'
 import { transform } from 'esbuild'
 import t, { type Test } from 'tap'
 import { inRepository } from './support/paths.js'
-import { RedisServer } from './support/redis-server.js'
+import { RedisServer } from '../tools/redis-server.js'
 import { isFull } from './support/size.js'
 
 const root = inRepository('./')

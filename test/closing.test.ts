@@ -13,10 +13,10 @@ import type { FailoverStore } from '../lib/store/failover.js'
 import { Keys } from '../lib/store/keys.js'
 import { logTo } from './support/app.js'
 import { mockMachinery } from './support/fake-timers.js'
-import { RedisCluster } from './support/redis-cluster.js'
-import { RedisServer } from './support/redis-server.js'
-import { TcpProxy } from './support/tcp-proxy.js'
-import { until } from './support/until.js'
+import { RedisCluster } from '../tools/redis-cluster.js'
+import { RedisServer } from '../tools/redis-server.js'
+import { TcpProxy } from '../tools/tcp-proxy.js'
+import { until } from '../tools/until.js'
 
 // They wait most of the time.
 t.jobs = 4

@@ -3,7 +3,7 @@ import t from 'tap'
 import { algorithms } from '../lib/rules/rate-limit.js'
 import { guardedApp } from './support/app.js'
 import { Instance } from './support/instance.js'
-import { RedisServer } from './support/redis-server.js'
+import { RedisServer } from '../tools/redis-server.js'
 
 t.setTimeout(300_000)
 

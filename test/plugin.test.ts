@@ -4,8 +4,8 @@ import t, { type Test } from 'tap'
 import redisGuard from '../lib/index.js'
 import { guardedApp, logTo } from './support/app.js'
 import { mockMachinery } from './support/fake-timers.js'
-import { RedisServer } from './support/redis-server.js'
-import { until } from './support/until.js'
+import { RedisServer } from '../tools/redis-server.js'
+import { until } from '../tools/until.js'
 
 function environment (t: Test, env: Record<string, string>): void {
   const before = { ...process.env }

@@ -3,8 +3,8 @@ import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t from 'tap'
 import redisGuard from '../lib/index.js'
 import { safeLog } from '../lib/safe-log.js'
-import { RedisServer } from './support/redis-server.js'
-import { until } from './support/until.js'
+import { RedisServer } from '../tools/redis-server.js'
+import { until } from '../tools/until.js'
 
 const levels = ['debug', 'info', 'warn', 'error'] as const
 

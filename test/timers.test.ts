@@ -4,8 +4,8 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { guardedApp } from './support/app.js'
 import { fakeTimers, type Framework, frameworks } from './support/fake-timers.js'
-import { RedisServer } from './support/redis-server.js'
-import { until } from './support/until.js'
+import { RedisServer } from '../tools/redis-server.js'
+import { until } from '../tools/until.js'
 
 const names = Object.keys(frameworks) as Framework[]
 

@@ -4,7 +4,7 @@ import { promisify } from 'node:util'
 import t from 'tap'
 import type { Look } from '../../bench/flat.js'
 import { inRepository } from '../support/paths.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
 
 t.setTimeout(600_000)

@@ -4,7 +4,7 @@ import { goalsOf, isReached } from '../../bench/goals.js'
 import type { Row } from '../../bench/measure.js'
 import { readOptions } from '../../bench/options.js'
 import { renderGoals } from '../../bench/report.js'
-import { figure, median, renderTable } from '../../bench/table.js'
+import { figure, median, renderTable } from '../../tools/table.js'
 import type { VariantName } from '../../bench/variants.js'
 
 t.test('the median is the middle number, or halfway between the two', async t => {

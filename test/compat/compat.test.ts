@@ -8,8 +8,8 @@ import type { FastifyInstance, FastifyRequest, HTTPMethods } from 'fastify'
 import t, { type Test } from 'tap'
 import { normalizeIP } from '../../lib/index.js'
 import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 import { Setting, type SettingName, settings, theirNormalizeIP } from './setting.js'
 
 /** A request, and what it is answered. */

@@ -3,9 +3,9 @@ import type { FastifyInstance, FastifyRequest, HTTPMethods } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())

@@ -6,9 +6,9 @@ import { Registry } from 'prom-client'
 import type { Test } from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
-import type { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import type { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 // Not by import: both packages declare Fastify's `config.rateLimit`, and their types would meet.
 const rateLimit = createRequire(import.meta.url)('@fastify/rate-limit') as FastifyPluginAsync & { normalizeIP (ip: string, ipv6Subnet?: number): string }

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { inRepository } from '../support/paths.js'
-import { Program } from '../support/program.js'
+import { Program } from '../../tools/program.js'
 
 t.setTimeout(300_000)
 

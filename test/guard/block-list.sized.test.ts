@@ -10,10 +10,10 @@ import { MemoryStore } from '../../lib/store/memory.js'
 import type { RedisBlocks } from '../../lib/store/redis-blocks.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { randomFrom } from '../support/random.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 const observer = server.client()

@@ -3,7 +3,7 @@ import t from 'tap'
 import { ChangeLog, mostLines } from '../../lib/guard/change-log.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())

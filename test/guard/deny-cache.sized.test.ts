@@ -10,10 +10,10 @@ import type { NamedCheck, Refusals, Taken } from '../../lib/store/store.js'
 import { timers } from '../../lib/timers.js'
 import { guardedApp } from '../support/app.js'
 import { randomFrom } from '../support/random.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 const startMs = 1_700_000_000_000
 /** How many random runs there are. */

@@ -3,8 +3,8 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import t, { type Test } from 'tap'
 import { channelNames } from '../../lib/index.js'
 import { guardedApp } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 function listen (t: Test): [name: string, message: unknown][] {
   const heard: [string, unknown][] = []

@@ -10,9 +10,9 @@ import { resolveOptions } from '../../lib/settings.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 // They wait most of the time.
 t.jobs = 4

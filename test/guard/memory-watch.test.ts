@@ -3,9 +3,9 @@ import t, { type Test } from 'tap'
 import { MemoryWatch } from '../../lib/guard/memory-watch.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const maxBytes = 20_000_000
 

@@ -4,8 +4,8 @@ import t from 'tap'
 import redisGuard from '../../lib/index.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 /** These tests are not about a Redis that is slow, and not about the end of a window. */
 const patient = { commandTimeout: 30_000, timeWindow: '1 hour' }

@@ -4,9 +4,9 @@ import { Registry } from 'prom-client'
 import t from 'tap'
 import { mostPerWrite } from '../../lib/guard/event-log.js'
 import { guardedApp } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 const registry = new Registry()
 

@@ -14,10 +14,10 @@ import t, { type Test } from 'tap'
 import redisGuard, { channelNames } from '../../lib/index.js'
 import type { LimitHook, RedisGuardOptions } from '../../lib/options.js'
 import type { CustomStoreConstructor } from '../../lib/store/store.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
-import { until } from '../support/until.js'
+import { until } from '../../tools/until.js'
 
 const hooks: readonly LimitHook[] = ['onRequest', 'preParsing', 'preValidation', 'preHandler']
 

@@ -5,7 +5,7 @@ import t from 'tap'
 import { readClientId } from '../../lib/http/client-id.js'
 import type { RateLimitOptions } from '../../lib/options.js'
 import { guardedApp } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 
 /** As BSON has it. */
 class ObjectId {

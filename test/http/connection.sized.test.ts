@@ -19,10 +19,10 @@ import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { Authority } from '../support/certificates.js'
-import { RedisServer } from '../support/redis-server.js'
+import { Authority } from '../../tools/certificates.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
-import { until } from '../support/until.js'
+import { until } from '../../tools/until.js'
 
 const authority = await Authority.create(t)
 const { cert, key } = await authority.issue()

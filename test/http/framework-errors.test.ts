@@ -5,8 +5,8 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOpt
 import t, { type Test } from 'tap'
 import redisGuard, { guardFrameworkErrors, type RedisGuardOptions } from '../../lib/index.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())

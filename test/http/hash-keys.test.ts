@@ -5,8 +5,8 @@ import t, { type Test } from 'tap'
 import { keyHash } from '../../lib/guard/key-hash.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 const observer = server.client()

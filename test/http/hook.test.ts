@@ -10,7 +10,7 @@ import t from 'tap'
 import redisGuard, { normalizeIP } from '../../lib/index.js'
 import type { RateLimitOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 
 const ok = async () => 'ok'
 

@@ -12,9 +12,9 @@ import { timers } from '../../lib/timers.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
 import { failingAtOnce, failingLater } from '../support/failing.js'
-import { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())

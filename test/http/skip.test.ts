@@ -6,7 +6,7 @@ import { guardFrameworkErrors } from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())

@@ -3,8 +3,8 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, InjectOptions } fro
 import t, { type Test } from 'tap'
 import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
 import { guardedApp } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())

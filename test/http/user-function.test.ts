@@ -4,8 +4,8 @@ import t from 'tap'
 import type { RouteRateLimitOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())

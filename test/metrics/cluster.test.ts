@@ -4,8 +4,8 @@ import { once } from 'node:events'
 import { AggregatorRegistry } from 'prom-client'
 import t, { type Test } from 'tap'
 import { inRepository } from '../support/paths.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const registry = new AggregatorRegistry()
 

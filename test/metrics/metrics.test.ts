@@ -7,8 +7,8 @@ import redisGuard from '../../lib/index.js'
 import { described, type MetricDescription } from '../../lib/metrics/metrics.js'
 import { infoMetrics, parseInfo, upMetric } from '../../lib/metrics/redis-info.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())

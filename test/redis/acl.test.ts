@@ -9,10 +9,10 @@ import { algorithms } from '../../lib/rules/rate-limit.js'
 import { scripts } from '../../lib/store/lua/scripts.js'
 import { guardedApp } from '../support/app.js'
 import { inRepository } from '../support/paths.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
-import { Sentinel, sentinelName } from '../support/sentinel.js'
-import { until } from '../support/until.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { Sentinel, sentinelName } from '../../tools/sentinel.js'
+import { until } from '../../tools/until.js'
 
 const readme = await readFile(inRepository('README.md'), 'utf8')
 

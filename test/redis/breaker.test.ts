@@ -6,9 +6,9 @@ import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { OutOfStepError } from '../../lib/redis/failure.js'
 import { mockMachinery } from '../support/fake-timers.js'
-import { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 const observer = server.client()

@@ -1,12 +1,12 @@
 /** Options of ioredis that are functions of the application's. A process that one of them ends fails this file. */
 import t from 'tap'
 import { guardedApp } from '../support/app.js'
-import { freePort } from '../support/program.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
-import { Sentinel, sentinelName } from '../support/sentinel.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { freePort } from '../../tools/program.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { Sentinel, sentinelName } from '../../tools/sentinel.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 // Each test has servers of its own, and mostly waits for them.
 t.jobs = 3

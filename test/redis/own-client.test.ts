@@ -10,8 +10,8 @@ import t from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { NamedLimitOptions } from '../../lib/options.js'
 import { guardedApp } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const options = { enableOfflineQueue: false, autoResendUnfulfilledCommands: false, retryStrategy: () => 50 }
 const versions = {

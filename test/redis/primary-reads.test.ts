@@ -5,8 +5,8 @@ import { Cluster as Cluster5 } from 'ioredis5'
 import t from 'tap'
 import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { until } from '../support/until.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { until } from '../../tools/until.js'
 
 const password = 'secret'
 const cluster = await RedisCluster.start({

@@ -8,7 +8,7 @@ import { failureOf, valueErrorOf } from '../../lib/redis/failure.js'
 import { redactor } from '../../lib/redis/redaction.js'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { until } from '../support/until.js'
+import { until } from '../../tools/until.js'
 
 const user = 'of-the-shop'
 const password = 's3cret p@ss:w/o#r%d "1"'

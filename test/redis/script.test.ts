@@ -3,7 +3,7 @@ import type { Cluster, Redis } from 'ioredis'
 import t from 'tap'
 import { type RedisClient, Script } from '../../lib/redis/script.js'
 import { guardedApp } from '../support/app.js'
-import { RedisCluster } from '../support/redis-cluster.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
 
 const script = new Script('probe')
 const call = { keys: ['probe'], args: [] }

@@ -5,11 +5,11 @@ import { createServer, type TLSSocket } from 'node:tls'
 import t, { type Test } from 'tap'
 import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp } from '../support/app.js'
-import { Authority } from '../support/certificates.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
-import { Sentinel, sentinelName } from '../support/sentinel.js'
-import { until } from '../support/until.js'
+import { Authority } from '../../tools/certificates.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { Sentinel, sentinelName } from '../../tools/sentinel.js'
+import { until } from '../../tools/until.js'
 
 // Each test has servers of its own, and mostly waits for them.
 t.jobs = 3

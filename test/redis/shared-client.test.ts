@@ -7,9 +7,9 @@ import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { OwnRedisClient } from '../../lib/redis-option.js'
 import { guardedApp } from '../support/app.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 type Emitter = Pick<Redis, 'eventNames' | 'listenerCount'>
 

@@ -8,12 +8,12 @@ import type { ClusterOptions, Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp } from '../support/app.js'
-import { Authority, type Certificate } from '../support/certificates.js'
+import { Authority, type Certificate } from '../../tools/certificates.js'
 import { Instance } from '../support/instance.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer, tlsArguments } from '../support/redis-server.js'
-import { Sentinel, sentinelName } from '../support/sentinel.js'
-import { until } from '../support/until.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer, tlsArguments } from '../../tools/redis-server.js'
+import { Sentinel, sentinelName } from '../../tools/sentinel.js'
+import { until } from '../../tools/until.js'
 
 interface Tls { ca: string, cert?: string, key?: string, maxVersion?: 'TLSv1.2' }
 

@@ -6,12 +6,12 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisOption } from '../../lib/redis-option.js'
 import { guardedApp } from '../support/app.js'
-import { Authority } from '../support/certificates.js'
-import { RedisCluster } from '../support/redis-cluster.js'
+import { Authority } from '../../tools/certificates.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
 import { forms, type Ports, values } from '../support/redis-options.js'
-import { RedisServer, tlsArguments } from '../support/redis-server.js'
-import { Sentinel } from '../support/sentinel.js'
-import { until } from '../support/until.js'
+import { RedisServer, tlsArguments } from '../../tools/redis-server.js'
+import { Sentinel } from '../../tools/sentinel.js'
+import { until } from '../../tools/until.js'
 
 const starting = RedisCluster.start()
 const server = await RedisServer.start()

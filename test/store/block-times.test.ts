@@ -11,9 +11,9 @@ import { MemoryStore } from '../../lib/store/memory.js'
 import { RedisStore } from '../../lib/store/redis.js'
 import { Shares } from '../../lib/store/shares.js'
 import { guardedApp } from '../support/app.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const hourMs = 3_600_000
 const ip = '192.0.2.1'

@@ -10,7 +10,7 @@ import type { Block } from '../../lib/store/store.js'
 import { medianMs } from '../support/median.js'
 import { randomFrom } from '../support/random.js'
 import { size } from '../support/size.js'
-import { until } from '../support/until.js'
+import { until } from '../../tools/until.js'
 
 /** A power of two less in the small size, so that tables that double are as full as with a million. */
 const entries = size(1_000_000 / 16, 1_000_000)

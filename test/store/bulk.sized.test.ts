@@ -2,7 +2,7 @@
 import type { Redis } from 'ioredis'
 import t from 'tap'
 import { guardedApp } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
 
 const server = await RedisServer.start()

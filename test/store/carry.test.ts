@@ -8,7 +8,7 @@ import { algorithms, count, defineLimit, explain, type Limit, type LimitState } 
 import { Keys } from '../../lib/store/keys.js'
 import { type Kept, RedisStore } from '../../lib/store/redis.js'
 import type { BlockOperation, CountedHere } from '../../lib/store/store.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 
 const server = await RedisServer.start()
 const observer = server.client()

@@ -9,8 +9,8 @@ import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import { Shares } from '../../lib/store/shares.js'
 import { RedisStore } from '../../lib/store/redis.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 import { storeContract, type StoreUnderTest } from './contract.js'
 
 const server = await RedisServer.start()

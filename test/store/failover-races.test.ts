@@ -12,7 +12,7 @@ import { type Heartbeat, noNumbers, type RedisStore } from '../../lib/store/redi
 import { Shares } from '../../lib/store/shares.js'
 import { blockedIn, type BlockOperation, type CountedHere, type Fence } from '../../lib/store/store.js'
 import { timers } from '../../lib/timers.js'
-import { until } from '../support/until.js'
+import { until } from '../../tools/until.js'
 
 const keys = new Keys('guard:')
 const gone = new StoreUnavailableError('connection', 'gone')

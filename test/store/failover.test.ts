@@ -4,9 +4,9 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/options.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 // They wait most of the time.
 t.jobs = 4

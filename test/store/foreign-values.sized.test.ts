@@ -5,10 +5,10 @@ import t, { type Test } from 'tap'
 import { Keys } from '../../lib/store/keys.js'
 import { parseNetwork } from '../../lib/rules/address.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { isFull } from '../support/size.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 const server = await RedisServer.start()
 const proxy = await TcpProxy.start(server.port)

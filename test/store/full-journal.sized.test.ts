@@ -8,11 +8,11 @@ import { inChunk } from '../../lib/store/counter-journal.js'
 import { atOnce } from '../../lib/store/recovery.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { inRepository } from '../support/paths.js'
-import { Program } from '../support/program.js'
-import { RedisServer } from '../support/redis-server.js'
+import { Program } from '../../tools/program.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 /** More than fits into a call, several times. */
 const maxJournal = size(500, 2000)

@@ -14,7 +14,7 @@ import { MemoryStore } from '../../lib/store/memory.js'
 import { RedisStore } from '../../lib/store/redis.js'
 import type { Hit, NamedCheck, Taken } from '../../lib/store/store.js'
 import { randomFrom } from '../support/random.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
 
 const steps = size(20_000, 100_000)

@@ -5,10 +5,10 @@ import type { RedisGuardOptions } from '../../lib/options.js'
 import { type Algorithm, algorithms } from '../../lib/rules/rate-limit.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { outages } from '../support/outages.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 // They wait most of the time.
 t.jobs = 4

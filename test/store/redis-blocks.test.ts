@@ -10,7 +10,7 @@ import { Keys } from '../../lib/store/keys.js'
 import { Journal } from '../../lib/store/journal.js'
 import { RedisStore } from '../../lib/store/redis.js'
 import type { BlockOperation } from '../../lib/store/store.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 
 const server = await RedisServer.start()
 const observer = server.client()

@@ -11,8 +11,8 @@ import { Keys } from '../../lib/store/keys.js'
 import { RedisStore } from '../../lib/store/redis.js'
 import type { NamedCheck } from '../../lib/store/store.js'
 import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
-import { until } from '../support/until.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 /** A store whose Redis answers each command and script as it is told to. */
 function storeAnswering (answer: () => unknown): RedisStore {

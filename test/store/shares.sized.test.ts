@@ -10,10 +10,10 @@ import { MemoryStore } from '../../lib/store/memory.js'
 import { Shares } from '../../lib/store/shares.js'
 import type { NamedCheck } from '../../lib/store/store.js'
 import { guardedApp } from '../support/app.js'
-import { RedisServer } from '../support/redis-server.js'
+import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 // Those with servers wait most of the time.
 t.jobs = 3

@@ -7,10 +7,10 @@ import { ValueJournal } from '../../lib/store/value-journal.js'
 import { guardedApp } from '../support/app.js'
 import { medianMs } from '../support/median.js'
 import { outages } from '../support/outages.js'
-import { RedisCluster } from '../support/redis-cluster.js'
-import { RedisServer } from '../support/redis-server.js'
-import { TcpProxy } from '../support/tcp-proxy.js'
-import { until } from '../support/until.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { TcpProxy } from '../../tools/tcp-proxy.js'
+import { until } from '../../tools/until.js'
 
 // Those with servers of their own wait most of the time.
 t.jobs = 3

@@ -2,7 +2,7 @@
 import { Agent, get } from 'node:http'
 import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
 import { inRepository } from './paths.js'
-import { Program } from './program.js'
+import { Program } from '../../tools/program.js'
 
 export class Instance {
   readonly #program: Program

@@ -1,6 +1,6 @@
 /** Ways in which Redis goes with a command under way: it never runs, runs later, or has run and nobody was told. */
-import type { RedisServer } from './redis-server.js'
-import type { TcpProxy } from './tcp-proxy.js'
+import type { RedisServer } from '../../tools/redis-server.js'
+import type { TcpProxy } from '../../tools/tcp-proxy.js'
 
 export interface Outage {
   readonly begin: (server: RedisServer, proxy: TcpProxy) => void

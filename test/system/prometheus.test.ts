@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { inRepository } from '../support/paths.js'
-import { findProgram, freePort, Program } from '../support/program.js'
-import { RedisServer } from '../support/redis-server.js'
+import { findProgram, freePort, Program } from '../../tools/program.js'
+import { RedisServer } from '../../tools/redis-server.js'
 
 const shipped = inRepository('examples/prometheus/')
 const example = inRepository('dist/examples/server.js')

@@ -6,7 +6,7 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 
-const folder = new URL('../../lib/store/lua/', import.meta.url)
+const folder = new URL('../lib/store/lua/', import.meta.url)
 const files = (await readdir(folder)).filter(file => file.endsWith('.lua')).sort()
 const entries = await Promise.all(files.map(async file => {
   const name = basename(file, '.lua')

@@ -4,7 +4,7 @@
  * elsewhere in production. Redis pins itself (`--server_cpulist`).
  */
 import { availableParallelism } from 'node:os'
-import { findProgram } from '../test/support/program.js'
+import { findProgram } from './program.js'
 
 export const serverCore = 0
 export const otherCore = 1

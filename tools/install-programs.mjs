@@ -1,7 +1,7 @@
 /**
  * Makes sure that the programs which the tests and the bench start are there:
  *
- *   node test/support/install-programs.mjs redis-server prometheus
+ *   node tools/install-programs.mjs redis-server prometheus
  *
  * One that is missing is installed with the system's package manager where
  * that needs no password; its service is not started. Otherwise this fails
