@@ -3,9 +3,8 @@
  * unguarded one, and the guard cheaper than what a user would take instead.
  */
 import type { HeapReport } from './heap.js'
-import type { Ratios, Row } from './measure.js'
+import type { Ratios, Row, ScenarioReport } from './measure.js'
 import type { RedisBytes } from './redis-bytes.js'
-import type { ScenarioReport } from './report.js'
 import type { VariantName } from './variants.js'
 
 export interface Goal {

@@ -36,6 +36,14 @@ export interface Row extends Measurement {
 /** What a variant has of what another one has. */
 export type Ratios = Readonly<Record<typeof compared[number], number>>
 
+export interface ScenarioReport {
+  readonly name: string
+  readonly title: string
+  /** p50 of a bare PING on the way that the servers take, us */
+  readonly pingMicros: number
+  readonly rows: readonly Row[]
+}
+
 const compared = ['requestsPerSecond', 'cpuMicrosPerRequest', 'redisMicrosPerRequest'] as const
 const comparedWith: readonly VariantName[] = ['plain', 'plain-headers', 'fastify-memory', 'fastify-redis', 'guard-near']
 

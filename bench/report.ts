@@ -1,18 +1,10 @@
 /** The tables that the bench prints. */
 import { type Goal, isReached } from './goals.js'
 import type { HeapReport } from './heap.js'
-import type { Row } from './measure.js'
+import type { ScenarioReport } from './measure.js'
 import type { RedisBytes } from './redis-bytes.js'
 import { figure, renderTable } from '../tools/table.js'
 import { variants } from './variants.js'
-
-export interface ScenarioReport {
-  readonly name: string
-  readonly title: string
-  /** p50 of a bare PING on the way that the servers take, us */
-  readonly pingMicros: number
-  readonly rows: readonly Row[]
-}
 
 export function renderScenario ({ title, pingMicros, rows }: ScenarioReport): string {
   const head = ['variant', 'counts in', 'connections', 'requests/s', 'p50 ms', 'p99 ms', 'Node us/req', 'Redis us/req', 'Redis commands/req', 'refused %', 'failed', 'to plain', 'to plain with headers', 'to @fastify/rate-limit on Redis']

@@ -26,6 +26,6 @@ export type {
   StandardHeaders
 } from './options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'
-export type { Algorithm } from './rules/rate-limit.js'
+export type { Algorithm } from './rules/rule.js'
 export type { StoreStatus } from './store/availability.js'
 export type { Block, CustomStore, CustomStoreCallback, CustomStoreConstructor, RateLimitEvent, Suspect } from './store/store.js'

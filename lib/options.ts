@@ -12,7 +12,8 @@ import {
   type ValueRule, whole, wrong
 } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
-import { type Algorithm, algorithms } from './rules/rate-limit.js'
+import { algorithms } from './rules/rate-limit.js'
+import type { Algorithm } from './rules/rule.js'
 import type { OnOutage } from './rules/verdict.js'
 import type { CustomStoreConstructor } from './store/store.js'
 

@@ -17,7 +17,8 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
-import { isUnused, type LimitState, takeAll } from '../rules/rate-limit.js'
+import { isUnused, takeAll } from '../rules/rate-limit.js'
+import type { LimitState } from '../rules/rule.js'
 import type { NamedCheck, Refusals, Taken } from '../store/store.js'
 import { timers } from '../timers.js'
 

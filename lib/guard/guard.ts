@@ -5,7 +5,8 @@
 import { ArgumentError } from '../errors.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import type { AddressList } from '../rules/address-list.js'
-import { current, explain, explainHit, type Explanation, refusalsOf } from '../rules/rate-limit.js'
+import { current, explain, explainHit, refusalsOf } from '../rules/rate-limit.js'
+import type { Explanation } from '../rules/rule.js'
 import type {
   Blocked, Counted, Denied, Exempt, Explained, OnOutage, Shadowed, Source, Uncounted, Unlimited, Verdict
 } from '../rules/verdict.js'

@@ -1,7 +1,7 @@
 /** What a client is told in headers about the limits that it met. */
 import type { FastifyReply } from 'fastify'
 import { isTighter } from '../guard/guard.js'
-import type { Explanation } from '../rules/rate-limit.js'
+import type { Explanation } from '../rules/rule.js'
 import type { Counted, Explained, Uncounted } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings.js'
 

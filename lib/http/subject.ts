@@ -1,7 +1,7 @@
 /** What a request is about, and what has become of it so far. */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Client, Subject } from '../guard/guard.js'
-import type { Explanation } from '../rules/rate-limit.js'
+import type { Explanation } from '../rules/rule.js'
 import type { Explained } from '../rules/verdict.js'
 
 /** A limit that decides a request; several hooks may have the same one. */

@@ -12,19 +12,7 @@ import type { Source } from '../rules/verdict.js'
 import type { StoreStatus } from '../store/availability.js'
 import { type Carried, carriedKinds } from '../store/journal.js'
 import { addRedisInfo, infoMetrics, type InfoSource, upMetric } from './redis-info.js'
-
-/** A metric as README lists it; a test compares the two. */
-export interface MetricDescription {
-  readonly name: string
-  readonly labels: readonly string[]
-  readonly help: string
-  /**
-   * How prom-client's `AggregatorRegistry` combines the values of the workers
-   * of a `node:cluster`. Default: the sum, which is wrong for a value that
-   * all workers share.
-   */
-  readonly aggregator?: Aggregator
-}
+import type { MetricDescription } from './metric-description.js'
 
 export const described = {
   decisions: {

@@ -4,7 +4,7 @@
  * answer costs the scrape no more than that.
  */
 import { Counter, Gauge, type Registry } from 'prom-client'
-import type { MetricDescription } from './metrics.js'
+import type { MetricDescription } from './metric-description.js'
 
 /** Asks Redis; throws or rejects when it cannot be asked. */
 export type InfoSource = () => Promise<RedisInfo>

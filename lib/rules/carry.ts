@@ -3,7 +3,8 @@
  * what it knows itself: pure arithmetic on the states of rules/rate-limit.ts.
  * store/lua/carry.lua does the adding.
  */
-import { current, isUnused, type Limit, type LimitState } from './rate-limit.js'
+import { current, isUnused } from './rate-limit.js'
+import type { Limit, LimitState } from './rule.js'
 
 /** Of one counter. Times are on the clock of who counted. */
 export interface Carry {

@@ -8,7 +8,7 @@
  * that they do not depend on max: routes of one group may each have their own
  * max, and a max may change while the window runs.
  */
-import type { Limit, LimitState, Rule } from './rate-limit.js'
+import type { Limit, LimitState, Rule } from './rule.js'
 
 export const fixedWindow: Rule = {
   current (stored, nowMs, limit) {

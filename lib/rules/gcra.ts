@@ -16,7 +16,7 @@
  * Source: the continuous-state leaky bucket, equivalent to the virtual
  * scheduling form of the generic cell rate algorithm: ITU-T I.371, annex A.
  */
-import type { Limit, LimitState, Rule } from './rate-limit.js'
+import type { Limit, LimitState, Rule } from './rule.js'
 
 export const gcra: Rule = {
   current (stored, nowMs, limit) {

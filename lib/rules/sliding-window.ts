@@ -14,7 +14,7 @@
  * Source: the approximated sliding window of Cloudflare, "How we built rate
  * limiting capable of scaling to millions of domains" (2017).
  */
-import type { Limit, LimitState, Rule } from './rate-limit.js'
+import type { Limit, LimitState, Rule } from './rule.js'
 
 export const slidingWindow: Rule = {
   current (stored, nowMs, limit) {

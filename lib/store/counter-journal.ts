@@ -7,7 +7,8 @@
  * numbers, and Redis runs them in order (store/lua/take.lua): those up to the
  * last number that Redis knows did run.
  */
-import { count, expiresAtMs, explain, type Limit, type LimitState, otherClockMs, refund } from '../rules/rate-limit.js'
+import { count, expiresAtMs, explain, otherClockMs, refund } from '../rules/rate-limit.js'
+import type { Limit, LimitState } from '../rules/rule.js'
 import type { CountedHere, Fence } from './store.js'
 
 /** A hit that this instance decided. */

@@ -24,7 +24,8 @@
  * in all.
  */
 import { type HashKey, keyedHashOf } from '../rules/keyed-hash.js'
-import { current, type Limit, type LimitState } from '../rules/rate-limit.js'
+import { current } from '../rules/rate-limit.js'
+import type { Limit, LimitState } from '../rules/rule.js'
 
 export interface Entry {
   readonly key: string

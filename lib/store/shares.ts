@@ -11,7 +11,8 @@
  *         others did meanwhile, and Redis did not tell here any more, cannot
  *         be more than their parts
  */
-import { count, explain, type Explanation, type Limit, type LimitState, sameMomentMs } from '../rules/rate-limit.js'
+import { count, explain, sameMomentMs } from '../rules/rate-limit.js'
+import type { Explanation, Limit, LimitState } from '../rules/rule.js'
 import type { MemoryStore } from './memory.js'
 import type { Hit, NamedCheck, Refund, Taken } from './store.js'
 

@@ -8,7 +8,8 @@
  * StoreUnavailableError, save those of memory.
  */
 import type { Awaitable } from '../awaitable.js'
-import type { Check, Explanation, Limit, LimitState } from '../rules/rate-limit.js'
+import type { Check } from '../rules/rate-limit.js'
+import type { Explanation, Limit, LimitState } from '../rules/rule.js'
 
 /** One limit of a hit. The name tells a client's counters apart. */
 export interface NamedCheck extends Check {

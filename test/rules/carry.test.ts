@@ -1,7 +1,8 @@
 /** What of a counter is told to a Redis that was away. */
 import t from 'tap'
 import { carryOf } from '../../lib/rules/carry.js'
-import { count, defineLimit, type LimitState } from '../../lib/rules/rate-limit.js'
+import { count, defineLimit } from '../../lib/rules/rate-limit.js'
+import type { LimitState } from '../../lib/rules/rule.js'
 
 const startMs = 1_700_000_000_000
 const fixed = defineLimit('fixed-window', 10, 1000)

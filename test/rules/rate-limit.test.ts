@@ -1,7 +1,8 @@
 /** The rules of each algorithm by themselves, on a clock that the test sets. */
 import fc from 'fast-check'
 import t from 'tap'
-import { type Algorithm, algorithms, defineLimit, excesses, explain, expiresAtMs, type Limit, type LimitState, longestWindowMs, take, takeAll, refund } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, excesses, explain, expiresAtMs, longestWindowMs, take, takeAll, refund } from '../../lib/rules/rate-limit.js'
+import type { Algorithm, Limit, LimitState } from '../../lib/rules/rule.js'
 import { randomFrom } from '../support/random.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)

@@ -4,10 +4,8 @@
  */
 import fc from 'fast-check'
 import t from 'tap'
-import {
-  algorithms, type Algorithm, defineLimit, excesses, explain, expiresAtMs, type Limit, type LimitState, refund, refusalsOf,
-  take
-} from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, excesses, explain, expiresAtMs, refund, refusalsOf, take } from '../../lib/rules/rate-limit.js'
+import type { Algorithm, Limit, LimitState } from '../../lib/rules/rule.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)

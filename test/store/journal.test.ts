@@ -1,6 +1,7 @@
 /** What Redis is to be told when it is back: in order, inside a bound, and nothing twice. */
 import t from 'tap'
-import { defineLimit, type LimitState } from '../../lib/rules/rate-limit.js'
+import { defineLimit } from '../../lib/rules/rate-limit.js'
+import type { LimitState } from '../../lib/rules/rule.js'
 import type { BeforeReset, CounterChunk, HitHere } from '../../lib/store/counter-journal.js'
 import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/store/journal.js'
 import type { BlockOperation, RateLimitEvent } from '../../lib/store/store.js'

@@ -1,6 +1,7 @@
 /** The store in the memory of one process: its bounds, and who keeps a counter when there is no room for all. */
 import t from 'tap'
-import { type Algorithm, algorithms, defineLimit, type LimitState, take } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, take } from '../../lib/rules/rate-limit.js'
+import type { Algorithm, LimitState } from '../../lib/rules/rule.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'
 import type { NamedCheck } from '../../lib/store/store.js'
