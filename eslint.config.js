@@ -1,6 +1,6 @@
 import neostandard from 'neostandard'
 
-const message = 'Use lib/timers.ts: the fake timers of an application\'s tests replace this.'
+const message = 'Use lib/runtime/timers.ts: the fake timers of an application\'s tests replace this.'
 const globals = [
   'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'setImmediate', 'clearImmediate', 'queueMicrotask', 'performance'
 ]
@@ -10,7 +10,7 @@ export default [
   ...neostandard({ ts: true, ignores: ['dist', '.tap'] }),
   {
     files: ['lib/**/*.ts'],
-    ignores: ['lib/timers.ts', 'lib/clock.ts'],
+    ignores: ['lib/runtime/timers.ts', 'lib/runtime/clock.ts'],
     rules: {
       'no-restricted-globals': ['error', ...globals.map(name => ({ name, message }))],
       'no-restricted-imports': ['error', ...modules.map(name => ({ name, message }))],

@@ -5,7 +5,7 @@
 import type { RedisSide } from './store/availability.js'
 import type { FailoverStore } from './store/failover.js'
 import type { Carried } from './store/journal.js'
-import { timers } from './timers.js'
+import { timers } from './runtime/timers.js'
 
 export interface LastWrites {
   readonly store: FailoverStore

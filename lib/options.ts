@@ -5,7 +5,7 @@
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
-import type { Awaitable } from './awaitable.js'
+import type { Awaitable } from './runtime/awaitable.js'
 import type { RefusalCode } from './errors.js'
 import {
   duration, either, flag, fn, infinite, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,

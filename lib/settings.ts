@@ -3,7 +3,7 @@
  * and complete.
  */
 import type { FastifyRequest } from 'fastify'
-import type { Awaitable } from './awaitable.js'
+import type { Awaitable } from './runtime/awaitable.js'
 import { type Environment, readEnvironment } from './env.js'
 import { type LimitError, type OptionProblem, OptionsError, show } from './errors.js'
 import { foreignOptions, isOfHost, probablyMeant } from './host-options.js'

@@ -35,11 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'async-context.ts': 'runtime/async-context.ts',
-  'awaitable.ts': 'runtime/awaitable.ts',
-  'clock.ts': 'runtime/clock.ts',
-  'shared-listener.ts': 'runtime/shared-listener.ts',
-  'timers.ts': 'runtime/timers.ts',
   'env.ts': 'settings/environment.ts',
   'host-options.ts': 'settings/host-options.ts',
   'near-name.ts': 'settings/near-name.ts',

@@ -7,7 +7,7 @@ import { parseNetwork } from '../rules/address.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
 import type { Block } from '../store/store.js'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 
 export interface BlockListOptions {
   readonly memory: MemoryStore

@@ -5,7 +5,7 @@
  * floods no log, and the line says how many there were.
  */
 import { AsyncResource } from 'node:async_hooks'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 
 /** The most lines in a second, and one with the counts of the others. */
 export const mostLines = 10

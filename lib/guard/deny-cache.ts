@@ -20,7 +20,7 @@ import type { Keys } from '../store/keys.js'
 import { isUnused, takeAll } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
 import type { NamedCheck, Refusals, Taken } from '../store/store.js'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 
 /** ms after which a hit at a refused key is sent to Redis again. */
 export const askAgainMs = 500

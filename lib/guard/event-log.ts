@@ -11,7 +11,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import type { RateLimitEvent } from '../store/store.js'
 import { shorten } from './change-log.js'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 import type { GuardEvent } from './guard.js'
 
 /** ms between two writes. */

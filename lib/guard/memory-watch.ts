@@ -3,7 +3,7 @@
  * that is nearly full or evicts keys soon loses counters.
  */
 import { parseInfo } from '../metrics/redis-info.js'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 import { checkEviction, type GuardWarning } from './warnings.js'
 
 export interface MemoryWatchOptions {

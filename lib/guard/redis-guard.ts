@@ -4,7 +4,7 @@
  * away, so none of the methods fails for that.
  */
 import { EventEmitter } from 'node:events'
-import { attempt } from '../awaitable.js'
+import { attempt } from '../runtime/awaitable.js'
 import { ArgumentError, NoCredentialsError, show } from '../errors.js'
 import type { RedisClient } from '../redis/script.js'
 import { canonicalAddress, parseNetwork } from '../rules/address.js'

@@ -1,6 +1,6 @@
 /** What a verdict is to a client: headers, callbacks, and an error or a body. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { attempt, isThenable } from '../awaitable.js'
+import { attempt, isThenable } from '../runtime/awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import type { Verdict } from '../rules/verdict.js'
 import { setLimitHeaders, setRefusalHeaders } from './headers.js'

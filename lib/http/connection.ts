@@ -5,7 +5,7 @@
 import type { ServerHttp2Stream } from 'node:http2'
 import { type Server, Socket } from 'node:net'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 
 /**
  * Whether the connection was reset before its peer's address was read. Then the

@@ -1,5 +1,5 @@
 /** The class of the user's that counts, made with the options that @fastify/rate-limit gives it. */
-import { attempt } from '../awaitable.js'
+import { attempt } from '../runtime/awaitable.js'
 import { OptionsError, show } from '../errors.js'
 import type { Counter } from '../guard/guard.js'
 import type { RedisGuardOptions } from '../options.js'

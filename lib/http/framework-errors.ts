@@ -4,7 +4,7 @@
  * see them; the application's option `frameworkErrors` does.
  */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { attempt, isThenable } from '../awaitable.js'
+import { attempt, isThenable } from '../runtime/awaitable.js'
 import type { Passed } from './answer.js'
 import { hangUp, isReset } from './connection.js'
 import { asError } from './user-function.js'

@@ -1,7 +1,7 @@
 /** The errors that a refused request is answered with, in Fastify's own shape. */
 import { format } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { attempt, isThenable } from '../awaitable.js'
+import { attempt, isThenable } from '../runtime/awaitable.js'
 import { type RefusalCode, RefusalError, StoreUnavailableError } from '../errors.js'
 import type { LimitSettings } from '../settings.js'
 import type { Counted } from '../rules/verdict.js'

@@ -1,8 +1,8 @@
 /** Functions of the user's, which may throw, fail, answer anything, or never. */
 import type { FastifyRequest } from 'fastify'
-import { isThenable, type Awaitable } from '../awaitable.js'
+import { isThenable, type Awaitable } from '../runtime/awaitable.js'
 import { LimitError } from '../errors.js'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 
 /** ms that a request waits for an answer. */
 export const longestAnswerMs = 5000

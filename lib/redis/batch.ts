@@ -6,7 +6,7 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Hit, Taken } from '../store/store.js'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 
 /** Whoever sends a batch notes its number here; 0: it has not been sent. */
 export interface Ticket {

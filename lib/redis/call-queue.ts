@@ -8,8 +8,8 @@
  * a long loop asks for more would time out before anybody looks for its answer.
  */
 import { AsyncResource } from 'node:async_hooks'
-import { inThisContext } from '../async-context.js'
-import { timers } from '../timers.js'
+import { inThisContext } from '../runtime/async-context.js'
+import { timers } from '../runtime/timers.js'
 
 export interface CallQueueOptions<Item, Answer> {
   /** @returns one answer for each item, in their order; when it fails, all of them have failed */

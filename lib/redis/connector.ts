@@ -12,7 +12,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { connect as connectTcp, isIP, type NetConnectOpts } from 'node:net'
 import { type ConnectionOptions, connect as connectTls } from 'node:tls'
 import { AbstractConnector, type Redis, type RedisOptions, SentinelConnector } from 'ioredis'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 import { endAtUnasked } from './unasked.js'
 import { withSafeTls } from './user-functions.js'
 

@@ -10,7 +10,7 @@ import { type RedisOptions, SentinelConnector } from 'ioredis'
 import { StoreUnavailableError } from '../errors.js'
 import { type Connecting, type Emit, ServerConnector } from './connector.js'
 import type { CredentialsSource, RedisCredentials } from '../redis-option.js'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 
 /** The latest credentials, and how ioredis comes by them; see above. */
 export class Credentials {

@@ -6,7 +6,7 @@
  */
 import { isIP } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
-import { attempt, isThenable } from '../awaitable.js'
+import { attempt, isThenable } from '../runtime/awaitable.js'
 import { isRecord } from '../option-rules.js'
 import { isAddress } from '../redis-rules.js'
 

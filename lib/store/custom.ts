@@ -2,12 +2,12 @@
  * A store of the user's own, as @fastify/rate-limit takes one: a class that
  * counts. It decides in place of Redis; where it fails, memory does.
  */
-import { inThisContext } from '../async-context.js'
-import { attempt } from '../awaitable.js'
+import { inThisContext } from '../runtime/async-context.js'
+import { attempt } from '../runtime/awaitable.js'
 import { ArgumentError, show, StoreUnavailableError } from '../errors.js'
 import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rule.js'
-import { timers } from '../timers.js'
+import { timers } from '../runtime/timers.js'
 import type { TakeCallback } from './failover.js'
 import type { MemoryStore } from './memory.js'
 import type { CustomStore, CustomStoreCallback, Hit, NamedCheck, Peeked, Taken } from './store.js'

@@ -3,7 +3,7 @@
  * memory in any case, so that it knows them should Redis go; what `get` and
  * `incr` are told is noted there. What Redis does not take waits in the journal.
  */
-import type { Awaitable } from '../awaitable.js'
+import type { Awaitable } from '../runtime/awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import type { SingleCallQueue } from '../redis/call-queue.js'
 import type { Availability } from './availability.js'

@@ -10,8 +10,8 @@
  * between the two.
  */
 import { EventEmitter } from 'node:events'
-import { inThisContext } from '../async-context.js'
-import type { Awaitable } from '../awaitable.js'
+import { inThisContext } from '../runtime/async-context.js'
+import type { Awaitable } from '../runtime/awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../redis/batch.js'
 import { CallQueue, SingleCallQueue } from '../redis/call-queue.js'

@@ -7,7 +7,7 @@
  * checked by the caller (guard/redis-guard.ts). Any method may throw
  * StoreUnavailableError, save those of memory.
  */
-import type { Awaitable } from '../awaitable.js'
+import type { Awaitable } from '../runtime/awaitable.js'
 import type { Check } from '../rules/rate-limit.js'
 import type { Explanation, Limit, LimitState } from '../rules/rule.js'
 

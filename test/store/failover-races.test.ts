@@ -11,7 +11,7 @@ import { MemoryStore } from '../../lib/store/memory.js'
 import { type Heartbeat, noNumbers, type RedisStore } from '../../lib/store/redis.js'
 import { Shares } from '../../lib/store/shares.js'
 import { blockedIn, type BlockOperation, type CountedHere, type Fence } from '../../lib/store/store.js'
-import { timers } from '../../lib/timers.js'
+import { timers } from '../../lib/runtime/timers.js'
 import { until } from '../../tools/until.js'
 
 const keys = new Keys('guard:')

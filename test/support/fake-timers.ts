@@ -2,7 +2,7 @@
 import { createRequire } from 'node:module'
 import { mock } from 'node:test'
 import type { Test } from 'tap'
-import { timers } from '../../lib/timers.js'
+import { timers } from '../../lib/runtime/timers.js'
 
 const common = [
   'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'setImmediate', 'clearImmediate', 'Date', 'performance'

@@ -2,10 +2,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import { guardedApp } from './support/app.js'
-import { fakeTimers, type Framework, frameworks } from './support/fake-timers.js'
-import { RedisServer } from '../tools/redis-server.js'
-import { until } from '../tools/until.js'
+import { guardedApp } from '../support/app.js'
+import { fakeTimers, type Framework, frameworks } from '../support/fake-timers.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const names = Object.keys(frameworks) as Framework[]
 

@@ -2,10 +2,10 @@
 import { performance } from 'node:perf_hooks'
 import { mock } from 'node:test'
 import t from 'tap'
-import { steadyClock } from '../lib/clock.js'
-import { Keys } from '../lib/store/keys.js'
-import { MemoryStore } from '../lib/store/memory.js'
-import { guardedApp } from './support/app.js'
+import { steadyClock } from '../../lib/runtime/clock.js'
+import { Keys } from '../../lib/store/keys.js'
+import { MemoryStore } from '../../lib/store/memory.js'
+import { guardedApp } from '../support/app.js'
 
 const hourMs = 3_600_000
 
