@@ -1,5 +1,5 @@
 /** Who asks for what while a fault is played: the same for every fault, so that their rows can be compared. */
-import type { RedisGuardOptions } from '../lib/options.js'
+import type { RedisGuardOptions } from '../lib/settings/options.js'
 
 /** hits of a client that `/memory` and `/share` let pass, each on its own */
 export const limitedMax = 50

@@ -24,8 +24,8 @@ export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
   RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,
   StandardHeaders
-} from './options.js'
-export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './redis-option.js'
+} from './settings/options.js'
+export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './settings/redis-option.js'
 export type { Algorithm } from './rules/rule.js'
 export type { StoreStatus } from './store/availability.js'
 export type { Block, CustomStore, CustomStoreCallback, CustomStoreConstructor, RateLimitEvent, Suspect } from './store/store.js'

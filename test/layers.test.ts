@@ -35,15 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'env.ts': 'settings/environment.ts',
-  'host-options.ts': 'settings/host-options.ts',
-  'near-name.ts': 'settings/near-name.ts',
-  'option-rules.ts': 'settings/option-rules.ts',
-  'options.ts': 'settings/options.ts',
-  'redis-option.ts': 'settings/redis-option.ts',
-  'redis-rules.ts': 'settings/redis-option-rules.ts',
-  'redis-url.ts': 'settings/redis-url.ts',
-  'settings.ts': 'settings/settings.ts',
   'rules/address.ts': 'addresses/address.ts',
   'rules/address-list.ts': 'addresses/address-list.ts',
   'rules/address-table.ts': 'addresses/address-table.ts',

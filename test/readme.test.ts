@@ -4,11 +4,11 @@ import { dirname, join } from 'node:path'
 import { runInNewContext } from 'node:vm'
 import Fastify from 'fastify'
 import t from 'tap'
-import { variables } from '../lib/env.js'
+import { variables } from '../lib/settings/environment.js'
 import redisGuard from '../lib/index.js'
 import { described } from '../lib/metrics/metrics.js'
 import { infoMetrics, upMetric } from '../lib/metrics/redis-info.js'
-import { limitOptions, type Option, pluginOptions, routeOptions } from '../lib/options.js'
+import { limitOptions, type Option, pluginOptions, routeOptions } from '../lib/settings/options.js'
 import { inRepository } from './support/paths.js'
 
 const file = inRepository('README.md')
@@ -64,7 +64,7 @@ t.test('the table of warnings has every code, and no other', async t => {
 })
 
 t.test('the examples leave no client a cost of 0, nor an account a second quota, whatever its body is', async t => {
-  const source = await readFile(inRepository('lib/options.ts'), 'utf8')
+  const source = await readFile(inRepository('lib/settings/options.ts'), 'utf8')
   const find = (text: string, pattern: RegExp) => {
     const [, example] = pattern.exec(text)!
     return runInNewContext(example!) as (request: { body: unknown }) => unknown

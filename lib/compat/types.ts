@@ -1,5 +1,5 @@
 /** Names of types that @fastify/rate-limit exports, for a project that changes its import. */
-import type { LimitHook, RedisGuardOptions, RefusalContext, RouteRateLimitOptions } from '../options.js'
+import type { LimitHook, RedisGuardOptions, RefusalContext, RouteRateLimitOptions } from '../settings/options.js'
 import type { CustomStore, CustomStoreConstructor } from '../store/store.js'
 
 export type RateLimitPluginOptions = RedisGuardOptions

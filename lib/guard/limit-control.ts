@@ -6,7 +6,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
-import { duration, wrong } from '../option-rules.js'
+import { duration, wrong } from '../settings/option-rules.js'
 import { canonicalAddress, clientKey } from '../rules/address.js'
 import { byAddress } from '../rules/limit-name.js'
 import { current, defineLimit, explain, longestWindowMs } from '../rules/rate-limit.js'

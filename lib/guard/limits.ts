@@ -5,7 +5,7 @@
 import { LimitError, OptionsError, show } from '../errors.js'
 import { defineLimit } from '../rules/rate-limit.js'
 import type { Limit } from '../rules/rule.js'
-import type { LimitDefinition } from '../settings.js'
+import type { LimitDefinition } from '../settings/settings.js'
 
 /** What a limit can be set to at run time. */
 export interface LimitChange {

@@ -2,8 +2,8 @@
 import { attempt } from '../runtime/awaitable.js'
 import { OptionsError, show } from '../errors.js'
 import type { Counter } from '../guard/guard.js'
-import type { RedisGuardOptions } from '../options.js'
-import type { LimitSettings, Settings } from '../settings.js'
+import type { RedisGuardOptions } from '../settings/options.js'
+import type { LimitSettings, Settings } from '../settings/settings.js'
 import { CustomCounter, type CustomCounterParts } from '../store/custom.js'
 import type { CustomStore } from '../store/store.js'
 

@@ -6,7 +6,7 @@
 import { type Aggregator, Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import { type StoreFailure, storeFailures } from '../errors.js'
 import type { GuardEvent, Outcome } from '../guard/guard.js'
-import type { MetricsRegistry } from '../options.js'
+import type { MetricsRegistry } from '../settings/options.js'
 import { type BreakerState, breakerStates } from '../redis/breaker.js'
 import type { Source } from '../rules/verdict.js'
 import type { StoreStatus } from '../store/availability.js'

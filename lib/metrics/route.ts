@@ -1,7 +1,7 @@
 /** Serves the registry, and says what to do when another plugin serves the same path. */
 import type { FastifyInstance } from 'fastify'
 import { GuardError } from '../errors.js'
-import type { MetricsRegistry } from '../options.js'
+import type { MetricsRegistry } from '../settings/options.js'
 
 /** @param path  of the route; it is neither limited nor counted */
 export function addMetricsRoute (fastify: FastifyInstance, path: string, registry: MetricsRegistry): void {

@@ -3,7 +3,7 @@
  * what ioredis leaves undone.
  */
 import { Cluster, type ClusterNode, type ClusterOptions, Redis, type RedisOptions } from 'ioredis'
-import type { RedisSettings } from '../redis-option.js'
+import type { RedisSettings } from '../settings/redis-option.js'
 import { connectorFor } from './connector.js'
 import type { Credentials } from './credentials.js'
 import type { RedisClient } from './script.js'

@@ -5,7 +5,7 @@
 import { EventEmitter } from 'node:events'
 import type { Cluster, Redis } from 'ioredis'
 import { NoCredentialsError } from '../errors.js'
-import type { RedisSettings } from '../redis-option.js'
+import type { RedisSettings } from '../settings/redis-option.js'
 import { listen } from '../runtime/shared-listener.js'
 import { timers } from '../runtime/timers.js'
 import { type ConnectionTimes, makeClient } from './client.js'

@@ -9,7 +9,7 @@ import { Socket } from 'node:net'
 import { type RedisOptions, SentinelConnector } from 'ioredis'
 import { StoreUnavailableError } from '../errors.js'
 import { type Connecting, type Emit, ServerConnector } from './connector.js'
-import type { CredentialsSource, RedisCredentials } from '../redis-option.js'
+import type { CredentialsSource, RedisCredentials } from '../settings/redis-option.js'
 import { timers } from '../runtime/timers.js'
 
 /** The latest credentials, and how ioredis comes by them; see above. */

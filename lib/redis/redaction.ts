@@ -4,7 +4,7 @@
  * `status.reason`.
  */
 import type { ClusterNode, RedisOptions } from 'ioredis'
-import { nodeCredentials, type RedisSettings } from '../redis-option.js'
+import { nodeCredentials, type RedisSettings } from '../settings/redis-option.js'
 
 /** @returns the text without secrets */
 export type Redact = (text: string) => string

@@ -7,8 +7,8 @@
 import { isIP } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
 import { attempt, isThenable } from '../runtime/awaitable.js'
-import { isRecord } from '../option-rules.js'
-import { isAddress } from '../redis-rules.js'
+import { isRecord } from '../settings/option-rules.js'
+import { isAddress } from '../settings/redis-option-rules.js'
 
 type UserFunction = (...args: unknown[]) => unknown
 /** The last argument of a lookup. */

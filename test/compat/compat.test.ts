@@ -7,7 +7,7 @@
 import type { FastifyInstance, FastifyRequest, HTTPMethods } from 'fastify'
 import t, { type Test } from 'tap'
 import { normalizeIP } from '../../lib/index.js'
-import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
+import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/settings/options.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { until } from '../../tools/until.js'
 import { Setting, type SettingName, settings, theirNormalizeIP } from './setting.js'

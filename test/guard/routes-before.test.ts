@@ -5,7 +5,7 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
-import type { RedisGuardOptions } from '../../lib/options.js'
+import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { logTo } from '../support/app.js'
 
 const ok = async () => 'ok'

@@ -3,7 +3,7 @@ import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import t from 'tap'
 import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, trustProxyOf } from '../../lib/guard/warnings.js'
-import type { RedisSettings } from '../../lib/redis-option.js'
+import type { RedisSettings } from '../../lib/settings/redis-option.js'
 
 t.test('a trustProxy that any client can use, or that trusts nobody, is warned of', async t => {
   t.match(checkTrustProxy(true), { code: 'GUARD_WARN_TRUST_PROXY', message: /^trustProxy: true .* any client can make up.* Set trustProxy to/ })

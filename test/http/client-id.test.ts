@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { readClientId } from '../../lib/http/client-id.js'
-import type { RateLimitOptions } from '../../lib/options.js'
+import type { RateLimitOptions } from '../../lib/settings/options.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
 

@@ -17,7 +17,7 @@ import Fastify, {
 } from 'fastify'
 import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
-import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
+import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/settings/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { Authority } from '../../tools/certificates.js'
 import { RedisServer } from '../../tools/redis-server.js'

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import Fastify from 'fastify'
 import t from 'tap'
 import redisGuard, { normalizeIP } from '../../lib/index.js'
-import type { RateLimitOptions } from '../../lib/options.js'
+import type { RateLimitOptions } from '../../lib/settings/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
 

@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyServerOptions, InjectOptions } from 'fastify'
 import { parseList } from 'structured-headers'
 import t, { type Test } from 'tap'
-import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
+import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/settings/options.js'
 import { writeIntervalMs } from '../../lib/guard/deny-cache.js'
 import { normalizeIP } from '../../lib/index.js'
 import { algorithms } from '../../lib/rules/rate-limit.js'

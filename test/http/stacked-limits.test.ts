@@ -1,7 +1,7 @@
 /** What becomes of a request that several hooks limit: different limits all apply, and each counts it once. */
 import type { FastifyInstance, FastifyReply, FastifyRequest, InjectOptions } from 'fastify'
 import t, { type Test } from 'tap'
-import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
+import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/settings/options.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { until } from '../../tools/until.js'

@@ -1,7 +1,7 @@
 /** What becomes of a request when a function of the options fails, in whatever way and wherever it is counted. */
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import type { RouteRateLimitOptions } from '../../lib/options.js'
+import type { RouteRateLimitOptions } from '../../lib/settings/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing.js'
 import { RedisServer } from '../../tools/redis-server.js'

@@ -8,7 +8,7 @@ import { Connection } from '../../lib/redis/connection.js'
 import { connectorFor } from '../../lib/redis/connector.js'
 import { Credentials } from '../../lib/redis/credentials.js'
 import { OutOfStepError } from '../../lib/redis/failure.js'
-import type { RedisCredentials } from '../../lib/redis-option.js'
+import type { RedisCredentials } from '../../lib/settings/redis-option.js'
 import { mockMachinery } from '../support/fake-timers.js'
 
 type Answer = (credentials: RedisCredentials) => void

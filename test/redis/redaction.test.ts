@@ -6,7 +6,7 @@ import { Cluster, Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { failureOf, valueErrorOf } from '../../lib/redis/failure.js'
 import { redactor } from '../../lib/redis/redaction.js'
-import type { RedisGuardOptions } from '../../lib/options.js'
+import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { until } from '../../tools/until.js'
 

@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import t, { type Test } from 'tap'
-import type { RedisOption } from '../../lib/redis-option.js'
+import type { RedisOption } from '../../lib/settings/redis-option.js'
 import { guardedApp } from '../support/app.js'
 import { RedisCluster } from '../../tools/redis-cluster.js'
 import { RedisServer } from '../../tools/redis-server.js'

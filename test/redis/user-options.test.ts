@@ -4,7 +4,7 @@
  */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import type { RedisOption } from '../../lib/redis-option.js'
+import type { RedisOption } from '../../lib/settings/redis-option.js'
 import { guardedApp } from '../support/app.js'
 import { Authority } from '../../tools/certificates.js'
 import { RedisCluster } from '../../tools/redis-cluster.js'

@@ -2,7 +2,7 @@
 import { performance } from 'node:perf_hooks'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import type { RedisGuardOptions } from '../../lib/options.js'
+import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'

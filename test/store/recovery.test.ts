@@ -1,7 +1,7 @@
 /** Nothing is lost in an outage, and nothing is counted twice: on a real Redis, and through a proxy where only one instance sees it. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import type { RedisGuardOptions } from '../../lib/options.js'
+import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { algorithms } from '../../lib/rules/rate-limit.js'
 import type { Algorithm } from '../../lib/rules/rule.js'
 import { guardedApp, logTo } from '../support/app.js'

@@ -1,7 +1,7 @@
 /** Hits that are given back, and windows that refusals make longer: in both stores alike, and through an outage. */
 import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
-import type { RedisGuardOptions } from '../../lib/options.js'
+import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { algorithms, current, defineLimit, excesses } from '../../lib/rules/rate-limit.js'

@@ -2,7 +2,7 @@
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import redisGuard from '../../lib/index.js'
-import type { RedisGuardOptions } from '../../lib/options.js'
+import type { RedisGuardOptions } from '../../lib/settings/options.js'
 
 /** In memory, unless the options say otherwise; closed with the test. */
 export async function guardedApp (t: Test, options: RedisGuardOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {

@@ -1,6 +1,6 @@
 /** Instances of a service in processes of their own; `npm test` has built what they run. */
 import { Agent, get } from 'node:http'
-import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/options.js'
+import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/settings/options.js'
 import { inRepository } from './paths.js'
 import { Program } from '../../tools/program.js'
 

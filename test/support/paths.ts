@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url'
 
 const repository = new URL('../../../', import.meta.url)
 
-/** @param path  from the root of the repository, as `lib/options.ts` */
+/** @param path  from the root of the repository, as `lib/settings/options.ts` */
 export function inRepository (path: string): string {
   return fileURLToPath(new URL(path, repository))
 }

@@ -1,7 +1,7 @@
 /** What is often passed as an option of ioredis, and which of it is right; every other value has to be refused. */
 import {
   clusterRules, nodeConnectionRules, nodeRules, type OptionRules, sentinelRules, serverRules, tlsRules
-} from '../../lib/redis-rules.js'
+} from '../../lib/settings/redis-option-rules.js'
 
 /** What is often there in place of a value. */
 export const values: Readonly<Record<string, unknown>> = {

@@ -8,7 +8,7 @@
 import { isIP } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
 import type { ClusterOptions, RedisOptions, SentinelAddress } from 'ioredis'
-import { type OptionProblem, show } from './errors.js'
+import { type OptionProblem, show } from '../errors.js'
 import { editDistance, plainName } from './near-name.js'
 import { either, flag, fn, isRecord, listOf, oneOf, text, type ValueRule, whole, wrong } from './option-rules.js'
 

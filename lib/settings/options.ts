@@ -5,17 +5,17 @@
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
-import type { Awaitable } from './runtime/awaitable.js'
-import type { RefusalCode } from './errors.js'
+import type { Awaitable } from '../runtime/awaitable.js'
+import type { RefusalCode } from '../errors.js'
 import {
   duration, either, flag, fn, infinite, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,
   type ValueRule, whole, wrong
 } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
-import { algorithms } from './rules/rate-limit.js'
-import type { Algorithm } from './rules/rule.js'
-import type { OnOutage } from './rules/verdict.js'
-import type { CustomStoreConstructor } from './store/store.js'
+import { algorithms } from '../rules/rate-limit.js'
+import type { Algorithm } from '../rules/rule.js'
+import type { OnOutage } from '../rules/verdict.js'
+import type { CustomStoreConstructor } from '../store/store.js'
 
 /** What `errorResponseBuilder` is told about a refusal. */
 export interface RefusalContext {

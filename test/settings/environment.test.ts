@@ -1,8 +1,8 @@
 /** The variables of the environment: what each may hold, and which of them wins. */
 import t from 'tap'
-import { type Environment, readEnvironment, variables } from '../lib/env.js'
-import type { OptionProblem } from '../lib/errors.js'
-import { resolveOptions } from '../lib/settings.js'
+import { type Environment, readEnvironment, variables } from '../../lib/settings/environment.js'
+import type { OptionProblem } from '../../lib/errors.js'
+import { resolveOptions } from '../../lib/settings/settings.js'
 
 type Variables = Readonly<Record<string, string | undefined>>
 

@@ -3,7 +3,7 @@
  * a value or refuses it. None of them coerces: `'10'` is no number.
  */
 import { parse as parseDuration } from '@lukeed/ms'
-import { longestWindowMs } from './rules/rate-limit.js'
+import { longestWindowMs } from '../rules/rate-limit.js'
 
 /** The value of an option that was refused. */
 export const wrong = Symbol('wrong')

@@ -2,7 +2,7 @@
  * The environment variables, read once into typed values. Empty is unset, as
  * in a compose file's `REDIS_PASSWORD=`.
  */
-import { type OptionProblem, show } from './errors.js'
+import { type OptionProblem, show } from '../errors.js'
 import { parseRedisUrl, type RedisAddress, redisUrlRule } from './redis-url.js'
 
 export interface Environment {

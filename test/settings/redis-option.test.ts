@@ -2,14 +2,14 @@
 import { EventEmitter } from 'node:events'
 import { Redis } from 'ioredis'
 import t from 'tap'
-import { type OptionProblem, OptionsError } from '../lib/errors.js'
+import { type OptionProblem, OptionsError } from '../../lib/errors.js'
 import {
   clusterRules, nodeConnectionRules, nodeRules, type OptionRules, sentinelRules, serverRules, tlsRules
-} from '../lib/redis-rules.js'
-import { resolveOptions, type Settings } from '../lib/settings.js'
-import { inRepository } from './support/paths.js'
-import { forms, type Ports, values } from './support/redis-options.js'
-import { typeProgram } from './support/type-program.js'
+} from '../../lib/settings/redis-option-rules.js'
+import { resolveOptions, type Settings } from '../../lib/settings/settings.js'
+import { inRepository } from '../support/paths.js'
+import { forms, type Ports, values } from '../support/redis-options.js'
+import { typeProgram } from '../support/type-program.js'
 
 /** What no type checker has looked at. */
 function resolve (redis: unknown, env: Readonly<Record<string, string>> = {}): Settings['redis'] {

@@ -2,11 +2,11 @@
 import { Cluster, Redis } from 'ioredis'
 import { Registry } from 'prom-client'
 import t from 'tap'
-import { OptionsError } from '../lib/errors.js'
-import { hostOptions } from '../lib/host-options.js'
-import { limitOptions, pluginOptions, routeOptions, type RateLimitOptions, type RedisGuardOptions } from '../lib/options.js'
-import { ignoredOptions, resolveOptions, resolveRouteLimit, type Settings } from '../lib/settings.js'
-import { longestWindowMs } from '../lib/rules/rate-limit.js'
+import { OptionsError } from '../../lib/errors.js'
+import { hostOptions } from '../../lib/settings/host-options.js'
+import { limitOptions, pluginOptions, routeOptions, type RateLimitOptions, type RedisGuardOptions } from '../../lib/settings/options.js'
+import { ignoredOptions, resolveOptions, resolveRouteLimit, type Settings } from '../../lib/settings/settings.js'
+import { longestWindowMs } from '../../lib/rules/rate-limit.js'
 
 type Variables = Readonly<Record<string, string | undefined>>
 

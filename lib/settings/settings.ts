@@ -3,9 +3,9 @@
  * and complete.
  */
 import type { FastifyRequest } from 'fastify'
-import type { Awaitable } from './runtime/awaitable.js'
-import { type Environment, readEnvironment } from './env.js'
-import { type LimitError, type OptionProblem, OptionsError, show } from './errors.js'
+import type { Awaitable } from '../runtime/awaitable.js'
+import { type Environment, readEnvironment } from './environment.js'
+import { type LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import { foreignOptions, isOfHost, probablyMeant } from './host-options.js'
 import { text, wrong } from './option-rules.js'
 import {
@@ -14,11 +14,11 @@ import {
   routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions, type StandardHeaders
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
-import { type AddressList, parseAddressList } from './rules/address-list.js'
-import { defaultBackoffMs, defineLimit } from './rules/rate-limit.js'
-import type { Algorithm, Excess } from './rules/rule.js'
-import type { OnOutage } from './rules/verdict.js'
-import type { CustomStoreConstructor } from './store/store.js'
+import { type AddressList, parseAddressList } from '../rules/address-list.js'
+import { defaultBackoffMs, defineLimit } from '../rules/rate-limit.js'
+import type { Algorithm, Excess } from '../rules/rule.js'
+import type { OnOutage } from '../rules/verdict.js'
+import type { CustomStoreConstructor } from '../store/store.js'
 
 /** What a limit counts, and whom it refuses. */
 export interface LimitDefinition {

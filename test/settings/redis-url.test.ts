@@ -1,7 +1,7 @@
 /** URLs of Redis as people write them: every password arrives, and what cannot be read is refused in words. */
 import fc from 'fast-check'
 import t from 'tap'
-import { parseRedisUrl, type RedisAddress } from '../lib/redis-url.js'
+import { parseRedisUrl, type RedisAddress } from '../../lib/settings/redis-url.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)

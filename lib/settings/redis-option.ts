@@ -3,12 +3,12 @@
  * is a Redis, and how to reach it.
  */
 import type { Cluster, ClusterNode, ClusterOptions, Redis, RedisOptions } from 'ioredis'
-import type { Environment } from './env.js'
-import { type OptionProblem, show } from './errors.js'
+import type { Environment } from './environment.js'
+import { type OptionProblem, show } from '../errors.js'
 import { flag, isRecord, wrong } from './option-rules.js'
 import {
   checkOptions, clusterRules, nodeRules, type OptionRules, sentinelRules, serverRules, typeName
-} from './redis-rules.js'
+} from './redis-option-rules.js'
 import { parseRedisUrl, redisUrlRule } from './redis-url.js'
 
 /** As Redis knows them; without a username it is the user `default`. */
