@@ -35,10 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'rules/address.ts': 'addresses/address.ts',
-  'rules/address-list.ts': 'addresses/address-list.ts',
-  'rules/address-table.ts': 'addresses/address-table.ts',
-  'rules/keyed-hash.ts': 'addresses/keyed-hash.ts',
   'rules/carry.ts': 'rules/merge.ts',
   'redis/unasked.ts': 'redis/unasked-replies.ts',
   'store/memory.ts': 'store/memory/memory-store.ts',

@@ -3,7 +3,7 @@
  * checked without a round trip, and with Redis away. It follows the stream of
  * changes; where it cannot tell what it missed, it loads the whole list.
  */
-import { parseNetwork } from '../rules/address.js'
+import { parseNetwork } from '../addresses/address.js'
 import type { MemoryStore } from '../store/memory.js'
 import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
 import type { Block } from '../store/store.js'

@@ -3,8 +3,8 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
-import { canonicalAddress, clientKey } from '../rules/address.js'
-import type { AddressList } from '../rules/address-list.js'
+import { canonicalAddress, clientKey } from '../addresses/address.js'
+import type { AddressList } from '../addresses/address-list.js'
 import { current, explain, explainHit, refusalsOf } from '../rules/rate-limit.js'
 import type { Explanation } from '../rules/rule.js'
 import type {

@@ -7,7 +7,7 @@
 import { randomUUID } from 'node:crypto'
 import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
 import { duration, wrong } from '../settings/option-rules.js'
-import { canonicalAddress, clientKey } from '../rules/address.js'
+import { canonicalAddress, clientKey } from '../addresses/address.js'
 import { byAddress } from '../rules/limit-name.js'
 import { current, defineLimit, explain, longestWindowMs } from '../rules/rate-limit.js'
 import type { Algorithm, Limit } from '../rules/rule.js'

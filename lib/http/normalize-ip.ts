@@ -1,7 +1,7 @@
 /** The key by which the plugin tells an address from others, for a `keyGenerator` of one's own. */
 import { ArgumentError, show } from '../errors.js'
 import type { Client } from '../guard/guard.js'
-import { canonicalAddress, clientKey } from '../rules/address.js'
+import { canonicalAddress, clientKey } from '../addresses/address.js'
 
 /** What a user's function sees of a key: of an IPv6 client the first address of its prefix, as @fastify/rate-limit has it. */
 export function shownKey (key: string, client: Client): string {

@@ -14,7 +14,7 @@ import {
   routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions, type StandardHeaders
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
-import { type AddressList, parseAddressList } from '../rules/address-list.js'
+import { type AddressList, parseAddressList } from '../addresses/address-list.js'
 import { defaultBackoffMs, defineLimit } from '../rules/rate-limit.js'
 import type { Algorithm, Excess } from '../rules/rule.js'
 import type { OnOutage } from '../rules/verdict.js'

@@ -23,7 +23,7 @@
  * `overflowBuckets` shared counters for each limit, and `mostSharedByAddresses`
  * in all.
  */
-import { type HashKey, keyedHashOf } from '../rules/keyed-hash.js'
+import { type HashKey, keyedHashOf } from '../addresses/keyed-hash.js'
 import { current } from '../rules/rate-limit.js'
 import type { Limit, LimitState } from '../rules/rule.js'
 

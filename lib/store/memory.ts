@@ -5,9 +5,9 @@
  * against, whichever store is in use (see guard/block-list.ts).
  */
 import { ValueError } from '../errors.js'
-import { AddressList } from '../rules/address-list.js'
-import { parseNetwork } from '../rules/address.js'
-import type { HashKey } from '../rules/keyed-hash.js'
+import { AddressList } from '../addresses/address-list.js'
+import { parseNetwork } from '../addresses/address.js'
+import type { HashKey } from '../addresses/keyed-hash.js'
 import { expiresAtMs, explain, refund, take, takeAll } from '../rules/rate-limit.js'
 import type { Limit, LimitState } from '../rules/rule.js'
 import { BlockTexts, BlockValues } from './block-values.js'

@@ -1,7 +1,7 @@
 /** The block list in Redis: a hash of all blocks, and a stream of the last changes. */
 import { StoreUnavailableError } from '../errors.js'
 import { type Arguments, type RedisClient, Script } from '../redis/script.js'
-import { type Network, networkOf, parseAddress, parseNetwork } from '../rules/address.js'
+import { type Network, networkOf, parseAddress, parseNetwork } from '../addresses/address.js'
 import type { Keys } from './keys.js'
 import type { OwnKeys } from './own-keys.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'

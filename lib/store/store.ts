@@ -3,7 +3,7 @@
  * Memory, Redis, and the two behind the breaker do it with equal results;
  * test/store/contract.ts is the suite that each of them runs.
  *
- * Addresses that come in are canonical (rules/address.ts); arguments are
+ * Addresses that come in are canonical (addresses/address.ts); arguments are
  * checked by the caller (guard/redis-guard.ts). Any method may throw
  * StoreUnavailableError, save those of memory.
  */

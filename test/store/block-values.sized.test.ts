@@ -2,7 +2,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
-import { parseAddressList } from '../../lib/rules/address-list.js'
+import { parseAddressList } from '../../lib/addresses/address-list.js'
 import { BlockTexts, BlockValues } from '../../lib/store/block-values.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory.js'

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'
-import { type AddressParts, bitsOf, canonicalAddress, clientKey, ipv4BitsOf, ipv6WordsOf, mask, networkOf, parseAddress, parseNetwork } from '../../lib/rules/address.js'
+import { type AddressParts, bitsOf, canonicalAddress, clientKey, ipv4BitsOf, ipv6WordsOf, mask, networkOf, parseAddress, parseNetwork } from '../../lib/addresses/address.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)

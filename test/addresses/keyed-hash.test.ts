@@ -1,6 +1,6 @@
 /** The keyed hash is the published one, and its key decides what collides. */
 import t from 'tap'
-import { type HashKey, keyedHash, keyedHashOf } from '../../lib/rules/keyed-hash.js'
+import { type HashKey, keyedHash, keyedHashOf } from '../../lib/addresses/keyed-hash.js'
 import { randomFrom } from '../support/random.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)

@@ -2,9 +2,9 @@
 import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'
-import { canonicalAddress, type Network, parseNetwork } from '../../lib/rules/address.js'
-import { AddressList, parseAddressList, type Values } from '../../lib/rules/address-list.js'
-import type { HashKey } from '../../lib/rules/keyed-hash.js'
+import { canonicalAddress, type Network, parseNetwork } from '../../lib/addresses/address.js'
+import { AddressList, parseAddressList, type Values } from '../../lib/addresses/address-list.js'
+import type { HashKey } from '../../lib/addresses/keyed-hash.js'
 import { randomFrom } from '../support/random.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
