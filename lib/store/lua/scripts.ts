@@ -83,7 +83,7 @@ return 1
 `,
 
   carry: `-- Adds what was counted without Redis to the counters here; atomic, and once
--- for each marker however often it is sent. See rules/carry.ts.
+-- for each marker however often it is sent. See rules/merge.ts.
 --
 -- KEYS     marker, then for each counter: the counter, what was known of it
 --          (see store/keys.ts)

@@ -1,6 +1,6 @@
 /** What of a counter is told to a Redis that was away. */
 import t from 'tap'
-import { carryOf } from '../../lib/rules/carry.js'
+import { carryOf } from '../../lib/rules/merge.js'
 import { count, defineLimit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 
