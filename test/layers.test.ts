@@ -35,7 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'redis/unasked.ts': 'redis/unasked-replies.ts',
   'store/memory.ts': 'store/memory/memory-store.ts',
   'store/limit-table.ts': 'store/memory/counter-table.ts',
   'store/event-ring.ts': 'store/memory/event-ring.ts',

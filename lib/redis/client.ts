@@ -7,7 +7,7 @@ import type { RedisSettings } from '../settings/redis-option.js'
 import { connectorFor } from './connector.js'
 import type { Credentials } from './credentials.js'
 import type { RedisClient } from './script.js'
-import { endAtUnasked } from './unasked.js'
+import { endAtUnasked } from './unasked-replies.js'
 import { delayBeforeRetry, reconnectOnError, withSafeFunctions } from './user-functions.js'
 
 export interface ConnectionTimes {

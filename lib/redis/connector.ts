@@ -13,7 +13,7 @@ import { connect as connectTcp, isIP, type NetConnectOpts } from 'node:net'
 import { type ConnectionOptions, connect as connectTls } from 'node:tls'
 import { AbstractConnector, type Redis, type RedisOptions, SentinelConnector } from 'ioredis'
 import { timers } from '../runtime/timers.js'
-import { endAtUnasked } from './unasked.js'
+import { endAtUnasked } from './unasked-replies.js'
 import { withSafeTls } from './user-functions.js'
 
 type Connector = NonNullable<RedisOptions['Connector']>
