@@ -8,7 +8,7 @@ import { RateLimiterMemory } from 'rate-limiter-flexible'
 import { algorithms } from '../lib/rules/rate-limit.js'
 import type { Limit } from '../lib/rules/rule.js'
 import { Keys } from '../lib/store/keys.js'
-import { MemoryStore } from '../lib/store/memory.js'
+import { MemoryStore } from '../lib/store/memory/memory-store.js'
 
 export interface HeapBytes {
   readonly label: string

@@ -35,10 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'store/memory.ts': 'store/memory/memory-store.ts',
-  'store/limit-table.ts': 'store/memory/counter-table.ts',
-  'store/event-ring.ts': 'store/memory/event-ring.ts',
-  'store/block-values.ts': 'store/memory/block-columns.ts',
   'store/redis.ts': 'store/redis/redis-store.ts',
   'store/redis-blocks.ts': 'store/redis/blocks.ts',
   'store/redis-values.ts': 'store/redis/values.ts',

@@ -4,7 +4,7 @@
  * changes; where it cannot tell what it missed, it loads the whole list.
  */
 import { parseNetwork } from '../addresses/address.js'
-import type { MemoryStore } from '../store/memory.js'
+import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
 import type { Block } from '../store/store.js'
 import { timers } from '../runtime/timers.js'

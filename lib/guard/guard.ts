@@ -11,7 +11,7 @@ import type {
   Blocked, Counted, Denied, Exempt, Explained, OnOutage, Shadowed, Source, Uncounted, Unlimited, Verdict
 } from '../rules/verdict.js'
 import type { FailoverStore } from '../store/failover.js'
-import type { MemoryStore } from '../store/memory.js'
+import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { NamedCheck, Peeked, Refund, Taken } from '../store/store.js'
 import type { DenyCache } from './deny-cache.js'
 import type { KeyHash } from './key-hash.js'

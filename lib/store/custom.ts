@@ -9,7 +9,7 @@ import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rule.js'
 import { timers } from '../runtime/timers.js'
 import type { TakeCallback } from './failover.js'
-import type { MemoryStore } from './memory.js'
+import type { MemoryStore } from './memory/memory-store.js'
 import type { CustomStore, CustomStoreCallback, Hit, NamedCheck, Peeked, Taken } from './store.js'
 
 export interface CustomCounterParts {

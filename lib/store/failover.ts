@@ -21,7 +21,7 @@ import { Availability, type AvailabilityEvents, type RedisSide, type StoreStatus
 import type { BeforeReset, HitHere } from './counter-journal.js'
 import { FailoverValues } from './failover-values.js'
 import type { Keys } from './keys.js'
-import type { MemoryStore } from './memory.js'
+import type { MemoryStore } from './memory/memory-store.js'
 import type { RedisStore } from './redis.js'
 import type { ChangedBlock } from './redis-blocks.js'
 import type { Shared } from './shares.js'

@@ -13,7 +13,7 @@
  */
 import { count, explain, sameMomentMs } from '../rules/rate-limit.js'
 import type { Explanation, Limit, LimitState } from '../rules/rule.js'
-import type { MemoryStore } from './memory.js'
+import type { MemoryStore } from './memory/memory-store.js'
 import type { Hit, NamedCheck, Refund, Taken } from './store.js'
 
 /** What the shares say of a hit. */

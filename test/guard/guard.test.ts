@@ -7,7 +7,7 @@ import { Guard } from '../../lib/guard/guard.js'
 import { parseAddressList } from '../../lib/addresses/address-list.js'
 import { FailoverStore } from '../../lib/store/failover.js'
 import { Keys } from '../../lib/store/keys.js'
-import { MemoryStore } from '../../lib/store/memory.js'
+import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 
 function setUp (): Guard {
   const keys = new Keys('guard:')

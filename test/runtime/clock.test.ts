@@ -4,7 +4,7 @@ import { mock } from 'node:test'
 import t from 'tap'
 import { steadyClock } from '../../lib/runtime/clock.js'
 import { Keys } from '../../lib/store/keys.js'
-import { MemoryStore } from '../../lib/store/memory.js'
+import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { guardedApp } from '../support/app.js'
 
 const hourMs = 3_600_000

@@ -3,9 +3,9 @@
  * 80 bytes each, where an object for each would be 200. Texts that many blocks
  * share, as reasons and origins are, are kept once.
  */
-import { grown } from '../addresses/address-table.js'
-import type { Values } from '../addresses/address-list.js'
-import type { Block } from './store.js'
+import { grown } from '../../addresses/address-table.js'
+import type { Values } from '../../addresses/address-list.js'
+import type { Block } from '../store.js'
 
 export class BlockValues implements Values<Block> {
   readonly #texts: BlockTexts

@@ -4,17 +4,17 @@
  * request and its answer. Its block list is the one that requests are checked
  * against, whichever store is in use (see guard/block-list.ts).
  */
-import { ValueError } from '../errors.js'
-import { AddressList } from '../addresses/address-list.js'
-import { parseNetwork } from '../addresses/address.js'
-import type { HashKey } from '../addresses/keyed-hash.js'
-import { expiresAtMs, explain, refund, take, takeAll } from '../rules/rate-limit.js'
-import type { Limit, LimitState } from '../rules/rule.js'
-import { BlockTexts, BlockValues } from './block-values.js'
+import { ValueError } from '../../errors.js'
+import { AddressList } from '../../addresses/address-list.js'
+import { parseNetwork } from '../../addresses/address.js'
+import type { HashKey } from '../../addresses/keyed-hash.js'
+import { expiresAtMs, explain, refund, take, takeAll } from '../../rules/rate-limit.js'
+import type { Limit, LimitState } from '../../rules/rule.js'
+import { BlockTexts, BlockValues } from './block-columns.js'
 import { EventRing } from './event-ring.js'
-import type { Keys } from './keys.js'
-import { type Kept, LimitTable } from './limit-table.js'
-import type { Block, BlockOperation, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Store, Suspect, Taken, ToldValue } from './store.js'
+import type { Keys } from '../keys.js'
+import { type Kept, LimitTable } from './counter-table.js'
+import type { Block, BlockOperation, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Store, Suspect, Taken, ToldValue } from '../store.js'
 
 export interface MemoryStoreOptions {
   readonly keys: Keys
@@ -29,7 +29,7 @@ export interface MemoryStoreOptions {
   readonly hashKey?: HashKey
 }
 
-/** See store.ts for what its methods do. */
+/** See store/store.ts for what its methods do. */
 export class MemoryStore implements Store {
   readonly #keys: Keys
   readonly #now: () => number

@@ -1,9 +1,9 @@
 /** The latest events in memory, and who is limited most in them. */
 import fc from 'fast-check'
 import t from 'tap'
-import { EventRing } from '../../lib/store/event-ring.js'
-import type { RateLimitEvent } from '../../lib/store/store.js'
-import { medianMs } from '../support/median.js'
+import { EventRing } from '../../../lib/store/memory/event-ring.js'
+import type { RateLimitEvent } from '../../../lib/store/store.js'
+import { medianMs } from '../../support/median.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)

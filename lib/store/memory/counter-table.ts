@@ -23,9 +23,9 @@
  * `overflowBuckets` shared counters for each limit, and `mostSharedByAddresses`
  * in all.
  */
-import { type HashKey, keyedHashOf } from '../addresses/keyed-hash.js'
-import { current } from '../rules/rate-limit.js'
-import type { Limit, LimitState } from '../rules/rule.js'
+import { type HashKey, keyedHashOf } from '../../addresses/keyed-hash.js'
+import { current } from '../../rules/rate-limit.js'
+import type { Limit, LimitState } from '../../rules/rule.js'
 
 export interface Entry {
   readonly key: string

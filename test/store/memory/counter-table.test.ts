@@ -1,10 +1,10 @@
 /** The table of counters in memory: never more than its capacity, and no flood frees a client that is limited. */
 import fc from 'fast-check'
 import t from 'tap'
-import { defineLimit } from '../../lib/rules/rate-limit.js'
+import { defineLimit } from '../../../lib/rules/rate-limit.js'
 import {
   bucketsOfAddress, type Entry, LimitTable, mostSharedByAddresses, overflowBuckets
-} from '../../lib/store/limit-table.js'
+} from '../../../lib/store/memory/counter-table.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
