@@ -35,14 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'store/redis.ts': 'store/redis/redis-store.ts',
-  'store/redis-blocks.ts': 'store/redis/blocks.ts',
-  'store/redis-values.ts': 'store/redis/values.ts',
-  'store/numbers.ts': 'store/redis/sequence.ts',
-  'store/own-keys.ts': 'store/redis/foreign-values.ts',
-  'store/replies.ts': 'store/redis/replies.ts',
-  'redis/batch.ts': 'store/redis/batch.ts',
-  'store/lua/scripts.ts': 'store/redis/lua/scripts.ts',
   'store/availability.ts': 'outage/availability.ts',
   'store/clock-offset.ts': 'outage/clock-offset.ts',
   'store/counter-journal.ts': 'outage/counter-journal.ts',

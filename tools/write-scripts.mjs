@@ -1,12 +1,12 @@
 /**
- * Writes the Lua of lib/store/lua into a module, so that it travels in the
+ * Writes the Lua of lib/store/redis/lua into a module, so that it travels in the
  * JavaScript: a bundle leaves files behind. Run it by `npm run lua` after a
- * change of a script; test/store/scripts.test.ts says whether both agree.
+ * change of a script; test/store/redis/scripts.test.ts says whether both agree.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 
-const folder = new URL('../lib/store/lua/', import.meta.url)
+const folder = new URL('../lib/store/redis/lua/', import.meta.url)
 const files = (await readdir(folder)).filter(file => file.endsWith('.lua')).sort()
 const entries = await Promise.all(files.map(async file => {
   const name = basename(file, '.lua')

@@ -5,7 +5,7 @@
  */
 import { parseNetwork } from '../addresses/address.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
-import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis-blocks.js'
+import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis/blocks.js'
 import type { Block } from '../store/store.js'
 import { timers } from '../runtime/timers.js'
 

@@ -1,6 +1,6 @@
 /** Settings that work but are a security hole: found at start-up or later, and logged with a code. */
 import { nodeCredentials, type RedisSettings } from '../settings/redis-option.js'
-import type { ForeignFate } from '../store/own-keys.js'
+import type { ForeignFate } from '../store/redis/foreign-values.js'
 
 /** A finding that is no error but needs attention. The message has no numbers: they are fields of the log line. */
 export interface GuardWarning {

@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto'
 import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
-import { scripts } from '../store/lua/scripts.js'
+import { scripts } from '../store/redis/lua/scripts.js'
 
 export type RedisClient = Redis | Cluster
 
@@ -22,7 +22,7 @@ export class Script {
   readonly #source: string
   readonly #sha: string
 
-  /** @param name  of a file in store/lua, without its ending */
+  /** @param name  of a file in store/redis/lua, without its ending */
   constructor (name: keyof typeof scripts) {
     this.#source = scripts[name]
     this.#sha = createHash('sha1').update(this.#source).digest('hex')

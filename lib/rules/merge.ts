@@ -1,7 +1,7 @@
 /**
  * What was counted without Redis, in the form in which Redis can add it to
  * what it knows itself: pure arithmetic on the states of rules/rate-limit.ts.
- * store/lua/carry.lua does the adding.
+ * store/redis/lua/merge.lua does the adding.
  */
 import { current, isUnused } from './rate-limit.js'
 import type { Limit, LimitState } from './rule.js'

@@ -3,7 +3,7 @@
  *
  * An algorithm is a few small functions over a state of three integers. Both
  * stores keep that state: memory by calling this file, Redis by
- * store/lua/take.lua, which repeats `take` step for step (parity.sized.test.ts
+ * store/redis/lua/take.lua, which repeats `take` step for step (parity.sized.test.ts
  * compares the two). What a client is told, `explain`, is written only here.
  */
 import { LimitError, show } from '../errors.js'

@@ -13,7 +13,7 @@ import { ClockOffset } from './clock-offset.js'
 import type { Carried, Journal } from './journal.js'
 import type { MemoryStore } from './memory/memory-store.js'
 import { Recovery } from './recovery.js'
-import { aliveMs, type RedisStore } from './redis.js'
+import { aliveMs, type RedisStore } from './redis/redis-store.js'
 import type { Shares } from './shares.js'
 
 export interface StoreStatus {

@@ -4,7 +4,7 @@
  * left are dropped first, so that a flood of new names frees no limited client.
  *
  * A hit is in doubt when Redis was sent it and never answered. Batches have
- * numbers, and Redis runs them in order (store/lua/take.lua): those up to the
+ * numbers, and Redis runs them in order (store/redis/lua/take.lua): those up to the
  * last number that Redis knows did run.
  */
 import { count, expiresAtMs, explain, otherClockMs, refund } from '../rules/rate-limit.js'

@@ -9,8 +9,8 @@ import type { SingleCallQueue } from '../redis/call-queue.js'
 import type { Availability } from './availability.js'
 import type { Journal } from './journal.js'
 import type { MemoryStore } from './memory/memory-store.js'
-import type { RedisStore } from './redis.js'
-import type { ChangedValue } from './redis-values.js'
+import type { RedisStore } from './redis/redis-store.js'
+import type { ChangedValue } from './redis/values.js'
 import type { ValueOperation } from './store.js'
 
 export interface FailoverValuesOptions {

@@ -7,7 +7,7 @@ import type { ClockOffset } from './clock-offset.js'
 import type { CounterChunk } from './counter-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import { type MemoryStore, sameEndMs } from './memory/memory-store.js'
-import { type Heartbeat, type Kept, noNumbers, type RedisStore } from './redis.js'
+import { type Heartbeat, type Kept, noNumbers, type RedisStore } from './redis/redis-store.js'
 import type { BlockOperation, CountedHere } from './store.js'
 import type { ValueChunk } from './value-journal.js'
 

@@ -131,7 +131,7 @@ export function blockedIn (operation: BlockOperation): string {
   return 'block' in operation ? operation.block.ip : operation.unblock
 }
 
-/** What Redis told of an instance's numbers when the instance came back (store/lua/fence.lua). */
+/** What Redis told of an instance's numbers when the instance came back (store/redis/lua/fence.lua). */
 export interface Fence {
   /** the last that ran; -1: Redis does not know, so none that would still count */
   readonly last: number

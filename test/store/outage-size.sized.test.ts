@@ -10,7 +10,7 @@ import { FailoverStore } from '../../lib/store/failover.js'
 import { Journal } from '../../lib/store/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
-import type { RedisStore } from '../../lib/store/redis.js'
+import type { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { Shares } from '../../lib/store/shares.js'
 import { size } from '../support/size.js'
 

@@ -372,7 +372,7 @@ function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitStat
 /** Blocks of one address whose ends differ by less, in ms, are taken for the same: two stores have two clocks. */
 export const sameEndMs = 1000
 
-/** As many as Redis keeps: see `maxChanges` in redis-blocks.ts. */
+/** As many as Redis keeps: see `maxChanges` in store/redis/blocks.ts. */
 const mostLifted = 10_000
 
 const notWhole = 'incr needs a whole number of at most 64 bits under the key'

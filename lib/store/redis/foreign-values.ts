@@ -3,9 +3,9 @@
  * there that the guard cannot use, the key is deleted; otherwise the guard could
  * not use Redis.
  */
-import { StoreUnavailableError, ValueError } from '../errors.js'
-import type { GuardedRedis } from '../redis/breaker.js'
-import { type RedisClient, Script } from '../redis/script.js'
+import { StoreUnavailableError, ValueError } from '../../errors.js'
+import type { GuardedRedis } from '../../redis/breaker.js'
+import { type RedisClient, Script } from '../../redis/script.js'
 import { listOf, wholeOf } from './replies.js'
 
 const mend = new Script('mend')

@@ -3,7 +3,7 @@
  * `reply`, and is never taken for a counter: `Number('')`, `Number(null)` and
  * `Number([])` are 0.
  */
-import { StoreUnavailableError } from '../errors.js'
+import { StoreUnavailableError } from '../../errors.js'
 
 /**
  * Reads a whole number. A client may be configured to return numbers as strings.

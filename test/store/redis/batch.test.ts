@@ -1,9 +1,9 @@
 /** Hits of one turn of the event loop share a call to Redis. */
 import { setImmediate } from 'node:timers/promises'
 import t from 'tap'
-import { Batch, mostChecks } from '../../lib/redis/batch.js'
-import { defineLimit } from '../../lib/rules/rate-limit.js'
-import type { Hit, Taken } from '../../lib/store/store.js'
+import { Batch, mostChecks } from '../../../lib/store/redis/batch.js'
+import { defineLimit } from '../../../lib/rules/rate-limit.js'
+import type { Hit, Taken } from '../../../lib/store/store.js'
 
 const limit = defineLimit('fixed-window', 10, 1000)
 

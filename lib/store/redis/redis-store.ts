@@ -3,25 +3,25 @@
  * Redis' own clock; see store/keys.ts for what lies there.
  */
 import { randomUUID } from 'node:crypto'
-import type { GuardedRedis } from '../redis/breaker.js'
-import type { Ticket } from '../redis/batch.js'
-import { OutOfStepError } from '../redis/failure.js'
-import { type Arguments, isCluster, type RedisClient, Script, type ScriptCall } from '../redis/script.js'
-import { parseNetwork } from '../addresses/address.js'
-import { carryOf } from '../rules/merge.js'
-import { algorithms, excesses } from '../rules/rate-limit.js'
-import type { Limit } from '../rules/rule.js'
-import type { Keys } from './keys.js'
-import { Numbers } from './numbers.js'
-import { asFailure, type OnForeign, OwnKeys } from './own-keys.js'
-import { pageLength, RedisBlocks } from './redis-blocks.js'
-import { RedisValues } from './redis-values.js'
+import type { GuardedRedis } from '../../redis/breaker.js'
+import type { Ticket } from './batch.js'
+import { OutOfStepError } from '../../redis/failure.js'
+import { type Arguments, isCluster, type RedisClient, Script, type ScriptCall } from '../../redis/script.js'
+import { parseNetwork } from '../../addresses/address.js'
+import { carryOf } from '../../rules/merge.js'
+import { algorithms, excesses } from '../../rules/rate-limit.js'
+import type { Limit } from '../../rules/rule.js'
+import type { Keys } from '../keys.js'
+import { Numbers } from './sequence.js'
+import { asFailure, type OnForeign, OwnKeys } from './foreign-values.js'
+import { pageLength, RedisBlocks } from './blocks.js'
+import { RedisValues } from './values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
-import type { Block, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from './store.js'
+import type { Block, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from '../store.js'
 
 const take = new Script('take')
 const countRefusals = new Script('count-refusals')
-const carry = new Script('carry')
+const carry = new Script('merge')
 const fence = new Script('fence')
 const heartbeat = new Script('heartbeat')
 const forget = new Script('forget')
@@ -60,7 +60,7 @@ export interface Heartbeat {
   readonly nowMs: number
 }
 
-/** See store.ts for what its methods do; each of them is one round trip, unless it says pages. */
+/** See store/store.ts for what its methods do; each of them is one round trip, unless it says pages. */
 export class RedisStore implements Store {
   readonly values: RedisValues
   readonly blockList: RedisBlocks

@@ -5,8 +5,8 @@
  * long. The next call is sent without waiting for the answer to the last.
  */
 import { AsyncResource } from 'node:async_hooks'
-import type { Hit, Taken } from '../store/store.js'
-import { timers } from '../runtime/timers.js'
+import type { Hit, Taken } from '../store.js'
+import { timers } from '../../runtime/timers.js'
 
 /** Whoever sends a batch notes its number here; 0: it has not been sent. */
 export interface Ticket {

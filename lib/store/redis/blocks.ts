@@ -1,11 +1,11 @@
 /** The block list in Redis: a hash of all blocks, and a stream of the last changes. */
-import { StoreUnavailableError } from '../errors.js'
-import { type Arguments, type RedisClient, Script } from '../redis/script.js'
-import { type Network, networkOf, parseAddress, parseNetwork } from '../addresses/address.js'
-import type { Keys } from './keys.js'
-import type { OwnKeys } from './own-keys.js'
+import { StoreUnavailableError } from '../../errors.js'
+import { type Arguments, type RedisClient, Script } from '../../redis/script.js'
+import { type Network, networkOf, parseAddress, parseNetwork } from '../../addresses/address.js'
+import type { Keys } from '../keys.js'
+import type { OwnKeys } from './foreign-values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
-import { type Block, type BlockOperation, blockedIn } from './store.js'
+import { type Block, type BlockOperation, blockedIn } from '../store.js'
 
 const changeBlocks = new Script('change-blocks')
 const blockChanges = new Script('block-changes')

@@ -1,9 +1,9 @@
 /**
  * Numbers for what this instance sends, rising in the order of sending: Redis
- * keeps the last one that ran, and runs none below it (store/lua/take.lua).
+ * keeps the last one that ran, and runs none below it (store/redis/lua/take.lua).
  */
-import type { Ticket } from '../redis/batch.js'
-import type { Arguments } from '../redis/script.js'
+import type { Ticket } from './batch.js'
+import type { Arguments } from '../../redis/script.js'
 
 export class Numbers {
   /** where Redis keeps the last one */

@@ -1,15 +1,15 @@
-/** What was counted elsewhere is added to what Redis has: store/lua/carry.lua, on a real Redis. */
+/** What was counted elsewhere is added to what Redis has: store/redis/lua/merge.lua, on a real Redis. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { GuardedRedis } from '../../lib/redis/breaker.js'
-import { Connection } from '../../lib/redis/connection.js'
-import { Script } from '../../lib/redis/script.js'
-import { algorithms, count, defineLimit, explain } from '../../lib/rules/rate-limit.js'
-import type { Limit, LimitState } from '../../lib/rules/rule.js'
-import { Keys } from '../../lib/store/keys.js'
-import { type Kept, RedisStore } from '../../lib/store/redis.js'
-import type { BlockOperation, CountedHere } from '../../lib/store/store.js'
-import { RedisServer } from '../../tools/redis-server.js'
+import { GuardedRedis } from '../../../lib/redis/breaker.js'
+import { Connection } from '../../../lib/redis/connection.js'
+import { Script } from '../../../lib/redis/script.js'
+import { algorithms, count, defineLimit, explain } from '../../../lib/rules/rate-limit.js'
+import type { Limit, LimitState } from '../../../lib/rules/rule.js'
+import { Keys } from '../../../lib/store/keys.js'
+import { type Kept, RedisStore } from '../../../lib/store/redis/redis-store.js'
+import type { BlockOperation, CountedHere } from '../../../lib/store/store.js'
+import { RedisServer } from '../../../tools/redis-server.js'
 
 const server = await RedisServer.start()
 const observer = server.client()

@@ -4,13 +4,13 @@
  */
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
-import { GuardedRedis } from '../../lib/redis/breaker.js'
-import { Connection } from '../../lib/redis/connection.js'
-import { Keys } from '../../lib/store/keys.js'
-import { Journal } from '../../lib/store/journal.js'
-import { RedisStore } from '../../lib/store/redis.js'
-import type { BlockOperation } from '../../lib/store/store.js'
-import { RedisServer } from '../../tools/redis-server.js'
+import { GuardedRedis } from '../../../lib/redis/breaker.js'
+import { Connection } from '../../../lib/redis/connection.js'
+import { Keys } from '../../../lib/store/keys.js'
+import { Journal } from '../../../lib/store/journal.js'
+import { RedisStore } from '../../../lib/store/redis/redis-store.js'
+import type { BlockOperation } from '../../../lib/store/store.js'
+import { RedisServer } from '../../../tools/redis-server.js'
 
 const server = await RedisServer.start()
 const observer = server.client()

@@ -21,206 +21,6 @@ local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])
 return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, redis.call('GET', KEYS[3]) or '' }
 `,
 
-  'carry-values': `-- Does to values what was done without Redis, save where another instance has
--- set or deleted one later; atomic, and once for each marker however often it
--- is sent.
---
--- KEYS     marker, then for each: value, its note (see store/keys.ts)
--- ARGV     ms to keep the marker and the notes, id of the instance, then for
---          each: 'set', 'del' or '', the text of set, how many ms ago; how much
---          to add afterwards, and how many ms ago that was; 1 where it is given
---          an end, else 0, ms to it, and how many ms ago that was said
--- returns  1; 0 where the marker was there already
--- cost     up to six commands for each; O(1) each
-
--- A value of another type is foreign, and counts as missing.
-local function textAt (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) ~= 'table' or reply.err == nil then return reply or '' end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
-  return ''
-end
-
-if textAt(KEYS[1]) == '1' then return 0 end
-redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
-
-local keptMs, instance = ARGV[1], ARGV[2]
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- To what is no number that can be counted with, nothing is added; that the user
--- may not, or that there is no memory, is an error as everywhere.
-local function increase (key, by)
-  local reply = redis.pcall('INCRBY', key, by)
-  if type(reply) == 'number' then return true end
-  for _, reason in ipairs({ 'WRONGTYPE', 'not an integer', 'overflow' }) do
-    if string.find(reply.err, reason, 1, true) then return false end
-  end
-  return redis.call('INCRBY', key, by)
-end
-
-for i = 0, (#KEYS - 1) / 2 - 1 do
-  local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
-  local writtenAtMs, writer = string.match(textAt(note), '^(%d+) (.*)$')
-  -- A moment in the future is foreign.
-  if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
-
-  -- What this instance did itself came before: it sends in order.
-  local function stands (agoMs)
-    return writtenAtMs == nil or writer == instance or tonumber(writtenAtMs) <= nowMs - agoMs
-  end
-
-  if base ~= '' and stands(baseAgoMs) then
-    if base == 'set' then redis.call('SET', key, text) else redis.call('DEL', key) end
-    redis.call('SET', note, string.format('%.0f', nowMs - baseAgoMs) .. ' ' .. instance, 'PX', keptMs)
-  end
-  if add ~= '0' and stands(addAgoMs) then increase(key, add) end
-  if ends == '1' and stands(endAgoMs) then redis.call('PEXPIRE', key, leftMs) end
-end
-
-return 1
-`,
-
-  carry: `-- Adds what was counted without Redis to the counters here; atomic, and once
--- for each marker however often it is sent. See rules/merge.ts.
---
--- KEYS     marker, then for each counter: the counter, what was known of it
---          (see store/keys.ts)
--- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
---          it since it was known: 0 all, 1 a part, 2 nothing, 3 all for sure; algorithm
---          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          excess (0 none, 1 restart, 2 backoff), longestMs, used and previous as
---          they were known, used and previous to add, ms from now to atMs. Whole
---          numbers all; with gcra counted by max, and previous is ignored.
--- returns  1; 0 where the marker was there already
--- cost     up to seven commands for each counter; O(1) each
-
-local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
-local ALL, PART, SURELY_ALL = 0, 1, 3
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- What is no counter of ours goes, as in take.lua.
-local function read (key, command, ...)
-  local reply = redis.pcall(command, key, ...)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...) end
-  redis.call('DEL', key)
-  return false
-end
-
-if read(KEYS[1], 'GET') == '1' then return 0 end
-redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
-
-local function whole (text)
-  local number = tonumber(text or nil)
-  if number == nil or number ~= math.floor(number) or math.abs(number) > 9007199254740991 then return nil end
-  return number
-end
-
-local function save (key, used, previous, atMs, expiresAtMs)
-  redis.call('HSET', key, 'used', used, 'previous', previous, 'atMs', atMs)
-  redis.call('PEXPIREAT', key, expiresAtMs)
-end
-
--- The amount in a bucket after some ms, converted from another max to this one: see
--- rules/gcra.ts.
-local function levelOf (used, otherMax, elapsedMs, max, windowMs)
-  local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
-  local left = math.max(0, used - drained)
-  if otherMax == max or otherMax == 0 or max == 0 then return left end
-  return math.min(math.ceil(left * max / otherMax), 4503599627370496)
-end
-
--- The counter here, merged with what was known of it. A Redis that has surely kept
--- its data is right: it is lower only by what others gave back or reset since. If
--- that is not sure, the larger of the two counts. Where data was lost, several
--- instances may know what was before: each adds what those before it did not know,
--- and the first adds what is missing here.
-local function merged (kept, here, known, told)
-  if kept == SURELY_ALL then return here end
-  if kept == ALL then return math.max(here, known) end
-  return here + math.max(0, known - (told or (kept == PART and here or 0)))
-end
-
-for i = 0, (#KEYS - 1) / 2 - 1 do
-  local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local first = 2 + 12 * i
-  local numbers = {}
-  for n = 1, 12 do numbers[n] = tonumber(ARGV[first + n - 1]) end
-  local kept, algorithm, max, windowMs, burst, excess, longestMs = unpack(numbers, 1, 7)
-  local known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers, 8)
-  local atMs = nowMs + offsetMs
-  local told, toldPrevious, toldAtMs
-  if kept ~= ALL and kept ~= SURELY_ALL then
-    local fields = read(toldKey, 'HMGET', 'used', 'previous', 'atMs') or {}
-    local toldUsed, toldBefore, writtenAtMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
-    if toldUsed == nil or toldBefore == nil then writtenAtMs = nil end
-    -- A bucket drains; of a window that is over nothing is left.
-    if writtenAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
-      told = levelOf(toldUsed, toldBefore, nowMs - writtenAtMs, max, windowMs)
-    elseif writtenAtMs ~= nil and math.abs(writtenAtMs - atMs) < windowMs / 2 then
-      told, toldPrevious, toldAtMs = toldUsed, toldBefore, writtenAtMs
-    end
-  end
-  local function note (here, herePrevious)
-    if kept == ALL or kept == SURELY_ALL then return end
-    local first, firstPrevious = kept == PART and here or 0, kept == PART and herePrevious or 0
-    redis.call('HSET', toldKey, 'used', math.max(told or first, known), 'previous', math.max(toldPrevious or firstPrevious, knownPrevious), 'atMs', toldAtMs or atMs)
-    redis.call('PEXPIRE', toldKey, 2 * windowMs)
-  end
-  if algorithm == FIXED_WINDOW then
-    -- A window that is over counts no more. One that is still running here keeps its own end.
-    if offsetMs > 0 then
-      local text = read(key, 'GET')
-      local used, previous = string.match(text or '', '^(%d+):(%d+)$')
-      used, previous = whole(used or text), whole(previous or 0) or 0
-      local leftMs = used and redis.call('PTTL', key) or -2
-      note(used or 0, previous)
-      -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
-      used = math.max(0, merged(kept, used or 0, known, told) + add)
-      previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
-      redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
-      if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
-      if leftMs > longestMs then redis.call('PEXPIREAT', key, nowMs + longestMs) end
-    end
-  else
-    local fields = read(key, 'HMGET', 'used', 'previous', 'atMs') or {}
-    local used, previous, startMs = whole(fields[1]) or 0, whole(fields[2]) or 0, math.min(whole(fields[3]) or nowMs, nowMs)
-    if algorithm == SLIDING_WINDOW then
-      if nowMs - startMs >= windowMs then
-        local hasFading = nowMs - startMs < 2 * windowMs and used > 0
-        used, previous, startMs = 0, hasFading and used or 0, hasFading and startMs + windowMs or nowMs
-      end
-      if used + previous == 0 then startMs = atMs end
-      -- The two windows may not begin at the same moment; which is which, the nearer beginning says.
-      local apart = math.floor((atMs - startMs) / windowMs + 0.5)
-      note(used, previous)
-      if apart > 0 then used, previous, startMs = 0, used, atMs end
-      if apart < 0 then
-        previous = math.max(0, merged(kept, previous, known, told) + add)
-      else
-        used = math.max(0, merged(kept, used, known, told) + add)
-        previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
-      end
-      if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) else redis.call('DEL', key) end
-    else
-      used = levelOf(used, previous, nowMs - startMs, max, windowMs)
-      note(used, max)
-      -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket
-      -- of another limit of the group may be larger than this one's, and may hold more already.
-      local most = math.max(burst * windowMs, used, known + add)
-      used = math.max(0, math.min(most, merged(kept, used, known, told) + add))
-      local drainMs = max == 0 and windowMs or math.ceil(used / max)
-      if used > 0 then save(key, used, max, nowMs, nowMs + drainMs) else redis.call('DEL', key) end
-    end
-  end
-end
-
-return 1
-`,
-
   'change-blocks': `-- Blocks and unblocks addresses or ranges, and announces what stands to the
 -- other instances; atomic. A block never shortens another: the one that ends
 -- last stands, with its reason and origin. Behind it lie those that end sooner
@@ -644,6 +444,206 @@ for i, key in ipairs(KEYS) do
   emptied[i] = mustGo(key, ARGV[i]) and redis.call('DEL', key) or 0
 end
 return emptied
+`,
+
+  'merge-values': `-- Does to values what was done without Redis, save where another instance has
+-- set or deleted one later; atomic, and once for each marker however often it
+-- is sent.
+--
+-- KEYS     marker, then for each: value, its note (see store/keys.ts)
+-- ARGV     ms to keep the marker and the notes, id of the instance, then for
+--          each: 'set', 'del' or '', the text of set, how many ms ago; how much
+--          to add afterwards, and how many ms ago that was; 1 where it is given
+--          an end, else 0, ms to it, and how many ms ago that was said
+-- returns  1; 0 where the marker was there already
+-- cost     up to six commands for each; O(1) each
+
+-- A value of another type is foreign, and counts as missing.
+local function textAt (key)
+  local reply = redis.pcall('GET', key)
+  if type(reply) ~= 'table' or reply.err == nil then return reply or '' end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
+  return ''
+end
+
+if textAt(KEYS[1]) == '1' then return 0 end
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+
+local keptMs, instance = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- To what is no number that can be counted with, nothing is added; that the user
+-- may not, or that there is no memory, is an error as everywhere.
+local function increase (key, by)
+  local reply = redis.pcall('INCRBY', key, by)
+  if type(reply) == 'number' then return true end
+  for _, reason in ipairs({ 'WRONGTYPE', 'not an integer', 'overflow' }) do
+    if string.find(reply.err, reason, 1, true) then return false end
+  end
+  return redis.call('INCRBY', key, by)
+end
+
+for i = 0, (#KEYS - 1) / 2 - 1 do
+  local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
+  local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
+  local writtenAtMs, writer = string.match(textAt(note), '^(%d+) (.*)$')
+  -- A moment in the future is foreign.
+  if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
+
+  -- What this instance did itself came before: it sends in order.
+  local function stands (agoMs)
+    return writtenAtMs == nil or writer == instance or tonumber(writtenAtMs) <= nowMs - agoMs
+  end
+
+  if base ~= '' and stands(baseAgoMs) then
+    if base == 'set' then redis.call('SET', key, text) else redis.call('DEL', key) end
+    redis.call('SET', note, string.format('%.0f', nowMs - baseAgoMs) .. ' ' .. instance, 'PX', keptMs)
+  end
+  if add ~= '0' and stands(addAgoMs) then increase(key, add) end
+  if ends == '1' and stands(endAgoMs) then redis.call('PEXPIRE', key, leftMs) end
+end
+
+return 1
+`,
+
+  merge: `-- Adds what was counted without Redis to the counters here; atomic, and once
+-- for each marker however often it is sent. See rules/merge.ts.
+--
+-- KEYS     marker, then for each counter: the counter, what was known of it
+--          (see store/keys.ts)
+-- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
+--          it since it was known: 0 all, 1 a part, 2 nothing, 3 all for sure; algorithm
+--          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
+--          excess (0 none, 1 restart, 2 backoff), longestMs, used and previous as
+--          they were known, used and previous to add, ms from now to atMs. Whole
+--          numbers all; with gcra counted by max, and previous is ignored.
+-- returns  1; 0 where the marker was there already
+-- cost     up to seven commands for each counter; O(1) each
+
+local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
+local ALL, PART, SURELY_ALL = 0, 1, 3
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- What is no counter of ours goes, as in take.lua.
+local function read (key, command, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or reply.err == nil then return reply end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...) end
+  redis.call('DEL', key)
+  return false
+end
+
+if read(KEYS[1], 'GET') == '1' then return 0 end
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+
+local function whole (text)
+  local number = tonumber(text or nil)
+  if number == nil or number ~= math.floor(number) or math.abs(number) > 9007199254740991 then return nil end
+  return number
+end
+
+local function save (key, used, previous, atMs, expiresAtMs)
+  redis.call('HSET', key, 'used', used, 'previous', previous, 'atMs', atMs)
+  redis.call('PEXPIREAT', key, expiresAtMs)
+end
+
+-- The amount in a bucket after some ms, converted from another max to this one: see
+-- rules/gcra.ts.
+local function levelOf (used, otherMax, elapsedMs, max, windowMs)
+  local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
+  local left = math.max(0, used - drained)
+  if otherMax == max or otherMax == 0 or max == 0 then return left end
+  return math.min(math.ceil(left * max / otherMax), 4503599627370496)
+end
+
+-- The counter here, merged with what was known of it. A Redis that has surely kept
+-- its data is right: it is lower only by what others gave back or reset since. If
+-- that is not sure, the larger of the two counts. Where data was lost, several
+-- instances may know what was before: each adds what those before it did not know,
+-- and the first adds what is missing here.
+local function merged (kept, here, known, told)
+  if kept == SURELY_ALL then return here end
+  if kept == ALL then return math.max(here, known) end
+  return here + math.max(0, known - (told or (kept == PART and here or 0)))
+end
+
+for i = 0, (#KEYS - 1) / 2 - 1 do
+  local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
+  local first = 2 + 12 * i
+  local numbers = {}
+  for n = 1, 12 do numbers[n] = tonumber(ARGV[first + n - 1]) end
+  local kept, algorithm, max, windowMs, burst, excess, longestMs = unpack(numbers, 1, 7)
+  local known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers, 8)
+  local atMs = nowMs + offsetMs
+  local told, toldPrevious, toldAtMs
+  if kept ~= ALL and kept ~= SURELY_ALL then
+    local fields = read(toldKey, 'HMGET', 'used', 'previous', 'atMs') or {}
+    local toldUsed, toldBefore, writtenAtMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
+    if toldUsed == nil or toldBefore == nil then writtenAtMs = nil end
+    -- A bucket drains; of a window that is over nothing is left.
+    if writtenAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
+      told = levelOf(toldUsed, toldBefore, nowMs - writtenAtMs, max, windowMs)
+    elseif writtenAtMs ~= nil and math.abs(writtenAtMs - atMs) < windowMs / 2 then
+      told, toldPrevious, toldAtMs = toldUsed, toldBefore, writtenAtMs
+    end
+  end
+  local function note (here, herePrevious)
+    if kept == ALL or kept == SURELY_ALL then return end
+    local first, firstPrevious = kept == PART and here or 0, kept == PART and herePrevious or 0
+    redis.call('HSET', toldKey, 'used', math.max(told or first, known), 'previous', math.max(toldPrevious or firstPrevious, knownPrevious), 'atMs', toldAtMs or atMs)
+    redis.call('PEXPIRE', toldKey, 2 * windowMs)
+  end
+  if algorithm == FIXED_WINDOW then
+    -- A window that is over counts no more. One that is still running here keeps its own end.
+    if offsetMs > 0 then
+      local text = read(key, 'GET')
+      local used, previous = string.match(text or '', '^(%d+):(%d+)$')
+      used, previous = whole(used or text), whole(previous or 0) or 0
+      local leftMs = used and redis.call('PTTL', key) or -2
+      note(used or 0, previous)
+      -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
+      used = math.max(0, merged(kept, used or 0, known, told) + add)
+      previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
+      redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
+      if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
+      if leftMs > longestMs then redis.call('PEXPIREAT', key, nowMs + longestMs) end
+    end
+  else
+    local fields = read(key, 'HMGET', 'used', 'previous', 'atMs') or {}
+    local used, previous, startMs = whole(fields[1]) or 0, whole(fields[2]) or 0, math.min(whole(fields[3]) or nowMs, nowMs)
+    if algorithm == SLIDING_WINDOW then
+      if nowMs - startMs >= windowMs then
+        local hasFading = nowMs - startMs < 2 * windowMs and used > 0
+        used, previous, startMs = 0, hasFading and used or 0, hasFading and startMs + windowMs or nowMs
+      end
+      if used + previous == 0 then startMs = atMs end
+      -- The two windows may not begin at the same moment; which is which, the nearer beginning says.
+      local apart = math.floor((atMs - startMs) / windowMs + 0.5)
+      note(used, previous)
+      if apart > 0 then used, previous, startMs = 0, used, atMs end
+      if apart < 0 then
+        previous = math.max(0, merged(kept, previous, known, told) + add)
+      else
+        used = math.max(0, merged(kept, used, known, told) + add)
+        previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
+      end
+      if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) else redis.call('DEL', key) end
+    else
+      used = levelOf(used, previous, nowMs - startMs, max, windowMs)
+      note(used, max)
+      -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket
+      -- of another limit of the group may be larger than this one's, and may hold more already.
+      local most = math.max(burst * windowMs, used, known + add)
+      used = math.max(0, math.min(most, merged(kept, used, known, told) + add))
+      local drainMs = max == 0 and windowMs or math.ceil(used / max)
+      if used > 0 then save(key, used, max, nowMs, nowMs + drainMs) else redis.call('DEL', key) end
+    end
+  end
+end
+
+return 1
 `,
 
   peek: `-- Reads the counters of a client, and changes nothing.

@@ -1,14 +1,14 @@
 /** Plain values in Redis, for `get`, `set`, `incr`, `expire` and `del`. */
-import type { GuardedRedis } from '../redis/breaker.js'
-import type { Ticket } from '../redis/batch.js'
-import { isCluster, Script } from '../redis/script.js'
-import type { Keys } from './keys.js'
-import type { Numbers } from './numbers.js'
+import type { GuardedRedis } from '../../redis/breaker.js'
+import type { Ticket } from './batch.js'
+import { isCluster, Script } from '../../redis/script.js'
+import type { Keys } from '../keys.js'
+import type { Numbers } from './sequence.js'
 import { listOf, textOf, unreadable, wholeOf } from './replies.js'
-import type { ToldValue, ValueChange, ValueOperation } from './store.js'
+import type { ToldValue, ValueChange, ValueOperation } from '../store.js'
 
 const value = new Script('value')
-const carryValues = new Script('carry-values')
+const carryValues = new Script('merge-values')
 
 export interface RedisValuesOptions {
   readonly keys: Keys

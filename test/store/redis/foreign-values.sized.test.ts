@@ -2,13 +2,13 @@
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
-import { Keys } from '../../lib/store/keys.js'
-import { parseNetwork } from '../../lib/addresses/address.js'
-import { guardedApp, logTo } from '../support/app.js'
-import { RedisServer } from '../../tools/redis-server.js'
-import { isFull } from '../support/size.js'
-import { TcpProxy } from '../../tools/tcp-proxy.js'
-import { until } from '../../tools/until.js'
+import { Keys } from '../../../lib/store/keys.js'
+import { parseNetwork } from '../../../lib/addresses/address.js'
+import { guardedApp, logTo } from '../../support/app.js'
+import { RedisServer } from '../../../tools/redis-server.js'
+import { isFull } from '../../support/size.js'
+import { TcpProxy } from '../../../tools/tcp-proxy.js'
+import { until } from '../../../tools/until.js'
 
 const server = await RedisServer.start()
 const proxy = await TcpProxy.start(server.port)
@@ -70,7 +70,7 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
 
 t.test('each key that the guard uses has its test', async t => {
   const members = [...Object.keys(keys), ...Object.getOwnPropertyNames(Keys.prototype)].filter(name => name !== 'constructor')
-  // What was known of a lost counter is read where counters are merged: carry.test.ts.
+  // What was known of a lost counter is read where counters are merged: merge.test.ts.
   t.same(members.filter(name => name !== 'known').sort(), Object.keys(named).sort())
 })
 
