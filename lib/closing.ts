@@ -2,9 +2,9 @@
  * The end of an application: what is on its way to Redis arrives, or is
  * counted as lost, and neither takes long.
  */
-import type { RedisSide } from './store/availability.js'
-import type { FailoverStore } from './store/failover.js'
-import type { Carried } from './store/journal.js'
+import type { RedisSide } from './outage/availability.js'
+import type { FailoverStore } from './outage/failover.js'
+import type { Carried } from './outage/journal.js'
 import { timers } from './runtime/timers.js'
 
 export interface LastWrites {

@@ -27,5 +27,5 @@ export type {
 } from './settings/options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './settings/redis-option.js'
 export type { Algorithm } from './rules/rule.js'
-export type { StoreStatus } from './store/availability.js'
+export type { StoreStatus } from './outage/availability.js'
 export type { Block, CustomStore, CustomStoreCallback, CustomStoreConstructor, RateLimitEvent, Suspect } from './store/store.js'

@@ -35,17 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'store/availability.ts': 'outage/availability.ts',
-  'store/clock-offset.ts': 'outage/clock-offset.ts',
-  'store/counter-journal.ts': 'outage/counter-journal.ts',
-  'store/failover.ts': 'outage/failover.ts',
-  'store/failover-values.ts': 'outage/values.ts',
-  'store/journal.ts': 'outage/journal.ts',
-  'store/recovery.ts': 'outage/recovery.ts',
-  'store/shares.ts': 'outage/shares.ts',
-  'store/value-journal.ts': 'outage/value-journal.ts',
-  'guard/block-list.ts': 'outage/block-replica.ts',
-  'redis/call-queue.ts': 'outage/call-queue.ts',
   'guard/deny-cache.ts': 'guard/refusal-cache.ts',
   'guard/limits.ts': 'limits/registry.ts',
   'guard/limit-control.ts': 'limits/control.ts',

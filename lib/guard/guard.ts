@@ -10,7 +10,7 @@ import type { Explanation } from '../rules/rule.js'
 import type {
   Blocked, Counted, Denied, Exempt, Explained, OnOutage, Shadowed, Source, Uncounted, Unlimited, Verdict
 } from '../rules/verdict.js'
-import type { FailoverStore } from '../store/failover.js'
+import type { FailoverStore } from '../outage/failover.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { NamedCheck, Peeked, Refund, Taken } from '../store/store.js'
 import type { DenyCache } from './deny-cache.js'

@@ -8,7 +8,7 @@ import { ArgumentError, show, StoreUnavailableError } from '../errors.js'
 import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rule.js'
 import { timers } from '../runtime/timers.js'
-import type { TakeCallback } from './failover.js'
+import type { TakeCallback } from '../outage/failover.js'
 import type { MemoryStore } from './memory/memory-store.js'
 import type { CustomStore, CustomStoreCallback, Hit, NamedCheck, Peeked, Taken } from './store.js'
 

@@ -5,7 +5,7 @@ import t from 'tap'
 import { DenyCache } from '../../lib/guard/deny-cache.js'
 import { Guard } from '../../lib/guard/guard.js'
 import { parseAddressList } from '../../lib/addresses/address-list.js'
-import { FailoverStore } from '../../lib/store/failover.js'
+import { FailoverStore } from '../../lib/outage/failover.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 

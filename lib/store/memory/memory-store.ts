@@ -2,7 +2,7 @@
  * The store in this process: answers when there is no Redis, or while it is
  * away. Everything happens at once, so that no promise stands between a
  * request and its answer. Its block list is the one that requests are checked
- * against, whichever store is in use (see guard/block-list.ts).
+ * against, whichever store is in use (see outage/block-replica.ts).
  */
 import { ValueError } from '../../errors.js'
 import { AddressList } from '../../addresses/address-list.js'

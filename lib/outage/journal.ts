@@ -6,7 +6,7 @@
  */
 import type { Limit, LimitState } from '../rules/rule.js'
 import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
-import { blockedIn, type BlockOperation, type EventBatch, type Fence, type RateLimitEvent, type ValueOperation } from './store.js'
+import { blockedIn, type BlockOperation, type EventBatch, type Fence, type RateLimitEvent, type ValueOperation } from '../store/store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
 
 /** The entries that are sent to Redis in one call. */

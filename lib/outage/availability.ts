@@ -11,9 +11,9 @@ import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import { timers } from '../runtime/timers.js'
 import { ClockOffset } from './clock-offset.js'
 import type { Carried, Journal } from './journal.js'
-import type { MemoryStore } from './memory/memory-store.js'
+import type { MemoryStore } from '../store/memory/memory-store.js'
 import { Recovery } from './recovery.js'
-import { aliveMs, type RedisStore } from './redis/redis-store.js'
+import { aliveMs, type RedisStore } from '../store/redis/redis-store.js'
 import type { Shares } from './shares.js'
 
 export interface StoreStatus {

@@ -13,22 +13,22 @@ import { EventEmitter } from 'node:events'
 import { inThisContext } from '../runtime/async-context.js'
 import type { Awaitable } from '../runtime/awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
-import { Batch } from './redis/batch.js'
-import { CallQueue, SingleCallQueue } from '../redis/call-queue.js'
+import { Batch } from '../store/redis/batch.js'
+import { CallQueue, SingleCallQueue } from './call-queue.js'
 import { count, current, refusalsOf, take } from '../rules/rate-limit.js'
 import type { Limit, LimitState } from '../rules/rule.js'
 import { Availability, type AvailabilityEvents, type RedisSide, type StoreStatus } from './availability.js'
 import type { BeforeReset, HitHere } from './counter-journal.js'
-import { FailoverValues } from './failover-values.js'
-import type { Keys } from './keys.js'
-import type { MemoryStore } from './memory/memory-store.js'
-import type { RedisStore } from './redis/redis-store.js'
-import type { ChangedBlock } from './redis/blocks.js'
+import { FailoverValues } from './values.js'
+import type { Keys } from '../store/keys.js'
+import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { RedisStore } from '../store/redis/redis-store.js'
+import type { ChangedBlock } from '../store/redis/blocks.js'
 import type { Shared } from './shares.js'
 import {
   type Block, blockedIn, type BlockOperation, type BlockRequest, type Hit, type NamedCheck, type Peeked,
   type RateLimitEvent, type Refund, type Refusals, type Store, type Suspect, type Taken
-} from './store.js'
+} from '../store/store.js'
 
 export interface FailoverOptions {
   readonly memory: MemoryStore

@@ -9,7 +9,7 @@
  */
 import { count, expiresAtMs, explain, otherClockMs, refund } from '../rules/rate-limit.js'
 import type { Limit, LimitState } from '../rules/rule.js'
-import type { CountedHere, Fence } from './store.js'
+import type { CountedHere, Fence } from '../store/store.js'
 
 /** A hit that this instance decided. */
 export interface HitHere {

@@ -2,8 +2,8 @@
 import t from 'tap'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
-import type { BeforeReset, CounterChunk, HitHere } from '../../lib/store/counter-journal.js'
-import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/store/journal.js'
+import type { BeforeReset, CounterChunk, HitHere } from '../../lib/outage/counter-journal.js'
+import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/outage/journal.js'
 import type { BlockOperation, RateLimitEvent } from '../../lib/store/store.js'
 
 const limit = defineLimit('fixed-window', 100, 60_000)

@@ -1,7 +1,7 @@
 /** Calls that come by the thousand: a bounded number is under way, and the others wait in their order. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import t from 'tap'
-import { CallQueue, SingleCallQueue } from '../../lib/redis/call-queue.js'
+import { CallQueue, SingleCallQueue } from '../../lib/outage/call-queue.js'
 
 const turn = async () => await new Promise(resolve => setImmediate(resolve))
 

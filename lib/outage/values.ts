@@ -5,13 +5,13 @@
  */
 import type { Awaitable } from '../runtime/awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
-import type { SingleCallQueue } from '../redis/call-queue.js'
+import type { SingleCallQueue } from './call-queue.js'
 import type { Availability } from './availability.js'
 import type { Journal } from './journal.js'
-import type { MemoryStore } from './memory/memory-store.js'
-import type { RedisStore } from './redis/redis-store.js'
-import type { ChangedValue } from './redis/values.js'
-import type { ValueOperation } from './store.js'
+import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { RedisStore } from '../store/redis/redis-store.js'
+import type { ChangedValue } from '../store/redis/values.js'
+import type { ValueOperation } from '../store/store.js'
 
 export interface FailoverValuesOptions {
   readonly memory: MemoryStore
@@ -22,7 +22,7 @@ export interface FailoverValuesOptions {
   readonly calls: SingleCallQueue
 }
 
-/** See store.ts for what its methods do. */
+/** See store/store.ts for what its methods do. */
 export class FailoverValues {
   readonly #options: FailoverValuesOptions
   readonly #memory: MemoryStore

@@ -1,6 +1,6 @@
 /** How far this process's clock is ahead of that of Redis, as far as answers tell. */
 import t from 'tap'
-import { ClockOffset } from '../../lib/store/clock-offset.js'
+import { ClockOffset } from '../../lib/outage/clock-offset.js'
 
 /** Redis is asked at `askedAtMs`, and answers on its way there; the answer comes at `answeredAtMs`. */
 type Look = readonly [askedAtMs: number, redisMs: number, answeredAtMs: number]
