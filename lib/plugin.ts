@@ -14,7 +14,7 @@ import { ClosedError, RedisRequiredError, StoreUnavailableError } from './errors
 import { BlockListFollower } from './outage/block-replica.js'
 import { publishDecision, publishSwitch } from './guard/diagnostics.js'
 import { ChangeLog, shorten } from './guard/change-log.js'
-import { DenyCache } from './guard/deny-cache.js'
+import { DenyCache } from './guard/refusal-cache.js'
 import { EventLog } from './guard/event-log.js'
 import { Guard, type GuardEvent } from './guard/guard.js'
 import { keyHash } from './guard/key-hash.js'

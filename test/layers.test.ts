@@ -35,7 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'guard/deny-cache.ts': 'guard/refusal-cache.ts',
   'guard/limits.ts': 'limits/registry.ts',
   'guard/limit-control.ts': 'limits/control.ts',
   'safe-log.ts': 'observers/safe-log.ts',

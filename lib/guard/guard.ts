@@ -13,7 +13,7 @@ import type {
 import type { FailoverStore } from '../outage/failover.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { NamedCheck, Peeked, Refund, Taken } from '../store/store.js'
-import type { DenyCache } from './deny-cache.js'
+import type { DenyCache } from './refusal-cache.js'
 import type { KeyHash } from './key-hash.js'
 
 /** Who sent a request, as far as its address tells. */

@@ -2,7 +2,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
-import { DenyCache } from '../../lib/guard/deny-cache.js'
+import { DenyCache } from '../../lib/guard/refusal-cache.js'
 import { Guard } from '../../lib/guard/guard.js'
 import { parseAddressList } from '../../lib/addresses/address-list.js'
 import { FailoverStore } from '../../lib/outage/failover.js'

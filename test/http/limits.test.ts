@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyServerOptions, InjectOptions } from 'fasti
 import { parseList } from 'structured-headers'
 import t, { type Test } from 'tap'
 import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/settings/options.js'
-import { writeIntervalMs } from '../../lib/guard/deny-cache.js'
+import { writeIntervalMs } from '../../lib/guard/refusal-cache.js'
 import { normalizeIP } from '../../lib/index.js'
 import { algorithms } from '../../lib/rules/rate-limit.js'
 import { isInPart } from '../../lib/rules/sample.js'

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
-import { askAgainMs, DenyCache } from '../../lib/guard/deny-cache.js'
+import { askAgainMs, DenyCache } from '../../lib/guard/refusal-cache.js'
 import { algorithms, defineLimit, explain, explainHit, take, takeAll } from '../../lib/rules/rate-limit.js'
 import type { Explanation, LimitState } from '../../lib/rules/rule.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
