@@ -9,7 +9,7 @@ export type {
 export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redis-guard.js'
 export { channelNames } from './guard/diagnostics.js'
 export type { DecisionMessage } from './guard/diagnostics.js'
-export type { ChangedBy, LimitControl, PeekedLimit, SetLimit } from './guard/limit-control.js'
+export type { ChangedBy, LimitControl, PeekedLimit, SetLimit } from './limits/control.js'
 export { guardFrameworkErrors } from './http/framework-errors.js'
 export type { FrameworkErrorHandler } from './http/framework-errors.js'
 export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResult } from './http/limiters.js'

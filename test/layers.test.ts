@@ -35,8 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'guard/limits.ts': 'limits/registry.ts',
-  'guard/limit-control.ts': 'limits/control.ts',
   'safe-log.ts': 'observers/safe-log.ts',
   'guard/change-log.ts': 'observers/change-log.ts',
   'guard/diagnostics.ts': 'observers/diagnostics.ts',

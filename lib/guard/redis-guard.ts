@@ -13,7 +13,7 @@ import type { FailoverStore } from '../outage/failover.js'
 import type { Block, RateLimitEvent, Suspect } from '../store/store.js'
 import type { ChangeLog } from './change-log.js'
 import type { EventLog } from './event-log.js'
-import { type ChangedBy, checkBy, type LimitControl, longestText, reservedPrefix } from './limit-control.js'
+import { type ChangedBy, checkBy, type LimitControl, longestText, reservedPrefix } from '../limits/control.js'
 import type { GuardWarning } from './warnings.js'
 
 export interface BlockOptions extends ChangedBy {

@@ -6,7 +6,7 @@ import type {
   FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, preParsingHookHandler, RouteOptions
 } from 'fastify'
 import type { Client, Guard } from '../guard/guard.js'
-import type { LimitRegistry } from '../guard/limits.js'
+import type { LimitRegistry } from '../limits/registry.js'
 import type { LimitHook, RouteRateLimitOptions } from '../settings/options.js'
 import { resolveRouteLimit, type Settings } from '../settings/settings.js'
 import { answer, decideAndAnswer, type Passed } from './answer.js'

@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { OptionsError, StoreUnavailableError } from '../errors.js'
 import type { Guard } from '../guard/guard.js'
-import type { LimitRegistry } from '../guard/limits.js'
+import type { LimitRegistry } from '../limits/registry.js'
 import type { RouteRateLimitOptions } from '../settings/options.js'
 import type { Counted, Explained, Uncounted, Verdict } from '../rules/verdict.js'
 import { resolveRouteLimit } from '../settings/settings.js'

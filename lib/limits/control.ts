@@ -12,9 +12,9 @@ import { byAddress } from '../rules/limit-name.js'
 import { current, defineLimit, explain, longestWindowMs } from '../rules/rate-limit.js'
 import type { Algorithm, Limit } from '../rules/rule.js'
 import type { NamedCheck, Store } from '../store/store.js'
-import { isKeyHash, type KeyHash } from './key-hash.js'
-import type { ChangeLog } from './change-log.js'
-import type { LimitChange, LimitRegistry } from './limits.js'
+import { isKeyHash, type KeyHash } from '../guard/key-hash.js'
+import type { ChangeLog } from '../guard/change-log.js'
+import type { LimitChange, LimitRegistry } from './registry.js'
 
 /** Keys of values that begin so are the plugin's own. */
 export const reservedPrefix = 'redis-guard:'
