@@ -7,8 +7,8 @@ export type {
   FastifyRateLimitStoreCtor, RateLimitHook, RateLimitOptions, RateLimitPluginOptions
 } from './compat/types.js'
 export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redis-guard.js'
-export { channelNames } from './guard/diagnostics.js'
-export type { DecisionMessage } from './guard/diagnostics.js'
+export { channelNames } from './observers/diagnostics.js'
+export type { DecisionMessage } from './observers/diagnostics.js'
 export type { ChangedBy, LimitControl, PeekedLimit, SetLimit } from './limits/control.js'
 export { guardFrameworkErrors } from './http/framework-errors.js'
 export type { FrameworkErrorHandler } from './http/framework-errors.js'

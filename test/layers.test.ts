@@ -35,13 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'safe-log.ts': 'observers/safe-log.ts',
-  'guard/change-log.ts': 'observers/change-log.ts',
-  'guard/diagnostics.ts': 'observers/diagnostics.ts',
-  'guard/event-log.ts': 'observers/event-log.ts',
-  'metrics/metric-description.ts': 'observers/metric-description.ts',
-  'metrics/metrics.ts': 'observers/metrics.ts',
-  'metrics/redis-info.ts': 'observers/redis-info.ts',
   'guard/redis-guard.ts': 'api/redis-guard.ts',
   'http/hook.ts': 'http/hooks.ts',
   'http/limiter.ts': 'http/route-limit.ts',

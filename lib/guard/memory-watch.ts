@@ -2,7 +2,7 @@
  * Checks the memory of Redis when it is first used, and every minute: a Redis
  * that is nearly full or evicts keys soon loses counters.
  */
-import { parseInfo } from '../metrics/redis-info.js'
+import { parseInfo } from '../observers/redis-info.js'
 import { timers } from '../runtime/timers.js'
 import { checkEviction, type GuardWarning } from './warnings.js'
 

@@ -7,7 +7,7 @@ import { setLimitHeaders, setRefusalHeaders } from './headers.js'
 import type { Limiter } from './limiter.js'
 import { blockedError, limitedError, sendBlocked, sendDenied, sendLimited, unavailableError } from './reply.js'
 import type { RequestSubject } from './subject.js'
-import { safeLog } from '../safe-log.js'
+import { safeLog } from '../observers/safe-log.js'
 import { asError } from './user-function.js'
 
 /** Of the two one is called, once: the request goes on, with an error or without; or it has its answer. */

@@ -5,7 +5,7 @@ import { attempt, isThenable } from '../runtime/awaitable.js'
 import { type RefusalCode, RefusalError, StoreUnavailableError } from '../errors.js'
 import type { LimitSettings } from '../settings/settings.js'
 import type { Counted } from '../rules/verdict.js'
-import { safeLog } from '../safe-log.js'
+import { safeLog } from '../observers/safe-log.js'
 import { canPass, retryAfterSeconds } from './headers.js'
 
 /** 403: the address is blocked. It is not said until when. */

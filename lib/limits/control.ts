@@ -13,7 +13,7 @@ import { current, defineLimit, explain, longestWindowMs } from '../rules/rate-li
 import type { Algorithm, Limit } from '../rules/rule.js'
 import type { NamedCheck, Store } from '../store/store.js'
 import { isKeyHash, type KeyHash } from '../guard/key-hash.js'
-import type { ChangeLog } from '../guard/change-log.js'
+import type { ChangeLog } from '../observers/change-log.js'
 import type { LimitChange, LimitRegistry } from './registry.js'
 
 /** Keys of values that begin so are the plugin's own. */

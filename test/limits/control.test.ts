@@ -1,7 +1,7 @@
 /** Limits changed at run time, on several instances and through an outage. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import { ChangeLog } from '../../lib/guard/change-log.js'
+import { ChangeLog } from '../../lib/observers/change-log.js'
 import { LimitControl } from '../../lib/limits/control.js'
 import { LimitRegistry } from '../../lib/limits/registry.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'

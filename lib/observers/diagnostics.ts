@@ -5,7 +5,7 @@
 import { channel } from 'node:diagnostics_channel'
 import type { Source } from '../rules/verdict.js'
 import type { StoreStatus } from '../outage/availability.js'
-import type { GuardEvent } from './guard.js'
+import type { GuardEvent } from '../guard/guard.js'
 
 /** What is told of an allowed, limited or blocked request. */
 export interface DecisionMessage {

@@ -48,7 +48,7 @@ t.test('that another store answers is published', async t => {
 })
 
 t.test('where nobody listens, the event is not even read', async t => {
-  const { publishDecision } = await import('../../lib/guard/diagnostics.js')
+  const { publishDecision } = await import('../../lib/observers/diagnostics.js')
   const event = { outcome: 'allowed', get subject () { throw new Error('was read') } } as never
   t.throws(() => publishDecision(event), 'destructuring reads it')
 })

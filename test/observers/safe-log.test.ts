@@ -1,10 +1,10 @@
 /** A logger of the application's that throws, as one does whose mixin counts on a store where there is none. */
 import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t from 'tap'
-import redisGuard from '../lib/index.js'
-import { safeLog } from '../lib/safe-log.js'
-import { RedisServer } from '../tools/redis-server.js'
-import { until } from '../tools/until.js'
+import redisGuard from '../../lib/index.js'
+import { safeLog } from '../../lib/observers/safe-log.js'
+import { RedisServer } from '../../tools/redis-server.js'
+import { until } from '../../tools/until.js'
 
 const levels = ['debug', 'info', 'warn', 'error'] as const
 

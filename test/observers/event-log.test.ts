@@ -1,6 +1,6 @@
 /** Refusals are gathered, merged and written behind; a slow store bounds neither their number nor a reader's wait. */
 import t from 'tap'
-import { EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/guard/event-log.js'
+import { EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/observers/event-log.js'
 import type { RateLimitEvent } from '../../lib/store/store.js'
 import { mockMachinery } from '../support/fake-timers.js'
 

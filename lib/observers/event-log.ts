@@ -12,7 +12,7 @@ import { AsyncResource } from 'node:async_hooks'
 import type { RateLimitEvent } from '../store/store.js'
 import { shorten } from './change-log.js'
 import { timers } from '../runtime/timers.js'
-import type { GuardEvent } from './guard.js'
+import type { GuardEvent } from '../guard/guard.js'
 
 /** ms between two writes. */
 export const flushIntervalMs = 250

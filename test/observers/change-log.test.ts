@@ -1,6 +1,6 @@
 /** What somebody changes is in the log: a line each, and counts where there are many. */
 import t from 'tap'
-import { ChangeLog, mostLines } from '../../lib/guard/change-log.js'
+import { ChangeLog, mostLines } from '../../lib/observers/change-log.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
 import { RedisServer } from '../../tools/redis-server.js'

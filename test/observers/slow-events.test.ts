@@ -2,7 +2,7 @@
 import { performance } from 'node:perf_hooks'
 import { Registry } from 'prom-client'
 import t from 'tap'
-import { mostPerWrite } from '../../lib/guard/event-log.js'
+import { mostPerWrite } from '../../lib/observers/event-log.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
