@@ -6,7 +6,7 @@ export type {
   CreateRateLimitOptions, errorResponseBuilderContext, FastifyRateLimitOptions, FastifyRateLimitStore,
   FastifyRateLimitStoreCtor, RateLimitHook, RateLimitOptions, RateLimitPluginOptions
 } from './compat/types.js'
-export type { RedisGuard, BlockOptions, RateLimitEventInput } from './guard/redis-guard.js'
+export type { RedisGuard, BlockOptions, RateLimitEventInput } from './api/redis-guard.js'
 export { channelNames } from './observers/diagnostics.js'
 export type { DecisionMessage } from './observers/diagnostics.js'
 export type { ChangedBy, LimitControl, PeekedLimit, SetLimit } from './limits/control.js'

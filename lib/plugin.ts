@@ -21,7 +21,7 @@ import { keyHash } from './guard/key-hash.js'
 import { forJson, LimitControl } from './limits/control.js'
 import { LimitRegistry } from './limits/registry.js'
 import { MemoryWatch } from './guard/memory-watch.js'
-import { RedisGuard } from './guard/redis-guard.js'
+import { RedisGuard } from './api/redis-guard.js'
 import { routesBefore, type SeenRoutes, watchRoutes } from './guard/routes-before.js'
 import {
   checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue,

@@ -35,7 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'guard/redis-guard.ts': 'api/redis-guard.ts',
   'http/hook.ts': 'http/hooks.ts',
   'http/limiter.ts': 'http/route-limit.ts',
   'http/limiters.ts': 'http/decorators.ts',

@@ -4,7 +4,7 @@
  * test/store/contract.ts is the suite that each of them runs.
  *
  * Addresses that come in are canonical (addresses/address.ts); arguments are
- * checked by the caller (guard/redis-guard.ts). Any method may throw
+ * checked by the caller (api/redis-guard.ts). Any method may throw
  * StoreUnavailableError, save those of memory.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
