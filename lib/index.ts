@@ -12,7 +12,7 @@ export type { DecisionMessage } from './observers/diagnostics.js'
 export type { ChangedBy, LimitControl, PeekedLimit, SetLimit } from './limits/control.js'
 export { guardFrameworkErrors } from './http/framework-errors.js'
 export type { FrameworkErrorHandler } from './http/framework-errors.js'
-export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResult } from './http/limiters.js'
+export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResult } from './http/decorators.js'
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './guard/warnings.js'
 export {

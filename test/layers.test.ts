@@ -35,10 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'http/hook.ts': 'http/hooks.ts',
-  'http/limiter.ts': 'http/route-limit.ts',
-  'http/limiters.ts': 'http/decorators.ts',
-  'metrics/route.ts': 'http/metrics-route.ts',
   'store/custom.ts': 'compat/custom-counter.ts',
   'http/custom-store.ts': 'compat/custom-store.ts',
   'closing.ts': 'startup/closing.ts',

@@ -9,7 +9,7 @@ import { resolveRouteLimit } from '../settings/settings.js'
 import { decideAndAnswer } from './answer.js'
 import type { CounterFor } from './custom-store.js'
 import { explanationOf } from './headers.js'
-import { groupName, Limiter } from './limiter.js'
+import { groupName, Limiter } from './route-limit.js'
 import { deniedError, unavailableError } from './reply.js'
 import type { SubjectReader } from './subject.js'
 
