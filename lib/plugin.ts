@@ -28,7 +28,7 @@ import {
   type GuardWarning, trustProxyOf, unknownOptions
 } from './guard/warnings.js'
 import { clientReader } from './http/client-address.js'
-import { counterMaker } from './http/custom-store.js'
+import { counterMaker } from './compat/custom-store.js'
 import { addHooks } from './http/hooks.js'
 import type { RateLimiter, RateLimitHandler } from './http/decorators.js'
 import { described, Metrics } from './observers/metrics.js'

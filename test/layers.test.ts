@@ -35,8 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'store/custom.ts': 'compat/custom-counter.ts',
-  'http/custom-store.ts': 'compat/custom-store.ts',
   'closing.ts': 'startup/closing.ts',
   'guard/memory-watch.ts': 'startup/memory-watch.ts',
   'guard/routes-before.ts': 'startup/routes-before.ts',

@@ -9,8 +9,8 @@ import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rule.js'
 import { timers } from '../runtime/timers.js'
 import type { TakeCallback } from '../outage/failover.js'
-import type { MemoryStore } from './memory/memory-store.js'
-import type { CustomStore, CustomStoreCallback, Hit, NamedCheck, Peeked, Taken } from './store.js'
+import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { CustomStore, CustomStoreCallback, Hit, NamedCheck, Peeked, Taken } from '../store/store.js'
 
 export interface CustomCounterParts {
   readonly store: CustomStore

@@ -4,7 +4,7 @@ import { OptionsError, show } from '../errors.js'
 import type { Counter } from '../guard/guard.js'
 import type { RedisGuardOptions } from '../settings/options.js'
 import type { LimitSettings, Settings } from '../settings/settings.js'
-import { CustomCounter, type CustomCounterParts } from '../store/custom.js'
+import { CustomCounter, type CustomCounterParts } from './custom-counter.js'
 import type { CustomStore } from '../store/store.js'
 
 /**
