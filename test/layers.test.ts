@@ -35,10 +35,6 @@ const owed: readonly string[] = [
 
 /** Files that have not moved yet, and where they will be. */
 const moving: Readonly<Record<string, string>> = {
-  'closing.ts': 'startup/closing.ts',
-  'guard/memory-watch.ts': 'startup/memory-watch.ts',
-  'guard/routes-before.ts': 'startup/routes-before.ts',
-  'guard/warnings.ts': 'startup/warnings.ts'
 }
 
 /** Packages that only the adapter to Redis may run; their types are for all. */

@@ -56,8 +56,8 @@ t.test('every method of the client is in the table of methods, and every other p
 })
 
 t.test('the table of warnings has every code, and no other', async t => {
-  const guard = inRepository('lib/guard')
-  const sources = await Promise.all(['warnings.ts', 'memory-watch.ts'].map(async name => await readFile(join(guard, name), 'utf8')))
+  const startup = inRepository('lib/startup')
+  const sources = await Promise.all(['warnings.ts', 'memory-watch.ts'].map(async name => await readFile(join(startup, name), 'utf8')))
   const codes = new Set(sources.flatMap(source => source.match(/GUARD_WARN_\w+/g) ?? []))
   const [, , rows] = tableAfter('warnings').exec(readme)!
   t.same([...rows!.matchAll(/^\| `(\w+)` \|/gm)].map(([, code]) => code).sort(), [...codes].sort())

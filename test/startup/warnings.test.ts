@@ -2,7 +2,7 @@
 import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import t from 'tap'
-import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, trustProxyOf } from '../../lib/guard/warnings.js'
+import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, trustProxyOf } from '../../lib/startup/warnings.js'
 import type { RedisSettings } from '../../lib/settings/redis-option.js'
 
 t.test('a trustProxy that any client can use, or that trusts nobody, is warned of', async t => {

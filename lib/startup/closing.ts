@@ -2,10 +2,10 @@
  * The end of an application: what is on its way to Redis arrives, or is
  * counted as lost, and neither takes long.
  */
-import type { RedisSide } from './outage/availability.js'
-import type { FailoverStore } from './outage/failover.js'
-import type { Carried } from './outage/journal.js'
-import { timers } from './runtime/timers.js'
+import type { RedisSide } from '../outage/availability.js'
+import type { FailoverStore } from '../outage/failover.js'
+import type { Carried } from '../outage/journal.js'
+import { timers } from '../runtime/timers.js'
 
 export interface LastWrites {
   readonly store: FailoverStore

@@ -1,6 +1,6 @@
 /** A Redis that is nearly full, that evicts, or that may, is told of once: at start, and when it comes to that later. */
 import t, { type Test } from 'tap'
-import { MemoryWatch } from '../../lib/guard/memory-watch.js'
+import { MemoryWatch } from '../../lib/startup/memory-watch.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
 import { RedisCluster } from '../../tools/redis-cluster.js'

@@ -1,9 +1,9 @@
 /** A process whose application is closed ends by itself, whatever Redis does. */
 import { performance } from 'node:perf_hooks'
 import t from 'tap'
-import { Instance } from './support/instance.js'
-import { RedisCluster } from '../tools/redis-cluster.js'
-import { RedisServer } from '../tools/redis-server.js'
+import { Instance } from '../support/instance.js'
+import { RedisCluster } from '../../tools/redis-cluster.js'
+import { RedisServer } from '../../tools/redis-server.js'
 
 // A process that starts on a busy machine is slow to connect, and to be answered.
 const options = { commandTimeout: 1000, connectTimeout: 10_000, resetTimeout: 100 }
