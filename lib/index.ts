@@ -14,7 +14,7 @@ export { guardFrameworkErrors } from './http/framework-errors.js'
 export type { FrameworkErrorHandler } from './http/framework-errors.js'
 export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResult } from './http/decorators.js'
 export { normalizeIP } from './http/normalize-ip.js'
-export type { GuardWarning } from './startup/warnings.js'
+export type { GuardWarning } from './api/warning.js'
 export {
   ArgumentError, ClosedError, GuardError, LimitError, NoCredentialsError, OptionsError, RedisRequiredError, RefusalError,
   StoreUnavailableError, ValueError

@@ -23,10 +23,8 @@ import { LimitRegistry } from './limits/registry.js'
 import { MemoryWatch } from './startup/memory-watch.js'
 import { RedisGuard } from './api/redis-guard.js'
 import { routesBefore, type SeenRoutes, watchRoutes } from './startup/routes-before.js'
-import {
-  checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue,
-  type GuardWarning, trustProxyOf, unknownOptions
-} from './startup/warnings.js'
+import type { GuardWarning } from './api/warning.js'
+import { checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue, trustProxyOf, unknownOptions } from './startup/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './compat/custom-store.js'
 import { addHooks } from './http/hooks.js'

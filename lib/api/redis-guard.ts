@@ -14,7 +14,7 @@ import type { Block, RateLimitEvent, Suspect } from '../store/store.js'
 import type { ChangeLog } from '../observers/change-log.js'
 import type { EventLog } from '../observers/event-log.js'
 import { type ChangedBy, checkBy, type LimitControl, longestText, reservedPrefix } from '../limits/control.js'
-import type { GuardWarning } from '../startup/warnings.js'
+import type { GuardWarning } from './warning.js'
 
 export interface BlockOptions extends ChangedBy {
   /** the block stands even where a longer one is in force; default `false` */

@@ -13,6 +13,7 @@ import { timers } from '../runtime/timers.js'
 import type { Connection } from './connection.js'
 import { failureOf, OutOfStepError, valueErrorOf } from './failure.js'
 import { type RedisClient, Script } from './script.js'
+import { scripts } from './lua/scripts.js'
 
 export interface BreakerOptions {
   /** ms */
@@ -46,7 +47,7 @@ type Command = (client: RedisClient) => Promise<unknown>
 const longestTimerMs = 2 ** 31 - 1
 
 /** What a decision needs of Redis: scripts, its clock, and a write, which a full Redis and a replica refuse. */
-const probe = new Script('probe')
+const probe = new Script(scripts.probe)
 
 /** The connection, the breaker before it, and what they tell; see above. */
 export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {

@@ -6,7 +6,6 @@
 import { createHash } from 'node:crypto'
 import keySlot from 'cluster-key-slot'
 import type { Cluster, Redis } from 'ioredis'
-import { scripts } from '../store/redis/lua/scripts.js'
 
 export type RedisClient = Redis | Cluster
 
@@ -22,9 +21,9 @@ export class Script {
   readonly #source: string
   readonly #sha: string
 
-  /** @param name  of a file in store/redis/lua, without its ending */
-  constructor (name: keyof typeof scripts) {
-    this.#source = scripts[name]
+  /** @param source  Lua */
+  constructor (source: string) {
+    this.#source = source
     this.#sha = createHash('sha1').update(this.#source).digest('hex')
   }
 

@@ -4,7 +4,8 @@
  */
 import { parseInfo } from '../observers/redis-info.js'
 import { timers } from '../runtime/timers.js'
-import { checkEviction, type GuardWarning } from './warnings.js'
+import type { GuardWarning } from '../api/warning.js'
+import { checkEviction } from './warnings.js'
 
 export interface MemoryWatchOptions {
   /** the reply to INFO of each primary that may be asked */

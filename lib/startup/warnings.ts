@@ -1,23 +1,7 @@
 /** Settings that work but are a security hole: found at start-up or later, and logged with a code. */
 import { nodeCredentials, type RedisSettings } from '../settings/redis-option.js'
 import type { ForeignFate } from '../store/redis/foreign-values.js'
-
-/** A finding that is no error but needs attention. The message has no numbers: they are fields of the log line. */
-export interface GuardWarning {
-  readonly code:
-    | 'GUARD_WARN_TRUST_PROXY'
-    | 'GUARD_WARN_ROUTES_BEFORE'
-    | 'GUARD_WARN_UNKNOWN_OPTIONS'
-    | 'GUARD_WARN_NO_PASSWORD'
-    | 'GUARD_WARN_REDIS_UNUSED'
-    | 'GUARD_WARN_OFFLINE_QUEUE'
-    | 'GUARD_WARN_EVICTION'
-    | 'GUARD_WARN_VOLATILE_EVICTION'
-    | 'GUARD_WARN_MEMORY'
-    | 'GUARD_WARN_EVICTED'
-    | 'GUARD_WARN_FOREIGN_VALUE'
-  readonly message: string
-}
+import type { GuardWarning } from '../api/warning.js'
 
 /**
  * Fastify's option: `initialConfig` leaves it out, so this looks where Fastify

@@ -6,7 +6,8 @@ import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { algorithms } from '../../lib/rules/rate-limit.js'
-import { scripts } from '../../lib/store/redis/lua/scripts.js'
+import { scripts as ofConnection } from '../../lib/redis/lua/scripts.js'
+import { scripts as ofStore } from '../../lib/store/redis/lua/scripts.js'
 import { guardedApp } from '../support/app.js'
 import { inRepository } from '../support/paths.js'
 import { RedisCluster } from '../../tools/redis-cluster.js'
@@ -277,7 +278,7 @@ t.test('a URL that names a database needs SELECT, and no more', async t => {
 })
 
 t.test('the line of a server has each command that a script names', async t => {
-  const named = Object.values(scripts).flatMap(script => [...script.matchAll(/(?:call|read)\((?:key, )?'([A-Z]+)'/g)].map(([, name]) => `+${name!.toLowerCase()}`))
+  const named = [...Object.values(ofConnection), ...Object.values(ofStore)].flatMap(script => [...script.matchAll(/(?:call|read)\((?:key, )?'([A-Z]+)'/g)].map(([, name]) => `+${name!.toLowerCase()}`))
   t.ok(named.length > 50)
   t.same(named.filter(command => !forServer.includes(command)), [])
 })

@@ -9,6 +9,7 @@ import { mockMachinery } from '../support/fake-timers.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
+import { scripts } from '../../lib/store/redis/lua/scripts.js'
 
 const server = await RedisServer.start()
 const observer = server.client()
@@ -92,7 +93,7 @@ t.test('a script that Redis has forgotten is sent again as text', async t => {
   const { Script } = await import('../../lib/redis/script.js')
   const { guarded } = setUp(t)
   await guarded.connect(60_000)
-  const script = new Script('block-changes')
+  const script = new Script(scripts['block-changes'])
   const run = async () => await guarded.run(async client => await script.run(client, ['a', 'b', 'c'], ['0-0', 1]))
   t.match(await run(), [Number, 0, '0-0', [], ''])
   await observer.script('FLUSH')

@@ -4,8 +4,9 @@ import t from 'tap'
 import { type RedisClient, Script } from '../../lib/redis/script.js'
 import { guardedApp } from '../support/app.js'
 import { RedisCluster } from '../../tools/redis-cluster.js'
+import { scripts } from '../../lib/redis/lua/scripts.js'
 
-const script = new Script('probe')
+const script = new Script(scripts.probe)
 const call = { keys: ['probe'], args: [] }
 
 /** A Cluster as ioredis shows it while it knows little of the real one. */

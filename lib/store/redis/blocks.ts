@@ -6,9 +6,10 @@ import type { Keys } from '../keys.js'
 import type { OwnKeys } from './foreign-values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
 import { type Block, type BlockOperation, blockedIn } from '../store.js'
+import { scripts } from './lua/scripts.js'
 
-const changeBlocks = new Script('change-blocks')
-const blockChanges = new Script('block-changes')
+const changeBlocks = new Script(scripts['change-blocks'])
+const blockChanges = new Script(scripts['block-changes'])
 
 /** One change of the block list, as the stream of changes tells it. */
 export interface BlockChange {

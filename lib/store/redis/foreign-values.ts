@@ -7,8 +7,9 @@ import { StoreUnavailableError, ValueError } from '../../errors.js'
 import type { GuardedRedis } from '../../redis/breaker.js'
 import { type RedisClient, Script } from '../../redis/script.js'
 import { listOf, wholeOf } from './replies.js'
+import { scripts } from './lua/scripts.js'
 
-const mend = new Script('mend')
+const mend = new Script(scripts.mend)
 
 /** The type of a key's value. A stream must also take new entries, and a number be safe to increment. */
 export type OwnType = 'hash' | 'zset' | 'stream' | 'number' | 'text'

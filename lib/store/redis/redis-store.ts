@@ -18,17 +18,18 @@ import { pageLength, RedisBlocks } from './blocks.js'
 import { RedisValues } from './values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
 import type { Block, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from '../store.js'
+import { scripts } from './lua/scripts.js'
 
-const take = new Script('take')
-const countRefusals = new Script('count-refusals')
-const carry = new Script('merge')
-const fence = new Script('fence')
-const heartbeat = new Script('heartbeat')
-const forget = new Script('forget')
-const peek = new Script('peek')
-const refund = new Script('refund')
-const logEvents = new Script('log-events')
-const clearEvents = new Script('clear-events')
+const take = new Script(scripts.take)
+const countRefusals = new Script(scripts['count-refusals'])
+const carry = new Script(scripts.merge)
+const fence = new Script(scripts.fence)
+const heartbeat = new Script(scripts.heartbeat)
+const forget = new Script(scripts.forget)
+const peek = new Script(scripts.peek)
+const refund = new Script(scripts.refund)
+const logEvents = new Script(scripts['log-events'])
+const clearEvents = new Script(scripts['clear-events'])
 
 export interface RedisStoreOptions {
   readonly keys: Keys

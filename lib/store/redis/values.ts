@@ -6,9 +6,10 @@ import type { Keys } from '../keys.js'
 import type { Numbers } from './sequence.js'
 import { listOf, textOf, unreadable, wholeOf } from './replies.js'
 import type { ToldValue, ValueChange, ValueOperation } from '../store.js'
+import { scripts } from './lua/scripts.js'
 
-const value = new Script('value')
-const carryValues = new Script('merge-values')
+const value = new Script(scripts.value)
+const carryValues = new Script(scripts['merge-values'])
 
 export interface RedisValuesOptions {
   readonly keys: Keys

@@ -10,6 +10,7 @@ import { Keys } from '../../../lib/store/keys.js'
 import { type Kept, RedisStore } from '../../../lib/store/redis/redis-store.js'
 import type { BlockOperation, CountedHere } from '../../../lib/store/store.js'
 import { RedisServer } from '../../../tools/redis-server.js'
+import { scripts } from '../../../lib/store/redis/lua/scripts.js'
 
 const server = await RedisServer.start()
 const observer = server.client()
@@ -340,7 +341,7 @@ t.test('instances are counted while they are alive, and the epoch stays', async 
 })
 
 t.test('a fence that comes late does not open the door again for what was sent before', async t => {
-  const fence = new Script('fence')
+  const fence = new Script(scripts.fence)
   const fenceAt = async (next: number) => Number(await fence.run(observer, [keys.batch('late'), keys.fence('late')], [next, 60_000]))
   await observer.set(keys.batch('late'), 7)
   t.equal(await fenceAt(1000), 7)

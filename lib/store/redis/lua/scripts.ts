@@ -688,16 +688,6 @@ end
 return reply
 `,
 
-  probe: `-- Tries what a decision needs: scripts, Redis' clock, and a write.
---
--- KEYS     a key that is used for nothing else
--- returns  nothing
--- cost     O(1)
-
-redis.call('TIME')
-redis.call('SET', KEYS[1], 1, 'PX', 10000)
-`,
-
   refund: `-- Takes back hits that are not to count, from the windows in which they were
 -- counted; atomic. The steps are those of \`refund\` in rules/rate-limit.ts.
 --
