@@ -119,8 +119,6 @@ export interface CountedHere {
   /** undefined: Redis has told nothing of it, or it was forgotten */
   readonly known: LimitState | undefined
   readonly counted: LimitState
-  /** this Redis has been told already what was known of it */
-  readonly isRestored?: boolean
 }
 
 /** A change of the block list, and when it was, ms since 1970. */
