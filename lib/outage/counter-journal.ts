@@ -9,7 +9,8 @@
  */
 import { count, expiresAtMs, explain, otherClockMs, refund } from '../rules/rate-limit.js'
 import type { Limit, LimitState } from '../rules/rule.js'
-import type { CountedHere, Fence } from '../store/store.js'
+import type { CountedHere } from '../store/limit-store.js'
+import type { Fence } from '../store/redis/sequence.js'
 
 /** A hit that this instance decided. */
 export interface HitHere {

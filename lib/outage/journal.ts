@@ -6,7 +6,10 @@
  */
 import type { Limit, LimitState } from '../rules/rule.js'
 import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
-import { blockedIn, type BlockOperation, type EventBatch, type Fence, type RateLimitEvent, type ValueOperation } from '../store/store.js'
+import { blockedIn, type BlockOperation } from '../store/block-store.js'
+import type { EventBatch, RateLimitEvent } from '../store/event-store.js'
+import type { Fence } from '../store/redis/sequence.js'
+import type { ValueOperation } from '../store/value-store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
 
 /** The entries that are sent to Redis in one call. */

@@ -8,7 +8,8 @@ import type { CounterChunk } from './counter-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import { type MemoryStore, sameEndMs } from '../store/memory/memory-store.js'
 import { type Heartbeat, noNumbers, type RedisStore } from '../store/redis/redis-store.js'
-import type { BlockOperation, CountedHere } from '../store/store.js'
+import type { CountedHere } from '../store/limit-store.js'
+import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
 
 /** Called with what Redis would not take. */

@@ -14,7 +14,9 @@ import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import type { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { Shares } from '../../lib/outage/shares.js'
-import type { Block, BlockOperation, CountedHere, Fence, Hit, Taken } from '../../lib/store/store.js'
+import type { CountedHere, Hit, Taken } from '../../lib/store/limit-store.js'
+import type { Block, BlockOperation } from '../../lib/store/block-store.js'
+import type { Fence } from '../../lib/store/redis/sequence.js'
 import { mockMachinery } from '../support/fake-timers.js'
 
 const keys = new Keys('guard:')

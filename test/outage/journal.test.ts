@@ -4,7 +4,8 @@ import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 import type { BeforeReset, CounterChunk, HitHere } from '../../lib/outage/counter-journal.js'
 import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/outage/journal.js'
-import type { BlockOperation, RateLimitEvent } from '../../lib/store/store.js'
+import type { BlockOperation } from '../../lib/store/block-store.js'
+import type { RateLimitEvent } from '../../lib/store/event-store.js'
 
 const limit = defineLimit('fixed-window', 100, 60_000)
 const nowMs = 1_700_000_000_000

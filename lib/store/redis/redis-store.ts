@@ -17,7 +17,11 @@ import { asFailure, type OnForeign, OwnKeys } from './foreign-values.js'
 import { pageLength, RedisBlocks } from './blocks.js'
 import { RedisValues } from './values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
-import type { Block, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from '../store.js'
+import type { CountedHere, Hit, NamedCheck, Peeked, Refund, Refusals, Taken } from '../limit-store.js'
+import type { Block, BlockRequest } from '../block-store.js'
+import type { EventBatch, RateLimitEvent, Suspect } from '../event-store.js'
+import type { Store } from '../store.js'
+import type { Fence } from './sequence.js'
 import { scripts } from './lua/scripts.js'
 
 const take = new Script(scripts.take)

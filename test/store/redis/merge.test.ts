@@ -8,7 +8,8 @@ import { algorithms, count, defineLimit, explain } from '../../../lib/rules/rate
 import type { Limit, LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
-import type { BlockOperation, CountedHere } from '../../../lib/store/store.js'
+import type { CountedHere } from '../../../lib/store/limit-store.js'
+import type { BlockOperation } from '../../../lib/store/block-store.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { scripts } from '../../../lib/store/redis/lua/scripts.js'
 
