@@ -26,6 +26,6 @@ export type {
   StandardHeaders
 } from './settings/options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './settings/redis-option.js'
-export type { Algorithm } from './rules/rule.js'
+export type { Algorithm } from './rules/rate-limit.js'
 export type { StoreStatus } from './outage/availability.js'
 export type { Block, CustomStore, CustomStoreCallback, CustomStoreConstructor, RateLimitEvent, Suspect } from './store/store.js'

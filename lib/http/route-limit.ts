@@ -11,7 +11,7 @@ import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js
 import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../limits/registry.js'
 import { byAddress } from '../rules/limit-name.js'
-import type { Limit } from '../rules/rule.js'
+import type { Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
 import type { Counted, Skipped, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings/settings.js'

@@ -7,8 +7,8 @@
  * numbers, and Redis runs them in order (store/redis/lua/take.lua): those up to the
  * last number that Redis knows did run.
  */
-import { count, expiresAtMs, explain, otherClockMs, refund } from '../rules/rate-limit.js'
-import type { Limit, LimitState } from '../rules/rule.js'
+import { count, expiresAtMs, explain, type Limit, refund } from '../rules/rate-limit.js'
+import { type LimitState, otherClockMs } from '../rules/rule.js'
 import type { CountedHere, Fence } from '../store/store.js'
 
 /** A hit that this instance decided. */
