@@ -7,7 +7,10 @@
 import type { Limit } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
 import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
-import { blockedIn, type BlockOperation, type EventBatch, type Fence, type RateLimitEvent, type ValueOperation } from '../store/store.js'
+import { blockedIn, type BlockOperation } from '../store/block-store.js'
+import type { EventBatch, RateLimitEvent } from '../store/event-store.js'
+import type { Fence } from '../store/redis/sequence.js'
+import type { ValueOperation } from '../store/value-store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
 
 /** The entries that are sent to Redis in one call. */
@@ -31,7 +34,7 @@ export interface JournalOptions {
 
 export class Journal {
   readonly #options: JournalOptions
-  readonly #counters: CounterJournal
+  readonly #counters = new CounterJournal()
   readonly #values = new ValueJournal()
   /** by address, in their order: the operations that still matter */
   readonly #blocks = new Map<string, BlockStep[]>()
@@ -45,7 +48,6 @@ export class Journal {
 
   constructor (options: JournalOptions) {
     this.#options = options
-    this.#counters = new CounterJournal(options.capacity)
   }
 
   /** Entries that wait. */
@@ -212,11 +214,6 @@ export class Journal {
         // What has come since then stays.
         for (const operation of chunk.operations) this.#keepBlocks(blockedIn(operation), step => step.operation !== operation)
     }
-  }
-
-  /** The recovery has ended: Redis is up to date. */
-  recovered (): void {
-    this.#counters.recovered()
   }
 
   /** Forgets expired counters. */
