@@ -7,11 +7,7 @@
 --          counts ('' for now)
 -- returns  number of events removed, id to go on from ('' after the last page), that moment
 -- cost     O(page)
-
-local function whole (text)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
-  return number and number <= 9007199254740991 and number or nil
-end
+-- uses     number
 
 local nowMs = tonumber(ARGV[4])
 if nowMs == nil then

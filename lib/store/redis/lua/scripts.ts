@@ -1,7 +1,17 @@
 /** Made of the Lua files beside it by `npm run lua`: change those. */
 
+const parts = {
+  number: `-- A whole number from 0 to 2^53 - 1, of its decimal digits; nil for any other text: it is foreign.
+local function whole (text)
+  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  return number and number <= 9007199254740991 and number or nil
+end
+
+`
+}
+
 export const scripts = {
-  'block-changes': `-- What has changed in the block list since a change that the caller knows.
+  'block-changes': parts.number + `-- What has changed in the block list since a change that the caller knows.
 -- Writes nothing, so that it answers on a full Redis, too.
 --
 -- KEYS     changes, sequence, epoch (see store/keys.ts)
@@ -9,19 +19,17 @@ export const scripts = {
 -- returns  nowMs, number of the last change (0: missing or foreign), id of the last change, the
 --          changes: { id, { field, value ... } }, oldest first, and the epoch
 -- cost     O(changes returned)
+-- uses     number
 
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-local text = redis.call('GET', KEYS[2])
-local sequence = string.match(text or '', '^%d+$') and tonumber(text) or 0
--- Larger numbers lose digits in the reply.
-if sequence > 9007199254740991 then sequence = 0 end
+local sequence = whole(redis.call('GET', KEYS[2])) or 0
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])
 return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, redis.call('GET', KEYS[3]) or '' }
 `,
 
-  'change-blocks': `-- Blocks and unblocks addresses or ranges, and announces what stands to the
+  'change-blocks': parts.number + `-- Blocks and unblocks addresses or ranges, and announces what stands to the
 -- other instances; atomic. A block never shortens another: the one that ends
 -- last stands, with its reason and origin. Behind it lie those that end sooner
 -- but began later: an unblock that arrives late leaves them in force.
@@ -37,6 +45,7 @@ return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, 
 --          or '' for none; at last the number of the last change (0: missing
 --          or foreign)
 -- cost     O(log n) for each operation, and up to 100 expired blocks removed
+-- uses     number
 
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -184,12 +193,11 @@ for i = 3, #ARGV, 6 do
   table.insert(told, before[1] ~= nil and 1 or 0)
   table.insert(told, json)
 end
-local sequence = tonumber(redis.call('GET', KEYS[4]) or nil) or 0
-table.insert(told, isMoment(sequence) and sequence or 0)
+table.insert(told, whole(redis.call('GET', KEYS[4])) or 0)
 return told
 `,
 
-  'clear-events': `-- Removes old events, a page at a time so that Redis is not held, with what
+  'clear-events': parts.number + `-- Removes old events, a page at a time so that Redis is not held, with what
 -- they added to the count of their address; atomic per page.
 --
 -- KEYS     events, suspects (see store/keys.ts)
@@ -198,11 +206,7 @@ return told
 --          counts ('' for now)
 -- returns  number of events removed, id to go on from ('' after the last page), that moment
 -- cost     O(page)
-
-local function whole (text)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
-  return number and number <= 9007199254740991 and number or nil
-end
+-- uses     number
 
 local nowMs = tonumber(ARGV[4])
 if nowMs == nil then
@@ -409,13 +413,14 @@ if excess > 0 then
 end
 `,
 
-  mend: `-- Deletes the guard's own keys whose values it cannot use: another program has
+  mend: parts.number + `-- Deletes the guard's own keys whose values it cannot use: another program has
 -- written them.
 --
 -- KEYS     keys of one slot
 -- ARGV     for each key its type: hash, zset, stream, number or text
 -- returns  for each key 1 if it was deleted, else 0
 -- cost     up to three commands for each; O(1) each, and O(n) to delete a key
+-- uses     number
 
 -- Other errors, such as missing rights or memory, say nothing about the value.
 local function isForeign (reply)
@@ -436,7 +441,7 @@ local function mustGo (key, wanted)
   end
   local text = redis.pcall('GET', key)
   if wanted == 'text' or type(text) ~= 'string' then return isForeign(text) end
-  return string.match(text, '^%d+$') == nil or tonumber(text) > 9007199254740991
+  return whole(text) == nil
 end
 
 local emptied = {}
