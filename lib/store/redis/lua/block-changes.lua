@@ -6,10 +6,8 @@
 -- returns  nowMs, number of the last change (0: missing or foreign), id of the last change, the
 --          changes: { id, { field, value ... } }, oldest first, and the epoch
 -- cost     O(changes returned)
--- uses     number
+-- uses     number, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local sequence = whole(redis.call('GET', KEYS[2])) or 0
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])

@@ -14,10 +14,8 @@
 --          or '' for none; at last the number of the last change (0: missing
 --          or foreign)
 -- cost     O(log n) for each operation, and up to 100 expired blocks removed
--- uses     number
+-- uses     number, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local maxChanges = ARGV[1]
 local isLate = nowMs > tonumber(ARGV[2])
 local mostKept = 4

@@ -8,6 +8,7 @@
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
+-- uses     time
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -19,9 +20,6 @@ end
 
 -- Redis 7 tells the moment of expiry, older versions only the time left.
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
 -- What is no counter of ours is left alone; that the user may not, or that there
 -- is no memory, is an error as everywhere.
 local function stored (key)

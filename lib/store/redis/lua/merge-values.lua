@@ -9,6 +9,7 @@
 --          an end, else 0, ms to it, and how many ms ago that was said
 -- returns  1; 0 where the marker was there already
 -- cost     up to six commands for each; O(1) each
+-- uses     time
 
 -- A value of another type is foreign, and counts as missing.
 local function textAt (key)
@@ -22,9 +23,6 @@ if textAt(KEYS[1]) == '1' then return 0 end
 redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
 
 local keptMs, instance = ARGV[1], ARGV[2]
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
 -- To what is no number that can be counted with, nothing is added; that the user
 -- may not, or that there is no memory, is an error as everywhere.
 local function increase (key, by)

@@ -5,9 +5,8 @@
 -- returns  nowMs, then for each counter used, previous and ms from nowMs to
 --          atMs; all of them empty texts where there is none
 -- cost     two commands for each counter; O(1) each
+-- uses     time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = { nowMs }
 
 local function add (used, previous, offsetMs)

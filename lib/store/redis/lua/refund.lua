@@ -9,6 +9,7 @@
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
+-- uses     time
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -30,9 +31,6 @@ local function read (...)
 end
 
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
 for i = 1, count do
   local key, first = KEYS[i], 7 * i - 5
   local algorithm, excess, max, windowMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])

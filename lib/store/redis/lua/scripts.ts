@@ -7,11 +7,17 @@ local function whole (text)
   return number and number <= 9007199254740991 and number or nil
 end
 
+`,
+
+  time: `-- Redis' clock: seconds and microseconds, and ms since 1970.
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+
 `
 }
 
 export const scripts = {
-  'block-changes': parts.number + `-- What has changed in the block list since a change that the caller knows.
+  'block-changes': parts.number + parts.time + `-- What has changed in the block list since a change that the caller knows.
 -- Writes nothing, so that it answers on a full Redis, too.
 --
 -- KEYS     changes, sequence, epoch (see store/keys.ts)
@@ -19,17 +25,15 @@ export const scripts = {
 -- returns  nowMs, number of the last change (0: missing or foreign), id of the last change, the
 --          changes: { id, { field, value ... } }, oldest first, and the epoch
 -- cost     O(changes returned)
--- uses     number
+-- uses     number, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local sequence = whole(redis.call('GET', KEYS[2])) or 0
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])
 return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, redis.call('GET', KEYS[3]) or '' }
 `,
 
-  'change-blocks': parts.number + `-- Blocks and unblocks addresses or ranges, and announces what stands to the
+  'change-blocks': parts.number + parts.time + `-- Blocks and unblocks addresses or ranges, and announces what stands to the
 -- other instances; atomic. A block never shortens another: the one that ends
 -- last stands, with its reason and origin. Behind it lie those that end sooner
 -- but began later: an unblock that arrives late leaves them in force.
@@ -45,10 +49,8 @@ return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, 
 --          or '' for none; at last the number of the last change (0: missing
 --          or foreign)
 -- cost     O(log n) for each operation, and up to 100 expired blocks removed
--- uses     number
+-- uses     number, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local maxChanges = ARGV[1]
 local isLate = nowMs > tonumber(ARGV[2])
 local mostKept = 4
@@ -197,7 +199,7 @@ table.insert(told, whole(redis.call('GET', KEYS[4])) or 0)
 return told
 `,
 
-  'clear-events': parts.number + `-- Removes old events, a page at a time so that Redis is not held, with what
+  'clear-events': parts.number + parts.time + `-- Removes old events, a page at a time so that Redis is not held, with what
 -- they added to the count of their address; atomic per page.
 --
 -- KEYS     events, suspects (see store/keys.ts)
@@ -206,15 +208,11 @@ return told
 --          counts ('' for now)
 -- returns  number of events removed, id to go on from ('' after the last page), that moment
 -- cost     O(page)
--- uses     number
+-- uses     number, time
 
-local nowMs = tonumber(ARGV[4])
-if nowMs == nil then
-  local time = redis.call('TIME')
-  nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local fromMs = tonumber(ARGV[4]) or nowMs
 local ageMs = tonumber(ARGV[1])
-local beforeMs = ageMs == 0 and math.huge or nowMs - ageMs
+local beforeMs = ageMs == 0 and math.huge or fromMs - ageMs
 local length = tonumber(ARGV[3])
 local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
 local removed = 0
@@ -232,10 +230,10 @@ for i = 1, math.min(length, #page) do
     if left and left <= 0 then redis.call('ZREM', KEYS[2], fields[2]) end
   end
 end
-return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }
+return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 `,
 
-  'count-refusals': `-- Adds hits that were refused without asking Redis to the counters of
+  'count-refusals': parts.time + `-- Adds hits that were refused without asking Redis to the counters of
 -- fixed-windows; atomic. A window that is over, or another one by now, is left
 -- as it is.
 --
@@ -245,6 +243,7 @@ return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
+-- uses     time
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -256,9 +255,6 @@ end
 
 -- Redis 7 tells the moment of expiry, older versions only the time left.
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
 -- What is no counter of ours is left alone; that the user may not, or that there
 -- is no memory, is an error as everywhere.
 local function stored (key)
@@ -341,7 +337,7 @@ end
 return redis.call('DEL', unpack(KEYS, 1, count))
 `,
 
-  heartbeat: `-- Tells how many instances are alive, and whether this is still the Redis that
+  heartbeat: parts.time + `-- Tells how many instances are alive, and whether this is still the Redis that
 -- it was: data that is lost takes the epoch with it. Of an instance that has
 -- told what it kept in an outage, says that it is among them.
 --
@@ -352,9 +348,8 @@ return redis.call('DEL', unpack(KEYS, 1, count))
 -- returns  epoch; number of instances, this one among them; how many of them
 --          have had a heartbeat since that moment; ms since 1970
 -- cost     O(log n)
+-- uses     time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[2] == '1' then redis.call('ZADD', KEYS[1], nowMs, ARGV[1]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', nowMs - ARGV[3])
 -- A heartbeat in the future is foreign.
@@ -590,7 +585,7 @@ end
 return 1
 `,
 
-  'merge-values': `-- Does to values what was done without Redis, save where another instance has
+  'merge-values': parts.time + `-- Does to values what was done without Redis, save where another instance has
 -- set or deleted one later; atomic, and once for each marker however often it
 -- is sent.
 --
@@ -601,6 +596,7 @@ return 1
 --          an end, else 0, ms to it, and how many ms ago that was said
 -- returns  1; 0 where the marker was there already
 -- cost     up to six commands for each; O(1) each
+-- uses     time
 
 -- A value of another type is foreign, and counts as missing.
 local function textAt (key)
@@ -614,9 +610,6 @@ if textAt(KEYS[1]) == '1' then return 0 end
 redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
 
 local keptMs, instance = ARGV[1], ARGV[2]
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
 -- To what is no number that can be counted with, nothing is added; that the user
 -- may not, or that there is no memory, is an error as everywhere.
 local function increase (key, by)
@@ -651,16 +644,15 @@ end
 return 1
 `,
 
-  peek: `-- Reads the counters of a client, and changes nothing.
+  peek: parts.time + `-- Reads the counters of a client, and changes nothing.
 --
 -- KEYS     the counters
 -- ARGV     for each its algorithm: 1 fixed-window, 2 sliding-window, 3 gcra
 -- returns  nowMs, then for each counter used, previous and ms from nowMs to
 --          atMs; all of them empty texts where there is none
 -- cost     two commands for each counter; O(1) each
+-- uses     time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = { nowMs }
 
 local function add (used, previous, offsetMs)
@@ -693,7 +685,7 @@ end
 return reply
 `,
 
-  refund: `-- Takes back hits that are not to count, from the windows in which they were
+  refund: parts.time + `-- Takes back hits that are not to count, from the windows in which they were
 -- counted; atomic. The steps are those of \`refund\` in rules/rate-limit.ts.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
@@ -704,6 +696,7 @@ return reply
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
+-- uses     time
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -725,9 +718,6 @@ local function read (...)
 end
 
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
 for i = 1, count do
   local key, first = KEYS[i], 7 * i - 5
   local algorithm, excess, max, windowMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
@@ -767,7 +757,7 @@ end
 return 1
 `,
 
-  take: `-- Counts a batch of hits against their limits; atomic.
+  take: parts.time + `-- Counts a batch of hits against their limits; atomic.
 -- The steps are those of rules/rate-limit.ts, in its order and with its names;
 -- test/store/parity.sized.test.ts compares the two.
 --
@@ -789,6 +779,7 @@ return 1
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
 --          for each counter one if it is only read, up to five if it changes;
 --          O(1) each
+-- uses     time
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- or as "used:previous" once there are refusals; the others as hashes with the
@@ -806,9 +797,6 @@ if number > 0 then
   if last == nil or number <= last then return redis.error_reply('GUARDLOST batch ' .. ARGV[1] .. ' is not the next one') end
   call('SET', key, ARGV[1], 'KEEPTTL')
 end
-
-local time = call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- Redis 7 tells the moment of expiry, older versions only the time left.
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
@@ -1069,7 +1057,7 @@ if number > 0 then reply[length + 1] = number end
 return reply
 `,
 
-  value: `-- Does one thing to a value, and notes who set or deleted it when; atomic.
+  value: parts.time + `-- Does one thing to a value, and notes who set or deleted it when; atomic.
 --
 -- KEYS     value, its note; with a number, where the last one of the instance
 --          is kept (see store/keys.ts)
@@ -1080,6 +1068,7 @@ return reply
 --          and del: 1 where there was such a key, else 0
 -- error    GUARDLOST: as in take.lua; or that INCR rejects the value
 -- cost     up to four commands; O(1) each
+-- uses     time
 
 local number = tonumber(ARGV[1])
 if number > 0 then
@@ -1100,8 +1089,6 @@ if operation == 'incr' then
 end
 if operation == 'expire' then return redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('SET', KEYS[2], string.format('%.0f', nowMs) .. ' ' .. ARGV[2], 'PX', ARGV[3])
 if operation == 'del' then return redis.call('DEL', KEYS[1]) end
 if ARGV[6] == '' then redis.call('SET', KEYS[1], ARGV[5]) else redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[6]) end

@@ -20,6 +20,7 @@
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
 --          for each counter one if it is only read, up to five if it changes;
 --          O(1) each
+-- uses     time
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- or as "used:previous" once there are refusals; the others as hashes with the
@@ -37,9 +38,6 @@ if number > 0 then
   if last == nil or number <= last then return redis.error_reply('GUARDLOST batch ' .. ARGV[1] .. ' is not the next one') end
   call('SET', key, ARGV[1], 'KEEPTTL')
 end
-
-local time = call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- Redis 7 tells the moment of expiry, older versions only the time left.
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000

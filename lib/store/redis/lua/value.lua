@@ -9,6 +9,7 @@
 --          and del: 1 where there was such a key, else 0
 -- error    GUARDLOST: as in take.lua; or that INCR rejects the value
 -- cost     up to four commands; O(1) each
+-- uses     time
 
 local number = tonumber(ARGV[1])
 if number > 0 then
@@ -29,8 +30,6 @@ if operation == 'incr' then
 end
 if operation == 'expire' then return redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('SET', KEYS[2], string.format('%.0f', nowMs) .. ' ' .. ARGV[2], 'PX', ARGV[3])
 if operation == 'del' then return redis.call('DEL', KEYS[1]) end
 if ARGV[6] == '' then redis.call('SET', KEYS[1], ARGV[5]) else redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[6]) end
