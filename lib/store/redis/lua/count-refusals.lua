@@ -8,7 +8,7 @@
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
--- uses     time
+-- uses     expiry
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -18,8 +18,6 @@ if number > 0 then
   count = count - 1
 end
 
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
 -- What is no counter of ours is left alone; that the user may not, or that there
 -- is no memory, is an error as everywhere.
 local function stored (key)
@@ -41,9 +39,8 @@ end
 local counted = 0
 for i = 1, count do
   local key = KEYS[i]
-  local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
   -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
-  if math.abs(atMs - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
+  if math.abs(expiryOf(key) - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
     counted = counted + 1
   end
 end

@@ -9,7 +9,7 @@
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
--- uses     time
+-- uses     expiry
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -30,7 +30,6 @@ local function read (...)
   return false
 end
 
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
 for i = 1, count do
   local key, first = KEYS[i], 7 * i - 5
   local algorithm, excess, max, windowMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
@@ -41,8 +40,7 @@ for i = 1, count do
     local used, previous = string.match(text or '', '^(%d+):(%d+)$')
     used, previous = tonumber(used or text or nil), tonumber(previous or 0)
     if cost > 0 and used ~= nil and used > 0 then
-      local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
-      if math.abs(atMs - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
+      if math.abs(expiryOf(key) - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
         used = math.max(0, used - cost)
         redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       end

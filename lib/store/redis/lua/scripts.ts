@@ -1,6 +1,19 @@
 /** Made of the Lua files beside it by `npm run lua`: change those. */
 
 const parts = {
+  expiry: `-- uses     time
+-- Redis 7 tells the moment of expiry, older versions only the time left.
+local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
+
+-- When a key expires, ms since 1970; below 0 as PTTL has it.
+local function expiryOf (key)
+  if tellsExpiry then return redis.call('PEXPIRETIME', key) end
+  local leftMs = redis.call('PTTL', key)
+  return leftMs < 0 and leftMs or nowMs + leftMs
+end
+
+`,
+
   number: `-- A whole number from 0 to 2^53 - 1, of its decimal digits; nil for any other text: it is foreign.
 local function whole (text)
   local number = string.match(text or '', '^%d+$') and tonumber(text)
@@ -233,7 +246,7 @@ end
 return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 `,
 
-  'count-refusals': parts.time + `-- Adds hits that were refused without asking Redis to the counters of
+  'count-refusals': parts.time + parts.expiry + `-- Adds hits that were refused without asking Redis to the counters of
 -- fixed-windows; atomic. A window that is over, or another one by now, is left
 -- as it is.
 --
@@ -243,7 +256,7 @@ return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
--- uses     time
+-- uses     expiry
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -253,8 +266,6 @@ if number > 0 then
   count = count - 1
 end
 
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
 -- What is no counter of ours is left alone; that the user may not, or that there
 -- is no memory, is an error as everywhere.
 local function stored (key)
@@ -276,9 +287,8 @@ end
 local counted = 0
 for i = 1, count do
   local key = KEYS[i]
-  local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
   -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
-  if math.abs(atMs - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
+  if math.abs(expiryOf(key) - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
     counted = counted + 1
   end
 end
@@ -685,7 +695,7 @@ end
 return reply
 `,
 
-  refund: parts.time + `-- Takes back hits that are not to count, from the windows in which they were
+  refund: parts.time + parts.expiry + `-- Takes back hits that are not to count, from the windows in which they were
 -- counted; atomic. The steps are those of \`refund\` in rules/rate-limit.ts.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
@@ -696,7 +706,7 @@ return reply
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
--- uses     time
+-- uses     expiry
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -717,7 +727,6 @@ local function read (...)
   return false
 end
 
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
 for i = 1, count do
   local key, first = KEYS[i], 7 * i - 5
   local algorithm, excess, max, windowMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
@@ -728,8 +737,7 @@ for i = 1, count do
     local used, previous = string.match(text or '', '^(%d+):(%d+)$')
     used, previous = tonumber(used or text or nil), tonumber(previous or 0)
     if cost > 0 and used ~= nil and used > 0 then
-      local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
-      if math.abs(atMs - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
+      if math.abs(expiryOf(key) - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
         used = math.max(0, used - cost)
         redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       end
@@ -757,7 +765,7 @@ end
 return 1
 `,
 
-  take: parts.time + `-- Counts a batch of hits against their limits; atomic.
+  take: parts.time + parts.expiry + `-- Counts a batch of hits against their limits; atomic.
 -- The steps are those of rules/rate-limit.ts, in its order and with its names;
 -- test/store/parity.sized.test.ts compares the two.
 --
@@ -779,7 +787,7 @@ return 1
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
 --          for each counter one if it is only read, up to five if it changes;
 --          O(1) each
--- uses     time
+-- uses     expiry, time
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- or as "used:previous" once there are refusals; the others as hashes with the
@@ -796,16 +804,6 @@ if number > 0 then
   local last = tonumber(call('GET', key) or nil)
   if last == nil or number <= last then return redis.error_reply('GUARDLOST batch ' .. ARGV[1] .. ' is not the next one') end
   call('SET', key, ARGV[1], 'KEEPTTL')
-end
-
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-
-local function expiryOf (key)
-  if tellsExpiry then return call('PEXPIRETIME', key) end
-  local leftMs = call('PTTL', key)
-  if leftMs < 0 then return leftMs end
-  return nowMs + leftMs
 end
 
 local states = {}    -- by key: the state as the hits before left it; false: none

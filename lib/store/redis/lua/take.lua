@@ -20,7 +20,7 @@
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
 --          for each counter one if it is only read, up to five if it changes;
 --          O(1) each
--- uses     time
+-- uses     expiry, time
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- or as "used:previous" once there are refusals; the others as hashes with the
@@ -37,16 +37,6 @@ if number > 0 then
   local last = tonumber(call('GET', key) or nil)
   if last == nil or number <= last then return redis.error_reply('GUARDLOST batch ' .. ARGV[1] .. ' is not the next one') end
   call('SET', key, ARGV[1], 'KEEPTTL')
-end
-
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-
-local function expiryOf (key)
-  if tellsExpiry then return call('PEXPIRETIME', key) end
-  local leftMs = call('PTTL', key)
-  if leftMs < 0 then return leftMs end
-  return nowMs + leftMs
 end
 
 local states = {}    -- by key: the state as the hits before left it; false: none
