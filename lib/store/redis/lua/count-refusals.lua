@@ -8,7 +8,7 @@
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
--- uses     expiry
+-- uses     expiry, foreign
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -18,17 +18,9 @@ if number > 0 then
   count = count - 1
 end
 
--- What is no counter of ours is left alone; that the user may not, or that there
--- is no memory, is an error as everywhere.
-local function stored (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if string.find(reply.err, 'WRONGTYPE', 1, true) then return false end
-  return redis.call('GET', key)
-end
-
+-- A foreign value is left alone.
 local function increase (key, by)
-  local text = stored(key)
+  local text = read('GET', key)
   local used, previous = string.match(text or '', '^(%d+):(%d+)$')
   used, previous = tonumber(used or text or nil), tonumber(previous or 0)
   if used == nil or used ~= math.floor(used) or previous + by > 9007199254740991 then return false end

@@ -9,7 +9,7 @@
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
--- uses     expiry
+-- uses     expiry, foreign
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -21,14 +21,6 @@ end
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
 local OTHER_CLOCK_MS = 1000
-
--- What is no counter of ours is left alone.
-local function read (...)
-  local reply = redis.pcall(...)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
-  return false
-end
 
 for i = 1, count do
   local key, first = KEYS[i], 7 * i - 5

@@ -14,6 +14,17 @@ end
 
 `,
 
+  foreign: `-- Runs a command that reads a key. A value of another type is foreign: then it returns false and true. Other errors, such
+-- as missing rights, are raised.
+local function read (command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or reply.err == nil then return reply, false end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...) end
+  return false, true
+end
+
+`,
+
   number: `-- A whole number from 0 to 2^53 - 1, of its decimal digits; nil for any other text: it is foreign.
 local function whole (text)
   local number = string.match(text or '', '^%d+$') and tonumber(text)
@@ -246,7 +257,7 @@ end
 return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 `,
 
-  'count-refusals': parts.time + parts.expiry + `-- Adds hits that were refused without asking Redis to the counters of
+  'count-refusals': parts.time + parts.expiry + parts.foreign + `-- Adds hits that were refused without asking Redis to the counters of
 -- fixed-windows; atomic. A window that is over, or another one by now, is left
 -- as it is.
 --
@@ -256,7 +267,7 @@ return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
--- uses     expiry
+-- uses     expiry, foreign
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -266,17 +277,9 @@ if number > 0 then
   count = count - 1
 end
 
--- What is no counter of ours is left alone; that the user may not, or that there
--- is no memory, is an error as everywhere.
-local function stored (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if string.find(reply.err, 'WRONGTYPE', 1, true) then return false end
-  return redis.call('GET', key)
-end
-
+-- A foreign value is left alone.
 local function increase (key, by)
-  local text = stored(key)
+  local text = read('GET', key)
   local used, previous = string.match(text or '', '^(%d+):(%d+)$')
   used, previous = tonumber(used or text or nil), tonumber(previous or 0)
   if used == nil or used ~= math.floor(used) or previous + by > 9007199254740991 then return false end
@@ -295,7 +298,7 @@ end
 return counted
 `,
 
-  fence: `-- Closes the door behind an instance that comes back: of its batches that have
+  fence: parts.foreign + parts.number + `-- Closes the door behind an instance that comes back: of its batches that have
 -- not run yet, none will, since from now on only later numbers are taken
 -- (take.lua). Asked again because its answer was lost, it tells the same.
 --
@@ -304,22 +307,16 @@ return counted
 -- ARGV     the number to go on from, ms to keep it
 -- returns  the number of the last batch that ran; -1 where it is not known here
 -- cost     O(1)
+-- uses     foreign, number
 
--- A value that is no string, or no number that can be incremented, is foreign: it is replaced below.
-local function textAt (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) == 'string' then return reply end
-  if reply and not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
-  return ''
-end
-
+-- A value that is no number that can be incremented is foreign: it is replaced below.
 local function known (text)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  local number = whole(text)
   return number and number <= 4503599627370496 and text or '-1'
 end
 
-local last = known(textAt(KEYS[1]))
-local told, door = string.match(textAt(KEYS[2]), '^(%S+) (%S+)$')
+local last = known(read('GET', KEYS[1]))
+local told, door = string.match(read('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
 -- One that was sent long ago, and comes now: the door is not opened again.
 if tonumber(last) > tonumber(ARGV[1]) then return tonumber(last) end
 -- No batch has run since: the door is not what ran.
@@ -595,7 +592,7 @@ end
 return 1
 `,
 
-  'merge-values': parts.time + `-- Does to values what was done without Redis, save where another instance has
+  'merge-values': parts.foreign + parts.time + `-- Does to values what was done without Redis, save where another instance has
 -- set or deleted one later; atomic, and once for each marker however often it
 -- is sent.
 --
@@ -606,17 +603,9 @@ return 1
 --          an end, else 0, ms to it, and how many ms ago that was said
 -- returns  1; 0 where the marker was there already
 -- cost     up to six commands for each; O(1) each
--- uses     time
+-- uses     foreign, time
 
--- A value of another type is foreign, and counts as missing.
-local function textAt (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) ~= 'table' or reply.err == nil then return reply or '' end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
-  return ''
-end
-
-if textAt(KEYS[1]) == '1' then return 0 end
+if read('GET', KEYS[1]) == '1' then return 0 end
 redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
 
 local keptMs, instance = ARGV[1], ARGV[2]
@@ -634,7 +623,7 @@ end
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
   local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
-  local writtenAtMs, writer = string.match(textAt(note), '^(%d+) (.*)$')
+  local writtenAtMs, writer = string.match(read('GET', note) or '', '^(%d+) (.*)$')
   -- A moment in the future is foreign.
   if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
 
@@ -654,14 +643,14 @@ end
 return 1
 `,
 
-  peek: parts.time + `-- Reads the counters of a client, and changes nothing.
+  peek: parts.foreign + parts.time + `-- Reads the counters of a client, and changes nothing.
 --
 -- KEYS     the counters
 -- ARGV     for each its algorithm: 1 fixed-window, 2 sliding-window, 3 gcra
 -- returns  nowMs, then for each counter used, previous and ms from nowMs to
 --          atMs; all of them empty texts where there is none
 -- cost     two commands for each counter; O(1) each
--- uses     time
+-- uses     foreign, time
 
 local reply = { nowMs }
 
@@ -672,14 +661,7 @@ local function add (used, previous, offsetMs)
   reply[#reply + 1] = offsetMs
 end
 
--- What is no counter of ours counts as none; it is replaced when somebody is counted there.
-local function read (...)
-  local answer = redis.pcall(...)
-  if type(answer) ~= 'table' or answer.err == nil then return answer end
-  if not string.find(answer.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
-  return false
-end
-
+-- A foreign value counts as none; it is replaced when somebody is counted there.
 for i, key in ipairs(KEYS) do
   if ARGV[i] == '1' then
     local text = read('GET', key)
@@ -695,7 +677,7 @@ end
 return reply
 `,
 
-  refund: parts.time + parts.expiry + `-- Takes back hits that are not to count, from the windows in which they were
+  refund: parts.time + parts.expiry + parts.foreign + `-- Takes back hits that are not to count, from the windows in which they were
 -- counted; atomic. The steps are those of \`refund\` in rules/rate-limit.ts.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
@@ -706,7 +688,7 @@ return reply
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
--- uses     expiry
+-- uses     expiry, foreign
 
 local number, count = tonumber(ARGV[1]), #KEYS
 if number > 0 then
@@ -718,14 +700,6 @@ end
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
 local OTHER_CLOCK_MS = 1000
-
--- What is no counter of ours is left alone.
-local function read (...)
-  local reply = redis.pcall(...)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
-  return false
-end
 
 for i = 1, count do
   local key, first = KEYS[i], 7 * i - 5
