@@ -33,6 +33,22 @@ end
 
 `,
 
+  sequence: `-- uses     foreign
+-- Notes the number of this call where the last one of the instance is kept. '0': the call has none.
+--
+-- returns  an error to reply where it is not the next one: Redis has lost its data, or a later call has run already. A
+--          foreign value in place of the last number counts as lost data
+local function notNext (key, number)
+  if number == '0' then return nil end
+  local last = tonumber(read('GET', key) or nil)
+  if last == nil or not (tonumber(number) > last) then
+    return redis.error_reply('GUARDLOST call ' .. number .. ' is not the next one')
+  end
+  redis.call('SET', key, number, 'KEEPTTL')
+end
+
+`,
+
   time: `-- Redis' clock: seconds and microseconds, and ms since 1970.
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -257,7 +273,7 @@ end
 return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 `,
 
-  'count-refusals': parts.time + parts.expiry + parts.foreign + `-- Adds hits that were refused without asking Redis to the counters of
+  'count-refusals': parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Adds hits that were refused without asking Redis to the counters of
 -- fixed-windows; atomic. A window that is over, or another one by now, is left
 -- as it is.
 --
@@ -267,15 +283,11 @@ return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
--- uses     expiry, foreign
+-- uses     expiry, foreign, sequence
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 
 -- A foreign value is left alone.
 local function increase (key, by)
@@ -326,21 +338,18 @@ redis.call('SET', KEYS[2], last .. ' ' .. ARGV[1], 'PX', ARGV[2])
 return tonumber(last)
 `,
 
-  forget: `-- Deletes counters of one client; atomic.
+  forget: parts.foreign + parts.sequence + `-- Deletes counters of one client; atomic.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
 -- ARGV     number of the call, 0 for none
 -- returns  how many counters there were
 -- error    GUARDLOST: as in take.lua
 -- cost     O(1) for each counter
+-- uses     sequence
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 return redis.call('DEL', unpack(KEYS, 1, count))
 `,
 
@@ -677,7 +686,7 @@ end
 return reply
 `,
 
-  refund: parts.time + parts.expiry + parts.foreign + `-- Takes back hits that are not to count, from the windows in which they were
+  refund: parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Takes back hits that are not to count, from the windows in which they were
 -- counted; atomic. The steps are those of \`refund\` in rules/rate-limit.ts.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
@@ -688,15 +697,11 @@ return reply
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
--- uses     expiry, foreign
+-- uses     expiry, foreign, sequence
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
 local OTHER_CLOCK_MS = 1000
@@ -739,7 +744,7 @@ end
 return 1
 `,
 
-  take: parts.time + parts.expiry + `-- Counts a batch of hits against their limits; atomic.
+  take: parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Counts a batch of hits against their limits; atomic.
 -- The steps are those of rules/rate-limit.ts, in its order and with its names;
 -- test/store/parity.sized.test.ts compares the two.
 --
@@ -761,7 +766,7 @@ return 1
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
 --          for each counter one if it is only read, up to five if it changes;
 --          O(1) each
--- uses     expiry, time
+-- uses     expiry, sequence, time
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- or as "used:previous" once there are refusals; the others as hashes with the
@@ -772,13 +777,8 @@ local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
 local FIXED_WINDOW, SLIDING_WINDOW, GCRA = 1, 2, 3
 local NONE, BACKOFF = 0, 2
 
-local number = tonumber(ARGV[1])
-if number > 0 then
-  local key = KEYS[#KEYS]
-  local last = tonumber(call('GET', key) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST batch ' .. ARGV[1] .. ' is not the next one') end
-  call('SET', key, ARGV[1], 'KEEPTTL')
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
 
 local states = {}    -- by key: the state as the hits before left it; false: none
 local unsaved = {}   -- by key: the limit to save by
@@ -800,12 +800,10 @@ end
 -- in each call, which costs as much as counting ten usual hits.
 local function general ()
   -- A key of another type is none of ours: it goes, and counting begins anew.
-  local function read (command, key, ...)
-    local reply = pcall(command, key, ...)
-    if type(reply) ~= 'table' or reply.err == nil then return reply end
-    if not string.find(reply.err, 'WRONGTYPE', 1, true) then return call(command, key, ...) end
-    call('DEL', key)
-    return false
+  local function claim (command, key, ...)
+    local reply, isForeign = read(command, key, ...)
+    if isForeign then call('DEL', key) end
+    return reply
   end
 
   -- What is no whole number that can be counted with is somebody else's.
@@ -818,7 +816,7 @@ local function general ()
   -- State as stored, or nil; and whether the key has lost its expiry: then it is given one, as if its window began now.
   local function load (key, check)
     if check.algorithm == FIXED_WINDOW then
-      local text = read('GET', key)
+      local text = claim('GET', key)
       local used, previous = string.match(text or '', '^(%d+):(%d+)$')
       used, previous = whole(used or text), whole(previous or 0)
       if used == nil or previous == nil then return nil, false end
@@ -826,7 +824,7 @@ local function general ()
       if atMs == -1 then return { used = used, previous = previous, atMs = nowMs + check.windowMs }, true end
       return { used = used, previous = previous, atMs = atMs }, false
     end
-    local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
+    local fields = claim('HMGET', key, 'used', 'previous', 'atMs') or {}
     local used, previous, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
     if used == nil or previous == nil or atMs == nil then return nil, false end
     return { used = used, previous = previous, atMs = atMs }, call('PTTL', key) == -1
@@ -1025,11 +1023,11 @@ end
 
 if saveAll ~= nil then saveAll() end
 
-if number > 0 then reply[length + 1] = number end
+if ARGV[1] ~= '0' then reply[length + 1] = tonumber(ARGV[1]) end
 return reply
 `,
 
-  value: parts.time + `-- Does one thing to a value, and notes who set or deleted it when; atomic.
+  value: parts.foreign + parts.sequence + parts.time + `-- Does one thing to a value, and notes who set or deleted it when; atomic.
 --
 -- KEYS     value, its note; with a number, where the last one of the instance
 --          is kept (see store/keys.ts)
@@ -1040,17 +1038,10 @@ return reply
 --          and del: 1 where there was such a key, else 0
 -- error    GUARDLOST: as in take.lua; or that INCR rejects the value
 -- cost     up to four commands; O(1) each
--- uses     time
+-- uses     sequence, time
 
-local number = tonumber(ARGV[1])
-if number > 0 then
-  local last = redis.pcall('GET', KEYS[3])
-  -- A foreign value in place of the number counts as lost. Missing rights to read it are an error.
-  if type(last) == 'table' and not string.find(last.err, 'WRONGTYPE', 1, true) then return last end
-  last = type(last) == 'string' and tonumber(last) or nil
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
-end
+local lost = notNext(KEYS[3], ARGV[1])
+if lost then return lost end
 
 local operation = ARGV[4]
 if operation == 'incr' then

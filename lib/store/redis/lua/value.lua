@@ -9,17 +9,10 @@
 --          and del: 1 where there was such a key, else 0
 -- error    GUARDLOST: as in take.lua; or that INCR rejects the value
 -- cost     up to four commands; O(1) each
--- uses     time
+-- uses     sequence, time
 
-local number = tonumber(ARGV[1])
-if number > 0 then
-  local last = redis.pcall('GET', KEYS[3])
-  -- A foreign value in place of the number counts as lost. Missing rights to read it are an error.
-  if type(last) == 'table' and not string.find(last.err, 'WRONGTYPE', 1, true) then return last end
-  last = type(last) == 'string' and tonumber(last) or nil
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
-end
+local lost = notNext(KEYS[3], ARGV[1])
+if lost then return lost end
 
 local operation = ARGV[4]
 if operation == 'incr' then
