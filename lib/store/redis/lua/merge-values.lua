@@ -9,10 +9,9 @@
 --          an end, else 0, ms to it, and how many ms ago that was said
 -- returns  1; 0 where the marker was there already
 -- cost     up to six commands for each; O(1) each
--- uses     foreign, time
+-- uses     foreign, marker, time
 
-if read('GET', KEYS[1]) == '1' then return 0 end
-redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+if isReplayed(KEYS[1], ARGV[1]) then return 0 end
 
 local keptMs, instance = ARGV[1], ARGV[2]
 -- To what is no number that can be counted with, nothing is added; that the user

@@ -25,6 +25,16 @@ end
 
 `,
 
+  marker: `-- uses     foreign
+-- Whether this call has run already; leaves the marker that says so.
+local function isReplayed (key, keptMs)
+  if read('GET', key) == '1' then return true end
+  redis.call('SET', key, 1, 'PX', keptMs)
+  return false
+end
+
+`,
+
   number: `-- A whole number from 0 to 2^53 - 1, of its decimal digits; nil for any other text: it is foreign.
 local function whole (text)
   local number = string.match(text or '', '^%d+$') and tonumber(text)
@@ -601,7 +611,7 @@ end
 return 1
 `,
 
-  'merge-values': parts.foreign + parts.time + `-- Does to values what was done without Redis, save where another instance has
+  'merge-values': parts.foreign + parts.marker + parts.time + `-- Does to values what was done without Redis, save where another instance has
 -- set or deleted one later; atomic, and once for each marker however often it
 -- is sent.
 --
@@ -612,10 +622,9 @@ return 1
 --          an end, else 0, ms to it, and how many ms ago that was said
 -- returns  1; 0 where the marker was there already
 -- cost     up to six commands for each; O(1) each
--- uses     foreign, time
+-- uses     foreign, marker, time
 
-if read('GET', KEYS[1]) == '1' then return 0 end
-redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+if isReplayed(KEYS[1], ARGV[1]) then return 0 end
 
 local keptMs, instance = ARGV[1], ARGV[2]
 -- To what is no number that can be counted with, nothing is added; that the user
