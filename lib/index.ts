@@ -28,4 +28,6 @@ export type {
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './settings/redis-option.js'
 export type { Algorithm } from './rules/rule.js'
 export type { StoreStatus } from './outage/availability.js'
-export type { Block, CustomStore, CustomStoreCallback, CustomStoreConstructor, RateLimitEvent, Suspect } from './store/store.js'
+export type { Block } from './store/block-store.js'
+export type { RateLimitEvent, Suspect } from './store/event-store.js'
+export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './store/store.js'

@@ -22,7 +22,8 @@ import { forJson, LimitControl } from './limits/control.js'
 import { LimitRegistry } from './limits/registry.js'
 import { MemoryWatch } from './startup/memory-watch.js'
 import { RedisGuard } from './api/redis-guard.js'
-import { routesBefore, type SeenRoutes, watchRoutes } from './startup/routes-before.js'
+import { type Registrations, registrationsOf } from './startup/registrations.js'
+import { routesBefore, watchRoutes } from './startup/routes-before.js'
 import type { GuardWarning } from './api/warning.js'
 import { checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue, trustProxyOf, unknownOptions } from './startup/warnings.js'
 import { clientReader } from './http/client-address.js'
@@ -359,28 +360,6 @@ async function isUsedWithin (store: FailoverStore, ms: number): Promise<boolean>
 /** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */
 function longestStartUp ({ initialConfig: { pluginTimeout = 10_000 } }: FastifyInstance): number {
   return pluginTimeout === 0 ? Infinity : pluginTimeout * 0.8
-}
-
-/** What the registrations of one application have to know of each other. */
-interface Registrations {
-  readonly application: string
-  /** by the path that serves them */
-  readonly metrics: Map<string, Metrics>
-  readonly routes: SeenRoutes
-  /** how many there are in one scope, or in one inside of it: each has counters of its own */
-  within: number
-  /** Fastify closes one after the other: if each of them waited for a Redis that hangs, that would take long */
-  tryUntilMs?: number
-}
-
-/** By the server that they share: those in sibling scopes see nothing else of each other. */
-const allRegistrations = new WeakMap<object, Registrations>()
-
-function registrationsOf ({ server }: FastifyInstance): Registrations {
-  const known = allRegistrations.get(server) ??
-    { application: randomUUID(), metrics: new Map(), routes: new Map(), within: 1 }
-  allRegistrations.set(server, known)
-  return known
 }
 
 /** Where metrics go, and whether the path is ours to serve. Fails before anything is connected. */

@@ -122,6 +122,12 @@ function strayImports (sources: Sources): string[] {
   })
 }
 
+/** Declarations at the top level of a file that can change. A table of constants says so: it has a read-only type. */
+function stateOf (file: string, source: string): string[] {
+  const declarations = source.match(/^(?:export )?(?:(?:let|var) .*|const [^=]*= new (?:Weak)?(?:Map|Set)\b.*)$/gm) ?? []
+  return declarations.filter(line => !/^(?:export )?const \w+: Readonly(?:Map|Set)</.test(line)).map(line => `${file}: ${line}`)
+}
+
 /** @returns by path inside the folder */
 function sourcesIn (folder: string): Sources {
   const files = readdirSync(inRepository(folder), { recursive: true, encoding: 'utf8' }).filter(file => file.endsWith('.ts'))
@@ -160,6 +166,24 @@ t.test('no file of lib depends on where it lies: in a bundle it lies elsewhere',
   for (const [file, source] of Object.entries(sources)) {
     t.notMatch(source, /\bimport\.meta\b|\b__(dirname|filename)\b|\bcreateRequire\b/, file)
   }
+})
+
+t.test('no file of lib has state of its own: two copies of the package, or two applications, would share or miss it', async t => {
+  t.same(Object.entries(sources).flatMap(([file, source]) => stateOf(file, source)).sort(), [])
+})
+
+t.test('state of a file is found', async t => {
+  const cases: [source: string, found: string[]][] = [
+    ['let count = 0\n', ['a.ts: let count = 0']],
+    ['export let count = 0\n', ['a.ts: export let count = 0']],
+    ['var count = 0\n', ['a.ts: var count = 0']],
+    ['const known = new Map<string, number>()\n', ['a.ts: const known = new Map<string, number>()']],
+    ['export const known = new WeakSet()\n', ['a.ts: export const known = new WeakSet()']],
+    ['const names: ReadonlySet<string> = new Set([\n', []],
+    ["const names: ReadonlySet<string> = new Set(['a'])\n", []],
+    ['function of () {\n  let count = 0\n  const known = new Map()\n}\n', []]
+  ]
+  for (const [source, found] of cases) t.same(stateOf('a.ts', source), found, source)
 })
 
 t.test('an import that breaks the rule is found', async t => {

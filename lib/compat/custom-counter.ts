@@ -10,7 +10,8 @@ import type { Limit } from '../rules/rule.js'
 import { timers } from '../runtime/timers.js'
 import type { TakeCallback } from '../outage/failover.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
-import type { CustomStore, CustomStoreCallback, Hit, NamedCheck, Peeked, Taken } from '../store/store.js'
+import type { Hit, NamedCheck, Peeked, Taken } from '../store/limit-store.js'
+import type { CustomStore, CustomStoreCallback } from '../store/store.js'
 
 export interface CustomCounterParts {
   readonly store: CustomStore

@@ -12,7 +12,7 @@ import type {
 } from '../rules/verdict.js'
 import type { FailoverStore } from '../outage/failover.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
-import type { NamedCheck, Peeked, Refund, Taken } from '../store/store.js'
+import type { NamedCheck, Peeked, Refund, Taken } from '../store/limit-store.js'
 import type { DenyCache } from './refusal-cache.js'
 import type { KeyHash } from './key-hash.js'
 

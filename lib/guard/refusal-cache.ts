@@ -19,7 +19,7 @@ import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
 import { isUnused, takeAll } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
-import type { NamedCheck, Refusals, Taken } from '../store/store.js'
+import type { NamedCheck, Refusals, Taken } from '../store/limit-store.js'
 import { timers } from '../runtime/timers.js'
 
 /** ms after which a hit at a refused key is sent to Redis again. */

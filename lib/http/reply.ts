@@ -1,6 +1,7 @@
 /** The errors that a refused request is answered with, in Fastify's own shape. */
 import { format } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { attached } from '../runtime/attached.js'
 import { attempt, isThenable } from '../runtime/awaitable.js'
 import { type RefusalCode, RefusalError, StoreUnavailableError } from '../errors.js'
 import type { LimitSettings } from '../settings/settings.js'
@@ -15,8 +16,8 @@ export function blockedError (): RefusalError {
 
 const blockedText = 'Address is blocked'
 
-/** Logged once each: a flood of refusals must not flood the log. */
-const loggedBuilders = new WeakSet<object>()
+/** Under which a server keeps the builders whose mistake is logged: once each, so that a flood does not flood the log. */
+const loggedBuilders = Symbol('fastify-redis-guard.loggedBuilders')
 
 /** 429, or 403 where `ban` says so: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
 export function limitedError (request: FastifyRequest, verdict: Counted, isBanned: boolean, { errorResponseBuilder }: LimitSettings): object {
@@ -28,12 +29,16 @@ export function limitedError (request: FastifyRequest, verdict: Counted, isBanne
   if (isThenable(built)) attempt(() => built, () => {})
   else if (built) return built
   // A builder that forgets its return must not let the request pass.
-  if (errorResponseBuilder !== undefined && !loggedBuilders.has(errorResponseBuilder)) {
-    loggedBuilders.add(errorResponseBuilder)
-    const message = 'errorResponseBuilder must return an object, and not a promise; the default error is sent instead'
-    safeLog(request.log).error(message)
-  }
+  if (errorResponseBuilder !== undefined) logOnce(errorResponseBuilder, request)
   return refusal(statusCode, code, exceededText(verdict), limit)
+}
+
+function logOnce (builder: object, { server: { server }, log }: FastifyRequest): void {
+  const logged = attached(server, loggedBuilders, () => new WeakSet<object>())
+  if (logged.has(builder)) return
+  logged.add(builder)
+  const message = 'errorResponseBuilder must return an object, and not a promise; the default error is sent instead'
+  safeLog(log).error(message)
 }
 
 /** The same as a problem, without an error. */

@@ -9,7 +9,7 @@
  * the end of the current round and for its own.
  */
 import { AsyncResource } from 'node:async_hooks'
-import type { RateLimitEvent } from '../store/store.js'
+import type { RateLimitEvent } from '../store/event-store.js'
 import { shorten } from './change-log.js'
 import { timers } from '../runtime/timers.js'
 import type { GuardEvent } from '../guard/guard.js'

@@ -6,7 +6,7 @@
 import { parseNetwork } from '../addresses/address.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis/blocks.js'
-import type { Block } from '../store/store.js'
+import type { Block } from '../store/block-store.js'
 import { timers } from '../runtime/timers.js'
 
 export interface BlockListOptions {

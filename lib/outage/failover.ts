@@ -25,10 +25,10 @@ import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { RedisStore } from '../store/redis/redis-store.js'
 import type { ChangedBlock } from '../store/redis/blocks.js'
 import type { Shared } from './shares.js'
-import {
-  type Block, blockedIn, type BlockOperation, type BlockRequest, type Hit, type NamedCheck, type Peeked,
-  type RateLimitEvent, type Refund, type Refusals, type Store, type Suspect, type Taken
-} from '../store/store.js'
+import type { Hit, NamedCheck, Peeked, Refund, Refusals, Taken } from '../store/limit-store.js'
+import { type Block, blockedIn, type BlockOperation, type BlockRequest } from '../store/block-store.js'
+import type { RateLimitEvent, Suspect } from '../store/event-store.js'
+import type { Store } from '../store/store.js'
 
 export interface FailoverOptions {
   readonly memory: MemoryStore

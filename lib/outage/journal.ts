@@ -6,7 +6,10 @@
  */
 import type { Limit, LimitState } from '../rules/rule.js'
 import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
-import { blockedIn, type BlockOperation, type EventBatch, type Fence, type RateLimitEvent, type ValueOperation } from '../store/store.js'
+import { blockedIn, type BlockOperation } from '../store/block-store.js'
+import type { EventBatch, RateLimitEvent } from '../store/event-store.js'
+import type { Fence } from '../store/redis/sequence.js'
+import type { ValueOperation } from '../store/value-store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
 
 /** The entries that are sent to Redis in one call. */
@@ -30,7 +33,7 @@ export interface JournalOptions {
 
 export class Journal {
   readonly #options: JournalOptions
-  readonly #counters: CounterJournal
+  readonly #counters = new CounterJournal()
   readonly #values = new ValueJournal()
   /** by address, in their order: the operations that still matter */
   readonly #blocks = new Map<string, BlockStep[]>()
@@ -44,7 +47,6 @@ export class Journal {
 
   constructor (options: JournalOptions) {
     this.#options = options
-    this.#counters = new CounterJournal(options.capacity)
   }
 
   /** Entries that wait. */
@@ -211,11 +213,6 @@ export class Journal {
         // What has come since then stays.
         for (const operation of chunk.operations) this.#keepBlocks(blockedIn(operation), step => step.operation !== operation)
     }
-  }
-
-  /** The recovery has ended: Redis is up to date. */
-  recovered (): void {
-    this.#counters.recovered()
   }
 
   /** Forgets expired counters. */

@@ -14,7 +14,7 @@
 import { count, explain, sameMomentMs } from '../rules/rate-limit.js'
 import type { Explanation, Limit, LimitState } from '../rules/rule.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
-import type { Hit, NamedCheck, Refund, Taken } from '../store/store.js'
+import type { Hit, NamedCheck, Refund, Taken } from '../store/limit-store.js'
 
 /** What the shares say of a hit. */
 export interface Shared {

@@ -3,7 +3,8 @@
  * later `set` or `del` makes void is forgotten, and what was added is summed up.
  */
 import { inChunk } from './counter-journal.js'
-import type { Fence, ValueChange, ValueOperation } from '../store/store.js'
+import type { Fence } from '../store/redis/sequence.js'
+import type { ValueChange, ValueOperation } from '../store/value-store.js'
 
 /** Values for Redis in one call; see CounterChunk. */
 export interface ValueChunk {

@@ -11,7 +11,7 @@ import type { Journal } from './journal.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { RedisStore } from '../store/redis/redis-store.js'
 import type { ChangedValue } from '../store/redis/values.js'
-import type { ValueOperation } from '../store/store.js'
+import type { ValueOperation } from '../store/value-store.js'
 
 export interface FailoverValuesOptions {
   readonly memory: MemoryStore

@@ -4,6 +4,7 @@
  * limit is the user's to raise. So all of them share one.
  */
 import type { EventEmitter } from 'node:events'
+import { attached } from './attached.js'
 
 type Listener = (...args: never[]) => void
 
@@ -15,8 +16,8 @@ interface Shared {
   readonly call: (...args: unknown[]) => void
 }
 
-/** Registrations know nothing of each other, so what they share is kept with the emitter. */
-const allShared = new WeakMap<Emitter, Map<string, Shared>>()
+/** Under which an emitter keeps what registrations share on it, by event: they know nothing of each other. */
+const sharedListeners = Symbol('fastify-redis-guard.listeners')
 
 /**
  * Like `on`; several listeners for an event put one on the emitter.
@@ -25,8 +26,7 @@ const allShared = new WeakMap<Emitter, Map<string, Shared>>()
  * @returns stops listening; the last one to stop leaves nothing on the emitter
  */
 export function listen (emitter: Emitter, event: string, listener: Listener): () => void {
-  const ofEmitter = allShared.get(emitter) ?? new Map<string, Shared>()
-  allShared.set(emitter, ofEmitter)
+  const ofEmitter = attached(emitter, sharedListeners, () => new Map<string, Shared>())
   const { listeners, call } = ofEmitter.get(event) ?? share(emitter, event, ofEmitter)
   listeners.add(listener)
   // Asked each time: the application may have removed all listeners of its client.

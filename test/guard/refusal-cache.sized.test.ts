@@ -7,7 +7,7 @@ import { algorithms, defineLimit, explain, explainHit, take, takeAll } from '../
 import type { Explanation, LimitState } from '../../lib/rules/rule.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { Keys } from '../../lib/store/keys.js'
-import type { NamedCheck, Refusals, Taken } from '../../lib/store/store.js'
+import type { NamedCheck, Refusals, Taken } from '../../lib/store/limit-store.js'
 import { timers } from '../../lib/runtime/timers.js'
 import { guardedApp } from '../support/app.js'
 import { randomFrom } from '../support/random.js'

@@ -1,7 +1,7 @@
 /** Refusals are gathered, merged and written behind; a slow store bounds neither their number nor a reader's wait. */
 import t from 'tap'
 import { EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/observers/event-log.js'
-import type { RateLimitEvent } from '../../lib/store/store.js'
+import type { RateLimitEvent } from '../../lib/store/event-store.js'
 import { mockMachinery } from '../support/fake-timers.js'
 
 const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })

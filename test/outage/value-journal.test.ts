@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import type { ValueChange, ValueOperation } from '../../lib/store/store.js'
+import type { ValueChange, ValueOperation } from '../../lib/store/value-store.js'
 import { ValueJournal } from '../../lib/outage/value-journal.js'
 import { guardedApp } from '../support/app.js'
 import { medianMs } from '../support/median.js'

@@ -1,7 +1,9 @@
 /** What every store has to do. Whatever passes here may answer in place of another. */
 import type { Test } from 'tap'
 import { algorithms, defineLimit } from '../../lib/rules/rate-limit.js'
-import type { Hit, RateLimitEvent, Store } from '../../lib/store/store.js'
+import type { Hit } from '../../lib/store/limit-store.js'
+import type { RateLimitEvent } from '../../lib/store/event-store.js'
+import type { Store } from '../../lib/store/store.js'
 
 export interface StoreUnderTest {
   readonly store: Store

@@ -8,7 +8,7 @@ import { algorithms, current, defineLimit, excesses } from '../../lib/rules/rate
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
-import type { Hit, Taken } from '../../lib/store/store.js'
+import type { Hit, Taken } from '../../lib/store/limit-store.js'
 import { guardedApp } from '../support/app.js'
 import { outages } from '../support/outages.js'
 import { randomFrom } from '../support/random.js'

@@ -5,7 +5,7 @@
  */
 import { grown } from '../../addresses/address-table.js'
 import type { Values } from '../../addresses/address-list.js'
-import type { Block } from '../store.js'
+import type { Block } from '../block-store.js'
 
 export class BlockValues implements Values<Block> {
   readonly #texts: BlockTexts

@@ -2,7 +2,7 @@
  * The latest events, at most `capacity` of them, and how often each address
  * was limited in them.
  */
-import type { RateLimitEvent, Suspect } from '../store.js'
+import type { RateLimitEvent, Suspect } from '../event-store.js'
 
 export class EventRing {
   readonly #capacity: number

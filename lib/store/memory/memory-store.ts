@@ -14,7 +14,11 @@ import { BlockTexts, BlockValues } from './block-columns.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from '../keys.js'
 import { type Kept, LimitTable } from './counter-table.js'
-import type { Block, BlockOperation, BlockRequest, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Store, Suspect, Taken, ToldValue } from '../store.js'
+import type { Hit, NamedCheck, Peeked, Refund, Taken } from '../limit-store.js'
+import type { Block, BlockOperation, BlockRequest } from '../block-store.js'
+import type { RateLimitEvent, Suspect } from '../event-store.js'
+import type { Store } from '../store.js'
+import type { ToldValue } from '../value-store.js'
 
 export interface MemoryStoreOptions {
   readonly keys: Keys

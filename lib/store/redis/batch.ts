@@ -5,7 +5,7 @@
  * long. The next call is sent without waiting for the answer to the last.
  */
 import { AsyncResource } from 'node:async_hooks'
-import type { Hit, Taken } from '../store.js'
+import type { Hit, Taken } from '../limit-store.js'
 import { timers } from '../../runtime/timers.js'
 
 /** Whoever sends a batch notes its number here; 0: it has not been sent. */

@@ -5,7 +5,7 @@ import { type Network, networkOf, parseAddress, parseNetwork } from '../../addre
 import type { Keys } from '../keys.js'
 import type { OwnKeys } from './foreign-values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
-import { type Block, type BlockOperation, blockedIn } from '../store.js'
+import { type Block, blockedIn, type BlockOperation } from '../block-store.js'
 import { scripts } from './lua/scripts.js'
 
 const changeBlocks = new Script(scripts['change-blocks'])

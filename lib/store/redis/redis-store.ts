@@ -17,7 +17,11 @@ import { asFailure, type OnForeign, OwnKeys } from './foreign-values.js'
 import { pageLength, RedisBlocks } from './blocks.js'
 import { RedisValues } from './values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
-import type { Block, BlockRequest, CountedHere, EventBatch, Fence, Hit, NamedCheck, Peeked, RateLimitEvent, Refund, Refusals, Store, Suspect, Taken } from '../store.js'
+import type { CountedHere, Hit, NamedCheck, Peeked, Refund, Refusals, Taken } from '../limit-store.js'
+import type { Block, BlockRequest } from '../block-store.js'
+import type { EventBatch, RateLimitEvent, Suspect } from '../event-store.js'
+import type { Store } from '../store.js'
+import type { Fence } from './sequence.js'
 import { scripts } from './lua/scripts.js'
 
 const take = new Script(scripts.take)
@@ -41,13 +45,6 @@ export interface RedisStoreOptions {
   /** called for foreign values at the guard's own keys; default: a no-op */
   readonly onForeign?: OnForeign
 }
-
-/**
- * How much of its data a Redis that is back has kept. `all for sure`: batch numbers prove it, so a counter that is
- * lower than Redis last reported was given back or reset by another instance. `all`: nothing proves it.
- */
-const keptOfData = ['all', 'a part', 'nothing', 'all for sure'] as const
-export type Kept = typeof keptOfData[number]
 
 /** What `heartbeat` tells. */
 export interface Heartbeat {
@@ -146,18 +143,18 @@ export class RedisStore implements Store {
    *
    * @param id      of these counters: no call of `values.carry` may have it, too
    * @param nowMs   of the clock that the counters are on
-   * @param kept    of its data, since it told what is known
+   * @param isIntact  batch numbers prove that Redis has lost nothing, so a counter that is lower than its baseline was
+   *   given back or reset by another instance; otherwise the larger of the two counts
    */
-  async carry (id: string, counters: readonly CountedHere[], nowMs: number, kept: Kept = 'all'): Promise<void> {
-    const rows = counters.flatMap(({ key, limit, known, counted, isRestored }) => {
+  async carry (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> {
+    const rows = counters.flatMap(({ key, limit, known, counted }) => {
       const carried = carryOf(known, counted, nowMs, limit)
       if (carried === undefined) return []
       const { algorithm, max, windowMs, burst, excess, longestMs } = limit
       const { known: before, used, previous, atMs } = carried
-      const keptHere = isRestored && kept !== 'all for sure' ? 'all' : kept
       const rule = [algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), longestMs]
       const counts = [before.used, before.previous, used, previous, atMs - nowMs]
-      return [{ key, args: [keptOfData.indexOf(keptHere), ...rule, ...counts] }]
+      return [{ key, args: [...rule, ...counts] }]
     })
     if (rows.length === 0) return
     await asFailure(this.#redis.run(async client => {
@@ -168,8 +165,8 @@ export class RedisStore implements Store {
         this.#keys.carried(hasSlots ? key : undefined, `${this.#instance}:${id}`)
       const groups = hasSlots ? groupedBy(rows, markerOf) : [rows]
       await carry.runAll(client, groups.map(some => ({
-        keys: [markerOf(some[0]!), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])],
-        args: [keptMs, ...some.flatMap(({ args }) => args)]
+        keys: [markerOf(some[0]!), ...some.map(({ key }) => key)],
+        args: [keptMs, isIntact ? 1 : 0, ...some.flatMap(({ args }) => args)]
       })))
     }), 'reply')
   }

@@ -31,3 +31,11 @@ export class Numbers {
     this.#last = number
   }
 }
+
+/** What Redis told of an instance's numbers when the instance came back (store/redis/lua/fence.lua). */
+export interface Fence {
+  /** the last that ran; -1: Redis does not know, so none that would still count */
+  readonly last: number
+  /** of those below, none will run any more */
+  readonly next: number
+}

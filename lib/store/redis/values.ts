@@ -5,7 +5,7 @@ import { isCluster, Script } from '../../redis/script.js'
 import type { Keys } from '../keys.js'
 import type { Numbers } from './sequence.js'
 import { listOf, textOf, unreadable, wholeOf } from './replies.js'
-import type { ToldValue, ValueChange, ValueOperation } from '../store.js'
+import type { ToldValue, ValueChange, ValueOperation } from '../value-store.js'
 import { scripts } from './lua/scripts.js'
 
 const value = new Script(scripts.value)

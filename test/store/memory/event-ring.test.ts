@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { EventRing } from '../../../lib/store/memory/event-ring.js'
-import type { RateLimitEvent } from '../../../lib/store/store.js'
+import type { RateLimitEvent } from '../../../lib/store/event-store.js'
 import { medianMs } from '../../support/median.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)

@@ -4,7 +4,7 @@ import { algorithms, defineLimit, take } from '../../../lib/rules/rate-limit.js'
 import type { Algorithm, LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
-import type { NamedCheck } from '../../../lib/store/store.js'
+import type { NamedCheck } from '../../../lib/store/limit-store.js'
 import { randomFrom } from '../../support/random.js'
 import { size } from '../../support/size.js'
 

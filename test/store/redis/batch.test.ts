@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises'
 import t from 'tap'
 import { Batch, mostChecks } from '../../../lib/store/redis/batch.js'
 import { defineLimit } from '../../../lib/rules/rate-limit.js'
-import type { Hit, Taken } from '../../../lib/store/store.js'
+import type { Hit, Taken } from '../../../lib/store/limit-store.js'
 
 const limit = defineLimit('fixed-window', 10, 1000)
 

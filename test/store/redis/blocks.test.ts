@@ -9,7 +9,7 @@ import { Connection } from '../../../lib/redis/connection.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { Journal } from '../../../lib/outage/journal.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
-import type { BlockOperation } from '../../../lib/store/store.js'
+import type { BlockOperation } from '../../../lib/store/block-store.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 
 const server = await RedisServer.start()
