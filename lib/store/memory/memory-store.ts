@@ -6,7 +6,7 @@
  */
 import { ValueError } from '../../errors.js'
 import { AddressList } from '../../addresses/address-list.js'
-import { parseNetwork } from '../../addresses/address.js'
+import { type Address, parseAddress, parseNetwork } from '../../addresses/address.js'
 import type { HashKey } from '../../addresses/keyed-hash.js'
 import { expiresAtMs, explain, isChanged, refund, take, takeAll, type Limit } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
@@ -263,11 +263,11 @@ export class MemoryStore implements Store {
   }
 
   isBlocked (address: string): boolean {
-    return this.findBlock(address) !== undefined
+    return this.findBlock(parseAddress(address)!) !== undefined
   }
 
   /** The block that is in force for an address. */
-  findBlock (address: string): Block | undefined {
+  findBlock (address: Address): Block | undefined {
     if (this.#blocks.isEmpty) return undefined
     const nowMs = this.#now()
     return this.#blocks.find(address, (values, index) => values.expiresAtMs(index) > nowMs)
