@@ -4,7 +4,8 @@
  * that were sent and not answered yet. Entries without room are dropped and
  * reported.
  */
-import type { Limit, LimitState } from '../rules/rule.js'
+import type { Limit } from '../rules/rate-limit.js'
+import type { LimitState } from '../rules/rule.js'
 import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
 import { type EventChunk, EventJournal } from './event-journal.js'
 import { blockedIn, type BlockOperation } from '../store/block-store.js'

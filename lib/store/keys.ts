@@ -23,7 +23,7 @@
  * Cluster, so all counters of one client do.
  */
 import { createHash } from 'node:crypto'
-import type { Algorithm } from '../rules/rule.js'
+import type { Algorithm } from '../rules/rate-limit.js'
 
 export class Keys {
   readonly blocks: string
