@@ -15,6 +15,7 @@ import { publishDecision, publishSwitch } from './observers/diagnostics.js'
 import { ChangeLog } from './observers/change-log.js'
 import { DenyCache } from './guard/refusal-cache.js'
 import { EventLog } from './observers/event-log.js'
+import { Clients } from './guard/clients.js'
 import { Guard } from './guard/guard.js'
 import { keyHash } from './guard/key-hash.js'
 import { forJson, LimitControl } from './limits/control.js'
@@ -129,8 +130,6 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     store,
     memory,
     denyCache,
-    ipv6Subnet: settings.limit.ipv6Subnet,
-    allowList: settings.limit.allowList.addresses,
     hashKey,
     refusesBlocked: settings.limit.enforce > 0,
     listeners: [
@@ -176,6 +175,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   })
   if (isFirst) fastify.decorate('redisGuard', redisGuard)
   if (!isFirst) registrations.within++
+  const { ipv6Subnet, allowList } = settings.limit
+  const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses })
   const counterFor = counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now })
   addHooks(fastify, {
     guard,
@@ -183,7 +184,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     settings,
     namePrefix: isFirst ? '' : `${registrations.within}:`,
     counterFor,
-    clientOf: clientReader(trustProxyOf(fastify), guard),
+    clientOf: clientReader(trustProxyOf(fastify), clients),
     checkOpen
   })
 
