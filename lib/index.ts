@@ -22,8 +22,7 @@ export {
 export type { GuardErrorCode, OptionProblem, RefusalCode, StoreFailure } from './errors.js'
 export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
-  RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,
-  StandardHeaders
+  RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions
 } from './settings/options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './settings/redis-option.js'
 export type { Algorithm } from './rules/rate-limit.js'
