@@ -14,7 +14,7 @@ import {
 import { type RedisOption, redisRule } from './redis-option.js'
 import { algorithms, type Algorithm } from '../rules/rate-limit.js'
 import type { OnOutage } from '../rules/verdict.js'
-import type { CustomStoreConstructor } from '../store/store.js'
+import type { CustomStoreConstructor } from './custom-store.js'
 
 /** What `errorResponseBuilder` is told about a refusal. */
 export interface RefusalContext {

@@ -18,7 +18,7 @@ import { type AddressList, parseAddressList } from '../addresses/address-list.js
 import { algorithmsWith, defaultBackoffMs, defineLimit, ruleOf, type Algorithm } from '../rules/rate-limit.js'
 import type { Excess } from '../rules/rule.js'
 import type { OnOutage } from '../rules/verdict.js'
-import type { CustomStoreConstructor } from '../store/store.js'
+import type { CustomStoreConstructor } from './custom-store.js'
 
 /** What a limit counts, and whom it refuses. */
 export interface LimitDefinition {
