@@ -271,7 +271,7 @@ t.test('a limit that each refusal changes, and one that is not known, ask Redis'
   const plain = { name: 'plain', limit, cost: 1 }
   const { cache } = setUpFor(100)
   for (const excess of ['restart', 'backoff'] as const) {
-    const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, 0, excess), cost: 1 }]
+    const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, { excess }), cost: 1 }]
     cache.learn('client', checks, { ...takeAll([], startMs, checks), nowMs: startMs })
     t.equal(cache.refuse('client', checks, true), undefined)
   }
@@ -364,7 +364,7 @@ t.test('on a server', async t => {
     t.intercept(timers, 'monotonicMs', { value: () => nowMs })
     for (const [name, list] of Object.entries(limits)) {
       const apps = await Promise.all([false as const, server.url].map(async redis =>
-        await start(t, { redis, nameSpace: `${name}:`, limits: list, standardHeaders: 'draft-11' })))
+        await start(t, { redis, nameSpace: `${name}:`, limits: list, standardHeaders: true })))
       const seen = await Promise.all(apps.map(async app => {
         const answers: object[] = []
         for (const cost of [1, 1, 1, 11, 11, 1, 11, 1]) {

@@ -50,7 +50,8 @@ class MadeUpRedis {
     change: async (): Promise<unknown[]> => []
   }
 
-  writeEvents = async () => {}
+  logEvents = async () => {}
+  replayEvents = async () => {}
   countRefusals = async () => {}
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
 }
@@ -338,7 +339,7 @@ t.test('what is no failure of Redis is not answered from memory', async t => {
   breaker.up()
   await store.settle()
   const fails = async () => { throw new TypeError('a mistake') }
-  Object.assign(redis, { events: fails, writeEvents: fails })
+  Object.assign(redis, { events: fails, logEvents: fails })
   await t.rejects(async () => await store.events(1), { message: 'a mistake' })
   await t.rejects(store.logEvents([{ type: 'limited', count: 1, atMs: 0 }]), { message: 'a mistake' })
 })
@@ -458,7 +459,7 @@ t.test('much that waits is sent in sixteen calls at once, so that a Redis that i
   const waiting: (() => void)[] = []
   const answers: number[] = []
   const call = async () => await new Promise<void>(resolve => { waiting.push(resolve) })
-  Object.assign(redis, { carry: call, writeEvents: call })
+  Object.assign(redis, { carry: call, replayEvents: call })
   breaker.up()
   while (store.status.store === 'memory') {
     await settled()

@@ -24,7 +24,7 @@ function storeAnswering (answer: () => unknown): RedisStore {
 }
 
 const limits: readonly Limit[] = algorithms.flatMap(algorithm => (['none', 'backoff'] as const).map(excess =>
-  defineLimit(algorithm, 5, 60_000, 5, excess)))
+  defineLimit(algorithm, 5, 60_000, { excess })))
 const checks: readonly NamedCheck[] = limits.map((limit, i) => ({ name: `limit ${i}`, limit, cost: 1 }))
 
 /** Everything that is read from Redis; each throws when what it was told is out of range. */
