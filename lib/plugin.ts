@@ -44,6 +44,7 @@ import type { RedisSide } from './outage/availability.js'
 import { FailoverStore } from './outage/failover.js'
 import { type Carried, Journal } from './outage/journal.js'
 import { Keys } from './store/keys.js'
+import { MemoryLimits } from './store/memory/limits.js'
 import { MemoryStore } from './store/memory/memory-store.js'
 import type { OnForeign } from './store/redis/foreign-values.js'
 import { RedisStore } from './store/redis/redis-store.js'
@@ -164,7 +165,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const changeLog = new ChangeLog((details, message) => log.info(details, message))
   const limitControl = new LimitControl({
     registry: limits,
-    store,
+    counters: store,
+    values: store,
     forget: (key, checks) => denyCache.forget(key, checks),
     hashKey,
     onForeign: key => onForeign(keys.value(key), 'passed over'),
@@ -196,7 +198,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   })
   if (isFirst) fastify.decorate('redisGuard', redisGuard)
   if (!isFirst) registrations.within++
-  const counterFor = counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now })
+  const counterFor = counterMaker(options, settings, { memory: memory.limits, commandTimeout: settings.commandTimeout, now })
   addHooks(fastify, {
     guard,
     registry: limits,
@@ -321,7 +323,7 @@ function connect (
     store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application, onForeign }),
     journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
     // Two counters for each key.
-    shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, hashKey: randomKey() }), now)
+    shares: new Shares(new MemoryLimits({ keys, capacity: 2 * cache, now, hashKey: randomKey() }), now)
   }
 }
 
@@ -388,8 +390,8 @@ function addMetrics (
   const { registry, path } = chosen
   const metrics = new Metrics(registry, {
     status: () => store.status,
-    blockCount: () => memory.blockCount,
-    keyCount: () => memory.size,
+    blockCount: () => memory.blocks.size,
+    keyCount: () => memory.limits.size,
     journalSize: () => store.journalSize,
     instances: () => store.instances,
     redisInfo: redis === undefined ? undefined : async () => await readInfo(redis.guarded)
