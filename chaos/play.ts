@@ -9,7 +9,7 @@ import type { Fault } from './faults.js'
 import type { InstanceState } from './instance.js'
 import { InstanceProcess } from './instance-process.js'
 import type { Answered, LoadAsk, LoadReport, LoadSettings } from './load.js'
-import { blockedClient, limitedMax, limitNames, openPath, orders, type Path } from './plan.js'
+import { blockedClient, instanceOptions, limitedMax, limitNames, openPath, orders, type Path } from './plan.js'
 import { instanceCount } from './stage.js'
 
 export interface PlayOptions {
@@ -247,26 +247,31 @@ async function missingAfter (client: Redis | Cluster, instances: readonly Instan
  * What Redis has counted of each client and limit is what it was answered, to
  * the hit. What the shares alone have refused does not count. Refusals on top
  * of a quota that is used up are forgotten with the data of a Redis that
- * loses it: the client stays limited all the same. And whether it had run
+ * loses it: the client stays limited all the same. Of the counters that it
+ * loses, the largest that an instance knows is restored, so what one of them
+ * had not heard of yet may be missing. And whether it had run
  * what was under way when the fault struck, such a Redis cannot tell, while
  * another instance may have seen it counted: so that counts up to twice. So
  * does, in a Cluster, what was under way when an instance gave it up.
  */
 async function compareCounters (client: Redis | Cluster, answered: readonly Answered[], { loss, fromMs, untilMs, givenUpMs }: Lost): Promise<CounterOff[]> {
-  const expected = new Map<string, { path: Path, least: number, most: number }>()
-  for (const { path, client: ip, instance, status, dueMs, answeredMs } of answered) {
+  const expected = new Map<string, { path: Path, least: number, most: number, known: number[] }>()
+  for (const { path, client: ip, instance, status, dueMs, answeredMs, remaining } of answered) {
     if (status !== 200 && status !== 429) continue
     const wasUnderWay = (fromMs: number, untilMs = fromMs) => dueMs < untilMs + underWayMs && answeredMs > fromMs
     const isInDoubt = (loss !== 'nothing' && wasUnderWay(fromMs, untilMs)) ||
       givenUpMs[instance]?.some(atMs => wasUnderWay(atMs)) === true
     const key = `guard:fixed-window:{${ip}}:${limitNames[path]}`
-    const bounds = expected.get(key) ?? { path, least: 0, most: 0 }
+    const bounds = expected.get(key) ?? { path, least: 0, most: 0, known: Array.from({ length: instanceCount }, () => 0) }
     expected.set(key, bounds)
     bounds.most += isInDoubt ? 2 : 1
     if (path !== '/share' || status === 200) bounds.least++
+    const max = path === '/counted' ? instanceOptions.max : limitedMax
+    if (answeredMs < fromMs) bounds.known[instance] = Math.max(bounds.known[instance]!, max - remaining)
   }
   const off: CounterOff[] = []
-  for (const [key, { path, least, most }] of expected) {
+  for (const [key, { path, least: answers, most, known }] of expected) {
+    const least = loss === 'nothing' ? answers : answers - (Math.max(...known) - Math.min(...known))
     const counts = (hits: number) => loss !== 'nothing' && path !== '/counted' ? Math.min(hits, limitedMax) : hits
     const [used, refused = 0] = (await client.get(key) ?? '0').split(':').map(Number)
     const counted = used! + refused

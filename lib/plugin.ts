@@ -3,9 +3,8 @@
  * them all, and that reads the environment and the clock.
  */
 import { randomInt, randomUUID } from 'node:crypto'
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import { Registry } from 'prom-client'
 import { attempt } from './runtime/awaitable.js'
 import { steadyClock } from './runtime/clock.js'
 import { sendLast } from './startup/closing.js'
@@ -13,33 +12,32 @@ import type { CreateRateLimitOptions } from './compat/types.js'
 import { ClosedError, RedisRequiredError, StoreUnavailableError } from './errors.js'
 import { BlockListFollower } from './outage/block-replica.js'
 import { publishDecision, publishSwitch } from './observers/diagnostics.js'
-import { ChangeLog, shorten } from './observers/change-log.js'
+import { ChangeLog } from './observers/change-log.js'
 import { DenyCache } from './guard/refusal-cache.js'
 import { EventLog } from './observers/event-log.js'
-import { Guard, type GuardEvent } from './guard/guard.js'
+import { Guard } from './guard/guard.js'
 import { keyHash } from './guard/key-hash.js'
 import { forJson, LimitControl } from './limits/control.js'
 import { LimitRegistry } from './limits/registry.js'
 import { MemoryWatch } from './startup/memory-watch.js'
 import { RedisGuard } from './api/redis-guard.js'
-import { type Registrations, registrationsOf } from './startup/registrations.js'
-import { routesBefore, watchRoutes } from './startup/routes-before.js'
-import type { GuardWarning } from './api/warning.js'
-import { checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue, trustProxyOf, unknownOptions } from './startup/warnings.js'
+import { registrationsOf } from './startup/registrations.js'
+import { checkAtStart } from './startup/checks.js'
+import { addMetrics, chooseMetrics } from './startup/metrics.js'
+import { WarningLog } from './startup/warning-log.js'
+import { infoOfPrimaries } from './redis/info.js'
+import { logDecision } from './observers/decision-log.js'
+import { foreignValue, trustProxyOf } from './startup/warnings.js'
 import { clientReader } from './http/client-address.js'
 import { counterMaker } from './compat/custom-store.js'
 import { addHooks } from './http/hooks.js'
 import type { RateLimiter, RateLimitHandler } from './http/decorators.js'
-import { described, Metrics } from './observers/metrics.js'
-import type { RedisInfo } from './observers/redis-info.js'
-import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './http/metrics-route.js'
-import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './settings/options.js'
+import type { RedisGuardOptions, RouteRateLimitOptions } from './settings/options.js'
 import type { HashKey } from './addresses/keyed-hash.js'
-import { ignoredOptions, resolveOptions, type Settings } from './settings/settings.js'
+import { resolveOptions, type Settings } from './settings/settings.js'
 import { GuardedRedis } from './redis/breaker.js'
 import { Connection } from './redis/connection.js'
-import { isCluster } from './redis/script.js'
-import { safeLog } from './observers/safe-log.js'
+import { pluginLog, safeLog } from './observers/safe-log.js'
 import type { RedisSide } from './outage/availability.js'
 import { FailoverStore } from './outage/failover.js'
 import { type Carried, Journal } from './outage/journal.js'
@@ -84,32 +82,13 @@ const sweepIntervalMs = 30_000
 
 async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {
   const settings = resolveOptions(options, process.env)
-  const logger = pluginLog(fastify, settings)
+  const logger = pluginLog(fastify, settings.environment)
   const log = safeLog(logger)
-  const warnings: GuardWarning[] = []
-  const isKnown = ({ message }: GuardWarning) => warnings.some(known => known.message === message)
-  const warn = (warning: GuardWarning | undefined, details: object = {}) => {
-    if (warning === undefined) return
-    if (!isKnown(warning)) warnings.push(warning)
-    log.warn({ code: warning.code, ...details }, warning.message)
-  }
-  if (settings.limit.enforce === 0) {
-    log.info('the plugin is in shadow: blocks, and limits without `enforce` or `shadow` of their own, refuse nothing')
-  }
-  // Fastify fills in its default.
-  const idLabel = fastify.initialConfig.requestIdLogLabel!
+  const warnings = new WarningLog(log)
   const registrations = registrationsOf(fastify)
-  const metricsPath = settings.metrics !== false && settings.metrics.path
-  const before = routesBefore(fastify, { global: settings.global, seen: registrations.routes, metricsPath })
-  warn(unknownOptions(ignoredOptions(options)))
-  warn(checkTrustProxy(trustProxyOf(fastify)))
-  warn(checkRoutesBefore(before, settings.global))
-  warn(checkUnusedRedis(settings.redis))
-  warn(checkPassword(settings.redis, settings.environment.production))
-  warn(checkOfflineQueue(settings.redis))
-  watchRoutes(fastify, registrations.routes)
+  checkAtStart(fastify, { options, settings, registrations }, log, warnings)
 
-  const registry = chooseRegistry(fastify, settings, registrations)
+  const chosen = chooseMetrics(fastify, settings, registrations)
   const now = steadyClock()
   // Looked up at each call, so that fake timers which come later work.
   const wall = () => Date.now()
@@ -125,15 +104,14 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     log.warn({ kind }, `the journal is full: some of the ${kind} that Redis has missed will not reach it`)
   }
   const onForeign: OnForeign = (key, fate) => {
-    const warning = foreignValue(key, fate)
-    if (!isKnown(warning)) warn(warning)
+    warnings.warnOnce(foreignValue(key, fate))
     // The blocks that were there are known here, too.
     if (key !== keys.blocks || fate !== 'emptied') return
     store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
   }
   const redis = connect(settings, keys, now, registrations.application, onDrop, onForeign)
   const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
-  const metrics = registry instanceof Metrics ? registry : addMetrics(fastify, settings, registry, registrations, { store, memory, redis })
+  const metrics = addMetrics(fastify, chosen, registrations, { store, memory, redis })
 
   const eventLog = new EventLog(async events => {
     await store.logEvents(events)
@@ -141,6 +119,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   }, count => metrics?.recorded('dropped', count))
 
   const denyCache = new DenyCache({ keys, capacity: settings.cache, now: timers.monotonicMs, write: async refusals => await store.countRefusals(refusals) })
+  // Fastify fills in its default.
+  const idLabel = fastify.initialConfig.requestIdLogLabel!
   const limits = new LimitRegistry()
   let isClosed = false
   const checkOpen = () => { if (isClosed) throw new ClosedError() }
@@ -190,7 +170,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     eventLog,
     changeLog,
     client: redis?.guarded.client,
-    warnings,
+    warnings: warnings.found,
     rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
     now: wall,
     checkOpen,
@@ -241,7 +221,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
 
   const memoryWatch = redis === undefined
     ? undefined
-    : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: timers.monotonicMs })
+    : new MemoryWatch({ ask: async () => await infoOfPrimaries(redis.guarded), warn: (warning, details) => warnings.warn(warning, details), now: timers.monotonicMs })
 
   const close = async () => {
     isClosed = true
@@ -259,7 +239,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     redis?.guarded.close()
     // Redis may have come back meanwhile, and begun it.
     memoryWatch?.close()
-    if (metrics !== registry) {
+    if (chosen.kind === 'own') {
       await attempt(() => metrics?.close(), error => {
         log.warn({ err: error }, 'the metrics could not be removed from their registry')
       })
@@ -362,103 +342,4 @@ async function isUsedWithin (store: FailoverStore, ms: number): Promise<boolean>
 /** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */
 function longestStartUp ({ initialConfig: { pluginTimeout = 10_000 } }: FastifyInstance): number {
   return pluginTimeout === 0 ? Infinity : pluginTimeout * 0.8
-}
-
-/** Where metrics go, and whether the path is ours to serve. Fails before anything is connected. */
-interface ChosenRegistry {
-  readonly registry: MetricsRegistry
-  readonly path: string | undefined
-}
-
-/** @returns the metrics of another registration, where that serves the path */
-function chooseRegistry (fastify: FastifyInstance, settings: Settings, registrations: Registrations): ChosenRegistry | Metrics | undefined {
-  if (settings.metrics === false) return undefined
-  const { path, registry: own } = settings.metrics
-  const ofOther = own === undefined ? registrations.metrics.get(`${fastify.prefix}${path}`) : undefined
-  if (ofOther !== undefined) return ofOther
-  const served = path !== false && fastify.hasRoute({ method: 'GET', url: `${fastify.prefix}${path}` })
-  const registry = own ?? (served ? registryOfOther(fastify, path) : new Registry())
-  if (registry.getSingleMetric(described.store.name) !== undefined) throw metricsRegistered()
-  return { registry, path: path === false || served ? undefined : path }
-}
-
-function addMetrics (
-  fastify: FastifyInstance, settings: Settings, chosen: ChosenRegistry | undefined, registrations: Registrations,
-  { store, memory, redis }: { readonly store: FailoverStore, readonly memory: MemoryStore, readonly redis: RedisSide | undefined }
-): Metrics | undefined {
-  if (chosen === undefined) return undefined
-  const { registry, path } = chosen
-  const metrics = new Metrics(registry, {
-    status: () => store.status,
-    blockCount: () => memory.blocks.size,
-    keyCount: () => memory.limits.size,
-    journalSize: () => store.journalSize,
-    instances: () => store.instances,
-    redisInfo: redis === undefined ? undefined : async () => await readInfo(redis.guarded)
-  })
-  redis?.guarded.on('roundTrip', seconds => metrics.roundTrip(seconds))
-  redis?.guarded.on('state', state => metrics.breakerWent(state))
-  redis?.guarded.on('failure', ({ kind }) => metrics.failed(kind))
-  if (path !== undefined) {
-    addMetricsRoute(fastify, path, registry)
-    registrations.metrics.set(`${fastify.prefix}${path}`, metrics)
-  }
-  return metrics
-}
-
-/** fastify-metrics serves the path already, and shows its registry: ours go in there. */
-function registryOfOther (fastify: FastifyInstance, path: string): MetricsRegistry {
-  const other = (fastify as { metrics?: { client?: { register?: MetricsRegistry } } }).metrics?.client?.register
-  if (typeof other?.registerMetric !== 'function') throw metricsRouteTaken(path)
-  return other
-}
-
-/** Managed Redis and ACL users are often not allowed to ask: that is no failure of Redis. */
-function unlessRefused (error: Error): undefined {
-  if (error.name !== 'ReplyError') throw error
-}
-
-/** Of each primary, where it may be asked. */
-async function infosOf (guarded: GuardedRedis): Promise<readonly string[]> {
-  const infos = await guarded.run(async client => {
-    const nodes = isCluster(client) ? client.nodes('master') : [client]
-    return await Promise.all(nodes.map(async node => await node.info().catch(unlessRefused)))
-  })
-  return infos.filter(info => info !== undefined)
-}
-
-async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
-  const [info, slowLogLength] = await guarded.run(async client => await Promise.all([
-    client.info().catch(unlessRefused),
-    client.slowlog('LEN').then(Number).catch(unlessRefused)
-  ]))
-  if (info === undefined) throw new Error('Redis does not allow INFO')
-  return { info, slowLogLength }
-}
-
-/**
- * What a debug line says is put together only where somebody may read it.
- *
- * @param idLabel  under which Fastify logs the id of a request
- */
-function logDecision (
-  log: FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }, idLabel: string, event: GuardEvent
-): void {
-  // Fastify's own logger of `logger: false` has no level; loggers other than pino cannot be asked.
-  if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
-  const { outcome, source, limit, subject: { client, method, route, requestId } } = event
-  const key = shorten(event.key)
-  const decision = { outcome, source, limit, client: { ...client, key: shorten(client.key) }, key, method, route }
-  safeLog(log).debug({ [idLabel]: shorten(String(requestId)), decision }, outcome)
-}
-
-function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {
-  const bindings = { plugin: 'redis-guard' }
-  const { logLevel } = environment
-  try {
-    return fastify.log.child(bindings, logLevel === undefined ? {} : { level: logLevel })
-  } catch {
-    // A level that this logger does not know is for the application to complain about.
-    return fastify.log.child(bindings)
-  }
 }

@@ -57,7 +57,6 @@ interface Counter {
   /** the baseline, below all changes; meaningless until `hasBegun` */
   known: LimitState | undefined
   hasBegun: boolean
-  isRestored: boolean
   /** undefined: nothing has changed the baseline */
   counted: LimitState | undefined
   /** batch of a reset in doubt, which `counted` includes; undefined: there is none */
@@ -75,7 +74,6 @@ interface Chunk extends CounterChunk {
 }
 
 export class CounterJournal {
-  readonly #mostNotes: number
   /** not sent yet */
   readonly #waiting = new Map<string, Counter>()
   /** by key: the counter that was sent last */
@@ -83,17 +81,9 @@ export class CounterJournal {
   /** all counters by the used part of the quota, least first; those of limited clients last */
   readonly #ranks: readonly Set<Counter>[] = [...levels, 1].map(() => new Set())
   #chunks: Chunk[] = []
-  /** counters that were replayed in this recovery */
-  readonly #restored = new Set<string>()
-  #isRecovering = false
   #fence: Fence = { last: 0, next: 0 }
   #lastId = 0
   #size = 0
-
-  /** @param mostNotes  the most replayed counters that are remembered during a recovery */
-  constructor (mostNotes: number) {
-    this.#mostNotes = mostNotes
-  }
 
   /** Counters and hits in doubt. */
   get size (): number {
@@ -160,7 +150,6 @@ export class CounterJournal {
   /** Decides which of the hits and resets in doubt Redis has run. */
   settle (fence: Fence): void {
     this.#fence = fence
-    this.#isRecovering = true
     for (const counter of this.#waiting.values()) {
       this.#settle(counter, fence.last)
       // Redis has reset it already, so only what was counted since is left to send.
@@ -183,18 +172,7 @@ export class CounterJournal {
   }
 
   done ({ id }: CounterChunk): void {
-    for (const counter of this.#chunks.find(chunk => chunk.id === id)?.counters ?? []) {
-      this.#remove(counter)
-      if (this.#isRecovering) this.#restored.add(counter.key)
-    }
-    // Without its note, a counter may come out too high if Redis has lost its data. Unbounded notes are worse.
-    if (this.#restored.size > this.#mostNotes) this.#restored.clear()
-  }
-
-  /** The recovery has ended: Redis is up to date. */
-  recovered (): void {
-    this.#isRecovering = false
-    this.#restored.clear()
+    for (const counter of this.#chunks.find(chunk => chunk.id === id)?.counters ?? []) this.#remove(counter)
   }
 
   /** Drops counters of clients with most of their quota left. @returns how many entries were dropped */
@@ -289,7 +267,6 @@ export class CounterJournal {
       limit,
       known: undefined,
       hasBegun: false,
-      isRestored: false,
       counted: undefined,
       resetIn: undefined,
       inDoubt: [],
@@ -306,7 +283,6 @@ export class CounterJournal {
     if (counter.hasBegun) return counter
     counter.hasBegun = true
     counter.known = known
-    counter.isRestored = this.#sent.has(counter.key) || this.#restored.has(counter.key)
     return counter
   }
 

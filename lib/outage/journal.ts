@@ -33,7 +33,7 @@ export interface JournalOptions {
 
 export class Journal {
   readonly #options: JournalOptions
-  readonly #counters: CounterJournal
+  readonly #counters = new CounterJournal()
   readonly #values = new ValueJournal()
   /** by address, in their order: the operations that still matter */
   readonly #blocks = new Map<string, BlockStep[]>()
@@ -47,7 +47,6 @@ export class Journal {
 
   constructor (options: JournalOptions) {
     this.#options = options
-    this.#counters = new CounterJournal(options.capacity)
   }
 
   /** Entries that wait. */
@@ -214,11 +213,6 @@ export class Journal {
         // What has come since then stays.
         for (const operation of chunk.operations) this.#keepBlocks(blockedIn(operation), step => step.operation !== operation)
     }
-  }
-
-  /** The recovery has ended: Redis is up to date. */
-  recovered (): void {
-    this.#counters.recovered()
   }
 
   /** Forgets expired counters. */

@@ -8,7 +8,7 @@ import type { CounterChunk } from './counter-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import { sameEndMs } from '../store/memory/blocks.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
-import { type Heartbeat, type Kept, noNumbers, type RedisStore } from '../store/redis/redis-store.js'
+import { type Heartbeat, noNumbers, type RedisStore } from '../store/redis/redis-store.js'
 import type { CountedHere } from '../store/limit-store.js'
 import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
@@ -66,27 +66,26 @@ export class Recovery {
     // A replica that became the primary, or a file that was read again, may be a little behind.
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
-    // Where there are no numbers, some may have been told after the loss.
-    const keptNumbers = fence.last === -1 ? 'all' : 'all for sure'
-    const kept = fence === noNumbers ? 'all' : isLost ? 'nothing' : isBehind ? 'a part' : keptNumbers
-    if (isLost || isBehind || fence === noNumbers) await this.#restoreCounters(kept)
+    const hasNumbers = fence !== noNumbers
+    // Without a last number, Redis may have answered after the loss.
+    const isIntact = hasNumbers && fence.last >= 0 && !isLost && !isBehind
+    if (isLost || isBehind || !hasNumbers) await this.#restoreCounters()
     // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
     const lacksBlocks = isLost || isBehind || await this.#store.blockList.isBehind() ||
       (await this.#store.blockList.count()) < this.#memory.blocks.size - this.#journal.blockedCount
     if (lacksBlocks) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
-      await this.#tellWhatWaits(kept, pass === 0)
+      await this.#tellWhatWaits(isIntact, pass === 0)
     }
     return told
   }
 
   /** Sends the rest before it returns. Should some of it not arrive, the breaker opens, and it is told the next time. */
   tellRest (): void {
-    this.#journal.recovered()
     for (const chunk of this.#journal.rest()) {
       this.#underWay++
-      this.#tellChunk(chunk, 'all').catch(() => {}).finally(() => { this.#underWay-- })
+      this.#tellChunk(chunk, false).catch(() => {}).finally(() => { this.#underWay-- })
     }
   }
 
@@ -100,7 +99,7 @@ export class Recovery {
    *
    * @param isFirst  the first chunk goes alone: of those that Redis refuses, such as one that is full, there is only one
    */
-  async #tellWhatWaits (kept: Kept, isFirst: boolean): Promise<void> {
+  async #tellWhatWaits (isIntact: boolean, isFirst: boolean): Promise<void> {
     let atMost = isFirst ? 1 : atOnce
     let left = this.#journal.size
     while (left > 0) {
@@ -108,14 +107,14 @@ export class Recovery {
       if (chunks.length === 0) return
       atMost = atOnce
       for (const chunk of chunks) left -= sizeOf(chunk)
-      await all(chunks.map(async chunk => await this.#tellChunk(chunk, kept)))
+      await all(chunks.map(async chunk => await this.#tellChunk(chunk, isIntact)))
     }
   }
 
-  async #tellChunk (chunk: Chunk, kept: Kept): Promise<void> {
+  async #tellChunk (chunk: Chunk, isIntact: boolean): Promise<void> {
     await this.#offer(chunk.kind, sizeOf(chunk), async () => {
       switch (chunk.kind) {
-        case 'counters': return await this.#store.carry(idOf(chunk), [...chunk.counters], this.#now(), kept)
+        case 'counters': return await this.#store.carry(idOf(chunk), [...chunk.counters], this.#now(), isIntact)
         case 'blocks': return await this.#store.blockList.apply(chunk.operations, this.#clock.ms)
         case 'events': return await this.#store.writeEvents(chunk.batch)
         case 'values': return await this.#store.values.carry(idOf(chunk), chunk.changes, this.#now())
@@ -135,13 +134,13 @@ export class Recovery {
   }
 
   /** What Redis knew of the counters that are known here; those in the journal bring it along themselves. */
-  async #restoreCounters (kept: Kept): Promise<void> {
+  async #restoreCounters (): Promise<void> {
     let some: CountedHere[] = []
     const tell = async () => {
       const calls = inCalls(some)
       some = []
       await all(calls.map(async counters => await this.#offer('counters', counters.length, async () =>
-        await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), kept))))
+        await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), false))))
     }
     for (const { key, limit, state } of this.#memory.limits.counters()) {
       if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })

@@ -17,8 +17,6 @@
  *   guard:carried:<instance>:<id>            says that what an outage left was added
  *   guard:carried:{203.0.113.7}:<instance>:<id>
  *                                            the same in a Cluster, for one client or value
- *   guard:known:fixed-window:{203.0.113.7}:login
- *                                            what instances knew of a counter that was lost
  *   guard:value:{<key>}                      what get, set and incr work on
  *   guard:written:{<key>}                    when, and by which instance, it was set or deleted last
  *
@@ -109,11 +107,6 @@ export class Keys {
   carried (beside: string | undefined, id: string): string {
     const slot = beside === undefined ? '' : `${/\{.*?\}/.exec(beside)![0]}:`
     return `${this.#nameSpace}carried:${slot}${id}`
-  }
-
-  /** @param counter  a key of `limit` */
-  known (counter: string): string {
-    return `${this.#nameSpace}known:${counter.slice(this.#nameSpace.length)}`
   }
 
   /** @param key  any text */

@@ -70,8 +70,6 @@ export interface CountedHere {
   /** undefined: Redis has told nothing of it, or it was forgotten */
   readonly known: LimitState | undefined
   readonly counted: LimitState
-  /** this Redis has been told already what was known of it */
-  readonly isRestored?: boolean
 }
 
 export interface LimitStore {

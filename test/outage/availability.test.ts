@@ -13,7 +13,7 @@ import { Journal } from '../../lib/outage/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
-import type { Kept, RedisStore } from '../../lib/store/redis/redis-store.js'
+import type { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { Shares } from '../../lib/outage/shares.js'
 import type { CountedHere, Hit, Taken } from '../../lib/store/limit-store.js'
 import type { Block, BlockOperation } from '../../lib/store/block-store.js'
@@ -47,7 +47,7 @@ class MadeUpBreaker extends EventEmitter {
 class MadeUpRedis {
   epoch = 'first'
   heartbeats = 0
-  readonly carried: { kept: Kept | undefined, keys: readonly string[] }[] = []
+  readonly carried: { isIntact: boolean, keys: readonly string[] }[] = []
   readonly applied: BlockOperation[] = []
   listed: Block[] = []
   /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
@@ -68,8 +68,8 @@ class MadeUpRedis {
     change: async (): Promise<unknown[]> => { throw gone }
   }
 
-  carry = async (id: string, counters: readonly CountedHere[], nowMs: number, kept?: Kept): Promise<void> => {
-    this.carried.push({ kept, keys: counters.map(({ key }) => key) })
+  carry = async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
+    this.carried.push({ isIntact, keys: counters.map(({ key }) => key) })
   }
 
   writeEvents = async (): Promise<void> => {}
@@ -127,7 +127,7 @@ t.test('a heartbeat that finds another epoch ends the use of Redis until it has 
   clock.tick(0)
   await turns()
   t.same(switches, ['redis', 'Redis has lost its data', 'redis'])
-  t.same(redis.carried, [{ kept: 'nothing', keys: [counterOf('client')] }])
+  t.same(redis.carried, [{ isIntact: false, keys: [counterOf('client')] }])
 })
 
 t.test('a heartbeat that Redis rejects is followed by the next one', async t => {
@@ -189,7 +189,7 @@ t.test('a Redis that is a few batches behind is told the counters that it had', 
   breaker.down()
   redis.fence = async () => ({ last: 4, next: 10 })
   await isUp()
-  t.same(redis.carried, [{ kept: 'a part', keys: [counterOf('client')] }])
+  t.same(redis.carried, [{ isIntact: false, keys: [counterOf('client')] }])
 })
 
 t.test('entries that Redis rejects during a replay are reported, and the others are told', async t => {

@@ -34,7 +34,7 @@ function drain (journal: Journal): object[] {
 /** As it is when it is sent: a chunk grows empty when it is done. */
 function contentsOf (chunk: Chunk): object {
   if (chunk.kind !== 'counters') return chunk
-  const counters = [...chunk.counters].map(({ key, known, counted, isRestored }) => ({ key, known, counted, isRestored }))
+  const counters = [...chunk.counters].map(({ key, known, counted }) => ({ key, known, counted }))
   return { ...chunk, counters }
 }
 
@@ -364,38 +364,6 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   const known = { used: 100, previous: 0, atMs: windowEndsAtMs }
   for (const [key, batch] of [['refused and ran', 5], ['refused', 6], ['unsure, too', 101]] as const) journal.addRefusals(key, limit, windowEndsAtMs, 3, known, batch)
   t.same(countersOf(drain(journal)), { 'never ran': 1, refused: 103 })
-})
-
-t.test('during a recovery, later hits on a counter that was sent say that Redis knows it', async t => {
-  const { journal } = setUp()
-  type Counters = { readonly counters: readonly { isRestored: boolean }[] }
-  const isRestored = () => drain(journal).flatMap(chunk => (chunk as Counters).counters.map(({ isRestored }) => isRestored))
-  const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
-  journal.addHit(hit('a'), known, undefined)
-  journal.settle({ last: 5, next: 100 })
-  const chunk = journal.next(1)[0]!
-  journal.addHit(hit('a'), known, undefined)
-  journal.done(chunk)
-  t.same(isRestored(), [true])
-  journal.addHit(hit('a'), known, undefined)
-  journal.addHit(hit('b'), known, undefined)
-  t.same(isRestored(), [true, false])
-  journal.recovered()
-  journal.addHit(hit('a'), known, undefined)
-  t.same(isRestored(), [false])
-})
-
-t.test('a recovery remembers no more sent counters than the journal has room for', async t => {
-  for (const [told, isRestored] of [[10, true], [11, false]] as const) {
-    const { journal } = setUp(10)
-    journal.settle({ last: 5, next: 100 })
-    for (let i = 0; i < told; i++) {
-      journal.addHit(hit(`key${i}`), undefined, undefined)
-      journal.done(journal.next(1)[0]!)
-    }
-    journal.addHit(hit('key0'), undefined, undefined)
-    t.match(drain(journal), [{ counters: [{ key: 'key0', isRestored }] }])
-  }
 })
 
 t.test('refusals do not count a hit before them, which Redis may not have run, a second time', async t => {

@@ -46,13 +46,6 @@ export interface RedisStoreOptions {
   readonly onForeign?: OnForeign
 }
 
-/**
- * How much of its data a Redis that is back has kept. `all for sure`: batch numbers prove it, so a counter that is
- * lower than Redis last reported was given back or reset by another instance. `all`: nothing proves it.
- */
-const keptOfData = ['all', 'a part', 'nothing', 'all for sure'] as const
-export type Kept = typeof keptOfData[number]
-
 /** What `heartbeat` tells. */
 export interface Heartbeat {
   /** another one than before: Redis has lost its data */
@@ -150,18 +143,18 @@ export class RedisStore implements Store {
    *
    * @param id      of these counters: no call of `values.carry` may have it, too
    * @param nowMs   of the clock that the counters are on
-   * @param kept    of its data, since it told what is known
+   * @param isIntact  batch numbers prove that Redis has lost nothing, so a counter that is lower than its baseline was
+   *   given back or reset by another instance; otherwise the larger of the two counts
    */
-  async carry (id: string, counters: readonly CountedHere[], nowMs: number, kept: Kept = 'all'): Promise<void> {
-    const rows = counters.flatMap(({ key, limit, known, counted, isRestored }) => {
+  async carry (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> {
+    const rows = counters.flatMap(({ key, limit, known, counted }) => {
       const carried = carryOf(known, counted, nowMs, limit)
       if (carried === undefined) return []
       const { algorithm, max, windowMs, burst, excess, longestMs } = limit
       const { known: before, used, previous, atMs } = carried
-      const keptHere = isRestored && kept !== 'all for sure' ? 'all' : kept
       const rule = [algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), longestMs]
       const counts = [before.used, before.previous, used, previous, atMs - nowMs]
-      return [{ key, args: [keptOfData.indexOf(keptHere), ...rule, ...counts] }]
+      return [{ key, args: [...rule, ...counts] }]
     })
     if (rows.length === 0) return
     await asFailure(this.#redis.run(async client => {
@@ -172,8 +165,8 @@ export class RedisStore implements Store {
         this.#keys.carried(hasSlots ? key : undefined, `${this.#instance}:${id}`)
       const groups = hasSlots ? groupedBy(rows, markerOf) : [rows]
       await carry.runAll(client, groups.map(some => ({
-        keys: [markerOf(some[0]!), ...some.flatMap(({ key }) => [key, this.#keys.known(key)])],
-        args: [keptMs, ...some.flatMap(({ args }) => args)]
+        keys: [markerOf(some[0]!), ...some.map(({ key }) => key)],
+        args: [keptMs, isIntact ? 1 : 0, ...some.flatMap(({ args }) => args)]
       })))
     }), 'reply')
   }

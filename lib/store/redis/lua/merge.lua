@@ -1,19 +1,18 @@
 -- Adds what was counted without Redis to the counters here; atomic, and once
 -- for each marker however often it is sent. See rules/merge.ts.
 --
--- KEYS     marker, then for each counter: the counter, what was known of it
---          (see store/keys.ts)
--- ARGV     ms to keep the marker; then for each counter: what Redis has kept of
---          it since it was known: 0 all, 1 a part, 2 nothing, 3 all for sure; algorithm
---          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          excess (0 none, 1 restart, 2 backoff), longestMs, used and previous as
---          they were known, used and previous to add, ms from now to atMs. Whole
---          numbers all; with gcra counted by max, and previous is ignored.
+-- KEYS     marker, then the counters
+-- ARGV     ms to keep the marker; whether this Redis surely has all that it ever
+--          reported (1 or 0); then for each counter: algorithm (1 fixed-window,
+--          2 sliding-window, 3 gcra), max, windowMs, burst, excess (0 none,
+--          1 restart, 2 backoff), longestMs, used and previous of the baseline,
+--          used and previous to add, ms from now to atMs. Whole numbers all; with
+--          gcra counted by max, and previous is ignored.
 -- returns  1; 0 where the marker was there already
--- cost     up to seven commands for each counter; O(1) each
+-- cost     up to five commands for each counter; O(1) each
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
-local ALL, PART, SURELY_ALL = 0, 1, 3
+local isIntact = ARGV[2] == '1'
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -49,43 +48,21 @@ local function levelOf (used, otherMax, elapsedMs, max, windowMs)
   return math.min(math.ceil(left * max / otherMax), 4503599627370496)
 end
 
--- The counter here, merged with what was known of it. A Redis that has surely kept
--- its data is right: it is lower only by what others gave back or reset since. If
--- that is not sure, the larger of the two counts. Where data was lost, several
--- instances may know what was before: each adds what those before it did not know,
--- and the first adds what is missing here.
-local function merged (kept, here, known, told)
-  if kept == SURELY_ALL then return here end
-  if kept == ALL then return math.max(here, known) end
-  return here + math.max(0, known - (told or (kept == PART and here or 0)))
+-- The counter here with what was counted on top of the baseline. An intact counter
+-- stands: it is lower than the baseline only by what others gave back or reset since.
+-- Otherwise the larger of the two counts.
+local function merged (here, baseline, add)
+  if not isIntact then here = math.max(here, baseline) end
+  return math.max(0, here + add)
 end
 
-for i = 0, (#KEYS - 1) / 2 - 1 do
-  local key, toldKey = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local first = 2 + 12 * i
+for i = 0, #KEYS - 2 do
+  local key = KEYS[2 + i]
   local numbers = {}
-  for n = 1, 12 do numbers[n] = tonumber(ARGV[first + n - 1]) end
-  local kept, algorithm, max, windowMs, burst, excess, longestMs = unpack(numbers, 1, 7)
-  local known, knownPrevious, add, addPrevious, offsetMs = unpack(numbers, 8)
+  for n = 1, 11 do numbers[n] = tonumber(ARGV[2 + 11 * i + n]) end
+  local algorithm, max, windowMs, burst, excess, longestMs = unpack(numbers, 1, 6)
+  local baseline, previousBaseline, add, addPrevious, offsetMs = unpack(numbers, 7)
   local atMs = nowMs + offsetMs
-  local told, toldPrevious, toldAtMs
-  if kept ~= ALL and kept ~= SURELY_ALL then
-    local fields = read(toldKey, 'HMGET', 'used', 'previous', 'atMs') or {}
-    local toldUsed, toldBefore, writtenAtMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
-    if toldUsed == nil or toldBefore == nil then writtenAtMs = nil end
-    -- A bucket drains; of a window that is over nothing is left.
-    if writtenAtMs ~= nil and algorithm ~= FIXED_WINDOW and algorithm ~= SLIDING_WINDOW then
-      told = levelOf(toldUsed, toldBefore, nowMs - writtenAtMs, max, windowMs)
-    elseif writtenAtMs ~= nil and math.abs(writtenAtMs - atMs) < windowMs / 2 then
-      told, toldPrevious, toldAtMs = toldUsed, toldBefore, writtenAtMs
-    end
-  end
-  local function note (here, herePrevious)
-    if kept == ALL or kept == SURELY_ALL then return end
-    local first, firstPrevious = kept == PART and here or 0, kept == PART and herePrevious or 0
-    redis.call('HSET', toldKey, 'used', math.max(told or first, known), 'previous', math.max(toldPrevious or firstPrevious, knownPrevious), 'atMs', toldAtMs or atMs)
-    redis.call('PEXPIRE', toldKey, 2 * windowMs)
-  end
   if algorithm == FIXED_WINDOW then
     -- A window that is over counts no more. One that is still running here keeps its own end.
     if offsetMs > 0 then
@@ -93,10 +70,9 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       local used, previous = string.match(text or '', '^(%d+):(%d+)$')
       used, previous = whole(used or text), whole(previous or 0) or 0
       local leftMs = used and redis.call('PTTL', key) or -2
-      note(used or 0, previous)
       -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
-      used = math.max(0, merged(kept, used or 0, known, told) + add)
-      previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
+      used = merged(used or 0, baseline, add)
+      previous = merged(previous, previousBaseline, addPrevious)
       redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
       if leftMs > longestMs then redis.call('PEXPIREAT', key, nowMs + longestMs) end
@@ -112,22 +88,20 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
       if used + previous == 0 then startMs = atMs end
       -- The two windows may not begin at the same moment; which is which, the nearer beginning says.
       local apart = math.floor((atMs - startMs) / windowMs + 0.5)
-      note(used, previous)
       if apart > 0 then used, previous, startMs = 0, used, atMs end
       if apart < 0 then
-        previous = math.max(0, merged(kept, previous, known, told) + add)
+        previous = merged(previous, baseline, add)
       else
-        used = math.max(0, merged(kept, used, known, told) + add)
-        previous = math.max(0, merged(kept, previous, knownPrevious, toldPrevious) + addPrevious)
+        used = merged(used, baseline, add)
+        previous = merged(previous, previousBaseline, addPrevious)
       end
       if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) else redis.call('DEL', key) end
     else
       used = levelOf(used, previous, nowMs - startMs, max, windowMs)
-      note(used, max)
       -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket
       -- of another limit of the group may be larger than this one's, and may hold more already.
-      local most = math.max(burst * windowMs, used, known + add)
-      used = math.max(0, math.min(most, merged(kept, used, known, told) + add))
+      local most = math.max(burst * windowMs, used, baseline + add)
+      used = math.min(most, merged(used, baseline, add))
       local drainMs = max == 0 and windowMs or math.ceil(used / max)
       if used > 0 then save(key, used, max, nowMs, nowMs + drainMs) else redis.call('DEL', key) end
     end
