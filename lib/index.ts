@@ -26,7 +26,7 @@ export type {
   StandardHeaders
 } from './settings/options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './settings/redis-option.js'
-export type { Algorithm } from './rules/rule.js'
+export type { Algorithm } from './rules/rate-limit.js'
 export type { StoreStatus } from './outage/availability.js'
 export type { Block } from './store/block-store.js'
 export type { RateLimitEvent, Suspect } from './store/event-store.js'

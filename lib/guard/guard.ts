@@ -3,7 +3,7 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
-import { canonicalAddress, clientKey } from '../addresses/address.js'
+import { parseAddress } from '../addresses/address.js'
 import type { AddressList } from '../addresses/address-list.js'
 import { current, explain, explainHit, refusalsOf } from '../rules/rate-limit.js'
 import type { Explanation } from '../rules/rule.js'
@@ -13,20 +13,9 @@ import type {
 import type { FailoverStore } from '../outage/failover.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { NamedCheck, Peeked, Refund, Taken } from '../store/limit-store.js'
+import { Client } from './client.js'
 import type { DenyCache } from './refusal-cache.js'
 import type { KeyHash } from './key-hash.js'
-
-/** Who sent a request, as far as its address tells. */
-export interface Client {
-  /** canonical; undefined on a unix socket, and for what is no address */
-  readonly address: string | undefined
-  /** what it is counted by, unless a `keyGenerator` says otherwise */
-  readonly key: string
-  /** the key is a range of addresses, such as the /64 of an IPv6 client */
-  readonly isPrefix: boolean
-  /** on the plugin's allow list: never blocked, and not limited by limits that use that list */
-  readonly exempt: boolean
-}
 
 /** What a decision was about, and what it was; for those who only watch. */
 export interface GuardEvent {
@@ -82,6 +71,7 @@ export class Guard {
   readonly #refusesBlocked: boolean
   readonly #listeners: readonly GuardListener[]
   readonly #clients = new Map<unknown, Client>()
+  readonly #unknown: Client
 
   constructor (options: GuardOptions) {
     const { store, memory, denyCache, ipv6Subnet, allowList, hashKey, refusesBlocked = true, listeners } = options
@@ -93,6 +83,7 @@ export class Guard {
     this.#allowList = allowList
     this.#refusesBlocked = refusesBlocked
     this.#listeners = listeners
+    this.#unknown = new Client({ address: undefined, ipv6Subnet, exempt: false })
   }
 
   /** @param ip  `request.ip`: may be undefined, or any text that a trusted proxy passed on */
@@ -100,7 +91,7 @@ export class Guard {
     const known = this.#clients.get(ip)
     if (known !== undefined) return known
     const client = this.read(ip)
-    if (client === unknownClient) return client
+    if (client === this.#unknown) return client
     if (this.#clients.size >= mostRemembered) this.#clients.clear()
     this.#clients.set(copy(String(ip)), client)
     return client
@@ -108,16 +99,10 @@ export class Guard {
 
   /** The same, for who remembers the answer. */
   read (ip: unknown): Client {
-    const found = canonicalAddress(ip)
-    if (found === undefined) return unknownClient
-    const address = copy(found)
-    return { address, ...keyOf(address, this.ipv6Subnet), exempt: this.#allowList.find(address) === true }
-  }
-
-  /** A client as a limit sees it that tells them apart by another prefix. */
-  inSubnet (client: Client, ipv6Subnet: number): Client {
-    if (client.address === undefined) return client
-    return { ...client, ...keyOf(client.address, ipv6Subnet) }
+    const found = parseAddress(ip)
+    if (found === undefined) return this.#unknown
+    const address = { ...found, text: copy(found.text) }
+    return new Client({ address, ipv6Subnet: this.ipv6Subnet, exempt: this.#allowList.find(address) === true })
   }
 
   /** The verdict when a block is in force for the client; answered from this process. */
@@ -293,14 +278,6 @@ function inForce (checks: readonly NamedCheck[]): NamedCheck | undefined {
 
 function isCountedByMemory (onOutage: OnOutage): onOutage is 'memory' | 'share' {
   return onOutage === 'memory' || onOutage === 'share'
-}
-
-/** All whose address cannot be read share one counter: it must not be a way around the limit. */
-const unknownClient: Client = { address: undefined, key: 'unknown', isPrefix: false, exempt: false }
-
-function keyOf (address: string, ipv6Subnet: number): Pick<Client, 'key' | 'isPrefix'> {
-  const key = clientKey(address, ipv6Subnet)
-  return { key, isPrefix: key.includes('/') }
 }
 
 function copy (address: string): string {

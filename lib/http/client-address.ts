@@ -5,7 +5,8 @@
  * connections and headers give equal addresses, so each is read once.
  */
 import type { FastifyRequest } from 'fastify'
-import type { Client, Guard } from '../guard/guard.js'
+import type { Client } from '../guard/client.js'
+import type { Guard } from '../guard/guard.js'
 
 /** How many pairs of connection and header are remembered. */
 export const mostPairs = 10_000

@@ -7,10 +7,9 @@
 import { randomUUID } from 'node:crypto'
 import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
 import { duration, wrong } from '../settings/option-rules.js'
-import { canonicalAddress, clientKey } from '../addresses/address.js'
+import { clientKey, parseAddress } from '../addresses/address.js'
 import { byAddress } from '../rules/limit-name.js'
-import { current, defineLimit, explain, longestWindowMs } from '../rules/rate-limit.js'
-import type { Algorithm, Limit } from '../rules/rule.js'
+import { current, defineLimit, explain, longestWindowMs, type Algorithm, type Limit } from '../rules/rate-limit.js'
 import type { LimitStore, NamedCheck } from '../store/limit-store.js'
 import type { ValueStore } from '../store/value-store.js'
 import { isKeyHash, type KeyHash } from '../guard/key-hash.js'
@@ -324,7 +323,7 @@ export class LimitControl {
     })
     const wasCounted = (await Promise.all(forgotten)).includes(true)
     // What is hashed elsewhere is hashed in the log, too.
-    const isShown = this.#hashKey === undefined || isKeyHash(key) || canonicalAddress(key) !== undefined
+    const isShown = this.#hashKey === undefined || isKeyHash(key) || parseAddress(key) !== undefined
     this.#changeLog.note('counters reset', { key: isShown ? key : this.#hashKey(key), wasCounted, ...by })
     return wasCounted
   }
@@ -367,7 +366,7 @@ export class LimitControl {
    */
   #checksOf (method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit): ReadonlyMap<string, readonly NamedCheck[]> {
     if (typeof key !== 'string' || key === '') throw new ArgumentError({ option: `the key of limits.${method}`, rule: 'a text that is not empty', received: show(key) })
-    const address = canonicalAddress(key)
+    const address = parseAddress(key)
     const counted = this.#hashKey === undefined || isKeyHash(key) ? key : this.#hashKey(key)
     const checks = new Map<string, Map<string, NamedCheck>>()
     const add = (client: string, name: string, limit: Limit) => {

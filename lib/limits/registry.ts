@@ -3,8 +3,7 @@
  * configured, or as somebody has set them at run time.
  */
 import { LimitError, OptionsError, show } from '../errors.js'
-import { defineLimit } from '../rules/rate-limit.js'
-import type { Limit } from '../rules/rule.js'
+import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import type { LimitDefinition } from '../settings/settings.js'
 
 /** What a limit can be set to at run time. */

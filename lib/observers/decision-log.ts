@@ -17,6 +17,8 @@ export function logDecision (log: Logger, idLabel: string, event: GuardEvent): v
   if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
   const { outcome, source, limit, subject: { client, method, route, requestId } } = event
   const key = shorten(event.key)
-  const decision = { outcome, source, limit, client: { ...client, key: shorten(client.key) }, key, method, route }
+  const { address, isPrefix, exempt } = client
+  const shownClient = { address: address?.text, key: shorten(client.key), isPrefix, exempt }
+  const decision = { outcome, source, limit, client: shownClient, key, method, route }
   safeLog(log).debug({ [idLabel]: shorten(String(requestId)), decision }, outcome)
 }

@@ -12,8 +12,7 @@ import {
   type ValueRule, whole, wrong
 } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
-import { algorithms } from '../rules/rate-limit.js'
-import type { Algorithm } from '../rules/rule.js'
+import { algorithms, type Algorithm } from '../rules/rate-limit.js'
 import type { OnOutage } from '../rules/verdict.js'
 import type { CustomStoreConstructor } from '../store/store.js'
 

@@ -15,8 +15,8 @@ import {
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from '../addresses/address-list.js'
-import { defaultBackoffMs, defineLimit } from '../rules/rate-limit.js'
-import type { Algorithm, Excess } from '../rules/rule.js'
+import { defaultBackoffMs, defineLimit, type Algorithm } from '../rules/rate-limit.js'
+import type { Excess } from '../rules/rule.js'
 import type { OnOutage } from '../rules/verdict.js'
 import type { CustomStoreConstructor } from '../store/store.js'
 

@@ -1,8 +1,8 @@
 /** The rules of each algorithm by themselves, on a clock that the test sets. */
 import fc from 'fast-check'
 import t from 'tap'
-import { algorithms, defineLimit, excesses, explain, expiresAtMs, longestWindowMs, take, takeAll, refund } from '../../lib/rules/rate-limit.js'
-import type { Algorithm, Limit, LimitState } from '../../lib/rules/rule.js'
+import { algorithms, defineLimit, excesses, explain, expiresAtMs, isChanged, longestWindowMs, take, takeAll, refund, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
+import type { LimitState } from '../../lib/rules/rule.js'
 import { randomFrom } from '../support/random.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
@@ -24,7 +24,7 @@ function walk (limit: Limit, walked: readonly { waitMs: number, cost: number }[]
     nowMs += waitMs
     if (state !== undefined && nowMs >= expiresAtMs(state, limit)) state = undefined
     const outcome = take(state, nowMs, limit, Math.min(cost, most(limit)))
-    if (outcome.changed) state = outcome.state
+    if (isChanged(outcome)) state = outcome.state
   }
   return { state, nowMs }
 }
@@ -82,7 +82,7 @@ for (const algorithm of algorithms) {
         const steppedTo = nowMs - backMs
         const outcome = take(before, steppedTo, limit, 1)
         if (outcome.fits) return true
-        const state = outcome.changed ? outcome.state : before
+        const state = isChanged(outcome) ? outcome.state : before
         const full = take(undefined, steppedTo, limit, most(limit)).state
         const { retryAfterMs } = explain(state, steppedTo, limit)
         return retryAfterMs <= explain(full, steppedTo, limit).retryAfterMs && take(state, steppedTo + retryAfterMs, limit, 1).fits
@@ -93,7 +93,7 @@ for (const algorithm of algorithms) {
       const limit = defineLimit(algorithm, 1, 1000)
       const full = take(undefined, 1_000_000, limit, 1).state
       const refused = take(full, 500_000, limit, 1)
-      t.same({ fits: refused.fits, changed: refused.changed }, { fits: false, changed: true })
+      t.same({ fits: refused.fits, changed: isChanged(refused) }, { fits: false, changed: true })
       const waitMs = explain(refused.state, 500_000, limit).retryAfterMs
       t.notOk(take(refused.state, 500_000 + waitMs - 1, limit, 1).fits)
       t.ok(take(refused.state, 500_000 + waitMs, limit, 1).fits)
@@ -155,10 +155,10 @@ t.test('fixed-window', async t => {
   t.test('a window that ends beyond the cap of a backoff is shortened to it, whether the next hit fits or not', async t => {
     const limit = defineLimit('fixed-window', 2, 1000, undefined, 'backoff', 10_000)
     for (const used of [1, 2]) {
-      const { fits, state, changed } = take({ used, previous: 40, atMs: 2 ** 40 }, 500, limit, 1)
-      t.equal(fits, used === 1)
-      t.ok(changed)
-      t.equal(state.atMs, 10_500)
+      const outcome = take({ used, previous: 40, atMs: 2 ** 40 }, 500, limit, 1)
+      t.equal(outcome.fits, used === 1)
+      t.ok(isChanged(outcome))
+      t.equal(outcome.state.atMs, 10_500)
     }
     t.equal(explain({ used: 2, previous: 40, atMs: 2 ** 40 }, 500, limit).retryAfterMs, 10_000)
   })
@@ -171,7 +171,7 @@ t.test('sliding-window lets no more than max pass in any window, save what fadin
   // All at the end of one window, and all that fit at the beginning of the next.
   for (const nowMs of [0, ...Array<number>(20).fill(999), ...Array<number>(20).fill(1001)]) {
     const outcome = take(state, nowMs, limit, 1)
-    if (outcome.changed) state = outcome.state
+    if (isChanged(outcome)) state = outcome.state
     if (outcome.fits) passed++
   }
   t.equal(passed, 10)
@@ -225,7 +225,7 @@ t.test('several limits', async t => {
 
   t.test('the limit that refuses is the one that does not fit', async t => {
     const { outcomes } = takeAll([undefined, { used: 3, previous: 0, atMs: 9999 }], 1000, [perSecond, perHour])
-    t.same(outcomes.map(({ fits, changed }) => ({ fits, changed })), [{ fits: true, changed: false }, { fits: false, changed: true }])
+    t.same(outcomes.map(outcome => ({ fits: outcome.fits, changed: isChanged(outcome) })), [{ fits: true, changed: false }, { fits: false, changed: true }])
   })
 })
 

@@ -4,8 +4,8 @@
  */
 import fc from 'fast-check'
 import t from 'tap'
-import { algorithms, defineLimit, excesses, explain, expiresAtMs, refund, refusalsOf, take } from '../../lib/rules/rate-limit.js'
-import type { Algorithm, Limit, LimitState } from '../../lib/rules/rule.js'
+import { algorithms, defineLimit, excesses, explain, expiresAtMs, isChanged, refund, refusalsOf, take, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
+import type { LimitState } from '../../lib/rules/rule.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -31,7 +31,7 @@ class Counter {
   /** @returns the state as the hit left it; undefined: the hit was refused */
   hit (limit: Limit, cost = 1): LimitState | undefined {
     const outcome = take(this.state, this.nowMs, limit, cost)
-    if (outcome.changed) this.#keep(outcome.state, limit)
+    if (isChanged(outcome)) this.#keep(outcome.state, limit)
     return outcome.fits ? outcome.state : undefined
   }
 

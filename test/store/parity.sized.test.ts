@@ -6,8 +6,7 @@
  * moved by -d instead, which is the same for all that looks at differences.
  */
 import t from 'tap'
-import { algorithms, defineLimit, excesses } from '../../lib/rules/rate-limit.js'
-import type { Algorithm } from '../../lib/rules/rule.js'
+import { algorithms, defineLimit, excesses, type Algorithm } from '../../lib/rules/rate-limit.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'

@@ -5,7 +5,7 @@
  * Its times are on the steady clock `now`; what people see is on the wall clock.
  */
 import { AddressList } from '../../addresses/address-list.js'
-import { type Network, parseNetwork } from '../../addresses/address.js'
+import { type Address, type Network, parseAddress, parseNetwork } from '../../addresses/address.js'
 import type { HashKey } from '../../addresses/keyed-hash.js'
 import type { Block, BlockOperation, BlockRequest, BlockStore } from '../block-store.js'
 import { BlockTexts, BlockValues } from './block-columns.js'
@@ -86,11 +86,12 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   }
 
   isBlocked (address: string): boolean {
-    return this.find(address) !== undefined
+    // Callers pass canonical text, here too.
+    return this.find(parseAddress(address)!) !== undefined
   }
 
   /** The block that is in force for an address; each request asks this. */
-  find (address: string): Block | undefined {
+  find (address: Address): Block | undefined {
     if (this.#list.isEmpty) return undefined
     const nowMs = this.#now()
     return this.#list.find(address, (values, index) => values.expiresAtMs(index) > nowMs)
@@ -174,15 +175,11 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     this.#list.delete(network)
     this.#lifted.delete(ip)
     this.#lifted.set(ip, atMs ?? this.#now())
-    if (this.#lifted.size > mostLifted) this.#forgetOldestLift()
-    return block
-  }
-
-  #forgetOldestLift (): void {
-    for (const ip of this.#lifted.keys()) {
-      this.#lifted.delete(ip)
-      return
+    for (const oldest of this.#lifted.keys()) {
+      if (this.#lifted.size <= mostLifted) break
+      this.#lifted.delete(oldest)
     }
+    return block
   }
 }
 

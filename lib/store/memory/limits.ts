@@ -4,8 +4,8 @@
  * between a request and its answer.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
-import { expiresAtMs, explain, refund, take, takeAll } from '../../rules/rate-limit.js'
-import type { Limit, LimitState } from '../../rules/rule.js'
+import { expiresAtMs, explain, isChanged, type Limit, refund, take, takeAll } from '../../rules/rate-limit.js'
+import type { LimitState } from '../../rules/rule.js'
 import type { Keys } from '../keys.js'
 import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Taken } from '../limit-store.js'
 import { type Entry, type Kept, LimitTable } from './counter-table.js'
@@ -69,8 +69,8 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     const { accepted, outcomes } = takeAll(found.map(({ entry }) => entry?.state), nowMs, hit.checks)
     for (const [i, { check, key, entry }] of found.entries()) {
       // `takeAll` gives one outcome for each check.
-      const { state, changed } = outcomes[i]!
-      if (changed) this.#table.keep(entry, key, keptOf(hit, check, state, nowMs), nowMs)
+      const outcome = outcomes[i]!
+      if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
     }
     return { accepted, nowMs, outcomes }
   }
@@ -125,7 +125,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     const key = this.#keyOf(hit.key, check)
     const entry = this.#table.find(key, check.name, hit.from, nowMs)
     const outcome = take(entry?.state, nowMs, limit, cost)
-    if (outcome.changed) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
+    if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
     return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
   }
 

@@ -45,10 +45,9 @@ export class MemoryValues implements ValueStore, ValueMirror {
   set (key: string, value: string, ttlMs: number = Infinity): void {
     this.#values.delete(key)
     this.#values.set(key, { text: value, expiresAtMs: this.#now() + ttlMs, changed: ++this.#clock })
-    if (this.#values.size <= this.#capacity) return
     for (const oldest of this.#values.keys()) {
+      if (this.#values.size <= this.#capacity) return
       this.#values.delete(oldest)
-      return
     }
   }
 

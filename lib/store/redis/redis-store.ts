@@ -9,8 +9,7 @@ import { OutOfStepError } from '../../redis/failure.js'
 import { type Arguments, isCluster, type RedisClient, Script, type ScriptCall } from '../../redis/script.js'
 import { parseNetwork } from '../../addresses/address.js'
 import { carryOf } from '../../rules/merge.js'
-import { algorithms, excesses } from '../../rules/rate-limit.js'
-import type { Limit } from '../../rules/rule.js'
+import { algorithms, excesses, type Limit } from '../../rules/rate-limit.js'
 import type { Keys } from '../keys.js'
 import { Numbers } from './sequence.js'
 import { asFailure, type OnForeign, OwnKeys } from './foreign-values.js'
@@ -19,7 +18,7 @@ import { RedisValues } from './values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
 import type { CountedHere, Hit, NamedCheck, Peeked, Refund, Refusals, Taken } from '../limit-store.js'
 import type { Block, BlockRequest } from '../block-store.js'
-import type { EventBatch, RateLimitEvent, Suspect } from '../event-store.js'
+import type { RateLimitEvent, Suspect } from '../event-store.js'
 import type { Store } from '../store.js'
 import type { Fence } from './sequence.js'
 import { scripts } from './lua/scripts.js'
@@ -70,7 +69,6 @@ export class RedisStore implements Store {
   readonly #instance: string
   readonly #application: string
   readonly #numbers: Numbers
-  #lastEvents = 0
 
   constructor (redis: GuardedRedis, options: RedisStoreOptions) {
     const { keys, maxEvents, instance, application = instance, onForeign = () => {} } = options
@@ -86,8 +84,7 @@ export class RedisStore implements Store {
     }, onForeign)
     this.#ofEvents = new OwnKeys(redis, {
       [keys.events]: 'stream',
-      [keys.suspects]: 'zset',
-      [keys.writer(instance)]: 'number'
+      [keys.suspects]: 'zset'
     }, onForeign)
     this.#keys = keys
     this.#maxEvents = maxEvents
@@ -241,19 +238,21 @@ export class RedisStore implements Store {
     return (await this.values.change({ kind: 'del', key, atMs: 0 }, 0)).existed
   }
 
-  async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
-    await this.writeEvents({ number: this.#lastEvents + 1, events })
+  /** @param ticket  to number the call, as for `take` */
+  async logEvents (events: readonly RateLimitEvent[], ticket?: Ticket): Promise<void> {
+    if (events.length === 0) return
+    const keys = [this.#keys.events, this.#keys.suspects]
+    const args = [0, this.#maxEvents, ...events.flatMap(rowOf)]
+    await this.#ofEvents.run(async client => ticket === undefined || isCluster(client)
+      ? await logEvents.run(client, keys, [0, ...args])
+      : await logEvents.run(client, [...keys, this.#numbers.key], this.#numbers.before(args, ticket)))
   }
 
-  /** Records events; once for each number, and only with rising ones, however often they are sent. */
-  async writeEvents ({ number, events }: EventBatch): Promise<void> {
-    if (events.length === 0) return
-    this.#lastEvents = Math.max(this.#lastEvents, number)
-    const args = [this.#maxEvents, number, keptMs, ...events.flatMap(event => {
-      const suspect = event.type === 'limited' ? event.ip ?? '' : ''
-      return [suspect, event.count, event.atMs, JSON.stringify(event)]
-    })]
-    const keys = [this.#keys.events, this.#keys.suspects, this.#keys.writer(this.#instance)]
+  /** Records events once for each id, however often they are sent. */
+  async replayEvents (id: string, events: readonly RateLimitEvent[]): Promise<void> {
+    const marker = this.#keys.carried(this.#keys.events, `${this.#instance}:${id}`)
+    const keys = [this.#keys.events, this.#keys.suspects, marker]
+    const args = [0, keptMs, this.#maxEvents, ...events.flatMap(rowOf)]
     await this.#ofEvents.run(async client => await logEvents.run(client, keys, args))
   }
 
@@ -447,6 +446,11 @@ function readCleared (reply: unknown): { readonly removed: number, readonly next
   const [count, id, clock] = listOf(reply, 3)
   const removed = wholeOf(count, 0, pageLength)
   return { removed, next: id === '' ? id : streamIdOf(id), nowMs: clockOf(clock) }
+}
+
+/** An event as log-events.lua takes it. */
+function rowOf (event: RateLimitEvent): Arguments {
+  return [event.type === 'limited' ? event.ip ?? '' : '', event.count, event.atMs, JSON.stringify(event)]
 }
 
 /** Reads entries of the stream of events; a foreign entry has an id and no event. */

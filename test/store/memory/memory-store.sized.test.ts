@@ -1,7 +1,7 @@
 /** The store in the memory of one process: its bounds, and who keeps a counter when there is no room for all. */
 import t from 'tap'
-import { algorithms, defineLimit, take } from '../../../lib/rules/rate-limit.js'
-import type { Algorithm, LimitState } from '../../../lib/rules/rule.js'
+import { algorithms, defineLimit, take, type Algorithm } from '../../../lib/rules/rate-limit.js'
+import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
 import type { NamedCheck } from '../../../lib/store/limit-store.js'

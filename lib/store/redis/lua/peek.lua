@@ -5,9 +5,8 @@
 -- returns  nowMs, then for each counter used, previous and ms from nowMs to
 --          atMs; all of them empty texts where there is none
 -- cost     two commands for each counter; O(1) each
+-- uses     foreign, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = { nowMs }
 
 local function add (used, previous, offsetMs)
@@ -17,14 +16,7 @@ local function add (used, previous, offsetMs)
   reply[#reply + 1] = offsetMs
 end
 
--- What is no counter of ours counts as none; it is replaced when somebody is counted there.
-local function read (...)
-  local answer = redis.pcall(...)
-  if type(answer) ~= 'table' or answer.err == nil then return answer end
-  if not string.find(answer.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
-  return false
-end
-
+-- A foreign value counts as none; it is replaced when somebody is counted there.
 for i, key in ipairs(KEYS) do
   if ARGV[i] == '1' then
     local text = read('GET', key)

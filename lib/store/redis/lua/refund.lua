@@ -9,29 +9,14 @@
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
+-- uses     expiry, foreign, sequence
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
 local OTHER_CLOCK_MS = 1000
-
--- What is no counter of ours is left alone.
-local function read (...)
-  local reply = redis.pcall(...)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
-  return false
-end
-
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 for i = 1, count do
   local key, first = KEYS[i], 7 * i - 5
@@ -43,8 +28,7 @@ for i = 1, count do
     local used, previous = string.match(text or '', '^(%d+):(%d+)$')
     used, previous = tonumber(used or text or nil), tonumber(previous or 0)
     if cost > 0 and used ~= nil and used > 0 then
-      local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
-      if math.abs(atMs - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
+      if math.abs(expiryOf(key) - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
         used = math.max(0, used - cost)
         redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       end

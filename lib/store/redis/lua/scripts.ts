@@ -1,7 +1,73 @@
 /** Made of the Lua files beside it by `npm run lua`: change those. */
 
+const parts = {
+  expiry: `-- uses     time
+-- Redis 7 tells the moment of expiry, older versions only the time left.
+local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
+
+-- When a key expires, ms since 1970; below 0 as PTTL has it.
+local function expiryOf (key)
+  if tellsExpiry then return redis.call('PEXPIRETIME', key) end
+  local leftMs = redis.call('PTTL', key)
+  return leftMs < 0 and leftMs or nowMs + leftMs
+end
+
+`,
+
+  foreign: `-- Runs a command that reads a key. A value of another type is foreign: then it returns false and true. Other errors, such
+-- as missing rights, are raised.
+local function read (command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or reply.err == nil then return reply, false end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...) end
+  return false, true
+end
+
+`,
+
+  marker: `-- uses     foreign
+-- Whether this call has run already; leaves the marker that says so.
+local function isReplayed (key, keptMs)
+  if read('GET', key) == '1' then return true end
+  redis.call('SET', key, 1, 'PX', keptMs)
+  return false
+end
+
+`,
+
+  number: `-- A whole number from 0 to 2^53 - 1, of its decimal digits; nil for any other text: it is foreign.
+local function whole (text)
+  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  return number and number <= 9007199254740991 and number or nil
+end
+
+`,
+
+  sequence: `-- uses     foreign
+-- Notes the number of this call where the last one of the instance is kept. '0': the call has none.
+--
+-- returns  an error to reply where it is not the next one: Redis has lost its data, or a later call has run already. A
+--          foreign value in place of the last number counts as lost data
+local function notNext (key, number)
+  if number == '0' then return nil end
+  local last = tonumber(read('GET', key) or nil)
+  if last == nil or not (tonumber(number) > last) then
+    return redis.error_reply('GUARDLOST call ' .. number .. ' is not the next one')
+  end
+  redis.call('SET', key, number, 'KEEPTTL')
+end
+
+`,
+
+  time: `-- Redis' clock: seconds and microseconds, and ms since 1970.
+local time = redis.call('TIME')
+local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
+
+`
+}
+
 export const scripts = {
-  'block-changes': `-- What has changed in the block list since a change that the caller knows.
+  'block-changes': parts.number + parts.time + `-- What has changed in the block list since a change that the caller knows.
 -- Writes nothing, so that it answers on a full Redis, too.
 --
 -- KEYS     changes, sequence, epoch (see store/keys.ts)
@@ -9,19 +75,15 @@ export const scripts = {
 -- returns  nowMs, number of the last change (0: missing or foreign), id of the last change, the
 --          changes: { id, { field, value ... } }, oldest first, and the epoch
 -- cost     O(changes returned)
+-- uses     number, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-local text = redis.call('GET', KEYS[2])
-local sequence = string.match(text or '', '^%d+$') and tonumber(text) or 0
--- Larger numbers lose digits in the reply.
-if sequence > 9007199254740991 then sequence = 0 end
+local sequence = whole(redis.call('GET', KEYS[2])) or 0
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])
 return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, redis.call('GET', KEYS[3]) or '' }
 `,
 
-  'change-blocks': `-- Blocks and unblocks addresses or ranges, and announces what stands to the
+  'change-blocks': parts.number + parts.time + `-- Blocks and unblocks addresses or ranges, and announces what stands to the
 -- other instances; atomic. A block never shortens another: the one that ends
 -- last stands, with its reason and origin. Behind it lie those that end sooner
 -- but began later: an unblock that arrives late leaves them in force.
@@ -37,9 +99,8 @@ return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, 
 --          or '' for none; at last the number of the last change (0: missing
 --          or foreign)
 -- cost     O(log n) for each operation, and up to 100 expired blocks removed
+-- uses     number, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local maxChanges = ARGV[1]
 local isLate = nowMs > tonumber(ARGV[2])
 local mostKept = 4
@@ -184,12 +245,11 @@ for i = 3, #ARGV, 6 do
   table.insert(told, before[1] ~= nil and 1 or 0)
   table.insert(told, json)
 end
-local sequence = tonumber(redis.call('GET', KEYS[4]) or nil) or 0
-table.insert(told, isMoment(sequence) and sequence or 0)
+table.insert(told, whole(redis.call('GET', KEYS[4])) or 0)
 return told
 `,
 
-  'clear-events': `-- Removes old events, a page at a time so that Redis is not held, with what
+  'clear-events': parts.number + parts.time + `-- Removes old events, a page at a time so that Redis is not held, with what
 -- they added to the count of their address; atomic per page.
 --
 -- KEYS     events, suspects (see store/keys.ts)
@@ -198,19 +258,11 @@ return told
 --          counts ('' for now)
 -- returns  number of events removed, id to go on from ('' after the last page), that moment
 -- cost     O(page)
+-- uses     number, time
 
-local function whole (text)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
-  return number and number <= 9007199254740991 and number or nil
-end
-
-local nowMs = tonumber(ARGV[4])
-if nowMs == nil then
-  local time = redis.call('TIME')
-  nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local fromMs = tonumber(ARGV[4]) or nowMs
 local ageMs = tonumber(ARGV[1])
-local beforeMs = ageMs == 0 and math.huge or nowMs - ageMs
+local beforeMs = ageMs == 0 and math.huge or fromMs - ageMs
 local length = tonumber(ARGV[3])
 local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
 local removed = 0
@@ -228,10 +280,10 @@ for i = 1, math.min(length, #page) do
     if left and left <= 0 then redis.call('ZREM', KEYS[2], fields[2]) end
   end
 end
-return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }
+return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 `,
 
-  'count-refusals': `-- Adds hits that were refused without asking Redis to the counters of
+  'count-refusals': parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Adds hits that were refused without asking Redis to the counters of
 -- fixed-windows; atomic. A window that is over, or another one by now, is left
 -- as it is.
 --
@@ -241,31 +293,15 @@ return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
+-- uses     expiry, foreign, sequence
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- What is no counter of ours is left alone; that the user may not, or that there
--- is no memory, is an error as everywhere.
-local function stored (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if string.find(reply.err, 'WRONGTYPE', 1, true) then return false end
-  return redis.call('GET', key)
-end
-
+-- A foreign value is left alone.
 local function increase (key, by)
-  local text = stored(key)
+  local text = read('GET', key)
   local used, previous = string.match(text or '', '^(%d+):(%d+)$')
   used, previous = tonumber(used or text or nil), tonumber(previous or 0)
   if used == nil or used ~= math.floor(used) or previous + by > 9007199254740991 then return false end
@@ -276,16 +312,15 @@ end
 local counted = 0
 for i = 1, count do
   local key = KEYS[i]
-  local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
   -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
-  if math.abs(atMs - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
+  if math.abs(expiryOf(key) - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
     counted = counted + 1
   end
 end
 return counted
 `,
 
-  fence: `-- Closes the door behind an instance that comes back: of its batches that have
+  fence: parts.foreign + parts.number + `-- Closes the door behind an instance that comes back: of its batches that have
 -- not run yet, none will, since from now on only later numbers are taken
 -- (take.lua). Asked again because its answer was lost, it tells the same.
 --
@@ -294,22 +329,16 @@ return counted
 -- ARGV     the number to go on from, ms to keep it
 -- returns  the number of the last batch that ran; -1 where it is not known here
 -- cost     O(1)
+-- uses     foreign, number
 
--- A value that is no string, or no number that can be incremented, is foreign: it is replaced below.
-local function textAt (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) == 'string' then return reply end
-  if reply and not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
-  return ''
-end
-
+-- A value that is no number that can be incremented is foreign: it is replaced below.
 local function known (text)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  local number = whole(text)
   return number and number <= 4503599627370496 and text or '-1'
 end
 
-local last = known(textAt(KEYS[1]))
-local told, door = string.match(textAt(KEYS[2]), '^(%S+) (%S+)$')
+local last = known(read('GET', KEYS[1]))
+local told, door = string.match(read('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
 -- One that was sent long ago, and comes now: the door is not opened again.
 if tonumber(last) > tonumber(ARGV[1]) then return tonumber(last) end
 -- No batch has run since: the door is not what ran.
@@ -319,25 +348,22 @@ redis.call('SET', KEYS[2], last .. ' ' .. ARGV[1], 'PX', ARGV[2])
 return tonumber(last)
 `,
 
-  forget: `-- Deletes counters of one client; atomic.
+  forget: parts.foreign + parts.sequence + `-- Deletes counters of one client; atomic.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
 -- ARGV     number of the call, 0 for none
 -- returns  how many counters there were
 -- error    GUARDLOST: as in take.lua
 -- cost     O(1) for each counter
+-- uses     sequence
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 return redis.call('DEL', unpack(KEYS, 1, count))
 `,
 
-  heartbeat: `-- Tells how many instances are alive, and whether this is still the Redis that
+  heartbeat: parts.time + `-- Tells how many instances are alive, and whether this is still the Redis that
 -- it was: data that is lost takes the epoch with it. Of an instance that has
 -- told what it kept in an outage, says that it is among them.
 --
@@ -348,9 +374,8 @@ return redis.call('DEL', unpack(KEYS, 1, count))
 -- returns  epoch; number of instances, this one among them; how many of them
 --          have had a heartbeat since that moment; ms since 1970
 -- cost     O(log n)
+-- uses     time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[2] == '1' then redis.call('ZADD', KEYS[1], nowMs, ARGV[1]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', nowMs - ARGV[3])
 -- A heartbeat in the future is foreign.
@@ -364,13 +389,16 @@ return { redis.call('GET', KEYS[2]), redis.call('ZCARD', KEYS[1]) + (isThere and
 -- are kept; atomic. What it needs of an event stands in fields of its own: the
 -- text of an event holds what clients have sent.
 --
--- KEYS     events, suspects, number of the writer's last batch (see
---          store/keys.ts)
--- ARGV     most events to keep, number of this batch: one that came already is
---          not written again; ms to keep it; then for each event: ip ('' for none, or for
---          one that makes no suspect), count, atMs, the event as JSON
--- returns  nothing
+-- KEYS     events, suspects; with a number, where the last one of the instance is
+--          kept; else, with ms to keep it, the marker of a replay (see store/keys.ts)
+-- ARGV     number of the call, 0 for none; ms to keep the marker, 0 for none; most
+--          events to keep; then for each event: ip ('' for none, or for one that
+--          makes no suspect), count, atMs, the event as JSON
+-- returns  nothing; with a marker that is there already, nothing is done
+-- error    GUARDLOST: as in take.lua
 -- cost     O(log n) for each event, and for up to 1,000 old ones that go
+
+local number, markerMs = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function whole (text)
   local number = string.match(text or '', '^%d+$') and tonumber(text)
@@ -384,11 +412,20 @@ local function count (ip, by)
   if sum <= 0 or sum > 9007199254740991 or sum ~= math.floor(sum) then redis.call('ZREM', KEYS[2], ip) end
 end
 
--- A number far ahead, or a value that is no number, is foreign.
-local number, last = tonumber(ARGV[2]), whole(redis.call('GET', KEYS[3])) or 0
-if last >= number and last < number + 1000000 then return end
+if number > 0 or markerMs > 0 then
+  local text = redis.pcall('GET', KEYS[3])
+  -- A foreign value is no number and no marker. Missing rights to read it are an error.
+  if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then return text end
+  if number > 0 then
+    local last = type(text) == 'string' and whole(text) or nil
+    if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
+  elseif text == '1' then
+    return
+  end
+end
+
 -- A foreign value at these keys raises an error before anything is written. Then the key is deleted, and this is sent
--- again under the same number.
+-- again.
 redis.call('ZCARD', KEYS[2])
 local length = redis.call('XLEN', KEYS[1])
 
@@ -396,9 +433,14 @@ for i = 4, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'ip', ARGV[i], 'count', ARGV[i + 1], 'atMs', ARGV[i + 2], 'event', ARGV[i + 3])
   count(ARGV[i], ARGV[i + 1])
 end
-redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+-- Only now: a stream that takes no more entries is deleted as well.
+if number > 0 then
+  redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
+elseif markerMs > 0 then
+  redis.call('SET', KEYS[3], 1, 'PX', ARGV[2])
+end
 
-local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[1])
+local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[3])
 if excess > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, 1000))) do
     local fields = entry[2]
@@ -409,13 +451,14 @@ if excess > 0 then
 end
 `,
 
-  mend: `-- Deletes the guard's own keys whose values it cannot use: another program has
+  mend: parts.number + `-- Deletes the guard's own keys whose values it cannot use: another program has
 -- written them.
 --
 -- KEYS     keys of one slot
 -- ARGV     for each key its type: hash, zset, stream, number or text
 -- returns  for each key 1 if it was deleted, else 0
 -- cost     up to three commands for each; O(1) each, and O(n) to delete a key
+-- uses     number
 
 -- Other errors, such as missing rights or memory, say nothing about the value.
 local function isForeign (reply)
@@ -436,7 +479,7 @@ local function mustGo (key, wanted)
   end
   local text = redis.pcall('GET', key)
   if wanted == 'text' or type(text) ~= 'string' then return isForeign(text) end
-  return string.match(text, '^%d+$') == nil or tonumber(text) > 9007199254740991
+  return whole(text) == nil
 end
 
 local emptied = {}
@@ -444,67 +487,6 @@ for i, key in ipairs(KEYS) do
   emptied[i] = mustGo(key, ARGV[i]) and redis.call('DEL', key) or 0
 end
 return emptied
-`,
-
-  'merge-values': `-- Does to values what was done without Redis, save where another instance has
--- set or deleted one later; atomic, and once for each marker however often it
--- is sent.
---
--- KEYS     marker, then for each: value, its note (see store/keys.ts)
--- ARGV     ms to keep the marker and the notes, id of the instance, then for
---          each: 'set', 'del' or '', the text of set, how many ms ago; how much
---          to add afterwards, and how many ms ago that was; 1 where it is given
---          an end, else 0, ms to it, and how many ms ago that was said
--- returns  1; 0 where the marker was there already
--- cost     up to six commands for each; O(1) each
-
--- A value of another type is foreign, and counts as missing.
-local function textAt (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) ~= 'table' or reply.err == nil then return reply or '' end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
-  return ''
-end
-
-if textAt(KEYS[1]) == '1' then return 0 end
-redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
-
-local keptMs, instance = ARGV[1], ARGV[2]
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- To what is no number that can be counted with, nothing is added; that the user
--- may not, or that there is no memory, is an error as everywhere.
-local function increase (key, by)
-  local reply = redis.pcall('INCRBY', key, by)
-  if type(reply) == 'number' then return true end
-  for _, reason in ipairs({ 'WRONGTYPE', 'not an integer', 'overflow' }) do
-    if string.find(reply.err, reason, 1, true) then return false end
-  end
-  return redis.call('INCRBY', key, by)
-end
-
-for i = 0, (#KEYS - 1) / 2 - 1 do
-  local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
-  local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
-  local writtenAtMs, writer = string.match(textAt(note), '^(%d+) (.*)$')
-  -- A moment in the future is foreign.
-  if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
-
-  -- What this instance did itself came before: it sends in order.
-  local function stands (agoMs)
-    return writtenAtMs == nil or writer == instance or tonumber(writtenAtMs) <= nowMs - agoMs
-  end
-
-  if base ~= '' and stands(baseAgoMs) then
-    if base == 'set' then redis.call('SET', key, text) else redis.call('DEL', key) end
-    redis.call('SET', note, string.format('%.0f', nowMs - baseAgoMs) .. ' ' .. instance, 'PX', keptMs)
-  end
-  if add ~= '0' and stands(addAgoMs) then increase(key, add) end
-  if ends == '1' and stands(endAgoMs) then redis.call('PEXPIRE', key, leftMs) end
-end
-
-return 1
 `,
 
   merge: `-- Adds what was counted without Redis to the counters here; atomic, and once
@@ -620,16 +602,65 @@ end
 return 1
 `,
 
-  peek: `-- Reads the counters of a client, and changes nothing.
+  'merge-values': parts.foreign + parts.marker + parts.time + `-- Does to values what was done without Redis, save where another instance has
+-- set or deleted one later; atomic, and once for each marker however often it
+-- is sent.
+--
+-- KEYS     marker, then for each: value, its note (see store/keys.ts)
+-- ARGV     ms to keep the marker and the notes, id of the instance, then for
+--          each: 'set', 'del' or '', the text of set, how many ms ago; how much
+--          to add afterwards, and how many ms ago that was; 1 where it is given
+--          an end, else 0, ms to it, and how many ms ago that was said
+-- returns  1; 0 where the marker was there already
+-- cost     up to six commands for each; O(1) each
+-- uses     foreign, marker, time
+
+if isReplayed(KEYS[1], ARGV[1]) then return 0 end
+
+local keptMs, instance = ARGV[1], ARGV[2]
+-- To what is no number that can be counted with, nothing is added; that the user
+-- may not, or that there is no memory, is an error as everywhere.
+local function increase (key, by)
+  local reply = redis.pcall('INCRBY', key, by)
+  if type(reply) == 'number' then return true end
+  for _, reason in ipairs({ 'WRONGTYPE', 'not an integer', 'overflow' }) do
+    if string.find(reply.err, reason, 1, true) then return false end
+  end
+  return redis.call('INCRBY', key, by)
+end
+
+for i = 0, (#KEYS - 1) / 2 - 1 do
+  local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
+  local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
+  local writtenAtMs, writer = string.match(read('GET', note) or '', '^(%d+) (.*)$')
+  -- A moment in the future is foreign.
+  if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
+
+  -- What this instance did itself came before: it sends in order.
+  local function stands (agoMs)
+    return writtenAtMs == nil or writer == instance or tonumber(writtenAtMs) <= nowMs - agoMs
+  end
+
+  if base ~= '' and stands(baseAgoMs) then
+    if base == 'set' then redis.call('SET', key, text) else redis.call('DEL', key) end
+    redis.call('SET', note, string.format('%.0f', nowMs - baseAgoMs) .. ' ' .. instance, 'PX', keptMs)
+  end
+  if add ~= '0' and stands(addAgoMs) then increase(key, add) end
+  if ends == '1' and stands(endAgoMs) then redis.call('PEXPIRE', key, leftMs) end
+end
+
+return 1
+`,
+
+  peek: parts.foreign + parts.time + `-- Reads the counters of a client, and changes nothing.
 --
 -- KEYS     the counters
 -- ARGV     for each its algorithm: 1 fixed-window, 2 sliding-window, 3 gcra
 -- returns  nowMs, then for each counter used, previous and ms from nowMs to
 --          atMs; all of them empty texts where there is none
 -- cost     two commands for each counter; O(1) each
+-- uses     foreign, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = { nowMs }
 
 local function add (used, previous, offsetMs)
@@ -639,14 +670,7 @@ local function add (used, previous, offsetMs)
   reply[#reply + 1] = offsetMs
 end
 
--- What is no counter of ours counts as none; it is replaced when somebody is counted there.
-local function read (...)
-  local answer = redis.pcall(...)
-  if type(answer) ~= 'table' or answer.err == nil then return answer end
-  if not string.find(answer.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
-  return false
-end
-
+-- A foreign value counts as none; it is replaced when somebody is counted there.
 for i, key in ipairs(KEYS) do
   if ARGV[i] == '1' then
     local text = read('GET', key)
@@ -662,7 +686,7 @@ end
 return reply
 `,
 
-  refund: `-- Takes back hits that are not to count, from the windows in which they were
+  refund: parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Takes back hits that are not to count, from the windows in which they were
 -- counted; atomic. The steps are those of \`refund\` in rules/rate-limit.ts.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
@@ -673,29 +697,14 @@ return reply
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
+-- uses     expiry, foreign, sequence
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 
 local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
 local OTHER_CLOCK_MS = 1000
-
--- What is no counter of ours is left alone.
-local function read (...)
-  local reply = redis.pcall(...)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
-  return false
-end
-
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
 for i = 1, count do
   local key, first = KEYS[i], 7 * i - 5
@@ -707,8 +716,7 @@ for i = 1, count do
     local used, previous = string.match(text or '', '^(%d+):(%d+)$')
     used, previous = tonumber(used or text or nil), tonumber(previous or 0)
     if cost > 0 and used ~= nil and used > 0 then
-      local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
-      if math.abs(atMs - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
+      if math.abs(expiryOf(key) - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
         used = math.max(0, used - cost)
         redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
       end
@@ -736,7 +744,7 @@ end
 return 1
 `,
 
-  take: `-- Counts a batch of hits against their limits; atomic.
+  take: parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Counts a batch of hits against their limits; atomic.
 -- The steps are those of rules/rate-limit.ts, in its order and with its names;
 -- test/store/parity.sized.test.ts compares the two.
 --
@@ -758,6 +766,7 @@ return 1
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
 --          for each counter one if it is only read, up to five if it changes;
 --          O(1) each
+-- uses     expiry, sequence, time
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- or as "used:previous" once there are refusals; the others as hashes with the
@@ -768,26 +777,8 @@ local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
 local FIXED_WINDOW, SLIDING_WINDOW, GCRA = 1, 2, 3
 local NONE, BACKOFF = 0, 2
 
-local number = tonumber(ARGV[1])
-if number > 0 then
-  local key = KEYS[#KEYS]
-  local last = tonumber(call('GET', key) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST batch ' .. ARGV[1] .. ' is not the next one') end
-  call('SET', key, ARGV[1], 'KEEPTTL')
-end
-
-local time = call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-
-local function expiryOf (key)
-  if tellsExpiry then return call('PEXPIRETIME', key) end
-  local leftMs = call('PTTL', key)
-  if leftMs < 0 then return leftMs end
-  return nowMs + leftMs
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
 
 local states = {}    -- by key: the state as the hits before left it; false: none
 local unsaved = {}   -- by key: the limit to save by
@@ -809,12 +800,10 @@ end
 -- in each call, which costs as much as counting ten usual hits.
 local function general ()
   -- A key of another type is none of ours: it goes, and counting begins anew.
-  local function read (command, key, ...)
-    local reply = pcall(command, key, ...)
-    if type(reply) ~= 'table' or reply.err == nil then return reply end
-    if not string.find(reply.err, 'WRONGTYPE', 1, true) then return call(command, key, ...) end
-    call('DEL', key)
-    return false
+  local function claim (command, key, ...)
+    local reply, isForeign = read(command, key, ...)
+    if isForeign then call('DEL', key) end
+    return reply
   end
 
   -- What is no whole number that can be counted with is somebody else's.
@@ -827,7 +816,7 @@ local function general ()
   -- State as stored, or nil; and whether the key has lost its expiry: then it is given one, as if its window began now.
   local function load (key, check)
     if check.algorithm == FIXED_WINDOW then
-      local text = read('GET', key)
+      local text = claim('GET', key)
       local used, previous = string.match(text or '', '^(%d+):(%d+)$')
       used, previous = whole(used or text), whole(previous or 0)
       if used == nil or previous == nil then return nil, false end
@@ -835,7 +824,7 @@ local function general ()
       if atMs == -1 then return { used = used, previous = previous, atMs = nowMs + check.windowMs }, true end
       return { used = used, previous = previous, atMs = atMs }, false
     end
-    local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
+    local fields = claim('HMGET', key, 'used', 'previous', 'atMs') or {}
     local used, previous, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
     if used == nil or previous == nil or atMs == nil then return nil, false end
     return { used = used, previous = previous, atMs = atMs }, call('PTTL', key) == -1
@@ -1034,11 +1023,11 @@ end
 
 if saveAll ~= nil then saveAll() end
 
-if number > 0 then reply[length + 1] = number end
+if ARGV[1] ~= '0' then reply[length + 1] = tonumber(ARGV[1]) end
 return reply
 `,
 
-  value: `-- Does one thing to a value, and notes who set or deleted it when; atomic.
+  value: parts.foreign + parts.sequence + parts.time + `-- Does one thing to a value, and notes who set or deleted it when; atomic.
 --
 -- KEYS     value, its note; with a number, where the last one of the instance
 --          is kept (see store/keys.ts)
@@ -1049,16 +1038,10 @@ return reply
 --          and del: 1 where there was such a key, else 0
 -- error    GUARDLOST: as in take.lua; or that INCR rejects the value
 -- cost     up to four commands; O(1) each
+-- uses     sequence, time
 
-local number = tonumber(ARGV[1])
-if number > 0 then
-  local last = redis.pcall('GET', KEYS[3])
-  -- A foreign value in place of the number counts as lost. Missing rights to read it are an error.
-  if type(last) == 'table' and not string.find(last.err, 'WRONGTYPE', 1, true) then return last end
-  last = type(last) == 'string' and tonumber(last) or nil
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
-end
+local lost = notNext(KEYS[3], ARGV[1])
+if lost then return lost end
 
 local operation = ARGV[4]
 if operation == 'incr' then
@@ -1069,8 +1052,6 @@ if operation == 'incr' then
 end
 if operation == 'expire' then return redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('SET', KEYS[2], string.format('%.0f', nowMs) .. ' ' .. ARGV[2], 'PX', ARGV[3])
 if operation == 'del' then return redis.call('DEL', KEYS[1]) end
 if ARGV[6] == '' then redis.call('SET', KEYS[1], ARGV[5]) else redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[6]) end

@@ -20,6 +20,7 @@
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
 --          for each counter one if it is only read, up to five if it changes;
 --          O(1) each
+-- uses     expiry, sequence, time
 --
 -- Stored: fixed-window as a plain number whose expiry is the end of its window,
 -- or as "used:previous" once there are refusals; the others as hashes with the
@@ -30,26 +31,8 @@ local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
 local FIXED_WINDOW, SLIDING_WINDOW, GCRA = 1, 2, 3
 local NONE, BACKOFF = 0, 2
 
-local number = tonumber(ARGV[1])
-if number > 0 then
-  local key = KEYS[#KEYS]
-  local last = tonumber(call('GET', key) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST batch ' .. ARGV[1] .. ' is not the next one') end
-  call('SET', key, ARGV[1], 'KEEPTTL')
-end
-
-local time = call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-
-local function expiryOf (key)
-  if tellsExpiry then return call('PEXPIRETIME', key) end
-  local leftMs = call('PTTL', key)
-  if leftMs < 0 then return leftMs end
-  return nowMs + leftMs
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
 
 local states = {}    -- by key: the state as the hits before left it; false: none
 local unsaved = {}   -- by key: the limit to save by
@@ -71,12 +54,10 @@ end
 -- in each call, which costs as much as counting ten usual hits.
 local function general ()
   -- A key of another type is none of ours: it goes, and counting begins anew.
-  local function read (command, key, ...)
-    local reply = pcall(command, key, ...)
-    if type(reply) ~= 'table' or reply.err == nil then return reply end
-    if not string.find(reply.err, 'WRONGTYPE', 1, true) then return call(command, key, ...) end
-    call('DEL', key)
-    return false
+  local function claim (command, key, ...)
+    local reply, isForeign = read(command, key, ...)
+    if isForeign then call('DEL', key) end
+    return reply
   end
 
   -- What is no whole number that can be counted with is somebody else's.
@@ -89,7 +70,7 @@ local function general ()
   -- State as stored, or nil; and whether the key has lost its expiry: then it is given one, as if its window began now.
   local function load (key, check)
     if check.algorithm == FIXED_WINDOW then
-      local text = read('GET', key)
+      local text = claim('GET', key)
       local used, previous = string.match(text or '', '^(%d+):(%d+)$')
       used, previous = whole(used or text), whole(previous or 0)
       if used == nil or previous == nil then return nil, false end
@@ -97,7 +78,7 @@ local function general ()
       if atMs == -1 then return { used = used, previous = previous, atMs = nowMs + check.windowMs }, true end
       return { used = used, previous = previous, atMs = atMs }, false
     end
-    local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
+    local fields = claim('HMGET', key, 'used', 'previous', 'atMs') or {}
     local used, previous, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
     if used == nil or previous == nil or atMs == nil then return nil, false end
     return { used = used, previous = previous, atMs = atMs }, call('PTTL', key) == -1
@@ -296,5 +277,5 @@ end
 
 if saveAll ~= nil then saveAll() end
 
-if number > 0 then reply[length + 1] = number end
+if ARGV[1] ~= '0' then reply[length + 1] = tonumber(ARGV[1]) end
 return reply
