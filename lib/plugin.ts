@@ -52,7 +52,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const warnings = new WarningLog(log)
   checkAtStart(fastify, { options, settings, registrations }, log, warnings)
   const parts = assemble(fastify, { settings, registrations, logger, log, warnings })
-  const { guard, registry, memory, now, lifetime: { checkOpen } } = parts
+  const { clients, guard, registry, memory, now, lifetime: { checkOpen } } = parts
 
   const isFirst = !fastify.hasDecorator('redisGuard')
   if (isFirst) fastify.decorate('redisGuard', parts.redisGuard)
@@ -63,7 +63,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     settings,
     namePrefix: isFirst ? '' : `${registrations.within}:`,
     counterFor: counterMaker(options, settings, { memory: memory.limits, commandTimeout: settings.commandTimeout, now }),
-    clientOf: clientReader(trustProxyOf(fastify), guard),
+    clientOf: clientReader(trustProxyOf(fastify), clients),
     checkOpen
   })
 

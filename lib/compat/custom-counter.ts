@@ -11,7 +11,7 @@ import { timers } from '../runtime/timers.js'
 import type { TakeCallback } from '../outage/failover.js'
 import type { MemoryLimits } from '../store/memory/limits.js'
 import type { Hit, NamedCheck, Peeked, Taken } from '../store/limit-store.js'
-import type { CustomStore, CustomStoreCallback } from '../store/store.js'
+import type { CustomStore, CustomStoreCallback } from '../settings/custom-store.js'
 
 export interface CustomCounterParts {
   readonly store: CustomStore

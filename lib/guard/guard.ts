@@ -3,8 +3,6 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
-import { parseAddress } from '../addresses/address.js'
-import type { AddressList } from '../addresses/address-list.js'
 import { current, explain, explainHit, refusalsOf } from '../rules/rate-limit.js'
 import type { Explanation } from '../rules/rule.js'
 import type {
@@ -13,7 +11,7 @@ import type {
 import type { FailoverStore } from '../outage/failover.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { NamedCheck, Peeked, Refund, Taken } from '../store/limit-store.js'
-import { Client } from './client.js'
+import type { Client } from './client.js'
 import type { DenyCache } from './refusal-cache.js'
 import type { KeyHash } from './key-hash.js'
 
@@ -51,8 +49,6 @@ export interface GuardOptions {
   readonly store: FailoverStore
   readonly memory: MemoryStore
   readonly denyCache: DenyCache
-  readonly ipv6Subnet: number
-  readonly allowList: AddressList<true>
   /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
   readonly hashKey?: KeyHash | undefined
   /** default true; false: blocks are in shadow, as all else */
@@ -65,44 +61,18 @@ export class Guard {
   readonly #store: FailoverStore
   readonly #memory: MemoryStore
   readonly #denyCache: DenyCache
-  readonly ipv6Subnet: number
   readonly hashKey: KeyHash | undefined
-  readonly #allowList: AddressList<true>
   readonly #refusesBlocked: boolean
   readonly #listeners: readonly GuardListener[]
-  readonly #clients = new Map<unknown, Client>()
-  readonly #unknown: Client
 
   constructor (options: GuardOptions) {
-    const { store, memory, denyCache, ipv6Subnet, allowList, hashKey, refusesBlocked = true, listeners } = options
+    const { store, memory, denyCache, hashKey, refusesBlocked = true, listeners } = options
     this.#store = store
     this.#memory = memory
     this.#denyCache = denyCache
-    this.ipv6Subnet = ipv6Subnet
     this.hashKey = hashKey
-    this.#allowList = allowList
     this.#refusesBlocked = refusesBlocked
     this.#listeners = listeners
-    this.#unknown = new Client({ address: undefined, ipv6Subnet, exempt: false })
-  }
-
-  /** @param ip  `request.ip`: may be undefined, or any text that a trusted proxy passed on */
-  identify (ip: unknown): Client {
-    const known = this.#clients.get(ip)
-    if (known !== undefined) return known
-    const client = this.read(ip)
-    if (client === this.#unknown) return client
-    if (this.#clients.size >= mostRemembered) this.#clients.clear()
-    this.#clients.set(copy(String(ip)), client)
-    return client
-  }
-
-  /** The same, for who remembers the answer. */
-  read (ip: unknown): Client {
-    const found = parseAddress(ip)
-    if (found === undefined) return this.#unknown
-    const address = { ...found, text: copy(found.text) }
-    return new Client({ address, ipv6Subnet: this.ipv6Subnet, exempt: this.#allowList.find(address) === true })
   }
 
   /** The verdict when a block is in force for the client; answered from this process. */
@@ -279,10 +249,3 @@ function inForce (checks: readonly NamedCheck[]): NamedCheck | undefined {
 function isCountedByMemory (onOutage: OnOutage): onOutage is 'memory' | 'share' {
   return onOutage === 'memory' || onOutage === 'share'
 }
-
-function copy (address: string): string {
-  return Buffer.from(address, 'latin1').toString('latin1')
-}
-
-/** Addresses whose reading is remembered. */
-const mostRemembered = 10_000

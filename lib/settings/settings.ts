@@ -11,14 +11,14 @@ import { text, wrong } from './option-rules.js'
 import {
   draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
   type NamedLimitOptions, type Option, pluginOptions, type RateLimitOptions, type RedisGuardOptions, refusalHeaders,
-  routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions, type StandardHeaders
+  routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from '../addresses/address-list.js'
 import { defaultBackoffMs, defineLimit, type Algorithm } from '../rules/rate-limit.js'
 import type { Excess } from '../rules/rule.js'
 import type { OnOutage } from '../rules/verdict.js'
-import type { CustomStoreConstructor } from '../store/store.js'
+import type { CustomStoreConstructor } from './custom-store.js'
 
 /** What a limit counts, and whom it refuses. */
 export interface LimitDefinition {
@@ -71,7 +71,7 @@ export interface LimitSettings extends LimitDefinition {
   readonly addHeadersOnExceeding: Readonly<Record<typeof limitHeaders[number], boolean>>
   /** names of the headers for limit, remaining and reset, in this order */
   readonly headerNames: readonly string[]
-  readonly standardHeaders: StandardHeaders
+  readonly standardHeaders: boolean
   readonly problemDetails: boolean
 }
 
@@ -191,7 +191,8 @@ function readGiven<Declared extends Readonly<Record<string, Option>>> (
     const read = declaration.value.read(value)
     const { rule, isSecret } = declaration.value
     const received = isSecret ? `a value of type ${typeof value}` : show(value)
-    if (read === wrong) problems.push({ option: nameOf(name), rule, received })
+    const remedy = declaration.value.remedyFor?.(value)
+    if (read === wrong) problems.push({ option: nameOf(name), rule, received, remedy })
     else given[name] = read
   }
   return given as Given<Declared>

@@ -1,6 +1,7 @@
 /** Makes the parts of one registration and puts them together. It starts nothing, and connects nothing. */
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import { RedisGuard } from '../api/redis-guard.js'
+import { Clients } from '../guard/clients.js'
 import { Guard } from '../guard/guard.js'
 import { keyHash } from '../guard/key-hash.js'
 import { DenyCache } from '../guard/refusal-cache.js'
@@ -46,6 +47,7 @@ export interface Parts extends Registration, Stores {
   /** the same, unless another registration made them, and removes them */
   readonly ownMetrics: Metrics | undefined
   readonly denyCache: DenyCache
+  readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
   readonly limitControl: LimitControl
@@ -84,7 +86,8 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     now: timers.monotonicMs,
     write: async refusals => await store.countRefusals(refusals)
   })
-  const { hashKeys, nameSpace } = settings
+  const { hashKeys, nameSpace, limit: { ipv6Subnet, allowList } } = settings
+  const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses })
   const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
   // Fastify fills in its default.
   const idLabel = fastify.initialConfig.requestIdLogLabel!
@@ -92,8 +95,6 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     store,
     memory,
     denyCache,
-    ipv6Subnet: settings.limit.ipv6Subnet,
-    allowList: settings.limit.allowList.addresses,
     hashKey,
     refusesBlocked: settings.limit.enforce > 0,
     listeners: [
@@ -143,6 +144,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     metrics,
     ownMetrics: chosen.kind === 'own' ? metrics : undefined,
     denyCache,
+    clients,
     guard,
     registry,
     limitControl,

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import type { CustomStore, CustomStoreCallback, RedisGuardOptions } from '../../lib/index.js'
 import { guardedApp } from '../support/app.js'
 import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing.js'
-import type { CustomStoreConstructor } from '../../lib/store/store.js'
+import type { CustomStoreConstructor } from '../../lib/settings/custom-store.js'
 
 interface Call { readonly store: string, readonly key: string, readonly timeWindow: number, readonly max: number }
 

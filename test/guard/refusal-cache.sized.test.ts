@@ -364,7 +364,7 @@ t.test('on a server', async t => {
     t.intercept(timers, 'monotonicMs', { value: () => nowMs })
     for (const [name, list] of Object.entries(limits)) {
       const apps = await Promise.all([false as const, server.url].map(async redis =>
-        await start(t, { redis, nameSpace: `${name}:`, limits: list, standardHeaders: 'draft-11' })))
+        await start(t, { redis, nameSpace: `${name}:`, limits: list, standardHeaders: true })))
       const seen = await Promise.all(apps.map(async app => {
         const answers: object[] = []
         for (const cost of [1, 1, 1, 11, 11, 1, 11, 1]) {
