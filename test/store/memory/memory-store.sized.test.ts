@@ -38,7 +38,7 @@ t.test('a sweep forgets what has run out, and nothing else', async t => {
 
 t.test('a sweep forgets locked clients a day after their last request, however often they were refused', async t => {
   const { clock, memory } = setUp(100)
-  const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, undefined, 'backoff'), cost: 1 }
+  const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, { excess: 'backoff' }), cost: 1 }
   for (let i = 0; i < 60; i++) memory.limits.takeOne({ key: 'client', checks: [backoff] })
   clock.ms += 86_399_999
   memory.sweep()
