@@ -5,8 +5,7 @@
  */
 import { createRequire } from 'node:module'
 import { RateLimiterMemory } from 'rate-limiter-flexible'
-import { algorithms } from '../lib/rules/rate-limit.js'
-import type { Limit } from '../lib/rules/rule.js'
+import { algorithms, type Limit } from '../lib/rules/rate-limit.js'
 import { Keys } from '../lib/store/keys.js'
 import { MemoryStore } from '../lib/store/memory/memory-store.js'
 

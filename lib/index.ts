@@ -22,12 +22,11 @@ export {
 export type { GuardErrorCode, OptionProblem, RefusalCode, StoreFailure } from './errors.js'
 export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
-  RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions,
-  StandardHeaders
+  RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions
 } from './settings/options.js'
 export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './settings/redis-option.js'
-export type { Algorithm } from './rules/rule.js'
+export type { Algorithm } from './rules/rate-limit.js'
 export type { StoreStatus } from './outage/availability.js'
 export type { Block } from './store/block-store.js'
 export type { RateLimitEvent, Suspect } from './store/event-store.js'
-export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './store/store.js'
+export type { CustomStore, CustomStoreCallback, CustomStoreConstructor } from './settings/custom-store.js'

@@ -1,54 +1,26 @@
 /**
- * Puts the parts together for one Fastify instance. The only place that knows
- * them all, and that reads the environment and the clock.
+ * One registration of the plugin, from its options to its closing. Each step
+ * has a file in startup/; what they make stays in the rooms above.
  */
-import { randomInt, randomUUID } from 'node:crypto'
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import { Registry } from 'prom-client'
-import { attempt } from './runtime/awaitable.js'
-import { steadyClock } from './runtime/clock.js'
-import { sendLast } from './startup/closing.js'
-import type { CreateRateLimitOptions } from './compat/types.js'
-import { ClosedError, RedisRequiredError, StoreUnavailableError } from './errors.js'
-import { BlockListFollower } from './outage/block-replica.js'
-import { publishDecision, publishSwitch } from './observers/diagnostics.js'
-import { ChangeLog, shorten } from './observers/change-log.js'
-import { DenyCache } from './guard/refusal-cache.js'
-import { EventLog } from './observers/event-log.js'
-import { Guard, type GuardEvent } from './guard/guard.js'
-import { keyHash } from './guard/key-hash.js'
-import { forJson, LimitControl } from './limits/control.js'
-import { LimitRegistry } from './limits/registry.js'
-import { MemoryWatch } from './startup/memory-watch.js'
-import { RedisGuard } from './api/redis-guard.js'
-import { type Registrations, registrationsOf } from './startup/registrations.js'
-import { routesBefore, watchRoutes } from './startup/routes-before.js'
-import type { GuardWarning } from './api/warning.js'
-import { checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, foreignValue, trustProxyOf, unknownOptions } from './startup/warnings.js'
-import { clientReader } from './http/client-address.js'
+import type { RedisGuard } from './api/redis-guard.js'
 import { counterMaker } from './compat/custom-store.js'
-import { addHooks } from './http/hooks.js'
+import type { CreateRateLimitOptions } from './compat/types.js'
+import { clientReader } from './http/client-address.js'
 import type { RateLimiter, RateLimitHandler } from './http/decorators.js'
-import { described, Metrics } from './observers/metrics.js'
-import type { RedisInfo } from './observers/redis-info.js'
-import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from './http/metrics-route.js'
-import type { MetricsRegistry, RedisGuardOptions, RouteRateLimitOptions } from './settings/options.js'
-import type { HashKey } from './addresses/keyed-hash.js'
-import { ignoredOptions, resolveOptions, type Settings } from './settings/settings.js'
-import { GuardedRedis } from './redis/breaker.js'
-import { Connection } from './redis/connection.js'
-import { isCluster } from './redis/script.js'
-import { safeLog } from './observers/safe-log.js'
-import type { RedisSide } from './outage/availability.js'
-import { FailoverStore } from './outage/failover.js'
-import { type Carried, Journal } from './outage/journal.js'
-import { Keys } from './store/keys.js'
-import { MemoryStore } from './store/memory/memory-store.js'
-import type { OnForeign } from './store/redis/foreign-values.js'
-import { RedisStore } from './store/redis/redis-store.js'
-import { Shares } from './outage/shares.js'
-import { timers } from './runtime/timers.js'
+import { addHooks } from './http/hooks.js'
+import { pluginLog, safeLog } from './observers/safe-log.js'
+import type { RedisGuardOptions, RouteRateLimitOptions } from './settings/options.js'
+import { resolveOptions } from './settings/settings.js'
+import { assemble } from './startup/assembly.js'
+import { startBackground } from './startup/background.js'
+import { checkAtStart } from './startup/checks.js'
+import { close } from './startup/closing.js'
+import { connect } from './startup/connecting.js'
+import { registrationsOf } from './startup/registrations.js'
+import { WarningLog } from './startup/warning-log.js'
+import { trustProxyOf } from './startup/warnings.js'
 
 declare module 'fastify' {
   // If one declaration leaves the parameters out, TypeScript does not fill in those of another one, such as that of
@@ -72,391 +44,33 @@ export interface RateLimitContextConfig {
   rateLimit?: RouteRateLimitOptions | false
 }
 
-/** ms between two log lines about commands that Redis refuses. */
-const refusedCommandIntervalMs = 60_000
-
-/** Limits that one log line names. */
-const mostNamed = 20
-
-/** How often expired counters, values and blocks are removed from memory, ms. */
-const sweepIntervalMs = 30_000
-
 async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {
   const settings = resolveOptions(options, process.env)
-  const logger = pluginLog(fastify, settings)
-  const log = safeLog(logger)
-  const warnings: GuardWarning[] = []
-  const isKnown = ({ message }: GuardWarning) => warnings.some(known => known.message === message)
-  const warn = (warning: GuardWarning | undefined, details: object = {}) => {
-    if (warning === undefined) return
-    if (!isKnown(warning)) warnings.push(warning)
-    log.warn({ code: warning.code, ...details }, warning.message)
-  }
-  if (settings.limit.enforce === 0) {
-    log.info('the plugin is in shadow: blocks, and limits without `enforce` or `shadow` of their own, refuse nothing')
-  }
-  // Fastify fills in its default.
-  const idLabel = fastify.initialConfig.requestIdLogLabel!
   const registrations = registrationsOf(fastify)
-  const metricsPath = settings.metrics !== false && settings.metrics.path
-  const before = routesBefore(fastify, { global: settings.global, seen: registrations.routes, metricsPath })
-  warn(unknownOptions(ignoredOptions(options)))
-  warn(checkTrustProxy(trustProxyOf(fastify)))
-  warn(checkRoutesBefore(before, settings.global))
-  warn(checkUnusedRedis(settings.redis))
-  warn(checkPassword(settings.redis, settings.environment.production))
-  warn(checkOfflineQueue(settings.redis))
-  watchRoutes(fastify, registrations.routes)
+  const logger = pluginLog(fastify, settings.environment)
+  const log = safeLog(logger)
+  const warnings = new WarningLog(log)
+  checkAtStart(fastify, { options, settings, registrations }, log, warnings)
+  const parts = assemble(fastify, { settings, registrations, logger, log, warnings })
+  const { clients, guard, registry, memory, now, lifetime: { checkOpen } } = parts
 
-  const registry = chooseRegistry(fastify, settings, registrations)
-  const now = steadyClock()
-  // Looked up at each call, so that fake timers which come later work.
-  const wall = () => Date.now()
-  const keys = new Keys(settings.nameSpace)
-  const { cache: capacity, maxEvents } = settings
-  const memory = new MemoryStore({ keys, capacity, maxEvents, now, wall, hashKey: randomKey() })
-  const droppedKinds = new Set<Carried>()
-  const onDrop = (kind: Carried, count: number) => {
-    metrics?.dropped(kind, count)
-    // Logged once for each kind in an outage.
-    if (droppedKinds.has(kind)) return
-    droppedKinds.add(kind)
-    log.warn({ kind }, `the journal is full: some of the ${kind} that Redis has missed will not reach it`)
-  }
-  const onForeign: OnForeign = (key, fate) => {
-    const warning = foreignValue(key, fate)
-    if (!isKnown(warning)) warn(warning)
-    // The blocks that were there are known here, too.
-    if (key !== keys.blocks || fate !== 'emptied') return
-    store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
-  }
-  const redis = connect(settings, keys, now, registrations.application, onDrop, onForeign)
-  const store = new FailoverStore({ memory, redis, unconfigured: settings.redis.kind === 'none' ? settings.redis.reason : '', keys, now })
-  const metrics = registry instanceof Metrics ? registry : addMetrics(fastify, settings, registry, registrations, { store, memory, redis })
-
-  const eventLog = new EventLog(async events => {
-    await store.logEvents(events)
-    for (const { type, count } of events) metrics?.recorded(type, count)
-  }, count => metrics?.recorded('dropped', count))
-
-  const denyCache = new DenyCache({ keys, capacity: settings.cache, now: timers.monotonicMs, write: async refusals => await store.countRefusals(refusals) })
-  const limits = new LimitRegistry()
-  let isClosed = false
-  const checkOpen = () => { if (isClosed) throw new ClosedError() }
-  const { hashKeys, nameSpace } = settings
-  const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
-  const guard = new Guard({
-    store,
-    memory,
-    denyCache,
-    ipv6Subnet: settings.limit.ipv6Subnet,
-    allowList: settings.limit.allowList.addresses,
-    hashKey,
-    refusesBlocked: settings.limit.enforce > 0,
-    listeners: [
-      event => metrics?.decided(event),
-      event => eventLog.record(event, wall()),
-      event => logDecision(logger, idLabel, event),
-      publishDecision
-    ]
-  })
-
-  const changeLog = new ChangeLog((details, message) => log.info(details, message))
-  const limitControl = new LimitControl({
-    registry: limits,
-    store,
-    forget: (key, checks) => denyCache.forget(key, checks),
-    hashKey,
-    onForeign: key => onForeign(keys.value(key), 'passed over'),
-    checkOpen,
-    changeLog,
-    onTakenOver: (set, reset) => {
-      if (set.length > 0) {
-        const limits = set.slice(0, mostNamed).map(forJson)
-        log.info({ limits, count: set.length }, 'limits that were set at run time are in force')
-      }
-      if (reset.length > 0) {
-        log.info({ limits: reset.slice(0, mostNamed), count: reset.length }, 'limits are as configured again')
-      }
-    },
-    now: wall
-  })
   const isFirst = !fastify.hasDecorator('redisGuard')
-  const redisGuard = new RedisGuard({
-    store,
-    limits: limitControl,
-    eventLog,
-    changeLog,
-    client: redis?.guarded.client,
-    warnings,
-    rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
-    now: wall,
-    checkOpen,
-    onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
-  })
-  if (isFirst) fastify.decorate('redisGuard', redisGuard)
-  if (!isFirst) registrations.within++
-  const counterFor = counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now })
+  if (isFirst) fastify.decorate('redisGuard', parts.redisGuard)
+  else registrations.within++
   addHooks(fastify, {
     guard,
-    registry: limits,
+    registry,
     settings,
     namePrefix: isFirst ? '' : `${registrations.within}:`,
-    counterFor,
-    clientOf: clientReader(trustProxyOf(fastify), guard),
+    counterFor: counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now }),
+    clientOf: clientReader(trustProxyOf(fastify), clients),
     checkOpen
   })
 
-  const sweep = timers.setInterval(() => {
-    memory.sweep()
-    redis?.shares.sweep()
-    redis?.journal.sweep(now())
-  }, sweepIntervalMs).unref()
-  const follower = redis === undefined
-    ? undefined
-    : new BlockListFollower({
-      memory,
-      redis: redis.store.blockList,
-      usable: () => store.usesRedis,
-      knowsEpoch: epoch => store.knowsEpoch(epoch),
-      onLost: () => store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list')),
-      intervalMs: settings.syncInterval,
-      now,
-      onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
-    })
-
-  const syncLimits = async () => {
-    await limitControl.sync(() => store.usesRedis)
-    isSyncFailing = false
-  }
-  let isSyncFailing = false
-  const syncFailed = (error: unknown) => {
-    if (!isSyncFailing) log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
-    isSyncFailing = true
-  }
-  const limitSync = redis === undefined ? undefined : timers.setInterval(() => { syncLimits().catch(syncFailed) }, settings.syncInterval).unref()
-  fastify.addHook('onReady', async () => await syncLimits().catch(syncFailed))
-
-  const memoryWatch = redis === undefined
-    ? undefined
-    : new MemoryWatch({ ask: async () => await infosOf(redis.guarded), warn, now: timers.monotonicMs })
-
-  const close = async () => {
-    isClosed = true
-    timers.clearInterval(sweep)
-    timers.clearInterval(limitSync)
-    changeLog.flush()
-    follower?.close()
-    const flushes = [async () => await denyCache.flush(), async () => await eventLog.flush()]
-    const { commandTimeout: limitMs } = settings
-    registrations.tryUntilMs ??= timers.monotonicMs() + limitMs
-    const lost = await sendLast({ store, redis, flushes, limitMs, tryUntilMs: registrations.tryUntilMs })
-    if (lost !== undefined) {
-      log.warn({ lost }, 'the application closes before Redis has everything: the rest is lost')
-    }
-    redis?.guarded.close()
-    // Redis may have come back meanwhile, and begun it.
-    memoryWatch?.close()
-    if (metrics !== registry) {
-      await attempt(() => metrics?.close(), error => {
-        log.warn({ err: error }, 'the metrics could not be removed from their registry')
-      })
-    }
-  }
-  fastify.addHook('onClose', close)
-
-  if (redis === undefined) {
-    log.info({ reason: store.status.reason }, 'limits and blocks are kept in memory')
-    return
-  }
-  store.on('switch', status => {
-    const { store: now, reason } = status
-    publishSwitch(status)
-    if (now === 'redis') {
-      droppedKinds.clear()
-      log.info('Redis answers')
-      follower!.sync().catch(() => {})
-    } else log.warn({ reason }, 'Redis is away, memory answers')
-  })
-  store.on('refused', (kind, count, error) => {
-    metrics?.dropped(kind, count)
-    log.error({ err: error, kind, count }, 'Redis rejected journal entries during replay; they are lost')
-  })
-  let toldMs = -Infinity
-  redis.guarded.on('failure', failure => {
-    // Such as for want of a right. Redis stays in use, so that nothing else tells of it.
-    if (failure.kind !== 'reply' || !store.usesRedis || timers.monotonicMs() - toldMs < refusedCommandIntervalMs) return
-    toldMs = timers.monotonicMs()
-    log.warn({ err: failure }, 'Redis refuses a command, memory answers for it')
-  })
-  redis.guarded.once('up', () => memoryWatch!.start())
-  const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
-  const untilMs = timers.monotonicMs() + startUpMs
-  await redis.guarded.connect(startUpMs)
-  await within(store.settle(), untilMs)
-  const waitMs = redis.guarded.isEnded ? 0 : untilMs - timers.monotonicMs()
-  if (isRequired(settings) && !await isUsedWithin(store, waitMs)) {
-    const { reason } = store.status
-    await close()
-    throw new RedisRequiredError(startUpMs, reason!)
-  }
-  // A long list over a slow line goes on loading while the application starts.
-  await within(follower!.sync(), untilMs)
-  follower!.start()
-  const { store: first, reason } = store.status
-  if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
+  const background = startBackground(fastify, parts)
+  const end = async () => await close(parts, background)
+  fastify.addHook('onClose', end)
+  await connect(fastify, parts, background, end)
 }
 
 export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
-
-function connect (
-  settings: Settings, keys: Keys, now: () => number, application: string,
-  onDrop: (kind: Carried, count: number) => void, onForeign: OnForeign
-): RedisSide | undefined {
-  if (settings.redis.kind === 'none') return undefined
-  const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
-  const { maxEvents, maxJournal: capacity, cache } = settings
-  return {
-    guarded,
-    store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application, onForeign }),
-    journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
-    // Two counters for each key.
-    shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, hashKey: randomKey() }), now)
-  }
-}
-
-function randomKey (): HashKey {
-  return [randomInt(2 ** 32), randomInt(2 ** 32)]
-}
-
-function isRequired ({ redis }: Settings): boolean {
-  return redis.kind !== 'none' && redis.required === true
-}
-
-/** Waits for it until a moment of the monotonic clock at most. */
-async function within (work: Promise<void>, untilMs: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const over = new Promise<void>(resolve => {
-    timer = timers.setTimeout(resolve, Math.max(0, untilMs - timers.monotonicMs())).unref()
-  })
-  // A timer that is left would keep a closed application in memory.
-  await Promise.race([work, over]).finally(() => timers.clearTimeout(timer))
-}
-
-/** @returns whether Redis answers by then; a Redis that comes up meanwhile does */
-async function isUsedWithin (store: FailoverStore, ms: number): Promise<boolean> {
-  const isUsed = () => store.status.store === 'redis'
-  return isUsed() || await new Promise(resolve => {
-    const settle = () => {
-      timers.clearTimeout(timer)
-      store.off('switch', settle)
-      resolve(isUsed())
-    }
-    const timer = timers.setTimeout(settle, ms)
-    store.on('switch', settle)
-  })
-}
-
-/** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */
-function longestStartUp ({ initialConfig: { pluginTimeout = 10_000 } }: FastifyInstance): number {
-  return pluginTimeout === 0 ? Infinity : pluginTimeout * 0.8
-}
-
-/** Where metrics go, and whether the path is ours to serve. Fails before anything is connected. */
-interface ChosenRegistry {
-  readonly registry: MetricsRegistry
-  readonly path: string | undefined
-}
-
-/** @returns the metrics of another registration, where that serves the path */
-function chooseRegistry (fastify: FastifyInstance, settings: Settings, registrations: Registrations): ChosenRegistry | Metrics | undefined {
-  if (settings.metrics === false) return undefined
-  const { path, registry: own } = settings.metrics
-  const ofOther = own === undefined ? registrations.metrics.get(`${fastify.prefix}${path}`) : undefined
-  if (ofOther !== undefined) return ofOther
-  const served = path !== false && fastify.hasRoute({ method: 'GET', url: `${fastify.prefix}${path}` })
-  const registry = own ?? (served ? registryOfOther(fastify, path) : new Registry())
-  if (registry.getSingleMetric(described.store.name) !== undefined) throw metricsRegistered()
-  return { registry, path: path === false || served ? undefined : path }
-}
-
-function addMetrics (
-  fastify: FastifyInstance, settings: Settings, chosen: ChosenRegistry | undefined, registrations: Registrations,
-  { store, memory, redis }: { readonly store: FailoverStore, readonly memory: MemoryStore, readonly redis: RedisSide | undefined }
-): Metrics | undefined {
-  if (chosen === undefined) return undefined
-  const { registry, path } = chosen
-  const metrics = new Metrics(registry, {
-    status: () => store.status,
-    blockCount: () => memory.blockCount,
-    keyCount: () => memory.size,
-    journalSize: () => store.journalSize,
-    instances: () => store.instances,
-    redisInfo: redis === undefined ? undefined : async () => await readInfo(redis.guarded)
-  })
-  redis?.guarded.on('roundTrip', seconds => metrics.roundTrip(seconds))
-  redis?.guarded.on('state', state => metrics.breakerWent(state))
-  redis?.guarded.on('failure', ({ kind }) => metrics.failed(kind))
-  if (path !== undefined) {
-    addMetricsRoute(fastify, path, registry)
-    registrations.metrics.set(`${fastify.prefix}${path}`, metrics)
-  }
-  return metrics
-}
-
-/** fastify-metrics serves the path already, and shows its registry: ours go in there. */
-function registryOfOther (fastify: FastifyInstance, path: string): MetricsRegistry {
-  const other = (fastify as { metrics?: { client?: { register?: MetricsRegistry } } }).metrics?.client?.register
-  if (typeof other?.registerMetric !== 'function') throw metricsRouteTaken(path)
-  return other
-}
-
-/** Managed Redis and ACL users are often not allowed to ask: that is no failure of Redis. */
-function unlessRefused (error: Error): undefined {
-  if (error.name !== 'ReplyError') throw error
-}
-
-/** Of each primary, where it may be asked. */
-async function infosOf (guarded: GuardedRedis): Promise<readonly string[]> {
-  const infos = await guarded.run(async client => {
-    const nodes = isCluster(client) ? client.nodes('master') : [client]
-    return await Promise.all(nodes.map(async node => await node.info().catch(unlessRefused)))
-  })
-  return infos.filter(info => info !== undefined)
-}
-
-async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
-  const [info, slowLogLength] = await guarded.run(async client => await Promise.all([
-    client.info().catch(unlessRefused),
-    client.slowlog('LEN').then(Number).catch(unlessRefused)
-  ]))
-  if (info === undefined) throw new Error('Redis does not allow INFO')
-  return { info, slowLogLength }
-}
-
-/**
- * What a debug line says is put together only where somebody may read it.
- *
- * @param idLabel  under which Fastify logs the id of a request
- */
-function logDecision (
-  log: FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }, idLabel: string, event: GuardEvent
-): void {
-  // Fastify's own logger of `logger: false` has no level; loggers other than pino cannot be asked.
-  if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
-  const { outcome, source, limit, subject: { client, method, route, requestId } } = event
-  const key = shorten(event.key)
-  const decision = { outcome, source, limit, client: { ...client, key: shorten(client.key) }, key, method, route }
-  safeLog(log).debug({ [idLabel]: shorten(String(requestId)), decision }, outcome)
-}
-
-function pluginLog (fastify: FastifyInstance, { environment }: Settings): FastifyBaseLogger {
-  const bindings = { plugin: 'redis-guard' }
-  const { logLevel } = environment
-  try {
-    return fastify.log.child(bindings, logLevel === undefined ? {} : { level: logLevel })
-  } catch {
-    // A level that this logger does not know is for the application to complain about.
-    return fastify.log.child(bindings)
-  }
-}

@@ -35,7 +35,7 @@ const wrong: RedisGuardOptions[] = [
   // @ts-expect-error
   { cost: () => '1' },
   // @ts-expect-error
-  { standardHeaders: 'draft-7' },
+  { standardHeaders: 'draft-11' },
   // @ts-expect-error
   { addHeaders: { 'x-rate': true } },
   // @ts-expect-error -- not a class

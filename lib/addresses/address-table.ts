@@ -12,10 +12,8 @@
  * places them. MurmurHash3 is cheaper, but has sets of eight IPv6 addresses
  * that collide under every seed.
  */
+import type { AddressBits } from './address.js'
 import { type HashKey, keyedHash } from './keyed-hash.js'
-
-/** 32 bits of an address each, the first ones first; IPv4 has only the first. */
-export type AddressWords = readonly [number, number, number, number]
 
 export class AddressTable {
   readonly #width: 1 | 4
@@ -71,15 +69,15 @@ export class AddressTable {
    * @param index  of an address that is in
    */
   delete (index: number): void {
-    this.#free(this.#cellOf(...this.wordsAt(index)))
+    this.#free(this.#cellOf(...this.bitsAt(index)))
     const last = --this.#size
     if (last === index) return
-    const words = this.wordsAt(last)
+    const words = this.bitsAt(last)
     this.#cells[this.#cellOf(...words)] = index + 1
     this.#write(index, ...words)
   }
 
-  wordsAt (index: number): AddressWords {
+  bitsAt (index: number): AddressBits {
     if (this.#width === 1) return [this.#keys[index]!, 0, 0, 0]
     const at = index * 4
     return [this.#keys[at]!, this.#keys[at + 1]!, this.#keys[at + 2]!, this.#keys[at + 3]!]
@@ -123,7 +121,7 @@ export class AddressTable {
     const mask = this.#cells.length - 1
     let free = cell
     for (let next = (free + 1) & mask; this.#cells[next] !== 0; next = (next + 1) & mask) {
-      const home = this.#hash(...this.wordsAt(this.#cells[next]! - 1)) & mask
+      const home = this.#hash(...this.bitsAt(this.#cells[next]! - 1)) & mask
       // It may not move before the cell where looking for it begins.
       if (((next - home) & mask) < ((next - free) & mask)) continue
       this.#cells[free] = this.#cells[next]!
@@ -134,7 +132,7 @@ export class AddressTable {
 
   #rehash (length: number): void {
     this.#cells = new Int32Array(length)
-    for (let index = 0; index < this.#size; index++) this.#cells[this.#cellOf(...this.wordsAt(index))] = index + 1
+    for (let index = 0; index < this.#size; index++) this.#cells[this.#cellOf(...this.bitsAt(index))] = index + 1
   }
 }
 

@@ -1,7 +1,8 @@
 /**
- * One text for each address: whatever form a client, a proxy or an operator
- * writes it in, the same host has the same text here, and different hosts
- * never share one. Lists and keys compare these texts.
+ * Addresses, parsed once into one canonical text and its bits: whatever form a
+ * client, a proxy or an operator writes an address in, the same host has the
+ * same text here, and different hosts never share one. Keys compare the texts,
+ * lists look up by the bits.
  *
  * - IPv4-mapped (::ffff:192.0.2.1) and NAT64 (64:ff9b::c000:201) addresses are
  *   the IPv4 address that they carry (RFC 4291 2.5.5.2, RFC 6052 2.1).
@@ -11,27 +12,43 @@
  */
 import { isIPv4, isIPv6 } from 'node:net'
 
-/** A canonical address as numbers: one of 32 bits, or eight of 16. */
-export type AddressParts = readonly number[]
+export type Family = 4 | 6
 
-/** An address, or a range of them, in canonical form. */
-export interface Network {
-  /** `192.0.2.1`, `192.0.2.0/24`, `2001:db8::/32`; a range of one address has no length */
+/** Whole numbers of 32 bits, from 0 to 2^32 - 1, the first bits first; IPv4 uses the first, and the others are 0. */
+export type AddressBits = readonly [number, number, number, number]
+
+export interface Address {
+  /** canonical: `192.0.2.1`, `2001:db8::1` */
   readonly text: string
-  readonly parts: AddressParts
+  readonly family: Family
+  readonly bits: AddressBits
+}
+
+/** A range of addresses; that of one address has the text of the address. */
+export interface Network {
+  /** canonical: `192.0.2.0/24`, `2001:db8::/32`, `192.0.2.1` */
+  readonly text: string
+  readonly family: Family
+  /** of the first address */
+  readonly bits: AddressBits
   /** 0 to 32 for IPv4, 0 to 128 for IPv6 */
   readonly prefixLength: number
 }
 
+/** An address without its text. */
+type Parsed = Pick<Address, 'family' | 'bits'>
+
 /**
  * @param text  as found in `request.ip`, a header or an argument
- * @returns the canonical text, or undefined for what is no address
+ * @returns undefined for what is no address
  */
-export function canonicalAddress (text: unknown): string | undefined {
+export function parseAddress (text: unknown): Address | undefined {
   if (typeof text !== 'string') return undefined
-  if (isIPv4(text)) return text
-  const parts = parseAddress(text)
-  return parts === undefined ? undefined : formatAddress(parts)
+  if (isIPv4(text)) return { text, family: 4, bits: [ipv4Bits(text), 0, 0, 0] }
+  const parsed = parseBits(text)
+  if (parsed === undefined) return undefined
+  const { family, bits } = embeddedIPv4(parsed) ?? parsed
+  return { text: formatAddress(family, bits), family, bits }
 }
 
 /**
@@ -43,193 +60,122 @@ export function parseNetwork (text: unknown): Network | undefined {
   if (typeof text !== 'string') return undefined
   const slash = text.indexOf('/')
   if (slash === -1) {
-    const parts = parseAddress(text)
-    return parts === undefined ? undefined : networkOf(parts, bitsOf(parts))
+    const address = parseAddress(text)
+    return address && networkOf(address, lengthOf(address.family))
   }
   const length = text.slice(slash + 1)
-  const groups = parseGroups(text.slice(0, slash))
-  if (groups === undefined || !/^(0|[1-9]\d{0,2})$/.test(length)) return undefined
+  const parsed = parseBits(text.slice(0, slash))
+  if (parsed === undefined || !/^(0|[1-9]\d{0,2})$/.test(length)) return undefined
   const prefixLength = Number(length)
-  if (prefixLength > bitsOf(groups)) return undefined
+  if (prefixLength > lengthOf(parsed.family)) return undefined
   // Also with the host bits cleared: `64:ff9b:0:0:1::/64` is the range `64:ff9b::/64`.
-  const embedded = embeddedIPv4(groups) ?? embeddedIPv4(mask(groups, prefixLength))
-  if (embedded === undefined) return networkOf(groups, prefixLength)
+  const embedded = embeddedIPv4(parsed) ?? embeddedIPv4({ ...parsed, bits: mask(parsed.bits, prefixLength) })
+  if (embedded === undefined) return networkOf(parsed, prefixLength)
   // All of IPv4 has to be asked for as 0.0.0.0/0: `64:ff9b::/96` rather means "whoever comes through NAT64".
-  return prefixLength > 96 ? networkOf([embedded], prefixLength - 96) : undefined
+  return prefixLength > 96 ? networkOf(embedded, prefixLength - 96) : undefined
 }
 
 /** The range of `prefixLength` bits that an address lies in. */
-export function networkOf (parts: AddressParts, prefixLength: number): Network {
-  const masked = mask(parts, prefixLength)
-  return { text: formatNetwork(masked, prefixLength), parts: masked, prefixLength }
+export function networkOf ({ family, bits }: Parsed, prefixLength: number): Network {
+  const masked = mask(bits, prefixLength)
+  return { text: formatNetwork(family, masked, prefixLength), family, bits: masked, prefixLength }
 }
 
-/** @param masked  parts of the address, without the bits behind the length */
-export function formatNetwork (masked: AddressParts, prefixLength: number): string {
-  return prefixLength === bitsOf(masked) ? formatAddress(masked) : `${formatAddress(masked)}/${prefixLength}`
+/** @param masked  bits of the address, without those behind the length */
+export function formatNetwork (family: Family, masked: AddressBits, prefixLength: number): string {
+  const first = formatAddress(family, masked)
+  return prefixLength === lengthOf(family) ? first : `${first}/${prefixLength}`
 }
 
 /**
  * What clients are told apart by: an IPv4 address, or the IPv6 network that
  * one customer usually has, since its addresses are free to choose.
  *
- * @param address     canonical
  * @param ipv6Subnet  prefix length, 0 to 128
  */
-export function clientKey (address: string, ipv6Subnet: number): string {
-  if (ipv6Subnet === 128 || isIPv4(address)) return address
-  const parts = parseAddress(address)
-  return parts === undefined ? address : networkOf(parts, ipv6Subnet).text
+export function clientKey (address: Address, ipv6Subnet: number): string {
+  return address.family === 4 ? address.text : networkOf(address, ipv6Subnet).text
 }
 
-/** An address in any accepted form as numbers; undefined for what is no address. */
-export function parseAddress (text: string): AddressParts | undefined {
-  const groups = parseGroups(text)
-  if (groups === undefined) return undefined
-  const embedded = embeddedIPv4(groups)
-  return embedded === undefined ? groups : [embedded]
+/** The first address of a range; an address, and any other text, as it is. */
+export function firstAddress (network: string): string {
+  return network.replace(/\/\d+$/, '')
 }
 
-/**
- * The bits of an IPv4 address, as a whole number below 2^32; -1 for any other
- * text. Makes nothing, for it is asked about each request.
- *
- * @param text  canonical
- */
-export function ipv4BitsOf (text: string): number {
-  let bits = 0
-  let byte = 0
-  let dots = 0
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i)
-    if (code === dot) {
-      bits = bits * 256 + byte
-      byte = 0
-      dots++
-    } else {
-      const digit = code - zero
-      if (digit < 0 || digit > 9) return -1
-      byte = byte * 10 + digit
-    }
+/** Bits of an address: 32 or 128. */
+export function lengthOf (family: Family): number {
+  return family === 4 ? 32 : 128
+}
+
+/** The bits of an address with all but the first `prefixLength` cleared. */
+export function mask ([a, b, c, d]: AddressBits, prefixLength: number): AddressBits {
+  const [keptA, keptB, keptC, keptD] = maskOf(prefixLength)
+  return [(a & keptA) >>> 0, (b & keptB) >>> 0, (c & keptC) >>> 0, (d & keptD) >>> 0]
+}
+
+/** Four numbers of 32 bits, signed, whose first `prefixLength` bits are set. */
+export function maskOf (prefixLength: number): AddressBits {
+  const word = (i: number) => {
+    const kept = Math.min(32, Math.max(0, prefixLength - 32 * i))
+    return kept === 0 ? 0 : -1 << (32 - kept)
   }
-  return dots === 3 ? bits * 256 + byte : -1
+  return [word(0), word(1), word(2), word(3)]
 }
 
-/**
- * Reads an IPv6 address, and makes nothing either.
- *
- * @param text   canonical
- * @param words  4 of 32 bits; undefined contents where it answers false
- * @returns false for any other text
- */
-export function ipv6WordsOf (text: string, words: Uint32Array): boolean {
-  words.fill(0)
-  const end = text.length
-  let group = 0
-  let at = 0
-  let isShortened = false
-  // Where `::` stands, the groups behind it are counted, to know where they go.
-  while (at < end) {
-    if (text.charCodeAt(at) === colon) {
-      if (at + 1 === end || text.charCodeAt(at + 1) !== colon) return false
-      at += 2
-      const next = 8 - groupsFrom(text, at)
-      if (next <= group || isShortened) return false
-      isShortened = true
-      group = next
-      continue
-    }
-    let bits = 0
-    for (; at < end && text.charCodeAt(at) !== colon; at++) {
-      const digit = hexDigit(text.charCodeAt(at))
-      if (digit === -1) return false
-      bits = bits * 16 + digit
-    }
-    if (group > 7 || bits > 0xffff) return false
-    words[group >> 1]! |= (group & 1) === 0 ? bits << 16 : bits
-    group++
-    // One colon parts groups; of two, the first is left for the next round.
-    if (at < end && text.charCodeAt(at + 1) !== colon) at++
-  }
-  return group === 8
+function formatAddress (family: Family, [a, b, c, d]: AddressBits): string {
+  if (family === 4) return `${a >>> 24}.${a >>> 16 & 255}.${a >>> 8 & 255}.${a & 255}`
+  const groups = [a >>> 16, a & 0xffff, b >>> 16, b & 0xffff, c >>> 16, c & 0xffff, d >>> 16, d & 0xffff]
+  const [start, length] = longestZeroRun(groups)
+  const texts = groups.map(group => group.toString(16))
+  if (length < 2) return texts.join(':')
+  return `${texts.slice(0, start).join(':')}::${texts.slice(start + length).join(':')}`
 }
 
-/** How many groups there are from a place in a text on. */
-function groupsFrom (text: string, at: number): number {
-  if (at === text.length) return 0
-  let groups = 1
-  for (let i = at; i < text.length; i++) if (text.charCodeAt(i) === colon) groups++
-  return groups
-}
-
-function hexDigit (code: number): number {
-  if (code >= zero && code <= zero + 9) return code - zero
-  return code >= lowerA && code <= lowerA + 5 ? code - lowerA + 10 : -1
-}
-
-const [dot, zero, colon, lowerA] = [46, 48, 58, 97]
-
-/** 32 or 128. */
-export function bitsOf (parts: AddressParts): number {
-  return parts.length === 1 ? 32 : 128
-}
-
-/** The address with all but its first `prefixLength` bits cleared. */
-export function mask (parts: AddressParts, prefixLength: number): AddressParts {
-  if (parts.length === 1) return [prefixLength === 0 ? 0 : (parts[0]! & (-1 << (32 - prefixLength))) >>> 0]
-  return parts.map((group, i) => {
-    const kept = Math.min(16, Math.max(0, prefixLength - 16 * i))
-    return group & (0xffff << (16 - kept)) & 0xffff
-  })
-}
-
-function formatAddress (parts: AddressParts): string {
-  if (parts.length === 1) {
-    const bits = parts[0]!
-    return `${bits >>> 24}.${bits >>> 16 & 255}.${bits >>> 8 & 255}.${bits & 255}`
-  }
-  const [start, length] = longestZeroRun(parts)
-  let text = ''
-  for (let i = 0; i < 8; i++) {
-    if (i === start && length > 1) {
-      text += '::'
-      i += length - 1
-    } else {
-      text += text === '' || text.endsWith(':') ? parts[i]!.toString(16) : `:${parts[i]!.toString(16)}`
-    }
-  }
-  return text
-}
-
-function parseGroups (text: string): AddressParts | undefined {
+function parseBits (text: string): Parsed | undefined {
   if (text.length > longestText) return undefined
   const bare = withoutPort(text)
-  if (isIPv4(bare)) return [ipv4Bits(bare)]
-  return isIPv6(bare) ? ipv6Groups(bare) : undefined
+  if (isIPv4(bare)) return { family: 4, bits: [ipv4Bits(bare), 0, 0, 0] }
+  return isIPv6(bare) ? { family: 6, bits: ipv6Bits(bare) } : undefined
 }
 
 /** `[` 45 characters of IPv6, a zone and a port: more is no address, and is not worth a regular expression. */
 const longestText = 100
 
 function withoutPort (text: string): string {
-  const bracketed = /^\[([^\]]*)\](?::\d{1,5})?$/.exec(text)
-  if (bracketed !== null) return isIPv6(bracketed[1]!) ? bracketed[1]! : text
+  const bracketed = /^\[([^\]]*)\](?::\d{1,5})?$/.exec(text)?.[1]
+  if (bracketed !== undefined) return isIPv6(bracketed) ? bracketed : text
   return text.replace(/^(\d+\.\d+\.\d+\.\d+):\d{1,5}$/, '$1')
 }
 
+/** Reads character by character: it is called for each client that is not known yet. */
 function ipv4Bits (text: string): number {
-  const [a, b, c, d] = text.split('.').map(Number) as [number, number, number, number]
-  return ((a << 24) | (b << 16) | (c << 8) | d) >>> 0
+  let bits = 0
+  let byte = 0
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (code === dot) {
+      bits = bits * 256 + byte
+      byte = 0
+    } else {
+      byte = byte * 10 + code - zero
+    }
+  }
+  return bits * 256 + byte
 }
 
-function ipv6Groups (text: string): AddressParts {
+const [dot, zero] = [46, 48]
+
+function ipv6Bits (text: string): AddressBits {
   const [address] = text.split('%') as [string]
   const [head, tail] = address.split('::') as [string, string | undefined]
   const before = groupsOf(head)
-  if (tail === undefined) return before
-  const after = groupsOf(tail)
-  return [...before, ...new Array<number>(8 - before.length - after.length).fill(0), ...after]
+  const after = tail === undefined ? [] : groupsOf(tail)
+  const zeros = new Array<number>(8 - before.length - after.length).fill(0)
+  const [a, b, c, d, e, f, g, h] = [...before, ...zeros, ...after] as Groups
+  return [((a << 16) | b) >>> 0, ((c << 16) | d) >>> 0, ((e << 16) | f) >>> 0, ((g << 16) | h) >>> 0]
 }
+
+type Groups = [number, number, number, number, number, number, number, number]
 
 function groupsOf (text: string): number[] {
   if (text === '') return []
@@ -240,18 +186,19 @@ function groupsOf (text: string): number[] {
   })
 }
 
-function embeddedIPv4 (parts: AddressParts): number | undefined {
-  if (parts.length === 1) return undefined
-  const [a, b, c, d, e, f, g, h] = parts as [number, number, number, number, number, number, number, number]
-  const mapped = (a | b | c | d | e) === 0 && f === 0xffff
-  const nat64 = a === 0x64 && b === 0xff9b && (c | d | e | f) === 0
-  return mapped || nat64 ? ((g << 16) | h) >>> 0 : undefined
+/** The IPv4 address that an IPv6 address carries. */
+function embeddedIPv4 ({ family, bits: [a, b, c, d] }: Parsed): Parsed | undefined {
+  if (family === 4 || b !== 0) return undefined
+  const isMapped = a === 0 && c === 0xffff
+  const isNat64 = a === 0x64ff9b && c === 0
+  return isMapped || isNat64 ? { family: 4, bits: [d, 0, 0, 0] } : undefined
 }
 
-function longestZeroRun (groups: AddressParts): readonly [start: number, length: number] {
+/** Of two runs of one length the first (RFC 5952 4.2.3). */
+function longestZeroRun (groups: readonly number[]): readonly [start: number, length: number] {
   let [best, bestLength, length] = [0, 0, 0]
-  for (let i = 0; i < 8; i++) {
-    length = groups[i] === 0 ? length + 1 : 0
+  for (const [i, group] of groups.entries()) {
+    length = group === 0 ? length + 1 : 0
     if (length > bestLength) [best, bestLength] = [i + 1 - length, length]
   }
   return [best, bestLength]

@@ -7,7 +7,7 @@ import { EventEmitter } from 'node:events'
 import { attempt } from '../runtime/awaitable.js'
 import { ArgumentError, NoCredentialsError, show } from '../errors.js'
 import type { RedisClient } from '../redis/script.js'
-import { canonicalAddress, parseNetwork } from '../addresses/address.js'
+import { parseAddress, parseNetwork } from '../addresses/address.js'
 import type { StoreStatus, SwitchEvents } from '../outage/availability.js'
 import type { FailoverStore } from '../outage/failover.js'
 import type { Block } from '../store/block-store.js'
@@ -197,9 +197,9 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   /** Whether the address is blocked, by itself or by a range around it; the allow list does not count. */
   async isIPBlocked (ip: string): Promise<boolean> {
     this.#checkOpen()
-    const address = canonicalAddress(ip)
+    const address = parseAddress(ip)
     if (address === undefined) throw new ArgumentError({ option: 'the address of isIPBlocked', rule: 'an IPv4 or IPv6 address', received: show(ip) })
-    return await this.#store.isBlocked(address)
+    return await this.#store.isBlocked(address.text)
   }
 
   /**
@@ -287,12 +287,12 @@ function readEvent (event: RateLimitEventInput, nowMs: number): RateLimitEvent {
   const { type = 'limited', ip, key, limit, method, route, count = 1 } = event
   if (type !== 'limited' && type !== 'blocked') throw wrong('type', "'limited' or 'blocked'", type)
   if (!Number.isSafeInteger(count) || count < 1) throw wrong('count', 'a whole number >= 1', count)
-  const address = canonicalAddress(ip)
+  const address = parseAddress(ip)
   if (ip !== undefined && address === undefined) throw wrong('ip', 'an IPv4 or IPv6 address', ip)
   for (const [name, value] of Object.entries({ key, limit, method, route })) {
     if (value !== undefined && (typeof value !== 'string' || value.length > longestText)) {
       throw wrong(name, `a text of at most ${longestText} characters`, value)
     }
   }
-  return { type, ip: address, key, limit, method, route, count, atMs: nowMs }
+  return { type, ip: address?.text, key, limit, method, route, count, atMs: nowMs }
 }

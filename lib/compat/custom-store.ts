@@ -5,7 +5,7 @@ import type { Counter } from '../guard/guard.js'
 import type { RedisGuardOptions } from '../settings/options.js'
 import type { LimitSettings, Settings } from '../settings/settings.js'
 import { CustomCounter, type CustomCounterParts } from './custom-counter.js'
-import type { CustomStore } from '../store/store.js'
+import type { CustomStore } from '../settings/custom-store.js'
 
 /**
  * @param config     what a route or limiter has of its own; undefined: the plugin's limit

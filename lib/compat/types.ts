@@ -1,6 +1,6 @@
 /** Names of types that @fastify/rate-limit exports, for a project that changes its import. */
 import type { LimitHook, RedisGuardOptions, RefusalContext, RouteRateLimitOptions } from '../settings/options.js'
-import type { CustomStore, CustomStoreConstructor } from '../store/store.js'
+import type { CustomStore, CustomStoreConstructor } from '../settings/custom-store.js'
 
 export type RateLimitPluginOptions = RedisGuardOptions
 

@@ -3,30 +3,17 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
-import { canonicalAddress, clientKey } from '../addresses/address.js'
-import type { AddressList } from '../addresses/address-list.js'
-import { current, explain, explainHit, refusalsOf } from '../rules/rate-limit.js'
-import type { Explanation } from '../rules/rule.js'
+import { explainHit, ruleOf } from '../rules/rate-limit.js'
+import type { Explanation, LimitState } from '../rules/rule.js'
 import type {
   Blocked, Counted, Denied, Exempt, Explained, OnOutage, Shadowed, Source, Uncounted, Unlimited, Verdict
 } from '../rules/verdict.js'
 import type { FailoverStore } from '../outage/failover.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { NamedCheck, Peeked, Refund, Taken } from '../store/limit-store.js'
+import type { Client } from './client.js'
 import type { DenyCache } from './refusal-cache.js'
 import type { KeyHash } from './key-hash.js'
-
-/** Who sent a request, as far as its address tells. */
-export interface Client {
-  /** canonical; undefined on a unix socket, and for what is no address */
-  readonly address: string | undefined
-  /** what it is counted by, unless a `keyGenerator` says otherwise */
-  readonly key: string
-  /** the key is a range of addresses, such as the /64 of an IPv6 client */
-  readonly isPrefix: boolean
-  /** on the plugin's allow list: never blocked, and not limited by limits that use that list */
-  readonly exempt: boolean
-}
 
 /** What a decision was about, and what it was; for those who only watch. */
 export interface GuardEvent {
@@ -62,8 +49,6 @@ export interface GuardOptions {
   readonly store: FailoverStore
   readonly memory: MemoryStore
   readonly denyCache: DenyCache
-  readonly ipv6Subnet: number
-  readonly allowList: AddressList<true>
   /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
   readonly hashKey?: KeyHash | undefined
   /** default true; false: blocks are in shadow, as all else */
@@ -76,48 +61,18 @@ export class Guard {
   readonly #store: FailoverStore
   readonly #memory: MemoryStore
   readonly #denyCache: DenyCache
-  readonly ipv6Subnet: number
   readonly hashKey: KeyHash | undefined
-  readonly #allowList: AddressList<true>
   readonly #refusesBlocked: boolean
   readonly #listeners: readonly GuardListener[]
-  readonly #clients = new Map<unknown, Client>()
 
   constructor (options: GuardOptions) {
-    const { store, memory, denyCache, ipv6Subnet, allowList, hashKey, refusesBlocked = true, listeners } = options
+    const { store, memory, denyCache, hashKey, refusesBlocked = true, listeners } = options
     this.#store = store
     this.#memory = memory
     this.#denyCache = denyCache
-    this.ipv6Subnet = ipv6Subnet
     this.hashKey = hashKey
-    this.#allowList = allowList
     this.#refusesBlocked = refusesBlocked
     this.#listeners = listeners
-  }
-
-  /** @param ip  `request.ip`: may be undefined, or any text that a trusted proxy passed on */
-  identify (ip: unknown): Client {
-    const known = this.#clients.get(ip)
-    if (known !== undefined) return known
-    const client = this.read(ip)
-    if (client === unknownClient) return client
-    if (this.#clients.size >= mostRemembered) this.#clients.clear()
-    this.#clients.set(copy(String(ip)), client)
-    return client
-  }
-
-  /** The same, for who remembers the answer. */
-  read (ip: unknown): Client {
-    const found = canonicalAddress(ip)
-    if (found === undefined) return unknownClient
-    const address = copy(found)
-    return { address, ...keyOf(address, this.ipv6Subnet), exempt: this.#allowList.find(address) === true }
-  }
-
-  /** A client as a limit sees it that tells them apart by another prefix. */
-  inSubnet (client: Client, ipv6Subnet: number): Client {
-    if (client.address === undefined) return client
-    return { ...client, ...keyOf(client.address, ipv6Subnet) }
   }
 
   /** The verdict when a block is in force for the client; answered from this process. */
@@ -212,7 +167,7 @@ export class Guard {
       }
     }
     const { nowMs, states } = peeked
-    const outcomes = checks.map(({ limit }, i) => ({ fits: true, state: current(states[i], nowMs, limit) }))
+    const outcomes = states.map(state => ({ fits: true, state }))
     return verdictOn(key, checks, { accepted: true, nowMs, outcomes }, 'local') ?? { kind: 'shadowed', key }
   }
 
@@ -232,19 +187,25 @@ export class Guard {
   }
 }
 
+/** What a store has decided, or only told; counters are undefined where there are none. */
+type Told = Omit<Taken, 'outcomes'> & {
+  readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState | undefined }[]
+}
+
 /** @returns undefined: all of the limits are in shadow */
-function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, source: Source): Counted | undefined {
+function verdictOn (key: string, checks: readonly NamedCheck[], taken: Told, source: Source): Counted | undefined {
   const { accepted, outcomes, nowMs } = taken
   const explanationOf = (i: number) => {
     const { limit, cost } = checks[i]!
-    return explainHit(taken.explanations?.[i] ?? explain(outcomes[i]!.state, nowMs, limit, cost), limit, cost)
+    return explainHit(taken.explanations?.[i] ?? ruleOf(limit).explain(outcomes[i]!.state, nowMs, limit, cost), limit, cost)
   }
+  const refusalsAt = (i: number) => ruleOf(checks[i]!.limit).refusals(outcomes[i]!.state, nowMs, checks[i]!.limit)
   const kind = accepted ? 'allowed' : 'limited'
   // Almost every request has one limit: it makes no lists.
   if (checks.length === 1) {
     const { name, limit, shadow } = checks[0]!
     if (shadow === true) return undefined
-    return { kind, source, key, name, limit, explanation: explanationOf(0), refusals: refusalsOf(outcomes[0]!.state, limit), others: none }
+    return { kind, source, key, name, limit, explanation: explanationOf(0), refusals: refusalsAt(0), others: none }
   }
   const explained = checks.map(({ name, limit }, i) => ({ name, limit, explanation: explanationOf(i) }))
   let at: number | undefined
@@ -253,7 +214,7 @@ function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, so
     if (at === undefined || isTighter(explained[i]!.explanation, explained[at]!.explanation)) at = i
   })
   if (at === undefined) return undefined
-  return { kind, source, key, ...explained[at]!, refusals: refusalsOf(outcomes[at]!.state, checks[at]!.limit), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
+  return { kind, source, key, ...explained[at]!, refusals: refusalsAt(at), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
 }
 
 /** Whether the first limits a client more: it has to wait longer, or has less left. */
@@ -294,18 +255,3 @@ function inForce (checks: readonly NamedCheck[]): NamedCheck | undefined {
 function isCountedByMemory (onOutage: OnOutage): onOutage is 'memory' | 'share' {
   return onOutage === 'memory' || onOutage === 'share'
 }
-
-/** All whose address cannot be read share one counter: it must not be a way around the limit. */
-const unknownClient: Client = { address: undefined, key: 'unknown', isPrefix: false, exempt: false }
-
-function keyOf (address: string, ipv6Subnet: number): Pick<Client, 'key' | 'isPrefix'> {
-  const key = clientKey(address, ipv6Subnet)
-  return { key, isPrefix: key.includes('/') }
-}
-
-function copy (address: string): string {
-  return Buffer.from(address, 'latin1').toString('latin1')
-}
-
-/** Addresses whose reading is remembered. */
-const mostRemembered = 10_000

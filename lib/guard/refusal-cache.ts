@@ -17,7 +17,7 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
-import { isUnused, takeAll } from '../rules/rate-limit.js'
+import { ruleOf, takeAll } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
 import type { NamedCheck, Refusals, Taken } from '../store/limit-store.js'
 import { timers } from '../runtime/timers.js'
@@ -90,16 +90,18 @@ export class DenyCache {
     const { accepted, outcomes } = takeAll(counters.map(({ state }) => state), nowMs, checks)
     if (accepted) return undefined
     // A refusal that begins a window is for Redis to count: it says when the window ends.
-    const begins = outcomes.some(({ fits, state, changed }, i) =>
-      !fits && changed && state.atMs !== counters[i]!.state?.atMs)
+    const begins = outcomes.some(({ state, left }, i) => {
+      const known = counters[i]!.state
+      return left === 'refusal' && (known === undefined || !ruleOf(checks[i]!.limit).isSameWindow(known, state, 0))
+    })
     if (begins) return undefined
     if (canAsk && isDue) {
       // One hit asks; those that come while it is on its way need not.
       for (const counter of counters) counter.askAgainAtMs = localMs + askAgainMs
       return undefined
     }
-    outcomes.forEach(({ fits, state, changed }, i) => {
-      if (!fits && changed) this.#count(counters[i]!, state, client, checks[i]!)
+    outcomes.forEach(({ state, left }, i) => {
+      if (left === 'refusal') this.#count(counters[i]!, state, client, checks[i]!)
     })
     return { accepted, outcomes, nowMs }
   }
@@ -118,7 +120,7 @@ export class DenyCache {
       const localMs = this.#options.now()
       this.#counters.set(key, {
         windowMs: limit.windowMs,
-        state: isUnused(state, limit) ? undefined : state,
+        state: ruleOf(limit).isEmpty(state) ? undefined : state,
         refusedAtMs: nowMs,
         learntAtMs: localMs,
         askAgainAtMs: localMs + askAgainMs

@@ -67,7 +67,7 @@ function setPlainHeaders (
 function listLimits (
   reply: FastifyReply, verdict: Counted, settings: HeaderSettings, state: HeaderState, first: boolean
 ): void {
-  if (settings.standardHeaders === false) return
+  if (!settings.standardHeaders) return
   const own = [verdict, ...verdict.others]
   state.listed = first ? [...own, ...state.listed] : [...state.listed, ...own]
   setStandardHeaders(reply, state.listed)
@@ -76,7 +76,7 @@ function listLimits (
 /**
  * Lists of structured fields, the limit that tells most first. They have no
  * partition key: it would show whom a client is taken for.
- * Source: draft-ietf-httpapi-ratelimit-headers-10 and -11, which agree in this
+ * Source: draft-ietf-httpapi-ratelimit-headers-11
  */
 function setStandardHeaders (reply: FastifyReply, limits: readonly Explained[]): void {
   reply.header('ratelimit-policy', limits.map(({ name, limit }) => `${quoted(name)};q=${integer(limit.max)};w=${integer(limit.windowMs / 1000)}`).join(', '))

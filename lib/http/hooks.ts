@@ -5,7 +5,8 @@
 import type {
   FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, preParsingHookHandler, RouteOptions
 } from 'fastify'
-import type { Client, Guard } from '../guard/guard.js'
+import type { Client } from '../guard/client.js'
+import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../limits/registry.js'
 import type { LimitHook, RouteRateLimitOptions } from '../settings/options.js'
 import { resolveRouteLimit, type Settings } from '../settings/settings.js'

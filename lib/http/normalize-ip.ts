@@ -1,16 +1,6 @@
 /** The key by which the plugin tells an address from others, for a `keyGenerator` of one's own. */
 import { ArgumentError, show } from '../errors.js'
-import type { Client } from '../guard/guard.js'
-import { canonicalAddress, clientKey } from '../addresses/address.js'
-
-/** What a user's function sees of a key: of an IPv6 client the first address of its prefix, as @fastify/rate-limit has it. */
-export function shownKey (key: string, client: Client): string {
-  return client.isPrefix && key === client.key ? withoutPrefixLength(key) : key
-}
-
-function withoutPrefixLength (key: string): string {
-  return key.replace(/\/\d+$/, '')
-}
+import { clientKey, firstAddress, parseAddress } from '../addresses/address.js'
 
 /**
  * @param ip          an IPv4 address, which is answered as it is; or an IPv6
@@ -19,8 +9,13 @@ function withoutPrefixLength (key: string): string {
  * @returns the text itself, in small letters, where it is no address
  */
 export function normalizeIP (ip: string, ipv6Subnet = 64): string {
-  if (typeof ip !== 'string') throw new ArgumentError({ option: 'the address of normalizeIP', rule: 'a text', received: show(ip) })
-  if (!Number.isInteger(ipv6Subnet) || ipv6Subnet < 0 || ipv6Subnet > 128) throw new ArgumentError({ option: 'ipv6Subnet of normalizeIP', rule: 'a whole number from 0 to 128', received: show(ipv6Subnet) })
-  const address = canonicalAddress(ip)
-  return address === undefined ? ip.toLowerCase() : withoutPrefixLength(clientKey(address, ipv6Subnet))
+  if (typeof ip !== 'string') {
+    throw new ArgumentError({ option: 'the address of normalizeIP', rule: 'a text', received: show(ip) })
+  }
+  if (!Number.isInteger(ipv6Subnet) || ipv6Subnet < 0 || ipv6Subnet > 128) {
+    const rule = 'a whole number from 0 to 128'
+    throw new ArgumentError({ option: 'ipv6Subnet of normalizeIP', rule, received: show(ipv6Subnet) })
+  }
+  const address = parseAddress(ip)
+  return address === undefined ? ip.toLowerCase() : firstAddress(clientKey(address, ipv6Subnet))
 }

@@ -8,10 +8,12 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { inThisContext } from '../runtime/async-context.js'
 import { attempt, type Awaitable, isThenable } from '../runtime/awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
-import type { Client, CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
+import type { Client } from '../guard/client.js'
+import type { CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../limits/registry.js'
+import { storeAlgorithm } from '../rules/fixed-window.js'
 import { byAddress } from '../rules/limit-name.js'
-import type { Limit } from '../rules/rule.js'
+import type { Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
 import type { Counted, Skipped, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings/settings.js'
@@ -20,7 +22,6 @@ import { listen } from '../runtime/shared-listener.js'
 import type { NamedCheck } from '../store/limit-store.js'
 import { readClientId } from './client-id.js'
 import { wasDelivered } from './connection.js'
-import { shownKey } from './normalize-ip.js'
 import type { RequestSubject } from './subject.js'
 import { answerOf, hidden } from './user-function.js'
 
@@ -51,8 +52,6 @@ export class Limiter {
   #fixed = new Map<number, readonly NamedCheck[]>()
   #fixedByAddress = new Map<number, readonly NamedCheck[]>()
   #version: number
-  /** as this limit tells them apart, where it does so otherwise than the plugin */
-  readonly #clients = new WeakMap<Client, Client>()
 
   /** @param counter  who decides in place of the guard's store */
   constructor (guard: Guard, registry: LimitRegistry, name: string, settings: LimitSettings, counter?: Counter) {
@@ -101,7 +100,7 @@ export class Limiter {
   }
 
   skipped (client: Client): Skipped {
-    return { kind: 'skipped', key: shownKey(client.key, client) }
+    return { kind: 'skipped', key: client.shown }
   }
 
   #decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: RequestSubject, decided: Decided): void {
@@ -109,7 +108,7 @@ export class Limiter {
     if (this.#isPlain) {
       const { key } = client
       if (reply !== undefined && !subject.markUnlessCounted(this, key)) return decided(undefined, this.skipped(client))
-      const shownTo = showing(shownKey(key, client), key, decided)
+      const shownTo = showing(client.shown, key, decided)
       if (isListed(client, key, this.settings)) return shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
       const checks = this.#fixedChecks(key, false)
       if (checks !== undefined) return this.#take(request, reply, subject, key, checks, shownTo)
@@ -126,10 +125,7 @@ export class Limiter {
   }
 
   clientOf ({ client }: Subject): Client {
-    if (this.settings.ipv6Subnet === this.#guard.ipv6Subnet) return client
-    let own = this.#clients.get(client)
-    if (own === undefined) this.#clients.set(client, own = this.#guard.inSubnet(client, this.settings.ipv6Subnet))
-    return own
+    return client.inSubnet(this.settings.ipv6Subnet)
   }
 
   /**
@@ -203,7 +199,7 @@ export class Limiter {
       const generated = readClientId(answer)
       const plain = generated ?? client.key
       const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
-      const shown = generated === undefined ? shownKey(plain, client) : answer as string
+      const shown = generated === undefined ? client.shown : answer as string
       // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
       const isFallback = keyGenerator !== undefined && generated === undefined
       if (marks?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
@@ -307,7 +303,7 @@ function checkForStore (name: string, { limits, countWhen }: LimitSettings): voi
   if (limits.length > 1 || limits[0]!.name !== '') refuse('limits', limits)
   if (countWhen !== undefined) refuse('countWhen', countWhen)
   for (const { algorithm, cost } of limits) {
-    if (algorithm !== 'fixed-window') refuse('algorithm', algorithm)
+    if (algorithm !== storeAlgorithm) refuse('algorithm', algorithm)
     if (cost !== 1) refuse('cost', cost)
   }
   if (problems.length > 0) throw new OptionsError(problems)

@@ -1,6 +1,7 @@
 /** What a request is about, and what has become of it so far. */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import type { Client, Subject } from '../guard/guard.js'
+import type { Client } from '../guard/client.js'
+import type { Subject } from '../guard/guard.js'
 import type { Explanation } from '../rules/rule.js'
 import type { Explained } from '../rules/verdict.js'
 

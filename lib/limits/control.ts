@@ -7,10 +7,9 @@
 import { randomUUID } from 'node:crypto'
 import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
 import { duration, wrong } from '../settings/option-rules.js'
-import { canonicalAddress, clientKey } from '../addresses/address.js'
+import { clientKey, parseAddress } from '../addresses/address.js'
 import { byAddress } from '../rules/limit-name.js'
-import { current, defineLimit, explain, longestWindowMs } from '../rules/rate-limit.js'
-import type { Algorithm, Limit } from '../rules/rule.js'
+import { defineLimit, longestWindowMs, ruleOf, type Algorithm, type Limit } from '../rules/rate-limit.js'
 import type { NamedCheck } from '../store/limit-store.js'
 import type { Store } from '../store/store.js'
 import { isKeyHash, type KeyHash } from '../guard/key-hash.js'
@@ -208,7 +207,7 @@ export class LimitControl {
         algorithm: limit.algorithm,
         max: limit.max,
         timeWindow: limit.windowMs,
-        ...explain(current(states[i], nowMs, limit), nowMs, limit)
+        ...ruleOf(limit).explain(states[i], nowMs, limit)
       }))
     })
     return (await Promise.all(peeked)).flat()
@@ -320,7 +319,7 @@ export class LimitControl {
     })
     const wasCounted = (await Promise.all(forgotten)).includes(true)
     // What is hashed elsewhere is hashed in the log, too.
-    const isShown = this.#hashKey === undefined || isKeyHash(key) || canonicalAddress(key) !== undefined
+    const isShown = this.#hashKey === undefined || isKeyHash(key) || parseAddress(key) !== undefined
     this.#changeLog.note('counters reset', { key: isShown ? key : this.#hashKey(key), wasCounted, ...by })
     return wasCounted
   }
@@ -363,7 +362,7 @@ export class LimitControl {
    */
   #checksOf (method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit): ReadonlyMap<string, readonly NamedCheck[]> {
     if (typeof key !== 'string' || key === '') throw new ArgumentError({ option: `the key of limits.${method}`, rule: 'a text that is not empty', received: show(key) })
-    const address = canonicalAddress(key)
+    const address = parseAddress(key)
     const counted = this.#hashKey === undefined || isKeyHash(key) ? key : this.#hashKey(key)
     const checks = new Map<string, Map<string, NamedCheck>>()
     const add = (client: string, name: string, limit: Limit) => {

@@ -6,6 +6,7 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import { timers } from '../runtime/timers.js'
+import { shorten } from './shorten.js'
 
 /** The most lines in a second, and one with the counts of the others. */
 export const mostLines = 10
@@ -45,9 +46,4 @@ export class ChangeLog {
     if (this.#others.size > 0) this.#write({ changes: Object.fromEntries(this.#others) }, 'more changes in one second')
     this.#others.clear()
   }
-}
-
-/** A text may hold a megabyte that a client sent; a copy, since a part of a text keeps all of it alive. */
-export function shorten (text: string): string {
-  return text.length <= 200 ? text : Buffer.from(`${text.slice(0, 200)}...`).toString()
 }

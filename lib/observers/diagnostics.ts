@@ -45,7 +45,7 @@ export function publishDecision ({ outcome, source, limit, key, subject }: Guard
   const to = channels[name]
   if (!to.hasSubscribers) return
   const { client, method, route } = subject
-  to.publish({ ip: client.address, key, limit, source, method, route, shadow: outcome === 'shadowed' } satisfies DecisionMessage)
+  to.publish({ ip: client.address?.text, key, limit, source, method, route, shadow: outcome === 'shadowed' } satisfies DecisionMessage)
 }
 
 /** The store that answers has changed. */

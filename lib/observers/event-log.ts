@@ -10,7 +10,7 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { RateLimitEvent } from '../store/event-store.js'
-import { shorten } from './change-log.js'
+import { shorten } from './shorten.js'
 import { timers } from '../runtime/timers.js'
 import type { GuardEvent } from '../guard/guard.js'
 

@@ -4,17 +4,11 @@
  * answer costs the scrape no more than that.
  */
 import { Counter, Gauge, type Registry } from 'prom-client'
+import { parseInfo, type RedisInfo } from '../redis/info.js'
 import type { MetricDescription } from './metric-description.js'
 
 /** Asks Redis; throws or rejects when it cannot be asked. */
 export type InfoSource = () => Promise<RedisInfo>
-
-export interface RedisInfo {
-  /** the reply to INFO */
-  readonly info: string
-  /** entries in the slow log; undefined where that may not be asked */
-  readonly slowLogLength: number | undefined
-}
 
 interface InfoMetric extends MetricDescription {
   readonly type: 'gauge' | 'counter'
@@ -115,12 +109,6 @@ class AskedOnce {
 interface Answer {
   readonly info: RedisInfo
   readonly fields: ReadonlyMap<string, string>
-}
-
-/** The `name:value` lines of a reply to INFO. */
-export function parseInfo (text: string): ReadonlyMap<string, string> {
-  const lines = text.split('\r\n').filter(line => line.includes(':'))
-  return new Map(lines.map(line => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1)]))
 }
 
 function number (value: string | undefined): number | undefined {

@@ -7,8 +7,8 @@
  * numbers, and Redis runs them in order (store/redis/lua/take.lua): those up to the
  * last number that Redis knows did run.
  */
-import { count, expiresAtMs, explain, otherClockMs, refund } from '../rules/rate-limit.js'
-import type { Limit, LimitState } from '../rules/rule.js'
+import { count, expiresAtMs, explain, refund, type Limit } from '../rules/rate-limit.js'
+import { type LimitState, otherClockMs } from '../rules/rule.js'
 import type { CountedHere } from '../store/limit-store.js'
 import type { Fence } from '../store/redis/sequence.js'
 

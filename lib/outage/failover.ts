@@ -15,8 +15,8 @@ import type { Awaitable } from '../runtime/awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../store/redis/batch.js'
 import { CallQueue, SingleCallQueue } from './call-queue.js'
-import { count, current, refusalsOf, take } from '../rules/rate-limit.js'
-import type { Limit, LimitState } from '../rules/rule.js'
+import { count, current, refusalsOf, take, type Limit } from '../rules/rate-limit.js'
+import type { LimitState } from '../rules/rule.js'
 import { Availability, type AvailabilityEvents, type RedisSide, type StoreStatus } from './availability.js'
 import type { BeforeReset, HitHere } from './counter-journal.js'
 import { FailoverValues } from './values.js'
@@ -306,9 +306,10 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
     if (this.#redis === undefined) return this.#memory.logEvents(events)
     const { store, journal } = this.#redis
-    const number = journal.nextEventBatch()
-    const isTold = await this.#told(async () => await store.writeEvents({ number, events }), (isLost, wasSent) => {
-      journal.addEvents(events, number, wasSent)
+    const ticket = { number: 0 }
+    // In a Cluster nobody can tell whether a write ran: twice is better than never.
+    const isTold = await this.#told(async () => await store.logEvents(events, ticket), isLost => {
+      journal.addEvents(events, isLost ? undefined : ticket.number || undefined)
     })
     if (!isTold) this.#memory.logEvents(events)
   }
@@ -397,14 +398,12 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   /**
    * Tells Redis something that holds here already.
    *
-   * @param keep  called where Redis is away: keeps it in the journal; `isLost`: Redis has not run it, and will not;
-   *   `wasSent`: Redis was asked, and has not answered
+   * @param keep  called where Redis is away: keeps it in the journal; `isLost`: Redis has not run it, and will not
    * @returns whether Redis has it
    */
-  async #told (call: () => Promise<void>, keep: (isLost: boolean, wasSent: boolean) => void): Promise<boolean> {
+  async #told (call: () => Promise<void>, keep: (isLost: boolean) => void): Promise<boolean> {
     let isLost = false
-    const wasSent = this.usesRedis
-    if (wasSent) {
+    if (this.usesRedis) {
       try {
         await call()
         return true
@@ -416,7 +415,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
         if (isLost) this.lostData(error)
       }
     }
-    keep(isLost, wasSent)
+    keep(isLost)
     return false
   }
 

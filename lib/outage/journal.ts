@@ -4,10 +4,12 @@
  * that were sent and not answered yet. Entries without room are dropped and
  * reported.
  */
-import type { Limit, LimitState } from '../rules/rule.js'
+import type { Limit } from '../rules/rate-limit.js'
+import type { LimitState } from '../rules/rule.js'
 import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
+import { type EventChunk, EventJournal } from './event-journal.js'
 import { blockedIn, type BlockOperation } from '../store/block-store.js'
-import type { EventBatch, RateLimitEvent } from '../store/event-store.js'
+import type { RateLimitEvent } from '../store/event-store.js'
 import type { Fence } from '../store/redis/sequence.js'
 import type { ValueOperation } from '../store/value-store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
@@ -16,7 +18,7 @@ import { type ValueChunk, ValueJournal } from './value-journal.js'
 export type Chunk =
   | CounterChunk
   | { readonly kind: 'blocks', readonly operations: readonly BlockOperation[] }
-  | { readonly kind: 'events', readonly batch: EventBatch }
+  | EventChunk
   | ValueChunk
 
 export const carriedKinds = ['counters', 'blocks', 'events', 'values'] as const
@@ -34,16 +36,12 @@ export interface JournalOptions {
 export class Journal {
   readonly #options: JournalOptions
   readonly #counters = new CounterJournal()
+  readonly #events = new EventJournal()
   readonly #values = new ValueJournal()
   /** by address, in their order: the operations that still matter */
   readonly #blocks = new Map<string, BlockStep[]>()
   #blockCount = 0
   #lastBlockOrder = 0
-  readonly #events = new Map<number, EventBatch>()
-  /** number of the last batch, where nobody has tried to write it: more may be added */
-  #openBatch = 0
-  #eventCount = 0
-  #lastEventBatch = 0
 
   constructor (options: JournalOptions) {
     this.#options = options
@@ -51,7 +49,7 @@ export class Journal {
 
   /** Entries that wait. */
   get size (): number {
-    return this.#counters.size + this.#blockCount + this.#eventCount + this.#values.size
+    return this.#counters.size + this.#blockCount + this.#events.size + this.#values.size
   }
 
   /** The same by kind. */
@@ -138,25 +136,12 @@ export class Journal {
     return ++this.#lastBlockOrder
   }
 
-  /**
-   * @param number   from `nextEventBatch`
-   * @param wasSent  an attempt to write them under this number may have succeeded
-   */
-  addEvents (events: readonly RateLimitEvent[], number: number, wasSent: boolean): void {
-    const open = this.#events.get(this.#openBatch)
-    if (!wasSent && open !== undefined && open.events.length + events.length <= eventsInBatch) {
-      this.#events.set(open.number, { number: open.number, events: [...open.events, ...events] })
-    } else {
-      this.#events.set(number, { number, events })
-      this.#openBatch = wasSent ? 0 : number
-    }
-    this.#eventCount += events.length
-    if (this.#eventCount > this.#options.maxEvents) this.#drop('events', this.#eventCount - this.#options.maxEvents)
+  /** @param batch  number of the write that may have run; undefined: none */
+  addEvents (events: readonly RateLimitEvent[], batch: number | undefined): void {
+    this.#events.add(events, batch)
+    const { maxEvents } = this.#options
+    if (this.#events.size > maxEvents) this.#drop('events', this.#events.size - maxEvents)
     this.#makeRoom()
-  }
-
-  nextEventBatch (): number {
-    return ++this.#lastEventBatch
   }
 
   /**
@@ -173,9 +158,10 @@ export class Journal {
     return this.#values.nextOrder()
   }
 
-  /** Decides which of the hits and operations in doubt Redis has run. */
+  /** Decides which of the hits, events and operations in doubt Redis has run. */
   settle (fence: Fence): void {
     this.#counters.settle(fence)
+    this.#events.settle(fence)
     this.#values.settle(fence)
   }
 
@@ -190,14 +176,13 @@ export class Journal {
     if (blocks.length > 0) return blocks
     const counters = this.#counters.next(atMost)
     if (counters.length > 0) return counters
-    // One by one: where one fails and a later one does not, Redis would take the first for one that it has.
-    const [events] = this.#eventChunks()
-    return events === undefined ? this.#values.next(atMost) : [events]
+    const events = this.#events.next(atMost)
+    return events.length > 0 ? events : this.#values.next(atMost)
   }
 
   /** All chunks for Redis, in order. */
   rest (): readonly Chunk[] {
-    return [...this.#blockChunks(), ...this.#counters.rest(), ...this.#eventChunks(), ...this.#values.rest()]
+    return [...this.#blockChunks(), ...this.#counters.rest(), ...this.#events.rest(), ...this.#values.rest()]
   }
 
   /** Redis has run the chunk, or has rejected it. */
@@ -205,10 +190,7 @@ export class Journal {
     switch (chunk.kind) {
       case 'counters': return this.#counters.done(chunk)
       case 'values': return this.#values.done(chunk)
-      case 'events':
-        this.#eventCount -= this.#events.get(chunk.batch.number)?.events.length ?? 0
-        this.#events.delete(chunk.batch.number)
-        return
+      case 'events': return this.#events.done(chunk)
       case 'blocks':
         // What has come since then stays.
         for (const operation of chunk.operations) this.#keepBlocks(blockedIn(operation), step => step.operation !== operation)
@@ -231,11 +213,6 @@ export class Journal {
     if (operations.length > 0) yield { kind: 'blocks', operations }
   }
 
-  * #eventChunks (): Generator<Chunk, undefined> {
-    this.#openBatch = 0
-    for (const batch of this.#events.values()) yield { kind: 'events', batch }
-  }
-
   /** Several at a time: finding the oldest of a Map or Set costs more, the more were deleted before it. */
   #makeRoom (): void {
     const { capacity } = this.#options
@@ -248,7 +225,7 @@ export class Journal {
     switch (kind) {
       case 'counters': return this.#counters.size
       case 'blocks': return this.#blockCount
-      case 'events': return this.#eventCount
+      case 'events': return this.#events.size
       case 'values': return this.#values.size
     }
   }
@@ -259,7 +236,7 @@ export class Journal {
       case 'counters': this.#counters.drop(atMost); break
       case 'values': this.#values.drop(atMost); break
       case 'blocks': this.#dropBlocks(atMost); break
-      case 'events': this.#dropEvents(atMost)
+      case 'events': this.#events.drop(atMost)
     }
     this.#options.onDrop(kind, before - this.size)
   }
@@ -279,22 +256,7 @@ export class Journal {
     if (kept.length === 0) this.#blocks.delete(ip)
     else this.#blocks.set(ip, kept)
   }
-
-  #dropEvents (atMost: number): void {
-    let left = atMost
-    for (const [number, { events }] of this.#events) {
-      if (left <= 0) break
-      const kept = events.slice(left)
-      if (kept.length > 0) this.#events.set(number, { number, events: kept })
-      else this.#events.delete(number)
-      this.#eventCount -= events.length - kept.length
-      left -= events.length - kept.length
-    }
-  }
 }
-
-/** So that Redis is held for about a millisecond: an outage brings a batch every quarter of a second. */
-const eventsInBatch = 200
 
 /**
  * The order in which kinds are dropped when there is no room. A kind is dropped
@@ -346,7 +308,7 @@ export function sizeOf (chunk: Chunk): number {
   switch (chunk.kind) {
     case 'counters': return chunk.counters.size
     case 'blocks': return chunk.operations.length
-    case 'events': return chunk.batch.events.length
+    case 'events': return chunk.events.length
     case 'values': return chunk.changes.length
   }
 }

@@ -5,6 +5,7 @@
 import { StoreUnavailableError } from '../errors.js'
 import type { ClockOffset } from './clock-offset.js'
 import type { CounterChunk } from './counter-journal.js'
+import type { EventChunk } from './event-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import { type MemoryStore, sameEndMs } from '../store/memory/memory-store.js'
 import { type Heartbeat, noNumbers, type RedisStore } from '../store/redis/redis-store.js'
@@ -115,7 +116,7 @@ export class Recovery {
       switch (chunk.kind) {
         case 'counters': return await this.#store.carry(idOf(chunk), [...chunk.counters], this.#now(), isIntact)
         case 'blocks': return await this.#store.blockList.apply(chunk.operations, this.#clock.ms)
-        case 'events': return await this.#store.writeEvents(chunk.batch)
+        case 'events': return await this.#store.replayEvents(idOf(chunk), chunk.events)
         case 'values': return await this.#store.values.carry(idOf(chunk), chunk.changes, this.#now())
       }
     })
@@ -179,8 +180,8 @@ export class Recovery {
   }
 }
 
-/** Chunks of counters and of values are numbered separately, and a client and a value may have the same name. */
-function idOf ({ kind, id }: CounterChunk | ValueChunk): string {
+/** Chunks of each kind are numbered separately, and a client and a value may have the same name. */
+function idOf ({ kind, id }: CounterChunk | EventChunk | ValueChunk): string {
   return `${kind}-${id}`
 }
 

@@ -11,8 +11,8 @@
  *         others did meanwhile, and Redis did not tell here any more, cannot
  *         be more than their parts
  */
-import { count, explain, sameMomentMs } from '../rules/rate-limit.js'
-import type { Explanation, Limit, LimitState } from '../rules/rule.js'
+import { count, explain, type Limit } from '../rules/rate-limit.js'
+import { type Explanation, type LimitState, sameMomentMs } from '../rules/rule.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { Hit, NamedCheck, Refund, Taken } from '../store/limit-store.js'
 

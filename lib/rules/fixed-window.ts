@@ -8,51 +8,114 @@
  * that they do not depend on max: routes of one group may each have their own
  * max, and a max may change while the window runs.
  */
-import type { Limit, LimitState, Rule } from './rule.js'
+import { makeRule, sameMomentMs, type LimitState, type RuleLimit } from './rule.js'
 
-export const fixedWindow: Rule = {
+export const fixedWindow = makeRule<LimitState>({
   current (stored, nowMs, limit) {
     if (stored === undefined || nowMs >= stored.atMs) return { used: 0, previous: 0, atMs: nowMs + limit.windowMs }
-    if (this.repaired(stored, nowMs, limit)) return { ...stored, atMs: endMs(stored, nowMs, limit) }
-    return stored
+    const latestMs = endMs(stored, nowMs, limit)
+    return stored.atMs > latestMs ? { used: stored.used, previous: stored.previous, atMs: latestMs } : stored
   },
 
-  repaired (stored, nowMs, limit) {
+  isRepaired (stored, nowMs, limit) {
     return stored.atMs > endMs(stored, nowMs, limit)
   },
 
-  fits (state, nowMs, limit, cost) {
-    return state.used + cost <= limit.max
-  },
+  fits,
 
-  accept (state, limit, cost) {
+  accepted (state, limit, cost) {
     return { used: state.used + cost, previous: state.previous, atMs: state.atMs }
   },
 
-  refuse (state, nowMs, limit) {
+  refused (state, nowMs, limit) {
     const refused = { used: state.used, previous: state.previous + 1, atMs: state.atMs }
     return limit.excess === 'none' ? refused : { ...refused, atMs: endMs(refused, nowMs, limit) }
   },
 
-  isUnused (state) {
-    return state.used + state.previous === 0
+  refusalsIn (state) {
+    return state.previous
   },
 
-  explain (state, nowMs, limit, cost) {
+  explained (state, nowMs, limit, cost) {
     return {
       remaining: Math.max(0, limit.max - state.used),
-      resetMs: this.isUnused(state) ? 0 : state.atMs - nowMs,
-      retryAfterMs: this.fits(state, nowMs, limit, cost) ? 0 : state.atMs - nowMs
+      resetMs: isEmpty(state) ? 0 : state.atMs - nowMs,
+      retryAfterMs: fits(state, nowMs, limit, cost) ? 0 : state.atMs - nowMs
     }
+  }
+}, {
+  notesRefusals: true,
+  hasBurst: false,
+
+  define ({ max, windowMs, excess, longestMs }) {
+    return { max, windowMs, burst: max, excess, longestMs: excess === 'backoff' ? Math.max(windowMs, longestMs) : windowMs }
+  },
+
+  refund (stored, limit, cost, counted) {
+    return Math.abs(stored.atMs - counted.atMs) <= sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
+  },
+
+  refundAt (stored, limit, cost, countedAtMs) {
+    const beginsAtMs = stored.atMs - limit.windowMs
+    return countedAtMs >= beginsAtMs - sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
+  },
+
+  addRefusals (state, refusals) {
+    return { used: state.used, previous: state.previous + refusals, atMs: state.atMs }
   },
 
   expiresAtMs (state) {
     return state.atMs
+  },
+
+  isSameWindow (a, b, withinMs) {
+    return Math.abs(a.atMs - b.atMs) <= withinMs
+  },
+
+  isEmpty,
+
+  emptied (state) {
+    return { used: 0, previous: 0, atMs: state.atMs }
+  },
+
+  shift (state, byMs) {
+    return { used: state.used, previous: state.previous, atMs: state.atMs + byMs }
+  },
+
+  encode (state, nowMs) {
+    return [state.used, state.previous, state.atMs - nowMs]
+  },
+
+  decode ([used, previous, offsetMs], nowMs) {
+    return { used, previous, atMs: nowMs + offsetMs }
   }
+})
+
+/** How a store of the user's own counts, which answers with hits and the end of their window. */
+export const storeAlgorithm = 'fixed-window'
+
+/** The counters that such a store keeps. */
+export function windowOf (used: number, refused: number, endsAtMs: number): LimitState {
+  return { used, previous: refused, atMs: endsAtMs }
+}
+
+function fits (state: LimitState, nowMs: number, limit: RuleLimit, cost: number): boolean {
+  return state.used + cost <= limit.max
+}
+
+function isEmpty (state: LimitState): boolean {
+  return state.used + state.previous === 0
+}
+
+/** Where refusals begin the window anew, they lock it until it ends. */
+function takenBack (stored: LimitState, { excess }: RuleLimit, cost: number): LimitState {
+  const { used, previous, atMs } = stored
+  const isLocked = excess !== 'none' && previous > 0
+  return isLocked ? stored : { used: Math.max(0, used - cost), previous, atMs }
 }
 
 /** End of the window of which a state came about now, ms since 1970. */
-function endMs ({ previous: refused }: LimitState, nowMs: number, { windowMs, excess, longestMs }: Limit): number {
+function endMs ({ previous: refused }: LimitState, nowMs: number, { windowMs, excess, longestMs }: RuleLimit): number {
   if (excess !== 'backoff' || refused === 0) return nowMs + windowMs
   return nowMs + Math.min(windowMs * 2 ** Math.min(refused - 1, mostDoublings), longestMs)
 }

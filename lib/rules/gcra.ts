@@ -16,17 +16,17 @@
  * Source: the continuous-state leaky bucket, equivalent to the virtual
  * scheduling form of the generic cell rate algorithm: ITU-T I.371, annex A.
  */
-import type { Limit, LimitState, Rule } from './rule.js'
+import { checkProducts, makeRule, type LimitState, type RuleLimit } from './rule.js'
 
-export const gcra: Rule = {
+export const gcra = makeRule<LimitState>({
   current (stored, nowMs, limit) {
     if (stored === undefined) return { used: 0, previous: limit.max, atMs: nowMs }
-    const elapsedMs = this.repaired(stored, nowMs, limit) ? 0 : nowMs - stored.atMs
+    const elapsedMs = Math.max(0, nowMs - stored.atMs)
     const left = Math.max(0, stored.used - drained(stored, elapsedMs, limit))
     return { used: countedBy(limit.max, stored.previous, left), previous: limit.max, atMs: nowMs }
   },
 
-  repaired (stored, nowMs) {
+  isRepaired (stored, nowMs) {
     return stored.atMs > nowMs
   },
 
@@ -34,55 +34,92 @@ export const gcra: Rule = {
     return state.used + cost * limit.windowMs <= capacity(limit)
   },
 
-  accept (state, limit, cost) {
+  accepted (state, limit, cost) {
     // A hit that another store accepted may not fit: then the bucket is full, but not more than that.
     const used = Math.max(state.used, Math.min(state.used + cost * limit.windowMs, capacity(limit)))
     return { used, previous: state.previous, atMs: state.atMs }
   },
 
-  refuse (state) {
+  refused (state) {
     return state
   },
 
-  isUnused (state) {
-    return state.used === 0
+  refusalsIn () {
+    return 0
   },
 
-  explain (state, nowMs, limit, cost) {
+  explained (state, nowMs, limit, cost) {
     const over = state.used + cost * limit.windowMs - capacity(limit)
     return {
       remaining: Math.max(0, Math.floor((capacity(limit) - state.used) / limit.windowMs)),
       resetMs: drainMs(state.used, limit.max, limit),
       retryAfterMs: over <= 0 ? 0 : drainMs(over, limit.max, limit)
     }
+  }
+}, {
+  notesRefusals: false,
+  hasBurst: true,
+
+  define (limit) {
+    checkProducts('gcra', limit)
+    const { max, windowMs, burst } = limit
+    return { max, windowMs, burst: max === Infinity ? max : burst, excess: 'none', longestMs: windowMs }
+  },
+
+  refund (stored, limit, cost, counted) {
+    const drainedSince = Math.max(0, stored.atMs - counted.atMs) * limit.max
+    return takenBack(stored, limit, Math.min(counted.used - drainedSince, cost * limit.windowMs))
+  },
+
+  refundAt (stored, limit, cost, countedAtMs) {
+    return takenBack(stored, limit, cost * limit.windowMs - Math.max(0, stored.atMs - countedAtMs) * limit.max)
+  },
+
+  addRefusals (state) {
+    return state
   },
 
   expiresAtMs (state, limit) {
     return state.atMs + drainMs(state.used, state.previous, limit)
+  },
+
+  isSameWindow () {
+    return true
+  },
+
+  isEmpty (state) {
+    return state.used === 0
+  },
+
+  emptied (state) {
+    return { used: 0, previous: state.previous, atMs: state.atMs }
+  },
+
+  shift (state, byMs) {
+    return { used: state.used, previous: state.previous, atMs: state.atMs + byMs }
+  },
+
+  encode (state, nowMs) {
+    return [state.used, state.previous, state.atMs - nowMs]
+  },
+
+  decode ([used, previous, offsetMs], nowMs) {
+    return { used, previous, atMs: nowMs + offsetMs }
   }
-}
+})
 
-/**
- * Takes back the part of a hit that has not drained yet.
- *
- * @param counted  the bucket as the hit left it
- */
-export function refundBucket (
-  stored: LimitState, { max, windowMs }: Limit, cost: number, counted: LimitState
-): LimitState {
-  const left = counted.used - Math.max(0, stored.atMs - counted.atMs) * max
-  const added = Math.max(0, Math.min(left, cost * windowMs))
+/** @param added  what has not drained of a hit, counted by the limit's max */
+function takenBack ({ used, previous, atMs }: LimitState, { max }: RuleLimit, added: number): LimitState {
   // Converted to the max of the bucket, and rounded up as `current` does.
-  const used = Math.max(0, stored.used - countedBy(stored.previous, max, added))
-  return { used, previous: stored.previous, atMs: stored.atMs }
+  return { used: Math.max(0, used - countedBy(previous, max, Math.max(0, added))), previous, atMs }
 }
 
-function capacity (limit: Limit): number {
+function capacity (limit: RuleLimit): number {
   return limit.burst * limit.windowMs
 }
 
 /** What drains in a time; where nothing ever does (max 0), all at once after a window, when the state expires. */
-function drained ({ used, previous: max }: LimitState, elapsedMs: number, { windowMs }: Limit): number {
+function drained ({ used, previous: max }: LimitState, elapsedMs: number, { windowMs }: RuleLimit): number {
   if (max > 0) return elapsedMs * max
   return elapsedMs >= windowMs ? used : 0
 }
@@ -102,6 +139,6 @@ function countedBy (max: number, otherMax: number, amount: number): number {
 const beyondAnyBucket = 2 ** 52
 
 /** How long `amount` takes to drain; a window where nothing ever drains (max 0). */
-function drainMs (amount: number, max: number, { windowMs }: Limit): number {
+function drainMs (amount: number, max: number, { windowMs }: RuleLimit): number {
   return max === 0 ? windowMs : Math.ceil(amount / max)
 }

@@ -3,8 +3,8 @@
  * what it knows itself: pure arithmetic on the states of rules/rate-limit.ts.
  * store/redis/lua/merge.lua does the adding.
  */
-import { current, isUnused } from './rate-limit.js'
-import type { Limit, LimitState } from './rule.js'
+import { type Limit, ruleOf } from './rate-limit.js'
+import type { LimitState } from './rule.js'
 
 /** Of one counter. Times are on the clock of who counted. */
 export interface Carry {
@@ -26,18 +26,13 @@ export interface Carry {
  * @returns undefined: nothing that would still count
  */
 export function carryOf (known: LimitState | undefined, counted: LimitState, nowMs: number, limit: Limit): Carry | undefined {
-  const now = current(counted, nowMs, limit)
-  const before = current(known, nowMs, limit)
-  // With another window, what was known is over; unless it was made longer.
-  const sameWindow = limit.algorithm === 'gcra' || limit.excess !== 'none' || before.atMs === now.atMs
-  const { used, previous } = sameWindow ? before : nothing
-  const carry = {
-    known: { used, previous, atMs: now.atMs },
-    used: now.used - used,
-    previous: now.previous - previous,
+  const merge = ruleOf(limit).merge(known, counted, nowMs, limit)
+  if (merge === undefined) return undefined
+  const { baseline, counted: now } = merge
+  return {
+    known: { used: baseline.used, previous: baseline.previous, atMs: now.atMs },
+    used: now.used - baseline.used,
+    previous: now.previous - baseline.previous,
     atMs: now.atMs
   }
-  return isUnused(now, limit) && isUnused(before, limit) ? undefined : carry
 }
-
-const nothing = { used: 0, previous: 0 }

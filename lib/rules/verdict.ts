@@ -3,7 +3,8 @@
  * ends in a `never`, so that a new kind fails to compile wherever somebody
  * has to care.
  */
-import type { Explanation, Limit } from './rule.js'
+import type { Limit } from './rate-limit.js'
+import type { Explanation } from './rule.js'
 
 export type Verdict = Counted | Shadowed | Blocked | Exempt | Skipped | Unlimited | Uncounted | Denied
 

@@ -13,6 +13,8 @@ export interface ValueRule<T> {
   readonly rule: string
   /** errors do not show a wrong value */
   readonly isSecret?: boolean
+  /** @returns what to write in place of a wrong value; undefined: the rule says it all */
+  remedyFor? (value: unknown): string | undefined
   read (value: unknown): T | typeof wrong
 }
 

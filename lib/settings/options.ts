@@ -12,10 +12,9 @@ import {
   type ValueRule, whole, wrong
 } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
-import { algorithms } from '../rules/rate-limit.js'
-import type { Algorithm } from '../rules/rule.js'
+import { algorithms, type Algorithm } from '../rules/rate-limit.js'
 import type { OnOutage } from '../rules/verdict.js'
-import type { CustomStoreConstructor } from '../store/store.js'
+import type { CustomStoreConstructor } from './custom-store.js'
 
 /** What `errorResponseBuilder` is told about a refusal. */
 export interface RefusalContext {
@@ -39,9 +38,6 @@ const anyRefusalHeaders = [...anyLimitHeaders, 'retry-after'] as const
 /** With `enableDraftSpec` a header has a name without `x-`; both names mean it. */
 export type LimitHeader = typeof anyLimitHeaders[number]
 export type RefusalHeader = typeof anyRefusalHeaders[number]
-
-export const standardHeaders = ['draft-11', 'draft-10'] as const
-export type StandardHeaders = typeof standardHeaders[number] | false
 
 /** See OnOutage in rules/verdict.ts. */
 export const onOutages = ['memory', 'share', 'allow', 'deny'] as const satisfies readonly OnOutage[]
@@ -147,7 +143,7 @@ export interface RateLimitOptions extends SingleLimitOptions {
   skipOnError?: boolean
   addHeaders?: Partial<Record<RefusalHeader, boolean>>
   addHeadersOnExceeding?: Partial<Record<LimitHeader, boolean>>
-  standardHeaders?: StandardHeaders
+  standardHeaders?: boolean
   problemDetails?: boolean
 }
 
@@ -216,6 +212,12 @@ function option<T, Fallback extends T | undefined> (
   return { value, fallback, description, shown }
 }
 
+/** Other packages take the revision of the draft in place of `true`. */
+const noRevision: ValueRule<boolean> = {
+  ...flag,
+  remedyFor: value => typeof value === 'string' ? 'write true' : undefined
+}
+
 /** Options of one limit, whether it is the only one or one of several. */
 export const singleLimitOptions = {
   algorithm: option(oneOf(...algorithms), 'fixed-window' as Algorithm, 'how hits are counted; see "How a decision is taken"'),
@@ -271,7 +273,7 @@ export const limitOptions = {
   skipOnError: option(flag, undefined, "in place of `onOutage`, as @fastify/rate-limit has it: `true` is `'allow'`; `false`: requests get a 500", 'unset'),
   addHeaders: option(headerFlags(anyRefusalHeaders), allTrue(refusalHeaders), 'headers of a refusal', 'all `true`'),
   addHeadersOnExceeding: option(headerFlags(anyLimitHeaders), allTrue(limitHeaders), 'headers of an allowed request', 'all `true`'),
-  standardHeaders: option(either(oneOf(...standardHeaders), no), false as StandardHeaders, 'also send `RateLimit` and `RateLimit-Policy` as this revision of draft-ietf-httpapi-ratelimit-headers has them'),
+  standardHeaders: option(noRevision, false as boolean, 'also send `RateLimit` and `RateLimit-Policy`, as draft-ietf-httpapi-ratelimit-headers-11 has them'),
   problemDetails: option(flag, false, 'refuse with a body of RFC 9457, `application/problem+json`, in place of an error')
 } satisfies { readonly [name in keyof Required<RateLimitOptions>]: Option }
 

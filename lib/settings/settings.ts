@@ -11,14 +11,14 @@ import { text, wrong } from './option-rules.js'
 import {
   draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
   type NamedLimitOptions, type Option, pluginOptions, type RateLimitOptions, type RedisGuardOptions, refusalHeaders,
-  routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions, type StandardHeaders
+  routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions
 } from './options.js'
 import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from '../addresses/address-list.js'
-import { defaultBackoffMs, defineLimit } from '../rules/rate-limit.js'
-import type { Algorithm, Excess } from '../rules/rule.js'
+import { algorithmsWith, defaultBackoffMs, defineLimit, ruleOf, type Algorithm } from '../rules/rate-limit.js'
+import type { Excess } from '../rules/rule.js'
 import type { OnOutage } from '../rules/verdict.js'
-import type { CustomStoreConstructor } from '../store/store.js'
+import type { CustomStoreConstructor } from './custom-store.js'
 
 /** What a limit counts, and whom it refuses. */
 export interface LimitDefinition {
@@ -71,7 +71,7 @@ export interface LimitSettings extends LimitDefinition {
   readonly addHeadersOnExceeding: Readonly<Record<typeof limitHeaders[number], boolean>>
   /** names of the headers for limit, remaining and reset, in this order */
   readonly headerNames: readonly string[]
-  readonly standardHeaders: StandardHeaders
+  readonly standardHeaders: boolean
   readonly problemDetails: boolean
 }
 
@@ -191,7 +191,8 @@ function readGiven<Declared extends Readonly<Record<string, Option>>> (
     const read = declaration.value.read(value)
     const { rule, isSecret } = declaration.value
     const received = isSecret ? `a value of type ${typeof value}` : show(value)
-    if (read === wrong) problems.push({ option: nameOf(name), rule, received })
+    const remedy = declaration.value.remedyFor?.(value)
+    if (read === wrong) problems.push({ option: nameOf(name), rule, received, remedy })
     else given[name] = read
   }
   return given as Given<Declared>
@@ -249,16 +250,17 @@ const ofSingle = ['max', 'timeWindow', 'burst'] as const
 function resolveSingle (given: Given<typeof singleLimitOptions>, base: LimitDefinition, prefix: string, problems: OptionProblem[]): LimitDefinition {
   const { algorithm, max, timeWindow, burst, cost, maxBackoff, enforce } = base
   const { shadow, continueExceeding, exponentialBackoff, ...rest } = given
-  // What only a fixed-window has is not handed on to another one.
-  const { ban, excess } = (given.algorithm ?? algorithm) === 'fixed-window' ? base : limitDefaults
+  const { hasBurst, notesRefusals } = ruleOf({ algorithm: given.algorithm ?? algorithm })
+  // A limit that does not note refusals inherits nothing that is about them.
+  const { ban, excess } = notesRefusals ? base : limitDefaults
   if (shadow !== undefined && given.enforce !== undefined) {
     problems.push({ option: `${prefix}shadow`, rule: 'left out beside enforce', received: show(shadow) })
   }
-  if (given.burst !== undefined && (given.algorithm ?? algorithm) !== 'gcra') {
-    problems.push({ option: `${prefix}burst`, rule: "left out, unless algorithm is 'gcra'", received: show(given.burst) })
+  if (given.burst !== undefined && !hasBurst) {
+    problems.push({ option: `${prefix}burst`, rule: leftOutUnless('hasBurst'), received: show(given.burst) })
   }
-  if (given.maxBackoff !== undefined && given.algorithm !== undefined && given.algorithm !== 'fixed-window') {
-    const rule = "left out, unless algorithm is 'fixed-window'"
+  if (given.maxBackoff !== undefined && given.algorithm !== undefined && !notesRefusals) {
+    const rule = leftOutUnless('notesRefusals')
     problems.push({ option: `${prefix}maxBackoff`, rule, received: show(given.maxBackoff) })
   }
   if (given.maxBackoff !== undefined && continueExceeding === true) {
@@ -276,6 +278,10 @@ function resolveSingle (given: Given<typeof singleLimitOptions>, base: LimitDefi
     excess: readExcess(continueExceeding ?? excess === 'restart', exponentialBackoff ?? excess === 'backoff'),
     enforce: given.enforce ?? (shadow === undefined ? enforce : shadow ? 0 : 1)
   }, { ...singleLimitOptions, excess: true }) as LimitDefinition
+}
+
+function leftOutUnless (trait: Parameters<typeof algorithmsWith>[0]): string {
+  return `left out, unless algorithm is ${algorithmsWith(trait).map(name => `'${name}'`).join(' or ')}`
 }
 
 function readExcess (restarts: boolean, backsOff: boolean): Excess {
@@ -305,10 +311,11 @@ const limitName = /^[\w.-]{1,50}$/
 /** @returns the same with its cap, having looked whether its numbers go together */
 function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionProblem[]): NamedLimitDefinition {
   const { algorithm, max, timeWindow, burst, cost, ban, excess, maxBackoff } = limit
-  if (algorithm !== 'fixed-window') {
-    // A refusal leaves no trace with the others.
-    if (ban !== -1) problems.push({ option: `${prefix}ban`, rule: "left out, unless algorithm is 'fixed-window'", received: show(ban) })
-    if (excess !== 'none') problems.push({ option: `${prefix}${excess === 'restart' ? 'continueExceeding' : 'exponentialBackoff'}`, rule: "left out, unless algorithm is 'fixed-window'", received: 'true' })
+  if (!ruleOf(limit).notesRefusals) {
+    const rule = leftOutUnless('notesRefusals')
+    const ofExcess = excess === 'restart' ? 'continueExceeding' : 'exponentialBackoff'
+    if (ban !== -1) problems.push({ option: `${prefix}ban`, rule, received: show(ban) })
+    if (excess !== 'none') problems.push({ option: `${prefix}${ofExcess}`, rule, received: 'true' })
   }
   if (excess === 'backoff' && maxBackoff !== undefined && typeof timeWindow === 'number' && maxBackoff < timeWindow) {
     const rule = `at least timeWindow, which is ${timeWindow} ms`
@@ -317,7 +324,7 @@ function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionP
   const capped = Object.freeze({ ...limit, maxBackoff: capOf(limit) })
   if (typeof max !== 'number' || typeof timeWindow !== 'number') return capped
   try {
-    const defined = defineLimit(algorithm, max, timeWindow, burst)
+    const defined = defineLimit(algorithm, max, timeWindow, { burst })
     if (typeof cost === 'number' && cost > 1 && cost > defined.burst) {
       problems.push({ option: `${prefix}cost`, rule: `at most ${defined.burst}, or no request would ever fit`, received: show(cost) })
     }

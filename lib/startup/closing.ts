@@ -5,7 +5,30 @@
 import type { RedisSide } from '../outage/availability.js'
 import type { FailoverStore } from '../outage/failover.js'
 import type { Carried } from '../outage/journal.js'
+import { attempt } from '../runtime/awaitable.js'
 import { timers } from '../runtime/timers.js'
+import type { Parts } from './assembly.js'
+import type { Background } from './background.js'
+
+/** Ends a registration. It logs what is lost, and does not throw. */
+export async function close (parts: Parts, { ofRedis, stop }: Background): Promise<void> {
+  const { settings, registrations, lifetime, store, redis, denyCache, eventLog, changeLog, ownMetrics, log } = parts
+  lifetime.end()
+  stop()
+  changeLog.flush()
+  const flushes = [async () => await denyCache.flush(), async () => await eventLog.flush()]
+  const { commandTimeout: limitMs } = settings
+  registrations.tryUntilMs ??= timers.monotonicMs() + limitMs
+  const lost = await sendLast({ store, redis, flushes, limitMs, tryUntilMs: registrations.tryUntilMs })
+  if (lost !== undefined) {
+    log.warn({ lost }, 'the application closes before Redis has everything: the rest is lost')
+  }
+  redis?.guarded.close()
+  ofRedis?.memoryWatch.close()
+  await attempt(() => ownMetrics?.close(), error => {
+    log.warn({ err: error }, 'the metrics could not be removed from their registry')
+  })
+}
 
 export interface LastWrites {
   readonly store: FailoverStore

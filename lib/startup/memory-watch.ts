@@ -2,7 +2,7 @@
  * Checks the memory of Redis when it is first used, and every minute: a Redis
  * that is nearly full or evicts keys soon loses counters.
  */
-import { parseInfo } from '../observers/redis-info.js'
+import { parseInfo } from '../redis/info.js'
 import { timers } from '../runtime/timers.js'
 import type { GuardWarning } from '../api/warning.js'
 import { checkEviction } from './warnings.js'

@@ -26,12 +26,6 @@ export interface Suspect {
   readonly count: number
 }
 
-/** Events with the number under which they are written, once. */
-export interface EventBatch {
-  readonly number: number
-  readonly events: readonly RateLimitEvent[]
-}
-
 export interface EventStore {
   logEvents (events: readonly RateLimitEvent[]): Awaitable<void>
   /** The latest, newest first. */

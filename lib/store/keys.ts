@@ -11,12 +11,11 @@
  *   guard:{blocks}:epoch                     a random text, gone when Redis loses its data
  *   guard:{events}                           stream: requests that were refused
  *   guard:{events}:suspects                  sorted set: address by refusals
- *   guard:{events}:writer:<instance>         number of the last events that it wrote
- *   guard:batch:<instance>                   number of the last hits that it sent
+ *   guard:batch:<instance>                   number of the last call that it sent
  *   guard:batch:<instance>:fence             what it was told of that when it came back
  *   guard:carried:<instance>:<id>            says that what an outage left was added
  *   guard:carried:{203.0.113.7}:<instance>:<id>
- *                                            the same in a Cluster, for one client or value
+ *                                            the same in a Cluster, for one client, value, or the events
  *   guard:value:{<key>}                      what get, set and incr work on
  *   guard:written:{<key>}                    when, and by which instance, it was set or deleted last
  *
@@ -24,7 +23,7 @@
  * Cluster, so all counters of one client do.
  */
 import { createHash } from 'node:crypto'
-import type { Algorithm } from '../rules/rule.js'
+import type { Algorithm } from '../rules/rate-limit.js'
 
 export class Keys {
   readonly blocks: string
@@ -99,11 +98,7 @@ export class Keys {
     return `${this.batch(instance)}:fence`
   }
 
-  writer (instance: string): string {
-    return `${this.events}:writer:${instance}`
-  }
-
-  /** @param beside  a key of `limit` or `value`, in whose slot of a Cluster it lies; undefined: there are no slots */
+  /** @param beside  a key in whose slot of a Cluster it lies; undefined: there are no slots */
   carried (beside: string | undefined, id: string): string {
     const slot = beside === undefined ? '' : `${/\{.*?\}/.exec(beside)![0]}:`
     return `${this.#nameSpace}carried:${slot}${id}`

@@ -5,8 +5,8 @@
  * Each method of a store may throw StoreUnavailableError, except those of memory.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
-import type { Check } from '../rules/rate-limit.js'
-import type { Explanation, Limit, LimitState } from '../rules/rule.js'
+import type { Check, Limit } from '../rules/rate-limit.js'
+import type { Explanation, LimitState } from '../rules/rule.js'
 
 /** One limit of a hit. The name tells a client's counters apart. */
 export interface NamedCheck extends Check {

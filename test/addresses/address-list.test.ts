@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'
-import { canonicalAddress, type Network, parseNetwork } from '../../lib/addresses/address.js'
+import { type Address, type Network, parseAddress, parseNetwork } from '../../lib/addresses/address.js'
 import { AddressList, parseAddressList, type Values } from '../../lib/addresses/address-list.js'
 import type { HashKey } from '../../lib/addresses/keyed-hash.js'
 import { randomFrom } from '../support/random.js'
@@ -11,6 +11,7 @@ const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
 
 const network = (text: string): Network => parseNetwork(text)!
+const address = (text: string): Address => parseAddress(text)!
 
 /** Values as they are, and that no number is read that has none. */
 class Plain<T> implements Values<T> {
@@ -44,7 +45,7 @@ function listOf (...texts: readonly string[]): AddressList<string, Plain<string>
 // Few different bits, so that entries cover each other and addresses hit them.
 const ipv4 = fc.tuple(fc.constantFrom(10, 11, 192), fc.constantFrom(0, 128), fc.constantFrom(0, 1), fc.nat(3)).map(bytes => bytes.join('.'))
 const ipv6 = fc.tuple(fc.constantFrom('2001:db8', '2001:db9', 'fe80:0'), fc.constantFrom('0', '8000'), fc.constantFrom('0', '1'), fc.constantFrom('1', '2', 'ffff'))
-  .map(([head, c, d, h]) => canonicalAddress(`${head}:${c}:${d}:0:0:0:${h}`)!)
+  .map(([head, c, d, h]) => parseAddress(`${head}:${c}:${d}:0:0:0:${h}`)!.text)
 const ranges = fc.oneof(
   fc.tuple(ipv4, fc.constantFrom(0, 1, 7, 8, 9, 16, 23, 24, 30, 31, 32)),
   fc.tuple(ipv6, fc.constantFrom(0, 1, 16, 31, 32, 33, 48, 63, 64, 65, 127, 128))
@@ -75,20 +76,20 @@ function build (walked: readonly { remove: boolean, range: Network }[]) {
 }
 
 t.test('finds an entry exactly where going through all of them does', async t => {
-  fc.assert(fc.property(steps, addresses, (walked, address) => {
+  fc.assert(fc.property(steps, addresses, (walked, text) => {
     const { list, naive } = build(walked)
-    const covering = [...naive].filter(([text]) => covers(text, address)).map(([, value]) => value)
-    const found = list.find(address)
+    const covering = [...naive].filter(([entry]) => covers(entry, text)).map(([, value]) => value)
+    const found = list.find(address(text))
     return found === undefined ? covering.length === 0 : covering.includes(found)
   }), { seed, numRuns: 3000 })
 })
 
 t.test('passes over the entries that the caller refuses', async t => {
-  fc.assert(fc.property(steps, addresses, (walked, address) => {
+  fc.assert(fc.property(steps, addresses, (walked, text) => {
     const { list, naive } = build(walked)
-    const covering = [...naive].filter(([text]) => covers(text, address)).map(([, value]) => value)
+    const covering = [...naive].filter(([entry]) => covers(entry, text)).map(([, value]) => value)
     const refused = new Set<string>()
-    for (let found = list.find(address); found !== undefined; found = list.find(address, (values, index) => !refused.has(values.items[index]!))) {
+    for (let found = list.find(address(text)); found !== undefined; found = list.find(address(text), (values, index) => !refused.has(values.items[index]!))) {
       if (refused.has(found)) return false
       refused.add(found)
     }
@@ -113,23 +114,23 @@ t.test('gets exactly the entry asked for, not one that covers it', async t => {
 
 t.test('an exact entry goes before the ranges around it', async t => {
   const list = listOf('10.0.0.0/8', '10.1.2.3', '10.1.0.0/16')
-  t.equal(list.find('10.1.2.3'), '10.1.2.3')
+  t.equal(list.find(address('10.1.2.3')), '10.1.2.3')
   list.delete(network('10.1.2.3'))
-  t.equal(list.find('10.1.2.3'), '10.0.0.0/8')
+  t.equal(list.find(address('10.1.2.3')), '10.0.0.0/8')
 })
 
 t.test('/0 covers its own family only', async t => {
   const everyIPv4 = listOf('0.0.0.0/0')
-  t.equal(everyIPv4.find('203.0.113.7'), '0.0.0.0/0')
-  t.equal(everyIPv4.find('2001:db8::1'), undefined)
+  t.equal(everyIPv4.find(address('203.0.113.7')), '0.0.0.0/0')
+  t.equal(everyIPv4.find(address('2001:db8::1')), undefined)
   const everyIPv6 = listOf('::/0')
-  t.equal(everyIPv6.find('2001:db8::1'), '::/0')
-  t.equal(everyIPv6.find('203.0.113.7'), undefined)
+  t.equal(everyIPv6.find(address('2001:db8::1')), '::/0')
+  t.equal(everyIPv6.find(address('203.0.113.7')), undefined)
 })
 
 t.test('::ffff:10.0.0.0/104 is the entry 10.0.0.0/8', async t => {
   const list = listOf('::ffff:10.0.0.0/104')
-  t.equal(list.find('10.9.9.9'), '::ffff:10.0.0.0/104')
+  t.equal(list.find(address('10.9.9.9')), '::ffff:10.0.0.0/104')
   t.ok(list.delete(network('10.0.0.0/8')))
   t.equal(list.size, 0)
 })
@@ -159,7 +160,7 @@ t.test('stays right while thousands come and go, whatever the key of their hash'
     }
     t.ok(naive.size > 1000)
     t.same(new Map(list.entries()), naive, `seed ${seed}`)
-    t.ok([...naive].every(([text, value]) => list.find(text) === value), `seed ${seed}`)
+    t.ok([...naive].every(([text, value]) => list.find(address(text)) === value), `seed ${seed}`)
   }
 })
 
@@ -179,15 +180,11 @@ t.test('what was never there cannot be deleted', async t => {
   t.equal(list.size, 2)
 })
 
-t.test('a text that is no address is covered by nothing', async t => {
-  t.equal(listOf('0.0.0.0/0', '::/0').find('localhost'), undefined)
-})
-
 t.test('the lookup does not become slower with the list', async t => {
   const list = newList<true>()
   for (let i = 0; i < 100_000; i++) list.set(network(`${1 + (i >> 16)}.${(i >> 8) & 255}.${i & 255}.0/24`), true)
   const startedAtMs = performance.now()
-  for (let i = 0; i < 10_000; i++) list.find('203.0.113.7')
+  for (let i = 0; i < 10_000; i++) list.find(address('203.0.113.7'))
   // Going through the list took 5.9 ms a time, 59 s in all.
   t.ok(performance.now() - startedAtMs < 1000)
 })
@@ -197,5 +194,5 @@ t.test('a list of texts is parted into addresses and the rest, in any order', as
   t.same([...list.entries()], [['192.0.2.1', true], ['10.0.0.0/8', true]])
   t.same(rest, ['key-of-a-partner', '010.0.0.1', '64:ff9b::/96', ''])
   t.ok(list.delete(network('10.0.0.0/8')))
-  t.equal(list.find('10.1.2.3'), undefined)
+  t.equal(list.find(address('10.1.2.3')), undefined)
 })

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import type { CustomStore, CustomStoreCallback, RedisGuardOptions } from '../../lib/index.js'
 import { guardedApp } from '../support/app.js'
 import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing.js'
-import type { CustomStoreConstructor } from '../../lib/store/store.js'
+import type { CustomStoreConstructor } from '../../lib/settings/custom-store.js'
 
 interface Call { readonly store: string, readonly key: string, readonly timeWindow: number, readonly max: number }
 
@@ -70,6 +70,18 @@ t.test('a store says itself how long it refuses, and clients without a key are c
   t.match((await app.inject({ url: '/', headers: { 'x-key': '127.0.0.1' } })).headers, { 'retry-after': '3600', 'x-ratelimit-remaining': '0' })
   t.equal((await app.inject('/')).statusCode, 200)
   t.same([...counts], [['127.0.0.1', 2], ['127.0.0.1@address', 1]])
+})
+
+t.test('a refusal counts towards a ban even where the store says that its window ends now', async t => {
+  let current = 0
+  class Counts {
+    incr (key: string, done: CustomStoreCallback) { done(null, { current: ++current, ttl: 0 }) }
+
+    child () { return this }
+  }
+  const app = await guardedApp(t, { store: Counts as unknown as CustomStoreConstructor, max: 1, ban: 1 })
+  app.get('/', ok)
+  for (const statusCode of [200, 429, 403]) t.equal((await app.inject('/')).statusCode, statusCode)
 })
 
 t.test('counts in place of ours, with a child for each route that has a limit of its own', async t => {

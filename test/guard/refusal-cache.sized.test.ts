@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
 import { askAgainMs, DenyCache } from '../../lib/guard/refusal-cache.js'
-import { algorithms, defineLimit, explain, explainHit, take, takeAll } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, explain, explainHit, isChanged, take, takeAll } from '../../lib/rules/rate-limit.js'
 import type { Explanation, LimitState } from '../../lib/rules/rule.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { Keys } from '../../lib/store/keys.js'
@@ -54,7 +54,7 @@ function counter (check: NamedCheck) {
   let state: LimitState | undefined
   return (nowMs: number, cost = check.cost): Taken => {
     const outcome = take(state, nowMs, check.limit, cost)
-    if (outcome.changed) state = outcome.state
+    if (isChanged(outcome)) state = outcome.state
     return { accepted: outcome.fits, nowMs, outcomes: [outcome] }
   }
 }
@@ -231,9 +231,9 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
       // Redis, had it been asked each time.
       const wanted = takeAll(states, nowMs, checks)
       const refused = cache.refuse('client', checks, true)
-      wanted.outcomes.forEach(({ state, fits, changed }, i) => {
-        if (changed) states[i] = state
-        if (refused !== undefined && !fits && changed) written[i]!++
+      wanted.outcomes.forEach((outcome, i) => {
+        if (isChanged(outcome)) states[i] = outcome.state
+        if (refused !== undefined && outcome.left === 'refusal') written[i]!++
       })
       if (refused === undefined) {
         cache.learn('client', checks, { ...wanted, nowMs })
@@ -271,7 +271,7 @@ t.test('a limit that each refusal changes, and one that is not known, ask Redis'
   const plain = { name: 'plain', limit, cost: 1 }
   const { cache } = setUpFor(100)
   for (const excess of ['restart', 'backoff'] as const) {
-    const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, 0, excess), cost: 1 }]
+    const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, { excess }), cost: 1 }]
     cache.learn('client', checks, { ...takeAll([], startMs, checks), nowMs: startMs })
     t.equal(cache.refuse('client', checks, true), undefined)
   }
@@ -364,7 +364,7 @@ t.test('on a server', async t => {
     t.intercept(timers, 'monotonicMs', { value: () => nowMs })
     for (const [name, list] of Object.entries(limits)) {
       const apps = await Promise.all([false as const, server.url].map(async redis =>
-        await start(t, { redis, nameSpace: `${name}:`, limits: list, standardHeaders: 'draft-11' })))
+        await start(t, { redis, nameSpace: `${name}:`, limits: list, standardHeaders: true })))
       const seen = await Promise.all(apps.map(async app => {
         const answers: object[] = []
         for (const cost of [1, 1, 1, 11, 11, 1, 11, 1]) {

@@ -451,9 +451,9 @@ t.test('a request that should not count but cannot be taken back is logged', asy
 })
 
 onBoth('standard headers are structured fields, and name each limit', async (t, newApp) => {
-  const app = await newApp({ standardHeaders: 'draft-11', addHeadersOnExceeding: { 'x-ratelimit-limit': false } })
+  const app = await newApp({ standardHeaders: true, addHeadersOnExceeding: { 'x-ratelimit-limit': false } })
   app.get('/', { config: { rateLimit: burstAndDaily } }, ok)
-  app.get('/für/"\\:id', { config: { rateLimit: { max: 2 ** 53 - 1, timeWindow: 1500, standardHeaders: 'draft-10' } } }, ok)
+  app.get('/für/"\\:id', { config: { rateLimit: { max: 2 ** 53 - 1, timeWindow: 1500 } } }, ok)
   app.get('/none', { config: { rateLimit: { standardHeaders: false } } }, ok)
   const fieldsOf = (value: unknown) => parseList(value as string).map(([name, parameters]) => [name, Object.fromEntries(parameters)])
   const { headers } = await get(app)
@@ -783,7 +783,7 @@ t.test('what a function of the options throws is the answer, as it is', async t 
 onBoth('a max of Infinity is no limit: requests pass uncounted, without headers, and are told of', async (t, newApp) => {
   const calls: string[] = []
   const nameSpace = `test${++namespaces}:`
-  const app = await newApp({ max: Infinity, nameSpace, onExceeding: request => { calls.push(request.url) }, standardHeaders: 'draft-11' })
+  const app = await newApp({ max: Infinity, nameSpace, onExceeding: request => { calls.push(request.url) }, standardHeaders: true })
   const routes: Record<string, RouteRateLimitOptions> = {
     '/route': { max: Infinity },
     '/function': { max: () => Infinity },

@@ -100,7 +100,7 @@ t.test('headers that the tightest limit leaves out are not those of another one'
 })
 
 t.test('standard headers list the limits of all hooks that send them, the tightest hook first', async t => {
-  const app = await guardedApp(t, { max: 9, standardHeaders: 'draft-11' })
+  const app = await guardedApp(t, { max: 9, standardHeaders: true })
   app.get('/', { preHandler: [app.rateLimit({ max: 2 }), app.rateLimit({ max: 99 })] }, ok)
   app.get('/one', { preHandler: app.rateLimit({ max: 1, standardHeaders: false }) }, ok)
   const passed = await app.inject('/')

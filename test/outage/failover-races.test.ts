@@ -1,6 +1,7 @@
 /** What happens while something else is under way: Redis and the breaker are made up here, to answer exactly then. */
 import { EventEmitter } from 'node:events'
 import t, { type Test } from 'tap'
+import { parseAddress } from '../../lib/addresses/address.js'
 import { StoreUnavailableError } from '../../lib/errors.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
@@ -49,7 +50,8 @@ class MadeUpRedis {
     change: async (): Promise<unknown[]> => []
   }
 
-  writeEvents = async () => {}
+  logEvents = async () => {}
+  replayEvents = async () => {}
   countRefusals = async () => {}
   carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
 }
@@ -337,7 +339,7 @@ t.test('what is no failure of Redis is not answered from memory', async t => {
   breaker.up()
   await store.settle()
   const fails = async () => { throw new TypeError('a mistake') }
-  Object.assign(redis, { events: fails, writeEvents: fails })
+  Object.assign(redis, { events: fails, logEvents: fails })
   await t.rejects(async () => await store.events(1), { message: 'a mistake' })
   await t.rejects(store.logEvents([{ type: 'limited', count: 1, atMs: 0 }]), { message: 'a mistake' })
 })
@@ -405,7 +407,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
     memory.unblock('192.0.2.1')
     memory.putBlock({ ip: '192.0.2.2', ...older })
   }), ['192.0.2.1 standing'], 'an older change that came in between')
-  t.ok(Math.abs(memory.findBlock('192.0.2.1')!.expiresAtMs - nowMs - 60_000) < 1000, "on this process's clock")
+  t.ok(Math.abs(memory.findBlock(parseAddress('192.0.2.1')!)!.expiresAtMs - nowMs - 60_000) < 1000, "on this process's clock")
 
   t.same(await reasonsAfter([block('192.0.2.9')], () => memory.unblock('192.0.2.9')), ['192.0.2.1 standing'], 'a newer one')
 
@@ -457,7 +459,7 @@ t.test('much that waits is sent in sixteen calls at once, so that a Redis that i
   const waiting: (() => void)[] = []
   const answers: number[] = []
   const call = async () => await new Promise<void>(resolve => { waiting.push(resolve) })
-  Object.assign(redis, { carry: call, writeEvents: call })
+  Object.assign(redis, { carry: call, replayEvents: call })
   breaker.up()
   while (store.status.store === 'memory') {
     await settled()

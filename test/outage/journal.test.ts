@@ -178,7 +178,7 @@ const unblock = (ip: string): BlockOperation => ({ atMs: nowMs, unblock: ip })
 const adding: Record<Carried, (journal: Journal, i: number) => void> = {
   counters: (journal, i) => journal.addHit(hit(`key${i}`), undefined, undefined),
   blocks: (journal, i) => journal.addBlock(unblock(`192.0.${i >> 8}.${i & 255}`)),
-  events: (journal, i) => journal.addEvents(events(1, `key${i}`), journal.nextEventBatch(), true),
+  events: (journal, i) => journal.addEvents(events(1, `key${i}`), undefined),
   values: (journal, i) => journal.addValue({ kind: 'del', key: `key${i}`, atMs: nowMs }, journal.nextValueOrder(), undefined)
 }
 
@@ -217,36 +217,64 @@ t.test('events go first, and blocks last', async t => {
 
 t.test('the last events of a large write are kept', async t => {
   const { journal, dropped } = setUp(1000, 5)
-  journal.addEvents(events(2, 'first'), journal.nextEventBatch(), true)
-  journal.addEvents([...events(1, 'dropped'), ...events(5, 'last')], journal.nextEventBatch(), true)
+  journal.addEvents(events(2, 'first'), 1)
+  journal.addEvents([...events(1, 'dropped'), ...events(5, 'last')], 2)
   t.same(dropped, [['events', 3]])
-  t.match(drain(journal), [{ batch: { number: 2, events: events(5, 'last') } }])
+  journal.settle({ last: 0, next: 3 })
+  t.match(drain(journal), [{ id: 2, events: events(5, 'last') }])
 })
 
-t.test('events that nobody has tried to write go together, as far as one call takes them', async t => {
+t.test('events that were never sent go together, as far as one call takes them', async t => {
   const { journal } = setUp(10_000, 10_000)
-  const add = (count: number, wasSent: boolean) => journal.addEvents(events(count), journal.nextEventBatch(), wasSent)
-  for (let i = 0; i < 250; i++) add(1, false)
-  add(1, true)
-  add(1, false)
-  const [first] = journal.next(16)
-  add(1, false)
-  t.equal(journal.size, 253)
-  const lengths = drain(journal).map(chunk => (chunk as { batch: { number: number, events: unknown[] } }).batch)
-    .map(({ number, events }) => [number, events.length])
-  t.same(lengths, [[1, 200], [201, 50], [251, 1], [252, 1], [253, 1]])
-  t.match(first, { batch: { number: 1 } })
+  for (let i = 0; i < 250; i++) journal.addEvents(events(1), undefined)
+  // In doubt, and so a chunk of its own.
+  journal.addEvents(events(1), 7)
+  for (let i = 0; i < 2; i++) journal.addEvents(events(1), undefined)
+  const chunks = journal.next(16)
+  t.same(chunks.map(sizeOf), [200, 50, 2])
+  // A chunk that was sent does not grow.
+  journal.addEvents(events(1), undefined)
+  t.same(journal.next(3), chunks)
+  t.equal(journal.size, 254)
+  journal.settle({ last: 6, next: 100 })
+  t.same(journal.rest().map(sizeOf), [200, 50, 1, 2, 1])
+  drain(journal)
+  t.equal(journal.size, 0)
 })
 
-t.test('several chunks may be sent at once, of one kind, and of events only one', async t => {
+t.test('a chunk of events that loses its oldest ones takes later ones in a chunk of their own', async t => {
+  const { journal, dropped } = setUp(1000, 5)
+  journal.addEvents(events(4, 'first'), undefined)
+  journal.addEvents(events(2, 'second'), undefined)
+  journal.addEvents(events(1, 'third'), undefined)
+  t.same(dropped, [['events', 1], ['events', 1]])
+  t.match(drain(journal), [{ events: [...events(2, 'first'), ...events(2, 'second')] }, { events: events(1, 'third') }])
+})
+
+t.test('of the writes of events that were never answered, those are replayed that did not run', async t => {
+  const { journal } = setUp()
+  for (const batch of [5, 6]) journal.addEvents(events(1, `in ${batch}`), batch)
+  t.equal(journal.size, 2)
+  t.same(journal.next(16), [], 'not before it is decided')
+  journal.settle({ last: 5, next: 100 })
+  t.match(drain(journal), [{ events: events(1, 'in 6') }])
+  // Those that fail only after the recovery are decided at once, as far as Redis was asked.
+  for (const batch of [5, 6, 101]) journal.addEvents(events(1, `late in ${batch}`), batch)
+  t.match(journal.rest(), [{ events: events(1, 'late in 6') }])
+  t.equal(journal.size, 2)
+})
+
+t.test('several chunks of one kind may be sent at once', async t => {
+  const most = { counters: 100, blocks: 100, events: 200, values: 100 }
   for (const [kind, add] of Object.entries(adding)) {
     const { journal } = setUp()
     for (let i = 0; i < 450; i++) add(journal, i)
-    const chunks = journal.next(3)
-    t.same(chunks.map(sizeOf), kind === 'events' ? [1] : [100, 100, 100], kind)
-    t.same(journal.next(3), chunks)
+    const chunks = journal.next(2)
+    const inChunk = most[kind as Carried]
+    t.same(chunks.map(sizeOf), [inChunk, inChunk], kind)
+    t.same(journal.next(2), chunks)
     for (const chunk of chunks.toReversed()) journal.done(chunk)
-    t.equal(journal.size, 450 - (kind === 'events' ? 1 : 300))
+    t.equal(journal.size, 450 - 2 * inChunk)
   }
 })
 

@@ -215,7 +215,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   limits: [],
   countWhen: ['function'],
   onBanReach: ['function'],
-  standardHeaders: [],
+  standardHeaders: ['true'],
   problemDetails: ['true']
 }
 
@@ -237,6 +237,13 @@ t.test('every option of a route refuses the same values, by its place', async t 
       t.same(problems.map(({ option }) => option), [`GET /login config.rateLimit.${option}`], kind)
     }
   }
+})
+
+t.test('standardHeaders names no revision of its draft, and says what to write in place of one', async t => {
+  t.same(caught(() => resolve({ standardHeaders: 'draft-11' as unknown as boolean })).problems, [
+    { option: 'standardHeaders', rule: 'true or false', received: '"draft-11"', remedy: 'write true' }
+  ])
+  t.equal(caught(() => resolve({ standardHeaders: 1 as unknown as boolean })).problems[0]?.remedy, undefined)
 })
 
 t.test('groupId is a string, and of a route only', async t => {

@@ -6,8 +6,7 @@
  * moved by -d instead, which is the same for all that looks at differences.
  */
 import t from 'tap'
-import { algorithms, defineLimit, excesses } from '../../lib/rules/rate-limit.js'
-import type { Algorithm } from '../../lib/rules/rule.js'
+import { algorithms, defineLimit, excesses, type Algorithm } from '../../lib/rules/rate-limit.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'
@@ -101,7 +100,7 @@ for (const algorithm of algorithms) {
         const max = random.whole(0, 30)
         const burst = used === 'gcra' ? random.whole(1, 40) : max
         const maxBackoffMs = random.chance(0.8) ? windowMs * random.whole(1, 40) : undefined
-        return { name, cost: 1, limit: defineLimit(used, max, windowMs, burst, excess, maxBackoffMs) }
+        return { name, cost: 1, limit: defineLimit(used, max, windowMs, { burst, excess, maxBackoffMs }) }
       })
     }
 

@@ -24,8 +24,8 @@
  * in all.
  */
 import { type HashKey, keyedHashOf } from '../../addresses/keyed-hash.js'
-import { current } from '../../rules/rate-limit.js'
-import type { Limit, LimitState } from '../../rules/rule.js'
+import { current, type Limit } from '../../rules/rate-limit.js'
+import type { LimitState } from '../../rules/rule.js'
 
 export interface Entry {
   readonly key: string

@@ -6,10 +6,10 @@
  */
 import { ValueError } from '../../errors.js'
 import { AddressList } from '../../addresses/address-list.js'
-import { parseNetwork } from '../../addresses/address.js'
+import { type Address, parseAddress, parseNetwork } from '../../addresses/address.js'
 import type { HashKey } from '../../addresses/keyed-hash.js'
-import { expiresAtMs, explain, refund, take, takeAll } from '../../rules/rate-limit.js'
-import type { Limit, LimitState } from '../../rules/rule.js'
+import { expiresAtMs, explain, isChanged, refund, take, takeAll, type Limit } from '../../rules/rate-limit.js'
+import type { LimitState } from '../../rules/rule.js'
 import { BlockTexts, BlockValues } from './block-columns.js'
 import { EventRing } from './event-ring.js'
 import type { Keys } from '../keys.js'
@@ -80,8 +80,8 @@ export class MemoryStore implements Store {
     const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
     const entries = keys.map((key, i) => this.#limits.find(key, hit.checks[i]!.name, hit.from, nowMs))
     const { accepted, outcomes } = takeAll(entries.map(entry => entry?.state), nowMs, hit.checks)
-    outcomes.forEach(({ state, changed }, i) => {
-      if (changed) this.#limits.keep(entries[i], keys[i]!, keptOf(hit, hit.checks[i]!, state, nowMs), nowMs)
+    outcomes.forEach((outcome, i) => {
+      if (isChanged(outcome)) this.#limits.keep(entries[i], keys[i]!, keptOf(hit, hit.checks[i]!, outcome.state, nowMs), nowMs)
     })
     return { accepted, nowMs, outcomes }
   }
@@ -263,11 +263,11 @@ export class MemoryStore implements Store {
   }
 
   isBlocked (address: string): boolean {
-    return this.findBlock(address) !== undefined
+    return this.findBlock(parseAddress(address)!) !== undefined
   }
 
   /** The block that is in force for an address. */
-  findBlock (address: string): Block | undefined {
+  findBlock (address: Address): Block | undefined {
     if (this.#blocks.isEmpty) return undefined
     const nowMs = this.#now()
     return this.#blocks.find(address, (values, index) => values.expiresAtMs(index) > nowMs)
@@ -309,7 +309,7 @@ export class MemoryStore implements Store {
     const key = this.#keys.limit(limit.algorithm, name, hit.key)
     const entry = this.#limits.find(key, name, hit.from, nowMs)
     const outcome = take(entry?.state, nowMs, limit, cost)
-    if (outcome.changed) this.#limits.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
+    if (isChanged(outcome)) this.#limits.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
     return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
   }
 

@@ -1,7 +1,7 @@
 /** The block list in Redis: a hash of all blocks, and a stream of the last changes. */
 import { StoreUnavailableError } from '../../errors.js'
 import { type Arguments, type RedisClient, Script } from '../../redis/script.js'
-import { type Network, networkOf, parseAddress, parseNetwork } from '../../addresses/address.js'
+import { lengthOf, type Network, networkOf, parseAddress, parseNetwork } from '../../addresses/address.js'
 import type { Keys } from '../keys.js'
 import type { OwnKeys } from './foreign-values.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
@@ -295,9 +295,8 @@ async function timeOf (client: RedisClient): Promise<number> {
 
 /** The address, and every range that it lies in. */
 function networksAround (address: string): string[] {
-  const parts = parseAddress(address)!
-  const bits = parts.length === 1 ? 32 : 128
+  const parsed = parseAddress(address)!
   const networks: Network[] = []
-  for (let prefixLength = bits; prefixLength >= 0; prefixLength--) networks.push(networkOf(parts, prefixLength))
+  for (let prefixLength = lengthOf(parsed.family); prefixLength >= 0; prefixLength--) networks.push(networkOf(parsed, prefixLength))
   return networks.map(({ text }) => text)
 }

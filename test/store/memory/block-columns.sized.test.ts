@@ -2,6 +2,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
+import { type Address, parseAddress } from '../../../lib/addresses/address.js'
 import { parseAddressList } from '../../../lib/addresses/address-list.js'
 import { BlockTexts, BlockValues } from '../../../lib/store/memory/block-columns.js'
 import { Keys } from '../../../lib/store/keys.js'
@@ -40,12 +41,12 @@ function bytesInUse (): number {
   return heapUsed + arrayBuffers
 }
 
-type Find = (ip: string) => unknown
+type Find = (address: Address) => unknown
 
 const inPiece = 100
 
 /** How many times as long a lookup takes in a large list as in a list of a few entries. */
-function timesAsLong (large: Find, small: Find, addresses: readonly string[]): number {
+function timesAsLong (large: Find, small: Find, addresses: readonly Address[]): number {
   const [many, few] = [large, small].map(find => medianMs(Math.ceil(10 * addresses.length / inPiece), piece => {
     const first = piece * inPiece
     for (let i = first; i < first + inPiece; i++) find(addresses[i % addresses.length]!)
@@ -78,7 +79,7 @@ t.test(`${entries} blocks take at most 120 bytes each, and a lookup is no search
   const random = randomFrom(1)
   const picked = Array.from({ length: 10_000 }, () => random.whole(0, entries - 1))
   const inside = (ip: string) => ip.replace('.0/24', '.7').replace('::/48', '::7')
-  t.ok(picked.every(i => memory.findBlock(inside(ipOf(i)))?.ip === ipOf(i)))
+  t.ok(picked.every(i => memory.findBlock(parseAddress(inside(ipOf(i)))!)?.ip === ipOf(i)))
   const looked = {
     'blocked IPv4': picked.map(i => inside(ipOf(i & ~1))),
     'blocked IPv6': picked.map(i => inside(ipOf(i | 1))),
@@ -87,8 +88,9 @@ t.test(`${entries} blocks take at most 120 bytes each, and a lookup is no search
   }
   const few = newMemory()
   for (let i = 0; i < fewEntries; i++) few.putBlock(block(ipOf(i)))
-  for (const [name, addresses] of Object.entries(looked)) {
-    const times = timesAsLong(ip => memory.findBlock(ip), ip => few.findBlock(ip), addresses)
+  for (const [name, texts] of Object.entries(looked)) {
+    const addresses = texts.map(text => parseAddress(text)!)
+    const times = timesAsLong(address => memory.findBlock(address), address => few.findBlock(address), addresses)
     t.comment(`${name}: ${times.toFixed(1)} times as long`)
     t.ok(times <= most, `${name}: ${times} times as long`)
   }
@@ -102,10 +104,10 @@ t.test(`an allow list of ${entries} takes no more, and a lookup is no search`, a
   const bytes = (bytesInUse() - before) / entries
   t.equal(list.size, entries)
   t.ok(bytes <= 120, `${bytes} bytes an entry`)
-  const addresses = texts.filter((_, i) => i % 100 < 2)
-  t.ok(addresses.every(ip => list.find(ip) === true))
+  const addresses = texts.filter((_, i) => i % 100 < 2).map(text => parseAddress(text)!)
+  t.ok(addresses.every(address => list.find(address) === true))
   const few = parseAddressList(texts.slice(0, fewEntries)).list
-  const times = timesAsLong(ip => list.find(ip), ip => few.find(ip), addresses)
+  const times = timesAsLong(address => list.find(address), address => few.find(address), addresses)
   t.comment(`${times.toFixed(1)} times as long`)
   t.ok(times <= most, `${times} times as long`)
 })

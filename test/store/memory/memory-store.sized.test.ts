@@ -1,7 +1,7 @@
 /** The store in the memory of one process: its bounds, and who keeps a counter when there is no room for all. */
 import t from 'tap'
-import { algorithms, defineLimit, take } from '../../../lib/rules/rate-limit.js'
-import type { Algorithm, LimitState } from '../../../lib/rules/rule.js'
+import { algorithms, defineLimit, take, type Algorithm } from '../../../lib/rules/rate-limit.js'
+import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
 import type { NamedCheck } from '../../../lib/store/limit-store.js'
@@ -38,7 +38,7 @@ t.test('a sweep forgets what has run out, and nothing else', async t => {
 
 t.test('a sweep forgets locked clients a day after their last request, however often they were refused', async t => {
   const { clock, memory } = setUp(100)
-  const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, undefined, 'backoff'), cost: 1 }
+  const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, { excess: 'backoff' }), cost: 1 }
   for (let i = 0; i < 60; i++) memory.takeOne({ key: 'client', checks: [backoff] })
   clock.ms += 86_399_999
   memory.sweep()

@@ -4,8 +4,8 @@ import t from 'tap'
 import { GuardedRedis } from '../../../lib/redis/breaker.js'
 import { Connection } from '../../../lib/redis/connection.js'
 import { Script } from '../../../lib/redis/script.js'
-import { algorithms, count, defineLimit, explain } from '../../../lib/rules/rate-limit.js'
-import type { Limit, LimitState } from '../../../lib/rules/rule.js'
+import { algorithms, count, defineLimit, explain, type Limit } from '../../../lib/rules/rate-limit.js'
+import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
 import type { CountedHere } from '../../../lib/store/limit-store.js'
@@ -180,7 +180,7 @@ t.test('fixed-window: what is added leaves the end of the window alone, save whe
 })
 
 t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or the outage made it', async t => {
-  const limit = defineLimit('fixed-window', 1, 1000, undefined, 'backoff', 10_000)
+  const limit = defineLimit('fixed-window', 1, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
   for (const where of ['in Redis', 'in the outage']) {
     const { key, hit } = clientOf(limit)
     const known = await hit(4)
@@ -220,7 +220,7 @@ t.test('sliding-window: windows that do not begin at the same moment are matched
 t.test('gcra: hits by another max are added as the time that they take to drain', async t => {
   const small = defineLimit('gcra', 10, 1_000_000)
   const large = defineLimit('gcra', 1000, 1_000_000)
-  const paced = defineLimit('gcra', 1000, 1_000_000, 20)
+  const paced = defineLimit('gcra', 1000, 1_000_000, { burst: 20 })
   for (const isLost of [false, true]) {
     const { key, hit } = clientOf(small)
     const known = await hit(5)
@@ -239,12 +239,12 @@ t.test('gcra: hits by another max are added as the time that they take to drain'
 })
 
 t.test('gcra: the bucket is never fuller than full, and one that never drains goes after a window', async t => {
-  const limit = defineLimit('gcra', 10, 60_000, 5)
+  const limit = defineLimit('gcra', 10, 60_000, { burst: 5 })
   const { key, hit } = clientOf(limit)
   const known = await hit(1)
   await carry([{ key, limit, known, counted: countedOn(known, limit, 50) }])
   t.ok(Number(await observer.hget(key, 'used')) <= 5 * 60_000)
-  const never = defineLimit('gcra', 0, 60_000, 5)
+  const never = defineLimit('gcra', 0, 60_000, { burst: 5 })
   const other = clientOf(never)
   await carry([{ key: other.key, limit: never, known: undefined, counted: countedOn(undefined, never, 1) }])
   t.ok(await observer.pttl(other.key) <= 60_000)
@@ -288,13 +288,35 @@ t.test('a script that Redis has forgotten is sent again under a new number', asy
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'forgotten')), '15')
 })
 
-t.test('events are written once for each number', async t => {
+t.test('events that are replayed twice are written once', async t => {
   const events = [{ type: 'limited' as const, ip: '192.0.2.1', count: 3, atMs: Date.now() }]
-  await store.writeEvents({ number: 10, events })
-  await store.writeEvents({ number: 10, events })
-  await store.writeEvents({ number: 9, events })
-  await store.writeEvents({ number: 11, events })
+  await store.replayEvents('events-1', events)
+  await store.replayEvents('events-1', events)
+  await store.replayEvents('events-2', events)
   t.same(await store.suspects(5), [{ ip: '192.0.2.1', count: 6 }])
+  t.ok(await observer.pttl(keys.carried(keys.events, 'one:events-1')) > 0)
+})
+
+t.test('a fence tells whether a live write of events ran, and none runs behind it', async t => {
+  const events = [{ type: 'limited' as const, ip: '192.0.2.2', count: 1, atMs: Date.now() }]
+  await store.fence()
+  const ticket = { number: 0 }
+  await store.logEvents(events, ticket)
+  t.equal((await store.fence()).last, ticket.number)
+  const late = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'one' })
+  await t.rejects(late.logEvents(events, { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  t.match(await store.suspects(1), [{ ip: '192.0.2.1' }])
+  // A foreign value at the events costs a round trip; in place of the number it counts as lost data.
+  await observer.set(keys.events, 'a text of somebody else')
+  await store.logEvents(events, ticket)
+  t.equal((await store.events(5)).length, 1)
+  await observer.lpush(keys.batch('two'), 'a list of somebody else')
+  const other = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'two' })
+  await t.rejects(other.logEvents(events, { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  // In place of a marker, it marks nothing.
+  await observer.lpush(keys.carried(keys.events, 'one:events-3'), 'a list of somebody else')
+  await store.replayEvents('events-3', events)
+  t.equal((await store.events(5)).length, 2)
 })
 
 t.test('of a block and an unblock the later one holds, whichever is told first', async t => {

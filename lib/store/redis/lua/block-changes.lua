@@ -6,13 +6,9 @@
 -- returns  nowMs, number of the last change (0: missing or foreign), id of the last change, the
 --          changes: { id, { field, value ... } }, oldest first, and the epoch
 -- cost     O(changes returned)
+-- uses     number, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-local text = redis.call('GET', KEYS[2])
-local sequence = string.match(text or '', '^%d+$') and tonumber(text) or 0
--- Larger numbers lose digits in the reply.
-if sequence > 9007199254740991 then sequence = 0 end
+local sequence = whole(redis.call('GET', KEYS[2])) or 0
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])
 return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, redis.call('GET', KEYS[3]) or '' }

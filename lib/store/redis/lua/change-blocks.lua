@@ -14,9 +14,8 @@
 --          or '' for none; at last the number of the last change (0: missing
 --          or foreign)
 -- cost     O(log n) for each operation, and up to 100 expired blocks removed
+-- uses     number, time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 local maxChanges = ARGV[1]
 local isLate = nowMs > tonumber(ARGV[2])
 local mostKept = 4
@@ -161,6 +160,5 @@ for i = 3, #ARGV, 6 do
   table.insert(told, before[1] ~= nil and 1 or 0)
   table.insert(told, json)
 end
-local sequence = tonumber(redis.call('GET', KEYS[4]) or nil) or 0
-table.insert(told, isMoment(sequence) and sequence or 0)
+table.insert(told, whole(redis.call('GET', KEYS[4])) or 0)
 return told

@@ -7,19 +7,11 @@
 --          counts ('' for now)
 -- returns  number of events removed, id to go on from ('' after the last page), that moment
 -- cost     O(page)
+-- uses     number, time
 
-local function whole (text)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
-  return number and number <= 9007199254740991 and number or nil
-end
-
-local nowMs = tonumber(ARGV[4])
-if nowMs == nil then
-  local time = redis.call('TIME')
-  nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local fromMs = tonumber(ARGV[4]) or nowMs
 local ageMs = tonumber(ARGV[1])
-local beforeMs = ageMs == 0 and math.huge or nowMs - ageMs
+local beforeMs = ageMs == 0 and math.huge or fromMs - ageMs
 local length = tonumber(ARGV[3])
 local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
 local removed = 0
@@ -37,4 +29,4 @@ for i = 1, math.min(length, #page) do
     if left and left <= 0 then redis.call('ZREM', KEYS[2], fields[2]) end
   end
 end
-return { removed, page[length + 1] and page[length + 1][1] or '', nowMs }
+return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }

@@ -1,52 +1,27 @@
--- Adds hits that were refused without asking Redis to the counters of
--- fixed-windows; atomic. A window that is over, or another one by now, is left
--- as it is.
+-- Adds hits that were refused without asking Redis to their counters; atomic. A
+-- window that is over, or another one by now, is left as it is.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
--- ARGV     number of the call, 0 for none; for each counter: end of the window
---          in ms since 1970, how many to add
+-- ARGV     number of the call, 0 for none; for each counter its limit: algorithm,
+--          max, windowMs, burst, excess, longestMs; how many to add; and a state of
+--          the window: three whole numbers, the last one a moment in ms since 1970
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
+-- uses     limit, sequence, time
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- What is no counter of ours is left alone; that the user may not, or that there
--- is no memory, is an error as everywhere.
-local function stored (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if string.find(reply.err, 'WRONGTYPE', 1, true) then return false end
-  return redis.call('GET', key)
-end
-
-local function increase (key, by)
-  local text = stored(key)
-  local used, previous = string.match(text or '', '^(%d+):(%d+)$')
-  used, previous = tonumber(used or text or nil), tonumber(previous or 0)
-  if used == nil or used ~= math.floor(used) or previous + by > 9007199254740991 then return false end
-  redis.call('SET', key, string.format('%.0f:%.0f', used, previous + by), 'KEEPTTL')
-  return true
-end
-
+--@rules
+-- A foreign value is left alone.
 local counted = 0
 for i = 1, count do
-  local key = KEYS[i]
-  local atMs = tellsExpiry and redis.call('PEXPIRETIME', key) or nowMs + redis.call('PTTL', key)
-  -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
-  if math.abs(atMs - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
-    counted = counted + 1
-  end
+  local first = 2 + 10 * (i - 1)
+  local limit = limitAt(first)
+  local rule = ruleOf(limit.algorithm)
+  local window = rule.decode(tonumber(ARGV[first + 7]), tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9]), 0)
+  if rule.addRefusals(KEYS[i], limit, tonumber(ARGV[first + 6]), window) then counted = counted + 1 end
 end
 return counted

@@ -7,22 +7,16 @@
 -- ARGV     the number to go on from, ms to keep it
 -- returns  the number of the last batch that ran; -1 where it is not known here
 -- cost     O(1)
+-- uses     foreign, number
 
--- A value that is no string, or no number that can be incremented, is foreign: it is replaced below.
-local function textAt (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) == 'string' then return reply end
-  if reply and not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
-  return ''
-end
-
+-- A value that is no number that can be incremented is foreign: it is replaced below.
 local function known (text)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
+  local number = whole(text)
   return number and number <= 4503599627370496 and text or '-1'
 end
 
-local last = known(textAt(KEYS[1]))
-local told, door = string.match(textAt(KEYS[2]), '^(%S+) (%S+)$')
+local last = known(read('GET', KEYS[1]))
+local told, door = string.match(read('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
 -- One that was sent long ago, and comes now: the door is not opened again.
 if tonumber(last) > tonumber(ARGV[1]) then return tonumber(last) end
 -- No batch has run since: the door is not what ran.

@@ -5,12 +5,9 @@
 -- returns  how many counters there were
 -- error    GUARDLOST: as in take.lua
 -- cost     O(1) for each counter
+-- uses     sequence
 
-local number, count = tonumber(ARGV[1]), #KEYS
-if number > 0 then
-  local last = tonumber(redis.call('GET', KEYS[count]) or nil)
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[count], ARGV[1], 'KEEPTTL')
-  count = count - 1
-end
+local lost = notNext(KEYS[#KEYS], ARGV[1])
+if lost then return lost end
+local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 return redis.call('DEL', unpack(KEYS, 1, count))

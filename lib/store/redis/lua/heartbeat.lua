@@ -9,9 +9,8 @@
 -- returns  epoch; number of instances, this one among them; how many of them
 --          have had a heartbeat since that moment; ms since 1970
 -- cost     O(log n)
+-- uses     time
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[2] == '1' then redis.call('ZADD', KEYS[1], nowMs, ARGV[1]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', nowMs - ARGV[3])
 -- A heartbeat in the future is foreign.

@@ -2,13 +2,16 @@
 -- are kept; atomic. What it needs of an event stands in fields of its own: the
 -- text of an event holds what clients have sent.
 --
--- KEYS     events, suspects, number of the writer's last batch (see
---          store/keys.ts)
--- ARGV     most events to keep, number of this batch: one that came already is
---          not written again; ms to keep it; then for each event: ip ('' for none, or for
---          one that makes no suspect), count, atMs, the event as JSON
--- returns  nothing
+-- KEYS     events, suspects; with a number, where the last one of the instance is
+--          kept; else, with ms to keep it, the marker of a replay (see store/keys.ts)
+-- ARGV     number of the call, 0 for none; ms to keep the marker, 0 for none; most
+--          events to keep; then for each event: ip ('' for none, or for one that
+--          makes no suspect), count, atMs, the event as JSON
+-- returns  nothing; with a marker that is there already, nothing is done
+-- error    GUARDLOST: as in take.lua
 -- cost     O(log n) for each event, and for up to 1,000 old ones that go
+
+local number, markerMs = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function whole (text)
   local number = string.match(text or '', '^%d+$') and tonumber(text)
@@ -22,11 +25,20 @@ local function count (ip, by)
   if sum <= 0 or sum > 9007199254740991 or sum ~= math.floor(sum) then redis.call('ZREM', KEYS[2], ip) end
 end
 
--- A number far ahead, or a value that is no number, is foreign.
-local number, last = tonumber(ARGV[2]), whole(redis.call('GET', KEYS[3])) or 0
-if last >= number and last < number + 1000000 then return end
+if number > 0 or markerMs > 0 then
+  local text = redis.pcall('GET', KEYS[3])
+  -- A foreign value is no number and no marker. Missing rights to read it are an error.
+  if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then return text end
+  if number > 0 then
+    local last = type(text) == 'string' and whole(text) or nil
+    if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
+  elseif text == '1' then
+    return
+  end
+end
+
 -- A foreign value at these keys raises an error before anything is written. Then the key is deleted, and this is sent
--- again under the same number.
+-- again.
 redis.call('ZCARD', KEYS[2])
 local length = redis.call('XLEN', KEYS[1])
 
@@ -34,9 +46,14 @@ for i = 4, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'ip', ARGV[i], 'count', ARGV[i + 1], 'atMs', ARGV[i + 2], 'event', ARGV[i + 3])
   count(ARGV[i], ARGV[i + 1])
 end
-redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+-- Only now: a stream that takes no more entries is deleted as well.
+if number > 0 then
+  redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
+elseif markerMs > 0 then
+  redis.call('SET', KEYS[3], 1, 'PX', ARGV[2])
+end
 
-local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[1])
+local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[3])
 if excess > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, 1000))) do
     local fields = entry[2]

@@ -5,6 +5,7 @@
 -- ARGV     for each key its type: hash, zset, stream, number or text
 -- returns  for each key 1 if it was deleted, else 0
 -- cost     up to three commands for each; O(1) each, and O(n) to delete a key
+-- uses     number
 
 -- Other errors, such as missing rights or memory, say nothing about the value.
 local function isForeign (reply)
@@ -25,7 +26,7 @@ local function mustGo (key, wanted)
   end
   local text = redis.pcall('GET', key)
   if wanted == 'text' or type(text) ~= 'string' then return isForeign(text) end
-  return string.match(text, '^%d+$') == nil or tonumber(text) > 9007199254740991
+  return whole(text) == nil
 end
 
 local emptied = {}

@@ -9,22 +9,11 @@
 --          an end, else 0, ms to it, and how many ms ago that was said
 -- returns  1; 0 where the marker was there already
 -- cost     up to six commands for each; O(1) each
+-- uses     foreign, marker, time
 
--- A value of another type is foreign, and counts as missing.
-local function textAt (key)
-  local reply = redis.pcall('GET', key)
-  if type(reply) ~= 'table' or reply.err == nil then return reply or '' end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call('GET', key) end
-  return ''
-end
-
-if textAt(KEYS[1]) == '1' then return 0 end
-redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+if isReplayed(KEYS[1], ARGV[1]) then return 0 end
 
 local keptMs, instance = ARGV[1], ARGV[2]
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
-
 -- To what is no number that can be counted with, nothing is added; that the user
 -- may not, or that there is no memory, is an error as everywhere.
 local function increase (key, by)
@@ -39,7 +28,7 @@ end
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local key, note = KEYS[2 + 2 * i], KEYS[3 + 2 * i]
   local base, text, baseAgoMs, add, addAgoMs, ends, leftMs, endAgoMs = unpack(ARGV, 3 + 8 * i, 10 + 8 * i)
-  local writtenAtMs, writer = string.match(textAt(note), '^(%d+) (.*)$')
+  local writtenAtMs, writer = string.match(read('GET', note) or '', '^(%d+) (.*)$')
   -- A moment in the future is foreign.
   if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
 

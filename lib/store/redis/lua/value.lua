@@ -9,16 +9,10 @@
 --          and del: 1 where there was such a key, else 0
 -- error    GUARDLOST: as in take.lua; or that INCR rejects the value
 -- cost     up to four commands; O(1) each
+-- uses     sequence, time
 
-local number = tonumber(ARGV[1])
-if number > 0 then
-  local last = redis.pcall('GET', KEYS[3])
-  -- A foreign value in place of the number counts as lost. Missing rights to read it are an error.
-  if type(last) == 'table' and not string.find(last.err, 'WRONGTYPE', 1, true) then return last end
-  last = type(last) == 'string' and tonumber(last) or nil
-  if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
-end
+local lost = notNext(KEYS[3], ARGV[1])
+if lost then return lost end
 
 local operation = ARGV[4]
 if operation == 'incr' then
@@ -29,8 +23,6 @@ if operation == 'incr' then
 end
 if operation == 'expire' then return redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('SET', KEYS[2], string.format('%.0f', nowMs) .. ' ' .. ARGV[2], 'PX', ARGV[3])
 if operation == 'del' then return redis.call('DEL', KEYS[1]) end
 if ARGV[6] == '' then redis.call('SET', KEYS[1], ARGV[5]) else redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[6]) end

@@ -1,0 +1,41 @@
+/**
+ * Remembers what was read lately, in bounded room. It has two generations: once
+ * the young one holds half of the capacity it becomes the old one, and what was
+ * old is forgotten. An entry that is found in the old one moves to the young
+ * one, so that what is in use stays, however many others come and go.
+ */
+export class BoundedCache<V> {
+  readonly #most: number
+  #young: Generation<V> = new Map()
+  #old: Generation<V> = new Map()
+  #size = 0
+
+  /** @param capacity  the most entries that are kept */
+  constructor (capacity: number) {
+    this.#most = Math.ceil(capacity / 2)
+  }
+
+  /** Both parts together are the key. Two maps are faster than a text that is put together for each look-up. */
+  get (outer: string | undefined, inner: string): V | undefined {
+    const young = this.#young.get(outer)?.get(inner)
+    if (young !== undefined) return young
+    const old = this.#old.get(outer)?.get(inner)
+    if (old !== undefined) this.set(outer, inner, old)
+    return old
+  }
+
+  set (outer: string | undefined, inner: string, value: V): void {
+    if (this.#size >= this.#most) {
+      this.#old = this.#young
+      this.#young = new Map()
+      this.#size = 0
+    }
+    let inners = this.#young.get(outer)
+    if (inners === undefined) this.#young.set(outer, inners = new Map())
+    const before = inners.size
+    inners.set(inner, value)
+    this.#size += inners.size - before
+  }
+}
+
+type Generation<V> = Map<string | undefined, Map<string, V>>

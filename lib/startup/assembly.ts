@@ -1,0 +1,167 @@
+/** Makes the parts of one registration and puts them together. It starts nothing, and connects nothing. */
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import { RedisGuard } from '../api/redis-guard.js'
+import { Clients } from '../guard/clients.js'
+import { Guard } from '../guard/guard.js'
+import { keyHash } from '../guard/key-hash.js'
+import { DenyCache } from '../guard/refusal-cache.js'
+import { forJson, LimitControl, type LimitControlParts } from '../limits/control.js'
+import { LimitRegistry } from '../limits/registry.js'
+import { ChangeLog } from '../observers/change-log.js'
+import { logDecision } from '../observers/decision-log.js'
+import { publishDecision } from '../observers/diagnostics.js'
+import { EventLog } from '../observers/event-log.js'
+import type { Metrics } from '../observers/metrics.js'
+import { OutageLog } from '../observers/outage-log.js'
+import type { SafeLog } from '../observers/safe-log.js'
+import { steadyClock } from '../runtime/clock.js'
+import { timers } from '../runtime/timers.js'
+import type { Settings } from '../settings/settings.js'
+import { Lifetime } from './lifetime.js'
+import { addMetrics, chooseMetrics } from './metrics.js'
+import type { Registrations } from './registrations.js'
+import { makeStores, type Stores } from './stores.js'
+import type { WarningLog } from './warning-log.js'
+import { foreignValue } from './warnings.js'
+
+/** What a registration brings along. */
+export interface Registration {
+  readonly settings: Settings
+  /** those of the same application, this one among them */
+  readonly registrations: Registrations
+  /** may throw */
+  readonly logger: FastifyBaseLogger
+  readonly log: SafeLog
+  readonly warnings: WarningLog
+}
+
+export interface Parts extends Registration, Stores {
+  /** ms since 1970; it never steps */
+  readonly now: () => number
+  readonly lifetime: Lifetime
+  readonly outageLog: OutageLog
+  readonly changeLog: ChangeLog
+  readonly eventLog: EventLog
+  /** undefined: none are wanted */
+  readonly metrics: Metrics | undefined
+  /** the same, unless another registration made them, and removes them */
+  readonly ownMetrics: Metrics | undefined
+  readonly denyCache: DenyCache
+  readonly clients: Clients
+  readonly guard: Guard
+  readonly registry: LimitRegistry
+  readonly limitControl: LimitControl
+  readonly redisGuard: RedisGuard
+}
+
+/** @throws GuardError  as `chooseMetrics` */
+export function assemble (fastify: FastifyInstance, registration: Registration): Parts {
+  const { settings, registrations, logger, log, warnings } = registration
+  const chosen = chooseMetrics(fastify, settings, registrations)
+  const now = steadyClock()
+  // Looked up at each call, so that fake timers which come later work.
+  const wall = () => Date.now()
+  const outageLog = new OutageLog(log)
+  const stores = makeStores({
+    settings,
+    application: registrations.application,
+    now,
+    wall,
+    onDrop (kind, count) {
+      metrics?.dropped(kind, count)
+      outageLog.journalFull(kind)
+    },
+    onForeign: (key, fate) => warnings.warnOnce(foreignValue(key, fate))
+  })
+  const { keys, memory, redis, store } = stores
+  const metrics = addMetrics(fastify, chosen, registrations, stores)
+
+  const eventLog = new EventLog(async events => {
+    await store.logEvents(events)
+    for (const { type, count } of events) metrics?.recorded(type, count)
+  }, count => metrics?.recorded('dropped', count))
+  const denyCache = new DenyCache({
+    keys,
+    capacity: settings.cache,
+    now: timers.monotonicMs,
+    write: async refusals => await store.countRefusals(refusals)
+  })
+  const { hashKeys, nameSpace, limit: { ipv6Subnet, allowList } } = settings
+  const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses })
+  const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
+  // Fastify fills in its default.
+  const idLabel = fastify.initialConfig.requestIdLogLabel!
+  const guard = new Guard({
+    store,
+    memory,
+    denyCache,
+    hashKey,
+    refusesBlocked: settings.limit.enforce > 0,
+    listeners: [
+      event => metrics?.decided(event),
+      event => eventLog.record(event, wall()),
+      event => logDecision(logger, idLabel, event),
+      publishDecision
+    ]
+  })
+
+  const lifetime = new Lifetime()
+  const { checkOpen } = lifetime
+  const changeLog = new ChangeLog((details, message) => log.info(details, message))
+  const registry = new LimitRegistry()
+  const limitControl = new LimitControl({
+    registry,
+    store,
+    forget: (key, checks) => denyCache.forget(key, checks),
+    hashKey,
+    onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'passed over')),
+    checkOpen,
+    changeLog,
+    onTakenOver: logTakenOver(log),
+    now: wall
+  })
+  const redisGuard = new RedisGuard({
+    store,
+    limits: limitControl,
+    eventLog,
+    changeLog,
+    client: redis?.guarded.client,
+    warnings: warnings.found,
+    rotate: redis === undefined ? undefined : async () => await redis.guarded.rotate(),
+    now: wall,
+    checkOpen,
+    onListenerError: error => log.error({ err: error }, 'a listener of the switch event failed')
+  })
+  return {
+    ...registration,
+    ...stores,
+    now,
+    lifetime,
+    outageLog,
+    changeLog,
+    eventLog,
+    metrics,
+    ownMetrics: chosen.kind === 'own' ? metrics : undefined,
+    denyCache,
+    clients,
+    guard,
+    registry,
+    limitControl,
+    redisGuard
+  }
+}
+
+/** Limits that one log line names. */
+const mostNamed = 20
+
+function logTakenOver (log: SafeLog): LimitControlParts['onTakenOver'] {
+  return (set, reset) => {
+    if (set.length > 0) {
+      const limits = set.slice(0, mostNamed).map(forJson)
+      log.info({ limits, count: set.length }, 'limits that were set at run time are in force')
+    }
+    if (reset.length > 0) {
+      log.info({ limits: reset.slice(0, mostNamed), count: reset.length }, 'limits are as configured again')
+    }
+  }
+}

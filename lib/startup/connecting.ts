@@ -1,0 +1,95 @@
+/** Redis comes up: how long the application waits for it, and what becomes of one that cannot do without. */
+import type { FastifyInstance } from 'fastify'
+import { RedisRequiredError } from '../errors.js'
+import { publishSwitch } from '../observers/diagnostics.js'
+import type { FailoverStore } from '../outage/failover.js'
+import type { GuardedRedis } from '../redis/breaker.js'
+import { timers } from '../runtime/timers.js'
+import type { Settings } from '../settings/settings.js'
+import type { Parts } from './assembly.js'
+import type { Background } from './background.js'
+
+/**
+ * Connects, and waits until Redis answers; for `connectTimeout` at most.
+ *
+ * @param close  ends the registration before it fails
+ * @throws RedisRequiredError  when Redis is required and does not answer in time
+ */
+export async function connect (
+  fastify: FastifyInstance, parts: Parts, { ofRedis }: Background, close: () => Promise<void>
+): Promise<void> {
+  const { settings, store, log } = parts
+  if (ofRedis === undefined) {
+    log.info({ reason: store.status.reason }, 'limits and blocks are kept in memory')
+    return
+  }
+  const { redis: { guarded }, follower, memoryWatch } = ofRedis
+  watchRedis(guarded, parts)
+  store.on('switch', status => { if (status.store === 'redis') follower.sync().catch(() => {}) })
+  guarded.once('up', () => memoryWatch.start())
+  const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
+  const untilMs = timers.monotonicMs() + startUpMs
+  await guarded.connect(startUpMs)
+  await within(store.settle(), untilMs)
+  const waitMs = guarded.isEnded ? 0 : untilMs - timers.monotonicMs()
+  const whyAway = isRequired(settings) ? await reasonAfter(store, waitMs) : undefined
+  if (whyAway !== undefined) {
+    await close()
+    throw new RedisRequiredError(startUpMs, whyAway)
+  }
+  // A long list over a slow line goes on loading while the application starts.
+  await within(follower.sync(), untilMs)
+  follower.start()
+  const { store: first, reason } = store.status
+  if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
+}
+
+/** Logs, counts and publishes what becomes of Redis from now on. */
+function watchRedis (guarded: GuardedRedis, { store, metrics, outageLog }: Parts): void {
+  store.on('switch', status => {
+    publishSwitch(status)
+    outageLog.switched(status)
+  })
+  store.on('refused', (kind, count, error) => {
+    metrics?.dropped(kind, count)
+    outageLog.rejected(kind, count, error)
+  })
+  guarded.on('failure', failure => {
+    if (failure.kind === 'reply' && store.usesRedis) outageLog.commandRefused(failure)
+  })
+}
+
+function isRequired ({ redis }: Settings): boolean {
+  return redis.kind !== 'none' && redis.required === true
+}
+
+/** Waits for the work until a moment of the monotonic clock at most. */
+async function within (work: Promise<void>, untilMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const over = new Promise<void>(resolve => {
+    timer = timers.setTimeout(resolve, Math.max(0, untilMs - timers.monotonicMs())).unref()
+  })
+  // A timer that is left would keep a closed application in memory.
+  await Promise.race([work, over]).finally(() => timers.clearTimeout(timer))
+}
+
+/** Waits for Redis to come up. @returns why memory answers after this time; undefined: Redis answers */
+async function reasonAfter (store: FailoverStore, ms: number): Promise<string | undefined> {
+  if (store.status.store === 'memory') {
+    await new Promise<void>(resolve => {
+      const settle = () => {
+        timers.clearTimeout(timer)
+        store.off('switch', settle)
+        resolve()
+      }
+      const timer = timers.setTimeout(settle, ms)
+      store.on('switch', settle)
+    })
+  }
+  return store.status.reason
+}
+
+/** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */
+function longestStartUp ({ initialConfig: { pluginTimeout = 10_000 } }: FastifyInstance): number {
+  return pluginTimeout === 0 ? Infinity : pluginTimeout * 0.8
+}

@@ -1,0 +1,76 @@
+/** Where metrics go: a registry of the plugin's, of the user's or of another plugin, and a route that serves it. */
+import type { FastifyInstance } from 'fastify'
+import { Registry } from 'prom-client'
+import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from '../http/metrics-route.js'
+import { described, Metrics } from '../observers/metrics.js'
+import type { RedisSide } from '../outage/availability.js'
+import type { FailoverStore } from '../outage/failover.js'
+import { readInfo } from '../redis/info.js'
+import type { MetricsRegistry } from '../settings/options.js'
+import type { Settings } from '../settings/settings.js'
+import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { Registrations } from './registrations.js'
+
+export type ChosenMetrics =
+  | { readonly kind: 'none' }
+  /** another registration serves the path: its metrics count for this one, too */
+  | { readonly kind: 'shared', readonly metrics: Metrics }
+  /** `path`: undefined where it is not ours to serve */
+  | { readonly kind: 'own', readonly registry: MetricsRegistry, readonly path: string | undefined }
+
+/**
+ * To be called before anything is connected.
+ *
+ * @throws GuardError  when the registry holds the metrics of another registration, or the path is taken
+ */
+export function chooseMetrics (
+  fastify: FastifyInstance, { metrics: settings }: Settings, { metrics }: Registrations
+): ChosenMetrics {
+  if (settings === false) return { kind: 'none' }
+  const { path, registry: given } = settings
+  const url = `${fastify.prefix}${path}`
+  const shared = given === undefined ? metrics.get(url) : undefined
+  if (shared !== undefined) return { kind: 'shared', metrics: shared }
+  const isServed = path !== false && fastify.hasRoute({ method: 'GET', url })
+  const registry = given ?? (isServed ? registryOfOther(fastify, path) : new Registry())
+  if (registry.getSingleMetric(described.store.name) !== undefined) throw metricsRegistered()
+  return { kind: 'own', registry, path: path === false || isServed ? undefined : path }
+}
+
+/** What the metrics show. */
+export interface Shown {
+  readonly store: FailoverStore
+  readonly memory: MemoryStore
+  readonly redis: RedisSide | undefined
+}
+
+/** Fills the chosen registry, and serves it. @returns undefined: no metrics are wanted */
+export function addMetrics (
+  fastify: FastifyInstance, chosen: ChosenMetrics, registrations: Registrations, { store, memory, redis }: Shown
+): Metrics | undefined {
+  if (chosen.kind !== 'own') return chosen.kind === 'shared' ? chosen.metrics : undefined
+  const { registry, path } = chosen
+  const metrics = new Metrics(registry, {
+    status: () => store.status,
+    blockCount: () => memory.blockCount,
+    keyCount: () => memory.size,
+    journalSize: () => store.journalSize,
+    instances: () => store.instances,
+    redisInfo: redis === undefined ? undefined : async () => await readInfo(redis.guarded)
+  })
+  redis?.guarded.on('roundTrip', seconds => metrics.roundTrip(seconds))
+  redis?.guarded.on('state', state => metrics.breakerWent(state))
+  redis?.guarded.on('failure', ({ kind }) => metrics.failed(kind))
+  if (path !== undefined) {
+    addMetricsRoute(fastify, path, registry)
+    registrations.metrics.set(`${fastify.prefix}${path}`, metrics)
+  }
+  return metrics
+}
+
+/** fastify-metrics serves the path already, and shows its registry: ours go in there. */
+function registryOfOther (fastify: FastifyInstance, path: string): MetricsRegistry {
+  const other = (fastify as { metrics?: { client?: { register?: MetricsRegistry } } }).metrics?.client?.register
+  if (typeof other?.registerMetric !== 'function') throw metricsRouteTaken(path)
+  return other
+}

@@ -1,0 +1,68 @@
+/** How a client is known by its address or its connection, and that what is remembered of clients is bounded. */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import t from 'tap'
+import { parseAddressList } from '../../lib/addresses/address-list.js'
+import { Clients, mostRemembered } from '../../lib/guard/clients.js'
+
+function newClients (): Clients {
+  return new Clients({ ipv6Subnet: 56, allowList: parseAddressList(['192.0.2.0/24']).list })
+}
+
+t.test('knows a client by its address, whatever form that comes in', async t => {
+  const clients = newClients()
+  const known: [ip: unknown, text: string | undefined, key: string, isPrefix: boolean, exempt: boolean][] = [
+    ['::ffff:198.51.100.1', '198.51.100.1', '198.51.100.1', false, false],
+    ['192.0.2.7', '192.0.2.7', '192.0.2.7', false, true],
+    ['2001:db8:0:1ff::1', '2001:db8:0:1ff::1', '2001:db8:0:100::/56', true, false]
+  ]
+  for (const none of [undefined, null, 5, 'x', '']) known.push([none, undefined, 'unknown', false, false])
+  for (const [ip, text, key, isPrefix, exempt] of known) {
+    const client = clients.byAddress(ip)
+    t.same([client.address?.text, client.key, client.isPrefix, client.exempt], [text, key, isPrefix, exempt], String(ip))
+    t.equal(clients.byAddress(ip), client, 'it is remembered')
+  }
+})
+
+t.test('knows a client by its connection and header, apart from one by its address', async t => {
+  const clients = newClients()
+  const keyOf = (peer: string | undefined, header: string, ip: string) => clients.byConnection(peer, header, { ip }).key
+  t.equal(keyOf('10.0.0.1', '198.51.100.1', '198.51.100.1'), '198.51.100.1')
+  t.equal(keyOf('10.0.0.1', '198.51.100.1', 'not read'), '198.51.100.1')
+  t.equal(keyOf('10.0.0.2', '198.51.100.1', '10.0.0.2'), '10.0.0.2')
+  t.equal(keyOf(undefined, '198.51.100.1', '198.51.100.9'), '198.51.100.9')
+  t.equal(clients.byAddress('198.51.100.1').key, '198.51.100.1')
+})
+
+t.test('forgets what came longest ago, and not who comes again and again', async t => {
+  const clients = newClients()
+  let read = 0
+  const byHeader = (header: string) => clients.byConnection('10.0.0.1', header, { get ip () { return `read ${++read}` } })
+  for (let i = 0; i < 3 * mostRemembered; i++) {
+    byHeader(`header ${i}`)
+    if (i % 1000 === 0) byHeader('again and again')
+  }
+  t.equal(read, 3 * mostRemembered + 1)
+  byHeader(`header ${3 * mostRemembered - 1}`)
+  t.equal(read, 3 * mostRemembered + 1)
+  byHeader('header 0')
+  t.equal(read, 3 * mostRemembered + 2)
+})
+
+t.test('what it remembers of addresses is bounded, and right for each of them', async t => {
+  const clients = newClients()
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const heap = () => {
+    collect()
+    return process.memoryUsage().heapUsed
+  }
+  const before = heap()
+  for (let i = 0; i < 300_000; i++) {
+    const address = `10.${i >> 16}.${i >> 8 & 255}.${i & 255}`
+    if (clients.byAddress(address).address?.text !== address) t.fail(address)
+  }
+  t.equal(clients.byAddress('10.0.0.1').key, '10.0.0.1')
+  const grown = heap() - before
+  t.ok(grown < 10e6, `${grown} bytes`)
+})

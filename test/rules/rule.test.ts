@@ -1,0 +1,189 @@
+/** What holds for the rule of each algorithm, whatever hits came before. */
+import fc from 'fast-check'
+import t from 'tap'
+import { algorithms, algorithmsWith, defineLimit, excesses, isChanged, ruleOf, takeAll, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
+import { sameMomentMs, type LimitState } from '../../lib/rules/rule.js'
+
+const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
+t.comment(`seed ${seed}`)
+
+const startMs = 1_700_000_000_000
+
+/** Some hits at one limit, and the counters after them. */
+interface Walked {
+  readonly limit: Limit
+  readonly state: LimitState
+  readonly nowMs: number
+}
+
+function limitsOf (algorithm: Algorithm): fc.Arbitrary<Limit> {
+  return fc.record({
+    max: fc.integer({ min: 1, max: 50 }),
+    windowMs: fc.integer({ min: 10, max: 5000 }),
+    burst: fc.integer({ min: 1, max: 60 }),
+    excess: fc.constantFrom(...excesses)
+  }).map(({ max, windowMs, burst, excess }) => defineLimit(algorithm, max, windowMs, { burst, excess }))
+}
+
+const steps = fc.array(fc.record({ waitMs: fc.nat({ max: 3000 }), cost: fc.integer({ min: 1, max: 4 }) }), { maxLength: 30 })
+
+function walksOf (algorithm: Algorithm): fc.Arbitrary<Walked> {
+  return fc.tuple(limitsOf(algorithm), steps).map(([limit, steps]) => {
+    let nowMs = startMs
+    let { state } = ruleOf(limit).take(undefined, nowMs, limit, 1)
+    for (const { waitMs, cost } of steps) {
+      nowMs += waitMs
+      state = ruleOf(limit).take(state, nowMs, limit, cost).state
+    }
+    return { limit, state, nowMs }
+  })
+}
+
+for (const algorithm of algorithms) {
+  const walks = walksOf(algorithm)
+  const rule = ruleOf({ algorithm })
+  const holds = (says: (walked: Walked) => boolean) => fc.assert(fc.property(walks, says), { seed, numRuns: 500 })
+
+  t.test(`${algorithm} (SEED=${seed})`, async t => {
+    t.test('counters survive the way to another clock and back', async () => {
+      holds(({ limit, state, nowMs }) => {
+        const numbers = rule.encode(state, nowMs)
+        const decoded = rule.decode(numbers, nowMs + 7)
+        return numbers.every(Number.isSafeInteger) && numbers.slice(0, 2).every(number => number >= 0) &&
+          same(rule.decode(numbers, nowMs), state) && same(decoded, rule.shift(state, 7)) &&
+          same(rule.explain(decoded, nowMs + 7, limit), rule.explain(state, nowMs, limit))
+      })
+    })
+
+    t.test('a hit that was decided elsewhere counts like one that is decided here', async () => {
+      holds(({ limit, state, nowMs }) => {
+        const judged = rule.take(state, nowMs, limit, 1)
+        const counted = judged.fits ? rule.accept(state, nowMs, limit, 1) : rule.refuse(state, nowMs, limit)
+        return same(counted, judged.state)
+      })
+    })
+
+    t.test('what a hit leaves says whether it changed the counters', async () => {
+      holds(({ limit, state, nowMs }) => {
+        const free = rule.take(state, nowMs, limit, 0)
+        const hit = rule.take(state, nowMs, limit, 1)
+        const left = hit.fits ? 'hit' : rule.notesRefusals ? 'refusal' : 'nothing'
+        return free.fits && free.left === 'nothing' && same(free.state, free.before) && same(free.before, hit.before) &&
+          hit.left === left && same(hit.state, hit.before) === (left === 'nothing') && !hit.repaired
+      })
+    })
+
+    t.test('only where refusals are noted do they count, and those that are added count like others', async () => {
+      holds(({ limit, state, nowMs }) => {
+        const added = rule.addRefusals(state, 3)
+        const before = rule.refusals(state, nowMs, limit)
+        const isOver = nowMs >= rule.expiresAtMs(state, limit)
+        const expected = rule.notesRefusals && !isOver ? before + 3 : before
+        return rule.isSameWindow(added, state, 0) && rule.refusals(added, nowMs, limit) === expected &&
+          rule.refusals(undefined, nowMs, limit) === 0
+      })
+    })
+
+    t.test('a window that is emptied is the same window, and says what a new client would hear', async () => {
+      holds(({ limit, state, nowMs }) => {
+        const emptied = rule.emptied(state)
+        return rule.isEmpty(emptied) && !rule.isEmpty(rule.take(emptied, nowMs, limit, 1).state) &&
+          rule.isSameWindow(emptied, state, 0) && same(rule.explain(emptied, nowMs, limit), rule.explain(undefined, nowMs, limit))
+      })
+    })
+
+    t.test('a hit that is taken back at once leaves what was there before, whichever way it is named', async () => {
+      holds(({ limit, state, nowMs }) => {
+        const { fits, before, state: counted } = rule.take(state, nowMs, limit, 1)
+        if (!fits) return true
+        const isLocked = limit.excess !== 'none' && rule.refusals(counted, nowMs, limit) > 0
+        const expected = isLocked ? counted : before
+        const elsewhere = rule.shift(counted, sameMomentMs(limit))
+        return same(rule.refund(counted, limit, 1, counted), expected) && same(rule.refundAt(counted, limit, 1, nowMs), expected) &&
+          same(rule.isSameWindow(counted, elsewhere, sameMomentMs(limit)), true)
+      })
+    })
+
+    t.test('a hit of long ago is not taken back', async () => {
+      holds(({ limit, state, nowMs }) => {
+        const { fits, state: counted } = rule.take(state, nowMs, limit, 1)
+        if (!fits) return true
+        const laterMs = rule.expiresAtMs(counted, limit) + limit.longestMs
+        const later = rule.take(undefined, laterMs, limit, 1).state
+        return same(rule.refund(later, limit, 1, counted), later) && same(rule.refundAt(later, limit, 1, nowMs), later)
+      })
+    })
+
+    t.test('what is merged is what came on top of the baseline, in the window of now', async () => {
+      fc.assert(fc.property(walks, fc.integer({ min: 1, max: 5 }), fc.nat({ max: 6000 }), ({ limit, state, nowMs }, hits, waitMs) => {
+        let counted = state
+        for (let i = 0; i < hits; i++) counted = rule.accept(counted, nowMs, limit, 1)
+        const thenMs = nowMs + waitMs
+        const merge = rule.merge(state, counted, thenMs, limit)
+        if (merge === undefined) return rule.isEmpty(rule.take(counted, thenMs, limit, 0).state)
+        const [first, second] = rule.encode(merge.baseline, thenMs)
+        const [countedFirst, countedSecond] = rule.encode(merge.counted, thenMs)
+        return same(merge.counted, rule.take(counted, thenMs, limit, 0).state) && rule.isSameWindow(merge.baseline, merge.counted, 0) &&
+          countedFirst >= first && countedSecond >= second
+      }), { seed, numRuns: 500 })
+    })
+
+    t.test('without a baseline all that still counts is merged, and nothing where it is over', async () => {
+      holds(({ limit, state, nowMs }) => {
+        const merge = rule.merge(undefined, state, nowMs, limit)
+        const endMs = rule.expiresAtMs(state, limit)
+        return (merge === undefined || rule.isEmpty(merge.baseline)) && rule.merge(state, state, endMs, limit) === undefined
+      })
+    })
+
+    t.test('a limit has only what its algorithm can use', async () => {
+      fc.assert(fc.property(limitsOf(algorithm), ({ max, windowMs, burst, excess, longestMs }) =>
+        (rule.hasBurst || burst === max) && (rule.notesRefusals || excess === 'none') &&
+        (excess === 'backoff' || longestMs === windowMs)), { seed })
+    })
+
+    t.test('where another limit refuses, the counters stay', async () => {
+      const never = { limit: defineLimit(algorithm, 0, 1000), cost: 1 }
+      holds(({ limit, state, nowMs }) => {
+        const alone = rule.take(state, nowMs, limit, 1)
+        const { accepted, outcomes: [together] } = takeAll([state, undefined], nowMs, [{ limit, cost: 1 }, never])
+        return !accepted && together!.fits === alone.fits && same(together!.state, alone.fits ? alone.before : alone.state) &&
+          isChanged(together!) === (alone.left === 'refusal')
+      })
+    })
+  })
+}
+
+t.test('each option of one kind of algorithm belongs to one at least', async t => {
+  t.same(algorithmsWith('notesRefusals'), ['fixed-window'])
+  t.same(algorithmsWith('hasBurst'), ['gcra'])
+})
+
+t.test('counters are merged whole from the window of now', async t => {
+  const state = (used: number, atMs: number, previous = 0): LimitState => ({ used, previous, atMs: startMs + atMs })
+  const fixed = defineLimit('fixed-window', 10, 1000)
+  const sliding = defineLimit('sliding-window', 10, 1000)
+  const bucket = defineLimit('gcra', 10, 1000, { burst: 5 })
+  const cases: [what: string, limit: Limit, afterMs: number, baseline: LimitState | undefined, counted: LimitState, merged: [number[], number[]] | undefined][] = [
+    ['in one window', fixed, 500, state(3, 1000), state(7, 1000), [[3, 0, 500], [7, 0, 500]]],
+    ['without a baseline', fixed, 500, undefined, state(7, 1000), [[0, 0, 500], [7, 0, 500]]],
+    ['the window of the baseline is over', fixed, 500, state(3, 100), state(7, 1100), [[0, 0, 600], [7, 0, 600]]],
+    ['both are over', fixed, 100, state(3, 100), state(7, 100), undefined],
+    ['only the baseline', fixed, 500, state(3, 1000), state(3, 1000), [[3, 0, 500], [3, 0, 500]]],
+    ['the fading window, too', sliding, 500, state(3, 0, 2), state(5, 0, 4), [[3, 2, -500], [5, 4, -500]]],
+    ['a window further', sliding, 1500, state(3, 0), state(5, 0), [[0, 3, -500], [0, 5, -500]]],
+    ['what has not drained', bucket, 100, state(2000, 0, 10), state(5000, 0, 10), [[1000, 10, 0], [4000, 10, 0]]],
+    ['counted by another max', bucket, 100, state(2000, 0, 10), state(2500, 0, 5), [[1000, 10, 0], [4000, 10, 0]]],
+    ['nothing is left', bucket, 2000, state(2000, 0, 10), state(2000, 0, 10), undefined]
+  ]
+  for (const [what, limit, afterMs, baseline, counted, merged] of cases) {
+    const nowMs = startMs + afterMs
+    const merge = ruleOf(limit).merge(baseline, counted, nowMs, limit)
+    const numbers = merge && [merge.baseline, merge.counted].map(state => ruleOf(limit).encode(state, nowMs))
+    t.same(numbers, merged, what)
+  }
+})
+
+function same (one: unknown, other: unknown): boolean {
+  return JSON.stringify(one) === JSON.stringify(other)
+}
