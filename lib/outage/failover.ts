@@ -23,7 +23,7 @@ import { FailoverValues } from './values.js'
 import type { Keys } from '../store/keys.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { RedisStore } from '../store/redis/redis-store.js'
-import type { ChangedBlock } from '../store/redis/blocks.js'
+import type { ChangedBlock } from '../store/redis/encodings/blocks.js'
 import type { Shared } from './shares.js'
 import type { Hit, NamedCheck, Peeked, Refund, Refusals, Taken } from '../store/limit-store.js'
 import { type Block, blockedIn, type BlockOperation, type BlockRequest } from '../store/block-store.js'
@@ -86,7 +86,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     this.#keys = keys
     this.#now = now
     this.#batch = new Batch(async (hits, ticket) => {
-      const taken = await redis!.store.take(hits, ticket)
+      const taken = await redis!.store.limits.take(hits, ticket)
       this.#availability!.answered(ticket.number)
       this.#offsetMs = now() - taken[0]!.nowMs
       return taken
@@ -95,7 +95,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       send: async operations => {
         // Later, the call has failed here, and memory has gone on.
         const promptUntilMs = now() + redis!.guarded.commandTimeout
-        return await redis!.store.blockList.change(operations, this.#availability!.aheadMs, promptUntilMs)
+        return await redis!.store.blocks.change(operations, this.#availability!.aheadMs, promptUntilMs)
       },
       inCall: blocksInCall,
       atOnce: blockCallsAtOnce
@@ -221,7 +221,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     if (this.#redis === undefined) return
     const { store, journal } = this.#redis
     const ticket = { number: 0 }
-    await this.#told(async () => await store.countRefusals(refusals, ticket), isLost => {
+    await this.#told(async () => await store.limits.countRefusals(refusals, ticket), isLost => {
       const batch = ticket.number > 0 && !isLost ? ticket.number : undefined
       for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
         const key = this.#keys.limit(limit.algorithm, name, client)
@@ -243,7 +243,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     let wasSent = false
     const call = async () => {
       wasSent = this.usesRedis
-      await store.refund(there, ticket)
+      await store.limits.refund(there, ticket)
     }
     await this.#told(async () => await this.#calls.ask(call), isLost => {
       // In a Cluster nobody can tell whether it ran: once too few is better than once too many.
@@ -267,7 +267,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const { store, journal } = this.#redis
     let wasThere = local
     const ticket = { number: 0 }
-    const call = async () => await store.forget(key, checks, ticket)
+    const call = async () => await store.limits.forget(key, checks, ticket)
     await this.#told(async () => { wasThere = await this.#calls.ask(call) }, isLost => {
       // In a Cluster nobody can tell whether it ran: twice is better than never, which would leave the client limited.
       const sentIn = isLost ? undefined : ticket.number || undefined
@@ -280,7 +280,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   }
 
   peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked> {
-    return this.#either(store => store.peek(key, checks), () => this.#memory.limits.peek(key, checks))
+    return this.#either(store => store.limits.peek(key, checks), () => this.#memory.limits.peek(key, checks))
   }
 
   get (key: string): Awaitable<string | null> {
@@ -308,22 +308,22 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const { store, journal } = this.#redis
     const ticket = { number: 0 }
     // In a Cluster nobody can tell whether a write ran: twice is better than never.
-    const isTold = await this.#told(async () => await store.logEvents(events, ticket), isLost => {
+    const isTold = await this.#told(async () => await store.events.logEvents(events, ticket), isLost => {
       journal.addEvents(events, isLost ? undefined : ticket.number || undefined)
     })
     if (!isTold) this.#memory.events.logEvents(events)
   }
 
   events (limit: number): Awaitable<readonly RateLimitEvent[]> {
-    return this.#either(store => store.events(limit), () => this.#memory.events.events(limit))
+    return this.#either(store => store.events.events(limit), () => this.#memory.events.events(limit))
   }
 
   clearEvents (olderThanMs: number): Awaitable<number> {
-    return this.#either(store => store.clearEvents(olderThanMs), () => this.#memory.events.clearEvents(olderThanMs))
+    return this.#either(store => store.events.clearEvents(olderThanMs), () => this.#memory.events.clearEvents(olderThanMs))
   }
 
   suspects (limit: number): Awaitable<readonly Suspect[]> {
-    return this.#either(store => store.suspects(limit), () => this.#memory.events.suspects(limit))
+    return this.#either(store => store.events.suspects(limit), () => this.#memory.events.suspects(limit))
   }
 
   /** In force here when it returns, and on the other instances as soon as they look. */
@@ -367,7 +367,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
 
   /** An older change of another instance may have come in between; a newer one that has come already holds. */
   #holdBlock (ip: string, { standing, sequence }: ChangedBlock): void {
-    if (this.#redis!.store.blockList.hasSeenMore(sequence)) return
+    if (this.#redis!.store.blocks.hasSeenMore(sequence)) return
     const { aheadMs } = this.#availability!
     this.#memory.blocks.adoptStanding(ip, standing && {
       ...standing, blockedAtMs: standing.blockedAtMs + aheadMs, expiresAtMs: standing.expiresAtMs + aheadMs
@@ -375,11 +375,11 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   }
 
   isBlocked (address: string): Awaitable<boolean> {
-    return this.#either(store => store.isBlocked(address), () => this.#memory.blocks.isBlocked(address))
+    return this.#either(store => store.blocks.isBlocked(address), () => this.#memory.blocks.isBlocked(address))
   }
 
   blocks (): Awaitable<readonly Block[]> {
-    return this.#either(store => store.blocks(), () => this.#memory.blocks.blocks())
+    return this.#either(store => store.blocks.blocks(), () => this.#memory.blocks.blocks())
   }
 
   #either<T> (there: (store: RedisStore) => Promise<T>, here: () => T): Awaitable<T> {

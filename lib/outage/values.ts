@@ -10,7 +10,7 @@ import type { Availability } from './availability.js'
 import type { Journal } from './journal.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { RedisStore } from '../store/redis/redis-store.js'
-import type { ChangedValue } from '../store/redis/values.js'
+import type { ChangedValue } from '../store/redis/encodings/values.js'
 import type { ValueOperation } from '../store/value-store.js'
 
 export interface FailoverValuesOptions {

@@ -64,7 +64,7 @@ function syncLimits (fastify: FastifyInstance, { settings, redis, store, limitCo
 function makeFollower (redis: RedisSide, { settings, memory, store, now, log }: Parts): BlockListFollower {
   return new BlockListFollower({
     memory,
-    redis: redis.store.blockList,
+    redis: redis.store.blocks,
     usable: () => store.usesRedis,
     knowsEpoch: epoch => store.knowsEpoch(epoch),
     onLost: () => store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list')),
