@@ -48,7 +48,7 @@ export class LiveLimit {
   /** @throws LimitError  when the limit cannot be such a one */
   of (max: number, windowMs: number): Limit {
     const { algorithm, burst, excess, maxBackoff } = this.definition
-    return defineLimit(algorithm, max, windowMs, burst, excess, maxBackoff)
+    return defineLimit(algorithm, max, windowMs, { burst, excess, maxBackoffMs: maxBackoff })
   }
 
   /** @throws LimitError  when the limit cannot be changed to such a one */

@@ -5,7 +5,7 @@
 import type { FastifyRequest } from 'fastify'
 import { type AddressList, parseAddressList } from '../addresses/address-list.js'
 import { type LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
-import { defaultBackoffMs, defineLimit, type Algorithm } from '../rules/rate-limit.js'
+import { type Algorithm, algorithmsWith, defaultBackoffMs, defineLimit, ruleOf } from '../rules/rate-limit.js'
 import type { Excess } from '../rules/rule.js'
 import type { OnOutage } from '../rules/verdict.js'
 import type { Awaitable } from '../runtime/awaitable.js'
@@ -164,17 +164,17 @@ function resolveSingle (
 ): LimitDefinition {
   const { algorithm, max, timeWindow, burst, cost, maxBackoff, enforce } = base
   const { shadow, continueExceeding, exponentialBackoff, ...rest } = given
-  // What only a fixed-window has is not handed on to another one.
-  const { ban, excess } = (given.algorithm ?? algorithm) === 'fixed-window' ? base : limitDefaults
+  const { hasBurst, notesRefusals } = ruleOf({ algorithm: given.algorithm ?? algorithm })
+  // A limit that does not note refusals inherits nothing that is about them.
+  const { ban, excess } = notesRefusals ? base : limitDefaults
   if (shadow !== undefined && given.enforce !== undefined) {
     problems.push({ option: `${prefix}shadow`, rule: 'left out beside enforce', received: show(shadow) })
   }
-  if (given.burst !== undefined && (given.algorithm ?? algorithm) !== 'gcra') {
-    const rule = "left out, unless algorithm is 'gcra'"
-    problems.push({ option: `${prefix}burst`, rule, received: show(given.burst) })
+  if (given.burst !== undefined && !hasBurst) {
+    problems.push({ option: `${prefix}burst`, rule: leftOutUnless('hasBurst'), received: show(given.burst) })
   }
-  if (given.maxBackoff !== undefined && given.algorithm !== undefined && given.algorithm !== 'fixed-window') {
-    const rule = "left out, unless algorithm is 'fixed-window'"
+  if (given.maxBackoff !== undefined && given.algorithm !== undefined && !notesRefusals) {
+    const rule = leftOutUnless('notesRefusals')
     problems.push({ option: `${prefix}maxBackoff`, rule, received: show(given.maxBackoff) })
   }
   if (given.maxBackoff !== undefined && continueExceeding === true) {
@@ -193,6 +193,10 @@ function resolveSingle (
     excess: readExcess(continueExceeding ?? excess === 'restart', exponentialBackoff ?? excess === 'backoff'),
     enforce: given.enforce ?? (shadow === undefined ? enforce : shadow ? 0 : 1)
   }, { ...singleLimitOptions, excess: true }) as LimitDefinition
+}
+
+function leftOutUnless (trait: Parameters<typeof algorithmsWith>[0]): string {
+  return `left out, unless algorithm is ${algorithmsWith(trait).map(name => `'${name}'`).join(' or ')}`
 }
 
 function readExcess (restarts: boolean, backsOff: boolean): Excess {
@@ -231,12 +235,11 @@ const limitName = /^[\w.-]{1,50}$/
 /** @returns the same with its cap, having looked whether its numbers go together */
 function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionProblem[]): NamedLimitDefinition {
   const { algorithm, max, timeWindow, burst, cost, ban, excess, maxBackoff } = limit
-  if (algorithm !== 'fixed-window') {
-    // A refusal leaves no trace with the others.
-    const rule = "left out, unless algorithm is 'fixed-window'"
-    const longer = excess === 'restart' ? 'continueExceeding' : 'exponentialBackoff'
+  if (!ruleOf(limit).notesRefusals) {
+    const rule = leftOutUnless('notesRefusals')
+    const ofExcess = excess === 'restart' ? 'continueExceeding' : 'exponentialBackoff'
     if (ban !== -1) problems.push({ option: `${prefix}ban`, rule, received: show(ban) })
-    if (excess !== 'none') problems.push({ option: `${prefix}${longer}`, rule, received: 'true' })
+    if (excess !== 'none') problems.push({ option: `${prefix}${ofExcess}`, rule, received: 'true' })
   }
   if (excess === 'backoff' && maxBackoff !== undefined && typeof timeWindow === 'number' && maxBackoff < timeWindow) {
     const rule = `at least timeWindow, which is ${timeWindow} ms`
@@ -245,7 +248,7 @@ function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionP
   const capped = Object.freeze({ ...limit, maxBackoff: capOf(limit) })
   if (typeof max !== 'number' || typeof timeWindow !== 'number') return capped
   try {
-    const defined = defineLimit(algorithm, max, timeWindow, burst)
+    const defined = defineLimit(algorithm, max, timeWindow, { burst })
     if (typeof cost === 'number' && cost > 1 && cost > defined.burst) {
       const rule = `at most ${defined.burst}, or no request would ever fit`
       problems.push({ option: `${prefix}cost`, rule, received: show(cost) })
