@@ -3,8 +3,8 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
-import { current, explain, explainHit, refusalsOf } from '../rules/rate-limit.js'
-import type { Explanation } from '../rules/rule.js'
+import { explainHit, ruleOf } from '../rules/rate-limit.js'
+import type { Explanation, LimitState } from '../rules/rule.js'
 import type {
   Blocked, Counted, Denied, Exempt, Explained, OnOutage, Shadowed, Source, Uncounted, Unlimited, Verdict
 } from '../rules/verdict.js'
@@ -171,7 +171,7 @@ export class Guard {
       }
     }
     const { nowMs, states } = peeked
-    const outcomes = checks.map(({ limit }, i) => ({ fits: true, state: current(states[i], nowMs, limit) }))
+    const outcomes = states.map(state => ({ fits: true, state }))
     return verdictOn(key, checks, { accepted: true, nowMs, outcomes }, 'local') ?? { kind: 'shadowed', key }
   }
 
@@ -191,19 +191,25 @@ export class Guard {
   }
 }
 
+/** What a store has decided, or only told; counters are undefined where there are none. */
+type Told = Omit<Taken, 'outcomes'> & {
+  readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState | undefined }[]
+}
+
 /** @returns undefined: all of the limits are in shadow */
-function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, source: Source): Counted | undefined {
+function verdictOn (key: string, checks: readonly NamedCheck[], taken: Told, source: Source): Counted | undefined {
   const { accepted, outcomes, nowMs } = taken
   const explanationOf = (i: number) => {
     const { limit, cost } = checks[i]!
-    return explainHit(taken.explanations?.[i] ?? explain(outcomes[i]!.state, nowMs, limit, cost), limit, cost)
+    return explainHit(taken.explanations?.[i] ?? ruleOf(limit).explain(outcomes[i]!.state, nowMs, limit, cost), limit, cost)
   }
+  const refusalsAt = (i: number) => ruleOf(checks[i]!.limit).refusals(outcomes[i]!.state, nowMs, checks[i]!.limit)
   const kind = accepted ? 'allowed' : 'limited'
   // Almost every request has one limit: it makes no lists.
   if (checks.length === 1) {
     const { name, limit, shadow } = checks[0]!
     if (shadow === true) return undefined
-    return { kind, source, key, name, limit, explanation: explanationOf(0), refusals: refusalsOf(outcomes[0]!.state, limit), others: none }
+    return { kind, source, key, name, limit, explanation: explanationOf(0), refusals: refusalsAt(0), others: none }
   }
   const explained = checks.map(({ name, limit }, i) => ({ name, limit, explanation: explanationOf(i) }))
   let at: number | undefined
@@ -212,7 +218,7 @@ function verdictOn (key: string, checks: readonly NamedCheck[], taken: Taken, so
     if (at === undefined || isTighter(explained[i]!.explanation, explained[at]!.explanation)) at = i
   })
   if (at === undefined) return undefined
-  return { kind, source, key, ...explained[at]!, refusals: refusalsOf(outcomes[at]!.state, checks[at]!.limit), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
+  return { kind, source, key, ...explained[at]!, refusals: refusalsAt(at), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
 }
 
 /** Whether the first limits a client more: it has to wait longer, or has less left. */

@@ -4,8 +4,9 @@ import { OptionsError, StoreUnavailableError } from '../errors.js'
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../limits/registry.js'
 import type { RouteRateLimitOptions } from '../settings/options.js'
+import { ruleOf } from '../rules/rate-limit.js'
 import type { Counted, Explained, Uncounted, Verdict } from '../rules/verdict.js'
-import { resolveRouteLimit } from '../settings/settings.js'
+import { resolveRouteLimit } from '../settings/limit-settings.js'
 import { decideAndAnswer } from './answer.js'
 import type { CounterFor } from '../compat/custom-store.js'
 import { explanationOf } from './headers.js'
@@ -133,10 +134,10 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
     case 'denied': throw deniedError()
     case 'uncounted': return uncountedResult(limiter, shown, verdict)
   }
-  // A fixed window whose last hit was just used is not exceeded yet; a bucket does not know the difference.
-  const isFixed = verdict.limit.algorithm === 'fixed-window'
+  // A client that has just used its last hit has not exceeded the limit yet. Only noted refusals tell the difference.
+  const { notesRefusals } = ruleOf(verdict.limit)
   const { explanation: { retryAfterMs }, refusals } = verdict
-  const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!isFixed || refusals > 0))
+  const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!notesRefusals || refusals > 0))
   return resultOf(limiter, shown, verdict, refusals, isExceeded)
 }
 

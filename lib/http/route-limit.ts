@@ -11,11 +11,12 @@ import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js
 import type { Client } from '../guard/client.js'
 import type { CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../limits/registry.js'
+import { storeAlgorithm } from '../rules/fixed-window.js'
 import { byAddress } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
 import type { Counted, Skipped, Verdict } from '../rules/verdict.js'
-import type { LimitSettings } from '../settings/settings.js'
+import type { LimitSettings } from '../settings/limit-settings.js'
 import { safeLog } from '../observers/safe-log.js'
 import { listen } from '../runtime/shared-listener.js'
 import type { NamedCheck } from '../store/limit-store.js'
@@ -302,7 +303,7 @@ function checkForStore (name: string, { limits, countWhen }: LimitSettings): voi
   if (limits.length > 1 || limits[0]!.name !== '') refuse('limits', limits)
   if (countWhen !== undefined) refuse('countWhen', countWhen)
   for (const { algorithm, cost } of limits) {
-    if (algorithm !== 'fixed-window') refuse('algorithm', algorithm)
+    if (algorithm !== storeAlgorithm) refuse('algorithm', algorithm)
     if (cost !== 1) refuse('cost', cost)
   }
   if (problems.length > 0) throw new OptionsError(problems)

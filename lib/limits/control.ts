@@ -9,7 +9,7 @@ import { ArgumentError, LimitError, show, ValueError } from '../errors.js'
 import { duration, wrong } from '../settings/option-rules.js'
 import { clientKey, parseAddress } from '../addresses/address.js'
 import { byAddress } from '../rules/limit-name.js'
-import { current, defineLimit, explain, longestWindowMs, type Algorithm, type Limit } from '../rules/rate-limit.js'
+import { defineLimit, longestWindowMs, ruleOf, type Algorithm, type Limit } from '../rules/rate-limit.js'
 import type { LimitStore, NamedCheck } from '../store/limit-store.js'
 import type { ValueStore } from '../store/value-store.js'
 import { isKeyHash, type KeyHash } from '../guard/key-hash.js'
@@ -211,7 +211,7 @@ export class LimitControl {
         algorithm: limit.algorithm,
         max: limit.max,
         timeWindow: limit.windowMs,
-        ...explain(current(states[i], nowMs, limit), nowMs, limit)
+        ...ruleOf(limit).explain(states[i], nowMs, limit)
       }))
     })
     return (await Promise.all(peeked)).flat()

@@ -4,23 +4,14 @@
  * `incr` read is noted there. What Redis does not get waits in the journal.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
-import type { ValueMirror } from '../store/memory/values.js'
+import type { MemoryValues } from '../store/memory/values.js'
 import type { ChangedValue } from '../store/redis/values.js'
 import type { ValueOperation, ValueStore } from '../store/value-store.js'
 import type { Availability, RedisSide } from './availability.js'
 import { RedisCalls } from './redis-calls.js'
 
-/** What memory does at once. */
-interface LocalValues extends ValueMirror {
-  get (key: string): string | null
-  set (key: string, value: string, ttlMs?: number): void
-  incr (key: string): number
-  expire (key: string, ttlMs: number): boolean
-  del (key: string): boolean
-}
-
 export interface OutageValuesOptions {
-  readonly memory: LocalValues
+  readonly memory: MemoryValues
   readonly redis: Pick<RedisSide, 'store' | 'journal'>
   readonly availability: Availability
   /** ms since 1970 */
@@ -36,7 +27,7 @@ interface Change {
 }
 
 export class OutageValues implements ValueStore {
-  readonly #memory: LocalValues
+  readonly #memory: MemoryValues
   readonly #redis: Pick<RedisSide, 'store' | 'journal'>
   readonly #availability: Availability
   readonly #calls: RedisCalls

@@ -63,7 +63,7 @@ function syncLimits (fastify: FastifyInstance, { settings, redis, limitControl, 
 
 function makeFollower ({ store, availability }: RedisParts, { settings, memory, now, log }: Parts): BlockListFollower {
   return new BlockListFollower({
-    memory,
+    memory: memory.blocks,
     redis: store.blockList,
     usable: () => availability.usesRedis,
     knowsEpoch: epoch => availability.knowsEpoch(epoch),

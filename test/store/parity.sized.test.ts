@@ -100,7 +100,7 @@ for (const algorithm of algorithms) {
         const max = random.whole(0, 30)
         const burst = used === 'gcra' ? random.whole(1, 40) : max
         const maxBackoffMs = random.chance(0.8) ? windowMs * random.whole(1, 40) : undefined
-        return { name, cost: 1, limit: defineLimit(used, max, windowMs, burst, excess, maxBackoffMs) }
+        return { name, cost: 1, limit: defineLimit(used, max, windowMs, { burst, excess, maxBackoffMs }) }
       })
     }
 

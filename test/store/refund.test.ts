@@ -44,7 +44,7 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
   // At each counter two limits, as routes of one group have them.
   const groups = algorithms.flatMap(algorithm => excesses.map(excess => [1, 2].map(() => ({
     name: `${algorithm}-${excess}`,
-    limit: defineLimit(algorithm, random.whole(1, 8), 3_600_000, undefined, excess),
+    limit: defineLimit(algorithm, random.whole(1, 8), 3_600_000, { excess }),
     cost: random.whole(1, 2)
   }))))
   // A counter that is empty begins anew in memory, at another moment than in Redis: each is given back its own hit.
