@@ -13,7 +13,6 @@ import {
 } from './option-rules.js'
 import { type RedisOption, redisRule } from './redis-option.js'
 import { algorithms, type Algorithm } from '../rules/rate-limit.js'
-import type { OnOutage } from '../rules/verdict.js'
 import type { CustomStoreConstructor } from './custom-store.js'
 
 /** What `errorResponseBuilder` is told about a refusal. */
@@ -39,7 +38,14 @@ const anyRefusalHeaders = [...anyLimitHeaders, 'retry-after'] as const
 export type LimitHeader = typeof anyLimitHeaders[number]
 export type RefusalHeader = typeof anyRefusalHeaders[number]
 
-/** See OnOutage in rules/verdict.ts. */
+/**
+ * Who answers while Redis is away: memory, as if this were the only instance
+ * (`memory`) or one of several (`share`), or nobody: then every request passes
+ * uncounted (`allow`), gets a 503 (`deny`), or fails with a 500 (`fail`).
+ */
+export type OnOutage = 'memory' | 'share' | 'allow' | 'deny' | 'fail'
+
+/** What `onOutage` may be; `skipOnError` asks for `fail`. */
 export const onOutages = ['memory', 'share', 'allow', 'deny'] as const satisfies readonly OnOutage[]
 
 export const hooks = ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const

@@ -9,7 +9,7 @@ import { type LimitError, type OptionProblem, OptionsError, show } from '../erro
 import { foreignOptions, isOfHost, probablyMeant } from './host-options.js'
 import { text, wrong } from './option-rules.js'
 import {
-  draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions,
+  draftLimitHeaders, limitHeaders, type LimitHook, limitOptions, type MetricsOptions, type OnOutage,
   type NamedLimitOptions, type Option, pluginOptions, type RateLimitOptions, type RedisGuardOptions, refusalHeaders,
   routeOptions, type RouteRateLimitOptions, singleLimitOptions, type SingleLimitOptions
 } from './options.js'
@@ -17,7 +17,6 @@ import { readRedisOption, type RedisSettings } from './redis-option.js'
 import { type AddressList, parseAddressList } from '../addresses/address-list.js'
 import { defaultBackoffMs, defineLimit, type Algorithm } from '../rules/rate-limit.js'
 import type { Excess } from '../rules/rule.js'
-import type { OnOutage } from '../rules/verdict.js'
 import type { CustomStoreConstructor } from './custom-store.js'
 
 /** What a limit counts, and whom it refuses. */
