@@ -249,23 +249,24 @@ async function missingAfter (client: Redis | Cluster, instances: readonly Instan
  * of a quota that is used up are forgotten with the data of a Redis that
  * loses it: the client stays limited all the same. Of the counters that it
  * loses, the largest that an instance knows is restored, so what one of them
- * had not heard of yet may be missing. And whether it had run
- * what was under way when the fault struck, such a Redis cannot tell, while
- * another instance may have seen it counted: so that counts up to twice. So
- * does, in a Cluster, what was under way when an instance gave it up.
+ * had not heard of yet may be missing. And whether it had run what was under
+ * way when the fault struck, such a Redis cannot tell, while one instance may
+ * have seen it counted and another one not: so that counts up to twice, or not
+ * at all. In a Cluster, what was under way when an instance gave it up counts
+ * once or twice.
  */
 async function compareCounters (client: Redis | Cluster, answered: readonly Answered[], { loss, fromMs, untilMs, givenUpMs }: Lost): Promise<CounterOff[]> {
   const expected = new Map<string, { path: Path, least: number, most: number, known: number[] }>()
   for (const { path, client: ip, instance, status, dueMs, answeredMs, remaining } of answered) {
     if (status !== 200 && status !== 429) continue
     const wasUnderWay = (fromMs: number, untilMs = fromMs) => dueMs < untilMs + underWayMs && answeredMs > fromMs
-    const isInDoubt = (loss !== 'nothing' && wasUnderWay(fromMs, untilMs)) ||
-      givenUpMs[instance]?.some(atMs => wasUnderWay(atMs)) === true
+    const mayBeLost = loss !== 'nothing' && wasUnderWay(fromMs, untilMs)
+    const isInDoubt = mayBeLost || givenUpMs[instance]?.some(atMs => wasUnderWay(atMs)) === true
     const key = `guard:fixed-window:{${ip}}:${limitNames[path]}`
     const bounds = expected.get(key) ?? { path, least: 0, most: 0, known: Array.from({ length: instanceCount }, () => 0) }
     expected.set(key, bounds)
     bounds.most += isInDoubt ? 2 : 1
-    if (path !== '/share' || status === 200) bounds.least++
+    if (!mayBeLost && (path !== '/share' || status === 200)) bounds.least++
     const max = path === '/counted' ? instanceOptions.max : limitedMax
     if (answeredMs < fromMs) bounds.known[instance] = Math.max(bounds.known[instance]!, max - remaining)
   }

@@ -5,11 +5,12 @@
 import { inThisContext } from '../runtime/async-context.js'
 import { attempt } from '../runtime/awaitable.js'
 import { ArgumentError, show, StoreUnavailableError } from '../errors.js'
+import { windowOf } from '../rules/fixed-window.js'
 import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rate-limit.js'
 import { timers } from '../runtime/timers.js'
 import type { TakeCallback } from '../outage/failover.js'
-import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { MemoryLimits } from '../store/memory/limits.js'
 import type { Hit, NamedCheck, Peeked, Taken } from '../store/limit-store.js'
 import type { CustomStore, CustomStoreCallback } from '../settings/custom-store.js'
 
@@ -17,7 +18,7 @@ export interface CustomCounterParts {
   readonly store: CustomStore
   /** follows each key */
   readonly suffix: string
-  readonly memory: MemoryStore
+  readonly memory: MemoryLimits
   /** ms */
   readonly commandTimeout: number
   readonly now: () => number
@@ -98,7 +99,8 @@ function readAnswer (result: Parameters<CustomStoreCallback>[1], { max }: Limit,
   const explanation = { remaining: Math.max(0, max - current), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs }
   // Such a class also counts the hits it refuses.
   const refused = Math.max(0, current - max)
-  const state = { used: current - refused, previous: refused, atMs: nowMs + leftMs }
+  // A window that ends now is over, and would say nothing about its refusals.
+  const state = windowOf(current - refused, refused, nowMs + Math.max(1, leftMs))
   return { accepted: fits, nowMs, outcomes: [{ fits, state }], explanations: [explanation] }
 }
 

@@ -39,14 +39,14 @@ export interface Explained {
  * is of the limit that tells the client most: of those that refuse it the one
  * that does so for longest, else the one with the least left.
  */
-export interface Counted extends Of, Explained {
+export interface Counted<T = Taken> extends Of, Explained {
   readonly kind: 'allowed' | 'limited'
   readonly name: string
   /** requests that a fixed-window refused in this window; elsewhere 0 */
   readonly refusals: number
   /** the other limits that were asked, except those in shadow */
   readonly others: readonly Explained[]
-  readonly taken: Taken
+  readonly taken: T
 }
 
 /** Refused because of its address. */

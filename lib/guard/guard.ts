@@ -4,8 +4,8 @@
  */
 import { ArgumentError } from '../errors.js'
 import type { FailoverStore } from '../outage/failover.js'
-import { current, explain, explainHit, refusalsOf } from '../rules/rate-limit.js'
-import type { Explanation } from '../rules/rule.js'
+import { explainHit, ruleOf } from '../rules/rate-limit.js'
+import type { Explanation, LimitState } from '../rules/rule.js'
 import type { OnOutage } from '../settings/options.js'
 import type { NamedCheck, Peeked, Taken } from '../store/limit-store.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
@@ -104,14 +104,14 @@ export class Guard {
    *
    * @throws the failure of the counter, where `fail` asks for it
    */
-  async peek ({ key, checks, onOutage, counter = this.#store }: Countable): Promise<Counted | Unanswered> {
+  async peek ({ key, checks, onOutage, counter = this.#store }: Countable): Promise<Counted<Told> | Unanswered> {
     let peeked: Peeked
     try {
       peeked = await counter.peek(key, checks)
     } catch (failure) {
       // It is the application's mistake, and no outage.
       if (failure instanceof ArgumentError) throw failure
-      if (isCountedByMemory(onOutage)) peeked = this.#memory.peek(key, checks)
+      if (isCountedByMemory(onOutage)) peeked = this.#memory.limits.peek(key, checks)
       else {
         const unanswered = unansweredDecision({ key, checks, onOutage })
         if (unanswered === undefined) throw failure
@@ -119,9 +119,8 @@ export class Guard {
       }
     }
     const { nowMs, states } = peeked
-    const outcomes = checks.map(({ limit }, i) => ({ fits: true, state: current(states[i], nowMs, limit) }))
-    const taken = { accepted: true, nowMs, outcomes }
-    return countedDecision({ key, checks }, taken, 'local') ?? shadowed({ key, checks }, 'local')
+    const told = { accepted: true, nowMs, outcomes: states.map(state => ({ fits: true, state })) }
+    return countedDecision({ key, checks }, told, 'local') ?? shadowed({ key, checks }, 'local')
   }
 
   #pass (kind: Passed['kind'], { name, key, subject }: GuardedHit): Passed {
@@ -131,7 +130,7 @@ export class Guard {
   /** Answered from this process. */
   #refuseBlocked (entry: Entry): Decision | undefined {
     const { address } = entry.client
-    const block = address && this.#memory.findBlock(address)
+    const block = address && this.#memory.blocks.find(address)
     if (block === undefined) return undefined
     const of = { source: 'local', key: block.ip, name: undefined } as const
     if (this.#refusesBlocked) return this.#tell({ kind: 'blocked', ...of }, entry)
@@ -205,17 +204,22 @@ export function isTighter (a: Explanation, b: Explanation): boolean {
   return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining
 }
 
+/** What a store has decided, or only told; counters are undefined where there are none. */
+type Told = Omit<Taken, 'outcomes'> & {
+  readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState | undefined }[]
+}
+
 type Checked = Pick<Countable, 'key' | 'checks'>
 
 /** @returns undefined: all of the limits are in shadow */
-function countedDecision (hit: Checked, taken: Taken, source: Source): Counted | undefined {
+function countedDecision<T extends Told> (hit: Checked, taken: T, source: Source): Counted<T> | undefined {
   const { checks } = hit
   // Almost every request has one limit: it makes no lists.
   if (checks.length === 1) return firstOf(checks).shadow === true ? undefined : decisionBy(hit, taken, source)
   const { accepted, outcomes } = taken
   const explained = checks.map((check, i) => {
     const { name, limit } = check
-    return { name, limit, explanation: explanationOf(check, i, taken) }
+    return { name, limit, explanation: explanationAt(i, check, taken) }
   })
   let at: number | undefined
   checks.forEach(({ shadow }, i) => {
@@ -224,13 +228,13 @@ function countedDecision (hit: Checked, taken: Taken, source: Source): Counted |
   })
   if (at === undefined) return undefined
   const others = explained.filter((_, i) => i !== at && checks[i]!.shadow !== true)
-  const refusals = refusalsOf(outcomes[at]!.state, checks[at]!.limit)
+  const refusals = refusalsAt(at, checks[at]!, taken)
   const kind = accepted ? 'allowed' : 'limited'
   return { kind, source, key: hit.key, ...explained[at]!, refusals, others, taken }
 }
 
 /** The decision as the first limit has it. */
-function decisionBy ({ key, checks }: Checked, taken: Taken, source: Source): Counted {
+function decisionBy<T extends Told> ({ key, checks }: Checked, taken: T, source: Source): Counted<T> {
   const check = firstOf(checks)
   const { name, limit } = check
   return {
@@ -239,8 +243,8 @@ function decisionBy ({ key, checks }: Checked, taken: Taken, source: Source): Co
     key,
     name,
     limit,
-    explanation: explanationOf(check, 0, taken),
-    refusals: refusalsOf(taken.outcomes[0]!.state, limit),
+    explanation: explanationAt(0, check, taken),
+    refusals: refusalsAt(0, check, taken),
     others: none,
     taken
   }
@@ -249,8 +253,13 @@ function decisionBy ({ key, checks }: Checked, taken: Taken, source: Source): Co
 const none: readonly Explained[] = []
 
 /** @param i  number of the check */
-function explanationOf ({ limit, cost }: NamedCheck, i: number, { explanations, outcomes, nowMs }: Taken): Explanation {
-  return explainHit(explanations?.[i] ?? explain(outcomes[i]!.state, nowMs, limit, cost), limit, cost)
+function explanationAt (i: number, { limit, cost }: NamedCheck, { explanations, outcomes, nowMs }: Told): Explanation {
+  const explanation = explanations?.[i] ?? ruleOf(limit).explain(outcomes[i]!.state, nowMs, limit, cost)
+  return explainHit(explanation, limit, cost)
+}
+
+function refusalsAt (i: number, { limit }: NamedCheck, { outcomes, nowMs }: Told): number {
+  return ruleOf(limit).refusals(outcomes[i]!.state, nowMs, limit)
 }
 
 /** A decision on a request that nobody could count. */

@@ -5,7 +5,7 @@ import { safeLog } from '../observers/safe-log.js'
 import { inThisContext } from '../runtime/async-context.js'
 import { attempt, isThenable } from '../runtime/awaitable.js'
 import { listen } from '../runtime/shared-listener.js'
-import type { LimitSettings } from '../settings/settings.js'
+import type { LimitSettings } from '../settings/limit-settings.js'
 import { wasDelivered } from './connection.js'
 
 export interface CountedRequest {

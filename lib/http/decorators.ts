@@ -5,7 +5,8 @@ import type { Counted, Decision, Explained, Uncounted } from '../guard/decision.
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../limits/registry.js'
 import type { RouteRateLimitOptions } from '../settings/options.js'
-import { resolveRouteLimit } from '../settings/settings.js'
+import { ruleOf } from '../rules/rate-limit.js'
+import { resolveRouteLimit } from '../settings/limit-settings.js'
 import { Answering } from './answer.js'
 import type { CounterFor } from '../compat/custom-store.js'
 import { explanationOf } from './headers.js'
@@ -140,10 +141,10 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
     case 'denied': throw deniedError()
     case 'uncounted': return uncountedResult(limiter, shown, decision)
   }
-  // A fixed window whose last hit was just used is not exceeded yet; a bucket does not know the difference.
-  const isFixed = decision.limit.algorithm === 'fixed-window'
+  // A client that has just used its last hit has not exceeded the limit yet. Only noted refusals tell the difference.
+  const { notesRefusals } = ruleOf(decision.limit)
   const { explanation: { retryAfterMs }, refusals } = decision
-  const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!isFixed || refusals > 0))
+  const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!notesRefusals || refusals > 0))
   return resultOf(limiter, shown, decision, isExceeded)
 }
 

@@ -5,7 +5,7 @@ import { attached } from '../runtime/attached.js'
 import { attempt, isThenable } from '../runtime/awaitable.js'
 import { type RefusalCode, RefusalError, StoreUnavailableError } from '../errors.js'
 import type { Counted } from '../guard/decision.js'
-import type { LimitSettings } from '../settings/settings.js'
+import type { LimitSettings } from '../settings/limit-settings.js'
 import { safeLog } from '../observers/safe-log.js'
 import { canPass, retryAfterSeconds } from './headers.js'
 

@@ -11,10 +11,11 @@ import type { Client } from '../guard/client.js'
 import type { Counted, Subject } from '../guard/decision.js'
 import type { Counter, Guard } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../limits/registry.js'
+import { storeAlgorithm } from '../rules/fixed-window.js'
 import { byAddress } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
-import type { LimitSettings } from '../settings/settings.js'
+import type { LimitSettings } from '../settings/limit-settings.js'
 import type { NamedCheck } from '../store/limit-store.js'
 import { readClientId } from './client-id.js'
 import { type AskedLimit, type Asking, RequestHit, type Whom } from './request-hit.js'
@@ -255,7 +256,7 @@ function checkForStore (name: string, { limits, countWhen }: LimitSettings): voi
   if (limits.length > 1 || limits[0]!.name !== '') refuse('limits', limits)
   if (countWhen !== undefined) refuse('countWhen', countWhen)
   for (const { algorithm, cost } of limits) {
-    if (algorithm !== 'fixed-window') refuse('algorithm', algorithm)
+    if (algorithm !== storeAlgorithm) refuse('algorithm', algorithm)
     if (cost !== 1) refuse('cost', cost)
   }
   if (problems.length > 0) throw new OptionsError(problems)

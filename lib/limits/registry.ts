@@ -4,7 +4,7 @@
  */
 import { LimitError, OptionsError, show } from '../errors.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
-import type { LimitDefinition } from '../settings/settings.js'
+import type { LimitDefinition } from '../settings/limit-settings.js'
 
 /** What a limit can be set to at run time. */
 export interface LimitChange {
@@ -48,7 +48,7 @@ export class LiveLimit {
   /** @throws LimitError  when the limit cannot be such a one */
   of (max: number, windowMs: number): Limit {
     const { algorithm, burst, excess, maxBackoff } = this.definition
-    return defineLimit(algorithm, max, windowMs, burst, excess, maxBackoff)
+    return defineLimit(algorithm, max, windowMs, { burst, excess, maxBackoffMs: maxBackoff })
   }
 
   /** @throws LimitError  when the limit cannot be changed to such a one */

@@ -13,7 +13,7 @@ import { ClockOffset } from './clock-offset.js'
 import type { Carried, Journal } from './journal.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import { Recovery } from './recovery.js'
-import { aliveMs, type RedisStore } from '../store/redis/redis-store.js'
+import { aliveMs, type Heartbeat, type RedisStore } from '../store/redis/redis-store.js'
 import type { Shares } from './shares.js'
 
 export interface StoreStatus {
@@ -50,7 +50,58 @@ export interface RedisSide {
   readonly shares: Shares
 }
 
-/** ms between two heartbeats, and between two attempts to tell a Redis that would not listen. */
+/** What outlives each mode. */
+interface LastKnown {
+  /** of Redis' data; undefined: it has not reported one yet */
+  epoch: string | undefined
+  /** that were alive, this one among them */
+  instances: number
+  /** number of the last batch that Redis answered */
+  lastAnswered: number
+  /** outages so far */
+  outage: number
+}
+
+/** Memory answers, and Redis is not asked. */
+interface Away {
+  readonly kind: 'away'
+  readonly since: Date
+  /** why memory answers though Redis works; undefined: Redis does not work */
+  readonly why: Error | undefined
+  /** when a Redis that works is tried again; undefined: the breaker says when */
+  readonly retry?: NodeJS.Timeout
+}
+
+/** Memory answers while the journal is replayed. */
+interface Replaying {
+  readonly kind: 'replaying'
+  /** as in the mode before: memory has answered since then */
+  readonly since: Date
+  readonly why: Error | undefined
+}
+
+/** Redis answers. */
+interface Back {
+  readonly kind: 'back'
+  readonly since: Date
+  /** the next heartbeat */
+  beat: NodeJS.Timeout | undefined
+  /** undefined: all instances that were alive before the outage are back */
+  waiting: Waiting | undefined
+}
+
+/** For instances that are not back from the outage yet. */
+interface Waiting {
+  /** when this instance came back, by Redis' clock */
+  readonly sinceMs: number
+  /** when the wait ends, by the monotonic clock, since Redis' clock may step */
+  readonly untilMs: number
+}
+
+/** An attempt or a heartbeat is current while the mode is the very object that it began with. */
+type Mode = Away | Replaying | Back
+
+/** ms between two heartbeats, and between two attempts to replay to a Redis that works and fails them */
 const heartbeatMs = 1000
 
 export class Availability extends EventEmitter<InnerEvents> {
@@ -58,22 +109,9 @@ export class Availability extends EventEmitter<InnerEvents> {
   readonly #recovery: Recovery
   readonly #now: () => number
   readonly #clock: ClockOffset
-  #mode: 'memory' | 'telling' | 'redis' = 'memory'
-  #since = new Date()
-  /** why memory answers though Redis works */
-  #why: Error | undefined
-  /** counts the attempts to tell: what an earlier one brings to its end late is over */
-  #attempt = 0
-  #timer: NodeJS.Timeout | undefined
+  readonly #known: LastKnown = { epoch: undefined, instances: 1, lastAnswered: 0, outage: 0 }
+  #mode: Mode = { kind: 'away', since: new Date(), why: undefined }
   #closed = false
-  #epoch: string | undefined
-  #instances = 1
-  #outage = 0
-  /** when this instance came back, by Redis' clock, while others are waited for */
-  #waitingSinceMs: number | undefined
-  /** until when others are waited for, by the monotonic clock: that of Redis may step */
-  #waitingUntilMs = 0
-  #lastAnswered = 0
 
   /** @param now  ms since 1970 */
   constructor (redis: RedisSide, memory: MemoryStore, now: () => number) {
@@ -84,9 +122,9 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#recovery = new Recovery(redis, memory, now, this.#clock, (what, count, error) => {
       this.emit('refused', what, count, error)
     })
-    redis.guarded.on('up', () => this.#tell())
+    redis.guarded.on('up', () => this.#replay())
     redis.guarded.on('down', () => this.#leave())
-    if (redis.guarded.usable) this.#tell()
+    if (redis.guarded.usable) this.#replay()
   }
 
   get status (): StoreStatus {
@@ -95,18 +133,18 @@ export class Availability extends EventEmitter<InnerEvents> {
       store: usesRedis ? 'redis' : 'memory',
       breaker: this.#redis.guarded.state,
       reason: usesRedis ? undefined : this.#reason(),
-      since: this.#since
+      since: this.#mode.since
     }
   }
 
   /** Whether Redis answers now. */
   get usesRedis (): boolean {
-    return this.#mode === 'redis' && this.#redis.guarded.usable
+    return this.#mode.kind === 'back' && this.#redis.guarded.usable
   }
 
-  /** Instances that were alive when Redis last told, this one among them. */
+  /** Instances that were alive at Redis' last report, this one among them. */
   get instances (): number {
-    return this.#instances
+    return this.#known.instances
   }
 
   /** This process's clock less that of Redis, ms; known from the first recovery on. */
@@ -116,22 +154,22 @@ export class Availability extends EventEmitter<InnerEvents> {
 
   /** Outages so far. */
   get outage (): number {
-    return this.#outage
+    return this.#known.outage
   }
 
-  /** This instance is back from an outage, and others are not yet. */
+  /** Whether this instance is back from an outage, and others are not yet. */
   get isWaiting (): boolean {
-    return this.#waitingSinceMs !== undefined
+    return this.#mode.kind === 'back' && this.#mode.waiting !== undefined
   }
 
   /** Another epoch than the known one: Redis has lost its data. */
   knowsEpoch (epoch: string): boolean {
-    return epoch === this.#epoch
+    return epoch === this.#known.epoch
   }
 
-  /** Resolves when Redis answers, has refused to listen, or cannot be used. */
+  /** Resolves when Redis answers, has failed the replay, or cannot be used. */
   async settle (): Promise<void> {
-    while (this.#mode === 'telling') await new Promise<void>(resolve => this.once('settled', resolve))
+    while (this.#mode.kind === 'replaying') await new Promise<void>(resolve => this.once('settled', resolve))
   }
 
   /**
@@ -139,14 +177,14 @@ export class Availability extends EventEmitter<InnerEvents> {
    * bound to no request, since a request may have found the loss.
    */
   readonly lostData = AsyncResource.bind((failure: StoreUnavailableError): void => {
-    if (this.#mode !== 'redis') return
+    if (this.#mode.kind !== 'back') return
     this.#leave(failure)
-    this.#tell()
+    this.#replay()
   })
 
   /** Takes note of a numbered batch that Redis has answered. */
   answered (number: number): void {
-    this.#lastAnswered = Math.max(this.#lastAnswered, number)
+    this.#known.lastAnswered = Math.max(this.#known.lastAnswered, number)
   }
 
   /**
@@ -161,7 +199,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     // The calls under way may have taken all of the time.
     const withinMs = tryUntilMs - timers.monotonicMs()
     if (!guarded.usable && withinMs > 0) await guarded.connect(withinMs)
-    this.#tell()
+    this.#replay()
     await this.settle()
     if (this.usesRedis) this.#recovery.tellLate()
     await guarded.idle()
@@ -169,82 +207,93 @@ export class Availability extends EventEmitter<InnerEvents> {
 
   close (): void {
     this.#closed = true
-    timers.clearTimeout(this.#timer)
+    clearTimer(this.#mode)
   }
 
   #reason (): string {
     const { guarded } = this.#redis
     if (!guarded.usable) return guarded.failure.message
-    return this.#why?.message ?? 'Redis is back, and is told what it has missed'
+    const why = this.#mode.kind === 'back' ? undefined : this.#mode.why
+    return why?.message ?? 'Redis is back, and is told what it has missed'
   }
 
   /** @param lost  what Redis has lost, where it works all the same */
   #leave (lost?: StoreUnavailableError): void {
-    timers.clearTimeout(this.#timer)
-    const answered = this.#mode === 'redis'
-    this.#mode = 'memory'
-    this.#waitingSinceMs = undefined
-    this.#why = lost
+    const before = this.#mode
+    clearTimer(before)
+    const since = before.kind === 'back' ? new Date() : before.since
+    this.#mode = { kind: 'away', since, why: lost }
     this.emit('settled')
-    if (!answered) return
-    this.#outage++
-    this.#switched()
+    if (before.kind !== 'back') return
+    this.#known.outage++
+    this.emit('switch', this.status)
   }
 
-  #tell (): void {
-    if (this.#mode !== 'memory' || this.#closed) return
-    this.#mode = 'telling'
-    const attempt = ++this.#attempt
-    const isCurrent = () => this.#mode === 'telling' && this.#attempt === attempt
-    this.#recovery.tellAll(this.#epoch, this.#lastAnswered).then(({ epoch, instances, nowMs }) => {
-      if (!isCurrent()) return
-      this.#recovery.tellRest()
-      this.#epoch = epoch
-      if (this.#outage > 0) this.#waitingSinceMs = nowMs
-      this.#waitingUntilMs = timers.monotonicMs() + aliveMs
-      // Those that are not back yet are not among the ones that Redis tells of.
-      this.#instances = this.#outage > 0 ? Math.max(this.#instances, instances) : instances
-      this.#mode = 'redis'
-      this.#why = undefined
-      this.#switched()
-      this.emit('settled')
-      this.#beat(0)
+  #replay (): void {
+    if (this.#mode.kind !== 'away' || this.#closed) return
+    clearTimer(this.#mode)
+    const { since, why } = this.#mode
+    const mode: Replaying = { kind: 'replaying', since, why }
+    this.#mode = mode
+    this.#recovery.tellAll(this.#known.epoch, this.#known.lastAnswered).then(heartbeat => {
+      if (this.#mode === mode) this.#comeBack(heartbeat)
     }, (error: Error) => {
-      if (!isCurrent()) return
-      // Where Redis is gone again, the breaker says when it is back; this is one that does not listen.
-      this.#mode = 'memory'
-      this.#why = error
+      if (this.#mode !== mode) return
+      // Where Redis is gone again, the breaker says when it is back; this one works, and has failed the replay.
+      const triesAgain = this.#redis.guarded.usable && !this.#closed
+      this.#mode = {
+        kind: 'away',
+        since,
+        why: error,
+        ...triesAgain && { retry: timers.setTimeout(() => this.#replay(), heartbeatMs).unref() }
+      }
       this.emit('settled')
-      if (this.#redis.guarded.usable && !this.#closed) this.#timer = timers.setTimeout(() => this.#tell(), heartbeatMs).unref()
     })
   }
 
+  #comeBack ({ epoch, instances, nowMs }: Heartbeat): void {
+    this.#recovery.tellRest()
+    const known = this.#known
+    const isAfterOutage = known.outage > 0
+    known.epoch = epoch
+    // Those that are not back yet are not among the ones that Redis reports.
+    known.instances = isAfterOutage ? Math.max(known.instances, instances) : instances
+    const waiting = isAfterOutage ? { sinceMs: nowMs, untilMs: timers.monotonicMs() + aliveMs } : undefined
+    const mode: Back = { kind: 'back', since: new Date(), beat: undefined, waiting }
+    this.#mode = mode
+    this.emit('switch', this.status)
+    this.emit('settled')
+    this.#beat(mode, 0)
+  }
+
   /** From then on, every second; more often while others are waited for. */
-  #beat (afterMs = this.#waitingSinceMs === undefined ? heartbeatMs : heartbeatMs / 4): void {
+  #beat (mode: Back, afterMs = mode.waiting === undefined ? heartbeatMs : heartbeatMs / 4): void {
     if (this.#closed) return
-    this.#timer = timers.setTimeout(() => {
+    mode.beat = timers.setTimeout(() => {
       const askedAtMs = this.#now()
-      this.#redis.store.heartbeat(true, this.#waitingSinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
+      this.#redis.store.heartbeat(true, mode.waiting?.sinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
         this.#clock.note(askedAtMs, nowMs)
-        if (this.#mode !== 'redis') return
-        const isWaiting = this.#waitingSinceMs !== undefined && since < this.#instances &&
-          timers.monotonicMs() <= this.#waitingUntilMs
-        if (!isWaiting) {
-          this.#waitingSinceMs = undefined
-          this.#instances = instances
+        if (this.#mode !== mode) return
+        const { waiting } = mode
+        if (waiting === undefined || since >= this.#known.instances || timers.monotonicMs() > waiting.untilMs) {
+          mode.waiting = undefined
+          this.#known.instances = instances
         }
-        if (epoch !== this.#epoch) return this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
+        if (epoch !== this.#known.epoch) {
+          this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
+          return
+        }
         this.#recovery.tellLate()
-        this.#beat()
+        this.#beat(mode)
       }, () => {
-        // The breaker has seen it as well, unless Redis only dislikes this.
-        if (this.#mode === 'redis') this.#beat()
+        // The breaker has seen the failure as well, unless Redis only rejected this command.
+        if (this.#mode === mode) this.#beat(mode)
       })
     }, afterMs).unref()
   }
+}
 
-  #switched (): void {
-    this.#since = new Date()
-    this.emit('switch', this.status)
-  }
+function clearTimer (mode: Mode): void {
+  if (mode.kind === 'away') timers.clearTimeout(mode.retry)
+  if (mode.kind === 'back') timers.clearTimeout(mode.beat)
 }

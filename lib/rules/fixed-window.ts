@@ -91,6 +91,14 @@ export const fixedWindow = makeRule<LimitState>({
   }
 })
 
+/** How a store of the user's own counts, which answers with hits and the end of their window. */
+export const storeAlgorithm = 'fixed-window'
+
+/** The counters that such a store keeps. */
+export function windowOf (used: number, refused: number, endsAtMs: number): LimitState {
+  return { used, previous: refused, atMs: endsAtMs }
+}
+
 function fits (state: LimitState, nowMs: number, limit: RuleLimit, cost: number): boolean {
   return state.used + cost <= limit.max
 }

@@ -141,19 +141,31 @@ export function expiresAtMs (state: LimitState, limit: Limit): number {
   return ruleOf(limit).expiresAtMs(state, limit)
 }
 
+/** Numbers that not every limit has. */
+export interface LimitExtras {
+  /** default: max */
+  readonly burst?: number | undefined
+  /** default: `none` */
+  readonly excess?: Excess | undefined
+  /** the cap of a backoff; where it is shorter than the window, the window is the cap; default: a day */
+  readonly maxBackoffMs?: number | undefined
+}
+
 /**
  * Makes a limit whose arithmetic stays exact.
  *
- * @param maxBackoffMs  where this is shorter than the window, the window is the cap
  * @throws LimitError  naming the number that is out of range
  */
 export function defineLimit (
-  algorithm: Algorithm, max: number, windowMs: number, burst = max, excess: Excess = 'none', maxBackoffMs = defaultBackoffMs
+  algorithm: Algorithm, max: number, windowMs: number, extras: LimitExtras = {}
 ): Limit {
+  const { burst = max, excess = 'none', maxBackoffMs = defaultBackoffMs } = extras
   if (max !== Infinity && (!Number.isSafeInteger(max) || max < 0)) {
     throw new LimitError(`max must be a whole number >= 0, or Infinity, got ${show(max)}`)
   }
-  if (burst !== max && (!Number.isSafeInteger(burst) || burst < 0)) throw new LimitError(`burst must be a whole number >= 0, got ${show(burst)}`)
+  if (burst !== max && (!Number.isSafeInteger(burst) || burst < 0)) {
+    throw new LimitError(`burst must be a whole number >= 0, got ${show(burst)}`)
+  }
   if (!Number.isSafeInteger(windowMs) || windowMs < 1 || windowMs > longestWindowMs) {
     throw new LimitError(`timeWindow must be a whole number of ms from 1 to ${longestWindowMs}, got ${show(windowMs)}`)
   }

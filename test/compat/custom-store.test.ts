@@ -72,6 +72,18 @@ t.test('a store says itself how long it refuses, and clients without a key are c
   t.same([...counts], [['127.0.0.1', 2], ['127.0.0.1@address', 1]])
 })
 
+t.test('a refusal counts towards a ban even where the store says that its window ends now', async t => {
+  let current = 0
+  class Counts {
+    incr (key: string, done: CustomStoreCallback) { done(null, { current: ++current, ttl: 0 }) }
+
+    child () { return this }
+  }
+  const app = await guardedApp(t, { store: Counts as unknown as CustomStoreConstructor, max: 1, ban: 1 })
+  app.get('/', ok)
+  for (const statusCode of [200, 429, 403]) t.equal((await app.inject('/')).statusCode, statusCode)
+})
+
 t.test('counts in place of ours, with a child for each route that has a limit of its own', async t => {
   const [calls, made]: [Call[], { [name: string]: unknown }[]] = [[], []]
   const app = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceding: true } as never).catch(error => error)

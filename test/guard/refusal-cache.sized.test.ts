@@ -271,7 +271,7 @@ t.test('a limit that each refusal changes, and one that is not known, ask Redis'
   const plain = { name: 'plain', limit, cost: 1 }
   const { cache } = setUpFor(100)
   for (const excess of ['restart', 'backoff'] as const) {
-    const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, 0, excess), cost: 1 }]
+    const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, { excess }), cost: 1 }]
     cache.learn('client', checks, { ...takeAll([], startMs, checks), nowMs: startMs })
     t.equal(cache.refuse('client', checks, true), undefined)
   }

@@ -7,7 +7,7 @@ import type { LimitState } from '../../lib/rules/rule.js'
 const startMs = 1_700_000_000_000
 const fixed = defineLimit('fixed-window', 10, 1000)
 const sliding = defineLimit('sliding-window', 10, 1000)
-const bucket = defineLimit('gcra', 10, 1000, 5)
+const bucket = defineLimit('gcra', 10, 1000, { burst: 5 })
 
 function state (used: number, atMs: number, previous = 0): LimitState {
   return { used, previous, atMs: startMs + atMs }

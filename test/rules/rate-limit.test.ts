@@ -10,7 +10,7 @@ t.comment(`seed ${seed}`)
 
 const limits = (algorithm: Algorithm) => fc.record({
   max: fc.integer({ min: 1, max: 50 }), windowMs: fc.integer({ min: 1, max: 5000 }), burst: fc.integer({ min: 1, max: 60 })
-}).map(({ max, windowMs, burst }) => defineLimit(algorithm, max, windowMs, algorithm === 'gcra' ? burst : max))
+}).map(({ max, windowMs, burst }) => defineLimit(algorithm, max, windowMs, { burst: algorithm === 'gcra' ? burst : max }))
 
 const steps = fc.array(fc.record({ waitMs: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 6000 })), cost: fc.integer({ min: 1, max: 4 }) }), { maxLength: 60 })
 
@@ -131,7 +131,7 @@ t.test('fixed-window', async t => {
   })
 
   t.test('a backoff doubles up to its cap, and never beyond', async t => {
-    const limit = defineLimit('fixed-window', 1, 1000, undefined, 'backoff', 10_000)
+    const limit = defineLimit('fixed-window', 1, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
     let state = take(undefined, 0, limit, 1).state
     const lengths: number[] = []
     for (let i = 0; i < 200; i++) {
@@ -146,14 +146,14 @@ t.test('fixed-window', async t => {
 
   t.test('a backoff is capped at a day by default, or at its window where that is longer', async t => {
     const lengthAfter = (limit: Limit) => take({ used: 1, previous: 2000, atMs: 10 }, 0, limit, 1).state.atMs
-    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, undefined, 'backoff')), 86_400_000)
-    t.equal(lengthAfter(defineLimit('fixed-window', 1, 90_000_000, undefined, 'backoff')), 90_000_000)
-    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, undefined, 'backoff', 1000)), 60_000)
-    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, undefined, 'restart', 90_000)), 60_000)
+    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'backoff' })), 86_400_000)
+    t.equal(lengthAfter(defineLimit('fixed-window', 1, 90_000_000, { excess: 'backoff' })), 90_000_000)
+    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'backoff', maxBackoffMs: 1000 })), 60_000)
+    t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'restart', maxBackoffMs: 90_000 })), 60_000)
   })
 
   t.test('a window that ends beyond the cap of a backoff is shortened to it, whether the next hit fits or not', async t => {
-    const limit = defineLimit('fixed-window', 2, 1000, undefined, 'backoff', 10_000)
+    const limit = defineLimit('fixed-window', 2, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
     for (const used of [1, 2]) {
       const outcome = take({ used, previous: 40, atMs: 2 ** 40 }, 500, limit, 1)
       t.equal(outcome.fits, used === 1)
@@ -179,7 +179,7 @@ t.test('sliding-window lets no more than max pass in any window, save what fadin
 
 t.test('gcra', async t => {
   t.test('paces a client that has used its burst', async t => {
-    const limit = defineLimit('gcra', 10, 1000, 2)
+    const limit = defineLimit('gcra', 10, 1000, { burst: 2 })
     let state: LimitState | undefined
     const passedAt: number[] = []
     for (let nowMs = 0; nowMs <= 500; nowMs += 10) {
@@ -192,7 +192,7 @@ t.test('gcra', async t => {
   })
 
   t.test('with max 0 nothing drains; the burst is forgotten a window after it was last used', async t => {
-    const limit = defineLimit('gcra', 0, 1000, 2)
+    const limit = defineLimit('gcra', 0, 1000, { burst: 2 })
     const first = take(undefined, 0, limit, 1)
     const second = take(first.state, 600, limit, 1)
     t.same([first.fits, second.fits], [true, true])
@@ -235,15 +235,15 @@ t.test('defineLimit refuses what cannot be counted exactly', async t => {
     [['fixed-window', NaN, 1000], /max .* got NaN/],
     [['fixed-window', 1.5, 1000], /max .* got 1.5/],
     [['fixed-window', '5' as unknown as number, 1000], /max .* got "5"/],
-    [['gcra', 1, 1000, -1], /burst must be/],
-    [['gcra', 1, 1000, Infinity], /burst must be/],
+    [['gcra', 1, 1000, { burst: -1 }], /burst must be/],
+    [['gcra', 1, 1000, { burst: Infinity }], /burst must be/],
     [['gcra', -Infinity, 1000], /max must be/],
     [['gcra', Infinity, Infinity], /timeWindow must be/],
     [['fixed-window', 1, 0], /timeWindow must be/],
     [['fixed-window', 1, 0.5], /timeWindow must be/],
     [['fixed-window', 1, longestWindowMs + 1], /timeWindow must be/],
     [['sliding-window', 1e9, 86_400_000], /below 2\^51/],
-    [['gcra', 1, 86_400_000, 1e9], /below 2\^51/]
+    [['gcra', 1, 86_400_000, { burst: 1e9 }], /below 2\^51/]
   ]
   for (const [args, message] of wrong) t.throws(() => defineLimit(...args), { code: 'GUARD_ERR_LIMIT', message })
   t.equal(defineLimit('fixed-window', 1e9, 86_400_000).burst, 1e9)
@@ -258,7 +258,7 @@ t.test('a refund is taken from the window in which the hit was counted, and from
   t.equal(refund(state, fixed, 2, at(4000)), state)
   t.same(refund({ used: 5, previous: 4, atMs: 5000 }, fixed, 2, at(5000)), { used: 3, previous: 4, atMs: 5000 }, 'refusals stay, and take nothing')
   for (const excess of ['restart', 'backoff'] as const) {
-    const longer = defineLimit('fixed-window', 5, 1000, undefined, excess)
+    const longer = defineLimit('fixed-window', 5, 1000, { excess })
     t.equal(refund(state, longer, 2, at(5000)).used, 1)
     t.equal(refund(state, longer, 2, at(4000)), state)
     const locked = { used: 5, previous: 1, atMs: 5000 }
@@ -284,7 +284,7 @@ for (const algorithm of algorithms) {
     const random = randomFrom(seed)
     for (const excess of algorithm === 'fixed-window' ? excesses : ['none'] as const) {
       for (const windowMs of [2, 50, 1000, 10_000]) {
-        const limit = defineLimit(algorithm, 10, windowMs, undefined, excess)
+        const limit = defineLimit(algorithm, 10, windowMs, { excess })
         let state: LimitState | undefined
         let open: { readonly counted: LimitState }[] = []
         const passed: number[] = []

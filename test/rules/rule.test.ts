@@ -22,7 +22,7 @@ function limitsOf (algorithm: Algorithm): fc.Arbitrary<Limit> {
     windowMs: fc.integer({ min: 10, max: 5000 }),
     burst: fc.integer({ min: 1, max: 60 }),
     excess: fc.constantFrom(...excesses)
-  }).map(({ max, windowMs, burst, excess }) => defineLimit(algorithm, max, windowMs, burst, excess))
+  }).map(({ max, windowMs, burst, excess }) => defineLimit(algorithm, max, windowMs, { burst, excess }))
 }
 
 const steps = fc.array(fc.record({ waitMs: fc.nat({ max: 3000 }), cost: fc.integer({ min: 1, max: 4 }) }), { maxLength: 30 })
@@ -163,7 +163,7 @@ t.test('counters are merged whole from the window of now', async t => {
   const state = (used: number, atMs: number, previous = 0): LimitState => ({ used, previous, atMs: startMs + atMs })
   const fixed = defineLimit('fixed-window', 10, 1000)
   const sliding = defineLimit('sliding-window', 10, 1000)
-  const bucket = defineLimit('gcra', 10, 1000, 5)
+  const bucket = defineLimit('gcra', 10, 1000, { burst: 5 })
   const cases: [what: string, limit: Limit, afterMs: number, baseline: LimitState | undefined, counted: LimitState, merged: [number[], number[]] | undefined][] = [
     ['in one window', fixed, 500, state(3, 1000), state(7, 1000), [[3, 0, 500], [7, 0, 500]]],
     ['without a baseline', fixed, 500, undefined, state(7, 1000), [[0, 0, 500], [7, 0, 500]]],

@@ -55,7 +55,7 @@ function groups (algorithm: Algorithm): fc.Arbitrary<readonly Limit[]> {
   const limit = fc.record({ max: fc.integer({ min: 0, max: 40 }), burst: fc.double({ min: 0.1, max: 1, noNaN: true }) })
   const limits = fc.array(limit, { minLength: 2, maxLength: 4 })
   return fc.tuple(window, limits).map(([{ windowMs, excess }, list]) => list.map(({ max, burst }) =>
-    defineLimit(algorithm, max, windowMs, algorithm === 'gcra' ? Math.ceil(max * burst) : max, excess)))
+    defineLimit(algorithm, max, windowMs, { burst: algorithm === 'gcra' ? Math.ceil(max * burst) : max, excess })))
 }
 
 const steps = fc.array(fc.record({
@@ -78,7 +78,7 @@ function mostPerWindow (passed: readonly Passed[], windowMs: number): number {
 }
 
 t.test('gcra: what one limit has counted is no fraction more for another one (SEED=12)', async t => {
-  const [full, asking] = [defineLimit('gcra', 14, 1600, 9), defineLimit('gcra', 7, 1600, 2)]
+  const [full, asking] = [defineLimit('gcra', 14, 1600, { burst: 9 }), defineLimit('gcra', 7, 1600, { burst: 2 })]
   const counter = new Counter()
   counter.passed(full, 9)
   const { retryAfterMs } = explain(counter.state, counter.nowMs, asking)
@@ -188,7 +188,7 @@ t.test('gcra: a limit that is raised or lowered keeps how full the bucket is, an
 })
 
 t.test('gcra: numbers that are far apart stay whole numbers that can be stored', async t => {
-  const slow = defineLimit('gcra', 1, 86_400_000 * 365, 50_000)
+  const slow = defineLimit('gcra', 1, 86_400_000 * 365, { burst: 50_000 })
   const fast = defineLimit('gcra', 2e6, 1000)
   const counter = new Counter()
   counter.passed(slow, 50_000)
@@ -200,7 +200,7 @@ t.test('gcra: numbers that are far apart stay whole numbers that can be stored',
 })
 
 t.test('gcra: a limit of max 0 in the group neither drains the bucket nor fills it', async t => {
-  const none = defineLimit('gcra', 0, 1000, 0)
+  const none = defineLimit('gcra', 0, 1000, { burst: 0 })
   const some = defineLimit('gcra', 4, 1000)
   const counter = new Counter()
   counter.passed(some, 4)

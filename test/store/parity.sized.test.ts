@@ -82,7 +82,7 @@ for (const algorithm of algorithms) {
       const hits = Array.from({ length: random.whole(1, 20) }, aHit)
       const onRedis = await redis.take(hits)
       clockMs = onRedis[0]!.nowMs + aheadMs
-      const inMemory = memory.take(hits)
+      const inMemory = memory.limits.take(hits)
       const [expected, found] = [onRedis.map(taken => relative(taken)), inMemory.map(taken => relative(taken))]
       if (JSON.stringify(found) !== JSON.stringify(expected)) {
         const differs = found.findIndex((one, i) => JSON.stringify(one) !== JSON.stringify(expected[i]))
@@ -100,7 +100,7 @@ for (const algorithm of algorithms) {
         const max = random.whole(0, 30)
         const burst = used === 'gcra' ? random.whole(1, 40) : max
         const maxBackoffMs = random.chance(0.8) ? windowMs * random.whole(1, 40) : undefined
-        return { name, cost: 1, limit: defineLimit(used, max, windowMs, burst, excess, maxBackoffMs) }
+        return { name, cost: 1, limit: defineLimit(used, max, windowMs, { burst, excess, maxBackoffMs }) }
       })
     }
 

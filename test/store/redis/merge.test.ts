@@ -180,7 +180,7 @@ t.test('fixed-window: what is added leaves the end of the window alone, save whe
 })
 
 t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or the outage made it', async t => {
-  const limit = defineLimit('fixed-window', 1, 1000, undefined, 'backoff', 10_000)
+  const limit = defineLimit('fixed-window', 1, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
   for (const where of ['in Redis', 'in the outage']) {
     const { key, hit } = clientOf(limit)
     const known = await hit(4)
@@ -220,7 +220,7 @@ t.test('sliding-window: windows that do not begin at the same moment are matched
 t.test('gcra: hits by another max are added as the time that they take to drain', async t => {
   const small = defineLimit('gcra', 10, 1_000_000)
   const large = defineLimit('gcra', 1000, 1_000_000)
-  const paced = defineLimit('gcra', 1000, 1_000_000, 20)
+  const paced = defineLimit('gcra', 1000, 1_000_000, { burst: 20 })
   for (const isLost of [false, true]) {
     const { key, hit } = clientOf(small)
     const known = await hit(5)
@@ -239,12 +239,12 @@ t.test('gcra: hits by another max are added as the time that they take to drain'
 })
 
 t.test('gcra: the bucket is never fuller than full, and one that never drains goes after a window', async t => {
-  const limit = defineLimit('gcra', 10, 60_000, 5)
+  const limit = defineLimit('gcra', 10, 60_000, { burst: 5 })
   const { key, hit } = clientOf(limit)
   const known = await hit(1)
   await carry([{ key, limit, known, counted: countedOn(known, limit, 50) }])
   t.ok(Number(await observer.hget(key, 'used')) <= 5 * 60_000)
-  const never = defineLimit('gcra', 0, 60_000, 5)
+  const never = defineLimit('gcra', 0, 60_000, { burst: 5 })
   const other = clientOf(never)
   await carry([{ key: other.key, limit: never, known: undefined, counted: countedOn(undefined, never, 1) }])
   t.ok(await observer.pttl(other.key) <= 60_000)
