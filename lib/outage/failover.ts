@@ -429,7 +429,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     hit.checks.forEach(({ name, limit, cost }, i) => {
       const outcome = outcomeOf(taken, i, known[i], limit)
       if (outcome === undefined || cost === 0) return
-      const key = this.#keys.limit(limit.algorithm, name, hit.key)
+      const key = this.#keys.limit(limit.algorithm, name, hit.counterKeys ?? hit.key)
       this.#redis!.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, outcome }, known[i], batch)
     })
     return taken

@@ -87,15 +87,14 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     write: async refusals => await store.countRefusals(refusals)
   })
   const { hashKeys, nameSpace, limit: { ipv6Subnet, allowList } } = settings
-  const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses })
   const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
+  const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses, hashKey })
   // Fastify fills in its default.
   const decisionLog = new DecisionLog(logger, fastify.initialConfig.requestIdLogLabel!)
   const guard = new Guard({
     store,
     memory,
     denyCache,
-    hashKey,
     refusesBlocked: settings.limit.enforce > 0,
     observers: [
       decision => metrics?.decided(decision),
@@ -113,7 +112,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     registry,
     counters: store,
     values: store,
-    forget: (key, checks) => denyCache.forget(key, checks),
+    forget: (key, checks) => denyCache.forget({ key, checks }),
     hashKey,
     onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'passed over')),
     checkOpen,
