@@ -3,7 +3,7 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
-import type { FailoverStore } from '../outage/failover.js'
+import type { RequestLimits } from '../outage/limits.js'
 import { explainHit, ruleOf } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
 import type { OnOutage } from '../settings/options.js'
@@ -48,7 +48,9 @@ export interface GuardedHit extends Countable, Hit {
 }
 
 export interface GuardOptions {
-  readonly store: FailoverStore
+  readonly limits: RequestLimits
+  /** whether Redis answers now */
+  readonly usesRedis: () => boolean
   readonly memory: MemoryStore
   readonly denyCache: DenyCache
   /** default true; false: blocks are in shadow, as all else */
@@ -57,15 +59,17 @@ export interface GuardOptions {
 }
 
 export class Guard {
-  readonly #store: FailoverStore
+  readonly #limits: RequestLimits
+  readonly #usesRedis: () => boolean
   readonly #memory: MemoryStore
   readonly #denyCache: DenyCache
   readonly #refusesBlocked: boolean
   readonly #observers: readonly Observer[]
 
   constructor (options: GuardOptions) {
-    const { store, memory, denyCache, refusesBlocked = true, observers } = options
-    this.#store = store
+    const { limits, usesRedis, memory, denyCache, refusesBlocked = true, observers } = options
+    this.#limits = limits
+    this.#usesRedis = usesRedis
     this.#memory = memory
     this.#denyCache = denyCache
     this.#refusesBlocked = refusesBlocked
@@ -90,7 +94,7 @@ export class Guard {
     const given = checks.filter(({ cost }) => cost > 0)
     if (given.length === 0) return
     this.#denyCache.forget({ key, checks: given })
-    if (source === 'redis' || source === 'memory') await this.#store.refund({ hit: { key, checks }, taken }, source)
+    if (source === 'redis' || source === 'memory') await this.#limits.refund({ hit: { key, checks }, taken }, source)
   }
 
   /**
@@ -99,7 +103,7 @@ export class Guard {
    *
    * @throws the failure of the counter, where `fail` asks for it
    */
-  async peek ({ key, checks, onOutage, counter = this.#store }: Countable): Promise<Counted<Told> | Unanswered> {
+  async peek ({ key, checks, onOutage, counter = this.#limits }: Countable): Promise<Counted<Told> | Unanswered> {
     let peeked: Peeked
     try {
       peeked = await counter.peek(key, checks)
@@ -136,7 +140,7 @@ export class Guard {
   /** A refusal of a moment ago, which Redis would repeat. A refusal stays in an outage: it is nobody's second quota. */
   #refuseAgain (hit: GuardedHit): Decision | undefined {
     const { onOutage, counter } = hit
-    const canAsk = this.#store.usesRedis
+    const canAsk = this.#usesRedis()
     if (counter !== undefined || !(canAsk || isCountedByMemory(onOutage))) return undefined
     const taken = this.#denyCache.refuse(hit, canAsk)
     return taken && this.#conclude(hit, taken, 'local')
@@ -144,7 +148,7 @@ export class Guard {
 
   /** @returns undefined: Redis answers later */
   #count (hit: GuardedHit): Decision | undefined {
-    const { onOutage, counter = this.#store } = hit
+    const { onOutage, counter = this.#limits } = hit
     const fallback = isCountedByMemory(onOutage) ? onOutage : undefined
     let decision: Decision | undefined
     let isLater = false
@@ -190,7 +194,7 @@ export class Guard {
 }
 
 /** Who counts: the two stores behind the breaker, or a class of the user's. */
-export type Counter = Pick<FailoverStore, 'takeOne' | 'peek'>
+export type Counter = Pick<RequestLimits, 'takeOne' | 'peek'>
 
 /** Whether the first limits a client more: it has to wait longer, or has less left. */
 export function isTighter (a: Explanation, b: Explanation): boolean {
