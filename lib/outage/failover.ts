@@ -272,7 +272,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       // In a Cluster nobody can tell whether it ran: twice is better than never, which would leave the client limited.
       const sentIn = isLost ? undefined : ticket.number || undefined
       checks.forEach(({ name, limit }, i) => {
-        const before: BeforeReset | undefined = known[i] && { ...known[i], sentIn }
+        const before: BeforeReset | undefined = known[i] && { state: known[i], sentIn }
         journal.addReset(this.#keys.limit(limit.algorithm, name, key), limit, before)
       })
     })

@@ -6,7 +6,7 @@
  */
 import type { Limit } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
-import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
+import { type BeforeReset, type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
 import { type EventChunk, EventJournal } from './event-journal.js'
 import { blockedIn, type BlockOperation } from '../store/block-store.js'
 import type { RateLimitEvent } from '../store/event-store.js'
@@ -98,8 +98,8 @@ export class Journal {
   }
 
   /** Takes back all that was counted, as far as it is known. */
-  addReset (key: string, limit: Limit, known: LimitState | undefined): void {
-    this.#counters.addReset(key, limit, known)
+  addReset (key: string, limit: Limit, before: BeforeReset | undefined): void {
+    this.#counters.addReset(key, limit, before)
     this.#makeRoom()
   }
 

@@ -120,6 +120,11 @@ export function explain (stored: LimitState | undefined, nowMs: number, limit: L
   return ruleOf(limit).explain(stored, nowMs, limit, cost)
 }
 
+/** How much of a quota is used, from 0 to 1. @param explanation  of the counters, by `explain` */
+export function usedPart ({ remaining }: Explanation, { burst }: Limit): number {
+  return 1 - remaining / Math.max(1, burst)
+}
+
 /**
  * What counters mean to one hit: a hit of cost 0 passes in any case, and one
  * beyond the whole quota never.

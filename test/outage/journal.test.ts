@@ -21,7 +21,7 @@ function hit (key: string, outcome: HitHere['outcome'] = 'accepted'): HitHere {
 }
 
 function sentIn (batch: number, state: LimitState): BeforeReset {
-  return { ...state, sentIn: batch }
+  return { state, sentIn: batch }
 }
 
 /** All that Redis is told; it takes each chunk. */
@@ -343,7 +343,7 @@ t.test('a reset is kept like the use that it forgets', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   const { journal } = setUp(640)
   const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
-  journal.addReset('a', quota, known)
+  journal.addReset('a', quota, { state: known })
   journal.addHit({ ...hit('a'), limit: quota }, { ...known, used: 0 }, undefined)
   for (let i = 0; i < 2000; i++) journal.addHit({ ...hit(`fresh${i}`), limit: quota }, undefined, undefined)
   t.match(countersOf(drain(journal)), { a: 1 })
@@ -352,7 +352,7 @@ t.test('a reset is kept like the use that it forgets', async t => {
 t.test('a reset is kept until what it takes back has expired', async t => {
   const { journal } = setUp()
   const sliding = defineLimit('sliding-window', 5, 60_000)
-  journal.addReset('a', sliding, { used: 5, previous: 0, atMs: nowMs })
+  journal.addReset('a', sliding, { state: { used: 5, previous: 0, atMs: nowMs } })
   journal.sweep(nowMs + 119_999)
   t.equal(journal.size, 1)
   journal.sweep(nowMs + 120_000)
@@ -428,9 +428,9 @@ t.test('a counter that is reset forgets what only might have run', async t => {
   const { journal } = setUp()
   const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
   journal.addHit(hit('a'), known, 6)
-  journal.addReset('a', limit, { ...known, used: 11 })
+  journal.addReset('a', limit, { state: { ...known, used: 11 } })
   journal.addHit(hit('fresh'), undefined, undefined)
-  journal.addReset('fresh', limit, { ...known, used: 1 })
+  journal.addReset('fresh', limit, { state: { ...known, used: 1 } })
   journal.addReset('unknown', limit, undefined)
   journal.settle({ last: 5, next: 2 ** 32 })
   t.same(countersOf(drain(journal)), { a: 0 })
