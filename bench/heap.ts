@@ -47,7 +47,7 @@ async function measureClients (): Promise<HeapBytes[]> {
   for (const algorithm of algorithms) {
     const store = newStore()
     const limit: Limit = { algorithm, max: 1000, windowMs: 60_000, burst: 1000, excess: 'none', longestMs: 60_000 }
-    rows.push(await each(`fastify-redis-guard, ${algorithm}`, ip => store.takeOne({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }), store))
+    rows.push(await each(`fastify-redis-guard, ${algorithm}`, ip => store.limits.takeOne({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }), store))
   }
   return rows
 }
@@ -64,21 +64,21 @@ async function each (label: string, count: (ip: string) => unknown, holder: obje
 function measureBlocks (entries: number): BlockLookup {
   const before = heapUsed()
   const store = newStore()
-  for (let i = 0; i < entries; i++) store.block({ ip: eitherAddressOf(i), durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  for (let i = 0; i < entries; i++) store.blocks.block({ ip: eitherAddressOf(i), durationMs: 3_600_000, reason: 'bench', origin: 'api' })
   const bytesPerEntry = (heapUsed() - before) / entries
   const blocked = Array.from({ length: 10_000 }, (_, i) => eitherAddressOf((i * 7919) % entries))
   const others = Array.from({ length: 10_000 }, (_, i) => i % 2 === 0 ? `203.0.${i >> 8}.${i & 255}` : `2001:db9::${i.toString(16)}`)
   const missNs = nsPerLookup(store, others, false)
   const hitNs = nsPerLookup(store, blocked, true)
-  for (const range of ['192.0.2.0/24', '198.51.0.0/16', '2001:db8::/32']) store.block({ ip: range, durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  for (const range of ['192.0.2.0/24', '198.51.0.0/16', '2001:db8::/32']) store.blocks.block({ ip: range, durationMs: 3_600_000, reason: 'bench', origin: 'api' })
   return { entries, bytesPerEntry, missNs, hitNs, missWithRangesNs: nsPerLookup(store, others, false) }
 }
 
 function nsPerLookup (store: MemoryStore, addresses: readonly string[], expected: boolean): number {
   let found = 0
-  for (let i = 0; i < lookups / 10; i++) store.isBlocked(addresses[i % addresses.length]!)
+  for (let i = 0; i < lookups / 10; i++) store.blocks.isBlocked(addresses[i % addresses.length]!)
   const startedAt = process.hrtime.bigint()
-  for (let i = 0; i < lookups; i++) if (store.isBlocked(addresses[i % addresses.length]!)) found++
+  for (let i = 0; i < lookups; i++) if (store.blocks.isBlocked(addresses[i % addresses.length]!)) found++
   const ns = Number(process.hrtime.bigint() - startedAt) / lookups
   if (found !== (expected ? lookups : 0)) throw new Error(`${found} of ${lookups} lookups found a block`)
   return ns

@@ -62,7 +62,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     registry,
     settings,
     namePrefix: isFirst ? '' : `${registrations.within}:`,
-    counterFor: counterMaker(options, settings, { memory, commandTimeout: settings.commandTimeout, now }),
+    counterFor: counterMaker(options, settings, { memory: memory.limits, commandTimeout: settings.commandTimeout, now }),
     clientOf: clientReader(trustProxyOf(fastify), clients),
     checkOpen
   })

@@ -10,7 +10,7 @@ import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rate-limit.js'
 import { timers } from '../runtime/timers.js'
 import type { TakeCallback } from '../outage/failover.js'
-import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { MemoryLimits } from '../store/memory/limits.js'
 import type { Hit, NamedCheck, Peeked, Taken } from '../store/limit-store.js'
 import type { CustomStore, CustomStoreCallback } from '../settings/custom-store.js'
 
@@ -18,7 +18,7 @@ export interface CustomCounterParts {
   readonly store: CustomStore
   /** follows each key */
   readonly suffix: string
-  readonly memory: MemoryStore
+  readonly memory: MemoryLimits
   /** ms */
   readonly commandTimeout: number
   readonly now: () => number

@@ -78,7 +78,7 @@ export class Guard {
   /** The verdict when a block is in force for the client; answered from this process. */
   blocked (subject: Subject): Blocked | undefined {
     const { address, exempt } = subject.client
-    const block = address === undefined || exempt ? undefined : this.#memory.findBlock(address)
+    const block = address === undefined || exempt ? undefined : this.#memory.blocks.find(address)
     if (block === undefined) return undefined
     this.#tell(subject, this.#refusesBlocked ? 'blocked' : 'shadowed', 'local', undefined, block.ip)
     return this.#refusesBlocked ? { kind: 'blocked' } : undefined
@@ -159,7 +159,7 @@ export class Guard {
     } catch (failure) {
       // It is the application's mistake, and no outage.
       if (failure instanceof ArgumentError) throw failure
-      if (isCountedByMemory(onOutage)) peeked = this.#memory.peek(key, checks)
+      if (isCountedByMemory(onOutage)) peeked = this.#memory.limits.peek(key, checks)
       else {
         const verdict = unansweredVerdict(key, checks, onOutage)
         if (verdict === undefined) throw failure

@@ -10,8 +10,8 @@ import { duration, wrong } from '../settings/option-rules.js'
 import { clientKey, parseAddress } from '../addresses/address.js'
 import { byAddress } from '../rules/limit-name.js'
 import { defineLimit, longestWindowMs, ruleOf, type Algorithm, type Limit } from '../rules/rate-limit.js'
-import type { NamedCheck } from '../store/limit-store.js'
-import type { Store } from '../store/store.js'
+import type { LimitStore, NamedCheck } from '../store/limit-store.js'
+import type { ValueStore } from '../store/value-store.js'
 import { isKeyHash, type KeyHash } from '../guard/key-hash.js'
 import type { ChangeLog } from '../observers/change-log.js'
 import type { LimitChange, LimitRegistry } from './registry.js'
@@ -70,7 +70,9 @@ export interface PeekedLimit {
 
 export interface LimitControlParts {
   readonly registry: LimitRegistry
-  readonly store: Store
+  readonly counters: Pick<LimitStore, 'peek' | 'forget'>
+  /** where the limits that are set at run time are kept */
+  readonly values: Pick<ValueStore, 'get' | 'set'>
   /** forgets what the process knows of a client by itself */
   readonly forget: (key: string, checks: readonly NamedCheck[]) => void
   /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted */
@@ -92,7 +94,8 @@ export interface LimitControlParts {
 
 export class LimitControl {
   readonly #registry: LimitRegistry
-  readonly #store: Store
+  readonly #counters: Pick<LimitStore, 'peek' | 'forget'>
+  readonly #values: Pick<ValueStore, 'get' | 'set'>
   readonly #forget: LimitControlParts['forget']
   readonly #hashKey: KeyHash | undefined
   readonly #onForeign: (key: string) => void
@@ -113,9 +116,10 @@ export class LimitControl {
   #looking: Promise<void> | undefined
 
   constructor (parts: LimitControlParts) {
-    const { registry, store, forget, hashKey, onForeign, checkOpen = () => {}, changeLog, onTakenOver, now } = parts
+    const { registry, counters, values, forget, hashKey, onForeign, checkOpen = () => {}, changeLog, onTakenOver, now } = parts
     this.#registry = registry
-    this.#store = store
+    this.#counters = counters
+    this.#values = values
     this.#forget = forget
     this.#hashKey = hashKey
     this.#onForeign = onForeign
@@ -201,7 +205,7 @@ export class LimitControl {
   async peek (key: string): Promise<readonly PeekedLimit[]> {
     this.#checkOpen()
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
-      const { nowMs, states } = await this.#store.peek(client, checks)
+      const { nowMs, states } = await this.#counters.peek(client, checks)
       return checks.map(({ name, limit }, i) => ({
         name,
         algorithm: limit.algorithm,
@@ -296,7 +300,7 @@ export class LimitControl {
   /** A value of another type than text is not the guard's and counts as missing: the next change replaces it. */
   async #stored (key: string): Promise<string | null> {
     try {
-      return await this.#store.get(key)
+      return await this.#values.get(key)
     } catch (error) {
       if (!(error instanceof ValueError)) throw error
       this.#onForeign(key)
@@ -315,7 +319,7 @@ export class LimitControl {
   async #resetKey (key: string, by: Required<ChangedBy>): Promise<boolean> {
     const forgotten = [...this.#checksOf('reset', key, anyLimit)].map(async ([client, checks]) => {
       this.#forget(client, checks)
-      return await this.#store.forget(client, checks)
+      return await this.#counters.forget(client, checks)
     })
     const wasCounted = (await Promise.all(forgotten)).includes(true)
     // What is hashed elsewhere is hashed in the log, too.
@@ -345,14 +349,14 @@ export class LimitControl {
 
   /** @param mustReach  a value that Redis rejects is an error */
   async #write (name: string, text: string, mustReach = false): Promise<void> {
-    await this.#store.set(keyOf(name), text, undefined, mustReach)
+    await this.#values.set(keyOf(name), text, undefined, mustReach)
     await this.#tellVersion()
     // Where this was in an outage, the two may reach Redis in any order: others look again when both are there.
     this.#hasChanged = true
   }
 
   async #tellVersion (): Promise<void> {
-    await this.#store.set(versionKey, randomUUID(), undefined)
+    await this.#values.set(versionKey, randomUUID(), undefined)
   }
 
   /**

@@ -73,8 +73,8 @@ export class BlockListFollower {
         loaded = true
       }
       for (const { ip, block } of answer.changes) {
-        if (block === undefined) memory.unblock(ip)
-        else memory.putBlock(onLocalClock(block, offsetMs))
+        if (block === undefined) memory.blocks.unblock(ip)
+        else memory.blocks.adopt(onLocalClock(block, offsetMs))
       }
       // Taken before the list was loaded: a change that the load did not see comes with the next answer.
       this.#cursor = answer.cursor
@@ -92,20 +92,20 @@ export class BlockListFollower {
   /** @returns whether the list was taken over: Redis may lose it while it loads */
   async #load (cursor: BlockCursor, offsetMs: number): Promise<boolean> {
     const { memory, redis } = this.#options
-    const list = memory.newBlockList()
-    memory.noteBlockChanges()
+    const list = memory.blocks.newList()
+    memory.blocks.noteChanges()
     try {
       for await (const page of redis.pages()) {
         for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
       }
       if (this.#isOurs(await redis.changes(cursor))) {
-        memory.replaceBlocks(list)
+        memory.blocks.replace(list)
         return true
       }
       return false
     } finally {
       // An outage may be long: the notes of changes would grow without end.
-      memory.forgetNotedChanges()
+      memory.blocks.forgetNotes()
     }
   }
 }

@@ -101,7 +101,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       atOnce: blockCallsAtOnce
     })
     if (redis === undefined) {
-      this.#values = memory
+      this.#values = memory.values
       return
     }
     const availability = new Availability(redis, memory, now)
@@ -171,7 +171,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
    */
   takeOne (hit: Hit, fallback: Fallback | undefined, done: TakeCallback): void {
     const redis = this.#redis
-    if (redis === undefined) return done(undefined, this.#memory.takeOne(hit), 'memory')
+    if (redis === undefined) return done(undefined, this.#memory.limits.takeOne(hit), 'memory')
     if (!this.usesRedis) {
       if (fallback === undefined) done(redis.guarded.failure, undefined, 'redis')
       else done(undefined, this.#takeHere(hit, fallback, undefined), 'memory')
@@ -189,13 +189,13 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
         const { nowMs, outcomes } = taken
         if (this.usesRedis) {
           hit.checks.forEach((check, i) => {
-            if (check.cost > 0) this.#memory.learn(hit, check, outcomes[i]!.state, nowMs)
+            if (check.cost > 0) this.#memory.limits.adopt(hit, check, outcomes[i]!.state, nowMs)
           })
           if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.instances)
         } else {
           const known = this.#knownOf(hit)
           // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
-          this.#memory.takeOne(hit)
+          this.#memory.limits.takeOne(hit)
           // The instances may have shared out all that was left when Redis went.
           if (fallback === 'share' && taken.accepted) {
             share ??= this.#shareOf(hit, known)
@@ -225,7 +225,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       const batch = ticket.number > 0 && !isLost ? ticket.number : undefined
       for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
         const key = this.#keys.limit(limit.algorithm, name, client)
-        journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.known(client, { name, limit, cost: 1 }), batch)
+        journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.limits.known(client, { name, limit, cost: 1 }), batch)
       }
     })
   }
@@ -235,7 +235,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const { hit } = given
     const [here, there] = source === 'redis' ? [shifted(given, this.#offsetMs), given] : [given, shifted(given, -this.#offsetMs)]
     const known = this.#knownOf(hit)
-    this.#memory.refund(here)
+    this.#memory.limits.refund(here)
     if (this.#redis === undefined) return
     const { store, journal, shares } = this.#redis
     shares.refund(here, source, this.instances, this.#availability!.outage)
@@ -261,8 +261,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   }
 
   async forget (key: string, checks: readonly NamedCheck[]): Promise<boolean> {
-    const known = checks.map(check => this.#memory.known(key, check))
-    const local = this.#memory.forget(key, checks)
+    const known = checks.map(check => this.#memory.limits.known(key, check))
+    const local = this.#memory.limits.forget(key, checks)
     if (this.#redis === undefined) return local
     const { store, journal } = this.#redis
     let wasThere = local
@@ -280,7 +280,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   }
 
   peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked> {
-    return this.#either(store => store.peek(key, checks))
+    return this.#either(store => store.peek(key, checks), () => this.#memory.limits.peek(key, checks))
   }
 
   get (key: string): Awaitable<string | null> {
@@ -304,39 +304,39 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   }
 
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
-    if (this.#redis === undefined) return this.#memory.logEvents(events)
+    if (this.#redis === undefined) return this.#memory.events.logEvents(events)
     const { store, journal } = this.#redis
     const ticket = { number: 0 }
     // In a Cluster nobody can tell whether a write ran: twice is better than never.
     const isTold = await this.#told(async () => await store.logEvents(events, ticket), isLost => {
       journal.addEvents(events, isLost ? undefined : ticket.number || undefined)
     })
-    if (!isTold) this.#memory.logEvents(events)
+    if (!isTold) this.#memory.events.logEvents(events)
   }
 
   events (limit: number): Awaitable<readonly RateLimitEvent[]> {
-    return this.#either(store => store.events(limit))
+    return this.#either(store => store.events(limit), () => this.#memory.events.events(limit))
   }
 
   clearEvents (olderThanMs: number): Awaitable<number> {
-    return this.#either(store => store.clearEvents(olderThanMs))
+    return this.#either(store => store.clearEvents(olderThanMs), () => this.#memory.events.clearEvents(olderThanMs))
   }
 
   suspects (limit: number): Awaitable<readonly Suspect[]> {
-    return this.#either(store => store.suspects(limit))
+    return this.#either(store => store.suspects(limit), () => this.#memory.events.suspects(limit))
   }
 
   /** In force here when it returns, and on the other instances as soon as they look. */
   async block (request: BlockRequest): Promise<Block> {
     const atMs = this.#now()
-    const local = this.#memory.block(request)
+    const local = this.#memory.blocks.block(request)
     const changed = await this.#changeBlock({ atMs, block: request })
     return changed?.standing ?? local
   }
 
   async unblock (ip: string): Promise<boolean> {
     const atMs = this.#now()
-    const local = this.#memory.unblock(ip)
+    const local = this.#memory.blocks.unblock(ip)
     const changed = await this.#changeBlock({ atMs, unblock: ip })
     return changed?.wasBlocked ?? local
   }
@@ -357,8 +357,8 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     await this.#told(call, () => {
       journal.addBlock(operation, order)
       // An older change of another instance may have come in between.
-      if ('block' in operation) this.#memory.block(operation.block, operation.atMs)
-      else this.#memory.unblock(operation.unblock, operation.atMs)
+      if ('block' in operation) this.#memory.blocks.block(operation.block, operation.atMs)
+      else this.#memory.blocks.unblock(operation.unblock, operation.atMs)
     }).finally(() => {
       if (this.#blockOrders.get(ip) === order) this.#blockOrders.delete(ip)
     })
@@ -369,28 +369,28 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   #holdBlock (ip: string, { standing, sequence }: ChangedBlock): void {
     if (this.#redis!.store.blockList.hasSeenMore(sequence)) return
     const { aheadMs } = this.#availability!
-    this.#memory.holdBlock(ip, standing && {
+    this.#memory.blocks.adoptStanding(ip, standing && {
       ...standing, blockedAtMs: standing.blockedAtMs + aheadMs, expiresAtMs: standing.expiresAtMs + aheadMs
     })
   }
 
   isBlocked (address: string): Awaitable<boolean> {
-    return this.#either(store => store.isBlocked(address))
+    return this.#either(store => store.isBlocked(address), () => this.#memory.blocks.isBlocked(address))
   }
 
   blocks (): Awaitable<readonly Block[]> {
-    return this.#either(store => store.blocks())
+    return this.#either(store => store.blocks(), () => this.#memory.blocks.blocks())
   }
 
-  #either<T> (call: (store: Store) => Awaitable<T>): Awaitable<T> {
-    return this.usesRedis ? this.#onRedis(this.#redis!.store, call) : call(this.#memory)
+  #either<T> (there: (store: RedisStore) => Promise<T>, here: () => T): Awaitable<T> {
+    return this.usesRedis ? this.#onRedis(there, here) : here()
   }
 
-  async #onRedis<T> (store: RedisStore, call: (store: Store) => Awaitable<T>): Promise<T> {
+  async #onRedis<T> (there: (store: RedisStore) => Promise<T>, here: () => T): Promise<T> {
     try {
-      return await this.#calls.ask(async () => await call(store))
+      return await this.#calls.ask(async () => await there(this.#redis!.store))
     } catch (error) {
-      if (error instanceof StoreUnavailableError) return await call(this.#memory)
+      if (error instanceof StoreUnavailableError) return here()
       throw error
     }
   }
@@ -436,12 +436,12 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
   }
 
   #decideHere (hit: Hit, fallback: Fallback, known: readonly (LimitState | undefined)[], share?: Shared): Taken {
-    if (fallback === 'memory') return this.#memory.takeOne(hit)
+    if (fallback === 'memory') return this.#memory.limits.takeOne(hit)
     return this.#takeShare(hit, known, share ?? this.#shareOf(hit, known))
   }
 
   #knownOf (hit: Hit): readonly (LimitState | undefined)[] {
-    return hit.checks.map(check => this.#memory.known(hit.key, check))
+    return hit.checks.map(check => this.#memory.limits.known(hit.key, check))
   }
 
   /**
@@ -461,7 +461,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
       const isCounted = fits[i]! ? accepted && check.cost > 0 : !whole.fits
       if (!isCounted) return { fits: fits[i]!, state: current(known[i], nowMs, check.limit) }
       const state = fits[i]! ? count(known[i], nowMs, check.limit, check.cost, true) : whole.state
-      this.#memory.learn(hit, check, state, nowMs)
+      this.#memory.limits.adopt(hit, check, state, nowMs)
       return { fits: fits[i]!, state }
     })
     return { accepted, nowMs, outcomes, explanations }

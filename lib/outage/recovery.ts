@@ -7,7 +7,8 @@ import type { ClockOffset } from './clock-offset.js'
 import type { CounterChunk } from './counter-journal.js'
 import type { EventChunk } from './event-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
-import { type MemoryStore, sameEndMs } from '../store/memory/memory-store.js'
+import { sameEndMs } from '../store/memory/blocks.js'
+import type { MemoryStore } from '../store/memory/memory-store.js'
 import { type Heartbeat, noNumbers, type RedisStore } from '../store/redis/redis-store.js'
 import type { CountedHere } from '../store/limit-store.js'
 import type { BlockOperation } from '../store/block-store.js'
@@ -72,7 +73,7 @@ export class Recovery {
     if (isLost || isBehind || !hasNumbers) await this.#restoreCounters()
     // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
     const lacksBlocks = isLost || isBehind || await this.#store.blockList.isBehind() ||
-      (await this.#store.blockList.count()) < this.#memory.blockCount - this.#journal.blockedCount
+      (await this.#store.blockList.count()) < this.#memory.blocks.size - this.#journal.blockedCount
     if (lacksBlocks) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
@@ -142,7 +143,7 @@ export class Recovery {
       await all(calls.map(async counters => await this.#offer('counters', counters.length, async () =>
         await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), false))))
     }
-    for (const { key, limit, state } of this.#memory.counters()) {
+    for (const { key, limit, state } of this.#memory.limits.counters()) {
       if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })
       if (some.length === atOnce * inCall) await tell()
     }
@@ -158,9 +159,9 @@ export class Recovery {
     for await (const page of this.#store.blockList.pages()) {
       for (const { ip, expiresAtMs } of page) endsThere.set(ip, expiresAtMs + this.#clock.ms)
     }
-    const lifted = new Map(this.#memory.liftedBlocks().map(operation => [operation.unblock, operation]))
+    const lifted = new Map(this.#memory.blocks.lifted().map(operation => [operation.unblock, operation]))
     const operations: BlockOperation[] = []
-    for (const { ip, reason, origin, blockedAtMs, expiresAtMs } of this.#memory.steadyBlocks()) {
+    for (const { ip, reason, origin, blockedAtMs, expiresAtMs } of this.#memory.blocks.steady()) {
       if (this.#journal.hasBlock(ip, expiresAtMs - sameEndMs)) continue
       const end = endsThere.get(ip) ?? -Infinity
       const replace = lifted.delete(ip) && end > expiresAtMs + sameEndMs

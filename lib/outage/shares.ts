@@ -13,7 +13,7 @@
  */
 import { count, explain, type Limit } from '../rules/rate-limit.js'
 import { type Explanation, type LimitState, sameMomentMs } from '../rules/rule.js'
-import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { MemoryLimits } from '../store/memory/limits.js'
 import type { Hit, NamedCheck, Refund, Taken } from '../store/limit-store.js'
 
 /** What the shares say of a hit. */
@@ -26,14 +26,14 @@ export interface Shared {
 }
 
 export class Shares {
-  readonly #counters: MemoryStore
+  readonly #counters: MemoryLimits
   readonly #now: () => number
 
   /**
-   * @param counters  a store for nothing else: it keeps two counters for each key
-   * @param now       ms since 1970; the clock of that store
+   * @param counters  for nothing else: it keeps two counters for each key
+   * @param now       ms since 1970; the clock of those counters
    */
-  constructor (counters: MemoryStore, now: () => number) {
+  constructor (counters: MemoryLimits, now: () => number) {
     this.#counters = counters
     this.#now = now
   }
@@ -46,7 +46,7 @@ export class Shares {
       const own = ownOf(check, instances)
       const begun = { used: 0, previous: 0, atMs: taken.outcomes[i]!.state.atMs - taken.nowMs + nowMs }
       const state = count(this.#counters.known(hit.key, own) ?? begun, nowMs, own.limit, own.cost, true)
-      this.#counters.learn(hit, own, state, nowMs)
+      this.#counters.adopt(hit, own, state, nowMs)
     })
   }
 
@@ -62,7 +62,7 @@ export class Shares {
       const left = leftOf(check, instances, outage)
       const state = known[i]
       const isNew = state !== undefined && this.#counters.known(hit.key, left) === undefined
-      if (isNew) this.#counters.learn(hit, left, state, this.#now())
+      if (isNew) this.#counters.adopt(hit, left, state, this.#now())
       return [left, ownOf(check, instances)]
     })
     const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, from: hit.from, checks })

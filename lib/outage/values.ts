@@ -33,12 +33,12 @@ export class FailoverValues {
   }
 
   get (key: string): Awaitable<string | null> {
-    return this.#options.availability.usesRedis ? this.#getThere(key) : this.#memory.get(key)
+    return this.#options.availability.usesRedis ? this.#getThere(key) : this.#memory.values.get(key)
   }
 
   async set (key: string, value: string, ttlMs = Infinity, mustReach = false): Promise<void> {
     const atMs = this.#options.now()
-    const here = () => this.#memory.set(key, value, ttlMs)
+    const here = () => this.#memory.values.set(key, value, ttlMs)
     if (!mustReach) here()
     const operation = { kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs } as const
     const changed = await this.#change(operation, mustReach ? here : undefined, mustReach)
@@ -46,35 +46,35 @@ export class FailoverValues {
   }
 
   async incr (key: string): Promise<number> {
-    const since = this.#memory.valueClock
+    const since = this.#memory.values.clock
     let sum = 0
-    const changed = await this.#change({ kind: 'incr', key, atMs: this.#options.now(), by: 1 }, () => { sum = this.#memory.incr(key) })
+    const changed = await this.#change({ kind: 'incr', key, atMs: this.#options.now(), by: 1 }, () => { sum = this.#memory.values.incr(key) })
     if (changed === undefined) return sum
-    this.#memory.learnValue(key, changed.told, since)
+    this.#memory.values.adopt(key, changed.told, since)
     return Number(changed.told!.text)
   }
 
   async expire (key: string, ttlMs: number): Promise<boolean> {
     const atMs = this.#options.now()
-    const local = this.#memory.expire(key, ttlMs)
+    const local = this.#memory.values.expire(key, ttlMs)
     const changed = await this.#change({ kind: 'expire', key, atMs, expiresAtMs: atMs + ttlMs })
     return changed?.existed ?? local
   }
 
   async del (key: string): Promise<boolean> {
-    const local = this.#memory.del(key)
+    const local = this.#memory.values.del(key)
     const changed = await this.#change({ kind: 'del', key, atMs: this.#options.now() })
     return changed?.existed ?? local
   }
 
   async #getThere (key: string): Promise<string | null> {
-    const since = this.#memory.valueClock
+    const since = this.#memory.values.clock
     try {
       const told = await this.#options.calls.ask(async () => await this.#options.redis.store.values.get(key))
-      this.#memory.learnValue(key, told, since)
+      this.#memory.values.adopt(key, told, since)
       return told?.text ?? null
     } catch (error) {
-      if (error instanceof StoreUnavailableError) return this.#memory.get(key)
+      if (error instanceof StoreUnavailableError) return this.#memory.values.get(key)
       throw error
     }
   }

@@ -10,7 +10,7 @@
  * monotonic clock otherwise. Like any monotonic clock, it stands still while
  * the process is suspended.
  *
- * Times that people see are on the wall clock: see MemoryStore.blocks, and
+ * Times that people see are on the wall clock: see MemoryBlocks.blocks, and
  * `atMs` of events.
  */
 import { performance } from 'node:perf_hooks'

@@ -111,7 +111,8 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
   const registry = new LimitRegistry()
   const limitControl = new LimitControl({
     registry,
-    store,
+    counters: store,
+    values: store,
     forget: (key, checks) => denyCache.forget(key, checks),
     hashKey,
     onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'passed over')),

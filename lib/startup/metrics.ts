@@ -52,8 +52,8 @@ export function addMetrics (
   const { registry, path } = chosen
   const metrics = new Metrics(registry, {
     status: () => store.status,
-    blockCount: () => memory.blockCount,
-    keyCount: () => memory.size,
+    blockCount: () => memory.blocks.size,
+    keyCount: () => memory.limits.size,
     journalSize: () => store.journalSize,
     instances: () => store.instances,
     redisInfo: redis === undefined ? undefined : async () => await readInfo(redis.guarded)

@@ -10,6 +10,7 @@ import { GuardedRedis } from '../redis/breaker.js'
 import { Connection } from '../redis/connection.js'
 import type { Settings } from '../settings/settings.js'
 import { Keys } from '../store/keys.js'
+import { MemoryLimits } from '../store/memory/limits.js'
 import { MemoryStore } from '../store/memory/memory-store.js'
 import type { OnForeign } from '../store/redis/foreign-values.js'
 import { RedisStore } from '../store/redis/redis-store.js'
@@ -66,7 +67,7 @@ function makeRedis (
     store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application, onForeign }),
     journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
     // Two counters for each key.
-    shares: new Shares(new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now, hashKey: randomKey() }), now)
+    shares: new Shares(new MemoryLimits({ keys, capacity: 2 * cache, now, hashKey: randomKey() }), now)
   }
 }
 

@@ -217,7 +217,7 @@ t.test('limits that are added after others were read are as they were set, and n
   const start = (...names: string[]) => {
     const registry = new LimitRegistry()
     for (const name of names) registry.add(name, undefined, limit, clients)
-    const control = new LimitControl({ ...unwatched, registry, store: shared, forget: () => {}, onForeign: () => {}, now: Date.now })
+    const control = new LimitControl({ ...unwatched, registry, counters: shared.limits, values: shared.values, forget: () => {}, onForeign: () => {}, now: Date.now })
     return { registry, control, sync: async () => await control.sync(() => true), max: (name: string) => registry.find(name)[0]!.inForce!.max }
   }
   const [one, two] = [start('a', 'b'), start('a', 'b')]
@@ -231,7 +231,7 @@ t.test('limits that are added after others were read are as they were set, and n
   await late.sync()
   t.same([late.max('a'), late.max('b')], [1, 2])
   // Redis loses all, and somebody sets one limit before anybody looks.
-  for (const key of ['redis-guard:limits', 'redis-guard:limit:a', 'redis-guard:limit:b']) shared.del(key)
+  for (const key of ['redis-guard:limits', 'redis-guard:limit:a', 'redis-guard:limit:b']) shared.values.del(key)
   await two.control.set('b', { max: 3, timeWindow: 1000 })
   for (const { sync } of [one, two, late, one, two, late]) await sync()
   for (const { max } of [one, two, late]) t.same([max('a'), max('b')], [1, 3])
@@ -342,15 +342,15 @@ t.test('what a store answers that is not Redis any more is not taken over', { bu
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   let isUsable = true
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
-  memory.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)
-  memory.set('redis-guard:limits', '1', undefined)
-  const get = memory.get.bind(memory)
-  Object.assign(memory, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
-  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  memory.values.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)
+  memory.values.set('redis-guard:limits', '1', undefined)
+  const get = memory.values.get.bind(memory.values)
+  Object.assign(memory.values, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
   await control.sync(() => isUsable)
   t.equal(registry.changes().size, 0)
   await control.sync(() => isUsable)
-  Object.assign(memory, { get })
+  Object.assign(memory.values, { get })
   await control.sync(() => true)
   t.same(registry.changes().get('global'), { max: 5, windowMs: 1000 })
 })
@@ -359,24 +359,24 @@ t.test('a limit that is set while others are being read stays as it was set', { 
   const registry = new LimitRegistry()
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
-  memory.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)
-  memory.set('redis-guard:limits', '1', undefined)
-  const get = memory.get.bind(memory)
+  memory.values.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)
+  memory.values.set('redis-guard:limits', '1', undefined)
+  const get = memory.values.get.bind(memory.values)
   let answer: (() => void) | undefined
   const getLate = async (key: string) => {
     const text = get(key)
     if (key === 'redis-guard:limit:global') await new Promise<void>(resolve => { answer = resolve })
     return text
   }
-  Object.assign(memory, { get: getLate })
-  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  Object.assign(memory.values, { get: getLate })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
   const looking = control.sync(() => true)
   await until(() => answer !== undefined)
   await control.set('global', { max: 7, timeWindow: 1000 })
   answer!()
   await looking
   t.same(registry.changes().get('global'), { max: 7, windowMs: 1000 })
-  Object.assign(memory, { get })
+  Object.assign(memory.values, { get })
   await control.sync(() => true)
   t.same(registry.changes().get('global'), { max: 7, windowMs: 1000 })
 })
@@ -385,8 +385,8 @@ t.test('a store that fails while limits are read fails the look, and changes not
   const registry = new LimitRegistry()
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
-  Object.assign(memory, { get: async () => { throw new TypeError('a mistake') } })
-  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  Object.assign(memory.values, { get: async () => { throw new TypeError('a mistake') } })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
   await t.rejects(control.sync(() => true), { message: 'a mistake' })
   t.equal(registry.changes().size, 0)
 })
@@ -397,11 +397,11 @@ t.test('a limit that is set while a lost one is written stays as it was set', { 
     registry.add(place, undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
-  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
   await control.set('a', { max: 5, timeWindow: 1000 })
-  memory.del('redis-guard:limit:a')
-  memory.set('redis-guard:limit:b', '{"max":6,"windowMs":1000}', undefined)
-  const set = memory.set.bind(memory)
+  memory.values.del('redis-guard:limit:a')
+  memory.values.set('redis-guard:limit:b', '{"max":6,"windowMs":1000}', undefined)
+  const set = memory.values.set.bind(memory.values)
   let isSet = false
   const setMeanwhile = async (key: string, text: string) => {
     set(key, text, undefined)
@@ -409,7 +409,7 @@ t.test('a limit that is set while a lost one is written stays as it was set', { 
     isSet = true
     await control.set('b', { max: 7, timeWindow: 1000 })
   }
-  Object.assign(memory, { set: setMeanwhile })
+  Object.assign(memory.values, { set: setMeanwhile })
   await control.sync(() => true)
   t.same([isSet, registry.changes().get('b')], [true, { max: 7, windowMs: 1000 }])
 })
@@ -420,7 +420,7 @@ t.test('of two changes of a limit the later one stands, whatever the clocks say;
   const start = (nowMs: number) => {
     const registry = new LimitRegistry()
     registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
-    const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: text => t.fail(text), now: () => nowMs })
+    const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: text => t.fail(text), now: () => nowMs })
     return { control, sync: async () => await control.sync(() => true), max: () => registry.find('global')[0]!.inForce!.max }
   }
   const [ahead, slow] = [start(5000), start(1000)]
@@ -429,20 +429,20 @@ t.test('of two changes of a limit the later one stands, whatever the clocks say;
     t.same([ahead.max(), slow.max()], [max, max], what)
   }
   const put = (text: string) => {
-    memory.set(key, text, undefined)
-    memory.set('redis-guard:limits', text, undefined)
+    memory.values.set(key, text, undefined)
+    memory.values.set('redis-guard:limits', text, undefined)
   }
   put('{"max":3,"windowMs":1000}')
   await isEverywhere(3, 'without a time, and nothing else is known')
   await ahead.control.set('global', { max: 4, timeWindow: 1000 })
-  const older = memory.get(key)!
+  const older = memory.values.get(key)!
   await isEverywhere(4, 'by the clock that is ahead')
   await slow.control.set('global', { max: 5, timeWindow: 1000 })
   await isEverywhere(5, 'later, by the clock that is behind')
   for (const text of [older, '{"max":3,"windowMs":1000}', 'as configured']) {
     put(text)
     await isEverywhere(5, text)
-    t.match(memory.get(key), /"max":5/)
+    t.match(memory.values.get(key), /"max":5/)
   }
   t.equal(await slow.control.reset('global'), true)
   await isEverywhere(1000, 'reset')
@@ -461,11 +461,11 @@ function manyLimits (count: number) {
   const { limit } = resolveOptions({}, {})
   for (let i = 0; i < count; i++) {
     registry.add(`${i}`, undefined, limit, { ipv6Subnet: 64, hasKeyGenerator: false })
-    memory.set(`redis-guard:limit:${i}`, '{"max":5,"windowMs":1000}', undefined)
+    memory.values.set(`redis-guard:limit:${i}`, '{"max":5,"windowMs":1000}', undefined)
   }
-  memory.set('redis-guard:limits', '1', undefined)
+  memory.values.set('redis-guard:limits', '1', undefined)
   const asked = { atOnce: 0, most: 0, keys: [] as string[] }
-  const get = memory.get.bind(memory)
+  const get = memory.values.get.bind(memory.values)
   const getLater = async (key: string) => {
     asked.keys.push(key)
     asked.most = Math.max(asked.most, ++asked.atOnce)
@@ -473,8 +473,8 @@ function manyLimits (count: number) {
     asked.atOnce--
     return get(key)
   }
-  Object.assign(memory, { get: getLater })
-  const control = new LimitControl({ ...unwatched, registry, store: memory, forget: () => {}, onForeign: () => {}, now: Date.now })
+  Object.assign(memory.values, { get: getLater })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
   return { registry, memory, control, asked }
 }
 
@@ -508,8 +508,8 @@ t.test('a look that is cut short goes on where it ended', { buffered: true }, as
 t.test('a version that is not of Redis any more is not taken over', { buffered: true }, async t => {
   const { registry, memory, control, asked } = manyLimits(1)
   await control.sync(() => true)
-  memory.set('redis-guard:limits', '2', undefined)
-  memory.set('redis-guard:limit:0', '{"max":6,"windowMs":1000}', undefined)
+  memory.values.set('redis-guard:limits', '2', undefined)
+  memory.values.set('redis-guard:limit:0', '{"max":6,"windowMs":1000}', undefined)
   const { length } = asked.keys
   await control.sync(() => asked.keys.length === length)
   t.equal(registry.changes().get('0')!.max, 5)
@@ -519,19 +519,19 @@ t.test('a version that is not of Redis any more is not taken over', { buffered: 
 
 t.test('a version that cannot be read twice, such as a huge foreign value, is replaced', { buffered: true }, async t => {
   const { registry, memory, control } = manyLimits(1)
-  const get = memory.get.bind(memory)
+  const get = memory.values.get.bind(memory.values)
   let isUsable = true
   let isHuge = true
   const getUnlessHuge = (key: string) => {
     if (key === 'redis-guard:limits' && isHuge) isUsable = false
     return get(key)
   }
-  const set = memory.set.bind(memory)
+  const set = memory.values.set.bind(memory.values)
   const replace = (key: string, text: string, ttlMs: number | undefined) => {
     if (key === 'redis-guard:limits') isHuge = false
     set(key, text, ttlMs)
   }
-  Object.assign(memory, { get: getUnlessHuge, set: replace })
+  Object.assign(memory.values, { get: getUnlessHuge, set: replace })
   const look = async () => {
     isUsable = true
     await control.sync(() => isUsable)
@@ -689,13 +689,13 @@ t.test('of two changes at once the later one stands, whichever is written first'
   const waiting: (() => void)[] = []
   const set = async (key: string, text: string) => {
     if (key.includes('limit:')) await new Promise<void>(resolve => waiting.push(resolve))
-    memory.set(key, text, undefined)
+    memory.values.set(key, text, undefined)
   }
-  const store = new Proxy(memory, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
+  const values = new Proxy(memory.values, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
   const registry = new LimitRegistry()
   const settings = resolveOptions({}, {}).limit
   registry.add('global', undefined, settings.limits[0]!, { ipv6Subnet: 64, hasKeyGenerator: false })
-  const control = new LimitControl({ ...unwatched, registry, store, forget: () => {}, onForeign: () => {}, now: () => 1000 })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values, forget: () => {}, onForeign: () => {}, now: () => 1000 })
   const changes = [5, 6].map(async max => await control.set('global', { max, timeWindow: 1000 }))
   waiting[1]!()
   await changes[1]
@@ -712,16 +712,16 @@ t.test('a look does not write an older value over a change that is being written
   const set = async (key: string, text: string) => {
     if (key.includes('limit:')) written.push(text)
     if (isHeld && key.includes('limit:')) await new Promise<void>(resolve => { go = resolve })
-    memory.set(key, text, undefined)
+    memory.values.set(key, text, undefined)
   }
-  const store = new Proxy(memory, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
+  const values = new Proxy(memory.values, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
   const registry = new LimitRegistry()
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
-  const control = new LimitControl({ ...unwatched, registry, store, forget: () => {}, onForeign: () => {}, now: () => 1000 })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values, forget: () => {}, onForeign: () => {}, now: () => 1000 })
   await control.set('global', { max: 5, timeWindow: 1000 })
   isHeld = true
   const later = control.set('global', { max: 6, timeWindow: 1000 })
-  memory.del('redis-guard:limit:global')
+  memory.values.del('redis-guard:limit:global')
   await control.sync(() => true)
   t.equal(written.length, 2)
   go()

@@ -11,6 +11,7 @@ import { defineLimit } from '../../lib/rules/rate-limit.js'
 import { type Fallback, FailoverStore } from '../../lib/outage/failover.js'
 import { Journal } from '../../lib/outage/journal.js'
 import { Keys } from '../../lib/store/keys.js'
+import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import type { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { Shares } from '../../lib/outage/shares.js'
@@ -91,7 +92,7 @@ function setUp (t: Test) {
   const breaker = new MadeUpBreaker()
   const redis = new MadeUpRedis()
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
-  const shares = new Shares(new MemoryStore({ keys, capacity: 10, maxEvents: 1, now }), now)
+  const shares = new Shares(new MemoryLimits({ keys, capacity: 10, now }), now)
   const side = { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }
   const store = new FailoverStore({ memory, redis: side, keys, now })
   t.teardown(() => store.close())
@@ -235,11 +236,11 @@ t.test('blocks are restored where Redis lacks them, and lifted where it still ha
   const standing = ({ ip, reason, origin, durationMs }: ReturnType<typeof request>): Block =>
     ({ ip, reason, origin, blockedAtMs: Date.now(), expiresAtMs: Date.now() + durationMs })
   // Before the outage: Redis loses 1, 6 and 7, and does not hear of what follows.
-  for (const i of [1, 2, 3, 4, 5, 6, 7]) memory.block(request(`192.0.2.${i}`))
-  memory.unblock('192.0.2.3')
-  memory.unblock('192.0.2.5')
-  memory.block(request('192.0.2.5', 30_000))
-  memory.unblock('192.0.2.9')
+  for (const i of [1, 2, 3, 4, 5, 6, 7]) memory.blocks.block(request(`192.0.2.${i}`))
+  memory.blocks.unblock('192.0.2.3')
+  memory.blocks.unblock('192.0.2.5')
+  memory.blocks.block(request('192.0.2.5', 30_000))
+  memory.blocks.unblock('192.0.2.9')
   breaker.down()
   // In the outage.
   await store.unblock('192.0.2.4')
@@ -285,7 +286,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     made.redis.fence = async () => { throw gone }
     const [check] = checks as [typeof checks[0]]
     const state = { used: 3, previous: 0, atMs: Date.now() + 60_000 }
-    made.memory.learn({ key: 'client' }, check, state, Date.now())
+    made.memory.limits.adopt({ key: 'client' }, check, state, Date.now())
     return { ...made, state }
   }
   const size = isInDoubt ? 2 : 1
@@ -327,7 +328,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     const { redis, journal, memory, store } = await setUpFailing(t)
     redis.logEvents = fails
     await store.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
-    t.same([journal.size, memory.events(10).length], [1, 1])
+    t.same([journal.size, memory.events.events(10).length], [1, 1])
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
   })
 
@@ -398,7 +399,7 @@ t.test('events that Redis rejects are kept by memory alone', async t => {
   redis.logEvents = async () => { throw rejected }
   await store.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
   t.equal(journal.size, 0)
-  t.equal(memory.events(10).length, 1)
+  t.equal(memory.events.events(10).length, 1)
 })
 
 for (const hasTime of [true, false]) {
@@ -428,13 +429,13 @@ t.test('what changes while a whole block list is read holds after it', t => {
   const now = () => 1_000_000
   const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 1, now })
   const block = (ip: string): Block => ({ ip, reason: '', origin: '', blockedAtMs: now(), expiresAtMs: now() + 1000 })
-  memory.putBlock(block('192.0.2.2'))
-  memory.noteBlockChanges()
-  memory.putBlock(block('192.0.2.1'))
-  memory.holdBlock('192.0.2.2', undefined)
-  memory.block({ ip: '192.0.2.3', durationMs: 1000, reason: '', origin: '' })
-  const list = memory.newBlockList()
-  memory.replaceBlocks(list)
-  t.same(memory.blocks().map(({ ip }) => ip), ['192.0.2.1', '192.0.2.3'])
+  memory.blocks.adopt(block('192.0.2.2'))
+  memory.blocks.noteChanges()
+  memory.blocks.adopt(block('192.0.2.1'))
+  memory.blocks.adoptStanding('192.0.2.2', undefined)
+  memory.blocks.block({ ip: '192.0.2.3', durationMs: 1000, reason: '', origin: '' })
+  const list = memory.blocks.newList()
+  memory.blocks.replace(list)
+  t.same(memory.blocks.blocks().map(({ ip }) => ip), ['192.0.2.1', '192.0.2.3'])
   t.end()
 })

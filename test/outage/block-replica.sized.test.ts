@@ -161,7 +161,7 @@ for (const [name, { answers, loads }] of Object.entries(losses)) {
       }
     } as unknown as RedisBlocks
     const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: Date.now })
-    memory.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
+    memory.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
     const follower = new BlockListFollower({
       memory,
       redis,
@@ -174,7 +174,7 @@ for (const [name, { answers, loads }] of Object.entries(losses)) {
     })
     await follower.sync()
     t.same([asked, loaded, lost], [answers.length, loads, 1])
-    t.equal(memory.isBlocked('192.0.2.1'), true)
+    t.equal(memory.blocks.isBlocked('192.0.2.1'), true)
     follower.close()
     await follower.sync()
     t.equal(asked, answers.length, 'a follower that is closed asks no more')
@@ -203,9 +203,9 @@ t.test('after a failed load of the list, changes are no longer noted', async t =
   const follower = new BlockListFollower({ ...known, memory, redis, usable: () => true, intervalMs: 1000, now: Date.now, onError: error => errors.push(error) })
   await follower.sync()
   t.match(errors, [{ message: 'gone' }])
-  memory.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
-  memory.replaceBlocks(memory.newBlockList())
-  t.same(memory.blocks(), [], 'a list that comes later is taken as it is')
+  memory.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
+  memory.blocks.replace(memory.blocks.newList())
+  t.same(memory.blocks.blocks(), [], 'a list that comes later is taken as it is')
 })
 
 t.test("times are taken for this process's clock, however far that of Redis is off; what changes during a load is kept", async t => {
@@ -221,15 +221,15 @@ t.test("times are taken for this process's clock, however far that of Redis is o
       return answer
     },
     async * pages () {
-      memory.block({ ip: '192.0.2.3', durationMs: 1000, reason: '', origin: '' })
-      memory.unblock('192.0.2.4')
+      memory.blocks.block({ ip: '192.0.2.3', durationMs: 1000, reason: '', origin: '' })
+      memory.blocks.unblock('192.0.2.4')
       yield [block('192.0.2.1'), block('192.0.2.4')]
     }
   }
   let asked = 0
   const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisBlocks, usable: () => asked++ < 2, ...known, intervalMs: 10, now: () => clock.ms, onError: error => { throw error } })
   await follower.sync()
-  const blocked = () => ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4'].map(ip => memory.isBlocked(ip))
+  const blocked = () => ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4'].map(ip => memory.blocks.isBlocked(ip))
   t.same(blocked(), [true, true, true, false])
   clock.ms += 1000
   t.same(blocked(), [false, false, false, false])

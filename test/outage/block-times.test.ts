@@ -7,6 +7,7 @@ import { inChunk } from '../../lib/outage/counter-journal.js'
 import { FailoverStore } from '../../lib/outage/failover.js'
 import { Journal } from '../../lib/outage/journal.js'
 import { Keys } from '../../lib/store/keys.js'
+import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { Shares } from '../../lib/outage/shares.js'
@@ -46,14 +47,13 @@ function connection (commandTimeout: number): GuardedRedis {
 async function instance (t: Test, name: string, { aheadMs = 0, commandTimeout = 30_000 }: How = {}): Promise<FailoverStore> {
   const now = () => Date.now() + aheadMs
   const guarded = connection(commandTimeout)
-  const memoryOf = () => new MemoryStore({ keys, capacity: 10, maxEvents: 1, now })
   const redis = {
     guarded,
     store: new RedisStore(guarded, { keys, maxEvents: 10, instance: name }),
     journal: new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} }),
-    shares: new Shares(memoryOf(), now)
+    shares: new Shares(new MemoryLimits({ keys, capacity: 10, now }), now)
   }
-  const store = new FailoverStore({ memory: memoryOf(), redis, keys, now })
+  const store = new FailoverStore({ memory: new MemoryStore({ keys, capacity: 10, maxEvents: 1, now }), redis, keys, now })
   t.teardown(() => {
     store.close()
     guarded.close()

@@ -8,6 +8,7 @@ import { defineLimit } from '../../lib/rules/rate-limit.js'
 import { FailoverStore } from '../../lib/outage/failover.js'
 import { Journal } from '../../lib/outage/journal.js'
 import { Keys } from '../../lib/store/keys.js'
+import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { type Heartbeat, noNumbers, type RedisStore } from '../../lib/store/redis/redis-store.js'
 import { Shares } from '../../lib/outage/shares.js'
@@ -62,7 +63,7 @@ function setUp (t: Test, capacity = 1000) {
   const breaker = new MadeUpBreaker()
   const redis = new MadeUpRedis()
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
-  const shares = new Shares(new MemoryStore({ keys, capacity: 10, maxEvents: 1, now: Date.now }), Date.now)
+  const shares = new Shares(new MemoryLimits({ keys, capacity: 10, now: Date.now }), Date.now)
   const store = new FailoverStore({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now })
   t.teardown(() => store.close())
   const hit = (key: string, cost = 1) => store.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
@@ -150,7 +151,7 @@ t.test('an answer that comes when Redis is gone does not take back what memory h
   const nowMs = Date.now()
   answer.resolve([{ accepted: true, nowMs, outcomes: [{ fits: true, state: { used: 1, previous: 0, atMs: nowMs + 60_000 } }] }])
   await settled()
-  t.match(memory.known('client', { name: 'limit', limit, cost: 1 }), { used: 3 })
+  t.match(memory.limits.known('client', { name: 'limit', limit, cost: 1 }), { used: 3 })
 })
 
 t.test('answers that come when Redis is gone let no more pass than this instance has as its share', async t => {
@@ -282,7 +283,7 @@ t.test('refusals that a Redis without its data did not take are told to it with 
   const { breaker, redis, store, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
   const state = { used: 11, previous: 0, atMs: windowEndsAtMs }
-  memory.learn({ key: 'client' }, { name: 'limit', limit, cost: 1 }, state, Date.now())
+  memory.limits.adopt({ key: 'client' }, { name: 'limit', limit, cost: 1 }, state, Date.now())
   breaker.up()
   await store.settle()
   redis.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
@@ -309,7 +310,7 @@ t.test('as long as much comes meanwhile, it is told in further passes', async t 
 t.test('where nothing tells what Redis still knows, it is told all counters, a hundred at a time', async t => {
   const { breaker, redis, store, memory, hit } = setUp(t)
   const state = { used: 3, previous: 0, atMs: 60_000 }
-  for (let i = 0; i < 250; i++) memory.learn({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
+  for (let i = 0; i < 250; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   hit('client7')
   redis.fence = async () => noNumbers
   breaker.up()
@@ -331,7 +332,7 @@ t.test('without any Redis there is nothing to write behind', async t => {
   const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 10, now: Date.now })
   const store = new FailoverStore({ memory, redis: undefined, keys, now: Date.now })
   await store.countRefusals([{ client: 'a', name: 'limit', limit, windowEndsAtMs: Date.now() + 1000, count: 5 }])
-  t.same([memory.size, store.journalSize, store.instances], [0, 0, 1])
+  t.same([memory.limits.size, store.journalSize, store.instances], [0, 0, 1])
 })
 
 t.test('what is no failure of Redis is not answered from memory', async t => {
@@ -347,7 +348,7 @@ t.test('what is no failure of Redis is not answered from memory', async t => {
 t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
   const { breaker, memory, redis, store } = setUp(t, 2000)
   const state = { used: 3, previous: 0, atMs: 60_000 }
-  for (let i = 0; i < 1650; i++) memory.learn({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
+  for (let i = 0; i < 1650; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   redis.fence = async () => noNumbers
   breaker.up()
   await store.settle()
@@ -367,13 +368,13 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
   const request = { ip: '192.0.2.1', durationMs: Infinity, reason: '', origin: '' }
   const changes = [store.block(request), store.unblock('192.0.2.2')]
   for (const ip of ['192.0.2.1', '192.0.2.2']) {
-    memory.putBlock({ ip, reason: 'older', origin: '', blockedAtMs: Date.now() - 1000, expiresAtMs: Date.now() + 60_000 })
+    memory.blocks.adopt({ ip, reason: 'older', origin: '', blockedAtMs: Date.now() - 1000, expiresAtMs: Date.now() + 60_000 })
   }
   await until(() => isSent)
   call.reject(gone)
   await Promise.all(changes)
-  t.match(memory.blocks(), [{ ip: '192.0.2.1', reason: '', expiresAtMs: Infinity }])
-  t.equal(memory.blocks().length, 1)
+  t.match(memory.blocks.blocks(), [{ ip: '192.0.2.1', reason: '', expiresAtMs: Infinity }])
+  t.equal(memory.blocks.blocks().length, 1)
 })
 
 t.test('after a block or unblock, memory holds what Redis said, unless something newer is known', async t => {
@@ -400,16 +401,16 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
     answers.forEach(answer => answer())
     answers = []
     await Promise.all(calls)
-    return memory.blocks().map(({ ip, reason }) => `${ip} ${reason}`)
+    return memory.blocks.blocks().map(({ ip, reason }) => `${ip} ${reason}`)
   }
 
   t.same(await reasonsAfter([block('192.0.2.1'), store.unblock('192.0.2.2')], () => {
-    memory.unblock('192.0.2.1')
-    memory.putBlock({ ip: '192.0.2.2', ...older })
+    memory.blocks.unblock('192.0.2.1')
+    memory.blocks.adopt({ ip: '192.0.2.2', ...older })
   }), ['192.0.2.1 standing'], 'an older change that came in between')
-  t.ok(Math.abs(memory.findBlock(parseAddress('192.0.2.1')!)!.expiresAtMs - nowMs - 60_000) < 1000, "on this process's clock")
+  t.ok(Math.abs(memory.blocks.find(parseAddress('192.0.2.1')!)!.expiresAtMs - nowMs - 60_000) < 1000, "on this process's clock")
 
-  t.same(await reasonsAfter([block('192.0.2.9')], () => memory.unblock('192.0.2.9')), ['192.0.2.1 standing'], 'a newer one')
+  t.same(await reasonsAfter([block('192.0.2.9')], () => memory.blocks.unblock('192.0.2.9')), ['192.0.2.1 standing'], 'a newer one')
 
   const first = block('192.0.2.3')
   await until(() => answers.length > 0)
@@ -417,7 +418,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
   await until(() => answers.length > 1)
   answers.shift()!()
   await first
-  t.equal(memory.isBlocked('192.0.2.3'), false, 'a later call of this instance')
+  t.equal(memory.blocks.isBlocked('192.0.2.3'), false, 'a later call of this instance')
   t.same(await reasonsAfter([second], () => {}), ['192.0.2.1 standing'])
 })
 

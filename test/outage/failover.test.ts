@@ -287,7 +287,7 @@ t.test('a reply that makes no sense refuses nobody: memory answers that request,
   const app = await guardedApp(t, { redis: own, max: 1, syncInterval: 60_000, commandTimeout: 5000 })
   app.get('/', async () => 'ok')
   await isUsed(app)
-  const replies = [async () => [], async () => ['x', 1, 1, 1], async () => [1, 1, 1, 1, 1], async () => 'OK', async () => null]
+  const replies = [async () => [], async () => ['x', 1, 1, 1], async () => [1, 1, 1, 1, 1, 1], async () => 'OK', async () => null]
   for (const [i, reply] of replies.entries()) {
     Object.assign(own, { evalsha: reply })
     const statusOf = async () => (await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode

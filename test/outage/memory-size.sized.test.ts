@@ -9,6 +9,7 @@ import { defineLimit } from '../../lib/rules/rate-limit.js'
 import { FailoverStore } from '../../lib/outage/failover.js'
 import { Journal } from '../../lib/outage/journal.js'
 import { Keys } from '../../lib/store/keys.js'
+import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import type { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { Shares } from '../../lib/outage/shares.js'
@@ -32,7 +33,7 @@ for (const fallback of ['memory', 'share'] as const) {
     const keys = new Keys('guard:')
     const [cache, capacity] = [5000, 10_000]
     const memory = new MemoryStore({ keys, capacity: cache, maxEvents: 1000, now })
-    const counters = new MemoryStore({ keys, capacity: 2 * cache, maxEvents: 1, now })
+    const counters = new MemoryLimits({ keys, capacity: 2 * cache, now })
     const dropped = { counters: 0, blocks: 0, events: 0, values: 0 }
     const journal = new Journal({ capacity, maxEvents: 1000, onDrop: (kind, count) => { dropped[kind] += count } })
     const redis = { guarded: away as unknown as GuardedRedis, store: undefined as unknown as RedisStore, journal, shares: new Shares(counters, now) }
@@ -47,7 +48,7 @@ for (const fallback of ['memory', 'share'] as const) {
       for (let i = 0; i < 100; i++) await store.incr(`key-${second}-${i}`)
     }
     t.equal(answered, sent)
-    t.same([memory.size, counters.size], [cache, fallback === 'share' ? 2 * cache : 0])
+    t.same([memory.limits.size, counters.size], [cache, fallback === 'share' ? 2 * cache : 0])
     t.ok(journal.size <= capacity, `${journal.size} entries in the journal`)
     t.ok(dropped.counters > sent / 2, `${dropped.counters} of ${sent} counters found no room, and were counted`)
     collectGarbage()

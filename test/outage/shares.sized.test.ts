@@ -7,6 +7,7 @@ import redisGuard from '../../lib/index.js'
 import { algorithms, defineLimit, take, type Algorithm } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 import { Keys } from '../../lib/store/keys.js'
+import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { Shares } from '../../lib/outage/shares.js'
 import type { NamedCheck } from '../../lib/store/limit-store.js'
@@ -46,18 +47,18 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
   const all = Array.from({ length: instances }, (_, i) => {
     const now = () => nowMs + 7 * i
     const memory = new MemoryStore({ keys, capacity: 100, maxEvents: 1, now })
-    const shares = new Shares(new MemoryStore({ keys, capacity: 100, maxEvents: 1, now }), now)
+    const shares = new Shares(new MemoryLimits({ keys, capacity: 100, now }), now)
     return {
       shares,
       now,
       onRedis (): boolean {
         const outcome = take(counter, nowMs, check.limit, 1)
         counter = outcome.state
-        memory.learn(hit, check, outcome.state, nowMs)
+        memory.limits.adopt(hit, check, outcome.state, nowMs)
         if (outcome.fits) shares.passed(hit, { accepted: true, nowMs, outcomes: [outcome] }, instances)
         return outcome.fits
       },
-      away: (outage: number) => shares.take(hit, [memory.known(hit.key, check)], instances, outage)
+      away: (outage: number) => shares.take(hit, [memory.limits.known(hit.key, check)], instances, outage)
     }
   })
   return { all, hit, pass: (ms: number) => { nowMs += ms } }
@@ -336,7 +337,7 @@ t.test('an instance that is back keeps to its part until the others are back, or
 
 t.test('one host that floods an outage with names has nobody else refused', async t => {
   const now = () => 1_700_000_000_000
-  const shares = new Shares(new MemoryStore({ keys, capacity: 320, maxEvents: 1, now }), now)
+  const shares = new Shares(new MemoryLimits({ keys, capacity: 320, now }), now)
   const check: NamedCheck = { name: 'login', limit: defineLimit('fixed-window', 2, 60_000), cost: 1 }
   const takes = (key: string, from: string) => shares.take({ key, from, checks: [check] }, [undefined], 2, 1).accepted
   for (let i = 0; i < 8000; i++) takes(`name ${Math.floor(i / 2)}`, '198.51.100.1')

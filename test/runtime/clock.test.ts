@@ -81,20 +81,20 @@ t.test('fake timers work, before it is made and after', async t => {
 t.test('a wall clock that steps two hours ahead and back ends no block, limit or value in memory', async t => {
   const { clock, wall, now } = setUp()
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 10, now, wall: () => wall.now() })
-  const block = memory.block({ ip: '192.0.2.1', durationMs: hourMs, reason: '', origin: '' })
-  memory.set('key', 'value', hourMs)
-  memory.logEvents([{ type: 'limited', ip: '192.0.2.2', count: 1, atMs: clock.wallMs }])
+  const block = memory.blocks.block({ ip: '192.0.2.1', durationMs: hourMs, reason: '', origin: '' })
+  memory.values.set('key', 'value', hourMs)
+  memory.events.logEvents([{ type: 'limited', ip: '192.0.2.2', count: 1, atMs: clock.wallMs }])
   clock.wallMs += 2 * hourMs
   memory.sweep()
-  t.equal(memory.isBlocked('192.0.2.1'), true)
-  t.equal(memory.get('key'), 'value')
-  const [shown] = memory.blocks()
+  t.equal(memory.blocks.isBlocked('192.0.2.1'), true)
+  t.equal(memory.values.get('key'), 'value')
+  const [shown] = memory.blocks.blocks()
   t.equal(shown?.blockedAtMs, clock.wallMs, 'as the wall clock shows it now')
   t.equal(shown?.expiresAtMs, clock.wallMs + hourMs)
-  t.equal(memory.clearEvents(hourMs), 1, 'an event has the time of the wall clock')
+  t.equal(memory.events.clearEvents(hourMs), 1, 'an event has the time of the wall clock')
   clock.wallMs -= 2 * hourMs
   memory.sweep()
-  t.same(memory.blocks(), [block])
+  t.same(memory.blocks.blocks(), [block])
 })
 
 t.test('limits and blocks of an application last as long as the monotonic clock says', async t => {

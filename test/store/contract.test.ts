@@ -8,6 +8,7 @@ import { Journal } from '../../lib/outage/journal.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { Shares } from '../../lib/outage/shares.js'
+import type { Store } from '../../lib/store/store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { until } from '../../tools/until.js'
@@ -25,11 +26,22 @@ const defaults = { maxEvents: 10_000 }
 
 function memoryStore (options: { maxEvents?: number }): StoreUnderTest & { store: MemoryStore } {
   let nowMs = 1_700_000_000_000
+  const store = new MemoryStore({ keys, capacity: 5000, ...defaults, ...options, now: () => nowMs })
+  const { limits, blocks, events, values } = store
   return {
-    store: new MemoryStore({ keys, capacity: 5000, ...defaults, ...options, now: () => nowMs }),
+    limits,
+    blocks,
+    events,
+    values,
+    store,
     wait: async ms => { nowMs += ms },
     now: async () => nowMs
   }
+}
+
+/** A store that is all four in one. */
+function allOf (store: Store): Pick<StoreUnderTest, 'limits' | 'blocks' | 'events' | 'values'> {
+  return { limits: store, blocks: store, events: store, values: store }
 }
 
 /**
@@ -65,9 +77,11 @@ async function redisStore (t: Test, options: { maxEvents?: number }): Promise<St
   const guarded = new GuardedRedis(connection, { ...times, probeKey: keys.probe })
   t.teardown(() => guarded.close())
   await guarded.connect(30_000)
+  const store = new RedisStore(guarded, { keys, instance: 'test', ...defaults, ...options })
   return {
+    ...allOf(store),
     guarded,
-    store: new RedisStore(guarded, { keys, instance: 'test', ...defaults, ...options }),
+    store,
     wait: async ms => { await observer.eval(passTime, 2, keys.blocks, keys.blockExpiry, ms) },
     now: async () => {
       const [seconds, microseconds] = (await observer.time()).map(Number) as [number, number]
@@ -83,15 +97,15 @@ t.test('redis', async t => storeContract(t, async (t, options = {}) => await red
 t.test('both, with Redis', async t => storeContract(t, async (t, options = {}) => {
   const redis = await redisStore(t, options)
   const journal = new Journal({ capacity: 1000, maxEvents: 1000, onDrop: () => {} })
-  const store = new FailoverStore({ memory: memoryStore(options).store, redis: { ...redis, journal, shares: new Shares(memoryStore(options).store, Date.now) }, keys, now: Date.now })
+  const store = new FailoverStore({ memory: memoryStore(options).store, redis: { ...redis, journal, shares: new Shares(memoryStore(options).store.limits, Date.now) }, keys, now: Date.now })
   t.teardown(() => store.close())
   await store.settle()
-  return { ...redis, store }
+  return { ...redis, ...allOf(store) }
 }))
 
 t.test('both, with no Redis configured', async t => storeContract(t, async (t, options = {}) => {
   const memory = memoryStore(options)
-  return { ...memory, store: new FailoverStore({ memory: memory.store, redis: undefined, unconfigured: 'none', keys, now: Date.now }) }
+  return { ...memory, ...allOf(new FailoverStore({ memory: memory.store, redis: undefined, unconfigured: 'none', keys, now: Date.now })) }
 }))
 
 t.test('a key that lost its expiry gets one, and lets its client in again', async t => {

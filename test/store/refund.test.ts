@@ -54,7 +54,7 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
     const given = random.chance(0.4) ? counted.splice(random.whole(0, Math.max(0, counted.length - 1)), 1)[0] : undefined
     if (given !== undefined) {
       await redis.refund(given, { number: 0 })
-      memory.refund({ hit: given.hit, taken: given.takenHere })
+      memory.limits.refund({ hit: given.hit, taken: given.takenHere })
     } else {
       const some = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.4))
       if (some.length === 0) continue
@@ -62,11 +62,11 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
       const hit = { key: `client${random.whole(1, 3)}`, checks: some.map(check => ({ ...check, shadow: random.chance(0.3) })) }
       const [taken] = await redis.take([hit])
       clockMs = taken!.nowMs
-      const [takenHere] = memory.take([hit])
+      const [takenHere] = memory.limits.take([hit])
       if (taken!.accepted) counted.push({ hit, taken: taken!, takenHere: takenHere! })
     }
     const key = `client${random.whole(1, 3)}`
-    const [here, there] = [memory.peek(key, checks), await redis.peek(key, checks)]
+    const [here, there] = [memory.limits.peek(key, checks), await redis.peek(key, checks)]
     const usedOf = ({ nowMs, states }: typeof here) => checks.map(({ name, limit }, i) => {
       const { used, previous } = current(states[i], nowMs, limit)
       return { name, used: limit.algorithm === 'gcra' ? used / limit.windowMs : used, previous }

@@ -159,11 +159,11 @@ export class LimitTable {
   }
 
   /**
-   * Like `keep`, for counters that another store has told. What newcomers share
+   * Like `keep`, for counters that another store has reported. What newcomers share
    * is not for one of them to set; what an address shares with itself becomes
    * tighter only, so that none of its names has a quota here and one there.
    */
-  learn (entry: Entry | undefined, key: string, kept: Kept, nowMs: number): void {
+  adopt (entry: Entry | undefined, key: string, kept: Kept, nowMs: number): void {
     if (entry?.shared !== true) this.keep(entry, key, kept, nowMs)
     else if (entry.holder !== undefined && isTighter(kept, entry, nowMs)) write(entry, kept)
   }

@@ -5,11 +5,9 @@
 import { randomUUID } from 'node:crypto'
 import type { GuardedRedis } from '../../redis/breaker.js'
 import type { Ticket } from './batch.js'
-import { OutOfStepError } from '../../redis/failure.js'
-import { type Arguments, isCluster, type RedisClient, Script, type ScriptCall } from '../../redis/script.js'
+import { type Arguments, isCluster, type RedisClient, Script } from '../../redis/script.js'
 import { parseNetwork } from '../../addresses/address.js'
-import { carryOf } from '../../rules/merge.js'
-import { algorithms, excesses, type Limit } from '../../rules/rate-limit.js'
+import { ruleOf } from '../../rules/rate-limit.js'
 import type { Keys } from '../keys.js'
 import { Numbers } from './sequence.js'
 import { asFailure, type OnForeign, OwnKeys } from './foreign-values.js'
@@ -21,16 +19,11 @@ import type { Block, BlockRequest } from '../block-store.js'
 import type { RateLimitEvent, Suspect } from '../event-store.js'
 import type { Store } from '../store.js'
 import type { Fence } from './sequence.js'
+import { countRefusals, forget, merge, peek, refund, take } from './encodings/limits.js'
 import { scripts } from './lua/scripts.js'
 
-const take = new Script(scripts.take)
-const countRefusals = new Script(scripts['count-refusals'])
-const carry = new Script(scripts.merge)
 const fence = new Script(scripts.fence)
 const heartbeat = new Script(scripts.heartbeat)
-const forget = new Script(scripts.forget)
-const peek = new Script(scripts.peek)
-const refund = new Script(scripts.refund)
 const logEvents = new Script(scripts['log-events'])
 const clearEvents = new Script(scripts['clear-events'])
 
@@ -144,26 +137,21 @@ export class RedisStore implements Store {
    *   given back or reset by another instance; otherwise the larger of the two counts
    */
   async carry (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> {
-    const rows = counters.flatMap(({ key, limit, known, counted }) => {
-      const carried = carryOf(known, counted, nowMs, limit)
-      if (carried === undefined) return []
-      const { algorithm, max, windowMs, burst, excess, longestMs } = limit
-      const { known: before, used, previous, atMs } = carried
-      const rule = [algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), longestMs]
-      const counts = [before.used, before.previous, used, previous, atMs - nowMs]
-      return [{ key, args: [...rule, ...counts] }]
+    const merges = counters.flatMap(({ key, limit, known, counted }) => {
+      const merge = ruleOf(limit).merge(known, counted, nowMs, limit)
+      return merge === undefined ? [] : [{ key, limit, merge }]
     })
-    if (rows.length === 0) return
+    if (merges.length === 0) return
     await asFailure(this.#redis.run(async client => {
       // In a Cluster those of different clients lie in different slots; those of one client have one marker. Elsewhere
       // the marker has no client's name: when these are sent again, the first of them may be missing.
       const hasSlots = isCluster(client)
-      const markerOf = ({ key }: typeof rows[number]) =>
+      const markerOf = ({ key }: typeof merges[number]) =>
         this.#keys.carried(hasSlots ? key : undefined, `${this.#instance}:${id}`)
-      const groups = hasSlots ? groupedBy(rows, markerOf) : [rows]
-      await carry.runAll(client, groups.map(some => ({
-        keys: [markerOf(some[0]!), ...some.map(({ key }) => key)],
-        args: [keptMs, isIntact ? 1 : 0, ...some.flatMap(({ args }) => args)]
+      const groups = hasSlots ? groupedBy(merges, markerOf) : [merges]
+      await merge.script.runAll(client, groups.map(counters => ({
+        keys: [markerOf(counters[0]!), ...counters.map(({ key }) => key)],
+        args: merge.args({ keptMs, isIntact, counters, nowMs })
       })))
     }), 'reply')
   }
@@ -175,11 +163,14 @@ export class RedisStore implements Store {
    */
   async countRefusals (refusals: readonly Refusals[], ticket: Ticket): Promise<void> {
     const keys = refusals.map(({ client, name, limit }) => this.#keys.limit(limit.algorithm, name, client))
-    const args = refusals.map(({ windowEndsAtMs, count }) => [windowEndsAtMs, count])
     await this.#runNumbered(async client => {
+      const { script } = countRefusals
       // In a Cluster they lie in different slots.
-      if (isCluster(client)) await countRefusals.runAll(client, keys.map((key, i) => ({ keys: [key], args: [0, ...args[i]!] })))
-      else await countRefusals.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.flat(), ticket))
+      if (isCluster(client)) {
+        await script.runAll(client, refusals.map((one, i) => ({ keys: [keys[i]!], args: [0, ...countRefusals.args([one])] })))
+      } else {
+        await script.run(client, [...keys, this.#numbers.key], this.#numbers.before(countRefusals.args(refusals), ticket))
+      }
     })
   }
 
@@ -188,15 +179,12 @@ export class RedisStore implements Store {
    *
    * @param ticket  to number the call, as for `take`
    */
-  async refund ({ hit, taken }: Refund, ticket: Ticket): Promise<void> {
+  async refund (given: Refund, ticket: Ticket): Promise<void> {
+    const { hit } = given
     const keys = hit.checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, hit.key))
-    const rows = hit.checks.flatMap(({ limit, cost }, i) => {
-      const { fits, state } = taken.outcomes[i]!
-      return [algorithms.indexOf(limit.algorithm) + 1, excesses.indexOf(limit.excess), limit.max, limit.windowMs, fits ? cost : 0, state.used, state.atMs]
-    })
     await this.#runNumbered(async client => {
-      if (isCluster(client)) await refund.run(client, keys, [0, ...rows])
-      else await refund.run(client, [...keys, this.#numbers.key], this.#numbers.before(rows, ticket))
+      if (isCluster(client)) await refund.script.run(client, keys, [0, ...refund.args(given)])
+      else await refund.script.run(client, [...keys, this.#numbers.key], this.#numbers.before(refund.args(given), ticket))
     })
   }
 
@@ -206,16 +194,15 @@ export class RedisStore implements Store {
     const keys = checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
     return await this.#runNumbered(async redis => {
       const reply = ticket === undefined || isCluster(redis)
-        ? await forget.run(redis, keys, [0])
-        : await forget.run(redis, [...keys, this.#numbers.key], this.#numbers.before([], ticket))
-      return wholeOf(reply, 0, keys.length)
+        ? await forget.script.run(redis, keys, [0])
+        : await forget.script.run(redis, [...keys, this.#numbers.key], this.#numbers.before([], ticket))
+      return forget.read(reply, checks)
     }) > 0
   }
 
   async peek (client: string, checks: readonly NamedCheck[]): Promise<Peeked> {
     const keys = checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
-    const args = checks.map(({ limit }) => algorithms.indexOf(limit.algorithm) + 1)
-    return await this.#redis.run(async redis => readPeeked(await peek.run(redis, keys, args), checks))
+    return await this.#redis.run(async redis => peek.read(await peek.script.run(redis, keys, peek.args(checks)), checks))
   }
 
   async get (key: string): Promise<string | null> {
@@ -342,103 +329,24 @@ export class RedisStore implements Store {
   /** In a Cluster the counters of different clients lie in different slots: a script call for each client, all sent at once. */
   async #takeByClient (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
     const groups = groupedBy(hits, ({ key }) => key)
-    const replies = await take.runAll(client, groups.map(ofKey => this.#takeCall(ofKey)))
-    const taken = new Map(groups.map((ofKey, i) => [ofKey[0]!.key, readTaken(replies[i], ofKey).values()]))
+    const replies = await take.script.runAll(client, groups.map(hits => ({
+      keys: this.#keysOf(hits), args: [0, ...take.args({ hits })]
+    })))
+    const taken = new Map(groups.map((hits, i) => [hits[0]!.key, take.read(replies[i], { hits }).values()]))
     return hits.map(({ key }) => taken.get(key)!.next().value!)
   }
 
   async #takeBatch (client: RedisClient, hits: readonly Hit[], ticket: Ticket | undefined): Promise<readonly Taken[]> {
-    const { keys, args } = this.#takeCall(hits)
-    if (ticket === undefined) return readTaken(await take.run(client, keys, args), hits)
-    const reply = await take.run(client, [...keys, this.#numbers.key], this.#numbers.before(args.slice(1), ticket))
-    return readTaken(reply, hits, ticket.number)
+    const keys = this.#keysOf(hits)
+    const args = take.args({ hits })
+    if (ticket === undefined) return take.read(await take.script.run(client, keys, [0, ...args]), { hits })
+    const reply = await take.script.run(client, [...keys, this.#numbers.key], this.#numbers.before(args, ticket))
+    return take.read(reply, { hits, number: ticket.number })
   }
 
-  #takeCall (hits: readonly Hit[]): ScriptCall {
-    const keys: string[] = []
-    const shapes = new Map<readonly NamedCheck[], number>()
-    const described: number[] = []
-    const runs: number[] = []
-    for (const { key, checks } of hits) {
-      for (const { name, limit } of checks) keys.push(this.#keys.limit(limit.algorithm, name, key))
-      let shape = shapes.get(checks)
-      if (shape === undefined) {
-        shapes.set(checks, shape = shapes.size + 1)
-        described.push(checks.length)
-        for (const { limit, cost, shadow } of checks) {
-          const { algorithm, max, windowMs, burst, excess, longestMs } = limit
-          described.push(
-            algorithms.indexOf(algorithm) + 1, max, windowMs, burst, excesses.indexOf(excess), longestMs,
-            cost, shadow === true ? 1 : 0
-          )
-        }
-      }
-      if (runs.at(-2) === shape) runs[runs.length - 1]!++
-      else runs.push(shape, 1)
-    }
-    return { keys, args: [0, shapes.size, ...described, ...runs] }
+  #keysOf (hits: readonly Hit[]): readonly string[] {
+    return hits.flatMap(({ key, checks }) => checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, key)))
   }
-}
-
-/**
- * What take.lua returns.
- *
- * @param number  of the batch; undefined: it has none
- * @throws for any other reply, such as that to another batch: nobody is refused by accident
- */
-function readTaken (reply: unknown, hits: readonly Hit[], number?: number): readonly Taken[] {
-  const values = listOf(reply)
-  let at = 0
-  const next = () => wholeOf(values[at++], -Number.MAX_SAFE_INTEGER)
-  const listed = (limit: Limit): readonly [number, number] => {
-    const value = values[at++]
-    if (!Array.isArray(value)) return [offsetOf(value, limit), 0]
-    const [offsetMs, refused] = listOf(value, 2)
-    return [offsetOf(offsetMs, limit), wholeOf(refused)]
-  }
-  // By algorithm: in one list with the offset, behind it, or not in the reply.
-  const previousOf = ({ algorithm, max }: Limit, refused: number): number => {
-    switch (algorithm) {
-      case 'fixed-window': return refused
-      case 'sliding-window': return wholeOf(values[at++])
-      case 'gcra': return max
-    }
-  }
-  const nowMs = clockOf(values[at++])
-  const taken = hits.map(({ checks }): Taken => {
-    let accepted = true
-    const outcomes = checks.map(({ limit, shadow }) => {
-      const told = next()
-      const fits = told >= 0
-      accepted &&= fits || shadow === true
-      const used = fits ? told : -1 - told
-      const [offsetMs, refused] = listed(limit)
-      return { fits, state: { used, previous: previousOf(limit, refused), atMs: nowMs + offsetMs } }
-    })
-    return { accepted, nowMs, outcomes }
-  })
-  const toldNumber = number === undefined ? undefined : wholeOf(values[at++])
-  if (at !== values.length) throw unreadable()
-  if (toldNumber !== number) throw new OutOfStepError()
-  return taken
-}
-
-/** ms from now to a counter's `atMs`: at most the length of the longest window that there can be. */
-function offsetOf (value: unknown, { longestMs }: Limit): number {
-  return wholeOf(value, -longestMs, longestMs)
-}
-
-/** Reads the reply of peek.lua. The counters are as stored, and may have expired long ago. */
-function readPeeked (reply: unknown, checks: readonly NamedCheck[]): Peeked {
-  const [clock, ...told] = listOf(reply, 1 + 3 * checks.length)
-  const nowMs = clockOf(clock)
-  const states = checks.map((_, i) => {
-    const [used, previous, offset] = told.slice(3 * i, 3 * i + 3)
-    if (used === '') return undefined
-    const offsetMs = wholeOf(offset, -Number.MAX_SAFE_INTEGER)
-    return { used: wholeOf(used), previous: wholeOf(previous), atMs: nowMs + offsetMs }
-  })
-  return { nowMs, states }
 }
 
 /** Reads the reply of clear-events.lua. */

@@ -69,17 +69,17 @@ t.test(`${entries} blocks take at most 120 bytes each, and a lookup is no search
   // A text of its own each, as from Redis.
   for (let i = 0; i < entries; i++) {
     const expiresAtMs = i % 2 === 0 ? Infinity : 2000 + i % 10
-    memory.putBlock(block(ipOf(i), { reason: `${'flo'}od`, expiresAtMs }))
+    memory.blocks.adopt(block(ipOf(i), { reason: `${'flo'}od`, expiresAtMs }))
   }
   const bytes = (bytesInUse() - before) / entries
-  t.equal(memory.blockCount, entries)
+  t.equal(memory.blocks.size, entries)
   t.ok(bytes <= 120, `${bytes} bytes an entry`)
   t.comment(`${bytes.toFixed(1)} bytes an entry`)
 
   const random = randomFrom(1)
   const picked = Array.from({ length: 10_000 }, () => random.whole(0, entries - 1))
   const inside = (ip: string) => ip.replace('.0/24', '.7').replace('::/48', '::7')
-  t.ok(picked.every(i => memory.findBlock(parseAddress(inside(ipOf(i)))!)?.ip === ipOf(i)))
+  t.ok(picked.every(i => memory.blocks.find(parseAddress(inside(ipOf(i)))!)?.ip === ipOf(i)))
   const looked = {
     'blocked IPv4': picked.map(i => inside(ipOf(i & ~1))),
     'blocked IPv6': picked.map(i => inside(ipOf(i | 1))),
@@ -87,14 +87,14 @@ t.test(`${entries} blocks take at most 120 bytes each, and a lookup is no search
     'IPv6 that is not': picked.map(i => `2001:db9::${i.toString(16).padStart(5, '1').slice(-4)}`)
   }
   const few = newMemory()
-  for (let i = 0; i < fewEntries; i++) few.putBlock(block(ipOf(i)))
+  for (let i = 0; i < fewEntries; i++) few.blocks.adopt(block(ipOf(i)))
   for (const [name, texts] of Object.entries(looked)) {
     const addresses = texts.map(text => parseAddress(text)!)
-    const times = timesAsLong(address => memory.findBlock(address), address => few.findBlock(address), addresses)
+    const times = timesAsLong(address => memory.blocks.find(address), address => few.blocks.find(address), addresses)
     t.comment(`${name}: ${times.toFixed(1)} times as long`)
     t.ok(times <= most, `${name}: ${times} times as long`)
   }
-  t.ok(looked['IPv4 that is not'].every(ip => !memory.isBlocked(ip)))
+  t.ok(looked['IPv4 that is not'].every(ip => !memory.blocks.isBlocked(ip)))
 })
 
 t.test(`an allow list of ${entries} takes no more, and a lookup is no search`, async t => {
@@ -116,15 +116,15 @@ t.test(`a sweep of ${entries} blocks forgets what has run out, and gives the mem
   let nowMs = 0
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 10, now: () => nowMs })
   const before = bytesInUse()
-  for (let i = 0; i < entries; i++) memory.putBlock(block(ipOf(i), { expiresAtMs: 1000 * (1 + i % 2) }))
+  for (let i = 0; i < entries; i++) memory.blocks.adopt(block(ipOf(i), { expiresAtMs: 1000 * (1 + i % 2) }))
   nowMs = 1000
   memory.sweep()
-  t.equal(memory.blockCount, entries / 2)
-  t.notOk(memory.isBlocked(ipOf(0)))
-  t.ok(memory.isBlocked(ipOf(1)))
+  t.equal(memory.blocks.size, entries / 2)
+  t.notOk(memory.blocks.isBlocked(ipOf(0)))
+  t.ok(memory.blocks.isBlocked(ipOf(1)))
   nowMs = 2000
   memory.sweep()
-  t.equal(memory.blockCount, 0)
+  t.equal(memory.blocks.size, 0)
   // Arrays that are garbage are given back a moment after the collection, on a busy machine.
   await until(() => bytesInUse() - before < 1e6)
 })

@@ -142,7 +142,7 @@ const blockJson = `{"blockedAtMs":${nowMs},"expiresAtMs":${nowMs + 1000},"origin
 
 /** As Redis replies; to each reader whose reply is a list or a number with a certain range. */
 const right: Readonly<Record<string, unknown>> = {
-  'take of several': [nowMs, ...[1, 2].flatMap(() => [1, 60_000, -6, [60_000, 3], 1, -10, 4, 1, -10, 4, 300_000, 0, -300_001, 0])],
+  'take of several': [nowMs, ...[1, 2].flatMap(() => [1, 0, 60_000, -6, 3, 60_000, 1, 4, -10, 1, 4, -10, 300_000, 5, 0, -300_001, 5, 0])],
   peek: [nowMs, '1', 0, 5000],
   fence: 7,
   heartbeat: ['epoch', 2, 1, nowMs],
@@ -205,7 +205,7 @@ t.test('replies that are out of step are nobody\'s counters, and the connection 
   const status = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
   for (let i = 0; i < 3; i++) t.equal(await status('192.0.2.1'), 200)
   // The refusal of one client, in place of nothing: the next client would get it.
-  garbler.extra = '*4\r\n:1700000000000\r\n:-4\r\n*2\r\n:9999\r\n:1\r\n:3\r\n'
+  garbler.extra = '*5\r\n:1700000000000\r\n:-4\r\n:1\r\n:9999\r\n:3\r\n'
   // It comes before the reply to a single hit: on a busy machine several may be sent in one call.
   for (let wave = 1; garbler.extra !== ''; wave++) {
     const codes = await Promise.all(Array.from({ length: 8 }, async (_, i) => {
@@ -229,12 +229,12 @@ t.test('a garbled reply refuses nobody: memory answers, and Redis stays in use',
   const app = await guardedApp(t, optionsOf(garbler), logTo(lines))
   app.get('/', async () => 'ok')
   t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).statusCode, 200)
-  // In place of [nowMs, used, ms to the end, number].
+  // In place of [nowMs, used, refused, ms to the end, number].
   const replies = [
     '*2\r\n:1700000000000\r\n:-2\r\n',
     '*3\r\n:0\r\n:-2\r\n:9\r\n',
     '*3\r\n:1700000000000\r\n$0\r\n\r\n:9\r\n',
-    '*4\r\n:1700000000000\r\n:-6\r\n:9999999999\r\n:NUMBER\r\n'
+    '*5\r\n:1700000000000\r\n:-6\r\n:0\r\n:9999999999\r\n:NUMBER\r\n'
   ]
   for (const [i, replacement] of replies.entries()) {
     garbler.next = replacement
@@ -247,7 +247,7 @@ t.test('a garbled reply refuses nobody: memory answers, and Redis stays in use',
   t.match(lines, [{ msg: 'Redis refuses a command, memory answers for it' }])
 })
 
-/** Passes everything on, but for the next reply that is a list of three numbers, as that of one hit is. */
+/** Passes everything on, except the next reply to one hit. */
 class Garbler {
   /** in place of the next reply to a hit */
   next: string | undefined
@@ -289,9 +289,9 @@ class Garbler {
     await once(this.#server, 'close')
   }
 
-  /** The reply to one hit, at a fixed-window that has refused nothing, is [nowMs, used, ms to the end, number]. */
+  /** The reply to one hit, at a fixed-window that has refused nothing, is [nowMs, used, 0, ms to the end, number]. */
   #garbled (text: string): string {
-    return text.replace(/\*4\r\n:\d{13}\r\n:-?\d+\r\n:\d+\r\n:(\d+)\r\n/, (reply, number: string) => {
+    return text.replace(/\*5\r\n:\d{13}\r\n:-?\d+\r\n:0\r\n:\d+\r\n:(\d+)\r\n/, (reply, number: string) => {
       const replacement = this.next!.replace('NUMBER', number)
       this.next = undefined
       return replacement
@@ -299,7 +299,7 @@ class Garbler {
   }
 
   #extraFor (text: string): string {
-    if (!/^\*4\r\n:\d{13}\r\n/.test(text)) return ''
+    if (!/^\*5\r\n:\d{13}\r\n/.test(text)) return ''
     const extra = this.extra
     this.extra = ''
     return extra

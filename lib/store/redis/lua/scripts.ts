@@ -1,6 +1,16 @@
 /** Made of the Lua files beside it by `npm run lua`: change those. */
 
 const parts = {
+  claim: `-- uses     foreign
+-- Like \`read\`, and deletes a foreign value, so that the key can be written.
+local function claim (command, key, ...)
+  local reply, isForeign = read(command, key, ...)
+  if isForeign then redis.call('DEL', key) end
+  return reply
+end
+
+`,
+
   expiry: `-- uses     time
 -- Redis 7 tells the moment of expiry, older versions only the time left.
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
@@ -25,12 +35,29 @@ end
 
 `,
 
+  limit: `-- A limit takes six arguments: algorithm, max, windowMs, burst, excess, longestMs.
+local function limitAt (i)
+  return {
+    algorithm = ARGV[i], max = tonumber(ARGV[i + 1]), windowMs = tonumber(ARGV[i + 2]), burst = tonumber(ARGV[i + 3]),
+    excess = ARGV[i + 4], longestMs = tonumber(ARGV[i + 5])
+  }
+end
+
+`,
+
   marker: `-- uses     foreign
 -- Whether this call has run already; leaves the marker that says so.
 local function isReplayed (key, keptMs)
   if read('GET', key) == '1' then return true end
   redis.call('SET', key, 1, 'PX', keptMs)
   return false
+end
+
+`,
+
+  moment: `-- ms by which one moment of a limit may differ on two clocks: rules/rule.ts.
+local function sameMomentMs (limit)
+  return math.min(1000, math.floor((limit.windowMs - 1) / 2))
 end
 
 `,
@@ -63,6 +90,318 @@ end
 local time = redis.call('TIME')
 local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
+`,
+
+  rules: `local RULES = {}
+RULES['fixed-window'] = function ()
+-- One window per key: rules/fixed-window.ts, whose steps and names these are.
+--
+-- State    used, refused, endsAtMs
+-- Stored   a plain number, \`used\`; or \`used:refused\` once there are refusals. The key expires at the end of the window
+-- uses     claim, expiry, moment, number
+
+-- By \`read\` or \`claim\`. Returns the state as stored, or nil; and whether the key has lost its expiry: then it counts as
+-- if its window began now.
+local function load (reader, key, limit)
+  local text = reader('GET', key)
+  local used, refused = string.match(text or '', '^(%d+):(%d+)$')
+  used, refused = whole(used or text), whole(refused or '0')
+  if used == nil or refused == nil then return nil, false end
+  local endsAtMs = expiryOf(key)
+  if endsAtMs == -1 then return { used = used, refused = refused, endsAtMs = nowMs + limit.windowMs }, true end
+  return { used = used, refused = refused, endsAtMs = endsAtMs }, false
+end
+
+-- Leaves the expiry alone.
+local function write (key, used, refused)
+  redis.call('SET', key, refused > 0 and string.format('%.0f:%.0f', used, refused) or used, 'KEEPTTL')
+end
+
+-- Where a window ends of which a state came about now, ms since 1970.
+local function endMs (state, limit)
+  if limit.excess ~= 'backoff' or state.refused == 0 then return nowMs + limit.windowMs end
+  return nowMs + math.min(limit.windowMs * 2 ^ math.min(state.refused - 1, 53), limit.longestMs)
+end
+
+local function isRepaired (stored, limit)
+  return stored.endsAtMs > endMs(stored, limit)
+end
+
+return {
+  load = load,
+  isRepaired = isRepaired,
+
+  -- Numbers go to Redis as they are: tostring would drop digits of long ones.
+  save = function (key, state)
+    write(key, state.used, state.refused)
+    redis.call('PEXPIREAT', key, state.endsAtMs)
+  end,
+
+  current = function (stored, limit)
+    if stored == nil or nowMs >= stored.endsAtMs then
+      return { used = 0, refused = 0, endsAtMs = nowMs + limit.windowMs }
+    end
+    if not isRepaired(stored, limit) then return stored end
+    return { used = stored.used, refused = stored.refused, endsAtMs = endMs(stored, limit) }
+  end,
+
+  fits = function (state, limit, cost)
+    return state.used + cost <= limit.max
+  end,
+
+  accepted = function (state, _, cost)
+    return { used = state.used + cost, refused = state.refused, endsAtMs = state.endsAtMs }
+  end,
+
+  refused = function (state, limit)
+    local refused = { used = state.used, refused = state.refused + 1, endsAtMs = state.endsAtMs }
+    if limit.excess ~= 'none' then refused.endsAtMs = endMs(refused, limit) end
+    return refused
+  end,
+
+  encode = function (state, atMs)
+    return state.used, state.refused, state.endsAtMs - atMs
+  end,
+
+  decode = function (used, refused, offsetMs, atMs)
+    return { used = used, refused = refused, endsAtMs = atMs + offsetMs }
+  end,
+
+  -- Where refusals begin the window anew, they lock it until it ends.
+  refund = function (key, limit, cost, counted)
+    local stored = load(read, key, limit)
+    if stored == nil or stored.used == 0 or (limit.excess ~= 'none' and stored.refused > 0) then return end
+    if math.abs(stored.endsAtMs - counted.endsAtMs) > sameMomentMs(limit) then return end
+    write(key, math.max(0, stored.used - cost), stored.refused)
+  end,
+
+  -- Returns whether the window was still there. On Redis before 7 the clocks of PTTL and TIME may be a ms apart.
+  addRefusals = function (key, limit, refusals, counted)
+    local stored, hasLostExpiry = load(read, key, limit)
+    if stored == nil or hasLostExpiry or math.abs(stored.endsAtMs - counted.endsAtMs) > 1 then return false end
+    if stored.refused + refusals > 9007199254740991 then return false end
+    write(key, stored.used, stored.refused + refusals)
+    return true
+  end,
+
+  -- A window that is over counts no more. One that is still running here keeps its own end: refusals name their window
+  -- by it.
+  merge = function (key, limit, baseline, counted, merged)
+    if counted.endsAtMs <= nowMs then return end
+    local stored, hasLostExpiry = load(claim, key, limit)
+    local here = stored or { used = 0, refused = 0, endsAtMs = nowMs }
+    write(key, merged(here.used, baseline.used, counted.used), merged(here.refused, baseline.refused, counted.refused))
+    local isOver = hasLostExpiry or here.endsAtMs <= nowMs
+    if isOver or (limit.excess ~= 'none' and counted.endsAtMs > here.endsAtMs) then
+      redis.call('PEXPIREAT', key, counted.endsAtMs)
+    end
+    if here.endsAtMs > nowMs + limit.longestMs then redis.call('PEXPIREAT', key, nowMs + limit.longestMs) end
+  end
+}
+end
+RULES['gcra'] = function ()
+-- A bucket that drains evenly: rules/gcra.ts, whose steps and names these are.
+--
+-- State    level, max, atMs
+-- Stored   a hash with these fields
+-- uses     claim, number
+
+-- By \`read\` or \`claim\`. Returns the state as stored, or nil; and whether the key has lost its expiry.
+local function load (reader, key)
+  local fields = reader('HMGET', key, 'used', 'previous', 'atMs') or {}
+  local level, max, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
+  if level == nil or max == nil or atMs == nil then return nil, false end
+  return { level = level, max = max, atMs = atMs }, redis.call('PTTL', key) == -1
+end
+
+local function save (key, state, limit)
+  redis.call('HSET', key, 'used', state.level, 'previous', state.max, 'atMs', state.atMs)
+  local drainMs = state.max == 0 and limit.windowMs or math.ceil(state.level / state.max)
+  redis.call('PEXPIREAT', key, state.atMs + drainMs)
+end
+
+local function isRepaired (stored)
+  return stored.atMs > nowMs
+end
+
+local function drained (stored, elapsedMs, limit)
+  if stored.max > 0 then return elapsedMs * stored.max end
+  return elapsedMs >= limit.windowMs and stored.level or 0
+end
+
+local function countedBy (max, otherMax, amount)
+  if max == otherMax or max == 0 or otherMax == 0 then return amount end
+  return math.min(math.ceil(amount * max / otherMax), 4503599627370496)
+end
+
+local function current (stored, limit)
+  if stored == nil then return { level = 0, max = limit.max, atMs = nowMs } end
+  local left = math.max(0, stored.level - drained(stored, math.max(0, nowMs - stored.atMs), limit))
+  return { level = countedBy(limit.max, stored.max, left), max = limit.max, atMs = nowMs }
+end
+
+return {
+  load = load,
+  save = save,
+  isRepaired = isRepaired,
+  current = current,
+
+  fits = function (state, limit, cost)
+    return state.level + cost * limit.windowMs <= limit.burst * limit.windowMs
+  end,
+
+  accepted = function (state, limit, cost)
+    return { level = state.level + cost * limit.windowMs, max = state.max, atMs = state.atMs }
+  end,
+
+  refused = function (state)
+    return state
+  end,
+
+  encode = function (state, atMs)
+    return state.level, state.max, state.atMs - atMs
+  end,
+
+  decode = function (level, max, offsetMs, atMs)
+    return { level = level, max = max, atMs = atMs + offsetMs }
+  end,
+
+  refund = function (key, limit, cost, counted)
+    local stored = load(read, key)
+    if stored == nil then return end
+    local left = counted.level - math.max(0, stored.atMs - counted.atMs) * limit.max
+    local added = math.max(0, math.min(left, cost * limit.windowMs))
+    redis.call('HSET', key, 'used', math.max(0, stored.level - countedBy(stored.max, limit.max, added)))
+  end,
+
+  -- Refusals leave no trace.
+  addRefusals = function ()
+    return false
+  end,
+
+  -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket of
+  -- another limit of the group may be larger than this one's, and may hold more already.
+  merge = function (key, limit, baseline, counted, merged)
+    local here = current(load(claim, key), limit)
+    local most = math.max(limit.burst * limit.windowMs, here.level, counted.level)
+    local level = math.min(most, merged(here.level, baseline.level, counted.level))
+    if level == 0 then return redis.call('DEL', key) end
+    save(key, { level = level, max = limit.max, atMs = nowMs }, limit)
+  end
+}
+end
+RULES['sliding-window'] = function ()
+-- Two windows per key, of which the older one fades: rules/sliding-window.ts, whose steps and names these are.
+--
+-- State    used, fading, startsAtMs
+-- Stored   a hash with these fields
+-- uses     claim, moment, number
+
+-- By \`read\` or \`claim\`. Returns the state as stored, or nil; and whether the key has lost its expiry.
+local function load (reader, key)
+  local fields = reader('HMGET', key, 'used', 'previous', 'atMs') or {}
+  local used, fading, startsAtMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
+  if used == nil or fading == nil or startsAtMs == nil then return nil, false end
+  return { used = used, fading = fading, startsAtMs = startsAtMs }, redis.call('PTTL', key) == -1
+end
+
+local function expiresAtMs (state, limit)
+  if state.used > 0 then return state.startsAtMs + 2 * limit.windowMs end
+  return state.fading > 0 and state.startsAtMs + limit.windowMs or state.startsAtMs
+end
+
+local function save (key, state, limit)
+  redis.call('HSET', key, 'used', state.used, 'previous', state.fading, 'atMs', state.startsAtMs)
+  redis.call('PEXPIREAT', key, expiresAtMs(state, limit))
+end
+
+local function isRepaired (stored)
+  return stored.startsAtMs > nowMs
+end
+
+local function current (stored, limit)
+  if stored == nil then return { used = 0, fading = 0, startsAtMs = nowMs } end
+  if isRepaired(stored) then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
+  local elapsedMs = nowMs - stored.startsAtMs
+  if elapsedMs < limit.windowMs then return stored end
+  if elapsedMs < 2 * limit.windowMs and stored.used > 0 then
+    return { used = 0, fading = stored.used, startsAtMs = stored.startsAtMs + limit.windowMs }
+  end
+  return { used = 0, fading = 0, startsAtMs = nowMs }
+end
+
+return {
+  load = load,
+  save = save,
+  isRepaired = isRepaired,
+  current = current,
+
+  fits = function (state, limit, cost)
+    local fading = state.fading * (limit.windowMs - (nowMs - state.startsAtMs))
+    return fading + (state.used + cost) * limit.windowMs <= limit.max * limit.windowMs
+  end,
+
+  accepted = function (state, _, cost)
+    return { used = state.used + cost, fading = state.fading, startsAtMs = state.startsAtMs }
+  end,
+
+  refused = function (state)
+    return state
+  end,
+
+  encode = function (state, atMs)
+    return state.used, state.fading, state.startsAtMs - atMs
+  end,
+
+  decode = function (used, fading, offsetMs, atMs)
+    return { used = used, fading = fading, startsAtMs = atMs + offsetMs }
+  end,
+
+  refund = function (key, limit, cost, counted)
+    local stored = load(read, key)
+    if stored == nil then return end
+    local laterMs = stored.startsAtMs - counted.startsAtMs
+    if math.abs(laterMs) <= sameMomentMs(limit) then
+      redis.call('HSET', key, 'used', math.max(0, stored.used - cost))
+    elseif math.abs(laterMs - limit.windowMs) <= sameMomentMs(limit) then
+      redis.call('HSET', key, 'previous', math.max(0, stored.fading - cost))
+    end
+  end,
+
+  -- Refusals leave no trace.
+  addRefusals = function ()
+    return false
+  end,
+
+  -- The windows of the two may begin at different moments; which is which, the nearer beginning says.
+  merge = function (key, limit, baseline, counted, merged)
+    local here = current(load(claim, key), limit)
+    local used, fading, startsAtMs = here.used, here.fading, here.startsAtMs
+    if used + fading == 0 then startsAtMs = counted.startsAtMs end
+    local apart = math.floor((counted.startsAtMs - startsAtMs) / limit.windowMs + 0.5)
+    if apart > 0 then used, fading, startsAtMs = 0, used, counted.startsAtMs end
+    if apart < 0 then
+      fading = merged(fading, baseline.used, counted.used)
+    else
+      used = merged(used, baseline.used, counted.used)
+      fading = merged(fading, baseline.fading, counted.fading)
+    end
+    if used + fading == 0 then return redis.call('DEL', key) end
+    save(key, { used = used, fading = fading, startsAtMs = startsAtMs }, limit)
+  end
+}
+end
+
+-- A rule is built when the first counter needs it.
+local built = {}
+local function ruleOf (algorithm)
+  local rule = built[algorithm]
+  if rule == nil then
+    rule = RULES[algorithm]()
+    built[algorithm] = rule
+  end
+  return rule
+end
 `
 }
 
@@ -283,39 +622,30 @@ end
 return { removed, page[length + 1] and page[length + 1][1] or '', fromMs }
 `,
 
-  'count-refusals': parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Adds hits that were refused without asking Redis to the counters of
--- fixed-windows; atomic. A window that is over, or another one by now, is left
--- as it is.
+  'count-refusals': parts.limit + parts.foreign + parts.sequence + parts.time + `-- Adds hits that were refused without asking Redis to their counters; atomic. A
+-- window that is over, or another one by now, is left as it is.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
--- ARGV     number of the call, 0 for none; for each counter: end of the window
---          in ms since 1970, how many to add
+-- ARGV     number of the call, 0 for none; for each counter its limit: algorithm,
+--          max, windowMs, burst, excess, longestMs; how many to add; and a state of
+--          the window: three whole numbers, the last one a moment in ms since 1970
 -- returns  how many counters were added to
 -- error    GUARDLOST: as in take.lua
 -- cost     three commands for each counter; O(1) each
--- uses     expiry, foreign, sequence
+-- uses     limit, sequence, time
 
 local lost = notNext(KEYS[#KEYS], ARGV[1])
 if lost then return lost end
 local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 
--- A foreign value is left alone.
-local function increase (key, by)
-  local text = read('GET', key)
-  local used, previous = string.match(text or '', '^(%d+):(%d+)$')
-  used, previous = tonumber(used or text or nil), tonumber(previous or 0)
-  if used == nil or used ~= math.floor(used) or previous + by > 9007199254740991 then return false end
-  redis.call('SET', key, string.format('%.0f:%.0f', used, previous + by), 'KEEPTTL')
-  return true
-end
-
+` + parts.claim + parts.expiry + parts.moment + parts.number + parts.rules + `-- A foreign value is left alone.
 local counted = 0
 for i = 1, count do
-  local key = KEYS[i]
-  -- Where the end is told as time left, the two clocks that Redis has may be a ms apart.
-  if math.abs(expiryOf(key) - ARGV[2 * i]) <= 1 and increase(key, tonumber(ARGV[2 * i + 1])) then
-    counted = counted + 1
-  end
+  local first = 2 + 10 * (i - 1)
+  local limit = limitAt(first)
+  local rule = ruleOf(limit.algorithm)
+  local window = rule.decode(tonumber(ARGV[first + 7]), tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9]), 0)
+  if rule.addRefusals(KEYS[i], limit, tonumber(ARGV[first + 6]), window) then counted = counted + 1 end
 end
 return counted
 `,
@@ -489,114 +819,39 @@ end
 return emptied
 `,
 
-  merge: `-- Adds what was counted without Redis to the counters here; atomic, and once
--- for each marker however often it is sent. See rules/merge.ts.
+  merge: parts.limit + parts.foreign + parts.marker + parts.time + `-- Adds what was counted without Redis to the counters here; atomic, and once
+-- for each marker however often it is sent. See \`merge\` in rules/rule.ts.
 --
 -- KEYS     marker, then the counters
 -- ARGV     ms to keep the marker; whether this Redis surely has all that it ever
---          reported (1 or 0); then for each counter: algorithm (1 fixed-window,
---          2 sliding-window, 3 gcra), max, windowMs, burst, excess (0 none,
---          1 restart, 2 backoff), longestMs, used and previous of the baseline,
---          used and previous to add, ms from now to atMs. Whole numbers all; with
---          gcra counted by max, and previous is ignored.
+--          reported (1 or 0); then for each counter its limit: algorithm, max,
+--          windowMs, burst, excess, longestMs; the state of the baseline, and the
+--          state that was counted on top of it, each as three whole numbers, the
+--          last one a moment in ms from now
 -- returns  1; 0 where the marker was there already
 -- cost     up to five commands for each counter; O(1) each
+-- uses     limit, marker, time
 
-local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
+if isReplayed(KEYS[1], ARGV[1]) then return 0 end
+
 local isIntact = ARGV[2] == '1'
-local time = redis.call('TIME')
-local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- What is no counter of ours goes, as in take.lua.
-local function read (key, command, ...)
-  local reply = redis.pcall(command, key, ...)
-  if type(reply) ~= 'table' or reply.err == nil then return reply end
-  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...) end
-  redis.call('DEL', key)
-  return false
-end
-
-if read(KEYS[1], 'GET') == '1' then return 0 end
-redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
-
-local function whole (text)
-  local number = tonumber(text or nil)
-  if number == nil or number ~= math.floor(number) or math.abs(number) > 9007199254740991 then return nil end
-  return number
-end
-
-local function save (key, used, previous, atMs, expiresAtMs)
-  redis.call('HSET', key, 'used', used, 'previous', previous, 'atMs', atMs)
-  redis.call('PEXPIREAT', key, expiresAtMs)
-end
-
--- The amount in a bucket after some ms, converted from another max to this one: see
--- rules/gcra.ts.
-local function levelOf (used, otherMax, elapsedMs, max, windowMs)
-  local drained = otherMax > 0 and elapsedMs * otherMax or (elapsedMs >= windowMs and used or 0)
-  local left = math.max(0, used - drained)
-  if otherMax == max or otherMax == 0 or max == 0 then return left end
-  return math.min(math.ceil(left * max / otherMax), 4503599627370496)
-end
-
--- The counter here with what was counted on top of the baseline. An intact counter
--- stands: it is lower than the baseline only by what others gave back or reset since.
--- Otherwise the larger of the two counts.
-local function merged (here, baseline, add)
+` + parts.claim + parts.expiry + parts.moment + parts.number + parts.rules + `-- A number of the counter here with what was counted on top of the baseline. An intact counter stands: it is lower than
+-- the baseline only by what others gave back or reset since. Otherwise the larger of the two counts.
+local function merged (here, baseline, counted)
   if not isIntact then here = math.max(here, baseline) end
-  return math.max(0, here + add)
+  return math.max(0, here + counted - baseline)
 end
 
-for i = 0, #KEYS - 2 do
-  local key = KEYS[2 + i]
-  local numbers = {}
-  for n = 1, 11 do numbers[n] = tonumber(ARGV[2 + 11 * i + n]) end
-  local algorithm, max, windowMs, burst, excess, longestMs = unpack(numbers, 1, 6)
-  local baseline, previousBaseline, add, addPrevious, offsetMs = unpack(numbers, 7)
-  local atMs = nowMs + offsetMs
-  if algorithm == FIXED_WINDOW then
-    -- A window that is over counts no more. One that is still running here keeps its own end.
-    if offsetMs > 0 then
-      local text = read(key, 'GET')
-      local used, previous = string.match(text or '', '^(%d+):(%d+)$')
-      used, previous = whole(used or text), whole(previous or 0) or 0
-      local leftMs = used and redis.call('PTTL', key) or -2
-      -- Its end is left alone: refusals name their window by it, and the clocks of PTTL and TIME are a ms apart.
-      used = merged(used or 0, baseline, add)
-      previous = merged(previous, previousBaseline, addPrevious)
-      redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
-      if leftMs <= 0 or (excess > 0 and offsetMs > leftMs) then redis.call('PEXPIREAT', key, atMs) end
-      if leftMs > longestMs then redis.call('PEXPIREAT', key, nowMs + longestMs) end
-    end
-  else
-    local fields = read(key, 'HMGET', 'used', 'previous', 'atMs') or {}
-    local used, previous, startMs = whole(fields[1]) or 0, whole(fields[2]) or 0, math.min(whole(fields[3]) or nowMs, nowMs)
-    if algorithm == SLIDING_WINDOW then
-      if nowMs - startMs >= windowMs then
-        local hasFading = nowMs - startMs < 2 * windowMs and used > 0
-        used, previous, startMs = 0, hasFading and used or 0, hasFading and startMs + windowMs or nowMs
-      end
-      if used + previous == 0 then startMs = atMs end
-      -- The two windows may not begin at the same moment; which is which, the nearer beginning says.
-      local apart = math.floor((atMs - startMs) / windowMs + 0.5)
-      if apart > 0 then used, previous, startMs = 0, used, atMs end
-      if apart < 0 then
-        previous = merged(previous, baseline, add)
-      else
-        used = merged(used, baseline, add)
-        previous = merged(previous, previousBaseline, addPrevious)
-      end
-      if used + previous > 0 then save(key, used, previous, startMs, startMs + (used > 0 and 2 or 1) * windowMs) else redis.call('DEL', key) end
-    else
-      used = levelOf(used, previous, nowMs - startMs, max, windowMs)
-      -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket
-      -- of another limit of the group may be larger than this one's, and may hold more already.
-      local most = math.max(burst * windowMs, used, baseline + add)
-      used = math.min(most, merged(used, baseline, add))
-      local drainMs = max == 0 and windowMs or math.ceil(used / max)
-      if used > 0 then save(key, used, max, nowMs, nowMs + drainMs) else redis.call('DEL', key) end
-    end
-  end
+local function stateAt (i, rule)
+  return rule.decode(tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), nowMs)
+end
+
+for i = 2, #KEYS do
+  local first = 3 + 12 * (i - 2)
+  local limit = limitAt(first)
+  local rule = ruleOf(limit.algorithm)
+  rule.merge(KEYS[i], limit, stateAt(first + 6, rule), stateAt(first + 9, rule), merged)
 end
 
 return 1
@@ -652,312 +907,136 @@ end
 return 1
 `,
 
-  peek: parts.foreign + parts.time + `-- Reads the counters of a client, and changes nothing.
+  peek: parts.foreign + parts.limit + parts.time + `-- Reads the counters of a client, and changes nothing.
 --
 -- KEYS     the counters
--- ARGV     for each its algorithm: 1 fixed-window, 2 sliding-window, 3 gcra
--- returns  nowMs, then for each counter used, previous and ms from nowMs to
---          atMs; all of them empty texts where there is none
+-- ARGV     for each its limit: algorithm, max, windowMs, burst, excess, longestMs
+-- returns  nowMs, then for each counter its state as stored: three whole numbers,
+--          the last one a moment in ms from nowMs; three empty texts where there
+--          is none
 -- cost     two commands for each counter; O(1) each
--- uses     foreign, time
+-- uses     foreign, limit, time
 
-local reply = { nowMs }
-
-local function add (used, previous, offsetMs)
-  if tonumber(used or nil) == nil or tonumber(offsetMs or nil) == nil then used, previous, offsetMs = '', '', '' end
-  reply[#reply + 1] = used
-  reply[#reply + 1] = previous
-  reply[#reply + 1] = offsetMs
-end
+` + parts.claim + parts.expiry + parts.moment + parts.number + parts.rules + `local reply = { nowMs }
 
 -- A foreign value counts as none; it is replaced when somebody is counted there.
 for i, key in ipairs(KEYS) do
-  if ARGV[i] == '1' then
-    local text = read('GET', key)
-    local used, previous = string.match(text or '', '^(%d+):(%d+)$')
-    local leftMs = redis.call('PTTL', key)
-    add(used or text, previous or 0, leftMs >= 0 and leftMs)
-  else
-    local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
-    local atMs = tonumber(fields[3] or nil)
-    add(fields[1], fields[2], atMs and atMs - nowMs)
-  end
+  local limit = limitAt(6 * i - 5)
+  local rule = ruleOf(limit.algorithm)
+  local stored = rule.load(read, key, limit)
+  local first, second, offsetMs = '', '', ''
+  if stored then first, second, offsetMs = rule.encode(stored, nowMs) end
+  reply[#reply + 1] = first
+  reply[#reply + 1] = second
+  reply[#reply + 1] = offsetMs
 end
 return reply
 `,
 
-  refund: parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Takes back hits that are not to count, from the windows in which they were
--- counted; atomic. The steps are those of \`refund\` in rules/rate-limit.ts.
+  refund: parts.limit + parts.foreign + parts.sequence + parts.time + `-- Takes back hits that are not to count, from the windows in which they were
+-- counted; atomic. See \`refund\` in rules/rule.ts.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
--- ARGV     number of the call, 0 for none; for each counter: algorithm
---          (1 fixed-window, 2 sliding-window, 3 gcra), excess (0 none), max,
---          windowMs, cost, used and atMs of the counter as the hit left it, by
---          Redis' clock or one that was compared with it. Whole numbers all.
+-- ARGV     number of the call, 0 for none; for each counter its limit: algorithm,
+--          max, windowMs, burst, excess, longestMs; cost; and the state as the hit
+--          left it: three whole numbers, the last one a moment in ms since 1970,
+--          by Redis' clock or one that was compared with it
 -- returns  1
 -- error    GUARDLOST: as in take.lua
 -- cost     two commands for each counter; O(1) each
--- uses     expiry, foreign, sequence
+-- uses     limit, sequence, time
 
 local lost = notNext(KEYS[#KEYS], ARGV[1])
 if lost then return lost end
 local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 
-local FIXED_WINDOW, SLIDING_WINDOW = 1, 2
-local OTHER_CLOCK_MS = 1000
-
+` + parts.claim + parts.expiry + parts.moment + parts.number + parts.rules + `-- A foreign value is left alone.
 for i = 1, count do
-  local key, first = KEYS[i], 7 * i - 5
-  local algorithm, excess, max, windowMs = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
-  local cost, countedUsed, countedAtMs = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5]), tonumber(ARGV[first + 6])
-  local withinMs = math.min(OTHER_CLOCK_MS, math.floor((windowMs - 1) / 2))
-  if algorithm == FIXED_WINDOW then
-    local text = read('GET', key)
-    local used, previous = string.match(text or '', '^(%d+):(%d+)$')
-    used, previous = tonumber(used or text or nil), tonumber(previous or 0)
-    if cost > 0 and used ~= nil and used > 0 then
-      if math.abs(expiryOf(key) - countedAtMs) <= withinMs and (excess == 0 or previous == 0) then
-        used = math.max(0, used - cost)
-        redis.call('SET', key, previous > 0 and string.format('%.0f:%.0f', used, previous) or used, 'KEEPTTL')
-      end
-    end
-  else
-    local fields = read('HMGET', key, 'used', 'previous', 'atMs') or {}
-    local used, previous, atMs = tonumber(fields[1] or nil), tonumber(fields[2] or nil), tonumber(fields[3] or nil)
-    if used ~= nil and previous ~= nil and atMs ~= nil then
-      if algorithm ~= SLIDING_WINDOW then
-        local left = countedUsed - math.max(0, atMs - countedAtMs) * max
-        local added = math.max(0, math.min(left, cost * windowMs))
-        -- previous is the max by which the bucket is counted; it may be that of another limit.
-        if previous ~= max and previous > 0 and max > 0 then
-          added = math.min(math.ceil(added * previous / max), 4503599627370496)
-        end
-        redis.call('HSET', key, 'used', math.max(0, used - added))
-      elseif math.abs(atMs - countedAtMs) <= withinMs then
-        redis.call('HSET', key, 'used', math.max(0, used - cost))
-      elseif math.abs(atMs - countedAtMs - windowMs) <= withinMs then
-        redis.call('HSET', key, 'previous', math.max(0, previous - cost))
-      end
-    end
-  end
+  local first = 2 + 10 * (i - 1)
+  local limit, cost = limitAt(first), tonumber(ARGV[first + 6])
+  local rule = ruleOf(limit.algorithm)
+  local counted = rule.decode(tonumber(ARGV[first + 7]), tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9]), 0)
+  if cost > 0 then rule.refund(KEYS[i], limit, cost, counted) end
 end
 return 1
 `,
 
-  take: parts.time + parts.expiry + parts.foreign + parts.sequence + `-- Counts a batch of hits against their limits; atomic.
--- The steps are those of rules/rate-limit.ts, in its order and with its names;
--- test/store/parity.sized.test.ts compares the two.
+  take: parts.time + parts.expiry + parts.limit + parts.foreign + parts.sequence + `-- Counts a batch of hits against their limits; atomic. The steps are those of
+-- rules/rate-limit.ts, with its names; test/store/parity.sized.test.ts compares
+-- the two.
 --
 -- KEYS     for each hit, the counter of each of its checks; a counter may come
 --          again, and is then as the hits before have left it. Behind them, with
 --          a number, where the last one of the instance is kept
--- ARGV     number of the batch, 0 for none; number of shapes, the shapes, and runs of hits of one shape in the
---          order of KEYS. A shape: number of checks, then for each: algorithm
---          (1 fixed-window, 2 sliding-window, 3 gcra), max, windowMs, burst,
---          excess (0 none, 1 restart, 2 backoff), longestMs, cost, shadow (0 or
---          1). A run: number of the shape, number of hits. Whole numbers all.
+-- ARGV     number of the batch, 0 for none; number of shapes, the shapes, and runs
+--          of hits of one shape in the order of KEYS. A shape: number of checks,
+--          then for each the limit: algorithm, max, windowMs, burst, excess,
+--          longestMs; cost, shadow (0 or 1). A run: number of the shape, number of
+--          hits
 -- returns  nowMs, then for each check of each hit the state after the decision:
---          used, or -1 - used where the check refuses; ms from nowMs to atMs,
---          with a fixed-window in a list with previous unless that is 0; and with
---          a sliding-window previous. With gcra previous is the max of the check.
---          Last the number of the batch, if it has one. Whole numbers all.
+--          three whole numbers, the last one a moment in ms from nowMs. Where the
+--          check refuses, the first one is -1 less it. Last the number of the
+--          batch, if it has one
 -- error    GUARDLOST: nothing was counted, since a later batch has run already,
 --          or Redis has lost its data
 -- cost     two commands for each hit of cost 1 that a fixed-window lets pass, else
 --          for each counter one if it is only read, up to five if it changes;
 --          O(1) each
--- uses     expiry, sequence, time
---
--- Stored: fixed-window as a plain number whose expiry is the end of its window,
--- or as "used:previous" once there are refusals; the others as hashes with the
--- state's names.
+-- uses     expiry, limit, sequence, time
 
 -- Locals are read faster than globals.
 local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
-local FIXED_WINDOW, SLIDING_WINDOW, GCRA = 1, 2, 3
-local NONE, BACKOFF = 0, 2
 
 local lost = notNext(KEYS[#KEYS], ARGV[1])
 if lost then return lost end
 
 local states = {}    -- by key: the state as the hits before left it; false: none
-local unsaved = {}   -- by key: the limit to save by
 local reply, length = { nowMs }, 1
-
-local function answer (check, fit, used, previous, atMs)
-  reply[length + 1] = fit and used or -1 - used
-  reply[length + 2] = atMs - nowMs
-  if check.algorithm == FIXED_WINDOW and previous > 0 then reply[length + 2] = { atMs - nowMs, previous } end
-  length = length + 2
-  if check.algorithm == SLIDING_WINDOW then
-    length = length + 1
-    reply[length] = previous
-  end
-end
 
 -- Makes the two functions that decide any hit, and save what was decided.
 -- Called when the first hit needs them: Lua builds all of these functions anew
 -- in each call, which costs as much as counting ten usual hits.
 local function general ()
-  -- A key of another type is none of ours: it goes, and counting begins anew.
-  local function claim (command, key, ...)
-    local reply, isForeign = read(command, key, ...)
-    if isForeign then call('DEL', key) end
-    return reply
-  end
-
-  -- What is no whole number that can be counted with is somebody else's.
-  local function whole (text)
-    local number = tonumber(text or nil)
-    if number == nil or number ~= math.floor(number) or math.abs(number) > 9007199254740991 then return nil end
-    return number
-  end
-
-  -- State as stored, or nil; and whether the key has lost its expiry: then it is given one, as if its window began now.
-  local function load (key, check)
-    if check.algorithm == FIXED_WINDOW then
-      local text = claim('GET', key)
-      local used, previous = string.match(text or '', '^(%d+):(%d+)$')
-      used, previous = whole(used or text), whole(previous or 0)
-      if used == nil or previous == nil then return nil, false end
-      local atMs = expiryOf(key)
-      if atMs == -1 then return { used = used, previous = previous, atMs = nowMs + check.windowMs }, true end
-      return { used = used, previous = previous, atMs = atMs }, false
-    end
-    local fields = claim('HMGET', key, 'used', 'previous', 'atMs') or {}
-    local used, previous, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
-    if used == nil or previous == nil or atMs == nil then return nil, false end
-    return { used = used, previous = previous, atMs = atMs }, call('PTTL', key) == -1
-  end
-
-  local function drainMs (amount, max, limit)
-    if max == 0 then return limit.windowMs end
-    return math.ceil(amount / max)
-  end
-
-  local function drained (stored, elapsedMs, limit)
-    if stored.previous > 0 then return elapsedMs * stored.previous end
-    return elapsedMs >= limit.windowMs and stored.used or 0
-  end
-
-  local function countedBy (max, otherMax, amount)
-    if max == otherMax or max == 0 or otherMax == 0 then return amount end
-    return math.min(math.ceil(amount * max / otherMax), 4503599627370496)
-  end
-
-  local function endMs (state, limit)
-    if limit.excess ~= BACKOFF or state.previous == 0 then return nowMs + limit.windowMs end
-    return nowMs + math.min(limit.windowMs * 2 ^ math.min(state.previous - 1, 53), limit.longestMs)
-  end
-
-  local function repaired (stored, limit)
-    if limit.algorithm == FIXED_WINDOW then return stored.atMs > endMs(stored, limit) end
-    return stored.atMs > nowMs
-  end
-
-  local function current (stored, limit)
-    local windowMs = limit.windowMs
-    if limit.algorithm == FIXED_WINDOW then
-      if stored == nil or nowMs >= stored.atMs then return { used = 0, previous = 0, atMs = nowMs + windowMs } end
-      if repaired(stored, limit) then return { used = stored.used, previous = stored.previous, atMs = endMs(stored, limit) } end
-      return stored
-    end
-    if limit.algorithm == SLIDING_WINDOW then
-      if stored == nil then return { used = 0, previous = 0, atMs = nowMs } end
-      if repaired(stored, limit) then return { used = stored.used, previous = stored.previous, atMs = nowMs } end
-      local elapsedMs = nowMs - stored.atMs
-      if elapsedMs < windowMs then return stored end
-      if elapsedMs < 2 * windowMs and stored.used > 0 then
-        return { used = 0, previous = stored.used, atMs = stored.atMs + windowMs }
-      end
-      return { used = 0, previous = 0, atMs = nowMs }
-    end
-    if stored == nil then return { used = 0, previous = limit.max, atMs = nowMs } end
-    local elapsedMs = repaired(stored, limit) and 0 or nowMs - stored.atMs
-    local left = math.max(0, stored.used - drained(stored, elapsedMs, limit))
-    return { used = countedBy(limit.max, stored.previous, left), previous = limit.max, atMs = nowMs }
-  end
-
-  local function fits (state, limit, cost)
-    if cost == 0 then return true end
-    local windowMs = limit.windowMs
-    if limit.algorithm == FIXED_WINDOW then return state.used + cost <= limit.max end
-    if limit.algorithm == SLIDING_WINDOW then
-      local fading = state.previous * (windowMs - (nowMs - state.atMs))
-      return fading + (state.used + cost) * windowMs <= limit.max * windowMs
-    end
-    return state.used + cost * windowMs <= limit.burst * windowMs
-  end
-
-  local function accept (state, limit, cost)
-    local amount = limit.algorithm == GCRA and cost * limit.windowMs or cost
-    return { used = state.used + amount, previous = state.previous, atMs = state.atMs }
-  end
-
-  local function refuse (state, limit)
-    if limit.algorithm ~= FIXED_WINDOW then return state end
-    local refused = { used = state.used, previous = state.previous + 1, atMs = state.atMs }
-    if limit.excess ~= NONE then refused.atMs = endMs(refused, limit) end
-    return refused
-  end
-
-  local function expiresAtMs (state, limit)
-    if limit.algorithm == FIXED_WINDOW then return state.atMs end
-    if limit.algorithm == GCRA then return state.atMs + drainMs(state.used, state.previous, limit) end
-    if state.used > 0 then return state.atMs + 2 * limit.windowMs end
-    if state.previous > 0 then return state.atMs + limit.windowMs end
-    return state.atMs
-  end
-
-  -- Numbers go to call as they are: tostring would drop digits of long ones.
-  local function save (key, state, limit)
-    if limit.algorithm == FIXED_WINDOW then
-      call('SET', key, state.previous > 0 and string.format('%.0f:%.0f', state.used, state.previous) or state.used)
-    else
-      call('HSET', key, 'used', state.used, 'previous', state.previous, 'atMs', state.atMs)
-    end
-    call('PEXPIREAT', key, expiresAtMs(state, limit))
-  end
-
-  local lostExpiry = {}
+` + parts.claim + parts.moment + parts.number + parts.rules + `  local unsaved = {}      -- by key: the check to save by
+  local lostExpiry = {}   -- by key: whether the key must be written to have an expiry
 
   -- One hit, against the checks of its shape; its keys begin behind \`before\`.
   local function decide (shape, before)
     local decisions = {}
     local accepted = true
     for i, check in ipairs(shape) do
-      local key = KEYS[before + i]
+      local key, rule = KEYS[before + i], ruleOf(check.algorithm)
       if states[key] == nil then
-        local stored, lost = load(key, check)
+        local stored, lost = rule.load(claim, key, check)
         states[key], lostExpiry[key] = stored or false, lost
       end
       local stored = states[key] or nil
-      local state = current(stored, check)
-      local fit = fits(state, check, check.cost)
-      decisions[i] = { state = state, fits = fit, repaired = lostExpiry[key] or (stored ~= nil and repaired(stored, check)) }
-      accepted = accepted and (fit or check.shadow)
+      local state = rule.current(stored, check)
+      local fits = check.cost == 0 or rule.fits(state, check, check.cost)
+      local repaired = lostExpiry[key] or (stored ~= nil and rule.isRepaired(stored, check))
+      decisions[i] = { rule = rule, state = state, fits = fits, repaired = repaired }
+      accepted = accepted and (fits or check.shadow)
     end
     for i, check in ipairs(shape) do
-      local key = KEYS[before + i]
-      local decision = decisions[i]
-      local state, changed = decision.state, decision.repaired
+      local key, decision = KEYS[before + i], decisions[i]
+      local rule, state, changed = decision.rule, decision.state, decision.repaired
       if not decision.fits then
-        state = refuse(decision.state, check)
+        state = rule.refused(decision.state, check)
         changed = changed or state ~= decision.state
       elseif accepted and check.cost > 0 then
-        state, changed = accept(state, check, check.cost), true
+        state, changed = rule.accepted(state, check, check.cost), true
       end
       if changed then
         states[key], unsaved[key], lostExpiry[key] = state, check, false
       end
-      answer(check, decision.fits, state.used, state.previous, state.atMs)
+      local first, second, offsetMs = rule.encode(state, nowMs)
+      reply[length + 1], reply[length + 2], reply[length + 3] = decision.fits and first or -1 - first, second, offsetMs
+      length = length + 3
     end
   end
 
   local function saveAll ()
-    for key, check in pairs(unsaved) do
-      save(key, states[key], check)
-    end
+    for key, check in pairs(unsaved) do ruleOf(check.algorithm).save(key, states[key], check) end
   end
 
   return decide, saveAll
@@ -969,11 +1048,9 @@ for number = 1, tonumber(ARGV[2]) do
   local shape = {}
   for i = 1, tonumber(ARGV[at]) do
     local first = at + 1 + 8 * (i - 1)
-    shape[i] = {
-      algorithm = tonumber(ARGV[first]), max = tonumber(ARGV[first + 1]), windowMs = tonumber(ARGV[first + 2]),
-      burst = tonumber(ARGV[first + 3]), excess = tonumber(ARGV[first + 4]), longestMs = tonumber(ARGV[first + 5]),
-      cost = tonumber(ARGV[first + 6]), shadow = ARGV[first + 7] == '1'
-    }
+    local check = limitAt(first)
+    check.cost, check.shadow = tonumber(ARGV[first + 6]), ARGV[first + 7] == '1'
+    shape[i] = check
   end
   at = at + 1 + 8 * #shape
   shapes[number] = shape
@@ -985,14 +1062,15 @@ while at <= #ARGV do
   local shape = shapes[tonumber(ARGV[at])]
   local check = shape[1]
   local max, windowMs = check.max, check.windowMs
-  local adds = #shape == 1 and check.algorithm == FIXED_WINDOW and check.excess == NONE and check.cost == 1
+  local adds = #shape == 1 and check.algorithm == 'fixed-window' and check.excess == 'none' and check.cost == 1
   for _ = 1, tonumber(ARGV[at + 1]) do
     local key = KEYS[before + 1]
     -- A hit of cost 1 at a fixed-window that has refused nothing adds 1, so
     -- nothing has to be read first, nor kept. Most services run almost nothing
-    -- else, so it is no function: its call would cost too much.
+    -- else, so it is no function: its call would cost too much. This is the one
+    -- place outside of rules/ that knows how a counter is stored.
     local used = adds and states[key] == nil and pcall('INCR', key)
-    if type(used) == 'number' and used <= 9007199254740991 then
+    if type(used) == 'number' and used > 0 and used <= 9007199254740991 then
       local atMs = used > 1 and (tellsExpiry and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
       local leftMs = atMs - nowMs
       if leftMs <= 0 or leftMs > windowMs then
@@ -1005,13 +1083,13 @@ while at <= #ARGV do
         call('PEXPIREAT', key, nowMs + windowMs)
       end
       if used <= max then
-        reply[length + 1], reply[length + 2] = used, leftMs
+        reply[length + 1], reply[length + 2], reply[length + 3] = used, 0, leftMs
       else
         -- The hit did not pass. The next one finds no plain number, and is decided below.
         call('SET', key, string.format('%.0f:1', used - 1), 'KEEPTTL')
-        reply[length + 1], reply[length + 2] = -used, { leftMs, 1 }
+        reply[length + 1], reply[length + 2], reply[length + 3] = -used, 1, leftMs
       end
-      length = length + 2
+      length = length + 3
     else
       if decide == nil then decide, saveAll = general() end
       decide(shape, before)

@@ -1,12 +1,15 @@
 /** The latest events in memory, and who is limited most in them. */
 import fc from 'fast-check'
 import t from 'tap'
-import { EventRing } from '../../../lib/store/memory/event-ring.js'
+import { MemoryEvents } from '../../../lib/store/memory/events.js'
 import type { RateLimitEvent } from '../../../lib/store/event-store.js'
 import { medianMs } from '../../support/median.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
+
+const nowMs = 1000
+const newEvents = (capacity: number) => new MemoryEvents({ capacity, wall: () => nowMs })
 
 const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
 
@@ -27,65 +30,65 @@ function naiveSuspects (kept: readonly RateLimitEvent[]): object[] {
 
 t.test('answers as an array of the latest events would', async t => {
   fc.assert(fc.property(fc.integer({ min: 1, max: 10 }), steps, fc.nat(12), (capacity, walked, limit) => {
-    const ring = new EventRing(capacity)
+    const log = newEvents(capacity)
     let kept: RateLimitEvent[] = []
     return walked.every(step => {
       if ('beforeMs' in step) {
         const rest = kept.filter(({ atMs }) => atMs >= step.beforeMs)
-        if (ring.clear(step.beforeMs) !== kept.length - rest.length) return false
+        if (log.clearEvents(nowMs - step.beforeMs) !== kept.length - rest.length) return false
         kept = rest
       } else {
-        ring.add(step)
+        log.logEvents([step])
         kept = [...kept, step].slice(-capacity)
       }
-      return JSON.stringify(ring.latest(limit)) === JSON.stringify(limit === 0 ? [] : kept.slice(-limit).reverse()) &&
-        JSON.stringify(ring.suspects(limit)) === JSON.stringify(naiveSuspects(kept).slice(0, limit))
+      return JSON.stringify(log.events(limit)) === JSON.stringify(limit === 0 ? [] : kept.slice(-limit).reverse()) &&
+        JSON.stringify(log.suspects(limit)) === JSON.stringify(naiveSuspects(kept).slice(0, limit))
     })
   }), { seed, numRuns: 2000 })
 })
 
 t.test('tells the latest first, and no more than asked for', async t => {
-  const ring = new EventRing(3)
-  for (const atMs of [1, 2, 3, 4]) ring.add(event({ atMs }))
-  t.same(ring.latest(10).map(({ atMs }) => atMs), [4, 3, 2])
-  t.same(ring.latest(1).map(({ atMs }) => atMs), [4])
-  t.same(ring.latest(0), [])
+  const log = newEvents(3)
+  for (const atMs of [1, 2, 3, 4]) log.logEvents([event({ atMs })])
+  t.same(log.events(10).map(({ atMs }) => atMs), [4, 3, 2])
+  t.same(log.events(1).map(({ atMs }) => atMs), [4])
+  t.same(log.events(0), [])
 })
 
 t.test('suspects are the addresses that were limited, the most limited first', async t => {
-  const ring = new EventRing(10)
-  ring.add(event({ ip: '192.0.2.1', count: 2 }))
-  ring.add(event({ ip: '192.0.2.2', count: 5 }))
-  ring.add(event({ ip: '192.0.2.3', count: 2 }))
-  ring.add(event({ type: 'blocked', ip: '192.0.2.9', count: 99 }))
-  ring.add(event({ ip: undefined, key: 'user 7', count: 99 }))
-  t.same(ring.suspects(10), [{ ip: '192.0.2.2', count: 5 }, { ip: '192.0.2.3', count: 2 }, { ip: '192.0.2.1', count: 2 }])
+  const log = newEvents(10)
+  log.logEvents([event({ ip: '192.0.2.1', count: 2 })])
+  log.logEvents([event({ ip: '192.0.2.2', count: 5 })])
+  log.logEvents([event({ ip: '192.0.2.3', count: 2 })])
+  log.logEvents([event({ type: 'blocked', ip: '192.0.2.9', count: 99 })])
+  log.logEvents([event({ ip: undefined, key: 'user 7', count: 99 })])
+  t.same(log.suspects(10), [{ ip: '192.0.2.2', count: 5 }, { ip: '192.0.2.3', count: 2 }, { ip: '192.0.2.1', count: 2 }])
 })
 
 t.test('an address whose events are all gone is no suspect', async t => {
-  const ring = new EventRing(2)
-  ring.add(event({ ip: '192.0.2.1', count: 50, atMs: 1 }))
-  ring.add(event({ ip: '192.0.2.2', atMs: 2 }))
-  ring.add(event({ ip: '192.0.2.2', atMs: 3 }))
-  t.same(ring.suspects(10), [{ ip: '192.0.2.2', count: 2 }])
-  t.equal(ring.clear(4), 2)
-  t.same(ring.suspects(10), [])
+  const log = newEvents(2)
+  log.logEvents([event({ ip: '192.0.2.1', count: 50, atMs: 1 })])
+  log.logEvents([event({ ip: '192.0.2.2', atMs: 2 })])
+  log.logEvents([event({ ip: '192.0.2.2', atMs: 3 })])
+  t.same(log.suspects(10), [{ ip: '192.0.2.2', count: 2 }])
+  t.equal(log.clearEvents(nowMs - 4), 2)
+  t.same(log.suspects(10), [])
 })
 
 t.test('a clear keeps an event of that very moment', async t => {
-  const ring = new EventRing(5)
-  for (const atMs of [1, 2, 3]) ring.add(event({ atMs }))
-  t.equal(ring.clear(2), 1)
-  t.same(ring.latest(10).map(({ atMs }) => atMs), [3, 2])
+  const log = newEvents(5)
+  for (const atMs of [1, 2, 3]) log.logEvents([event({ atMs })])
+  t.equal(log.clearEvents(nowMs - 2), 1)
+  t.same(log.events(10).map(({ atMs }) => atMs), [3, 2])
 })
 
 t.test('a million events take no more room than the capacity, and none takes longer for a larger one', async t => {
-  const msOf = (ring: EventRing, pieces: number) => medianMs(pieces, piece => {
-    for (let i = 0; i < 100; i++) ring.add(event({ ip: `ip ${piece} ${i}`, atMs: piece }))
+  const msOf = (log: MemoryEvents, pieces: number) => medianMs(pieces, piece => {
+    for (let i = 0; i < 100; i++) log.logEvents([event({ ip: `ip ${piece} ${i}`, atMs: piece })])
   })
-  const ring = new EventRing(1000)
-  const times = msOf(ring, 10_000) / msOf(new EventRing(10), 1000)
-  t.ok(times < 20, `${times} times as long in a ring a hundred times as large`)
-  t.equal(ring.latest(5000).length, 1000)
-  t.equal(ring.suspects(5000).length, 1000)
+  const log = newEvents(1000)
+  const times = msOf(log, 10_000) / msOf(newEvents(10), 1000)
+  t.ok(times < 20, `${times} times as long in one a hundred times as large`)
+  t.equal(log.events(5000).length, 1000)
+  t.equal(log.suspects(5000).length, 1000)
 })

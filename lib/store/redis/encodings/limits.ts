@@ -1,0 +1,134 @@
+/**
+ * The scripts of counters. A limit is six arguments, and a counter three whole
+ * numbers, the last of which is a moment: see `encode` and `decode` of a rule.
+ */
+import { OutOfStepError } from '../../../redis/failure.js'
+import { type Arguments, Script } from '../../../redis/script.js'
+import { type Limit, ruleOf } from '../../../rules/rate-limit.js'
+import type { Encoded, LimitState, Merge } from '../../../rules/rule.js'
+import type { Hit, NamedCheck, Peeked, Refund, Refusals, Taken } from '../../limit-store.js'
+import { scripts } from '../lua/scripts.js'
+import { clockOf, listOf, unreadable, wholeOf } from '../replies.js'
+import type { Encoding } from './encoding.js'
+
+export interface SentHits {
+  readonly hits: readonly Hit[]
+  /** of the batch; undefined: it has none */
+  readonly number?: number
+}
+
+export const take: Encoding<SentHits, readonly Taken[]> = {
+  script: new Script(scripts.take),
+
+  args ({ hits }) {
+    const shapes = new Map<readonly NamedCheck[], number>()
+    const described: (string | number)[] = []
+    const runs: number[] = []
+    let last: number | undefined
+    for (const { checks } of hits) {
+      let shape = shapes.get(checks)
+      if (shape === undefined) {
+        shapes.set(checks, shape = shapes.size + 1)
+        described.push(checks.length)
+        for (const { limit, cost, shadow } of checks) described.push(...limitRow(limit), cost, shadow === true ? 1 : 0)
+      }
+      // The length of the last run stands at the end.
+      if (last === shape) runs.push(runs.pop()! + 1)
+      else runs.push(shape, 1)
+      last = shape
+    }
+    return [shapes.size, ...described, ...runs]
+  },
+
+  read (reply, { hits, number }) {
+    const told = listOf(reply)
+    const nowMs = clockOf(told[0])
+    let at = 1
+    const taken = hits.map(({ checks }): Taken => {
+      let accepted = true
+      const outcomes = checks.map(({ limit, shadow }) => {
+        const first = wholeOf(told[at], -Number.MAX_SAFE_INTEGER)
+        const fits = first >= 0
+        accepted &&= fits || shadow === true
+        // At most the longest window lies between now and the moment of a counter.
+        const offsetMs = wholeOf(told[at + 2], -limit.longestMs, limit.longestMs)
+        const state = ruleOf(limit).decode([fits ? first : -1 - first, wholeOf(told[at + 1]), offsetMs], nowMs)
+        at += 3
+        return { fits, state }
+      })
+      return { accepted, nowMs, outcomes }
+    })
+    const toldNumber = number === undefined ? undefined : wholeOf(told[at++])
+    if (at !== told.length) throw unreadable()
+    // The reply to another batch would refuse somebody by accident.
+    if (toldNumber !== number) throw new OutOfStepError()
+    return taken
+  }
+}
+
+export const peek: Encoding<readonly NamedCheck[], Peeked> = {
+  script: new Script(scripts.peek),
+
+  args: checks => checks.flatMap(({ limit }) => limitRow(limit)),
+
+  /** The counters are as stored, and may have expired long ago. */
+  read (reply, checks) {
+    const told = listOf(reply, 1 + 3 * checks.length)
+    const nowMs = clockOf(told[0])
+    const states = checks.map(({ limit }, i) => {
+      const [first, second, offsetMs] = told.slice(1 + 3 * i)
+      if (first === '') return undefined
+      const numbers: Encoded = [wholeOf(first), wholeOf(second), wholeOf(offsetMs, -Number.MAX_SAFE_INTEGER)]
+      return ruleOf(limit).decode(numbers, nowMs)
+    })
+    return { nowMs, states }
+  }
+}
+
+export const forget: Encoding<readonly NamedCheck[], number> = {
+  script: new Script(scripts.forget),
+  args: () => [],
+  read: (reply, checks) => wholeOf(reply, 0, checks.length)
+}
+
+export const refund: Encoding<Refund, void> = {
+  script: new Script(scripts.refund),
+  args: ({ hit, taken }) => hit.checks.flatMap(({ limit, cost }, i) => {
+    const { fits, state } = taken.outcomes[i]!
+    return [...limitRow(limit), fits ? cost : 0, ...stateRow(state, limit, 0)]
+  }),
+  read () {}
+}
+
+export const countRefusals: Encoding<readonly Refusals[], void> = {
+  script: new Script(scripts['count-refusals']),
+  args: refusals => refusals.flatMap(({ limit, windowEndsAtMs, count }) =>
+    [...limitRow(limit), count, ...stateRow({ used: 0, previous: 0, atMs: windowEndsAtMs }, limit, 0)]),
+  read () {}
+}
+
+export interface Merges {
+  readonly keptMs: number
+  readonly isIntact: boolean
+  readonly counters: readonly { readonly limit: Limit, readonly merge: Merge<LimitState> }[]
+  /** of the clock that the counters are on */
+  readonly nowMs: number
+}
+
+export const merge: Encoding<Merges, void> = {
+  script: new Script(scripts.merge),
+  args: ({ keptMs, isIntact, counters, nowMs }) => [
+    keptMs, isIntact ? 1 : 0,
+    ...counters.flatMap(({ limit, merge: { baseline, counted } }) =>
+      [...limitRow(limit), ...stateRow(baseline, limit, nowMs), ...stateRow(counted, limit, nowMs)])
+  ],
+  read () {}
+}
+
+function limitRow ({ algorithm, max, windowMs, burst, excess, longestMs }: Limit): Arguments {
+  return [algorithm, max, windowMs, burst, excess, longestMs]
+}
+
+function stateRow (state: LimitState, limit: Limit, nowMs: number): Arguments {
+  return ruleOf(limit).encode(state, nowMs)
+}
