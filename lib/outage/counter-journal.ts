@@ -9,7 +9,7 @@
  */
 import { type Limit, ruleOf, usedPart } from '../rules/rate-limit.js'
 import { type LimitState, otherClockMs } from '../rules/rule.js'
-import type { CountedHere } from '../store/limit-store.js'
+import type { CountedHere, Refusals } from '../store/limit-store.js'
 import type { Fence } from '../store/redis/sequence.js'
 
 /** A hit that this instance decided. */
@@ -20,6 +20,11 @@ export interface HitHere {
   readonly nowMs: number
   /** `noted`: refused, and counted as a refusal */
   readonly outcome: 'accepted' | 'noted'
+}
+
+/** Hits that this instance refused without asking Redis. */
+export interface RefusalsHere extends Pick<Refusals, 'limit' | 'window' | 'count'> {
+  readonly key: string
 }
 
 /** A counter as it was before a reset. */
@@ -114,14 +119,13 @@ export class CounterJournal {
 
   /** See Journal. */
   addRefusals (
-    key: string, limit: Limit, windowEndsAtMs: number, refusals: number,
-    known: LimitState | undefined, batch: number | undefined
+    { key, limit, window, count }: RefusalsHere, known: LimitState | undefined, batch: number | undefined
   ): void {
-    if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > otherClockMs) return
+    const rule = ruleOf(limit)
+    if (known === undefined || !rule.isSameWindow(known, window, otherClockMs)) return
     this.#change({ key, limit }, known, batch, counter => {
       // Memory has counted hits in doubt already. In the journal they are still to come, on top of the baseline.
-      const before = counter.counted ?? counter.known ?? { ...known, used: 0, previous: 0 }
-      counter.counted = { ...before, previous: before.previous + refusals }
+      counter.counted = rule.addRefusals(counter.counted ?? counter.known ?? rule.emptied(known), count)
     })
   }
 

@@ -15,7 +15,7 @@ import type { Awaitable } from '../runtime/awaitable.js'
 import { StoreUnavailableError } from '../errors.js'
 import { Batch } from '../store/redis/batch.js'
 import { CallQueue, SingleCallQueue } from './call-queue.js'
-import { count, current, refusalsOf, take, type Limit } from '../rules/rate-limit.js'
+import { count, current, refusalsOf, ruleOf, take, type Limit } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
 import { Availability, type AvailabilityEvents, type RedisSide, type StoreStatus } from './availability.js'
 import type { BeforeReset, HitHere } from './counter-journal.js'
@@ -223,9 +223,10 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const ticket = { number: 0 }
     await this.#told(async () => await store.countRefusals(refusals, ticket), isLost => {
       const batch = ticket.number > 0 && !isLost ? ticket.number : undefined
-      for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
+      for (const { client, name, limit, window, count } of refusals) {
         const key = this.#keys.limit(limit.algorithm, name, client)
-        journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, this.#memory.limits.known(client, { name, limit, cost: 1 }), batch)
+        const known = this.#memory.limits.known(client, { name, limit, cost: 1 })
+        journal.addRefusals({ key, limit, window: ruleOf(limit).shift(window, this.#offsetMs), count }, known, batch)
       }
     })
   }

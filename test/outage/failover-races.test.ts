@@ -287,7 +287,7 @@ t.test('refusals that a Redis without its data did not take are told to it with 
   breaker.up()
   await store.settle()
   redis.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
-  await store.countRefusals([{ client: 'client', name: 'limit', limit, windowEndsAtMs, count: 5 }])
+  await store.countRefusals([{ client: 'client', name: 'limit', limit, window: state, count: 5 }])
   await store.settle()
   t.match(redis.carried.flat().at(-1), { known: { used: 11, previous: 0 }, counted: { used: 11, previous: 5 } })
   t.equal(store.status.store, 'redis')
@@ -331,7 +331,7 @@ t.test('of several limits, those that would have let a refused hit pass are not 
 t.test('without any Redis there is nothing to write behind', async t => {
   const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 10, now: Date.now })
   const store = new FailoverStore({ memory, redis: undefined, keys, now: Date.now })
-  await store.countRefusals([{ client: 'a', name: 'limit', limit, windowEndsAtMs: Date.now() + 1000, count: 5 }])
+  await store.countRefusals([{ client: 'a', name: 'limit', limit, window: { used: 1, previous: 0, atMs: Date.now() + 1000 }, count: 5 }])
   t.same([memory.limits.size, store.journalSize, store.instances], [0, 0, 1])
 })
 
