@@ -8,7 +8,7 @@ import { variables } from '../lib/settings/environment.js'
 import redisGuard from '../lib/index.js'
 import { described } from '../lib/observers/metrics.js'
 import { infoMetrics, upMetric } from '../lib/observers/redis-info.js'
-import { limitOptions, type Option, pluginOptions, routeOptions } from '../lib/settings/options.js'
+import { limitOptions, type Option, pluginOptions, routeOptions } from '../lib/settings/option-table.js'
 import { inRepository } from './support/paths.js'
 
 const file = inRepository('README.md')

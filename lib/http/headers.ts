@@ -3,7 +3,7 @@ import type { FastifyReply } from 'fastify'
 import { isTighter } from '../guard/guard.js'
 import type { Explanation } from '../rules/rule.js'
 import type { Counted, Explained, Uncounted } from '../rules/verdict.js'
-import type { LimitSettings } from '../settings/settings.js'
+import type { LimitSettings } from '../settings/limit-settings.js'
 
 type HeaderSettings = Pick<LimitSettings, 'addHeaders' | 'addHeadersOnExceeding' | 'headerNames' | 'standardHeaders'>
 

@@ -4,7 +4,7 @@
  */
 import { LimitError, OptionsError, show } from '../errors.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
-import type { LimitDefinition } from '../settings/settings.js'
+import type { LimitDefinition } from '../settings/limit-settings.js'
 
 /** What a limit can be set to at run time. */
 export interface LimitChange {

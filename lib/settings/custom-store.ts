@@ -1,7 +1,8 @@
 /** A store of the user's own, as @fastify/rate-limit takes it: the `store` option. */
 
 /** Answers with how often a key has come in its window, this time among them, and in how many ms the window ends. */
-export type CustomStoreCallback = (error: Error | null, result?: { readonly current: number, readonly ttl: number }) => void
+export type CustomStoreCallback =
+  (error: Error | null, result?: { readonly current: number, readonly ttl: number }) => void
 
 export interface CustomStore {
   /** @param timeWindow  ms */

@@ -30,17 +30,35 @@ export const variables: readonly Variable[] = [
   { name: 'NODE_ENV', rule: '`production`', description: 'Redis is used by default only in production' },
   { name: 'REDIS_URL', rule: redisUrlRule, description: 'where Redis is; without it the memory store answers' },
   { name: 'REDIS_PASSWORD', rule: 'any characters, no escaping', description: 'wins over the password in the URL' },
-  { name: 'REDIS_TLS', rule: '`true` or `false`', description: 'TLS on a `redis://` URL; a `rediss://` URL is TLS in any case' },
-  { name: 'REDIS_TIMEOUT', rule: 'a whole number of ms from 1 to 600000', description: 'time limit for connecting, 5000 if unset; the option `connectTimeout` wins' },
-  { name: 'REDIS_ENABLED', rule: '`true` or `false`', description: '`true`: use Redis outside production too; `false`: never' },
-  { name: 'LOG_LEVEL', rule: 'a level of the logger', description: "level of the plugin's own log lines; `debug` shows what it does" }
+  {
+    name: 'REDIS_TLS',
+    rule: '`true` or `false`',
+    description: 'TLS on a `redis://` URL; a `rediss://` URL is TLS in any case'
+  },
+  {
+    name: 'REDIS_TIMEOUT',
+    rule: 'a whole number of ms from 1 to 600000',
+    description: 'time limit for connecting, 5000 if unset; the option `connectTimeout` wins'
+  },
+  {
+    name: 'REDIS_ENABLED',
+    rule: '`true` or `false`',
+    description: '`true`: use Redis outside production too; `false`: never'
+  },
+  {
+    name: 'LOG_LEVEL',
+    rule: 'a level of the logger',
+    description: "level of the plugin's own log lines; `debug` shows what it does"
+  }
 ]
 
 /**
  * @param env       such as `process.env`
  * @param problems  wrong values are added here, all of them
  */
-export function readEnvironment (env: Readonly<Record<string, string | undefined>>, problems: OptionProblem[]): Environment {
+export function readEnvironment (
+  env: Readonly<Record<string, string | undefined>>, problems: OptionProblem[]
+): Environment {
   const read = <T>(name: string, parse: (text: string) => T | undefined): T | undefined => {
     const text = env[name]
     if (text === undefined || text === '') return undefined

@@ -28,7 +28,9 @@ export const infinite: ValueRule<number> = {
   read: value => value === Infinity ? value : wrong
 }
 
-export function listOf<T> (rule: string, min: number, max: number, read: (value: unknown) => T | typeof wrong): ValueRule<readonly T[]> {
+export function listOf<T> (
+  rule: string, min: number, max: number, read: (value: unknown) => T | typeof wrong
+): ValueRule<readonly T[]> {
   return {
     rule,
     read (value) {

@@ -4,8 +4,10 @@ import { Registry } from 'prom-client'
 import t from 'tap'
 import { OptionsError } from '../../lib/errors.js'
 import { hostOptions } from '../../lib/settings/host-options.js'
-import { limitOptions, pluginOptions, routeOptions, type RateLimitOptions, type RedisGuardOptions } from '../../lib/settings/options.js'
-import { ignoredOptions, resolveOptions, resolveRouteLimit, type Settings } from '../../lib/settings/settings.js'
+import type { RateLimitOptions, RedisGuardOptions } from '../../lib/settings/options.js'
+import { limitOptions, pluginOptions, routeOptions } from '../../lib/settings/option-table.js'
+import { ignoredOptions, resolveOptions, type Settings } from '../../lib/settings/settings.js'
+import { resolveRouteLimit } from '../../lib/settings/limit-settings.js'
 import { longestWindowMs } from '../../lib/rules/rate-limit.js'
 
 type Variables = Readonly<Record<string, string | undefined>>
