@@ -24,7 +24,7 @@
  * in all.
  */
 import { type HashKey, keyedHashOf } from '../../addresses/keyed-hash.js'
-import { current, type Limit } from '../../rules/rate-limit.js'
+import { type Limit, ruleOf, usedPart } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
 
 export interface Entry {
@@ -378,8 +378,8 @@ function write (entry: Entry, { limit, state, expiresAtMs, heldUntilMs }: Kept):
 
 /** Whether a key is limited for longer, or has used more, than a shared counter says. */
 function isTighter (kept: Kept, { state, limit, heldUntilMs }: Entry, nowMs: number): boolean {
-  if (state === undefined || kept.heldUntilMs > Math.max(nowMs, heldUntilMs)) return true
-  return heldUntilMs <= nowMs && kept.state.used > current(state, nowMs, limit!).used
+  if (state === undefined || limit === undefined || kept.heldUntilMs > Math.max(nowMs, heldUntilMs)) return true
+  return heldUntilMs <= nowMs && kept.share > usedPart(ruleOf(limit).explain(state, nowMs, limit), limit)
 }
 
 /** Entries in the order of their last use, linked, so that moving one costs the same however many there are. */

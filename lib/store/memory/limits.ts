@@ -4,7 +4,7 @@
  * between a request and its answer.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
-import { expiresAtMs, explain, isChanged, type Limit, refund, take, takeAll } from '../../rules/rate-limit.js'
+import { isChanged, type Limit, ruleOf, takeAll, usedPart } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
 import type { Keys } from '../keys.js'
 import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Taken } from '../limit-store.js'
@@ -34,8 +34,12 @@ export interface LimitMirror {
    * @param othersNowMs  the other store's clock at that moment
    */
   adopt (of: Asking, check: NamedCheck, state: LimitState, othersNowMs: number): void
-  /** @param counted  the counter as the hit left it */
-  takeBack (client: string, check: NamedCheck, counted: LimitState): void
+  /**
+   * Takes back an accepted hit from a counter whose windows may begin elsewhere.
+   *
+   * @param countedAtMs  by the clock of this store
+   */
+  takeBackAt (client: string, check: NamedCheck, countedAtMs: number): void
   /** All counters that are known here, by their keys in Redis; some may have expired. */
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }>
 }
@@ -80,7 +84,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     for (const [i, check] of hit.checks.entries()) {
       // A hit has one outcome for each check.
       const { fits, state } = taken.outcomes[i]!
-      if (fits) this.takeBack(hit.key, check, state)
+      if (fits) this.#change(hit.key, check, known => ruleOf(check.limit).refund(known, check.limit, check.cost, state))
     }
   }
 
@@ -97,17 +101,16 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return this.#table.peek(this.#keyOf(client, check), this.#now())
   }
 
-  adopt (of: Asking, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
+  adopt (of: Asking, check: NamedCheck, reported: LimitState, othersNowMs: number): void {
     const nowMs = this.#now()
     const { key, entry } = this.#find(of, check, nowMs)
-    const state = { used, previous, atMs: atMs - othersNowMs + nowMs }
+    const state = ruleOf(check.limit).shift(reported, nowMs - othersNowMs)
     this.#table.adopt(entry, key, keptOf(of, check, state, nowMs), nowMs)
   }
 
-  takeBack (client: string, check: NamedCheck, counted: LimitState): void {
-    const known = this.known(client, check)
-    if (known === undefined) return
-    this.adopt({ key: client }, check, refund(known, check.limit, check.cost, counted), this.#now())
+  takeBackAt (client: string, check: NamedCheck, countedAtMs: number): void {
+    const { limit, cost } = check
+    this.#change(client, check, known => ruleOf(limit).refundAt(known, limit, cost, countedAtMs))
   }
 
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }> {
@@ -124,9 +127,14 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     const { limit, cost } = check
     const key = this.#keyOf(hit.key, check)
     const entry = this.#table.find(key, check.name, hit.from, nowMs)
-    const outcome = take(entry?.state, nowMs, limit, cost)
+    const outcome = ruleOf(limit).take(entry?.state, nowMs, limit, cost)
     if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
     return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
+  }
+
+  #change (client: string, check: NamedCheck, changed: (known: LimitState) => LimitState): void {
+    const known = this.known(client, check)
+    if (known !== undefined) this.adopt({ key: client }, check, changed(known), this.#now())
   }
 
   #find (of: Asking, check: NamedCheck, nowMs: number): { check: NamedCheck, key: string, entry: Entry | undefined } {
@@ -140,14 +148,15 @@ export class MemoryLimits implements LimitStore, LimitMirror {
 }
 
 function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitState, nowMs: number): Kept {
-  const { retryAfterMs, remaining } = explain(state, nowMs, limit)
+  const rule = ruleOf(limit)
+  const explanation = rule.explain(state, nowMs, limit)
   return {
     limitName: name,
     from,
     limit,
     state,
-    expiresAtMs: expiresAtMs(state, limit),
-    heldUntilMs: nowMs + retryAfterMs,
-    share: 1 - remaining / Math.max(1, limit.burst)
+    expiresAtMs: rule.expiresAtMs(state, limit),
+    heldUntilMs: nowMs + explanation.retryAfterMs,
+    share: usedPart(explanation, limit)
   }
 }

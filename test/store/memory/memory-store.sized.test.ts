@@ -254,7 +254,7 @@ t.test(`in a flood no client passes more than its limit, and other clients are n
 
 t.test('a hit that is given back where its counter is not known leaves none behind', async t => {
   const { memory } = setUp(10)
-  memory.limits.takeBack('client', limit, { used: 1, previous: 0, atMs: 1_001_000 })
+  memory.limits.takeBackAt('client', limit, 1_000_000)
   t.equal(memory.limits.size, 0)
 })
 
