@@ -3,14 +3,13 @@
  * checked without a round trip, and with Redis away. It follows the stream of
  * changes; where it cannot tell what it missed, it loads the whole list.
  */
-import { parseNetwork } from '../addresses/address.js'
-import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { BlockReplica } from '../store/memory/blocks.js'
 import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis/blocks.js'
 import type { Block } from '../store/block-store.js'
 import { timers } from '../runtime/timers.js'
 
 export interface BlockListOptions {
-  readonly memory: MemoryStore
+  readonly memory: BlockReplica
   readonly redis: RedisBlocks
   /** whether Redis can be asked now */
   readonly usable: () => boolean
@@ -73,8 +72,8 @@ export class BlockListFollower {
         loaded = true
       }
       for (const { ip, block } of answer.changes) {
-        if (block === undefined) memory.blocks.unblock(ip)
-        else memory.blocks.adopt(onLocalClock(block, offsetMs))
+        if (block === undefined) memory.unblock(ip)
+        else memory.adopt(onLocalClock(block, offsetMs))
       }
       // Taken before the list was loaded: a change that the load did not see comes with the next answer.
       this.#cursor = answer.cursor
@@ -92,21 +91,12 @@ export class BlockListFollower {
   /** @returns whether the list was taken over: Redis may lose it while it loads */
   async #load (cursor: BlockCursor, offsetMs: number): Promise<boolean> {
     const { memory, redis } = this.#options
-    const list = memory.blocks.newList()
-    memory.blocks.noteChanges()
-    try {
+    return await memory.replace(async put => {
       for await (const page of redis.pages()) {
-        for (const block of page) list.set(parseNetwork(block.ip)!, onLocalClock(block, offsetMs))
+        for (const block of page) put(onLocalClock(block, offsetMs))
       }
-      if (this.#isOurs(await redis.changes(cursor))) {
-        memory.blocks.replace(list)
-        return true
-      }
-      return false
-    } finally {
-      // An outage may be long: the notes of changes would grow without end.
-      memory.blocks.forgetNotes()
-    }
+      return this.#isOurs(await redis.changes(cursor))
+    })
   }
 }
 

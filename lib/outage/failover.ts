@@ -107,7 +107,7 @@ export class FailoverStore extends EventEmitter<AvailabilityEvents> implements S
     const availability = new Availability(redis, memory, now)
     this.#availability = availability
     const valueCalls = new SingleCallQueue(callsAtOnce)
-    this.#values = new FailoverValues({ memory, redis, now, availability, calls: valueCalls })
+    this.#values = new FailoverValues({ memory: memory.values, redis, now, availability, calls: valueCalls })
     availability.on('switch', status => {
       if (status.store === 'memory') {
         // None may run once the recovery has begun: by then memory has gone on.

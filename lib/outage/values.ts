@@ -8,13 +8,13 @@ import { StoreUnavailableError } from '../errors.js'
 import type { SingleCallQueue } from './call-queue.js'
 import type { Availability } from './availability.js'
 import type { Journal } from './journal.js'
-import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { MemoryValues } from '../store/memory/values.js'
 import type { RedisStore } from '../store/redis/redis-store.js'
 import type { ChangedValue } from '../store/redis/values.js'
 import type { ValueOperation } from '../store/value-store.js'
 
 export interface FailoverValuesOptions {
-  readonly memory: MemoryStore
+  readonly memory: MemoryValues
   readonly redis: { readonly store: RedisStore, readonly journal: Journal }
   /** ms since 1970 */
   readonly now: () => number
@@ -25,7 +25,7 @@ export interface FailoverValuesOptions {
 /** See store/store.ts for what its methods do. */
 export class FailoverValues {
   readonly #options: FailoverValuesOptions
-  readonly #memory: MemoryStore
+  readonly #memory: MemoryValues
 
   constructor (options: FailoverValuesOptions) {
     this.#options = options
@@ -33,12 +33,12 @@ export class FailoverValues {
   }
 
   get (key: string): Awaitable<string | null> {
-    return this.#options.availability.usesRedis ? this.#getThere(key) : this.#memory.values.get(key)
+    return this.#options.availability.usesRedis ? this.#getThere(key) : this.#memory.get(key)
   }
 
   async set (key: string, value: string, ttlMs = Infinity, mustReach = false): Promise<void> {
     const atMs = this.#options.now()
-    const here = () => this.#memory.values.set(key, value, ttlMs)
+    const here = () => this.#memory.set(key, value, ttlMs)
     if (!mustReach) here()
     const operation = { kind: 'set', key, atMs, text: value, expiresAtMs: atMs + ttlMs } as const
     const changed = await this.#change(operation, mustReach ? here : undefined, mustReach)
@@ -46,35 +46,35 @@ export class FailoverValues {
   }
 
   async incr (key: string): Promise<number> {
-    const since = this.#memory.values.clock
+    const since = this.#memory.clock
     let sum = 0
-    const changed = await this.#change({ kind: 'incr', key, atMs: this.#options.now(), by: 1 }, () => { sum = this.#memory.values.incr(key) })
+    const changed = await this.#change({ kind: 'incr', key, atMs: this.#options.now(), by: 1 }, () => { sum = this.#memory.incr(key) })
     if (changed === undefined) return sum
-    this.#memory.values.adopt(key, changed.told, since)
+    this.#memory.adopt(key, changed.told, since)
     return Number(changed.told!.text)
   }
 
   async expire (key: string, ttlMs: number): Promise<boolean> {
     const atMs = this.#options.now()
-    const local = this.#memory.values.expire(key, ttlMs)
+    const local = this.#memory.expire(key, ttlMs)
     const changed = await this.#change({ kind: 'expire', key, atMs, expiresAtMs: atMs + ttlMs })
     return changed?.existed ?? local
   }
 
   async del (key: string): Promise<boolean> {
-    const local = this.#memory.values.del(key)
+    const local = this.#memory.del(key)
     const changed = await this.#change({ kind: 'del', key, atMs: this.#options.now() })
     return changed?.existed ?? local
   }
 
   async #getThere (key: string): Promise<string | null> {
-    const since = this.#memory.values.clock
+    const since = this.#memory.clock
     try {
       const told = await this.#options.calls.ask(async () => await this.#options.redis.store.values.get(key))
-      this.#memory.values.adopt(key, told, since)
+      this.#memory.adopt(key, told, since)
       return told?.text ?? null
     } catch (error) {
-      if (error instanceof StoreUnavailableError) return this.#memory.values.get(key)
+      if (error instanceof StoreUnavailableError) return this.#memory.get(key)
       throw error
     }
   }

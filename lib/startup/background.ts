@@ -63,7 +63,7 @@ function syncLimits (fastify: FastifyInstance, { settings, redis, store, limitCo
 
 function makeFollower (redis: RedisSide, { settings, memory, store, now, log }: Parts): BlockListFollower {
   return new BlockListFollower({
-    memory,
+    memory: memory.blocks,
     redis: redis.store.blockList,
     usable: () => store.usesRedis,
     knowsEpoch: epoch => store.knowsEpoch(epoch),

@@ -26,7 +26,8 @@ export interface BlockRequest {
 }
 
 /** A change of the block list, and when it was, ms since 1970. */
-export type BlockOperation = { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
+export type BlockOperation =
+  { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
 
 /** The address or range that an operation is about. */
 export function blockedIn (operation: BlockOperation): string {
@@ -35,8 +36,8 @@ export function blockedIn (operation: BlockOperation): string {
 
 export interface BlockStore {
   /**
-   * Of two blocks of one address or range the one that ends later stands, with its reason and origin; the earlier of two
-   * that end at once. `replace`: this one stands in any case.
+   * Of two blocks of one address or range the one that ends later stands, with its reason and origin; of two that end
+   * at once, the earlier one. `replace`: this one stands in any case.
    *
    * @returns the block that stands
    */

@@ -424,18 +424,3 @@ for (const hasTime of [true, false]) {
     t.same([connects, journal.size], [0, 0], 'what is usable is told')
   })
 }
-
-t.test('what changes while a whole block list is read holds after it', t => {
-  const now = () => 1_000_000
-  const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 1, now })
-  const block = (ip: string): Block => ({ ip, reason: '', origin: '', blockedAtMs: now(), expiresAtMs: now() + 1000 })
-  memory.blocks.adopt(block('192.0.2.2'))
-  memory.blocks.noteChanges()
-  memory.blocks.adopt(block('192.0.2.1'))
-  memory.blocks.adoptStanding('192.0.2.2', undefined)
-  memory.blocks.block({ ip: '192.0.2.3', durationMs: 1000, reason: '', origin: '' })
-  const list = memory.blocks.newList()
-  memory.blocks.replace(list)
-  t.same(memory.blocks.blocks().map(({ ip }) => ip), ['192.0.2.1', '192.0.2.3'])
-  t.end()
-})

@@ -163,7 +163,7 @@ for (const [name, { answers, loads }] of Object.entries(losses)) {
     const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: Date.now })
     memory.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
     const follower = new BlockListFollower({
-      memory,
+      memory: memory.blocks,
       redis,
       usable: () => true,
       knowsEpoch: epoch => epoch === 'known',
@@ -188,7 +188,7 @@ t.test('a list that changes faster than it loads is looked at again later, not a
     async * pages () { loads++ }
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 1, maxEvents: 1, now: () => Date.now() })
-  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisBlocks, usable: () => true, ...known, intervalMs: 10, now: () => Date.now(), onError: error => { throw error } })
+  const follower = new BlockListFollower({ memory: memory.blocks, redis: redis as unknown as RedisBlocks, usable: () => true, ...known, intervalMs: 10, now: () => Date.now(), onError: error => { throw error } })
   await follower.sync()
   t.equal(loads, 1)
 })
@@ -200,11 +200,11 @@ t.test('after a failed load of the list, changes are no longer noted', async t =
     async * pages () { throw new Error('gone') }
   } as unknown as RedisBlocks
   const errors: Error[] = []
-  const follower = new BlockListFollower({ ...known, memory, redis, usable: () => true, intervalMs: 1000, now: Date.now, onError: error => errors.push(error) })
+  const follower = new BlockListFollower({ ...known, memory: memory.blocks, redis, usable: () => true, intervalMs: 1000, now: Date.now, onError: error => errors.push(error) })
   await follower.sync()
   t.match(errors, [{ message: 'gone' }])
   memory.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
-  memory.blocks.replace(memory.blocks.newList())
+  await memory.blocks.replace(async () => true)
   t.same(memory.blocks.blocks(), [], 'a list that comes later is taken as it is')
 })
 
@@ -227,7 +227,7 @@ t.test("times are taken for this process's clock, however far that of Redis is o
     }
   }
   let asked = 0
-  const follower = new BlockListFollower({ memory, redis: redis as unknown as RedisBlocks, usable: () => asked++ < 2, ...known, intervalMs: 10, now: () => clock.ms, onError: error => { throw error } })
+  const follower = new BlockListFollower({ memory: memory.blocks, redis: redis as unknown as RedisBlocks, usable: () => asked++ < 2, ...known, intervalMs: 10, now: () => clock.ms, onError: error => { throw error } })
   await follower.sync()
   const blocked = () => ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4'].map(ip => memory.blocks.isBlocked(ip))
   t.same(blocked(), [true, true, true, false])

@@ -19,9 +19,9 @@ export interface MemoryBlocksOptions {
   readonly hashKey?: HashKey
 }
 
-export type BlockList = AddressList<Block, BlockValues>
+type BlockList = AddressList<Block, BlockValues>
 
-/** What only the outage layer needs: it keeps this list like the one in Redis. All times are on the clock `now`. */
+/** What only the outage layer needs to keep this list like the one in Redis. All times are on the clock `now`. */
 export interface BlockReplica {
   /** How many blocks are kept; some may have expired since the last sweep. */
   readonly size: number
@@ -33,14 +33,13 @@ export interface BlockReplica {
   adopt (block: Block): void
   /** Takes over what stands in another store for one address or range; undefined: nothing. */
   adoptStanding (ip: string, block: Block | undefined): void
-  /** An empty list for `replace`. */
-  newList (): BlockList
-  /** From now on, changes are noted: the list that `replace` brings may have been read before them. */
-  noteChanges (): void
-  /** Forgets the changes noted for a list that could not be read. */
-  forgetNotes (): void
-  /** Takes over a whole list in place of its own, with the changes that were noted since. */
-  replace (list: BlockList): void
+  /**
+   * Takes over the whole list of another store in place of its own. Changes that are made here meanwhile are made in the
+   * new list, too: it may have been read before them.
+   *
+   * @param read  puts all of its blocks; @returns whether it is to be taken over
+   */
+  replace (read: (put: (block: Block) => void) => Promise<boolean>): Promise<boolean>
   /** Like `blocks`, with times on the clock `now`. */
   steady (): readonly Block[]
   /** The last blocks that were lifted, blocked again or not. */
@@ -52,7 +51,8 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   readonly #wall: () => number
   readonly #hashKey: HashKey
   #list: BlockList
-  #notes: (() => void)[] | undefined
+  /** made while another list is being read, to be made in that one, too */
+  #changes: (() => void)[] | undefined
   /** when which block was lifted; the oldest first */
   readonly #lifted = new Map<string, number>()
 
@@ -60,7 +60,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     this.#now = now
     this.#wall = wall
     this.#hashKey = hashKey
-    this.#list = this.newList()
+    this.#list = this.#newList()
   }
 
   get size (): number {
@@ -70,7 +70,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   block (request: BlockRequest, atMs?: number): Block {
     const { ip, durationMs, reason, origin, replace } = request
     const blockedAtMs = atMs ?? this.#now()
-    this.#notes?.push(() => { this.block(request, blockedAtMs) })
+    this.#changes?.push(() => { this.block(request, blockedAtMs) })
     if (replace === true) this.#lift(ip, atMs)
     const standing = this.#list.get(networkOf(ip))
     const block = { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
@@ -80,7 +80,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   }
 
   unblock (ip: string, atMs?: number): boolean {
-    this.#notes?.push(() => { this.unblock(ip, atMs) })
+    this.#changes?.push(() => { this.unblock(ip, atMs) })
     const block = this.#lift(ip, atMs)
     return block !== undefined && block.expiresAtMs > this.#now()
   }
@@ -102,7 +102,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   }
 
   adopt (block: Block): void {
-    this.#notes?.push(() => this.#put(block))
+    this.#changes?.push(() => this.#put(block))
     const known = this.#list.get(networkOf(block.ip))
     // The other store has lifted the longer one first.
     if (known !== undefined && known.expiresAtMs > block.expiresAtMs + sameEndMs) this.#lift(block.ip)
@@ -114,24 +114,19 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     else if (this.#list.get(networkOf(ip)) !== undefined) this.unblock(ip)
   }
 
-  newList (): BlockList {
-    const texts = new BlockTexts()
-    return new AddressList(() => new BlockValues(texts), this.#hashKey)
-  }
-
-  noteChanges (): void {
-    this.#notes = []
-  }
-
-  forgetNotes (): void {
-    this.#notes = undefined
-  }
-
-  replace (list: BlockList): void {
-    this.#list = list
-    const notes = this.#notes
-    this.#notes = undefined
-    for (const change of notes ?? []) change()
+  async replace (read: (put: (block: Block) => void) => Promise<boolean>): Promise<boolean> {
+    const list = this.#newList()
+    const changes: (() => void)[] = []
+    this.#changes = changes
+    try {
+      if (!await read(block => list.set(networkOf(block.ip), block))) return false
+      this.#list = list
+    } finally {
+      // An outage may be long: they would grow without end.
+      this.#changes = undefined
+    }
+    for (const change of changes) change()
+    return true
   }
 
   steady (): readonly Block[] {
@@ -150,6 +145,11 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   sweep (): void {
     const nowMs = this.#now()
     this.#list.sweep((values, index) => values.expiresAtMs(index) <= nowMs)
+  }
+
+  #newList (): BlockList {
+    const texts = new BlockTexts()
+    return new AddressList(() => new BlockValues(texts), this.#hashKey)
   }
 
   /** A block with its times on the wall clock. */

@@ -1,9 +1,9 @@
-/** The store in the memory of one process: its bounds, and who keeps a counter when there is no room for all. */
+/** The counters in this process: their bounds, and who keeps one when there is no room for all. */
 import t from 'tap'
 import { algorithms, defineLimit, take, type Algorithm } from '../../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
-import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
+import { MemoryLimits } from '../../../lib/store/memory/limits.js'
 import type { NamedCheck } from '../../../lib/store/limit-store.js'
 import { randomFrom } from '../../support/random.js'
 import { size } from '../../support/size.js'
@@ -13,49 +13,31 @@ t.comment(`seed ${seed}`)
 
 function setUp (capacity: number) {
   const clock = { ms: 1_000_000 }
-  return { clock, memory: new MemoryStore({ keys: new Keys('guard:'), capacity, maxEvents: 10, now: () => clock.ms }) }
+  return { clock, memory: new MemoryLimits({ keys: new Keys('guard:'), capacity, now: () => clock.ms }) }
 }
 
 const limit = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000), cost: 1 }
 
-t.test('a sweep forgets what has run out, and nothing else', async t => {
-  const { clock, memory } = setUp(100)
-  memory.limits.takeOne({ key: 'short', checks: [limit] })
-  memory.limits.takeOne({ key: 'long', checks: [{ ...limit, limit: defineLimit('fixed-window', 2, 5000) }] })
-  memory.values.set('short', 'x', 1000)
-  memory.values.set('long', 'x', 5000)
-  memory.values.set('good', 'x', undefined)
-  memory.blocks.block({ ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' })
-  memory.blocks.block({ ip: '192.0.2.0/24', durationMs: 5000, reason: '', origin: '' })
-  memory.sweep()
-  t.same([memory.limits.size, memory.blocks.size], [2, 2])
-  clock.ms += 1000
-  memory.sweep()
-  t.same([memory.limits.size, memory.blocks.size], [1, 1])
-  t.same([memory.values.get('short'), memory.values.get('long'), memory.values.get('good')], [null, 'x', 'x'])
-  t.equal(memory.blocks.isBlocked('192.0.2.1'), true, 'the range around it is still blocked')
-})
-
 t.test('a sweep forgets locked clients a day after their last request, however often they were refused', async t => {
   const { clock, memory } = setUp(100)
   const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, { excess: 'backoff' }), cost: 1 }
-  for (let i = 0; i < 60; i++) memory.limits.takeOne({ key: 'client', checks: [backoff] })
+  for (let i = 0; i < 60; i++) memory.takeOne({ key: 'client', checks: [backoff] })
   clock.ms += 86_399_999
   memory.sweep()
-  t.equal(memory.limits.size, 1)
+  t.equal(memory.size, 1)
   clock.ms += 1
   memory.sweep()
-  t.equal(memory.limits.size, 0)
+  t.equal(memory.size, 0)
 })
 
 t.test('a flood of fresh clients neither grows it past its bound nor frees a limited one, for each algorithm', async t => {
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const { memory } = setUp(1000)
     const check = { name: 'limit', limit: defineLimit(algorithm, 2, 60_000), cost: 1 }
-    const accepted = (key: string) => memory.limits.takeOne({ key, checks: [check] }).accepted
+    const accepted = (key: string) => memory.takeOne({ key, checks: [check] }).accepted
     t.same([accepted('attacker'), accepted('attacker'), accepted('attacker')], [true, true, false])
     for (let i = 0; i < 20_000; i++) accepted(`fresh ${i}`)
-    t.ok(memory.limits.size <= 1000)
+    t.ok(memory.size <= 1000)
     t.equal(accepted('attacker'), false, algorithm)
   }
 })
@@ -63,7 +45,7 @@ t.test('a flood of fresh clients neither grows it past its bound nor frees a lim
 t.test('a counter that is nearly used up outlives a flood of names that come twice each', async t => {
   const { memory } = setUp(1000)
   const check = { name: 'login', limit: defineLimit('fixed-window', 5, 3_600_000), cost: 1 }
-  const accepted = (key: string) => memory.limits.takeOne({ key, checks: [check] }).accepted
+  const accepted = (key: string) => memory.takeOne({ key, checks: [check] }).accepted
   for (let i = 0; i < 4; i++) accepted('admin')
   for (let i = 0; i < 20_000; i++) {
     accepted(`name ${i}`)
@@ -72,41 +54,13 @@ t.test('a counter that is nearly used up outlives a flood of names that come twi
   t.same([accepted('admin'), accepted('admin')], [true, false])
 })
 
-t.test('a list that is taken over replaces all that was there', async t => {
-  const { memory } = setUp(10)
-  memory.blocks.block({ ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' })
-  memory.blocks.replace(memory.blocks.newList())
-  t.equal(memory.blocks.isBlocked('192.0.2.1'), false)
-})
-
-t.test('values are bounded, too: the oldest goes first', async t => {
-  const { memory } = setUp(2)
-  for (const key of ['a', 'b', 'c']) memory.values.set(key, key, undefined)
-  t.same(['a', 'b', 'c'].map(key => memory.values.get(key)), [null, 'b', 'c'])
-})
-
 t.test('a hit with more limits than there is room for stays within the bound', async t => {
   const { memory } = setUp(1)
   const other = { ...limit, name: 'other' }
   for (let i = 0; i < 5; i++) {
-    memory.limits.takeOne({ key: 'client', checks: [limit, other] })
-    t.equal(memory.limits.size, 1)
+    memory.takeOne({ key: 'client', checks: [limit, other] })
+    t.equal(memory.size, 1)
   }
-})
-
-t.test('what another store tells of a value is taken over, unless something was done to it here since', async t => {
-  const { memory, clock } = setUp(10)
-  const since = memory.values.clock
-  memory.values.adopt('told', { text: '5', leftMs: 1000 }, since)
-  t.equal(memory.values.get('told'), '5')
-  memory.values.set('changed', 'here', undefined)
-  memory.values.adopt('changed', { text: 'there', leftMs: Infinity }, since)
-  memory.values.adopt('changed', undefined, since)
-  t.equal(memory.values.get('changed'), 'here')
-  memory.values.adopt('changed', undefined, memory.values.clock)
-  t.equal(memory.values.get('changed'), null)
-  clock.ms += 1000
-  t.equal(memory.values.get('told'), null)
 })
 
 const hourMs = 3_600_000
@@ -117,8 +71,8 @@ function hourly (name: string, max: number, algorithm: Algorithm = 'fixed-window
 }
 
 /** Whether a request that counts by a name of the client's choice passes. */
-function asks (memory: MemoryStore, check: NamedCheck, key: string, from?: string): boolean {
-  return memory.limits.takeOne({ key, checks: [check], from }).accepted
+function asks (memory: MemoryLimits, check: NamedCheck, key: string, from?: string): boolean {
+  return memory.takeOne({ key, checks: [check], from }).accepted
 }
 
 t.test('one host that fills memory with limited names has nobody else refused, by name or by address', async t => {
@@ -131,7 +85,7 @@ t.test('one host that fills memory with limited names has nobody else refused, b
     return !byName || !asks(memory, global, address)
   })
   t.same(refused, [])
-  t.ok(memory.limits.size <= 5000)
+  t.ok(memory.size <= 5000)
 })
 
 t.test('ten thousand addresses that one limit limits leave the other limits their room', async t => {
@@ -162,7 +116,7 @@ for (const algorithm of algorithms) {
     }
     t.equal(passed.get('admin'), 5)
     t.same([...passed].filter(([, times]) => times > 5), [])
-    t.ok(memory.limits.size <= 1000)
+    t.ok(memory.size <= 1000)
   })
 }
 
@@ -170,11 +124,11 @@ t.test('a name learned from Redis takes the room of the address that asked for i
   const { memory, clock } = setUp(160)
   const login = hourly('login', 5)
   const state = { used: 5, previous: 0, atMs: clock.ms + hourMs }
-  const told = (key: string, from: string) => memory.limits.adopt({ key, from }, login, state, clock.ms)
+  const told = (key: string, from: string) => memory.adopt({ key, from }, login, state, clock.ms)
   for (let i = 0; i < 1000; i++) told(`name ${i}`, '198.51.100.1')
-  t.equal(memory.limits.size, 10 + 80)
+  t.equal(memory.size, 10 + 80)
   told('name', '192.0.2.1')
-  t.equal(memory.limits.known('name', login)?.used, 5)
+  t.equal(memory.known('name', login)?.used, 5)
 })
 
 for (const algorithm of algorithms) {
@@ -184,7 +138,7 @@ for (const algorithm of algorithms) {
     const tell = (key: string, hits: number, from?: string) => {
       let state: LimitState | undefined
       for (let i = 0; i < hits; i++) state = take(state, clock.ms, check.limit, 1).state
-      memory.limits.adopt(from === undefined ? { key } : { key, from }, check, state!, clock.ms)
+      memory.adopt(from === undefined ? { key } : { key, from }, check, state!, clock.ms)
     }
     const passes = (key: string, from: string) =>
       Array.from({ length: 6 }, () => asks(memory, check, key, from)).filter(Boolean).length
@@ -203,7 +157,7 @@ t.test('what newcomers of all addresses share is not for one of them to set', as
     const login = hourly('login', 5)
     for (let i = 0; i < 16; i++) for (let j = 0; j < 5; j++) asks(memory, login, `limited ${i}`)
     const state = { used: 5, previous: 0, atMs: clock.ms + hourMs }
-    for (let i = 0; i < told; i++) memory.limits.adopt({ key: `told ${i}` }, login, state, clock.ms)
+    for (let i = 0; i < told; i++) memory.adopt({ key: `told ${i}` }, login, state, clock.ms)
     return Array.from({ length: 200 }, (_, i) => asks(memory, login, `newcomer ${i}`)).filter(Boolean).length
   }
   t.equal(passedOf(1000), passedOf(0))
@@ -248,49 +202,12 @@ t.test(`in a flood no client passes more than its limit, and other clients are n
       rights.push(...flood.map(name => isRight(name, host, true)))
       if (rights.includes(false)) return t.fail(`run ${run}, step ${step}, seed ${seed}: ${rights.indexOf(false)}`)
     }
-    t.ok(memory.limits.size <= 320)
+    t.ok(memory.size <= 320)
   }
 })
 
 t.test('a hit that is given back where its counter is not known leaves none behind', async t => {
   const { memory } = setUp(10)
-  memory.limits.takeBackAt('client', limit, 1_000_000)
-  t.equal(memory.limits.size, 0)
-})
-
-t.test('the last 10,000 blocks that were lifted are known, also where they were placed again', async t => {
-  const { memory, clock } = setUp(10)
-  const lifted = () => memory.blocks.lifted().map(({ unblock }) => unblock)
-  for (let i = 0; i <= 10_000; i++) memory.blocks.unblock(`10.0.${i >> 8}.${i & 255}`)
-  t.same([lifted().length, lifted()[0]], [10_000, '10.0.0.1'])
-  clock.ms += 5
-  memory.blocks.unblock('10.0.0.1')
-  t.same([lifted()[0], memory.blocks.lifted().at(-1)], ['10.0.0.2', { unblock: '10.0.0.1', atMs: clock.ms }])
-  const liftedAtMs = () => memory.blocks.lifted().at(-1)!.atMs
-  memory.blocks.block({ ip: '10.0.0.1', durationMs: 1000, reason: '', origin: '' })
-  t.equal(liftedAtMs(), clock.ms - 1, 'before the block')
-  clock.ms += 5
-  memory.blocks.block({ ip: '10.0.0.1', durationMs: 1000, reason: '', origin: '' })
-  t.equal(liftedAtMs(), clock.ms - 6)
-})
-
-t.test('a block that another store replaced by a shorter one is known as lifted', async t => {
-  const { memory, clock } = setUp(10)
-  const block = { ip: '192.0.2.1', reason: '', origin: '', blockedAtMs: clock.ms }
-  memory.blocks.adopt({ ...block, expiresAtMs: Infinity })
-  memory.blocks.adopt({ ...block, expiresAtMs: clock.ms + 60_000 })
-  t.same(memory.blocks.lifted(), [{ unblock: '192.0.2.1', atMs: clock.ms - 1 }])
-  memory.blocks.adopt({ ...block, ip: '192.0.2.2', expiresAtMs: clock.ms + 60_005 })
-  memory.blocks.adopt({ ...block, ip: '192.0.2.2', expiresAtMs: clock.ms + 60_000 })
-  t.equal(memory.blocks.lifted().length, 1, 'the clocks of two stores differ by some ms')
-})
-
-t.test('a change that is made again late spares what was blocked after it', async t => {
-  const { memory, clock } = setUp(10)
-  const request = { ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '', replace: true }
-  memory.blocks.adopt({ ip: '192.0.2.1', reason: 'later', origin: '', blockedAtMs: clock.ms, expiresAtMs: clock.ms + 60_000 })
-  t.equal(memory.blocks.unblock('192.0.2.1', clock.ms - 10), false)
-  t.match(memory.blocks.block(request, clock.ms - 10), { reason: 'later' })
-  t.match(memory.blocks.block(request), { reason: '', expiresAtMs: clock.ms + 1000 })
-  t.equal(memory.blocks.unblock('192.0.2.1', clock.ms), true)
+  memory.takeBackAt('client', limit, 1_000_000)
+  t.equal(memory.size, 0)
 })
