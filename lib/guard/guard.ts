@@ -8,7 +8,7 @@ import type { Explanation, LimitState } from '../rules/rule.js'
 import type {
   Blocked, Counted, Denied, Exempt, Explained, OnOutage, Shadowed, Source, Uncounted, Unlimited, Verdict
 } from '../rules/verdict.js'
-import type { FailoverStore } from '../outage/failover.js'
+import type { RequestLimits } from '../outage/limits.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { NamedCheck, Peeked, Refund, Taken } from '../store/limit-store.js'
 import type { Client } from './client.js'
@@ -46,7 +46,9 @@ export interface Subject {
 }
 
 export interface GuardOptions {
-  readonly store: FailoverStore
+  readonly limits: RequestLimits
+  /** whether Redis answers now */
+  readonly usesRedis: () => boolean
   readonly memory: MemoryStore
   readonly denyCache: DenyCache
   /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
@@ -58,7 +60,8 @@ export interface GuardOptions {
 
 /** Decides, and tells its listeners; they are not to throw. */
 export class Guard {
-  readonly #store: FailoverStore
+  readonly #limits: RequestLimits
+  readonly #usesRedis: () => boolean
   readonly #memory: MemoryStore
   readonly #denyCache: DenyCache
   readonly hashKey: KeyHash | undefined
@@ -66,8 +69,9 @@ export class Guard {
   readonly #listeners: readonly GuardListener[]
 
   constructor (options: GuardOptions) {
-    const { store, memory, denyCache, hashKey, refusesBlocked = true, listeners } = options
-    this.#store = store
+    const { limits, usesRedis, memory, denyCache, hashKey, refusesBlocked = true, listeners } = options
+    this.#limits = limits
+    this.#usesRedis = usesRedis
     this.#memory = memory
     this.#denyCache = denyCache
     this.hashKey = hashKey
@@ -108,11 +112,11 @@ export class Guard {
    */
   take (
     subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage,
-    done: TakeDone, counter: Counter = this.#store
+    done: TakeDone, counter: Counter = this.#limits
   ): void {
-    const canAsk = this.#store.usesRedis
+    const canAsk = this.#usesRedis()
     const fallback = isCountedByMemory(onOutage) ? onOutage : undefined
-    const denied = counter === this.#store && (canAsk || fallback !== undefined) ? this.#denyCache.refuse(key, checks, canAsk) : undefined
+    const denied = counter === this.#limits && (canAsk || fallback !== undefined) ? this.#denyCache.refuse(key, checks, canAsk) : undefined
     if (denied !== undefined) return done(undefined, this.#verdictOn(subject, key, checks, denied, 'local'))
     const from = subject.client.key === key ? undefined : subject.client.key
     counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
@@ -142,7 +146,7 @@ export class Guard {
     const given = counted.hit.checks.filter(({ cost }) => cost > 0)
     if (given.length === 0) return
     this.#denyCache.forget(counted.hit.key, given)
-    if (counted.source !== 'custom') await this.#store.refund(counted, counted.source)
+    if (counted.source !== 'custom') await this.#limits.refund(counted, counted.source)
   }
 
   /**
@@ -151,7 +155,7 @@ export class Guard {
    * @throws the failure of the counter, where `fail` asks for it
    */
   async peek (
-    key: string, checks: readonly NamedCheck[], onOutage: OnOutage, counter: Counter = this.#store
+    key: string, checks: readonly NamedCheck[], onOutage: OnOutage, counter: Counter = this.#limits
   ): Promise<Counted | Unanswered> {
     let peeked: Peeked
     try {
@@ -226,7 +230,7 @@ export function isTighter (a: Explanation, b: Explanation): boolean {
 const none: readonly Explained[] = []
 
 /** Who counts: the two stores behind the breaker, or a class of the user's. */
-export type Counter = Pick<FailoverStore, 'takeOne' | 'peek'>
+export type Counter = Pick<RequestLimits, 'takeOne' | 'peek'>
 
 /** Called once; with what a store has counted, where one has. */
 export type TakeDone = (failure: Error | undefined, verdict: Verdict | undefined, taken?: Taken, source?: CountedHit['source']) => void
