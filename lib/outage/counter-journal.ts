@@ -18,8 +18,8 @@ export interface HitHere {
   readonly limit: Limit
   readonly cost: number
   readonly nowMs: number
-  /** `noted`: refused, and counted as a refusal */
-  readonly outcome: 'accepted' | 'noted'
+  /** what it leaves in the counter */
+  readonly left: 'hit' | 'refusal'
 }
 
 /** Hits that this instance refused without asking Redis. */
@@ -335,7 +335,7 @@ function levelOf (state: LimitState | undefined, nowMs: number, limit: Limit): n
 
 function isSame (a: InDoubt, b: InDoubt): boolean {
   return a.hit !== undefined && b.hit !== undefined && a.batch === b.batch && a.hit.limit === b.hit.limit &&
-    a.hit.cost === b.hit.cost && a.hit.outcome === b.hit.outcome
+    a.hit.cost === b.hit.cost && a.hit.left === b.hit.left
 }
 
 function isReady (counter: Counter): counter is Counter & CountedHere {
@@ -346,7 +346,7 @@ function apply (counter: Counter, hit: HitHere): void {
   counter.counted = after(counter.counted ?? counter.known, hit)
 }
 
-function after (before: LimitState | undefined, { nowMs, limit, cost, outcome }: HitHere): LimitState {
+function after (before: LimitState | undefined, { nowMs, limit, cost, left }: HitHere): LimitState {
   const rule = ruleOf(limit)
-  return outcome === 'accepted' ? rule.accept(before, nowMs, limit, cost) : rule.refuse(before, nowMs, limit)
+  return left === 'hit' ? rule.accept(before, nowMs, limit, cost) : rule.refuse(before, nowMs, limit)
 }

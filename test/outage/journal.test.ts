@@ -16,8 +16,8 @@ function setUp (capacity = 1000, maxEvents = 1000) {
   return { journal: new Journal({ capacity, maxEvents, onDrop: (kind, count) => dropped.push([kind, count]) }), dropped }
 }
 
-function hit (key: string, outcome: HitHere['outcome'] = 'accepted'): HitHere {
-  return { key, limit, cost: 1, nowMs, outcome }
+function hit (key: string, left: HitHere['left'] = 'hit'): HitHere {
+  return { key, limit, cost: 1, nowMs, left }
 }
 
 function refusals (key: string, count: number, endsAtMs = windowEndsAtMs): RefusalsHere {
@@ -167,7 +167,7 @@ t.test('a refusal counts also where hits before it may have run in Redis', async
   const { journal } = setUp()
   for (let i = 0; i < 60; i++) journal.addHit(hit('a'), undefined, 5)
   for (let i = 0; i < 40; i++) journal.addHit(hit('a'), undefined, undefined)
-  for (let i = 0; i < 7; i++) journal.addHit(hit('a', 'noted'), undefined, undefined)
+  for (let i = 0; i < 7; i++) journal.addHit(hit('a', 'refusal'), undefined, undefined)
   journal.settle({ last: 5, next: 100 })
   t.same(countersOf(drain(journal)), { a: 47 })
 })
@@ -402,7 +402,7 @@ t.test('refusals do not count a hit before them, which Redis may not have run, a
   for (const last of [5, 6]) {
     const { journal } = setUp()
     const known = (used: number) => ({ used, previous: 0, atMs: windowEndsAtMs })
-    journal.addHit(hit('a', 'noted'), known(140), 6)
+    journal.addHit(hit('a', 'refusal'), known(140), 6)
     journal.addRefusals(refusals('a', 2), known(141), undefined)
     journal.settle({ last, next: 100 })
     t.same(countersOf(drain(journal)), { a: last === 5 ? 143 : 142 })

@@ -4,7 +4,7 @@
  * between a request and its answer.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
-import { isChanged, type Limit, ruleOf, takeAll, usedPart } from '../../rules/rate-limit.js'
+import { isChanged, type Limit, type Outcome, ruleOf, takeAll, usedPart } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
 import type { Keys } from '../keys.js'
 import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Taken } from '../limit-store.js'
@@ -22,6 +22,11 @@ export interface MemoryLimitsOptions {
 
 /** The key of a counter, and the address that asks. */
 export type Asking = Pick<Hit, 'key' | 'from'>
+
+/** What memory has decided, and what that left in the counters. */
+export interface Decided extends Taken {
+  readonly outcomes: readonly (Taken['outcomes'][number] & Pick<Outcome, 'left'>)[]
+}
 
 /** What only the outage layer needs: memory goes on from what Redis has reported. */
 export interface LimitMirror {
@@ -65,7 +70,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   }
 
   /** Decides one hit. Atomic over all of its checks. */
-  takeOne (hit: Hit): Taken {
+  takeOne (hit: Hit): Decided {
     const nowMs = this.#now()
     const [first, second] = hit.checks
     if (first !== undefined && second === undefined) return this.#takeSingle(hit, first, nowMs)
@@ -123,7 +128,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   }
 
   /** Almost every hit has one limit: it makes no lists. */
-  #takeSingle (hit: Hit, check: NamedCheck, nowMs: number): Taken {
+  #takeSingle (hit: Hit, check: NamedCheck, nowMs: number): Decided {
     const { limit, cost } = check
     const key = this.#keyOf(hit.key, check)
     const entry = this.#table.find(key, check.name, hit.from, nowMs)
