@@ -1,6 +1,6 @@
 /**
  * Errors, whose messages say what to do. Inside of the guard, limited and blocked requests are values (see
- * rules/verdict.ts). They are answered with a `RefusalError`.
+ * guard/decision.ts). They are answered with a `RefusalError`.
  */
 
 /** Every error of this package has one of these codes; they do not change within a major version. */

@@ -3,46 +3,49 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
+import type { RequestLimits } from '../outage/limits.js'
 import { explainHit, ruleOf } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
-import type {
-  Blocked, Counted, Denied, Exempt, Explained, OnOutage, Shadowed, Source, Uncounted, Unlimited, Verdict
-} from '../rules/verdict.js'
-import type { RequestLimits } from '../outage/limits.js'
+import type { OnOutage } from '../settings/options.js'
+import type { NamedCheck, Peeked, Taken } from '../store/limit-store.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
-import type { NamedCheck, Peeked, Refund, Taken } from '../store/limit-store.js'
-import type { Client } from './client.js'
-import type { DenyCache } from './refusal-cache.js'
+import type {
+  Counted, Decision, Denied, Explained, Observer, Passed, Shadowed, Source, Subject, Uncounted
+} from './decision.js'
 import type { KeyHash } from './key-hash.js'
+import type { DenyCache } from './refusal-cache.js'
 
-/** What a decision was about, and what it was; for those who only watch. */
-export interface GuardEvent {
-  readonly outcome: Outcome
-  readonly source: Source
-  /** name of the limit; undefined for a block */
-  readonly limit: string | undefined
-  /** what it was counted by; of a block the address or range that is blocked */
-  readonly key: string
-  readonly subject: Subject
+/** A request as the first hook asks about it, which knows no limits. */
+export interface Entry extends Subject {
+  readonly isEntry: true
+  /** on the plugin's allow list */
+  readonly isListed: boolean
 }
 
-/**
- * `uncounted`, `denied`, `failed`: Redis was away, and `onOutage` is `allow`,
- * `deny` or `fail`. `shadowed`: a limit in shadow would have refused the
- * request; told of each of them, beside what its other limits have decided.
- */
-export type Outcome = Exclude<Verdict['kind'], 'skipped'> | 'failed'
+/** Whom a request is counted against, and how. */
+export interface Countable {
+  readonly key: string
+  /**
+   * empty: there is no limit; the same array for each request that has the
+   * same limits, so that a batch tells Redis about them once
+   */
+  readonly checks: readonly NamedCheck[]
+  /** who answers when Redis cannot */
+  readonly onOutage: OnOutage
+  /** who decides in place of the guard's store */
+  readonly counter: Counter | undefined
+}
 
-export type GuardListener = (event: GuardEvent) => void
-
-/** The part of a request that events tell about; read only where somebody wants to know. */
-export interface Subject {
-  readonly client: Client
-  readonly method: string
-  /** pattern of the route; undefined for a 404 */
-  readonly route: string | undefined
-  /** Fastify's id of the request */
-  readonly requestId?: string
+/** A request as the hook of a limit asks about it. */
+export interface GuardedHit extends Countable {
+  readonly isEntry: false
+  readonly subject: Subject
+  /** of the limit, or of what its limits have in common */
+  readonly name: string
+  /** on the allow list of the limit */
+  readonly isListed: boolean
+  /** Called once, in the asynchronous context of `decide`, with a decision that `decide` did not return. */
+  finish (decision: Decision): void
 }
 
 export interface GuardOptions {
@@ -55,10 +58,9 @@ export interface GuardOptions {
   readonly hashKey?: KeyHash | undefined
   /** default true; false: blocks are in shadow, as all else */
   readonly refusesBlocked?: boolean
-  readonly listeners: readonly GuardListener[]
+  readonly observers: readonly Observer[]
 }
 
-/** Decides, and tells its listeners; they are not to throw. */
 export class Guard {
   readonly #limits: RequestLimits
   readonly #usesRedis: () => boolean
@@ -66,97 +68,47 @@ export class Guard {
   readonly #denyCache: DenyCache
   readonly hashKey: KeyHash | undefined
   readonly #refusesBlocked: boolean
-  readonly #listeners: readonly GuardListener[]
+  readonly #observers: readonly Observer[]
 
   constructor (options: GuardOptions) {
-    const { limits, usesRedis, memory, denyCache, hashKey, refusesBlocked = true, listeners } = options
+    const { limits, usesRedis, memory, denyCache, hashKey, refusesBlocked = true, observers } = options
     this.#limits = limits
     this.#usesRedis = usesRedis
     this.#memory = memory
     this.#denyCache = denyCache
     this.hashKey = hashKey
     this.#refusesBlocked = refusesBlocked
-    this.#listeners = listeners
-  }
-
-  /** The verdict when a block is in force for the client; answered from this process. */
-  blocked (subject: Subject): Blocked | undefined {
-    const { address, exempt } = subject.client
-    const block = address === undefined || exempt ? undefined : this.#memory.blocks.find(address)
-    if (block === undefined) return undefined
-    this.#tell(subject, this.#refusesBlocked ? 'blocked' : 'shadowed', 'local', undefined, block.ip)
-    return this.#refusesBlocked ? { kind: 'blocked' } : undefined
-  }
-
-  /** The verdict on a request that is on the allow list of a limit. */
-  exempt (subject: Subject, limit: string, key: string): Exempt {
-    this.#tell(subject, 'exempt', 'local', limit, key)
-    return { kind: 'exempt', key }
-  }
-
-  /** The verdict on a request whose limits are all without an end. */
-  unlimited (subject: Subject, limit: string, key: string): Unlimited {
-    this.#tell(subject, 'unlimited', 'local', limit, key)
-    return { kind: 'unlimited', key }
+    this.#observers = observers
   }
 
   /**
-   * Counts a request against limits; decided before it returns where memory
-   * answers, and where Redis has refused the key a moment ago.
+   * The precedence. Each request comes as an entry first, and then as a hit for
+   * each of its limits.
    *
-   * @param checks    one limit at least; the same array for each request that
-   *   has them, so that a batch tells Redis about them once
-   * @param onOutage  who answers when Redis cannot
-   * @param done      called once, with the verdict; with the failure where `fail` asks for it
-   * @param counter   who decides in place of the store
+   * @returns undefined: the entry passes; the hit is answered later, by `finish`
    */
-  take (
-    subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage,
-    done: TakeDone, counter: Counter = this.#limits
-  ): void {
-    const canAsk = this.#usesRedis()
-    const fallback = isCountedByMemory(onOutage) ? onOutage : undefined
-    const denied = counter === this.#limits && (canAsk || fallback !== undefined) ? this.#denyCache.refuse(key, checks, canAsk) : undefined
-    if (denied !== undefined) return done(undefined, this.#verdictOn(subject, key, checks, denied, 'local'))
-    const from = subject.client.key === key ? undefined : subject.client.key
-    counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
-      if (taken === undefined) return this.#unanswered(subject, key, checks, onOutage, failure!, done)
-      if (source === 'redis') this.#denyCache.learn(key, checks, taken)
-      done(undefined, this.#verdictOn(subject, key, checks, taken, source!), taken, source)
-    })
-  }
-
-  #verdictOn (
-    subject: Subject, key: string, checks: readonly NamedCheck[], taken: Taken, source: Source
-  ): Counted | Shadowed {
-    checks.forEach(({ name, shadow }, i) => {
-      if (shadow === true && !taken.outcomes[i]!.fits) this.#tell(subject, 'shadowed', source, name, key)
-    })
-    const verdict = verdictOn(key, checks, taken, source)
-    if (verdict !== undefined) {
-      this.#tell(subject, verdict.kind, source, verdict.name, key)
-      return verdict
-    }
-    if (taken.outcomes.every(({ fits }) => fits)) this.#tell(subject, 'allowed', source, checks[0]!.name, key)
-    return { kind: 'shadowed', key }
+  decide (hit: Entry | GuardedHit): Decision | undefined {
+    if (hit.isListed) return hit.isEntry ? undefined : this.#pass('exempt', hit) // allow list: passes
+    if (hit.isEntry) return this.#refuseBlocked(hit)                             // block list: 403
+    if (hit.checks.length === 0) return this.#pass('unlimited', hit)             // max is Infinity: passes
+    return this.#refuseAgain(hit) ?? this.#count(hit)                            // cached refusal: 429; else the store
   }
 
   /** Takes back a hit that was accepted and is not to count after all. */
-  async refund (counted: CountedHit): Promise<void> {
-    const given = counted.hit.checks.filter(({ cost }) => cost > 0)
+  async refund ({ key, checks }: Checked, taken: Taken, source: Source): Promise<void> {
+    const given = checks.filter(({ cost }) => cost > 0)
     if (given.length === 0) return
-    this.#denyCache.forget(counted.hit.key, given)
-    if (counted.source !== 'custom') await this.#limits.refund(counted, counted.source)
+    this.#denyCache.forget(key, given)
+    if (source === 'redis' || source === 'memory') await this.#limits.refund({ hit: { key, checks }, taken }, source)
   }
 
   /**
-   * How far a key is, by the limit that tells most; nothing is counted.
+   * How far a key is, by the limit that tells most; nothing is counted, and no
+   * observer is told.
    *
    * @throws the failure of the counter, where `fail` asks for it
    */
-  async peek (
-    key: string, checks: readonly NamedCheck[], onOutage: OnOutage, counter: Counter = this.#limits
-  ): Promise<Counted | Unanswered> {
+  async peek ({ key, checks, onOutage, counter = this.#limits }: Countable): Promise<Counted<Told> | Unanswered> {
     let peeked: Peeked
     try {
       peeked = await counter.peek(key, checks)
@@ -165,61 +117,90 @@ export class Guard {
       if (failure instanceof ArgumentError) throw failure
       if (isCountedByMemory(onOutage)) peeked = this.#memory.limits.peek(key, checks)
       else {
-        const verdict = unansweredVerdict(key, checks, onOutage)
-        if (verdict === undefined) throw failure
-        return verdict
+        const unanswered = unansweredDecision({ key, checks, onOutage })
+        if (unanswered === undefined) throw failure
+        return unanswered
       }
     }
     const { nowMs, states } = peeked
-    const outcomes = states.map(state => ({ fits: true, state }))
-    return verdictOn(key, checks, { accepted: true, nowMs, outcomes }, 'local') ?? { kind: 'shadowed', key }
+    const told = { accepted: true, nowMs, outcomes: states.map(state => ({ fits: true, state })) }
+    return countedDecision({ key, checks }, told, 'local') ?? shadowed({ key, checks }, 'local')
   }
 
-  #unanswered (
-    subject: Subject, key: string, checks: readonly NamedCheck[], onOutage: OnOutage, failure: Error, done: TakeDone
-  ): void {
-    const verdict = unansweredVerdict(key, checks, onOutage)
-    const outcome = verdict === undefined ? 'failed' : verdict.kind === 'shadowed' ? 'uncounted' : verdict.kind
-    this.#tell(subject, outcome, 'local', (inForce(checks) ?? checks[0]!).name, key)
-    if (verdict === undefined) done(failure, undefined)
-    else done(undefined, verdict)
+  #pass (kind: Passed['kind'], { name, key, subject }: GuardedHit): Passed {
+    return this.#tell({ kind, source: 'local', key, name }, subject)
   }
 
-  #tell (subject: Subject, outcome: Outcome, source: Source, limit: string | undefined, key: string): void {
-    const event = { outcome, source, limit, key, subject }
-    for (const listener of this.#listeners) listener(event)
+  /** Answered from this process. */
+  #refuseBlocked (entry: Entry): Decision | undefined {
+    const { address } = entry.client
+    const block = address && this.#memory.blocks.find(address)
+    if (block === undefined) return undefined
+    const of = { source: 'local', key: block.ip, name: undefined } as const
+    if (this.#refusesBlocked) return this.#tell({ kind: 'blocked', ...of }, entry)
+    this.#tell({ kind: 'shadowed', ...of, taken: undefined }, entry)
+    return undefined
+  }
+
+  /** A refusal of a moment ago, which Redis would repeat. A refusal stays in an outage: it is nobody's second quota. */
+  #refuseAgain (hit: GuardedHit): Decision | undefined {
+    const { key, checks, onOutage, counter } = hit
+    const canAsk = this.#usesRedis()
+    if (counter !== undefined || !(canAsk || isCountedByMemory(onOutage))) return undefined
+    const taken = this.#denyCache.refuse(key, checks, canAsk)
+    return taken && this.#conclude(hit, taken, 'local')
+  }
+
+  /** @returns undefined: Redis answers later */
+  #count (hit: GuardedHit): Decision | undefined {
+    const { subject, key, checks, onOutage, counter = this.#limits } = hit
+    const fallback = isCountedByMemory(onOutage) ? onOutage : undefined
+    const from = subject.client.key === key ? undefined : subject.client.key
+    let decision: Decision | undefined
+    let isLater = false
+    counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
+      if (taken === undefined) decision = this.#concludeUnanswered(hit, failure!)
+      else {
+        if (source === 'redis') this.#denyCache.learn(key, checks, taken)
+        decision = this.#conclude(hit, taken, source)
+      }
+      if (isLater) hit.finish(decision)
+    })
+    isLater = true
+    return decision
+  }
+
+  /** What observers are told differs from the reply where limits are in shadow. */
+  #conclude (hit: GuardedHit, taken: Taken, source: Source): Decision {
+    const { key, checks, subject } = hit
+    checks.forEach(({ name, shadow }, i) => {
+      if (shadow !== true || taken.outcomes[i]!.fits) return
+      this.#tell({ kind: 'shadowed', source, key, name, taken }, subject)
+    })
+    const decision = countedDecision(hit, taken, source)
+    if (decision !== undefined) return this.#tell(decision, subject)
+    if (taken.outcomes.every(({ fits }) => fits)) this.#tell(decisionBy(hit, taken, source), subject)
+    return { ...shadowed(hit, source), taken }
+  }
+
+  #concludeUnanswered (hit: GuardedHit, failure: Error): Decision {
+    const { key, checks, subject } = hit
+    const { name, limit } = inForce(checks) ?? firstOf(checks)
+    const decision = unansweredDecision(hit) ?? { kind: 'failed', source: 'local', key, name, failure }
+    // Observers hear of a request that nobody counts, though all of its limits are in shadow.
+    if (decision.kind === 'shadowed') this.#tell({ kind: 'uncounted', source: 'local', key, name, limit }, subject)
+    else this.#tell(decision, subject)
+    return decision
+  }
+
+  #tell<D extends Decision> (decision: D, subject: Subject): D {
+    for (const observer of this.#observers) observer(decision, subject)
+    return decision
   }
 }
 
-/** What a store has decided, or only told; counters are undefined where there are none. */
-type Told = Omit<Taken, 'outcomes'> & {
-  readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState | undefined }[]
-}
-
-/** @returns undefined: all of the limits are in shadow */
-function verdictOn (key: string, checks: readonly NamedCheck[], taken: Told, source: Source): Counted | undefined {
-  const { accepted, outcomes, nowMs } = taken
-  const explanationOf = (i: number) => {
-    const { limit, cost } = checks[i]!
-    return explainHit(taken.explanations?.[i] ?? ruleOf(limit).explain(outcomes[i]!.state, nowMs, limit, cost), limit, cost)
-  }
-  const refusalsAt = (i: number) => ruleOf(checks[i]!.limit).refusals(outcomes[i]!.state, nowMs, checks[i]!.limit)
-  const kind = accepted ? 'allowed' : 'limited'
-  // Almost every request has one limit: it makes no lists.
-  if (checks.length === 1) {
-    const { name, limit, shadow } = checks[0]!
-    if (shadow === true) return undefined
-    return { kind, source, key, name, limit, explanation: explanationOf(0), refusals: refusalsAt(0), others: none }
-  }
-  const explained = checks.map(({ name, limit }, i) => ({ name, limit, explanation: explanationOf(i) }))
-  let at: number | undefined
-  checks.forEach(({ shadow }, i) => {
-    if (shadow === true || (!accepted && outcomes[i]!.fits)) return
-    if (at === undefined || isTighter(explained[i]!.explanation, explained[at]!.explanation)) at = i
-  })
-  if (at === undefined) return undefined
-  return { kind, source, key, ...explained[at]!, refusals: refusalsAt(at), others: explained.filter((_, i) => i !== at && checks[i]!.shadow !== true) }
-}
+/** Who counts: the two stores behind the breaker, or a class of the user's. */
+export type Counter = Pick<RequestLimits, 'takeOne' | 'peek'>
 
 /** Whether the first limits a client more: it has to wait longer, or has less left. */
 export function isTighter (a: Explanation, b: Explanation): boolean {
@@ -227,33 +208,90 @@ export function isTighter (a: Explanation, b: Explanation): boolean {
   return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining
 }
 
-const none: readonly Explained[] = []
-
-/** Who counts: the two stores behind the breaker, or a class of the user's. */
-export type Counter = Pick<RequestLimits, 'takeOne' | 'peek'>
-
-/** Called once; with what a store has counted, where one has. */
-export type TakeDone = (failure: Error | undefined, verdict: Verdict | undefined, taken?: Taken, source?: CountedHit['source']) => void
-
-/** What a store has counted, to be given back. */
-export interface CountedHit extends Refund {
-  readonly source: 'redis' | 'memory' | 'custom'
+/** What a store has decided, or only told; counters are undefined where there are none. */
+type Told = Omit<Taken, 'outcomes'> & {
+  readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState | undefined }[]
 }
 
-/** The verdict on a request that nobody could count. */
+type Checked = Pick<Countable, 'key' | 'checks'>
+
+/** @returns undefined: all of the limits are in shadow */
+function countedDecision<T extends Told> (hit: Checked, taken: T, source: Source): Counted<T> | undefined {
+  const { checks } = hit
+  // Almost every request has one limit: it makes no lists.
+  if (checks.length === 1) return firstOf(checks).shadow === true ? undefined : decisionBy(hit, taken, source)
+  const { accepted, outcomes } = taken
+  const explained = checks.map((check, i) => {
+    const { name, limit } = check
+    return { name, limit, explanation: explanationAt(i, check, taken) }
+  })
+  let at: number | undefined
+  checks.forEach(({ shadow }, i) => {
+    if (shadow === true || (!accepted && outcomes[i]!.fits)) return
+    if (at === undefined || isTighter(explained[i]!.explanation, explained[at]!.explanation)) at = i
+  })
+  if (at === undefined) return undefined
+  const others = explained.filter((_, i) => i !== at && checks[i]!.shadow !== true)
+  const refusals = refusalsAt(at, checks[at]!, taken)
+  const kind = accepted ? 'allowed' : 'limited'
+  return { kind, source, key: hit.key, ...explained[at]!, refusals, others, taken }
+}
+
+/** The decision as the first limit has it. */
+function decisionBy<T extends Told> ({ key, checks }: Checked, taken: T, source: Source): Counted<T> {
+  const check = firstOf(checks)
+  const { name, limit } = check
+  return {
+    kind: taken.accepted ? 'allowed' : 'limited',
+    source,
+    key,
+    name,
+    limit,
+    explanation: explanationAt(0, check, taken),
+    refusals: refusalsAt(0, check, taken),
+    others: none,
+    taken
+  }
+}
+
+const none: readonly Explained[] = []
+
+/** @param i  number of the check */
+function explanationAt (i: number, { limit, cost }: NamedCheck, { explanations, outcomes, nowMs }: Told): Explanation {
+  const explanation = explanations?.[i] ?? ruleOf(limit).explain(outcomes[i]!.state, nowMs, limit, cost)
+  return explainHit(explanation, limit, cost)
+}
+
+function refusalsAt (i: number, { limit }: NamedCheck, { outcomes, nowMs }: Told): number {
+  return ruleOf(limit).refusals(outcomes[i]!.state, nowMs, limit)
+}
+
+/** A decision on a request that nobody could count. */
 type Unanswered = Shadowed | Uncounted | Denied
 
 /** @returns undefined: it fails */
-function unansweredVerdict (key: string, checks: readonly NamedCheck[], onOutage: OnOutage): Unanswered | undefined {
+function unansweredDecision (hit: Omit<Countable, 'counter'>): Unanswered | undefined {
+  const { key, checks, onOutage } = hit
   const check = inForce(checks)
-  if (check === undefined) return { kind: 'shadowed', key }
+  if (check === undefined) return shadowed(hit, 'local')
   if (onOutage === 'fail') return undefined
-  return onOutage === 'deny' ? { kind: 'denied' } : { kind: 'uncounted', key, name: check.name, limit: check.limit }
+  const { name, limit } = check
+  const of = { source: 'local', key, name } as const
+  return onOutage === 'deny' ? { kind: 'denied', ...of } : { kind: 'uncounted', ...of, limit }
+}
+
+function shadowed ({ key, checks }: Checked, source: Source): Shadowed {
+  return { kind: 'shadowed', source, key, name: firstOf(checks).name, taken: undefined }
 }
 
 /** The first limit that could refuse the request. */
 function inForce (checks: readonly NamedCheck[]): NamedCheck | undefined {
   return checks.find(({ shadow, cost }) => shadow !== true && cost > 0)
+}
+
+/** A hit without checks is decided before anybody counts. */
+function firstOf (checks: readonly NamedCheck[]): NamedCheck {
+  return checks[0]!
 }
 
 function isCountedByMemory (onOutage: OnOutage): onOutage is 'memory' | 'share' {

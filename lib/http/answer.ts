@@ -1,86 +1,102 @@
-/** What a verdict is to a client: headers, callbacks, and an error or a body. */
+/** From a decision to the reply: headers, callbacks, and an error or a body. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { attempt, isThenable } from '../runtime/awaitable.js'
-import { StoreUnavailableError } from '../errors.js'
-import type { Verdict } from '../rules/verdict.js'
-import { setLimitHeaders, setRefusalHeaders } from './headers.js'
-import type { Limiter } from './route-limit.js'
-import { blockedError, limitedError, sendBlocked, sendDenied, sendLimited, unavailableError } from './reply.js'
-import type { RequestSubject } from './subject.js'
+import type { Counted, Decision } from '../guard/decision.js'
 import { safeLog } from '../observers/safe-log.js'
+import type { LimitSettings } from '../settings/limit-settings.js'
+import { setLimitHeaders, setRefusalHeaders } from './headers.js'
+import { blockedError, failureError, limitedError, sendBlocked, sendDenied, sendLimited } from './reply.js'
+import type { Asking } from './request-hit.js'
+import type { RequestSubject } from './subject.js'
 import { asError } from './user-function.js'
 
-/** Of the two one is called, once: the request goes on, with an error or without; or it has its answer. */
-export type Passed = (error?: Error) => void
-export type Sent = () => void
+/** Called once if the request has no answer yet: it goes on, or fails with an error. */
+export type Done = (error?: Error) => void
 
-/** Counts a request, and answers it. */
-export function decideAndAnswer (limiter: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, passed: Passed, sent: Sent = () => {}): void {
-  limiter.decide(request, reply, subject, (failure, verdict) => {
-    if (verdict !== undefined) answer(request, reply, subject, limiter, verdict, passed, sent)
-    else passed(failure instanceof StoreUnavailableError ? unavailableError(failure) : failure)
-  })
+export interface AnsweringParts {
+  /** how it answers */
+  readonly limiter: { readonly settings: LimitSettings, isBanned (decision: Counted): boolean }
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+  readonly subject: RequestSubject
+  readonly done: Done
+  /** called in place of `done` if the answer is on its way */
+  readonly sent?: () => void
 }
 
-/** Answers a request that is refused, or lets it pass; before it returns. */
-export function answer (
-  request: FastifyRequest, reply: FastifyReply, subject: RequestSubject, limiter: Limiter, verdict: Verdict,
-  passed: Passed, sent: Sent = () => {}
-): void {
-  let error: object | undefined
-  try {
-    error = respond(request, reply, subject, limiter, verdict)
-    if (error === answered) return sent()
-  } catch (thrown) {
-    // A callback of the user's threw: that is the answer to this request, and not the end of the process.
-    error = asError(thrown)
+/** The one way from a decision to the reply. */
+export class Answering implements Asking {
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+  readonly subject: RequestSubject
+  readonly #parts: AnsweringParts
+
+  constructor (parts: AnsweringParts) {
+    this.request = parts.request
+    this.reply = parts.reply
+    this.subject = parts.subject
+    this.#parts = parts
   }
-  passed(error as Error | undefined)
-}
 
-/** In place of an error: the answer is on its way. */
-const answered = {}
-
-/** @returns the error to answer with; undefined: the request passes */
-function respond (
-  request: FastifyRequest, reply: FastifyReply, subject: RequestSubject, limiter: Limiter, verdict: Verdict
-): object | undefined {
-  const { settings } = limiter
-  switch (verdict.kind) {
-    case 'allowed':
-    case 'uncounted':
-      setLimitHeaders(reply, verdict, settings, subject)
-      call(settings.onExceeding, request, verdict.key)
-      return undefined
-    case 'limited': {
-      call(settings.onExceeded, request, verdict.key)
-      setRefusalHeaders(reply, verdict, settings, subject)
-      const isBanned = limiter.isBanned(verdict)
-      if (isBanned) call(settings.onBanReach, request, verdict.key)
-      if (!settings.problemDetails) return limitedError(request, verdict, isBanned, settings)
-      sendLimited(reply, verdict, isBanned)
-      return answered
+  /** Answers a request that is refused, or lets it pass; before it returns. */
+  answer (decision: Decision, shown: string): void {
+    const { done, sent } = this.#parts
+    let error: object | undefined
+    try {
+      const response = this.#respond(decision, shown)
+      if (response === 'sent') return sent?.()
+      error = response
+    } catch (thrown) {
+      // A callback of the user's threw: that is the answer to this request, and not the end of the process.
+      error = asError(thrown)
     }
-    case 'blocked':
-      if (!settings.problemDetails) return blockedError()
-      sendBlocked(reply)
-      return answered
-    case 'denied':
-      sendDenied(reply)
-      return answered
-    case 'unlimited':
-      call(settings.onExceeding, request, verdict.key)
-      return undefined
-    case 'exempt':
-    case 'skipped':
-    case 'shadowed': return undefined
-    /* c8 ignore next 2 -- a new kind of verdict fails to compile here, so that this cannot run */
-    default: throw new TypeError(`a verdict of unknown kind: ${JSON.stringify(verdict satisfies never)}`)
+    done(error as Error | undefined)
+  }
+
+  /** @returns the error to answer with; undefined: the request passes */
+  #respond (decision: Decision, shown: string): object | 'sent' | undefined {
+    const { request, reply, subject } = this
+    const { limiter } = this.#parts
+    const { settings } = limiter
+    switch (decision.kind) {
+      case 'allowed':
+      case 'uncounted':
+        setLimitHeaders(reply, decision, settings, subject)
+        call(settings.onExceeding, request, shown)
+        return undefined
+      case 'limited': {
+        call(settings.onExceeded, request, shown)
+        setRefusalHeaders(reply, decision, settings, subject)
+        const isBanned = limiter.isBanned(decision)
+        if (isBanned) call(settings.onBanReach, request, shown)
+        if (!settings.problemDetails) return limitedError(request, decision, isBanned, settings)
+        sendLimited(reply, decision, isBanned)
+        return 'sent'
+      }
+      case 'blocked':
+        if (!settings.problemDetails) return blockedError()
+        sendBlocked(reply)
+        return 'sent'
+      case 'denied':
+        sendDenied(reply)
+        return 'sent'
+      case 'unlimited':
+        call(settings.onExceeding, request, shown)
+        return undefined
+      case 'failed': return failureError(decision.failure)
+      case 'exempt':
+      case 'skipped':
+      case 'shadowed': return undefined
+      /* c8 ignore next 2 -- a new kind of decision fails to compile here, so that this cannot run */
+      default: throw new TypeError(`a decision of unknown kind: ${JSON.stringify(decision satisfies never)}`)
+    }
   }
 }
 
 /** A callback is not awaited; one that is async and fails is logged, and does not end the process. */
-function call (callback: ((request: FastifyRequest, key: string) => unknown) | undefined, request: FastifyRequest, key: string): void {
+function call (
+  callback: ((request: FastifyRequest, key: string) => unknown) | undefined, request: FastifyRequest, key: string
+): void {
   const result = callback?.(request, key)
   if (!isThenable(result)) return
   attempt(() => result, error => safeLog(request.log).error({ err: error }, 'a callback of the rate limit failed'))

@@ -1,17 +1,17 @@
 /** What `fastify.rateLimit` and `fastify.createRateLimit` give to those who want to decide for themselves where a limit is. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { OptionsError, StoreUnavailableError } from '../errors.js'
+import { OptionsError } from '../errors.js'
+import type { Counted, Decision, Explained, Uncounted } from '../guard/decision.js'
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../limits/registry.js'
 import type { RouteRateLimitOptions } from '../settings/options.js'
 import { ruleOf } from '../rules/rate-limit.js'
-import type { Counted, Explained, Uncounted, Verdict } from '../rules/verdict.js'
 import { resolveRouteLimit } from '../settings/limit-settings.js'
-import { decideAndAnswer } from './answer.js'
+import { Answering } from './answer.js'
 import type { CounterFor } from '../compat/custom-store.js'
 import { explanationOf } from './headers.js'
 import { groupName, Limiter } from './route-limit.js'
-import { deniedError, unavailableError } from './reply.js'
+import { deniedError, failureError } from './reply.js'
 import type { SubjectReader } from './subject.js'
 
 /**
@@ -64,14 +64,16 @@ export interface LimitersParts {
 }
 
 /** Adds both to an instance, unless another registration has. */
-export function addLimiters (fastify: FastifyInstance, { guard, registry, counterFor, global, subjectOf, checkOpen }: LimitersParts): void {
+export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): void {
+  const { guard, registry, counterFor, global, subjectOf, checkOpen } = parts
   let count = 0
   // Each has counters of its own, by the order in which they are made, which is the same on each instance.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
     if (options === undefined || options === null) return global
     count++
     const settings = resolveRouteLimit(options, global.settings, `${method} ${count}`)
-    return new Limiter(guard, registry, settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId), settings, counterFor(settings, options, {}))
+    const name = settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId)
+    return new Limiter({ guard, registry, name, settings, counter: counterFor(settings, options, {}) })
   }
 
   if (!fastify.hasDecorator('rateLimit')) {
@@ -80,7 +82,8 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
       const handler = async (request: FastifyRequest, reply: FastifyReply) => {
         const subject = subjectOf(request)
         await new Promise<void>((resolve, reject) => {
-          decideAndAnswer(limiter, subject, request, reply, error => error === undefined ? resolve() : reject(error), resolve)
+          const done = (error?: Error) => error === undefined ? resolve() : reject(error)
+          limiter.decide(new Answering({ limiter, request, reply, subject, done, sent: resolve }))
         })
       }
       return handler as RateLimitHandler
@@ -90,7 +93,12 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
   if (!fastify.hasDecorator('createRateLimit')) {
     fastify.decorate('createRateLimit', (options?: RouteRateLimitOptions): RateLimiter => {
       if (options?.countWhen !== undefined) {
-        throw new OptionsError([{ option: 'createRateLimit countWhen', rule: 'left out, since a function has no reply', received: 'a function', remedy: 'use rateLimit, or config.rateLimit of a route' }])
+        throw new OptionsError([{
+          option: 'createRateLimit countWhen',
+          rule: 'left out, since a function has no reply',
+          received: 'a function',
+          remedy: 'use rateLimit, or config.rateLimit of a route'
+        }])
       }
       const limiter = limiterOf(options, 'createRateLimit')
       const limit = async (request: FastifyRequest, options?: Parameters<RateLimiter>[1]) => {
@@ -103,21 +111,20 @@ export function addLimiters (fastify: FastifyInstance, { guard, registry, counte
 }
 
 async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
-  const verdict = await new Promise<Verdict>((resolve, reject) => {
-    limiter.decide(request, undefined, subjectOf(request), (failure, verdict) => {
-      if (verdict !== undefined) resolve(verdict)
-      else reject(shownFailure(failure!))
-    })
+  const { decision, shown } = await new Promise<{ decision: Decision, shown: string }>(resolve => {
+    const answer = (decision: Decision, shown: string) => resolve({ decision, shown })
+    limiter.decide({ request, reply: undefined, subject: subjectOf(request), answer })
   })
-  switch (verdict.kind) {
+  switch (decision.kind) {
     case 'allowed':
-    case 'limited': return resultOf(limiter, verdict.key, verdict, verdict.refusals, verdict.kind === 'limited')
-    case 'uncounted': return uncountedResult(limiter, verdict.key, verdict)
+    case 'limited': return resultOf(limiter, shown, decision, decision.kind === 'limited')
+    case 'uncounted': return uncountedResult(limiter, shown, decision)
     case 'exempt':
     case 'skipped':
     case 'unlimited':
-    case 'shadowed': return { isAllowed: true, key: verdict.key }
+    case 'shadowed': return { isAllowed: true, key: shown }
     case 'denied': throw deniedError()
+    case 'failed': throw failureError(decision.failure)
     /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
     case 'blocked': throw new TypeError('a limiter does not block')
   }
@@ -125,32 +132,30 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
-  if (await limiter.skips(request)) return { isAllowed: true, key: limiter.skipped(client).key }
-  const { key, shown, checks } = await limiter.countingOf(request, client)
+  if (await limiter.skips(request)) return { isAllowed: true, key: client.shown }
+  const { key, shown, checks } = await limiter.whomOf(request, client)
   if (typeof checks === 'string' || checks.length === 0) return { isAllowed: true, key: shown }
-  const verdict = await limiter.peek(key, checks).catch((failure: Error) => { throw shownFailure(failure) })
-  switch (verdict.kind) {
+  const decision = await limiter.peek(key, checks).catch((failure: Error) => { throw failureError(failure) })
+  switch (decision.kind) {
     case 'shadowed': return { isAllowed: true, key: shown }
     case 'denied': throw deniedError()
-    case 'uncounted': return uncountedResult(limiter, shown, verdict)
+    case 'uncounted': return uncountedResult(limiter, shown, decision)
   }
   // A client that has just used its last hit has not exceeded the limit yet. Only noted refusals tell the difference.
-  const { notesRefusals } = ruleOf(verdict.limit)
-  const { explanation: { retryAfterMs }, refusals } = verdict
+  const { notesRefusals } = ruleOf(decision.limit)
+  const { explanation: { retryAfterMs }, refusals } = decision
   const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!notesRefusals || refusals > 0))
-  return resultOf(limiter, shown, verdict, refusals, isExceeded)
+  return resultOf(limiter, shown, decision, isExceeded)
 }
 
-/** Where Redis is and what it said stays in the cause. */
-function shownFailure (failure: Error): Error {
-  return failure instanceof StoreUnavailableError ? unavailableError(failure) : failure
+function uncountedResult (limiter: Limiter, key: string, decision: Uncounted): RateLimitResult {
+  return resultOf(limiter, key, { ...decision, explanation: explanationOf(decision), refusals: 0 }, false)
 }
 
-function uncountedResult (limiter: Limiter, key: string, verdict: Uncounted): RateLimitResult {
-  return resultOf(limiter, key, { ...verdict, explanation: explanationOf(verdict) }, 0, false)
-}
-
-function resultOf (limiter: Limiter, key: string, { name, limit, explanation }: Explained, refusals: Counted['refusals'], isExceeded: boolean): RateLimitResult {
+function resultOf (
+  limiter: Limiter, key: string, { name, limit, explanation, refusals }: Explained & Pick<Counted, 'refusals'>,
+  isExceeded: boolean
+): RateLimitResult {
   const ttl = isExceeded ? Math.max(explanation.retryAfterMs, 1) : explanation.resetMs
   return {
     isAllowed: false,

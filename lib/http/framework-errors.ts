@@ -5,15 +5,15 @@
  */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { attempt, isThenable } from '../runtime/awaitable.js'
-import type { Passed } from './answer.js'
+import type { Done } from './answer.js'
 import { hangUp, isReset } from './connection.js'
 import { asError } from './user-function.js'
 
 /** Called with the error, and with a request and a reply on which no hook has run. */
 export type FrameworkErrorHandler = (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => void
 
-/** Answers a request that is refused; else calls `passed`. */
-type Gate = (request: FastifyRequest, reply: FastifyReply, passed: Passed) => void
+/** Answers a request, or calls `done`. */
+type Gate = (request: FastifyRequest, reply: FastifyReply, done: Done) => void
 
 /** The gates of all registrations, kept on the server so that another copy of this package finds them too. */
 const gates = Symbol.for('fastify-redis-guard.gates')

@@ -2,7 +2,7 @@
 import type { FastifyReply } from 'fastify'
 import { isTighter } from '../guard/guard.js'
 import type { Explanation } from '../rules/rule.js'
-import type { Counted, Explained, Uncounted } from '../rules/verdict.js'
+import type { Counted, Explained, Uncounted } from '../guard/decision.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
 
 type HeaderSettings = Pick<LimitSettings, 'addHeaders' | 'addHeadersOnExceeding' | 'headerNames' | 'standardHeaders'>
@@ -17,20 +17,20 @@ export interface HeaderState {
 
 /** Headers of a request that passed. After several hooks they are those of the limit with least left. */
 export function setLimitHeaders (
-  reply: FastifyReply, verdict: Counted | Uncounted, settings: HeaderSettings, state: HeaderState
+  reply: FastifyReply, decision: Counted | Uncounted, settings: HeaderSettings, state: HeaderState
 ): void {
-  const isTightest = state.tightest === undefined || isTighter(explanationOf(verdict), state.tightest)
-  if (isTightest) setPlainHeaders(reply, verdict, settings.addHeadersOnExceeding, settings, state)
-  if (verdict.kind !== 'uncounted') listLimits(reply, verdict, settings, state, isTightest)
+  const isTightest = state.tightest === undefined || isTighter(explanationOf(decision), state.tightest)
+  if (isTightest) setPlainHeaders(reply, decision, settings.addHeadersOnExceeding, settings, state)
+  if (decision.kind !== 'uncounted') listLimits(reply, decision, settings, state, isTightest)
 }
 
 /** Headers of a request that was refused. They are those of the limit that refuses, whatever passed before. */
 export function setRefusalHeaders (
-  reply: FastifyReply, verdict: Counted, settings: HeaderSettings, state: HeaderState
+  reply: FastifyReply, decision: Counted, settings: HeaderSettings, state: HeaderState
 ): void {
-  setPlainHeaders(reply, verdict, settings.addHeaders, settings, state)
-  listLimits(reply, verdict, settings, state, true)
-  if (settings.addHeaders['retry-after'] && canPass(verdict)) reply.header('retry-after', retryAfterSeconds(verdict))
+  setPlainHeaders(reply, decision, settings.addHeaders, settings, state)
+  listLimits(reply, decision, settings, state, true)
+  if (settings.addHeaders['retry-after'] && canPass(decision)) reply.header('retry-after', retryAfterSeconds(decision))
 }
 
 /** Whether such a request passes sooner or later; false: it counts for more than the whole limit. */
@@ -44,31 +44,31 @@ export function retryAfterSeconds ({ explanation }: Counted): number {
 }
 
 /** An uncounted request has its whole quota left. */
-export function explanationOf (verdict: Counted | Uncounted): Explanation {
-  return verdict.kind === 'uncounted'
-    ? { remaining: verdict.limit.max, resetMs: 0, retryAfterMs: 0 }
-    : verdict.explanation
+export function explanationOf (decision: Counted | Uncounted): Explanation {
+  return decision.kind === 'uncounted'
+    ? { remaining: decision.limit.max, resetMs: 0, retryAfterMs: 0 }
+    : decision.explanation
 }
 
 function setPlainHeaders (
-  reply: FastifyReply, verdict: Counted | Uncounted, wanted: LimitSettings['addHeadersOnExceeding'],
+  reply: FastifyReply, decision: Counted | Uncounted, wanted: LimitSettings['addHeadersOnExceeding'],
   { headerNames }: HeaderSettings, state: HeaderState
 ): void {
-  const explanation = explanationOf(verdict)
+  const explanation = explanationOf(decision)
   // The limit that is shown now may leave out a header that the one before it has set.
   if (state.tightest !== undefined) for (const name of headerNames) reply.removeHeader(name)
   state.tightest = explanation
-  if (wanted['x-ratelimit-limit']) reply.header(headerNames[0]!, verdict.limit.max)
+  if (wanted['x-ratelimit-limit']) reply.header(headerNames[0]!, decision.limit.max)
   if (wanted['x-ratelimit-remaining']) reply.header(headerNames[1]!, explanation.remaining)
   if (wanted['x-ratelimit-reset']) reply.header(headerNames[2]!, Math.ceil(explanation.resetMs / 1000))
 }
 
 /** Adds limits to the standard headers, where their hook sends those. */
 function listLimits (
-  reply: FastifyReply, verdict: Counted, settings: HeaderSettings, state: HeaderState, first: boolean
+  reply: FastifyReply, decision: Counted, settings: HeaderSettings, state: HeaderState, first: boolean
 ): void {
   if (!settings.standardHeaders) return
-  const own = [verdict, ...verdict.others]
+  const own = [decision, ...decision.others]
   state.listed = first ? [...own, ...state.listed] : [...state.listed, ...own]
   setStandardHeaders(reply, state.listed)
 }

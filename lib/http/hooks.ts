@@ -9,9 +9,9 @@ import type { Client } from '../guard/client.js'
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../limits/registry.js'
 import type { LimitHook, RouteRateLimitOptions } from '../settings/options.js'
-import type { Settings } from '../settings/settings.js'
 import { resolveRouteLimit } from '../settings/limit-settings.js'
-import { answer, decideAndAnswer, type Passed } from './answer.js'
+import type { Settings } from '../settings/settings.js'
+import { Answering, type AnsweringParts } from './answer.js'
 import { hangUp, isReset } from './connection.js'
 import type { CounterFor } from '../compat/custom-store.js'
 import { addGate } from './framework-errors.js'
@@ -40,30 +40,37 @@ export interface HookParts {
 export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
   const { guard, registry, settings, namePrefix, counterFor, clientOf, checkOpen } = parts
   const subjectOf = subjectReader(fastify, clientOf)
-  const global = new Limiter(guard, registry, `${namePrefix}${globalLimitName}`, settings.limit, counterFor(settings.limit))
+  const global = new Limiter({
+    guard,
+    registry,
+    name: `${namePrefix}${globalLimitName}`,
+    settings: settings.limit,
+    counter: counterFor(settings.limit)
+  })
 
   fastify.addHook('onRequest', (request, reply, done) => {
     if (isReset(request)) return hangUp(reply)
     const subject = subjectOf(request)
-    const blocked = guard.blocked(subject)
-    if (blocked === undefined) done()
-    else answer(request, reply, subject, global, blocked, done)
+    const refusal = guard.decide(subject)
+    if (refusal === undefined) done()
+    else new Answering({ limiter: global, request, reply, subject, done }).answer(refusal, refusal.key)
   })
 
   const limitsNotFound = settings.global && settings.limitNotFound
   if (limitsNotFound) limitNotFound(fastify, global, subjectOf)
-  addGate(fastify, (request, reply, passed) => {
+  addGate(fastify, (request, reply, done) => {
     let subject: RequestSubject
     try {
       subject = subjectOf(request)
     } catch (thrown) {
       // A `trustProxy` function threw. Fastify catches errors of hooks, but this is none.
-      return passed(asError(thrown))
+      return done(asError(thrown))
     }
-    const blocked = guard.blocked(subject)
-    if (blocked !== undefined) answer(request, reply, subject, global, blocked, passed)
-    else if (limitsNotFound) limitAsNotFound(global, subject, request, reply, passed)
-    else passed()
+    const asked = { limiter: global, request, reply, subject, done }
+    const refusal = guard.decide(subject)
+    if (refusal !== undefined) new Answering(asked).answer(refusal, refusal.key)
+    else if (limitsNotFound) limitOnce(asked)
+    else done()
   })
   addLimiters(fastify, { guard, registry, counterFor, global, subjectOf, checkOpen })
 
@@ -71,14 +78,16 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
   fastify.addHook('onRoute', route => {
     const limiter = limiterOf(route, parts, global, nameOfGet)
     if (limiter === undefined) return
-    addLast(route, limiter.settings.hook, (request, reply, done) => limitOnce(limiter, subjectOf(request), request, reply, done))
+    addLast(route, limiter.settings.hook, (request, reply, done) => {
+      limitOnce({ limiter, request, reply, subject: subjectOf(request), done })
+    })
   })
 }
 
-/** Who looks for what is not there is limited as anybody else; a 404 is no route that a hook could be added to. */
+/** 404s count against the global limit; they have no route, so `onRoute` cannot add a hook. */
 function limitNotFound (fastify: FastifyInstance, global: Limiter, subjectOf: SubjectReader): void {
   const handler: LimitHandler = (request, reply, done) => {
-    if (request.is404) limitAsNotFound(global, subjectOf(request), request, reply, done)
+    if (request.is404) limitOnce({ limiter: global, request, reply, subject: subjectOf(request), done })
     else done()
   }
   const { hook } = global.settings
@@ -86,39 +95,48 @@ function limitNotFound (fastify: FastifyInstance, global: Limiter, subjectOf: Su
   else fastify.addHook(hook as 'onRequest', handler)
 }
 
-function limitAsNotFound (
-  global: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, passed: Passed
-): void {
-  // A handler that calls callNotFound was limited as that of a route.
-  if (subject.hasRouteLimit) return passed()
-  subject.hasRouteLimit = true
-  decideAndAnswer(global, subject, request, reply, passed)
-}
-
 type LimitHandler = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => void
 
-function limitOnce (limiter: Limiter, subject: RequestSubject, request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void {
-  // A plugin that adds a copy of a route by another URL copies its hooks, too.
+/** The limit of a route, or of a 404 the global one, decides a request once. */
+function limitOnce (asked: AnsweringParts & { readonly limiter: Limiter }): void {
+  const { limiter, subject, done } = asked
+  // A plugin that adds a copy of a route by another URL copies its hooks, too. A handler that calls callNotFound was
+  // limited as that of a route.
   if (subject.hasRouteLimit) return done()
   subject.hasRouteLimit = true
-  decideAndAnswer(limiter, subject, request, reply, done)
+  limiter.decide(new Answering(asked))
 }
 
-/** @param nameOfGet  names of limits by URL, which HEAD shares: it asks for what GET would answer, so apart they would double the quota */
-function limiterOf (route: RouteOptions, { guard, registry, settings, namePrefix, counterFor }: HookParts, global: Limiter, nameOfGet: Map<string, string>): Limiter | undefined {
+/**
+ * @param nameOfGet  names of limits by URL, which HEAD shares: it asks for what GET would answer, so apart they would
+ *   double the quota
+ */
+function limiterOf (
+  route: RouteOptions, { guard, registry, settings, namePrefix, counterFor }: HookParts, global: Limiter,
+  nameOfGet: Map<string, string>
+): Limiter | undefined {
   const config: unknown = (route.config as { rateLimit?: unknown } | undefined)?.rateLimit
   if (config === false) return undefined
   if (config === undefined || config === null) return settings.global ? global : undefined
-  if (typeof config !== 'object' || Array.isArray(config)) throw new Error('Unknown value for route rate-limit configuration')
+  if (typeof config !== 'object' || Array.isArray(config)) {
+    throw new Error('Unknown value for route rate-limit configuration')
+  }
   const methods = [route.method].flat().map(method => method.toUpperCase())
-  const url = `${route.url}${Object.entries(route.constraints ?? {}).map(([by, value]) => ` ${by}=${String(value)}`).join('')}`
+  const constraints = Object.entries(route.constraints ?? {}).map(([by, value]) => ` ${by}=${String(value)}`)
+  const url = `${route.url}${constraints.join('')}`
   // With a prefix, HEAD of `/prefix` comes as that of `/prefix/`.
   const place = url.replace(/(?<=.)\/(?= |$)/, '')
   const ofGet = methods.length === 1 && methods[0] === 'HEAD' ? nameOfGet.get(place) ?? `GET:${url}` : undefined
   const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`)
   const name = own.groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : groupName(own.groupId)
   if (methods.includes('GET')) nameOfGet.set(place, name)
-  return new Limiter(guard, registry, `${namePrefix}${name}`, own, counterFor(own, config, route))
+  return new Limiter({
+    guard,
+    registry,
+    name: `${namePrefix}${name}`,
+    settings: own,
+    counter: counterFor(own, config, route)
+  })
 }
 
 function addLast (route: RouteOptions, hook: LimitHook, handler: LimitHandler): void {

@@ -4,8 +4,8 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { attached } from '../runtime/attached.js'
 import { attempt, isThenable } from '../runtime/awaitable.js'
 import { type RefusalCode, RefusalError, StoreUnavailableError } from '../errors.js'
+import type { Counted } from '../guard/decision.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
-import type { Counted } from '../rules/verdict.js'
 import { safeLog } from '../observers/safe-log.js'
 import { canPass, retryAfterSeconds } from './headers.js'
 
@@ -20,17 +20,19 @@ const blockedText = 'Address is blocked'
 const loggedBuilders = Symbol('fastify-redis-guard.loggedBuilders')
 
 /** 429, or 403 where `ban` says so: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
-export function limitedError (request: FastifyRequest, verdict: Counted, isBanned: boolean, { errorResponseBuilder }: LimitSettings): object {
-  const after = afterText(verdict)
+export function limitedError (
+  request: FastifyRequest, decision: Counted, isBanned: boolean, { errorResponseBuilder }: LimitSettings
+): object {
+  const after = afterText(decision)
   const [statusCode, code] = isBanned ? [403, 'GUARD_BANNED'] as const : [429, 'GUARD_LIMITED'] as const
-  const { limit: { max }, explanation: { retryAfterMs: ttl }, name: limit } = verdict
+  const { limit: { max }, explanation: { retryAfterMs: ttl }, name: limit } = decision
   const built = errorResponseBuilder?.(request, { statusCode, code, limit, ban: isBanned, max, ttl, after })
   // An async one cannot be thrown as it is; whether it fails later is no matter.
   if (isThenable(built)) attempt(() => built, () => {})
   else if (built) return built
   // A builder that forgets its return must not let the request pass.
   if (errorResponseBuilder !== undefined) logOnce(errorResponseBuilder, request)
-  return refusal(statusCode, code, exceededText(verdict), limit)
+  return refusal(statusCode, code, exceededText(decision), limit)
 }
 
 function logOnce (builder: object, { server: { server }, log }: FastifyRequest): void {
@@ -42,23 +44,26 @@ function logOnce (builder: object, { server: { server }, log }: FastifyRequest):
 }
 
 /** The same as a problem, without an error. */
-export function sendLimited (reply: FastifyReply, verdict: Counted, isBanned: boolean): void {
-  const [type, title, status] = isBanned ? ['abnormal-usage-detected', 'Abnormal Usage Detected', 403] as const : ['quota-exceeded', 'Quota Exceeded', 429] as const
-  sendProblem(reply, { type, title, status, detail: exceededText(verdict), 'violated-policies': [verdict.name] })
+export function sendLimited (reply: FastifyReply, decision: Counted, isBanned: boolean): void {
+  const [type, title, status] = isBanned
+    ? ['abnormal-usage-detected', 'Abnormal Usage Detected', 403] as const
+    : ['quota-exceeded', 'Quota Exceeded', 429] as const
+  sendProblem(reply, { type, title, status, detail: exceededText(decision), 'violated-policies': [decision.name] })
 }
 
 export function sendBlocked (reply: FastifyReply): void {
-  sendProblem(reply, { type: 'abnormal-usage-detected', title: 'Abnormal Usage Detected', status: 403, detail: blockedText })
+  const type = 'abnormal-usage-detected'
+  sendProblem(reply, { type, title: 'Abnormal Usage Detected', status: 403, detail: blockedText })
 }
 
-function exceededText (verdict: Counted): string {
-  if (canPass(verdict)) return `Rate limit exceeded, retry in ${afterText(verdict)}`
-  return `Rate limit exceeded, the request counts for more than the limit of ${verdict.limit.burst} allows`
+function exceededText (decision: Counted): string {
+  if (canPass(decision)) return `Rate limit exceeded, retry in ${afterText(decision)}`
+  return `Rate limit exceeded, the request counts for more than the limit of ${decision.limit.burst} allows`
 }
 
-function afterText (verdict: Counted): string {
-  if (!canPass(verdict)) return 'never'
-  return format(retryAfterSeconds(verdict) * 1000, true)
+function afterText (decision: Counted): string {
+  if (!canPass(decision)) return 'never'
+  return format(retryAfterSeconds(decision) * 1000, true)
 }
 
 /** Thrown by createRateLimit, which has no reply to send. */
@@ -71,7 +76,8 @@ const deniedText = 'Requests cannot be counted at the moment'
 /** 503: nobody can decide, and `onOutage` is `deny`. */
 export function sendDenied (reply: FastifyReply): void {
   reply.header('retry-after', 1)
-  sendProblem(reply, { type: 'temporary-reduced-capacity', title: 'Temporary Reduced Capacity', status: 503, detail: deniedText })
+  const type = 'temporary-reduced-capacity'
+  sendProblem(reply, { type, title: 'Temporary Reduced Capacity', status: 503, detail: deniedText })
 }
 
 /** `type` is the name of one in the registry. */
@@ -94,7 +100,8 @@ function sendProblem (reply: FastifyReply, { type, ...rest }: Problem): void {
 }
 
 /** 500: `onOutage` is `fail`, and Redis cannot answer. Where Redis is and what it said stays in the cause. */
-export function unavailableError (failure: StoreUnavailableError): StoreUnavailableError {
+export function failureError (failure: Error): Error {
+  if (!(failure instanceof StoreUnavailableError)) return failure
   return new StoreUnavailableError(failure.kind, 'The rate limit store is unavailable', failure)
 }
 

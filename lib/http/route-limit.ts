@@ -4,85 +4,63 @@
  * request is counted against, and by which limits.
  */
 import { isDeepStrictEqual } from 'node:util'
-import type { FastifyReply, FastifyRequest } from 'fastify'
-import { inThisContext } from '../runtime/async-context.js'
-import { attempt, type Awaitable, isThenable } from '../runtime/awaitable.js'
+import type { FastifyRequest } from 'fastify'
+import { type Awaitable, isThenable } from '../runtime/awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import type { Client } from '../guard/client.js'
-import type { CountedHit, Counter, Guard, Subject } from '../guard/guard.js'
+import type { Counted, Subject } from '../guard/decision.js'
+import type { Counter, Guard } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../limits/registry.js'
 import { storeAlgorithm } from '../rules/fixed-window.js'
 import { byAddress } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
-import type { Counted, Skipped, Verdict } from '../rules/verdict.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
-import { safeLog } from '../observers/safe-log.js'
-import { listen } from '../runtime/shared-listener.js'
 import type { NamedCheck } from '../store/limit-store.js'
 import { readClientId } from './client-id.js'
-import { wasDelivered } from './connection.js'
-import type { RequestSubject } from './subject.js'
+import { type AskedLimit, type Asking, RequestHit, type Whom } from './request-hit.js'
 import { answerOf, hidden } from './user-function.js'
 
-/** Called once, with the failure, or with the verdict. */
-export type Decided = (failure: Error | undefined, verdict: Verdict | undefined) => void
-
-/** Whom a request is counted against, and by what; or why it is not. */
-export interface Counting {
-  readonly key: string
-  /** as the user's functions get it: the very value that a `keyGenerator` answered, which may be no string */
-  readonly shown: string
-  /**
-   * Empty: there is no limit. `exempt`: on the allow list. `repeated`: the same limit has decided the request for this
-   * key before
-   */
-  readonly checks: readonly NamedCheck[] | 'exempt' | 'repeated'
-}
-
-export class Limiter {
+export class Limiter implements AskedLimit {
   readonly settings: LimitSettings
-  readonly #guard: Guard
+  readonly guard: Guard
+  readonly name: string
+  /** who decides in place of the guard's store */
+  readonly counter: Counter | undefined
   readonly #registry: LimitRegistry
-  readonly #name: string
   readonly #limits: readonly LiveLimit[]
   readonly #isPlain: boolean
-  readonly #counter: Counter | undefined
-  /** the same array for each request that has the same checks, so that a batch tells Redis about them once; by which of them are in shadow */
+  /**
+   * The same array for each request that has the same checks, so that a batch tells Redis about them once; by which of
+   * them are in shadow.
+   */
   #fixed = new Map<number, readonly NamedCheck[]>()
   #fixedByAddress = new Map<number, readonly NamedCheck[]>()
   #version: number
 
-  /** @param counter  who decides in place of the guard's store */
-  constructor (guard: Guard, registry: LimitRegistry, name: string, settings: LimitSettings, counter?: Counter) {
+  constructor ({ guard, registry, name, settings, counter }: LimiterParts) {
     const { allowList, ipv6Subnet, keyGenerator } = settings
     if (counter !== undefined) checkForStore(name, settings)
-    this.#counter = counter
+    this.counter = counter
     this.settings = settings
-    this.#guard = guard
+    this.guard = guard
+    this.name = name
     this.#registry = registry
-    this.#name = name
-    this.#limits = settings.limits.map(definition => registry.add(name, definition.name === '' ? undefined : definition.name, definition, { ipv6Subnet, hasKeyGenerator: keyGenerator !== undefined }))
+    const clients = { ipv6Subnet, hasKeyGenerator: keyGenerator !== undefined }
+    this.#limits = settings.limits.map(definition => {
+      return registry.add(name, definition.name === '' ? undefined : definition.name, definition, clients)
+    })
     this.#isPlain = keyGenerator === undefined && allowList.decide === undefined
     this.#version = registry.version
   }
 
-  /**
-   * Decides; before it returns where nobody has to be waited for.
-   *
-   * @param reply  undefined: there is none, as for who asks by a function; then each call counts
-   */
-  decide (
-    request: FastifyRequest, reply: FastifyReply | undefined, subject: RequestSubject, decided: Decided
-  ): void {
-    if (this.settings.skip === undefined) return this.#decide(request, reply, subject, decided)
-    const continued = (skips: boolean) => {
-      if (skips) decided(undefined, this.skipped(this.clientOf(subject)))
-      else this.#decide(request, reply, subject, decided)
-    }
-    const skips = this.skips(request)
+  /** Decides; before it returns where nobody has to be waited for. */
+  decide (asking: Asking): void {
+    if (this.settings.skip === undefined) return this.#decide(asking)
+    const continued = (skips: boolean) => skips ? this.#skip(asking) : this.#decide(asking)
+    const skips = this.skips(asking.request)
     if (typeof skips === 'boolean') continued(skips)
-    else skips.then(continued, (thrown: unknown) => decided(thrown as Error, undefined))
+    else skips.then(continued, (thrown: unknown) => this.#fail(asking, thrown))
   }
 
   /** Whether the user's `skip` leaves a request out; a promise only where that answers one, or fails. */
@@ -95,33 +73,44 @@ export class Limiter {
       answer = Promise.reject(thrown)
     }
     return answerOf('skip', () => answer).then(Boolean, (thrown: unknown) => {
-      throw hidden(thrown, this.#name, request)
+      throw hidden(thrown, this.name, request)
     })
   }
 
-  skipped (client: Client): Skipped {
-    return { kind: 'skipped', key: client.shown }
-  }
-
-  #decide (request: FastifyRequest, reply: FastifyReply | undefined, subject: RequestSubject, decided: Decided): void {
+  #decide (asking: Asking): void {
+    const { reply, subject } = asking
     const client = this.clientOf(subject)
     if (this.#isPlain) {
-      const { key } = client
-      if (reply !== undefined && !subject.markUnlessCounted(this, key)) return decided(undefined, this.skipped(client))
-      const shownTo = showing(client.shown, key, decided)
-      if (isListed(client, key, this.settings)) return shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
-      const checks = this.#fixedChecks(key, false)
-      if (checks !== undefined) return this.#take(request, reply, subject, key, checks, shownTo)
+      const { key, shown } = client
+      if (reply !== undefined && !subject.markUnlessCounted(this, key)) return this.#skip(asking)
+      const checks = isListed(client, key, this.settings) ? 'exempt' : this.#fixedChecks(key, false)
+      if (checks !== undefined) return this.#ask(asking, { key, shown, checks })
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
     // For a plain limit that is done already.
-    const marks = reply === undefined || this.#isPlain ? undefined : (key: string) => subject.markUnlessCounted(this, key)
-    this.countingOf(request, client, marks).then(({ key, shown, checks }) => {
-      const shownTo = showing(shown, key, decided)
-      if (checks === 'repeated') shownTo(undefined, { kind: 'skipped', key })
-      else if (checks === 'exempt') shownTo(undefined, this.#guard.exempt(subject, this.#name, key))
-      else this.#take(request, reply, subject, key, checks, shownTo)
-    }, (thrown: unknown) => decided(thrown as Error, undefined))
+    const isMarked = reply === undefined || this.#isPlain
+    const marks = isMarked ? undefined : (key: string) => subject.markUnlessCounted(this, key)
+    this.whomOf(asking.request, client, marks).then(
+      whom => this.#ask(asking, whom),
+      (thrown: unknown) => this.#fail(asking, thrown)
+    )
+  }
+
+  #ask (asking: Asking, whom: Whom): void {
+    if (whom.checks === 'repeated') return this.#skip(asking, whom)
+    const hit = new RequestHit(this, asking, whom)
+    const decision = this.guard.decide(hit)
+    if (decision !== undefined) hit.finish(decision)
+  }
+
+  #skip (asking: Asking, { key, shown }: Pick<Whom, 'key' | 'shown'> = this.clientOf(asking.subject)): void {
+    asking.answer({ kind: 'skipped', source: 'local', key, name: this.name }, shown)
+  }
+
+  /** A function of the user's failed, so that nobody knows whom to count. */
+  #fail (asking: Asking, thrown: unknown): void {
+    const { key, shown } = this.clientOf(asking.subject)
+    asking.answer({ kind: 'failed', source: 'local', key, name: this.name, failure: thrown as Error }, shown)
   }
 
   clientOf ({ client }: Subject): Client {
@@ -134,7 +123,7 @@ export class Limiter {
    */
   isSameAs (other: Limiter): boolean {
     if (other === this) return true
-    if (other.#name !== this.#name) return false
+    if (other.name !== this.name) return false
     const { settings } = other
     return comparedOptions.every(name => settings[name] === this.settings[name]) &&
       isDeepStrictEqual(settings.allowList.given, this.settings.allowList.given) &&
@@ -143,7 +132,7 @@ export class Limiter {
 
   /** How far a client is; nothing is counted. */
   async peek (key: string, checks: readonly NamedCheck[]): ReturnType<Guard['peek']> {
-    return await this.#guard.peek(key, checks, this.settings.onOutage, this.#counter)
+    return await this.guard.peek({ key, checks, onOutage: this.settings.onOutage, counter: this.counter })
   }
 
   /** Whether a refusal is one by `ban`. */
@@ -152,45 +141,8 @@ export class Limiter {
     return ban !== -1 && refusals > ban
   }
 
-  #take (request: FastifyRequest, reply: FastifyReply | undefined, subject: Subject, key: string, checks: readonly NamedCheck[], decided: Decided): void {
-    if (checks.length === 0) return decided(undefined, this.#guard.unlimited(subject, this.#name, key))
-    const { countWhen, onOutage } = this.settings
-    this.#guard.take(subject, key, checks, onOutage, countWhen === undefined || reply === undefined
-      ? decided
-      : (failure, verdict, taken, source) => {
-          if (taken?.accepted) this.#countLater(request, reply, { hit: { key, checks }, taken, source: source! })
-          decided(failure, verdict)
-        }, this.#counter)
-  }
-
-  /** A request whose answer is not delivered as a whole stays counted: hanging up does not evade a limit. */
-  #countLater (request: FastifyRequest, reply: FastifyReply, counted: CountedHit): void {
-    // For a pipelined request, `finish` comes in the context of the request before it.
-    // Many registrations may wait for the same reply.
-    const stop = listen(reply.raw, 'finish', inThisContext(() => {
-      stop()
-      if (!wasDelivered(request, reply)) return
-      let counts = true
-      try {
-        counts = this.settings.countWhen!(request, reply)
-        // An async one cannot be waited for; whether it fails later is no matter.
-        if (isThenable(counts)) attempt(() => counts, () => {})
-        if (typeof counts !== 'boolean') throw new LimitError(`countWhen must answer true or false, got ${show(counts)}`)
-      } catch (error) {
-        safeLog(request.log).error({ err: error, limit: this.#name }, 'countWhen failed, the request counts')
-        return
-      }
-      if (counts) return
-      attempt(async () => await this.#guard.refund(counted), error => {
-        safeLog(request.log).error({ err: error }, 'a request that is not to count could not be taken back')
-      })
-    }))
-  }
-
   /** @param marks  see RequestSubject.markUnlessCounted; undefined: each call counts */
-  async countingOf (
-    request: FastifyRequest, client: Client, marks?: (key: string) => boolean
-  ): Promise<Counting> {
+  async whomOf (request: FastifyRequest, client: Client, marks?: (key: string) => boolean): Promise<Whom> {
     try {
       const { keyGenerator, allowList } = this.settings
       const answer = keyGenerator === undefined
@@ -198,7 +150,7 @@ export class Limiter {
         : await answerOf('keyGenerator', () => keyGenerator(request))
       const generated = readClientId(answer)
       const plain = generated ?? client.key
-      const key = generated === undefined ? plain : this.#guard.hashKey?.(generated) ?? generated
+      const key = generated === undefined ? plain : this.guard.hashKey?.(generated) ?? generated
       const shown = generated === undefined ? client.shown : answer as string
       // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
       const isFallback = keyGenerator !== undefined && generated === undefined
@@ -211,7 +163,7 @@ export class Limiter {
       const fixed = this.#fixedChecks(key, isFallback)
       return { key, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
     } catch (thrown) {
-      throw hidden(thrown, this.#name, request)
+      throw hidden(thrown, this.name, request)
     }
   }
 
@@ -269,18 +221,19 @@ export class Limiter {
   }
 }
 
+export interface LimiterParts {
+  readonly guard: Guard
+  readonly registry: LimitRegistry
+  readonly name: string
+  readonly settings: LimitSettings
+  readonly counter: Counter | undefined
+}
+
 /** Options that must be identical for two hooks to be one limit; their allow lists and limits must be equal. */
 const comparedOptions = ['skip', 'countWhen', 'onOutage'] as const
 
 function isUnlimited ({ limit }: NamedCheck): boolean {
   return limit.max === Infinity
-}
-
-/** The user's functions get the key that is shown, which may be no string, and not the one that is counted. */
-function showing (shown: string, counted: string, decided: Decided): Decided {
-  if (shown === counted) return decided
-  return (failure, verdict) =>
-    decided(failure, verdict !== undefined && 'key' in verdict ? { ...verdict, key: shown } : verdict)
 }
 
 async function computed (live: LiveLimit, request: FastifyRequest, key: string): Promise<Limit> {

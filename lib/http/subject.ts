@@ -1,9 +1,9 @@
 /** What a request is about, and what has become of it so far. */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Client } from '../guard/client.js'
-import type { Subject } from '../guard/guard.js'
+import type { Explained } from '../guard/decision.js'
+import type { Entry } from '../guard/guard.js'
 import type { Explanation } from '../rules/rule.js'
-import type { Explained } from '../rules/verdict.js'
 
 /** A limit that decides a request; several hooks may have the same one. */
 export interface RequestLimit {
@@ -11,14 +11,15 @@ export interface RequestLimit {
 }
 
 /** A limit that has decided a request, and the one before it. */
-interface Decision {
+interface Mark {
   readonly limit: RequestLimit
   readonly key: string
-  readonly before: Decision | undefined
+  readonly before: Mark | undefined
 }
 
 /** `routeOptions` builds an object at each look, so that only refusals look. */
-export class RequestSubject implements Subject {
+export class RequestSubject implements Entry {
+  readonly isEntry = true
   readonly client: Client
   /** the limit of its route has decided it, or of a 404 the global limit */
   hasRouteLimit = false
@@ -26,7 +27,7 @@ export class RequestSubject implements Subject {
   tightest: Explanation | undefined
   /** limits in the standard headers of the reply */
   listed: readonly Explained[] = none
-  #decisions: Decision | undefined
+  #marks: Mark | undefined
   readonly #request: FastifyRequest
 
   constructor (request: FastifyRequest, client: Client) {
@@ -40,11 +41,15 @@ export class RequestSubject implements Subject {
    * @returns false: the same limit has counted it for that key already
    */
   markUnlessCounted (limit: RequestLimit, key: string): boolean {
-    for (let decision = this.#decisions; decision !== undefined; decision = decision.before) {
-      if (decision.key === key && decision.limit.isSameAs(limit)) return false
+    for (let mark = this.#marks; mark !== undefined; mark = mark.before) {
+      if (mark.key === key && mark.limit.isSameAs(limit)) return false
     }
-    this.#decisions = { limit, key, before: this.#decisions }
+    this.#marks = { limit, key, before: this.#marks }
     return true
+  }
+
+  get isListed (): boolean {
+    return this.client.exempt
   }
 
   get method (): string {

@@ -3,9 +3,8 @@
  * of each decision. Where nobody listens they cost a look at a flag.
  */
 import { channel } from 'node:diagnostics_channel'
-import type { Source } from '../rules/verdict.js'
 import type { StoreStatus } from '../outage/availability.js'
-import type { GuardEvent } from '../guard/guard.js'
+import type { Decision, Source, Subject } from '../guard/decision.js'
 
 /** What is told of an allowed, limited or blocked request. */
 export interface DecisionMessage {
@@ -37,15 +36,16 @@ const channels = {
   switch: channel(channelNames.switch)
 }
 
-/** A listener of the guard's. */
-export function publishDecision ({ outcome, source, limit, key, subject }: GuardEvent): void {
+/** An observer of decisions. */
+export function publishDecision ({ kind, source, name: limit, key }: Decision, subject: Subject): void {
   const ofShadow = limit === undefined ? 'blocked' : 'limited'
-  const name = outcome === 'shadowed' ? ofShadow : outcome
+  const name = kind === 'shadowed' ? ofShadow : kind
   if (name !== 'allowed' && name !== 'limited' && name !== 'blocked') return
   const to = channels[name]
   if (!to.hasSubscribers) return
   const { client, method, route } = subject
-  to.publish({ ip: client.address?.text, key, limit, source, method, route, shadow: outcome === 'shadowed' } satisfies DecisionMessage)
+  const shadow = kind === 'shadowed'
+  to.publish({ ip: client.address?.text, key, limit, source, method, route, shadow } satisfies DecisionMessage)
 }
 
 /** The store that answers has changed. */

@@ -12,7 +12,7 @@ import { AsyncResource } from 'node:async_hooks'
 import type { RateLimitEvent } from '../store/event-store.js'
 import { shorten } from './shorten.js'
 import { timers } from '../runtime/timers.js'
-import type { GuardEvent } from '../guard/guard.js'
+import type { Decision, Subject } from '../guard/decision.js'
 
 /** ms between two writes. */
 export const flushIntervalMs = 250
@@ -66,13 +66,13 @@ export class EventLog {
    * blocked: an IPv6 client changes its address at will, and is one suspect
    * all the same.
    */
-  record ({ outcome, key, limit, subject }: GuardEvent, atMs: number): void {
-    if (outcome !== 'limited' && outcome !== 'blocked') return
+  record ({ kind, key, name }: Decision, subject: Subject, atMs: number): void {
+    if (kind !== 'limited' && kind !== 'blocked') return
     const { client, method, route } = subject
     const counted = client.address === undefined ? undefined : client.key
-    const ip = outcome === 'blocked' ? key : counted
+    const ip = kind === 'blocked' ? key : counted
     const shown = key === ip ? undefined : shorten(key)
-    this.add({ type: outcome, ip, key: shown, limit, method, route, count: 1, atMs })
+    this.add({ type: kind, ip, key: shown, limit: name, method, route, count: 1, atMs })
   }
 
   add (event: RateLimitEvent): void {

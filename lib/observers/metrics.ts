@@ -5,10 +5,9 @@
  */
 import { type Aggregator, Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import { type StoreFailure, storeFailures } from '../errors.js'
-import type { GuardEvent, Outcome } from '../guard/guard.js'
+import type { Decision, Source } from '../guard/decision.js'
 import type { MetricsRegistry } from '../settings/options.js'
 import { type BreakerState, breakerStates } from '../redis/breaker.js'
-import type { Source } from '../rules/verdict.js'
 import type { StoreStatus } from '../outage/availability.js'
 import { type Carried, carriedKinds } from '../outage/journal.js'
 import { addRedisInfo, infoMetrics, type InfoSource, upMetric } from './redis-info.js'
@@ -141,8 +140,8 @@ export class Metrics {
     if (sources.redisInfo !== undefined) addRedisInfo(registers, sources.redisInfo)
   }
 
-  decided ({ limit = '', outcome, source }: GuardEvent): void {
-    this.#decisions.add(limit, outcome, source)
+  decided ({ name = '', kind, source }: Decision): void {
+    this.#decisions.add(name, kind, source)
   }
 
   roundTrip (seconds: number): void {
@@ -183,10 +182,10 @@ interface Count {
 
 /** Integers by limit, outcome and source; one for each request, so adding makes no text and no object. */
 class Decisions {
-  readonly #byLimit = new Map<string, Map<Outcome, Map<Source, Count>>>()
+  readonly #byLimit = new Map<string, Map<Decision['kind'], Map<Source, Count>>>()
   readonly #all: Count[] = []
 
-  add (limit: string, outcome: Outcome, source: Source): void {
+  add (limit: string, outcome: Decision['kind'], source: Source): void {
     const known = this.#byLimit.get(limit)?.get(outcome)?.get(source)
     if (known === undefined) this.#begin(limit, outcome, source)
     else known.count++
@@ -196,8 +195,8 @@ class Decisions {
     return this.#all
   }
 
-  #begin (limit: string, outcome: Outcome, source: Source): void {
-    const byOutcome = inner(this.#byLimit, limit, () => new Map<Outcome, Map<Source, Count>>())
+  #begin (limit: string, outcome: Decision['kind'], source: Source): void {
+    const byOutcome = inner(this.#byLimit, limit, () => new Map<Decision['kind'], Map<Source, Count>>())
     const entry = { values: [limit, outcome, source], count: 1 }
     inner(byOutcome, outcome, () => new Map<Source, Count>()).set(source, entry)
     this.#all.push(entry)

@@ -7,13 +7,12 @@ import { type AddressList, parseAddressList } from '../addresses/address-list.js
 import { type LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import { type Algorithm, algorithmsWith, defaultBackoffMs, defineLimit, ruleOf } from '../rules/rate-limit.js'
 import type { Excess } from '../rules/rule.js'
-import type { OnOutage } from '../rules/verdict.js'
 import type { Awaitable } from '../runtime/awaitable.js'
 import { fallbacks, type Given, pick, readGiven } from './given.js'
 import { text } from './option-rules.js'
 import { limitOptions, type Option, routeOptions, singleLimitOptions } from './option-table.js'
 import {
-  limitHeaders, type LimitHook, type NamedLimitOptions, type RateLimitOptions, type refusalHeaders,
+  limitHeaders, type LimitHook, type NamedLimitOptions, type OnOutage, type RateLimitOptions, type refusalHeaders,
   type RouteRateLimitOptions, type SingleLimitOptions
 } from './options.js'
 

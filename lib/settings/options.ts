@@ -7,7 +7,6 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { RefusalCode } from '../errors.js'
 import type { Algorithm } from '../rules/rate-limit.js'
-import type { OnOutage } from '../rules/verdict.js'
 import type { Awaitable } from '../runtime/awaitable.js'
 import type { CustomStoreConstructor } from './custom-store.js'
 import type { RedisOption } from './redis-option.js'
@@ -35,7 +34,14 @@ export const anyRefusalHeaders = [...anyLimitHeaders, 'retry-after'] as const
 export type LimitHeader = typeof anyLimitHeaders[number]
 export type RefusalHeader = typeof anyRefusalHeaders[number]
 
-/** See OnOutage in rules/verdict.ts. */
+/**
+ * Who answers while Redis is away: memory, as if this were the only instance
+ * (`memory`) or one of several (`share`), or nobody: then every request passes
+ * uncounted (`allow`), gets a 503 (`deny`), or fails with a 500 (`fail`).
+ */
+export type OnOutage = 'memory' | 'share' | 'allow' | 'deny' | 'fail'
+
+/** What `onOutage` may be; `skipOnError` asks for `fail`. */
 export const onOutages = ['memory', 'share', 'allow', 'deny'] as const satisfies readonly OnOutage[]
 
 export const hooks = ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const

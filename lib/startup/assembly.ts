@@ -8,7 +8,7 @@ import { DenyCache } from '../guard/refusal-cache.js'
 import { forJson, LimitControl, type LimitControlParts } from '../limits/control.js'
 import { LimitRegistry } from '../limits/registry.js'
 import { ChangeLog } from '../observers/change-log.js'
-import { logDecision } from '../observers/decision-log.js'
+import { DecisionLog } from '../observers/decision-log.js'
 import { publishDecision } from '../observers/diagnostics.js'
 import { EventLog } from '../observers/event-log.js'
 import type { Metrics } from '../observers/metrics.js'
@@ -90,7 +90,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
   const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses })
   const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
   // Fastify fills in its default.
-  const idLabel = fastify.initialConfig.requestIdLogLabel!
+  const decisionLog = new DecisionLog(logger, fastify.initialConfig.requestIdLogLabel!)
   const guard = new Guard({
     limits,
     usesRedis: () => redis?.availability.usesRedis === true,
@@ -98,10 +98,10 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     denyCache,
     hashKey,
     refusesBlocked: settings.limit.enforce > 0,
-    listeners: [
-      event => metrics?.decided(event),
-      event => eventLog.record(event, wall()),
-      event => logDecision(logger, idLabel, event),
+    observers: [
+      decision => metrics?.decided(decision),
+      (decision, subject) => eventLog.record(decision, subject, wall()),
+      (decision, subject) => decisionLog.note(decision, subject),
       publishDecision
     ]
   })

@@ -47,8 +47,11 @@ t.test('that another store answers is published', async t => {
   t.match(away(), ['switch', { store: 'memory', breaker: 'open', since: Date }])
 })
 
-t.test('where nobody listens, the event is not even read', async t => {
+t.test('where nobody listens, the request is not even read', async t => {
   const { publishDecision } = await import('../../lib/observers/diagnostics.js')
-  const event = { outcome: 'allowed', get subject () { throw new Error('was read') } } as never
-  t.throws(() => publishDecision(event), 'destructuring reads it')
+  const decision = { kind: 'allowed', source: 'memory', key: '192.0.2.1', name: 'global' } as never
+  const subject = { get client () { throw new Error('was read') } } as never
+  publishDecision(decision, subject)
+  listen(t)
+  t.throws(() => publishDecision(decision, subject), /was read/)
 })
