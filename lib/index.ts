@@ -6,10 +6,13 @@ export type {
   CreateRateLimitOptions, errorResponseBuilderContext, FastifyRateLimitOptions, FastifyRateLimitStore,
   FastifyRateLimitStoreCtor, RateLimitHook, RateLimitOptions, RateLimitPluginOptions
 } from './compat/types.js'
-export type { RedisGuard, BlockOptions, RateLimitEventInput } from './api/redis-guard.js'
+export type { RateLimitEventInput } from './api/arguments.js'
+export type { RedisGuard, BlockOptions } from './api/redis-guard.js'
 export { channelNames } from './observers/diagnostics.js'
 export type { DecisionMessage } from './observers/diagnostics.js'
-export type { ChangedBy, LimitControl, PeekedLimit, SetLimit } from './limits/control.js'
+export type { ChangedBy } from './limits/change.js'
+export type { LimitControl, PeekedLimit } from './limits/control.js'
+export type { SetLimit } from './limits/stored-change.js'
 export { guardFrameworkErrors } from './http/framework-errors.js'
 export type { FrameworkErrorHandler } from './http/framework-errors.js'
 export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResult } from './http/decorators.js'

@@ -7,32 +7,23 @@ import { EventEmitter } from 'node:events'
 import { attempt } from '../runtime/awaitable.js'
 import { ArgumentError, NoCredentialsError, show } from '../errors.js'
 import type { RedisClient } from '../redis/script.js'
-import { parseAddress, parseNetwork } from '../addresses/address.js'
+import { parseAddress } from '../addresses/address.js'
 import type { Availability, StoreStatus, SwitchEvents } from '../outage/availability.js'
 import type { Block, BlockStore } from '../store/block-store.js'
 import type { EventStore, RateLimitEvent, Suspect } from '../store/event-store.js'
 import type { ValueStore } from '../store/value-store.js'
 import type { ChangeLog } from '../observers/change-log.js'
 import type { EventLog } from '../observers/event-log.js'
-import { type ChangedBy, checkBy, type LimitControl, longestText, reservedPrefix } from '../limits/control.js'
+import { type ChangedBy, checkBy } from '../limits/change.js'
+import type { LimitControl } from '../limits/control.js'
+import {
+  checkKey, checkLimit, checkNetwork, type RateLimitEventInput, readEvent, toMs
+} from './arguments.js'
 import type { GuardWarning } from './warning.js'
 
 export interface BlockOptions extends ChangedBy {
   /** the block stands even where a longer one is in force; default `false` */
   replace?: boolean
-}
-
-/** An event to record. */
-export interface RateLimitEventInput {
-  /** default `limited` */
-  type?: RateLimitEvent['type']
-  ip?: string
-  key?: string
-  limit?: string
-  method?: string
-  route?: string
-  /** how many requests it stands for; default 1 */
-  count?: number
 }
 
 export interface RedisGuardParts {
@@ -116,7 +107,8 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
       throw new ArgumentError({ option: 'the value of set', rule: 'a text or a finite number', received: show(value) })
     }
     const { ttlSeconds } = options
-    await this.#values.set(key, String(value), ttlSeconds === undefined ? undefined : toMs('ttlSeconds of set', ttlSeconds))
+    const ttlMs = ttlSeconds === undefined ? undefined : toMs('ttlSeconds of set', ttlSeconds)
+    await this.#values.set(key, String(value), ttlMs)
   }
 
   /**
@@ -170,7 +162,8 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   async clearOldRateLimitEvents (olderThanMs: number): Promise<number> {
     this.#checkOpen()
     if (!Number.isSafeInteger(olderThanMs) || olderThanMs < 0) {
-      throw new ArgumentError({ option: 'the age of clearOldRateLimitEvents', rule: 'a whole number of ms >= 0', received: show(olderThanMs) })
+      const rule = 'a whole number of ms >= 0'
+      throw new ArgumentError({ option: 'the age of clearOldRateLimitEvents', rule, received: show(olderThanMs) })
     }
     await this.#eventLog.settle()
     return await this.#events.clearEvents(olderThanMs)
@@ -191,7 +184,9 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   ): Promise<Block> {
     this.#checkOpen()
     const network = checkNetwork('blockIP', ip)
-    const durationMs = durationSeconds === Infinity ? Infinity : toMs('the duration of blockIP', durationSeconds, ', or Infinity')
+    const durationMs = durationSeconds === Infinity
+      ? Infinity
+      : toMs('the duration of blockIP', durationSeconds, ', or Infinity')
     checkBy('blockIP', { reason, origin })
     if (typeof replace !== 'boolean') {
       throw new ArgumentError({ option: 'replace of blockIP', rule: 'true or false', received: show(replace) })
@@ -209,7 +204,10 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   async isIPBlocked (ip: string): Promise<boolean> {
     this.#checkOpen()
     const address = parseAddress(ip)
-    if (address === undefined) throw new ArgumentError({ option: 'the address of isIPBlocked', rule: 'an IPv4 or IPv6 address', received: show(ip) })
+    if (address === undefined) {
+      const rule = 'an IPv4 or IPv6 address'
+      throw new ArgumentError({ option: 'the address of isIPBlocked', rule, received: show(ip) })
+    }
     return await this.#blocks.isBlocked(address.text)
   }
 
@@ -265,45 +263,4 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
       attempt(() => Reflect.apply(listener, this, [status]) as unknown, onListenerError)
     }
   }
-}
-
-/** A hundred years. Longer is a mistake in the unit. */
-const longestMs = 100 * 365 * 86_400_000
-
-function checkKey (method: string, key: unknown): string {
-  if (typeof key === 'string' && key !== '' && !key.startsWith(reservedPrefix)) return key
-  throw new ArgumentError({ option: `the key of ${method}`, rule: `a text that is not empty, and does not begin with ${reservedPrefix}`, received: show(key) })
-}
-
-function checkLimit (method: string, limit: unknown): void {
-  if (Number.isSafeInteger(limit) && (limit as number) >= 1) return
-  throw new ArgumentError({ option: `the limit of ${method}`, rule: 'a whole number >= 1', received: show(limit) })
-}
-
-function checkNetwork (method: string, ip: unknown): string {
-  const network = parseNetwork(ip)
-  if (network !== undefined) return network.text
-  throw new ArgumentError({ option: `the address of ${method}`, rule: 'an IPv4 or IPv6 address, or a range of them such as 192.0.2.0/24', received: show(ip) })
-}
-
-function toMs (what: string, seconds: unknown, orElse = ''): number {
-  const ms = typeof seconds === 'number' ? Math.ceil(seconds * 1000) : NaN
-  if (ms >= 1 && ms <= longestMs) return ms
-  throw new ArgumentError({ option: what, rule: `a number of seconds above 0 and up to ${longestMs / 1000}${orElse}`, received: show(seconds) })
-}
-
-function readEvent (event: RateLimitEventInput, nowMs: number): RateLimitEvent {
-  const wrong = (option: string, rule: string, value: unknown) => new ArgumentError({ option: `${option} of logRateLimitEvent`, rule, received: show(value) })
-  if (typeof event !== 'object' || event === null) throw wrong('the event', 'an object', event)
-  const { type = 'limited', ip, key, limit, method, route, count = 1 } = event
-  if (type !== 'limited' && type !== 'blocked') throw wrong('type', "'limited' or 'blocked'", type)
-  if (!Number.isSafeInteger(count) || count < 1) throw wrong('count', 'a whole number >= 1', count)
-  const address = parseAddress(ip)
-  if (ip !== undefined && address === undefined) throw wrong('ip', 'an IPv4 or IPv6 address', ip)
-  for (const [name, value] of Object.entries({ key, limit, method, route })) {
-    if (value !== undefined && (typeof value !== 'string' || value.length > longestText)) {
-      throw wrong(name, `a text of at most ${longestText} characters`, value)
-    }
-  }
-  return { type, ip: address?.text, key, limit, method, route, count, atMs: nowMs }
 }

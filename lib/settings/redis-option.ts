@@ -6,9 +6,8 @@ import type { Cluster, ClusterNode, ClusterOptions, Redis, RedisOptions } from '
 import type { Environment } from './environment.js'
 import { type OptionProblem, show } from '../errors.js'
 import { flag, isRecord, wrong } from './option-rules.js'
-import {
-  checkOptions, clusterRules, nodeRules, type OptionRules, sentinelRules, serverRules, typeName
-} from './redis-option-rules.js'
+import { checkOptions, type OptionRules, typeName } from './redis-option-check.js'
+import { clusterRules, nodeRules, sentinelRules, serverRules } from './redis-option-rules.js'
 import { parseRedisUrl, redisUrlRule } from './redis-url.js'
 
 /** As Redis knows them; without a username it is the user `default`. */
@@ -34,7 +33,10 @@ export interface RedisForm {
 /** ioredis' options, and optionally a URL that says host, port, credentials, database and TLS. */
 export type RedisConnectionOptions = RedisOptions & RedisForm & { url?: string, credentials?: CredentialsSource }
 
-/** A client of ioredis 5 or 6, for a server or a Cluster; the structural part that tells it from options, so that any copy of ioredis will do. */
+/**
+ * A client of ioredis 5 or 6, for a server or a Cluster; the structural part
+ * that tells it from options, so that any copy of ioredis will do.
+ */
 export interface OwnRedisClient {
   readonly status: string
   evalsha (sha1: string, keyCount: number, ...keysAndArguments: (string | number)[]): Promise<unknown>
@@ -61,9 +63,15 @@ export type RedisSettings =
   | Required & { readonly kind: 'client', readonly client: Redis | Cluster }
   /** one server, or the one that the sentinels name */
   | Required & { readonly kind: 'server', readonly options: RedisOptions, readonly credentials?: CredentialsSource }
-  | Required & { readonly kind: 'cluster', readonly nodes: ClusterNode[], readonly options: ClusterOptions, readonly credentials?: CredentialsSource }
+  | Required & {
+    readonly kind: 'cluster'
+    readonly nodes: ClusterNode[]
+    readonly options: ClusterOptions
+    readonly credentials?: CredentialsSource
+  }
 
-export const redisRule = `a URL (${redisUrlRule}), ioredis options, { cluster: [...] }, { sentinels: [...], name }, an ioredis client, or false`
+export const redisRule = `a URL (${redisUrlRule}), ioredis options, { cluster: [...] }, ` +
+  '{ sentinels: [...], name }, an ioredis client, or false'
 
 const none: RedisSettings = { kind: 'none', reason: 'the redis option is wrong' }
 
@@ -124,7 +132,13 @@ function withoutPlace (given: Readonly<Record<string, unknown>>): readonly Optio
 
 /** Options that are checked by functions of their own, and that others may be mistaken for. */
 const byFunction = { refused: 'checked by its own function' }
-const ofForms = { url: byFunction, cluster: byFunction, client: byFunction, credentials: byFunction, required: byFunction }
+const ofForms = {
+  url: byFunction,
+  cluster: byFunction,
+  client: byFunction,
+  credentials: byFunction,
+  required: byFunction
+}
 const serverFormRules: OptionRules = { ...ofForms, ...serverRules }
 
 function readServer (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
@@ -139,7 +153,8 @@ function readServer (given: Readonly<Record<string, unknown>>, problems: OptionP
 function checkSentinels ({ sentinels, name }: RedisOptions, problems: OptionProblem[]): void {
   if (!Array.isArray(sentinels) || sentinels.length === 0) return
   if (!isGiven(name)) {
-    problems.push({ option: 'redis.name', rule: 'the name by which the Sentinels know the primary', received: show(name) })
+    const rule = 'the name by which the Sentinels know the primary'
+    problems.push({ option: 'redis.name', rule, received: show(name) })
   }
   sentinels.forEach((sentinel: unknown, i) => checkPlace(sentinel, sentinelRules, `redis.sentinels[${i}]`, problems))
 }
@@ -150,13 +165,19 @@ function checkPlace (place: unknown, rules: OptionRules, option: string, problem
   if (isRecord(place)) checkOptions(place, rules, option, problems)
   const { host, port } = isRecord(place) ? defined(place) : {}
   if (problems.length > before || isGiven(host) || isGiven(port)) return
-  problems.push({ option, rule: '{ host, port }', received: isRecord(place) ? 'an object without host and port' : typeName(place) })
+  const received = isRecord(place) ? 'an object without host and port' : typeName(place)
+  problems.push({ option, rule: '{ host, port }', received })
 }
 
 function readClientForm (given: Readonly<Record<string, unknown>>, problems: OptionProblem[]): RedisSettings {
   const { client, ...others } = given
   for (const [name, value] of Object.entries(others)) {
-    problems.push({ option: `redis.${name}`, rule: 'left out beside redis.client', received: typeName(value), remedy: 'give it to the client' })
+    problems.push({
+      option: `redis.${name}`,
+      rule: 'left out beside redis.client',
+      received: typeName(value),
+      remedy: 'give it to the client'
+    })
   }
   if (isClient(client)) return readClient(client, problems)
   problems.push({ option: 'redis.client', rule: 'a client of ioredis', ...describeStranger(client) })
@@ -197,14 +218,19 @@ function readCluster (given: Readonly<Record<string, unknown>>, problems: Option
   const { cluster, credentials, ...options } = given as typeof given & ClusterOptions
   checkOptions(options, clusterFormRules, 'redis', problems)
   if (!Array.isArray(cluster) || cluster.length === 0) {
-    problems.push({ option: 'redis.cluster', rule: 'an array of { host, port }, not empty', received: typeof cluster === 'string' ? 'a text' : show(cluster) })
+    problems.push({
+      option: 'redis.cluster',
+      rule: 'an array of { host, port }, not empty',
+      received: typeof cluster === 'string' ? 'a text' : show(cluster)
+    })
     return none
   }
   const nodes = cluster.map((node: unknown, i) => readNode(node, `redis.cluster[${i}]`, problems))
   const nodePlaces = Object.fromEntries(nodes.map((node, i) => [`redis.cluster[${i}]`, nodeCredentials(node)]))
   const credentialPlaces = { redis: options, 'redis.redisOptions': options.redisOptions, ...nodePlaces }
   const isTls = cluster.some(node => typeof node === 'string' && /^\s*rediss:/i.test(node))
-  return { kind: 'cluster', nodes, options: withTls(isTls, options), ...readCredentials(credentials, credentialPlaces, problems) }
+  const withCredentials = readCredentials(credentials, credentialPlaces, problems)
+  return { kind: 'cluster', nodes, options: withTls(isTls, options), ...withCredentials }
 }
 
 /**
@@ -223,8 +249,12 @@ function readNode (node: unknown, option: string, problems: OptionProblem[]): Cl
   const isPortAlone = /^\d+$/.test(node)
   const parsed = parseRedisUrl(node.includes('://') ? node : `redis://${node}`)
   if (isPortAlone || typeof parsed === 'string' || parsed.path !== undefined || parsed.db !== 0) {
-    const received = isPortAlone ? 'a text of digits' : typeof parsed === 'string' ? parsed : 'a URL with a path or a database'
-    problems.push({ option, rule: 'redis://[user:password@]host[:port], rediss:// for TLS, a port as a number, or { host, port }', received })
+    const problem = typeof parsed === 'string' ? parsed : 'a URL with a path or a database'
+    problems.push({
+      option,
+      rule: 'redis://[user:password@]host[:port], rediss:// for TLS, a port as a number, or { host, port }',
+      received: isPortAlone ? 'a text of digits' : problem
+    })
     return node
   }
   const { tls, db, ...place } = parsed
@@ -245,7 +275,12 @@ function readClient (client: Redis | Cluster, problems: OptionProblem[]): RedisS
   const { credentials } = { ...client.options, ...client } as { credentials?: unknown }
   checkRole({ ...client.options } as RedisOptions, problems)
   if (credentials !== undefined) {
-    problems.push({ option: 'redis.credentials', rule: 'left out with a client of your own', received: typeName(credentials), remedy: 'give options in place of the client' })
+    problems.push({
+      option: 'redis.credentials',
+      rule: 'left out with a client of your own',
+      received: typeName(credentials),
+      remedy: 'give options in place of the client'
+    })
   }
   return { kind: 'client', client }
 }
@@ -260,17 +295,28 @@ function checkRole ({ role, sentinels }: RedisOptions, problems: OptionProblem[]
  * @param places  where else a user or password could be given, by the names of
  *   these options; what they are is not to be seen in a problem
  */
-function readCredentials (credentials: unknown, places: Readonly<Record<string, object | undefined>>, problems: OptionProblem[]): { credentials?: CredentialsSource } {
+function readCredentials (
+  credentials: unknown, places: Readonly<Record<string, object | undefined>>, problems: OptionProblem[]
+): { credentials?: CredentialsSource } {
   if (credentials === undefined) return {}
   for (const [place, options] of Object.entries(places)) {
     const { username, password, Connector } = Object(options) as RedisOptions
     for (const [name, value] of Object.entries({ username, password, Connector })) {
       if (!isGiven(value)) continue
-      problems.push({ option: `${place}.${name}`, rule: 'left out beside redis.credentials', received: typeName(value), remedy: 'give one of the two' })
+      problems.push({
+        option: `${place}.${name}`,
+        rule: 'left out beside redis.credentials',
+        received: typeName(value),
+        remedy: 'give one of the two'
+      })
     }
   }
   if (typeof credentials !== 'function') {
-    problems.push({ option: 'redis.credentials', rule: 'a function () => { username, password } or a promise of them', received: typeName(credentials) })
+    problems.push({
+      option: 'redis.credentials',
+      rule: 'a function () => { username, password } or a promise of them',
+      received: typeName(credentials)
+    })
     return {}
   }
   return { credentials: credentials as CredentialsSource }
@@ -288,7 +334,8 @@ export function nodeCredentials (node: ClusterNode): { username?: unknown, passw
 function isClient (value: unknown): value is Redis | Cluster {
   if (typeof value !== 'object' || value === null) return false
   const client = value as Record<string, unknown>
-  return typeof client['evalsha'] === 'function' && typeof client['on'] === 'function' && typeof client['status'] === 'string'
+  const hasMethods = typeof client['evalsha'] === 'function' && typeof client['on'] === 'function'
+  return hasMethods && typeof client['status'] === 'string'
 }
 
 const urlObject = { received: 'a URL object', remedy: 'give url.href' }
@@ -300,11 +347,16 @@ function isStranger (value: object): boolean {
 
 function describeStranger (value: unknown): Pick<OptionProblem, 'received' | 'remedy'> {
   if (value instanceof URL) return urlObject
-  if (!isRecord(value) || !isStranger(value)) return { received: typeof value === 'string' ? typeName(value) : show(value) }
+  if (!isRecord(value) || !isStranger(value)) {
+    return { received: typeof value === 'string' ? typeName(value) : show(value) }
+  }
   const remedy = 'give an ioredis client, or what it connects to'
-  if (typeof value['sendCommand'] === 'function' && 'isOpen' in value) return { received: 'a client of node-redis', remedy }
+  if (typeof value['sendCommand'] === 'function' && 'isOpen' in value) {
+    return { received: 'a client of node-redis', remedy }
+  }
   if (value.constructor?.name === 'RedisMock') {
-    return { received: 'a client of ioredis-mock', remedy: 'it cannot run the scripts of the guard: give redis: false, and memory answers' }
+    const remedy = 'it cannot run the scripts of the guard: give redis: false, and memory answers'
+    return { received: 'a client of ioredis-mock', remedy }
   }
   return { received: 'a client of another package', remedy }
 }

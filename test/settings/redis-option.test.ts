@@ -3,8 +3,9 @@ import { EventEmitter } from 'node:events'
 import { Redis } from 'ioredis'
 import t from 'tap'
 import { type OptionProblem, OptionsError } from '../../lib/errors.js'
+import type { OptionRules } from '../../lib/settings/redis-option-check.js'
 import {
-  clusterRules, nodeConnectionRules, nodeRules, type OptionRules, sentinelRules, serverRules, tlsRules
+  clusterRules, nodeConnectionRules, nodeRules, sentinelRules, serverRules, tlsRules
 } from '../../lib/settings/redis-option-rules.js'
 import { resolveOptions, type Settings } from '../../lib/settings/settings.js'
 import { inRepository } from '../support/paths.js'

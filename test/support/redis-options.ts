@@ -1,6 +1,7 @@
 /** What is often passed as an option of ioredis, and which of it is right; every other value has to be refused. */
+import type { OptionRules } from '../../lib/settings/redis-option-check.js'
 import {
-  clusterRules, nodeConnectionRules, nodeRules, type OptionRules, sentinelRules, serverRules, tlsRules
+  clusterRules, nodeConnectionRules, nodeRules, sentinelRules, serverRules, tlsRules
 } from '../../lib/settings/redis-option-rules.js'
 
 /** What is often there in place of a value. */

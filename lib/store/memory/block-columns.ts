@@ -64,11 +64,6 @@ export class BlockTexts {
   readonly #entries: (Texts & { uses: number })[] = []
   readonly #free: number[] = []
 
-  /** How many different pairs are kept. */
-  get size (): number {
-    return this.#ids.size
-  }
-
   read (id: number): Texts {
     return this.#entries[id]!
   }

@@ -8,7 +8,8 @@ import { isChanged, type Limit, type Outcome, ruleOf, takeAll, usedPart } from '
 import type { LimitState } from '../../rules/rule.js'
 import type { Keys } from '../keys.js'
 import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Taken } from '../limit-store.js'
-import { type Entry, type Kept, LimitTable } from './counter-table.js'
+import type { Entry, Kept } from './counter-entry.js'
+import { CounterTable } from './counter-table.js'
 
 export interface MemoryLimitsOptions {
   readonly keys: Keys
@@ -16,7 +17,7 @@ export interface MemoryLimitsOptions {
   readonly capacity: number
   /** ms since 1970 */
   readonly now: () => number
-  /** 64 random bits, see LimitTable */
+  /** 64 random bits, see CounterTable */
   readonly hashKey?: HashKey
 }
 
@@ -52,12 +53,12 @@ export interface LimitMirror {
 export class MemoryLimits implements LimitStore, LimitMirror {
   readonly #keys: Keys
   readonly #now: () => number
-  readonly #table: LimitTable
+  readonly #table: CounterTable
 
   constructor ({ keys, capacity, now, hashKey = [0, 0] }: MemoryLimitsOptions) {
     this.#keys = keys
     this.#now = now
-    this.#table = new LimitTable(capacity, hashKey)
+    this.#table = new CounterTable(capacity, hashKey)
   }
 
   /** How many counters are kept. */
@@ -131,7 +132,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   #takeSingle (hit: Hit, check: NamedCheck, nowMs: number): Decided {
     const { limit, cost } = check
     const key = this.#keyOf(hit.key, check)
-    const entry = this.#table.find(key, check.name, hit.from, nowMs)
+    const entry = this.#table.find(key, check, hit.from, nowMs)
     const outcome = ruleOf(limit).take(entry?.state, nowMs, limit, cost)
     if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
     return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
@@ -144,7 +145,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
 
   #find (of: Asking, check: NamedCheck, nowMs: number): { check: NamedCheck, key: string, entry: Entry | undefined } {
     const key = this.#keyOf(of.key, check)
-    return { check, key, entry: this.#table.find(key, check.name, of.from, nowMs) }
+    return { check, key, entry: this.#table.find(key, check, of.from, nowMs) }
   }
 
   #keyOf (client: string, { name, limit }: NamedCheck): string {
@@ -156,9 +157,9 @@ function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitStat
   const rule = ruleOf(limit)
   const explanation = rule.explain(state, nowMs, limit)
   return {
-    limitName: name,
-    from,
+    name,
     limit,
+    from,
     state,
     expiresAtMs: rule.expiresAtMs(state, limit),
     heldUntilMs: nowMs + explanation.retryAfterMs,

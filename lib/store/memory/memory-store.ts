@@ -15,7 +15,7 @@ export interface MemoryStoreOptions {
   readonly now: () => number
   /** ms since 1970; the clock of times that people see. Default: `now` */
   readonly wall?: () => number
-  /** 64 random bits, see LimitTable and AddressTable */
+  /** 64 random bits, see CounterTable and AddressTable */
   readonly hashKey?: HashKey
 }
 

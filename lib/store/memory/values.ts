@@ -46,7 +46,7 @@ export class MemoryValues implements ValueStore, ValueMirror {
     this.#values.delete(key)
     this.#values.set(key, { text: value, expiresAtMs: this.#now() + ttlMs, changed: ++this.#clock })
     for (const oldest of this.#values.keys()) {
-      if (this.#values.size <= this.#capacity) return
+      if (this.#values.size <= this.#capacity) break
       this.#values.delete(oldest)
     }
   }

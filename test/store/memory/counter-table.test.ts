@@ -2,9 +2,9 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { defineLimit } from '../../../lib/rules/rate-limit.js'
-import {
-  bucketsOfAddress, type Entry, LimitTable, mostSharedByAddresses, overflowBuckets
-} from '../../../lib/store/memory/counter-table.js'
+import type { Entry } from '../../../lib/store/memory/counter-entry.js'
+import { CounterTable } from '../../../lib/store/memory/counter-table.js'
+import { bucketsOfAddress, mostSharedByAddresses, overflowBuckets } from '../../../lib/store/memory/shared-counters.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -18,33 +18,33 @@ interface How {
   expiresAtMs?: number
 }
 
-const newTable = (capacity: number) => new LimitTable(capacity, [seed, 1])
+const newTable = (capacity: number) => new CounterTable(capacity, [seed, 1])
 const hundred = defineLimit('fixed-window', 100, 1000)
 
 /** Counts one hit, as the memory store does, and tells the count. */
-function hit (table: LimitTable, key: string, nowMs: number, how: How = {}): number {
+function hit (table: CounterTable, key: string, nowMs: number, how: How = {}): number {
   return hitAll(table, [key], nowMs, how)[0]!
 }
 
 /** One hit that is subject to several limits: all are looked up before any is kept. */
-function hitAll (table: LimitTable, keys: readonly string[], nowMs: number, how: How = {}): number[] {
-  const { limit: limitName = 'login', from, heldUntilMs = 0, expiresAtMs = nowMs + 60_000 } = how
-  const entries = keys.map(key => table.find(key, limitName, from, nowMs))
+function hitAll (table: CounterTable, keys: readonly string[], nowMs: number, how: How = {}): number[] {
+  const { limit: name = 'login', from, heldUntilMs = 0, expiresAtMs = nowMs + 60_000 } = how
+  const entries = keys.map(key => table.find(key, { name, limit: hundred }, from, nowMs))
   return entries.map((entry, i) => {
     const used = (entry?.state?.used ?? 0) + 1
     const state = { used, previous: 0, atMs: nowMs }
     const share = Math.min(1, used / 100)
-    table.keep(entry, keys[i]!, { limitName, from, limit: hundred, state, expiresAtMs, heldUntilMs, share }, nowMs)
+    table.keep(entry, keys[i]!, { name, from, limit: hundred, state, expiresAtMs, heldUntilMs, share }, nowMs)
     return used
   })
 }
 
 /** The count of a key that has counters of its own; undefined: it has none. */
-function own (table: LimitTable, key: string, nowMs: number): number | undefined {
+function own (table: CounterTable, key: string, nowMs: number): number | undefined {
   return table.peek(key, nowMs)?.used
 }
 
-function full (capacity: number, heldUntilMs: number): LimitTable {
+function full (capacity: number, heldUntilMs: number): CounterTable {
   const table = newTable(capacity)
   for (let i = 0; i < capacity; i++) hit(table, `held ${i}`, 0, { heldUntilMs })
   return table
@@ -81,7 +81,7 @@ t.test('never keeps more than its capacity, whatever comes, and forgets all of i
       return table.size <= capacity
     })
     table.sweep(nowMs + 200)
-    return isBounded && table.size === 0 && table.sharedSize === 0
+    return isBounded && table.size === 0
   }), { seed, numRuns: 2000 })
 })
 
@@ -95,10 +95,10 @@ t.test('a key that is limited keeps its counters until it may pass again, whatev
       const untilMs = nowMs + Math.min(heldForMs, lastsMs)
       hit(table, key!, nowMs, { from, heldUntilMs: untilMs, expiresAtMs: nowMs + lastsMs })
       if (sweep) table.sweep(nowMs)
-      const entry = table.find(key!, 'login', from, nowMs)
-      if (entry !== undefined && !entry.shared) held.set(key!, { untilMs, entry })
+      const entry = table.find(key!, { name: 'login', limit: hundred }, from, nowMs)
+      if (entry !== undefined && !entry.isShared) held.set(key!, { untilMs, entry })
       return [...held].every(([key, { untilMs, entry }]) => {
-        return untilMs <= nowMs || table.find(key, 'login', undefined, nowMs) === entry
+        return untilMs <= nowMs || table.find(key, { name: 'login', limit: hundred }, undefined, nowMs) === entry
       })
     })
   }), { seed, numRuns: 2000 })
@@ -154,7 +154,7 @@ t.test('when all keys are held', async t => {
     t.equal(used.filter(count => count === 1).length, overflowBuckets)
     const shared = new Map<Entry, number>()
     for (let i = 0; i < 10_000; i++) {
-      const entry = table.find(`newcomer ${i}`, 'login', undefined, 1)!
+      const entry = table.find(`newcomer ${i}`, { name: 'login', limit: hundred }, undefined, 1)!
       shared.set(entry, entry.state!.used)
     }
     t.equal(shared.size, overflowBuckets)
@@ -210,7 +210,7 @@ t.test('when all keys are held', async t => {
     table.sweep(100)
     hitAll(table, ['first limit', 'second limit'], 100, { heldUntilMs: 50_000 })
     t.equal(own(table, 'first limit', 100), 1)
-    t.equal(table.find('second limit', 'login', undefined, 100)?.state?.used, 7)
+    t.equal(table.find('second limit', { name: 'login', limit: hundred }, undefined, 100)?.state?.used, 7)
   })
 })
 
@@ -249,8 +249,14 @@ t.test('the keys that one address chooses', async t => {
   const part = 10
   const capacity = 16 * part
   /** Keys of one address that are counted once each, from the first on. */
-  const flood = (table: LimitTable, from: string, count: number, how: How = {}) => {
+  const flood = (table: CounterTable, from: string, count: number, how: How = {}) => {
     for (let i = 0; i < count; i++) hit(table, `${from} ${i}`, 1, { from, ...how })
+  }
+  /** The counters that these keys share. */
+  const sharedBy = (table: CounterTable, from: string, count: number, name = 'login') => {
+    const entries = Array.from({ length: count }, (_, i) =>
+      table.find(`${from} ${i}`, { name, limit: hundred }, from, 1))
+    return [...new Set(entries)].filter(entry => entry?.isShared === true)
   }
 
   t.test('takes its part and half of the table at most, as long as that is free, limited or not', async t => {
@@ -258,7 +264,7 @@ t.test('the keys that one address chooses', async t => {
       const table = newTable(capacity)
       flood(table, 'host', 20_000, { heldUntilMs })
       t.equal(table.size, part + capacity / 2)
-      t.equal(table.sharedSize, bucketsOfAddress)
+      t.equal(sharedBy(table, 'host', 20_000).length, bucketsOfAddress)
     }
   })
 
@@ -322,17 +328,22 @@ t.test('the keys that one address chooses', async t => {
     for (let i = 0; i < 10; i++) flood(table, 'host', 20_000, { limit: `limit ${i}` })
     flood(table, 'other host', 10_000, { limit: 'limit 0' })
     flood(table, 'third host', 20_000, { limit: 'limit 1' })
-    t.ok(table.sharedSize > 10 * bucketsOfAddress && table.sharedSize <= 12 * bucketsOfAddress)
+    const shared = Array.from({ length: 10 }, (_, i) => sharedBy(table, 'host', 20_000, `limit ${i}`)).flat()
+    shared.push(...sharedBy(table, 'other host', 10_000, 'limit 0'), ...sharedBy(table, 'third host', 20_000, 'limit 1'))
+    t.equal(new Set(shared).size, shared.length, 'each by one address')
+    t.ok(shared.length > 10 * bucketsOfAddress && shared.length <= 12 * bucketsOfAddress)
     for (let i = 10; i < 20; i++) flood(table, 'host', 20_000, { limit: `limit ${i}` })
-    t.ok(table.sharedSize > mostSharedByAddresses && table.sharedSize <= mostSharedByAddresses + 20 * overflowBuckets)
+    for (let i = 10; i < 20; i++) shared.push(...sharedBy(table, 'host', 20_000, `limit ${i}`))
+    t.ok(shared.length > mostSharedByAddresses && shared.length <= mostSharedByAddresses + 20 * overflowBuckets)
     table.sweep(60_001)
-    t.equal(table.sharedSize, 0)
+    flood(table, 'host', 20_000, { limit: 'limit 19' })
+    t.equal(sharedBy(table, 'host', 20_000, 'limit 19').length, bucketsOfAddress, 'when they have expired, as at first')
   })
 })
 
 t.test('keys that are limited by one limit', async t => {
   const capacity = 100
-  const fill = (table: LimitTable, limit: string) => {
+  const fill = (table: CounterTable, limit: string) => {
     for (let i = 0; i < 10 * capacity; i++) hit(table, `${limit} ${i}`, 0, { limit, heldUntilMs: 50_000 })
   }
 
@@ -361,7 +372,7 @@ t.test('keys that are limited by one limit', async t => {
     const keys = Array.from({ length: capacity }, (_, i) => `login ${i}`)
     const gone = keys.filter(key => own(table, key, 1) === undefined)
     t.equal(gone.length, 25)
-    t.same(gone.filter(key => (table.find(key, 'login', undefined, 1)?.heldUntilMs ?? 0) < 50_000), [])
+    t.same(gone.filter(key => (table.find(key, { name: 'login', limit: hundred }, undefined, 1)?.heldUntilMs ?? 0) < 50_000), [])
   })
 
   t.test('leave less room the more limits are flooded, and always some', async t => {
@@ -385,7 +396,7 @@ t.test('nobody can choose whom to share counters with', async t => {
   const chosen = ['victim', ...Array.from({ length: 15 }, (_, i) => `victim${'ao'.repeat(16 * (i + 1))}`)]
   let together = 0
   for (let i = 0; i < 100; i++) {
-    const table = new LimitTable(0, [seed, i])
+    const table = new CounterTable(0, [seed, i])
     for (const key of chosen) hit(table, key, 0)
     together += hit(table, 'victim', 0) - 2
   }
