@@ -58,11 +58,14 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   if (isFirst) fastify.decorate('redisGuard', parts.redisGuard)
   else registrations.within++
   addHooks(fastify, {
+    clients,
     guard,
     registry,
     settings,
     namePrefix: isFirst ? '' : `${registrations.within}:`,
-    counterFor: counterMaker(options, settings, { memory: memory.limits, commandTimeout: settings.commandTimeout, now }),
+    counterFor: counterMaker(options, settings, {
+      memory: memory.limits, commandTimeout: settings.commandTimeout, now
+    }),
     clientOf: clientReader(trustProxyOf(fastify), clients),
     checkOpen
   })

@@ -164,7 +164,7 @@ export class OutageLimits implements RequestLimits {
         for (const [i, { name, limit, cost }] of hit.checks.entries()) {
           // A hit has one outcome for each check.
           const { fits, state } = local.taken.outcomes[i]!
-          const key = this.#keys.limit(limit.algorithm, name, hit.key)
+          const key = this.#keys.limit(limit.algorithm, name, hit.counterKeys ?? hit.key)
           if (fits && cost > 0) journal.addRefund({ key, limit, cost }, state, known[i], sentIn)
         }
       }
@@ -206,7 +206,7 @@ export class OutageLimits implements RequestLimits {
       // A hit has one outcome for each check.
       const { left } = taken.outcomes[i]!
       if (left === 'nothing') continue
-      const key = this.#keys.limit(limit.algorithm, name, hit.key)
+      const key = this.#keys.limit(limit.algorithm, name, hit.counterKeys ?? hit.key)
       this.#redis.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, left }, known[i], batch)
     }
     return taken

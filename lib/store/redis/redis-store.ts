@@ -345,7 +345,9 @@ export class RedisStore implements Store {
   }
 
   #keysOf (hits: readonly Hit[]): readonly string[] {
-    return hits.flatMap(({ key, checks }) => checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, key)))
+    return hits.flatMap(({ key, counterKeys, checks }) => {
+      return checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, counterKeys ?? key))
+    })
   }
 }
 
