@@ -62,7 +62,8 @@ export class OptionsError extends GuardError {
   readonly problems: readonly OptionProblem[]
 
   constructor (problems: readonly OptionProblem[]) {
-    super('GUARD_ERR_OPTIONS', `fastify-redis-guard cannot start:\n${problems.map(problem => `  - ${describe(problem)}`).join('\n')}`)
+    const lines = problems.map(problem => `  - ${describe(problem)}`)
+    super('GUARD_ERR_OPTIONS', ['fastify-redis-guard cannot start:', ...lines].join('\n'))
     this.problems = problems
   }
 }
@@ -95,7 +96,10 @@ export class ValueError extends GuardError {
 /** `rotate` has nobody to ask. */
 export class NoCredentialsError extends GuardError {
   constructor () {
-    super('GUARD_ERR_NO_CREDENTIALS', 'there is nothing to rotate: rotate asks the function in redis: { credentials }, which is not given')
+    super(
+      'GUARD_ERR_NO_CREDENTIALS',
+      'there is nothing to rotate: rotate asks the function in redis: { credentials }, which is not given'
+    )
   }
 }
 
@@ -130,7 +134,9 @@ export class StoreUnavailableError extends GuardError {
 }
 
 /** Why Redis could not be used; the `kind` label of `redis_guard_errors_total`. */
-export const storeFailures = ['connection', 'timeout', 'auth', 'oom', 'readonly', 'loading', 'cluster', 'tls', 'lost', 'reply'] as const
+export const storeFailures = [
+  'connection', 'timeout', 'auth', 'oom', 'readonly', 'loading', 'cluster', 'tls', 'lost', 'reply'
+] as const
 export type StoreFailure = typeof storeFailures[number]
 
 export function describe (problem: OptionProblem): string {

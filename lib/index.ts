@@ -19,15 +19,17 @@ export type { AnyReply, AnyRequest, RateLimiter, RateLimitHandler, RateLimitResu
 export { normalizeIP } from './http/normalize-ip.js'
 export type { GuardWarning } from './api/warning.js'
 export {
-  ArgumentError, ClosedError, GuardError, LimitError, NoCredentialsError, OptionsError, RedisRequiredError, RefusalError,
-  StoreUnavailableError, ValueError
+  ArgumentError, ClosedError, GuardError, LimitError, NoCredentialsError, OptionsError, RedisRequiredError,
+  RefusalError, StoreUnavailableError, ValueError
 } from './errors.js'
 export type { GuardErrorCode, OptionProblem, RefusalCode, StoreFailure } from './errors.js'
 export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
   RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions
 } from './settings/options.js'
-export type { CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption } from './settings/redis-option.js'
+export type {
+  CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption
+} from './settings/redis-option.js'
 export type { Algorithm } from './rules/rate-limit.js'
 export type { StoreStatus } from './outage/availability.js'
 export type { Block } from './store/block-store.js'

@@ -63,7 +63,9 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     registry,
     settings,
     namePrefix: isFirst ? '' : `${registrations.within}:`,
-    counterFor: counterMaker(options, settings, { memory: memory.limits, commandTimeout: settings.commandTimeout, now }),
+    counterFor: counterMaker(options, settings, {
+      memory: memory.limits, commandTimeout: settings.commandTimeout, now
+    }),
     clientOf: clientReader(trustProxyOf(fastify), clients),
     checkOpen
   })

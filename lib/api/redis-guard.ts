@@ -71,7 +71,8 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
 
   constructor (parts: RedisGuardParts) {
     super()
-    const { availability, eventLog, changeLog, client, warnings, limits, rotate, now, checkOpen, onListenerError } = parts
+    const { availability, eventLog, changeLog, client, warnings } = parts
+    const { limits, rotate, now, checkOpen, onListenerError } = parts
     this.client = client
     this.warnings = warnings
     this.limits = limits

@@ -55,7 +55,9 @@ export class LiveLimit {
   with ({ max, windowMs }: LimitChange): Limit {
     const { cost } = this.definition
     const limit = this.of(max, windowMs)
-    if (typeof cost === 'number' && max > 0 && cost > limit.burst) throw new LimitError(`a request costs ${cost}, and could never fit`)
+    if (typeof cost === 'number' && max > 0 && cost > limit.burst) {
+      throw new LimitError(`a request costs ${cost}, and could never fit`)
+    }
     return limit
   }
 

@@ -78,8 +78,9 @@ export class EventLog {
   add (event: RateLimitEvent): void {
     const ofAddress = this.#byAddress.get(event.ip)
     const same = ofAddress?.find(pending => isSame(pending, event))
+    const isFull = ofAddress !== undefined && ofAddress.length >= mostOfAddress
     if (same !== undefined) same.count += event.count
-    else if (ofAddress !== undefined && ofAddress.length >= mostOfAddress && !isSummary(event)) return this.add(summaryOf(event))
+    else if (isFull && !isSummary(event)) return this.add(summaryOf(event))
     else if (this.#pending.length >= mostPending) this.#dropped(event.count)
     else this.#begin({ ...event }, ofAddress)
     this.#timer ??= timers.setTimeout(this.#flushUnasked, flushIntervalMs).unref()

@@ -17,7 +17,12 @@ export const described = {
   decisions: {
     name: 'redis_guard_decisions_total',
     labels: ['limit', 'outcome', 'source'],
-    help: 'Requests decided. outcome: allowed, limited (429), blocked (403), exempt (allow list), unlimited (max is Infinity), shadowed (passed, but a limit in shadow would have refused it; told beside what other limits decided), uncounted, denied (503) or failed (500) (Redis away, as onOutage and skipOnError say). source: who decided, redis, memory, custom for a store of your own, or local for the lists in the process, what Redis refused a moment ago, and what nobody counted. limit: global, or method and route, with :name where there are several, group:name, limiter:number, or empty for a block.'
+    help: 'Requests decided. outcome: allowed, limited (429), blocked (403), exempt (allow list), unlimited (max is ' +
+      'Infinity), shadowed (passed, but a limit in shadow would have refused it; told beside what other limits ' +
+      'decided), uncounted, denied (503) or failed (500) (Redis away, as onOutage and skipOnError say). source: who ' +
+      'decided, redis, memory, custom for a store of your own, or local for the lists in the process, what Redis ' +
+      'refused a moment ago, and what nobody counted. limit: global, or method and route, with :name where there ' +
+      'are several, group:name, limiter:number, or empty for a block.'
   },
   roundTrip: {
     name: 'redis_guard_redis_duration_seconds',
@@ -27,7 +32,8 @@ export const described = {
   breakerState: {
     name: 'redis_guard_breaker_state',
     labels: ['state'],
-    help: '1 for the state that the circuit breaker before Redis is in: closed (Redis is used), open (it is not), half-open (it is being tried). Absent without Redis.',
+    help: '1 for the state that the circuit breaker before Redis is in: closed (Redis is used), open (it is not), ' +
+      'half-open (it is being tried). Absent without Redis.',
     aggregator: 'max'
   },
   breakerTransitions: {
@@ -67,7 +73,8 @@ export const described = {
   journalDropped: {
     name: 'redis_guard_journal_dropped_total',
     labels: ['kind'],
-    help: 'What was lost for Redis, because the journal was full or Redis rejected it. kind: counters, blocks, events, values.'
+    help: 'What was lost for Redis, because the journal was full or Redis rejected it. kind: counters, blocks, ' +
+      'events, values.'
   },
   instances: {
     name: 'redis_guard_instances',
@@ -126,7 +133,11 @@ export class Metrics {
       for (const kind of storeFailures) this.#errors.add([kind], 0)
       for (const state of breakerStates) this.#transitions.add([state], 0)
     }
-    this.#roundTrip = new Histogram({ ...prometheusOptions(described.roundTrip), registers, buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1] })
+    this.#roundTrip = new Histogram({
+      ...prometheusOptions(described.roundTrip),
+      registers,
+      buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1]
+    })
     gauge(described.store, registers, store => oneHot(store, 'store', ['redis', 'memory'], sources.status().store))
     gauge(described.breakerState, registers, state => {
       const { breaker } = sources.status()
@@ -225,7 +236,9 @@ class Counts {
   }
 }
 
-function counter (description: MetricDescription, counts: { values: () => Iterable<Readonly<Count>> }, registers: Registry[]): void {
+function counter (
+  description: MetricDescription, counts: { values: () => Iterable<Readonly<Count>> }, registers: Registry[]
+): void {
   const metric = new Counter({
     ...prometheusOptions(description),
     registers,

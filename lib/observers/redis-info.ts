@@ -22,14 +22,32 @@ function field (type: InfoMetric['type'], name: string, of: string, help: string
 /** Metrics read from one reply to INFO, by field; README lists them. */
 export const infoMetrics: readonly InfoMetric[] = [
   field('gauge', 'redis_guard_redis_memory_used_bytes', 'used_memory', 'Memory that Redis has allocated, in bytes.'),
-  field('gauge', 'redis_guard_redis_memory_max_bytes', 'maxmemory', 'The most memory that Redis may use, in bytes; 0: no limit.'),
-  field('gauge', 'redis_guard_redis_memory_fragmentation_ratio', 'mem_fragmentation_ratio', 'Memory that Redis holds from the system, relative to what it has allocated.'),
+  field(
+    'gauge', 'redis_guard_redis_memory_max_bytes', 'maxmemory',
+    'The most memory that Redis may use, in bytes; 0: no limit.'
+  ),
+  field(
+    'gauge', 'redis_guard_redis_memory_fragmentation_ratio', 'mem_fragmentation_ratio',
+    'Memory that Redis holds from the system, relative to what it has allocated.'
+  ),
   field('gauge', 'redis_guard_redis_connected_clients', 'connected_clients', 'Clients connected to Redis.'),
   field('gauge', 'redis_guard_redis_blocked_clients', 'blocked_clients', 'Clients that wait in a blocking command.'),
-  field('counter', 'redis_guard_redis_evicted_keys_total', 'evicted_keys', 'Keys that Redis dropped to stay below its maximum memory. Should be 0: limits and blocks may be among them.'),
-  field('counter', 'redis_guard_redis_expired_keys_total', 'expired_keys', 'Keys that Redis dropped because their time was over.'),
-  field('counter', 'redis_guard_redis_commands_processed_total', 'total_commands_processed', 'Commands that Redis has run, for all of its clients.'),
-  field('counter', 'redis_guard_redis_rejected_connections_total', 'rejected_connections', 'Connections that Redis refused because it had too many clients.'),
+  field(
+    'counter', 'redis_guard_redis_evicted_keys_total', 'evicted_keys',
+    'Keys that Redis dropped to stay below its maximum memory. Should be 0: limits and blocks may be among them.'
+  ),
+  field(
+    'counter', 'redis_guard_redis_expired_keys_total', 'expired_keys',
+    'Keys that Redis dropped because their time was over.'
+  ),
+  field(
+    'counter', 'redis_guard_redis_commands_processed_total', 'total_commands_processed',
+    'Commands that Redis has run, for all of its clients.'
+  ),
+  field(
+    'counter', 'redis_guard_redis_rejected_connections_total', 'rejected_connections',
+    'Connections that Redis refused because it had too many clients.'
+  ),
   {
     type: 'counter',
     name: 'redis_guard_redis_cpu_seconds_total',
@@ -49,7 +67,8 @@ export const infoMetrics: readonly InfoMetric[] = [
 export const upMetric: MetricDescription = {
   name: 'redis_guard_redis_up',
   labels: [],
-  help: '1 when Redis told about itself in time for this scrape, else 0; then the other redis_guard_redis_* are left out.',
+  help: '1 when Redis told about itself in time for this scrape, else 0; then the other redis_guard_redis_* are ' +
+    'left out.',
   // 0 if at least one worker of a node:cluster cannot ask.
   aggregator: 'min'
 }

@@ -177,7 +177,10 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     return answer as T
   }
 
-  /** What a failed `run` means to those who only need Redis to work; one that no failure of Redis explains is counted, too. */
+  /**
+   * What a failed `run` means to those who only need Redis to work. One that no failure of Redis explains is counted
+   * as such a failure.
+   */
   report (error: unknown): StoreUnavailableError {
     return error instanceof StoreUnavailableError ? error : this.#fail(error)
   }
@@ -246,7 +249,8 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   async #inTime<T> (answer: Promise<T>): Promise<T> {
     return await new Promise((resolve, reject) => {
       const { commandTimeout } = this.#options
-      const timer = timers.setTimeout(() => timers.setImmediate(() => reject(new Error(`timed out after ${commandTimeout} ms`))), commandTimeout)
+      const giveUp = () => reject(new Error(`timed out after ${commandTimeout} ms`))
+      const timer = timers.setTimeout(() => timers.setImmediate(giveUp), commandTimeout)
       answer.finally(() => timers.clearTimeout(timer)).then(resolve, reject)
     })
   }

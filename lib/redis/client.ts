@@ -34,8 +34,12 @@ export function makeClient (settings: Exclude<RedisSettings, { kind: 'none' }>, 
   }
 }
 
-function makeRedis ({ options }: Extract<RedisSettings, { kind: 'server' }>, { times, credentials, onRetry }: ClientParts): Redis {
-  const own = withConnector({ ...guardOptions(times), ...options, ...alwaysOptions, ...credentials?.optionsFor(options) })
+function makeRedis (
+  { options }: Extract<RedisSettings, { kind: 'server' }>, { times, credentials, onRetry }: ClientParts
+): Redis {
+  const own = withConnector({
+    ...guardOptions(times), ...options, ...alwaysOptions, ...credentials?.optionsFor(options)
+  })
   const redis = new Redis({ ...own, retryStrategy: watched(own.retryStrategy, onRetry) })
   endAtUnasked(redis)
   return redis
@@ -54,7 +58,8 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     autoResendUnfulfilledCommands: false,
     connectTimeout,
     // For each command of the handshake, which connectTimeout does not cover: a server that accepts and says
-    // nothing would else be waited for when it is well again. Other commands have the breaker's limit, which is shorter.
+    // nothing would else be waited for when it is well again. Other commands have the shorter limit of
+    // the breaker.
     commandTimeout: handshakeTimeout,
     // Without it the next Sentinel would never be asked where one accepts and does not answer.
     sentinelCommandTimeout: handshakeTimeout,
@@ -92,7 +97,9 @@ function makeCluster (
     ...(isTls(nodes, options) ? { dnsLookup: keepName } : {}),
     ...withSafeFunctions(options),
     lazyConnect: true,
-    redisOptions: withConnector({ ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({}) })
+    redisOptions: withConnector({
+      ...guardOptions(times), ...options.redisOptions, stringNumbers: false, ...credentials?.optionsFor({})
+    })
   }
   const cluster = new Cluster(nodes, { ...own, clusterRetryStrategy: watched(own.clusterRetryStrategy, onRetry) })
   cluster.on('+node', (node: Redis) => {
@@ -106,7 +113,9 @@ function isTls (nodes: readonly ClusterNode[], { redisOptions }: ClusterOptions)
   return [redisOptions, ...nodes].some(options => Object(options).tls !== undefined)
 }
 
-/** ioredis connects to the addresses of a name, so that neither a certificate could be checked, nor a server be named. */
+/**
+ * ioredis connects to the addresses of a name, so that neither a certificate could be checked, nor a server be named.
+ */
 const keepName: NonNullable<ClusterOptions['dnsLookup']> = (name, done) => done(null, name)
 
 /**

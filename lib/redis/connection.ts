@@ -178,7 +178,9 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     }, ms)
   }
 
-  /** ioredis would go on in a database that may be somebody else's. The next connection asks for the right one again. */
+  /**
+   * ioredis would go on in a database that may be somebody else's. The next connection asks for the right one again.
+   */
   #giveUp (): void {
     this.#isElsewhere = false
     this.client.disconnect(true)
@@ -242,13 +244,20 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   }
 }
 
-function credentialsOf (settings: Exclude<RedisSettings, { kind: 'none' }>, { connectTimeout }: ConnectionTimes): Credentials | undefined {
-  return settings.kind === 'client' || settings.credentials === undefined ? undefined : new Credentials(settings.credentials, connectTimeout)
+function credentialsOf (
+  settings: Exclude<RedisSettings, { kind: 'none' }>, { connectTimeout }: ConnectionTimes
+): Credentials | undefined {
+  if (settings.kind === 'client' || settings.credentials === undefined) return undefined
+  return new Credentials(settings.credentials, connectTimeout)
 }
 
 function firstReasonOf (settings: Exclude<RedisSettings, { kind: 'none' }>): string {
   if (settings.kind === 'cluster') return 'no answer from any node yet'
-  if (settings.kind === 'server') return `no answer from ${settings.options.sentinels ? 'the Sentinels' : 'the server'} yet`
+  if (settings.kind === 'server') {
+    return `no answer from ${settings.options.sentinels ? 'the Sentinels' : 'the server'} yet`
+  }
   const { status } = settings.client
-  return status === 'end' ? 'the client was ended before, and does not connect by itself' : `the client is not connected yet (${status})`
+  return status === 'end'
+    ? 'the client was ended before, and does not connect by itself'
+    : `the client is not connected yet (${status})`
 }

@@ -54,7 +54,8 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
       const { stream } = this
       super.disconnect()
       for (const sentinel of this.#asked) sentinel.disconnect()
-      // A Redis that hangs does not close its end. ioredis destroys the socket by a global timer, which a test may fake.
+      // A Redis that hangs does not close its end. ioredis destroys the socket by a global timer, which a test may
+      // fake.
       timers.setTimeout(() => stream?.destroy(), disconnectTimeout).unref()
     }
 

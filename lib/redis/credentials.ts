@@ -54,7 +54,8 @@ export class Credentials {
   /** What makes a client of ioredis ask; over all that its options say. */
   optionsFor ({ sentinels }: RedisOptions): Pick<RedisOptions, 'username' | 'password' | 'Connector'> {
     const { username, password } = this
-    return { username, password, Connector: this.#askBefore(sentinels ? SentinelConnector : ServerConnector) as NonNullable<RedisOptions['Connector']> }
+    const Connector = this.#askBefore(sentinels ? SentinelConnector : ServerConnector)
+    return { username, password, Connector: Connector as NonNullable<RedisOptions['Connector']> }
   }
 
   #askBefore (Base: typeof ServerConnector | typeof SentinelConnector): unknown {
@@ -81,7 +82,8 @@ export class Credentials {
     return await new Promise((resolve, reject) => {
       const timer = timers.setTimeout(() => reject(failed(`did not answer within ${limitMs} ms`)), limitMs).unref()
       const answer = (async () => await this.#source())()
-      answer.finally(() => timers.clearTimeout(timer)).then(resolve, (error: unknown) => reject(failed(`failed${nameOf(error)}`)))
+      const refuse = (error: unknown) => reject(failed(`failed${nameOf(error)}`))
+      answer.finally(() => timers.clearTimeout(timer)).then(resolve, refuse)
     })
   }
 }
@@ -102,7 +104,10 @@ class Secret {
 }
 
 function readAnswer (answer: unknown): RedisCredentials {
-  if (typeof answer !== 'object' || answer === null) throw failed(`answered ${answer === null ? 'null' : `a value of type ${typeof answer}`}, not { username, password }`)
+  if (typeof answer !== 'object' || answer === null) {
+    const received = answer === null ? 'null' : `a value of type ${typeof answer}`
+    throw failed(`answered ${received}, not { username, password }`)
+  }
   const { username, password } = answer as Readonly<Record<string, unknown>>
   if (typeof password !== 'string' || password === '') throw failed('answered no password')
   if (username !== undefined && typeof username !== 'string') throw failed('answered a username that is no text')

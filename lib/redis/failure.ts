@@ -40,7 +40,8 @@ export function failureOf (error: unknown, redact: Redact = asItIs): StoreUnavai
   const { message, code } = cause as Error & { code?: string }
   const text = `${message} ${code ?? ''}`.trim()
   // Before the redaction: the word that decides may be part of a password.
-  const kind = kinds.find(([, pattern]) => pattern.test(text))?.[0] ?? (cause.name === 'ReplyError' ? 'reply' : 'connection')
+  const [known] = kinds.find(([, pattern]) => pattern.test(text)) ?? []
+  const kind = known ?? (cause.name === 'ReplyError' ? 'reply' : 'connection')
   cause.message = redact(message)
   if (cause.stack !== undefined) cause.stack = redact(cause.stack)
   return new StoreUnavailableError(kind, `Redis cannot be used (${kind}): ${cause.message || code}`, cause)
@@ -57,7 +58,7 @@ export function valueErrorOf (error: unknown, redact: Redact = asItIs): ValueErr
 
 const valueWords = /(^|@user_script: ?\d+: )(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would)/
 
-/** A Cluster of which no node answers: where it is for the same reason as the last one, and that can be mended, this is it. */
+/** Of a Cluster of which no node answers: the reason of the last one, where that can be mended. */
 function lastNodeError (error: unknown, redact: Redact): StoreUnavailableError | undefined {
   const { lastNodeError: cause } = Object(error) as { lastNodeError?: unknown }
   const failure = cause instanceof Error ? failureOf(cause, redact) : undefined

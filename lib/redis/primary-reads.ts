@@ -10,5 +10,7 @@ export function readingPrimaries (client: RedisClient): RedisClient {
   if (!isCluster(client) || client.options.scaleReads === 'master') return client
   const options = { ...client.options, scaleReads: 'master' }
   // ioredis decides by its options, for each command. All else is the client's own, also what is changed here.
-  return new Proxy(client, { get: (target, name) => name === 'options' ? options : Reflect.get(target, name) as unknown })
+  return new Proxy(client, {
+    get: (target, name) => name === 'options' ? options : Reflect.get(target, name) as unknown
+  })
 }

@@ -50,7 +50,9 @@ export class Script {
    */
   async runAll (client: RedisClient, calls: readonly ScriptCall[]): Promise<unknown[]> {
     // ioredis puts a prefix before keys only where the Cluster itself is asked.
-    if (!isCluster(client) || client.options.keyPrefix) return await Promise.all(calls.map(async ({ keys, args }) => await this.run(client, keys, args)))
+    if (!isCluster(client) || client.options.keyPrefix) {
+      return await Promise.all(calls.map(async ({ keys, args }) => await this.run(client, keys, args)))
+    }
     const answers = new Array<unknown>(calls.length)
     await Promise.all([...byNode(client, calls)].map(async ([node, indexes]) => {
       const pipeline = node.pipeline()

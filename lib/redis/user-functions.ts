@@ -109,7 +109,9 @@ function lookingUp (
   }
 }
 
-/** A timer that gets anything else runs at once. No number at all ends the attempts, which is for the user to decide. */
+/**
+ * A timer that gets anything else runs at once. No number at all ends the attempts, which is for the user to decide.
+ */
 function isDelay (answer: unknown): boolean {
   if (answer === undefined || answer === null || answer === false) return true
   return typeof answer === 'number' && answer >= 0 && answer < 2 ** 31

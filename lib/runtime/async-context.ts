@@ -15,7 +15,9 @@ import { AsyncResource } from 'node:async_hooks'
  * so it does not use `AsyncResource.bind`: that takes microseconds, because it
  * adds properties to the function it returns. This takes a tenth of one.
  */
-export function inThisContext<Args extends unknown[], Answer> (callback: (...args: Args) => Answer): (...args: Args) => Answer {
+export function inThisContext<Args extends unknown[], Answer> (
+  callback: (...args: Args) => Answer
+): (...args: Args) => Answer {
   const context = new AsyncResource('redis-guard')
   return (...args) => context.runInAsyncScope(callback, undefined, ...args)
 }

@@ -46,7 +46,9 @@ export function startBackground (fastify: FastifyInstance, parts: Parts): Backgr
 }
 
 /** Takes over limits that were set at run time: when the application is ready, and from Redis again and again. */
-function syncLimits (fastify: FastifyInstance, { settings, redis, limitControl, log }: Parts): NodeJS.Timeout | undefined {
+function syncLimits (
+  fastify: FastifyInstance, { settings, redis, limitControl, log }: Parts
+): NodeJS.Timeout | undefined {
   let isFailing = false
   const sync = async () => {
     try {

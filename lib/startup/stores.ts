@@ -63,7 +63,8 @@ export function makeStores (options: StoresOptions): Stores {
   if (settings.redis.kind === 'none') {
     const status = statusOfMemory(settings.redis.reason)
     const { limits, blocks, events, values } = memory
-    return { keys, memory, redis: undefined, status: () => status, limits: limitsOfMemory(limits), blocks, events, values }
+    const stores = { limits: limitsOfMemory(limits), blocks, events, values }
+    return { keys, memory, redis: undefined, status: () => status, ...stores }
   }
   const side = makeRedis(settings.redis, keys, {
     ...options,

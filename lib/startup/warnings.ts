@@ -23,13 +23,16 @@ export function checkTrustProxy (trustProxy: unknown): GuardWarning | undefined 
   if (trustProxy === true) {
     return {
       code: 'GUARD_WARN_TRUST_PROXY',
-      message: 'trustProxy: true takes the leftmost address of X-Forwarded-For, which any client can make up: it evades limits and blocks, and has others blocked. Set trustProxy to the addresses or CIDR ranges of your proxies'
+      message: 'trustProxy: true takes the leftmost address of X-Forwarded-For, which any client can make up: it ' +
+        'evades limits and blocks, and has others blocked. Set trustProxy to the addresses or CIDR ranges of your ' +
+        'proxies'
     }
   }
   if (typeof trustProxy === 'number') {
     return {
       code: 'GUARD_WARN_TRUST_PROXY',
-      message: `trustProxy: ${trustProxy} trusts no proxy since Fastify 5.12.1: all clients have the proxy's address, and share its limits and blocks. Set trustProxy to the addresses or CIDR ranges of your proxies`
+      message: `trustProxy: ${trustProxy} trusts no proxy since Fastify 5.12.1: all clients have the proxy's ` +
+        'address, and share its limits and blocks. Set trustProxy to the addresses or CIDR ranges of your proxies'
     }
   }
   return undefined
@@ -67,7 +70,8 @@ export function checkPassword (redis: RedisSettings, production: boolean): Guard
   if (!production || redis.kind === 'none' || hasPassword(redis)) return undefined
   return {
     code: 'GUARD_WARN_NO_PASSWORD',
-    message: 'Redis is used in production without a password: whoever reaches it can lift every limit and block. Set one with requirepass or an ACL user, and pass it in REDIS_PASSWORD'
+    message: 'Redis is used in production without a password: whoever reaches it can lift every limit and block. ' +
+      'Set one with requirepass or an ACL user, and pass it in REDIS_PASSWORD'
   }
 }
 
@@ -76,9 +80,9 @@ export function checkUnusedRedis (redis: RedisSettings): GuardWarning | undefine
   if (redis.kind !== 'none' || redis.isAskedFor !== true) return undefined
   return {
     code: 'GUARD_WARN_REDIS_UNUSED',
-    message: `Redis is not used: ${redis.reason}. Each process counts and blocks on its own, in memory. To use Redis, set ` +
-      'REDIS_URL, and NODE_ENV=production or REDIS_ENABLED=true, or pass the redis option. If memory is meant, set ' +
-      'REDIS_ENABLED=false, or pass redis: false'
+    message: `Redis is not used: ${redis.reason}. Each process counts and blocks on its own, in memory. ` +
+      'To use Redis, set REDIS_URL, and NODE_ENV=production or REDIS_ENABLED=true, or pass the redis option. ' +
+      'If memory is meant, set REDIS_ENABLED=false, or pass redis: false'
   }
 }
 
@@ -88,8 +92,9 @@ export function checkOfflineQueue (redis: RedisSettings): GuardWarning | undefin
   return {
     code: 'GUARD_WARN_OFFLINE_QUEUE',
     message: 'The client passed as redis has its offline queue on: when the connection breaks, commands wait in it. ' +
-      'The guard gives them up after commandTimeout and answers from memory, but they run when Redis is back, so some ' +
-      'changes are made twice. Create the client with enableOfflineQueue: false and autoResendUnfulfilledCommands: false'
+      'The guard gives them up after commandTimeout and answers from memory, but they run when Redis is back, so ' +
+      'some changes are made twice. Create the client with enableOfflineQueue: false and ' +
+      'autoResendUnfulfilledCommands: false'
   }
 }
 
@@ -129,11 +134,13 @@ function hasPassword (redis: Exclude<RedisSettings, { kind: 'none' }>): boolean 
   switch (redis.kind) {
     case 'client': {
       const { options } = redis.client
-      return isGiven('redisOptions' in options ? options.redisOptions?.password : (options as { password?: unknown }).password)
+      const ofNodes = 'redisOptions' in options
+      return isGiven(ofNodes ? options.redisOptions?.password : (options as { password?: unknown }).password)
     }
     case 'server': return redis.credentials !== undefined || isGiven(redis.options.password)
     case 'cluster':
-      return redis.credentials !== undefined || isGiven(redis.options.redisOptions?.password) || redis.nodes.some(node => isGiven(nodeCredentials(node).password))
+      return redis.credentials !== undefined || isGiven(redis.options.redisOptions?.password) ||
+        redis.nodes.some(node => isGiven(nodeCredentials(node).password))
   }
 }
 

@@ -2,29 +2,18 @@
  * What becomes of each answer and failure of Redis in the moments of a switch: heartbeats, replays and calls under way.
  * Redis and the breaker are made up here, and timers are the test's own, so that nothing depends on who comes first.
  */
-import { EventEmitter } from 'node:events'
 import t, { type Test } from 'tap'
 import { StoreUnavailableError } from '../../lib/errors.js'
-import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import type { Ticket } from '../../lib/store/redis/batch.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { Fallback } from '../../lib/outage/limits.js'
-import { Journal } from '../../lib/outage/journal.js'
-import { outageStores } from '../../lib/outage/stores.js'
-import { Keys } from '../../lib/store/keys.js'
-import { MemoryLimits } from '../../lib/store/memory/limits.js'
-import { MemoryStore } from '../../lib/store/memory/memory-store.js'
-import type { RedisStore } from '../../lib/store/redis/redis-store.js'
-import { Shares } from '../../lib/outage/shares.js'
-import type { CountedHere, Hit, Taken } from '../../lib/store/limit-store.js'
-import type { Block, BlockOperation } from '../../lib/store/block-store.js'
-import type { Fence } from '../../lib/store/redis/sequence.js'
+import type { Hit, Taken } from '../../lib/store/limit-store.js'
+import type { Block } from '../../lib/store/block-store.js'
 import { mockMachinery } from '../support/fake-timers.js'
+import { gone, keys, madeUpStores } from '../support/made-up-redis.js'
 
-const keys = new Keys('guard:')
 const limit = defineLimit('fixed-window', 10, 60_000)
 const checks = [{ name: 'limit', limit, cost: 1 }]
-const gone = new StoreUnavailableError('connection', 'connection')
 const lost = new StoreUnavailableError('lost', 'lost')
 const rejected = new StoreUnavailableError('reply', 'reply')
 
@@ -33,70 +22,10 @@ async function turns (): Promise<void> {
   for (let i = 0; i < 20; i++) await new Promise(resolve => setImmediate(resolve))
 }
 
-class MadeUpBreaker extends EventEmitter {
-  usable = false
-  state = 'open'
-  failure = gone
-  commandTimeout = 250
-  report (error: unknown): unknown { return error }
-  async idle (): Promise<void> {}
-  async connect (): Promise<void> { this.up() }
-  up (): void { this.usable = true; this.emit('up') }
-  down (): void { this.usable = false; this.emit('down', gone) }
-}
-
-class MadeUpRedis {
-  epoch = 'first'
-  heartbeats = 0
-  readonly carried: { isIntact: boolean, keys: readonly string[] }[] = []
-  readonly applied: BlockOperation[] = []
-  listed: Block[] = []
-  /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
-  fence = async (): Promise<Fence> => ({ last: 0, next: 1 })
-  take = async (hits: readonly Hit[], ticket: Ticket): Promise<readonly Taken[]> => { throw gone }
-  heartbeat = async () => {
-    this.heartbeats++
-    return { epoch: this.epoch, instances: 1, since: 1, nowMs: Date.now() }
-  }
-
-  readonly blockList = {
-    count: async () => this.listed.length,
-    isBehind: async () => false,
-    hasSeenMore: () => false,
-    pages: async function * (this: { listed: () => Block[] }): AsyncGenerator<Block[]> { yield this.listed() },
-    listed: () => this.listed,
-    apply: async (operations: readonly BlockOperation[]) => { this.applied.push(...operations) },
-    change: async (): Promise<unknown[]> => { throw gone }
-  }
-
-  carry = async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
-    this.carried.push({ isIntact, keys: counters.map(({ key }) => key) })
-  }
-
-  logEvents = async (events: unknown, ticket: Ticket): Promise<void> => {}
-  replayEvents = async (): Promise<void> => {}
-  countRefusals = async (): Promise<void> => {}
-  forget = async (key: string, checks: unknown, ticket: Ticket): Promise<boolean> => { throw gone }
-  refund = async (given: unknown, ticket: Ticket): Promise<void> => { throw gone }
-  peek = async (): Promise<unknown> => { throw gone }
-  readonly values = {
-    get: async (): Promise<unknown> => { throw gone },
-    change: async (operation: unknown, nowMs: number, ticket: Ticket): Promise<unknown> => { throw gone },
-    carry: async (): Promise<void> => {}
-  }
-}
-
 function setUp (t: Test) {
   const clock = mockMachinery(t, 'setTimeout')
-  const now = Date.now
-  const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 10, now })
-  const breaker = new MadeUpBreaker()
-  const redis = new MadeUpRedis()
-  const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
-  const shares = new Shares(new MemoryLimits({ keys, capacity: 10, now }), now)
-  const side = { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }
-  const stores = outageStores({ memory, redis: side, keys, now })
-  t.teardown(() => stores.availability.close())
+  const { memory, breaker, redis, journal, stores } = madeUpStores(t)
+  breaker.connect = async () => breaker.up()
   const switches: string[] = []
   stores.availability.on('switch', ({ store, reason }) => switches.push(reason ?? store))
   const isUp = async () => {
@@ -129,7 +58,8 @@ t.test('a heartbeat that finds another epoch ends the use of Redis until it has 
   clock.tick(0)
   await turns()
   t.same(switches, ['redis', 'Redis has lost its data', 'redis'])
-  t.same(redis.carried, [{ isIntact: false, keys: [counterOf('client')] }])
+  t.match(redis.carried, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
+  t.equal(redis.merged.length, 1)
 })
 
 t.test('a heartbeat that Redis rejects is followed by the next one', async t => {
@@ -156,7 +86,7 @@ for (const closes of [false, true]) {
     redis.carry = async () => { throw gone }
     breaker.up()
     await stores.availability.settle()
-    t.match(stores.availability.status, { store: 'memory', reason: 'connection' })
+    t.match(stores.availability.status, { store: 'memory', reason: 'gone' })
     redis.carry = carry
     if (closes) stores.availability.close()
     clock.tick(1000)
@@ -177,7 +107,7 @@ t.test('where Redis goes while it is told, the breaker says when it is told agai
   redis.fence = async () => { throw new Error('must not be called') }
   clock.tick(60_000)
   await turns()
-  t.match(stores.availability.status, { store: 'memory', reason: 'connection' })
+  t.match(stores.availability.status, { store: 'memory', reason: 'gone' })
 })
 
 t.test('a Redis that is a few batches behind is told the counters that it had', async t => {
@@ -191,7 +121,8 @@ t.test('a Redis that is a few batches behind is told the counters that it had', 
   breaker.down()
   redis.fence = async () => ({ last: 4, next: 10 })
   await isUp()
-  t.same(redis.carried, [{ isIntact: false, keys: [counterOf('client')] }])
+  t.match(redis.carried, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
+  t.equal(redis.merged.length, 1)
 })
 
 t.test('entries that Redis rejects during a replay are reported, and the others are told', async t => {

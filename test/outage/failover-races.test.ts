@@ -1,73 +1,31 @@
 /** What happens while something else is under way: Redis and the breaker are made up here, to answer exactly then. */
-import { EventEmitter } from 'node:events'
 import t, { type Test } from 'tap'
 import { parseAddress } from '../../lib/addresses/address.js'
 import { StoreUnavailableError } from '../../lib/errors.js'
-import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import { Journal } from '../../lib/outage/journal.js'
-import { outageStores } from '../../lib/outage/stores.js'
-import { Keys } from '../../lib/store/keys.js'
-import { MemoryLimits } from '../../lib/store/memory/limits.js'
-import { MemoryStore } from '../../lib/store/memory/memory-store.js'
-import { type Heartbeat, noNumbers, type RedisStore } from '../../lib/store/redis/redis-store.js'
-import { Shares } from '../../lib/outage/shares.js'
-import type { CountedHere } from '../../lib/store/limit-store.js'
+import { type Heartbeat, noNumbers } from '../../lib/store/redis/redis-store.js'
 import { blockedIn, type BlockOperation } from '../../lib/store/block-store.js'
 import type { Fence } from '../../lib/store/redis/sequence.js'
 import { timers } from '../../lib/runtime/timers.js'
 import { until } from '../../tools/until.js'
+import { gone, keys, madeUpStores } from '../support/made-up-redis.js'
 
-const keys = new Keys('guard:')
-const gone = new StoreUnavailableError('connection', 'gone')
 const limit = defineLimit('fixed-window', 10, 60_000)
 
 /** What a Redis tells that does not know this instance. */
 const unknown: Fence = { last: -1, next: 2 ** 32 }
 
-class MadeUpBreaker extends EventEmitter {
-  /** ms that each attempt to connect may take */
-  readonly attempts: number[] = []
-  usable = false
-  state = 'open'
-  failure = gone
-  report (error: unknown): unknown { return error }
-  up (): void { this.usable = true; this.emit('up') }
-  idle = async (): Promise<void> => {}
-  connect = async (withinMs: number): Promise<void> => { this.attempts.push(withinMs) }
-  down (): void { this.usable = false; this.emit('down', gone) }
-}
-
-class MadeUpRedis {
-  readonly carried: CountedHere[][] = []
-  fence = async (): Promise<Fence> => unknown
-  take = async (): Promise<unknown> => []
-  heartbeat = async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
-  readonly blockList = {
-    count: async () => 0,
-    isBehind: async () => false,
-    hasSeenMore: (sequence: number) => sequence < 5,
-    apply: async () => {},
-    change: async (): Promise<unknown[]> => []
-  }
-
-  logEvents = async () => {}
-  replayEvents = async () => {}
-  countRefusals = async () => {}
-  carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
-}
-
-function setUp (t: Test, capacity = 1000) {
-  const now = Date.now
-  const memory = new MemoryStore({ keys, capacity, maxEvents: 10, now })
-  const breaker = new MadeUpBreaker()
-  const redis = new MadeUpRedis()
-  const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
-  const shares = new Shares(new MemoryLimits({ keys, capacity: 10, now: Date.now }), Date.now)
-  const stores = outageStores({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now })
-  t.teardown(() => stores.availability.close())
-  const hit = (key: string, cost = 1) => stores.limits.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
-  return { memory, breaker, redis, journal, stores, hit }
+/** A Redis that does not know this instance, nor what it sent, and a second instance. */
+function setUp (t: Test, capacity?: number) {
+  const made = madeUpStores(t, capacity)
+  const { redis, stores } = made
+  redis.instances = 2
+  redis.now = () => 0
+  redis.blockList.hasSeenMore = sequence => sequence < 5
+  redis.fence = async () => unknown
+  const hit = (key: string, cost = 1) =>
+    stores.limits.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
+  return { ...made, hit }
 }
 
 /** What follows on promises that are settled has been done. */
@@ -221,12 +179,12 @@ t.test('what did not arrive at last is told the next time', async t => {
   const { breaker, redis, stores, hit, journal } = setUp(t)
   hit('before')
   let carries = 0
-  redis.carry = async (id, counters) => {
+  redis.carry = async (id, counters, nowMs, isIntact) => {
     carries++
     // While the first one is told, there is another hit.
     if (carries === 1) hit('meanwhile')
     if (carries === 2) throw gone
-    redis.carried.push([...counters])
+    redis.carried.push({ isIntact, counters })
   }
   breaker.up()
   await stores.availability.settle()
@@ -235,7 +193,7 @@ t.test('what did not arrive at last is told the next time', async t => {
   breaker.down()
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'before'), keys.limit('fixed-window', 'limit', 'meanwhile')])
+  t.same(redis.merged.map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'before'), keys.limit('fixed-window', 'limit', 'meanwhile')])
   t.equal(journal.size, 0)
 })
 
@@ -252,7 +210,7 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
   await stores.availability.settle()
   answer.reject(gone)
   await until(() => redis.carried.length > 0)
-  t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
+  t.same(redis.merged.map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
   t.equal(journal.size, 0)
 })
 
@@ -289,7 +247,7 @@ t.test('refusals that a Redis without its data did not take are told to it with 
   redis.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
   await stores.limits.countRefusals([{ client: 'client', name: 'limit', limit, windowEndsAtMs, count: 5 }])
   await stores.availability.settle()
-  t.match(redis.carried.flat().at(-1), { known: { used: 11, previous: 0 }, counted: { used: 11, previous: 5 } })
+  t.match(redis.merged.at(-1), { known: { used: 11, previous: 0 }, counted: { used: 11, previous: 5 } })
   t.equal(stores.availability.status.store, 'redis')
 })
 
@@ -297,14 +255,14 @@ t.test('as long as much comes meanwhile, it is told in further passes', async t 
   const { breaker, redis, stores, hit } = setUp(t)
   hit('first')
   let left = 3
-  redis.carry = async (id, counters) => {
-    redis.carried.push([...counters])
+  redis.carry = async (id, counters, nowMs, isIntact) => {
+    redis.carried.push({ isIntact, counters })
     if (left-- > 0) for (let i = 0; i < 120; i++) hit(`client${left}-${i}`)
   }
   breaker.up()
   await stores.availability.settle()
   t.equal(stores.availability.status.store, 'redis')
-  t.equal(redis.carried.flat().length, 1 + 3 * 120)
+  t.equal(redis.merged.length, 1 + 3 * 120)
 })
 
 t.test('where nothing tells what Redis still knows, it is told all counters, a hundred at a time', async t => {
@@ -315,8 +273,8 @@ t.test('where nothing tells what Redis still knows, it is told all counters, a h
   redis.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.carried.map(({ length }) => length), [100, 100, 49, 1])
-  t.match(redis.carried.at(-1), [{ known: { used: 3 }, counted: { used: 4 } }])
+  t.same(redis.carried.map(({ counters }) => counters.length), [100, 100, 49, 1])
+  t.match(redis.carried.at(-1)?.counters, [{ known: { used: 3 }, counted: { used: 4 } }])
 })
 
 t.test('of several limits, those that would have let a refused hit pass are not counted', async t => {
@@ -345,7 +303,7 @@ t.test('counters that Redis may have lost are sent again in calls of a hundred, 
   redis.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.carried.map(({ length }) => length), [...Array<number>(16).fill(100), 50])
+  t.same(redis.carried.map(({ counters }) => counters.length), [...Array<number>(16).fill(100), 50])
 })
 
 t.test('a block or unblock whose call fails holds here, whatever older change came in between', async t => {
@@ -480,7 +438,7 @@ t.test('when it closes, a Redis that is away is tried with the time that is left
     breaker.idle = async () => { clock.ms = idleAtMs }
     await stores.availability.drain(1250)
     t.same(breaker.attempts, attempts, what)
-    t.same([redis.carried.flat().length, journal.size], [hits, 0], what)
+    t.same([redis.merged.length, journal.size], [hits, 0], what)
   }
 })
 
