@@ -43,6 +43,13 @@ for (const [name, rows] of Object.entries(tables)) {
   })
 }
 
+t.test('the precedence reads as in the source', async t => {
+  const source = await readFile(inRepository('lib/guard/guard.ts'), 'utf8')
+  const shown = /^```ts\n(decide \(.*?\n)```$/ms.exec(readme)?.[1] ?? ''
+  t.match(shown, /^decide .*\}\n$/s)
+  t.ok(source.includes(shown.replace(/^(?=.)/gm, '  ')), shown)
+})
+
 t.test('every method of the client is in the table of methods, and every other public name in the text', async t => {
   const app = Fastify()
   t.teardown(async () => await app.close())
