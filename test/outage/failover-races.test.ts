@@ -245,7 +245,7 @@ t.test('refusals that a Redis without its data did not take are told to it with 
   breaker.up()
   await stores.availability.settle()
   redis.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
-  await stores.limits.countRefusals([{ client: 'client', name: 'limit', limit, windowEndsAtMs, count: 5 }])
+  await stores.limits.countRefusals([{ client: 'client', name: 'limit', limit, window: state, count: 5 }])
   await stores.availability.settle()
   t.match(redis.merged.at(-1), { known: { used: 11, previous: 0 }, counted: { used: 11, previous: 5 } })
   t.equal(stores.availability.status.store, 'redis')

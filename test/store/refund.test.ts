@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
-import { algorithms, current, defineLimit, excesses } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, excesses, ruleOf } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
@@ -68,7 +68,7 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
     const key = `client${random.whole(1, 3)}`
     const [here, there] = [memory.limits.peek(key, checks), await redis.peek(key, checks)]
     const usedOf = ({ nowMs, states }: typeof here) => checks.map(({ name, limit }, i) => {
-      const { used, previous } = current(states[i], nowMs, limit)
+      const { used, previous } = ruleOf(limit).take(states[i], nowMs, limit, 0).state
       return { name, used: limit.algorithm === 'gcra' ? used / limit.windowMs : used, previous }
     })
     const [found, expected] = [usedOf(here), usedOf(there)]

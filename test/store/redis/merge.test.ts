@@ -4,7 +4,7 @@ import t from 'tap'
 import { GuardedRedis } from '../../../lib/redis/breaker.js'
 import { Connection } from '../../../lib/redis/connection.js'
 import { Script } from '../../../lib/redis/script.js'
-import { algorithms, count, defineLimit, explain, type Limit } from '../../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, ruleOf, type Limit } from '../../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
@@ -42,14 +42,14 @@ function clientOf (limit: Limit) {
     },
     async remaining (): Promise<number> {
       const [taken] = await store.take([{ key: client, checks: [check] }])
-      return explain(taken!.outcomes[0]!.state, taken!.nowMs, limit).remaining + 1
+      return ruleOf(limit).explain(taken!.outcomes[0]!.state, taken!.nowMs, limit).remaining + 1
     }
   }
 }
 
 function countedOn (known: LimitState | undefined, limit: Limit, hits: number): LimitState {
   let state = known
-  for (let i = 0; i < hits; i++) state = count(state, Date.now(), limit, 1, true)
+  for (let i = 0; i < hits; i++) state = ruleOf(limit).accept(state, Date.now(), limit, 1)
   return state!
 }
 
