@@ -402,3 +402,11 @@ t.test('what is sent again without the first of it is added once', async t => {
   await store.values.merge('values sent again', changes.slice(1), Date.now())
   t.equal(await observer.get(keys.value('second')), '1')
 })
+
+t.test('fixed-window: a foreign number below 0 counts as no counter', async t => {
+  await store.instance.fence()
+  const { key, hit } = clientOf(defineLimit('fixed-window', 100, 100_000))
+  await observer.set(key, '-5')
+  t.equal((await hit(1)).used, 1)
+  t.equal(await observer.get(key), '1')
+})

@@ -11,6 +11,12 @@ import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
 import type { NamedCheck } from '../../../lib/store/limit-store.js'
 import { type Contracts, contractsOf } from '../../support/redis-contracts.js'
+import * as ofBlocks from '../../../lib/store/redis/encodings/blocks.js'
+import * as ofEvents from '../../../lib/store/redis/encodings/events.js'
+import * as ofInstance from '../../../lib/store/redis/encodings/instance.js'
+import * as ofLimits from '../../../lib/store/redis/encodings/limits.js'
+import * as ofValues from '../../../lib/store/redis/encodings/values.js'
+import { scripts } from '../../../lib/store/redis/lua/scripts.js'
 import { guardedApp, logTo } from '../../support/app.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { until } from '../../../tools/until.js'
@@ -324,4 +330,11 @@ t.test('a page of the block list without a readable cursor or of an odd length i
 
 t.test('the answer to a block with an unreadable block is rejected', async t => {
   for (const json of ['no JSON', '{}']) t.equal(await read(readers['block']!, [1, 0, json, 1]), 'refused', json)
+})
+
+t.test('each script has one encoding', async t => {
+  const exported = Object.entries({ ...ofBlocks, ...ofEvents, ...ofInstance, ...ofLimits, ...ofValues })
+  const encoded = exported.filter(([, value]) => typeof value === 'object').map(([name]) => name)
+  const names = Object.keys(scripts).map(name => name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase()))
+  t.same(encoded.sort(), names.sort())
 })
