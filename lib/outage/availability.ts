@@ -217,9 +217,10 @@ export class Availability extends EventEmitter<InnerEvents> {
 
   #reason (): string {
     const { guarded } = this.#redis
-    if (!guarded.usable) return guarded.failure.message
-    const why = this.#mode.kind === 'back' ? undefined : this.#mode.why
-    return why?.message ?? 'Redis is back, and is told what it has missed'
+    const mode = this.#mode
+    // Redis answers in the mode `back`, unless the breaker is open.
+    if (!guarded.usable || mode.kind === 'back') return guarded.failure.message
+    return mode.why?.message ?? 'Redis is back, and is told what it has missed'
   }
 
   /** @param lost  what Redis has lost, where it works all the same */

@@ -82,7 +82,7 @@ export class Recovery {
     return told
   }
 
-  /** Sends the rest before it returns. Should some of it not arrive, the breaker opens, and it is told the next time. */
+  /** Sends the rest before it returns. If some of it does not arrive, the breaker opens, and it is replayed next time. */
   tellRest (): void {
     for (const chunk of this.#journal.rest()) {
       this.#underWay++

@@ -136,7 +136,7 @@ t.test('a max below the number of instances lets nobody pass: all parts together
 })
 
 t.test('two instances share a limit while Redis is away, and all of it is in Redis afterwards', aside, async t => {
-  const server = await RedisServer.start()
+  const server = await RedisServer.start('--appendonly', 'yes')
   t.teardown(async () => await server.stop())
   const start = async (t: Test) => {
     const redis = { port: server.port }
