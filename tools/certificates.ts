@@ -43,7 +43,10 @@ export class Authority {
   static async create (owner: Owner): Promise<Authority> {
     const folder = await mkdtemp(join(tmpdir(), 'certificates-'))
     owner.teardown(async () => await rm(folder, { recursive: true, force: true }))
-    await openssl('req', '-x509', ...newKey, '-keyout', join(folder, 'ca.key'), '-out', join(folder, 'ca.pem'), '-days', '2', '-subj', '/CN=test authority')
+    await openssl(
+      'req', '-x509', ...newKey, '-keyout', join(folder, 'ca.key'), '-out', join(folder, 'ca.pem'),
+      '-days', '2', '-subj', '/CN=test authority'
+    )
     return new Authority(folder, await readFile(join(folder, 'ca.pem'), 'utf8'))
   }
 
@@ -57,7 +60,10 @@ export class Authority {
     const [certFile, keyFile] = [file('pem'), file('key')]
     await openssl('req', ...newKey, '-keyout', keyFile, '-out', file('csr'), '-subj', `/CN=test ${number}`)
     await writeFile(file('names'), `subjectAltName=${names}`)
-    await openssl('x509', '-req', '-in', file('csr'), '-CA', this.caFile, '-CAkey', join(this.#folder, 'ca.key'), '-set_serial', String(number), '-out', certFile, '-days', String(days), '-extfile', file('names'))
+    await openssl(
+      'x509', '-req', '-in', file('csr'), '-CA', this.caFile, '-CAkey', join(this.#folder, 'ca.key'),
+      '-set_serial', String(number), '-out', certFile, '-days', String(days), '-extfile', file('names')
+    )
     return { certFile, keyFile, cert: await readFile(certFile, 'utf8'), key: await readFile(keyFile, 'utf8') }
   }
 }

@@ -1,4 +1,7 @@
-/** A Node.js process of the bench's or of chaos: prints its port when it is ready, answers what it is asked, and ends with who started it. */
+/**
+ * A Node.js process of the bench's or of chaos: prints its port when it is ready, answers what it is asked, and ends
+ * with who started it.
+ */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -85,7 +88,9 @@ export class Child {
 /** In the process: answers what its parent asks, and ends with it. */
 export function answerParent (answer: (question: unknown) => unknown): void {
   process.on('message', ({ id, question }: Question) => {
-    Promise.resolve(answer(question)).then(answer => process.send!({ id, answer } satisfies Answer), (error: unknown) => { throw error })
+    Promise.resolve(answer(question)).then(
+      answer => process.send!({ id, answer } satisfies Answer), (error: unknown) => { throw error }
+    )
   })
   process.once('disconnect', () => process.exit(0))
 }

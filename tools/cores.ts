@@ -13,7 +13,9 @@ export const otherCore = 1
 export const notPinnedBecause = reason()
 
 export function pinned (core: number, program: string, args: readonly string[]): [program: string, args: string[]] {
-  return notPinnedBecause === undefined ? [findProgram('taskset'), ['-c', String(core), program, ...args]] : [program, [...args]]
+  return notPinnedBecause === undefined
+    ? [findProgram('taskset'), ['-c', String(core), program, ...args]]
+    : [program, [...args]]
 }
 
 function reason (): string | undefined {

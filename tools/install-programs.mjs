@@ -23,9 +23,13 @@ const programs = {
 }
 
 // Debian keeps servers where the PATH of a user does not look.
-const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
+const usual = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
+const folders = [...(process.env.PATH ?? '').split(delimiter), ...usual]
 const has = name => folders.some(folder => existsSync(join(folder, name)))
-const isMissing = program => !programs[program].found.some(has) && (process.platform === 'linux' || !programs[program].onLinuxOnly)
+function isMissing (program) {
+  const { found, onLinuxOnly } = programs[program]
+  return !found.some(has) && (process.platform === 'linux' || !onLinuxOnly)
+}
 
 /**
  * Run by sh as root, with the packages as arguments. Under systemd only
@@ -58,8 +62,10 @@ function install () {
   if (manager === 'brew') run(['brew', 'install', ...packages])
   const left = missing.filter(isMissing)
   if (left.length === 0) return
-  const line = { apt: `sudo apt-get install ${packages.join(' ')}`, brew: `brew install ${packages.join(' ')}` }[manager]
-  console.error(`This needs ${left.join(' and ')}. ${line === undefined ? `Install ${packages.join(' ')} with your package manager` : `Type: ${line}`}`)
+  const names = packages.join(' ')
+  const line = { apt: `sudo apt-get install ${names}`, brew: `brew install ${names}` }[manager]
+  const remedy = line === undefined ? `Install ${names} with your package manager` : `Type: ${line}`
+  console.error(`This needs ${left.join(' and ')}. ${remedy}`)
   process.exit(1)
 }
 

@@ -10,7 +10,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 // tap would measure coverage in children, too, and no line of lib is covered by them alone.
 process.env['_TAPJS_PROCESSINFO_COVERAGE_'] = '0'
 
-const folders = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
+const usual = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
+const folders = [...(process.env['PATH'] ?? '').split(delimiter), ...usual]
 
 /** @param names  stand-ins for each other; @throws when none is installed: a missing program fails the test */
 export function findProgram (...names: string[]): string {
@@ -59,7 +60,9 @@ export class Program {
 
   constructor (path: string, args: readonly string[], options: { cwd?: string, env?: NodeJS.ProcessEnv } = {}) {
     this.#child = spawn(path, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options })
-    for (const stream of [this.#child.stdout!, this.#child.stderr!]) stream.setEncoding('utf8').on('data', (text: string) => { this.#output += text })
+    for (const stream of [this.#child.stdout!, this.#child.stderr!]) {
+      stream.setEncoding('utf8').on('data', (text: string) => { this.#output += text })
+    }
   }
 
   get output (): string {
@@ -70,7 +73,9 @@ export class Program {
   async saying (pattern: RegExp, withinMs = 30_000): Promise<void> {
     const untilMs = Date.now() + withinMs
     while (!pattern.test(this.#output)) {
-      if (this.#child.exitCode !== null || Date.now() > untilMs) throw new Error(`not seen: ${String(pattern)}, in:\n${this.#output}`)
+      if (this.#child.exitCode !== null || Date.now() > untilMs) {
+        throw new Error(`not seen: ${String(pattern)}, in:\n${this.#output}`)
+      }
       await sleep(5)
     }
   }

@@ -3,6 +3,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Redis, RedisOptions } from 'ioredis'
 import { RedisServer } from './redis-server.js'
 
+interface ClusterStart {
+  readonly withReplicas?: boolean
+  /** of each server */
+  readonly args?: readonly string[]
+  readonly client?: RedisOptions
+}
+
 export class RedisCluster {
   /** the primaries that it began with, then their replicas in the same order */
   readonly servers: readonly RedisServer[]
@@ -15,7 +22,9 @@ export class RedisCluster {
    * @param args  more of redis-server's arguments
    * @param client  what a client of these servers needs, such as `tls`
    */
-  static async start ({ withReplicas = false, args = [], client: clientOptions = {} }: { withReplicas?: boolean, args?: readonly string[], client?: RedisOptions } = {}): Promise<RedisCluster> {
+  static async start (
+    { withReplicas = false, args = [], client: clientOptions = {} }: ClusterStart = {}
+  ): Promise<RedisCluster> {
     const count = withReplicas ? 6 : 3
     const servers = await Promise.all(Array.from({ length: count }, async (_, i) =>
       await RedisServer.start(
@@ -25,13 +34,19 @@ export class RedisCluster {
       )))
     const clients = servers.map(server => server.client(clientOptions))
     await Promise.all(clients.map(async (client, i) => {
-      if (i < 3) await client.call('CLUSTER', 'ADDSLOTSRANGE', Math.ceil(i * 16384 / 3), Math.ceil((i + 1) * 16384 / 3) - 1)
+      const slots = [Math.ceil(i * 16384 / 3), Math.ceil((i + 1) * 16384 / 3) - 1]
+      if (i < 3) await client.call('CLUSTER', 'ADDSLOTSRANGE', ...slots)
       if (i > 0) await clients[0]!.call('CLUSTER', 'MEET', '127.0.0.1', servers[i]!.port)
     }))
-    const isWhole = async (client: Redis) => new RegExp(`cluster_state:ok[^]*cluster_known_nodes:${count}`).test(String(await client.call('CLUSTER', 'INFO')))
+    const whole = new RegExp(`cluster_state:ok[^]*cluster_known_nodes:${count}`)
+    const isWhole = async (client: Redis) => whole.test(String(await client.call('CLUSTER', 'INFO')))
     for (const client of clients) while (!await isWhole(client)) await sleep(20)
-    for (const [i, client] of clients.slice(3).entries()) await client.call('CLUSTER', 'REPLICATE', String(await clients[i]!.call('CLUSTER', 'MYID')))
-    for (const client of clients.slice(3)) while (!/master_link_status:up/.test(await client.info('replication'))) await sleep(20)
+    for (const [i, client] of clients.slice(3).entries()) {
+      await client.call('CLUSTER', 'REPLICATE', String(await clients[i]!.call('CLUSTER', 'MYID')))
+    }
+    for (const client of clients.slice(3)) {
+      while (!/master_link_status:up/.test(await client.info('replication'))) await sleep(20)
+    }
     // One of them may not have heard of a replica's first data yet, and leaves that out.
     const namesAll = async (client: Redis) => {
       const ranges = await client.call('CLUSTER', 'SLOTS') as readonly unknown[][]

@@ -9,7 +9,8 @@ import { findProgram, onFreePort, Program } from './program.js'
 /** Arguments for TLS alone, also among servers, and for nobody without a certificate of the same authority. */
 export function tlsArguments ({ caFile }: Authority, { certFile, keyFile }: Certificate): readonly string[] {
   return [
-    '--port', '0', '--tls-port', '{port}', '--tls-auth-clients', 'yes', '--tls-cluster', 'yes', '--tls-replication', 'yes',
+    '--port', '0', '--tls-port', '{port}', '--tls-auth-clients', 'yes', '--tls-cluster', 'yes',
+    '--tls-replication', 'yes',
     '--tls-ca-cert-file', caFile, '--tls-cert-file', certFile, '--tls-key-file', keyFile
   ]
 }
@@ -77,7 +78,8 @@ export class RedisServer {
   #spawn (): Program {
     const given = this.#args.includes('--tls-port') ? [] : ['--port', String(this.port)]
     return new Program(findProgram('redis-server', 'valkey-server'), [
-      ...given, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', this.#folder, '--enable-debug-command', 'yes',
+      ...given, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', this.#folder,
+      '--enable-debug-command', 'yes',
       ...this.#args.map(argument => argument.replace('{port}', String(this.port)))
     ])
   }

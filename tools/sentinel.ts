@@ -16,7 +16,8 @@ export class Sentinel {
     this.port = port
     this.#folder = folder
     // Debian's redis-sentinel is this program by another name.
-    this.#program = new Program(findProgram('redis-server', 'valkey-server'), [join(folder, 'sentinel.conf'), '--sentinel'])
+    const args = [join(folder, 'sentinel.conf'), '--sentinel']
+    this.#program = new Program(findProgram('redis-server', 'valkey-server'), args)
   }
 
   /**
@@ -28,7 +29,8 @@ export class Sentinel {
     return await onFreePort(async port => {
       await writeFile(join(folder, 'sentinel.conf'), [
         `port ${port}`, 'bind 127.0.0.1', `sentinel monitor ${sentinelName} 127.0.0.1 ${primaryPort} 1`,
-        `sentinel down-after-milliseconds ${sentinelName} ${downAfterMs}`, `sentinel failover-timeout ${sentinelName} 3000`,
+        `sentinel down-after-milliseconds ${sentinelName} ${downAfterMs}`,
+        `sentinel failover-timeout ${sentinelName} 3000`,
         ...args.join(' ').replace('{port}', String(port)).split(/ ?--/), ''
       ].join('\n'))
       const sentinel = new Sentinel(port, folder)

@@ -18,7 +18,8 @@ export function figure (value: number | undefined): string {
 /** A Markdown table; columns are as wide as they must be, all but the first aligned to the right. */
 export function renderTable (head: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = head.map((title, i) => Math.max(3, title.length, ...rows.map(row => row[i]!.length)))
-  const line = (cells: readonly string[]) => `| ${cells.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join(' | ')} |`
+  const padded = (cell: string, i: number) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)
+  const line = (cells: readonly string[]) => `| ${cells.map(padded).join(' | ')} |`
   const rule = widths.map((width, i) => i === 0 ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`)
   return [line(head), line(rule), ...rows.map(line)].join('\n')
 }

@@ -29,7 +29,8 @@ export async function compose (folder) {
 
 /** Each script as a list of pieces: either a `part`, or a `text` of its own. */
 async function piecesOf (folder) {
-  const parts = new Map([...await luaIn(join(folder, 'prelude'))].map(([name, text]) => [name, { text, uses: usesOf(text) }]))
+  const prelude = await luaIn(join(folder, 'prelude'))
+  const parts = new Map([...prelude].map(([name, text]) => [name, { text, uses: usesOf(text) }]))
   const rules = await luaIn(join(folder, 'rules'))
   if (rules.size > 0) parts.set('rules', { text: tableOf(rules), uses: [...rules.values()].flatMap(usesOf) })
   const scripts = [...await luaIn(folder)].map(([name, text]) => {
@@ -48,7 +49,8 @@ async function piecesOf (folder) {
 async function luaIn (folder) {
   const files = await readdir(folder).catch(() => [])
   const names = files.filter(file => file.endsWith('.lua')).map(file => basename(file, '.lua')).sort()
-  return new Map(await Promise.all(names.map(async name => [name, await readFile(join(folder, `${name}.lua`), 'utf8')])))
+  const read = async name => [name, await readFile(join(folder, `${name}.lua`), 'utf8')]
+  return new Map(await Promise.all(names.map(read)))
 }
 
 function usesOf (text) {

@@ -8,7 +8,8 @@ import { explainHit, ruleOf } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
 import type { OnOutage } from '../settings/options.js'
 import type { Hit, NamedCheck, Peeked, Taken } from '../store/limit-store.js'
-import type { MemoryStore } from '../store/memory/memory-store.js'
+import type { MemoryBlocks } from '../store/memory/blocks.js'
+import type { MemoryLimits } from '../store/memory/limits.js'
 import type {
   Counted, Decision, Denied, Explained, Observer, Passed, Shadowed, Source, Subject, Uncounted
 } from './decision.js'
@@ -51,7 +52,10 @@ export interface GuardOptions {
   readonly limits: RequestLimits
   /** whether Redis answers now */
   readonly usesRedis: () => boolean
-  readonly memory: MemoryStore
+  /** the block list in this process */
+  readonly blocks: Pick<MemoryBlocks, 'find'>
+  /** the counters in this process */
+  readonly memory: Pick<MemoryLimits, 'peek'>
   readonly denyCache: DenyCache
   /** default true; false: blocks are in shadow, as all else */
   readonly refusesBlocked?: boolean
@@ -61,15 +65,17 @@ export interface GuardOptions {
 export class Guard {
   readonly #limits: RequestLimits
   readonly #usesRedis: () => boolean
-  readonly #memory: MemoryStore
+  readonly #blocks: Pick<MemoryBlocks, 'find'>
+  readonly #memory: Pick<MemoryLimits, 'peek'>
   readonly #denyCache: DenyCache
   readonly #refusesBlocked: boolean
   readonly #observers: readonly Observer[]
 
   constructor (options: GuardOptions) {
-    const { limits, usesRedis, memory, denyCache, refusesBlocked = true, observers } = options
+    const { limits, usesRedis, blocks, memory, denyCache, refusesBlocked = true, observers } = options
     this.#limits = limits
     this.#usesRedis = usesRedis
+    this.#blocks = blocks
     this.#memory = memory
     this.#denyCache = denyCache
     this.#refusesBlocked = refusesBlocked
@@ -110,7 +116,7 @@ export class Guard {
     } catch (failure) {
       // It is the application's mistake, and no outage.
       if (failure instanceof ArgumentError) throw failure
-      if (isCountedByMemory(onOutage)) peeked = this.#memory.limits.peek(key, checks)
+      if (isCountedByMemory(onOutage)) peeked = this.#memory.peek(key, checks)
       else {
         const unanswered = unansweredDecision({ key, checks, onOutage })
         if (unanswered === undefined) throw failure
@@ -129,7 +135,7 @@ export class Guard {
   /** Answered from this process. */
   #refuseBlocked (entry: Entry): Decision | undefined {
     const { address } = entry.client
-    const block = address && this.#memory.blocks.find(address)
+    const block = address && this.#blocks.find(address)
     if (block === undefined) return undefined
     const of = { source: 'local', key: block.ip, name: undefined } as const
     if (this.#refusesBlocked) return this.#tell({ kind: 'blocked', ...of }, entry)

@@ -164,7 +164,7 @@ export class DenyCache {
     if (unwritten !== undefined) unwritten.count++
     // Redis' answers replace what is remembered, so during a slow write there may be more of these than keys.
     else if (this.#unwritten.size < this.#options.capacity) {
-      this.#unwritten.set(counter, { client, name, limit, windowEndsAtMs: state.atMs, count: 1 })
+      this.#unwritten.set(counter, { client, name, limit, window: state, count: 1 })
     }
     this.#timer ??= timers.setTimeout(this.#flushUnasked, writeIntervalMs).unref()
   }

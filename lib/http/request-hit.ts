@@ -85,7 +85,7 @@ export class RequestHit implements GuardedHit {
     if (countWhen === undefined || reply === undefined) return
     if (decision.kind !== 'allowed' && decision.kind !== 'shadowed') return
     const { taken, source } = decision
-    if (taken === undefined || !taken.accepted) return
+    if (taken === undefined) return
     countLater({ request, reply, name, countWhen, refund: async () => await guard.refund(this, taken, source) })
   }
 }

@@ -13,7 +13,9 @@ import { ClockOffset } from './clock-offset.js'
 import type { Carried, Journal } from './journal.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import { Recovery } from './recovery.js'
-import { aliveMs, type Heartbeat, type RedisStore } from '../store/redis/redis-store.js'
+import type { Heartbeat } from '../store/redis/encodings/instance.js'
+import { aliveMs } from '../store/redis/instance.js'
+import type { RedisStore } from '../store/redis/redis-store.js'
 import type { Shares } from './shares.js'
 
 export interface StoreStatus {
@@ -217,9 +219,10 @@ export class Availability extends EventEmitter<InnerEvents> {
 
   #reason (): string {
     const { guarded } = this.#redis
-    if (!guarded.usable) return guarded.failure.message
-    const why = this.#mode.kind === 'back' ? undefined : this.#mode.why
-    return why?.message ?? 'Redis is back, and is told what it has missed'
+    const mode = this.#mode
+    // Redis answers in the mode `back`, unless the breaker is open.
+    if (!guarded.usable || mode.kind === 'back') return guarded.failure.message
+    return mode.why?.message ?? 'Redis is back, and is told what it has missed'
   }
 
   /** @param lost  what Redis has lost, where it works all the same */
@@ -276,7 +279,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     if (this.#closed) return
     mode.beat = timers.setTimeout(() => {
       const askedAtMs = this.#now()
-      this.#redis.store.heartbeat(true, mode.waiting?.sinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
+      this.#redis.store.instance.heartbeat(true, mode.waiting?.sinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
         this.#clock.note(askedAtMs, nowMs)
         if (this.#mode !== mode) return
         const { waiting } = mode

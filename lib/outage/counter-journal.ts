@@ -7,9 +7,9 @@
  * numbers, and Redis runs them in order (store/redis/lua/take.lua): those up to the
  * last number that Redis knows did run.
  */
-import { count, expiresAtMs, explain, refund, type Limit } from '../rules/rate-limit.js'
+import { type Limit, ruleOf, usedPart } from '../rules/rate-limit.js'
 import { type LimitState, otherClockMs } from '../rules/rule.js'
-import type { CountedHere } from '../store/limit-store.js'
+import type { CountedHere, Refusals } from '../store/limit-store.js'
 import type { Fence } from '../store/redis/sequence.js'
 
 /** A hit that this instance decided. */
@@ -18,12 +18,18 @@ export interface HitHere {
   readonly limit: Limit
   readonly cost: number
   readonly nowMs: number
-  /** `noted`: refused, and counted as a refusal */
-  readonly outcome: 'accepted' | 'noted'
+  /** what it leaves in the counter */
+  readonly left: 'hit' | 'refusal'
+}
+
+/** Hits that this instance refused without asking Redis. */
+export interface RefusalsHere extends Pick<Refusals, 'limit' | 'window' | 'count'> {
+  readonly key: string
 }
 
 /** A counter as it was before a reset. */
-export interface BeforeReset extends LimitState {
+export interface BeforeReset {
+  readonly state: LimitState
   /** batch in which Redis was sent the reset, where it has not answered */
   readonly sentIn?: number | undefined
 }
@@ -113,14 +119,13 @@ export class CounterJournal {
 
   /** See Journal. */
   addRefusals (
-    key: string, limit: Limit, windowEndsAtMs: number, refusals: number,
-    known: LimitState | undefined, batch: number | undefined
+    { key, limit, window, count }: RefusalsHere, known: LimitState | undefined, batch: number | undefined
   ): void {
-    if (known === undefined || Math.abs(known.atMs - windowEndsAtMs) > otherClockMs) return
+    const rule = ruleOf(limit)
+    if (known === undefined || !rule.isSameWindow(known, window, otherClockMs)) return
     this.#change({ key, limit }, known, batch, counter => {
       // Memory has counted hits in doubt already. In the journal they are still to come, on top of the baseline.
-      const before = counter.counted ?? counter.known ?? { ...known, used: 0, previous: 0 }
-      counter.counted = { ...before, previous: before.previous + refusals }
+      counter.counted = rule.addRefusals(counter.counted ?? counter.known ?? rule.emptied(known), count)
     })
   }
 
@@ -131,18 +136,18 @@ export class CounterJournal {
   ): void {
     this.#change({ key, limit }, known, batch, counter => {
       const before = counter.counted ?? counter.known
-      if (before !== undefined) counter.counted = refund(before, limit, cost, counted)
+      if (before !== undefined) counter.counted = ruleOf(limit).refund(before, limit, cost, counted)
     })
   }
 
   /** See Journal. */
   addReset (key: string, limit: Limit, before: BeforeReset | undefined): void {
-    const { sentIn: batch, ...known } = before ?? {}
+    const batch = before?.sentIn
     if (this.#hasRun(batch)) return
-    const counter = this.#begun(this.#counterOf({ key, limit }), before && known as LimitState)
+    const counter = this.#begun(this.#counterOf({ key, limit }), before?.state)
     this.#settle(counter, Infinity)
     if (before === undefined || counter.known === undefined) return this.#remove(counter)
-    counter.counted = unused(counter.known)
+    counter.counted = ruleOf(limit).emptied(counter.known)
     counter.resetIn = this.#isInDoubt(batch) ? batch : undefined
     this.#file(counter, this.#ranks.at(-1)!)
   }
@@ -152,8 +157,9 @@ export class CounterJournal {
     this.#fence = fence
     for (const counter of this.#waiting.values()) {
       this.#settle(counter, fence.last)
+      const { limit, known, resetIn } = counter
       // Redis has reset it already, so only what was counted since is left to send.
-      if (counter.resetIn !== undefined && counter.resetIn <= fence.last) counter.known = unused(counter.known!)
+      if (known !== undefined && resetIn !== undefined && resetIn <= fence.last) counter.known = ruleOf(limit).emptied(known)
       counter.resetIn = undefined
       if (counter.counted === undefined) this.#remove(counter)
     }
@@ -193,7 +199,7 @@ export class CounterJournal {
   sweep (nowMs: number): void {
     for (const counter of this.#ranks.flatMap(rank => [...rank])) {
       const { known, counted, limit } = counter
-      const hasExpired = [known, counted].every(state => state === undefined || expiresAtMs(state, limit) <= nowMs)
+      const hasExpired = [known, counted].every(state => state === undefined || ruleOf(limit).expiresAtMs(state, limit) <= nowMs)
       if (isReady(counter) && hasExpired) this.#remove(counter)
     }
   }
@@ -321,29 +327,26 @@ export const inChunk = 100
 const levels = [0, 1 / 16, 1 / 4, 1 / 2, 3 / 4] as const
 
 function levelOf (state: LimitState | undefined, nowMs: number, limit: Limit): number {
-  const { remaining, retryAfterMs } = explain(state, nowMs, limit)
-  if (retryAfterMs > 0) return levels.length
-  const share = 1 - remaining / Math.max(1, limit.burst)
-  return levels.findLastIndex(least => share >= least)
+  const explanation = ruleOf(limit).explain(state, nowMs, limit)
+  if (explanation.retryAfterMs > 0) return levels.length
+  const used = usedPart(explanation, limit)
+  return levels.findLastIndex(least => used >= least)
 }
 
 function isSame (a: InDoubt, b: InDoubt): boolean {
   return a.hit !== undefined && b.hit !== undefined && a.batch === b.batch && a.hit.limit === b.hit.limit &&
-    a.hit.cost === b.hit.cost && a.hit.outcome === b.hit.outcome
+    a.hit.cost === b.hit.cost && a.hit.left === b.hit.left
 }
 
 function isReady (counter: Counter): counter is Counter & CountedHere {
   return counter.counted !== undefined && counter.inDoubt.length === 0 && counter.resetIn === undefined
 }
 
-function unused (state: LimitState): LimitState {
-  return { ...state, used: 0, previous: 0 }
-}
-
 function apply (counter: Counter, hit: HitHere): void {
   counter.counted = after(counter.counted ?? counter.known, hit)
 }
 
-function after (before: LimitState | undefined, { nowMs, limit, cost, outcome }: HitHere): LimitState {
-  return count(before, nowMs, limit, cost, outcome === 'accepted')
+function after (before: LimitState | undefined, { nowMs, limit, cost, left }: HitHere): LimitState {
+  const rule = ruleOf(limit)
+  return left === 'hit' ? rule.accept(before, nowMs, limit, cost) : rule.refuse(before, nowMs, limit)
 }

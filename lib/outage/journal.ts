@@ -6,7 +6,7 @@
  */
 import type { Limit } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
-import { type CounterChunk, CounterJournal, type HitHere, inChunk } from './counter-journal.js'
+import { type BeforeReset, type CounterChunk, CounterJournal, type HitHere, inChunk, type RefusalsHere } from './counter-journal.js'
 import { type EventChunk, EventJournal } from './event-journal.js'
 import { blockedIn, type BlockOperation } from '../store/block-store.js'
 import type { RateLimitEvent } from '../store/event-store.js'
@@ -72,15 +72,12 @@ export class Journal {
   }
 
   /**
-   * Adds refusals of a fixed-window, if that window is still the one that is counted.
+   * Adds refusals, if their window is still the one that is counted.
    *
    * @param batch  number of the call in which they were sent, as for `addHit`
    */
-  addRefusals (
-    key: string, limit: Limit, windowEndsAtMs: number, refusals: number,
-    known: LimitState | undefined, batch: number | undefined
-  ): void {
-    this.#counters.addRefusals(key, limit, windowEndsAtMs, refusals, known, batch)
+  addRefusals (refusals: RefusalsHere, known: LimitState | undefined, batch: number | undefined): void {
+    this.#counters.addRefusals(refusals, known, batch)
     this.#makeRoom()
   }
 
@@ -98,8 +95,8 @@ export class Journal {
   }
 
   /** Takes back all that was counted, as far as it is known. */
-  addReset (key: string, limit: Limit, known: LimitState | undefined): void {
-    this.#counters.addReset(key, limit, known)
+  addReset (key: string, limit: Limit, before: BeforeReset | undefined): void {
+    this.#counters.addReset(key, limit, before)
     this.#makeRoom()
   }
 

@@ -9,13 +9,12 @@
 import { inThisContext } from '../runtime/async-context.js'
 import type { Awaitable } from '../runtime/awaitable.js'
 import { Batch } from '../store/redis/batch.js'
-import { count, current, type Limit, refusalsOf, take } from '../rules/rate-limit.js'
+import { ruleOf } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
 import type { Keys } from '../store/keys.js'
 import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Refusals, Taken } from '../store/limit-store.js'
-import type { MemoryLimits } from '../store/memory/limits.js'
+import type { Decided, MemoryLimits } from '../store/memory/limits.js'
 import type { Availability, RedisSide } from './availability.js'
-import type { HitHere } from './counter-journal.js'
 import { RedisCalls } from './redis-calls.js'
 import type { Shared } from './shares.js'
 
@@ -75,7 +74,7 @@ export class OutageLimits implements RequestLimits {
     this.#keys = keys
     this.#calls = new RedisCalls(availability)
     this.#batch = new Batch(async (hits, ticket) => {
-      const taken = await redis.store.take(hits, ticket)
+      const taken = await redis.store.limits.take(hits, ticket)
       availability.answered(ticket.number)
       // A batch has one hit at least.
       this.#offsetMs = now() - taken[0]!.nowMs
@@ -132,12 +131,13 @@ export class OutageLimits implements RequestLimits {
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { store, journal } = this.#redis
     await this.#calls.write({
-      call: async ticket => await store.countRefusals(refusals, ticket),
+      call: async ticket => await store.limits.countRefusals(refusals, ticket),
       keep: sentIn => {
-        for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
+        for (const { client, name, limit, window, count } of refusals) {
           const key = this.#keys.limit(limit.algorithm, name, client)
           const baseline = this.#memory.known(client, { name, limit, cost: 1 })
-          journal.addRefusals(key, limit, windowEndsAtMs + this.#offsetMs, count, baseline, sentIn)
+          const shiftedWindow = ruleOf(limit).shift(window, this.#offsetMs)
+          journal.addRefusals({ key, limit, window: shiftedWindow, count }, baseline, sentIn)
         }
       }
     })
@@ -156,7 +156,7 @@ export class OutageLimits implements RequestLimits {
     await this.#calls.write({
       call: async ticket => await this.#calls.ask(async () => {
         wasSent = this.#availability.usesRedis
-        await store.refund(remote, ticket)
+        await store.limits.refund(remote, ticket)
       }),
       keep: (sentIn, isLost) => {
         // In a Cluster nobody can tell whether it ran: once too few is better than once too many.
@@ -176,11 +176,11 @@ export class OutageLimits implements RequestLimits {
     const local = this.#memory.forget(key, checks)
     const { store, journal } = this.#redis
     const wasThere = await this.#calls.write({
-      call: async ticket => await this.#calls.ask(async () => await store.forget(key, checks, ticket)),
+      call: async ticket => await this.#calls.ask(async () => await store.limits.forget(key, checks, ticket)),
       keep: sentIn => {
         // In a Cluster nobody can tell whether it ran: twice is better than never, which would leave the client limited.
         for (const [i, { name, limit }] of checks.entries()) {
-          const before = known[i] && { ...known[i], sentIn }
+          const before = known[i] && { state: known[i], sentIn }
           journal.addReset(this.#keys.limit(limit.algorithm, name, key), limit, before)
         }
       }
@@ -190,7 +190,7 @@ export class OutageLimits implements RequestLimits {
 
   peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked> {
     return this.#calls.read(
-      async () => await this.#redis.store.peek(key, checks),
+      async () => await this.#redis.store.limits.peek(key, checks),
       () => this.#memory.peek(key, checks)
     )
   }
@@ -202,16 +202,17 @@ export class OutageLimits implements RequestLimits {
   #takeHere (hit: Hit, fallback: Fallback, batch: number | undefined, share?: Shared): Taken {
     const known = this.#knownOf(hit)
     const taken = this.#decideHere(hit, fallback, known, share)
-    hit.checks.forEach(({ name, limit, cost }, i) => {
-      const outcome = outcomeOf(taken, i, known[i], limit)
-      if (outcome === undefined || cost === 0) return
+    for (const [i, { name, limit, cost }] of hit.checks.entries()) {
+      // A hit has one outcome for each check.
+      const { left } = taken.outcomes[i]!
+      if (left === 'nothing') continue
       const key = this.#keys.limit(limit.algorithm, name, hit.counterKeys ?? hit.key)
-      this.#redis.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, outcome }, known[i], batch)
-    })
+      this.#redis.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, left }, known[i], batch)
+    }
     return taken
   }
 
-  #decideHere (hit: Hit, fallback: Fallback, known: readonly (LimitState | undefined)[], share?: Shared): Taken {
+  #decideHere (hit: Hit, fallback: Fallback, known: readonly (LimitState | undefined)[], share?: Shared): Decided {
     if (fallback === 'memory') return this.#memory.takeOne(hit)
     return this.#takeShare(hit, known, share ?? this.#shareOf(hit, known))
   }
@@ -230,15 +231,20 @@ export class OutageLimits implements RequestLimits {
   }
 
   /** The counters are those of all instances, as far as they are known, whatever the shares have decided. */
-  #takeShare (hit: Hit, known: readonly (LimitState | undefined)[], { accepted, nowMs, fits, explanations }: Shared): Taken {
+  #takeShare (hit: Hit, known: readonly (LimitState | undefined)[], share: Shared): Decided {
+    const { accepted, nowMs, fits, explanations } = share
     const outcomes = hit.checks.map((check, i) => {
-      const whole = take(known[i], nowMs, check.limit, check.cost)
+      const { limit, cost } = check
+      const rule = ruleOf(limit)
+      const whole = rule.take(known[i], nowMs, limit, cost)
+      // The shares have one answer for each check.
+      const fit = fits[i]!
       // A refusal by this instance's part alone is none of the whole limit.
-      const isCounted = fits[i]! ? accepted && check.cost > 0 : !whole.fits
-      if (!isCounted) return { fits: fits[i]!, state: current(known[i], nowMs, check.limit) }
-      const state = fits[i]! ? count(known[i], nowMs, check.limit, check.cost, true) : whole.state
+      const isCounted = fit ? accepted && cost > 0 : !whole.fits
+      if (!isCounted) return { fits: fit, state: whole.before, left: 'nothing' as const }
+      const state = fit ? rule.accept(known[i], nowMs, limit, cost) : whole.state
       this.#memory.adopt(hit, check, state, nowMs)
-      return { fits: fits[i]!, state }
+      return { fits: fit, state, left: fit ? 'hit' as const : whole.left }
     })
     return { accepted, nowMs, outcomes, explanations }
   }
@@ -246,19 +252,21 @@ export class OutageLimits implements RequestLimits {
 
 /** The same on another clock. */
 function shifted ({ hit, taken }: Refund, aheadMs: number): Refund {
-  const outcomes = taken.outcomes.map(({ fits, state }) => ({ fits, state: { ...state, atMs: state.atMs + aheadMs } }))
+  const outcomes = hit.checks.map(({ limit }, i) => {
+    // A hit has one outcome for each check.
+    const { fits, state } = taken.outcomes[i]!
+    return { fits, state: ruleOf(limit).shift(state, aheadMs) }
+  })
   return { hit, taken: { ...taken, nowMs: taken.nowMs + aheadMs, outcomes } }
 }
 
-/** What one check of a hit leaves behind; undefined: nothing, as where another one refused. */
-function outcomeOf ({ accepted, outcomes, nowMs }: Taken, check: number, known: LimitState | undefined, limit: Limit): HitHere['outcome'] | undefined {
-  const { fits, state } = outcomes[check]!
-  if (fits) return accepted ? 'accepted' : undefined
-  return refusalsOf(state, limit) > refusalsOf(current(known, nowMs, limit), limit) ? 'noted' : undefined
-}
-
 /** A hit that Redis is not asked about, and that leaves its counters as they are. */
-function refusedBy ({ nowMs, fits, explanations }: Shared, { checks }: Hit, known: readonly (LimitState | undefined)[]): Taken {
-  const outcomes = checks.map(({ limit }, i) => ({ fits: fits[i]!, state: current(known[i], nowMs, limit) }))
+function refusedBy (share: Shared, { checks }: Hit, known: readonly (LimitState | undefined)[]): Taken {
+  const { nowMs, fits, explanations } = share
+  const outcomes = checks.map(({ limit }, i) => {
+    const { before } = ruleOf(limit).take(known[i], nowMs, limit, 0)
+    // The shares have one answer for each check.
+    return { fits: fits[i]!, state: before }
+  })
   return { accepted: false, nowMs, outcomes, explanations }
 }

@@ -80,7 +80,7 @@ export class RedisCalls {
   }
 }
 
-/** Fails calls that wait when Redis goes: none may run once the recovery has begun, since memory has gone on by then. */
+/** Fails calls that wait when Redis goes: by the time that a recovery begins, memory has gone on without them. */
 export function emptyOnOutage (queue: { empty (error: Error): void }, availability: Availability): void {
   availability.on('switch', ({ store }) => {
     if (store === 'memory') {

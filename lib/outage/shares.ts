@@ -11,8 +11,8 @@
  *         others did meanwhile, and Redis did not tell here any more, cannot
  *         be more than their parts
  */
-import { count, explain, type Limit } from '../rules/rate-limit.js'
-import { type Explanation, type LimitState, sameMomentMs } from '../rules/rule.js'
+import { type Limit, ruleOf } from '../rules/rate-limit.js'
+import type { Explanation, LimitState } from '../rules/rule.js'
 import type { MemoryLimits } from '../store/memory/limits.js'
 import type { Hit, NamedCheck, Refund, Taken } from '../store/limit-store.js'
 
@@ -44,8 +44,10 @@ export class Shares {
     hit.checks.forEach((check, i) => {
       if (check.cost === 0) return
       const own = ownOf(check, instances)
-      const begun = { used: 0, previous: 0, atMs: taken.outcomes[i]!.state.atMs - taken.nowMs + nowMs }
-      const state = count(this.#counters.known(hit.key, own) ?? begun, nowMs, own.limit, own.cost, true)
+      const rule = ruleOf(own.limit)
+      // Its window is that of Redis' counter.
+      const begun = rule.emptied(rule.shift(taken.outcomes[i]!.state, nowMs - taken.nowMs))
+      const state = rule.accept(this.#counters.known(hit.key, own) ?? begun, nowMs, own.limit, own.cost)
       this.#counters.adopt(hit, own, state, nowMs)
     })
   }
@@ -66,7 +68,7 @@ export class Shares {
       return [left, ownOf(check, instances)]
     })
     const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, from: hit.from, checks })
-    const explained = outcomes.map(({ state }, i) => explain(state, nowMs, checks[i]!.limit, checks[i]!.cost))
+    const explained = outcomes.map(({ state }, i) => ruleOf(checks[i]!.limit).explain(state, nowMs, checks[i]!.limit, checks[i]!.cost))
     const fits = hit.checks.map((_, i) => outcomes[2 * i]!.fits && outcomes[2 * i + 1]!.fits)
     return { accepted, nowMs, fits, explanations: fits.map((fit, i) => bothOf(explained[2 * i]!, explained[2 * i + 1]!, fit, instances)) }
   }
@@ -80,19 +82,9 @@ export class Shares {
   refund ({ hit, taken }: Refund, countedBy: 'redis' | 'memory', instances: number, outage: number): void {
     hit.checks.forEach((check, i) => {
       if (!taken.outcomes[i]!.fits) return
-      this.#takeBack(hit.key, ownOf(check, instances), taken.nowMs)
-      this.#takeBack(hit.key, leftOf(check, countedBy === 'memory' ? instances : 1, outage), taken.nowMs)
+      this.#counters.takeBackAt(hit.key, ownOf(check, instances), taken.nowMs)
+      this.#counters.takeBackAt(hit.key, leftOf(check, countedBy === 'memory' ? instances : 1, outage), taken.nowMs)
     })
-  }
-
-  /** The windows of these counters begin at moments of their own, and their buckets are as full as they are: what matters is when the hit was counted. */
-  #takeBack (key: string, check: NamedCheck, countedAtMs: number): void {
-    const { cost, limit: { algorithm, windowMs } } = check
-    const known = this.#counters.known(key, check)
-    if (known === undefined) return
-    const beganAtMs = algorithm === 'fixed-window' ? known.atMs - windowMs : known.atMs
-    const windowAtMs = beganAtMs - sameMomentMs(check.limit) <= countedAtMs ? known.atMs : known.atMs - windowMs
-    this.#counters.takeBack(key, check, { used: cost * windowMs, previous: 0, atMs: algorithm === 'gcra' ? countedAtMs : windowAtMs })
   }
 
   /** Forgets what has expired. */

@@ -83,41 +83,9 @@ function withoutHit (outcome: Outcome): Outcome {
   return { fits: true, state: before, before, left: 'nothing', repaired }
 }
 
-/**
- * Counts one hit against one limit.
- *
- * @param stored  counters of the key; undefined: never seen, or expired
- * @param nowMs   ms since 1970 from the store's clock; may step back
- * @param cost    whole number >= 0
- */
-export function take (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number): Outcome {
-  return ruleOf(limit).take(stored, nowMs, limit, cost)
-}
-
-/** What counters are worth at `nowMs`: see Rule. */
-export function current (stored: LimitState | undefined, nowMs: number, limit: Limit): LimitState {
-  return ruleOf(limit).take(stored, nowMs, limit, 0).state
-}
-
-/** Counts a hit that was decided elsewhere, whether or not it fits. A hit of cost 0 is never refused. */
-export function count (stored: LimitState | undefined, nowMs: number, limit: Limit, cost: number, accepted: boolean): LimitState {
-  const rule = ruleOf(limit)
-  return accepted ? rule.accept(stored, nowMs, limit, cost) : rule.refuse(stored, nowMs, limit)
-}
-
-/** See Rule. */
-export function refund (stored: LimitState, limit: Limit, cost: number, counted: LimitState): LimitState {
-  return ruleOf(limit).refund(stored, limit, cost, counted)
-}
-
-/** Hits that were refused, as far as the counter tells: those in the window of a fixed-window. */
-export function refusalsOf (state: LimitState, limit: Limit): number {
-  return limit.algorithm === 'fixed-window' ? state.previous : 0
-}
-
-/** What the counters of one key mean to a client at `nowMs`, for a hit of `cost`. */
-export function explain (stored: LimitState | undefined, nowMs: number, limit: Limit, cost = 1): Explanation {
-  return ruleOf(limit).explain(stored, nowMs, limit, cost)
+/** How much of a quota is used, from 0 to 1. @param explanation  of the counters, by `explain` */
+export function usedPart ({ remaining }: Explanation, { burst }: Limit): number {
+  return 1 - remaining / Math.max(1, burst)
 }
 
 /**
@@ -134,11 +102,6 @@ export function explainHit (explanation: Explanation, limit: Limit, cost: number
 /** Where nothing is allowed at all (max 0), a hit is refused like any other: the limit may be raised. */
 function canNeverFit ({ burst }: Limit, cost: number): boolean {
   return burst > 0 && cost > burst
-}
-
-/** When counters that were just written may be forgotten, ms since 1970. */
-export function expiresAtMs (state: LimitState, limit: Limit): number {
-  return ruleOf(limit).expiresAtMs(state, limit)
 }
 
 /** Numbers that not every limit has. */

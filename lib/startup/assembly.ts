@@ -95,7 +95,8 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
   const guard = new Guard({
     limits,
     usesRedis: () => redis?.availability.usesRedis === true,
-    memory,
+    blocks: memory.blocks,
+    memory: memory.limits,
     denyCache,
     refusesBlocked: settings.limit.enforce > 0,
     observers: [

@@ -47,14 +47,14 @@ export interface Peeked {
   readonly states: readonly (LimitState | undefined)[]
 }
 
-/** Hits at one fixed-window that were refused without asking the store. */
+/** Hits at one limit that were refused without asking the store, where its rule notes refusals. */
 export interface Refusals {
   readonly client: string
   /** of the limit */
   readonly name: string
   readonly limit: Limit
-  /** which window they belong to, by the store's clock; ms since 1970 */
-  readonly windowEndsAtMs: number
+  /** counters of the window that they belong to, by the store's clock */
+  readonly window: LimitState
   readonly count: number
 }
 

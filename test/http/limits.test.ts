@@ -426,6 +426,20 @@ onBoth('countWhen: only what it says counts, as failed logins', async (t, newApp
   }
 })
 
+t.test('countWhen is not asked about a request that nobody has counted', async t => {
+  let asked = 0
+  const countWhen = () => {
+    asked++
+    return true
+  }
+  const away = { redis: 'redis://127.0.0.1:1', connectTimeout: 50, onOutage: 'allow', countWhen } as const
+  const app = await guardedApp(t, { ...away, shadow: true })
+  app.get('/', ok)
+  app.get('/enforced', { config: { rateLimit: { shadow: false } } }, ok)
+  for (const url of ['/', '/enforced']) t.equal((await app.inject(url)).statusCode, 200)
+  t.equal(asked, 0)
+})
+
 t.test('a countWhen that fails, or does not answer true or false, is logged, and the request counts', async t => {
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, {}, logTo(lines, 'error'))

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
-import type { BeforeReset, CounterChunk, HitHere } from '../../lib/outage/counter-journal.js'
+import type { BeforeReset, CounterChunk, HitHere, RefusalsHere } from '../../lib/outage/counter-journal.js'
 import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/outage/journal.js'
 import type { BlockOperation } from '../../lib/store/block-store.js'
 import type { RateLimitEvent } from '../../lib/store/event-store.js'
@@ -16,12 +16,16 @@ function setUp (capacity = 1000, maxEvents = 1000) {
   return { journal: new Journal({ capacity, maxEvents, onDrop: (kind, count) => dropped.push([kind, count]) }), dropped }
 }
 
-function hit (key: string, outcome: HitHere['outcome'] = 'accepted'): HitHere {
-  return { key, limit, cost: 1, nowMs, outcome }
+function hit (key: string, left: HitHere['left'] = 'hit'): HitHere {
+  return { key, limit, cost: 1, nowMs, left }
+}
+
+function refusals (key: string, count: number, endsAtMs = windowEndsAtMs): RefusalsHere {
+  return { key, limit, window: { used: 0, previous: 0, atMs: endsAtMs }, count }
 }
 
 function sentIn (batch: number, state: LimitState): BeforeReset {
-  return { ...state, sentIn: batch }
+  return { state, sentIn: batch }
 }
 
 /** All that Redis is told; it takes each chunk. */
@@ -148,13 +152,13 @@ t.test('a block that fails late came before the unblock that was begun after it'
 t.test('refusals are added where their window is the one that is known', async t => {
   const { journal } = setUp()
   const known = { used: 100, previous: 0, atMs: windowEndsAtMs }
-  journal.addRefusals('a', limit, windowEndsAtMs + 2, 7, known, undefined)
-  journal.addRefusals('a', limit, windowEndsAtMs, 3, known, undefined)
-  journal.addRefusals('b', limit, windowEndsAtMs - 60_000, 7, known, undefined)
-  journal.addRefusals('c', limit, windowEndsAtMs, 7, undefined, undefined)
+  journal.addRefusals(refusals('a', 7, windowEndsAtMs + 2), known, undefined)
+  journal.addRefusals(refusals('a', 3), known, undefined)
+  journal.addRefusals(refusals('b', 7, windowEndsAtMs - 60_000), known, undefined)
+  journal.addRefusals(refusals('c', 7), undefined, undefined)
   // Redis never answered these, and has run the first.
-  journal.addRefusals('a', limit, windowEndsAtMs, 20, known, 5)
-  journal.addRefusals('a', limit, windowEndsAtMs, 40, known, 6)
+  journal.addRefusals(refusals('a', 20), known, 5)
+  journal.addRefusals(refusals('a', 40), known, 6)
   journal.settle({ last: 5, next: 100 })
   t.same(countersOf(drain(journal)), { a: 150 })
 })
@@ -163,7 +167,7 @@ t.test('a refusal counts also where hits before it may have run in Redis', async
   const { journal } = setUp()
   for (let i = 0; i < 60; i++) journal.addHit(hit('a'), undefined, 5)
   for (let i = 0; i < 40; i++) journal.addHit(hit('a'), undefined, undefined)
-  for (let i = 0; i < 7; i++) journal.addHit(hit('a', 'noted'), undefined, undefined)
+  for (let i = 0; i < 7; i++) journal.addHit(hit('a', 'refusal'), undefined, undefined)
   journal.settle({ last: 5, next: 100 })
   t.same(countersOf(drain(journal)), { a: 47 })
 })
@@ -343,7 +347,7 @@ t.test('a reset is kept like the use that it forgets', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   const { journal } = setUp(640)
   const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
-  journal.addReset('a', quota, known)
+  journal.addReset('a', quota, { state: known })
   journal.addHit({ ...hit('a'), limit: quota }, { ...known, used: 0 }, undefined)
   for (let i = 0; i < 2000; i++) journal.addHit({ ...hit(`fresh${i}`), limit: quota }, undefined, undefined)
   t.match(countersOf(drain(journal)), { a: 1 })
@@ -352,7 +356,7 @@ t.test('a reset is kept like the use that it forgets', async t => {
 t.test('a reset is kept until what it takes back has expired', async t => {
   const { journal } = setUp()
   const sliding = defineLimit('sliding-window', 5, 60_000)
-  journal.addReset('a', sliding, { used: 5, previous: 0, atMs: nowMs })
+  journal.addReset('a', sliding, { state: { used: 5, previous: 0, atMs: nowMs } })
   journal.sweep(nowMs + 119_999)
   t.equal(journal.size, 1)
   journal.sweep(nowMs + 120_000)
@@ -390,7 +394,7 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   journal.addHit(hit('never ran'), undefined, 6)
   journal.addHit(hit('unsure'), undefined, 101)
   const known = { used: 100, previous: 0, atMs: windowEndsAtMs }
-  for (const [key, batch] of [['refused and ran', 5], ['refused', 6], ['unsure, too', 101]] as const) journal.addRefusals(key, limit, windowEndsAtMs, 3, known, batch)
+  for (const [key, batch] of [['refused and ran', 5], ['refused', 6], ['unsure, too', 101]] as const) journal.addRefusals(refusals(key, 3), known, batch)
   t.same(countersOf(drain(journal)), { 'never ran': 1, refused: 103 })
 })
 
@@ -398,13 +402,13 @@ t.test('refusals do not count a hit before them, which Redis may not have run, a
   for (const last of [5, 6]) {
     const { journal } = setUp()
     const known = (used: number) => ({ used, previous: 0, atMs: windowEndsAtMs })
-    journal.addHit(hit('a', 'noted'), known(140), 6)
-    journal.addRefusals('a', limit, windowEndsAtMs, 2, known(141), undefined)
+    journal.addHit(hit('a', 'refusal'), known(140), 6)
+    journal.addRefusals(refusals('a', 2), known(141), undefined)
     journal.settle({ last, next: 100 })
     t.same(countersOf(drain(journal)), { a: last === 5 ? 143 : 142 })
     journal.settle({ last: 100, next: 200 })
     journal.addHit(hit('b'), undefined, 206)
-    journal.addRefusals('b', limit, windowEndsAtMs, 2, known(101), undefined)
+    journal.addRefusals(refusals('b', 2), known(101), undefined)
     journal.settle({ last: last + 200, next: 300 })
     t.match(drain(journal), [{ counters: [{ known: undefined, counted: { used: last === 5 ? 1 : 0, previous: 2 } }] }])
   }
@@ -428,9 +432,9 @@ t.test('a counter that is reset forgets what only might have run', async t => {
   const { journal } = setUp()
   const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
   journal.addHit(hit('a'), known, 6)
-  journal.addReset('a', limit, { ...known, used: 11 })
+  journal.addReset('a', limit, { state: { ...known, used: 11 } })
   journal.addHit(hit('fresh'), undefined, undefined)
-  journal.addReset('fresh', limit, { ...known, used: 1 })
+  journal.addReset('fresh', limit, { state: { ...known, used: 1 } })
   journal.addReset('unknown', limit, undefined)
   journal.settle({ last: 5, next: 2 ** 32 })
   t.same(countersOf(drain(journal)), { a: 0 })

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
-import { algorithms, defineLimit, take, type Algorithm } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, ruleOf, type Algorithm } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
@@ -52,7 +52,7 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
       shares,
       now,
       onRedis (): boolean {
-        const outcome = take(counter, nowMs, check.limit, 1)
+        const outcome = ruleOf(check.limit).take(counter, nowMs, check.limit, 1)
         counter = outcome.state
         memory.limits.adopt(hit, check, outcome.state, nowMs)
         if (outcome.fits) shares.passed(hit, { accepted: true, nowMs, outcomes: [outcome] }, instances)
@@ -136,7 +136,7 @@ t.test('a max below the number of instances lets nobody pass: all parts together
 })
 
 t.test('two instances share a limit while Redis is away, and all of it is in Redis afterwards', aside, async t => {
-  const server = await RedisServer.start()
+  const server = await RedisServer.start('--appendonly', 'yes')
   t.teardown(async () => await server.stop())
   const start = async (t: Test) => {
     const redis = { port: server.port }

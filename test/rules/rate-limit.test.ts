@@ -1,7 +1,7 @@
 /** The rules of each algorithm by themselves, on a clock that the test sets. */
 import fc from 'fast-check'
 import t from 'tap'
-import { algorithms, defineLimit, excesses, explain, expiresAtMs, isChanged, longestWindowMs, take, takeAll, refund, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, excesses, isChanged, longestWindowMs, ruleOf, takeAll, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 import { randomFrom } from '../support/random.js'
 
@@ -22,8 +22,8 @@ function walk (limit: Limit, walked: readonly { waitMs: number, cost: number }[]
   let state: LimitState | undefined
   for (const { waitMs, cost } of walked) {
     nowMs += waitMs
-    if (state !== undefined && nowMs >= expiresAtMs(state, limit)) state = undefined
-    const outcome = take(state, nowMs, limit, Math.min(cost, most(limit)))
+    if (state !== undefined && nowMs >= ruleOf(limit).expiresAtMs(state, limit)) state = undefined
+    const outcome = ruleOf(limit).take(state, nowMs, limit, Math.min(cost, most(limit)))
     if (isChanged(outcome)) state = outcome.state
   }
   return { state, nowMs }
@@ -35,34 +35,34 @@ for (const algorithm of algorithms) {
       fc.assert(fc.property(limits(algorithm), steps, fc.integer({ min: 1, max: 4 }), (limit, walked, wanted) => {
         const { state, nowMs } = walk(limit, walked)
         const cost = Math.min(wanted, most(limit))
-        const { retryAfterMs } = explain(state, nowMs, limit, cost)
+        const { retryAfterMs } = ruleOf(limit).explain(state, nowMs, limit, cost)
         for (let waitedMs = 0; waitedMs < retryAfterMs; waitedMs += Math.max(1, Math.floor(retryAfterMs / 200))) {
-          if (take(state, nowMs + waitedMs, limit, cost).fits) return false
+          if (ruleOf(limit).take(state, nowMs + waitedMs, limit, cost).fits) return false
         }
-        if (retryAfterMs > 0 && take(state, nowMs + retryAfterMs - 1, limit, cost).fits) return false
-        return take(state, nowMs + retryAfterMs, limit, cost).fits
+        if (retryAfterMs > 0 && ruleOf(limit).take(state, nowMs + retryAfterMs - 1, limit, cost).fits) return false
+        return ruleOf(limit).take(state, nowMs + retryAfterMs, limit, cost).fits
       }), { seed, numRuns: 3000 })
     })
 
     t.test('lets exactly as many more pass at once as remaining said', async t => {
       fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
         const { state: before, nowMs } = walk(limit, walked)
-        const { remaining } = explain(before, nowMs, limit)
+        const { remaining } = ruleOf(limit).explain(before, nowMs, limit)
         let state = before
         for (let i = 0; i < remaining; i++) {
-          const outcome = take(state, nowMs, limit, 1)
+          const outcome = ruleOf(limit).take(state, nowMs, limit, 1)
           if (!outcome.fits) return false
           state = outcome.state
         }
-        return !take(state, nowMs, limit, 1).fits
+        return !ruleOf(limit).take(state, nowMs, limit, 1).fits
       }), { seed })
     })
 
     t.test('has the whole quota again when reset said', async t => {
       fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
         const { state, nowMs } = walk(limit, walked)
-        const { resetMs } = explain(state, nowMs, limit)
-        return explain(state, nowMs + resetMs, limit).remaining === most(limit)
+        const { resetMs } = ruleOf(limit).explain(state, nowMs, limit)
+        return ruleOf(limit).explain(state, nowMs + resetMs, limit).remaining === most(limit)
       }), { seed })
     })
 
@@ -70,8 +70,8 @@ for (const algorithm of algorithms) {
       fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
         const { state, nowMs } = walk(limit, walked)
         if (state === undefined) return true
-        const later = Math.max(nowMs, expiresAtMs(state, limit))
-        t.same(explain(state, later, limit), explain(undefined, later, limit))
+        const later = Math.max(nowMs, ruleOf(limit).expiresAtMs(state, limit))
+        t.same(ruleOf(limit).explain(state, later, limit), ruleOf(limit).explain(undefined, later, limit))
         return true
       }), { seed, numRuns: 300 })
     })
@@ -80,39 +80,39 @@ for (const algorithm of algorithms) {
       fc.assert(fc.property(limits(algorithm), steps, fc.integer({ min: 1, max: 10_000_000 }), (limit, walked, backMs) => {
         const { state: before, nowMs } = walk(limit, walked)
         const steppedTo = nowMs - backMs
-        const outcome = take(before, steppedTo, limit, 1)
+        const outcome = ruleOf(limit).take(before, steppedTo, limit, 1)
         if (outcome.fits) return true
         const state = isChanged(outcome) ? outcome.state : before
-        const full = take(undefined, steppedTo, limit, most(limit)).state
-        const { retryAfterMs } = explain(state, steppedTo, limit)
-        return retryAfterMs <= explain(full, steppedTo, limit).retryAfterMs && take(state, steppedTo + retryAfterMs, limit, 1).fits
+        const full = ruleOf(limit).take(undefined, steppedTo, limit, most(limit)).state
+        const { retryAfterMs } = ruleOf(limit).explain(state, steppedTo, limit)
+        return retryAfterMs <= ruleOf(limit).explain(full, steppedTo, limit).retryAfterMs && ruleOf(limit).take(state, steppedTo + retryAfterMs, limit, 1).fits
       }), { seed, numRuns: 2000 })
     })
 
     t.test('a refusal after the clock stepped back is written, so that the wait does not begin anew each time', async t => {
       const limit = defineLimit(algorithm, 1, 1000)
-      const full = take(undefined, 1_000_000, limit, 1).state
-      const refused = take(full, 500_000, limit, 1)
+      const full = ruleOf(limit).take(undefined, 1_000_000, limit, 1).state
+      const refused = ruleOf(limit).take(full, 500_000, limit, 1)
       t.same({ fits: refused.fits, changed: isChanged(refused) }, { fits: false, changed: true })
-      const waitMs = explain(refused.state, 500_000, limit).retryAfterMs
-      t.notOk(take(refused.state, 500_000 + waitMs - 1, limit, 1).fits)
-      t.ok(take(refused.state, 500_000 + waitMs, limit, 1).fits)
+      const waitMs = ruleOf(limit).explain(refused.state, 500_000, limit).retryAfterMs
+      t.notOk(ruleOf(limit).take(refused.state, 500_000 + waitMs - 1, limit, 1).fits)
+      t.ok(ruleOf(limit).take(refused.state, 500_000 + waitMs, limit, 1).fits)
     })
 
     t.test('max 0 refuses everything, and says when to look again', async t => {
       const limit = defineLimit(algorithm, 0, 1000)
-      const { fits, state } = take(undefined, 5000, limit, 1)
+      const { fits, state } = ruleOf(limit).take(undefined, 5000, limit, 1)
       t.notOk(fits)
-      t.match(explain(state, 5000, limit), { remaining: 0 })
-      t.ok(explain(state, 5000, limit).retryAfterMs >= 1000)
+      t.match(ruleOf(limit).explain(state, 5000, limit), { remaining: 0 })
+      t.ok(ruleOf(limit).explain(state, 5000, limit).retryAfterMs >= 1000)
     })
 
     t.test('a cheaper hit still fits where a dearer one did not', async t => {
       const limit = defineLimit(algorithm, 10, 1000)
-      const { state } = take(undefined, 5000, limit, 8)
-      const refused = take(state, 5000, limit, 3)
+      const { state } = ruleOf(limit).take(undefined, 5000, limit, 8)
+      const refused = ruleOf(limit).take(state, 5000, limit, 3)
       t.notOk(refused.fits)
-      t.ok(take(refused.state, 5000, limit, 2).fits)
+      t.ok(ruleOf(limit).take(refused.state, 5000, limit, 2).fits)
     })
   })
 }
@@ -121,31 +121,32 @@ t.test('fixed-window', async t => {
   t.test('counts hits that are refused once the window is used up', async t => {
     const limit = defineLimit('fixed-window', 2, 1000)
     let state: LimitState | undefined
-    for (let i = 0; i < 5; i++) state = take(state, 1000 + i, limit, 1).state
+    for (let i = 0; i < 5; i++) state = ruleOf(limit).take(state, 1000 + i, limit, 1).state
     t.same(state, { used: 2, previous: 3, atMs: 2000 })
   })
 
   t.test('a window that was shortened meanwhile ends no later than a new one', async t => {
-    const { state } = take(undefined, 0, defineLimit('fixed-window', 1, 60_000), 1)
-    t.equal(explain(state, 10, defineLimit('fixed-window', 1, 1000)).retryAfterMs, 1000)
+    const [long, short] = [defineLimit('fixed-window', 1, 60_000), defineLimit('fixed-window', 1, 1000)]
+    const { state } = ruleOf(long).take(undefined, 0, long, 1)
+    t.equal(ruleOf(short).explain(state, 10, short).retryAfterMs, 1000)
   })
 
   t.test('a backoff doubles up to its cap, and never beyond', async t => {
     const limit = defineLimit('fixed-window', 1, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
-    let state = take(undefined, 0, limit, 1).state
+    let state = ruleOf(limit).take(undefined, 0, limit, 1).state
     const lengths: number[] = []
     for (let i = 0; i < 200; i++) {
-      state = take(state, 100, limit, 1).state
+      state = ruleOf(limit).take(state, 100, limit, 1).state
       lengths.push(state.atMs - 100)
     }
     t.same(lengths.slice(0, 6), [1000, 2000, 4000, 8000, 10_000, 10_000])
     t.ok(lengths.slice(4).every(length => length === 10_000))
-    t.equal(explain(state, 100, limit).retryAfterMs, 10_000)
-    t.equal(expiresAtMs(state, limit), 10_100)
+    t.equal(ruleOf(limit).explain(state, 100, limit).retryAfterMs, 10_000)
+    t.equal(ruleOf(limit).expiresAtMs(state, limit), 10_100)
   })
 
   t.test('a backoff is capped at a day by default, or at its window where that is longer', async t => {
-    const lengthAfter = (limit: Limit) => take({ used: 1, previous: 2000, atMs: 10 }, 0, limit, 1).state.atMs
+    const lengthAfter = (limit: Limit) => ruleOf(limit).take({ used: 1, previous: 2000, atMs: 10 }, 0, limit, 1).state.atMs
     t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'backoff' })), 86_400_000)
     t.equal(lengthAfter(defineLimit('fixed-window', 1, 90_000_000, { excess: 'backoff' })), 90_000_000)
     t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'backoff', maxBackoffMs: 1000 })), 60_000)
@@ -155,12 +156,12 @@ t.test('fixed-window', async t => {
   t.test('a window that ends beyond the cap of a backoff is shortened to it, whether the next hit fits or not', async t => {
     const limit = defineLimit('fixed-window', 2, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
     for (const used of [1, 2]) {
-      const outcome = take({ used, previous: 40, atMs: 2 ** 40 }, 500, limit, 1)
+      const outcome = ruleOf(limit).take({ used, previous: 40, atMs: 2 ** 40 }, 500, limit, 1)
       t.equal(outcome.fits, used === 1)
       t.ok(isChanged(outcome))
       t.equal(outcome.state.atMs, 10_500)
     }
-    t.equal(explain({ used: 2, previous: 40, atMs: 2 ** 40 }, 500, limit).retryAfterMs, 10_000)
+    t.equal(ruleOf(limit).explain({ used: 2, previous: 40, atMs: 2 ** 40 }, 500, limit).retryAfterMs, 10_000)
   })
 })
 
@@ -170,7 +171,7 @@ t.test('sliding-window lets no more than max pass in any window, save what fadin
   let passed = 0
   // All at the end of one window, and all that fit at the beginning of the next.
   for (const nowMs of [0, ...Array<number>(20).fill(999), ...Array<number>(20).fill(1001)]) {
-    const outcome = take(state, nowMs, limit, 1)
+    const outcome = ruleOf(limit).take(state, nowMs, limit, 1)
     if (isChanged(outcome)) state = outcome.state
     if (outcome.fits) passed++
   }
@@ -183,7 +184,7 @@ t.test('gcra', async t => {
     let state: LimitState | undefined
     const passedAt: number[] = []
     for (let nowMs = 0; nowMs <= 500; nowMs += 10) {
-      const outcome = take(state, nowMs, limit, 1)
+      const outcome = ruleOf(limit).take(state, nowMs, limit, 1)
       if (!outcome.fits) continue
       state = outcome.state
       passedAt.push(nowMs)
@@ -193,17 +194,18 @@ t.test('gcra', async t => {
 
   t.test('with max 0 nothing drains; the burst is forgotten a window after it was last used', async t => {
     const limit = defineLimit('gcra', 0, 1000, { burst: 2 })
-    const first = take(undefined, 0, limit, 1)
-    const second = take(first.state, 600, limit, 1)
+    const first = ruleOf(limit).take(undefined, 0, limit, 1)
+    const second = ruleOf(limit).take(first.state, 600, limit, 1)
     t.same([first.fits, second.fits], [true, true])
-    t.same(explain(second.state, 700, limit), { remaining: 0, resetMs: 1000, retryAfterMs: 1000 })
-    t.same([600, 1599, 1600].map(nowMs => take(second.state, nowMs, limit, 1).fits), [false, false, true])
-    t.equal(expiresAtMs(second.state, limit), 1600)
+    t.same(ruleOf(limit).explain(second.state, 700, limit), { remaining: 0, resetMs: 1000, retryAfterMs: 1000 })
+    t.same([600, 1599, 1600].map(nowMs => ruleOf(limit).take(second.state, nowMs, limit, 1).fits), [false, false, true])
+    t.equal(ruleOf(limit).expiresAtMs(second.state, limit), 1600)
   })
 
   t.test('lowering the limit locks nobody out for longer than its own full bucket', async t => {
-    const { state } = take(undefined, 0, defineLimit('gcra', 1000, 60_000), 1000)
-    t.ok(explain(state, 0, defineLimit('gcra', 10, 60_000)).retryAfterMs <= 60_000)
+    const [high, low] = [defineLimit('gcra', 1000, 60_000), defineLimit('gcra', 10, 60_000)]
+    const { state } = ruleOf(high).take(undefined, 0, high, 1000)
+    t.ok(ruleOf(low).explain(state, 0, low).retryAfterMs <= 60_000)
   })
 })
 
@@ -253,29 +255,29 @@ t.test('a refund is taken from the window in which the hit was counted, and from
   const state = { used: 3, previous: 0, atMs: 5000 }
   const at = (atMs: number, used = 3) => ({ used, previous: 0, atMs })
   const fixed = defineLimit('fixed-window', 5, 1000)
-  t.equal(refund(state, fixed, 2, at(5001)).used, 1)
-  t.equal(refund(state, fixed, 9, at(5000)).used, 0)
-  t.equal(refund(state, fixed, 2, at(4000)), state)
-  t.same(refund({ used: 5, previous: 4, atMs: 5000 }, fixed, 2, at(5000)), { used: 3, previous: 4, atMs: 5000 }, 'refusals stay, and take nothing')
+  t.equal(ruleOf(fixed).refund(state, fixed, 2, at(5001)).used, 1)
+  t.equal(ruleOf(fixed).refund(state, fixed, 9, at(5000)).used, 0)
+  t.equal(ruleOf(fixed).refund(state, fixed, 2, at(4000)), state)
+  t.same(ruleOf(fixed).refund({ used: 5, previous: 4, atMs: 5000 }, fixed, 2, at(5000)), { used: 3, previous: 4, atMs: 5000 }, 'refusals stay, and take nothing')
   for (const excess of ['restart', 'backoff'] as const) {
     const longer = defineLimit('fixed-window', 5, 1000, { excess })
-    t.equal(refund(state, longer, 2, at(5000)).used, 1)
-    t.equal(refund(state, longer, 2, at(4000)), state)
+    t.equal(ruleOf(longer).refund(state, longer, 2, at(5000)).used, 1)
+    t.equal(ruleOf(longer).refund(state, longer, 2, at(4000)), state)
     const locked = { used: 5, previous: 1, atMs: 5000 }
-    t.equal(refund(locked, longer, 2, at(5000)), locked)
+    t.equal(ruleOf(longer).refund(locked, longer, 2, at(5000)), locked)
   }
   const sliding = defineLimit('sliding-window', 5, 1000)
-  t.same(refund({ ...state, previous: 4 }, sliding, 1, at(4000)), { ...state, previous: 3 })
-  t.same(refund({ ...state, previous: 4 }, sliding, 1, at(5000)), { ...state, used: 2, previous: 4 })
-  t.equal(refund(state, sliding, 1, at(3000)), state)
+  t.same(ruleOf(sliding).refund({ ...state, previous: 4 }, sliding, 1, at(4000)), { ...state, previous: 3 })
+  t.same(ruleOf(sliding).refund({ ...state, previous: 4 }, sliding, 1, at(5000)), { ...state, used: 2, previous: 4 })
+  t.equal(ruleOf(sliding).refund(state, sliding, 1, at(3000)), state)
   const gcra = defineLimit('gcra', 5, 1000)
   const bucket = { ...state, previous: 5 }
-  t.same(refund({ ...bucket, used: 2500 }, gcra, 1, at(5000, 2500)), { ...bucket, used: 1500 })
-  const drained = refund({ ...bucket, used: 2500 }, gcra, 1, at(4900, 1200))
+  t.same(ruleOf(gcra).refund({ ...bucket, used: 2500 }, gcra, 1, at(5000, 2500)), { ...bucket, used: 1500 })
+  const drained = ruleOf(gcra).refund({ ...bucket, used: 2500 }, gcra, 1, at(4900, 1200))
   t.same(drained, { ...bucket, used: 1800 }, 'of 1200, 500 have drained')
-  t.same(refund({ ...bucket, used: 2500 }, gcra, 1, at(4700, 1000)), { ...bucket, used: 2500 })
-  t.same(refund({ ...bucket, used: 500 }, gcra, 1, at(9000, 1000)), { ...bucket, used: 0 })
-  const rescaled = refund({ ...state, used: 2500, previous: 10 }, gcra, 1, at(5000, 1250))
+  t.same(ruleOf(gcra).refund({ ...bucket, used: 2500 }, gcra, 1, at(4700, 1000)), { ...bucket, used: 2500 })
+  t.same(ruleOf(gcra).refund({ ...bucket, used: 500 }, gcra, 1, at(9000, 1000)), { ...bucket, used: 0 })
+  const rescaled = ruleOf(gcra).refund({ ...state, used: 2500, previous: 10 }, gcra, 1, at(5000, 1250))
   t.same(rescaled, { ...state, used: 500, previous: 10 }, 'counted by 10 per window meanwhile')
 })
 
@@ -290,12 +292,12 @@ for (const algorithm of algorithms) {
         const passed: number[] = []
         for (let nowMs = 1e6; nowMs < 1e6 + 20 * windowMs; nowMs += random.whole(0, Math.ceil(windowMs / 10))) {
           const isOpen = random.chance(0.4)
-          const outcome = take(state, nowMs, limit, 1)
+          const outcome = ruleOf(limit).take(state, nowMs, limit, 1)
           state = outcome.state
           if (outcome.fits && isOpen) open.push({ counted: outcome.state })
           else if (outcome.fits) passed.push(nowMs)
           if (random.chance(0.1)) {
-            for (const { counted } of open) if (expiresAtMs(state, limit) > nowMs) state = refund(state, limit, 1, counted)
+            for (const { counted } of open) if (ruleOf(limit).expiresAtMs(state, limit) > nowMs) state = ruleOf(limit).refund(state, limit, 1, counted)
             open = []
           }
         }

@@ -184,6 +184,21 @@ t.test('counters are merged whole from the window of now', async t => {
   }
 })
 
+t.test('a hit that was decided elsewhere is counted even where it does not fit; a refusal by the rule of its limit', async t => {
+  const cases: [limit: Limit, used: number, counted: 'accept' | 'refuse', cost: number, expected: number[]][] = [
+    [defineLimit('fixed-window', 10, 1000), 10, 'accept', 3, [13, 0]],
+    [defineLimit('fixed-window', 10, 1000), 10, 'refuse', 3, [10, 1]],
+    [defineLimit('sliding-window', 10, 1000), 10, 'refuse', 1, [10, 0]],
+    [defineLimit('gcra', 10, 1000, { burst: 5 }), 0, 'accept', 2, [2000, 10]]
+  ]
+  for (const [limit, used, counted, cost, expected] of cases) {
+    const rule = ruleOf(limit)
+    const stored = rule.accept(undefined, startMs, limit, used)
+    const state = rule[counted](stored, startMs, limit, cost)
+    t.same(rule.encode(state, startMs).slice(0, 2), expected, `${limit.algorithm}: ${counted}`)
+  }
+})
+
 function same (one: unknown, other: unknown): boolean {
   return JSON.stringify(one) === JSON.stringify(other)
 }

@@ -4,7 +4,7 @@
  */
 import fc from 'fast-check'
 import t from 'tap'
-import { algorithms, defineLimit, excesses, explain, expiresAtMs, isChanged, refund, refusalsOf, take, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, excesses, isChanged, ruleOf, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
@@ -30,13 +30,13 @@ class Counter {
 
   /** @returns the state as the hit left it; undefined: the hit was refused */
   hit (limit: Limit, cost = 1): LimitState | undefined {
-    const outcome = take(this.state, this.nowMs, limit, cost)
+    const outcome = ruleOf(limit).take(this.state, this.nowMs, limit, cost)
     if (isChanged(outcome)) this.#keep(outcome.state, limit)
     return outcome.fits ? outcome.state : undefined
   }
 
   refund (limit: Limit, cost: number, counted: LimitState): void {
-    if (this.state !== undefined) this.#keep(refund(this.state, limit, cost, counted), limit)
+    if (this.state !== undefined) this.#keep(ruleOf(limit).refund(this.state, limit, cost, counted), limit)
   }
 
   passed (limit: Limit, hits: number): number {
@@ -45,7 +45,7 @@ class Counter {
 
   #keep (state: LimitState, limit: Limit): void {
     this.state = state
-    this.#expiresAtMs = expiresAtMs(state, limit)
+    this.#expiresAtMs = ruleOf(limit).expiresAtMs(state, limit)
   }
 }
 
@@ -81,9 +81,9 @@ t.test('gcra: what one limit has counted is no fraction more for another one (SE
   const [full, asking] = [defineLimit('gcra', 14, 1600, { burst: 9 }), defineLimit('gcra', 7, 1600, { burst: 2 })]
   const counter = new Counter()
   counter.passed(full, 9)
-  const { retryAfterMs } = explain(counter.state, counter.nowMs, asking)
+  const { retryAfterMs } = ruleOf(asking).explain(counter.state, counter.nowMs, asking)
   t.equal(retryAfterMs, 800)
-  t.same([799, 800].map(ms => take(counter.state, counter.nowMs + ms, asking, 1).fits), [false, true])
+  t.same([799, 800].map(ms => ruleOf(asking).take(counter.state, counter.nowMs + ms, asking, 1).fits), [false, true])
 })
 
 for (const algorithm of algorithms) {
@@ -124,8 +124,8 @@ for (const algorithm of algorithms) {
       }
       const limit = limits[asking % limits.length]!
       if (limit.burst < 1 || limit.max < 1) return true
-      const { retryAfterMs } = explain(counter.state, counter.nowMs, limit)
-      const fitsAfter = (ms: number) => take(counter.state, counter.nowMs + ms, limit, 1).fits
+      const { retryAfterMs } = ruleOf(limit).explain(counter.state, counter.nowMs, limit)
+      const fitsAfter = (ms: number) => ruleOf(limit).take(counter.state, counter.nowMs + ms, limit, 1).fits
       return fitsAfter(retryAfterMs) && (retryAfterMs === 0 || !fitsAfter(retryAfterMs - 1))
     }), { seed, numRuns: 1000 })
   })
@@ -180,7 +180,7 @@ t.test('gcra: a limit that is raised or lowered keeps how full the bucket is, an
   for (const [before, after] of [[small, large], [large, small]] as const) {
     const counter = new Counter()
     counter.passed(before, before.max)
-    const { remaining, resetMs, retryAfterMs } = explain(counter.state, counter.nowMs, after)
+    const { remaining, resetMs, retryAfterMs } = ruleOf(after).explain(counter.state, counter.nowMs, after)
     t.same({ remaining, resetMs, retryAfterMs }, { remaining: 0, resetMs: 60_000, retryAfterMs: 60_000 / after.max })
     counter.wait(30_000)
     t.equal(counter.passed(after, 2000), after.max / 2)
@@ -193,7 +193,7 @@ t.test('gcra: numbers that are far apart stay whole numbers that can be stored',
   const counter = new Counter()
   counter.passed(slow, 50_000)
   t.equal(counter.passed(fast, 1), 0)
-  const { retryAfterMs, resetMs, remaining } = explain(counter.state, counter.nowMs, fast)
+  const { retryAfterMs, resetMs, remaining } = ruleOf(fast).explain(counter.state, counter.nowMs, fast)
   for (const number of [retryAfterMs, resetMs, remaining]) {
     t.ok(Number.isSafeInteger(number) && number >= 0, String(number))
   }
@@ -217,10 +217,10 @@ t.test('fixed-window: what a larger max let pass is no refusal to a smaller one,
   const counter = new Counter()
   const counted = counter.hit(small)!
   t.equal(counter.passed(large, 299), 299)
-  t.equal(refusalsOf(counter.state!, small), 0, 'nothing was refused')
+  t.equal(ruleOf(small).refusals(counter.state, counter.nowMs, small), 0, 'nothing was refused')
   counter.refund(small, 1, counted)
   t.equal(counter.passed(small, 100), 0)
-  t.equal(refusalsOf(counter.state!, small), 100)
+  t.equal(ruleOf(small).refusals(counter.state, counter.nowMs, small), 100)
   t.equal(counter.passed(large, 500), 201)
 })
 
@@ -230,5 +230,5 @@ t.test('fixed-window: a raised limit frees a client that kept on asking, a lower
   t.equal(counter.passed(small, 33), 3)
   t.equal(counter.passed(defineLimit('fixed-window', 20, 60_000), 33), 17)
   t.equal(counter.passed(defineLimit('fixed-window', 10, 60_000), 1), 0)
-  t.equal(refusalsOf(counter.state!, small), 30 + 16 + 1)
+  t.equal(ruleOf(small).refusals(counter.state, counter.nowMs, small), 30 + 16 + 1)
 })

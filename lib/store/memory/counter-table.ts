@@ -22,7 +22,7 @@
  * shared-counters.ts.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
-import { current } from '../../rules/rate-limit.js'
+import { ruleOf, usedPart } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
 import {
   type Entry, EntryList, type Holder, type Kept, newEntry, type OfLimit, type OwnEntry, type SharedEntry, write
@@ -261,7 +261,7 @@ const mostLooks = 8
 /** Whether a key is limited for longer, or has used more, than a shared counter says. */
 function isTighter (kept: Kept, { state, limit, heldUntilMs }: SharedEntry, nowMs: number): boolean {
   if (state === undefined || kept.heldUntilMs > Math.max(nowMs, heldUntilMs)) return true
-  return heldUntilMs <= nowMs && kept.state.used > current(state, nowMs, limit).used
+  return heldUntilMs <= nowMs && kept.share > usedPart(ruleOf(limit).explain(state, nowMs, limit), limit)
 }
 
 /** Where the levels of use begin, as parts of the quota. */

@@ -4,7 +4,7 @@
  * between a request and its answer.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
-import { expiresAtMs, explain, isChanged, type Limit, refund, take, takeAll } from '../../rules/rate-limit.js'
+import { isChanged, type Limit, type Outcome, ruleOf, takeAll, usedPart } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
 import type { Keys } from '../keys.js'
 import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Taken } from '../limit-store.js'
@@ -24,6 +24,11 @@ export interface MemoryLimitsOptions {
 /** The key of a counter, and the address that asks. */
 export type Asking = Pick<Hit, 'key' | 'from' | 'counterKeys'>
 
+/** What memory has decided, and what that left in the counters. */
+export interface Decided extends Taken {
+  readonly outcomes: readonly (Taken['outcomes'][number] & Pick<Outcome, 'left'>)[]
+}
+
 /** What only the outage layer needs: memory goes on from what Redis has reported. */
 export interface LimitMirror {
   /** A counter, as far as it is known here. */
@@ -35,8 +40,12 @@ export interface LimitMirror {
    * @param othersNowMs  the other store's clock at that moment
    */
   adopt (of: Asking, check: NamedCheck, state: LimitState, othersNowMs: number): void
-  /** @param counted  the counter as the hit left it */
-  takeBack (client: string, check: NamedCheck, counted: LimitState): void
+  /**
+   * Takes back an accepted hit from a counter whose windows may begin elsewhere.
+   *
+   * @param countedAtMs  by the clock of this store
+   */
+  takeBackAt (client: string, check: NamedCheck, countedAtMs: number): void
   /** All counters that are known here, by their keys in Redis; some may have expired. */
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }>
 }
@@ -62,7 +71,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   }
 
   /** Decides one hit. Atomic over all of its checks. */
-  takeOne (hit: Hit): Taken {
+  takeOne (hit: Hit): Decided {
     const nowMs = this.#now()
     const [first, second] = hit.checks
     if (first !== undefined && second === undefined) return this.#takeSingle(hit, first, nowMs)
@@ -81,7 +90,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     for (const [i, check] of hit.checks.entries()) {
       // A hit has one outcome for each check.
       const { fits, state } = taken.outcomes[i]!
-      if (fits) this.takeBack(hit.key, check, state)
+      if (fits) this.#change(hit.key, check, known => ruleOf(check.limit).refund(known, check.limit, check.cost, state))
     }
   }
 
@@ -98,17 +107,16 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return this.#table.peek(this.#keyOf({ key: client }, check), this.#now())
   }
 
-  adopt (of: Asking, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
+  adopt (of: Asking, check: NamedCheck, reported: LimitState, othersNowMs: number): void {
     const nowMs = this.#now()
     const { key, entry } = this.#find(of, check, nowMs)
-    const state = { used, previous, atMs: atMs - othersNowMs + nowMs }
+    const state = ruleOf(check.limit).shift(reported, nowMs - othersNowMs)
     this.#table.adopt(entry, key, keptOf(of, check, state, nowMs), nowMs)
   }
 
-  takeBack (client: string, check: NamedCheck, counted: LimitState): void {
-    const known = this.known(client, check)
-    if (known === undefined) return
-    this.adopt({ key: client }, check, refund(known, check.limit, check.cost, counted), this.#now())
+  takeBackAt (client: string, check: NamedCheck, countedAtMs: number): void {
+    const { limit, cost } = check
+    this.#change(client, check, known => ruleOf(limit).refundAt(known, limit, cost, countedAtMs))
   }
 
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }> {
@@ -121,13 +129,18 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   }
 
   /** Almost every hit has one limit: it makes no lists. */
-  #takeSingle (hit: Hit, check: NamedCheck, nowMs: number): Taken {
+  #takeSingle (hit: Hit, check: NamedCheck, nowMs: number): Decided {
     const { limit, cost } = check
     const key = this.#keyOf(hit, check)
     const entry = this.#table.find(key, check, hit.from, nowMs)
-    const outcome = take(entry?.state, nowMs, limit, cost)
+    const outcome = ruleOf(limit).take(entry?.state, nowMs, limit, cost)
     if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
     return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
+  }
+
+  #change (client: string, check: NamedCheck, changed: (known: LimitState) => LimitState): void {
+    const known = this.known(client, check)
+    if (known !== undefined) this.adopt({ key: client }, check, changed(known), this.#now())
   }
 
   #find (of: Asking, check: NamedCheck, nowMs: number): { check: NamedCheck, key: string, entry: Entry | undefined } {
@@ -141,14 +154,15 @@ export class MemoryLimits implements LimitStore, LimitMirror {
 }
 
 function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitState, nowMs: number): Kept {
-  const { retryAfterMs, remaining } = explain(state, nowMs, limit)
+  const rule = ruleOf(limit)
+  const explanation = rule.explain(state, nowMs, limit)
   return {
     name,
     limit,
     from,
     state,
-    expiresAtMs: expiresAtMs(state, limit),
-    heldUntilMs: nowMs + retryAfterMs,
-    share: 1 - remaining / Math.max(1, limit.burst)
+    expiresAtMs: rule.expiresAtMs(state, limit),
+    heldUntilMs: nowMs + explanation.retryAfterMs,
+    share: usedPart(explanation, limit)
   }
 }

@@ -1,6 +1,6 @@
 /** The counters in this process: their bounds, and who keeps one when there is no room for all. */
 import t from 'tap'
-import { algorithms, defineLimit, take, type Algorithm } from '../../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, ruleOf, type Algorithm } from '../../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryLimits } from '../../../lib/store/memory/limits.js'
@@ -137,7 +137,7 @@ for (const algorithm of algorithms) {
     const check = { ...hourly('login', 5), limit: defineLimit(algorithm, 5, hourMs) }
     const tell = (key: string, hits: number, from?: string) => {
       let state: LimitState | undefined
-      for (let i = 0; i < hits; i++) state = take(state, clock.ms, check.limit, 1).state
+      for (let i = 0; i < hits; i++) state = ruleOf(check.limit).take(state, clock.ms, check.limit, 1).state
       memory.adopt(from === undefined ? { key } : { key, from }, check, state!, clock.ms)
     }
     const passes = (key: string, from: string) =>
@@ -180,7 +180,7 @@ t.test(`in a flood no client passes more than its limit, and other clients are n
       const client = `${check.name} ${key} ${from}`
       const of = passed.get(client) ?? { state: undefined, count: 0, firstMs: clock.ms }
       passed.set(client, of)
-      const { fits, state } = take(of.state, clock.ms, limit, 1)
+      const { fits, state } = ruleOf(limit).take(of.state, clock.ms, limit, 1)
       if (!asks(memory, check, key, from)) return isFlood || !fits
       of.state = state
       of.count++
@@ -208,6 +208,6 @@ t.test(`in a flood no client passes more than its limit, and other clients are n
 
 t.test('a hit that is given back where its counter is not known leaves none behind', async t => {
   const { memory } = setUp(10)
-  memory.takeBack('client', limit, { used: 1, previous: 0, atMs: 1_001_000 })
+  memory.takeBackAt('client', limit, 1_000_000)
   t.equal(memory.size, 0)
 })

@@ -102,8 +102,8 @@ export const refund: Encoding<Refund, void> = {
 
 export const countRefusals: Encoding<readonly Refusals[], void> = {
   script: new Script(scripts['count-refusals']),
-  args: refusals => refusals.flatMap(({ limit, windowEndsAtMs, count }) =>
-    [...limitRow(limit), count, ...stateRow({ used: 0, previous: 0, atMs: windowEndsAtMs }, limit, 0)]),
+  args: refusals => refusals.flatMap(({ limit, window, count }) =>
+    [...limitRow(limit), count, ...stateRow(window, limit, 0)]),
   read () {}
 }
 
