@@ -47,15 +47,28 @@ export class MadeUpRedis {
   readonly carried: { readonly isIntact: boolean, readonly counters: readonly CountedHere[] }[] = []
   readonly applied: BlockOperation[] = []
   listed: Block[] = []
-  /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
-  fence = async (): Promise<Fence> => ({ last: 0, next: 1 })
-  take = async (hits: readonly Hit[], ticket: Ticket): Promise<unknown> => { throw gone }
-  heartbeat = async (isUpToDate: boolean) => {
-    this.heartbeats++
-    return { epoch: this.epoch, instances: this.instances, since: this.instances, nowMs: this.now() }
+
+  readonly instance = {
+    /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
+    fence: async (): Promise<Fence> => ({ last: 0, next: 1 }),
+    heartbeat: async (isUpToDate: boolean) => {
+      this.heartbeats++
+      return { epoch: this.epoch, instances: this.instances, since: this.instances, nowMs: this.now() }
+    }
   }
 
-  readonly blockList = {
+  readonly limits = {
+    take: async (hits: readonly Hit[], ticket: Ticket): Promise<unknown> => { throw gone },
+    peek: async (): Promise<unknown> => { throw gone },
+    forget: async (key: string, checks: unknown, ticket: Ticket): Promise<boolean> => { throw gone },
+    refund: async (given: unknown, ticket: Ticket): Promise<void> => { throw gone },
+    countRefusals: async (): Promise<void> => {},
+    merge: async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
+      this.carried.push({ isIntact, counters })
+    }
+  }
+
+  readonly blocks = {
     count: async () => this.listed.length,
     isBehind: async () => false,
     hasSeenMore: (sequence: number) => false,
@@ -65,20 +78,15 @@ export class MadeUpRedis {
     change: async (operations: readonly BlockOperation[]): Promise<unknown[]> => { throw gone }
   }
 
-  carry = async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
-    this.carried.push({ isIntact, counters })
+  readonly events = {
+    logEvents: async (events: unknown, ticket: Ticket): Promise<void> => {},
+    replayEvents: async (): Promise<void> => {}
   }
 
-  logEvents = async (events: unknown, ticket: Ticket): Promise<void> => {}
-  replayEvents = async (): Promise<void> => {}
-  countRefusals = async (): Promise<void> => {}
-  forget = async (key: string, checks: unknown, ticket: Ticket): Promise<boolean> => { throw gone }
-  refund = async (given: unknown, ticket: Ticket): Promise<void> => { throw gone }
-  peek = async (): Promise<unknown> => { throw gone }
   readonly values = {
     get: async (): Promise<unknown> => { throw gone },
     change: async (operation: unknown, nowMs: number, ticket: Ticket): Promise<unknown> => { throw gone },
-    carry: async (): Promise<void> => {}
+    merge: async (): Promise<void> => {}
   }
 
   /** Counters that were merged, in their order. */
