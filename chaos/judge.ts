@@ -120,15 +120,22 @@ function overMemory ({ load: { answered }, instances, struckMs }: Play): number 
 /**
  * With `share` all instances together let in `max`. Where one of them is cut
  * off alone, the others go on with all that Redis has left, so that its part
- * comes on top.
+ * comes on top. Where Redis loses data, the largest value that an instance
+ * knows of a counter is restored: what the others had not heard of yet may be
+ * let in once more.
  */
-function overShare ({ fault, load: { answered }, instances }: Play): number {
+function overShare ({ fault, load: { answered }, instances, struckMs }: Play): number {
   const allowed = limitedMax + (fault.seenByOne ? Math.floor(limitedMax / instances.length) : 0)
-  const admitted = new Map<string, number>()
-  for (const { path, client, status } of answered) {
-    if (path === '/share' && status === 200) admitted.set(client, (admitted.get(client) ?? 0) + 1)
-  }
-  return sum([...admitted.values()].map(count => Math.max(0, count - allowed)))
+  const hits = answered.filter(({ path }) => path === '/share')
+  return sum([...new Set(hits.map(({ client }) => client))].map(client => {
+    const own = hits.filter(hit => hit.client === client)
+    const known = instances.map((_, instance) => {
+      const before = own.filter(hit => hit.instance === instance && hit.answeredMs < struckMs)
+      return limitedMax - Math.min(limitedMax, ...before.map(({ remaining }) => remaining))
+    })
+    const unheard = fault.loss === 'nothing' ? 0 : Math.max(...known) - Math.min(...known)
+    return Math.max(0, own.filter(({ status }) => status === 200).length - allowed - unheard)
+  }))
 }
 
 function greatest (numbers: readonly number[]): number | undefined {

@@ -156,6 +156,14 @@ t.test('what tests, bench and chaos share is in tools', async t => {
   t.same(strayImports(all), [])
 })
 
+t.test('only rules/ and the default of the option name an algorithm; all others ask its rule', async t => {
+  const naming = Object.keys(sources).filter(file => /'(fixed-window|sliding-window|gcra)'/.test(sources[file] ?? ''))
+  // The Lua of the rules is written into scripts.ts.
+  const others = naming.filter(file => !file.startsWith('rules/') && file !== 'store/redis/lua/scripts.ts')
+  t.same(others, ['settings/option-table.ts'])
+  t.ok(naming.includes('rules/rate-limit.ts'))
+})
+
 t.test('every import of lib is seen', async t => {
   for (const [file, source] of Object.entries(sources)) {
     t.equal(importsOf(source).length, source.match(/\bfrom '|\bimport '|\bimport\('/g)?.length ?? 0, file)

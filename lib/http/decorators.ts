@@ -1,4 +1,4 @@
-/** What `fastify.rateLimit` and `fastify.createRateLimit` give to those who want to decide for themselves where a limit is. */
+/** What `fastify.rateLimit` and `fastify.createRateLimit` return: limits that the application places by itself. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { OptionsError } from '../errors.js'
 import type { Counted, Decision, Explained, Uncounted } from '../guard/decision.js'
@@ -137,7 +137,9 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   if (await limiter.skips(request)) return { isAllowed: true, key: client.shown }
   const { counterKeys, shown, checks } = await limiter.whomOf(request, client)
   if (typeof checks === 'string' || checks.length === 0) return { isAllowed: true, key: shown }
-  const decision = await limiter.peek(counterKeys.client, checks).catch((failure: Error) => { throw failureError(failure) })
+  const decision = await limiter.peek(counterKeys.client, checks).catch((failure: Error) => {
+    throw failureError(failure)
+  })
   switch (decision.kind) {
     case 'shadowed': return { isAllowed: true, key: shown }
     case 'denied': throw deniedError()

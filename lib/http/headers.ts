@@ -79,13 +79,20 @@ function listLimits (
  * Source: draft-ietf-httpapi-ratelimit-headers-11
  */
 function setStandardHeaders (reply: FastifyReply, limits: readonly Explained[]): void {
-  reply.header('ratelimit-policy', limits.map(({ name, limit }) => `${quoted(name)};q=${integer(limit.max)};w=${integer(limit.windowMs / 1000)}`).join(', '))
-  reply.header('ratelimit', limits.map(({ name, explanation: { remaining, resetMs } }) => `${quoted(name)};r=${integer(remaining)};t=${integer(resetMs / 1000)}`).join(', '))
+  const policies = limits.map(({ name, limit: { max, windowMs } }) => {
+    return `${quoted(name)};q=${integer(max)};w=${integer(windowMs / 1000)}`
+  })
+  reply.header('ratelimit-policy', policies.join(', '))
+  const states = limits.map(({ name, explanation: { remaining, resetMs } }) => {
+    return `${quoted(name)};r=${integer(remaining)};t=${integer(resetMs / 1000)}`
+  })
+  reply.header('ratelimit', states.join(', '))
 }
 
 /** A string of structured fields, which has only what ASCII can print. Source: RFC 9651, 3.3.3 */
 function quoted (text: string): string {
-  return `"${text.replace(/[\ud800-\udfff]/gu, '\ufffd').replace(/[^ -~]/gu, encodeURIComponent).replace(/["\\]/g, '\\$&')}"`
+  const printable = text.replace(/[\ud800-\udfff]/gu, '\ufffd').replace(/[^ -~]/gu, encodeURIComponent)
+  return `"${printable.replace(/["\\]/g, '\\$&')}"`
 }
 
 /** An integer of structured fields has 15 digits at most. Source: RFC 9651, 3.3.1 */

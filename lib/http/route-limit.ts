@@ -248,7 +248,7 @@ async function computed (live: LiveLimit, request: FastifyRequest, key: string):
   )
 }
 
-/** However large: a client may choose the number, such as the length of its batch. The number 1e999 of JSON is Infinity. */
+/** However large: a client may choose the number, such as the length of its batch. 1e999 in JSON is Infinity. */
 function isCost (cost: unknown): cost is number {
   return (Number.isInteger(cost) || cost === Infinity) && (cost as number) >= 0
 }
@@ -256,7 +256,9 @@ function isCost (cost: unknown): cost is number {
 /** What a class that only counts cannot do. */
 function checkForStore (name: string, { limits, countWhen }: LimitSettings): void {
   const problems: OptionProblem[] = []
-  const refuse = (option: string, received: unknown) => problems.push({ option: `${name} ${option}`, rule: 'left out beside store', received: show(received) })
+  const refuse = (option: string, received: unknown) => {
+    problems.push({ option: `${name} ${option}`, rule: 'left out beside store', received: show(received) })
+  }
   if (limits.length > 1 || limits[0]!.name !== '') refuse('limits', limits)
   if (countWhen !== undefined) refuse('countWhen', countWhen)
   for (const { algorithm, cost } of limits) {

@@ -89,6 +89,16 @@ t.test('where one instance is cut off alone, its part comes on top', async t => 
   t.same(missesOf(figuresOf(played({ fault: { ...fault, seenByOne: true }, answered }))), [])
 })
 
+t.test('where Redis loses data, share may let in again what only one instance had heard of, and no more', async t => {
+  const heard = [answer({ path: '/share', remaining: 10 }), answer({ path: '/share', instance: 1, remaining: 13 })]
+  const playWith = (loss: Play['fault']['loss'], count: number): Play => {
+    return played({ fault: { ...fault, loss }, answered: [...heard, ...passing(count - heard.length, { path: '/share' })] })
+  }
+  t.same(missesOf(figuresOf(playWith('everything', limitedMax + 3))), [])
+  t.match(missesOf(figuresOf(playWith('everything', limitedMax + 4))), [{ what: 'over the limit with share: 1' }])
+  t.match(missesOf(figuresOf(playWith('nothing', limitedMax + 3))), [{ what: 'over the limit with share: 3' }])
+})
+
 t.test('what nobody noticed has no time without Redis, and lost events of before are not asked for', async t => {
   const figures = figuresOf(played({ instances: [state({ switches: [] }), state({ switches: [] })], usedAgainMs: backMs, eventsOff: Number.NaN }))
   t.match(figures, { slowestMs: { away: undefined, noticing: 240 }, recoveryMs: 0, eventsLost: 0 })

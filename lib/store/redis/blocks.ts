@@ -160,7 +160,7 @@ export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
   /**
    * Does what was done elsewhere, each at its own time: a block that another instance has lifted since stays lifted.
    *
-   * @param aheadMs  the clock of the operations less that of Redis; the same one for operations that must keep their order
+   * @param aheadMs  the clock of the operations less that of Redis; operations that must keep their order need the same
    */
   async apply (operations: readonly BlockOperation[], aheadMs: number): Promise<void> {
     await this.#change(operations, aheadMs, 0)

@@ -48,8 +48,9 @@ export class RedisValues {
   /** Does what was done elsewhere; once for each id, however often it is sent. */
   async merge (id: string, changes: readonly ValueChange[], nowMs: number): Promise<void> {
     const { keys, instance } = this.#options
+    const keysOf = ({ key }: ValueChange) => [keys.value(key), keys.written(key)]
     const callOf = (some: readonly ValueChange[], slot?: string) => ({
-      keys: [keys.carried(slot, `${instance}:${id}`), ...some.flatMap(({ key }) => [keys.value(key), keys.written(key)])],
+      keys: [keys.carried(slot, `${instance}:${id}`), ...some.flatMap(keysOf)],
       args: mergeValues.args({ changes: some, instance, keptMs, nowMs })
     })
     await this.#redis.run(async client => {

@@ -47,7 +47,9 @@ export const clearEvents: Encoding<ClearedPage, Cleared> = {
 }
 
 /** Reads entries of the stream of events; a foreign entry has an id and no event. */
-export function readEntries (reply: unknown): readonly { readonly id: string, readonly event?: RateLimitEvent | undefined }[] {
+export function readEntries (
+  reply: unknown
+): readonly { readonly id: string, readonly event: RateLimitEvent | undefined }[] {
   return listOf(reply).map(entry => {
     const [id, fields] = listOf(entry, 2)
     return { id: streamIdOf(id), event: parseEvent(listOf(fields).at(-1)) }
