@@ -38,7 +38,9 @@ export class Keys {
   readonly probe: string
   readonly #nameSpace: string
   /** keys of counters that were asked for lately, by algorithm and name of the limit, then by client */
-  readonly #counters = { 'fixed-window': new Map(), 'sliding-window': new Map(), gcra: new Map() } satisfies Record<Algorithm, Counters>
+  readonly #counters: Readonly<Record<Algorithm, Counters>> = {
+    'fixed-window': new Map(), 'sliding-window': new Map(), gcra: new Map()
+  }
   #remembered = 0
   #misses = 0
   #overflowed = false
@@ -61,7 +63,7 @@ export class Keys {
 
   /** @param name  of the limit; @param client  whom it counts; both any text */
   limit (algorithm: Algorithm, name: string, client: string): string {
-    const byName: Counters = this.#counters[algorithm]
+    const byName = this.#counters[algorithm]
     const known = byName.get(name)?.get(client)
     if (known !== undefined) return known
     // Nobody is to fill the memory with long texts.
@@ -100,8 +102,9 @@ export class Keys {
 
   /** @param beside  a key in whose slot of a Cluster it lies; undefined: there are no slots */
   carried (beside: string | undefined, id: string): string {
-    const slot = beside === undefined ? '' : `${/\{.*?\}/.exec(beside)![0]}:`
-    return `${this.#nameSpace}carried:${slot}${id}`
+    if (beside === undefined) return `${this.#nameSpace}carried:${id}`
+    const start = beside.indexOf('{')
+    return `${this.#nameSpace}carried:${beside.slice(start, beside.indexOf('}', start) + 1)}:${id}`
   }
 
   /** @param key  any text */
