@@ -8,10 +8,10 @@ import { attempt } from '../runtime/awaitable.js'
 import { ArgumentError, NoCredentialsError, show } from '../errors.js'
 import type { RedisClient } from '../redis/script.js'
 import { parseAddress } from '../addresses/address.js'
-import type { StoreStatus, SwitchEvents } from '../outage/availability.js'
-import type { FailoverStore } from '../outage/failover.js'
-import type { Block } from '../store/block-store.js'
-import type { RateLimitEvent, Suspect } from '../store/event-store.js'
+import type { Availability, StoreStatus, SwitchEvents } from '../outage/availability.js'
+import type { Block, BlockStore } from '../store/block-store.js'
+import type { EventStore, RateLimitEvent, Suspect } from '../store/event-store.js'
+import type { ValueStore } from '../store/value-store.js'
 import type { ChangeLog } from '../observers/change-log.js'
 import type { EventLog } from '../observers/event-log.js'
 import { type ChangedBy, checkBy } from '../limits/change.js'
@@ -27,7 +27,12 @@ export interface BlockOptions extends ChangedBy {
 }
 
 export interface RedisGuardParts {
-  readonly store: FailoverStore
+  /** undefined: no Redis is configured */
+  readonly availability: Availability | undefined
+  readonly status: () => StoreStatus
+  readonly blocks: BlockStore
+  readonly events: Pick<EventStore, 'events' | 'clearEvents' | 'suspects'>
+  readonly values: ValueStore
   readonly eventLog: EventLog
   readonly changeLog: ChangeLog
   readonly client: RedisClient | undefined
@@ -54,7 +59,10 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   readonly warnings: readonly GuardWarning[]
   /** Limits at run time. */
   readonly limits: LimitControl
-  readonly #store: FailoverStore
+  readonly #status: () => StoreStatus
+  readonly #blocks: BlockStore
+  readonly #events: RedisGuardParts['events']
+  readonly #values: ValueStore
   readonly #eventLog: EventLog
   readonly #changeLog: ChangeLog
   readonly #rotate: (() => Promise<void>) | undefined
@@ -63,29 +71,32 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
 
   constructor (parts: RedisGuardParts) {
     super()
-    const { store, eventLog, changeLog, client, warnings, limits, rotate, now, checkOpen, onListenerError } = parts
+    const { availability, eventLog, changeLog, client, warnings, limits, rotate, now, checkOpen, onListenerError } = parts
     this.client = client
     this.warnings = warnings
     this.limits = limits
-    this.#store = store
+    this.#status = parts.status
+    this.#blocks = parts.blocks
+    this.#events = parts.events
+    this.#values = parts.values
     this.#eventLog = eventLog
     this.#changeLog = changeLog
     this.#rotate = rotate
     this.#now = now
     this.#checkOpen = checkOpen
     // In a promise's turn: a test may have faked queueMicrotask.
-    store.on('switch', status => { Promise.resolve().then(() => this.#tell(status, onListenerError)) })
+    availability?.on('switch', status => { Promise.resolve().then(() => this.#tell(status, onListenerError)) })
   }
 
   /** Which store answers, since when, and why. */
   get status (): StoreStatus {
-    return this.#store.status
+    return this.#status()
   }
 
   /** @returns the value; null when there is none */
   async get (key: string): Promise<string | null> {
     this.#checkOpen()
-    return await this.#store.get(checkKey('get', key))
+    return await this.#values.get(checkKey('get', key))
   }
 
   /** @param options.ttlSeconds  until it is forgotten; left out: never */
@@ -97,7 +108,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     }
     const { ttlSeconds } = options
     const ttlMs = ttlSeconds === undefined ? undefined : toMs('ttlSeconds of set', ttlSeconds)
-    await this.#store.set(key, String(value), ttlMs)
+    await this.#values.set(key, String(value), ttlMs)
   }
 
   /**
@@ -107,19 +118,19 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    */
   async incr (key: string): Promise<number> {
     this.#checkOpen()
-    return await this.#store.incr(checkKey('incr', key))
+    return await this.#values.incr(checkKey('incr', key))
   }
 
   /** @returns whether there was such a key */
   async expire (key: string, seconds: number): Promise<boolean> {
     this.#checkOpen()
-    return await this.#store.expire(checkKey('expire', key), toMs('the seconds of expire', seconds))
+    return await this.#values.expire(checkKey('expire', key), toMs('the seconds of expire', seconds))
   }
 
   /** @returns whether there was such a key */
   async del (key: string): Promise<boolean> {
     this.#checkOpen()
-    return await this.#store.del(checkKey('del', key))
+    return await this.#values.del(checkKey('del', key))
   }
 
   /**
@@ -140,7 +151,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     this.#checkOpen()
     checkLimit('getRateLimitEvents', limit)
     await this.#eventLog.settle()
-    return await this.#store.events(limit)
+    return await this.#events.events(limit)
   }
 
   /**
@@ -155,7 +166,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
       throw new ArgumentError({ option: 'the age of clearOldRateLimitEvents', rule, received: show(olderThanMs) })
     }
     await this.#eventLog.settle()
-    return await this.#store.clearEvents(olderThanMs)
+    return await this.#events.clearEvents(olderThanMs)
   }
 
   /**
@@ -180,7 +191,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     if (typeof replace !== 'boolean') {
       throw new ArgumentError({ option: 'replace of blockIP', rule: 'true or false', received: show(replace) })
     }
-    const block = await this.#store.block({ ip: network, durationMs, reason, origin, replace })
+    const block = await this.#blocks.block({ ip: network, durationMs, reason, origin, replace })
     const { expiresAtMs } = block
     const until = expiresAtMs === Infinity ? 'for good' : new Date(expiresAtMs).toISOString()
     const isOther = block.reason !== reason || block.origin !== origin
@@ -197,7 +208,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
       const rule = 'an IPv4 or IPv6 address'
       throw new ArgumentError({ option: 'the address of isIPBlocked', rule, received: show(ip) })
     }
-    return await this.#store.isBlocked(address.text)
+    return await this.#blocks.isBlocked(address.text)
   }
 
   /**
@@ -210,7 +221,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     this.#checkOpen()
     const network = checkNetwork('unblockIP', ip)
     checkBy('unblockIP', { reason, origin })
-    const wasBlocked = await this.#store.unblock(network)
+    const wasBlocked = await this.#blocks.unblock(network)
     this.#changeLog.note('unblocked', { ip: network, wasBlocked, reason, origin })
     return wasBlocked
   }
@@ -218,7 +229,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   /** All blocks in force. */
   async getBlockedIPs (): Promise<readonly Block[]> {
     this.#checkOpen()
-    return await this.#store.blocks()
+    return await this.#blocks.blocks()
   }
 
   /** The addresses that were limited most often in the recorded events, most limited first. */
@@ -226,7 +237,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     this.#checkOpen()
     checkLimit('getSuspiciousIPs', limit)
     await this.#eventLog.settle()
-    return await this.#store.suspects(limit)
+    return await this.#events.suspects(limit)
   }
 
   /**

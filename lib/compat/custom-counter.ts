@@ -9,7 +9,7 @@ import { windowOf } from '../rules/fixed-window.js'
 import { suffixOf } from '../rules/limit-name.js'
 import type { Limit } from '../rules/rate-limit.js'
 import { timers } from '../runtime/timers.js'
-import type { TakeCallback } from '../outage/failover.js'
+import type { TakeCallback } from '../outage/limits.js'
 import type { MemoryLimits } from '../store/memory/limits.js'
 import type { Hit, NamedCheck, Peeked, Taken } from '../store/limit-store.js'
 import type { CustomStore, CustomStoreCallback } from '../settings/custom-store.js'
@@ -32,7 +32,7 @@ export class CustomCounter {
     this.#parts = parts
   }
 
-  /** See FailoverStore; a hit has one limit here. */
+  /** See RequestLimits; a hit has one limit here. */
   takeOne (hit: Hit, fallback: 'memory' | 'share' | undefined, done: TakeCallback): void {
     this.#ask('incr', hit.key, hit.checks[0]!, inThisContext((error, taken) => {
       if (taken !== undefined) done(undefined, taken, 'custom')

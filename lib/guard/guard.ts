@@ -3,7 +3,7 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
-import type { FailoverStore } from '../outage/failover.js'
+import type { RequestLimits } from '../outage/limits.js'
 import { explainHit, ruleOf } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
 import type { OnOutage } from '../settings/options.js'
@@ -49,7 +49,9 @@ export interface GuardedHit extends Countable {
 }
 
 export interface GuardOptions {
-  readonly store: FailoverStore
+  readonly limits: RequestLimits
+  /** whether Redis answers now */
+  readonly usesRedis: () => boolean
   readonly memory: MemoryStore
   readonly denyCache: DenyCache
   /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
@@ -60,7 +62,8 @@ export interface GuardOptions {
 }
 
 export class Guard {
-  readonly #store: FailoverStore
+  readonly #limits: RequestLimits
+  readonly #usesRedis: () => boolean
   readonly #memory: MemoryStore
   readonly #denyCache: DenyCache
   readonly hashKey: KeyHash | undefined
@@ -68,8 +71,9 @@ export class Guard {
   readonly #observers: readonly Observer[]
 
   constructor (options: GuardOptions) {
-    const { store, memory, denyCache, hashKey, refusesBlocked = true, observers } = options
-    this.#store = store
+    const { limits, usesRedis, memory, denyCache, hashKey, refusesBlocked = true, observers } = options
+    this.#limits = limits
+    this.#usesRedis = usesRedis
     this.#memory = memory
     this.#denyCache = denyCache
     this.hashKey = hashKey
@@ -95,7 +99,7 @@ export class Guard {
     const given = checks.filter(({ cost }) => cost > 0)
     if (given.length === 0) return
     this.#denyCache.forget(key, given)
-    if (source === 'redis' || source === 'memory') await this.#store.refund({ hit: { key, checks }, taken }, source)
+    if (source === 'redis' || source === 'memory') await this.#limits.refund({ hit: { key, checks }, taken }, source)
   }
 
   /**
@@ -104,7 +108,7 @@ export class Guard {
    *
    * @throws the failure of the counter, where `fail` asks for it
    */
-  async peek ({ key, checks, onOutage, counter = this.#store }: Countable): Promise<Counted<Told> | Unanswered> {
+  async peek ({ key, checks, onOutage, counter = this.#limits }: Countable): Promise<Counted<Told> | Unanswered> {
     let peeked: Peeked
     try {
       peeked = await counter.peek(key, checks)
@@ -141,7 +145,7 @@ export class Guard {
   /** A refusal of a moment ago, which Redis would repeat. A refusal stays in an outage: it is nobody's second quota. */
   #refuseAgain (hit: GuardedHit): Decision | undefined {
     const { key, checks, onOutage, counter } = hit
-    const canAsk = this.#store.usesRedis
+    const canAsk = this.#usesRedis()
     if (counter !== undefined || !(canAsk || isCountedByMemory(onOutage))) return undefined
     const taken = this.#denyCache.refuse(key, checks, canAsk)
     return taken && this.#conclude(hit, taken, 'local')
@@ -149,7 +153,7 @@ export class Guard {
 
   /** @returns undefined: Redis answers later */
   #count (hit: GuardedHit): Decision | undefined {
-    const { subject, key, checks, onOutage, counter = this.#store } = hit
+    const { subject, key, checks, onOutage, counter = this.#limits } = hit
     const fallback = isCountedByMemory(onOutage) ? onOutage : undefined
     const from = subject.client.key === key ? undefined : subject.client.key
     let decision: Decision | undefined
@@ -196,7 +200,7 @@ export class Guard {
 }
 
 /** Who counts: the two stores behind the breaker, or a class of the user's. */
-export type Counter = Pick<FailoverStore, 'takeOne' | 'peek'>
+export type Counter = Pick<RequestLimits, 'takeOne' | 'peek'>
 
 /** Whether the first limits a client more: it has to wait longer, or has less left. */
 export function isTighter (a: Explanation, b: Explanation): boolean {

@@ -37,12 +37,17 @@ export interface AvailabilityEvents extends SwitchEvents {
   refused: [what: Carried, count: number, error: Error]
 }
 
+/** The status where no Redis is configured. */
+export function statusOfMemory (reason: string): StoreStatus {
+  return { store: 'memory', breaker: 'off', reason, since: new Date() }
+}
+
 interface InnerEvents extends AvailabilityEvents {
   /** Redis has been told what it missed, or could not be told. */
   settled: []
 }
 
-/** Redis as the failover needs it: the store, the breaker in front of it, what is to be told to it, and what may pass without it. */
+/** Redis as the outage layer needs it: store, breaker, what waits to be replayed, and what may pass without it. */
 export interface RedisSide {
   readonly store: RedisStore
   readonly guarded: GuardedRedis

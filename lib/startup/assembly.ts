@@ -74,18 +74,18 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     },
     onForeign: (key, fate) => warnings.warnOnce(foreignValue(key, fate))
   })
-  const { keys, memory, redis, store } = stores
+  const { keys, memory, redis, status, limits, blocks, events, values } = stores
   const metrics = addMetrics(fastify, chosen, registrations, stores)
 
-  const eventLog = new EventLog(async events => {
-    await store.logEvents(events)
-    for (const { type, count } of events) metrics?.recorded(type, count)
+  const eventLog = new EventLog(async batch => {
+    await events.logEvents(batch)
+    for (const { type, count } of batch) metrics?.recorded(type, count)
   }, count => metrics?.recorded('dropped', count))
   const denyCache = new DenyCache({
     keys,
     capacity: settings.cache,
     now: timers.monotonicMs,
-    write: async refusals => await store.countRefusals(refusals)
+    write: async refusals => await redis?.limits.countRefusals(refusals)
   })
   const { hashKeys, nameSpace, limit: { ipv6Subnet, allowList } } = settings
   const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses })
@@ -93,7 +93,8 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
   // Fastify fills in its default.
   const decisionLog = new DecisionLog(logger, fastify.initialConfig.requestIdLogLabel!)
   const guard = new Guard({
-    store,
+    limits,
+    usesRedis: () => redis?.availability.usesRedis === true,
     memory,
     denyCache,
     hashKey,
@@ -112,8 +113,8 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
   const registry = new LimitRegistry()
   const limitControl = new LimitControl({
     registry,
-    counters: store,
-    values: store,
+    counters: limits,
+    values,
     forget: (key, checks) => denyCache.forget(key, checks),
     hashKey,
     onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'passed over')),
@@ -123,7 +124,11 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     now: wall
   })
   const redisGuard = new RedisGuard({
-    store,
+    availability: redis?.availability,
+    status,
+    blocks,
+    events,
+    values,
     limits: limitControl,
     eventLog,
     changeLog,

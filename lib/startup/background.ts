@@ -1,12 +1,12 @@
 /** What goes on by itself, whether requests come or not. */
 import type { FastifyInstance } from 'fastify'
 import { StoreUnavailableError } from '../errors.js'
-import type { RedisSide } from '../outage/availability.js'
 import { BlockListFollower } from '../outage/block-replica.js'
 import { infoOfPrimaries } from '../redis/info.js'
 import { timers } from '../runtime/timers.js'
 import type { Parts } from './assembly.js'
 import { MemoryWatch } from './memory-watch.js'
+import type { RedisParts } from './stores.js'
 
 /** How often expired counters, values and blocks are removed from memory, ms. */
 const sweepIntervalMs = 30_000
@@ -20,7 +20,7 @@ export interface Background {
 
 /** What is started once Redis has been connected. */
 export interface BackgroundOfRedis {
-  readonly redis: RedisSide
+  readonly redis: RedisParts
   readonly follower: BlockListFollower
   /** it is closed after Redis, which may come back until then, and start it */
   readonly memoryWatch: MemoryWatch
@@ -46,11 +46,11 @@ export function startBackground (fastify: FastifyInstance, parts: Parts): Backgr
 }
 
 /** Takes over limits that were set at run time: when the application is ready, and from Redis again and again. */
-function syncLimits (fastify: FastifyInstance, { settings, redis, store, limitControl, log }: Parts): NodeJS.Timeout | undefined {
+function syncLimits (fastify: FastifyInstance, { settings, redis, limitControl, log }: Parts): NodeJS.Timeout | undefined {
   let isFailing = false
   const sync = async () => {
     try {
-      await limitControl.sync(() => store.usesRedis)
+      await limitControl.sync(() => redis?.availability.usesRedis === true)
       isFailing = false
     } catch (error) {
       if (!isFailing) log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
@@ -61,20 +61,20 @@ function syncLimits (fastify: FastifyInstance, { settings, redis, store, limitCo
   return redis === undefined ? undefined : timers.setInterval(sync, settings.syncInterval).unref()
 }
 
-function makeFollower (redis: RedisSide, { settings, memory, store, now, log }: Parts): BlockListFollower {
+function makeFollower ({ store, availability }: RedisParts, { settings, memory, now, log }: Parts): BlockListFollower {
   return new BlockListFollower({
     memory: memory.blocks,
-    redis: redis.store.blockList,
-    usable: () => store.usesRedis,
-    knowsEpoch: epoch => store.knowsEpoch(epoch),
-    onLost: () => store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list')),
+    redis: store.blockList,
+    usable: () => availability.usesRedis,
+    knowsEpoch: epoch => availability.knowsEpoch(epoch),
+    onLost: () => availability.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list')),
     intervalMs: settings.syncInterval,
     now,
     onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
   })
 }
 
-function makeMemoryWatch (redis: RedisSide, { warnings }: Parts): MemoryWatch {
+function makeMemoryWatch (redis: RedisParts, { warnings }: Parts): MemoryWatch {
   return new MemoryWatch({
     ask: async () => await infoOfPrimaries(redis.guarded),
     warn: (warning, details) => warnings.warn(warning, details),

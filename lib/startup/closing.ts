@@ -2,24 +2,23 @@
  * The end of an application: what is on its way to Redis arrives, or is
  * counted as lost, and neither takes long.
  */
-import type { RedisSide } from '../outage/availability.js'
-import type { FailoverStore } from '../outage/failover.js'
 import type { Carried } from '../outage/journal.js'
 import { attempt } from '../runtime/awaitable.js'
 import { timers } from '../runtime/timers.js'
 import type { Parts } from './assembly.js'
 import type { Background } from './background.js'
+import type { RedisParts } from './stores.js'
 
 /** Ends a registration. It logs what is lost, and does not throw. */
 export async function close (parts: Parts, { ofRedis, stop }: Background): Promise<void> {
-  const { settings, registrations, lifetime, store, redis, denyCache, eventLog, changeLog, ownMetrics, log } = parts
+  const { settings, registrations, lifetime, redis, denyCache, eventLog, changeLog, ownMetrics, log } = parts
   lifetime.end()
   stop()
   changeLog.flush()
   const flushes = [async () => await denyCache.flush(), async () => await eventLog.flush()]
   const { commandTimeout: limitMs } = settings
   registrations.tryUntilMs ??= timers.monotonicMs() + limitMs
-  const lost = await sendLast({ store, redis, flushes, limitMs, tryUntilMs: registrations.tryUntilMs })
+  const lost = await sendLast({ redis, flushes, limitMs, tryUntilMs: registrations.tryUntilMs })
   if (lost !== undefined) {
     log.warn({ lost }, 'the application closes before Redis has everything: the rest is lost')
   }
@@ -31,8 +30,8 @@ export async function close (parts: Parts, { ofRedis, stop }: Background): Promi
 }
 
 export interface LastWrites {
-  readonly store: FailoverStore
-  readonly redis: RedisSide | undefined
+  /** undefined: none is configured */
+  readonly redis: Pick<RedisParts, 'availability' | 'guarded' | 'journal'> | undefined
   /** write what waits in this process; none of them begins again by itself */
   readonly flushes: readonly (() => Promise<void>)[]
   /** ms until no further command is begun */
@@ -47,14 +46,14 @@ export interface LastWrites {
  * @returns what is lost, by kind; undefined: nothing
  */
 export async function sendLast (
-  { store, redis, flushes, limitMs, tryUntilMs }: LastWrites
+  { redis, flushes, limitMs, tryUntilMs }: LastWrites
 ): Promise<Readonly<Record<Carried, number>> | undefined> {
   const timer = timers.setTimeout(() => redis?.guarded.stop(), limitMs)
   // Writes that fail here wait in the journal.
   await Promise.allSettled(flushes.map(async flush => await flush()))
-  await store.drain(tryUntilMs)
+  await redis?.availability.drain(tryUntilMs)
   timers.clearTimeout(timer)
   redis?.guarded.stop()
-  store.close()
+  redis?.availability.close()
   return redis === undefined || redis.journal.size === 0 ? undefined : redis.journal.sizes
 }

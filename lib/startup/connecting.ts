@@ -2,12 +2,12 @@
 import type { FastifyInstance } from 'fastify'
 import { RedisRequiredError } from '../errors.js'
 import { publishSwitch } from '../observers/diagnostics.js'
-import type { FailoverStore } from '../outage/failover.js'
-import type { GuardedRedis } from '../redis/breaker.js'
+import type { Availability } from '../outage/availability.js'
 import { timers } from '../runtime/timers.js'
 import type { Settings } from '../settings/settings.js'
 import type { Parts } from './assembly.js'
 import type { Background } from './background.js'
+import type { RedisParts } from './stores.js'
 
 /**
  * Connects, and waits until Redis answers; for `connectTimeout` at most.
@@ -18,21 +18,22 @@ import type { Background } from './background.js'
 export async function connect (
   fastify: FastifyInstance, parts: Parts, { ofRedis }: Background, close: () => Promise<void>
 ): Promise<void> {
-  const { settings, store, log } = parts
+  const { settings, status, log } = parts
   if (ofRedis === undefined) {
-    log.info({ reason: store.status.reason }, 'limits and blocks are kept in memory')
+    log.info({ reason: status().reason }, 'limits and blocks are kept in memory')
     return
   }
-  const { redis: { guarded }, follower, memoryWatch } = ofRedis
-  watchRedis(guarded, parts)
-  store.on('switch', status => { if (status.store === 'redis') follower.sync().catch(() => {}) })
+  const { redis, follower, memoryWatch } = ofRedis
+  const { guarded, availability } = redis
+  watchRedis(redis, parts)
+  availability.on('switch', ({ store }) => { if (store === 'redis') follower.sync().catch(() => {}) })
   guarded.once('up', () => memoryWatch.start())
   const startUpMs = Math.min(settings.connectTimeout, longestStartUp(fastify))
   const untilMs = timers.monotonicMs() + startUpMs
   await guarded.connect(startUpMs)
-  await within(store.settle(), untilMs)
+  await within(availability.settle(), untilMs)
   const waitMs = guarded.isEnded ? 0 : untilMs - timers.monotonicMs()
-  const whyAway = isRequired(settings) ? await reasonAfter(store, waitMs) : undefined
+  const whyAway = isRequired(settings) ? await reasonAfter(availability, waitMs) : undefined
   if (whyAway !== undefined) {
     await close()
     throw new RedisRequiredError(startUpMs, whyAway)
@@ -40,22 +41,22 @@ export async function connect (
   // A long list over a slow line goes on loading while the application starts.
   await within(follower.sync(), untilMs)
   follower.start()
-  const { store: first, reason } = store.status
-  if (first === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
+  const { store, reason } = status()
+  if (store === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
 }
 
 /** Logs, counts and publishes what becomes of Redis from now on. */
-function watchRedis (guarded: GuardedRedis, { store, metrics, outageLog }: Parts): void {
-  store.on('switch', status => {
+function watchRedis ({ guarded, availability }: RedisParts, { metrics, outageLog }: Parts): void {
+  availability.on('switch', status => {
     publishSwitch(status)
     outageLog.switched(status)
   })
-  store.on('refused', (kind, count, error) => {
+  availability.on('refused', (kind, count, error) => {
     metrics?.dropped(kind, count)
     outageLog.rejected(kind, count, error)
   })
   guarded.on('failure', failure => {
-    if (failure.kind === 'reply' && store.usesRedis) outageLog.commandRefused(failure)
+    if (failure.kind === 'reply' && availability.usesRedis) outageLog.commandRefused(failure)
   })
 }
 
@@ -74,19 +75,19 @@ async function within (work: Promise<void>, untilMs: number): Promise<void> {
 }
 
 /** Waits for Redis to come up. @returns why memory answers after this time; undefined: Redis answers */
-async function reasonAfter (store: FailoverStore, ms: number): Promise<string | undefined> {
-  if (store.status.store === 'memory') {
+async function reasonAfter (availability: Availability, ms: number): Promise<string | undefined> {
+  if (availability.status.store === 'memory') {
     await new Promise<void>(resolve => {
       const settle = () => {
         timers.clearTimeout(timer)
-        store.off('switch', settle)
+        availability.off('switch', settle)
         resolve()
       }
       const timer = timers.setTimeout(settle, ms)
-      store.on('switch', settle)
+      availability.on('switch', settle)
     })
   }
-  return store.status.reason
+  return availability.status.reason
 }
 
 /** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */

@@ -3,13 +3,11 @@ import type { FastifyInstance } from 'fastify'
 import { Registry } from 'prom-client'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from '../http/metrics-route.js'
 import { described, Metrics } from '../observers/metrics.js'
-import type { RedisSide } from '../outage/availability.js'
-import type { FailoverStore } from '../outage/failover.js'
 import { readInfo } from '../redis/info.js'
 import type { MetricsRegistry } from '../settings/options.js'
 import type { Settings } from '../settings/settings.js'
-import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { Registrations } from './registrations.js'
+import type { Stores } from './stores.js'
 
 export type ChosenMetrics =
   | { readonly kind: 'none' }
@@ -37,25 +35,18 @@ export function chooseMetrics (
   return { kind: 'own', registry, path: path === false || isServed ? undefined : path }
 }
 
-/** What the metrics show. */
-export interface Shown {
-  readonly store: FailoverStore
-  readonly memory: MemoryStore
-  readonly redis: RedisSide | undefined
-}
-
 /** Fills the chosen registry, and serves it. @returns undefined: no metrics are wanted */
 export function addMetrics (
-  fastify: FastifyInstance, chosen: ChosenMetrics, registrations: Registrations, { store, memory, redis }: Shown
+  fastify: FastifyInstance, chosen: ChosenMetrics, registrations: Registrations, { status, memory, redis }: Stores
 ): Metrics | undefined {
   if (chosen.kind !== 'own') return chosen.kind === 'shared' ? chosen.metrics : undefined
   const { registry, path } = chosen
   const metrics = new Metrics(registry, {
-    status: () => store.status,
+    status,
     blockCount: () => memory.blocks.size,
     keyCount: () => memory.limits.size,
-    journalSize: () => store.journalSize,
-    instances: () => store.instances,
+    journalSize: () => redis?.journal.size ?? 0,
+    instances: () => redis?.availability.instances ?? 1,
     redisInfo: redis === undefined ? undefined : async () => await readInfo(redis.guarded)
   })
   redis?.guarded.on('roundTrip', seconds => metrics.roundTrip(seconds))

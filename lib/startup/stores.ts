@@ -1,26 +1,44 @@
-/** The stores of one registration: memory, Redis where it is configured, and the one over both that answers. */
+/** The stores of one registration: memory, Redis where it is configured, and those over both that answer. */
 import { randomInt, randomUUID } from 'node:crypto'
 import type { HashKey } from '../addresses/keyed-hash.js'
 import { StoreUnavailableError } from '../errors.js'
-import type { RedisSide } from '../outage/availability.js'
-import { FailoverStore } from '../outage/failover.js'
+import { type Availability, type RedisSide, statusOfMemory, type StoreStatus } from '../outage/availability.js'
 import { type Carried, Journal } from '../outage/journal.js'
+import { limitsOfMemory, type OutageLimits, type RequestLimits } from '../outage/limits.js'
 import { Shares } from '../outage/shares.js'
+import { outageStores } from '../outage/stores.js'
 import { GuardedRedis } from '../redis/breaker.js'
 import { Connection } from '../redis/connection.js'
+import type { RedisSettings } from '../settings/redis-option.js'
 import type { Settings } from '../settings/settings.js'
+import type { BlockStore } from '../store/block-store.js'
+import type { EventStore } from '../store/event-store.js'
 import { Keys } from '../store/keys.js'
 import { MemoryLimits } from '../store/memory/limits.js'
 import { MemoryStore } from '../store/memory/memory-store.js'
 import type { OnForeign } from '../store/redis/foreign-values.js'
 import { RedisStore } from '../store/redis/redis-store.js'
+import type { ValueStore } from '../store/value-store.js'
 
 export interface Stores {
   readonly keys: Keys
   readonly memory: MemoryStore
   /** undefined: none is configured */
-  readonly redis: RedisSide | undefined
-  readonly store: FailoverStore
+  readonly redis: RedisParts | undefined
+  /** which store answers, and why */
+  readonly status: () => StoreStatus
+  readonly limits: RequestLimits
+  readonly blocks: BlockStore
+  readonly events: EventStore
+  readonly values: ValueStore
+}
+
+type ConfiguredRedis = Exclude<RedisSettings, { readonly kind: 'none' }>
+
+/** What there is where Redis is configured. */
+export interface RedisParts extends RedisSide {
+  readonly availability: Availability
+  readonly limits: OutageLimits
 }
 
 export interface StoresOptions {
@@ -42,25 +60,29 @@ export function makeStores (options: StoresOptions): Stores {
   const keys = new Keys(settings.nameSpace)
   const { cache: capacity, maxEvents } = settings
   const memory = new MemoryStore({ keys, capacity, maxEvents, now, wall, hashKey: randomKey() })
-  const redis = makeRedis(keys, {
+  if (settings.redis.kind === 'none') {
+    const status = statusOfMemory(settings.redis.reason)
+    const { limits, blocks, events, values } = memory
+    return { keys, memory, redis: undefined, status: () => status, limits: limitsOfMemory(limits), blocks, events, values }
+  }
+  const side = makeRedis(settings.redis, keys, {
     ...options,
     onForeign (key, fate) {
       onForeign(key, fate)
       // The blocks that were there are known here, too.
       if (key !== keys.blocks || fate !== 'emptied') return
-      store.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
+      availability.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
     }
   })
-  const unconfigured = settings.redis.kind === 'none' ? settings.redis.reason : ''
-  const store = new FailoverStore({ memory, redis, unconfigured, keys, now })
-  return { keys, memory, redis, store }
+  const { availability, limits, ...others } = outageStores({ memory, redis: side, keys, now })
+  const redis = { ...side, availability, limits }
+  return { keys, memory, redis, status: () => availability.status, limits, ...others }
 }
 
 function makeRedis (
-  keys: Keys, { settings, application, now, onDrop, onForeign }: StoresOptions
-): RedisSide | undefined {
-  if (settings.redis.kind === 'none') return undefined
-  const guarded = new GuardedRedis(new Connection(settings.redis, settings), { ...settings, probeKey: keys.probe })
+  place: ConfiguredRedis, keys: Keys, { settings, application, now, onDrop, onForeign }: StoresOptions
+): RedisSide {
+  const guarded = new GuardedRedis(new Connection(place, settings), { ...settings, probeKey: keys.probe })
   const { maxEvents, maxJournal: capacity, cache } = settings
   return {
     guarded,

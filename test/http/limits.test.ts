@@ -7,8 +7,8 @@ import { writeIntervalMs } from '../../lib/guard/refusal-cache.js'
 import { normalizeIP } from '../../lib/index.js'
 import { algorithms } from '../../lib/rules/rate-limit.js'
 import { isInPart } from '../../lib/rules/sample.js'
-import { FailoverStore } from '../../lib/outage/failover.js'
 import { timers } from '../../lib/runtime/timers.js'
+import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
 import { failingAtOnce, failingLater } from '../support/failing.js'
@@ -441,7 +441,7 @@ t.test('a countWhen that fails, or does not answer true or false, is logged, and
 
 t.test('a request that should not count but cannot be taken back is logged', async t => {
   // Nothing that Redis says makes it fail: this stands for a mistake of our own.
-  t.intercept(FailoverStore.prototype, 'refund', { value: async () => { throw new Error('a mistake') } })
+  t.intercept(MemoryLimits.prototype, 'refund', { value: () => { throw new Error('a mistake') } })
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, {}, logTo(lines, 'error'))
   app.get('/', { config: { rateLimit: { max: 1, countWhen: () => false } } }, ok)

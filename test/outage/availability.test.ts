@@ -8,8 +8,9 @@ import { StoreUnavailableError } from '../../lib/errors.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import type { Ticket } from '../../lib/store/redis/batch.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import { type Fallback, FailoverStore } from '../../lib/outage/failover.js'
+import type { Fallback } from '../../lib/outage/limits.js'
 import { Journal } from '../../lib/outage/journal.js'
+import { outageStores } from '../../lib/outage/stores.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
@@ -94,22 +95,22 @@ function setUp (t: Test) {
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
   const shares = new Shares(new MemoryLimits({ keys, capacity: 10, now }), now)
   const side = { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }
-  const store = new FailoverStore({ memory, redis: side, keys, now })
-  t.teardown(() => store.close())
+  const stores = outageStores({ memory, redis: side, keys, now })
+  t.teardown(() => stores.availability.close())
   const switches: string[] = []
-  store.on('switch', ({ store, reason }) => switches.push(reason ?? store))
+  stores.availability.on('switch', ({ store, reason }) => switches.push(reason ?? store))
   const isUp = async () => {
     breaker.up()
-    await store.settle()
-    t.equal(store.status.store, 'redis')
+    await stores.availability.settle()
+    t.equal(stores.availability.status.store, 'redis')
   }
   const hit = async (key: string, fallback: Fallback | 'none' = 'memory') => await new Promise<string>(resolve => {
-    store.takeOne({ key, checks }, fallback === 'none' ? undefined : fallback, (failure, taken, source) => {
+    stores.limits.takeOne({ key, checks }, fallback === 'none' ? undefined : fallback, (failure, taken, source) => {
       resolve(failure?.message ?? `${source} ${taken!.accepted}`)
     })
   })
   const counterOf = (client: string) => keys.limit('fixed-window', 'limit', client)
-  return { clock, memory, breaker, redis, journal, store, switches, isUp, hit, counterOf }
+  return { clock, memory, breaker, redis, journal, stores, switches, isUp, hit, counterOf }
 }
 
 /** What Redis answers to a hit that it counts. */
@@ -132,7 +133,7 @@ t.test('a heartbeat that finds another epoch ends the use of Redis until it has 
 })
 
 t.test('a heartbeat that Redis rejects is followed by the next one', async t => {
-  const { clock, redis, store, isUp } = setUp(t)
+  const { clock, redis, stores, isUp } = setUp(t)
   await isUp()
   const { heartbeat } = redis
   redis.heartbeat = async () => { redis.heartbeats++; throw rejected }
@@ -143,40 +144,40 @@ t.test('a heartbeat that Redis rejects is followed by the next one', async t => 
   clock.tick(1000)
   await turns()
   t.equal(redis.heartbeats, before + 1)
-  t.equal(store.status.store, 'redis')
+  t.equal(stores.availability.status.store, 'redis')
 })
 
 for (const closes of [false, true]) {
   const again = closes ? 'not asked again after the end' : 'asked again a second later'
   t.test(`a Redis that works but will not be told is ${again}`, async t => {
-    const { clock, breaker, redis, store, journal, hit } = setUp(t)
+    const { clock, breaker, redis, stores, journal, hit } = setUp(t)
     await hit('client')
     const { carry } = redis
     redis.carry = async () => { throw gone }
     breaker.up()
-    await store.settle()
-    t.match(store.status, { store: 'memory', reason: 'connection' })
+    await stores.availability.settle()
+    t.match(stores.availability.status, { store: 'memory', reason: 'connection' })
     redis.carry = carry
-    if (closes) store.close()
+    if (closes) stores.availability.close()
     clock.tick(1000)
     await turns()
-    t.same([store.status.store, journal.size], closes ? ['memory', 1] : ['redis', 0])
+    t.same([stores.availability.status.store, journal.size], closes ? ['memory', 1] : ['redis', 0])
   })
 }
 
 t.test('where Redis goes while it is told, the breaker says when it is told again', async t => {
-  const { clock, breaker, redis, store, hit } = setUp(t)
+  const { clock, breaker, redis, stores, hit } = setUp(t)
   await hit('client')
   redis.fence = async () => {
     breaker.usable = false
     throw gone
   }
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   redis.fence = async () => { throw new Error('must not be called') }
   clock.tick(60_000)
   await turns()
-  t.match(store.status, { store: 'memory', reason: 'connection' })
+  t.match(stores.availability.status, { store: 'memory', reason: 'connection' })
 })
 
 t.test('a Redis that is a few batches behind is told the counters that it had', async t => {
@@ -194,12 +195,12 @@ t.test('a Redis that is a few batches behind is told the counters that it had', 
 })
 
 t.test('entries that Redis rejects during a replay are reported, and the others are told', async t => {
-  const { breaker, redis, store, journal, hit, isUp } = setUp(t)
+  const { breaker, redis, stores, journal, hit, isUp } = setUp(t)
   await hit('client')
-  await store.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
+  await stores.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
   redis.blockList.apply = async () => { throw rejected }
   const refused: unknown[] = []
-  store.on('refused', (what, count, error) => refused.push([what, count, error]))
+  stores.availability.on('refused', (what, count, error) => refused.push([what, count, error]))
   await isUp()
   t.same(refused, [['blocks', 1, rejected]])
   t.same([redis.carried.length, journal.size, breaker.usable], [1, 0, true])
@@ -229,7 +230,7 @@ t.test('what is sent last and does not arrive is sent with a later heartbeat', a
 })
 
 t.test('blocks are restored where Redis lacks them, and lifted where it still has them, once each', async t => {
-  const { breaker, redis, memory, store, isUp } = setUp(t)
+  const { breaker, redis, memory, stores, isUp } = setUp(t)
   await isUp()
   const durationMs = 60_000
   const request = (ip: string, ms = durationMs) => ({ ip, durationMs: ms, reason: '', origin: '' })
@@ -243,8 +244,8 @@ t.test('blocks are restored where Redis lacks them, and lifted where it still ha
   memory.blocks.unblock('192.0.2.9')
   breaker.down()
   // In the outage.
-  await store.unblock('192.0.2.4')
-  await store.block(request('192.0.2.6', 120_000))
+  await stores.blocks.unblock('192.0.2.4')
+  await stores.blocks.block(request('192.0.2.6', 120_000))
   redis.listed = [2, 3, 4, 5].map(i => standing(request(`192.0.2.${i}`)))
   redis.epoch = 'second'
   await isUp()
@@ -309,37 +310,37 @@ for (const { name, error, number, isInDoubt } of failures) {
   })
 
   t.test(`a reset whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
-    const { redis, journal, store } = await setUpFailing(t)
+    const { redis, journal, stores } = await setUpFailing(t)
     redis.forget = fails
-    t.equal(await store.forget('client', checks), true)
+    t.equal(await stores.limits.forget('client', checks), true)
     t.equal(journal.size, 1)
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
   })
 
   t.test(`a refund whose call ${name} ${number === 0 ? 'is given up, since it may have run' : 'waits'}`, async t => {
-    const { redis, journal, store, state } = await setUpFailing(t)
+    const { redis, journal, stores, state } = await setUpFailing(t)
     redis.refund = fails
     const taken: Taken = { accepted: true, nowMs: Date.now(), outcomes: [{ fits: true, state }] }
-    await store.refund({ hit: { key: 'client', checks }, taken }, 'redis')
+    await stores.limits.refund({ hit: { key: 'client', checks }, taken }, 'redis')
     t.equal(journal.size, number === 0 ? 0 : size)
   })
 
   t.test(`a write of events whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
-    const { redis, journal, memory, store } = await setUpFailing(t)
+    const { redis, journal, memory, stores } = await setUpFailing(t)
     redis.logEvents = fails
-    await store.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
+    await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
     t.same([journal.size, memory.events.events(10).length], [1, 1])
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
   })
 
   t.test(`a value whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
-    const { redis, journal, store } = await setUpFailing(t)
+    const { redis, journal, stores } = await setUpFailing(t)
     redis.values.change = fails
-    await store.set('key', 'x', undefined, true)
+    await stores.values.set('key', 'x', undefined, true)
     t.equal(journal.size, 1)
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
     await turns()
-    t.equal(store.status.store, error === lost ? 'memory' : 'redis')
+    t.equal(stores.availability.status.store, error === lost ? 'memory' : 'redis')
   })
 }
 
@@ -371,33 +372,33 @@ t.test('after an outage an instance keeps to its share until the others are back
 })
 
 t.test('reads that fail are answered by memory, and mistakes are not', async t => {
-  const { redis, store, isUp } = setUp(t)
+  const { redis, stores, isUp } = setUp(t)
   await isUp()
-  t.equal(await store.get('key'), null)
-  t.match(await store.peek('client', checks), { states: [undefined] })
+  t.equal(await stores.values.get('key'), null)
+  t.match(await stores.limits.peek('client', checks), { states: [undefined] })
   const mistake = new TypeError('a mistake')
   redis.values.get = async () => { throw mistake }
   redis.values.change = async () => { throw mistake }
   redis.peek = async () => { throw mistake }
-  await t.rejects(async () => await store.get('key'), mistake)
-  await t.rejects(async () => await store.set('key', 'x', undefined), mistake)
-  await t.rejects(async () => await store.peek('client', checks), mistake)
+  await t.rejects(async () => await stores.values.get('key'), mistake)
+  await t.rejects(async () => await stores.values.set('key', 'x', undefined), mistake)
+  await t.rejects(async () => await stores.limits.peek('client', checks), mistake)
 })
 
 t.test('a value that Redis rejects is kept by memory, or is an error where it must reach Redis', async t => {
-  const { redis, journal, store, isUp } = setUp(t)
+  const { redis, journal, stores, isUp } = setUp(t)
   await isUp()
   redis.values.change = async () => { throw rejected }
-  t.equal(await store.incr('sum'), 1)
-  await t.rejects(async () => await store.set('limit', 'x', undefined, true), rejected)
+  t.equal(await stores.values.incr('sum'), 1)
+  await t.rejects(async () => await stores.values.set('limit', 'x', undefined, true), rejected)
   t.equal(journal.size, 0)
 })
 
 t.test('events that Redis rejects are kept by memory alone', async t => {
-  const { redis, memory, journal, store, isUp } = setUp(t)
+  const { redis, memory, journal, stores, isUp } = setUp(t)
   await isUp()
   redis.logEvents = async () => { throw rejected }
-  await store.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
+  await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
   t.equal(journal.size, 0)
   t.equal(memory.events.events(10).length, 1)
 })
@@ -405,22 +406,22 @@ t.test('events that Redis rejects are kept by memory alone', async t => {
 for (const hasTime of [true, false]) {
   const tried = hasTime ? 'tried once more' : 'not tried where no time is left'
   t.test(`at the end a Redis that is away is ${tried}`, async t => {
-    const { breaker, journal, store, hit } = setUp(t)
+    const { breaker, journal, stores, hit } = setUp(t)
     let connects = 0
     breaker.connect = async () => {
       connects++
       breaker.up()
     }
-    await store.drain(Infinity)
+    await stores.availability.drain(Infinity)
     t.equal(connects, 0, 'nothing waits')
     await hit('client')
     if (hasTime) {
-      await store.drain(Infinity)
+      await stores.availability.drain(Infinity)
       t.same([connects, journal.size], [1, 0])
       return
     }
     breaker.usable = true
-    await store.drain(-Infinity)
+    await stores.availability.drain(-Infinity)
     t.same([connects, journal.size], [0, 0], 'what is usable is told')
   })
 }

@@ -4,8 +4,9 @@ import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { inChunk } from '../../lib/outage/counter-journal.js'
-import { FailoverStore } from '../../lib/outage/failover.js'
 import { Journal } from '../../lib/outage/journal.js'
+import { type OutageStores, outageStores } from '../../lib/outage/stores.js'
+import type { BlockStore } from '../../lib/store/block-store.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
@@ -44,7 +45,11 @@ function connection (commandTimeout: number): GuardedRedis {
   return new GuardedRedis(new Connection({ kind: 'server', options }, times), { ...times, probeKey: keys.probe })
 }
 
-async function instance (t: Test, name: string, { aheadMs = 0, commandTimeout = 30_000 }: How = {}): Promise<FailoverStore> {
+interface Instance extends OutageStores {
+  readonly journal: Journal
+}
+
+async function instance (t: Test, name: string, { aheadMs = 0, commandTimeout = 30_000 }: How = {}): Promise<Instance> {
   const now = () => Date.now() + aheadMs
   const guarded = connection(commandTimeout)
   const redis = {
@@ -53,24 +58,24 @@ async function instance (t: Test, name: string, { aheadMs = 0, commandTimeout = 
     journal: new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} }),
     shares: new Shares(new MemoryLimits({ keys, capacity: 10, now }), now)
   }
-  const store = new FailoverStore({ memory: new MemoryStore({ keys, capacity: 10, maxEvents: 1, now }), redis, keys, now })
+  const stores = outageStores({ memory: new MemoryStore({ keys, capacity: 10, maxEvents: 1, now }), redis, keys, now })
   t.teardown(() => {
-    store.close()
+    stores.availability.close()
     guarded.close()
   })
   await guarded.connect(30_000)
-  await until(() => store.usesRedis)
-  return store
+  await until(() => stores.availability.usesRedis)
+  return { ...stores, journal: redis.journal }
 }
 
 const blockOf = (ip: string, durationMs = hourMs) => ({ ip, durationMs, reason: String(durationMs), origin: 'test' })
 
-type Step = (store: Pick<FailoverStore, 'block' | 'unblock'>) => Promise<unknown>
+type Step = (blocks: BlockStore) => Promise<unknown>
 
-const block: Step = async store => await store.block(blockOf(ip))
-const blockLonger: Step = async store => await store.block(blockOf(ip, 2 * hourMs))
-const replace: Step = async store => await store.block({ ...blockOf(ip, hourMs / 2), replace: true })
-const unblock: Step = async store => await store.unblock(ip)
+const block: Step = async blocks => await blocks.block(blockOf(ip))
+const blockLonger: Step = async blocks => await blocks.block(blockOf(ip, 2 * hourMs))
+const replace: Step = async blocks => await blocks.block({ ...blockOf(ip, hourMs / 2), replace: true })
+const unblock: Step = async blocks => await blocks.unblock(ip)
 
 /** Each with the reasons of what stands in the end. */
 const histories: Readonly<Record<string, readonly [before: Step | undefined, hung: Step, after: Step, standing: string[]]>> = {
@@ -83,19 +88,19 @@ for (const aheadMs of [0, hourMs, -hourMs]) {
   for (const [name, [before, hung, after, standing]] of Object.entries(histories)) {
     t.test(`${name}: a call that hangs, and runs later, undoes nothing (clock ${aheadMs} ms ahead)`, async t => {
       await observer.flushall()
-      const store = await instance(t, 'one', { aheadMs, commandTimeout: hungMs })
+      const one = await instance(t, 'one', { aheadMs, commandTimeout: hungMs })
       const other = await instance(t, 'other', { aheadMs: -aheadMs, commandTimeout: hungMs })
-      await before?.(store)
-      await until(() => store.usesRedis && store.journalSize === 0)
+      await before?.(one.blocks)
+      await until(() => one.availability.usesRedis && one.journal.size === 0)
       server.signal('SIGSTOP')
-      await hung(store)
-      t.equal(store.usesRedis, false)
-      await after(store)
+      await hung(one.blocks)
+      t.equal(one.availability.usesRedis, false)
+      await after(one.blocks)
       await sleep(laterMs)
       server.signal('SIGCONT')
-      await until(() => store.usesRedis && store.journalSize === 0)
-      await until(() => other.usesRedis)
-      for (const one of [store, other]) t.same((await one.blocks()).map(({ reason }) => reason), standing)
+      await until(() => one.availability.usesRedis && one.journal.size === 0)
+      await until(() => other.availability.usesRedis)
+      for (const { blocks } of [one, other]) t.same((await blocks.blocks()).map(({ reason }) => reason), standing)
     })
   }
 }
@@ -104,10 +109,10 @@ t.test('of two instances whose clocks differ, the one that calls last has the la
   await observer.flushall()
   const stores = [await instance(t, 'one', { aheadMs: hourMs }), await instance(t, 'other', { aheadMs: -hourMs })]
   for (let i = 0; i < 20; i++) {
-    await stores[i % 2]!.block(blockOf(ip))
-    t.equal(await stores[0]!.isBlocked(ip), true)
-    await stores[(i + 1) % 2]!.unblock(ip)
-    t.equal(await stores[0]!.isBlocked(ip), false)
+    await stores[i % 2]!.blocks.block(blockOf(ip))
+    t.equal(await stores[0]!.blocks.isBlocked(ip), true)
+    await stores[(i + 1) % 2]!.blocks.unblock(ip)
+    t.equal(await stores[0]!.blocks.isBlocked(ip), false)
   }
 })
 
@@ -151,14 +156,14 @@ t.test('a call that Redis ran, and that is sent again after the next one, undoes
 
 t.test('what an outage did to one address keeps its order, in however many calls it is sent', async t => {
   await observer.flushall()
-  const store = await instance(t, 'one', { commandTimeout: hungMs })
+  const stores = await instance(t, 'one', { commandTimeout: hungMs })
   server.signal('SIGSTOP')
   // So that each pair below lies across the border of two calls, one time in a hundred.
-  await store.block(blockOf('192.0.2.2'))
-  t.equal(store.usesRedis, false)
+  await stores.blocks.block(blockOf('192.0.2.2'))
+  t.equal(stores.availability.usesRedis, false)
   const ips = Array.from({ length: 4000 }, (_, i) => `10.0.${i >> 8}.${i & 255}`)
-  for (const ip of ips) await Promise.all([store.unblock(ip), store.block(blockOf(ip))])
+  for (const ip of ips) await Promise.all([stores.blocks.unblock(ip), stores.blocks.block(blockOf(ip))])
   server.signal('SIGCONT')
-  await until(() => store.usesRedis && store.journalSize === 0)
+  await until(() => stores.availability.usesRedis && stores.journal.size === 0)
   t.equal(await observer.hlen(keys.blocks), ips.length + 1)
 })

@@ -5,8 +5,8 @@ import { parseAddress } from '../../lib/addresses/address.js'
 import { StoreUnavailableError } from '../../lib/errors.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import { FailoverStore } from '../../lib/outage/failover.js'
 import { Journal } from '../../lib/outage/journal.js'
+import { outageStores } from '../../lib/outage/stores.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
@@ -64,10 +64,10 @@ function setUp (t: Test, capacity = 1000) {
   const redis = new MadeUpRedis()
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
   const shares = new Shares(new MemoryLimits({ keys, capacity: 10, now: Date.now }), Date.now)
-  const store = new FailoverStore({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now })
-  t.teardown(() => store.close())
-  const hit = (key: string, cost = 1) => store.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
-  return { memory, breaker, redis, journal, store, hit }
+  const stores = outageStores({ memory, redis: { shares, guarded: breaker as unknown as GuardedRedis, store: redis as unknown as RedisStore, journal }, keys, now })
+  t.teardown(() => stores.availability.close())
+  const hit = (key: string, cost = 1) => stores.limits.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
+  return { memory, breaker, redis, journal, stores, hit }
 }
 
 /** What follows on promises that are settled has been done. */
@@ -85,27 +85,27 @@ function promised<T> () {
 
 t.test('Redis goes again while it is told: what it was told in vain changes nothing', async t => {
   for (const isTold of [true, false]) {
-    const { breaker, redis, store } = setUp(t)
+    const { breaker, redis, stores } = setUp(t)
     const fence = promised<Fence>()
     redis.fence = async () => await fence.promise
     breaker.up()
-    t.equal(store.status.reason, 'Redis is back, and is told what it has missed')
+    t.equal(stores.availability.status.reason, 'Redis is back, and is told what it has missed')
     breaker.down()
-    await store.settle()
+    await stores.availability.settle()
     if (isTold) fence.resolve(unknown)
     else fence.reject(gone)
     await settled()
-    t.match(store.status, { store: 'memory', reason: 'gone' })
+    t.match(stores.availability.status, { store: 'memory', reason: 'gone' })
     redis.fence = async () => unknown
     breaker.up()
-    await store.settle()
-    t.equal(store.status.store, 'redis')
-    t.equal(store.instances, 2)
+    await stores.availability.settle()
+    t.equal(stores.availability.status.store, 'redis')
+    t.equal(stores.availability.instances, 2)
   }
 })
 
 t.test('an attempt to tell that fails late does not end the next one', async t => {
-  const { breaker, redis, store } = setUp(t)
+  const { breaker, redis, stores } = setUp(t)
   const [first, second] = [promised<Fence>(), promised<Fence>()]
   redis.fence = async () => await first.promise
   breaker.up()
@@ -115,32 +115,32 @@ t.test('an attempt to tell that fails late does not end the next one', async t =
   first.reject(gone)
   await settled()
   second.resolve(unknown)
-  await store.settle()
-  t.equal(store.status.store, 'redis')
+  await stores.availability.settle()
+  t.equal(stores.availability.status.store, 'redis')
 })
 
 t.test('it is told once at a time, and not after the end', async t => {
-  const { breaker, redis, store } = setUp(t)
+  const { breaker, redis, stores } = setUp(t)
   let fences = 0
   const fence = promised<Fence>()
   redis.fence = async () => { fences++; return await fence.promise }
   breaker.up()
   breaker.up()
   t.equal(fences, 1)
-  store.close()
+  stores.availability.close()
   fence.resolve(unknown)
-  await store.settle()
-  t.equal(store.status.store, 'redis')
-  store.lostData(gone)
-  store.lostData(gone)
+  await stores.availability.settle()
+  t.equal(stores.availability.status.store, 'redis')
+  stores.availability.lostData(gone)
+  stores.availability.lostData(gone)
   t.equal(fences, 1)
-  t.equal(store.status.store, 'memory')
+  t.equal(stores.availability.status.store, 'memory')
 })
 
 t.test('an answer that comes when Redis is gone does not take back what memory has counted since', async t => {
-  const { breaker, redis, store, memory, hit } = setUp(t)
+  const { breaker, redis, stores, memory, hit } = setUp(t)
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   const answer = promised<unknown>()
   redis.take = async () => await answer.promise
   hit('client')
@@ -155,14 +155,14 @@ t.test('an answer that comes when Redis is gone does not take back what memory h
 })
 
 t.test('answers that come when Redis is gone let no more pass than this instance has as its share', async t => {
-  const { breaker, redis, store } = setUp(t)
+  const { breaker, redis, stores } = setUp(t)
   breaker.up()
-  await store.settle()
-  t.equal(store.instances, 2)
+  await stores.availability.settle()
+  t.equal(stores.availability.instances, 2)
   const answer = promised<unknown>()
   redis.take = async () => await answer.promise
   const passed: boolean[] = []
-  const hit = () => store.takeOne({ key: 'client', checks: [{ name: 'limit', limit, cost: 1 }] }, 'share', (failure, taken) => {
+  const hit = () => stores.limits.takeOne({ key: 'client', checks: [{ name: 'limit', limit, cost: 1 }] }, 'share', (failure, taken) => {
     passed.push(taken!.accepted)
   })
   for (let i = 0; i < limit.max; i++) hit()
@@ -181,9 +181,9 @@ t.test('answers that come when Redis is gone let no more pass than this instance
 
 t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t => {
   for (const answers of [true, false]) {
-    const { breaker, redis, store } = setUp(t)
+    const { breaker, redis, stores } = setUp(t)
     breaker.up()
-    await store.settle()
+    await stores.availability.settle()
     const beat = promised<Heartbeat>()
     let beats = 0
     redis.heartbeat = async () => { beats++; return await beat.promise }
@@ -192,7 +192,7 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
     if (answers) beat.resolve({ epoch: 'another', instances: 9, since: 9, nowMs: 0 })
     else beat.reject(gone)
     await settled()
-    t.same([store.status.store, store.instances], ['memory', 2])
+    t.same([stores.availability.status.store, stores.availability.instances], ['memory', 2])
   }
 })
 
@@ -200,25 +200,25 @@ t.test('after an outage others are waited for five seconds of this process, howe
   const clock = { ms: 1_000_000 }
   t.intercept(timers, 'monotonicMs', { value: () => clock.ms })
   for (const stepMs of [-3_600_000, 3_600_000]) {
-    const { breaker, redis, store } = setUp(t)
+    const { breaker, redis, stores } = setUp(t)
     breaker.up()
-    await store.settle()
+    await stores.availability.settle()
     breaker.down()
     let beats = 0
     redis.heartbeat = async () => ({ epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) })
     breaker.up()
-    await store.settle()
+    await stores.availability.settle()
     clock.ms += 5000
     // The first of them is that of the recovery, and the last may not have been read yet.
     await until(() => beats >= 4)
-    t.equal(store.instances, 2, `${stepMs} ms: the other one is waited for`)
+    t.equal(stores.availability.instances, 2, `${stepMs} ms: the other one is waited for`)
     clock.ms++
-    await until(() => store.instances === 1)
+    await until(() => stores.availability.instances === 1)
   }
 })
 
 t.test('what did not arrive at last is told the next time', async t => {
-  const { breaker, redis, store, hit, journal } = setUp(t)
+  const { breaker, redis, stores, hit, journal } = setUp(t)
   hit('before')
   let carries = 0
   redis.carry = async (id, counters) => {
@@ -229,27 +229,27 @@ t.test('what did not arrive at last is told the next time', async t => {
     redis.carried.push([...counters])
   }
   breaker.up()
-  await store.settle()
-  t.equal(store.status.store, 'redis')
+  await stores.availability.settle()
+  t.equal(stores.availability.status.store, 'redis')
   t.equal(journal.size, 1)
   breaker.down()
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'before'), keys.limit('fixed-window', 'limit', 'meanwhile')])
   t.equal(journal.size, 0)
 })
 
 t.test('a hit that fails when Redis is trusted again is told with the next heartbeat', async t => {
-  const { breaker, redis, store, hit, journal } = setUp(t)
+  const { breaker, redis, stores, hit, journal } = setUp(t)
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   const answer = promised<unknown>()
   redis.take = async () => await answer.promise
   hit('late')
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   answer.reject(gone)
   await until(() => redis.carried.length > 0)
   t.same(redis.carried.flat().map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
@@ -257,9 +257,9 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
 })
 
 t.test('chunks that a slow Redis has not answered are not sent again with each heartbeat', async t => {
-  const { breaker, redis, store, hit, journal } = setUp(t)
+  const { breaker, redis, stores, hit, journal } = setUp(t)
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   let [beats, carries] = [0, 0]
   const told = promised<void>()
   redis.heartbeat = async () => { beats++; return { epoch: 'first', instances: 2, since: 2, nowMs: 0 } }
@@ -270,7 +270,7 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   answer.reject(gone)
   // One more than the one that comes with being back.
   await until(() => beats > 4)
@@ -280,21 +280,21 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
 })
 
 t.test('refusals that a Redis without its data did not take are told to it with the rest', async t => {
-  const { breaker, redis, store, memory } = setUp(t)
+  const { breaker, redis, stores, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
   const state = { used: 11, previous: 0, atMs: windowEndsAtMs }
   memory.limits.adopt({ key: 'client' }, { name: 'limit', limit, cost: 1 }, state, Date.now())
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   redis.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
-  await store.countRefusals([{ client: 'client', name: 'limit', limit, windowEndsAtMs, count: 5 }])
-  await store.settle()
+  await stores.limits.countRefusals([{ client: 'client', name: 'limit', limit, windowEndsAtMs, count: 5 }])
+  await stores.availability.settle()
   t.match(redis.carried.flat().at(-1), { known: { used: 11, previous: 0 }, counted: { used: 11, previous: 5 } })
-  t.equal(store.status.store, 'redis')
+  t.equal(stores.availability.status.store, 'redis')
 })
 
 t.test('as long as much comes meanwhile, it is told in further passes', async t => {
-  const { breaker, redis, store, hit } = setUp(t)
+  const { breaker, redis, stores, hit } = setUp(t)
   hit('first')
   let left = 3
   redis.carry = async (id, counters) => {
@@ -302,61 +302,54 @@ t.test('as long as much comes meanwhile, it is told in further passes', async t 
     if (left-- > 0) for (let i = 0; i < 120; i++) hit(`client${left}-${i}`)
   }
   breaker.up()
-  await store.settle()
-  t.equal(store.status.store, 'redis')
+  await stores.availability.settle()
+  t.equal(stores.availability.status.store, 'redis')
   t.equal(redis.carried.flat().length, 1 + 3 * 120)
 })
 
 t.test('where nothing tells what Redis still knows, it is told all counters, a hundred at a time', async t => {
-  const { breaker, redis, store, memory, hit } = setUp(t)
+  const { breaker, redis, stores, memory, hit } = setUp(t)
   const state = { used: 3, previous: 0, atMs: 60_000 }
   for (let i = 0; i < 250; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   hit('client7')
   redis.fence = async () => noNumbers
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   t.same(redis.carried.map(({ length }) => length), [100, 100, 49, 1])
   t.match(redis.carried.at(-1), [{ known: { used: 3 }, counted: { used: 4 } }])
 })
 
 t.test('of several limits, those that would have let a refused hit pass are not counted', async t => {
-  const { store, journal, breaker } = setUp(t)
+  const { stores, journal, breaker } = setUp(t)
   const narrow = defineLimit('fixed-window', 1, 60_000)
   const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
-  for (const expected of [true, false]) store.takeOne({ key: 'client', checks }, 'memory', (failure, taken) => t.equal(taken!.accepted, expected))
+  for (const expected of [true, false]) stores.limits.takeOne({ key: 'client', checks }, 'memory', (failure, taken) => t.equal(taken!.accepted, expected))
   t.match(journal.rest(), [{ counters: new Set([{ counted: { used: 1, previous: 1 } }, { counted: { used: 1 } }]) }])
   t.equal(breaker.usable, false)
 })
 
-t.test('without any Redis there is nothing to write behind', async t => {
-  const memory = new MemoryStore({ keys, capacity: 10, maxEvents: 10, now: Date.now })
-  const store = new FailoverStore({ memory, redis: undefined, keys, now: Date.now })
-  await store.countRefusals([{ client: 'a', name: 'limit', limit, windowEndsAtMs: Date.now() + 1000, count: 5 }])
-  t.same([memory.limits.size, store.journalSize, store.instances], [0, 0, 1])
-})
-
 t.test('what is no failure of Redis is not answered from memory', async t => {
-  const { store, breaker, redis } = setUp(t)
+  const { stores, breaker, redis } = setUp(t)
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   const fails = async () => { throw new TypeError('a mistake') }
   Object.assign(redis, { events: fails, logEvents: fails })
-  await t.rejects(async () => await store.events(1), { message: 'a mistake' })
-  await t.rejects(store.logEvents([{ type: 'limited', count: 1, atMs: 0 }]), { message: 'a mistake' })
+  await t.rejects(async () => await stores.events.events(1), { message: 'a mistake' })
+  await t.rejects(stores.events.logEvents([{ type: 'limited', count: 1, atMs: 0 }]), { message: 'a mistake' })
 })
 
 t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
-  const { breaker, memory, redis, store } = setUp(t, 2000)
+  const { breaker, memory, redis, stores } = setUp(t, 2000)
   const state = { used: 3, previous: 0, atMs: 60_000 }
   for (let i = 0; i < 1650; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   redis.fence = async () => noNumbers
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   t.same(redis.carried.map(({ length }) => length), [...Array<number>(16).fill(100), 50])
 })
 
 t.test('a block or unblock whose call fails holds here, whatever older change came in between', async t => {
-  const { memory, breaker, redis, store } = setUp(t)
+  const { memory, breaker, redis, stores } = setUp(t)
   const call = promised<unknown[]>()
   let isSent = false
   redis.blockList.change = async () => {
@@ -364,9 +357,9 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
     return await call.promise
   }
   breaker.up()
-  await until(() => store.usesRedis)
+  await until(() => stores.availability.usesRedis)
   const request = { ip: '192.0.2.1', durationMs: Infinity, reason: '', origin: '' }
-  const changes = [store.block(request), store.unblock('192.0.2.2')]
+  const changes = [stores.blocks.block(request), stores.blocks.unblock('192.0.2.2')]
   for (const ip of ['192.0.2.1', '192.0.2.2']) {
     memory.blocks.adopt({ ip, reason: 'older', origin: '', blockedAtMs: Date.now() - 1000, expiresAtMs: Date.now() + 60_000 })
   }
@@ -378,7 +371,7 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
 })
 
 t.test('after a block or unblock, memory holds what Redis said, unless something newer is known', async t => {
-  const { memory, breaker, redis, store } = setUp(t)
+  const { memory, breaker, redis, stores } = setUp(t)
   const nowMs = Date.now()
   // Redis' clock is at 0.
   const standing = { reason: 'standing', origin: '', blockedAtMs: 0, expiresAtMs: 60_000 }
@@ -393,8 +386,8 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
     })
   }
   breaker.up()
-  await until(() => store.usesRedis)
-  const block = async (ip: string) => await store.block({ ip, durationMs: 60_000, reason: '', origin: '' })
+  await until(() => stores.availability.usesRedis)
+  const block = async (ip: string) => await stores.blocks.block({ ip, durationMs: 60_000, reason: '', origin: '' })
   const reasonsAfter = async (calls: readonly Promise<unknown>[], meanwhile: () => void) => {
     await until(() => answers.length > 0)
     meanwhile()
@@ -404,7 +397,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
     return memory.blocks.blocks().map(({ ip, reason }) => `${ip} ${reason}`)
   }
 
-  t.same(await reasonsAfter([block('192.0.2.1'), store.unblock('192.0.2.2')], () => {
+  t.same(await reasonsAfter([block('192.0.2.1'), stores.blocks.unblock('192.0.2.2')], () => {
     memory.blocks.unblock('192.0.2.1')
     memory.blocks.adopt({ ip: '192.0.2.2', ...older })
   }), ['192.0.2.1 standing'], 'an older change that came in between')
@@ -414,7 +407,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
 
   const first = block('192.0.2.3')
   await until(() => answers.length > 0)
-  const second = store.unblock('192.0.2.3')
+  const second = stores.blocks.unblock('192.0.2.3')
   await until(() => answers.length > 1)
   answers.shift()!()
   await first
@@ -423,7 +416,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
 })
 
 t.test('calls that wait when Redis goes are answered by memory at once, and told to Redis later, in order', async t => {
-  const { breaker, redis, journal, store } = setUp(t)
+  const { breaker, redis, journal, stores } = setUp(t)
   let sent = 0
   const stuck = promised<never>()
   const call = async () => {
@@ -433,10 +426,10 @@ t.test('calls that wait when Redis goes are answered by memory at once, and told
   Object.assign(redis, { values: { change: call, get: call }, forget: call })
   redis.blockList.change = call
   breaker.up()
-  await until(() => store.usesRedis)
+  await until(() => stores.availability.usesRedis)
   const answered: unknown[] = []
   for (let i = 0; i < 1000; i++) {
-    for (const promise of [store.set(`key ${i}`, 'x', undefined), store.block({ ip: `10.0.${i >> 8}.${i & 255}`, durationMs: 1000, reason: '', origin: '' })]) {
+    for (const promise of [stores.values.set(`key ${i}`, 'x', undefined), stores.blocks.block({ ip: `10.0.${i >> 8}.${i & 255}`, durationMs: 1000, reason: '', origin: '' })]) {
       Promise.resolve(promise).then(answer => answered.push(answer), error => t.error(error))
     }
   }
@@ -454,15 +447,15 @@ t.test('calls that wait when Redis goes are answered by memory at once, and told
 })
 
 t.test('much that waits is sent in sixteen calls at once, so that a Redis that is far away is up to date soon', async t => {
-  const { breaker, redis, store, journal, hit } = setUp(t, 5000)
+  const { breaker, redis, stores, journal, hit } = setUp(t, 5000)
   for (let i = 0; i < 4000; i++) hit(`client${i}`)
-  for (let i = 0; i < 100; i++) await store.logEvents([{ type: 'limited', count: 1, atMs: i }])
+  for (let i = 0; i < 100; i++) await stores.events.logEvents([{ type: 'limited', count: 1, atMs: i }])
   const waiting: (() => void)[] = []
   const answers: number[] = []
   const call = async () => await new Promise<void>(resolve => { waiting.push(resolve) })
   Object.assign(redis, { carry: call, replayEvents: call })
   breaker.up()
-  while (store.status.store === 'memory') {
+  while (stores.availability.status.store === 'memory') {
     await settled()
     answers.push(waiting.length)
     for (const answer of waiting.splice(0)) answer()
@@ -482,19 +475,19 @@ t.test('when it closes, a Redis that is away is tried with the time that is left
     { what: 'some time is left', hits: 1, idleAtMs: 1100, attempts: [150] }
   ]
   for (const { what, hits, idleAtMs, attempts } of cases) {
-    const { breaker, store, redis, hit, journal } = setUp(t)
+    const { breaker, stores, redis, hit, journal } = setUp(t)
     for (let i = 0; i < hits; i++) hit('client')
     breaker.idle = async () => { clock.ms = idleAtMs }
-    await store.drain(1250)
+    await stores.availability.drain(1250)
     t.same(breaker.attempts, attempts, what)
     t.same([redis.carried.flat().length, journal.size], [hits, 0], what)
   }
 })
 
 t.test('when it closes with a Redis that answers, what came after the recovery is sent as well', async t => {
-  const { breaker, store, redis, hit, journal } = setUp(t)
+  const { breaker, stores, redis, hit, journal } = setUp(t)
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   const answer = promised<unknown>()
   redis.take = async () => await answer.promise
   hit('late')
@@ -505,11 +498,11 @@ t.test('when it closes with a Redis that answers, what came after the recovery i
     isUpToDate ? await new Promise<never>(() => {}) : { epoch: 'first', instances: 2, since: 2, nowMs: 0 }
   Object.assign(redis, { heartbeat: beat })
   breaker.up()
-  await store.settle()
+  await stores.availability.settle()
   answer.reject(gone)
   await settled()
   t.same([journal.size, redis.carried.length], [1, 0])
-  await store.drain(timers.monotonicMs() + 1000)
+  await stores.availability.drain(timers.monotonicMs() + 1000)
   await settled()
   t.same([journal.size, redis.carried.length, breaker.attempts], [0, 1, []])
 })

@@ -6,8 +6,8 @@ import t from 'tap'
 import { StoreUnavailableError } from '../../lib/errors.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import { FailoverStore } from '../../lib/outage/failover.js'
 import { Journal } from '../../lib/outage/journal.js'
+import { outageStores } from '../../lib/outage/stores.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
@@ -37,15 +37,15 @@ for (const fallback of ['memory', 'share'] as const) {
     const dropped = { counters: 0, blocks: 0, events: 0, values: 0 }
     const journal = new Journal({ capacity, maxEvents: 1000, onDrop: (kind, count) => { dropped[kind] += count } })
     const redis = { guarded: away as unknown as GuardedRedis, store: undefined as unknown as RedisStore, journal, shares: new Shares(counters, now) }
-    const store = new FailoverStore({ memory, redis, keys, now })
+    const stores = outageStores({ memory, redis, keys, now })
     const checks = [{ name: 'global', limit: defineLimit('fixed-window', 100, 60_000), cost: 1 }]
     collectGarbage()
     const before = process.memoryUsage().heapUsed
     let [sent, answered] = [0, 0]
     for (let second = 0; second < minutes * 60; second++, nowMs += 1000) {
-      for (let i = 0; i < rate; i++) store.takeOne({ key: `192.0.2.${sent++ * 7919 % clients}`, checks }, fallback, () => { answered++ })
-      await store.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: nowMs }])
-      for (let i = 0; i < 100; i++) await store.incr(`key-${second}-${i}`)
+      for (let i = 0; i < rate; i++) stores.limits.takeOne({ key: `192.0.2.${sent++ * 7919 % clients}`, checks }, fallback, () => { answered++ })
+      await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: nowMs }])
+      for (let i = 0; i < 100; i++) await stores.values.incr(`key-${second}-${i}`)
     }
     t.equal(answered, sent)
     t.same([memory.limits.size, counters.size], [cache, fallback === 'share' ? 2 * cache : 0])

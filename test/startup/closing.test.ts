@@ -8,8 +8,8 @@ import t, { type Test } from 'tap'
 import { sendLast } from '../../lib/startup/closing.js'
 import redisGuard from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
-import type { RedisSide } from '../../lib/outage/availability.js'
-import type { FailoverStore } from '../../lib/outage/failover.js'
+import type { Availability } from '../../lib/outage/availability.js'
+import type { RedisParts } from '../../lib/startup/stores.js'
 import { Keys } from '../../lib/store/keys.js'
 import { logTo } from '../support/app.js'
 import { mockMachinery } from '../support/fake-timers.js'
@@ -71,18 +71,20 @@ t.test('when the time limit is over, and not before, no further command begins',
   const clock = mockMachinery(t, 'setTimeout')
   const begun: string[] = []
   let drained = () => {}
-  const store = {
+  const availability = {
     drain: async (tryUntilMs: number) => {
       begun.push(`drain until ${tryUntilMs}`)
       await new Promise<void>(resolve => { drained = resolve })
     },
     close: () => begun.push('close')
-  } as unknown as FailoverStore
+  } as unknown as Availability
   const redis = {
-    guarded: { stop: () => begun.push('stop') }, journal: { size: 2, sizes: { counters: 2 } }
-  } as unknown as RedisSide
+    availability,
+    guarded: { stop: () => begun.push('stop') },
+    journal: { size: 2, sizes: { counters: 2 } }
+  } as unknown as RedisParts
   const flushes = [async () => { throw new Error('away') }, async () => { begun.push('flush') }]
-  const closing = sendLast({ store, redis, flushes, limitMs: 250, tryUntilMs: 1000 })
+  const closing = sendLast({ redis, flushes, limitMs: 250, tryUntilMs: 1000 })
   await until(() => begun.length === 2)
   t.same(begun, ['flush', 'drain until 1000'])
   clock.tick(249)

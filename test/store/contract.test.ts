@@ -3,11 +3,13 @@ import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import { FailoverStore } from '../../lib/outage/failover.js'
 import { Journal } from '../../lib/outage/journal.js'
+import { limitsOfMemory, type RequestLimits } from '../../lib/outage/limits.js'
+import { outageStores } from '../../lib/outage/stores.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { Shares } from '../../lib/outage/shares.js'
+import type { LimitStore, Taken } from '../../lib/store/limit-store.js'
 import type { Store } from '../../lib/store/store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { RedisServer } from '../../tools/redis-server.js'
@@ -42,6 +44,17 @@ function memoryStore (options: { maxEvents?: number }): StoreUnderTest & { store
 /** A store that is all four in one. */
 function allOf (store: Store): Pick<StoreUnderTest, 'limits' | 'blocks' | 'events' | 'values'> {
   return { limits: store, blocks: store, events: store, values: store }
+}
+
+/** Requests are decided one at a time. */
+function takingLists (limits: RequestLimits): LimitStore {
+  return {
+    take: async hits => await Promise.all(hits.map(async hit => await new Promise<Taken>((resolve, reject) => {
+      limits.takeOne(hit, 'memory', (failure, taken) => taken === undefined ? reject(failure) : resolve(taken))
+    }))),
+    peek: (key, checks) => limits.peek(key, checks),
+    forget: (key, checks) => limits.forget(key, checks)
+  }
 }
 
 /**
@@ -97,15 +110,18 @@ t.test('redis', async t => storeContract(t, async (t, options = {}) => await red
 t.test('both, with Redis', async t => storeContract(t, async (t, options = {}) => {
   const redis = await redisStore(t, options)
   const journal = new Journal({ capacity: 1000, maxEvents: 1000, onDrop: () => {} })
-  const store = new FailoverStore({ memory: memoryStore(options).store, redis: { ...redis, journal, shares: new Shares(memoryStore(options).store.limits, Date.now) }, keys, now: Date.now })
-  t.teardown(() => store.close())
-  await store.settle()
-  return { ...redis, ...allOf(store) }
+  const shares = new Shares(memoryStore(options).store.limits, Date.now)
+  const { availability, limits, ...others } = outageStores({
+    memory: memoryStore(options).store, redis: { ...redis, journal, shares }, keys, now: Date.now
+  })
+  t.teardown(() => availability.close())
+  await availability.settle()
+  return { ...redis, ...others, limits: takingLists(limits) }
 }))
 
-t.test('both, with no Redis configured', async t => storeContract(t, async (t, options = {}) => {
+t.test('memory, with no Redis configured', async t => storeContract(t, async (t, options = {}) => {
   const memory = memoryStore(options)
-  return { ...memory, ...allOf(new FailoverStore({ memory: memory.store, redis: undefined, unconfigured: 'none', keys, now: Date.now })) }
+  return { ...memory, limits: takingLists(limitsOfMemory(memory.store.limits)) }
 }))
 
 t.test('a key that lost its expiry gets one, and lets its client in again', async t => {
