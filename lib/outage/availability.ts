@@ -13,7 +13,9 @@ import { ClockOffset } from './clock-offset.js'
 import type { Carried, Journal } from './journal.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import { Recovery } from './recovery.js'
-import { aliveMs, type Heartbeat, type RedisStore } from '../store/redis/redis-store.js'
+import type { Heartbeat } from '../store/redis/encodings/instance.js'
+import { aliveMs } from '../store/redis/instance.js'
+import type { RedisStore } from '../store/redis/redis-store.js'
 import type { Shares } from './shares.js'
 
 export interface StoreStatus {
@@ -276,7 +278,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     if (this.#closed) return
     mode.beat = timers.setTimeout(() => {
       const askedAtMs = this.#now()
-      this.#redis.store.heartbeat(true, mode.waiting?.sinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
+      this.#redis.store.instance.heartbeat(true, mode.waiting?.sinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
         this.#clock.note(askedAtMs, nowMs)
         if (this.#mode !== mode) return
         const { waiting } = mode

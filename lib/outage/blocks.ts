@@ -6,7 +6,7 @@
 import type { Awaitable } from '../runtime/awaitable.js'
 import { type Block, blockedIn, type BlockOperation, type BlockRequest, type BlockStore } from '../store/block-store.js'
 import type { BlockReplica } from '../store/memory/blocks.js'
-import type { ChangedBlock } from '../store/redis/blocks.js'
+import type { ChangedBlock } from '../store/redis/encodings/blocks.js'
 import type { Availability, RedisSide } from './availability.js'
 import { CallQueue } from './call-queue.js'
 import { emptyOnOutage, RedisCalls } from './redis-calls.js'
@@ -45,7 +45,7 @@ export class OutageBlocks implements BlockStore {
       send: async operations => {
         // Later, the call has failed here, and memory has gone on.
         const promptUntilMs = now() + redis.guarded.commandTimeout
-        return await redis.store.blockList.change(operations, availability.aheadMs, promptUntilMs)
+        return await redis.store.blocks.change(operations, availability.aheadMs, promptUntilMs)
       },
       inCall,
       atOnce
@@ -69,13 +69,13 @@ export class OutageBlocks implements BlockStore {
 
   isBlocked (address: string): Awaitable<boolean> {
     return this.#calls.read(
-      async () => await this.#redis.store.isBlocked(address),
+      async () => await this.#redis.store.blocks.isBlocked(address),
       () => this.#memory.isBlocked(address)
     )
   }
 
   blocks (): Awaitable<readonly Block[]> {
-    return this.#calls.read(async () => await this.#redis.store.blocks(), () => this.#memory.blocks())
+    return this.#calls.read(async () => await this.#redis.store.blocks.blocks(), () => this.#memory.blocks())
   }
 
   /** @returns what became of it in Redis; undefined: memory has the last word */
@@ -104,7 +104,7 @@ export class OutageBlocks implements BlockStore {
 
   /** An older change of another instance may have come in between; a newer one that has come already holds. */
   #adopt (ip: string, { standing, sequence }: ChangedBlock): void {
-    if (this.#redis.store.blockList.hasSeenMore(sequence)) return
+    if (this.#redis.store.blocks.hasSeenMore(sequence)) return
     const { aheadMs } = this.#availability
     this.#memory.adoptStanding(ip, standing && {
       ...standing, blockedAtMs: standing.blockedAtMs + aheadMs, expiresAtMs: standing.expiresAtMs + aheadMs

@@ -25,7 +25,7 @@ export class OutageEvents implements EventStore {
     const { store, journal } = this.#redis
     const isLogged = await this.#calls.write({
       call: async ticket => {
-        await store.logEvents(events, ticket)
+        await store.events.logEvents(events, ticket)
         return true
       },
       // In a Cluster nobody can tell whether the write ran: twice is better than never.
@@ -35,17 +35,17 @@ export class OutageEvents implements EventStore {
   }
 
   events (limit: number): Awaitable<readonly RateLimitEvent[]> {
-    return this.#calls.read(async () => await this.#redis.store.events(limit), () => this.#memory.events(limit))
+    return this.#calls.read(async () => await this.#redis.store.events.events(limit), () => this.#memory.events(limit))
   }
 
   clearEvents (olderThanMs: number): Awaitable<number> {
     return this.#calls.read(
-      async () => await this.#redis.store.clearEvents(olderThanMs),
+      async () => await this.#redis.store.events.clearEvents(olderThanMs),
       () => this.#memory.clearEvents(olderThanMs)
     )
   }
 
   suspects (limit: number): Awaitable<readonly Suspect[]> {
-    return this.#calls.read(async () => await this.#redis.store.suspects(limit), () => this.#memory.suspects(limit))
+    return this.#calls.read(async () => await this.#redis.store.events.suspects(limit), () => this.#memory.suspects(limit))
   }
 }

@@ -75,7 +75,7 @@ export class OutageLimits implements RequestLimits {
     this.#keys = keys
     this.#calls = new RedisCalls(availability)
     this.#batch = new Batch(async (hits, ticket) => {
-      const taken = await redis.store.take(hits, ticket)
+      const taken = await redis.store.limits.take(hits, ticket)
       availability.answered(ticket.number)
       // A batch has one hit at least.
       this.#offsetMs = now() - taken[0]!.nowMs
@@ -132,7 +132,7 @@ export class OutageLimits implements RequestLimits {
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { store, journal } = this.#redis
     await this.#calls.write({
-      call: async ticket => await store.countRefusals(refusals, ticket),
+      call: async ticket => await store.limits.countRefusals(refusals, ticket),
       keep: sentIn => {
         for (const { client, name, limit, windowEndsAtMs, count } of refusals) {
           const key = this.#keys.limit(limit.algorithm, name, client)
@@ -156,7 +156,7 @@ export class OutageLimits implements RequestLimits {
     await this.#calls.write({
       call: async ticket => await this.#calls.ask(async () => {
         wasSent = this.#availability.usesRedis
-        await store.refund(remote, ticket)
+        await store.limits.refund(remote, ticket)
       }),
       keep: (sentIn, isLost) => {
         // In a Cluster nobody can tell whether it ran: once too few is better than once too many.
@@ -176,7 +176,7 @@ export class OutageLimits implements RequestLimits {
     const local = this.#memory.forget(key, checks)
     const { store, journal } = this.#redis
     const wasThere = await this.#calls.write({
-      call: async ticket => await this.#calls.ask(async () => await store.forget(key, checks, ticket)),
+      call: async ticket => await this.#calls.ask(async () => await store.limits.forget(key, checks, ticket)),
       keep: sentIn => {
         // In a Cluster nobody can tell whether it ran: twice is better than never, which would leave the client limited.
         for (const [i, { name, limit }] of checks.entries()) {
@@ -190,7 +190,7 @@ export class OutageLimits implements RequestLimits {
 
   peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked> {
     return this.#calls.read(
-      async () => await this.#redis.store.peek(key, checks),
+      async () => await this.#redis.store.limits.peek(key, checks),
       () => this.#memory.peek(key, checks)
     )
   }

@@ -9,7 +9,9 @@ import type { EventChunk } from './event-journal.js'
 import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
 import { sameEndMs } from '../store/memory/blocks.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
-import { type Heartbeat, noNumbers, type RedisStore } from '../store/redis/redis-store.js'
+import type { Heartbeat } from '../store/redis/encodings/instance.js'
+import type { RedisStore } from '../store/redis/redis-store.js'
+import { noNumbers } from '../store/redis/sequence.js'
 import type { CountedHere } from '../store/limit-store.js'
 import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
@@ -59,9 +61,9 @@ export class Recovery {
    * @throws StoreUnavailableError  when it did not hear all of it; what it heard is not told again
    */
   async tellAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
-    const fence = await this.#store.fence()
+    const fence = await this.#store.instance.fence()
     const askedAtMs = this.#now()
-    const told = await this.#store.heartbeat(false, 0)
+    const told = await this.#store.instance.heartbeat(false, 0)
     this.#clock.note(askedAtMs, told.nowMs)
     const isLost = epoch !== undefined && told.epoch !== epoch
     // A replica that became the primary, or a file that was read again, may be a little behind.
@@ -72,8 +74,8 @@ export class Recovery {
     const isIntact = hasNumbers && fence.last >= 0 && !isLost && !isBehind
     if (isLost || isBehind || !hasNumbers) await this.#restoreCounters()
     // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
-    const lacksBlocks = isLost || isBehind || await this.#store.blockList.isBehind() ||
-      (await this.#store.blockList.count()) < this.#memory.blocks.size - this.#journal.blockedCount
+    const lacksBlocks = isLost || isBehind || await this.#store.blocks.isBehind() ||
+      (await this.#store.blocks.count()) < this.#memory.blocks.size - this.#journal.blockedCount
     if (lacksBlocks) await this.#restoreBlocks()
     // With each pass there is less to tell, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
@@ -115,10 +117,10 @@ export class Recovery {
   async #tellChunk (chunk: Chunk, isIntact: boolean): Promise<void> {
     await this.#offer(chunk.kind, sizeOf(chunk), async () => {
       switch (chunk.kind) {
-        case 'counters': return await this.#store.carry(idOf(chunk), [...chunk.counters], this.#now(), isIntact)
-        case 'blocks': return await this.#store.blockList.apply(chunk.operations, this.#clock.ms)
-        case 'events': return await this.#store.replayEvents(idOf(chunk), chunk.events)
-        case 'values': return await this.#store.values.carry(idOf(chunk), chunk.changes, this.#now())
+        case 'counters': return await this.#store.limits.merge(idOf(chunk), [...chunk.counters], this.#now(), isIntact)
+        case 'blocks': return await this.#store.blocks.apply(chunk.operations, this.#clock.ms)
+        case 'events': return await this.#store.events.replayEvents(idOf(chunk), chunk.events)
+        case 'values': return await this.#store.values.merge(idOf(chunk), chunk.changes, this.#now())
       }
     })
     this.#journal.done(chunk)
@@ -141,7 +143,7 @@ export class Recovery {
       const calls = inCalls(some)
       some = []
       await all(calls.map(async counters => await this.#offer('counters', counters.length, async () =>
-        await this.#store.carry(`known-${++this.#carries}`, counters, this.#now(), false))))
+        await this.#store.limits.merge(`known-${++this.#carries}`, counters, this.#now(), false))))
     }
     for (const { key, limit, state } of this.#memory.limits.counters()) {
       if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })
@@ -156,7 +158,7 @@ export class Recovery {
    */
   async #restoreBlocks (): Promise<void> {
     const endsThere = new Map<string, number>()
-    for await (const page of this.#store.blockList.pages()) {
+    for await (const page of this.#store.blocks.pages()) {
       for (const { ip, expiresAtMs } of page) endsThere.set(ip, expiresAtMs + this.#clock.ms)
     }
     const lifted = new Map(this.#memory.blocks.lifted().map(operation => [operation.unblock, operation]))
@@ -176,7 +178,7 @@ export class Recovery {
     const calls = inCalls(operations)
     for (let i = 0; i < calls.length; i += atOnce) {
       await all(calls.slice(i, i + atOnce).map(async operations => await this.#offer('blocks', operations.length, async () =>
-        await this.#store.blockList.apply(operations, this.#clock.ms))))
+        await this.#store.blocks.apply(operations, this.#clock.ms))))
     }
   }
 }

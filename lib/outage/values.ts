@@ -5,7 +5,7 @@
  */
 import type { Awaitable } from '../runtime/awaitable.js'
 import type { MemoryValues } from '../store/memory/values.js'
-import type { ChangedValue } from '../store/redis/values.js'
+import type { ChangedValue } from '../store/redis/encodings/values.js'
 import type { ValueOperation, ValueStore } from '../store/value-store.js'
 import type { Availability, RedisSide } from './availability.js'
 import { RedisCalls } from './redis-calls.js'

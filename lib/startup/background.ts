@@ -64,7 +64,7 @@ function syncLimits (fastify: FastifyInstance, { settings, redis, limitControl, 
 function makeFollower ({ store, availability }: RedisParts, { settings, memory, now, log }: Parts): BlockListFollower {
   return new BlockListFollower({
     memory: memory.blocks,
-    redis: store.blockList,
+    redis: store.blocks,
     usable: () => availability.usesRedis,
     knowsEpoch: epoch => availability.knowsEpoch(epoch),
     onLost: () => availability.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list')),

@@ -51,15 +51,28 @@ class MadeUpRedis {
   readonly carried: { isIntact: boolean, keys: readonly string[] }[] = []
   readonly applied: BlockOperation[] = []
   listed: Block[] = []
-  /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
-  fence = async (): Promise<Fence> => ({ last: 0, next: 1 })
-  take = async (hits: readonly Hit[], ticket: Ticket): Promise<readonly Taken[]> => { throw gone }
-  heartbeat = async () => {
-    this.heartbeats++
-    return { epoch: this.epoch, instances: 1, since: 1, nowMs: Date.now() }
+
+  readonly instance = {
+    /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
+    fence: async (): Promise<Fence> => ({ last: 0, next: 1 }),
+    heartbeat: async () => {
+      this.heartbeats++
+      return { epoch: this.epoch, instances: 1, since: 1, nowMs: Date.now() }
+    }
   }
 
-  readonly blockList = {
+  readonly limits = {
+    take: async (hits: readonly Hit[], ticket: Ticket): Promise<readonly Taken[]> => { throw gone },
+    peek: async (): Promise<unknown> => { throw gone },
+    forget: async (key: string, checks: unknown, ticket: Ticket): Promise<boolean> => { throw gone },
+    refund: async (given: unknown, ticket: Ticket): Promise<void> => { throw gone },
+    countRefusals: async (): Promise<void> => {},
+    merge: async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
+      this.carried.push({ isIntact, keys: counters.map(({ key }) => key) })
+    }
+  }
+
+  readonly blocks = {
     count: async () => this.listed.length,
     isBehind: async () => false,
     hasSeenMore: () => false,
@@ -69,20 +82,15 @@ class MadeUpRedis {
     change: async (): Promise<unknown[]> => { throw gone }
   }
 
-  carry = async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
-    this.carried.push({ isIntact, keys: counters.map(({ key }) => key) })
+  readonly events = {
+    logEvents: async (events: unknown, ticket: Ticket): Promise<void> => {},
+    replayEvents: async (): Promise<void> => {}
   }
 
-  logEvents = async (events: unknown, ticket: Ticket): Promise<void> => {}
-  replayEvents = async (): Promise<void> => {}
-  countRefusals = async (): Promise<void> => {}
-  forget = async (key: string, checks: unknown, ticket: Ticket): Promise<boolean> => { throw gone }
-  refund = async (given: unknown, ticket: Ticket): Promise<void> => { throw gone }
-  peek = async (): Promise<unknown> => { throw gone }
   readonly values = {
     get: async (): Promise<unknown> => { throw gone },
     change: async (operation: unknown, nowMs: number, ticket: Ticket): Promise<unknown> => { throw gone },
-    carry: async (): Promise<void> => {}
+    merge: async (): Promise<void> => {}
   }
 }
 
@@ -123,7 +131,7 @@ function counted (hits: readonly Hit[]): readonly Taken[] {
 t.test('a heartbeat that finds another epoch ends the use of Redis until it has been told everything', async t => {
   const { clock, redis, switches, isUp, hit, counterOf } = setUp(t)
   await isUp()
-  redis.take = async hits => counted(hits)
+  redis.limits.take = async hits => counted(hits)
   await hit('client')
   redis.epoch = 'second'
   clock.tick(0)
@@ -135,11 +143,11 @@ t.test('a heartbeat that finds another epoch ends the use of Redis until it has 
 t.test('a heartbeat that Redis rejects is followed by the next one', async t => {
   const { clock, redis, stores, isUp } = setUp(t)
   await isUp()
-  const { heartbeat } = redis
-  redis.heartbeat = async () => { redis.heartbeats++; throw rejected }
+  const { heartbeat } = redis.instance
+  redis.instance.heartbeat = async () => { redis.heartbeats++; throw rejected }
   clock.tick(0)
   await turns()
-  redis.heartbeat = heartbeat
+  redis.instance.heartbeat = heartbeat
   const before = redis.heartbeats
   clock.tick(1000)
   await turns()
@@ -152,12 +160,12 @@ for (const closes of [false, true]) {
   t.test(`a Redis that works but will not be told is ${again}`, async t => {
     const { clock, breaker, redis, stores, journal, hit } = setUp(t)
     await hit('client')
-    const { carry } = redis
-    redis.carry = async () => { throw gone }
+    const { merge } = redis.limits
+    redis.limits.merge = async () => { throw gone }
     breaker.up()
     await stores.availability.settle()
     t.match(stores.availability.status, { store: 'memory', reason: 'connection' })
-    redis.carry = carry
+    redis.limits.merge = merge
     if (closes) stores.availability.close()
     clock.tick(1000)
     await turns()
@@ -168,13 +176,13 @@ for (const closes of [false, true]) {
 t.test('where Redis goes while it is told, the breaker says when it is told again', async t => {
   const { clock, breaker, redis, stores, hit } = setUp(t)
   await hit('client')
-  redis.fence = async () => {
+  redis.instance.fence = async () => {
     breaker.usable = false
     throw gone
   }
   breaker.up()
   await stores.availability.settle()
-  redis.fence = async () => { throw new Error('must not be called') }
+  redis.instance.fence = async () => { throw new Error('must not be called') }
   clock.tick(60_000)
   await turns()
   t.match(stores.availability.status, { store: 'memory', reason: 'connection' })
@@ -183,13 +191,13 @@ t.test('where Redis goes while it is told, the breaker says when it is told agai
 t.test('a Redis that is a few batches behind is told the counters that it had', async t => {
   const { breaker, redis, isUp, hit, counterOf } = setUp(t)
   await isUp()
-  redis.take = async (hits, ticket) => {
+  redis.limits.take = async (hits, ticket) => {
     ticket.number = 5
     return counted(hits)
   }
   await hit('client')
   breaker.down()
-  redis.fence = async () => ({ last: 4, next: 10 })
+  redis.instance.fence = async () => ({ last: 4, next: 10 })
   await isUp()
   t.same(redis.carried, [{ isIntact: false, keys: [counterOf('client')] }])
 })
@@ -198,7 +206,7 @@ t.test('entries that Redis rejects during a replay are reported, and the others 
   const { breaker, redis, stores, journal, hit, isUp } = setUp(t)
   await hit('client')
   await stores.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
-  redis.blockList.apply = async () => { throw rejected }
+  redis.blocks.apply = async () => { throw rejected }
   const refused: unknown[] = []
   stores.availability.on('refused', (what, count, error) => refused.push([what, count, error]))
   await isUp()
@@ -210,7 +218,7 @@ t.test('what is sent last and does not arrive is sent with a later heartbeat', a
   const { clock, breaker, redis, journal, hit, isUp } = setUp(t)
   await isUp()
   let fail = (_: Error) => {}
-  redis.take = async () => await new Promise((resolve, reject) => { fail = reject })
+  redis.limits.take = async () => await new Promise((resolve, reject) => { fail = reject })
   const late = hit('late')
   await turns()
   breaker.down()
@@ -218,12 +226,12 @@ t.test('what is sent last and does not arrive is sent with a later heartbeat', a
   fail(gone)
   t.equal(await late, 'memory true')
   t.equal(journal.size, 1)
-  const { carry } = redis
-  redis.carry = async () => { throw gone }
+  const { merge } = redis.limits
+  redis.limits.merge = async () => { throw gone }
   clock.tick(0)
   await turns()
   t.equal(journal.size, 1)
-  redis.carry = carry
+  redis.limits.merge = merge
   clock.tick(1000)
   await turns()
   t.same([journal.size, redis.carried.length], [0, 1])
@@ -262,7 +270,7 @@ t.test('blocks are restored where Redis lacks them, and lifted where it still ha
 t.test('a hit that Redis rejects is decided by memory and not journaled', async t => {
   const { redis, journal, isUp, hit, switches } = setUp(t)
   await isUp()
-  redis.take = async () => { throw rejected }
+  redis.limits.take = async () => { throw rejected }
   t.same([await hit('client'), await hit('client', 'share')], ['memory true', 'memory true'])
   t.equal(journal.size, 0)
   t.same(switches, ['redis'])
@@ -284,7 +292,7 @@ for (const { name, error, number, isInDoubt } of failures) {
   const setUpFailing = async (t: Test) => {
     const made = setUp(t)
     await made.isUp()
-    made.redis.fence = async () => { throw gone }
+    made.redis.instance.fence = async () => { throw gone }
     const [check] = checks as [typeof checks[0]]
     const state = { used: 3, previous: 0, atMs: Date.now() + 60_000 }
     made.memory.limits.adopt({ key: 'client' }, check, state, Date.now())
@@ -294,7 +302,7 @@ for (const { name, error, number, isInDoubt } of failures) {
 
   t.test(`a hit whose call ${name} is decided by memory and waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
     const { redis, journal, hit } = await setUpFailing(t)
-    redis.take = fails
+    redis.limits.take = fails
     t.equal(await hit('client'), 'memory true')
     t.equal(journal.size, size)
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
@@ -302,7 +310,7 @@ for (const { name, error, number, isInDoubt } of failures) {
 
   t.test(`a hit whose call ${name} fails where memory must not answer`, async t => {
     const { breaker, redis, journal, hit } = await setUpFailing(t)
-    redis.take = fails
+    redis.limits.take = fails
     t.equal(await hit('client', 'none'), error.message)
     breaker.down()
     t.equal(await hit('client', 'none'), gone.message)
@@ -311,7 +319,7 @@ for (const { name, error, number, isInDoubt } of failures) {
 
   t.test(`a reset whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
     const { redis, journal, stores } = await setUpFailing(t)
-    redis.forget = fails
+    redis.limits.forget = fails
     t.equal(await stores.limits.forget('client', checks), true)
     t.equal(journal.size, 1)
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
@@ -319,7 +327,7 @@ for (const { name, error, number, isInDoubt } of failures) {
 
   t.test(`a refund whose call ${name} ${number === 0 ? 'is given up, since it may have run' : 'waits'}`, async t => {
     const { redis, journal, stores, state } = await setUpFailing(t)
-    redis.refund = fails
+    redis.limits.refund = fails
     const taken: Taken = { accepted: true, nowMs: Date.now(), outcomes: [{ fits: true, state }] }
     await stores.limits.refund({ hit: { key: 'client', checks }, taken }, 'redis')
     t.equal(journal.size, number === 0 ? 0 : size)
@@ -327,7 +335,7 @@ for (const { name, error, number, isInDoubt } of failures) {
 
   t.test(`a write of events whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
     const { redis, journal, memory, stores } = await setUpFailing(t)
-    redis.logEvents = fails
+    redis.events.logEvents = fails
     await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
     t.same([journal.size, memory.events.events(10).length], [1, 1])
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
@@ -347,13 +355,13 @@ for (const { name, error, number, isInDoubt } of failures) {
 t.test('after an outage an instance keeps to its share until the others are back', async t => {
   const { clock, breaker, redis, isUp, hit } = setUp(t)
   let told = { epoch: 'first', instances: 2, since: 2, nowMs: Date.now() }
-  redis.heartbeat = async () => told
+  redis.instance.heartbeat = async () => told
   await isUp()
   breaker.down()
   told = { ...told, instances: 1, since: 1 }
   await isUp()
   let asked = 0
-  redis.take = async hits => {
+  redis.limits.take = async hits => {
     asked++
     return counted(hits)
   }
@@ -361,10 +369,10 @@ t.test('after an outage an instance keeps to its share until the others are back
   t.equal(await hit('client', 'share'), 'memory false')
   t.equal(asked, limit.max / 2, 'Redis is not asked about what is refused')
   for (const error of [gone, rejected]) {
-    redis.take = async () => { throw error }
+    redis.limits.take = async () => { throw error }
     t.equal(await hit(error.kind, 'share'), 'memory true', 'one that fails counts against the share once')
   }
-  redis.take = async hits => counted(hits)
+  redis.limits.take = async hits => counted(hits)
   told = { ...told, instances: 2, since: 2 }
   clock.tick(0)
   await turns()
@@ -379,7 +387,7 @@ t.test('reads that fail are answered by memory, and mistakes are not', async t =
   const mistake = new TypeError('a mistake')
   redis.values.get = async () => { throw mistake }
   redis.values.change = async () => { throw mistake }
-  redis.peek = async () => { throw mistake }
+  redis.limits.peek = async () => { throw mistake }
   await t.rejects(async () => await stores.values.get('key'), mistake)
   await t.rejects(async () => await stores.values.set('key', 'x', undefined), mistake)
   await t.rejects(async () => await stores.limits.peek('client', checks), mistake)
@@ -397,7 +405,7 @@ t.test('a value that Redis rejects is kept by memory, or is an error where it mu
 t.test('events that Redis rejects are kept by memory alone', async t => {
   const { redis, memory, journal, stores, isUp } = setUp(t)
   await isUp()
-  redis.logEvents = async () => { throw rejected }
+  redis.events.logEvents = async () => { throw rejected }
   await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
   t.equal(journal.size, 0)
   t.equal(memory.events.events(10).length, 1)

@@ -140,7 +140,7 @@ t.test('a call that Redis ran, and that is sent again after the next one, undoes
   const guarded = connection(30_000)
   t.teardown(() => guarded.close())
   await guarded.connect(30_000)
-  const { blockList } = new RedisStore(guarded, { keys, maxEvents: 10, instance: 'one' })
+  const { blocks } = new RedisStore(guarded, { keys, maxEvents: 10, instance: 'one' })
   const journal = new Journal({ capacity: 10_000, maxEvents: 10, onDrop: () => {} })
   const atMs = Date.now() - 1000
   for (let i = 1; i < inChunk; i++) journal.addBlock({ atMs, block: { ...blockOf(`10.0.0.${i}`), replace: false } })
@@ -149,7 +149,7 @@ t.test('a call that Redis ran, and that is sent again after the next one, undoes
   const [first, second] = journal.next(2)
   for (const chunk of [first, second, first]) {
     t.equal(chunk!.kind, 'blocks')
-    if (chunk!.kind === 'blocks') await blockList.apply(chunk!.operations, 0)
+    if (chunk!.kind === 'blocks') await blocks.apply(chunk!.operations, 0)
   }
   t.ok(await observer.hexists(keys.blocks, ip))
 })

@@ -10,7 +10,9 @@ import { outageStores } from '../../lib/outage/stores.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
-import { type Heartbeat, noNumbers, type RedisStore } from '../../lib/store/redis/redis-store.js'
+import type { Heartbeat } from '../../lib/store/redis/encodings/instance.js'
+import type { RedisStore } from '../../lib/store/redis/redis-store.js'
+import { noNumbers } from '../../lib/store/redis/sequence.js'
 import { Shares } from '../../lib/outage/shares.js'
 import type { CountedHere } from '../../lib/store/limit-store.js'
 import { blockedIn, type BlockOperation } from '../../lib/store/block-store.js'
@@ -40,10 +42,19 @@ class MadeUpBreaker extends EventEmitter {
 
 class MadeUpRedis {
   readonly carried: CountedHere[][] = []
-  fence = async (): Promise<Fence> => unknown
-  take = async (): Promise<unknown> => []
-  heartbeat = async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
-  readonly blockList = {
+
+  readonly instance = {
+    fence: async (): Promise<Fence> => unknown,
+    heartbeat: async () => ({ epoch: 'first', instances: 2, since: 2, nowMs: 0 })
+  }
+
+  readonly limits = {
+    take: async (): Promise<unknown> => [],
+    countRefusals: async () => {},
+    merge: async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
+  }
+
+  readonly blocks = {
     count: async () => 0,
     isBehind: async () => false,
     hasSeenMore: (sequence: number) => sequence < 5,
@@ -51,10 +62,7 @@ class MadeUpRedis {
     change: async (): Promise<unknown[]> => []
   }
 
-  logEvents = async () => {}
-  replayEvents = async () => {}
-  countRefusals = async () => {}
-  carry = async (id: string, counters: readonly CountedHere[]): Promise<void> => { this.carried.push([...counters]) }
+  readonly events = { logEvents: async () => {}, replayEvents: async () => {} }
 }
 
 function setUp (t: Test, capacity = 1000) {
@@ -87,7 +95,7 @@ t.test('Redis goes again while it is told: what it was told in vain changes noth
   for (const isTold of [true, false]) {
     const { breaker, redis, stores } = setUp(t)
     const fence = promised<Fence>()
-    redis.fence = async () => await fence.promise
+    redis.instance.fence = async () => await fence.promise
     breaker.up()
     t.equal(stores.availability.status.reason, 'Redis is back, and is told what it has missed')
     breaker.down()
@@ -96,7 +104,7 @@ t.test('Redis goes again while it is told: what it was told in vain changes noth
     else fence.reject(gone)
     await settled()
     t.match(stores.availability.status, { store: 'memory', reason: 'gone' })
-    redis.fence = async () => unknown
+    redis.instance.fence = async () => unknown
     breaker.up()
     await stores.availability.settle()
     t.equal(stores.availability.status.store, 'redis')
@@ -107,10 +115,10 @@ t.test('Redis goes again while it is told: what it was told in vain changes noth
 t.test('an attempt to tell that fails late does not end the next one', async t => {
   const { breaker, redis, stores } = setUp(t)
   const [first, second] = [promised<Fence>(), promised<Fence>()]
-  redis.fence = async () => await first.promise
+  redis.instance.fence = async () => await first.promise
   breaker.up()
   breaker.down()
-  redis.fence = async () => await second.promise
+  redis.instance.fence = async () => await second.promise
   breaker.up()
   first.reject(gone)
   await settled()
@@ -123,7 +131,7 @@ t.test('it is told once at a time, and not after the end', async t => {
   const { breaker, redis, stores } = setUp(t)
   let fences = 0
   const fence = promised<Fence>()
-  redis.fence = async () => { fences++; return await fence.promise }
+  redis.instance.fence = async () => { fences++; return await fence.promise }
   breaker.up()
   breaker.up()
   t.equal(fences, 1)
@@ -142,7 +150,7 @@ t.test('an answer that comes when Redis is gone does not take back what memory h
   breaker.up()
   await stores.availability.settle()
   const answer = promised<unknown>()
-  redis.take = async () => await answer.promise
+  redis.limits.take = async () => await answer.promise
   hit('client')
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
@@ -160,7 +168,7 @@ t.test('answers that come when Redis is gone let no more pass than this instance
   await stores.availability.settle()
   t.equal(stores.availability.instances, 2)
   const answer = promised<unknown>()
-  redis.take = async () => await answer.promise
+  redis.limits.take = async () => await answer.promise
   const passed: boolean[] = []
   const hit = () => stores.limits.takeOne({ key: 'client', checks: [{ name: 'limit', limit, cost: 1 }] }, 'share', (failure, taken) => {
     passed.push(taken!.accepted)
@@ -186,7 +194,7 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
     await stores.availability.settle()
     const beat = promised<Heartbeat>()
     let beats = 0
-    redis.heartbeat = async () => { beats++; return await beat.promise }
+    redis.instance.heartbeat = async () => { beats++; return await beat.promise }
     await until(() => beats === 1)
     breaker.down()
     if (answers) beat.resolve({ epoch: 'another', instances: 9, since: 9, nowMs: 0 })
@@ -205,7 +213,7 @@ t.test('after an outage others are waited for five seconds of this process, howe
     await stores.availability.settle()
     breaker.down()
     let beats = 0
-    redis.heartbeat = async () => ({ epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) })
+    redis.instance.heartbeat = async () => ({ epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) })
     breaker.up()
     await stores.availability.settle()
     clock.ms += 5000
@@ -221,7 +229,7 @@ t.test('what did not arrive at last is told the next time', async t => {
   const { breaker, redis, stores, hit, journal } = setUp(t)
   hit('before')
   let carries = 0
-  redis.carry = async (id, counters) => {
+  redis.limits.merge = async (id, counters) => {
     carries++
     // While the first one is told, there is another hit.
     if (carries === 1) hit('meanwhile')
@@ -244,7 +252,7 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
   breaker.up()
   await stores.availability.settle()
   const answer = promised<unknown>()
-  redis.take = async () => await answer.promise
+  redis.limits.take = async () => await answer.promise
   hit('late')
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
@@ -262,10 +270,10 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   await stores.availability.settle()
   let [beats, carries] = [0, 0]
   const told = promised<void>()
-  redis.heartbeat = async () => { beats++; return { epoch: 'first', instances: 2, since: 2, nowMs: 0 } }
-  redis.carry = async () => { carries++; await told.promise }
+  redis.instance.heartbeat = async () => { beats++; return { epoch: 'first', instances: 2, since: 2, nowMs: 0 } }
+  redis.limits.merge = async () => { carries++; await told.promise }
   const answer = promised<unknown>()
-  redis.take = async () => await answer.promise
+  redis.limits.take = async () => await answer.promise
   hit('late')
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
@@ -286,7 +294,7 @@ t.test('refusals that a Redis without its data did not take are told to it with 
   memory.limits.adopt({ key: 'client' }, { name: 'limit', limit, cost: 1 }, state, Date.now())
   breaker.up()
   await stores.availability.settle()
-  redis.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
+  redis.limits.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
   await stores.limits.countRefusals([{ client: 'client', name: 'limit', limit, windowEndsAtMs, count: 5 }])
   await stores.availability.settle()
   t.match(redis.carried.flat().at(-1), { known: { used: 11, previous: 0 }, counted: { used: 11, previous: 5 } })
@@ -297,7 +305,7 @@ t.test('as long as much comes meanwhile, it is told in further passes', async t 
   const { breaker, redis, stores, hit } = setUp(t)
   hit('first')
   let left = 3
-  redis.carry = async (id, counters) => {
+  redis.limits.merge = async (id, counters) => {
     redis.carried.push([...counters])
     if (left-- > 0) for (let i = 0; i < 120; i++) hit(`client${left}-${i}`)
   }
@@ -312,7 +320,7 @@ t.test('where nothing tells what Redis still knows, it is told all counters, a h
   const state = { used: 3, previous: 0, atMs: 60_000 }
   for (let i = 0; i < 250; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   hit('client7')
-  redis.fence = async () => noNumbers
+  redis.instance.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()
   t.same(redis.carried.map(({ length }) => length), [100, 100, 49, 1])
@@ -333,7 +341,7 @@ t.test('what is no failure of Redis is not answered from memory', async t => {
   breaker.up()
   await stores.availability.settle()
   const fails = async () => { throw new TypeError('a mistake') }
-  Object.assign(redis, { events: fails, logEvents: fails })
+  Object.assign(redis.events, { events: fails, logEvents: fails })
   await t.rejects(async () => await stores.events.events(1), { message: 'a mistake' })
   await t.rejects(stores.events.logEvents([{ type: 'limited', count: 1, atMs: 0 }]), { message: 'a mistake' })
 })
@@ -342,7 +350,7 @@ t.test('counters that Redis may have lost are sent again in calls of a hundred, 
   const { breaker, memory, redis, stores } = setUp(t, 2000)
   const state = { used: 3, previous: 0, atMs: 60_000 }
   for (let i = 0; i < 1650; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
-  redis.fence = async () => noNumbers
+  redis.instance.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()
   t.same(redis.carried.map(({ length }) => length), [...Array<number>(16).fill(100), 50])
@@ -352,7 +360,7 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
   const { memory, breaker, redis, stores } = setUp(t)
   const call = promised<unknown[]>()
   let isSent = false
-  redis.blockList.change = async () => {
+  redis.blocks.change = async () => {
     isSent = true
     return await call.promise
   }
@@ -377,7 +385,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
   const standing = { reason: 'standing', origin: '', blockedAtMs: 0, expiresAtMs: 60_000 }
   const older = { reason: 'older', origin: '', blockedAtMs: nowMs - 1000, expiresAtMs: nowMs + 90_000 }
   let answers: (() => void)[] = []
-  redis.blockList.change = async (...[operations]: unknown[]) => {
+  redis.blocks.change = async (...[operations]: unknown[]) => {
     await new Promise<void>(resolve => answers.push(resolve))
     return (operations as BlockOperation[]).map(operation => {
       const ip = blockedIn(operation)
@@ -423,8 +431,9 @@ t.test('calls that wait when Redis goes are answered by memory at once, and told
     sent++
     return await stuck.promise
   }
-  Object.assign(redis, { values: { change: call, get: call }, forget: call })
-  redis.blockList.change = call
+  Object.assign(redis, { values: { change: call, get: call } })
+  Object.assign(redis.limits, { forget: call })
+  redis.blocks.change = call
   breaker.up()
   await until(() => stores.availability.usesRedis)
   const answered: unknown[] = []
@@ -453,7 +462,8 @@ t.test('much that waits is sent in sixteen calls at once, so that a Redis that i
   const waiting: (() => void)[] = []
   const answers: number[] = []
   const call = async () => await new Promise<void>(resolve => { waiting.push(resolve) })
-  Object.assign(redis, { carry: call, replayEvents: call })
+  Object.assign(redis.limits, { merge: call })
+  Object.assign(redis.events, { replayEvents: call })
   breaker.up()
   while (stores.availability.status.store === 'memory') {
     await settled()
@@ -489,14 +499,14 @@ t.test('when it closes with a Redis that answers, what came after the recovery i
   breaker.up()
   await stores.availability.settle()
   const answer = promised<unknown>()
-  redis.take = async () => await answer.promise
+  redis.limits.take = async () => await answer.promise
   hit('late')
   await settled()
   breaker.down()
   // No heartbeat has an answer, which would send it first.
   const beat = async (isUpToDate: boolean) =>
     isUpToDate ? await new Promise<never>(() => {}) : { epoch: 'first', instances: 2, since: 2, nowMs: 0 }
-  Object.assign(redis, { heartbeat: beat })
+  Object.assign(redis.instance, { heartbeat: beat })
   breaker.up()
   await stores.availability.settle()
   answer.reject(gone)

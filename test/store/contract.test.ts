@@ -10,10 +10,10 @@ import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { Shares } from '../../lib/outage/shares.js'
 import type { LimitStore, Taken } from '../../lib/store/limit-store.js'
-import type { Store } from '../../lib/store/store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { until } from '../../tools/until.js'
+import { contractsOf } from '../support/redis-contracts.js'
 import { storeContract, type StoreUnderTest } from './contract.js'
 
 const server = await RedisServer.start()
@@ -39,11 +39,6 @@ function memoryStore (options: { maxEvents?: number }): StoreUnderTest & { store
     wait: async ms => { nowMs += ms },
     now: async () => nowMs
   }
-}
-
-/** A store that is all four in one. */
-function allOf (store: Store): Pick<StoreUnderTest, 'limits' | 'blocks' | 'events' | 'values'> {
-  return { limits: store, blocks: store, events: store, values: store }
 }
 
 /** Requests are decided one at a time. */
@@ -91,8 +86,9 @@ async function redisStore (t: Test, options: { maxEvents?: number }): Promise<St
   t.teardown(() => guarded.close())
   await guarded.connect(30_000)
   const store = new RedisStore(guarded, { keys, instance: 'test', ...defaults, ...options })
+  await store.instance.fence()
   return {
-    ...allOf(store),
+    ...contractsOf(store),
     guarded,
     store,
     wait: async ms => { await observer.eval(passTime, 2, keys.blocks, keys.blockExpiry, ms) },
@@ -125,11 +121,11 @@ t.test('memory, with no Redis configured', async t => storeContract(t, async (t,
 }))
 
 t.test('a key that lost its expiry gets one, and lets its client in again', async t => {
-  const { store, wait } = await redisStore(t, {})
+  const { limits, wait } = await redisStore(t, {})
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
     const key = keys.limit(algorithm, 'limit', 'client')
-    const accepted = async () => (await store.take([hit]))[0]!.accepted
+    const accepted = async () => (await limits.take([hit]))[0]!.accepted
     t.equal(await accepted(), true)
     await observer.persist(key)
     t.equal(await accepted(), false)
@@ -141,42 +137,42 @@ t.test('a key that lost its expiry gets one, and lets its client in again', asyn
 })
 
 t.test('a key that holds something else is not counted on', async t => {
-  const { store } = await redisStore(t, {})
+  const { limits } = await redisStore(t, {})
   await observer.set(keys.limit('fixed-window', 'limit', 'client'), 'not a number')
   await observer.hset(keys.limit('gcra', 'limit', 'client'), { used: 'x' })
   for (const algorithm of ['fixed-window', 'gcra'] as const) {
     const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
-    t.same((await store.take([hit, hit])).map(({ accepted }) => accepted), [true, false])
+    t.same((await limits.take([hit, hit])).map(({ accepted }) => accepted), [true, false])
   }
 })
 
 t.test('every counter in Redis expires', async t => {
-  const { store } = await redisStore(t, {})
+  const { limits } = await redisStore(t, {})
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
-    await store.take([{ key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }] }])
+    await limits.take([{ key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }] }])
     const ttl = await observer.pttl(keys.limit(algorithm, 'limit', 'client'))
     t.ok(ttl > 0 && ttl <= 18_000, `${algorithm}: ${ttl}`)
   }
 })
 
 t.test('what has run out on the real clock is gone', async t => {
-  const { store } = await redisStore(t, {})
+  const { limits, values, blocks } = await redisStore(t, {})
   const check = { name: 'limit', limit: defineLimit('fixed-window', 1, 20), cost: 1 }
-  await store.take([{ key: 'client', checks: [check] }])
-  await store.set('key', 'value', 20)
-  await store.block({ ip: '192.0.2.1', durationMs: 20, reason: '', origin: 'test' })
-  await until(async () => (await store.peek('client', [check])).states[0] === undefined)
-  await until(async () => await store.get('key') === null)
-  await until(async () => !await store.isBlocked('192.0.2.1'))
-  t.same(await store.blocks(), [])
-  t.equal((await store.take([{ key: 'client', checks: [check] }]))[0]!.accepted, true)
+  await limits.take([{ key: 'client', checks: [check] }])
+  await values.set('key', 'value', 20)
+  await blocks.block({ ip: '192.0.2.1', durationMs: 20, reason: '', origin: 'test' })
+  await until(async () => (await limits.peek('client', [check])).states[0] === undefined)
+  await until(async () => await values.get('key') === null)
+  await until(async () => !await blocks.isBlocked('192.0.2.1'))
+  t.same(await blocks.blocks(), [])
+  t.equal((await limits.take([{ key: 'client', checks: [check] }]))[0]!.accepted, true)
 })
 
 t.test('blocks that ran out leave Redis when others are placed', async t => {
-  const { store, wait } = await redisStore(t, {})
-  for (let i = 0; i < 20; i++) await store.block({ ip: `192.0.2.${i}`, durationMs: 10_000, reason: '', origin: 'test' })
+  const { blocks, wait } = await redisStore(t, {})
+  for (let i = 0; i < 20; i++) await blocks.block({ ip: `192.0.2.${i}`, durationMs: 10_000, reason: '', origin: 'test' })
   await wait(20_000)
-  await store.block({ ip: '198.51.100.1', durationMs: 60_000, reason: '', origin: 'test' })
+  await blocks.block({ ip: '198.51.100.1', durationMs: 60_000, reason: '', origin: 'test' })
   t.same(await observer.hkeys(keys.blocks), ['198.51.100.1'])
   t.same(await observer.zrange(keys.blockExpiry, '0', '-1'), ['198.51.100.1'])
 })

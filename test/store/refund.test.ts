@@ -40,7 +40,7 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
   const redis = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'test' })
   let clockMs = 0
   const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 1, now: () => clockMs })
-  await redis.fence()
+  await redis.instance.fence()
   // At each counter two limits, as routes of one group have them.
   const groups = algorithms.flatMap(algorithm => excesses.map(excess => [1, 2].map(() => ({
     name: `${algorithm}-${excess}`,
@@ -53,20 +53,20 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
     const checks = groups.map(group => random.pick(group))
     const given = random.chance(0.4) ? counted.splice(random.whole(0, Math.max(0, counted.length - 1)), 1)[0] : undefined
     if (given !== undefined) {
-      await redis.refund(given, { number: 0 })
+      await redis.limits.refund(given, { number: 0 })
       memory.limits.refund({ hit: given.hit, taken: given.takenHere })
     } else {
       const some = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.4))
       if (some.length === 0) continue
       // A limit in shadow lets pass what it does not count, and must not be given that back.
       const hit = { key: `client${random.whole(1, 3)}`, checks: some.map(check => ({ ...check, shadow: random.chance(0.3) })) }
-      const [taken] = await redis.take([hit])
+      const [taken] = await redis.limits.take([hit], { number: 0 })
       clockMs = taken!.nowMs
       const [takenHere] = memory.limits.take([hit])
       if (taken!.accepted) counted.push({ hit, taken: taken!, takenHere: takenHere! })
     }
     const key = `client${random.whole(1, 3)}`
-    const [here, there] = [memory.limits.peek(key, checks), await redis.peek(key, checks)]
+    const [here, there] = [memory.limits.peek(key, checks), await redis.limits.peek(key, checks)]
     const usedOf = ({ nowMs, states }: typeof here) => checks.map(({ name, limit }, i) => {
       const { used, previous } = current(states[i], nowMs, limit)
       return { name, used: limit.algorithm === 'gcra' ? used / limit.windowMs : used, previous }
@@ -86,14 +86,14 @@ t.test('what is no counter is left alone by a refund and a look', { buffered: tr
   await guarded.connect(times.connectTimeout)
   t.teardown(() => guarded.close())
   const store = new RedisStore(guarded, { keys: new Keys('other:'), maxEvents: 1, instance: 'test' })
-  await store.fence()
+  await store.instance.fence()
   const checks = algorithms.map(algorithm => ({ name: 'a', limit: defineLimit(algorithm, 5, 1000), cost: 1 }))
   const taken = { accepted: true, nowMs: 0, outcomes: checks.map(() => ({ fits: true, state: { used: 1, previous: 0, atMs: 0 } })) }
   for (const { limit } of checks) await guarded.client.sadd(new Keys('other:').limit(limit.algorithm, 'a', 'client'), 'x')
-  await store.refund({ hit: { key: 'client', checks }, taken }, { number: 0 })
-  t.same((await store.peek('client', checks)).states, [undefined, undefined, undefined])
-  t.equal(await store.forget('client', checks), true)
-  t.equal(await store.forget('client', []), false)
+  await store.limits.refund({ hit: { key: 'client', checks }, taken }, { number: 0 })
+  t.same((await store.limits.peek('client', checks)).states, [undefined, undefined, undefined])
+  t.equal(await store.limits.forget('client', checks, { number: 0 }), true)
+  t.equal(await store.limits.forget('client', [], { number: 0 }), false)
 })
 
 async function isUsed (app: FastifyInstance): Promise<void> {

@@ -1,31 +1,21 @@
 /** The block list in Redis: a hash of all blocks, and a stream of the last changes. */
+import { lengthOf, type Network, networkOf, parseAddress } from '../../addresses/address.js'
 import { StoreUnavailableError } from '../../errors.js'
-import { type Arguments, type RedisClient, Script } from '../../redis/script.js'
-import { lengthOf, type Network, networkOf, parseAddress, parseNetwork } from '../../addresses/address.js'
+import type { GuardedRedis } from '../../redis/breaker.js'
+import type { RedisClient } from '../../redis/script.js'
+import type { Block, BlockOperation, BlockStore } from '../block-store.js'
 import type { Keys } from '../keys.js'
-import type { OwnKeys } from './foreign-values.js'
-import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from './replies.js'
-import { type Block, blockedIn, type BlockOperation } from '../block-store.js'
-import { scripts } from './lua/scripts.js'
-
-const changeBlocks = new Script(scripts['change-blocks'])
-const blockChanges = new Script(scripts['block-changes'])
+import {
+  type AnnouncedBlock, blockChanges, changeBlocks, type ChangedBlock, isNetwork, parseBlock, type ReadChanges, readScan
+} from './encodings/blocks.js'
+import { type OnForeign, OwnKeys } from './foreign-values.js'
+import { clockOf, listOf, pageLength, textOf, wholeOf } from './replies.js'
 
 /** One change of the block list, as the stream of changes tells it. */
 export interface BlockChange {
   readonly ip: string
   /** undefined: the block was lifted */
   readonly block: Block | undefined
-}
-
-/** What became of one operation on the block list. */
-export interface ChangedBlock {
-  /** a block of exactly this address or range was in force before */
-  readonly wasBlocked: boolean
-  /** the block that is in force now; undefined: none */
-  readonly standing: Block | undefined
-  /** number of the last change when it was so */
-  readonly sequence: number
 }
 
 export interface BlockChanges {
@@ -50,7 +40,20 @@ export interface BlockCursor {
 /** Behind every change: asks only for where the stream stands. */
 const atEnd: BlockCursor = { id: '18446744073709551615-18446744073709551615', sequence: -1 }
 
-export class RedisBlocks {
+/** The keys of the block list, and of what else lies in its slot of a Cluster. */
+export function ownKeysOfBlocks (redis: GuardedRedis, keys: Keys, onForeign: OnForeign): OwnKeys {
+  return new OwnKeys(redis, {
+    [keys.blocks]: 'hash',
+    [keys.blockExpiry]: 'zset',
+    [keys.blockChanges]: 'stream',
+    [keys.blockSequence]: 'number',
+    [keys.blocksLifted]: 'zset',
+    [keys.instances]: 'zset',
+    [keys.epoch]: 'text'
+  }, onForeign)
+}
+
+export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
   readonly #redis: OwnKeys
   readonly #keys: Keys
   /** the last change that Redis has told of, unless it was behind by then */
@@ -68,10 +71,10 @@ export class RedisBlocks {
    * undo what was done since: then each operation counts as of its own time.
    *
    * @param aheadMs        the clock of the operations and of `promptUntilMs` less that of Redis
-   * @param promptUntilMs  default: for ever
+   * @param promptUntilMs  until when the operations count as done now
    */
   async change (
-    operations: readonly BlockOperation[], aheadMs = 0, promptUntilMs = Infinity
+    operations: readonly BlockOperation[], aheadMs: number, promptUntilMs: number
   ): Promise<readonly ChangedBlock[]> {
     const changed = await this.#change(operations, aheadMs, promptUntilMs - aheadMs)
     this.#madeSince += changed.filter(({ isAnnounced }) => isAnnounced).length
@@ -92,7 +95,7 @@ export class RedisBlocks {
     return found.some((json, i) => json !== null && (this.#blockOf(candidates[i]!, json)?.expiresAtMs ?? 0) > nowMs)
   }
 
-  async all (): Promise<readonly Block[]> {
+  async blocks (): Promise<readonly Block[]> {
     const all: Block[] = []
     for await (const page of this.pages()) all.push(...page)
     const nowMs = await this.#redis.run(timeOf)
@@ -170,7 +173,8 @@ export class RedisBlocks {
 
   async #changesAfter (id: string, count: number): Promise<ReadChanges> {
     const keys = [this.#keys.blockChanges, this.#keys.blockSequence, this.#keys.epoch]
-    return await this.#redis.run(async client => readChanges(await blockChanges.run(client, keys, [id, count])))
+    return await this.#redis.run(async client =>
+      blockChanges.read(await blockChanges.script.run(client, keys, blockChanges.args({ id, count })), { id, count }))
   }
 
   #note (seen: BlockCursor): void {
@@ -178,12 +182,15 @@ export class RedisBlocks {
     this.#madeSince = 0
   }
 
-  /** @param promptUntilMs  by Redis' clock */
-  async #change (operations: readonly BlockOperation[], aheadMs: number, promptUntilMs: number) {
-    const untilMs = Math.floor(Math.min(promptUntilMs, Number.MAX_SAFE_INTEGER))
-    const args = [maxChanges, untilMs, ...operations.flatMap(operation => argumentsOf(operation, aheadMs))]
+  /** @param untilMs  by Redis' clock */
+  async #change (
+    operations: readonly BlockOperation[], aheadMs: number, untilMs: number
+  ): Promise<readonly AnnouncedBlock[]> {
+    const { blocks, blockExpiry, blockChanges, blockSequence, blocksLifted } = this.#keys
+    const keys = [blocks, blockExpiry, blockChanges, blockSequence, blocksLifted]
+    const given = { operations, aheadMs, untilMs, maxChanges }
     return await this.#redis.run(async client =>
-      readChanged(operations, await changeBlocks.run(client, this.#blockKeys(), args)))
+      changeBlocks.read(await changeBlocks.script.run(client, keys, changeBlocks.args(given)), given))
   }
 
   /** @returns undefined for a foreign entry, which must not hide the others */
@@ -201,49 +208,10 @@ export class RedisBlocks {
     this.#redis.passedOver(this.#keys.blockChanges)
     return undefined
   }
-
-  #blockKeys (): readonly string[] {
-    return [this.#keys.blocks, this.#keys.blockExpiry, this.#keys.blockChanges, this.#keys.blockSequence, this.#keys.blocksLifted]
-  }
 }
-
-/** Entries read at a time. */
-export const pageLength = 500
 
 /** An instance that was away for more changes than this loads the whole list. */
 const maxChanges = 10_000
-
-/** Reads the reply of HSCAN: the next cursor, and a flat list of fields and values. */
-function readScan (reply: unknown): readonly [next: string, entries: readonly (readonly [ip: string, json: string])[]] {
-  const [next, fields] = listOf(reply, 2)
-  const flat = listOf(fields).map(textOf)
-  if (typeof next !== 'string' || !/^\d{1,20}$/.test(next) || flat.length % 2 !== 0) throw unreadable()
-  return [next, Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])]
-}
-
-/** The arguments of change-blocks.lua for one operation. */
-function argumentsOf (operation: BlockOperation, aheadMs: number): Arguments {
-  const atMs = Math.floor(operation.atMs - aheadMs)
-  if ('unblock' in operation) return ['unblock', operation.unblock, atMs, '', '', '']
-  const { ip, durationMs, reason, origin, replace } = operation.block
-  return [replace === true ? 'replace' : 'block', ip, atMs, durationMs === Infinity ? '' : durationMs, reason, origin]
-}
-
-/** Reads the reply of change-blocks.lua. */
-function readChanged (operations: readonly BlockOperation[], reply: unknown) {
-  const told = listOf(reply, 3 * operations.length + 1)
-  const sequence = wholeOf(told.at(-1))
-  return operations.map((operation, i) => {
-    const [isAnnounced, wasBlocked, json] = told.slice(3 * i, 3 * i + 3)
-    const standing = json === '' ? undefined : parseBlock(blockedIn(operation), textOf(json))
-    if (json !== '' && standing === undefined) throw unreadable()
-    return {
-      isAnnounced: wholeOf(isAnnounced, 0, 1) === 1, wasBlocked: wholeOf(wasBlocked, 0, 1) === 1, standing, sequence
-    }
-  })
-}
-
-type ReadChanges = ReturnType<typeof readChanges>
 
 /**
  * Whether changes that Redis had are missing.
@@ -256,38 +224,6 @@ function lacks ({ lastSequence, entries }: ReadChanges, seen: number, atLeast: n
   return lastSequence < atLeast || entries.slice(0, 1).some(([, fields]) => Number(fields[1]) <= seen)
 }
 
-/** Reads the reply of block-changes.lua. */
-function readChanges (reply: unknown) {
-  const [clock, last, lastId, entries, epoch] = listOf(reply, 5)
-  return {
-    nowMs: clockOf(clock),
-    lastSequence: wholeOf(last),
-    lastId: streamIdOf(lastId),
-    entries: listOf(entries).map(entry => {
-      const [id, fields] = listOf(entry, 2)
-      return [streamIdOf(id), listOf(fields).map(textOf)] as const
-    }),
-    epoch: textOf(epoch)
-  }
-}
-
-function parseBlock (ip: string | undefined, json: string | undefined): Block | undefined {
-  const read = (parseJson(json) ?? {}) as Partial<Record<keyof Block, unknown>>
-  const { reason, origin, blockedAtMs, expiresAtMs = Infinity } = read
-  if (!isNetwork(ip) || typeof reason !== 'string' || typeof origin !== 'string') return undefined
-  if (!isMoment(blockedAtMs) || (expiresAtMs !== Infinity && !isMoment(expiresAtMs))) return undefined
-  return { ip, reason, origin, blockedAtMs, expiresAtMs }
-}
-
-/** Whether a text is an address or range, in the form in which they are stored. */
-function isNetwork (ip: string | undefined): ip is string {
-  return ip !== undefined && parseNetwork(ip)?.text === ip
-}
-
-function isMoment (value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0
-}
-
 async function timeOf (client: RedisClient): Promise<number> {
   const [seconds, microseconds] = listOf(await client.time(), 2).map(part => wholeOf(part))
   return clockOf(seconds! * 1000 + Math.floor(microseconds! / 1000))
@@ -297,6 +233,8 @@ async function timeOf (client: RedisClient): Promise<number> {
 function networksAround (address: string): string[] {
   const parsed = parseAddress(address)!
   const networks: Network[] = []
-  for (let prefixLength = lengthOf(parsed.family); prefixLength >= 0; prefixLength--) networks.push(networkOf(parsed, prefixLength))
+  for (let prefixLength = lengthOf(parsed.family); prefixLength >= 0; prefixLength--) {
+    networks.push(networkOf(parsed, prefixLength))
+  }
   return networks.map(({ text }) => text)
 }

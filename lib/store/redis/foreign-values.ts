@@ -5,14 +5,8 @@
  */
 import { StoreUnavailableError, ValueError } from '../../errors.js'
 import type { GuardedRedis } from '../../redis/breaker.js'
-import { type RedisClient, Script } from '../../redis/script.js'
-import { listOf, wholeOf } from './replies.js'
-import { scripts } from './lua/scripts.js'
-
-const mend = new Script(scripts.mend)
-
-/** The type of a key's value. A stream must also take new entries, and a number be safe to increment. */
-export type OwnType = 'hash' | 'zset' | 'stream' | 'number' | 'text'
+import type { RedisClient } from '../../redis/script.js'
+import { mend, type OwnType } from './encodings/instance.js'
 
 /** The fate of a foreign value. */
 export type ForeignFate = 'emptied' | 'passed over'
@@ -50,29 +44,24 @@ export class OwnKeys {
     } catch (error) {
       if (!isOfValue(error)) throw error
     }
-    const names = Object.keys(this.#types)
+    const [names, types] = [Object.keys(this.#types), Object.values(this.#types)]
     const emptied = await this.#redis.run(async client =>
-      listOf(await mend.run(client, names, Object.values(this.#types)), names.length).map(flag => wholeOf(flag, 0, 1)))
-    for (const name of names.filter((_, i) => emptied[i] === 1)) {
+      mend.read(await mend.script.run(client, names, mend.args(types)), types))
+    for (const name of names.filter((_, i) => emptied[i])) {
       this.#emptied++
       this.#onForeign(name, 'emptied')
     }
-    return await asFailure(this.#redis.run(command), 'reply')
+    try {
+      return await this.#redis.run(command)
+    } catch (error) {
+      if (!(error instanceof ValueError)) throw error
+      throw new StoreUnavailableError('reply', `Redis cannot be used (reply): ${error.message}`, error)
+    }
   }
 
   /** Reports a foreign entry. The other entries are still used. */
   passedOver (key: string): void {
     this.#onForeign(key, 'passed over')
-  }
-}
-
-/** Turns a ValueError into a failure of Redis, for commands whose caller has not asked for a value by its key. */
-export async function asFailure<T> (answer: Promise<T>, kind: 'reply' | 'lost'): Promise<T> {
-  try {
-    return await answer
-  } catch (error) {
-    if (!(error instanceof ValueError)) throw error
-    throw new StoreUnavailableError(kind, `Redis cannot be used (${kind}): ${error.message}`, error)
   }
 }
 

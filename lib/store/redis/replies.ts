@@ -51,5 +51,8 @@ export function unreadable (): StoreUnavailableError {
   return new StoreUnavailableError('reply', 'Redis sent a reply of another form than the command returns')
 }
 
+/** Entries that are read at a time. */
+export const pageLength = 500
+
 /** The latest moment of a Date. */
 const latestDateMs = 8.64e15

@@ -1,12 +1,26 @@
 /**
- * Numbers for what this instance sends, rising in the order of sending: Redis
- * keeps the last one that ran, and runs none below it (store/redis/lua/take.lua).
+ * The one sequence of numbers under which this instance sends its hits, refunds, resets, values and events. Redis keeps
+ * the last number that ran, and runs none below it, so a fence tells afterwards which calls ran.
  */
+import { isCluster, type RedisClient, type Script, type ScriptCall } from '../../redis/script.js'
 import type { Ticket } from './batch.js'
-import type { Arguments } from '../../redis/script.js'
 
-export class Numbers {
-  /** where Redis keeps the last one */
+/** What Redis told of an instance's numbers when the instance came back (store/redis/lua/fence.lua). */
+export interface Fence {
+  /** the last that ran; -1: Redis does not know, so none that would still count */
+  readonly last: number
+  /** of those below, none will run any more */
+  readonly next: number
+}
+
+/** In a Cluster calls have no numbers: whether one ran cannot be told. */
+export const noNumbers: Fence = { last: 0, next: 0 }
+
+/** ms that Redis keeps what it knows of an instance that is gone; an outage may be as long. */
+export const keptMs = 86_400_000
+
+export class Sequence {
+  /** where Redis keeps the last number */
   readonly key: string
   #last = 0
 
@@ -14,12 +28,18 @@ export class Numbers {
     this.key = key
   }
 
-  /** @returns arguments behind a number, a new one for each sending; the ticket says which */
-  before (args: Arguments, ticket: Ticket): () => Arguments {
-    return () => {
+  /**
+   * Runs a script whose first argument is the number of the call, and whose last key is that of the sequence; in a
+   * Cluster without a number, which is 0, and without that key.
+   *
+   * @param ticket  notes the number; a script that is sent twice gets a new one
+   */
+  async run (client: RedisClient, script: Script, { keys, args }: ScriptCall, ticket: Ticket): Promise<unknown> {
+    if (isCluster(client)) return await script.run(client, keys, [0, ...args])
+    return await script.run(client, [...keys, this.key], () => {
       ticket.number = ++this.#last
       return [ticket.number, ...args]
-    }
+    })
   }
 
   /** The number to go on from once the earlier ones are void: no instance sends so many in between. */
@@ -30,12 +50,4 @@ export class Numbers {
   goOnFrom (number: number): void {
     this.#last = number
   }
-}
-
-/** What Redis told of an instance's numbers when the instance came back (store/redis/lua/fence.lua). */
-export interface Fence {
-  /** the last that ran; -1: Redis does not know, so none that would still count */
-  readonly last: number
-  /** of those below, none will run any more */
-  readonly next: number
 }

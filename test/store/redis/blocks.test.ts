@@ -9,7 +9,9 @@ import { Connection } from '../../../lib/redis/connection.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { Journal } from '../../../lib/outage/journal.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
-import type { BlockOperation } from '../../../lib/store/block-store.js'
+import type { BlockOperation, BlockStore } from '../../../lib/store/block-store.js'
+import type { RedisBlocks } from '../../../lib/store/redis/blocks.js'
+import { contractsOf } from '../../support/redis-contracts.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 
 const server = await RedisServer.start()
@@ -19,13 +21,15 @@ t.teardown(async () => {
   await server.stop()
 })
 
-async function storeOf (t: Test, instance: string): Promise<RedisStore> {
+/** The block list as the contract has it, and as the outage layer has it. */
+async function storeOf (t: Test, instance: string): Promise<BlockStore & { readonly redis: RedisBlocks }> {
   const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const keys = new Keys('guard:')
   const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: keys.probe })
   t.teardown(() => guarded.close())
   await guarded.connect(times.connectTimeout)
-  return new RedisStore(guarded, { keys, maxEvents: 10, instance })
+  const store = new RedisStore(guarded, { keys, maxEvents: 10, instance })
+  return { ...contractsOf(store).blocks, redis: store.blocks }
 }
 
 const blockOf = (ip: string) => ({ ip, durationMs: 60_000, reason: '', origin: '' })
@@ -35,48 +39,48 @@ t.beforeEach(async () => { await observer.flushall() })
 
 t.test('a list that lacks changes is behind, also when others have changed it as often since', async t => {
   const [one, other] = [await storeOf(t, 'one'), await storeOf(t, 'other')]
-  t.equal(await one.blockList.isBehind(), false, 'nothing is known yet')
+  t.equal(await one.redis.isBehind(), false, 'nothing is known yet')
   await one.block(blockOf('192.0.2.1'))
-  const { cursor } = await one.blockList.changes()
+  const { cursor } = await one.redis.changes()
   await observer.save()
   await one.block(blockOf('192.0.2.2'))
-  const followed = await one.blockList.changes(cursor)
+  const followed = await one.redis.changes(cursor)
   t.same([followed.isBehind, followed.changes.map(({ ip }) => ip)], [false, ['192.0.2.2']])
-  t.equal(await one.blockList.isBehind(), false)
+  t.equal(await one.redis.isBehind(), false)
 
   await reload()
-  t.equal(await one.blockList.isBehind(), true, 'fewer changes')
-  t.match(await one.blockList.changes(followed.cursor), { missed: true, isBehind: true })
+  t.equal(await one.redis.isBehind(), true, 'fewer changes')
+  t.match(await one.redis.changes(followed.cursor), { missed: true, isBehind: true })
   for (const ip of ['192.0.2.3', '192.0.2.4', '192.0.2.5']) {
     await other.block(blockOf(ip))
-    t.equal(await one.blockList.isBehind(), true, 'other changes with the same numbers')
-    t.match(await one.blockList.changes(followed.cursor), { missed: true, isBehind: true })
+    t.equal(await one.redis.isBehind(), true, 'other changes with the same numbers')
+    t.match(await one.redis.changes(followed.cursor), { missed: true, isBehind: true })
   }
   // From a list that is loaded anew it goes on.
-  t.match(await one.blockList.changes(), { missed: true, isBehind: false })
-  t.equal(await one.blockList.isBehind(), false)
+  t.match(await one.redis.changes(), { missed: true, isBehind: false })
+  t.equal(await one.redis.isBehind(), false)
 })
 
 t.test('a list that lacks only what was changed from here, since it was looked at last, is behind', async t => {
   const store = await storeOf(t, 'one')
   await store.block(blockOf('192.0.2.1'))
-  await store.blockList.changes()
+  await store.redis.changes()
   await observer.save()
   t.equal(await store.unblock('192.0.2.1'), true)
   t.equal(await store.unblock('192.0.2.9'), false)
-  t.equal(await store.blockList.isBehind(), false)
+  t.equal(await store.redis.isBehind(), false)
   await reload()
-  t.equal(await store.blockList.isBehind(), true)
+  t.equal(await store.redis.isBehind(), true)
 })
 
 t.test('a list whose changes are gone is not behind', async t => {
   const store = await storeOf(t, 'one')
   await store.block(blockOf('192.0.2.1'))
-  const { cursor } = await store.blockList.changes()
+  const { cursor } = await store.redis.changes()
   for (const ip of ['192.0.2.2', '192.0.2.3']) await store.block(blockOf(ip))
   await observer.xtrim('guard:{blocks}:changes', 'MAXLEN', 1)
-  t.equal(await store.blockList.isBehind(), false)
-  t.match(await store.blockList.changes(cursor), { missed: true, isBehind: false })
+  t.equal(await store.redis.isBehind(), false)
+  t.match(await store.redis.changes(cursor), { missed: true, isBehind: false })
 })
 
 const ip = '192.0.2.1'
@@ -124,7 +128,7 @@ for (const [name, steps] of Object.entries(lateOperations)) {
     const operations = history(steps)
     for (const arriving of [operations, operations.toReversed()]) {
       await observer.flushall()
-      for (const operation of arriving) await store.blockList.apply([operation], aheadMs)
+      for (const operation of arriving) await store.redis.apply([operation], aheadMs)
       const reasons = (await store.blocks()).map(({ reason }) => reason)
       t.same(reasons, [standingAfter(operations) ?? []].flat())
     }
@@ -146,7 +150,7 @@ t.test('what several instances did in an outage ends as if all had been done in 
     const journals = [0, 1, 2].map(() => new Journal({ capacity: 100, maxEvents: 1, onDrop: () => {} }))
     operations.forEach((operation, i) => journals[instances[i]!]!.addBlock(operation))
     for (const journal of isReversed ? journals.reverse() : journals) {
-      for (const chunk of journal.rest()) if (chunk.kind === 'blocks') await store.blockList.apply(chunk.operations, aheadMs)
+      for (const chunk of journal.rest()) if (chunk.kind === 'blocks') await store.redis.apply(chunk.operations, aheadMs)
     }
     const [standing] = await store.blocks()
     const expected = standingAfter(operations)
@@ -159,7 +163,7 @@ t.test('what several instances did in an outage ends as if all had been done in 
 t.test('an older unblock that arrives after a newer one does not make it forgotten', async t => {
   const store = await storeOf(t, 'one')
   const [block, unblock, older] = [...history([['block'], ['unblock']]), { atMs: -3 * minuteMs, unblock: ip }]
-  for (const operation of [unblock, older, block]) await store.blockList.apply([operation!], aheadMs)
+  for (const operation of [unblock, older, block]) await store.redis.apply([operation!], aheadMs)
   t.same(await store.blocks(), [])
 })
 

@@ -10,6 +10,7 @@ import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
 import type { CountedHere } from '../../../lib/store/limit-store.js'
 import type { BlockOperation } from '../../../lib/store/block-store.js'
+import { contractsOf } from '../../support/redis-contracts.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { scripts } from '../../../lib/store/redis/lua/scripts.js'
 
@@ -21,6 +22,8 @@ const connection = new Connection({ kind: 'server', options: { port: server.port
 const guarded = new GuardedRedis(connection, { ...times, probeKey: keys.probe })
 await guarded.connect(30_000)
 const store = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'one' })
+await store.instance.fence()
+const { blocks } = contractsOf(store)
 t.teardown(async () => {
   guarded.close()
   observer.disconnect()
@@ -37,11 +40,11 @@ function clientOf (limit: Limit) {
   return {
     key: keys.limit(limit.algorithm, 'limit', client),
     async hit (times: number): Promise<LimitState> {
-      const taken = await store.take(Array.from({ length: times }, () => ({ key: client, checks: [check] })))
+      const taken = await store.limits.take(Array.from({ length: times }, () => ({ key: client, checks: [check] })), { number: 0 })
       return taken.at(-1)!.outcomes[0]!.state
     },
     async remaining (): Promise<number> {
-      const [taken] = await store.take([{ key: client, checks: [check] }])
+      const [taken] = await store.limits.take([{ key: client, checks: [check] }], { number: 0 })
       return explain(taken!.outcomes[0]!.state, taken!.nowMs, limit).remaining + 1
     }
   }
@@ -54,7 +57,7 @@ function countedOn (known: LimitState | undefined, limit: Limit, hits: number): 
 }
 
 async function carry (counters: readonly CountedHere[], id = String(++ids), isIntact = false): Promise<void> {
-  await store.carry(id, counters, Date.now(), isIntact)
+  await store.limits.merge(id, counters, Date.now(), isIntact)
 }
 
 for (const algorithm of algorithms) {
@@ -160,7 +163,7 @@ t.test('a window that is over on the way is left out, and so is one that nobody 
   const limit = defineLimit('fixed-window', 100, 1000)
   const { key } = clientOf(limit)
   const nowMs = Date.now()
-  await store.carry(String(++ids), [{ key, limit, known: undefined, counted: { used: 0, previous: 0, atMs: nowMs + 500 } }], nowMs, false)
+  await store.limits.merge(String(++ids), [{ key, limit, known: undefined, counted: { used: 0, previous: 0, atMs: nowMs + 500 } }], nowMs, false)
   t.equal(await observer.exists(key), 0)
 })
 
@@ -253,36 +256,36 @@ t.test('gcra: the bucket is never fuller than full, and one that never drains go
 t.test('after a fence no batch runs that was sent before it', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
   const hits = (client: string) => [{ key: client, checks: [{ name: 'limit', limit, cost: 1 }] }]
-  await store.fence()
+  await store.instance.fence()
   const ticket = { number: 0 }
-  await store.take(hits('fenced'), ticket)
+  await store.limits.take(hits('fenced'), ticket)
   t.ok(ticket.number > 0)
-  t.equal((await store.fence()).last, ticket.number)
+  t.equal((await store.instance.fence()).last, ticket.number)
   // Its answer may be lost: asked again, it is the same.
-  t.equal((await store.fence()).last, ticket.number)
+  t.equal((await store.instance.fence()).last, ticket.number)
   // A batch with an old number, as one that was on its way would have.
   const late = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'one' })
-  await t.rejects(late.take(hits('fenced'), { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  await t.rejects(late.limits.take(hits('fenced'), { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '1')
-  await store.take(hits('fenced'), ticket)
+  await store.limits.take(hits('fenced'), ticket)
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '2')
   await observer.del(keys.batch('one'))
-  await t.rejects(store.take(hits('fenced'), ticket), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
-  t.equal((await store.fence()).last, -1)
-  t.equal((await store.fence()).last, -1)
-  await store.take(hits('fenced'), ticket)
-  t.equal((await store.fence()).last, ticket.number)
+  await t.rejects(store.limits.take(hits('fenced'), ticket), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  t.equal((await store.instance.fence()).last, -1)
+  t.equal((await store.instance.fence()).last, -1)
+  await store.limits.take(hits('fenced'), ticket)
+  t.equal((await store.instance.fence()).last, ticket.number)
   t.equal(guarded.usable, true)
 })
 
 t.test('a script that Redis has forgotten is sent again under a new number', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
   const hits = [{ key: 'forgotten', checks: [{ name: 'limit', limit, cost: 1 }] }]
-  await store.fence()
+  await store.instance.fence()
   for (let round = 0; round < 3; round++) {
     await observer.script('FLUSH')
     const tickets = Array.from({ length: 5 }, () => ({ number: 0 }))
-    await Promise.all(tickets.map(async ticket => await store.take(hits, ticket)))
+    await Promise.all(tickets.map(async ticket => await store.limits.take(hits, ticket)))
     t.same(tickets.map(({ number }) => number).sort((a, b) => a - b), tickets.map(({ number }) => number), 'in the order in which they ran')
   }
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'forgotten')), '15')
@@ -290,76 +293,76 @@ t.test('a script that Redis has forgotten is sent again under a new number', asy
 
 t.test('events that are replayed twice are written once', async t => {
   const events = [{ type: 'limited' as const, ip: '192.0.2.1', count: 3, atMs: Date.now() }]
-  await store.replayEvents('events-1', events)
-  await store.replayEvents('events-1', events)
-  await store.replayEvents('events-2', events)
-  t.same(await store.suspects(5), [{ ip: '192.0.2.1', count: 6 }])
+  await store.events.replayEvents('events-1', events)
+  await store.events.replayEvents('events-1', events)
+  await store.events.replayEvents('events-2', events)
+  t.same(await store.events.suspects(5), [{ ip: '192.0.2.1', count: 6 }])
   t.ok(await observer.pttl(keys.carried(keys.events, 'one:events-1')) > 0)
 })
 
 t.test('a fence tells whether a live write of events ran, and none runs behind it', async t => {
   const events = [{ type: 'limited' as const, ip: '192.0.2.2', count: 1, atMs: Date.now() }]
-  await store.fence()
+  await store.instance.fence()
   const ticket = { number: 0 }
-  await store.logEvents(events, ticket)
-  t.equal((await store.fence()).last, ticket.number)
+  await store.events.logEvents(events, ticket)
+  t.equal((await store.instance.fence()).last, ticket.number)
   const late = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'one' })
-  await t.rejects(late.logEvents(events, { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
-  t.match(await store.suspects(1), [{ ip: '192.0.2.1' }])
+  await t.rejects(late.events.logEvents(events, { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  t.match(await store.events.suspects(1), [{ ip: '192.0.2.1' }])
   // A foreign value at the events costs a round trip; in place of the number it counts as lost data.
   await observer.set(keys.events, 'a text of somebody else')
-  await store.logEvents(events, ticket)
-  t.equal((await store.events(5)).length, 1)
+  await store.events.logEvents(events, ticket)
+  t.equal((await store.events.events(5)).length, 1)
   await observer.lpush(keys.batch('two'), 'a list of somebody else')
   const other = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'two' })
-  await t.rejects(other.logEvents(events, { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  await t.rejects(other.events.logEvents(events, { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   // In place of a marker, it marks nothing.
   await observer.lpush(keys.carried(keys.events, 'one:events-3'), 'a list of somebody else')
-  await store.replayEvents('events-3', events)
-  t.equal((await store.events(5)).length, 2)
+  await store.events.replayEvents('events-3', events)
+  t.equal((await store.events.events(5)).length, 2)
 })
 
 t.test('of a block and an unblock the later one holds, whichever is told first', async t => {
   const block = (ip: string, durationMs = 60_000) => ({ ip, durationMs, reason: 'told', origin: 'test' })
   const nowMs = Date.now()
   const cases: [ip: string, first: () => Promise<unknown>, told: BlockOperation, isBlocked: boolean][] = [
-    ['192.0.2.1', async () => await store.block(block('192.0.2.1')), { atMs: nowMs - 5000, unblock: '192.0.2.1' }, true],
-    ['192.0.2.2', async () => { await store.block(block('192.0.2.2')); await store.unblock('192.0.2.2') }, { atMs: nowMs - 5000, block: block('192.0.2.2') }, false],
-    ['192.0.2.3', async () => await store.blockList.apply([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], 0), { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
-    ['192.0.2.4', async () => await store.blockList.apply([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], 0), { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
+    ['192.0.2.1', async () => await blocks.block(block('192.0.2.1')), { atMs: nowMs - 5000, unblock: '192.0.2.1' }, true],
+    ['192.0.2.2', async () => { await blocks.block(block('192.0.2.2')); await blocks.unblock('192.0.2.2') }, { atMs: nowMs - 5000, block: block('192.0.2.2') }, false],
+    ['192.0.2.3', async () => await store.blocks.apply([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], 0), { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
+    ['192.0.2.4', async () => await store.blocks.apply([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], 0), { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
     ['192.0.2.5', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.5', 4000) }, false],
     ['192.0.2.6', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.6', Infinity) }, true]
   ]
   for (const [ip, first, told, isBlocked] of cases) {
     await first()
-    await store.blockList.apply([told], 0)
-    t.equal(await store.isBlocked(ip), isBlocked, ip)
+    await store.blocks.apply([told], 0)
+    t.equal(await blocks.isBlocked(ip), isBlocked, ip)
   }
-  await store.block({ ...block('192.0.2.7'), reason: 'here' })
-  await store.blockList.apply([{ atMs: nowMs - 5000, block: block('192.0.2.7') }], 0)
-  t.equal((await store.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason, 'here', 'a later block of the same address stays')
-  const told = (await store.blocks()).find(({ ip }) => ip === '192.0.2.6')!
+  await blocks.block({ ...block('192.0.2.7'), reason: 'here' })
+  await store.blocks.apply([{ atMs: nowMs - 5000, block: block('192.0.2.7') }], 0)
+  t.equal((await blocks.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason, 'here', 'a later block of the same address stays')
+  const told = (await blocks.blocks()).find(({ ip }) => ip === '192.0.2.6')!
   t.ok(Math.abs(told.blockedAtMs - (nowMs - 5000)) < 2000, 'it was blocked when it was blocked')
-  t.equal(await store.blockList.count(), (await store.blocks()).length)
+  t.equal(await store.blocks.count(), (await blocks.blocks()).length)
 })
 
 t.test('instances are counted while they are alive, and the epoch stays', async t => {
-  const first = await store.heartbeat(true, 0)
+  const first = await store.instance.heartbeat(true, 0)
   t.equal(first.since, first.instances)
   t.ok(Math.abs(first.nowMs - Date.now()) < 60_000)
   const other = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'two' })
   const withOther = { epoch: first.epoch, instances: first.instances + 1 }
-  t.match(await other.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not told all yet')
-  t.match(await store.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances, since: first.since })
+  t.match(await other.instance.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not told all yet')
+  t.match(await store.instance.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances, since: first.since })
   // Until Redis' own clock has gone on.
   await sleep(5)
-  const later = await other.heartbeat(true, first.nowMs + 1)
+  const later = await other.instance.heartbeat(true, first.nowMs + 1)
   t.match(later, withOther)
-  t.match(await other.heartbeat(true, later.nowMs), { since: 1 })
+  t.match(await other.instance.heartbeat(true, later.nowMs), { since: 1 })
   await observer.zadd(keys.instances, Date.now() - 6000, 'two')
-  t.match(await store.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances })
+  t.match(await store.instance.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances })
   await observer.flushall()
-  t.not((await store.heartbeat(true, 0)).epoch, first.epoch)
+  t.not((await store.instance.heartbeat(true, 0)).epoch, first.epoch)
 })
 
 t.test('a fence that comes late does not open the door again for what was sent before', async t => {
@@ -376,7 +379,7 @@ t.test('a fence that comes late does not open the door again for what was sent b
 t.test('a block list that is replaced while it is read is one that Redis has lost', async t => {
   const client = guarded.client
   await client.hset(keys.blocks, Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`10.0.${i >> 8}.${i & 255}`, '{}'])))
-  const pages = store.blockList.pages()
+  const pages = store.blocks.pages()
   await pages.next()
   await observer.set(keys.blocks, 'a text of somebody else')
   await t.rejects(pages.next(), /lost its block list/)
@@ -384,6 +387,7 @@ t.test('a block list that is replaced while it is read is one that Redis has los
 })
 
 t.test('what is sent again without the first of it is added once', async t => {
+  await store.instance.fence()
   const limit = defineLimit('fixed-window', 100, 100_000)
   const [first, second] = [clientOf(limit), clientOf(limit)]
   const counters = await Promise.all([first, second].map(async ({ key, hit }): Promise<CountedHere> => {
@@ -394,7 +398,7 @@ t.test('what is sent again without the first of it is added once', async t => {
   await carry(counters.slice(1), 'sent again')
   t.equal(await second.remaining(), 70)
   const changes = ['first', 'second'].map(key => ({ key, base: undefined, add: 1, addedAtMs: Date.now(), end: undefined }))
-  await store.values.carry('values sent again', changes, Date.now())
-  await store.values.carry('values sent again', changes.slice(1), Date.now())
+  await store.values.merge('values sent again', changes, Date.now())
+  await store.values.merge('values sent again', changes.slice(1), Date.now())
   t.equal(await observer.get(keys.value('second')), '1')
 })

@@ -10,17 +10,22 @@ import { algorithms, defineLimit, type Limit } from '../../../lib/rules/rate-lim
 import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
 import type { NamedCheck } from '../../../lib/store/limit-store.js'
+import { type Contracts, contractsOf } from '../../support/redis-contracts.js'
 import { guardedApp, logTo } from '../../support/app.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { until } from '../../../tools/until.js'
 
+/** As the contracts have it, and as the outage layer has it. */
+type Asked = Contracts & { readonly redis: RedisStore }
+
 /** A store whose Redis answers each command and script as it is told to. */
-function storeAnswering (answer: () => unknown): RedisStore {
+function storeAnswering (answer: () => unknown): Asked {
   const client = new Proxy({ isCluster: false }, {
     get: (target, name) => name === 'isCluster' ? false : async () => answer()
   }) as unknown as RedisClient
   const redis = { run: async <T>(command: (client: RedisClient) => Promise<T>) => await command(client) } as unknown as GuardedRedis
-  return new RedisStore(redis, { keys: new Keys('guard:'), maxEvents: 10, instance: 'test' })
+  const store = new RedisStore(redis, { keys: new Keys('guard:'), maxEvents: 10, instance: 'test' })
+  return { ...contractsOf(store), redis: store }
 }
 
 const limits: readonly Limit[] = algorithms.flatMap(algorithm => (['none', 'backoff'] as const).map(excess =>
@@ -28,10 +33,10 @@ const limits: readonly Limit[] = algorithms.flatMap(algorithm => (['none', 'back
 const checks: readonly NamedCheck[] = limits.map((limit, i) => ({ name: `limit ${i}`, limit, cost: 1 }))
 
 /** Everything that is read from Redis; each throws when what it was told is out of range. */
-const readers: Readonly<Record<string, (store: RedisStore) => Promise<void>>> = {
+const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   take: async store => {
     for (const check of checks) {
-      const [taken] = await store.take([{ key: 'client', checks: [check] }])
+      const [taken] = await store.limits.take([{ key: 'client', checks: [check] }])
       const { used, previous, atMs } = taken!.outcomes[0]!.state
       inRange(taken!.nowMs, 1)
       inRange(used, 0)
@@ -41,61 +46,65 @@ const readers: Readonly<Record<string, (store: RedisStore) => Promise<void>>> = 
     }
   },
   'take of several': async store => {
-    for (const { nowMs, outcomes } of await store.take([{ key: 'client', checks }, { key: 'other', checks }])) {
+    for (const { nowMs, outcomes } of await store.limits.take([{ key: 'client', checks }, { key: 'other', checks }])) {
       inRange(nowMs, 1)
       for (const { state } of outcomes) inRange(state.used, 0)
     }
   },
   peek: async store => {
-    const { nowMs, states } = await store.peek('client', checks.slice(0, 1))
+    const { nowMs, states } = await store.limits.peek('client', checks.slice(0, 1))
     inRange(nowMs, 1)
     for (const state of states) if (state !== undefined) for (const number of [state.used, state.previous]) inRange(number, 0)
   },
-  forget: async store => isBoolean(await store.forget('client', checks)),
+  forget: async store => isBoolean(await store.limits.forget('client', checks)),
   fence: async store => {
-    const { last, next } = await store.fence()
+    const { last, next } = await store.redis.instance.fence()
     inRange(last, -1)
     inRange(next, last)
   },
   heartbeat: async store => {
-    const { epoch, instances, since, nowMs } = await store.heartbeat(true, 0)
+    const { epoch, instances, since, nowMs } = await store.redis.instance.heartbeat(true, 0)
     isText(epoch)
     inRange(instances, 1)
     inRange(since, 0)
     inRange(nowMs, 1)
   },
-  get: async store => { const text = await store.get('key'); if (text !== null) isText(text) },
-  'get with its end': async store => { const told = await store.values.get('key'); if (told !== undefined && told.leftMs !== Infinity) inRange(told.leftMs, 0) },
-  set: async store => await store.set('key', 'value'),
-  incr: async store => { if (!Number.isFinite(await store.incr('key'))) throw new RangeError('no sum') },
-  expire: async store => isBoolean(await store.expire('key', 1)),
-  del: async store => isBoolean(await store.del('key')),
+  get: async store => { const text = await store.values.get('key'); if (text !== null) isText(text) },
+  'get with its end': async store => { const told = await store.redis.values.get('key'); if (told !== undefined && told.leftMs !== Infinity) inRange(told.leftMs, 0) },
+  set: async store => await store.values.set('key', 'value', undefined),
+  incr: async store => { if (!Number.isFinite(await store.values.incr('key'))) throw new RangeError('no sum') },
+  expire: async store => isBoolean(await store.values.expire('key', 1)),
+  del: async store => isBoolean(await store.values.del('key')),
   events: async store => {
-    for (const { type, count, atMs } of await store.events(3)) {
+    for (const { type, count, atMs } of await store.events.events(3)) {
       isText(type)
       inRange(count, -Infinity)
       inRange(atMs, -Infinity)
     }
   },
-  clearEvents: async store => inRange(await store.clearEvents(0), 0),
+  clearEvents: async store => inRange(await store.events.clearEvents(0), 0),
   suspects: async store => {
-    for (const { ip, count } of await store.suspects(3)) {
+    for (const { ip, count } of await store.events.suspects(3)) {
       isText(ip)
       inRange(count, -Infinity)
     }
   },
-  block: async store => inRange((await store.block({ ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' })).blockedAtMs, 1),
-  unblock: async store => isBoolean(await store.unblock('192.0.2.1')),
-  isBlocked: async store => isBoolean(await store.isBlocked('192.0.2.1')),
-  blocks: async store => { for (const { ip, reason } of await store.blocks()) [ip, reason].forEach(isText) },
+  block: async store => {
+    const block = { ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' }
+    const [changed] = await store.redis.blocks.change([{ atMs: 0, block }], 0, Infinity)
+    if (changed!.standing !== undefined) inRange(changed!.standing.blockedAtMs, 1)
+  },
+  unblock: async store => isBoolean(await store.blocks.unblock('192.0.2.1')),
+  isBlocked: async store => isBoolean(await store.blocks.isBlocked('192.0.2.1')),
+  blocks: async store => { for (const { ip, reason } of await store.blocks.blocks()) [ip, reason].forEach(isText) },
   changes: async store => {
-    const { nowMs, cursor, changes, epoch } = await store.blockList.changes({ id: '0-0', sequence: 0 })
+    const { nowMs, cursor, changes, epoch } = await store.redis.blocks.changes({ id: '0-0', sequence: 0 })
     inRange(nowMs, 1)
     inRange(cursor.sequence, 0)
     isText(epoch)
     for (const { ip } of changes) isText(ip)
   },
-  count: async store => inRange(await store.blockList.count(), 0)
+  count: async store => inRange(await store.redis.blocks.count(), 0)
 }
 
 function inRange (number: number, min: number): void {
@@ -111,7 +120,7 @@ function isBoolean (value: unknown): void {
 }
 
 /** What the reader does with an answer. @throws what is neither a value in range nor a failure of kind `reply` */
-async function read (reader: (store: RedisStore) => Promise<void>, answer: unknown): Promise<'read' | 'refused'> {
+async function read (reader: (store: Asked) => Promise<void>, answer: unknown): Promise<'read' | 'refused'> {
   let asked = 0
   try {
     // One page of anything is enough: the next one is empty.
@@ -142,7 +151,7 @@ const blockJson = `{"blockedAtMs":${nowMs},"expiresAtMs":${nowMs + 1000},"origin
 
 /** As Redis replies; to each reader whose reply is a list or a number with a certain range. */
 const right: Readonly<Record<string, unknown>> = {
-  'take of several': [nowMs, ...[1, 2].flatMap(() => [1, 0, 60_000, -6, 3, 60_000, 1, 4, -10, 1, 4, -10, 300_000, 5, 0, -300_001, 5, 0])],
+  'take of several': [nowMs, ...[1, 2].flatMap(() => [1, 0, 60_000, -6, 3, 60_000, 1, 4, -10, 1, 4, -10, 300_000, 5, 0, -300_001, 5, 0]), 1],
   peek: [nowMs, '1', 0, 5000],
   fence: 7,
   heartbeat: ['epoch', 2, 1, nowMs],
@@ -169,12 +178,13 @@ t.test('a reply with a part missing, doubled, or replaced by a value that Number
         ]
       : wrong
     for (const garbled of replies) {
-      // Fewer suspects, no counter, another epoch, a sum below 0, and no changes are possible answers as well.
+      // Fewer suspects, no counter, another epoch, a sum below 0, no block and no changes are possible answers as well.
       const parts: unknown[] = Array.isArray(garbled) ? garbled : []
       const isPossible = {
         suspects: parts.length < 2,
         peek: parts[1] === '',
         heartbeat: parts[0] === '',
+        block: parts[2] === '' && parts.length === 4,
         incr: typeof parts[0] === 'number' && parts[0] < 0,
         changes: parts[4] === '' || (Array.isArray(parts[3]) && parts[3].length === 0 && parts.length === 5)
       }[name] === true
@@ -186,7 +196,7 @@ t.test('a reply with a part missing, doubled, or replaced by a value that Number
 t.test('a page of events that leads back to itself is rejected', async t => {
   let asked = 0
   const store = storeAnswering(() => { asked++; return [1, '1-0', nowMs] })
-  await t.rejects(store.clearEvents(0), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'reply' })
+  await t.rejects(async () => await store.events.clearEvents(0), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'reply' })
   t.equal(asked, 2)
 })
 
@@ -309,9 +319,9 @@ class Garbler {
 t.test('a page of the block list without a readable cursor or of an odd length is rejected', async t => {
   const scans = [[1, []], ['x', []], ['', []], ['0', ['192.0.2.1']], ['0'], ['0', [], []]]
   for (const scan of scans) t.equal(await read(readers['blocks']!, scan), 'refused', JSON.stringify(scan))
-  await storeAnswering(() => ['0', []]).blockList.pages().next()
+  await storeAnswering(() => ['0', []]).redis.blocks.pages().next()
 })
 
-t.test('the answer to a block without a readable block is rejected', async t => {
-  for (const json of ['', 'no JSON', '{}']) t.equal(await read(readers['block']!, [1, 0, json, 1]), 'refused', json)
+t.test('the answer to a block with an unreadable block is rejected', async t => {
+  for (const json of ['no JSON', '{}']) t.equal(await read(readers['block']!, [1, 0, json, 1]), 'refused', json)
 })

@@ -10,13 +10,7 @@
 -- returns  nothing; with a marker that is there already, nothing is done
 -- error    GUARDLOST: as in take.lua
 -- cost     O(log n) for each event, and for up to 1,000 old ones that go
-
-local number, markerMs = tonumber(ARGV[1]), tonumber(ARGV[2])
-
-local function whole (text)
-  local number = string.match(text or '', '^%d+$') and tonumber(text)
-  return number and number <= 9007199254740991 and number or nil
-end
+-- uses     foreign, number, sequence
 
 local function count (ip, by)
   if ip == '' then return end
@@ -25,33 +19,22 @@ local function count (ip, by)
   if sum <= 0 or sum > 9007199254740991 or sum ~= math.floor(sum) then redis.call('ZREM', KEYS[2], ip) end
 end
 
-if number > 0 or markerMs > 0 then
-  local text = redis.pcall('GET', KEYS[3])
-  -- A foreign value is no number and no marker. Missing rights to read it are an error.
-  if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then return text end
-  if number > 0 then
-    local last = type(text) == 'string' and whole(text) or nil
-    if last == nil or number <= last then return redis.error_reply('GUARDLOST call ' .. ARGV[1] .. ' is not the next one') end
-  elseif text == '1' then
-    return
-  end
-end
-
 -- A foreign value at these keys raises an error before anything is written. Then the key is deleted, and this is sent
 -- again.
 redis.call('ZCARD', KEYS[2])
 local length = redis.call('XLEN', KEYS[1])
 
+local lost = notNext(KEYS[3], ARGV[1])
+if lost then return lost end
+local isReplay = ARGV[2] ~= '0'
+if isReplay and read('GET', KEYS[3]) == '1' then return end
+
 for i = 4, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'ip', ARGV[i], 'count', ARGV[i + 1], 'atMs', ARGV[i + 2], 'event', ARGV[i + 3])
   count(ARGV[i], ARGV[i + 1])
 end
--- Only now: a stream that takes no more entries is deleted as well.
-if number > 0 then
-  redis.call('SET', KEYS[3], ARGV[1], 'KEEPTTL')
-elseif markerMs > 0 then
-  redis.call('SET', KEYS[3], 1, 'PX', ARGV[2])
-end
+-- Not before: a stream that takes no more entries is deleted, and this is sent again.
+if isReplay then redis.call('SET', KEYS[3], 1, 'PX', ARGV[2]) end
 
 local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[3])
 if excess > 0 then

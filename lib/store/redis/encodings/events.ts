@@ -1,0 +1,80 @@
+/** The scripts and replies of recorded events, and of the addresses that were limited often. */
+import { type Arguments, Script } from '../../../redis/script.js'
+import type { RateLimitEvent } from '../../event-store.js'
+import { scripts } from '../lua/scripts.js'
+import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from '../replies.js'
+import type { Encoding } from './encoding.js'
+
+export interface LoggedEvents {
+  /** ms to keep the marker of a replay; 0: it is none */
+  readonly markerMs: number
+  readonly maxEvents: number
+  readonly events: readonly RateLimitEvent[]
+}
+
+export const logEvents: Encoding<LoggedEvents, void> = {
+  script: new Script(scripts['log-events']),
+  args: ({ markerMs, maxEvents, events }) => [markerMs, maxEvents, ...events.flatMap(eventRow)],
+  read () {}
+}
+
+/** A page of events that are to be removed if they are old. */
+export interface ClearedPage {
+  readonly olderThanMs: number
+  /** id of its first event; `-` for the oldest */
+  readonly from: string
+  readonly length: number
+  /** from when the age counts; undefined: from now */
+  readonly nowMs: number | undefined
+}
+
+export interface Cleared {
+  readonly removed: number
+  /** where the next page begins; empty after the last one */
+  readonly next: string
+  readonly nowMs: number
+}
+
+export const clearEvents: Encoding<ClearedPage, Cleared> = {
+  script: new Script(scripts['clear-events']),
+
+  args: ({ olderThanMs, from, length, nowMs }) => [olderThanMs, from, length, nowMs ?? ''],
+
+  read (reply, { length }) {
+    const [count, id, clock] = listOf(reply, 3)
+    return { removed: wholeOf(count, 0, length), next: id === '' ? id : streamIdOf(id), nowMs: clockOf(clock) }
+  }
+}
+
+/** Reads entries of the stream of events; a foreign entry has an id and no event. */
+export function readEntries (reply: unknown): readonly { readonly id: string, readonly event?: RateLimitEvent | undefined }[] {
+  return listOf(reply).map(entry => {
+    const [id, fields] = listOf(entry, 2)
+    return { id: streamIdOf(id), event: parseEvent(listOf(fields).at(-1)) }
+  })
+}
+
+/** Reads members and scores: pairs in RESP3, one flat list in RESP2. A foreign member may have any score. */
+export function readRanks (reply: unknown): readonly { readonly ip: string, readonly count: number }[] {
+  const rows = listOf(reply)
+  const pairs = Array.isArray(rows[0])
+    ? rows
+    : Array.from({ length: Math.ceil(rows.length / 2) }, (_, i) => rows.slice(2 * i, 2 * i + 2))
+  return pairs.map(pair => {
+    const [ip, score] = listOf(pair, 2)
+    if (typeof score !== 'string' && typeof score !== 'number') throw unreadable()
+    return { ip: textOf(ip), count: parseFloat(String(score)) }
+  })
+}
+
+function eventRow (event: RateLimitEvent): Arguments {
+  return [event.type === 'limited' ? event.ip ?? '' : '', event.count, event.atMs, JSON.stringify(event)]
+}
+
+function parseEvent (json: unknown): RateLimitEvent | undefined {
+  const event = (parseJson(json) ?? {}) as Partial<Record<keyof RateLimitEvent, unknown>>
+  const { type, count, atMs, ip, key, limit, method, route } = event
+  const isEvent = (type === 'limited' || type === 'blocked') && [count, atMs].every(Number.isSafeInteger) &&
+    [ip, key, limit, method, route].every(text => text === undefined || typeof text === 'string')
+  return isEvent ? event as unknown as RateLimitEvent : undefined
+}

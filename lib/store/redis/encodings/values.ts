@@ -1,0 +1,68 @@
+/** The scripts of plain values. */
+import { type Arguments, Script } from '../../../redis/script.js'
+import type { ToldValue, ValueChange, ValueOperation } from '../../value-store.js'
+import { scripts } from '../lua/scripts.js'
+import { listOf, unreadable, wholeOf } from '../replies.js'
+import type { Encoding } from './encoding.js'
+
+/** Who does something to values, and by which clock it is dated. */
+export interface Writer {
+  readonly instance: string
+  /** ms that markers and notes are kept */
+  readonly keptMs: number
+  readonly nowMs: number
+}
+
+/** What became of a value. */
+export interface ChangedValue {
+  /** before */
+  readonly existed: boolean
+  /** undefined: nothing is told of it */
+  readonly told: ToldValue | undefined
+}
+
+export const value: Encoding<Writer & { readonly operation: ValueOperation }, ChangedValue> = {
+  script: new Script(scripts.value),
+
+  args: ({ operation, instance, keptMs, nowMs }) =>
+    [instance, keptMs, operation.kind, ...operationRow(operation, nowMs)],
+
+  read (reply, { operation }) {
+    if (operation.kind !== 'incr') return { existed: wholeOf(reply, 0, 1) === 1, told: undefined }
+    const [sum, leftMs] = listOf(reply, 2)
+    const text = String(sum)
+    if (!/^-?\d{1,19}$/.test(text)) throw unreadable()
+    return { existed: true, told: { text, leftMs: leftOf(leftMs) } }
+  }
+}
+
+export const mergeValues: Encoding<Writer & { readonly changes: readonly ValueChange[] }, void> = {
+  script: new Script(scripts['merge-values']),
+  args: ({ changes, instance, keptMs, nowMs }) =>
+    [keptMs, instance, ...changes.flatMap(change => changeRow(change, nowMs))],
+  read () {}
+}
+
+/** @param leftMs  as PTTL has it: below 0 there is no end */
+export function leftOf (leftMs: unknown): number {
+  const ms = wholeOf(leftMs, -2)
+  return ms < 0 ? Infinity : ms
+}
+
+function operationRow (operation: ValueOperation, nowMs: number): Arguments {
+  switch (operation.kind) {
+    case 'set': return [operation.text, operation.expiresAtMs === Infinity ? '' : operation.expiresAtMs - nowMs]
+    case 'expire': return [operation.expiresAtMs - nowMs]
+    case 'incr':
+    case 'del': return []
+  }
+}
+
+function changeRow ({ base, add, addedAtMs, end }: ValueChange, nowMs: number): Arguments {
+  const agoMs = (atMs: number) => Math.max(1, nowMs - atMs)
+  const baseRow = base === undefined
+    ? ['', '', 0]
+    : [base.text === undefined ? 'del' : 'set', base.text ?? '', agoMs(base.atMs)]
+  const endRow = end === undefined ? [0, 0, 0] : [1, Math.ceil(end.expiresAtMs - nowMs), agoMs(end.atMs)]
+  return [...baseRow, add, agoMs(addedAtMs), ...endRow]
+}

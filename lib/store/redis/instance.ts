@@ -1,0 +1,69 @@
+/** This instance among all others in Redis: what it has sent, and that it is alive. */
+import { randomUUID } from 'node:crypto'
+import type { GuardedRedis } from '../../redis/breaker.js'
+import { isCluster } from '../../redis/script.js'
+import type { Keys } from '../keys.js'
+import { fence, type Heartbeat, heartbeat } from './encodings/instance.js'
+import type { OwnKeys } from './foreign-values.js'
+import { type Fence, keptMs, noNumbers, type Sequence } from './sequence.js'
+
+export interface RedisInstanceOptions {
+  readonly keys: Keys
+  /** the keys of the block list, in whose slot the instances are counted */
+  readonly ownKeys: OwnKeys
+  readonly sequence: Sequence
+  /** tells this instance from all others; a text without braces */
+  readonly instance: string
+  /** what is counted once, however many instances it has */
+  readonly application: string
+}
+
+export class RedisInstance {
+  readonly #redis: GuardedRedis
+  readonly #options: RedisInstanceOptions
+
+  constructor (redis: GuardedRedis, options: RedisInstanceOptions) {
+    this.#redis = redis
+    this.#options = options
+  }
+
+  /**
+   * Sees to it that calls which were sent and have not run yet never will.
+   *
+   * @returns `noNumbers` in a Cluster
+   */
+  async fence (): Promise<Fence> {
+    const { keys, sequence, instance } = this.#options
+    return await this.#redis.run(async client => {
+      if (isCluster(client)) return noNumbers
+      const given = { next: sequence.leap(), keptMs }
+      const reply = await fence.script.run(client, [sequence.key, keys.fence(instance)], fence.args(given))
+      const last = fence.read(reply, given)
+      // A number above `next` is foreign, but only calls with larger numbers run.
+      const next = Math.max(given.next, last)
+      sequence.goOnFrom(next)
+      return { last, next }
+    })
+  }
+
+  /**
+   * Says that this instance is alive.
+   *
+   * @param isUpToDate  Redis has been told all that this instance knows; otherwise the instance is not counted
+   * @param sinceMs     a moment by Redis' clock, ms since 1970
+   */
+  async heartbeat (isUpToDate: boolean, sinceMs: number): Promise<Heartbeat> {
+    const { keys, ownKeys, sequence, application } = this.#options
+    const beat = { application, isUpToDate, aliveMs, newEpoch: randomUUID(), sinceMs }
+    return await ownKeys.run(async client => {
+      const [reply] = await Promise.all([
+        heartbeat.script.run(client, [keys.instances, keys.epoch], heartbeat.args(beat)),
+        client.pexpire(sequence.key, keptMs)
+      ])
+      return heartbeat.read(reply, beat)
+    })
+  }
+}
+
+/** ms since the last heartbeat; one a second is sent. */
+export const aliveMs = 5000
