@@ -41,6 +41,7 @@ export class Keys {
   readonly #counters: Readonly<Record<Algorithm, Counters>> = {
     'fixed-window': new Map(), 'sliding-window': new Map(), gcra: new Map()
   }
+
   #remembered = 0
   #misses = 0
   #overflowed = false

@@ -2,7 +2,8 @@
 import type { Test } from 'tap'
 import { algorithms, defineLimit, type Limit, ruleOf } from '../../lib/rules/rate-limit.js'
 import type { Hit } from '../../lib/store/limit-store.js'
-import type { LimitsUnderTest, Make } from './stores.js'
+import type { LimitsUnderTest } from '../support/redis-contracts.js'
+import type { Make } from './stores.js'
 
 /** @param make  an empty store */
 export function limitStoreContract (t: Test, make: Make): void {
