@@ -58,6 +58,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   if (isFirst) fastify.decorate('redisGuard', parts.redisGuard)
   else registrations.within++
   addHooks(fastify, {
+    clients,
     guard,
     registry,
     settings,

@@ -1,5 +1,6 @@
 /** Who sent a request, as far as its address tells. */
 import { type Address, clientKey, firstAddress } from '../addresses/address.js'
+import { CounterKeys } from '../store/keys.js'
 
 export interface ClientParts {
   /** undefined: a unix socket, or what is no address */
@@ -20,6 +21,7 @@ export class Client {
   readonly shown: string
   /** on the plugin's allow list: never blocked, and not limited by limits that use that list */
   readonly exempt: boolean
+  readonly counterKeys: CounterKeys
   readonly #ipv6Subnet: number
   /** the same client in another subnet, as it was asked for last */
   #other: Client | undefined
@@ -31,6 +33,7 @@ export class Client {
     this.isPrefix = address?.family === 6 && ipv6Subnet < 128
     this.shown = this.isPrefix ? firstAddress(this.key) : this.key
     this.exempt = exempt
+    this.counterKeys = new CounterKeys(this.key)
     this.#ipv6Subnet = ipv6Subnet
   }
 

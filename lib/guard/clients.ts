@@ -5,26 +5,33 @@
  */
 import { parseAddress } from '../addresses/address.js'
 import type { AddressList } from '../addresses/address-list.js'
+import { CounterKeys } from '../store/keys.js'
 import { BoundedCache } from './bounded-cache.js'
 import { Client } from './client.js'
+import type { KeyHash } from './key-hash.js'
 
 export interface ClientsOptions {
   /** bits of the network that one IPv6 client is taken to have */
   readonly ipv6Subnet: number
   /** addresses that are never blocked */
   readonly allowList: AddressList<true>
+  /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
+  readonly hashKey?: KeyHash | undefined
 }
 
 export class Clients {
   readonly #ipv6Subnet: number
   readonly #allowList: AddressList<true>
+  readonly #hashKey: KeyHash | undefined
   readonly #byAddress = new BoundedCache<Client>(mostRemembered)
   readonly #byConnection = new BoundedCache<Client>(mostRemembered)
+  readonly #byAnswer = new BoundedCache<CounterKeys>(mostRemembered)
   readonly #unknown: Client
 
-  constructor ({ ipv6Subnet, allowList }: ClientsOptions) {
+  constructor ({ ipv6Subnet, allowList, hashKey }: ClientsOptions) {
     this.#ipv6Subnet = ipv6Subnet
     this.#allowList = allowList
+    this.#hashKey = hashKey
     this.#unknown = new Client({ address: undefined, ipv6Subnet, exempt: false })
   }
 
@@ -52,6 +59,21 @@ export class Clients {
     return client
   }
 
+  /**
+   * Whom a request is counted against whose client is not known by its address.
+   *
+   * @param answer  of a `keyGenerator`
+   */
+  counterKeysOf (answer: string): CounterKeys {
+    const key = this.#hashKey?.(answer) ?? answer
+    if (key.length > longestAnswer) return new CounterKeys(key)
+    const known = this.#byAnswer.get(undefined, key)
+    if (known !== undefined) return known
+    const counterKeys = new CounterKeys(copy(key))
+    this.#byAnswer.set(undefined, counterKeys.client, counterKeys)
+    return counterKeys
+  }
+
   #read (ip: unknown): Client {
     const found = parseAddress(ip)
     if (found === undefined) return this.#unknown
@@ -61,9 +83,15 @@ export class Clients {
 }
 
 /** The text itself may be a part of a header, and would keep all of it in memory. */
-function copy (address: string): string {
-  return Buffer.from(address, 'latin1').toString('latin1')
+function copy (text: string): string {
+  const encoding = beyondLatin1.test(text) ? 'utf16le' : 'latin1'
+  return Buffer.from(text, encoding).toString(encoding)
 }
 
-/** Clients that are remembered, by their addresses and by their connections. */
+const beyondLatin1 = /[\u0100-\uffff]/
+
+/** Longer answers of a `keyGenerator` are not remembered: nobody is to fill the memory with them. */
+const longestAnswer = 200
+
+/** Clients that are remembered by their addresses, as many by their connections, and by answers of a `keyGenerator`. */
 export const mostRemembered = 10_000

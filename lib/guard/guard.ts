@@ -7,12 +7,11 @@ import type { RequestLimits } from '../outage/limits.js'
 import { explainHit, ruleOf } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
 import type { OnOutage } from '../settings/options.js'
-import type { NamedCheck, Peeked, Taken } from '../store/limit-store.js'
+import type { Hit, NamedCheck, Peeked, Taken } from '../store/limit-store.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type {
   Counted, Decision, Denied, Explained, Observer, Passed, Shadowed, Source, Subject, Uncounted
 } from './decision.js'
-import type { KeyHash } from './key-hash.js'
 import type { DenyCache } from './refusal-cache.js'
 
 /** A request as the first hook asks about it, which knows no limits. */
@@ -37,7 +36,7 @@ export interface Countable {
 }
 
 /** A request as the hook of a limit asks about it. */
-export interface GuardedHit extends Countable {
+export interface GuardedHit extends Countable, Hit {
   readonly isEntry: false
   readonly subject: Subject
   /** of the limit, or of what its limits have in common */
@@ -54,8 +53,6 @@ export interface GuardOptions {
   readonly usesRedis: () => boolean
   readonly memory: MemoryStore
   readonly denyCache: DenyCache
-  /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
-  readonly hashKey?: KeyHash | undefined
   /** default true; false: blocks are in shadow, as all else */
   readonly refusesBlocked?: boolean
   readonly observers: readonly Observer[]
@@ -66,17 +63,15 @@ export class Guard {
   readonly #usesRedis: () => boolean
   readonly #memory: MemoryStore
   readonly #denyCache: DenyCache
-  readonly hashKey: KeyHash | undefined
   readonly #refusesBlocked: boolean
   readonly #observers: readonly Observer[]
 
   constructor (options: GuardOptions) {
-    const { limits, usesRedis, memory, denyCache, hashKey, refusesBlocked = true, observers } = options
+    const { limits, usesRedis, memory, denyCache, refusesBlocked = true, observers } = options
     this.#limits = limits
     this.#usesRedis = usesRedis
     this.#memory = memory
     this.#denyCache = denyCache
-    this.hashKey = hashKey
     this.#refusesBlocked = refusesBlocked
     this.#observers = observers
   }
@@ -98,7 +93,7 @@ export class Guard {
   async refund ({ key, checks }: Checked, taken: Taken, source: Source): Promise<void> {
     const given = checks.filter(({ cost }) => cost > 0)
     if (given.length === 0) return
-    this.#denyCache.forget(key, given)
+    this.#denyCache.forget({ key, checks: given })
     if (source === 'redis' || source === 'memory') await this.#limits.refund({ hit: { key, checks }, taken }, source)
   }
 
@@ -144,24 +139,23 @@ export class Guard {
 
   /** A refusal of a moment ago, which Redis would repeat. A refusal stays in an outage: it is nobody's second quota. */
   #refuseAgain (hit: GuardedHit): Decision | undefined {
-    const { key, checks, onOutage, counter } = hit
+    const { onOutage, counter } = hit
     const canAsk = this.#usesRedis()
     if (counter !== undefined || !(canAsk || isCountedByMemory(onOutage))) return undefined
-    const taken = this.#denyCache.refuse(key, checks, canAsk)
+    const taken = this.#denyCache.refuse(hit, canAsk)
     return taken && this.#conclude(hit, taken, 'local')
   }
 
   /** @returns undefined: Redis answers later */
   #count (hit: GuardedHit): Decision | undefined {
-    const { subject, key, checks, onOutage, counter = this.#limits } = hit
+    const { onOutage, counter = this.#limits } = hit
     const fallback = isCountedByMemory(onOutage) ? onOutage : undefined
-    const from = subject.client.key === key ? undefined : subject.client.key
     let decision: Decision | undefined
     let isLater = false
-    counter.takeOne({ key, checks, from }, fallback, (failure, taken, source) => {
+    counter.takeOne(hit, fallback, (failure, taken, source) => {
       if (taken === undefined) decision = this.#concludeUnanswered(hit, failure!)
       else {
-        if (source === 'redis') this.#denyCache.learn(key, checks, taken)
+        if (source === 'redis') this.#denyCache.learn(hit, taken)
         decision = this.#conclude(hit, taken, source)
       }
       if (isLater) hit.finish(decision)

@@ -19,7 +19,7 @@ import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
 import { ruleOf, takeAll } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
-import type { NamedCheck, Refusals, Taken } from '../store/limit-store.js'
+import type { Hit, NamedCheck, Refusals, Taken } from '../store/limit-store.js'
 import { timers } from '../runtime/timers.js'
 
 /** ms after which a hit at a refused key is sent to Redis again. */
@@ -74,14 +74,16 @@ export class DenyCache {
    *   refused stays refused, so that its outage is nobody's second quota
    * @returns undefined: ask the store
    */
-  refuse (client: string, checks: readonly NamedCheck[], canAsk: boolean): Taken | undefined {
+  refuse (hit: Hit, canAsk: boolean): Taken | undefined {
     if (this.#counters.size === 0) return undefined
     const localMs = this.#options.now()
+    const { checks } = hit
     const counters: Remembered[] = []
     let nowMs = 0
     let isDue = false
-    for (const { name, limit } of checks) {
-      const counter = this.#counters.get(this.#options.keys.limit(limit.algorithm, name, client))
+    for (const check of checks) {
+      const { limit } = check
+      const counter = this.#counters.get(this.#keyOf(hit, check))
       if (counter === undefined || counter.windowMs !== limit.windowMs) return undefined
       counters.push(counter)
       nowMs = Math.max(nowMs, counter.refusedAtMs + Math.floor(localMs - counter.learntAtMs))
@@ -101,18 +103,19 @@ export class DenyCache {
       return undefined
     }
     outcomes.forEach(({ state, left }, i) => {
-      if (left === 'refusal') this.#count(counters[i]!, state, client, checks[i]!)
+      if (left === 'refusal') this.#count(counters[i]!, state, hit.key, checks[i]!)
     })
     return { accepted, outcomes, nowMs }
   }
 
   /** Takes note of what Redis has decided about a hit. */
-  learn (client: string, checks: readonly NamedCheck[], { accepted, outcomes, nowMs }: Taken): void {
+  learn (hit: Hit, { accepted, outcomes, nowMs }: Taken): void {
     if (accepted && this.#counters.size === 0) return
-    checks.forEach(({ name, limit, cost }, i) => {
+    hit.checks.forEach((check, i) => {
+      const { limit, cost } = check
       // A hit of cost 0 always passes, so it says nothing about hits that cost something.
       if (accepted && cost === 0) return
-      const key = this.#options.keys.limit(limit.algorithm, name, client)
+      const key = this.#keyOf(hit, check)
       this.#counters.delete(key)
       if (accepted || limit.excess !== 'none') return
       if (this.#counters.size >= this.#options.capacity) this.#counters.delete(this.#counters.keys().next().value!)
@@ -129,9 +132,9 @@ export class DenyCache {
   }
 
   /** Lets Redis decide again about a key. */
-  forget (client: string, checks: readonly NamedCheck[]): void {
+  forget (hit: Hit): void {
     if (this.#counters.size === 0) return
-    for (const { name, limit } of checks) this.#counters.delete(this.#options.keys.limit(limit.algorithm, name, client))
+    for (const check of hit.checks) this.#counters.delete(this.#keyOf(hit, check))
   }
 
   /** Writes the refusals counted so far. One write at a time: a slow Redis never has two of them to answer. */
@@ -146,7 +149,13 @@ export class DenyCache {
   async #writeAll (): Promise<void> {
     const unwritten = [...this.#unwritten.values()]
     this.#unwritten = new Map()
-    for (let i = 0; i < unwritten.length; i += mostPerWrite) await this.#options.write(unwritten.slice(i, i + mostPerWrite))
+    for (let i = 0; i < unwritten.length; i += mostPerWrite) {
+      await this.#options.write(unwritten.slice(i, i + mostPerWrite))
+    }
+  }
+
+  #keyOf ({ key, counterKeys }: Hit, { name, limit }: NamedCheck): string {
+    return this.#options.keys.limit(limit.algorithm, name, counterKeys ?? key)
   }
 
   #count (counter: Remembered, state: LimitState, client: string, { name, limit }: NamedCheck): void {

@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { OptionsError } from '../errors.js'
 import type { Counted, Decision, Explained, Uncounted } from '../guard/decision.js'
+import type { Clients } from '../guard/clients.js'
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../limits/registry.js'
 import type { RouteRateLimitOptions } from '../settings/options.js'
@@ -54,6 +55,7 @@ export type RateLimitResult = {
 export type RateLimiter = (request: AnyRequest, options?: { readonly increment?: boolean }) => Promise<RateLimitResult>
 
 export interface LimitersParts {
+  readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
   readonly counterFor: CounterFor
@@ -65,7 +67,7 @@ export interface LimitersParts {
 
 /** Adds both to an instance, unless another registration has. */
 export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): void {
-  const { guard, registry, counterFor, global, subjectOf, checkOpen } = parts
+  const { clients, guard, registry, counterFor, global, subjectOf, checkOpen } = parts
   let count = 0
   // Each has counters of its own, by the order in which they are made, which is the same on each instance.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
@@ -73,7 +75,7 @@ export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): vo
     count++
     const settings = resolveRouteLimit(options, global.settings, `${method} ${count}`)
     const name = settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId)
-    return new Limiter({ guard, registry, name, settings, counter: counterFor(settings, options, {}) })
+    return new Limiter({ clients, guard, registry, name, settings, counter: counterFor(settings, options, {}) })
   }
 
   if (!fastify.hasDecorator('rateLimit')) {
@@ -133,9 +135,9 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
   if (await limiter.skips(request)) return { isAllowed: true, key: client.shown }
-  const { key, shown, checks } = await limiter.whomOf(request, client)
+  const { counterKeys, shown, checks } = await limiter.whomOf(request, client)
   if (typeof checks === 'string' || checks.length === 0) return { isAllowed: true, key: shown }
-  const decision = await limiter.peek(key, checks).catch((failure: Error) => { throw failureError(failure) })
+  const decision = await limiter.peek(counterKeys.client, checks).catch((failure: Error) => { throw failureError(failure) })
   switch (decision.kind) {
     case 'shadowed': return { isAllowed: true, key: shown }
     case 'denied': throw deniedError()

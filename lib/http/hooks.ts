@@ -6,6 +6,7 @@ import type {
   FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, preParsingHookHandler, RouteOptions
 } from 'fastify'
 import type { Client } from '../guard/client.js'
+import type { Clients } from '../guard/clients.js'
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../limits/registry.js'
 import type { LimitHook, RouteRateLimitOptions } from '../settings/options.js'
@@ -24,6 +25,7 @@ import { asError } from './user-function.js'
 export const globalLimitName = 'global'
 
 export interface HookParts {
+  readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
   readonly settings: Settings
@@ -38,9 +40,10 @@ export interface HookParts {
 
 /** Adds both to an instance, the second to each route that is added later; and `rateLimit` and `createRateLimit`. */
 export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
-  const { guard, registry, settings, namePrefix, counterFor, clientOf, checkOpen } = parts
+  const { clients, guard, registry, settings, namePrefix, counterFor, clientOf, checkOpen } = parts
   const subjectOf = subjectReader(fastify, clientOf)
   const global = new Limiter({
+    clients,
     guard,
     registry,
     name: `${namePrefix}${globalLimitName}`,
@@ -72,7 +75,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     else if (limitsNotFound) limitOnce(asked)
     else done()
   })
-  addLimiters(fastify, { guard, registry, counterFor, global, subjectOf, checkOpen })
+  addLimiters(fastify, { clients, guard, registry, counterFor, global, subjectOf, checkOpen })
 
   const nameOfGet = new Map<string, string>()
   fastify.addHook('onRoute', route => {
@@ -112,7 +115,7 @@ function limitOnce (asked: AnsweringParts & { readonly limiter: Limiter }): void
  *   double the quota
  */
 function limiterOf (
-  route: RouteOptions, { guard, registry, settings, namePrefix, counterFor }: HookParts, global: Limiter,
+  route: RouteOptions, { clients, guard, registry, settings, namePrefix, counterFor }: HookParts, global: Limiter,
   nameOfGet: Map<string, string>
 ): Limiter | undefined {
   const config: unknown = (route.config as { rateLimit?: unknown } | undefined)?.rateLimit
@@ -131,6 +134,7 @@ function limiterOf (
   const name = own.groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : groupName(own.groupId)
   if (methods.includes('GET')) nameOfGet.set(place, name)
   return new Limiter({
+    clients,
     guard,
     registry,
     name: `${namePrefix}${name}`,

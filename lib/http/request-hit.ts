@@ -4,6 +4,7 @@ import type { Decision } from '../guard/decision.js'
 import type { Counter, Guard, GuardedHit } from '../guard/guard.js'
 import type { OnOutage } from '../settings/options.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
+import type { CounterKeys } from '../store/keys.js'
 import type { NamedCheck } from '../store/limit-store.js'
 import { countLater } from './count-when.js'
 import type { RequestSubject } from './subject.js'
@@ -32,7 +33,7 @@ export interface AskedLimit {
 
 /** Whom a request is counted against, and by what; or why it is not. */
 export interface Whom {
-  readonly key: string
+  readonly counterKeys: CounterKeys
   /** as the user's functions get it: the very value that a `keyGenerator` answered, which may be no string */
   readonly shown: string
   /**
@@ -47,6 +48,8 @@ export class RequestHit implements GuardedHit {
   readonly name: string
   readonly subject: RequestSubject
   readonly key: string
+  readonly from: string | undefined
+  readonly counterKeys: CounterKeys
   readonly checks: readonly NamedCheck[]
   readonly isListed: boolean
   readonly onOutage: OnOutage
@@ -55,10 +58,13 @@ export class RequestHit implements GuardedHit {
   readonly #asking: Asking
   readonly #shown: string
 
-  constructor (limit: AskedLimit, asking: Asking, { key, shown, checks }: Whom) {
+  constructor (limit: AskedLimit, asking: Asking, { counterKeys, shown, checks }: Whom) {
+    const { client } = asking.subject
     this.name = limit.name
     this.subject = asking.subject
-    this.key = key
+    this.key = counterKeys.client
+    this.from = this.key === client.key ? undefined : client.key
+    this.counterKeys = counterKeys
     this.checks = typeof checks === 'string' ? none : checks
     this.isListed = checks === 'exempt'
     this.onOutage = limit.settings.onOutage

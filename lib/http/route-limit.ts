@@ -8,6 +8,7 @@ import type { FastifyRequest } from 'fastify'
 import { type Awaitable, isThenable } from '../runtime/awaitable.js'
 import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js'
 import type { Client } from '../guard/client.js'
+import type { Clients } from '../guard/clients.js'
 import type { Counted, Subject } from '../guard/decision.js'
 import type { Counter, Guard } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../limits/registry.js'
@@ -27,6 +28,7 @@ export class Limiter implements AskedLimit {
   readonly name: string
   /** who decides in place of the guard's store */
   readonly counter: Counter | undefined
+  readonly #clients: Clients
   readonly #registry: LimitRegistry
   readonly #limits: readonly LiveLimit[]
   readonly #isPlain: boolean
@@ -38,17 +40,18 @@ export class Limiter implements AskedLimit {
   #fixedByAddress = new Map<number, readonly NamedCheck[]>()
   #version: number
 
-  constructor ({ guard, registry, name, settings, counter }: LimiterParts) {
+  constructor ({ clients, guard, registry, name, settings, counter }: LimiterParts) {
     const { allowList, ipv6Subnet, keyGenerator } = settings
     if (counter !== undefined) checkForStore(name, settings)
     this.counter = counter
     this.settings = settings
     this.guard = guard
+    this.#clients = clients
     this.name = name
     this.#registry = registry
-    const clients = { ipv6Subnet, hasKeyGenerator: keyGenerator !== undefined }
+    const tellsApart = { ipv6Subnet, hasKeyGenerator: keyGenerator !== undefined }
     this.#limits = settings.limits.map(definition => {
-      return registry.add(name, definition.name === '' ? undefined : definition.name, definition, clients)
+      return registry.add(name, definition.name === '' ? undefined : definition.name, definition, tellsApart)
     })
     this.#isPlain = keyGenerator === undefined && allowList.decide === undefined
     this.#version = registry.version
@@ -81,10 +84,10 @@ export class Limiter implements AskedLimit {
     const { reply, subject } = asking
     const client = this.clientOf(subject)
     if (this.#isPlain) {
-      const { key, shown } = client
+      const { key, counterKeys, shown } = client
       if (reply !== undefined && !subject.markUnlessCounted(this, key)) return this.#skip(asking)
       const checks = isListed(client, key, this.settings) ? 'exempt' : this.#fixedChecks(key, false)
-      if (checks !== undefined) return this.#ask(asking, { key, shown, checks })
+      if (checks !== undefined) return this.#ask(asking, { counterKeys, shown, checks })
     }
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
     // For a plain limit that is done already.
@@ -97,13 +100,13 @@ export class Limiter implements AskedLimit {
   }
 
   #ask (asking: Asking, whom: Whom): void {
-    if (whom.checks === 'repeated') return this.#skip(asking, whom)
+    if (whom.checks === 'repeated') return this.#skip(asking, { key: whom.counterKeys.client, shown: whom.shown })
     const hit = new RequestHit(this, asking, whom)
     const decision = this.guard.decide(hit)
     if (decision !== undefined) hit.finish(decision)
   }
 
-  #skip (asking: Asking, { key, shown }: Pick<Whom, 'key' | 'shown'> = this.clientOf(asking.subject)): void {
+  #skip (asking: Asking, { key, shown }: Pick<Client, 'key' | 'shown'> = this.clientOf(asking.subject)): void {
     asking.answer({ kind: 'skipped', source: 'local', key, name: this.name }, shown)
   }
 
@@ -149,19 +152,19 @@ export class Limiter implements AskedLimit {
         ? undefined
         : await answerOf('keyGenerator', () => keyGenerator(request))
       const generated = readClientId(answer)
-      const plain = generated ?? client.key
-      const key = generated === undefined ? plain : this.guard.hashKey?.(generated) ?? generated
+      const counterKeys = generated === undefined ? client.counterKeys : this.#clients.counterKeysOf(generated)
+      const key = counterKeys.client
       const shown = generated === undefined ? client.shown : answer as string
       // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
       const isFallback = keyGenerator !== undefined && generated === undefined
-      if (marks?.(isFallback ? byAddress(key) : key) === false) return { key, shown, checks: 'repeated' }
-      if (isListed(client, plain, this.settings)) return { key, shown, checks: 'exempt' }
+      if (marks?.(isFallback ? byAddress(key) : key) === false) return { counterKeys, shown, checks: 'repeated' }
+      if (isListed(client, generated ?? key, this.settings)) return { counterKeys, shown, checks: 'exempt' }
       const { decide } = allowList
       if (decide !== undefined && await answerOf('allowList', () => decide(request, shown))) {
-        return { key, shown, checks: 'exempt' }
+        return { counterKeys, shown, checks: 'exempt' }
       }
       const fixed = this.#fixedChecks(key, isFallback)
-      return { key, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
+      return { counterKeys, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
     } catch (thrown) {
       throw hidden(thrown, this.name, request)
     }
@@ -222,6 +225,7 @@ export class Limiter implements AskedLimit {
 }
 
 export interface LimiterParts {
+  readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
   readonly name: string

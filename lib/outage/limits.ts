@@ -164,7 +164,7 @@ export class OutageLimits implements RequestLimits {
         for (const [i, { name, limit, cost }] of hit.checks.entries()) {
           // A hit has one outcome for each check.
           const { fits, state } = local.taken.outcomes[i]!
-          const key = this.#keys.limit(limit.algorithm, name, hit.key)
+          const key = this.#keys.limit(limit.algorithm, name, hit.counterKeys ?? hit.key)
           if (fits && cost > 0) journal.addRefund({ key, limit, cost }, state, known[i], sentIn)
         }
       }
@@ -205,7 +205,7 @@ export class OutageLimits implements RequestLimits {
     hit.checks.forEach(({ name, limit, cost }, i) => {
       const outcome = outcomeOf(taken, i, known[i], limit)
       if (outcome === undefined || cost === 0) return
-      const key = this.#keys.limit(limit.algorithm, name, hit.key)
+      const key = this.#keys.limit(limit.algorithm, name, hit.counterKeys ?? hit.key)
       this.#redis.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, outcome }, known[i], batch)
     })
     return taken

@@ -88,8 +88,8 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     write: async refusals => await redis?.limits.countRefusals(refusals)
   })
   const { hashKeys, nameSpace, limit: { ipv6Subnet, allowList } } = settings
-  const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses })
   const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
+  const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses, hashKey })
   // Fastify fills in its default.
   const decisionLog = new DecisionLog(logger, fastify.initialConfig.requestIdLogLabel!)
   const guard = new Guard({
@@ -97,7 +97,6 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     usesRedis: () => redis?.availability.usesRedis === true,
     memory,
     denyCache,
-    hashKey,
     refusesBlocked: settings.limit.enforce > 0,
     observers: [
       decision => metrics?.decided(decision),
@@ -115,7 +114,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     registry,
     counters: limits,
     values,
-    forget: (key, checks) => denyCache.forget(key, checks),
+    forget: (key, checks) => denyCache.forget({ key, checks }),
     hashKey,
     onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'passed over')),
     checkOpen,

@@ -37,14 +37,6 @@ export class Keys {
   readonly suspects: string
   readonly probe: string
   readonly #nameSpace: string
-  /** keys of counters that were asked for lately, by algorithm and name of the limit, then by client */
-  readonly #counters: Readonly<Record<Algorithm, Counters>> = {
-    'fixed-window': new Map(), 'sliding-window': new Map(), gcra: new Map()
-  }
-
-  #remembered = 0
-  #misses = 0
-  #overflowed = false
   /** the long text of a client that was asked for last, and its part of a key */
   #long: { readonly client: string, readonly part: string } | undefined
 
@@ -62,32 +54,23 @@ export class Keys {
     this.probe = `${nameSpace}probe`
   }
 
-  /** @param name  of the limit; @param client  whom it counts; both any text */
-  limit (algorithm: Algorithm, name: string, client: string): string {
-    const byName = this.#counters[algorithm]
-    const known = byName.get(name)?.get(client)
-    if (known !== undefined) return known
-    // Nobody is to fill the memory with long texts.
-    if (client.length > longestPart) return `${this.#nameSpace}${algorithm}:{${this.#longPart(client)}}:${part(name)}`
-    const key = `${this.#nameSpace}${algorithm}:{${part(client)}}:${part(name)}`
-    // In a flood of more clients than fit, remembering each would cost more than it saves.
-    if (this.#overflowed && ++this.#misses % 8 !== 0) return key
-    if (this.#remembered++ >= mostRemembered) {
-      for (const counters of Object.values(this.#counters)) counters.clear()
-      this.#remembered = 1
-      this.#overflowed = true
-    }
-    let byClient = byName.get(name)
-    if (byClient === undefined) byName.set(name, byClient = new Map())
-    byClient.set(client, key)
-    return key
+  /**
+   * The key of a counter.
+   *
+   * @param name    of the limit; any text
+   * @param client  whom it counts: any text, or where its keys are kept
+   */
+  limit (algorithm: Algorithm, name: string, client: string | CounterKeys): string {
+    if (typeof client === 'string') return `${this.#nameSpace}${algorithm}:{${this.#partOf(client)}}:${part(name)}`
+    return client.find(algorithm, name) ?? client.keep(algorithm, name, this.limit(algorithm, name, client.client))
   }
 
   /**
    * A request asks for all of its limits, one after the other and several times.
    * Hashing a megabyte for each of them would hold up all other requests.
    */
-  #longPart (client: string): string {
+  #partOf (client: string): string {
+    if (client.length <= longestPart) return part(client)
     if (this.#long?.client !== client) this.#long = { client, part: part(client) }
     return this.#long.part
   }
@@ -118,10 +101,37 @@ export class Keys {
   }
 }
 
-type Counters = Map<string, Map<string, string>>
+/** Keys of counters of one client, kept with it: a returning client finds its counters without a text being built. */
+export class CounterKeys {
+  readonly client: string
+  readonly #kept: KeptKey[] = []
+  #next = 0
 
-/** Keys of counters that are kept ready: the same text each time is looked up in half the time. */
-const mostRemembered = 10_000
+  constructor (client: string) {
+    this.client = client
+  }
+
+  find (algorithm: Algorithm, name: string): string | undefined {
+    for (const kept of this.#kept) if (kept.name === name && kept.algorithm === algorithm) return kept.key
+    return undefined
+  }
+
+  /** In place of the one that was kept longest, if there are as many as are kept. */
+  keep (algorithm: Algorithm, name: string, key: string): string {
+    this.#kept[this.#next] = { algorithm, name, key }
+    this.#next = (this.#next + 1) % mostKept
+    return key
+  }
+}
+
+interface KeptKey {
+  readonly algorithm: Algorithm
+  readonly name: string
+  readonly key: string
+}
+
+/** Of each client. More would be memory for clients times limits. */
+const mostKept = 4
 
 /** Longer texts are stored as their hash: a header of 100 kB is no key for a million counters. */
 const longestPart = 200

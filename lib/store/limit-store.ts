@@ -7,6 +7,7 @@
 import type { Awaitable } from '../runtime/awaitable.js'
 import type { Check, Limit } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
+import type { CounterKeys } from './keys.js'
 
 /** One limit of a hit. The name tells a client's counters apart. */
 export interface NamedCheck extends Check {
@@ -18,6 +19,8 @@ export interface Hit {
   /** whom it is counted against; any text */
   readonly key: string
   readonly checks: readonly NamedCheck[]
+  /** where the keys of its counters are kept; undefined: nowhere */
+  readonly counterKeys?: CounterKeys | undefined
   /**
    * the address that asks, or its prefix if addresses are counted by prefix;
    * undefined: the key itself. Memory bounds the room for the keys of one address

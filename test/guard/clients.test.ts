@@ -49,6 +49,25 @@ t.test('forgets what came longest ago, and not who comes again and again', async
   t.equal(read, 3 * mostRemembered + 2)
 })
 
+t.test('equal answers of a keyGenerator share the keys of their counters, and long ones are not remembered', async t => {
+  const clients = newClients()
+  for (const answer of ['user-1', 'ünlü', '\ud83d\ude00', '\ud800', '']) {
+    t.equal(clients.counterKeysOf(answer).client, answer)
+    t.equal(clients.counterKeysOf(answer), clients.counterKeysOf(answer))
+  }
+  t.not(clients.counterKeysOf('user-1'), clients.counterKeysOf('user-2'))
+  const long = 'x'.repeat(201)
+  t.equal(clients.counterKeysOf(long).client, long)
+  t.not(clients.counterKeysOf(long), clients.counterKeysOf(long))
+})
+
+t.test('answers of a keyGenerator are remembered by their hash, where one is wanted', async t => {
+  const { list } = parseAddressList([])
+  const clients = new Clients({ ipv6Subnet: 64, allowList: list, hashKey: answer => `hash of ${answer}` })
+  t.equal(clients.counterKeysOf('secret').client, 'hash of secret')
+  t.equal(clients.counterKeysOf('secret'), clients.counterKeysOf('secret'))
+})
+
 t.test('what it remembers of addresses is bounded, and right for each of them', async t => {
   const clients = newClients()
   setFlagsFromString('--expose-gc')

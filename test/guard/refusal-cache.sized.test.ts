@@ -38,12 +38,12 @@ function setUp (capacity = 100) {
 function forOneLimit (cache: DenyCache) {
   return {
     refuse (client: string, check: NamedCheck, canAsk: boolean): Explanation | undefined {
-      const taken = cache.refuse(client, [check], canAsk)
+      const taken = cache.refuse({ key: client, checks: [check] }, canAsk)
       if (taken === undefined) return undefined
       const { limit, cost } = check
       return explainHit(explain(taken.outcomes[0]!.state, taken.nowMs, limit, cost), limit, cost)
     },
-    learn: (client: string, check: NamedCheck, taken: Taken) => cache.learn(client, [check], taken),
+    learn: (client: string, check: NamedCheck, taken: Taken) => cache.learn({ key: client, checks: [check] }, taken),
     flush: async () => await cache.flush(),
     get size () { return cache.size }
   }
@@ -230,13 +230,13 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
       const nowMs = startMs + clock.ms
       // Redis, had it been asked each time.
       const wanted = takeAll(states, nowMs, checks)
-      const refused = cache.refuse('client', checks, true)
+      const refused = cache.refuse({ key: 'client', checks }, true)
       wanted.outcomes.forEach((outcome, i) => {
         if (isChanged(outcome)) states[i] = outcome.state
         if (refused !== undefined && outcome.left === 'refusal') written[i]!++
       })
       if (refused === undefined) {
-        cache.learn('client', checks, { ...wanted, nowMs })
+        cache.learn({ key: 'client', checks }, { ...wanted, nowMs })
         continue
       }
       refusedHere++
@@ -258,12 +258,12 @@ t.test('asks again for the one of several limits that is due first', async t => 
   const { cache, clock } = setUpFor(100)
   const refusalAt = (nowMs: number, checks: readonly NamedCheck[]) => ({ ...takeAll([], nowMs, checks), nowMs })
   for (const check of checks) {
-    cache.learn('client', [check], refusalAt(startMs + clock.ms, [check]))
+    cache.learn({ key: 'client', checks: [check] }, refusalAt(startMs + clock.ms, [check]))
     clock.ms += askAgainMs / 2
   }
-  t.equal(cache.refuse('client', checks, true), undefined)
-  t.match(cache.refuse('client', checks, true), { accepted: false }, 'the answer is on its way')
-  t.match(cache.refuse('client', checks, false), { accepted: false })
+  t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
+  t.match(cache.refuse({ key: 'client', checks }, true), { accepted: false }, 'the answer is on its way')
+  t.match(cache.refuse({ key: 'client', checks }, false), { accepted: false })
 })
 
 t.test('a limit that each refusal changes, and one that is not known, ask Redis', async t => {
@@ -272,11 +272,11 @@ t.test('a limit that each refusal changes, and one that is not known, ask Redis'
   const { cache } = setUpFor(100)
   for (const excess of ['restart', 'backoff'] as const) {
     const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, { excess }), cost: 1 }]
-    cache.learn('client', checks, { ...takeAll([], startMs, checks), nowMs: startMs })
-    t.equal(cache.refuse('client', checks, true), undefined)
+    cache.learn({ key: 'client', checks }, { ...takeAll([], startMs, checks), nowMs: startMs })
+    t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
   }
-  t.equal(cache.refuse('client', [plain, { ...plain, name: 'other' }], true), undefined)
-  t.match(cache.refuse('client', [plain], true), { accepted: false })
+  t.equal(cache.refuse({ key: 'client', checks: [plain, { ...plain, name: 'other' }] }, true), undefined)
+  t.match(cache.refuse({ key: 'client', checks: [plain] }, true), { accepted: false })
 })
 
 t.test('keeps so many keys; the one that Redis refused longest ago goes first', async t => {
@@ -307,10 +307,10 @@ t.test('a failed write does not end the process, and those after it are made', a
   const check = checkOf('fixed-window', 0)
   let writes = 0
   const cache = new DenyCache({ keys, capacity: 1, now: () => 0, write: async () => { if (++writes === 1) throw new Error('away') } })
-  cache.learn('client', [check], counter(check)(startMs))
-  cache.refuse('client', [check], true)
+  cache.learn({ key: 'client', checks: [check] }, counter(check)(startMs))
+  cache.refuse({ key: 'client', checks: [check] }, true)
   await until(() => writes === 1)
-  cache.refuse('client', [check], true)
+  cache.refuse({ key: 'client', checks: [check] }, true)
   await until(() => writes === 2)
 })
 

@@ -4,7 +4,7 @@ import { syncBuiltinESMExports } from 'node:module'
 import fc from 'fast-check'
 import t from 'tap'
 import { algorithms } from '../../lib/rules/rate-limit.js'
-import { Keys } from '../../lib/store/keys.js'
+import { CounterKeys, Keys } from '../../lib/store/keys.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -122,14 +122,24 @@ t.test('two name spaces share nothing', async t => {
   t.not(new Keys('a:').value('x'), new Keys('b:').value('x'))
 })
 
-t.test('a key is the same after ten thousand others, and the same text while it is remembered', async t => {
-  const keys = new Keys('guard:')
-  const [first, long] = [keys.limit('gcra', 'a', 'client'), keys.limit('gcra', 'a', 'x'.repeat(1000))]
-  for (let i = 0; i < 25_000; i++) {
-    if (keys.limit('fixed-window', 'a', `client ${i}`) !== `guard:fixed-window:{client%0020${i}}:a`) t.fail(String(i))
+t.test('the keys that are kept with a client are those of its name', async t => {
+  const kept = new CounterKeys('a client')
+  const names = Array.from({ length: 10 }, (_, i) => `limit ${i}`)
+  for (const round of [1, 2, 3]) {
+    for (const algorithm of algorithms) {
+      for (const name of names) {
+        const key = keys.limit(algorithm, name, 'a client')
+        t.equal(keys.limit(algorithm, name, kept), key, `${round} ${key}`)
+        t.equal(keys.limit(algorithm, name, kept), key, `${round} ${key}, kept`)
+      }
+    }
   }
-  t.equal(keys.limit('gcra', 'a', 'client'), first)
-  t.equal(keys.limit('gcra', 'a', 'x'.repeat(1000)), long)
-  t.not(keys.limit('gcra', 'b', 'client'), first)
-  t.not(keys.limit('sliding-window', 'a', 'client'), first)
+})
+
+t.test('the last four keys of a client are kept, so that the memory for them is bounded', async t => {
+  const kept = new CounterKeys('client')
+  for (const name of ['a', 'b', 'c', 'd', 'e']) keys.limit('gcra', name, kept)
+  t.equal(kept.find('gcra', 'a'), undefined)
+  for (const name of ['b', 'c', 'd', 'e']) t.equal(kept.find('gcra', name), `guard:gcra:{client}:${name}`)
+  t.equal(kept.find('fixed-window', 'e'), undefined)
 })

@@ -22,7 +22,7 @@ export interface MemoryLimitsOptions {
 }
 
 /** The key of a counter, and the address that asks. */
-export type Asking = Pick<Hit, 'key' | 'from'>
+export type Asking = Pick<Hit, 'key' | 'from' | 'counterKeys'>
 
 /** What only the outage layer needs: memory goes on from what Redis has reported. */
 export interface LimitMirror {
@@ -83,7 +83,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
 
   forget (client: string, checks: readonly NamedCheck[]): boolean {
     const nowMs = this.#now()
-    return checks.map(check => this.#table.delete(this.#keyOf(client, check), nowMs)).includes(true)
+    return checks.map(check => this.#table.delete(this.#keyOf({ key: client }, check), nowMs)).includes(true)
   }
 
   peek (client: string, checks: readonly NamedCheck[]): Peeked {
@@ -91,7 +91,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   }
 
   known (client: string, check: NamedCheck): LimitState | undefined {
-    return this.#table.peek(this.#keyOf(client, check), this.#now())
+    return this.#table.peek(this.#keyOf({ key: client }, check), this.#now())
   }
 
   adopt (of: Asking, check: NamedCheck, { used, previous, atMs }: LimitState, othersNowMs: number): void {
@@ -119,7 +119,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   /** Almost every hit has one limit: it makes no lists. */
   #takeSingle (hit: Hit, check: NamedCheck, nowMs: number): Taken {
     const { limit, cost } = check
-    const key = this.#keyOf(hit.key, check)
+    const key = this.#keyOf(hit, check)
     const entry = this.#table.find(key, check, hit.from, nowMs)
     const outcome = take(entry?.state, nowMs, limit, cost)
     if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
@@ -127,12 +127,12 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   }
 
   #find (of: Asking, check: NamedCheck, nowMs: number): { check: NamedCheck, key: string, entry: Entry | undefined } {
-    const key = this.#keyOf(of.key, check)
+    const key = this.#keyOf(of, check)
     return { check, key, entry: this.#table.find(key, check, of.from, nowMs) }
   }
 
-  #keyOf (client: string, { name, limit }: NamedCheck): string {
-    return this.#keys.limit(limit.algorithm, name, client)
+  #keyOf ({ key, counterKeys }: Asking, { name, limit }: NamedCheck): string {
+    return this.#keys.limit(limit.algorithm, name, counterKeys ?? key)
   }
 }
 

@@ -2,7 +2,7 @@
 import type { GuardedRedis } from '../../redis/breaker.js'
 import { isCluster, type RedisClient } from '../../redis/script.js'
 import { ruleOf } from '../../rules/rate-limit.js'
-import type { Keys } from '../keys.js'
+import type { CounterKeys, Keys } from '../keys.js'
 import type { CountedHere, Hit, LimitStore, NamedCheck, Peeked, Refund, Refusals, Taken } from '../limit-store.js'
 import type { Ticket } from './batch.js'
 import { countRefusals, forget, merge, peek, refund, take } from './encodings/limits.js'
@@ -116,10 +116,10 @@ export class RedisLimits implements Pick<LimitStore, 'peek'> {
   }
 
   #keysOfHits (hits: readonly Hit[]): readonly string[] {
-    return hits.flatMap(({ key, checks }) => this.#keysOf(key, checks))
+    return hits.flatMap(({ key, counterKeys, checks }) => this.#keysOf(counterKeys ?? key, checks))
   }
 
-  #keysOf (client: string, checks: readonly NamedCheck[]): readonly string[] {
+  #keysOf (client: string | CounterKeys, checks: readonly NamedCheck[]): readonly string[] {
     return checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
   }
 }
