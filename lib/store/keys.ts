@@ -86,8 +86,9 @@ export class Keys {
 
   /** @param beside  a key in whose slot of a Cluster it lies; undefined: there are no slots */
   carried (beside: string | undefined, id: string): string {
-    const slot = beside === undefined ? '' : `${/\{.*?\}/.exec(beside)![0]}:`
-    return `${this.#nameSpace}carried:${slot}${id}`
+    if (beside === undefined) return `${this.#nameSpace}carried:${id}`
+    const start = beside.indexOf('{')
+    return `${this.#nameSpace}carried:${beside.slice(start, beside.indexOf('}', start) + 1)}:${id}`
   }
 
   /** @param key  any text */

@@ -76,9 +76,6 @@ export interface CountedHere {
 }
 
 export interface LimitStore {
-  /** Decides hits in their order. Atomic per hit, over all of its limits. */
-  take (hits: readonly Hit[]): Awaitable<readonly Taken[]>
-
   /** The counters of a client, unchanged. */
   peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked>
 

@@ -1,12 +1,18 @@
 /** A store in Redis as its four contracts, by the methods that the outage layer calls. */
+import type { Awaitable } from '../../lib/runtime/awaitable.js'
 import type { Block, BlockRequest, BlockStore } from '../../lib/store/block-store.js'
 import type { EventStore, RateLimitEvent } from '../../lib/store/event-store.js'
-import type { Hit, LimitStore, NamedCheck } from '../../lib/store/limit-store.js'
+import type { Hit, LimitStore, NamedCheck, Taken } from '../../lib/store/limit-store.js'
 import type { RedisStore } from '../../lib/store/redis/redis-store.js'
 import type { ValueOperation, ValueStore } from '../../lib/store/value-store.js'
 
+export interface LimitsUnderTest extends LimitStore {
+  /** Decides hits in their order. */
+  take (hits: readonly Hit[]): Awaitable<readonly Taken[]>
+}
+
 export interface Contracts {
-  readonly limits: LimitStore
+  readonly limits: LimitsUnderTest
   readonly blocks: BlockStore
   readonly events: EventStore
   readonly values: ValueStore

@@ -66,10 +66,6 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return this.#table.size
   }
 
-  take (hits: readonly Hit[]): readonly Taken[] {
-    return hits.map(hit => this.takeOne(hit))
-  }
-
   /** Decides one hit. Atomic over all of its checks. */
   takeOne (hit: Hit): Decided {
     const nowMs = this.#now()

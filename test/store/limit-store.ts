@@ -1,0 +1,98 @@
+/** What each store does with the counters of clients. */
+import type { Test } from 'tap'
+import { algorithms, defineLimit, type Limit, ruleOf } from '../../lib/rules/rate-limit.js'
+import type { Hit } from '../../lib/store/limit-store.js'
+import type { LimitsUnderTest } from '../support/redis-contracts.js'
+import type { Make } from './stores.js'
+
+/** @param make  an empty store */
+export function limitStoreContract (t: Test, make: Make): void {
+  const hit = (key: string, name: string, limit: Limit, cost = 1): Hit => ({ key, checks: [{ name, limit, cost }] })
+  const fixed = (max: number, windowMs: number) => defineLimit('fixed-window', max, windowMs)
+  /** Which of the hits were accepted. */
+  const passed = async (limits: LimitsUnderTest, ...hits: readonly Hit[]) =>
+    (await limits.take(hits)).map(({ accepted }) => accepted)
+
+  for (const algorithm of algorithms) {
+    t.test(`${algorithm}: lets max hits pass, and again after the window`, async t => {
+      const { limits, wait } = await make(t)
+      const one = hit('client', 'limit', defineLimit(algorithm, 3, 60_000))
+      t.same(await passed(limits, one, one), [true, true])
+      t.same(await passed(limits, one, one, one), [true, false, false])
+      await wait(2 * 60_000 + 5)
+      t.same(await passed(limits, one, one, one, one), [true, true, true, false])
+    })
+  }
+
+  t.test('keeps clients, limits and algorithms apart, also where their names run into each other', async t => {
+    const { limits } = await make(t)
+    const pairs = [
+      ['a', 'b'], ['a:b', 'c'], ['a', 'b:c'], ['a}', 'b'], ['a', '}b'], ['', 'a'], ['a', ''], ['a\nb', 'c'],
+      ['a b', 'c'], ['a%0020b', 'c'], ['x'.repeat(300), 'c'], ['x'.repeat(301), 'c'], ['%empty', 'a']
+    ] as const
+    const hits = pairs.map(([key, name]) => hit(key, name, fixed(1, 10_000)))
+    for (const one of hits) t.same(await passed(limits, one), [true], JSON.stringify(one.key))
+    for (const one of hits) t.same(await passed(limits, one), [false], JSON.stringify(one.key))
+    t.same(await passed(limits, hit('a', 'b', defineLimit('gcra', 1, 10_000))), [true])
+  })
+
+  t.test('takes a hit from all of its limits or from none', async t => {
+    const { limits } = await make(t)
+    const burst = { name: 'burst', limit: defineLimit('sliding-window', 2, 10_000), cost: 1 }
+    const daily = { name: 'daily', limit: defineLimit('gcra', 5, 60_000), cost: 1 }
+    const both = { key: 'client', checks: [burst, daily] }
+    const taken = (await Promise.all([both, both, both].map(async one => await limits.take([one])))).flat()
+    t.same(taken.map(({ accepted }) => accepted), [true, true, false])
+    t.same(taken[2]?.outcomes.map(({ fits }) => fits), [false, true])
+    // The third left nothing behind in `daily`.
+    const ofDaily = { key: 'client', checks: [daily] }
+    t.same(await passed(limits, ofDaily, ofDaily, ofDaily, ofDaily), [true, true, true, false])
+  })
+
+  t.test('takes a cost as a whole', async t => {
+    const { limits } = await make(t)
+    const costs = [4, 7, 6, 1]
+    const hits = costs.map(cost => hit('client', 'limit', fixed(10, 10_000), cost))
+    t.same(await passed(limits, ...hits), [true, false, true, false])
+  })
+
+  t.test('lets a cost of 0 pass and leaves no trace of it', async t => {
+    const { limits } = await make(t)
+    for (const algorithm of algorithms) {
+      const of = (cost: number) => hit('client', 'limit', defineLimit(algorithm, 3, 10_000), cost)
+      t.same(await passed(limits, of(0), of(3), of(1), of(0), of(0)), [true, true, false, true, true], algorithm)
+      await limits.take([{ ...of(0), key: 'other' }])
+      t.same((await limits.peek('other', of(0).checks)).states, [undefined], algorithm)
+      t.equal(await limits.forget('other', of(0).checks), false, algorithm)
+    }
+  })
+
+  t.test('tells when it decided, on its own clock', async t => {
+    const { limits, now } = await make(t)
+    const before = await now()
+    const limit = fixed(1, 1000)
+    const [taken] = await limits.take([hit('client', 'limit', limit)])
+    if (taken === undefined) return t.fail('no answer')
+    const { nowMs, outcomes: [outcome] } = taken
+    t.ok(nowMs >= before && nowMs <= await now(), `${before} <= ${nowMs}`)
+    t.equal(ruleOf(limit).explain(outcome?.state, nowMs, limit, 1).resetMs, 1000)
+  })
+
+  t.test('shows the counters of a client, and forgets those of the limits that are named', async t => {
+    const { limits } = await make(t)
+    for (const algorithm of algorithms) {
+      const limit = defineLimit(algorithm, 3, 60_000)
+      const [one, other] = [hit('client', 'one', limit, 2), hit('client', 'other', limit)]
+      t.same(await passed(limits, one, other), [true, true])
+      const left = async () => {
+        const { nowMs, states } = await limits.peek('client', [...one.checks, ...other.checks])
+        return states.map(state => ruleOf(limit).explain(state, nowMs, limit, 1).remaining)
+      }
+      t.same([await left(), await left()], [[1, 2], [1, 2]], `${algorithm}: looking counts nothing`)
+      t.equal(await limits.forget('client', one.checks), true)
+      t.equal(await limits.forget('client', one.checks), false)
+      t.same(await left(), [3, 2], algorithm)
+      t.equal(await limits.forget('client', other.checks), true)
+    }
+  })
+}
