@@ -47,7 +47,7 @@ async function measureClients (): Promise<HeapBytes[]> {
   for (const algorithm of algorithms) {
     const store = newStore()
     const limit: Limit = { algorithm, max: 1000, windowMs: 60_000, burst: 1000, excess: 'none', longestMs: 60_000 }
-    rows.push(await each(`fastify-redis-guard, ${algorithm}`, ip => store.limits.takeOne({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }), store))
+    rows.push(await each(`fastify-redis-guard, ${algorithm}`, ip => store.limits.take({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }), store))
   }
   return rows
 }

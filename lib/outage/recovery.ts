@@ -55,12 +55,12 @@ export class Recovery {
   /**
    * Tells all but what happens meanwhile.
    *
-   * @param epoch         as Redis told it last; undefined: never
-   * @param lastAnswered  number of the last batch that it answered
+   * @param epoch  as Redis told it last; undefined: never
    * @returns what Redis told of itself
    * @throws StoreUnavailableError  when it did not hear all of it; what it heard is not told again
    */
-  async tellAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
+  async tellAll (epoch: string | undefined): Promise<Heartbeat> {
+    const { lastAnswered } = this.#store.instance
     const fence = await this.#store.instance.fence()
     const askedAtMs = this.#now()
     const told = await this.#store.instance.heartbeat(false, 0)
