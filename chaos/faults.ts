@@ -38,6 +38,8 @@ type Strike<S extends Stage> =
 /** ms that servers may take to agree: on a busy machine a Sentinel may pause for 30 s. */
 const patienceMs = 90_000
 
+const withoutEviction = ['--maxmemory-policy', 'noeviction']
+
 export const faults: readonly Fault[] = [
   fault('kill -9, back with its append-only file', started('--appendonly', 'yes'), async ({ server }) => {
     await server.kill()
@@ -102,7 +104,7 @@ export const faults: readonly Fault[] = [
     await moveSlots(cluster.servers[0]!, cluster.servers[1]!, 2000)
     return () => {}
   }, { noticedBy: [] }),
-  fault('out of memory', started('--maxmemory-policy', 'noeviction'), async stage => {
+  fault('out of memory', started(...withoutEviction), async stage => {
     await onServer(stage, async client => await client.config('SET', 'maxmemory', '1'))
     return async () => await onServer(stage, async client => { await client.config('SET', 'maxmemory', '0') })
   }),
@@ -147,7 +149,7 @@ export const faults: readonly Fault[] = [
       first!.blackhole = false
     }
   }, { loss: 'everything', seenByOne: true }),
-  fault('out of memory, and connections reset every 50 ms', started('--maxmemory-policy', 'noeviction'), async stage => {
+  fault('out of memory, and connections reset every 50 ms', started(...withoutEviction), async stage => {
     await onServer(stage, async client => await client.config('SET', 'maxmemory', '1'))
     for (const proxy of stage.proxies) proxy.reset(50)
     return async () => {
