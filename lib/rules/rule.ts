@@ -27,11 +27,11 @@ export interface RuleLimit {
   readonly longestMs: number
 }
 
-/** The counters of one key. What each means is the algorithm's to say. */
+declare const ofItsRule: unique symbol
+
+/** The counters of one key. Only the rule of their limit can read them. */
 export interface LimitState {
-  readonly used: number
-  readonly previous: number
-  readonly atMs: number
+  readonly [ofItsRule]: never
 }
 
 /** What counters mean to a client. */
@@ -142,10 +142,15 @@ interface Steps<S> {
   explained (state: S, nowMs: number, limit: RuleLimit, cost: number): Explanation
 }
 
-/** Makes a rule of an algorithm's steps. store/redis/lua/take.lua repeats `take` step for step. */
-export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<S> {
+/**
+ * Makes a rule of an algorithm's steps. store/redis/lua/take.lua repeats `take` step for step.
+ *
+ * Outside of its file, nobody sees the fields of S: counters lie beside their limit, or under a key that names its
+ * algorithm, so that no rule gets those of another one.
+ */
+export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<LimitState> {
   const { current, isRepaired, fits, accepted, refused, refusalsIn, explained } = steps
-  return {
+  const rule: Rule<S> = {
     ...members,
 
     take (stored, nowMs, limit, cost) {
@@ -184,6 +189,7 @@ export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<S> {
       return { baseline: stillCounts ? before : members.emptied(now), counted: now }
     }
   }
+  return rule as unknown as Rule<LimitState>
 }
 
 /** ms by which one moment may differ on two clocks that were compared over a network */

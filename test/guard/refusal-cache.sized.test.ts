@@ -296,7 +296,7 @@ t.test('refusals are added up and written behind', async t => {
   for (let i = 0; i < 100; i++) cache.refuse('client', check, true)
   t.same(written, [])
   await until(() => written.length > 0)
-  const refusals = { client: 'client', name: 'login', limit: check.limit, window: { atMs: startMs + 60_000 } }
+  const refusals = { client: 'client', name: 'login', limit: check.limit, window: { endsAtMs: startMs + 60_000 } }
   t.match(written, [{ ...refusals, count: 100 }])
   cache.refuse('client', check, true)
   await cache.flush()

@@ -4,6 +4,7 @@
  */
 import t, { type Test } from 'tap'
 import { StoreUnavailableError } from '../../lib/errors.js'
+import { windowOf } from '../../lib/rules/fixed-window.js'
 import type { Ticket } from '../../lib/store/redis/batch.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { Fallback } from '../../lib/outage/limits.js'
@@ -45,7 +46,7 @@ function setUp (t: Test) {
 /** What Redis answers to a hit that it counts. */
 function counted (hits: readonly Hit[]): readonly Taken[] {
   const nowMs = Date.now()
-  const state = { used: 1, previous: 0, atMs: nowMs + 60_000 }
+  const state = windowOf(1, 0, nowMs + 60_000)
   return hits.map(() => ({ accepted: true, nowMs, outcomes: [{ fits: true, state }] }))
 }
 
@@ -217,7 +218,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     await made.isUp()
     made.redis.instance.fence = async () => { throw gone }
     const [check] = checks as [typeof checks[0]]
-    const state = { used: 3, previous: 0, atMs: Date.now() + 60_000 }
+    const state = windowOf(3, 0, Date.now() + 60_000)
     made.memory.limits.adopt({ key: 'client' }, check, state, Date.now())
     return { ...made, state }
   }

@@ -6,7 +6,7 @@
  * moved by -d instead, which is the same for all that looks at differences.
  */
 import t from 'tap'
-import { algorithms, defineLimit, excesses, type Algorithm } from '../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, excesses, ruleOf, type Algorithm } from '../../lib/rules/rate-limit.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'
@@ -46,7 +46,11 @@ const passTime = `
     if before <= nowMs or expiresAtMs <= nowMs then
       redis.call('DEL', key)
     else
-      if redis.call('TYPE', key).ok == 'hash' then redis.call('HINCRBY', key, 'atMs', -ARGV[1]) end
+      if redis.call('TYPE', key).ok == 'hash' then
+        for _, field in ipairs(redis.call('HKEYS', key)) do
+          if string.find(field, '[aA]tMs$') then redis.call('HINCRBY', key, field, -ARGV[1]) end
+        end
+      end
       redis.call('PEXPIREAT', key, expiresAtMs)
     end
   end
@@ -84,7 +88,7 @@ for (const algorithm of algorithms) {
       const onRedis = await redis.limits.take(hits, { number: 0 })
       clockMs = onRedis[0]!.nowMs + aheadMs
       const inMemory = hits.map(hit => memory.limits.takeOne(hit))
-      const [expected, found] = [onRedis.map(taken => relative(taken)), inMemory.map(taken => relative(taken))]
+      const [expected, found] = [onRedis.map((taken, i) => relative(taken, hits[i]!)), inMemory.map((taken, i) => relative(taken, hits[i]!))]
       if (JSON.stringify(found) !== JSON.stringify(expected)) {
         const differs = found.findIndex((one, i) => JSON.stringify(one) !== JSON.stringify(expected[i]))
         t.same(found[differs], expected[differs], `hit ${decided + differs}: ${JSON.stringify(hits[differs])}`)
@@ -117,8 +121,9 @@ for (const algorithm of algorithms) {
 }
 
 /** Times as seen from the decision, so that two clocks can be compared. */
-function relative ({ accepted, nowMs, outcomes }: Taken) {
-  const relativeTo = ({ fits, state: { used, previous, atMs } }: Taken['outcomes'][number]) =>
-    ({ fits, used, previous, inMs: atMs - nowMs })
-  return { accepted, outcomes: outcomes.map(relativeTo) }
+function relative ({ accepted, nowMs, outcomes }: Taken, { checks }: Hit) {
+  return {
+    accepted,
+    outcomes: outcomes.map(({ fits, state }, i) => ({ fits, numbers: ruleOf(checks[i]!.limit).encode(state, nowMs) }))
+  }
 }

@@ -18,6 +18,7 @@ import * as ofLimits from '../../../lib/store/redis/encodings/limits.js'
 import * as ofValues from '../../../lib/store/redis/encodings/values.js'
 import { scripts } from '../../../lib/store/redis/lua/scripts.js'
 import { guardedApp, logTo } from '../../support/app.js'
+import { numbersOf } from '../../support/states.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { until } from '../../../tools/until.js'
 
@@ -43,10 +44,10 @@ const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   take: async store => {
     for (const check of checks) {
       const [taken] = await store.limits.take([{ key: 'client', checks: [check] }])
-      const { used, previous, atMs } = taken!.outcomes[0]!.state
+      const [first, second, atMs] = numbersOf(check.limit, taken!.outcomes[0]!.state)
       inRange(taken!.nowMs, 1)
-      inRange(used, 0)
-      inRange(previous, 0)
+      inRange(first, 0)
+      inRange(second, 0)
       inRange(atMs, -Infinity)
       if (Math.abs(atMs - taken!.nowMs) > check.limit.longestMs) throw new RangeError(`${atMs}`)
     }
@@ -54,13 +55,15 @@ const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   'take of several': async store => {
     for (const { nowMs, outcomes } of await store.limits.take([{ key: 'client', checks }, { key: 'other', checks }])) {
       inRange(nowMs, 1)
-      for (const { state } of outcomes) inRange(state.used, 0)
+      outcomes.forEach(({ state }, i) => inRange(numbersOf(limits[i]!, state)[0], 0))
     }
   },
   peek: async store => {
     const { nowMs, states } = await store.limits.peek('client', checks.slice(0, 1))
     inRange(nowMs, 1)
-    for (const state of states) if (state !== undefined) for (const number of [state.used, state.previous]) inRange(number, 0)
+    for (const state of states) {
+      if (state !== undefined) for (const number of numbersOf(limits[0]!, state).slice(0, 2)) inRange(number, 0)
+    }
   },
   forget: async store => isBoolean(await store.limits.forget('client', checks)),
   fence: async store => {

@@ -6,14 +6,14 @@
 
 -- By `read` or `claim`. Returns the state as stored, or nil; and whether the key has lost its expiry.
 local function load (reader, key)
-  local fields = reader('HMGET', key, 'used', 'previous', 'atMs') or {}
+  local fields = reader('HMGET', key, 'level', 'max', 'atMs') or {}
   local level, max, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
   if level == nil or max == nil or atMs == nil then return nil, false end
   return { level = level, max = max, atMs = atMs }, redis.call('PTTL', key) == -1
 end
 
 local function save (key, state, limit)
-  redis.call('HSET', key, 'used', state.level, 'previous', state.max, 'atMs', state.atMs)
+  redis.call('HSET', key, 'level', state.level, 'max', state.max, 'atMs', state.atMs)
   local drainMs = state.max == 0 and limit.windowMs or math.ceil(state.level / state.max)
   redis.call('PEXPIREAT', key, state.atMs + drainMs)
 end
@@ -69,7 +69,7 @@ return {
     if stored == nil then return end
     local left = counted.level - math.max(0, stored.atMs - counted.atMs) * limit.max
     local added = math.max(0, math.min(left, cost * limit.windowMs))
-    redis.call('HSET', key, 'used', math.max(0, stored.level - countedBy(stored.max, limit.max, added)))
+    redis.call('HSET', key, 'level', math.max(0, stored.level - countedBy(stored.max, limit.max, added)))
   end,
 
   -- Refusals leave no trace.
