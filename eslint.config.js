@@ -8,7 +8,7 @@ const modules = ['node:timers', 'node:timers/promises', 'node:perf_hooks']
 
 /** Where no line is longer than 120 columns; the other folders are to follow. */
 const narrow = [
-  'tools/**/*.{ts,mjs}', 'lib/*.ts', 'lib/{addresses,api,limits,observers,redis,runtime,settings,startup}/**/*.ts'
+  '{bench,chaos,examples,tools}/**/*.{ts,mjs}', 'lib/*.ts', 'lib/{addresses,api,limits,observers,redis,runtime,settings,startup}/**/*.ts'
 ]
 
 export default [

@@ -59,7 +59,12 @@ export class CustomCounter {
   }
 
   /** @param answer  called once, in time, whatever the store does */
-  #ask (method: 'incr' | 'read', key: string, { name, limit }: NamedCheck, answer: (error: Error | undefined, taken: Taken | undefined) => void): void {
+  #ask (
+    method: 'incr' | 'read',
+    key: string,
+    { name, limit }: NamedCheck,
+    answer: (error: Error | undefined, taken: Taken | undefined) => void
+  ): void {
     const { store, suffix, commandTimeout, now } = this.#parts
     let isAnswered = false
     let timer: NodeJS.Timeout | undefined
@@ -73,6 +78,9 @@ export class CustomCounter {
       if (error instanceof Error) settle(error)
       else settle(new StoreUnavailableError('reply', `the store failed with ${show(error)}`))
     }
+    const expire = () => {
+      settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`))
+    }
     attempt(() => store[method]!(`${key}${suffix}${suffixOf(name)}`, (error, result) => {
       if (error) return fail(error)
       let taken: Taken
@@ -83,7 +91,7 @@ export class CustomCounter {
       }
       settle(undefined, taken)
     }, limit.windowMs, limit.max), fail)
-    if (!isAnswered) timer = timers.setTimeout(() => settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`)), commandTimeout)
+    if (!isAnswered) timer = timers.setTimeout(expire, commandTimeout)
   }
 }
 

@@ -15,7 +15,11 @@ import type { CustomStore } from '../settings/custom-store.js'
  */
 export type CounterFor = (settings: LimitSettings, config?: object, routeInfo?: object) => Counter | undefined
 
-export function counterMaker (options: RedisGuardOptions, settings: Settings, parts: Omit<CustomCounterParts, 'store' | 'suffix'>): CounterFor {
+export function counterMaker (
+  options: RedisGuardOptions,
+  settings: Settings,
+  parts: Omit<CustomCounterParts, 'store' | 'suffix'>
+): CounterFor {
   const Store = settings.store
   if (Store === undefined) return () => undefined
   let root: CustomStore | undefined
@@ -39,7 +43,9 @@ function checked (option: string, store: CustomStore): CustomStore {
 }
 
 function parametersOf (given: object, { global }: Settings, limit: LimitSettings): object {
-  const { max, timeWindow, ban, excess, groupId, hook, ipv6Subnet, onOutage, addHeaders, addHeadersOnExceeding, headerNames } = limit
+  const {
+    max, timeWindow, ban, excess, groupId, hook, ipv6Subnet, onOutage, addHeaders, addHeadersOnExceeding, headerNames
+  } = limit
   return {
     ...given,
     global,
@@ -54,6 +60,11 @@ function parametersOf (given: object, { global }: Settings, limit: LimitSettings
     skipOnError: onOutage === 'allow',
     addHeaders,
     addHeadersOnExceeding,
-    labels: { rateLimit: headerNames[0], rateRemaining: headerNames[1], rateReset: headerNames[2], retryAfter: 'retry-after' }
+    labels: {
+      rateLimit: headerNames[0],
+      rateRemaining: headerNames[1],
+      rateReset: headerNames[2],
+      retryAfter: 'retry-after'
+    }
   }
 }

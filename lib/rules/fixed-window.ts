@@ -56,7 +56,13 @@ export const fixedWindow = makeRule<FixedWindow>({
   hasBurst: false,
 
   define ({ max, windowMs, excess, longestMs }) {
-    return { max, windowMs, burst: max, excess, longestMs: excess === 'backoff' ? Math.max(windowMs, longestMs) : windowMs }
+    return {
+      max,
+      windowMs,
+      burst: max,
+      excess,
+      longestMs: excess === 'backoff' ? Math.max(windowMs, longestMs) : windowMs
+    }
   },
 
   refund (stored, limit, cost, counted) {

@@ -75,7 +75,7 @@ export interface Merge<S> {
 /** Counters as three whole numbers. Each but the last is >= 0; the last is a moment, in ms from now. */
 export type Encoded = readonly [number, number, number]
 
-/** One algorithm, for all who keep counters. Stored counters are undefined where a key was never seen, or has expired. */
+/** One algorithm. A stored counter is undefined where a key was never seen, or where its counter has expired. */
 export interface Rule<S> extends Members<S> {
   /** Counts one hit against one limit. A hit of cost 0 passes and leaves nothing. */
   take (stored: S | undefined, nowMs: number, limit: RuleLimit, cost: number): Judged<S>

@@ -34,8 +34,8 @@ export interface BlockReplica {
   /** Takes over what stands in another store for one address or range; undefined: nothing. */
   adoptStanding (ip: string, block: Block | undefined): void
   /**
-   * Takes over the whole list of another store in place of its own. Changes that are made here meanwhile are made in the
-   * new list, too: it may have been read before them.
+   * Takes over the whole list of another store in place of its own. Changes that are made here meanwhile are made in
+   * the new list, too: it may have been read before them.
    *
    * @param read  puts all of its blocks; @returns whether it is to be taken over
    */
