@@ -48,7 +48,7 @@ export function retryAfterSeconds ({ explanation }: Counted): number {
 /** An uncounted request has its whole quota left. */
 export function explanationOf (decision: Counted | Uncounted): Explanation {
   return decision.kind === 'uncounted'
-    ? { remaining: decision.limit.max, resetMs: 0, retryAfterMs: 0 }
+    ? { remaining: decision.limit.max, resetMs: 0, retryAfterMs: 0, refusals: 0 }
     : decision.explanation
 }
 
