@@ -32,10 +32,17 @@ const { values } = parseArgs({
   }
 })
 const limits = values.max.split(',').map(Number)
-const server = values.redis === undefined ? await RedisServer.start('--maxmemory', '1gb', '--maxmemory-policy', 'volatile-ttl') : undefined
+const server = values.redis === undefined
+  ? await RedisServer.start('--maxmemory', '1gb', '--maxmemory-policy', 'volatile-ttl')
+  : undefined
 const app = Fastify({ trustProxy: ['127.0.0.1'] })
 try {
-  await app.register(redisGuard, { redis: { port: server?.port ?? Number(values.redis) }, timeWindow: '1 minute', cache: 1000, maxEvents: 1000 })
+  await app.register(redisGuard, {
+    redis: { port: server?.port ?? Number(values.redis) },
+    timeWindow: '1 minute',
+    cache: 1000,
+    maxEvents: 1000
+  })
   for (const [i, max] of limits.entries()) app.get(`/${i}`, { config: { rateLimit: { max } } }, async () => 'ok')
   // Enough to fill all that is bounded by 10,000 clients; what is full is emptied, and as full again after as many.
   await send(15_000)
@@ -53,7 +60,9 @@ try {
 
 async function send (count: number): Promise<void> {
   for (let sent = 0; sent < count; sent += 50) {
-    await Promise.all(Array.from({ length: 50 }, async (_, i) => await app.inject({ url: `/${i % limits.length}`, headers: { 'x-forwarded-for': anyAddress() } })))
+    await Promise.all(Array.from({ length: 50 }, async (_, i) => {
+      return await app.inject({ url: `/${i % limits.length}`, headers: { 'x-forwarded-for': anyAddress() } })
+    }))
   }
 }
 

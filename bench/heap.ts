@@ -33,7 +33,11 @@ const lookups = 1_000_000
 /** what must not be collected before it is measured */
 const held = new Set<object>()
 
-console.log(JSON.stringify({ clients: await measureClients(), blocks: [1000, 100_000, 1_000_000].map(measureBlocks) } satisfies HeapReport))
+const report: HeapReport = {
+  clients: await measureClients(),
+  blocks: [1000, 100_000, 1_000_000].map(measureBlocks)
+}
+console.log(JSON.stringify(report))
 // rate-limiter-flexible has a timer for each client.
 process.exit(0)
 
@@ -47,7 +51,11 @@ async function measureClients (): Promise<HeapBytes[]> {
   for (const algorithm of algorithms) {
     const store = newStore()
     const limit: Limit = { algorithm, max: 1000, windowMs: 60_000, burst: 1000, excess: 'none', longestMs: 60_000 }
-    rows.push(await each(`fastify-redis-guard, ${algorithm}`, ip => store.limits.take({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }), store))
+    rows.push(await each(
+      `fastify-redis-guard, ${algorithm}`,
+      ip => store.limits.take({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }),
+      store
+    ))
   }
   return rows
 }
@@ -64,13 +72,19 @@ async function each (label: string, count: (ip: string) => unknown, holder: obje
 function measureBlocks (entries: number): BlockLookup {
   const before = heapUsed()
   const store = newStore()
-  for (let i = 0; i < entries; i++) store.blocks.block({ ip: eitherAddressOf(i), durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  for (let i = 0; i < entries; i++) {
+    store.blocks.block({ ip: eitherAddressOf(i), durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  }
   const bytesPerEntry = (heapUsed() - before) / entries
   const blocked = Array.from({ length: 10_000 }, (_, i) => eitherAddressOf((i * 7919) % entries))
-  const others = Array.from({ length: 10_000 }, (_, i) => i % 2 === 0 ? `203.0.${i >> 8}.${i & 255}` : `2001:db9::${i.toString(16)}`)
+  const others = Array.from({ length: 10_000 }, (_, i) => {
+    return i % 2 === 0 ? `203.0.${i >> 8}.${i & 255}` : `2001:db9::${i.toString(16)}`
+  })
   const missNs = nsPerLookup(store, others, false)
   const hitNs = nsPerLookup(store, blocked, true)
-  for (const range of ['192.0.2.0/24', '198.51.0.0/16', '2001:db8::/32']) store.blocks.block({ ip: range, durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  for (const range of ['192.0.2.0/24', '198.51.0.0/16', '2001:db8::/32']) {
+    store.blocks.block({ ip: range, durationMs: 3_600_000, reason: 'bench', origin: 'api' })
+  }
   return { entries, bytesPerEntry, missNs, hitNs, missWithRangesNs: nsPerLookup(store, others, false) }
 }
 

@@ -1,18 +1,20 @@
 /**
- * What one allowed hit costs in the guard's own code: calls, closures, allocations. Counted, not timed, so it is the same on every
- * machine:
+ * What one allowed hit costs in the guard's own code: calls, closures, allocations. Counted, not timed, so it is the
+ * same on every machine:
  *
  *   npm run bench:hit
  *   npm run bench:hit -- --calls-only   without allocations, in a few seconds
  *
- * Each row is a mean per request, with one fixed window of 1 minute, headers and metrics on, no lists. `inject` sends the requests,
- * one after the other (`redis`) or 32 in one turn of the event loop (`redis, 32 at once`, which share a batch).
+ * Each row is a mean per request, with one fixed window of 1 minute, headers and metrics on, no lists. `inject` sends
+ * the requests, one after the other (`redis`) or 32 in one turn of the event loop (`redis, 32 at once`, which share a
+ * batch).
  *
  * - calls: of functions of dist/lib, as V8 counts them (precise coverage)
  * - closures: function literals of dist/lib that were evaluated
  * - allocations, bytes: objects that functions of dist/lib allocated (V8's tracker of allocations)
  *
- * Needs --no-opt --no-maglev: V8 does not count the calls of a function that it has inlined, nor the objects that it has spared.
+ * Needs --no-opt --no-maglev: V8 does not count the calls of a function that it has inlined, nor the objects that it
+ * has spared.
  */
 import { Session } from 'node:inspector/promises'
 import type { HeapProfiler, Profiler } from 'node:inspector'
@@ -58,7 +60,11 @@ try {
 async function costOf (store: string, port: number | undefined, atOnce: number): Promise<Cost> {
   const app = Fastify()
   try {
-    await app.register(redisGuard, { redis: port === undefined ? false : { port }, max: 1_000_000, timeWindow: '1 minute' })
+    await app.register(redisGuard, {
+      redis: port === undefined ? false : { port },
+      max: 1_000_000,
+      timeWindow: '1 minute'
+    })
     app.get('/', async () => 'ok')
     const send = async (): Promise<void> => {
       for (let i = 0; i < requests / atOnce; i++) {
@@ -108,10 +114,14 @@ function evaluations (inner: Profiler.FunctionCoverage, functions: readonly Prof
     if (other === inner) continue
     for (const range of other.ranges) {
       if (range.startOffset > startOffset || range.endOffset < endOffset) continue
-      if (innermost === undefined || range.endOffset - range.startOffset <= innermost.endOffset - innermost.startOffset) innermost = range
+      if (innermost === undefined || lengthOf(range) <= lengthOf(innermost)) innermost = range
     }
   }
   return innermost?.count ?? 0
+}
+
+function lengthOf ({ startOffset, endOffset }: Profiler.CoverageRange): number {
+  return endOffset - startOffset
 }
 
 function outer (called: Profiler.FunctionCoverage): Profiler.CoverageRange {
@@ -121,7 +131,12 @@ function outer (called: Profiler.FunctionCoverage): Profiler.CoverageRange {
 }
 
 interface Snapshot {
-  readonly snapshot: { readonly meta: { readonly trace_function_info_fields: readonly string[], readonly trace_node_fields: readonly unknown[] } }
+  readonly snapshot: {
+    readonly meta: {
+      readonly trace_function_info_fields: readonly string[],
+      readonly trace_node_fields: readonly unknown[]
+    }
+  }
   readonly trace_function_infos: readonly number[]
   readonly trace_tree: TraceNodes
   readonly strings: readonly string[]
@@ -132,9 +147,8 @@ type TraceNodes = ReadonlyArray<number | TraceNodes>
 
 async function countAllocations (send: () => Promise<void>): Promise<{ count: number, bytes: number }> {
   const chunks: string[] = []
-  session.on('HeapProfiler.addHeapSnapshotChunk', ({ params }: { params: HeapProfiler.AddHeapSnapshotChunkEventDataType }) => {
-    chunks.push(params.chunk)
-  })
+  type Chunk = HeapProfiler.AddHeapSnapshotChunkEventDataType
+  session.on('HeapProfiler.addHeapSnapshotChunk', ({ params }: { params: Chunk }) => { chunks.push(params.chunk) })
   await session.post('HeapProfiler.startTrackingHeapObjects', { trackAllocations: true })
   await send()
   await session.post('HeapProfiler.stopTrackingHeapObjects', { reportProgress: false })

@@ -27,7 +27,8 @@ import { type Scenario, scenarios } from './scenarios.js'
 import { type VariantName, variants } from './variants.js'
 
 const options = readOptions(process.argv.slice(2))
-const server = await RedisServer.start(...(notPinnedBecause === undefined ? ['--server_cpulist', String(otherCore)] : []))
+const pinning = notPinnedBecause === undefined ? ['--server_cpulist', String(otherCore)] : []
+const server = await RedisServer.start(...pinning)
 const redis = server.client()
 try {
   await run(options)
@@ -42,7 +43,9 @@ async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
     cores: cpus().length,
     node: process.version,
     redis: /redis_version:(\S+)/.exec(await redis.info('server'))?.[1],
-    pinned: notPinnedBecause === undefined ? `servers to core ${serverCore}, wrk and Redis to core ${otherCore}` : `no: ${notPinnedBecause}`
+    pinned: notPinnedBecause === undefined
+      ? `servers to core ${serverCore}, wrk and Redis to core ${otherCore}`
+      : `no: ${notPinnedBecause}`
   }
   const print = (text: string | undefined) => { if (!json && text !== undefined) console.log(`${text}\n`) }
   print(Object.entries(machine).map(([name, value]) => `${name}: ${value}`).join('\n'))
@@ -70,13 +73,26 @@ async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
 async function runScenario (scenario: Scenario): Promise<ScenarioReport | undefined> {
   const chosen = scenario.variants.filter(isChosen)
   if (chosen.length === 0) return undefined
-  const proxy = scenario.redisDelayMs === 0 ? undefined : await Child.start(otherCore, new URL('./delay-proxy.js', import.meta.url), String(server.port), String(scenario.redisDelayMs))
+  const proxyFile = new URL('./delay-proxy.js', import.meta.url)
+  const proxy = scenario.redisDelayMs === 0
+    ? undefined
+    : await Child.start(otherCore, proxyFile, String(server.port), String(scenario.redisDelayMs))
   try {
     const redisPort = proxy?.port ?? server.port
     const ping = await measurePing(redisPort)
     const connections = scenario.connections === 'given' ? options.connections : [scenario.connections]
     const { rounds, seconds } = options
-    const rows = await measure({ scenario, variants: chosen, connections, rounds, seconds, redisPort, nearRedisPort: server.port, redis, onProgress: showProgress })
+    const rows = await measure({
+      scenario,
+      variants: chosen,
+      connections,
+      rounds,
+      seconds,
+      redisPort,
+      nearRedisPort: server.port,
+      redis,
+      onProgress: showProgress
+    })
     return { name: scenario.name, title: scenario.title, pingMicros: ping, rows }
   } finally {
     await proxy?.stop()
@@ -95,13 +111,15 @@ async function measurePing (port: number): Promise<number> {
 }
 
 async function measureHeap (): Promise<HeapReport> {
-  const [program, args] = pinned(serverCore, process.execPath, ['--expose-gc', fileURLToPath(new URL('./heap.js', import.meta.url))])
+  const heap = fileURLToPath(new URL('./heap.js', import.meta.url))
+  const [program, args] = pinned(serverCore, process.execPath, ['--expose-gc', heap])
   const { stdout } = await promisify(execFile)(program, args, { timeout: 120_000, killSignal: 'SIGKILL' })
   return JSON.parse(stdout) as HeapReport
 }
 
 function isChosen (name: VariantName): boolean {
-  return options.only === undefined || `${name} ${variants[name].store}`.toLowerCase().includes(options.only.toLowerCase())
+  return options.only === undefined ||
+    `${name} ${variants[name].store}`.toLowerCase().includes(options.only.toLowerCase())
 }
 
 /** One line that is written over, in a terminal only. */

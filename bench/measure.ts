@@ -68,8 +68,17 @@ export async function measure (plan: Plan): Promise<Row[]> {
   try {
     for (const variant of plan.variants) {
       const { redisPort, nearRedisPort } = plan
-      const settings: ServerSettings = { variant, redisPort, nearRedisPort, max: scenario.max, blocks: scenario.blockedPercent > 0 }
-      servers.set(variant, await Child.start(serverCore, new URL('./server.js', import.meta.url), JSON.stringify(settings)))
+      const settings: ServerSettings = {
+        variant,
+        redisPort,
+        nearRedisPort,
+        max: scenario.max,
+        blocks: scenario.blockedPercent > 0
+      }
+      servers.set(
+        variant,
+        await Child.start(serverCore, new URL('./server.js', import.meta.url), JSON.stringify(settings))
+      )
     }
     const runs = new Map<string, Measurement[]>()
     for (const [variant, server] of servers) {
@@ -99,7 +108,12 @@ async function runOnce (server: Child, redis: Redis, load: Load): Promise<Measur
   const [cpuBefore, useBefore] = [await server.cpuMicros(), await readUse(redis)]
   const result = await runWrk(server.port, load)
   const [cpuAfter, useAfter] = [await server.cpuMicros(), await readUse(redis)]
-  return perRequest(result, cpuAfter - cpuBefore, useAfter.cpuMicros - useBefore.cpuMicros, useAfter.commands - useBefore.commands)
+  return perRequest(
+    result,
+    cpuAfter - cpuBefore,
+    useAfter.cpuMicros - useBefore.cpuMicros,
+    useAfter.commands - useBefore.commands
+  )
 }
 
 function perRequest (result: LoadResult, cpuMicros: number, redisMicros: number, commands: number): Measurement {

@@ -12,7 +12,8 @@ export interface RedisBytes {
   readonly bytes: number
 }
 
-const counting = ['fastify-redis', 'flexible-redis', 'guard-fixed-window', 'guard-sliding-window', 'guard-gcra'] as const
+const counting =
+  ['fastify-redis', 'flexible-redis', 'guard-fixed-window', 'guard-sliding-window', 'guard-gcra'] as const
 const address = '198.18.100.100'
 
 export async function measureRedisBytes (redis: Redis, redisPort: number): Promise<RedisBytes[]> {
@@ -26,7 +27,12 @@ export async function measureRedisBytes (redis: Redis, redisPort: number): Promi
       // Twice, since a counter of 1 can be smaller than others.
       for (let i = 0; i < 2; i++) await app.inject({ url: '/', headers: { 'x-forwarded-for': address } })
       for (const key of await redis.keys(`*${address}*`)) {
-        rows.push({ variant, key, keyLength: key.length, bytes: Number(await redis.memory('USAGE', key, 'SAMPLES', 0)) })
+        rows.push({
+          variant,
+          key,
+          keyLength: key.length,
+          bytes: Number(await redis.memory('USAGE', key, 'SAMPLES', 0))
+        })
       }
     } finally {
       await app.close()

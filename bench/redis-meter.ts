@@ -15,8 +15,10 @@ export interface RedisUse {
 
 export async function readUse (redis: Redis): Promise<RedisUse> {
   const [cpu, stats] = await Promise.all([redis.info('cpu'), redis.info('commandstats')])
-  const seconds = Number(/used_cpu_user_main_thread:([\d.]+)/.exec(cpu)?.[1]) + Number(/used_cpu_sys_main_thread:([\d.]+)/.exec(cpu)?.[1])
-  const commands = [...stats.matchAll(/^cmdstat_(?:eval|evalsha):calls=(\d+)/gm)].reduce((sum, [, calls]) => sum + Number(calls), 0)
+  const seconds = Number(/used_cpu_user_main_thread:([\d.]+)/.exec(cpu)?.[1]) +
+    Number(/used_cpu_sys_main_thread:([\d.]+)/.exec(cpu)?.[1])
+  const commands =
+    [...stats.matchAll(/^cmdstat_(?:eval|evalsha):calls=(\d+)/gm)].reduce((sum, [, calls]) => sum + Number(calls), 0)
   return { cpuMicros: seconds * 1e6, commands }
 }
 

@@ -7,13 +7,22 @@ import { figure, renderTable } from '../tools/table.js'
 import { variants } from './variants.js'
 
 export function renderScenario ({ title, pingMicros, rows }: ScenarioReport): string {
-  const head = ['variant', 'counts in', 'connections', 'requests/s', 'p50 ms', 'p99 ms', 'Node us/req', 'Redis us/req', 'Redis commands/req', 'refused %', 'failed', 'to plain', 'to plain with headers', 'to @fastify/rate-limit on Redis']
+  const head = [
+    'variant', 'counts in', 'connections', 'requests/s', 'p50 ms', 'p99 ms', 'Node us/req', 'Redis us/req',
+    'Redis commands/req', 'refused %', 'failed', 'to plain', 'to plain with headers', 'to @fastify/rate-limit on Redis'
+  ]
   const order = Object.keys(variants)
-  const sorted = rows.toSorted((a, b) => a.connections - b.connections || order.indexOf(a.variant) - order.indexOf(b.variant))
+  const sorted = rows.toSorted((a, b) => {
+    return a.connections - b.connections || order.indexOf(a.variant) - order.indexOf(b.variant)
+  })
   const cells = sorted.map(row => [
     variants[row.variant].label, variants[row.variant].store, String(row.connections),
-    ...[row.requestsPerSecond, row.p50Ms, row.p99Ms, row.cpuMicrosPerRequest, row.redisMicrosPerRequest, row.redisCommandsPerRequest, row.refusedPercent].map(figure),
-    String(row.failed), ...(['plain', 'plain-headers', 'fastify-redis'] as const).map(other => figure(row.ratios[other]?.requestsPerSecond))
+    ...[
+      row.requestsPerSecond, row.p50Ms, row.p99Ms, row.cpuMicrosPerRequest, row.redisMicrosPerRequest,
+      row.redisCommandsPerRequest, row.refusedPercent
+    ].map(figure),
+    String(row.failed),
+    ...(['plain', 'plain-headers', 'fastify-redis'] as const).map(other => figure(row.ratios[other]?.requestsPerSecond))
   ])
   return `${title} (PING to Redis: ${figure(pingMicros)} us)\n\n${renderTable(head, cells)}`
 }
@@ -21,7 +30,10 @@ export function renderScenario ({ title, pingMicros, rows }: ScenarioReport): st
 /** What we want of these figures, and whether it is so. */
 export function renderGoals (goals: readonly Goal[]): string {
   return renderTable(['goal', 'measured', 'wanted', 'reached'], goals.map(goal => [
-    goal.what, figure(goal.measured), `${goal.atLeast === undefined ? '<=' : '>='} ${figure(goal.atLeast ?? goal.atMost)}`, isReached(goal) ? 'yes' : 'no'
+    goal.what,
+    figure(goal.measured),
+    `${goal.atLeast === undefined ? '<=' : '>='} ${figure(goal.atLeast ?? goal.atMost)}`,
+    isReached(goal) ? 'yes' : 'no'
   ]))
 }
 
@@ -39,13 +51,18 @@ export function renderAdded ({ pingMicros, rows }: ScenarioReport): string | und
 }
 
 export function renderSizes (redisBytes: readonly RedisBytes[], { clients, blocks }: HeapReport): string {
+  const blockHead = [
+    'entries', 'bytes each', 'not blocked, ns', 'blocked, ns', 'not blocked, with ranges of 3 lengths, ns'
+  ]
   return [
     'Redis: bytes for each client (MEMORY USAGE)',
-    renderTable(['variant', 'bytes', 'of them the key', 'key'], redisBytes.map(({ variant, bytes, keyLength, key }) => [variants[variant].label, String(bytes), String(keyLength), key])),
+    renderTable(['variant', 'bytes', 'of them the key', 'key'], redisBytes.map(({ variant, bytes, keyLength, key }) => {
+      return [variants[variant].label, String(bytes), String(keyLength), key]
+    })),
     'Memory: heap bytes for each of 100,000 clients',
     renderTable(['store', 'bytes'], clients.map(({ label, bytes }) => [label, figure(bytes)])),
     'Block list, in the process',
-    renderTable(['entries', 'bytes each', 'not blocked, ns', 'blocked, ns', 'not blocked, with ranges of 3 lengths, ns'], blocks.map(({ entries, bytesPerEntry, missNs, hitNs, missWithRangesNs }) => [
+    renderTable(blockHead, blocks.map(({ entries, bytesPerEntry, missNs, hitNs, missWithRangesNs }) => [
       entries.toLocaleString('en-US'), ...[bytesPerEntry, missNs, hitNs, missWithRangesNs].map(figure)
     ]))
   ].join('\n\n')

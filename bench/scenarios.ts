@@ -14,7 +14,7 @@ export interface Scenario {
   readonly max: number
   /** ms that a packet to Redis, or from it, takes longer */
   readonly redisDelayMs: number
-  /** in the order of their runs: what is compared runs soon after each other, since the machine's pace changes in seconds */
+  /** in the order of their runs: those that are compared run in a row, since the machine's pace changes in seconds */
   readonly variants: readonly VariantName[]
 }
 
@@ -28,7 +28,8 @@ export const scenarios: readonly Scenario[] = [
     title: 'Normal traffic: 1,000 addresses, none over its limit',
     connections: 'given',
     variants: [
-      'plain', 'plain-headers', 'guard-everything', 'fastify-redis', 'flexible-redis', 'guard-fixed-window', 'guard-sliding-window', 'guard-gcra',
+      'plain', 'plain-headers', 'guard-everything', 'fastify-redis', 'flexible-redis', 'guard-fixed-window',
+      'guard-sliding-window', 'guard-gcra',
       'flexible-memory', 'fastify-memory', 'guard-memory'
     ]
   },
@@ -64,7 +65,7 @@ export const scenarios: readonly Scenario[] = [
     ...usual,
     name: 'far-redis',
     title: 'Redis about 5 ms away',
-    // As many as keep a server busy at this distance: 64 could not have more than 64 / 5 ms = 12,800 requests/s answered.
+    // As many as keep a server busy at this distance: 64 cannot get more than 64 / 5 ms = 12,800 answers/s.
     connections: 256,
     // 2 ms on the timers of Node.js come out as more; the PING that is printed says how far it really was.
     redisDelayMs: 2,

@@ -1,7 +1,8 @@
 /**
  * One variant in a process of its own:
  *
- *   node dist/bench/server.js '{ "variant": "guard-everything", "redisPort": 6379, "nearRedisPort": 6379, "max": 100, "blocks": false }'
+ *   node dist/bench/server.js '{ "variant": "guard-everything", "redisPort": 6379, "nearRedisPort": 6379,
+ *     "max": 100, "blocks": false }'
  *
  * Prints its port. Its parent is answered with the CPU time that the process
  * has used so far, in us; it ends with its parent.

@@ -27,19 +27,51 @@ const windowSeconds = 60
 /** By the name that the server's arguments and `--only` know. */
 export const variants = {
   plain: { label: 'plain Fastify', store: 'none', async add () {} },
-  'plain-headers': { label: 'plain Fastify, reading the address and sending the headers', store: 'none', add: addHeadersOnly },
-  'fastify-memory': { label: '@fastify/rate-limit', store: 'memory', add: async (app, { max }) => await addFastifyRateLimit(app, max) },
-  'fastify-redis': { label: '@fastify/rate-limit', store: 'Redis', add: async (app, { max, redisPort }) => await addFastifyRateLimit(app, max, clientOf(app, redisPort)) },
-  'flexible-memory': { label: 'rate-limiter-flexible', store: 'memory', add: async (app, { max }) => addFlexible(app, new RateLimiterMemory({ points: max, duration: windowSeconds }), max) },
+  'plain-headers': {
+    label: 'plain Fastify, reading the address and sending the headers',
+    store: 'none',
+    add: addHeadersOnly
+  },
+  'fastify-memory': {
+    label: '@fastify/rate-limit',
+    store: 'memory',
+    add: async (app, { max }) => await addFastifyRateLimit(app, max)
+  },
+  'fastify-redis': {
+    label: '@fastify/rate-limit',
+    store: 'Redis',
+    add: async (app, { max, redisPort }) => await addFastifyRateLimit(app, max, clientOf(app, redisPort))
+  },
+  'flexible-memory': {
+    label: 'rate-limiter-flexible',
+    store: 'memory',
+    add: async (app, { max }) => addFlexible(app, new RateLimiterMemory({ points: max, duration: windowSeconds }), max)
+  },
   'flexible-redis': {
     label: 'rate-limiter-flexible',
     store: 'Redis',
-    add: async (app, { max, redisPort }) => addFlexible(app, new RateLimiterRedis({ points: max, duration: windowSeconds, storeClient: clientOf(app, redisPort) }), max)
+    add: async (app, { max, redisPort }) => addFlexible(
+      app,
+      new RateLimiterRedis({ points: max, duration: windowSeconds, storeClient: clientOf(app, redisPort) }),
+      max
+    )
   },
   'guard-memory': { label: 'fastify-redis-guard', store: 'memory', add: guard({ metrics: false }, false) },
-  'guard-fixed-window': { label: 'fastify-redis-guard, fixed-window, no metrics', store: 'Redis', add: guard({ algorithm: 'fixed-window', metrics: false }) },
-  'guard-sliding-window': { label: 'fastify-redis-guard, sliding-window, no metrics', store: 'Redis', add: guard({ algorithm: 'sliding-window', metrics: false }) },
-  'guard-gcra': { label: 'fastify-redis-guard, gcra, no metrics', store: 'Redis', add: guard({ algorithm: 'gcra', metrics: false }) },
+  'guard-fixed-window': {
+    label: 'fastify-redis-guard, fixed-window, no metrics',
+    store: 'Redis',
+    add: guard({ algorithm: 'fixed-window', metrics: false })
+  },
+  'guard-sliding-window': {
+    label: 'fastify-redis-guard, sliding-window, no metrics',
+    store: 'Redis',
+    add: guard({ algorithm: 'sliding-window', metrics: false })
+  },
+  'guard-gcra': {
+    label: 'fastify-redis-guard, gcra, no metrics',
+    store: 'Redis',
+    add: guard({ algorithm: 'gcra', metrics: false })
+  },
   'guard-everything': { label: 'fastify-redis-guard, as it comes (with metrics)', store: 'Redis', add: guard({}) },
   'guard-three-limits': {
     label: 'fastify-redis-guard, three limits',
@@ -74,7 +106,8 @@ async function addHeadersOnly (app: FastifyInstance, { max }: VariantSettings): 
 async function addFastifyRateLimit (app: FastifyInstance, max: number, redis?: Redis): Promise<void> {
   // By a name that the compiler does not follow: its types and ours declare the same `config.rateLimit`.
   const name: string = '@fastify/rate-limit'
-  const { default: plugin } = await import(name) as { default: FastifyPluginCallback<{ max: number, timeWindow: number, redis: Redis | undefined }> }
+  type Options = { max: number, timeWindow: number, redis: Redis | undefined }
+  const { default: plugin } = await import(name) as { default: FastifyPluginCallback<Options> }
   await app.register(plugin, { max, timeWindow: windowSeconds * 1000, redis })
 }
 
@@ -88,7 +121,10 @@ function addFlexible (app: FastifyInstance, limiter: RateLimiterMemory | RateLim
       if (!(refusal instanceof RateLimiterRes)) throw refusal
       const seconds = Math.ceil(refusal.msBeforeNext / 1000)
       setHeaders(reply, max, 0, seconds)
-      await reply.code(429).header('retry-after', seconds).send({ statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded' })
+      await reply
+        .code(429)
+        .header('retry-after', seconds)
+        .send({ statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded' })
     }
   })
 }
@@ -97,7 +133,9 @@ function guard (options: RedisGuardOptions, isShared = true): Variant['add'] {
   return async (app, { max, redisPort }) => {
     const redis = isShared ? `redis://127.0.0.1:${redisPort}` : false
     await app.register(redisGuard, { max, timeWindow: windowSeconds * 1000, redis, ...options })
-    if (isShared && app.redisGuard.status.store !== 'redis') throw new Error(`the guard did not reach Redis: ${app.redisGuard.status.reason}`)
+    if (isShared && app.redisGuard.status.store !== 'redis') {
+      throw new Error(`the guard did not reach Redis: ${app.redisGuard.status.reason}`)
+    }
   }
 }
 
@@ -108,5 +146,8 @@ function clientOf (app: FastifyInstance, port: number): Redis {
 }
 
 function setHeaders (reply: FastifyReply, max: number, remaining: number, resetSeconds: number): void {
-  reply.header('x-ratelimit-limit', max).header('x-ratelimit-remaining', remaining).header('x-ratelimit-reset', resetSeconds)
+  reply
+    .header('x-ratelimit-limit', max)
+    .header('x-ratelimit-remaining', remaining)
+    .header('x-ratelimit-reset', resetSeconds)
 }

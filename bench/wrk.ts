@@ -30,7 +30,10 @@ export interface LoadResult {
 const script = fileURLToPath(new URL('../../bench/load.lua', import.meta.url))
 
 /** @throws when wrk fails or does not end in time */
-export async function runWrk (port: number, { connections, seconds, addresses, blockedPercent }: Load): Promise<LoadResult> {
+export async function runWrk (
+  port: number,
+  { connections, seconds, addresses, blockedPercent }: Load
+): Promise<LoadResult> {
   const [program, args] = pinned(otherCore, findProgram('wrk'), [
     '--threads', '1', '--connections', String(connections), '--duration', `${seconds}s`, '--timeout', '5s',
     '--script', script, `http://127.0.0.1:${port}/`, '--', String(addresses), String(blockedPercent)

@@ -32,21 +32,24 @@ export interface StartedFault {
 }
 
 /** @param loses  is called right before Redis loses something, where that is not at once */
-type Strike<S extends Stage> = (stage: S, instances: readonly InstanceProcess[], loses: () => void) => Promise<Mend> | Mend
+type Strike<S extends Stage> =
+  (stage: S, instances: readonly InstanceProcess[], loses: () => void) => Promise<Mend> | Mend
 
 /** ms that servers may take to agree: on a busy machine a Sentinel may pause for 30 s. */
 const patienceMs = 90_000
 
+const withoutEviction = ['--maxmemory-policy', 'noeviction']
+
 export const faults: readonly Fault[] = [
-  fault('kill -9, back with its append-only file', async () => await ServerStage.start('--appendonly', 'yes'), async ({ server }) => {
+  fault('kill -9, back with its append-only file', started('--appendonly', 'yes'), async ({ server }) => {
     await server.kill()
     return async () => await server.restart()
   }),
-  fault('kill -9, back empty', async () => await ServerStage.start(), async ({ server }) => {
+  fault('kill -9, back empty', started(), async ({ server }) => {
     await server.kill()
     return async () => await server.restart()
   }, { loss: 'everything' }),
-  fault('kill -9, back with an older snapshot, loading', async () => await ServerStage.start('--key-load-delay', '10000'), async ({ server }) => {
+  fault('kill -9, back with an older snapshot, loading', started('--key-load-delay', '10000'), async ({ server }) => {
     await server.kill()
     return async () => await server.restart()
   }, {
@@ -57,23 +60,23 @@ export const faults: readonly Fault[] = [
       await sleep(300)
     }
   }),
-  fault('SIGSTOP', async () => await ServerStage.start(), ({ server }) => {
+  fault('SIGSTOP', started(), ({ server }) => {
     server.signal('SIGSTOP')
     return () => server.signal('SIGCONT')
   }, { holdMs: 10_000 }),
-  fault('connections reset every 50 ms', async () => await ServerStage.start(), ({ proxies }) => {
+  fault('connections reset every 50 ms', started(), ({ proxies }) => {
     for (const proxy of proxies) proxy.reset(50)
     return () => { for (const proxy of proxies) proxy.reset(undefined) }
   }),
-  fault('1 s of latency', async () => await ServerStage.start(), ({ proxies }) => {
+  fault('1 s of latency', started(), ({ proxies }) => {
     for (const proxy of proxies) proxy.delayMs = 500
     return () => { for (const proxy of proxies) proxy.delayMs = 0 }
   }),
-  fault('blackhole', async () => await ServerStage.start(), ({ proxies }) => {
+  fault('blackhole', started(), ({ proxies }) => {
     for (const proxy of proxies) proxy.blackhole = true
     return () => { for (const proxy of proxies) proxy.blackhole = false }
   }),
-  fault('blackhole before one instance', async () => await ServerStage.start(), ({ proxies: [first] }) => {
+  fault('blackhole before one instance', started(), ({ proxies: [first] }) => {
     first!.blackhole = true
     return () => { first!.blackhole = false }
   }, { seenByOne: true, noticedBy: [0] }),
@@ -89,25 +92,35 @@ export const faults: readonly Fault[] = [
     const [lost, ...others] = cluster.servers
     await lost!.kill()
     return async () => {
-      await until(async () => /role:master/.test(await told(others[2]!, async client => await client.info('replication'))), patienceMs)
-      for (const server of others) await until(async () => /cluster_state:ok/.test(await told(server, async client => String(await client.call('CLUSTER', 'INFO')))), patienceMs)
+      const replication = async () => await told(others[2]!, async client => await client.info('replication'))
+      await until(async () => /role:master/.test(await replication()), patienceMs)
+      for (const server of others) {
+        const state = async () => await told(server, async client => String(await client.call('CLUSTER', 'INFO')))
+        await until(async () => /cluster_state:ok/.test(await state()), patienceMs)
+      }
     }
   }, { loss: 'latest writes' }),
   fault('Cluster, slots moved', async () => await ClusterStage.start(), async ({ cluster }) => {
     await moveSlots(cluster.servers[0]!, cluster.servers[1]!, 2000)
     return () => {}
   }, { noticedBy: [] }),
-  fault('out of memory', async () => await ServerStage.start('--maxmemory-policy', 'noeviction'), async stage => {
+  fault('out of memory', started(...withoutEviction), async stage => {
     await onServer(stage, async client => await client.config('SET', 'maxmemory', '1'))
     return async () => await onServer(stage, async client => { await client.config('SET', 'maxmemory', '0') })
   }),
-  fault('SCRIPT FLUSH every 100 ms', async () => await ServerStage.start(), async stage => await repeat(stage, 100, async client => await client.script('FLUSH')), { noticedBy: [] }),
-  fault('FLUSHALL', async () => await ServerStage.start(), async stage => {
+  fault('SCRIPT FLUSH every 100 ms', started(), async stage => {
+    return await repeat(stage, 100, async client => await client.script('FLUSH'))
+  }, { noticedBy: [] }),
+  fault('FLUSHALL', started(), async stage => {
     await onServer(stage, async client => await client.flushall())
     return () => {}
   }, { loss: 'everything', noticedBy: [] }),
-  fault('CLIENT KILL every 100 ms', async () => await ServerStage.start(), async stage => await repeat(stage, 100, async client => await client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')), { noticedBy: [] }),
-  fault('a replica, which takes no writes', async () => await ServerStage.start(), async stage => {
+  fault('CLIENT KILL every 100 ms', started(), async stage => {
+    return await repeat(stage, 100, async client => {
+      return await client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+    })
+  }, { noticedBy: [] }),
+  fault('a replica, which takes no writes', started(), async stage => {
     await onServer(stage, async client => await client.replicaof('127.0.0.1', 1))
     return async () => await onServer(stage, async client => await client.call('REPLICAOF', 'NO', 'ONE'))
   }),
@@ -124,7 +137,8 @@ export const faults: readonly Fault[] = [
     for (const proxy of stage.proxies) proxy.cut()
     return async () => await stage.present(stage.trusted)
   }),
-  fault('kill -9, back empty, and one instance cut off for longer', async () => await ServerStage.start(), async ({ server, proxies: [first] }, instances, loses) => {
+  fault('kill -9, back empty, and one instance cut off for longer', started(), async (stage, instances, loses) => {
+    const { server, proxies: [first] } = stage
     first!.blackhole = true
     await until(async () => (await instances[0]!.standing()).store === 'memory', patienceMs)
     loses()
@@ -135,7 +149,7 @@ export const faults: readonly Fault[] = [
       first!.blackhole = false
     }
   }, { loss: 'everything', seenByOne: true }),
-  fault('out of memory, and connections reset every 50 ms', async () => await ServerStage.start('--maxmemory-policy', 'noeviction'), async stage => {
+  fault('out of memory, and connections reset every 50 ms', started(...withoutEviction), async stage => {
     await onServer(stage, async client => await client.config('SET', 'maxmemory', '1'))
     for (const proxy of stage.proxies) proxy.reset(50)
     return async () => {
@@ -169,6 +183,10 @@ function fault<S extends Stage> (name: string, startStage: () => Promise<S>, str
   }
 }
 
+function started (...args: readonly string[]): () => Promise<ServerStage> {
+  return async () => await ServerStage.start(...args)
+}
+
 async function onServer (stage: ServerStage, action: (client: Redis) => Promise<unknown>): Promise<void> {
   const client = stage.client()
   try {
@@ -179,7 +197,11 @@ async function onServer (stage: ServerStage, action: (client: Redis) => Promise<
 }
 
 /** @returns what ends it, after a last time */
-async function repeat (stage: ServerStage, everyMs: number, action: (client: Redis) => Promise<unknown>): Promise<Mend> {
+async function repeat (
+  stage: ServerStage,
+  everyMs: number,
+  action: (client: Redis) => Promise<unknown>
+): Promise<Mend> {
   const client = stage.client()
   await action(client)
   const timer = setInterval(() => { action(client).catch((error: unknown) => { throw error }) }, everyMs)
@@ -203,7 +225,10 @@ async function told<T> (server: RedisServer, question: (client: Redis) => Promis
 async function moveSlots (from: RedisServer, to: RedisServer, count: number): Promise<void> {
   const [source, target] = [from.client(), to.client()]
   try {
-    const [sourceId, targetId] = [String(await source.call('CLUSTER', 'MYID')), String(await target.call('CLUSTER', 'MYID'))]
+    const [sourceId, targetId] = [
+      String(await source.call('CLUSTER', 'MYID')),
+      String(await target.call('CLUSTER', 'MYID'))
+    ]
     for (let slot = 0; slot < count; slot++) {
       await target.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', sourceId)
       await source.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', targetId)

@@ -18,8 +18,13 @@ import { play } from './play.js'
 import { renderRows, type Row } from './report.js'
 
 const { json, names, atOnce, ...options } = readOptions(process.argv.slice(2))
-const chosen = faults.filter(({ name }) => names.length === 0 || names.some(part => part === `=${name}` || name.toLowerCase().includes(part.toLowerCase())))
-if (chosen.length === 0) throw new Error(`--fault must be part of one of ${faults.map(({ name }) => `"${name}"`).join(', ')}`)
+const chosen = faults.filter(({ name }) => {
+  const isMeant = (part: string) => part === `=${name}` || name.toLowerCase().includes(part.toLowerCase())
+  return names.length === 0 || names.some(isMeant)
+})
+if (chosen.length === 0) {
+  throw new Error(`--fault must be part of one of ${faults.map(({ name }) => `"${name}"`).join(', ')}`)
+}
 
 const rows: Row[] = []
 const waiting = [...chosen.entries()]
@@ -45,6 +50,8 @@ function detailsOf ({ instances, missing, countersOff }: Awaited<ReturnType<type
   return [
     ...instances.flatMap(({ errors }) => errors),
     ...Object.values(missing).flat(),
-    ...countersOff.map(({ key, counted, least, most }) => `${key}: ${counted} counted, not ${least}${most === least ? '' : ` to ${most}`}`)
+    ...countersOff.map(({ key, counted, least, most }) => {
+      return `${key}: ${counted} counted, not ${least}${most === least ? '' : ` to ${most}`}`
+    })
   ].slice(0, 20)
 }

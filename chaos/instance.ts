@@ -61,8 +61,13 @@ const switches: Switch[] = []
 process.on('uncaughtException', error => errors.push(String(error.stack)))
 process.on('unhandledRejection', reason => errors.push(`unhandled: ${String(reason)}`))
 
-const app = Fastify({ trustProxy: '127.0.0.1', logger: { level: 'error', stream: { write: (line: string) => { errors.push(line) } } } })
-const redis = password === undefined ? settings.redis : { ...settings.redis as object, credentials: () => ({ password: password! }) }
+const app = Fastify({
+  trustProxy: '127.0.0.1',
+  logger: { level: 'error', stream: { write: (line: string) => { errors.push(line) } } }
+})
+const redis = password === undefined
+  ? settings.redis
+  : { ...settings.redis as object, credentials: () => ({ password: password! }) }
 await app.register(redisGuard, { ...instanceOptions, commandTimeout: settings.commandTimeout, redis })
 app.redisGuard.on('switch', ({ store, reason }) => switches.push({ atMs: nowMs(), store, reason }))
 
@@ -78,7 +83,10 @@ answerParent(async question => {
   switch (asked.ask) {
     case 'state': return await state()
     case 'standing': return standing()
-    case 'call': return await (app.redisGuard[asked.method] as (...args: readonly unknown[]) => unknown).apply(app.redisGuard, [...asked.args])
+    case 'call': return await (app.redisGuard[asked.method] as (...args: readonly unknown[]) => unknown).apply(
+      app.redisGuard,
+      [...asked.args]
+    )
     case 'password':
       password = asked.password
       return undefined
@@ -94,5 +102,10 @@ function standing (): Standing {
 
 async function state (): Promise<InstanceState> {
   const { payload } = await app.inject('/metrics')
-  return { ...standing(), errors, stalls, journalEntries: Number(/^redis_guard_journal_entries (\d+)$/m.exec(payload)![1]) }
+  return {
+    ...standing(),
+    errors,
+    stalls,
+    journalEntries: Number(/^redis_guard_journal_entries (\d+)$/m.exec(payload)![1])
+  }
 }

@@ -12,8 +12,13 @@ export interface Figures {
   readonly unanswered: number
   /** what an instance logged as an error, or did not handle */
   readonly errors: number
-  /** slowest answers, in ms, less what the machine stood still: before the fault; until every instance had noticed it; and from then until Redis was back */
-  readonly slowestMs: { readonly before: number, readonly noticing: number | undefined, readonly away: number | undefined }
+  /**
+   * slowest answers, in ms, less what the machine stood still: before the fault; until every instance had noticed it;
+   * and from then until Redis was back
+   */
+  readonly slowestMs: {
+    readonly before: number, readonly noticing: number | undefined, readonly away: number | undefined
+  }
   /** the longest time for which the machine did not let one of the processes run, in ms */
   readonly stalledMs: number
   /** hits that were let in beyond what these two allow */
@@ -37,7 +42,10 @@ export interface Figures {
   readonly untold: number
 }
 
-/** @param what  that is not as it must be; @param isTime  it is a matter of time, which a machine under load may not have */
+/**
+ * @param what  that is not as it must be
+ * @param isTime  it is a matter of time, which a machine under load may not have
+ */
 export interface Miss {
   readonly what: string
   readonly isTime: boolean
@@ -50,10 +58,14 @@ const recoveryWithinMs = 1000
 const toldWithinMs = 1000
 
 export function figuresOf (play: Play): Figures {
-  const { load: { answered, hanging, stalls }, instances, warmMs, struckMs, backMs, usedAgainMs, toldMs, missing, countersOff, eventsOff, commandTimeout } = play
+  const {
+    load: { answered, hanging, stalls }, instances, warmMs, struckMs, backMs, usedAgainMs, toldMs, missing, countersOff,
+    eventsOff, commandTimeout
+  } = play
   const noticedMs = noticedAtMs(play)
-  const tookMs = (answer: Answered) => answer.answeredMs - answer.dueMs -
-    lostBetween(stalls, answer.dueMs, answer.answeredMs) - lostBetween(instances[answer.instance]!.stalls, answer.dueMs, answer.answeredMs)
+  const allStalls = [...stalls, ...instances.flatMap(({ stalls }) => stalls)]
+  const tookMs = ({ instance, dueMs, answeredMs }: Answered) => answeredMs - dueMs -
+    lostBetween(stalls, dueMs, answeredMs) - lostBetween(instances[instance]!.stalls, dueMs, answeredMs)
   // One that was due before the fault, and answered in it, has met it.
   const slowestOf = (isMeant: (answer: Answered) => boolean) => greatest(answered.filter(isMeant).map(tookMs))
   return {
@@ -66,11 +78,12 @@ export function figuresOf (play: Play): Figures {
       noticing: slowestOf(({ dueMs, answeredMs }) => answeredMs >= struckMs && dueMs < (noticedMs ?? backMs)),
       away: noticedMs === undefined ? undefined : slowestOf(({ dueMs }) => dueMs >= noticedMs && dueMs < backMs)
     },
-    stalledMs: greatest([stalls, ...instances.map(({ stalls }) => stalls)].flat().filter(({ fromMs }) => fromMs >= warmMs).map(({ lostMs }) => lostMs)) ?? 0,
+    stalledMs: greatest(allStalls.filter(({ fromMs }) => fromMs >= warmMs).map(({ lostMs }) => lostMs)) ?? 0,
     overMemory: overMemory(play),
     overShare: overShare(play),
     countersOff: sum(countersOff.map(({ counted, least, most }) => Math.max(least - counted, counted - most))),
-    blocksLost: missing.blocks.length + answered.filter(({ client, status }) => client === blockedClient && status !== 403).length,
+    blocksLost: missing.blocks.length +
+      answered.filter(({ client, status }) => client === blockedClient && status !== 403).length,
     eventsLost: missing.events.length + (Number.isNaN(eventsOff) ? 0 : eventsOff),
     valuesLost: missing.values.length,
     recoveryMs: usedAgainMs === undefined ? undefined : usedAgainMs - backMs,
@@ -80,14 +93,30 @@ export function figuresOf (play: Play): Figures {
   }
 }
 
-export function missesOf ({ serverErrors, unanswered, errors, slowestMs: { before, noticing, away }, overMemory, overShare, countersOff, blocksLost, eventsLost, valuesLost, recoveryMs, toldMs, commandTimeout, untold }: Figures): Miss[] {
+export function missesOf ({
+  serverErrors, unanswered, errors, slowestMs: { before, noticing, away }, overMemory, overShare, countersOff,
+  blocksLost, eventsLost, valuesLost, recoveryMs, toldMs, commandTimeout, untold
+}: Figures): Miss[] {
   const misses: Miss[] = []
-  const counts = { '5xx': serverErrors, unanswered, errors, 'over the limit with memory': overMemory, 'over the limit with share': overShare, 'counters off': countersOff, 'blocks lost': blocksLost, 'events lost': eventsLost, 'values lost': valuesLost, untold }
+  const counts = {
+    '5xx': serverErrors,
+    unanswered,
+    errors,
+    'over the limit with memory': overMemory,
+    'over the limit with share': overShare,
+    'counters off': countersOff,
+    'blocks lost': blocksLost,
+    'events lost': eventsLost,
+    'values lost': valuesLost,
+    untold
+  }
   for (const [what, count] of Object.entries(counts)) {
     if (count > 0) misses.push({ what: `${what}: ${count}`, isTime: false })
   }
   const within = (what: string, ms: number | undefined, limitMs: number) => {
-    if (ms !== undefined && ms > limitMs) misses.push({ what: `${what}: ${ms.toFixed(1)} ms, above ${limitMs.toFixed(1)}`, isTime: true })
+    if (ms !== undefined && ms > limitMs) {
+      misses.push({ what: `${what}: ${ms.toFixed(1)} ms, above ${limitMs.toFixed(1)}`, isTime: true })
+    }
   }
   within('slowest while noticing', noticing, commandTimeout + noticingExtraMs)
   within('slowest while away', away, before + awayExtraMs)
@@ -99,7 +128,9 @@ export function missesOf ({ serverErrors, unanswered, errors, slowestMs: { befor
 
 /** When the last of the instances that noticed the fault had; undefined: none did, or not before Redis was back. */
 function noticedAtMs ({ instances, struckMs, backMs }: Play): number | undefined {
-  const noticed = instances.map(({ switches }) => switches.find(({ atMs, store }) => store === 'memory' && atMs >= struckMs && atMs < backMs)?.atMs)
+  const noticed = instances.map(({ switches }) => {
+    return switches.find(({ atMs, store }) => store === 'memory' && atMs >= struckMs && atMs < backMs)?.atMs
+  })
   return greatest(noticed.filter(atMs => atMs !== undefined))
 }
 
@@ -112,7 +143,8 @@ function overMemory ({ load: { answered }, instances, struckMs }: Play): number 
   const hits = answered.filter(({ path }) => path === '/memory')
   return sum(instances.flatMap((_, instance) => [...new Set(hits.map(({ client }) => client))].map(client => {
     const own = hits.filter(hit => hit.instance === instance && hit.client === client)
-    const left = Math.min(limitedMax, ...own.filter(({ answeredMs }) => answeredMs < struckMs).map(({ remaining }) => remaining))
+    const before = own.filter(({ answeredMs }) => answeredMs < struckMs)
+    const left = Math.min(limitedMax, ...before.map(({ remaining }) => remaining))
     return Math.max(0, own.filter(({ status, answeredMs }) => status === 200 && answeredMs >= struckMs).length - left)
   })))
 }

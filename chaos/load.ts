@@ -90,8 +90,15 @@ function sendDue (): void {
 function send (n: number, dueMs: number): void {
   const instance = n % ports.length
   const { path, client } = visit(Math.floor(n / ports.length), struck)
-  const settle = (status: number, remaining: number) => answered.push({ path, client, instance, dueMs, answeredMs: nowMs(), status, remaining })
-  get({ host: '127.0.0.1', port: ports[instance], path, agent: agents[instance], headers: { 'x-forwarded-for': client } }, response => {
+  const settle = (status: number, remaining: number) =>
+    answered.push({ path, client, instance, dueMs, answeredMs: nowMs(), status, remaining })
+  get({
+    host: '127.0.0.1',
+    port: ports[instance],
+    path,
+    agent: agents[instance],
+    headers: { 'x-forwarded-for': client }
+  }, response => {
     response.resume()
     response.once('end', () => settle(response.statusCode!, Number(response.headers['x-ratelimit-remaining'] ?? 0)))
     response.once('error', () => settle(0, 0))

@@ -37,6 +37,8 @@ export function readOptions (args: readonly string[]): ChaosOptions {
 
 function positive (name: string, text: string): number {
   const number = Number(text)
-  if (!(number > 0 && number <= 100_000)) throw new Error(`${name} must be a number above 0 and at most 100000, got ${text}`)
+  if (!(number > 0 && number <= 100_000)) {
+    throw new Error(`${name} must be a number above 0 and at most 100000, got ${text}`)
+  }
   return number
 }

@@ -12,7 +12,11 @@ export const instanceOptions = {
 export type Path = '/counted' | '/memory' | '/share'
 
 /** in keys */
-export const limitNames: Readonly<Record<Path, string>> = { '/counted': 'global', '/memory': 'GET:/memory', '/share': 'GET:/share' }
+export const limitNames: Readonly<Record<Path, string>> = {
+  '/counted': 'global',
+  '/memory': 'GET:/memory',
+  '/share': 'GET:/share'
+}
 
 /** a path without a limit */
 export const openPath = '/open'
@@ -42,7 +46,10 @@ export function visit (n: number, struck: boolean): Visit {
   switch (n % 5) {
     case 0: return { path: '/memory', client: limited[round % limited.length]! }
     case 1: return { path: '/share', client: limited[round % limited.length]! }
-    case 2: return { path: '/counted', client: round % 10 === 0 ? blockedClient : countedClients[round % countedClients.length]! }
+    case 2: return {
+      path: '/counted',
+      client: round % 10 === 0 ? blockedClient : countedClients[round % countedClients.length]!
+    }
     default: return { path: '/counted', client: countedClients[n % countedClients.length]! }
   }
 }

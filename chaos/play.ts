@@ -39,7 +39,9 @@ export interface Play {
   readonly toldMs: number
   readonly commandTimeout: number
   /** what was to be in Redis, and never was */
-  readonly missing: { readonly blocks: readonly string[], readonly events: readonly string[], readonly values: readonly string[] }
+  readonly missing: {
+    readonly blocks: readonly string[], readonly events: readonly string[], readonly values: readonly string[]
+  }
   /** counters in Redis that at the end are not what the clients were answered */
   readonly countersOff: readonly CounterOff[]
   /** refused requests that no event tells of; NaN where Redis has lost events with its data */
@@ -59,12 +61,18 @@ const usualHoldMs = 3000
 /** ms that a request may be sent late, and be on its way to Redis */
 const underWayMs = 20
 
-/** ms before the fault, for the first requests and for the normal state, and after it, with Redis in use again; no longer than the fault lasts */
+/**
+ * ms before the fault, for the first requests and for the normal state, and after it, with Redis in use again; no
+ * longer than the fault lasts
+ */
 const warmUpMs = 1500
 const calmMs = 2000
 const afterMs = 2000
 
-/** ms that an instance is waited for to notice, to use Redis again, and to tell it what it kept; judge.ts says what is too long */
+/**
+ * ms that an instance is waited for to notice, to use Redis again, and to tell it what it kept; judge.ts says what is
+ * too long
+ */
 const patienceMs = 60_000
 
 /** @throws when a process or a server does not start, or Redis does not come back */
@@ -118,10 +126,15 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
     const loss: Lost = { loss: fault.loss, fromMs: lossFromMs, untilMs: lossUntilMs, givenUpMs: [] }
     if (client instanceof Cluster) {
       const standings = await Promise.all(instances.map(async instance => await instance.standing()))
-      loss.givenUpMs = standings.map(({ switches }) => switches.filter(({ store }) => store === 'memory').map(({ atMs }) => atMs))
+      loss.givenUpMs = standings.map(({ switches }) => {
+        return switches.filter(({ store }) => store === 'memory').map(({ atMs }) => atMs)
+      })
     }
-    const countersOff = await soon(async () => await compareCounters(client!, report.answered, loss), off => off.length === 0)
-    const eventsOff = fault.loss === 'nothing' ? await soon(async () => await compareEvents(client!, report.answered), off => off === 0) : Number.NaN
+    const countersOff =
+      await soon(async () => await compareCounters(client!, report.answered, loss), off => off.length === 0)
+    const eventsOff = fault.loss === 'nothing'
+      ? await soon(async () => await compareEvents(client!, report.answered), off => off === 0)
+      : Number.NaN
     toldMs.push(nowMs() - stoppedMs)
     const states = await settled(instances)
     return {
@@ -157,20 +170,27 @@ interface Lost {
 /** Waits until all use Redis, and have told it all. @returns their states, whether or not they do */
 async function settled (instances: readonly InstanceProcess[]): Promise<InstanceState[]> {
   return await Promise.all(instances.map(async instance => (
-    await soon(async () => await instance.state(), ({ store, journalEntries }) => store === 'redis' && journalEntries === 0)
+    await soon(async () => await instance.state(), ({ store, journalEntries }) => {
+      return store === 'redis' && journalEntries === 0
+    })
   )))
 }
 
 /** Waits until these have left Redis for memory. */
 async function noticed (instances: readonly InstanceProcess[], struckMs: number): Promise<void> {
   await Promise.all(instances.map(async instance => (
-    await soon(async () => await instance.standing(), ({ switches }) => switches.some(({ atMs, store }) => store === 'memory' && atMs >= struckMs))
+    await soon(async () => await instance.standing(), ({ switches }) => {
+      return switches.some(({ atMs, store }) => store === 'memory' && atMs >= struckMs)
+    })
   )))
 }
 
 const loadFile = new URL('./load.js', import.meta.url)
 
-/** What there is before the fault, known to both; and done once, so that no later order, or look, is the first of its kind and slow for that. */
+/**
+ * What there is before the fault, known to both; and done once, so that no later order, or look, is the first of its
+ * kind and slow for that.
+ */
 async function prepare (first: InstanceProcess, second: InstanceProcess): Promise<void> {
   await settled([first, second])
   for (const instance of [first, second]) {
@@ -213,17 +233,24 @@ async function usedAgain (instances: readonly InstanceProcess[], backMs: number)
     const { store, switches } = await soon(async () => await instance.standing(), ({ store }) => store === 'redis')
     return store === 'redis' ? Math.max(backMs, switches.at(-1)?.atMs ?? backMs) : undefined
   }))
-  return times.reduce((latest, time) => latest === undefined || time === undefined ? undefined : Math.max(latest, time), backMs as number | undefined)
+  return times.reduce((latest, time) => {
+    return latest === undefined || time === undefined ? undefined : Math.max(latest, time)
+  }, backMs as number | undefined)
 }
 
 /** Looks until nothing is missing. */
-async function missingAfter (client: Redis | Cluster, instances: readonly InstanceProcess[], { loss }: Fault): Promise<Play['missing']> {
+async function missingAfter (
+  client: Redis | Cluster,
+  instances: readonly InstanceProcess[],
+  { loss }: Fault
+): Promise<Play['missing']> {
   const { liftedByFirst, liftedBySecond, blockedByFirst, blockedBySecond, events, sum } = orders
   const look = async () => {
     const inRedis = await client.hkeys('guard:{blocks}')
     const blocks: string[] = []
     for (const [ip, wanted] of [
-      ...[blockedClient, ...blockedByFirst, ...blockedBySecond].map(ip => [ip, true] as const), ...[liftedByFirst, liftedBySecond].map(ip => [ip, false] as const)
+      ...[blockedClient, ...blockedByFirst, ...blockedBySecond].map(ip => [ip, true] as const),
+      ...[liftedByFirst, liftedBySecond].map(ip => [ip, false] as const)
     ]) {
       const kept = ip.endsWith('/32') ? '2001:db8:0:0:0:0:0:0/32' : ip
       if ([ip, kept].some(ip => inRedis.includes(ip)) !== wanted) blocks.push(`${ip} in Redis`)
@@ -236,7 +263,9 @@ async function missingAfter (client: Redis | Cluster, instances: readonly Instan
     const wanted = (loss === 'everything' ? 0 : sum.before) + sum.first + sum.second
     return {
       blocks,
-      events: events.filter(({ ip, count }) => !recorded.some(event => event.ip === ip && event.count === count)).map(({ ip }) => ip),
+      events: events
+        .filter(({ ip, count }) => !recorded.some(event => event.ip === ip && event.count === count))
+        .map(({ ip }) => ip),
       values: value === wanted ? [] : [`${sum.key} is ${value}, not ${wanted}`]
     }
   }
@@ -255,7 +284,11 @@ async function missingAfter (client: Redis | Cluster, instances: readonly Instan
  * at all. In a Cluster, what was under way when an instance gave it up counts
  * once or twice.
  */
-async function compareCounters (client: Redis | Cluster, answered: readonly Answered[], { loss, fromMs, untilMs, givenUpMs }: Lost): Promise<CounterOff[]> {
+async function compareCounters (
+  client: Redis | Cluster,
+  answered: readonly Answered[],
+  { loss, fromMs, untilMs, givenUpMs }: Lost
+): Promise<CounterOff[]> {
   const expected = new Map<string, { path: Path, least: number, most: number, known: number[] }>()
   for (const { path, client: ip, instance, status, dueMs, answeredMs, remaining } of answered) {
     if (status !== 200 && status !== 429) continue
@@ -263,7 +296,8 @@ async function compareCounters (client: Redis | Cluster, answered: readonly Answ
     const mayBeLost = loss !== 'nothing' && wasUnderWay(fromMs, untilMs)
     const isInDoubt = mayBeLost || givenUpMs[instance]?.some(atMs => wasUnderWay(atMs)) === true
     const key = `guard:fixed-window:{${ip}}:${limitNames[path]}`
-    const bounds = expected.get(key) ?? { path, least: 0, most: 0, known: Array.from({ length: instanceCount }, () => 0) }
+    const bounds = expected.get(key) ??
+      { path, least: 0, most: 0, known: Array.from({ length: instanceCount }, () => 0) }
     expected.set(key, bounds)
     bounds.most += isInDoubt ? 2 : 1
     if (!mayBeLost && (path !== '/share' || status === 200)) bounds.least++
@@ -285,7 +319,9 @@ async function compareCounters (client: Redis | Cluster, answered: readonly Answ
 async function compareEvents (client: Redis | Cluster, answered: readonly Answered[]): Promise<number> {
   const refused = answered.filter(({ status }) => status === 429 || status === 403).length
   // Not those that were ordered, nor those of our own looking around.
-  const told = (await eventsIn(client)).filter(({ route }) => route !== undefined && route !== openPath).reduce((sum, { count }) => sum + count, 0)
+  const told = (await eventsIn(client))
+    .filter(({ route }) => route !== undefined && route !== openPath)
+    .reduce((sum, { count }) => sum + count, 0)
   return Math.abs(refused - told)
 }
 

@@ -10,11 +10,20 @@ export interface Row {
   readonly details: readonly string[]
 }
 
-const head = ['fault', 'requests', '5xx', 'unanswered', 'errors', 'slowest before, ms', 'while noticing', 'while away', 'machine stalled', 'over memory', 'over share', 'counters off', 'blocks lost', 'events lost', 'values lost', 'recovery, ms', 'as it must be']
+const head = [
+  'fault', 'requests', '5xx', 'unanswered', 'errors', 'slowest before, ms', 'while noticing', 'while away',
+  'machine stalled', 'over memory', 'over share', 'counters off', 'blocks lost', 'events lost', 'values lost',
+  'recovery, ms', 'as it must be'
+]
 
 export function renderRows (rows: readonly Omit<Row, 'details'>[]): string {
-  return renderTable(head, rows.map(({ fault, figures: { requests, serverErrors, unanswered, errors, slowestMs: { before, noticing, away }, stalledMs, overMemory, overShare, countersOff, blocksLost, eventsLost, valuesLost, recoveryMs }, misses }) => [
-    fault, requests.toLocaleString('en-US'), ...[serverErrors, unanswered, errors].map(String), ...[before, noticing, away, stalledMs].map(figure),
-    ...[overMemory, overShare, countersOff, blocksLost, eventsLost, valuesLost].map(String), figure(recoveryMs), misses.length === 0 ? 'yes' : 'no'
+  return renderTable(head, rows.map(({ fault, figures: of, misses }) => [
+    fault,
+    of.requests.toLocaleString('en-US'),
+    ...[of.serverErrors, of.unanswered, of.errors].map(String),
+    ...[of.slowestMs.before, of.slowestMs.noticing, of.slowestMs.away, of.stalledMs].map(figure),
+    ...[of.overMemory, of.overShare, of.countersOff, of.blocksLost, of.eventsLost, of.valuesLost].map(String),
+    figure(of.recoveryMs),
+    misses.length === 0 ? 'yes' : 'no'
   ]))
 }

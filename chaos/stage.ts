@@ -82,7 +82,13 @@ export class TlsStage extends ServerStage {
   readonly trusted: Certificate
   readonly unknown: Certificate
 
-  private constructor (server: RedisServer, proxies: readonly TcpProxy[], authorities: readonly [Authority, Authority], certificates: readonly [Certificate, Certificate], folders: readonly (() => Promise<void>)[]) {
+  private constructor (
+    server: RedisServer,
+    proxies: readonly TcpProxy[],
+    authorities: readonly [Authority, Authority],
+    certificates: readonly [Certificate, Certificate],
+    folders: readonly (() => Promise<void>)[]
+  ) {
     super(server, proxies, { tls: { ca: authorities.map(({ ca }) => ca) } })
     this.#trustedCa = authorities[0].ca
     ;[this.trusted, this.unknown] = certificates
@@ -137,7 +143,9 @@ export class SentinelStage implements Stage {
     await hasCaughtUp(replica)
     const stage = new SentinelStage(primary, replica, await Sentinel.start(primary.port, 500))
     const client = stage.sentinel.client()
-    await until(async () => ((await client.call('SENTINEL', 'REPLICAS', sentinelName)) as unknown[]).length === 1, 15_000).finally(() => client.disconnect())
+    await until(async () => {
+      return ((await client.call('SENTINEL', 'REPLICAS', sentinelName)) as unknown[]).length === 1
+    }, 15_000).finally(() => client.disconnect())
     return stage
   }
 
@@ -194,7 +202,9 @@ async function proxiesTo (server: RedisServer): Promise<TcpProxy[]> {
 
 async function hasCaughtUp (replica: RedisServer): Promise<void> {
   const client = replica.client()
-  await until(async () => /master_link_status:up/.test(await client.info('replication')), 15_000).finally(() => client.disconnect())
+  await until(async () => /master_link_status:up/.test(await client.info('replication')), 15_000).finally(() => {
+    client.disconnect()
+  })
 }
 
 /** One that comes back by itself and says nothing about it. */

@@ -48,9 +48,10 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
   app.post('/basket', async (request, reply) => await reply.code(201).send({ items: 1 }))
 
   app.get('/health', { config: { rateLimit: false } }, async () => 'ok')
-  app.get<{ Params: { key: string } }>('/usage/:key', { config: { rateLimit: false } }, async ({ params: { key } }) => ({
-    passed: passed.get(key) ?? 0, refused: refused.get(key) ?? 0, banned: banned.get(key) ?? []
-  }))
+  app.get<{ Params: { key: string } }>('/usage/:key', { config: { rateLimit: false } }, async request => {
+    const { key } = request.params
+    return { passed: passed.get(key) ?? 0, refused: refused.get(key) ?? 0, banned: banned.get(key) ?? [] }
+  })
 
   // By user name, wherever the attempts come from: the body is known in preHandler only.
   app.post<{ Body: { user: string } }>('/login', {
@@ -63,7 +64,10 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
         ban: 1,
         keyGenerator: (request: FastifyRequest) => `user:${(request.body as { user: string }).user}`,
         errorResponseBuilder: (request, { statusCode, ban, max, ttl, after }) => ({
-          statusCode, error: ban ? 'Account locked' : 'Slow down', message: `${max} attempts, try again in ${after}`, ttl
+          statusCode,
+          error: ban ? 'Account locked' : 'Slow down',
+          message: `${max} attempts, try again in ${after}`,
+          ttl
         })
       }
     }
@@ -84,7 +88,12 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
       rateLimit: {
         max: 1,
         timeWindow: '1 minute',
-        addHeaders: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false, 'retry-after': true },
+        addHeaders: {
+          'x-ratelimit-limit': false,
+          'x-ratelimit-remaining': false,
+          'x-ratelimit-reset': false,
+          'retry-after': true
+        },
         addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': true, 'x-ratelimit-reset': false }
       }
     }
@@ -93,9 +102,18 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
   // A closed door does not count against those who have no key to it.
   app.get('/admin', {
     onRequest: async (request, reply) => {
-      if (request.headers.authorization !== 'Bearer manager') return await reply.code(401).send({ error: 'Unauthorized' })
+      if (request.headers.authorization !== 'Bearer manager') {
+        return await reply.code(401).send({ error: 'Unauthorized' })
+      }
     },
-    config: { rateLimit: { max: 2, timeWindow: '1 minute', keyGenerator: () => 'the office', errorResponseBuilder: () => new OfficeBusy() } }
+    config: {
+      rateLimit: {
+        max: 2,
+        timeWindow: '1 minute',
+        keyGenerator: () => 'the office',
+        errorResponseBuilder: () => new OfficeBusy()
+      }
+    }
   }, async () => ({ office: 'open' }))
 
   // Only an export that is begun counts; to look at the quota is free.
@@ -105,7 +123,9 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
     if (quota.isAllowed || !quota.isExceeded) return await reply.code(202).send(quota)
     return await reply.code(quota.isBanned ? 403 : 429).header('retry-after', quota.ttlInSeconds).send(quota)
   })
-  app.get('/exports/quota', { config: { rateLimit: false } }, async request => await countExport(request, { increment: false }))
+  app.get('/exports/quota', { config: { rateLimit: false } }, async request => {
+    return await countExport(request, { increment: false })
+  })
 
   // What is left of the plugin's own limit.
   const look = app.createRateLimit()
@@ -139,24 +159,36 @@ async function partners (app: FastifyInstance): Promise<void> {
     max: async (request: FastifyRequest, key: string) => plans.get(key)?.max ?? 1,
     timeWindow: async (request: FastifyRequest, key: string) => plans.get(key)?.timeWindow ?? 60_000,
     // The nightly import is ours, and only reads.
-    allowList: async (request: FastifyRequest, key: string) => key === 'key-of-nightly-import' && request.method === 'GET'
+    allowList: async (request: FastifyRequest, key: string) =>
+      key === 'key-of-nightly-import' && request.method === 'GET'
   }
 
   app.setErrorHandler<FastifyError>(async (error, request, reply) => {
     const before = reply.statusCode
     const statusCode = error.statusCode ?? 500
-    return await reply.code(statusCode).send({ partner: request.headers['x-api-key'] ?? null, problem: error.message, statusCode, before })
+    return await reply.code(statusCode).send({
+      partner: request.headers['x-api-key'] ?? null,
+      problem: error.message,
+      statusCode,
+      before
+    })
   })
-  app.setNotFoundHandler({ preHandler: app.rateLimit() }, async (request, reply) => await reply.code(404).send({ error: 'No such thing for partners' }))
+  app.setNotFoundHandler({ preHandler: app.rateLimit() }, async (request, reply) => {
+    return await reply.code(404).send({ error: 'No such thing for partners' })
+  })
 
   app.get('/orders', { config: { rateLimit: limit } }, async () => [{ order: 1 }])
-  app.post('/orders', { config: { rateLimit: { ...limit, hook: 'preValidation' } } }, async (request, reply) => await reply.code(201).send({ order: 2 }))
+  app.post('/orders', { config: { rateLimit: { ...limit, hook: 'preValidation' } } }, async (request, reply) => {
+    return await reply.code(201).send({ order: 2 })
+  })
   app.get('/news', async () => 'none')
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   const app = await buildShop()
-  console.log(`the shop is open: ${await app.listen({ port: Number(process.env['PORT'] ?? 3000), host: process.env['HOST'] ?? '127.0.0.1' })}`)
+  const host = process.env['HOST'] ?? '127.0.0.1'
+  const url = await app.listen({ port: Number(process.env['PORT'] ?? 3000), host })
+  console.log(`the shop is open: ${url}`)
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => { app.close().then(() => process.exit(0), () => process.exit(1)) })
   }

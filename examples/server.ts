@@ -20,12 +20,16 @@ app.get('/', async () => ({ hello: 'world' }))
 app.post('/login', { config: { rateLimit: { max: 3, timeWindow: '30 seconds' } } }, async () => ({ token: 'example' }))
 
 // In a service of your own, let nobody but operators in here.
-app.post<{ Params: { ip: string } }>('/blocks/:ip', async request => await app.redisGuard.blockIP(request.params.ip, 60, { reason: 'example' }))
+app.post<{ Params: { ip: string } }>('/blocks/:ip', async request => {
+  return await app.redisGuard.blockIP(request.params.ip, 60, { reason: 'example' })
+})
 app.get('/blocks', async () => await app.redisGuard.getBlockedIPs())
 app.get('/suspects', async () => await app.redisGuard.getSuspiciousIPs(10))
 app.get('/status', async () => app.redisGuard.status)
 
-app.redisGuard.on('switch', ({ store, reason }) => console.log(`now on ${store}${reason === undefined ? '' : `: ${reason}`}`))
+app.redisGuard.on('switch', ({ store, reason }) => {
+  console.log(`now on ${store}${reason === undefined ? '' : `: ${reason}`}`)
+})
 
 const url = await app.listen({ port: Number(process.env['PORT'] ?? 3000), host: process.env['HOST'] ?? '127.0.0.1' })
 const { store, reason } = app.redisGuard.status

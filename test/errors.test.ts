@@ -1,6 +1,8 @@
 /** Errors: names and codes that stay, and messages that say what to do. */
 import t from 'tap'
-import { ArgumentError, ClosedError, GuardError, LimitError, OptionsError, show, StoreUnavailableError, ValueError } from '../lib/errors.js'
+import {
+  ArgumentError, ClosedError, GuardError, LimitError, OptionsError, show, StoreUnavailableError, ValueError
+} from '../lib/errors.js'
 
 const problem = { option: 'max', rule: 'a whole number >= 0', received: '"ten"' }
 const cause = new Error('connect ECONNREFUSED')
@@ -24,11 +26,17 @@ t.test('every error has its own name and a code that does not change', async t =
 
 t.test('a wrong option is told with what it must be, what it was, and what to do', async t => {
   t.equal(new ArgumentError(problem).message, 'max must be a whole number >= 0, got "ten"')
-  t.equal(new ArgumentError({ ...problem, remedy: 'leave it out' }).message, 'max must be a whole number >= 0, got "ten"; leave it out')
+  t.equal(
+    new ArgumentError({ ...problem, remedy: 'leave it out' }).message,
+    'max must be a whole number >= 0, got "ten"; leave it out'
+  )
 })
 
 t.test('all wrong options stand in one message, a line each', async t => {
-  const error = new OptionsError([problem, { option: 'hook', rule: "'onRequest'", received: '7', remedy: 'leave it out' }])
+  const error = new OptionsError([
+    problem,
+    { option: 'hook', rule: "'onRequest'", received: '7', remedy: 'leave it out' }
+  ])
   t.equal(error.message, `fastify-redis-guard cannot start:
   - max must be a whole number >= 0, got "ten"
   - hook must be 'onRequest', got 7; leave it out`)

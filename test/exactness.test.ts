@@ -28,7 +28,8 @@ t.test('all 4 processes count in Redis', async t => {
 
 for (const algorithm of algorithms) {
   t.test(`${algorithm}: of 1,000 requests at once through 4 processes exactly 100 pass`, async t => {
-    const statuses = await Promise.all(Array.from({ length: 1000 }, async (_, i) => await instances[i % 4]!.get({}, `/${algorithm}`)))
+    const statuses =
+      await Promise.all(Array.from({ length: 1000 }, async (_, i) => await instances[i % 4]!.get({}, `/${algorithm}`)))
     t.equal(statuses.filter(status => status === 200).length, 100)
     t.equal(statuses.filter(status => status === 429).length, 900)
   })
@@ -44,13 +45,19 @@ t.test('limits survive the restart of an instance', async t => {
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: of 1,000 requests at one client in one turn of the event loop exactly 100 pass, in the order of their arrival`, async t => {
+  t.test(`${algorithm}: of 1,000 requests in one turn of the event loop the first 100 pass, and no other`, async t => {
     const app = await guardedApp(t, { ...options, nameSpace: `batch:${algorithm}:`, algorithm, max: 100 })
     app.get('/', async () => 'ok')
     await app.ready()
     const answers = await Promise.all(Array.from({ length: 1000 }, async () => await app.inject('/')))
-    t.same(answers.map(({ statusCode }) => statusCode), [...Array<number>(100).fill(200), ...Array<number>(900).fill(429)])
-    t.same(answers.slice(0, 100).map(({ headers }) => headers['x-ratelimit-remaining']), Array.from({ length: 100 }, (_, i) => String(99 - i)))
+    t.same(answers.map(({ statusCode }) => statusCode), [
+      ...Array<number>(100).fill(200),
+      ...Array<number>(900).fill(429)
+    ])
+    t.same(
+      answers.slice(0, 100).map(({ headers }) => headers['x-ratelimit-remaining']),
+      Array.from({ length: 100 }, (_, i) => String(99 - i))
+    )
     t.equal(app.redisGuard.status.store, 'redis')
   })
 }

@@ -1,10 +1,15 @@
-/** The rows of CONTRIBUTING.md: each file imports only from its own row or from rows above it, and nothing imports itself through others. */
+/**
+ * The rows of CONTRIBUTING.md: each file imports only from its own row or from rows above it, and nothing imports
+ * itself through others.
+ */
 import { readdirSync, readFileSync } from 'node:fs'
 import { posix } from 'node:path'
 import t from 'tap'
 import { inRepository } from './support/paths.js'
 
-/** The rooms of lib, by row. A name with a slash at its end is a folder; the longest name that fits a file is its room. */
+/**
+ * The rooms of lib, by row. A name with a slash at its end is a folder; the longest name that fits a file is its room.
+ */
 const rows: readonly (readonly string[])[] = [
   ['errors.ts', 'runtime/', 'rules/', 'addresses/'],
   ['settings/', 'store/'],
@@ -41,7 +46,8 @@ type Sources = Readonly<Record<string, string>>
 type Graph = ReadonlyMap<string, ReadonlySet<string>>
 
 function importsOf (source: string): Import[] {
-  const statements = source.matchAll(/^(?:import|export)\s+(type\s)?(?:[^'";=]*?\sfrom\s+)?'([^']+)'|\bimport\('([^']+)'\)/gm)
+  const statements =
+    source.matchAll(/^(?:import|export)\s+(type\s)?(?:[^'";=]*?\sfrom\s+)?'([^']+)'|\bimport\('([^']+)'\)/gm)
   return [...statements].map(([, type, from, dynamic]) => ({ from: (from ?? dynamic)!, typeOnly: type !== undefined }))
 }
 
@@ -64,7 +70,9 @@ function violations (sources: Sources): string[] {
     if (room === undefined) return [`${file} is in no row`]
     return importsOf(source).flatMap(({ from, typeOnly }) => {
       const target = targetOf(file, from)
-      if (target === undefined) return !typeOnly && ofRedis.includes(from) && room.name !== 'redis/' ? [`${file} runs ${from}`] : []
+      if (target === undefined) {
+        return !typeOnly && ofRedis.includes(from) && room.name !== 'redis/' ? [`${file} runs ${from}`] : []
+      }
       if (sources[target] === undefined) return [`${file} imports ${target}, which is not there`]
       return (roomOf(target)?.row ?? 0) > room.row ? [`${file} imports ${target} from a row below`] : []
     })
@@ -124,14 +132,17 @@ function strayImports (sources: Sources): string[] {
 
 /** Declarations at the top level of a file that can change. A table of constants says so: it has a read-only type. */
 function stateOf (file: string, source: string): string[] {
-  const declarations = source.match(/^(?:export )?(?:(?:let|var) .*|const [^=]*= new (?:Weak)?(?:Map|Set)\b.*)$/gm) ?? []
-  return declarations.filter(line => !/^(?:export )?const \w+: Readonly(?:Map|Set)</.test(line)).map(line => `${file}: ${line}`)
+  const mutable = /^(?:export )?(?:(?:let|var) .*|const [^=]*= new (?:Weak)?(?:Map|Set)\b.*)$/gm
+  const constant = /^(?:export )?const \w+: Readonly(?:Map|Set)</
+  const declarations = source.match(mutable) ?? []
+  return declarations.filter(line => !constant.test(line)).map(line => `${file}: ${line}`)
 }
 
 /** @returns by path inside the folder */
 function sourcesIn (folder: string): Sources {
-  const files = readdirSync(inRepository(folder), { recursive: true, encoding: 'utf8' }).filter(file => file.endsWith('.ts'))
-  return Object.fromEntries(files.map(file => [file, readFileSync(posix.join(inRepository(folder), file), 'utf8')]))
+  const root = inRepository(folder)
+  const files = readdirSync(root, { recursive: true, encoding: 'utf8' }).filter(file => file.endsWith('.ts'))
+  return Object.fromEntries(files.map(file => [file, readFileSync(posix.join(root, file), 'utf8')]))
 }
 
 const sources = sourcesIn('lib')
@@ -176,7 +187,7 @@ t.test('no file of lib depends on where it lies: in a bundle it lies elsewhere',
   }
 })
 
-t.test('no file of lib has state of its own: two copies of the package, or two applications, would share or miss it', async t => {
+t.test('no file of lib has state of its own, which several copies or applications would share or miss', async t => {
   t.same(Object.entries(sources).flatMap(([file, source]) => stateOf(file, source)).sort(), [])
 })
 
@@ -197,14 +208,21 @@ t.test('state of a file is found', async t => {
 t.test('an import that breaks the rule is found', async t => {
   const cases: [sources: Record<string, string>, found: string[]][] = [
     [{ 'settings/a.ts': "import { x } from '../errors.js'\n", 'errors.ts': '' }, []],
-    [{ 'errors.ts': "import { x } from './settings/a.js'\n", 'settings/a.ts': '' }, ['errors.ts imports settings/a.ts from a row below']],
-    [{ 'errors.ts': "import type { X } from './settings/a.js'\n", 'settings/a.ts': '' }, ['errors.ts imports settings/a.ts from a row below']],
-    [{ 'rules/a.ts': "import {\n  x\n} from '../store/keys.js'\n", 'store/keys.ts': '' }, ['rules/a.ts imports store/keys.ts from a row below']],
-    [{ 'store/keys.ts': "import { x } from './redis/a.js'\n", 'store/redis/a.ts': '' }, ['store/keys.ts imports store/redis/a.ts from a row below']],
+    [{ 'errors.ts': "import { x } from './settings/a.js'\n", 'settings/a.ts': '' },
+      ['errors.ts imports settings/a.ts from a row below']],
+    [{ 'errors.ts': "import type { X } from './settings/a.js'\n", 'settings/a.ts': '' },
+      ['errors.ts imports settings/a.ts from a row below']],
+    [{ 'rules/a.ts': "import {\n  x\n} from '../store/keys.js'\n", 'store/keys.ts': '' },
+      ['rules/a.ts imports store/keys.ts from a row below']],
+    [{ 'store/keys.ts': "import { x } from './redis/a.js'\n", 'store/redis/a.ts': '' },
+      ['store/keys.ts imports store/redis/a.ts from a row below']],
     [{ 'store/redis/a.ts': "import { x } from '../keys.js'\n", 'store/keys.ts': '' }, []],
-    [{ 'redis/a.ts': "import { x } from '../store/redis/a.js'\n", 'store/redis/a.ts': '' }, ['redis/a.ts imports store/redis/a.ts from a row below']],
-    [{ 'guard/a.ts': "export { x } from '../http/b.js'\n", 'http/b.ts': '' }, ['guard/a.ts imports http/b.ts from a row below']],
-    [{ 'guard/a.ts': "const x = await import('../plugin.js')\n", 'plugin.ts': '' }, ['guard/a.ts imports plugin.ts from a row below']],
+    [{ 'redis/a.ts': "import { x } from '../store/redis/a.js'\n", 'store/redis/a.ts': '' },
+      ['redis/a.ts imports store/redis/a.ts from a row below']],
+    [{ 'guard/a.ts': "export { x } from '../http/b.js'\n", 'http/b.ts': '' },
+      ['guard/a.ts imports http/b.ts from a row below']],
+    [{ 'guard/a.ts': "const x = await import('../plugin.js')\n", 'plugin.ts': '' },
+      ['guard/a.ts imports plugin.ts from a row below']],
     [{ 'store/redis/a.ts': "import { Redis } from 'ioredis'\n" }, ['store/redis/a.ts runs ioredis']],
     [{ 'guard/a.ts': "import CircuitBreaker, { type Options } from 'opossum'\n" }, ['guard/a.ts runs opossum']],
     [{ 'guard/a.ts': "import 'ioredis'\n" }, ['guard/a.ts runs ioredis']],
@@ -212,7 +230,8 @@ t.test('an import that breaks the rule is found', async t => {
     [{ 'redis/a.ts': "import { Redis } from 'ioredis'\n" }, []],
     [{ 'utils.ts': '' }, ['utils.ts is in no row']],
     [{ 'metrics/other.ts': '' }, ['metrics/other.ts is in no row']],
-    [{ 'settings/a.ts': "import { x } from './gone.js'\n" }, ['settings/a.ts imports settings/gone.ts, which is not there']]
+    [{ 'settings/a.ts': "import { x } from './gone.js'\n" },
+      ['settings/a.ts imports settings/gone.ts, which is not there']]
   ]
   for (const [made, found] of cases) t.same(violations(made), found, JSON.stringify(made))
 })
@@ -221,13 +240,24 @@ t.test('a circle is found, of values and of types, of files and of rooms', async
   const a = 'guard/a.ts'
   const cases: [sources: Record<string, string>, ofFiles: string[], ofRooms: string[]][] = [
     [{ [a]: "import { x } from './b.js'\n", 'guard/b.ts': '' }, [], []],
-    [{ [a]: "import { x } from './b.js'\n", 'guard/b.ts': "import type { X } from './a.js'\n" }, ['circle: guard/a.ts, guard/b.ts'], []],
+    [{ [a]: "import { x } from './b.js'\n", 'guard/b.ts': "import type { X } from './a.js'\n" },
+      ['circle: guard/a.ts, guard/b.ts'], []],
     [
-      { [a]: "export { x } from './b.js'\n", 'guard/b.ts': "import './c.js'\n", 'guard/c.ts': "import('./a.js')\n", 'guard/d.ts': "import './a.js'\n" },
+      {
+        [a]: "export { x } from './b.js'\n",
+        'guard/b.ts': "import './c.js'\n",
+        'guard/c.ts': "import('./a.js')\n",
+        'guard/d.ts': "import './a.js'\n"
+      },
       ['circle: guard/a.ts, guard/b.ts, guard/c.ts'], []
     ],
     [
-      { [a]: "import '../limits/a.js'\n", 'limits/a.ts': '', 'limits/b.ts': "import type { X } from '../guard/b.js'\n", 'guard/b.ts': '' },
+      {
+        [a]: "import '../limits/a.js'\n",
+        'limits/a.ts': '',
+        'limits/b.ts': "import type { X } from '../guard/b.js'\n",
+        'guard/b.ts': ''
+      },
       [], ['circle: guard/, limits/']
     ]
   ]

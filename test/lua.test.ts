@@ -18,7 +18,7 @@ const rooms: Readonly<Record<string, Readonly<Record<string, string>>>> = {
 }
 
 for (const [folder, scripts] of Object.entries(rooms)) {
-  t.test(`each script of ${folder} is composed of the Lua there, to the last character; if not, run \`npm run lua\``, async t => {
+  t.test(`the scripts of ${folder} are composed of the Lua there; if not, run \`npm run lua\``, async t => {
     const files = (await readdir(inRepository(folder))).filter(file => file.endsWith('.lua'))
     t.ok(files.length > 0)
     t.same(Object.keys(scripts).sort(), files.map(file => file.replace('.lua', '')).sort())
@@ -40,7 +40,8 @@ t.test('Redis compiles each script', async t => {
 
 t.test('no script or part defines a function of a part again', async t => {
   const prelude = join(inRepository('lib/store/redis/lua'), 'prelude')
-  const parts = await Promise.all((await readdir(prelude)).map(async file => await readFile(join(prelude, file), 'utf8')))
+  const parts =
+    await Promise.all((await readdir(prelude)).map(async file => await readFile(join(prelude, file), 'utf8')))
   const namesIn = (text: string) => [...text.matchAll(/^ *local function (\w+)/gm)].map(([, name]) => name!)
   const shared = parts.flatMap(namesIn)
   t.equal(new Set(shared).size, shared.length)
@@ -82,7 +83,11 @@ t.test('the rules stand in place of --@rules, behind the parts that only they us
     'rules/y.lua': 'return 2\n'
   })
   const { script } = await compose(folder)
-  t.match(script, /^-- a\n-- uses {5}a\n-- before\n-- b\nlocal RULES = \{\}\nRULES\['x'\] = function \(\)\n-- uses {5}a, b\nreturn 1\nend\nRULES\['y'\] = /)
+  const opening = [
+    '-- a', '-- uses     a', '-- before', '-- b', 'local RULES = {}',
+    "RULES['x'] = function ()", '-- uses     a, b', 'return 1', 'end', "RULES['y'] = "
+  ].join('\n')
+  t.equal(script?.slice(0, opening.length), opening)
   t.match(script, /\n-- behind\n$/)
 })
 
@@ -90,7 +95,8 @@ t.test('parts that do not exist or use each other are refused, and so are rules 
   const cases: readonly (readonly [files: Readonly<Record<string, string>>, message: RegExp])[] = [
     [{ 'script.lua': '-- uses     a\n' }, /script\.lua uses a, which is no part/],
     [{ 'script.lua': '-- uses     a\n', 'prelude/a.lua': '-- uses     b\n' }, /a\.lua uses b, which is no part/],
-    [{ 'script.lua': '-- uses     a\n', 'prelude/a.lua': '-- uses     b\n', 'prelude/b.lua': '-- uses     a\n' }, /a -> b -> a/],
+    [{ 'script.lua': '-- uses     a\n', 'prelude/a.lua': '-- uses     b\n', 'prelude/b.lua': '-- uses     a\n' },
+      /a -> b -> a/],
     [{ 'script.lua': '--@rules\n--@rules\n', 'rules/x.lua': 'return 1\n' }, /--@rules stands twice/]
   ]
   for (const [files, message] of cases) await t.rejects(compose(await folderOf(files)), message)

@@ -1,4 +1,7 @@
-/** What is published, used as a program that installed it would: by its name, from node_modules, with its declared dependencies only. */
+/**
+ * What is published, used as a program that installed it would: by its name, from node_modules, with its declared
+ * dependencies only.
+ */
 import { execFile, type ExecFileException } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -21,7 +24,8 @@ const folder = await mkdtemp(join(tmpdir(), 'package-'))
 t.teardown(async () => await rm(folder, { recursive: true, force: true }))
 
 // Without the build that npm would run first: other tests may be reading dist right now.
-const packed = await run('npm', ['pack', '--ignore-scripts', '--pack-destination', folder, '--cache', join(folder, 'cache')], root)
+const packed =
+  await run('npm', ['pack', '--ignore-scripts', '--pack-destination', folder, '--cache', join(folder, 'cache')], root)
 const tarball = join(folder, `fastify-redis-guard-${manifest.version}.tgz`)
 const consumer = join(folder, 'consumer')
 const installed = join(consumer, 'node_modules', 'fastify-redis-guard')
@@ -44,7 +48,8 @@ t.test('the package holds the compiled lib and its papers, and nothing else', as
   const compiled = ownSources.flatMap(file => [file.replace(/ts$/, 'js'), file.replace(/ts$/, 'd.ts')])
   const pages = await filesIn(join(root, 'docs'))
   t.same(await filesIn(installed), [
-    'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json', ...compiled.map(file => `dist/lib/${file}`), ...pages.map(page => `docs/${page}`)
+    'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json', ...compiled.map(file => `dist/lib/${file}`),
+    ...pages.map(page => `docs/${page}`)
   ].sort())
 })
 
@@ -60,13 +65,19 @@ serve()
 `
 
 t.test('an ES module imports it, and its second request is refused', async t => {
-  await writeFile(join(consumer, 'service.mjs'), `import Fastify from 'fastify'\nimport redisGuard from 'fastify-redis-guard'\n${use}`)
+  await writeFile(
+    join(consumer, 'service.mjs'),
+    `import Fastify from 'fastify'\nimport redisGuard from 'fastify-redis-guard'\n${use}`
+  )
   const { code, stdout, output } = await run(process.execPath, ['service.mjs'], consumer)
   t.same({ code, stdout }, { code: 0, stdout: '200 429\n' }, { output })
 })
 
 t.test('a CommonJS module requires it, and its second request is refused', async t => {
-  await writeFile(join(consumer, 'service.cjs'), `const Fastify = require('fastify')\nconst redisGuard = require('fastify-redis-guard')\n${use}`)
+  await writeFile(
+    join(consumer, 'service.cjs'),
+    `const Fastify = require('fastify')\nconst redisGuard = require('fastify-redis-guard')\n${use}`
+  )
   const { code, stdout, output } = await run(process.execPath, ['service.cjs'], consumer)
   t.same({ code, stdout }, { code: 0, stdout: '200 429\n' }, { output })
 })
@@ -88,7 +99,8 @@ app.get('/open', { config: { rateLimit: false } }, async () => 'open')
 await app.register(redisGuard, { maximum: 100 })
 // @ts-expect-error: max is a number, or computed for each request
 await app.register(redisGuard, { max: '100' })
-// @ts-expect-error: also in a route, where Fastify's own types let unknown names pass; those fail when the route is added
+// Fastify's own types let unknown names of a route pass; those fail when the route is added.
+// @ts-expect-error: also in a route
 app.get('/text', { config: { rateLimit: { max: '5' } } }, async () => 'text')
 // @ts-expect-error: seconds are a number
 await app.redisGuard.blockIP('203.0.113.7', '1 hour')
@@ -121,10 +133,15 @@ if (isFull) t.test('a project that checks the declarations of all packages compi
 /** Paths below a folder, sorted. */
 async function filesIn (folder: string): Promise<string[]> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true })
-  return entries.filter(entry => entry.isFile()).map(entry => join(entry.parentPath, entry.name).slice(folder.length).replace(/^\//, '')).sort()
+  return entries
+    .filter(entry => entry.isFile())
+    .map(entry => join(entry.parentPath, entry.name).slice(folder.length).replace(/^\//, ''))
+    .sort()
 }
 
-async function run (program: string, args: readonly string[], cwd: string): Promise<{ code: number | string, stdout: string, output: string }> {
+type Ended = { code: number | string, stdout: string, output: string }
+
+async function run (program: string, args: readonly string[], cwd: string): Promise<Ended> {
   // Without NODE_OPTIONS, in which tap has its loaders; and without what the guard reads.
   const env = { PATH: process.env['PATH'], HOME: process.env['HOME'] }
   return await new Promise(resolve => {

@@ -22,7 +22,8 @@ t.test('wrong options: one error at registration, that names all of them', async
   const app = Fastify()
   t.teardown(async () => await app.close())
   const wrong = { max: '10', timeWindow: 'soon', redis: 'http://user:secret@host', ipv6Subnet: 129, maxx: 5 }
-  const error = await (async () => await app.register(redisGuard, wrong as object))().then(() => undefined, (thrown: unknown) => thrown)
+  const register = async () => await app.register(redisGuard, wrong as object)
+  const error = await register().then(() => undefined, (thrown: unknown) => thrown)
   const { code, message, problems } = error as { code: string, message: string, problems: { option: string }[] }
   t.equal(code, 'GUARD_ERR_OPTIONS')
   t.same(problems.map(({ option }) => option).sort(), ['ipv6Subnet', 'max', 'maxx', 'redis', 'timeWindow'])
@@ -77,7 +78,10 @@ t.test('a warning for each hole that is allowed', async t => {
   }
 
   t.test('trustProxy: true, and a number', async t => {
-    t.match((await warningsOf({ trustProxy: true })).lines, [{ code: 'GUARD_WARN_TRUST_PROXY', msg: /leftmost address .* any client can make up/ }])
+    t.match((await warningsOf({ trustProxy: true })).lines, [{
+      code: 'GUARD_WARN_TRUST_PROXY',
+      msg: /leftmost address .* any client can make up/
+    }])
     t.match((await warningsOf({ trustProxy: 1 })).lines, [{ code: 'GUARD_WARN_TRUST_PROXY', msg: /trusts no proxy/ }])
     for (const trustProxy of [false, '10.0.0.0/8', ['10.0.0.0/8']]) t.same((await warningsOf({ trustProxy })).codes, [])
   })
@@ -89,7 +93,10 @@ t.test('a warning for each hole that is allowed', async t => {
     app.register(redisGuard, { redis: false, max: 0 })
     app.get('/early', async () => 'ok')
     await app.ready()
-    t.match(lines, [{ code: 'GUARD_WARN_ROUTES_BEFORE', msg: /: GET \/early\. To limit them, write `await app\.register/ }])
+    t.match(lines, [{
+      code: 'GUARD_WARN_ROUTES_BEFORE',
+      msg: /: GET \/early\. To limit them, write `await app\.register/
+    }])
     t.match(app.redisGuard.warnings, [{ code: 'GUARD_WARN_ROUTES_BEFORE' }])
     t.equal((await app.inject('/early')).statusCode, 200, 'so it is not limited')
   })
@@ -118,8 +125,18 @@ t.test('LOG_LEVEL', async t => {
     app.get('/', async () => 'ok')
     await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
     t.match(lines, [
-      { level: 30, plugin: 'redis-guard', msg: 'limits and blocks are kept in memory', reason: 'the redis option is false' },
-      { level: 20, plugin: 'redis-guard', msg: 'limited', decision: { limit: 'global', source: 'memory', client: { address: '192.0.2.1' } } }
+      {
+        level: 30,
+        plugin: 'redis-guard',
+        msg: 'limits and blocks are kept in memory',
+        reason: 'the redis option is false'
+      },
+      {
+        level: 20,
+        plugin: 'redis-guard',
+        msg: 'limited',
+        decision: { limit: 'global', source: 'memory', client: { address: '192.0.2.1' } }
+      }
     ])
   })
 

@@ -16,14 +16,15 @@ const readme = await readFile(file, 'utf8')
 
 const cell = (text: string) => text.replaceAll('|', '\\|')
 
-const optionRows = (options: Readonly<Record<string, Option>>) => Object.entries(options).map(([name, { shown, value, description }]) =>
-  `| \`${name}\` | ${shown} | ${cell(description)}. ${cell(capital(value.rule))} |`)
+const optionRows = (options: Readonly<Record<string, Option>>) =>
+  Object.entries(options).map(([name, { shown, value, description }]) =>
+    `| \`${name}\` | ${shown} | ${cell(description)}. ${cell(capital(value.rule))} |`)
 
 const tables: Record<string, readonly string[]> = {
   'limit options': optionRows(limitOptions),
   'route options': optionRows(routeOptions),
   'plugin options': optionRows(pluginOptions),
-  variables: variables.map(({ name, rule, description }) => `| \`${name}\` | ${cell(rule)} | ${cell(description)} |`),
+  variables: Object.entries(variables).map(([name, { rule, description }]) => `| \`${name}\` | ${cell(rule)} | ${cell(description)} |`),
   metrics: [...Object.values(described), upMetric, ...infoMetrics].map(({ name, labels, help }) =>
     `| \`${name}\` | ${labels.map(label => `\`${label}\``).join(', ')} | ${cell(help)} |`)
 }
@@ -64,7 +65,9 @@ t.test('every method of the client is in the table of methods, and every other p
 
 t.test('the table of warnings has every code, and no other', async t => {
   const startup = inRepository('lib/startup')
-  const sources = await Promise.all(['warnings.ts', 'memory-watch.ts'].map(async name => await readFile(join(startup, name), 'utf8')))
+  const sources = await Promise.all(['warnings.ts', 'memory-watch.ts'].map(async name => {
+    return await readFile(join(startup, name), 'utf8')
+  }))
   const codes = new Set(sources.flatMap(source => source.match(/GUARD_WARN_\w+/g) ?? []))
   const [, , rows] = tableAfter('warnings').exec(readme)!
   t.same([...rows!.matchAll(/^\| `(\w+)` \|/gm)].map(([, code]) => code).sort(), [...codes].sort())

@@ -134,8 +134,17 @@ t.test('right options compile, and their results have their types', async t => {
   t.equal(keyGenerators.length, 6)
   t.equal(skips.length, 2)
   for (const read of [codeOf, nameOf]) t.type(read, 'function')
-  const app = await guardedApp(t, { max: (request, key) => key.length + request.method.length, timeWindow: '1 minute', cost: request => request.url.length })
-  app.get('/', { config: { rateLimit: { max: 5, groupId: 'a', countWhen: (request, reply) => reply.statusCode < 400 } }, preHandler: app.rateLimit({ max: 2 }) }, async () => 'ok')
+  const app = await guardedApp(t, {
+    max: (request, key) => key.length + request.method.length,
+    timeWindow: '1 minute',
+    cost: request => request.url.length
+  })
+  app.get('/', {
+    config: {
+      rateLimit: { max: 5, groupId: 'a', countWhen: (request, reply) => reply.statusCode < 400 }
+    },
+    preHandler: app.rateLimit({ max: 2 })
+  }, async () => 'ok')
   const limiter = app.createRateLimit()
   app.get('/look', { config: { rateLimit: false } }, async (request, reply) => {
     const result: RateLimitResult = await limiter(request)

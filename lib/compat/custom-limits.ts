@@ -110,9 +110,10 @@ function readAnswer (result: Parameters<CustomStoreCallback>[1], check: Check): 
   const leftMs = Math.max(0, ttl)
   const fits = current <= max
   // The store's own window is shown, though it may be longer than that of the limit.
-  const explanation = { remaining: Math.max(0, max - current), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs }
   // Such a class also counts the hits it refuses.
-  return { check, fits, explanation, refusals: Math.max(0, current - max) }
+  const refusals = Math.max(0, current - max)
+  const explanation = { remaining: Math.max(0, max - current), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs, refusals }
+  return { check, fits, explanation }
 }
 
 function isNumber (value: unknown): value is number {

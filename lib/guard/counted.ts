@@ -26,9 +26,9 @@ export function countedDecision (key: string, taken: Taken | TakenOutside): Coun
 export function decisionBy (
   outcome: Outcome, key: string, taken: Taken | TakenOutside, others: readonly Explained[] = none
 ): Counted {
-  const { check: { name, limit }, explanation, refusals } = outcome
+  const { check: { name, limit }, explanation } = outcome
   const { accepted, source } = taken
-  return { kind: accepted ? 'allowed' : 'limited', source, key, name, limit, explanation, refusals, others, taken }
+  return { kind: accepted ? 'allowed' : 'limited', source, key, name, limit, explanation, others, taken }
 }
 
 export function shadowed (

@@ -42,8 +42,6 @@ export interface Explained {
 export interface Counted extends Of, Explained {
   readonly kind: 'allowed' | 'limited'
   readonly name: string
-  /** requests that a fixed-window refused in this window; of one that passed, and elsewhere, 0 */
-  readonly refusals: number
   /** the other limits that were asked, except those in shadow */
   readonly others: readonly Explained[]
   readonly taken: Taken | TakenOutside

@@ -148,13 +148,9 @@ export class LimitControl {
     this.#checkOpen()
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
       const outcomes = await this.#counters.peek(client, checks)
-      return outcomes.map(({ check: { name, limit }, explanation }) => ({
-        name,
-        algorithm: limit.algorithm,
-        max: limit.max,
-        timeWindow: limit.windowMs,
-        ...explanation
-      }))
+      return outcomes.map(({ check: { name, limit }, explanation: { refusals, ...left } }) => {
+        return { name, algorithm: limit.algorithm, max: limit.max, timeWindow: limit.windowMs, ...left }
+      })
     })
     return (await Promise.all(peeked)).flat()
   }

@@ -7,18 +7,18 @@
  * accepts until the recovery replays it: see outage/availability.ts.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
-import { type Check, ruleOf } from '../rules/rate-limit.js'
+import { type Check, explainHit, ruleOf } from '../rules/rate-limit.js'
 import type { CounterKeys, Keys } from '../store/keys.js'
 import {
-  type Answer, type Fallback, type Hit, isFallback, type LimitStore, type Outcome, outcomeOf, type Owner, type Refusals,
-  type Taken
+  type Answer, type CountedOutcome, type Fallback, type Hit, isFallback, type LimitStore, type Outcome, type Owner,
+  type Refusals, type Taken
 } from '../store/limit-store.js'
 import type { Decided, DecidedOutcome, MemoryLimits } from '../store/memory/limits.js'
 import type { RedisAnswer, UnansweredByRedis } from '../store/redis/limits.js'
 import type { OnOutage } from '../settings/options.js'
 import type { Availability, RedisSide } from './availability.js'
 import { RedisCalls } from './redis-calls.js'
-import type { Known, Shared } from './shares.js'
+import type { Known, OfShare, Shared } from './shares.js'
 
 export interface OutageLimitsOptions {
   readonly memory: MemoryLimits
@@ -210,11 +210,11 @@ export class OutageLimits implements LimitStore {
       // A refusal by this instance's part alone is none of the whole limit.
       const isCounted = fits ? accepted && cost > 0 : !whole.fits
       if (!isCounted) {
-        return { ...outcomeOf(check, { fits, state: whole.before }, nowMs, explanation), left: 'nothing' }
+        return { ...outcomeOfShare(check, { fits, state: whole.before }, nowMs, explanation), left: 'nothing' }
       }
       const state = fits ? rule.accept(known, nowMs, limit, cost) : whole.state
       this.#memory.adopt(hit, check, state, nowMs)
-      return { ...outcomeOf(check, { fits, state }, nowMs, explanation), left: fits ? 'hit' : whole.left }
+      return { ...outcomeOfShare(check, { fits, state }, nowMs, explanation), left: fits ? 'hit' : whole.left }
     })
     return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes }
   }
@@ -258,6 +258,15 @@ class SentHit implements Hit {
   }
 }
 
+/** What the shares say to a hit; refusals are those of the whole limit. */
+function outcomeOfShare (
+  check: Check, { fits, state }: Pick<CountedOutcome, 'fits' | 'state'>, nowMs: number, explanation: OfShare
+): CountedOutcome {
+  const { limit, cost } = check
+  const { refusals } = ruleOf(limit).explain(state, nowMs, limit)
+  return { check, fits, state, explanation: explainHit({ ...explanation, refusals }, limit, cost) }
+}
+
 /** The same on another clock. */
 function shifted (taken: Taken, aheadMs: number): Taken {
   const outcomes = taken.outcomes.map(outcome => {
@@ -270,7 +279,7 @@ function shifted (taken: Taken, aheadMs: number): Taken {
 function refusedBy ({ nowMs, parts }: Shared): Taken {
   const outcomes = parts.map(({ check, state, fits, explanation }) => {
     const { before } = ruleOf(check.limit).take(state, nowMs, check.limit, 0)
-    return outcomeOf(check, { fits, state: before }, nowMs, explanation)
+    return outcomeOfShare(check, { fits, state: before }, nowMs, explanation)
   })
   return { kind: 'taken', source: 'memory', accepted: false, nowMs, outcomes }
 }

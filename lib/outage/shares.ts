@@ -14,7 +14,7 @@
 import { type Check, type Limit, ruleOf } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
 import type { MemoryLimits } from '../store/memory/limits.js'
-import type { Outcome, Owner, Taken } from '../store/limit-store.js'
+import type { Owner, Taken } from '../store/limit-store.js'
 
 /** A counter of a hit, as memory has it. */
 export interface Known {
@@ -28,7 +28,7 @@ export interface Shared {
   readonly accepted: boolean
   readonly nowMs: number
   /** of each counter: whether its shares would let the hit pass, and what that means to the client */
-  readonly parts: readonly (Known & Pick<Outcome, 'fits' | 'explanation'>)[]
+  readonly parts: readonly (Known & { readonly fits: boolean, readonly explanation: OfShare })[]
 }
 
 /** Instances that were alive when Redis last told, whole number >= 1, and the number of the outage. */
@@ -37,6 +37,9 @@ export interface Sharing {
   /** in each outage what is left is known anew */
   readonly outage: number
 }
+
+/** Refusals are not shared: they are those of the whole limit. */
+export type OfShare = Omit<Explanation, 'refusals'>
 
 export class Shares {
   readonly #counters: MemoryLimits
@@ -78,10 +81,14 @@ export class Shares {
     })
     const checks = pairs.flatMap(({ left, own }) => [left, own])
     const { accepted, nowMs, outcomes } = this.#counters.take({ ...of, checks })
-    const outcomeOf = new Map<Check, Outcome>(outcomes.map(outcome => [outcome.check, outcome]))
+    const partOf = new Map(outcomes.map(({ check, fits, state }) => {
+      const { limit, cost } = check
+      // Not what that means to the hit: one beyond a part may fit the whole.
+      return [check, { fits, explanation: ruleOf(limit).explain(state, nowMs, limit, cost) }]
+    }))
     const parts = pairs.map(({ counter, left, own }) => {
       // Both were asked.
-      const [ofLeft, ofOwn] = [outcomeOf.get(left)!, outcomeOf.get(own)!]
+      const [ofLeft, ofOwn] = [partOf.get(left)!, partOf.get(own)!]
       const fits = ofLeft.fits && ofOwn.fits
       return { ...counter, fits, explanation: bothOf(ofLeft.explanation, ofOwn.explanation, fits, instances) }
     })
@@ -123,7 +130,7 @@ function ownOf (check: Check, instances: number): Check {
 }
 
 /** Of what is left, each instance lets its part pass. */
-function bothOf (left: Explanation, own: Explanation, fits: boolean, instances: number): Explanation {
+function bothOf (left: Explanation, own: Explanation, fits: boolean, instances: number): OfShare {
   return {
     remaining: Math.min(Math.floor(left.remaining / instances), own.remaining),
     resetMs: Math.max(left.resetMs, own.resetMs),

@@ -3,44 +3,52 @@
  * end the key is forgotten. Cheapest to store, and a client that times it well
  * gets 2 * max around a window's end.
  *
- * used: the hits that passed. previous: the hits that were refused, which bans
- * and backoff count. atMs: end of the window. The two numbers are separate, so
- * that they do not depend on max: routes of one group may each have their own
- * max, and a max may change while the window runs.
+ * Hits that passed and hits that were refused are separate numbers, so that
+ * neither depends on max: routes of one group may each have their own max, and
+ * a max may change while the window runs.
  */
 import { makeRule, sameMomentMs, type LimitState, type RuleLimit } from './rule.js'
 
-export const fixedWindow = makeRule<LimitState>({
+interface FixedWindow {
+  /** hits that passed */
+  readonly used: number
+  /** hits that were refused; bans and backoff count them */
+  readonly refused: number
+  readonly endsAtMs: number
+}
+
+export const fixedWindow = makeRule<FixedWindow>({
   current (stored, nowMs, limit) {
-    if (stored === undefined || nowMs >= stored.atMs) return { used: 0, previous: 0, atMs: nowMs + limit.windowMs }
+    if (stored === undefined || nowMs >= stored.endsAtMs) return { used: 0, refused: 0, endsAtMs: nowMs + limit.windowMs }
     const latestMs = endMs(stored, nowMs, limit)
-    return stored.atMs > latestMs ? { used: stored.used, previous: stored.previous, atMs: latestMs } : stored
+    return stored.endsAtMs > latestMs ? { used: stored.used, refused: stored.refused, endsAtMs: latestMs } : stored
   },
 
-  isRepaired (stored, nowMs, limit) {
-    return stored.atMs > endMs(stored, nowMs, limit)
+  isRepaired (stored, state) {
+    return stored.endsAtMs > state.endsAtMs
   },
 
-  fits,
+  fits (state, nowMs, limit, cost) {
+    return state.used + cost <= limit.max
+  },
 
   accepted (state, limit, cost) {
-    return { used: state.used + cost, previous: state.previous, atMs: state.atMs }
+    return { used: state.used + cost, refused: state.refused, endsAtMs: state.endsAtMs }
   },
 
   refused (state, nowMs, limit) {
-    const refused = { used: state.used, previous: state.previous + 1, atMs: state.atMs }
-    return limit.excess === 'none' ? refused : { ...refused, atMs: endMs(refused, nowMs, limit) }
-  },
-
-  refusalsIn (state) {
-    return state.previous
+    const refused = { used: state.used, refused: state.refused + 1, endsAtMs: state.endsAtMs }
+    return limit.excess === 'none' ? refused : { ...refused, endsAtMs: endMs(refused, nowMs, limit) }
   },
 
   explained (state, nowMs, limit, cost) {
+    const free = limit.max - state.used
+    const leftMs = state.endsAtMs - nowMs
     return {
-      remaining: Math.max(0, limit.max - state.used),
-      resetMs: isEmpty(state) ? 0 : state.atMs - nowMs,
-      retryAfterMs: fits(state, nowMs, limit, cost) ? 0 : state.atMs - nowMs
+      remaining: Math.max(0, free),
+      resetMs: isEmpty(state) ? 0 : leftMs,
+      retryAfterMs: cost <= free ? 0 : leftMs,
+      refusals: state.refused
     }
   }
 }, {
@@ -48,46 +56,52 @@ export const fixedWindow = makeRule<LimitState>({
   hasBurst: false,
 
   define ({ max, windowMs, excess, longestMs }) {
-    return { max, windowMs, burst: max, excess, longestMs: excess === 'backoff' ? Math.max(windowMs, longestMs) : windowMs }
+    return {
+      max,
+      windowMs,
+      burst: max,
+      excess,
+      longestMs: excess === 'backoff' ? Math.max(windowMs, longestMs) : windowMs
+    }
   },
 
   refund (stored, limit, cost, counted) {
-    return Math.abs(stored.atMs - counted.atMs) <= sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
+    return Math.abs(stored.endsAtMs - counted.endsAtMs) <= sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
   },
 
   refundAt (stored, limit, cost, countedAtMs) {
-    const beginsAtMs = stored.atMs - limit.windowMs
+    const beginsAtMs = stored.endsAtMs - limit.windowMs
     return countedAtMs >= beginsAtMs - sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
   },
 
   addRefusals (state, refusals) {
-    return { used: state.used, previous: state.previous + refusals, atMs: state.atMs }
+    return { used: state.used, refused: state.refused + refusals, endsAtMs: state.endsAtMs }
   },
 
   expiresAtMs (state) {
-    return state.atMs
+    return state.endsAtMs
   },
 
   isSameWindow (a, b, withinMs) {
-    return Math.abs(a.atMs - b.atMs) <= withinMs
+    return Math.abs(a.endsAtMs - b.endsAtMs) <= withinMs
   },
 
   isEmpty,
 
   emptied (state) {
-    return { used: 0, previous: 0, atMs: state.atMs }
+    return { used: 0, refused: 0, endsAtMs: state.endsAtMs }
   },
 
   shift (state, byMs) {
-    return { used: state.used, previous: state.previous, atMs: state.atMs + byMs }
+    return { used: state.used, refused: state.refused, endsAtMs: state.endsAtMs + byMs }
   },
 
   encode (state, nowMs) {
-    return [state.used, state.previous, state.atMs - nowMs]
+    return [state.used, state.refused, state.endsAtMs - nowMs]
   },
 
-  decode ([used, previous, offsetMs], nowMs) {
-    return { used, previous, atMs: nowMs + offsetMs }
+  decode ([used, refused, offsetMs], nowMs) {
+    return { used, refused, endsAtMs: nowMs + offsetMs }
   }
 })
 
@@ -96,26 +110,22 @@ export const storeAlgorithm = 'fixed-window'
 
 /** The counters that such a store keeps. */
 export function windowOf (used: number, refused: number, endsAtMs: number): LimitState {
-  return { used, previous: refused, atMs: endsAtMs }
+  return fixedWindow.decode([used, refused, endsAtMs], 0)
 }
 
-function fits (state: LimitState, nowMs: number, limit: RuleLimit, cost: number): boolean {
-  return state.used + cost <= limit.max
-}
-
-function isEmpty (state: LimitState): boolean {
-  return state.used + state.previous === 0
+function isEmpty (state: FixedWindow): boolean {
+  return state.used + state.refused === 0
 }
 
 /** Where refusals begin the window anew, they lock it until it ends. */
-function takenBack (stored: LimitState, { excess }: RuleLimit, cost: number): LimitState {
-  const { used, previous, atMs } = stored
-  const isLocked = excess !== 'none' && previous > 0
-  return isLocked ? stored : { used: Math.max(0, used - cost), previous, atMs }
+function takenBack (stored: FixedWindow, { excess }: RuleLimit, cost: number): FixedWindow {
+  const { used, refused, endsAtMs } = stored
+  const isLocked = excess !== 'none' && refused > 0
+  return isLocked ? stored : { used: Math.max(0, used - cost), refused, endsAtMs }
 }
 
 /** End of the window of which a state came about now, ms since 1970. */
-function endMs ({ previous: refused }: LimitState, nowMs: number, { windowMs, excess, longestMs }: RuleLimit): number {
+function endMs ({ refused }: FixedWindow, nowMs: number, { windowMs, excess, longestMs }: RuleLimit): number {
   if (excess !== 'backoff' || refused === 0) return nowMs + windowMs
   return nowMs + Math.min(windowMs * 2 ** Math.min(refused - 1, mostDoublings), longestMs)
 }

@@ -4,56 +4,59 @@
  * Smoothest for what lies behind it; over the first window up to burst + max
  * hits pass. A refusal leaves no trace.
  *
- * used: what is in the bucket, counted so that all numbers stay whole: one hit
- * adds windowMs, each ms takes away max. previous: the max of the limit that
- * counted it. atMs: when that was so.
- *
  * Routes of one group may each have their own max. They share the time until
- * the bucket is empty, used / previous, which passes equally fast for all of
- * them. So a hit weighs what its own limit says: a fifth of a window at 5 per
- * window, and a thousandth at 1000.
+ * the bucket is empty, level / max, which passes equally fast for all of them.
+ * So a hit weighs what its own limit says: a fifth of a window at 5 per window,
+ * and a thousandth at 1000.
  *
  * Source: the continuous-state leaky bucket, equivalent to the virtual
  * scheduling form of the generic cell rate algorithm: ITU-T I.371, annex A.
  */
-import { checkProducts, makeRule, type LimitState, type RuleLimit } from './rule.js'
+import { checkProducts, makeRule, type RuleLimit } from './rule.js'
 
-export const gcra = makeRule<LimitState>({
+interface Bucket {
+  /** what is in the bucket; one hit adds windowMs and each ms takes away max, so that all numbers stay whole */
+  readonly level: number
+  /** of the limit that counted it */
+  readonly max: number
+  /** when that was in the bucket */
+  readonly atMs: number
+}
+
+export const gcra = makeRule<Bucket>({
   current (stored, nowMs, limit) {
-    if (stored === undefined) return { used: 0, previous: limit.max, atMs: nowMs }
+    if (stored === undefined) return { level: 0, max: limit.max, atMs: nowMs }
+    if (stored.atMs === nowMs && stored.max === limit.max) return stored
     const elapsedMs = Math.max(0, nowMs - stored.atMs)
-    const left = Math.max(0, stored.used - drained(stored, elapsedMs, limit))
-    return { used: countedBy(limit.max, stored.previous, left), previous: limit.max, atMs: nowMs }
+    const left = Math.max(0, stored.level - drained(stored, elapsedMs, limit))
+    return { level: countedBy(limit.max, stored.max, left), max: limit.max, atMs: nowMs }
   },
 
-  isRepaired (stored, nowMs) {
-    return stored.atMs > nowMs
+  isRepaired (stored, state) {
+    return stored.atMs > state.atMs
   },
 
   fits (state, nowMs, limit, cost) {
-    return state.used + cost * limit.windowMs <= capacity(limit)
+    return state.level + cost * limit.windowMs <= capacity(limit)
   },
 
   accepted (state, limit, cost) {
     // A hit that another store accepted may not fit: then the bucket is full, but not more than that.
-    const used = Math.max(state.used, Math.min(state.used + cost * limit.windowMs, capacity(limit)))
-    return { used, previous: state.previous, atMs: state.atMs }
+    const level = Math.max(state.level, Math.min(state.level + cost * limit.windowMs, capacity(limit)))
+    return { level, max: state.max, atMs: state.atMs }
   },
 
   refused (state) {
     return state
   },
 
-  refusalsIn () {
-    return 0
-  },
-
   explained (state, nowMs, limit, cost) {
-    const over = state.used + cost * limit.windowMs - capacity(limit)
+    const over = state.level + cost * limit.windowMs - capacity(limit)
     return {
-      remaining: Math.max(0, Math.floor((capacity(limit) - state.used) / limit.windowMs)),
-      resetMs: drainMs(state.used, limit.max, limit),
-      retryAfterMs: over <= 0 ? 0 : drainMs(over, limit.max, limit)
+      remaining: Math.max(0, Math.floor((capacity(limit) - state.level) / limit.windowMs)),
+      resetMs: drainMs(state.level, limit.max, limit),
+      retryAfterMs: over <= 0 ? 0 : drainMs(over, limit.max, limit),
+      refusals: 0
     }
   }
 }, {
@@ -68,7 +71,7 @@ export const gcra = makeRule<LimitState>({
 
   refund (stored, limit, cost, counted) {
     const drainedSince = Math.max(0, stored.atMs - counted.atMs) * limit.max
-    return takenBack(stored, limit, Math.min(counted.used - drainedSince, cost * limit.windowMs))
+    return takenBack(stored, limit, Math.min(counted.level - drainedSince, cost * limit.windowMs))
   },
 
   refundAt (stored, limit, cost, countedAtMs) {
@@ -80,7 +83,7 @@ export const gcra = makeRule<LimitState>({
   },
 
   expiresAtMs (state, limit) {
-    return state.atMs + drainMs(state.used, state.previous, limit)
+    return state.atMs + drainMs(state.level, state.max, limit)
   },
 
   isSameWindow () {
@@ -88,30 +91,30 @@ export const gcra = makeRule<LimitState>({
   },
 
   isEmpty (state) {
-    return state.used === 0
+    return state.level === 0
   },
 
   emptied (state) {
-    return { used: 0, previous: state.previous, atMs: state.atMs }
+    return { level: 0, max: state.max, atMs: state.atMs }
   },
 
   shift (state, byMs) {
-    return { used: state.used, previous: state.previous, atMs: state.atMs + byMs }
+    return { level: state.level, max: state.max, atMs: state.atMs + byMs }
   },
 
   encode (state, nowMs) {
-    return [state.used, state.previous, state.atMs - nowMs]
+    return [state.level, state.max, state.atMs - nowMs]
   },
 
-  decode ([used, previous, offsetMs], nowMs) {
-    return { used, previous, atMs: nowMs + offsetMs }
+  decode ([level, max, offsetMs], nowMs) {
+    return { level, max, atMs: nowMs + offsetMs }
   }
 })
 
 /** @param added  what has not drained of a hit, counted by the limit's max */
-function takenBack ({ used, previous, atMs }: LimitState, { max }: RuleLimit, added: number): LimitState {
+function takenBack ({ level, max, atMs }: Bucket, limit: RuleLimit, added: number): Bucket {
   // Converted to the max of the bucket, and rounded up as `current` does.
-  return { used: Math.max(0, used - countedBy(previous, max, Math.max(0, added))), previous, atMs }
+  return { level: Math.max(0, level - countedBy(max, limit.max, Math.max(0, added))), max, atMs }
 }
 
 function capacity (limit: RuleLimit): number {
@@ -119,9 +122,9 @@ function capacity (limit: RuleLimit): number {
 }
 
 /** What drains in a time; where nothing ever does (max 0), all at once after a window, when the state expires. */
-function drained ({ used, previous: max }: LimitState, elapsedMs: number, { windowMs }: RuleLimit): number {
+function drained ({ level, max }: Bucket, elapsedMs: number, { windowMs }: RuleLimit): number {
   if (max > 0) return elapsedMs * max
-  return elapsedMs >= windowMs ? used : 0
+  return elapsedMs >= windowMs ? level : 0
 }
 
 /**

@@ -27,11 +27,11 @@ export interface RuleLimit {
   readonly longestMs: number
 }
 
-/** The counters of one key. What each means is the algorithm's to say. */
+declare const ofItsRule: unique symbol
+
+/** The counters of one key. Only the rule of their limit can read them. */
 export interface LimitState {
-  readonly used: number
-  readonly previous: number
-  readonly atMs: number
+  readonly [ofItsRule]: never
 }
 
 /** What counters mean to a client. */
@@ -42,6 +42,8 @@ export interface Explanation {
   readonly resetMs: number
   /** until a hit of the given cost passes; 0 when it would pass now, Infinity when it never can (see explainHit) */
   readonly retryAfterMs: number
+  /** hits that were refused, as far as they still count; 0 unless the algorithm `notesRefusals` */
+  readonly refusals: number
 }
 
 /** What became of one hit at one limit. */
@@ -73,7 +75,7 @@ export interface Merge<S> {
 /** Counters as three whole numbers. Each but the last is >= 0; the last is a moment, in ms from now. */
 export type Encoded = readonly [number, number, number]
 
-/** One algorithm, for all who keep counters. Stored counters are undefined where a key was never seen, or has expired. */
+/** One algorithm. A stored counter is undefined where a key was never seen, or where its counter has expired. */
 export interface Rule<S> extends Members<S> {
   /** Counts one hit against one limit. A hit of cost 0 passes and leaves nothing. */
   take (stored: S | undefined, nowMs: number, limit: RuleLimit, cost: number): Judged<S>
@@ -83,8 +85,6 @@ export interface Rule<S> extends Members<S> {
   refuse (stored: S | undefined, nowMs: number, limit: RuleLimit): S
   /** What the counters mean to a hit of `cost`, which is 1 by default. */
   explain (stored: S | undefined, nowMs: number, limit: RuleLimit, cost?: number): Explanation
-  /** How many refusals still count. */
-  refusals (stored: S | undefined, nowMs: number, limit: RuleLimit): number
   /**
    * @param baseline  as Redis last reported it; undefined: never
    * @param counted   what became of it since, by the same rule
@@ -133,24 +133,29 @@ interface Members<S> {
 interface Steps<S> {
   /** What stored counters are worth now: windows that are over are dropped, counters from the future moved to now. */
   current (stored: S | undefined, nowMs: number, limit: RuleLimit): S
-  isRepaired (stored: S, nowMs: number, limit: RuleLimit): boolean
+  /** Whether `current` has moved counters from the future. */
+  isRepaired (stored: S, state: S): boolean
   fits (state: S, nowMs: number, limit: RuleLimit, cost: number): boolean
   accepted (state: S, limit: RuleLimit, cost: number): S
   /** The same object when a refusal leaves no trace. */
   refused (state: S, nowMs: number, limit: RuleLimit): S
-  refusalsIn (state: S): number
   explained (state: S, nowMs: number, limit: RuleLimit, cost: number): Explanation
 }
 
-/** Makes a rule of an algorithm's steps. store/redis/lua/take.lua repeats `take` step for step. */
-export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<S> {
-  const { current, isRepaired, fits, accepted, refused, refusalsIn, explained } = steps
-  return {
+/**
+ * Makes a rule of an algorithm's steps. store/redis/lua/take.lua repeats `take` step for step.
+ *
+ * Outside of its file, nobody sees the fields of S: counters lie beside their limit, or under a key that names its
+ * algorithm, so that no rule gets those of another one.
+ */
+export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<LimitState> {
+  const { current, isRepaired, fits, accepted, refused, explained } = steps
+  const rule: Rule<S> = {
     ...members,
 
     take (stored, nowMs, limit, cost) {
       const before = current(stored, nowMs, limit)
-      const repaired = stored !== undefined && isRepaired(stored, nowMs, limit)
+      const repaired = stored !== undefined && isRepaired(stored, before)
       if (cost === 0) return { fits: true, state: before, before, left: 'nothing', repaired }
       if (fits(before, nowMs, limit, cost)) {
         return { fits: true, state: accepted(before, limit, cost), before, left: 'hit', repaired }
@@ -171,10 +176,6 @@ export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<S> {
       return explained(current(stored, nowMs, limit), nowMs, limit, cost)
     },
 
-    refusals (stored, nowMs, limit) {
-      return refusalsIn(current(stored, nowMs, limit))
-    },
-
     merge (baseline, counted, nowMs, limit) {
       const now = current(counted, nowMs, limit)
       const before = current(baseline, nowMs, limit)
@@ -184,6 +185,7 @@ export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<S> {
       return { baseline: stillCounts ? before : members.emptied(now), counted: now }
     }
   }
+  return rule as unknown as Rule<LimitState>
 }
 
 /** ms by which one moment may differ on two clocks that were compared over a network */

@@ -4,52 +4,56 @@
  * log of hits at the price of three integers, with no double quota around a
  * window's end. A refusal leaves no trace.
  *
- * used: hits accepted in the current window. previous: those of the one
- * before. atMs: start of the current window, a whole number of windows after
- * the key's first hit.
- *
  * Compared in hits * ms, so that all numbers stay whole:
- *   previous * (windowMs - elapsed) + (used + cost) * windowMs <= max * windowMs
+ *   fading * (windowMs - elapsed) + (used + cost) * windowMs <= max * windowMs
  *
  * Source: the approximated sliding window of Cloudflare, "How we built rate
  * limiting capable of scaling to millions of domains" (2017).
  */
-import { checkProducts, makeRule, sameMomentMs, type LimitState, type RuleLimit } from './rule.js'
+import { checkProducts, makeRule, sameMomentMs, type RuleLimit } from './rule.js'
 
-export const slidingWindow = makeRule<LimitState>({
+interface SlidingWindow {
+  /** hits accepted in the current window */
+  readonly used: number
+  /** hits accepted in the window before */
+  readonly fading: number
+  /** of the current window: a whole number of windows after the first hit of the key */
+  readonly startsAtMs: number
+}
+
+export const slidingWindow = makeRule<SlidingWindow>({
   current (stored, nowMs, limit) {
-    if (stored === undefined) return { used: 0, previous: 0, atMs: nowMs }
-    if (isRepaired(stored, nowMs)) return { used: stored.used, previous: stored.previous, atMs: nowMs }
-    const elapsedMs = nowMs - stored.atMs
+    if (stored === undefined) return { used: 0, fading: 0, startsAtMs: nowMs }
+    if (stored.startsAtMs > nowMs) return { used: stored.used, fading: stored.fading, startsAtMs: nowMs }
+    const elapsedMs = nowMs - stored.startsAtMs
     if (elapsedMs < limit.windowMs) return stored
     if (elapsedMs < 2 * limit.windowMs && stored.used > 0) {
-      return { used: 0, previous: stored.used, atMs: stored.atMs + limit.windowMs }
+      return { used: 0, fading: stored.used, startsAtMs: stored.startsAtMs + limit.windowMs }
     }
-    return { used: 0, previous: 0, atMs: nowMs }
+    return { used: 0, fading: 0, startsAtMs: nowMs }
   },
 
-  isRepaired,
+  isRepaired (stored, state) {
+    return stored.startsAtMs > state.startsAtMs
+  },
 
   fits,
 
   accepted (state, limit, cost) {
-    return { used: state.used + cost, previous: state.previous, atMs: state.atMs }
+    return { used: state.used + cost, fading: state.fading, startsAtMs: state.startsAtMs }
   },
 
   refused (state) {
     return state
   },
 
-  refusalsIn () {
-    return 0
-  },
-
   explained (state, nowMs, limit, cost) {
-    const free = (limit.max - state.used) * limit.windowMs - fading(state, nowMs, limit)
+    const free = (limit.max - state.used) * limit.windowMs - fadingPart(state, nowMs, limit)
     return {
       remaining: Math.max(0, Math.floor(free / limit.windowMs)),
       resetMs: Math.max(0, expiresAtMs(state, limit) - nowMs),
-      retryAfterMs: fits(state, nowMs, limit, cost) ? 0 : passesAtMs(state, limit, cost) - nowMs
+      retryAfterMs: fits(state, nowMs, limit, cost) ? 0 : passesAtMs(state, limit, cost) - nowMs,
+      refusals: 0
     }
   }
 }, {
@@ -63,14 +67,14 @@ export const slidingWindow = makeRule<LimitState>({
   },
 
   refund (stored, limit, cost, counted) {
-    const laterMs = stored.atMs - counted.atMs
+    const laterMs = stored.startsAtMs - counted.startsAtMs
     const withinMs = sameMomentMs(limit)
     if (Math.abs(laterMs) <= withinMs) return takenFromCurrent(stored, cost)
     return Math.abs(laterMs - limit.windowMs) <= withinMs ? takenFromFading(stored, cost) : stored
   },
 
   refundAt (stored, limit, cost, countedAtMs) {
-    const isCurrent = countedAtMs >= stored.atMs - sameMomentMs(limit)
+    const isCurrent = countedAtMs >= stored.startsAtMs - sameMomentMs(limit)
     return isCurrent ? takenFromCurrent(stored, cost) : takenFromFading(stored, cost)
   },
 
@@ -81,63 +85,59 @@ export const slidingWindow = makeRule<LimitState>({
   expiresAtMs,
 
   isSameWindow (a, b, withinMs) {
-    return Math.abs(a.atMs - b.atMs) <= withinMs
+    return Math.abs(a.startsAtMs - b.startsAtMs) <= withinMs
   },
 
   isEmpty (state) {
-    return state.used + state.previous === 0
+    return state.used + state.fading === 0
   },
 
   emptied (state) {
-    return { used: 0, previous: 0, atMs: state.atMs }
+    return { used: 0, fading: 0, startsAtMs: state.startsAtMs }
   },
 
   shift (state, byMs) {
-    return { used: state.used, previous: state.previous, atMs: state.atMs + byMs }
+    return { used: state.used, fading: state.fading, startsAtMs: state.startsAtMs + byMs }
   },
 
   encode (state, nowMs) {
-    return [state.used, state.previous, state.atMs - nowMs]
+    return [state.used, state.fading, state.startsAtMs - nowMs]
   },
 
-  decode ([used, previous, offsetMs], nowMs) {
-    return { used, previous, atMs: nowMs + offsetMs }
+  decode ([used, fading, offsetMs], nowMs) {
+    return { used, fading, startsAtMs: nowMs + offsetMs }
   }
 })
 
-function isRepaired (stored: LimitState, nowMs: number): boolean {
-  return stored.atMs > nowMs
+function fits (state: SlidingWindow, nowMs: number, limit: RuleLimit, cost: number): boolean {
+  return fadingPart(state, nowMs, limit) + (state.used + cost) * limit.windowMs <= limit.max * limit.windowMs
 }
 
-function fits (state: LimitState, nowMs: number, limit: RuleLimit, cost: number): boolean {
-  return fading(state, nowMs, limit) + (state.used + cost) * limit.windowMs <= limit.max * limit.windowMs
+function expiresAtMs (state: SlidingWindow, limit: RuleLimit): number {
+  if (state.used > 0) return state.startsAtMs + 2 * limit.windowMs
+  return state.fading > 0 ? state.startsAtMs + limit.windowMs : state.startsAtMs
 }
 
-function expiresAtMs (state: LimitState, limit: RuleLimit): number {
-  if (state.used > 0) return state.atMs + 2 * limit.windowMs
-  return state.previous > 0 ? state.atMs + limit.windowMs : state.atMs
+function takenFromCurrent ({ used, fading, startsAtMs }: SlidingWindow, cost: number): SlidingWindow {
+  return { used: Math.max(0, used - cost), fading, startsAtMs }
 }
 
-function takenFromCurrent ({ used, previous, atMs }: LimitState, cost: number): LimitState {
-  return { used: Math.max(0, used - cost), previous, atMs }
-}
-
-function takenFromFading ({ used, previous, atMs }: LimitState, cost: number): LimitState {
-  return { used, previous: Math.max(0, previous - cost), atMs }
+function takenFromFading ({ used, fading, startsAtMs }: SlidingWindow, cost: number): SlidingWindow {
+  return { used, fading: Math.max(0, fading - cost), startsAtMs }
 }
 
 /** What is left of the window before, in hits * ms. */
-function fading (state: LimitState, nowMs: number, limit: RuleLimit): number {
-  return state.previous * (limit.windowMs - (nowMs - state.atMs))
+function fadingPart (state: SlidingWindow, nowMs: number, limit: RuleLimit): number {
+  return state.fading * (limit.windowMs - (nowMs - state.startsAtMs))
 }
 
 /** The first moment at which a refused hit of `cost` fits, ms since 1970. */
-function passesAtMs (state: LimitState, limit: RuleLimit, cost: number): number {
+function passesAtMs (state: SlidingWindow, limit: RuleLimit, cost: number): number {
   const { windowMs, max } = limit
-  if (cost > max) return state.atMs + 2 * windowMs
-  if (state.used + cost <= max) return state.atMs + elapsedUntilFits(state.previous, max - state.used - cost, windowMs)
+  if (cost > max) return state.startsAtMs + 2 * windowMs
+  if (state.used + cost <= max) return state.startsAtMs + elapsedUntilFits(state.fading, max - state.used - cost, windowMs)
   // Not before the current window has become the fading one.
-  return state.atMs + windowMs + elapsedUntilFits(state.used, max - cost, windowMs)
+  return state.startsAtMs + windowMs + elapsedUntilFits(state.used, max - cost, windowMs)
 }
 
 /** ms into a window until `fadingHits` have faded to `room` hits. */

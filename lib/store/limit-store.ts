@@ -80,8 +80,6 @@ export interface Outcome {
   readonly fits: boolean
   /** what that means to the client */
   readonly explanation: Explanation
-  /** hits that a fixed-window refused in this window; 0 where the hit fits, and for other algorithms */
-  readonly refusals: number
 }
 
 export interface CountedOutcome extends Outcome {
@@ -134,26 +132,17 @@ export interface LimitStore {
   refund (owner: Owner, taken: Taken): Awaitable<void>
 }
 
-/** What counters say to a hit. @param explanation  default: that of the rule */
+/** What counters say to a hit. */
 export function outcomeOf (
-  check: Check, { fits, state }: Pick<CountedOutcome, 'fits' | 'state'>, nowMs: number, explanation?: Explanation
+  check: Check, { fits, state }: Pick<CountedOutcome, 'fits' | 'state'>, nowMs: number
 ): CountedOutcome {
   const { limit, cost } = check
-  const rule = ruleOf(limit)
-  return {
-    check,
-    fits,
-    explanation: explainHit(explanation ?? rule.explain(state, nowMs, limit, cost), limit, cost),
-    refusals: fits ? 0 : rule.refusals(state, nowMs, limit),
-    state
-  }
+  return { check, fits, explanation: explainHit(ruleOf(limit).explain(state, nowMs, limit, cost), limit, cost), state }
 }
 
 /** What counters say to a client that only asks. */
 export function peekedOf (check: Check, state: LimitState | undefined, nowMs: number): Peeked {
   const { limit, cost } = check
-  const rule = ruleOf(limit)
-  const explanation = explainHit(rule.explain(state, nowMs, limit, cost), limit, cost)
-  const refusals = rule.refusals(state, nowMs, limit)
-  return { check, fits: explanation.retryAfterMs === 0, explanation, refusals, state }
+  const explanation = explainHit(ruleOf(limit).explain(state, nowMs, limit, cost), limit, cost)
+  return { check, fits: explanation.retryAfterMs === 0, explanation, state }
 }

@@ -10,12 +10,29 @@ t.comment(`seed ${seed}`)
 const canonicalAddress = (text: unknown) => parseAddress(text)?.text
 
 const octets = fc.tuple(fc.nat(255), fc.nat(255), fc.nat(255), fc.nat(255))
-const anyGroup = fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.constantFrom(1, 0x64, 0xff9b, 0xfffe, 0xffff), fc.nat(0xffff))
-/** Eight groups with random runs of zeros, and often with one of the prefixes that carry IPv4, or one a bit beside it. */
+const anyGroup =
+  fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.constantFrom(1, 0x64, 0xff9b, 0xfffe, 0xffff), fc.nat(0xffff))
+/**
+ * Eight groups with random runs of zeros, and often with one of the prefixes that carry IPv4, or one a bit beside it.
+ */
 const groups = fc.tuple(
-  fc.constantFrom([], [], [0, 0, 0, 0, 0, 0xffff], [0, 0, 0, 0, 0, 0xfffe], [0, 0, 0, 0, 1, 0xffff], [0x64, 0xff9b, 0, 0, 0, 0], [0x64, 0xff9b, 0, 0, 0, 1], [0x64, 0xff9b, 1, 0, 0, 0]),
+  fc.constantFrom(
+    [],
+    [],
+    [0, 0, 0, 0, 0, 0xffff],
+    [0, 0, 0, 0, 0, 0xfffe],
+    [0, 0, 0, 0, 1, 0xffff],
+    [0x64, 0xff9b, 0, 0, 0, 0],
+    [0x64, 0xff9b, 0, 0, 0, 1],
+    [0x64, 0xff9b, 1, 0, 0, 0]
+  ),
   fc.array(anyGroup, { minLength: 8, maxLength: 8 })
 ).map(([prefix, rest]) => [...prefix, ...rest].slice(0, 8))
+
+/** The text of eight groups with nothing left out. */
+function inFull (list: readonly number[]): string {
+  return list.map(group => group.toString(16)).join(':')
+}
 
 /** One of the many texts of eight groups. */
 const written = fc.record({
@@ -29,7 +46,10 @@ const written = fc.record({
   port: fc.constantFrom('bare', 'bare', 'bracketed', 'with port')
 }).map(({ groups, compressAt, compress, dotted, padded, upper, zone, port }) => {
   const tail = dotted ? [`${groups[6]! >> 8}.${groups[6]! & 255}.${groups[7]! >> 8}.${groups[7]! & 255}`] : []
-  const texts = [...groups.slice(0, dotted ? 6 : 8).map(group => group.toString(16).padStart(padded ? 4 : 1, '0')), ...tail]
+  const texts = [
+    ...groups.slice(0, dotted ? 6 : 8).map(group => group.toString(16).padStart(padded ? 4 : 1, '0')),
+    ...tail
+  ]
   const isZero = (i: number) => /^0+$/.test(texts[i] ?? '')
   let text = texts.join(':')
   if (compress && isZero(compressAt)) {
@@ -46,7 +66,9 @@ function oracle (groups: readonly number[]): string {
   const address = new ipaddr.IPv6([...groups])
   if (address.isIPv4MappedAddress()) return address.toIPv4Address().toString()
   const bytes = address.toByteArray()
-  return address.match(new ipaddr.IPv6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0]), 96) ? bytes.slice(12).join('.') : address.toRFC5952String()
+  return address.match(new ipaddr.IPv6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0]), 96)
+    ? bytes.slice(12).join('.')
+    : address.toRFC5952String()
 }
 
 /** The four words of 32 bits that ipaddr.js reads in a text. */
@@ -58,21 +80,27 @@ function bitsOf (text: string): [number, number, number, number] {
 }
 
 t.test('every text of an IPv6 address has the one form that ipaddr.js gives it', async t => {
-  fc.assert(fc.property(written, ({ groups, text }) => canonicalAddress(text) === oracle(groups)), { seed, numRuns: 10_000 })
+  fc.assert(
+    fc.property(written, ({ groups, text }) => canonicalAddress(text) === oracle(groups)),
+    { seed, numRuns: 10_000 }
+  )
 })
 
 t.test('every IPv4 address is the same alone, with a port, IPv4-mapped, and through NAT64', async t => {
   fc.assert(fc.property(octets, fc.nat(65535), (bytes, port) => {
     const address = bytes.join('.')
     const hex = `${(bytes[0] * 256 + bytes[1]).toString(16)}:${(bytes[2] * 256 + bytes[3]).toString(16)}`
-    const texts = [address, `${address}:${port}`, `::ffff:${address}`, `::FFFF:${hex}`, `[::ffff:${hex}]:${port}`, `64:ff9b::${address}`, `64:ff9b::${hex}`]
+    const texts = [
+      address, `${address}:${port}`, `::ffff:${address}`, `::FFFF:${hex}`, `[::ffff:${hex}]:${port}`,
+      `64:ff9b::${address}`, `64:ff9b::${hex}`
+    ]
     return texts.every(text => canonicalAddress(text) === address)
   }), { seed, numRuns: 2000 })
 })
 
 t.test('different addresses never share a text', async t => {
   fc.assert(fc.property(groups, groups, (a, b) => {
-    return oracle(a) === oracle(b) || canonicalAddress(a.map(group => group.toString(16)).join(':')) !== canonicalAddress(b.map(group => group.toString(16)).join(':'))
+    return oracle(a) === oracle(b) || canonicalAddress(inFull(a)) !== canonicalAddress(inFull(b))
   }), { seed, numRuns: 2000 })
 })
 
@@ -110,8 +138,10 @@ t.test('what is no address is refused', async t => {
     '', ' ', '1', '1.2.3', '1.2.3.4.5', '256.0.0.1', '-1.2.3.4', '0x7f.0.0.1', '2130706433',
     // Eight to some readers, ten to others.
     '010.0.0.1', '1.2.3.04', '::ffff:010.0.0.1',
-    ' 1.2.3.4', '1.2.3.4 ', '1.2.3.4\n', '1.2.3.4:', '1.2.3.4:http', '1.2.3.4:123456', '1.2.3.4:80:90', '1.2.3.4%eth0', '[1.2.3.4]', '[1.2.3.4]:80',
-    ':', ':::', '::1::', '1:2:3:4:5:6:7', '1:2:3:4:5:6:7:8:9', '12345::', 'g::', '[::1', '::1]', '[::1]:', '[::1]80', '[::1]:123456', '[[::1]]', '::1/128', '1.2.3.4/32', '::1%',
+    ' 1.2.3.4', '1.2.3.4 ', '1.2.3.4\n', '1.2.3.4:', '1.2.3.4:http', '1.2.3.4:123456', '1.2.3.4:80:90', '1.2.3.4%eth0',
+    '[1.2.3.4]', '[1.2.3.4]:80',
+    ':', ':::', '::1::', '1:2:3:4:5:6:7', '1:2:3:4:5:6:7:8:9', '12345::', 'g::', '[::1', '::1]', '[::1]:', '[::1]80',
+    '[::1]:123456', '[[::1]]', '::1/128', '1.2.3.4/32', '::1%',
     'localhost', 'unknown', '__proto__', '１.2.3.4',
     undefined, null, 16909060, 1n, {}, [], ['1.2.3.4'], true
   ]
@@ -127,7 +157,9 @@ t.test('the canonical text is its own canonical text, whatever was given', async
 })
 
 t.test('a text of 100 kB is refused at once', async t => {
-  const texts = ['1', ':', '.', '[', ']', '%', '/', '0:', '1.2.3.4', '[::1]:', '::1%', '\n', 'a'].map(part => part.repeat(100_000 / part.length))
+  const texts = ['1', ':', '.', '[', ']', '%', '/', '0:', '1.2.3.4', '[::1]:', '::1%', '\n', 'a'].map(part => {
+    return part.repeat(100_000 / part.length)
+  })
   const startedAtMs = performance.now()
   for (const text of texts) {
     t.equal(canonicalAddress(text), undefined)
@@ -157,13 +189,16 @@ t.test('a range is its first address and a length', async t => {
     ['::ffff:10.1.2.3', '10.1.2.3', 32],
     ['fe80::1%eth0/64', 'fe80::/64', 64]
   ]
-  for (const [text, canonical, prefixLength] of ranges) t.match(parseNetwork(text), { text: canonical, prefixLength }, text)
+  for (const [text, canonical, prefixLength] of ranges) {
+    t.match(parseNetwork(text), { text: canonical, prefixLength }, text)
+  }
   t.same(parseNetwork('::ffff:10.0.0.0/104'), parseNetwork('10.0.0.0/8'))
 })
 
 t.test('what is no range is refused', async t => {
   const texts: unknown[] = [
-    '', '/', '/8', '10.0.0.0/', '10.0.0.0/33', '::/129', '::/1000', '10.0.0.0/-1', '10.0.0.0/08', '10.0.0.0/8.0', '10.0.0.0/8 ', '10.0.0.0/ 8', '10.0.0.0/8/8',
+    '', '/', '/8', '10.0.0.0/', '10.0.0.0/33', '::/129', '::/1000', '10.0.0.0/-1', '10.0.0.0/08', '10.0.0.0/8.0',
+    '10.0.0.0/8 ', '10.0.0.0/ 8', '10.0.0.0/8/8',
     '10.0.0.0/255.0.0.0', '10/8', '010.0.0.0/8', 'host/8', 'host', undefined, null, 8, {}
   ]
   for (const text of texts) t.equal(parseNetwork(text), undefined, String(text))
@@ -179,7 +214,8 @@ t.test('a range of carried IPv4 addresses that is no IPv4 range is refused', asy
 })
 
 t.test('the text of a range is read as the same range', async t => {
-  fc.assert(fc.property(fc.oneof(groups.map(list => list.map(group => group.toString(16)).join(':')), octets.map(bytes => bytes.join('.'))), fc.nat(128), (address, length) => {
+  const addresses = fc.oneof(groups.map(inFull), octets.map(bytes => bytes.join('.')))
+  fc.assert(fc.property(addresses, fc.nat(128), (address, length) => {
     const network = parseNetwork(`${address}/${length}`)
     return network === undefined || JSON.stringify(parseNetwork(network.text)) === JSON.stringify(network)
   }), { seed, numRuns: 5000 })

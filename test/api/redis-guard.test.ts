@@ -61,7 +61,10 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
       await guard.logRateLimitEvent({ ip: '::ffff:192.0.2.2', route: '/own' })
       await guard.logRateLimitEvent({ type: 'blocked', count: 2 })
       t.match(await guard.getRateLimitEvents(1), [{ type: 'blocked', count: 2 }])
-      t.match(await guard.getRateLimitEvents(), [{ type: 'blocked' }, { type: 'limited', ip: '192.0.2.2', route: '/own', count: 1 }])
+      t.match(await guard.getRateLimitEvents(), [
+        { type: 'blocked' },
+        { type: 'limited', ip: '192.0.2.2', route: '/own', count: 1 }
+      ])
       t.same(await guard.getSuspiciousIPs(), [{ ip: '192.0.2.2', count: 1 }])
       t.equal(await guard.clearOldRateLimitEvents(60_000), 0)
       t.equal((await guard.getRateLimitEvents()).length, 2)
@@ -75,7 +78,10 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
       t.equal(await guard.isIPBlocked('64:ff9b::192.0.2.8'), true)
       t.equal(await guard.isIPBlocked('2001:db8:0:ff::1'), true)
       t.equal(await guard.isIPBlocked('192.0.2.9'), false)
-      t.match(await guard.getBlockedIPs(), [block, { ip: '2001:db8::/48', reason: '', origin: 'api', expiresAtMs: Infinity }])
+      t.match(await guard.getBlockedIPs(), [
+        block,
+        { ip: '2001:db8::/48', reason: '', origin: 'api', expiresAtMs: Infinity }
+      ])
       t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.8' })).statusCode, 403)
       t.equal(await guard.unblockIP('192.0.2.8'), true)
       t.equal(await guard.unblockIP('192.0.2.8'), false)
@@ -105,27 +111,62 @@ t.test('wrong arguments are errors with words, on memory as on Redis', async t =
   each(noText, key => guard.incr(key), /^the key of incr/)
   each(noText, key => guard.expire(key, 1), /^the key of expire/)
   each(noText, key => guard.del(key), /^the key of del/)
-  each([undefined, null, {}, [], true, NaN, Infinity, Symbol('x')], value => guard.set('key', value), /^the value of set must be a text or a finite number/)
+  each(
+    [undefined, null, {}, [], true, NaN, Infinity, Symbol('x')],
+    value => guard.set('key', value),
+    /^the value of set must be a text or a finite number/
+  )
   const noDuration = [0, -1, NaN, 1e15, 'soon', null, {}, '60']
-  each([...noDuration, Infinity], ttlSeconds => guard.set('key', 'x', { ttlSeconds }), /^ttlSeconds of set must be a number of seconds above 0/)
+  each(
+    [...noDuration, Infinity],
+    ttlSeconds => guard.set('key', 'x', { ttlSeconds }),
+    /^ttlSeconds of set must be a number of seconds above 0/
+  )
   each([...noDuration, Infinity, undefined], seconds => guard.expire('key', seconds), /^the seconds of expire must be/)
-  each([...noDuration, undefined], seconds => guard.blockIP('192.0.2.1', seconds), /^the duration of blockIP must be .*, or Infinity, got/)
-  const noAddress = ['', 'x', '192.0.2', '192.0.2.256', '010.0.0.1', '1', '192.0.2.1/33', '192.0.2.1/-1', '192.0.2.1/', '::1/129', '64:ff9b::/96', 'a'.repeat(1_000_000), undefined, null, 5, {}, ['192.0.2.1'], '192.0.2.1\n192.0.2.2']
+  each(
+    [...noDuration, undefined],
+    seconds => guard.blockIP('192.0.2.1', seconds),
+    /^the duration of blockIP must be .*, or Infinity, got/
+  )
+  const noAddress = [
+    '', 'x', '192.0.2', '192.0.2.256', '010.0.0.1', '1', '192.0.2.1/33', '192.0.2.1/-1', '192.0.2.1/', '::1/129',
+    '64:ff9b::/96', 'a'.repeat(1_000_000), undefined, null, 5, {}, ['192.0.2.1'], '192.0.2.1\n192.0.2.2'
+  ]
   each(noAddress, ip => guard.blockIP(ip, 60), /^the address of blockIP must be an IPv4 or IPv6 address, or a range/)
   each(noAddress, ip => guard.unblockIP(ip), /^the address of unblockIP/)
   each([...noAddress, '192.0.2.0/24'], ip => guard.isIPBlocked(ip), /^the address of isIPBlocked/)
   each([5, {}, 'x'.repeat(1001)], reason => guard.blockIP('192.0.2.1', 60, { reason }), /^the reason of blockIP/)
   each([5, 'x'.repeat(1001)], origin => guard.blockIP('192.0.2.1', 60, { origin }), /^the origin of blockIP/)
   each([5, 'x'.repeat(1001)], origin => guard.unblockIP('192.0.2.1', { origin }), /^the origin of unblockIP/)
-  each(['yes', 1, null], replace => guard.blockIP('192.0.2.1', 60, { replace }), /^replace of blockIP must be true or false/)
-  each([0, -1, 1.5, NaN, Infinity, '5', null], limit => guard.getRateLimitEvents(limit), /^the limit of getRateLimitEvents must be a whole number >= 1/)
+  each(
+    ['yes', 1, null],
+    replace => guard.blockIP('192.0.2.1', 60, { replace }),
+    /^replace of blockIP must be true or false/
+  )
+  each(
+    [0, -1, 1.5, NaN, Infinity, '5', null],
+    limit => guard.getRateLimitEvents(limit),
+    /^the limit of getRateLimitEvents must be a whole number >= 1/
+  )
   each([0, -1, '5'], limit => guard.getSuspiciousIPs(limit), /^the limit of getSuspiciousIPs/)
   each([-1, 1.5, NaN, '5', undefined], age => guard.clearOldRateLimitEvents(age), /^the age of clearOldRateLimitEvents/)
-  each([undefined, null, 'x'], event => guard.logRateLimitEvent(event), /^the event of logRateLimitEvent must be an object/)
+  each(
+    [undefined, null, 'x'],
+    event => guard.logRateLimitEvent(event),
+    /^the event of logRateLimitEvent must be an object/
+  )
   each([{ type: 'other' }], event => guard.logRateLimitEvent(event), /^type of logRateLimitEvent/)
   each([{ ip: 'x' }, { ip: 5 }, { ip: null }], event => guard.logRateLimitEvent(event), /^ip of logRateLimitEvent/)
-  each([{ count: 0 }, { count: 1.5 }, { count: '1' }], event => guard.logRateLimitEvent(event), /^count of logRateLimitEvent/)
-  each([{ route: 5 }, { route: 'x'.repeat(1001) }], event => guard.logRateLimitEvent(event), /^route of logRateLimitEvent/)
+  each(
+    [{ count: 0 }, { count: 1.5 }, { count: '1' }],
+    event => guard.logRateLimitEvent(event),
+    /^count of logRateLimitEvent/
+  )
+  each(
+    [{ route: 5 }, { route: 'x'.repeat(1001) }],
+    event => guard.logRateLimitEvent(event),
+    /^route of logRateLimitEvent/
+  )
   for (const [call, message] of wrong) await t.rejects(call(), { code: 'GUARD_ERR_ARGUMENT', message })
   t.same(await guard.getBlockedIPs(), [])
   t.same(await guard.getRateLimitEvents(), [])
@@ -134,7 +175,9 @@ t.test('wrong arguments are errors with words, on memory as on Redis', async t =
 t.test('what is called in Redis cannot be called by another name', async t => {
   const app = await guardedApp(t, { redis: server.url, nameSpace: 'inject:', ...patient })
   const { redisGuard: guard } = app
-  for (const key of ['{blocks}', 'inject:{blocks}', '../{blocks}', '{blocks}\r\nDEL inject:{blocks}', 'x'.repeat(1_000_000)]) {
+  for (const key of [
+    '{blocks}', 'inject:{blocks}', '../{blocks}', '{blocks}\r\nDEL inject:{blocks}', 'x'.repeat(1_000_000)
+  ]) {
     await guard.set(key, key)
     t.equal(await guard.get(key), key)
   }
@@ -162,7 +205,7 @@ t.test('keys that no text can hold do not poison the events, nor do long ones fi
   }
 })
 
-t.test('one host that changes its address within its network is one suspect, and one blocked range one event', async t => {
+t.test('a host that changes its address within its network is one suspect; a blocked range is one event', async t => {
   const app = await guardedApp(t, { max: 1, ...patient })
   app.get('/', async () => 'ok')
   for (let i = 0; i < 300; i++) await app.inject({ url: '/', remoteAddress: `2001:db8::${i.toString(16)}` })

@@ -1,4 +1,6 @@
-/** Memory and handles of a process that serves one random address after the other; `npm run bench:flat` does it longer. */
+/**
+ * Memory and handles of a process that serves one random address after the other; `npm run bench:flat` does it longer.
+ */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import t from 'tap'
@@ -12,7 +14,10 @@ t.setTimeout(600_000)
 /** The compiled one: it takes a process of its own, where nothing else keeps anything. */
 const program = inRepository('dist/bench/flat.js')
 
-/** As many requests as fill and empty what remembers 10,000 clients, so that each look sees it as full as the last one did. */
+/**
+ * As many requests as fill and empty what remembers 10,000 clients, so that each look sees it as full as the last one
+ * did.
+ */
 const step = 10_000
 const looks = size(2, 8)
 
@@ -24,7 +29,10 @@ for (const max of size(['1000,0'], ['1000', '0'])) {
   t.test(`max ${max}: heap and handles stay flat over requests from random addresses`, async t => {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
-    const args = ['--expose-gc', program, '--requests', `${looks * step}`, '--looks', `${looks}`, '--max', max, '--redis', `${server.port}`]
+    const args = [
+      '--expose-gc', program, '--requests', `${looks * step}`, '--looks', `${looks}`, '--max', max, '--redis',
+      `${server.port}`
+    ]
     const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: 500_000, killSignal: 'SIGKILL' })
     const seen = stdout.trim().split('\n').map(line => JSON.parse(line) as Look)
     t.equal(seen.length, looks + 1)

@@ -30,7 +30,9 @@ t.test('a table is aligned, and is Markdown', async t => {
 })
 
 t.test('options have defaults, and wrong ones are told by name', async t => {
-  t.same(readOptions([]), { json: false, rounds: 15, seconds: 1, connections: [8, 64, 256], only: undefined, scenario: undefined })
+  t.same(readOptions([]), {
+    json: false, rounds: 15, seconds: 1, connections: [8, 64, 256], only: undefined, scenario: undefined
+  })
   t.same(readOptions(['--connections', '1,2']).connections, [1, 2])
   t.throws(() => readOptions(['--rounds', '0']), /--rounds/)
   t.throws(() => readOptions(['--connections', '8,']), /--connections/)
@@ -39,11 +41,29 @@ t.test('options have defaults, and wrong ones are told by name', async t => {
 
 t.test('a goal is told with what was measured of it, and only then', async t => {
   const row = (variant: VariantName, p99Ms: number, ratios: Row['ratios']): Row => ({
-    variant, connections: 64, ratios, p99Ms, p50Ms: 1, requestsPerSecond: 1, cpuMicrosPerRequest: 1, redisMicrosPerRequest: 1, redisCommandsPerRequest: 1, refusedPercent: 0, failed: 0
+    variant,
+    connections: 64,
+    ratios,
+    p99Ms,
+    p50Ms: 1,
+    requestsPerSecond: 1,
+    cpuMicrosPerRequest: 1,
+    redisMicrosPerRequest: 1,
+    redisCommandsPerRequest: 1,
+    refusedPercent: 0,
+    failed: 0
   })
   const same = { requestsPerSecond: 1.7, cpuMicrosPerRequest: 0.5, redisMicrosPerRequest: 0.3 }
-  const rows = [row('plain-headers', 5, {}), row('fastify-redis', 4, {}), row('guard-everything', 6, { 'fastify-redis': same })]
-  const goals = goalsOf({ scenarios: [{ name: 'normal', title: '', pingMicros: 1, rows }], redisBytes: undefined, heap: undefined })
+  const rows = [
+    row('plain-headers', 5, {}),
+    row('fastify-redis', 4, {}),
+    row('guard-everything', 6, { 'fastify-redis': same })
+  ]
+  const goals = goalsOf({
+    scenarios: [{ name: 'normal', title: '', pingMicros: 1, rows }],
+    redisBytes: undefined,
+    heap: undefined
+  })
   t.same(goals.map(goal => [goal.measured, isReached(goal)]), [[1.7, true], [1.5, false], [0.3, false], [0.5, true]])
   t.match(renderGoals(goals), /requests\/s, to @fastify\/rate-limit on Redis +\| +1\.70 \| +>= 1\.60 \| +yes \|/)
 })

@@ -12,9 +12,13 @@ t.setTimeout(600_000)
 /** `npm test` has built what runs. */
 const program = inRepository('dist/chaos/index.js')
 
-/** One of each kind: a server that forgets, one that hangs, a bad line, other nodes that take over, and commands that fail. */
+/**
+ * One of each kind: a server that forgets, one that hangs, a bad line, other nodes that take over, and commands that
+ * fail.
+ */
 const chosen = [
-  'kill -9, back empty', 'SIGSTOP', 'connections reset every 50 ms', 'Sentinel fail-over', 'Cluster, a primary lost', 'out of memory'
+  'kill -9, back empty', 'SIGSTOP', 'connections reset every 50 ms', 'Sentinel fail-over', 'Cluster, a primary lost',
+  'out of memory'
 ]
 const names = size(chosen, faults.map(({ name }) => name))
 const [rate, seconds, atOnce] = [200, 1, size(3, 4)]
@@ -25,9 +29,12 @@ const commandTimeout = 900
 /** ms; times on a quiet machine are judged by the program itself, and what is never told is a miss. */
 const patienceMs = 30_000
 
-const args = ['--json', '--at-once', `${atOnce}`, '--seconds', `${seconds}`, '--rate', `${rate}`, '--timeout', `${commandTimeout}`]
+const args = [
+  '--json', '--at-once', `${atOnce}`, '--seconds', `${seconds}`, '--rate', `${rate}`, '--timeout', `${commandTimeout}`,
+  ...names.flatMap(name => ['--fault', `=${name}`])
+]
 // Where all is not as it must be, it fails and prints the same.
-const { stdout, stderr } = await promisify(execFile)(process.execPath, [program, ...args, ...names.flatMap(name => ['--fault', `=${name}`])], {
+const { stdout, stderr } = await promisify(execFile)(process.execPath, [program, ...args], {
   maxBuffer: 16 * 1024 * 1024
 }).catch((error: { stdout: string, stderr: string }) => error)
 

@@ -11,20 +11,53 @@ import { renderRows } from '../../chaos/report.js'
 
 const [warmMs, struckMs, noticedMs, backMs, usedAgainMs] = [1000, 2000, 2300, 5000, 5400]
 
-const fault: Play['fault'] = { name: 'made up', loss: 'nothing', seenByOne: false, holdMs: undefined, noticedBy: [0, 1], start: async () => { throw new Error('not played') } }
+const fault: Play['fault'] = {
+  name: 'made up',
+  loss: 'nothing',
+  seenByOne: false,
+  holdMs: undefined,
+  noticedBy: [0, 1],
+  start: async () => { throw new Error('not played') }
+}
 
 function answer (changes: Partial<Answered>): Answered {
   const dueMs = changes.dueMs ?? 1500
-  return { path: '/counted', client: '192.0.2.1', instance: 0, dueMs, answeredMs: dueMs + 2, status: 200, remaining: 10, ...changes }
+  return {
+    path: '/counted',
+    client: '192.0.2.1',
+    instance: 0,
+    dueMs,
+    answeredMs: dueMs + 2,
+    status: 200,
+    remaining: 10,
+    ...changes
+  }
 }
 
 function state (changes: Partial<InstanceState> = {}): InstanceState {
-  return { store: 'redis', switches: [{ atMs: noticedMs, store: 'memory', reason: 'gone' }, { atMs: usedAgainMs, store: 'redis', reason: undefined }], errors: [], stalls: [], journalEntries: 0, ...changes }
+  return {
+    store: 'redis',
+    switches: [
+      { atMs: noticedMs, store: 'memory', reason: 'gone' },
+      { atMs: usedAgainMs, store: 'redis', reason: undefined }
+    ],
+    errors: [],
+    stalls: [],
+    journalEntries: 0,
+    ...changes
+  }
 }
 
 /** One in which all is as it must be, but for the changes. */
-function played ({ answered = [], hanging = 0, ...changes }: Partial<Play> & { answered?: readonly Answered[], hanging?: number } = {}): Play {
-  const usual = [answer({ dueMs: 1500 }), answer({ dueMs: 2100, answeredMs: 2340 }), answer({ dueMs: 3000 }), answer({ dueMs: 1600, client: blockedClient, status: 403 })]
+function played (
+  { answered = [], hanging = 0, ...changes }: Partial<Play> & { answered?: readonly Answered[], hanging?: number } = {}
+): Play {
+  const usual = [
+    answer({ dueMs: 1500 }),
+    answer({ dueMs: 2100, answeredMs: 2340 }),
+    answer({ dueMs: 3000 }),
+    answer({ dueMs: 1600, client: blockedClient, status: 403 })
+  ]
   return {
     fault,
     load: { answered: [...usual, ...answered], hanging, stalls: [] },
@@ -42,7 +75,8 @@ function played ({ answered = [], hanging = 0, ...changes }: Partial<Play> & { a
   }
 }
 
-const passing = (count: number, changes: Partial<Answered>) => Array.from({ length: count }, () => answer({ dueMs: 3000, ...changes }))
+const passing = (count: number, changes: Partial<Answered>) =>
+  Array.from({ length: count }, () => answer({ dueMs: 3000, ...changes }))
 
 t.test('a play in which all is as it must be has no misses', async t => {
   const figures = figuresOf(played())
@@ -54,24 +88,64 @@ const misses: Record<string, { readonly play: Play, readonly what: RegExp, reado
   'a 500': { play: played({ answered: [answer({ status: 500 })] }), what: /^5xx: 1$/ },
   'a connection that broke': { play: played({ answered: [answer({ status: 0 })] }), what: /^unanswered: 1$/ },
   'a request that hangs': { play: played({ hanging: 2 }), what: /^unanswered: 2$/ },
-  'an error that nobody handled': { play: played({ instances: [state({ errors: ['boom'] }), state()] }), what: /^errors: 1$/ },
-  'a quota and one more with memory': { play: played({ answered: passing(limitedMax + 1, { path: '/memory' }) }), what: /^over the limit with memory: 1$/ },
+  'an error that nobody handled': {
+    play: played({ instances: [state({ errors: ['boom'] }), state()] }),
+    what: /^errors: 1$/
+  },
+  'a quota and one more with memory': {
+    play: played({ answered: passing(limitedMax + 1, { path: '/memory' }) }),
+    what: /^over the limit with memory: 1$/
+  },
   'more than was left with memory': {
-    play: played({ answered: [answer({ path: '/memory', remaining: 3 }), ...passing(5, { path: '/memory' })] }), what: /^over the limit with memory: 2$/
+    play: played({ answered: [answer({ path: '/memory', remaining: 3 }), ...passing(5, { path: '/memory' })] }),
+    what: /^over the limit with memory: 2$/
   },
   'more than max in all with share': {
-    play: played({ answered: [...passing(30, { path: '/share' }), ...passing(30, { path: '/share', instance: 1 })] }), what: /^over the limit with share: 10$/
+    play: played({ answered: [...passing(30, { path: '/share' }), ...passing(30, { path: '/share', instance: 1 })] }),
+    what: /^over the limit with share: 10$/
   },
-  'a counter that is off': { play: played({ countersOff: [{ key: 'a', counted: 7, least: 9, most: 9 }, { key: 'b', counted: 4, least: 1, most: 3 }] }), what: /^counters off: 3$/ },
-  'a block that is not there': { play: played({ missing: { blocks: ['a'], events: [], values: [] } }), what: /^blocks lost: 1$/ },
-  'a blocked client that was let in': { play: played({ answered: [answer({ client: blockedClient })] }), what: /^blocks lost: 1$/ },
-  'an event that is not there': { play: played({ missing: { blocks: [], events: ['a'], values: [] }, eventsOff: 2 }), what: /^events lost: 3$/ },
-  'a value that is not there': { play: played({ missing: { blocks: [], events: [], values: ['a'] } }), what: /^values lost: 1$/ },
-  'what Redis was never told': { play: played({ instances: [state({ journalEntries: 5 }), state()] }), what: /^untold: 5$/ },
+  'a counter that is off': {
+    play: played({
+      countersOff: [{ key: 'a', counted: 7, least: 9, most: 9 }, { key: 'b', counted: 4, least: 1, most: 3 }]
+    }),
+    what: /^counters off: 3$/
+  },
+  'a block that is not there': {
+    play: played({ missing: { blocks: ['a'], events: [], values: [] } }),
+    what: /^blocks lost: 1$/
+  },
+  'a blocked client that was let in': {
+    play: played({ answered: [answer({ client: blockedClient })] }),
+    what: /^blocks lost: 1$/
+  },
+  'an event that is not there': {
+    play: played({ missing: { blocks: [], events: ['a'], values: [] }, eventsOff: 2 }),
+    what: /^events lost: 3$/
+  },
+  'a value that is not there': {
+    play: played({ missing: { blocks: [], events: [], values: ['a'] } }),
+    what: /^values lost: 1$/
+  },
+  'what Redis was never told': {
+    play: played({ instances: [state({ journalEntries: 5 }), state()] }),
+    what: /^untold: 5$/
+  },
   'a Redis that is not used again': { play: played({ usedAgainMs: undefined }), what: /^Redis was not used again$/ },
-  'a slow answer that was due before the fault': { play: played({ answered: [answer({ dueMs: 1900, answeredMs: 2201 })] }), what: /^slowest while noticing: 301.0 ms/, isTime: true },
-  'a slow answer before the breaker opened': { play: played({ answered: [answer({ dueMs: 2050, answeredMs: 2351 })] }), what: /^slowest while noticing: 301.0 ms/, isTime: true },
-  'a slow answer afterwards': { play: played({ answered: [answer({ dueMs: 3000, answeredMs: 3013 })] }), what: /^slowest while away: 13.0 ms, above 12.0$/, isTime: true },
+  'a slow answer that was due before the fault': {
+    play: played({ answered: [answer({ dueMs: 1900, answeredMs: 2201 })] }),
+    what: /^slowest while noticing: 301.0 ms/,
+    isTime: true
+  },
+  'a slow answer before the breaker opened': {
+    play: played({ answered: [answer({ dueMs: 2050, answeredMs: 2351 })] }),
+    what: /^slowest while noticing: 301.0 ms/,
+    isTime: true
+  },
+  'a slow answer afterwards': {
+    play: played({ answered: [answer({ dueMs: 3000, answeredMs: 3013 })] }),
+    what: /^slowest while away: 13.0 ms, above 12.0$/,
+    isTime: true
+  },
   'a slow recovery': { play: played({ usedAgainMs: 6001 }), what: /^recovery: 1001.0 ms/, isTime: true },
   'what Redis was told late': { play: played({ toldMs: 1001 }), what: /^told: 1001.0 ms/, isTime: true }
 }
@@ -85,14 +159,20 @@ for (const [name, { play, what, isTime = false }] of Object.entries(misses)) {
 }
 
 t.test('where one instance is cut off alone, its part comes on top', async t => {
-  const answered = [...passing(limitedMax, { path: '/share' }), ...passing(limitedMax / 2, { path: '/share', instance: 1 })]
+  const answered = [
+    ...passing(limitedMax, { path: '/share' }),
+    ...passing(limitedMax / 2, { path: '/share', instance: 1 })
+  ]
   t.same(missesOf(figuresOf(played({ fault: { ...fault, seenByOne: true }, answered }))), [])
 })
 
 t.test('where Redis loses data, share may let in again what only one instance had heard of, and no more', async t => {
   const heard = [answer({ path: '/share', remaining: 10 }), answer({ path: '/share', instance: 1, remaining: 13 })]
   const playWith = (loss: Play['fault']['loss'], count: number): Play => {
-    return played({ fault: { ...fault, loss }, answered: [...heard, ...passing(count - heard.length, { path: '/share' })] })
+    return played({
+      fault: { ...fault, loss },
+      answered: [...heard, ...passing(count - heard.length, { path: '/share' })]
+    })
   }
   t.same(missesOf(figuresOf(playWith('everything', limitedMax + 3))), [])
   t.match(missesOf(figuresOf(playWith('everything', limitedMax + 4))), [{ what: 'over the limit with share: 1' }])
@@ -100,7 +180,11 @@ t.test('where Redis loses data, share may let in again what only one instance ha
 })
 
 t.test('what nobody noticed has no time without Redis, and lost events of before are not asked for', async t => {
-  const figures = figuresOf(played({ instances: [state({ switches: [] }), state({ switches: [] })], usedAgainMs: backMs, eventsOff: Number.NaN }))
+  const figures = figuresOf(played({
+    instances: [state({ switches: [] }), state({ switches: [] })],
+    usedAgainMs: backMs,
+    eventsOff: Number.NaN
+  }))
   t.match(figures, { slowestMs: { away: undefined, noticing: 240 }, recoveryMs: 0, eventsLost: 0 })
 })
 
@@ -110,13 +194,18 @@ t.test('time in which the machine did not run a process is nobody\'s fault', asy
   t.equal(lostBetween(stalls, 3100, 3200), 0)
   const slow = played({ answered: [answer({ dueMs: 3000, answeredMs: 3165 })] })
   t.equal(missesOf(figuresOf(slow)).length, 1)
-  const figures = figuresOf({ ...slow, instances: [state({ stalls: [{ fromMs: 3000, untilMs: 3160, lostMs: 160 }] }), state()] })
+  const figures = figuresOf({
+    ...slow,
+    instances: [state({ stalls: [{ fromMs: 3000, untilMs: 3160, lostMs: 160 }] }), state()]
+  })
   t.same(missesOf(figures), [])
   t.equal(figures.stalledMs, 160)
 })
 
 t.test('the table has a row for each fault, and says which is not as it must be', async t => {
-  const rows = [played(), played({ hanging: 1 })].map((play, i) => ({ fault: `fault ${i}`, figures: figuresOf(play), misses: missesOf(figuresOf(play)) }))
+  const rows = [played(), played({ hanging: 1 })].map((play, i) => {
+    return { fault: `fault ${i}`, figures: figuresOf(play), misses: missesOf(figuresOf(play)) }
+  })
   const lines = renderRows(rows).split('\n')
   t.equal(lines.length, 4)
   t.match(lines[2], /^\| fault 0 .* yes \|$/)
@@ -129,5 +218,7 @@ t.test('options', async t => {
   })
   t.match(readOptions(['--fault', 'a', '--fault', 'b', '--seconds', '0.5']), { names: ['a', 'b'], holdMs: 500 })
   t.match(readOptions(['--at-once', '3', '--timeout', '900']), { atOnce: 3, commandTimeout: 900 })
-  for (const wrong of ['0', '-1', 'x', '1e9']) t.throws(() => readOptions([`--rate=${wrong}`]), /--rate must be a number/)
+  for (const wrong of ['0', '-1', 'x', '1e9']) {
+    t.throws(() => readOptions([`--rate=${wrong}`]), /--rate must be a number/)
+  }
 })

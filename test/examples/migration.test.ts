@@ -38,8 +38,13 @@ interface Answer {
   readonly body: string
 }
 
-/** Requests that are alike, one for each status that they are to be answered with; a text among these says how long nothing happens. */
-type Series = readonly [title: string, request: `${string} ${string}`, ask: Ask, expected: readonly (number | `${number} ms`)[]]
+/**
+ * Requests that are alike, one for each status that they are to be answered with; a text among these says how long
+ * nothing happens.
+ */
+type Series = readonly [
+  title: string, request: `${string} ${string}`, ask: Ask, expected: readonly (number | `${number} ms`)[]
+]
 
 const draft = { shop: 'draft', options: { enableDraftSpec: true } }
 const manager = { authorization: 'Bearer manager' }
@@ -68,12 +73,14 @@ const script: readonly Series[] = [
 
   ['a body that does not fit is not counted in preHandler', 'POST /login', { payload: {} }, [400, 400, 400]],
   ['attempts of a user', 'POST /login', { from: '203.0.113.4', ...as('mallory') }, [200]],
-  ['... wherever they come from', 'POST /login', { from: '203.0.113.5', ...as('mallory') }, [200, 429, 403, '29999 ms', 403]],
+  ['... wherever they come from', 'POST /login', { from: '203.0.113.5', ...as('mallory') },
+    [200, 429, 403, '29999 ms', 403]],
   ['... and until the window has ended', 'POST /login', { from: '203.0.113.5', ...as('mallory') }, ['1 ms', 200]],
   ['... are not another one\'s', 'POST /login', { from: '203.0.113.5', ...as('alice') }, [200]],
   ['... nor of the plugin\'s limit', 'GET /quota', { from: '203.0.113.5' }, [200]],
 
-  ['who goes on asking', 'GET /search', { from: '203.0.113.6' }, [200, '4000 ms', 200, '1 ms', 429, '9000 ms', 429, '9999 ms', 429]],
+  ['who goes on asking', 'GET /search', { from: '203.0.113.6' },
+    [200, '4000 ms', 200, '1 ms', 429, '9000 ms', 429, '9999 ms', 429]],
   ['... goes on waiting', 'GET /search', { from: '203.0.113.6' }, ['10000 ms', 200, 200, 429]],
   ['who comes too early', 'GET /invoice.pdf', { from: '203.0.113.6' }, [200, 429, 429, 429, 429]],
   ['headers that are turned off', 'GET /till', { from: '203.0.113.6' }, [200, 429, 429, 403]],
@@ -94,7 +101,8 @@ const script: readonly Series[] = [
   ['404s by a limit of their own', 'GET /wp-login.php', { from: '203.0.113.10' }, [404, 404, 404, 429]],
   ['... of any method', 'POST /xmlrpc.php', { from: '203.0.113.10' }, [429]],
   ['... but none of who is on the allow list', 'GET /wp-login.php', { from: '198.51.100.7' }, [404, 404, 404, 404]],
-  ['404s of an encapsulated plugin by the plugin\'s limit', 'GET /partners/olds', { from: '203.0.113.11' }, [404, 404, 404]],
+  ['404s of an encapsulated plugin by the plugin\'s limit', 'GET /partners/olds', { from: '203.0.113.11' },
+    [404, 404, 404]],
   ['... which is that of found pages', 'GET /', { from: '203.0.113.11' }, [200, 200, 429]],
   ['... and the other way round', 'GET /partners/olds', { from: '203.0.113.11' }, [429]],
 
@@ -102,7 +110,8 @@ const script: readonly Series[] = [
   ['a partner\'s plan', 'GET /partners/orders', key('corner-store'), [200, 200, 429, 429]],
   ['... wherever it calls from', 'GET /partners/orders', { from: '203.0.113.12', ...key('corner-store') }, [403]],
   ['... and apart for another route', 'POST /partners/orders', key('corner-store'), [201, 201, 429]],
-  ['another partner\'s plan', 'GET /partners/orders', key('supermarket'), [200, 200, 200, 200, '9999 ms', 200, 429, '1 ms', 200]],
+  ['another partner\'s plan', 'GET /partners/orders', key('supermarket'),
+    [200, 200, 200, 200, '9999 ms', 200, 429, '1 ms', 200]],
   ['a plan of nothing', 'GET /partners/orders', key('late-payer'), [429, 429, 403]],
   ['a key that nobody knows', 'GET /partners/orders', key('nobody'), [200, 429]],
   ['a key that a function allows', 'GET /partners/orders', key('nightly-import'), [200, 200, 200]],
@@ -178,7 +187,11 @@ function unfold (series: readonly Series[]): Step[] {
         afterMs += parseInt(item)
         continue
       }
-      steps.push({ title: `${title}: ${request}`, request: { shop: 'usual', from: '203.0.113.99', ...ask, method, url, afterMs }, status: item })
+      steps.push({
+        title: `${title}: ${request}`,
+        request: { shop: 'usual', from: '203.0.113.99', ...ask, method, url, afterMs },
+        status: item
+      })
       afterMs = 0
     }
     return steps
@@ -192,7 +205,10 @@ function differing (side: keyof typeof packages): (Step & Pick<Difference, 'why'
   )))
 }
 
-/** Without NODE_OPTIONS, in which tap has its loaders; and without a REDIS_URL, with which ours would not be in memory. Log lines would stand between the answers. */
+/**
+ * Without NODE_OPTIONS, in which tap has its loaders; and without a REDIS_URL, with which ours would not be in memory.
+ * Log lines would stand between the answers.
+ */
 const env = { PATH: process.env['PATH'], HOME: process.env['HOME'], LOG_LEVEL: 'fatal' }
 
 async function ask (name: string, requests: readonly Request[]): Promise<Answer[]> {
@@ -235,7 +251,10 @@ t.test('a service is answered as it was with @fastify/rate-limit', async t => {
 
   const compared = theirs.slice(0, same.length)
   const tells = (name: string) => compared.filter(({ headers }) => headers[name] !== undefined).length
-  t.ok(tells('x-ratelimit-remaining') > 60 && tells('ratelimit-remaining') > 5 && tells('retry-after') > 20, 'there was something to compare')
+  t.ok(
+    tells('x-ratelimit-remaining') > 60 && tells('ratelimit-remaining') > 5 && tells('retry-after') > 20,
+    'there was something to compare'
+  )
 })
 
 t.test('a service is answered otherwise where that is meant', async t => {
@@ -249,7 +268,9 @@ t.test('a service is answered otherwise where that is meant', async t => {
 
 t.test('it starts, serves and ends as a program of its own with either', async t => {
   for (const name of Object.values(packages)) {
-    const program = new Program(process.execPath, ['--import', './test/support/import-as.mjs', 'dist/examples/migration.js'], {
+    const program = new Program(process.execPath, [
+      '--import', './test/support/import-as.mjs', 'dist/examples/migration.js'
+    ], {
       cwd: root, env: { ...env, IMPORT_AS: name, PORT: '0' }
     })
     t.teardown(async () => await program.stop('SIGKILL'))
@@ -268,14 +289,24 @@ t.test('it compiles with their types as it does with ours', async t => {
   const types = await realpath(join(root, 'node_modules/@fastify/rate-limit/types/index.d.ts'))
   await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({
     extends: join(root, 'tsconfig.json'),
-    compilerOptions: { noEmit: true, rootDir: root, typeRoots: [join(root, 'node_modules/@types')], paths: { 'fastify-redis-guard': [types] } },
+    compilerOptions: {
+      noEmit: true,
+      rootDir: root,
+      typeRoots: [join(root, 'node_modules/@types')],
+      paths: { 'fastify-redis-guard': [types] }
+    },
     files: [join(root, 'examples/migration.ts')],
     include: []
   }))
   const output = await new Promise<string>(resolve => {
     const tsc = join(root, 'node_modules/typescript/bin/tsc')
     // What it says on stdout is the result, whether or not it finds errors.
-    execFile(process.execPath, [tsc, '-p', folder, '--listFiles'], { cwd: root, env, maxBuffer: 16 * 1024 * 1024 }, (_, stdout) => resolve(stdout))
+    execFile(
+      process.execPath,
+      [tsc, '-p', folder, '--listFiles'],
+      { cwd: root, env, maxBuffer: 16 * 1024 * 1024 },
+      (_, stdout) => resolve(stdout)
+    )
   })
   t.ok(output.split('\n').includes(types), 'they are what was read', { output })
   t.same(output.split('\n').filter(line => line.includes('error TS')), [])

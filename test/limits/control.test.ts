@@ -18,10 +18,17 @@ import { until } from '../../tools/until.js'
 t.jobs = 4
 
 /** Nobody looks at the log. */
-const unwatched = { changeLog: new ChangeLog(() => {}), onTakenOver: () => {} }
+const unwatched = {
+  changeLog: new ChangeLog(() => {}),
+  onTakenOver: () => {},
+  forget: () => {},
+  onForeign: () => {},
+  now: Date.now
+}
 
 async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyInstance> {
-  const app = await guardedApp(t, { max: 10, timeWindow: '1 hour', commandTimeout: 10_000, resetTimeout: 100, ...options })
+  const app =
+    await guardedApp(t, { max: 10, timeWindow: '1 hour', commandTimeout: 10_000, resetTimeout: 100, ...options })
   const wasUsed = app.redisGuard.status.store === 'redis'
   app.get('/', async () => 'ok')
   app.get('/login', { config: { rateLimit: { max: 3, timeWindow: '1 minute' } } }, async () => 'ok')
@@ -51,9 +58,10 @@ async function hasLooked ({ redisGuard: { limits } }: FastifyInstance): Promise<
   limits.sync = sync
 }
 
-const maxOf = async (app: FastifyInstance, url = '/', remoteAddress = '198.51.100.1') => Number((await app.inject({ url, remoteAddress })).headers['x-ratelimit-limit'])
+const maxOf = async (app: FastifyInstance, url = '/', remoteAddress = '198.51.100.1') =>
+  Number((await app.inject({ url, remoteAddress })).headers['x-ratelimit-limit'])
 
-t.test('a limit that is set is in force here at once, on other instances within a second, and after a restart', { buffered: true }, async t => {
+t.test('a limit that is set applies here at once, on others soon, and after a restart', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const [first, second] = [await appWith(t, { redis: server.url }), await appWith(t, { redis: server.url })]
@@ -75,12 +83,15 @@ t.test('a limit that is set is in force here at once, on other instances within 
   t.equal(await maxOf(first, '/computed'), 4)
 })
 
-t.test('what is set while Redis is away is in force here, and on the others when it is back', { buffered: true }, async t => {
+t.test('a limit set while Redis is away applies here, and elsewhere when it is back', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
-  const [first, second] = [await appWith(t, { redis: { port: proxy.port }, commandTimeout: 500 }), await appWith(t, { redis: server.url })]
+  const [first, second] = [
+    await appWith(t, { redis: { port: proxy.port }, commandTimeout: 500 }),
+    await appWith(t, { redis: server.url })
+  ]
   await first.redisGuard.limits.set('GET:/login', { max: 5, timeWindow: '1 minute' })
   await until(async () => await maxOf(second, '/login') === 5)
   proxy.blackhole = true
@@ -107,7 +118,7 @@ t.test('a Redis that has lost its data is told again what is set', { buffered: t
   t.equal(await maxOf(app), 6)
 })
 
-t.test('of what was set the last stands, also where Redis comes back with an older snapshot', { buffered: true }, async t => {
+t.test('the last limit that was set stands, also after Redis loads an older snapshot', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const options = { redis: server.url, syncInterval: 50 }
@@ -124,12 +135,18 @@ t.test('of what was set the last stands, also where Redis comes back with an old
   const areLast = async (app: FastifyInstance) => await maxOf(app) === 10 && await maxOf(app, '/login') === 5
   for (const app of apps) await until(async () => await areLast(app))
   await server.kill()
-  for (const app of apps) await until(async () => { await app.redisGuard.get('x'); return app.redisGuard.status.store === 'memory' })
+  for (const app of apps) {
+    await until(async () => { await app.redisGuard.get('x'); return app.redisGuard.status.store === 'memory' })
+  }
   await server.restart()
-  await until(async () => (await client.get('guard:value:{redis-guard:limit:GET:/login}'))?.includes('"max":5') === true)
+  await until(async () => {
+    return (await client.get('guard:value:{redis-guard:limit:GET:/login}'))?.includes('"max":5') === true
+  })
   // Each of them has looked once more.
   for (const app of apps) await hasLooked(app)
-  for (const app of [...apps, await appWith(t, options)]) t.same([await maxOf(app), await maxOf(app, '/login')], [10, 5])
+  for (const app of [...apps, await appWith(t, options)]) {
+    t.same([await maxOf(app), await maxOf(app, '/login')], [10, 5])
+  }
 })
 
 t.test('what others have written there, and is no limit, changes none', { buffered: true }, async t => {
@@ -141,14 +158,19 @@ t.test('what others have written there, and is no limit, changes none', { buffer
   for (const text of ['x', '{}', 'null', '{"max":-1,"windowMs":5}', '{"max":9007199254740991,"windowMs":1000}']) {
     await client.set('guard:value:{redis-guard:limit:global}', text)
     const version = await client.incr('guard:value:{redis-guard:limits}')
-    await client.set('guard:value:{redis-guard:limit:GET:/login}', JSON.stringify({ max: version + 100, windowMs: 1000 }))
-    await until(async () => await maxOf(app, '/login') === version + 100 || (await client.incr('guard:value:{redis-guard:limits}')) < 0)
+    await client.set('guard:value:{redis-guard:limit:GET:/login}', JSON.stringify({
+      max: version + 100,
+      windowMs: 1000
+    }))
+    await until(async () => {
+      return await maxOf(app, '/login') === version + 100 || (await client.incr('guard:value:{redis-guard:limits}')) < 0
+    })
     t.equal(await maxOf(app), 10, text)
   }
 })
 
 for (const where of ['memory', 'redis'] as const) {
-  t.test(`peek tells how far a client is, and counts nothing; reset forgets its counters (${where})`, { buffered: true }, async t => {
+  t.test(`peek counts nothing; reset forgets the counters of a client (${where})`, { buffered: true }, async t => {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     const app = await appWith(t, { redis: where === 'redis' ? server.url : false })
@@ -157,7 +179,10 @@ for (const where of ['memory', 'redis'] as const) {
     await app.inject({ url: '/', remoteAddress: '2001:db8::2' })
     for (let i = 0; i < 2; i++) {
       const peeked = await limits.peek('2001:db8::7')
-      t.same(peeked.map(({ name, max, timeWindow, remaining }) => [name, max, timeWindow, remaining]), [['global', 10, 3_600_000, 9], ['GET:/login', 3, 60_000, 0]])
+      t.same(peeked.map(({ name, max, timeWindow, remaining }) => [name, max, timeWindow, remaining]), [
+        ['global', 10, 3_600_000, 9],
+        ['GET:/login', 3, 60_000, 0]
+      ])
       t.ok(peeked[1]!.retryAfterMs > 50_000 && peeked[0]!.retryAfterMs === 0)
     }
     t.equal(await limits.reset('2001:db8::'), true)
@@ -173,7 +198,9 @@ t.test('a reset while Redis is away is told to it afterwards', { buffered: true 
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const app = await appWith(t, { redis: { port: proxy.port }, commandTimeout: 500 })
-  const hits = async (count: number, remoteAddress: string) => { for (let i = 0; i < count; i++) await app.inject({ url: '/', remoteAddress }) }
+  const hits = async (count: number, remoteAddress: string) => {
+    for (let i = 0; i < count; i++) await app.inject({ url: '/', remoteAddress })
+  }
   await hits(4, '192.0.2.1')
   proxy.blackhole = true
   await until(async () => { await app.redisGuard.get('x'); return app.redisGuard.status.store === 'memory' })
@@ -184,7 +211,8 @@ t.test('a reset while Redis is away is told to it afterwards', { buffered: true 
   await hits(1, '192.0.2.1')
   proxy.blackhole = false
   await until(() => app.redisGuard.status.store === 'redis')
-  const left = async (key: string) => (await app.redisGuard.limits.peek(key)).find(({ name }) => name === 'global')!.remaining
+  const left = async (key: string) =>
+    (await app.redisGuard.limits.peek(key)).find(({ name }) => name === 'global')!.remaining
   t.same([await left('192.0.2.1'), await left('192.0.2.2')], [9, 10])
 })
 
@@ -193,9 +221,12 @@ t.test('wrong arguments are errors that say what is wrong', { buffered: true }, 
   const { limits } = app.redisGuard
   const fine = { max: 1, timeWindow: 1000 }
   const wrong: [() => Promise<unknown>, RegExp][] = [
-    [async () => await limits.set('none', fine), /the name of limits.set must be that of a limit, got "none"; limits.names lists them/],
-    [async () => await limits.set('global', { ...fine, max: -1 }), /max of limits.set must be a whole number >= 0, or Infinity, got -1/],
-    [async () => await limits.set('global', { ...fine, timeWindow: 'soon' }), /timeWindow of limits.set must be whole ms/],
+    [async () => await limits.set('none', fine),
+      /the name of limits.set must be that of a limit, got "none"; limits.names lists them/],
+    [async () => await limits.set('global', { ...fine, max: -1 }),
+      /max of limits.set must be a whole number >= 0, or Infinity, got -1/],
+    [async () => await limits.set('global', { ...fine, timeWindow: 'soon' }),
+      /timeWindow of limits.set must be whole ms/],
     [async () => await limits.set('global', undefined as never), /max of limits.set/],
     [async () => await limits.reset(5 as never), /the argument of limits.reset/],
     [async () => await limits.reset({} as never), /the argument of limits.reset/],
@@ -206,10 +237,13 @@ t.test('wrong arguments are errors that say what is wrong', { buffered: true }, 
   ]
   for (const [call, message] of wrong) await t.rejects(call(), { code: 'GUARD_ERR_ARGUMENT', message })
   const gcra = await guardedApp(t, { algorithm: 'gcra' })
-  await t.rejects(gcra.redisGuard.limits.set('global', { max: 2 ** 52, timeWindow: 1000 }), { code: 'GUARD_ERR_ARGUMENT', message: /below 2\^51/ })
+  await t.rejects(gcra.redisGuard.limits.set('global', { max: 2 ** 52, timeWindow: 1000 }), {
+    code: 'GUARD_ERR_ARGUMENT',
+    message: /below 2\^51/
+  })
 })
 
-t.test('limits that are added after others were read are as they were set, and none is forgotten with the data of Redis', { buffered: true }, async t => {
+t.test('limits added later are as they were set, also when Redis has lost its data', { buffered: true }, async t => {
   const keys = new Keys('control:')
   const shared = new MemoryStore({ keys, capacity: 100, maxEvents: 1, now: Date.now })
   const { limit } = resolveOptions({}, {})
@@ -217,8 +251,13 @@ t.test('limits that are added after others were read are as they were set, and n
   const start = (...names: string[]) => {
     const registry = new LimitRegistry()
     for (const name of names) registry.add(name, undefined, limit, clients)
-    const control = new LimitControl({ ...unwatched, registry, counters: shared.limits, values: shared.values, forget: () => {}, onForeign: () => {}, now: Date.now })
-    return { registry, control, sync: async () => await control.sync(() => true), max: (name: string) => registry.find(name)[0]!.inForce!.max }
+    const control = new LimitControl({ ...unwatched, registry, counters: shared.limits, values: shared.values })
+    return {
+      registry,
+      control,
+      sync: async () => await control.sync(() => true),
+      max: (name: string) => registry.find(name)[0]!.inForce!.max
+    }
   }
   const [one, two] = [start('a', 'b'), start('a', 'b')]
   await one.control.set('a', { max: 1, timeWindow: 1000 })
@@ -244,19 +283,25 @@ t.test('limits that are added after others were read are as they were set, and n
   for (const { max } of [one, two, late, fresh]) t.equal(max('a'), 1000)
 })
 
-t.test('a client is forgotten by limits that are computed, and looked at by the key that a function answers as it is', { buffered: true }, async t => {
+t.test('reset and peek know computed limits, and take the key of a keyGenerator', { buffered: true }, async t => {
   const app = await guardedApp(t, { max: () => 1, timeWindow: '1 hour' })
   app.get('/', async () => 'ok')
-  app.get('/key', { config: { rateLimit: { max: 1, keyGenerator: request => request.headers['x-key'] as string } } }, async () => 'ok')
+  app.get(
+    '/key',
+    { config: { rateLimit: { max: 1, keyGenerator: request => request.headers['x-key'] as string } } },
+    async () => 'ok'
+  )
   const key = '::ffff:203.0.113.7'
   const [first, byKey] = ['/', { url: '/key', headers: { 'x-key': key } }]
-  for (const request of [first, byKey]) t.same([(await app.inject(request)).statusCode, (await app.inject(request)).statusCode], [200, 429])
+  for (const request of [first, byKey]) {
+    t.same([(await app.inject(request)).statusCode, (await app.inject(request)).statusCode], [200, 429])
+  }
   t.equal((await app.redisGuard.limits.peek(key)).find(({ name }) => name === 'GET:/key')!.remaining, 0)
   t.same([await app.redisGuard.limits.reset('127.0.0.1'), await app.redisGuard.limits.reset({ key })], [true, true])
   for (const request of [first, byKey]) t.equal((await app.inject(request)).statusCode, 200)
 })
 
-t.test('limits that cannot be read from Redis stay as configured, which is logged once', { buffered: true }, async t => {
+t.test('limits that cannot be read from Redis stay as configured, with one log line', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const client = server.client()
@@ -274,10 +319,13 @@ t.test('limits that cannot be read from Redis stay as configured, which is logge
   await isUsed(other)
   await other.redisGuard.limits.set('global', { max: 5, timeWindow: 1000 })
   await until(async () => (await app.inject('/')).headers['x-ratelimit-limit'] === '5')
-  t.match(lines, [{ code: 'GUARD_WARN_FOREIGN_VALUE', msg: /^The key guard:value:\{redis-guard:limits\} in Redis holds a value/ }])
+  t.match(lines, [{
+    code: 'GUARD_WARN_FOREIGN_VALUE',
+    msg: /^The key guard:value:\{redis-guard:limits\} in Redis holds a value/
+  }])
 })
 
-t.test('an unexpected failure to read changed limits is logged once, and does not end the process', { buffered: true }, async t => {
+t.test('an unexpected failure to read limits is logged once and ends no process', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const lines: Record<string, unknown>[] = []
@@ -287,10 +335,13 @@ t.test('an unexpected failure to read changed limits is logged once, and does no
   let calls = 0
   app.redisGuard.limits.sync = async () => { throw new Error(`unexpected ${++calls}`) }
   await until(() => calls > 3)
-  t.match(lines, [{ msg: 'limits that were set at run time could not be read from Redis', err: { message: 'unexpected 1' } }])
+  t.match(lines, [{
+    msg: 'limits that were set at run time could not be read from Redis',
+    err: { message: 'unexpected 1' }
+  }])
 })
 
-t.test('a limit that is set to Infinity is none, on every instance and after a restart, until it is set otherwise', { buffered: true }, async t => {
+t.test('Infinity turns a limit off, everywhere and after a restart, until set again', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const [first, second] = [await appWith(t, { redis: server.url }), await appWith(t, { redis: server.url })]
@@ -314,16 +365,24 @@ t.test('a limit that is set to Infinity is none, on every instance and after a r
 
 t.test('a limit is not set to less than a request costs', { buffered: true }, async t => {
   const app = await guardedApp(t, { max: 100, cost: 10 })
-  await t.rejects(app.redisGuard.limits.set('global', { max: 5, timeWindow: 1000 }), { code: 'GUARD_ERR_ARGUMENT', message: /costs 10, and could never fit/ })
+  await t.rejects(app.redisGuard.limits.set('global', { max: 5, timeWindow: 1000 }), {
+    code: 'GUARD_ERR_ARGUMENT',
+    message: /costs 10, and could never fit/
+  })
   await app.redisGuard.limits.set('global', { max: 0, timeWindow: 1000 })
 })
 
 t.test('a client is looked at and forgotten by what each limit tells it apart by', { buffered: true }, async t => {
   const app = await guardedApp(t, { max: 5, timeWindow: '1 hour' })
   app.get('/wide', { config: { rateLimit: { max: 3, ipv6Subnet: 48 } } }, async () => 'ok')
-  app.get('/key', { config: { rateLimit: { max: 2, keyGenerator: request => request.headers['x-key'] as string } } }, async () => 'ok')
+  app.get(
+    '/key',
+    { config: { rateLimit: { max: 2, keyGenerator: request => request.headers['x-key'] as string } } },
+    async () => 'ok'
+  )
   const { limits } = app.redisGuard
-  const left = async (key: string) => Object.fromEntries((await limits.peek(key)).map(({ name, remaining }) => [name, remaining]))
+  const left = async (key: string) =>
+    Object.fromEntries((await limits.peek(key)).map(({ name, remaining }) => [name, remaining]))
   await app.inject({ url: '/wide', remoteAddress: '2001:db8:0:1::1' })
   await app.inject({ url: '/wide', remoteAddress: '2001:db8:0:2::1' })
   await app.inject({ url: '/key', remoteAddress: '2001:db8:0:1::1' })
@@ -345,8 +404,13 @@ t.test('what a store answers that is not Redis any more is not taken over', { bu
   memory.values.set('redis-guard:limit:global', '{"max":5,"windowMs":1000}', undefined)
   memory.values.set('redis-guard:limits', '1', undefined)
   const get = memory.values.get.bind(memory.values)
-  Object.assign(memory.values, { get: (key: string) => { if (key !== 'redis-guard:limits') isUsable = false; return get(key) } })
-  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
+  Object.assign(memory.values, {
+    get: (key: string) => {
+      if (key !== 'redis-guard:limits') isUsable = false
+      return get(key)
+    }
+  })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values })
   await control.sync(() => isUsable)
   t.equal(registry.changes().size, 0)
   await control.sync(() => isUsable)
@@ -369,7 +433,7 @@ t.test('a limit that is set while others are being read stays as it was set', { 
     return text
   }
   Object.assign(memory.values, { get: getLate })
-  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values })
   const looking = control.sync(() => true)
   await until(() => answer !== undefined)
   await control.set('global', { max: 7, timeWindow: 1000 })
@@ -386,7 +450,7 @@ t.test('a store that fails while limits are read fails the look, and changes not
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   Object.assign(memory.values, { get: async () => { throw new TypeError('a mistake') } })
-  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values })
   await t.rejects(control.sync(() => true), { message: 'a mistake' })
   t.equal(registry.changes().size, 0)
 })
@@ -397,7 +461,7 @@ t.test('a limit that is set while a lost one is written stays as it was set', { 
     registry.add(place, undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
-  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values })
   await control.set('a', { max: 5, timeWindow: 1000 })
   memory.values.del('redis-guard:limit:a')
   memory.values.set('redis-guard:limit:b', '{"max":6,"windowMs":1000}', undefined)
@@ -414,14 +478,25 @@ t.test('a limit that is set while a lost one is written stays as it was set', { 
   t.same([isSet, registry.changes().get('b')], [true, { max: 7, windowMs: 1000 }])
 })
 
-t.test('of two changes of a limit the later one stands, whatever the clocks say; one without a time counts as the earliest', { buffered: true }, async t => {
+t.test('the later of two changes of a limit wins; one without a time is the earliest', { buffered: true }, async t => {
   const key = 'redis-guard:limit:global'
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   const start = (nowMs: number) => {
     const registry = new LimitRegistry()
     registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
-    const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: text => t.fail(text), now: () => nowMs })
-    return { control, sync: async () => await control.sync(() => true), max: () => registry.find('global')[0]!.inForce!.max }
+    const control = new LimitControl({
+      ...unwatched,
+      registry,
+      counters: memory.limits,
+      values: memory.values,
+      onForeign: text => t.fail(text),
+      now: () => nowMs
+    })
+    return {
+      control,
+      sync: async () => await control.sync(() => true),
+      max: () => registry.find('global')[0]!.inForce!.max
+    }
   }
   const [ahead, slow] = [start(5000), start(1000)]
   const isEverywhere = async (max: number, what: string) => {
@@ -474,7 +549,7 @@ function manyLimits (count: number) {
     return get(key)
   }
   Object.assign(memory.values, { get: getLater })
-  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values, forget: () => {}, onForeign: () => {}, now: Date.now })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values: memory.values })
   return { registry, memory, control, asked }
 }
 
@@ -517,7 +592,7 @@ t.test('a version that is not of Redis any more is not taken over', { buffered: 
   t.equal(registry.changes().get('0')!.max, 6)
 })
 
-t.test('a version that cannot be read twice, such as a huge foreign value, is replaced', { buffered: true }, async t => {
+t.test('a version that cannot be read twice, as a huge foreign value, is replaced', { buffered: true }, async t => {
   const { registry, memory, control } = manyLimits(1)
   const get = memory.values.get.bind(memory.values)
   let isUsable = true
@@ -568,7 +643,9 @@ for (const where of ['in memory', 'on Redis', 'in an outage', 'on Redis after an
       const proxy = await TcpProxy.start(server.port)
       t.teardown(async () => await proxy.stop())
       const redis = where === 'in memory' ? false : { port: proxy.port }
-      const app = await guardedApp(t, { redis, nameSpace: `${i}:`, commandTimeout: 500, resetTimeout: 100, max: 3, timeWindow: '1 hour', ...way })
+      const app = await guardedApp(t, {
+        redis, nameSpace: `${i}:`, commandTimeout: 500, resetTimeout: 100, max: 3, timeWindow: '1 hour', ...way
+      })
       app.get('/', async () => 'ok')
       if (redis !== false) await isUsed(app)
       const statuses = async (count: number) => {
@@ -611,7 +688,15 @@ t.test('a limit that is raised elsewhere lets a client pass whose refusals are c
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   for (const [i, way] of waysToRefuse.entries()) {
-    const options = { redis: server.url, nameSpace: `${i}:`, max: 3, timeWindow: '1 hour', syncInterval: 50, commandTimeout: 10_000, ...way }
+    const options = {
+      redis: server.url,
+      nameSpace: `${i}:`,
+      max: 3,
+      timeWindow: '1 hour',
+      syncInterval: 50,
+      commandTimeout: 10_000,
+      ...way
+    }
     const apps = [await guardedApp(t, options), await guardedApp(t, options)]
     for (const app of apps) {
       app.get('/', async () => 'ok')
@@ -626,13 +711,16 @@ t.test('a limit that is raised elsewhere lets a client pass whose refusals are c
   }
 })
 
-t.test('limits that were set at run time are listed, with who and when, and announced by an instance that starts', { buffered: true }, async t => {
+t.test('the list says who set a limit and when; an instance announces it at start', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const first = await appWith(t, { redis: server.url })
   t.same(first.redisGuard.limits.list(), [])
   const before = Date.now()
-  await first.redisGuard.limits.set('GET:/login', { max: 7, timeWindow: '2 minutes' }, { reason: 'a flood', origin: 'an operator' })
+  await first.redisGuard.limits.set('GET:/login', { max: 7, timeWindow: '2 minutes' }, {
+    reason: 'a flood',
+    origin: 'an operator'
+  })
   const listed = first.redisGuard.limits.list()
   t.match(listed, [{ name: 'GET:/login', max: 7, timeWindow: 120_000, reason: 'a flood', origin: 'an operator' }])
   t.ok(listed[0]!.setAtMs! >= before && listed[0]!.setAtMs! <= Date.now())
@@ -660,7 +748,10 @@ t.test('a limit that an earlier release set is listed without who and when', { b
   t.teardown(() => client.disconnect())
   await client.set(new Keys('guard:').value('redis-guard:limit:global'), '{"max":7,"windowMs":1000}')
   const app = await appWith(t, { redis: server.url })
-  t.same(app.redisGuard.limits.list(), [{ name: 'global', max: 7, timeWindow: 1000, reason: '', origin: '', setAtMs: undefined }])
+  t.same(
+    app.redisGuard.limits.list(),
+    [{ name: 'global', max: 7, timeWindow: 1000, reason: '', origin: '', setAtMs: undefined }]
+  )
 })
 
 t.test('a change that Redis rejects is an error, and changes nothing', { buffered: true }, async t => {
@@ -669,7 +760,10 @@ t.test('a change that Redis rejects is an error, and changes nothing', { buffere
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
-  const app = await appWith(t, { redis: { port: server.port, username: 'guard', password: 'secret' }, syncInterval: 50 })
+  const app = await appWith(t, {
+    redis: { port: server.port, username: 'guard', password: 'secret' },
+    syncInterval: 50
+  })
   const { limits } = app.redisGuard
   await limits.set('global', { max: 5, timeWindow: '1 hour' })
   await admin.call('ACL', 'SETUSER', 'guard', '-set')
@@ -691,11 +785,12 @@ t.test('of two changes at once the later one stands, whichever is written first'
     if (key.includes('limit:')) await new Promise<void>(resolve => waiting.push(resolve))
     memory.values.set(key, text, undefined)
   }
-  const values = new Proxy(memory.values, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
+  const values =
+    new Proxy(memory.values, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
   const registry = new LimitRegistry()
   const settings = resolveOptions({}, {}).limit
   registry.add('global', undefined, settings.limits[0]!, { ipv6Subnet: 64, hasKeyGenerator: false })
-  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values, forget: () => {}, onForeign: () => {}, now: () => 1000 })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values, now: () => 1000 })
   const changes = [5, 6].map(async max => await control.set('global', { max, timeWindow: 1000 }))
   waiting[1]!()
   await changes[1]
@@ -714,10 +809,11 @@ t.test('a look does not write an older value over a change that is being written
     if (isHeld && key.includes('limit:')) await new Promise<void>(resolve => { go = resolve })
     memory.values.set(key, text, undefined)
   }
-  const values = new Proxy(memory.values, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
+  const values =
+    new Proxy(memory.values, { get: (target, name) => name === 'set' ? set : Reflect.get(target, name).bind(target) })
   const registry = new LimitRegistry()
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
-  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values, forget: () => {}, onForeign: () => {}, now: () => 1000 })
+  const control = new LimitControl({ ...unwatched, registry, counters: memory.limits, values, now: () => 1000 })
   await control.set('global', { max: 5, timeWindow: 1000 })
   isHeld = true
   const later = control.set('global', { max: 6, timeWindow: 1000 })
@@ -732,8 +828,14 @@ t.test('a look does not write an older value over a change that is being written
 t.test('who sets or resets a limit, and why, are texts', { buffered: true }, async t => {
   const { limits } = (await appWith(t, {})).redisGuard
   for (const wrong of [{ origin: 5 }, { reason: 'x'.repeat(1001) }] as never[]) {
-    await t.rejects(limits.set('global', { max: 1, timeWindow: 1000 }, wrong), { code: 'GUARD_ERR_ARGUMENT', message: /of limits\.set must be a text/ })
-    await t.rejects(limits.reset('global', wrong), { code: 'GUARD_ERR_ARGUMENT', message: /of limits\.reset must be a text/ })
+    await t.rejects(limits.set('global', { max: 1, timeWindow: 1000 }, wrong), {
+      code: 'GUARD_ERR_ARGUMENT',
+      message: /of limits\.set must be a text/
+    })
+    await t.rejects(limits.reset('global', wrong), {
+      code: 'GUARD_ERR_ARGUMENT',
+      message: /of limits\.reset must be a text/
+    })
   }
   t.same(limits.list(), [])
 })

@@ -19,7 +19,10 @@ t.test('each change is a line, and the others of a busy second are counted in on
   clock.tick(999)
   t.equal(lines.length, mostLines)
   clock.tick(1)
-  t.same(lines.slice(mostLines), [[{ changes: { blocked: 1000 - mostLines, unblocked: 1 } }, 'more changes in one second']])
+  t.same(lines.slice(mostLines), [[
+    { changes: { blocked: 1000 - mostLines, unblocked: 1 } },
+    'more changes in one second'
+  ]])
   log.note('limit set', { limit: 'global', reason: 'x'.repeat(1_000_000) })
   log.flush()
   t.same(lines.slice(mostLines + 1), [[{ change: { limit: 'global', reason: `${'x'.repeat(200)}...` } }, 'limit set']])
@@ -35,9 +38,25 @@ t.test('blocks and unblocks are logged with what, by whom and why', async t => {
   await redisGuard.unblockIP('192.0.2.1', { reason: 'a mistake', origin: 'an operator' })
   await redisGuard.unblockIP('192.0.2.1')
   t.same(changes(), [
-    { msg: 'blocked', ip: '192.0.2.1', until: new Date(block.expiresAtMs).toISOString(), reason: 'too many logins', origin: 'auto' },
+    {
+      msg: 'blocked',
+      ip: '192.0.2.1',
+      until: new Date(block.expiresAtMs).toISOString(),
+      reason: 'too many logins',
+      origin: 'auto'
+    },
     { msg: 'blocked', ip: '198.51.100.0/24', until: 'for good', reason: '', origin: 'api' },
-    { msg: 'blocked', ip: '198.51.100.0/24', until: 'for good', reason: '', origin: 'auto', stands: { reason: '', origin: 'api' } },
+    {
+      msg: 'blocked',
+      ip: '198.51.100.0/24',
+      until: 'for good',
+      reason: '',
+      origin: 'auto',
+      stands: {
+        reason: '',
+        origin: 'api'
+      }
+    },
     { msg: 'unblocked', ip: '192.0.2.1', wasBlocked: true, reason: 'a mistake', origin: 'an operator' },
     { msg: 'unblocked', ip: '192.0.2.1', wasBlocked: false, reason: '', origin: 'api' }
   ])
@@ -89,5 +108,7 @@ t.test('a plugin that refuses nothing says so once, as it starts', async t => {
     await guardedApp(t, options, logTo(lines, 'info'))
     return lines.filter(({ msg }) => /in shadow/.test(String(msg))).length
   }
-  t.same([await said({ shadow: true }), await said({ enforce: 0 }), await said({ enforce: 0.5 }), await said({})], [1, 1, 0, 0])
+  t.same([
+    await said({ shadow: true }), await said({ enforce: 0 }), await said({ enforce: 0.5 }), await said({})
+  ], [1, 1, 0, 0])
 })

@@ -22,7 +22,15 @@ t.test('decisions are published with who, what and where', async t => {
   app.get('/shadow', { config: { rateLimit: { max: 0, shadow: true } } }, async () => 'ok')
   await app.redisGuard.blockIP('192.0.2.0/24', 60)
   const heard = listen(t)
-  const about = { ip: '127.0.0.1', key: '127.0.0.1', limit: 'global', source: 'memory', method: 'GET', route: '/things/:id', shadow: false }
+  const about = {
+    ip: '127.0.0.1',
+    key: '127.0.0.1',
+    limit: 'global',
+    source: 'memory',
+    method: 'GET',
+    route: '/things/:id',
+    shadow: false
+  }
   await app.inject('/things/1')
   await app.inject('/things/2')
   await app.inject({ url: '/things/1', remoteAddress: '192.0.2.7' })

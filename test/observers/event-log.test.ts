@@ -1,12 +1,18 @@
 /** Refusals are gathered, merged and written behind; a slow store bounds neither their number nor a reader's wait. */
 import t from 'tap'
-import { EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite } from '../../lib/observers/event-log.js'
+import {
+  EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite
+} from '../../lib/observers/event-log.js'
 import type { RateLimitEvent } from '../../lib/store/event-store.js'
 import { mockMachinery } from '../support/fake-timers.js'
 
-const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
+const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent =>
+  ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
 
-/** A log over a store that remembers its writes, and answers each when `answer` says so; a write takes no time on its clock. */
+/**
+ * A log over a store that remembers its writes, and answers each when `answer` says so; a write takes no time on its
+ * clock.
+ */
 function watched (answer: (write: number) => Promise<void> = async () => {}, now = () => 0) {
   const writes: (readonly RateLimitEvent[])[] = []
   let dropped = 0
@@ -22,7 +28,10 @@ t.test('equal refusals are written as one event, with a count and the time of th
 })
 
 t.test('refusals that differ in anything but time are told apart', async t => {
-  const different: Partial<RateLimitEvent>[] = [{}, { type: 'blocked' }, { ip: '192.0.2.2' }, { ip: undefined }, { key: 'k' }, { limit: 'l' }, { method: 'GET' }, { route: '/r' }]
+  const different: Partial<RateLimitEvent>[] = [
+    {}, { type: 'blocked' }, { ip: '192.0.2.2' }, { ip: undefined }, { key: 'k' }, { limit: 'l' }, { method: 'GET' },
+    { route: '/r' }
+  ]
   const { log, writes } = watched()
   for (const given of different) log.add(event(given))
   await log.flush()
@@ -74,8 +83,14 @@ t.test('an address with many different refusals is counted to the last of them, 
   const [events] = writes as [RateLimitEvent[]]
   t.equal(dropped(), 0)
   t.equal(events.length, mostOfAddress + 2)
-  t.same(events.slice(0, mostOfAddress).map(({ key, count }) => [key, count]), Array.from({ length: mostOfAddress }, (_, i) => [`key ${i}`, 2]))
-  t.same(events.slice(mostOfAddress), [event({ atMs: mostOfAddress, count: 1000 - 2 * mostOfAddress }), event({ type: 'blocked' })])
+  t.same(
+    events.slice(0, mostOfAddress).map(({ key, count }) => [key, count]),
+    Array.from({ length: mostOfAddress }, (_, i) => [`key ${i}`, 2])
+  )
+  t.same(events.slice(mostOfAddress), [
+    event({ atMs: mostOfAddress, count: 1000 - 2 * mostOfAddress }),
+    event({ type: 'blocked' })
+  ])
 })
 
 t.test('writes one piece after the other, and a flush waits for all of them', async t => {
@@ -118,9 +133,11 @@ t.test('a round of slow writes ends after half a second, and drops what it has l
   t.same(writes.flat().map(({ ip }) => ip), Array.from({ length: 3 * mostPerWrite }, (_, i) => `ip ${i}`))
 })
 
-t.test('while a round is written, equal refusals are merged into one event of the next, however often it is asked for', async t => {
+t.test('while a round is written, equal refusals are merged into one event of the next round', async t => {
   let answer = () => {}
-  const { log, writes } = watched(async write => { if (write === 1) await new Promise<void>(resolve => { answer = resolve }) })
+  const { log, writes } = watched(async write => {
+    if (write === 1) await new Promise<void>(resolve => { answer = resolve })
+  })
   log.add(event({ ip: 'first' }))
   const flushed = [log.flush()]
   await new Promise(resolve => setImmediate(resolve))
@@ -143,7 +160,9 @@ t.test('an event that is logged is written at once, and finds room beside as man
 
 t.test('logged events beyond what may wait are counted as dropped', async t => {
   let answer = () => {}
-  const { log, writes, dropped } = watched(async write => { if (write === 1) await new Promise<void>(resolve => { answer = resolve }) })
+  const { log, writes, dropped } = watched(async write => {
+    if (write === 1) await new Promise<void>(resolve => { answer = resolve })
+  })
   const logged = [log.log(event())]
   await new Promise(resolve => setImmediate(resolve))
   for (let i = 0; i < mostPending + 3; i++) logged.push(log.log(event({ count: 2 })))
@@ -183,7 +202,9 @@ t.test('by the clock', async t => {
   t.test('a reader waits half a second at most for events that are being written', async t => {
     const clock = mockMachinery(t, 'setTimeout')
     let answer = () => {}
-    const { log, writes } = watched(async write => { if (write === 2) await new Promise<void>(resolve => { answer = resolve }) })
+    const { log, writes } = watched(async write => {
+      if (write === 2) await new Promise<void>(resolve => { answer = resolve })
+    })
     log.add(event())
     await log.settle()
     t.equal(writes.length, 1)

@@ -24,7 +24,9 @@ const patient = { commandTimeout: 30_000 }
 async function scrape (app: FastifyInstance, url = '/metrics'): Promise<ReadonlyMap<string, number>> {
   const { payload } = await app.inject(url)
   const lines = payload.split('\n').filter(line => line !== '' && !line.startsWith('#'))
-  return new Map(lines.map(line => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))]))
+  return new Map(lines.map(line => {
+    return [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))]
+  }))
 }
 
 t.test('counts every decision by limit, outcome and source', async t => {
@@ -52,7 +54,9 @@ t.test('counts every decision by limit, outcome and source', async t => {
     redis_guard_memory_keys: 2
   }
   for (const [name, value] of Object.entries(expected)) t.equal(series.get(name), value, name)
-  t.notOk([...series.keys()].some(name => name.startsWith('redis_guard_breaker_state') || name.startsWith('redis_guard_redis_up')), 'nothing of a Redis that is not there')
+  t.notOk([...series.keys()].some(name => {
+    return name.startsWith('redis_guard_breaker_state') || name.startsWith('redis_guard_redis_up')
+  }), 'nothing of a Redis that is not there')
   t.same(await scrape(app), series, 'a scrape counts nothing')
 })
 
@@ -150,7 +154,11 @@ t.test('what Redis does not tell is left out', async t => {
   const nothing = { info: '', slowLogLength: undefined }
   for (const { name, read } of infoMetrics) {
     t.equal(read(new Map(), nothing), undefined, name)
-    t.equal(read(new Map([['used_memory', 'x'], ['used_cpu_user', '1'], ['used_cpu_sys', 'x']]), nothing), undefined, name)
+    t.equal(
+      read(new Map([['used_memory', 'x'], ['used_cpu_user', '1'], ['used_cpu_sys', 'x']]), nothing),
+      undefined,
+      name
+    )
   }
 })
 
@@ -215,7 +223,7 @@ t.test('the option metrics', async t => {
     }
   })
 
-  t.test('of a registry that outlives the application: ours go with it; two at once are told apart by an error', async t => {
+  t.test('our metrics leave a registry that outlives the application; two at once are an error', async t => {
     const registry = new Registry()
     for (let round = 0; round < 2; round++) {
       const app = Fastify()
@@ -232,7 +240,11 @@ t.test('the option metrics', async t => {
     const options = { redis: server.url, nameSpace: 'off:', metrics: false, max: 1, timeWindow: '1 hour' } as const
     const app = await guardedApp(t, { ...options, ...patient })
     app.get('/', ok)
-    t.same([(await app.inject('/')).statusCode, (await app.inject('/')).statusCode, (await app.inject({ url: '/metrics', remoteAddress: '192.0.2.1' })).statusCode], [200, 429, 404])
+    t.same([
+      (await app.inject('/')).statusCode,
+      (await app.inject('/')).statusCode,
+      (await app.inject({ url: '/metrics', remoteAddress: '192.0.2.1' })).statusCode
+    ], [200, 429, 404])
     t.equal((await app.redisGuard.getRateLimitEvents()).length, 1)
   })
 })
@@ -242,7 +254,10 @@ t.test('a service that serves /metrics already', async t => {
     const registry = new Registry()
     const app = Fastify()
     t.teardown(async () => await app.close())
-    await app.register(metricsPlugin.default, { endpoint: '/metrics', defaultMetrics: { enabled: true, register: registry } })
+    await app.register(metricsPlugin.default, {
+      endpoint: '/metrics',
+      defaultMetrics: { enabled: true, register: registry }
+    })
     const { client } = (app as unknown as { metrics: { client: { register: Registry } } }).metrics
     t.teardown(() => client.register.clear())
     await app.register(redisGuard, { redis: false })
@@ -254,7 +269,8 @@ t.test('a service that serves /metrics already', async t => {
     t.teardown(async () => await app.close())
     app.get('/metrics', ok)
     await t.rejects(async () => await app.register(redisGuard, { redis: false }), {
-      code: 'GUARD_ERR_METRICS_ROUTE', message: /GET \/metrics is served by another plugin, too\. Set metrics: \{ path: '\/another' \}/
+      code: 'GUARD_ERR_METRICS_ROUTE',
+      message: /GET \/metrics is served by another plugin, too\. Set metrics: \{ path: '\/another' \}/
     })
   })
 

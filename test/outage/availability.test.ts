@@ -4,6 +4,7 @@
  */
 import t, { type Test } from 'tap'
 import { StoreUnavailableError } from '../../lib/errors.js'
+import { windowOf } from '../../lib/rules/fixed-window.js'
 import { SentError } from '../../lib/store/redis/sequence.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import { type Fallback, type Hit, outcomeOf, type Taken } from '../../lib/store/limit-store.js'
@@ -211,7 +212,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     const made = setUp(t)
     await made.isUp()
     made.redis.instance.fence = async () => { throw gone }
-    const state = { used: 3, previous: 0, atMs: Date.now() + 60_000 }
+    const state = windowOf(3, 0, Date.now() + 60_000)
     made.memory.limits.adopt({ key: 'client' }, check, state, Date.now())
     return { ...made, state }
   }

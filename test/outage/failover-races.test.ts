@@ -1,6 +1,7 @@
 /** What happens while something else is under way: Redis and the breaker are made up here, to answer exactly then. */
 import t, { type Test } from 'tap'
 import { parseAddress } from '../../lib/addresses/address.js'
+import { windowOf } from '../../lib/rules/fixed-window.js'
 import { StoreUnavailableError } from '../../lib/errors.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { Heartbeat } from '../../lib/store/redis/encodings/instance.js'
@@ -239,14 +240,14 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
 t.test('refusals that a Redis without its data did not take are told to it with the rest', async t => {
   const { breaker, redis, stores, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
-  const state = { used: 11, previous: 0, atMs: windowEndsAtMs }
+  const state = windowOf(11, 0, windowEndsAtMs)
   memory.limits.adopt({ key: 'client' }, { name: 'limit', limit, cost: 1 }, state, Date.now())
   breaker.up()
   await stores.availability.settle()
   redis.limits.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
   await stores.limits.countRefusals([{ client: 'client', name: 'limit', limit, window: state, count: 5 }])
   await stores.availability.settle()
-  t.match(redis.merged.at(-1), { known: { used: 11, previous: 0 }, counted: { used: 11, previous: 5 } })
+  t.match(redis.merged.at(-1), { known: state, counted: windowOf(11, 5, windowEndsAtMs) })
   t.equal(stores.availability.status.store, 'redis')
 })
 
@@ -266,7 +267,7 @@ t.test('as long as much comes meanwhile, it is told in further passes', async t 
 
 t.test('where nothing tells what Redis still knows, it is told all counters, a hundred at a time', async t => {
   const { breaker, redis, stores, memory, hit } = setUp(t)
-  const state = { used: 3, previous: 0, atMs: 60_000 }
+  const state = windowOf(3, 0, 60_000)
   for (let i = 0; i < 250; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   hit('client7')
   redis.instance.fence = async () => noNumbers
@@ -281,7 +282,7 @@ t.test('of several limits, those that would have let a refused hit pass are not 
   const narrow = defineLimit('fixed-window', 1, 60_000)
   const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
   for (const expected of [true, false]) t.equal((await takeOf(stores.limits, { key: 'client', checks })).accepted, expected)
-  t.match(journal.rest(), [{ counters: new Set([{ counted: { used: 1, previous: 1 } }, { counted: { used: 1 } }]) }])
+  t.match(journal.rest(), [{ counters: new Set([{ counted: { used: 1, refused: 1 } }, { counted: { used: 1 } }]) }])
   t.equal(breaker.usable, false)
 })
 
@@ -297,7 +298,7 @@ t.test('what is no failure of Redis is not answered from memory', async t => {
 
 t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
   const { breaker, memory, redis, stores } = setUp(t, 2000)
-  const state = { used: 3, previous: 0, atMs: 60_000 }
+  const state = windowOf(3, 0, 60_000)
   for (let i = 0; i < 1650; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
   redis.instance.fence = async () => noNumbers
   breaker.up()

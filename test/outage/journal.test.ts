@@ -1,11 +1,13 @@
 /** What Redis is to be told when it is back: in order, inside a bound, and nothing twice. */
 import t from 'tap'
+import { windowOf } from '../../lib/rules/fixed-window.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 import type { BeforeReset, CounterChunk, HitHere, RefusalsHere } from '../../lib/outage/counter-journal.js'
 import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/outage/journal.js'
 import type { BlockOperation } from '../../lib/store/block-store.js'
 import type { RateLimitEvent } from '../../lib/store/event-store.js'
+import { numbersOf, stateOf } from '../support/states.js'
 
 const limit = defineLimit('fixed-window', 100, 60_000)
 const nowMs = 1_700_000_000_000
@@ -21,7 +23,7 @@ function hit (key: string, left: HitHere['left'] = 'hit'): HitHere {
 }
 
 function refusals (key: string, count: number, endsAtMs = windowEndsAtMs): RefusalsHere {
-  return { key, limit, window: { used: 0, previous: 0, atMs: endsAtMs }, count }
+  return { key, limit, window: windowOf(0, 0, endsAtMs), count }
 }
 
 function sentIn (batch: number, state: LimitState): BeforeReset {
@@ -43,15 +45,23 @@ function contentsOf (chunk: Chunk): object {
 }
 
 function countersOf (chunks: readonly object[]): Record<string, number> {
-  type Counters = { readonly counters?: readonly { key: string, counted: { used: number, previous: number } }[] }
+  type Counters = { readonly counters?: readonly { key: string, counted: LimitState }[] }
   const counters = chunks.flatMap(chunk => (chunk as Counters).counters ?? [])
-  return Object.fromEntries(counters.map(({ key, counted }) => [key, counted.used + counted.previous]))
+  return Object.fromEntries(counters.map(({ key, counted }) => {
+    const [used, refused] = numbersOf(limit, counted)
+    return [key, used + refused]
+  }))
+}
+
+function usedOf (state: LimitState): number {
+  return numbersOf(limit, state)[0]
 }
 
 t.test('hits at one counter are one entry, on top of what was known', async t => {
   const { journal } = setUp()
-  const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
-  for (let i = 0; i < 3; i++) journal.addHit(hit('a'), i === 0 ? known : { ...known, used: 99 }, undefined)
+  const known = windowOf(5, 0, windowEndsAtMs)
+  const changed = windowOf(99, 0, windowEndsAtMs)
+  for (let i = 0; i < 3; i++) journal.addHit(hit('a'), i === 0 ? known : changed, undefined)
   journal.addHit(hit('b'), undefined, undefined)
   t.equal(journal.size, 2)
   t.equal(journal.has('a'), true)
@@ -67,15 +77,15 @@ t.test('a counter is told by the limit of its latest hit', async t => {
   journal.addHit(hit('a'), undefined, undefined)
   journal.addHit({ ...hit('a'), limit: changed, nowMs: windowEndsAtMs }, undefined, undefined)
   // What was counted before the change, and is given back after it, is no hit.
-  journal.addRefund({ key: 'a', limit, cost: 1 }, { used: 1, previous: 0, atMs: windowEndsAtMs }, undefined, undefined)
+  journal.addRefund({ key: 'a', limit, cost: 1 }, windowOf(1, 0, windowEndsAtMs), undefined, undefined)
   journal.sweep(windowEndsAtMs + 60_000)
-  const counted = { used: 1, previous: 0, atMs: windowEndsAtMs + 3_600_000 }
+  const counted = windowOf(1, 0, windowEndsAtMs + 3_600_000)
   t.match(journal.rest(), [{ counters: new Set([{ key: 'a', limit: changed, counted }]) }])
 })
 
 t.test('of the hits that were never answered, those count that did not run', async t => {
   const { journal } = setUp()
-  for (const batch of [5, 6, 7]) journal.addHit(hit('a'), { used: 10, previous: 0, atMs: windowEndsAtMs }, batch)
+  for (const batch of [5, 6, 7]) journal.addHit(hit('a'), windowOf(10, 0, windowEndsAtMs), batch)
   journal.addHit(hit('sent'), undefined, 5)
   t.equal(journal.size, 6, 'two counters, and four hits in doubt')
   journal.settle({ last: 5, next: 2 ** 32 })
@@ -151,7 +161,7 @@ t.test('a block that fails late came before the unblock that was begun after it'
 
 t.test('refusals are added where their window is the one that is known', async t => {
   const { journal } = setUp()
-  const known = { used: 100, previous: 0, atMs: windowEndsAtMs }
+  const known = windowOf(100, 0, windowEndsAtMs)
   journal.addRefusals(refusals('a', 7, windowEndsAtMs + 2), known, undefined)
   journal.addRefusals(refusals('a', 3), known, undefined)
   journal.addRefusals(refusals('b', 7, windowEndsAtMs - 60_000), known, undefined)
@@ -346,9 +356,9 @@ t.test('a counter whose window is over takes no room, and is not counted as drop
 t.test('a reset is kept like the use that it forgets', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   const { journal } = setUp(640)
-  const known = { used: 5, previous: 0, atMs: windowEndsAtMs }
+  const known = windowOf(5, 0, windowEndsAtMs)
   journal.addReset('a', quota, { state: known })
-  journal.addHit({ ...hit('a'), limit: quota }, { ...known, used: 0 }, undefined)
+  journal.addHit({ ...hit('a'), limit: quota }, windowOf(0, 0, windowEndsAtMs), undefined)
   for (let i = 0; i < 2000; i++) journal.addHit({ ...hit(`fresh${i}`), limit: quota }, undefined, undefined)
   t.match(countersOf(drain(journal)), { a: 1 })
 })
@@ -356,7 +366,7 @@ t.test('a reset is kept like the use that it forgets', async t => {
 t.test('a reset is kept until what it takes back has expired', async t => {
   const { journal } = setUp()
   const sliding = defineLimit('sliding-window', 5, 60_000)
-  journal.addReset('a', sliding, { state: { used: 5, previous: 0, atMs: nowMs } })
+  journal.addReset('a', sliding, { state: stateOf(sliding, 5, 0, nowMs) })
   journal.sweep(nowMs + 119_999)
   t.equal(journal.size, 1)
   journal.sweep(nowMs + 120_000)
@@ -393,7 +403,7 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   journal.addHit(hit('ran'), undefined, 5)
   journal.addHit(hit('never ran'), undefined, 6)
   journal.addHit(hit('unsure'), undefined, 101)
-  const known = { used: 100, previous: 0, atMs: windowEndsAtMs }
+  const known = windowOf(100, 0, windowEndsAtMs)
   for (const [key, batch] of [['refused and ran', 5], ['refused', 6], ['unsure, too', 101]] as const) journal.addRefusals(refusals(key, 3), known, batch)
   t.same(countersOf(drain(journal)), { 'never ran': 1, refused: 103 })
 })
@@ -401,7 +411,7 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
 t.test('refusals do not count a hit before them, which Redis may not have run, a second time', async t => {
   for (const last of [5, 6]) {
     const { journal } = setUp()
-    const known = (used: number) => ({ used, previous: 0, atMs: windowEndsAtMs })
+    const known = (used: number) => windowOf(used, 0, windowEndsAtMs)
     journal.addHit(hit('a', 'refusal'), known(140), 6)
     journal.addRefusals(refusals('a', 2), known(141), undefined)
     journal.settle({ last, next: 100 })
@@ -410,14 +420,14 @@ t.test('refusals do not count a hit before them, which Redis may not have run, a
     journal.addHit(hit('b'), undefined, 206)
     journal.addRefusals(refusals('b', 2), known(101), undefined)
     journal.settle({ last: last + 200, next: 300 })
-    t.match(drain(journal), [{ counters: [{ known: undefined, counted: { used: last === 5 ? 1 : 0, previous: 2 } }] }])
+    t.match(drain(journal), [{ counters: [{ known: undefined, counted: { used: last === 5 ? 1 : 0, refused: 2 } }] }])
   }
 })
 
 t.test('a hit that is given back is taken from what it was counted in, once', async t => {
   const { journal } = setUp()
-  const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
-  const over = { ...known, atMs: windowEndsAtMs + 60_000 }
+  const known = windowOf(10, 0, windowEndsAtMs)
+  const over = windowOf(10, 0, windowEndsAtMs + 60_000)
   journal.addRefund(hit('a'), known, known, undefined)
   journal.addRefund(hit('a'), over, known, undefined)
   journal.addRefund(hit('unknown'), known, undefined, undefined)
@@ -430,29 +440,29 @@ t.test('a hit that is given back is taken from what it was counted in, once', as
 
 t.test('a counter that is reset forgets what only might have run', async t => {
   const { journal } = setUp()
-  const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
+  const known = windowOf(10, 0, windowEndsAtMs)
   journal.addHit(hit('a'), known, 6)
-  journal.addReset('a', limit, { state: { ...known, used: 11 } })
+  journal.addReset('a', limit, { state: windowOf(11, 0, windowEndsAtMs) })
   journal.addHit(hit('fresh'), undefined, undefined)
-  journal.addReset('fresh', limit, { state: { ...known, used: 1 } })
+  journal.addReset('fresh', limit, { state: windowOf(1, 0, windowEndsAtMs) })
   journal.addReset('unknown', limit, undefined)
   journal.settle({ last: 5, next: 2 ** 32 })
   t.same(countersOf(drain(journal)), { a: 0 })
 })
 
 t.test('a reset that only might have run is sent where it has not; what was counted since is kept either way', async t => {
-  const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
+  const known = windowOf(10, 0, windowEndsAtMs)
   for (const [last, expected] of [[4, { known: 10, counted: 1 }], [5, { known: 0, counted: 1 }]] as const) {
     const { journal } = setUp()
     journal.addHit(hit('a'), known, undefined)
-    journal.addReset('a', limit, sentIn(5, { ...known, used: 11 }))
+    journal.addReset('a', limit, sentIn(5, windowOf(11, 0, windowEndsAtMs)))
     journal.addHit(hit('a'), undefined, undefined)
     journal.addReset('unknown', limit, undefined)
     t.equal(journal.size, 1)
     t.same(journal.next(1), [], 'not before it is decided')
     journal.settle({ last, next: 2 ** 32 })
     const [chunk] = journal.next(1) as readonly CounterChunk[]
-    t.same([...chunk!.counters].map(({ known, counted }) => ({ known: known!.used, counted: counted.used })), [expected])
+    t.same([...chunk!.counters].map(({ known, counted }) => ({ known: usedOf(known!), counted: usedOf(counted) })), [expected])
     journal.done(chunk!)
     journal.addReset('a', limit, sentIn(4, known))
     t.equal(journal.size, 0, 'one that fails after the recovery has run')
@@ -461,10 +471,10 @@ t.test('a reset that only might have run is sent where it has not; what was coun
 
 t.test('of several resets of a counter that might have run the last one decides', async t => {
   const { journal } = setUp()
-  const known = { used: 10, previous: 0, atMs: windowEndsAtMs }
+  const known = windowOf(10, 0, windowEndsAtMs)
   journal.addReset('a', limit, sentIn(5, known))
   journal.addReset('a', limit, sentIn(6, known))
   journal.settle({ last: 5, next: 2 ** 32 })
   const [chunk] = journal.next(1) as readonly CounterChunk[]
-  t.same([...chunk!.counters].map(({ known, counted }) => [known!.used, counted.used]), [[10, 0]])
+  t.same([...chunk!.counters].map(({ known, counted }) => [usedOf(known!), usedOf(counted)]), [[10, 0]])
 })

@@ -14,6 +14,7 @@ import { outcomeOf, type Taken } from '../../lib/store/limit-store.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
+import { stateOf } from '../support/states.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
@@ -112,7 +113,7 @@ t.test('a hit of a window that is over is not given back to the next one', async
   for (const [algorithm, passes] of [['fixed-window', 5], ['sliding-window', 6]] as const) {
     const { all: [a], pass, hit, takenBy } = setUp(algorithm, 20, 2)
     const first = a!.away(1)
-    const taken = takenBy('memory', { fits: true, state: { used: 1, previous: 0, atMs: first.nowMs } }, first.nowMs)
+    const taken = takenBy('memory', { fits: true, state: stateOf({ algorithm }, 1, 0, first.nowMs) }, first.nowMs)
     pass(algorithm === 'fixed-window' ? 60_000 : 60_001)
     for (let i = 0; i < 5; i++) t.equal(a!.away(1).accepted, true)
     a!.shares.refund(hit, taken, { instances: 2, outage: 1 })

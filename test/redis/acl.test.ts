@@ -50,7 +50,12 @@ async function startServer (t: Test, rules: readonly string[]): Promise<Place & 
   t.teardown(() => operator.disconnect())
   await operator.call('ACL', 'SETUSER', 'guard', ...rules)
   const { port } = server
-  return { port, redis: `redis://guard:password@127.0.0.1:${port}`, operators: [operator], signal: signal => server.signal(signal) }
+  return {
+    port,
+    redis: `redis://guard:password@127.0.0.1:${port}`,
+    operators: [operator],
+    signal: signal => server.signal(signal)
+  }
 }
 
 async function startWithSentinel (t: Test, rules: readonly string[]): Promise<Place> {
@@ -58,11 +63,20 @@ async function startWithSentinel (t: Test, rules: readonly string[]): Promise<Pl
   // Longer than our outage: there is no replica to go to.
   const sentinel = await Sentinel.start(place.port, 600_000)
   t.teardown(async () => await sentinel.stop())
-  return { ...place, redis: { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: sentinelName, username: 'guard', password: 'password' } }
+  return {
+    ...place,
+    redis: {
+      sentinels: [{ host: '127.0.0.1', port: sentinel.port }],
+      name: sentinelName,
+      username: 'guard',
+      password: 'password'
+    }
+  }
 }
 
 async function startCluster (t: Test, rules: readonly string[]): Promise<Place> {
-  const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '10000', '--maxmemory-policy', 'allkeys-lru'] })
+  const cluster =
+    await RedisCluster.start({ args: ['--cluster-node-timeout', '10000', '--maxmemory-policy', 'allkeys-lru'] })
   t.teardown(async () => await cluster.stop())
   const { servers } = cluster
   const operators = servers.map(server => server.client())
@@ -73,7 +87,10 @@ async function startCluster (t: Test, rules: readonly string[]): Promise<Place> 
   }
   const ids = await Promise.all(operators.map(async operator => String(await operator.call('CLUSTER', 'MYID'))))
   return {
-    redis: { cluster: servers.map(({ port }) => ({ host: '127.0.0.1', port })), redisOptions: { username: 'guard', password: 'password' } },
+    redis: {
+      cluster: servers.map(({ port }) => ({ host: '127.0.0.1', port })),
+      redisOptions: { username: 'guard', password: 'password' }
+    },
     operators,
     signal: signal => servers.forEach(server => server.signal(signal)),
     move: async (address, between) => {
@@ -122,9 +139,17 @@ async function instance (t: Test, { redis }: Place): Promise<FastifyInstance> {
   const app = await guardedApp(t, { redis, syncInterval: 20, commandTimeout: 2000, resetTimeout: 50 })
   for (const algorithm of algorithms) {
     for (const onOutage of outages) {
-      app.get(`/${algorithm}/${onOutage}`, { config: { rateLimit: { algorithm, onOutage, max: 2, timeWindow: '1 hour' } } }, async () => 'ok')
+      app.get(
+        `/${algorithm}/${onOutage}`,
+        { config: { rateLimit: { algorithm, onOutage, max: 2, timeWindow: '1 hour' } } },
+        async () => 'ok'
+      )
     }
-    app.get(`/${algorithm}/refund`, { config: { rateLimit: { algorithm, max: 5, timeWindow: '1 hour', countWhen: () => false } } }, async () => 'ok')
+    app.get(
+      `/${algorithm}/refund`,
+      { config: { rateLimit: { algorithm, max: 5, timeWindow: '1 hour', countWhen: () => false } } },
+      async () => 'ok'
+    )
   }
   return app
 }
@@ -278,7 +303,9 @@ t.test('a URL that names a database needs SELECT, and no more', async t => {
 })
 
 t.test('the line of a server has each command that a script names', async t => {
-  const named = [...Object.values(ofConnection), ...Object.values(ofStore)].flatMap(script => [...script.matchAll(/(?:call|read|reader|claim)\('([A-Z]+)'/g)].map(([, name]) => `+${name!.toLowerCase()}`))
+  const named = [...Object.values(ofConnection), ...Object.values(ofStore)].flatMap(script => {
+    return [...script.matchAll(/(?:call|read|reader|claim)\('([A-Z]+)'/g)].map(([, name]) => `+${name!.toLowerCase()}`)
+  })
   t.ok(named.length > 50)
   t.same(named.filter(command => !forServer.includes(command)), [])
 })

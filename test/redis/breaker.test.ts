@@ -120,7 +120,7 @@ t.test('closing while a probe is under way leaves no timer behind', async t => {
   t.equal(guarded.usable, false)
 })
 
-t.test('a connection that is not whole any more when the probe is answered is not used, until there is another one', async t => {
+t.test('a connection that broke before its probe was answered is not used until the next probe', async t => {
   const { connection, guarded } = setUp(t)
   connection.open()
   await once(connection, 'ready')

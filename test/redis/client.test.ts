@@ -52,7 +52,10 @@ for (const [how, make] of Object.entries(failing)) {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     const decide = make()
-    const app = await guardedApp(t, { redis: { ...at(server.port), reconnectOnError: decide.call as never }, ...patient })
+    const app = await guardedApp(t, {
+      redis: { ...at(server.port), reconnectOnError: decide.call as never },
+      ...patient
+    })
     const calls = decide.calls
     await t.rejects(app.redisGuard.client!.call('NOSUCHCOMMAND'))
     t.ok(decide.calls > calls)
@@ -109,7 +112,10 @@ t.test('a Sentinel that hangs is passed over: the next one is asked', async t =>
   hung.blackhole = true
   const redis = { sentinels: [at(hung.port), at(sentinel.port)], name: sentinelName }
   const app = await guardedApp(t, { redis, connectTimeout: 100, commandTimeout: 500 })
-  t.match(app.redisGuard.status, { store: 'memory', reason: 'Redis cannot be used (connection): no answer from the Sentinels yet' })
+  t.match(app.redisGuard.status, {
+    store: 'memory',
+    reason: 'Redis cannot be used (connection): no answer from the Sentinels yet'
+  })
   await until(() => app.redisGuard.status.store === 'redis')
   await app.close()
   // Those that tell of a failover are left as well.

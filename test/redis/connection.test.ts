@@ -1,4 +1,6 @@
-/** Connections of all kinds: what they are made from, how a start waits for them, and what a Cluster does to commands. */
+/**
+ * Connections of all kinds: what they are made from, how a start waits for them, and what a Cluster does to commands.
+ */
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
@@ -151,7 +153,7 @@ t.test('the redis option', async t => {
     t.match(await storeWith(t, `${server.url}/1`), { store: 'redis' })
   })
 
-  t.test('a client of the user is not closed with the app, nor left with our listeners; one of ours is closed', async t => {
+  t.test('closing the app leaves a client of the user open, without our listeners, and closes ours', async t => {
     const own = new Redis({ port, password })
     t.teardown(() => own.disconnect())
     await once(own, 'ready')
@@ -217,7 +219,9 @@ t.test('Cluster', async t => {
     for (const { statusCode } of await askFor(app, addresses)) t.equal(statusCode, 429)
     const client = app.redisGuard.client!
     const keys = addresses.map(address => `all:fixed-window:{${address}}:global`)
-    await until(async () => (await Promise.all(keys.map(async key => await client.get(key)))).every(counted => counted === '1:2'))
+    await until(async () => {
+      return (await Promise.all(keys.map(async key => await client.get(key)))).every(counted => counted === '1:2')
+    })
     for (let i = 0; i < 10; i++) await app.redisGuard.set(`key${i}`, i)
     t.equal(await app.redisGuard.get('key7'), '7')
     await app.redisGuard.blockIP('198.51.100.0/24', 60)
@@ -316,7 +320,8 @@ t.test('Cluster', async t => {
     const ids = await Promise.all(operators.map(async operator => String(await operator.call('CLUSTER', 'MYID'))))
     await operators[to]!.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', ids[from]!)
     await operators[from]!.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', ids[to]!)
-    const hung = (app.redisGuard.client as Cluster).nodes('master').find(({ options }) => options.port === nodes[to]!.port)!
+    const hung =
+      (app.redisGuard.client as Cluster).nodes('master').find(({ options }) => options.port === nodes[to]!.port)!
     let asked = 0
     const asking = hung.asking.bind(hung)
     hung.asking = () => {

@@ -1,4 +1,6 @@
-/** The function that gives user and password: when it is asked, what becomes of its answers, and that nobody reads them. */
+/**
+ * The function that gives user and password: when it is asked, what becomes of its answers, and that nobody reads them.
+ */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -71,7 +73,16 @@ t.test('it is asked before a unix socket and before TLS, too', async t => {
   const authority = await Authority.create(t)
   const { ca } = authority
   const path = join(folder, 'redis.sock')
-  const { port } = await startRedis(t, '--requirepass', secret, '--unixsocket', path, ...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no')
+  const { port } = await startRedis(
+    t,
+    '--requirepass',
+    secret,
+    '--unixsocket',
+    path,
+    ...tlsArguments(authority, await authority.issue()),
+    '--tls-auth-clients',
+    'no'
+  )
   for (const place of [{ path }, { port, tls: { ca } }, { url: `rediss://localhost:${port}`, tls: { ca } }]) {
     const app = await appOn(t, { ...place, credentials: () => ({ password: secret }) })
     t.match(app.redisGuard.status, { store: 'redis' }, Object.keys(place).join())
@@ -330,7 +341,12 @@ t.test('a password is in no log line, error, metric, status or warning', async t
   const lines: Record<string, unknown>[] = []
   const seen: unknown[] = [lines]
   const look = async (app: FastifyInstance) => {
-    seen.push((await app.inject('/')).body, app.redisGuard.status, app.redisGuard.warnings, (await app.inject('/metrics')).body)
+    seen.push(
+      (await app.inject('/')).body,
+      app.redisGuard.status,
+      app.redisGuard.warnings,
+      (await app.inject('/metrics')).body
+    )
     await app.redisGuard.rotate().catch((error: unknown) => seen.push(error))
   }
   const wrong = { username: 'app', password: secret }
@@ -354,6 +370,10 @@ t.test('a password is in no log line, error, metric, status or warning', async t
   const all = { depth: Infinity, showHidden: true, maxArrayLength: Infinity, maxStringLength: Infinity }
   for (const text of [...seen.map(value => JSON.stringify(value)), inspect(seen, all)]) t.notMatch(text, 'hunter2')
   const { client } = app.redisGuard
-  t.notMatch(inspect((client as Redis).options, { depth: Infinity, showHidden: true }), 'hunter2', "nor in ioredis' options, where a function gives it")
+  t.notMatch(
+    inspect((client as Redis).options, { depth: Infinity, showHidden: true }),
+    'hunter2',
+    "nor in ioredis' options, where a function gives it"
+  )
   t.notMatch(JSON.stringify((client as Redis).options), 'hunter2')
 })

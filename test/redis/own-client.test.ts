@@ -20,7 +20,7 @@ const versions = {
 }
 
 for (const [version, connect] of Object.entries(versions)) {
-  t.test(`a client of ioredis ${version} serves limits, blocks, events and values, goes away and comes back`, async t => {
+  t.test(`a client of ioredis ${version} serves limits, blocks, events and values, and comes back`, async t => {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     const redis = connect(server.port)
@@ -28,7 +28,10 @@ for (const [version, connect] of Object.entries(versions)) {
     t.teardown(() => redis.disconnect())
     await once(redis, 'ready')
     const options = { max: 2, timeWindow: '1 hour', connectTimeout: 60_000, commandTimeout: 60_000, resetTimeout: 100 }
-    const apps = [await guardedApp(t, { redis, ...options }), await guardedApp(t, { redis: server.url, ...options })] as const
+    const apps = [
+      await guardedApp(t, { redis, ...options }),
+      await guardedApp(t, { redis: server.url, ...options })
+    ] as const
     const limits: NamedLimitOptions[] = [
       { name: 'a', max: 1, timeWindow: '1 hour', algorithm: 'sliding-window' },
       { name: 'b', max: 2, timeWindow: '1 hour', algorithm: 'gcra' }

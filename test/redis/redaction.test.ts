@@ -22,7 +22,9 @@ async function repeatingServer (t: Test, wordsOf: (command: readonly string[]) =
     socket.on('data', data => {
       // Each command is a list of texts behind their lengths.
       const commands = data.toString().split(/\*\d+\r\n(?=\$)/).slice(1)
-      for (const command of commands) socket.write(`-${wordsOf(command.split(/\$\d+\r\n/).slice(1).map(part => part.slice(0, -2)))}\r\n`)
+      for (const command of commands) {
+        socket.write(`-${wordsOf(command.split(/\$\d+\r\n/).slice(1).map(part => part.slice(0, -2)))}\r\n`)
+      }
     })
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -34,9 +36,14 @@ async function repeatingServer (t: Test, wordsOf: (command: readonly string[]) =
 }
 
 const words: Readonly<Record<string, (command: readonly string[]) => string>> = {
-  'a list of arguments': ([name, ...rest]) => `ERR unknown command ${name} with ${rest.map(part => `'${part}'`).join(' ')}`,
-  'a URL': command => `ERR proxy: no route to redis://${command.slice(-2).map(encodeURIComponent).join(':')}@upstream:6379`,
-  'a URL in small letters': command => `ERR redis://${command.slice(-2).map(part => encodeURIComponent(part).replace(/%../g, found => found.toLowerCase())).join(':')}@upstream`,
+  'a list of arguments': ([name, ...rest]) =>
+    `ERR unknown command ${name} with ${rest.map(part => `'${part}'`).join(' ')}`,
+  'a URL': command =>
+    `ERR proxy: no route to redis://${command.slice(-2).map(encodeURIComponent).join(':')}@upstream:6379`,
+  'a URL in small letters': command => {
+    const encoded = (part: string) => encodeURIComponent(part).replace(/%../g, found => found.toLowerCase())
+    return `ERR redis://${command.slice(-2).map(encoded).join(':')}@upstream`
+  },
   JSON: command => `ERR denied ${JSON.stringify(command)}`,
   'WRONGPASS and the password': command => `WRONGPASS invalid username-password pair ${command.join(' ')}`
 }
@@ -46,8 +53,10 @@ const ways: Readonly<Record<string, (port: number) => RedisGuardOptions['redis']
   options: port => ({ port, username: user, password }),
   'a function': port => ({ port, credentials: () => ({ username: user, password }) }),
   'a Cluster': port => ({ cluster: [{ host: '127.0.0.1', port }], redisOptions: { username: user, password } }),
-  'a node of a Cluster': port => ({ cluster: [`redis://${encodeURIComponent(user)}:${encodeURIComponent(password)}@127.0.0.1:${port}`] }),
-  'a Sentinel': port => ({ sentinels: [{ host: '127.0.0.1', port }], name: 'main', sentinelUsername: user, sentinelPassword: password })
+  'a node of a Cluster': port =>
+    ({ cluster: [`redis://${encodeURIComponent(user)}:${encodeURIComponent(password)}@127.0.0.1:${port}`] }),
+  'a Sentinel': port =>
+    ({ sentinels: [{ host: '127.0.0.1', port }], name: 'main', sentinelUsername: user, sentinelPassword: password })
 }
 
 /** @throws where one of both is anywhere in it */
@@ -80,8 +89,16 @@ for (const [way, redisFor] of Object.entries(ways)) {
 t.test('credentials from the environment are in no log line, error or status', async t => {
   const port = await repeatingServer(t, words['a list of arguments']!)
   const before = { ...process.env }
-  Object.assign(process.env, { REDIS_URL: `redis://${user}@127.0.0.1:${port}`, REDIS_PASSWORD: password, REDIS_ENABLED: 'true' })
-  t.teardown(() => { for (const name of ['REDIS_URL', 'REDIS_PASSWORD', 'REDIS_ENABLED']) if (before[name] === undefined) delete process.env[name] })
+  Object.assign(process.env, {
+    REDIS_URL: `redis://${user}@127.0.0.1:${port}`,
+    REDIS_PASSWORD: password,
+    REDIS_ENABLED: 'true'
+  })
+  t.teardown(() => {
+    for (const name of ['REDIS_URL', 'REDIS_PASSWORD', 'REDIS_ENABLED']) {
+      if (before[name] === undefined) delete process.env[name]
+    }
+  })
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, { redis: undefined, connectTimeout: 300 }, logTo(lines, 'trace'))
   await until(() => app.redisGuard.status.reason!.includes('***'))
@@ -94,7 +111,11 @@ t.test("credentials of the user's own client are in no log line, error or status
   const node = `redis://${user}:${encodeURIComponent(password)}@127.0.0.1:${port}`
   const clients = [
     new Redis({ ...options, port, username: user, password }),
-    new Cluster([{ host: '127.0.0.1', port }], { ...options, clusterRetryStrategy: () => null, redisOptions: { username: user, password } }),
+    new Cluster([{ host: '127.0.0.1', port }], {
+      ...options,
+      clusterRetryStrategy: () => null,
+      redisOptions: { username: user, password }
+    }),
     new Cluster([node], { ...options, clusterRetryStrategy: () => null })
   ]
   for (const redis of clients) {
@@ -136,14 +157,20 @@ t.test('a long secret is redacted when it is cut off, contains another one, or i
   const redact = redactor(() => [long, 'pass', 'password', 'p\r\nq\ud800', '%41bcd'])
   t.equal(redact(`${long} and '${long.slice(0, 128)}' and ${long}${long}`), '*** and \'***\' and ******')
   t.equal(redact('the password is pass'), 'the *** is ***')
-  t.equal(redact('p\r\nq\ud800, p  q\ud800, p%0D%0Aq%EF%BF%BD, p%0d%0aq%ef%bf%bd, p\\r\\nq\\ud800'), '***, ***, ***, ***, ***')
+  t.equal(
+    redact('p\r\nq\ud800, p  q\ud800, p%0D%0Aq%EF%BF%BD, p%0d%0aq%ef%bf%bd, p\\r\\nq\\ud800'),
+    '***, ***, ***, ***, ***'
+  )
   t.equal(redact('Abcd, %41bcd'), '***, ***')
 })
 
 t.test('a secret of one to three characters is redacted only between quotes and in URLs', async t => {
   for (const short of ['3', '.*', 'a(b', 'é']) {
     const redact = redactor(() => [short])
-    t.equal(redact(`'${short}' "${short}" \`${short}\` redis://${short}:${short}@host //${short}@host`), "'***' \"***\" `***` redis://***:***@host //***@host")
+    t.equal(
+      redact(`'${short}' "${short}" \`${short}\` redis://${short}:${short}@host //${short}@host`),
+      "'***' \"***\" `***` redis://***:***@host //***@host"
+    )
     const readable = 'connect ECONNREFUSED 127.0.0.1:6333 after 3 ms, a(b and .* and é'
     t.equal(redact(readable), readable)
   }

@@ -67,7 +67,15 @@ t.test('a required Redis that is not there fails the start, whatever form the op
     const error = await failureOf(app, redis)
     t.type(error, RedisRequiredError, form)
     t.type(error, GuardError)
-    t.match(error, { code: 'GUARD_ERR_REDIS_REQUIRED', name: 'RedisRequiredError', message: /within 300 ms, .*: Redis cannot be used \(/ }, form)
+    t.match(
+      error,
+      {
+        code: 'GUARD_ERR_REDIS_REQUIRED',
+        name: 'RedisRequiredError',
+        message: /within 300 ms, .*: Redis cannot be used \(/
+      },
+      form
+    )
     await app.close()
   }))
 })
@@ -193,9 +201,16 @@ t.test('a Redis that is asked for and not used is a warning', async t => {
   const url = 'redis://:p@127.0.0.1:1'
   for (const variables of [
     { NODE_ENV: 'production' }, { REDIS_ENABLED: 'true' }, { REDIS_URL: url, NODE_ENV: 'staging' }, { REDIS_URL: url }
-  ] as Record<string, string>[]) t.same(await codesBy(t, variables), ['GUARD_WARN_REDIS_UNUSED'], JSON.stringify(variables))
+  ] as Record<string, string>[]) {
+    t.same(
+      await codesBy(t, variables),
+      ['GUARD_WARN_REDIS_UNUSED'],
+      JSON.stringify(variables)
+    )
+  }
   for (const variables of [
-    {}, { NODE_ENV: 'test' }, { NODE_ENV: 'development', REDIS_URL: url }, { NODE_ENV: 'production', REDIS_ENABLED: 'false', REDIS_URL: url },
+    {}, { NODE_ENV: 'test' }, { NODE_ENV: 'development', REDIS_URL: url },
+    { NODE_ENV: 'production', REDIS_ENABLED: 'false', REDIS_URL: url },
     { NODE_ENV: 'production', REDIS_URL: url }
   ] as Record<string, string>[]) t.same(await codesBy(t, variables), [], JSON.stringify(variables))
   t.same(await codesBy(t, { NODE_ENV: 'production' }, false), [])

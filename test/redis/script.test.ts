@@ -20,7 +20,11 @@ t.test('a Cluster without nodes fails, and one whose slots are not known yet ask
   const pipeline = () => ({ evalsha () {}, exec: async () => replies })
   const node = { options: { host: 'h', port: 1 }, pipeline } as unknown as Redis
   t.same(await script.runAll(clusterOf([node]), [call]), ['done'])
-  t.same(await script.runAll(clusterOf([node]), [call, call]), ['done', 'done, too'], 'calls of one node share a pipeline')
+  t.same(
+    await script.runAll(clusterOf([node]), [call, call]),
+    ['done', 'done, too'],
+    'calls of one node share a pipeline'
+  )
   t.same(await script.runAll(clusterOf([node], Array(16384).fill(['other:1'])), [call]), ['done'])
 })
 

@@ -60,7 +60,8 @@ t.test('a server is asked for by its name, and by none where only its address is
     [{ url: `REDISS://127.0.0.1:${port}`, tls }, undefined],
     [{ host: 'localhost', port, tls }, 'localhost'],
     // The dot at the end is no part of the name in TLS.
-    [{ host: 'redis.test.', port, tls: { ...tls, lookup: (host, options, done) => done(null, '127.0.0.1') } }, 'redis.test'],
+    [{ host: 'redis.test.', port, tls: { ...tls, lookup: (host, options, done) => done(null, '127.0.0.1') } },
+      'redis.test'],
     [{ port, tls }, 'localhost'],
     [{ host: 'localhost', port, tls: { ...tls, servername: undefined } }, 'localhost'],
     [{ host: 'localhost', port, credentials: () => ({ password: 'p' }), tls }, 'localhost']
@@ -101,7 +102,8 @@ t.test('Cluster', async t => {
       return (ranges as [number, number, [string]][][]).flat().every(([,, [known]]) => known === host)
     })
     const fronts = await Promise.all(cluster.servers.map(async ({ port }) => await frontOf(t, port)))
-    const natMap = Object.fromEntries(cluster.servers.map(({ port }, i) => [`${host}:${port}`, { host, port: fronts[i]!.port }]))
+    const natMap =
+      Object.fromEntries(cluster.servers.map(({ port }, i) => [`${host}:${port}`, { host, port: fronts[i]!.port }]))
     return { natMap, port: fronts[0]!.port, names: () => [...new Set(fronts.flatMap(({ names }) => names))] }
   }
 
@@ -111,7 +113,7 @@ t.test('Cluster', async t => {
     t.same(names(), ['localhost'])
   })
 
-  t.test('the first node is asked for by the name that it is given by, the others by what they are known by', async t => {
+  t.test('the first node is asked for by its given name, the others by the names they are known by', async t => {
     for (const operator of operators) await operator.config('SET', 'cluster-preferred-endpoint-type', 'ip')
     const { port, natMap, names } = await frontsAt(t, '127.0.0.1')
     await useRedis(t, { cluster: [`rediss://localhost:${port}`], natMap, redisOptions: { tls } })

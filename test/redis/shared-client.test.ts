@@ -27,7 +27,9 @@ const patience = { connectTimeout: 60_000, commandTimeout: 60_000, resetTimeout:
 /** Warnings of Node about too many listeners, while a test runs. */
 function leaksOf (t: Test): readonly string[] {
   const leaks: string[] = []
-  const listener = (warning: Error) => { if (warning.name === 'MaxListenersExceededWarning') leaks.push(warning.message) }
+  const listener = (warning: Error) => {
+    if (warning.name === 'MaxListenersExceededWarning') leaks.push(warning.message)
+  }
   process.on('warning', listener)
   t.teardown(() => process.off('warning', listener))
   return leaks
@@ -42,7 +44,9 @@ async function appWith (redis: Client, registrations: number): Promise<FastifyIn
   const app = Fastify()
   for (let i = 0; i < registrations; i++) {
     await app.register(async scope => {
-      await scope.register(redisGuard, { redis, nameSpace: `n${i}:`, max: 1, metrics: false, countWhen: () => false, ...patience })
+      await scope.register(redisGuard, {
+        redis, nameSpace: `n${i}:`, max: 1, metrics: false, countWhen: () => false, ...patience
+      })
       scope.get(`/${i}`, async () => 'ok')
     })
   }
@@ -59,7 +63,7 @@ const clients: readonly (readonly [name: string, make: () => Client])[] = [
 const registrations = 50
 
 for (const [name, make] of clients) {
-  t.test(`${name} has one listener for each event, however many registrations, and none once all are closed`, async t => {
+  t.test(`${name} has one listener for each event for all registrations, and none once all are closed`, async t => {
     const leaks = leaksOf(t)
     const client = make()
     t.teardown(() => client.disconnect())

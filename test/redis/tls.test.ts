@@ -1,4 +1,6 @@
-/** Redis over TLS: which certificates are trusted, what the guard says of the others, and how it comes back from them. */
+/**
+ * Redis over TLS: which certificates are trusted, what the guard says of the others, and how it comes back from them.
+ */
 import { X509Certificate } from 'node:crypto'
 import { lookup } from 'node:dns'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
@@ -107,7 +109,7 @@ t.test('a private authority is trusted by tls.ca or by NODE_EXTRA_CA_CERTS, and 
   await instance.stop()
 })
 
-t.test('a client certificate that Redis refuses: kind tls, nobody waits, and Redis is used when it is mended', async t => {
+t.test('a refused client certificate is of kind tls; nobody waits, and Redis is used once it is mended', async t => {
   const { url, operator } = await startTls(t)
   const { ca } = authority
   const refused: [what: string, reason: RegExp, tls: Tls][] = [
@@ -186,7 +188,7 @@ t.test('requests go on while the server certificate is replaced', async t => {
   t.same(await end(), [200])
 })
 
-t.test('a new client certificate in the same tls object is used by the next connection, once it fits its key', async t => {
+t.test('a new client certificate in the same tls object is used once it fits its key', async t => {
   const { url, operator } = await startTls(t)
   const own = { ...tls }
   const app = await appOn(t, { url, tls: own })
@@ -278,7 +280,10 @@ t.test('Cluster', async t => {
   const named = await authority.issue({ names: 'DNS:localhost' })
   const servername = 'localhost'
   const cluster = await RedisCluster.start({
-    args: [...tlsArguments(authority, named), '--cluster-announce-hostname', servername, '--cluster-preferred-endpoint-type', 'hostname'],
+    args: [
+      ...tlsArguments(authority, named), '--cluster-announce-hostname', servername, '--cluster-preferred-endpoint-type',
+      'hostname'
+    ],
     client: { tls: { ...tls, servername } }
   })
   t.teardown(async () => await cluster.stop())

@@ -34,7 +34,9 @@ const strategies = ['retryStrategy', 'clusterRetryStrategy', 'sentinelRetryStrat
 
 t.test('a delay before the next attempt is a number of ms that a timer can run, or an end of the attempts', async t => {
   for (const name of [...strategies, 'clusterNodeRetryStrategy']) {
-    for (const answer of [0, 1, 1.5, 2 ** 31 - 1, undefined, null, false]) t.equal(safe(name, () => answer, 1), answer, name)
+    for (const answer of [0, 1, 1.5, 2 ** 31 - 1, undefined, null, false]) {
+      t.equal(safe(name, () => answer, 1), answer, name)
+    }
   }
   const nonsense = [NaN, -1, Infinity, 2 ** 31, '100', true, {}, []].map(answer => () => answer)
   for (const given of [...nonsense, ...Object.values(failing)]) {
@@ -56,7 +58,9 @@ t.test('a natMap that fails or answers no address leaves the address as it is', 
   const place = { host: 'h', port: 1 }
   t.same(safe('natMap', () => place, 'a:1'), place)
   for (const none of [null, undefined]) t.equal(safe('natMap', () => none, 'a:1'), none)
-  const nonsense = [{}, 'h:1', 7, { host: 'h' }, { host: 'h', port: '1' }, { ...place, db: 3 }, [place]].map(answer => () => answer)
+  const nonsense = [{}, 'h:1', 7, { host: 'h' }, { host: 'h', port: '1' }, { ...place, db: 3 }, [place]].map(answer => {
+    return () => answer
+  })
   for (const given of [...nonsense, ...Object.values(failing)]) t.equal(safe('natMap', given, 'a:1'), null)
 })
 
@@ -64,7 +68,9 @@ t.test('a scaleReads that fails or answers none of the nodes leaves the first on
   const nodes = [{}, {}]
   t.equal(safe('scaleReads', () => nodes[1], nodes), nodes[1])
   t.same(safe('scaleReads', () => [nodes[1]], nodes), [nodes[1]])
-  for (const given of [() => undefined, () => 7, () => [], () => [{}], ...Object.values(failing)]) t.equal(safe('scaleReads', given, nodes), nodes[0])
+  for (const given of [() => undefined, () => 7, () => [], () => [{}], ...Object.values(failing)]) {
+    t.equal(safe('scaleReads', given, nodes), nodes[0])
+  }
 })
 
 t.test('a reconnectOnError may answer anything', async t => {
@@ -86,8 +92,13 @@ t.test('a certificate is trusted only by undefined, and refused with an error', 
 t.test('a pskCallback gives a key and an identity of a length that OpenSSL takes, or nothing', async t => {
   const answer = { psk: Buffer.alloc(16), identity: 'me' }
   t.equal(safeTls('pskCallback', () => answer, null), answer)
-  const nonsense = [7, null, {}, { ...answer, psk: 'k' }, { ...answer, psk: Buffer.alloc(257) }, { ...answer, identity: 7 }, { ...answer, identity: 'm'.repeat(129) }]
-  for (const given of [...nonsense.map(answer => () => answer), ...Object.values(failing)]) t.equal(safeTls('pskCallback', given, null), null)
+  const nonsense = [
+    7, null, {}, { ...answer, psk: 'k' }, { ...answer, psk: Buffer.alloc(257) }, { ...answer, identity: 7 },
+    { ...answer, identity: 'm'.repeat(129) }
+  ]
+  for (const given of [...nonsense.map(answer => () => answer), ...Object.values(failing)]) {
+    t.equal(safeTls('pskCallback', given, null), null)
+  }
 })
 
 t.test('other options stay as they are, except undefined ones of TLS', async t => {
@@ -102,7 +113,8 @@ async function found (wrap: typeof safe, name: string, given: unknown, ...args: 
 
 const answering = (...answer: unknown[]) => (...args: unknown[]) => { (args.at(-1) as Call)(...answer) }
 // What never answers is waited for, as with any lookup.
-const failingLookups = Object.fromEntries(Object.entries(failing).filter(([how]) => !how.startsWith('answers what throws')))
+const failingLookups =
+  Object.fromEntries(Object.entries(failing).filter(([how]) => !how.startsWith('answers what throws')))
 
 t.test('a dnsLookup answers a name or an address, once', async t => {
   t.same(await found(safe, 'dnsLookup', answering(null, '127.0.0.1', 4), 'h'), [null, '127.0.0.1', 4])
@@ -110,9 +122,14 @@ t.test('a dnsLookup answers a name or an address, once', async t => {
   t.match(await found(safe, 'dnsLookup', answering(new Error('no such name')), 'h'), [{ message: 'no such name' }])
   t.match(await found(safe, 'dnsLookup', answering('no such name'), 'h'), [{ message: 'dnsLookup failed' }])
   for (const nonsense of [undefined, '', 7, {}, ['127.0.0.1']]) {
-    t.match(await found(safe, 'dnsLookup', answering(null, nonsense), 'h'), [{ message: 'dnsLookup answered what is no address' }])
+    t.match(
+      await found(safe, 'dnsLookup', answering(null, nonsense), 'h'),
+      [{ message: 'dnsLookup answered what is no address' }]
+    )
   }
-  for (const [how, given] of Object.entries(failingLookups)) t.type((await found(safe, 'dnsLookup', given, 'h'))[0], Error, how)
+  for (const [how, given] of Object.entries(failingLookups)) {
+    t.type((await found(safe, 'dnsLookup', given, 'h'))[0], Error, how)
+  }
   const answers: unknown[] = []
   const twice = (host: unknown, done: Call) => {
     done(null, 'a')
@@ -126,8 +143,14 @@ t.test('a dnsLookup answers a name or an address, once', async t => {
 t.test('a resolveSrv answers records', async t => {
   const record = { name: 'h', port: 1, priority: 0, weight: 0 }
   t.same(await found(safe, 'resolveSrv', answering(null, [record]), 'h'), [null, [record]])
-  for (const nonsense of [undefined, [], {}, [7], [{ ...record, port: '1' }], [{ ...record, weight: NaN }], [{ ...record, priority: -1 }], [{ ...record, name: '' }]]) {
-    t.match(await found(safe, 'resolveSrv', answering(null, nonsense), 'h'), [{ message: 'resolveSrv answered what is no address' }])
+  for (const nonsense of [
+    undefined, [], {}, [7], [{ ...record, port: '1' }], [{ ...record, weight: NaN }], [{ ...record, priority: -1 }],
+    [{ ...record, name: '' }]
+  ]) {
+    t.match(
+      await found(safe, 'resolveSrv', answering(null, nonsense), 'h'),
+      [{ message: 'resolveSrv answered what is no address' }]
+    )
   }
   t.type((await found(safe, 'resolveSrv', resolveSrv, 'name.invalid'))[0], Error)
 })
@@ -141,7 +164,10 @@ t.test('a lookup answers one address, or all of them where Node asks for all', a
   t.same((await found(safeTls, 'lookup', lookup, 'localhost', { all: true, family: 4 })), [null, one])
   for (const options of [{}, { all: true }]) {
     for (const nonsense of [undefined, 'name', 7, [], [7], [{ address: 'name' }]]) {
-      t.match(await found(safeTls, 'lookup', answering(null, nonsense), 'h', options), [{ message: 'lookup answered what is no address' }])
+      t.match(
+        await found(safeTls, 'lookup', answering(null, nonsense), 'h', options),
+        [{ message: 'lookup answered what is no address' }]
+      )
     }
   }
 })
@@ -174,9 +200,10 @@ async function sideBySide<Way> (
     await t.test(how, { buffered: true }, async t => await each(t, way))))
 }
 
-t.test('a checkServerIdentity or a lookup that fails is a failure of the connection, to a server and to Sentinels', async t => {
+t.test('a checkServerIdentity or lookup that fails is a failed connection, to a server or Sentinels', async t => {
   const authority = await Authority.create(t)
-  const server = await RedisServer.start(...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no')
+  const server =
+    await RedisServer.start(...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no')
   t.teardown(async () => await server.stop())
   const { ca } = authority
   const checks = { ...failing, 'answers true': () => true }

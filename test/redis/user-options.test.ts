@@ -33,7 +33,8 @@ const ports: Ports = { server: server.port, node: cluster.servers[0]!.port, sent
 
 /** With these nobody is reached, or Redis or TLS refuses: memory answers, and the status says why. */
 const mayBeAway = new Set([
-  'host', 'path', 'username', 'password', 'tls', 'ca', 'cert', 'crl', 'key', 'pfx', 'servername', 'ciphers', 'sigalgs', 'ecdhCurve',
+  'host', 'path', 'username', 'password', 'tls', 'ca', 'cert', 'crl', 'key', 'pfx', 'servername', 'ciphers', 'sigalgs',
+  'ecdhCurve',
   'secureProtocol', 'clientCertEngine', 'privateKeyEngine', 'privateKeyIdentifier', 'lookup'
 ])
 
@@ -64,7 +65,9 @@ async function startCase (t: Test, redis: object, option: string, kind: string):
 for (const [form, { redis, taken }] of Object.entries(forms)) {
   t.test(`each odd value that an option ${form} takes leaves the application well`, async t => {
     const isTls = form === 'redis.tls.'
-    const right = Object.entries(taken).flatMap(([option, kinds]) => kinds.split(' ').map(kind => [option, kind] as const))
+    const right = Object.entries(taken).flatMap(([option, kinds]) => {
+      return kinds.split(' ').map(kind => [option, kind] as const)
+    })
     const all = await Promise.all(right.map(async ([option, kind]) => {
       const options = { ...(isTls ? tls.tls : {}), [option]: values[kind] }
       return await startCase(t, redis(options, isTls ? { ...ports, server: tlsServer.port } : ports), option, kind)
@@ -112,7 +115,13 @@ t.test('common options of every kind are passed on, and Redis is used', async t 
   const right: RedisOption[] = [
     { port: server.port, db: 3, ...common } as RedisOption,
     { url: `${server.url}/3`, ...common } as RedisOption,
-    { sentinels: [{ host: '127.0.0.1', port: sentinel.port }], name: 'main', db: 3, sentinelRetryStrategy: () => 100, ...common } as RedisOption,
+    {
+      sentinels: [{ host: '127.0.0.1', port: sentinel.port }],
+      name: 'main',
+      db: 3,
+      sentinelRetryStrategy: () => 100,
+      ...common
+    } as RedisOption,
     { cluster: [`127.0.0.1:${ports.node}`], scaleReads: 'master', redisOptions: ofNodes } as RedisOption
   ]
   const patience = { connectTimeout: 60_000, commandTimeout: 60_000 }

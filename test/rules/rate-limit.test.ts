@@ -1,9 +1,11 @@
 /** The rules of each algorithm by themselves, on a clock that the test sets. */
 import fc from 'fast-check'
 import t from 'tap'
+import { windowOf } from '../../lib/rules/fixed-window.js'
 import { algorithms, defineLimit, excesses, isChanged, longestWindowMs, ruleOf, takeAll, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
-import type { LimitState } from '../../lib/rules/rule.js'
+import type { Encoded, LimitState } from '../../lib/rules/rule.js'
 import { randomFrom } from '../support/random.js'
+import { numbersOf, stateOf } from '../support/states.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -122,7 +124,7 @@ t.test('fixed-window', async t => {
     const limit = defineLimit('fixed-window', 2, 1000)
     let state: LimitState | undefined
     for (let i = 0; i < 5; i++) state = ruleOf(limit).take(state, 1000 + i, limit, 1).state
-    t.same(state, { used: 2, previous: 3, atMs: 2000 })
+    t.same(state, windowOf(2, 3, 2000))
   })
 
   t.test('a window that was shortened meanwhile ends no later than a new one', async t => {
@@ -137,7 +139,7 @@ t.test('fixed-window', async t => {
     const lengths: number[] = []
     for (let i = 0; i < 200; i++) {
       state = ruleOf(limit).take(state, 100, limit, 1).state
-      lengths.push(state.atMs - 100)
+      lengths.push(ruleOf(limit).expiresAtMs(state, limit) - 100)
     }
     t.same(lengths.slice(0, 6), [1000, 2000, 4000, 8000, 10_000, 10_000])
     t.ok(lengths.slice(4).every(length => length === 10_000))
@@ -146,7 +148,8 @@ t.test('fixed-window', async t => {
   })
 
   t.test('a backoff is capped at a day by default, or at its window where that is longer', async t => {
-    const lengthAfter = (limit: Limit) => ruleOf(limit).take({ used: 1, previous: 2000, atMs: 10 }, 0, limit, 1).state.atMs
+    const lengthAfter = (limit: Limit) =>
+      ruleOf(limit).expiresAtMs(ruleOf(limit).take(windowOf(1, 2000, 10), 0, limit, 1).state, limit)
     t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'backoff' })), 86_400_000)
     t.equal(lengthAfter(defineLimit('fixed-window', 1, 90_000_000, { excess: 'backoff' })), 90_000_000)
     t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'backoff', maxBackoffMs: 1000 })), 60_000)
@@ -156,12 +159,12 @@ t.test('fixed-window', async t => {
   t.test('a window that ends beyond the cap of a backoff is shortened to it, whether the next hit fits or not', async t => {
     const limit = defineLimit('fixed-window', 2, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
     for (const used of [1, 2]) {
-      const outcome = ruleOf(limit).take({ used, previous: 40, atMs: 2 ** 40 }, 500, limit, 1)
+      const outcome = ruleOf(limit).take(windowOf(used, 40, 2 ** 40), 500, limit, 1)
       t.equal(outcome.fits, used === 1)
       t.ok(isChanged(outcome))
-      t.equal(outcome.state.atMs, 10_500)
+      t.equal(ruleOf(limit).expiresAtMs(outcome.state, limit), 10_500)
     }
-    t.equal(ruleOf(limit).explain({ used: 2, previous: 40, atMs: 2 ** 40 }, 500, limit).retryAfterMs, 10_000)
+    t.equal(ruleOf(limit).explain(windowOf(2, 40, 2 ** 40), 500, limit).retryAfterMs, 10_000)
   })
 })
 
@@ -197,7 +200,7 @@ t.test('gcra', async t => {
     const first = ruleOf(limit).take(undefined, 0, limit, 1)
     const second = ruleOf(limit).take(first.state, 600, limit, 1)
     t.same([first.fits, second.fits], [true, true])
-    t.same(ruleOf(limit).explain(second.state, 700, limit), { remaining: 0, resetMs: 1000, retryAfterMs: 1000 })
+    t.same(ruleOf(limit).explain(second.state, 700, limit), { remaining: 0, resetMs: 1000, retryAfterMs: 1000, refusals: 0 })
     t.same([600, 1599, 1600].map(nowMs => ruleOf(limit).take(second.state, nowMs, limit, 1).fits), [false, false, true])
     t.equal(ruleOf(limit).expiresAtMs(second.state, limit), 1600)
   })
@@ -222,11 +225,11 @@ t.test('several limits', async t => {
       states = judged.map(({ outcome }) => outcome.state)
     }
     t.same(passed, [true, true, false, false])
-    t.same(states.map(state => state!.used), [2, 2])
+    t.same(states, [stateOf(perSecond.limit, 2, 0, 1000), windowOf(2, 0, 3_601_000)])
   })
 
   t.test('the limit that refuses is the one that does not fit', async t => {
-    const full = { used: 3, previous: 0, atMs: 9999 }
+    const full = windowOf(3, 0, 9999)
     const { judged } = takeAll([{ check: perSecond, state: undefined }, { check: perHour, state: full }], 1000)
     t.same(judged.map(({ outcome }) => ({ fits: outcome.fits, changed: isChanged(outcome) })), [{ fits: true, changed: false }, { fits: false, changed: true }])
   })
@@ -253,33 +256,39 @@ t.test('defineLimit refuses what cannot be counted exactly', async t => {
 })
 
 t.test('a refund is taken from the window in which the hit was counted, and from no later one', async t => {
-  const state = { used: 3, previous: 0, atMs: 5000 }
-  const at = (atMs: number, used = 3) => ({ used, previous: 0, atMs })
   const fixed = defineLimit('fixed-window', 5, 1000)
-  t.equal(ruleOf(fixed).refund(state, fixed, 2, at(5001)).used, 1)
-  t.equal(ruleOf(fixed).refund(state, fixed, 9, at(5000)).used, 0)
-  t.equal(ruleOf(fixed).refund(state, fixed, 2, at(4000)), state)
-  t.same(ruleOf(fixed).refund({ used: 5, previous: 4, atMs: 5000 }, fixed, 2, at(5000)), { used: 3, previous: 4, atMs: 5000 }, 'refusals stay, and take nothing')
-  for (const excess of ['restart', 'backoff'] as const) {
-    const longer = defineLimit('fixed-window', 5, 1000, { excess })
-    t.equal(ruleOf(longer).refund(state, longer, 2, at(5000)).used, 1)
-    t.equal(ruleOf(longer).refund(state, longer, 2, at(4000)), state)
-    const locked = { used: 5, previous: 1, atMs: 5000 }
-    t.equal(ruleOf(longer).refund(locked, longer, 2, at(5000)), locked)
-  }
+  const restarted = defineLimit('fixed-window', 5, 1000, { excess: 'restart' })
+  const doubled = defineLimit('fixed-window', 5, 1000, { excess: 'backoff' })
   const sliding = defineLimit('sliding-window', 5, 1000)
-  t.same(ruleOf(sliding).refund({ ...state, previous: 4 }, sliding, 1, at(4000)), { ...state, previous: 3 })
-  t.same(ruleOf(sliding).refund({ ...state, previous: 4 }, sliding, 1, at(5000)), { ...state, used: 2, previous: 4 })
-  t.equal(ruleOf(sliding).refund(state, sliding, 1, at(3000)), state)
-  const gcra = defineLimit('gcra', 5, 1000)
-  const bucket = { ...state, previous: 5 }
-  t.same(ruleOf(gcra).refund({ ...bucket, used: 2500 }, gcra, 1, at(5000, 2500)), { ...bucket, used: 1500 })
-  const drained = ruleOf(gcra).refund({ ...bucket, used: 2500 }, gcra, 1, at(4900, 1200))
-  t.same(drained, { ...bucket, used: 1800 }, 'of 1200, 500 have drained')
-  t.same(ruleOf(gcra).refund({ ...bucket, used: 2500 }, gcra, 1, at(4700, 1000)), { ...bucket, used: 2500 })
-  t.same(ruleOf(gcra).refund({ ...bucket, used: 500 }, gcra, 1, at(9000, 1000)), { ...bucket, used: 0 })
-  const rescaled = ruleOf(gcra).refund({ ...state, used: 2500, previous: 10 }, gcra, 1, at(5000, 1250))
-  t.same(rescaled, { ...state, used: 500, previous: 10 }, 'counted by 10 per window meanwhile')
+  const bucket = defineLimit('gcra', 5, 1000)
+  /** @param expected  undefined: what was stored stays */
+  type Row = [what: string, limit: Limit, stored: Encoded, cost: number, counted: Encoded, expected: Encoded | undefined]
+  const rows: Row[] = [
+    ['on another clock', fixed, [3, 0, 5000], 2, [3, 0, 5001], [1, 0, 5000]],
+    ['never below 0', fixed, [3, 0, 5000], 9, [3, 0, 5000], [0, 0, 5000]],
+    ['of a window that is over', fixed, [3, 0, 5000], 2, [3, 0, 4000], undefined],
+    ['refusals stay, and take nothing', fixed, [5, 4, 5000], 2, [3, 0, 5000], [3, 4, 5000]],
+    ...[restarted, doubled].flatMap((limit): Row[] => [
+      [`${limit.excess}: nothing was refused`, limit, [3, 0, 5000], 2, [3, 0, 5000], [1, 0, 5000]],
+      [`${limit.excess}: of a window that is over`, limit, [3, 0, 5000], 2, [3, 0, 4000], undefined],
+      [`${limit.excess}: refusals lock the window`, limit, [5, 1, 5000], 2, [3, 0, 5000], undefined]
+    ]),
+    ['of the window that fades', sliding, [3, 4, 5000], 1, [3, 0, 4000], [3, 3, 5000]],
+    ['of the current window', sliding, [3, 4, 5000], 1, [3, 0, 5000], [2, 4, 5000]],
+    ['of a window before both', sliding, [3, 0, 5000], 1, [3, 0, 3000], undefined],
+    ['nothing has drained', bucket, [2500, 5, 5000], 1, [2500, 5, 5000], [1500, 5, 5000]],
+    ['of 1200, 500 have drained', bucket, [2500, 5, 5000], 1, [1200, 5, 4900], [1800, 5, 5000]],
+    ['all has drained', bucket, [2500, 5, 5000], 1, [1000, 5, 4700], [2500, 5, 5000]],
+    ['never below an empty bucket', bucket, [500, 5, 5000], 1, [1000, 5, 9000], [0, 5, 5000]],
+    ['counted by 10 per window meanwhile', bucket, [2500, 10, 5000], 1, [1250, 5, 5000], [500, 10, 5000]]
+  ]
+  for (const [what, limit, numbers, cost, counted, expected] of rows) {
+    const stored = stateOf(limit, ...numbers)
+    const state = ruleOf(limit).refund(stored, limit, cost, stateOf(limit, ...counted))
+    const name = `${limit.algorithm}: ${what}`
+    if (expected === undefined) t.equal(state, stored, name)
+    else t.same(numbersOf(limit, state), expected, name)
+  }
 })
 
 for (const algorithm of algorithms) {

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { algorithms, algorithmsWith, defineLimit, excesses, isChanged, ruleOf, takeAll, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
-import { sameMomentMs, type LimitState } from '../../lib/rules/rule.js'
+import { sameMomentMs, type Encoded, type LimitState } from '../../lib/rules/rule.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
@@ -76,11 +76,11 @@ for (const algorithm of algorithms) {
     t.test('only where refusals are noted do they count, and those that are added count like others', async () => {
       holds(({ limit, state, nowMs }) => {
         const added = rule.addRefusals(state, 3)
-        const before = rule.refusals(state, nowMs, limit)
+        const before = rule.explain(state, nowMs, limit).refusals
         const isOver = nowMs >= rule.expiresAtMs(state, limit)
         const expected = rule.notesRefusals && !isOver ? before + 3 : before
-        return rule.isSameWindow(added, state, 0) && rule.refusals(added, nowMs, limit) === expected &&
-          rule.refusals(undefined, nowMs, limit) === 0
+        return rule.isSameWindow(added, state, 0) && rule.explain(added, nowMs, limit).refusals === expected &&
+          rule.explain(undefined, nowMs, limit).refusals === 0
       })
     })
 
@@ -96,7 +96,7 @@ for (const algorithm of algorithms) {
       holds(({ limit, state, nowMs }) => {
         const { fits, before, state: counted } = rule.take(state, nowMs, limit, 1)
         if (!fits) return true
-        const isLocked = limit.excess !== 'none' && rule.refusals(counted, nowMs, limit) > 0
+        const isLocked = limit.excess !== 'none' && rule.explain(counted, nowMs, limit).refusals > 0
         const expected = isLocked ? counted : before
         const elsewhere = rule.shift(counted, sameMomentMs(limit))
         return same(rule.refund(counted, limit, 1, counted), expected) && same(rule.refundAt(counted, limit, 1, nowMs), expected) &&
@@ -162,25 +162,27 @@ t.test('each option of one kind of algorithm belongs to one at least', async t =
 })
 
 t.test('counters are merged whole from the window of now', async t => {
-  const state = (used: number, atMs: number, previous = 0): LimitState => ({ used, previous, atMs: startMs + atMs })
   const fixed = defineLimit('fixed-window', 10, 1000)
   const sliding = defineLimit('sliding-window', 10, 1000)
   const bucket = defineLimit('gcra', 10, 1000, { burst: 5 })
-  const cases: [what: string, limit: Limit, afterMs: number, baseline: LimitState | undefined, counted: LimitState, merged: [number[], number[]] | undefined][] = [
-    ['in one window', fixed, 500, state(3, 1000), state(7, 1000), [[3, 0, 500], [7, 0, 500]]],
-    ['without a baseline', fixed, 500, undefined, state(7, 1000), [[0, 0, 500], [7, 0, 500]]],
-    ['the window of the baseline is over', fixed, 500, state(3, 100), state(7, 1100), [[0, 0, 600], [7, 0, 600]]],
-    ['both are over', fixed, 100, state(3, 100), state(7, 100), undefined],
-    ['only the baseline', fixed, 500, state(3, 1000), state(3, 1000), [[3, 0, 500], [3, 0, 500]]],
-    ['the fading window, too', sliding, 500, state(3, 0, 2), state(5, 0, 4), [[3, 2, -500], [5, 4, -500]]],
-    ['a window further', sliding, 1500, state(3, 0), state(5, 0), [[0, 3, -500], [0, 5, -500]]],
-    ['what has not drained', bucket, 100, state(2000, 0, 10), state(5000, 0, 10), [[1000, 10, 0], [4000, 10, 0]]],
-    ['counted by another max', bucket, 100, state(2000, 0, 10), state(2500, 0, 5), [[1000, 10, 0], [4000, 10, 0]]],
-    ['nothing is left', bucket, 2000, state(2000, 0, 10), state(2000, 0, 10), undefined]
+  const state = (limit: Limit, numbers: Encoded): LimitState => ruleOf(limit).decode(numbers, startMs)
+  /** moments in ms from the start */
+  type Case = [what: string, limit: Limit, afterMs: number, baseline: Encoded | undefined, counted: Encoded, merged: [number[], number[]] | undefined]
+  const cases: Case[] = [
+    ['in one window', fixed, 500, [3, 0, 1000], [7, 0, 1000], [[3, 0, 500], [7, 0, 500]]],
+    ['without a baseline', fixed, 500, undefined, [7, 0, 1000], [[0, 0, 500], [7, 0, 500]]],
+    ['the window of the baseline is over', fixed, 500, [3, 0, 100], [7, 0, 1100], [[0, 0, 600], [7, 0, 600]]],
+    ['both are over', fixed, 100, [3, 0, 100], [7, 0, 100], undefined],
+    ['only the baseline', fixed, 500, [3, 0, 1000], [3, 0, 1000], [[3, 0, 500], [3, 0, 500]]],
+    ['the fading window, too', sliding, 500, [3, 2, 0], [5, 4, 0], [[3, 2, -500], [5, 4, -500]]],
+    ['a window further', sliding, 1500, [3, 0, 0], [5, 0, 0], [[0, 3, -500], [0, 5, -500]]],
+    ['what has not drained', bucket, 100, [2000, 10, 0], [5000, 10, 0], [[1000, 10, 0], [4000, 10, 0]]],
+    ['counted by another max', bucket, 100, [2000, 10, 0], [2500, 5, 0], [[1000, 10, 0], [4000, 10, 0]]],
+    ['nothing is left', bucket, 2000, [2000, 10, 0], [2000, 10, 0], undefined]
   ]
   for (const [what, limit, afterMs, baseline, counted, merged] of cases) {
     const nowMs = startMs + afterMs
-    const merge = ruleOf(limit).merge(baseline, counted, nowMs, limit)
+    const merge = ruleOf(limit).merge(baseline && state(limit, baseline), state(limit, counted), nowMs, limit)
     const numbers = merge && [merge.baseline, merge.counted].map(state => ruleOf(limit).encode(state, nowMs))
     t.same(numbers, merged, what)
   }

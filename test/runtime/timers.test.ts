@@ -20,7 +20,8 @@ async function statusOf (app: FastifyInstance, remoteAddress: string): Promise<n
 }
 
 async function service (t: Test, server: RedisServer): Promise<FastifyInstance> {
-  const app = await guardedApp(t, { redis: server.url, max: 2, timeWindow: '1 hour', commandTimeout: 500, resetTimeout: 50 })
+  const app =
+    await guardedApp(t, { redis: server.url, max: 2, timeWindow: '1 hour', commandTimeout: 500, resetTimeout: 50 })
   app.get('/', async () => 'ok')
   await app.ready()
   await until(() => app.redisGuard.status.store === 'redis')

@@ -64,7 +64,17 @@ t.test('without options and variables everything has its default', async t => {
     maxJournal: 100_000
   })
   const { allowList, ...rest } = limit
-  const single = { algorithm: 'fixed-window', max: 1000, timeWindow: 60_000, burst: undefined, cost: 1, ban: -1, excess: 'none', maxBackoff: undefined, enforce: 1 }
+  const single = {
+    algorithm: 'fixed-window',
+    max: 1000,
+    timeWindow: 60_000,
+    burst: undefined,
+    cost: 1,
+    ban: -1,
+    excess: 'none',
+    maxBackoff: undefined,
+    enforce: 1
+  }
   t.same(rest, {
     ...single,
     groupId: undefined,
@@ -86,11 +96,17 @@ t.test('without options and variables everything has its default', async t => {
     standardHeaders: false,
     problemDetails: false
   })
-  t.same({ addresses: allowList.addresses.size, keys: allowList.keys.size, decide: allowList.decide }, { addresses: 0, keys: 0, decide: undefined })
+  t.same({ addresses: allowList.addresses.size, keys: allowList.keys.size, decide: allowList.decide }, {
+    addresses: 0,
+    keys: 0,
+    decide: undefined
+  })
 })
 
 t.test('undefined counts as not given', async t => {
-  const undefinedOnes = Object.fromEntries([...Object.keys(pluginOptions), ...Object.keys(limitOptions), 'unknown'].map(name => [name, undefined]))
+  const undefinedOnes = Object.fromEntries(
+    [...Object.keys(pluginOptions), ...Object.keys(limitOptions), 'unknown'].map(name => [name, undefined])
+  )
   t.same(resolve(undefinedOnes), resolve({}))
 })
 
@@ -130,13 +146,16 @@ t.test('what is given is taken over', async t => {
     [{ skipOnError: false }, { onOutage: 'fail' }],
     [{ skipOnError: true }, { onOutage: 'allow' }],
     [{ addHeaders: { 'retry-after': false } }, { addHeaders: { ...headers, 'retry-after': false } }],
-    [{ addHeadersOnExceeding: { 'x-ratelimit-reset': false } }, { addHeadersOnExceeding: { ...headers, 'x-ratelimit-reset': false } }]
+    [{ addHeadersOnExceeding: { 'x-ratelimit-reset': false } },
+      { addHeadersOnExceeding: { ...headers, 'x-ratelimit-reset': false } }]
   ]
   for (const [options, settings] of ofLimit) t.match(resolve(options).limit, settings)
 })
 
-t.test('onOutage and skipOnError are two words for one thing: not both at once, and a route has the last one', async t => {
-  t.throws(() => resolve({ onOutage: 'deny', skipOnError: true }), { message: /skipOnError must be left out beside onOutage, got true/ })
+t.test('onOutage and skipOnError mean the same: not both at once, and the last one counts on a route', async t => {
+  t.throws(() => resolve({ onOutage: 'deny', skipOnError: true }), {
+    message: /skipOnError must be left out beside onOutage, got true/
+  })
   const base = resolve({ skipOnError: false }).limit
   t.equal(resolveRouteLimit({}, base, 'GET /').onOutage, 'fail')
   t.equal(resolveRouteLimit({ onOutage: 'memory' }, base, 'GET /').onOutage, 'memory')
@@ -252,10 +271,16 @@ t.test('groupId is a string, and of a route only', async t => {
   const base = resolve({}).limit
   const place = 'GET /login config.rateLimit'
   for (const [kind, value] of Object.entries(values).filter(([, value]) => typeof value !== 'string')) {
-    t.match(caught(() => resolveRouteLimit({ groupId: value as string }, base, place)).message, /config\.rateLimit\.groupId must be a string, got /, kind)
+    t.match(
+      caught(() => resolveRouteLimit({ groupId: value as string }, base, place)).message,
+      /config\.rateLimit\.groupId must be a string, got /,
+      kind
+    )
   }
   t.equal(resolveRouteLimit({ groupId: 'a' }, base, place).groupId, 'a')
-  for (const none of [{}, { groupId: '' }, { groupId: undefined }]) t.equal(resolveRouteLimit(none, base, place).groupId, undefined)
+  for (const none of [{}, { groupId: '' }, { groupId: undefined }]) {
+    t.equal(resolveRouteLimit(none, base, place).groupId, undefined)
+  }
   t.same(wrongOnes({ groupId: 'a' }), ['groupId'])
 })
 
@@ -278,11 +303,15 @@ t.test('numbers are refused just outside their range, and taken at its ends', as
   }
 })
 
-t.test('maxBackoff is at least the time window, wherever the two are given; by default a longer window is the cap', async t => {
+t.test('maxBackoff is at least the time window, wherever both are given; a longer window is its default', async t => {
   const backoff = { timeWindow: '1 hour', exponentialBackoff: true } as const
-  const tooShort = (option: string) => [{ option, rule: 'at least timeWindow, which is 3600000 ms', received: '3599999' }]
+  const tooShort = (option: string) =>
+    [{ option, rule: 'at least timeWindow, which is 3600000 ms', received: '3599999' }]
   t.match(caught(() => resolve({ ...backoff, maxBackoff: 3_599_999 })).problems, tooShort('maxBackoff'))
-  t.match(caught(() => resolve({ limits: [{ name: 'a', max: 1, maxBackoff: 3_599_999, ...backoff }] })).problems, tooShort('limits[0].maxBackoff'))
+  t.match(
+    caught(() => resolve({ limits: [{ name: 'a', max: 1, maxBackoff: 3_599_999, ...backoff }] })).problems,
+    tooShort('limits[0].maxBackoff')
+  )
   const base = resolve({ maxBackoff: 3_599_999 }).limit
   t.match(caught(() => resolveRouteLimit(backoff, base, 'GET /a')).problems, tooShort('GET /a.maxBackoff'))
   t.equal(resolveRouteLimit({ ...backoff, maxBackoff: '1 hour' }, base, 'GET /a').maxBackoff, 3_600_000)
@@ -319,7 +348,10 @@ t.test('parts of an option are checked as well', async t => {
     { redis: 'h' },
     { redis: true }
   ]
-  const places = ['metrics', 'allowList', 'addHeaders', 'addHeadersOnExceeding', 'redis', 'redis.cluster', 'redis.cluster[0]', 'redis.tls', 'redis.url']
+  const places = [
+    'metrics', 'allowList', 'addHeaders', 'addHeadersOnExceeding', 'redis', 'redis.cluster', 'redis.cluster[0]',
+    'redis.tls', 'redis.url'
+  ]
   for (const options of wrong) {
     const [place, ...more] = wrongOnes(options)
     t.ok(places.includes(place!), JSON.stringify(options))
@@ -346,14 +378,20 @@ t.test('durations', async t => {
     ['10 years', 315_576_000_000]
   ]
   for (const [timeWindow, ms] of read) t.equal(resolve({ timeWindow }).limit.timeWindow, ms, String(timeWindow))
-  for (const timeWindow of [0, -1, NaN, 1e15, 0.5, 1.9, Infinity, 'soon', '', '0', '0.3 ms', '1.5 ms', '-1 minute', '1 minute ago', '1e3', '1 century', '9'.repeat(400), '11 years']) {
+  for (const timeWindow of [
+    0, -1, NaN, 1e15, 0.5, 1.9, Infinity, 'soon', '', '0', '0.3 ms', '1.5 ms', '-1 minute', '1 minute ago', '1e3',
+    '1 century', '9'.repeat(400), '11 years'
+  ]) {
     t.same(wrongOnes({ timeWindow }), ['timeWindow'], String(timeWindow))
   }
 })
 
 t.test("no value is made into another: max '10' is refused, and is shown with its type", async t => {
   t.equal(errorOf({ max: '10' }).problems[0]!.received, '"10"')
-  t.match(errorOf({ max: '10' }).message, /max must be a whole number >= 0, or Infinity, or a function \(request, key\) => number, got "10"/)
+  t.match(
+    errorOf({ max: '10' }).message,
+    /max must be a whole number >= 0, or Infinity, or a function \(request, key\) => number, got "10"/
+  )
 })
 
 t.test('a misspelt option is named, with the known ones, and without its value', async t => {
@@ -417,7 +455,9 @@ t.test('in a route and inside of an option every unknown name is refused', async
 t.test('an option of the plugin is unknown to a route', async t => {
   const base = resolve({}).limit
   for (const name of Object.keys(pluginOptions)) {
-    const { problems } = caught(() => resolveRouteLimit({ [name]: 1 } as RateLimitOptions, base, 'GET / config.rateLimit'))
+    const { problems } = caught(() => {
+      return resolveRouteLimit({ [name]: 1 } as RateLimitOptions, base, 'GET / config.rateLimit')
+    })
     t.match(problems, [{ option: `GET / config.rateLimit.${name}`, rule: 'a known option' }])
   }
 })
@@ -438,8 +478,13 @@ t.test('fastify-cli gives an option of two words twice, which is one option', as
 })
 
 t.test('all problems are told together, of options and variables', async t => {
-  const error = errorOf({ max: '10', timeWindow: 'soon', hook: 'onSend', colour: 'red', hasKeys: true }, { REDIS_TLS: 'yes', REDIS_URL: 'h' })
-  t.same(error.problems.map(({ option }) => option).sort(), ['REDIS_TLS', 'REDIS_URL', 'hasKeys', 'hook', 'max', 'timeWindow'])
+  const error = errorOf({ max: '10', timeWindow: 'soon', hook: 'onSend', colour: 'red', hasKeys: true }, {
+    REDIS_TLS: 'yes',
+    REDIS_URL: 'h'
+  })
+  t.same(error.problems.map(({ option }) => option).sort(), [
+    'REDIS_TLS', 'REDIS_URL', 'hasKeys', 'hook', 'max', 'timeWindow'
+  ])
   t.equal(error.message.split('\n').length, 1 + error.problems.length)
 })
 
@@ -463,12 +508,18 @@ t.test('burst is for gcra, which a route may choose or leave', async t => {
   const base = resolve({ algorithm: 'gcra', burst: 5 }).limit
   t.equal(resolveRouteLimit({ max: 3 }, base, 'GET /').burst, 5)
   t.equal(resolveRouteLimit({ algorithm: 'fixed-window' }, base, 'GET /').algorithm, 'fixed-window')
-  t.throws(() => resolveRouteLimit({ algorithm: 'fixed-window', burst: 2 }, base, 'GET /'), { code: 'GUARD_ERR_OPTIONS' })
+  t.throws(() => resolveRouteLimit({ algorithm: 'fixed-window', burst: 2 }, base, 'GET /'), {
+    code: 'GUARD_ERR_OPTIONS'
+  })
 })
 
 t.test('numbers that cannot be counted exactly together are refused', async t => {
   const together: RateLimitOptions = { algorithm: 'sliding-window', max: 1e9, timeWindow: '1 day' }
-  t.match(errorOf(together).problems, [{ option: 'max', received: '1000000000', remedy: /below 2\^51 for sliding-window/ }])
+  t.match(errorOf(together).problems, [{
+    option: 'max',
+    received: '1000000000',
+    remedy: /below 2\^51 for sliding-window/
+  }])
   t.same(wrongOnes({ ...together, algorithm: 'fixed-window' }), [])
   // The function is asked with each request; what it answers is looked at there.
   t.same(wrongOnes({ ...together, max: twice }), [])
@@ -479,10 +530,26 @@ t.test('a route', async t => {
   const place = 'GET /login config.rateLimit'
 
   t.test("has what the plugin's options say, save what it gives itself", async t => {
-    const base = resolve({ max: 7, timeWindow: '1 hour', allowList: ['10.0.0.1'], addHeaders: { 'retry-after': false }, onExceeded: () => {} }).limit
+    const base = resolve({
+      max: 7,
+      timeWindow: '1 hour',
+      allowList: ['10.0.0.1'],
+      addHeaders: { 'retry-after': false },
+      onExceeded: () => {}
+    }).limit
     t.same(resolveRouteLimit({}, base, place), base)
     const limit = resolveRouteLimit({ max: 5, addHeaders: { 'x-ratelimit-remaining': true } }, base, place)
-    t.same(limit, { ...base, max: 5, limits: [{ ...base.limits[0], max: 5 }], addHeaders: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': true, 'x-ratelimit-reset': false, 'retry-after': false } })
+    t.same(limit, {
+      ...base,
+      max: 5,
+      limits: [{ ...base.limits[0], max: 5 }],
+      addHeaders: {
+        'x-ratelimit-limit': false,
+        'x-ratelimit-remaining': true,
+        'x-ratelimit-reset': false,
+        'retry-after': false
+      }
+    })
     t.equal(limit.allowList, base.allowList)
   })
 
@@ -501,22 +568,33 @@ t.test('a route', async t => {
 
   t.test('is refused for what it makes of inherited numbers', async t => {
     const base = resolve({ algorithm: 'gcra', timeWindow: '1 year' }).limit
-    t.match(caught(() => resolveRouteLimit({ max: 1e9 }, base, place)).problems, [{ option: `${place}.max`, remedy: /gcra/ }])
+    t.match(caught(() => resolveRouteLimit({ max: 1e9 }, base, place)).problems, [{
+      option: `${place}.max`,
+      remedy: /gcra/
+    }])
   })
 })
 
 t.test('settings are frozen, and what was given is as it was', async t => {
   const given = {
-    max: 5, allowList: ['10.0.0.1'], addHeaders: { 'retry-after': false }, metrics: { path: '/m' }, redis: { url: 'redis://h', tls: {} }
+    max: 5,
+    allowList: ['10.0.0.1'],
+    addHeaders: { 'retry-after': false },
+    metrics: { path: '/m' },
+    redis: { url: 'redis://h', tls: {} }
   }
   const copy = structuredClone(given)
   for (const part of [given, ...Object.values(given)]) Object.freeze(part)
   const settings = resolve(given)
   const route = resolveRouteLimit({ max: 1 }, settings.limit, 'GET /')
   for (const limit of [settings.limit, route]) {
-    for (const part of [limit, limit.addHeaders, limit.addHeadersOnExceeding, limit.allowList]) t.ok(Object.isFrozen(part))
+    for (const part of [limit, limit.addHeaders, limit.addHeadersOnExceeding, limit.allowList]) {
+      t.ok(Object.isFrozen(part))
+    }
   }
-  for (const part of [settings, settings.environment, settings.metrics, resolve({}).metrics]) t.ok(Object.isFrozen(part))
+  for (const part of [settings, settings.environment, settings.metrics, resolve({}).metrics]) {
+    t.ok(Object.isFrozen(part))
+  }
   t.same(given, copy)
 })
 
@@ -536,9 +614,12 @@ t.test('where the program says nothing, the environment decides', async t => {
     [{}, { kind: 'none', reason: 'REDIS_URL is not set' }],
     [{ NODE_ENV: 'production' }, { kind: 'none', reason: 'REDIS_URL is not set', isAskedFor: true }],
     [{ REDIS_ENABLED: 'true' }, { kind: 'none', reason: 'REDIS_URL is not set', isAskedFor: true }],
-    [{ REDIS_URL: 'redis://env' }, { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true', isAskedFor: true }],
-    [{ REDIS_URL: 'redis://env', NODE_ENV: 'staging' }, { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true', isAskedFor: true }],
-    [{ REDIS_URL: 'redis://env', NODE_ENV: 'test' }, { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true' }],
+    [{ REDIS_URL: 'redis://env' },
+      { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true', isAskedFor: true }],
+    [{ REDIS_URL: 'redis://env', NODE_ENV: 'staging' },
+      { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true', isAskedFor: true }],
+    [{ REDIS_URL: 'redis://env', NODE_ENV: 'test' },
+      { kind: 'none', reason: 'NODE_ENV is not production, and REDIS_ENABLED is not true' }],
     [{ REDIS_URL: 'redis://env', REDIS_ENABLED: 'true' }, ofEnv],
     [production, ofEnv],
     [{ ...production, REDIS_ENABLED: 'true' }, ofEnv],
@@ -559,22 +640,40 @@ t.test('what the program says wins over all variables', async t => {
     [{ sentinels: [{ host: 's' }], name: 'main' }, server({ sentinels: [{ host: 's' }], name: 'main' })],
     [{ cluster: [6379] }, { kind: 'cluster', nodes: [6379], options: { redisOptions: {} } }],
     // Each node speaks TLS if one of the URLs does.
-    [{ cluster: ['redis://h', 'REDISS://h'] }, { kind: 'cluster', nodes: [{ host: 'h', port: 6379 }, { host: 'h', port: 6379 }], options: { redisOptions: { tls: {} } } }],
-    [{ cluster: ['rediss://h'], redisOptions: { tls: { ca: 'c' } } }, { kind: 'cluster', nodes: [{ host: 'h', port: 6379 }], options: { redisOptions: { tls: { ca: 'c' } } } }],
+    [{ cluster: ['redis://h', 'REDISS://h'] }, {
+      kind: 'cluster',
+      nodes: [{ host: 'h', port: 6379 }, { host: 'h', port: 6379 }],
+      options: { redisOptions: { tls: {} } }
+    }],
+    [{ cluster: ['rediss://h'], redisOptions: { tls: { ca: 'c' } } },
+      { kind: 'cluster', nodes: [{ host: 'h', port: 6379 }], options: { redisOptions: { tls: { ca: 'c' } } } }],
     // What is undefined is left out.
-    [{ url: 'rediss://:p@h', tls: undefined, password: undefined, enableOfflineQueue: undefined }, server({ host: 'h', port: 6379, db: 0, password: 'p', tls: {} })],
-    [{ cluster: ['rediss://h'], redisOptions: { tls: undefined } }, { kind: 'cluster', nodes: [{ host: 'h', port: 6379 }], options: { redisOptions: { tls: {} } } }],
-    [{ cluster: [6379], redisOptions: { enableOfflineQueue: undefined }, natMap: undefined }, { kind: 'cluster', nodes: [6379], options: { redisOptions: {} } }],
-    [{ cluster: [{ host: 'h' }, 'redis://h2', 6379], scaleReads: 'master' }, { kind: 'cluster', nodes: [{ host: 'h' }, { host: 'h2', port: 6379 }, 6379], options: { scaleReads: 'master', redisOptions: {} } }]
+    [{ url: 'rediss://:p@h', tls: undefined, password: undefined, enableOfflineQueue: undefined },
+      server({ host: 'h', port: 6379, db: 0, password: 'p', tls: {} })],
+    [{ cluster: ['rediss://h'], redisOptions: { tls: undefined } },
+      { kind: 'cluster', nodes: [{ host: 'h', port: 6379 }], options: { redisOptions: { tls: {} } } }],
+    [{ cluster: [6379], redisOptions: { enableOfflineQueue: undefined }, natMap: undefined },
+      { kind: 'cluster', nodes: [6379], options: { redisOptions: {} } }],
+    [{ cluster: [{ host: 'h' }, 'redis://h2', 6379], scaleReads: 'master' }, {
+      kind: 'cluster',
+      nodes: [{ host: 'h' }, { host: 'h2', port: 6379 }, 6379],
+      options: { scaleReads: 'master', redisOptions: {} }
+    }]
   ]
   for (const [redis, settings] of cases) {
-    for (const enabled of ['false', undefined]) t.same(resolve({ redis }, { ...env, REDIS_ENABLED: enabled }).redis, settings)
+    for (const enabled of ['false', undefined]) {
+      t.same(resolve({ redis }, { ...env, REDIS_ENABLED: enabled }).redis, settings)
+    }
   }
 })
 
 t.test("a client is taken as it is, whoever's ioredis it is from", async t => {
   const stranger = { evalsha () {}, on () {}, status: 'ready' }
-  for (const client of [new Redis({ lazyConnect: true }), new Cluster([{ host: 'h' }], { lazyConnect: true }), stranger]) {
+  for (const client of [
+    new Redis({ lazyConnect: true }),
+    new Cluster([{ host: 'h' }], { lazyConnect: true }),
+    stranger
+  ]) {
     const { redis } = resolve({ redis: client }, production)
     t.equal(redis.kind, 'client')
     t.equal(redis.kind === 'client' && redis.client, client)
@@ -617,6 +716,13 @@ t.test('no secret is ever in the message', async t => {
 t.test('redis.credentials is a function, and the only place for a user and a password', async t => {
   const secret = 'hunter2'
   const credentials = () => ({ password: secret })
+  const nodes = [
+    `redis://${secret}:${secret}@h`,
+    { host: 'h', password: secret },
+    'redis://h',
+    6379,
+    `redis://:${secret}@h`
+  ]
   const wrongs: [redis: unknown, wrong: string[]][] = [
     [{ credentials: secret }, ['redis.credentials']],
     [{ credentials: null }, ['redis.credentials']],
@@ -626,8 +732,9 @@ t.test('redis.credentials is a function, and the only place for a user and a pas
     [{ credentials, host: 'h', Connector: class { connect () {} } }, ['redis.Connector']],
     [{ credentials, url: 'h' }, ['redis.url']],
     [{ credentials: secret, password: secret }, ['redis.password', 'redis.credentials']],
-    [{ credentials, cluster: [`redis://${secret}:${secret}@h`, { host: 'h', password: secret }, 'redis://h', 6379, `redis://:${secret}@h`] },
-      ['redis.cluster[0].username', 'redis.cluster[0].password', 'redis.cluster[1].password', 'redis.cluster[4].password']],
+    [{ credentials, cluster: nodes },
+      ['redis.cluster[0].username', 'redis.cluster[0].password', 'redis.cluster[1].password',
+        'redis.cluster[4].password']],
     [{ credentials, cluster: [6379], redisOptions: { password: secret } }, ['redis.redisOptions.password']],
     [{ cluster: [6379], redisOptions: { credentials } }, ['redis.redisOptions.credentials']],
     [Object.assign(new Redis({ lazyConnect: true }), { credentials }), ['redis.credentials']],
@@ -638,7 +745,12 @@ t.test('redis.credentials is a function, and the only place for a user and a pas
     t.same(error.problems.map(({ option }) => option), wrong)
     t.notMatch(`${error.stack} ${JSON.stringify(error)}`, secret)
   }
-  for (const redis of [{ credentials, port: 6379 }, { credentials, url: 'redis://h' }, { credentials, sentinels: [{ host: 'h' }], name: 'main' }, { credentials, cluster: [6379] }]) {
+  for (const redis of [
+    { credentials, port: 6379 },
+    { credentials, url: 'redis://h' },
+    { credentials, sentinels: [{ host: 'h' }], name: 'main' },
+    { credentials, cluster: [6379] }
+  ]) {
     t.match(resolve({ redis }, {}).redis, { credentials })
   }
 })

@@ -51,8 +51,10 @@ t.test('contents that do not say where Redis is are refused, each by its name an
     [null, [{ option: 'redis', received: 'null' }]],
     [6379, [{ option: 'redis', received: '6379' }]],
     [new URL(`redis://:${secret}@127.0.0.1`), [{ option: 'redis', received: 'a URL object', remedy: 'give url.href' }]],
-    [{ url: new URL(`redis://:${secret}@127.0.0.1`) }, [{ option: 'redis.url', received: 'a URL object', remedy: 'give url.href' }]],
-    [new (class { get host () { return '127.0.0.1' } })(), [{ option: 'redis', received: 'options that do not say where Redis is', ...place }]],
+    [{ url: new URL(`redis://:${secret}@127.0.0.1`) },
+      [{ option: 'redis.url', received: 'a URL object', remedy: 'give url.href' }]],
+    [new (class { get host () { return '127.0.0.1' } })(),
+      [{ option: 'redis', received: 'options that do not say where Redis is', ...place }]],
     [{}, [{ option: 'redis', received: 'options that do not say where Redis is', ...place }]],
     [{ db: 3, keyPrefix: 'a:' }, [{ option: 'redis', ...place }]],
     [{ url: undefined }, [{ option: 'redis.url', rule: 'given', received: 'undefined', ...place }]],
@@ -71,9 +73,11 @@ t.test('contents that do not say where Redis is are refused, each by its name an
     [{ evalsha () {}, status: 'ready' }, [{ option: 'redis.evalsha' }, { option: 'redis.status' }]],
     [{ client: { host: 'h' } }, [{ option: 'redis.client', rule: 'a client of ioredis', received: 'an object' }]],
     [{ client: 'redis://h' }, [{ option: 'redis.client', received: 'a value of type string' }]],
-    [{ client: lazy, host: 'h' }, [{ option: 'redis.host', rule: 'left out beside redis.client', remedy: 'give it to the client' }]],
+    [{ client: lazy, host: 'h' },
+      [{ option: 'redis.host', rule: 'left out beside redis.client', remedy: 'give it to the client' }]],
     [{ socket: { host: 'h' } }, [{ option: 'redis.socket', rule: 'a known option', remedy: /side by side/ as never }]],
-    [{ uri: `redis://:${secret}@h` }, [{ option: 'redis.uri', received: 'a value of type string', remedy: 'it is called url' }]],
+    [{ uri: `redis://:${secret}@h` },
+      [{ option: 'redis.uri', received: 'a value of type string', remedy: 'it is called url' }]],
     [{ hots: 'h', prot: 1 }, [
       { option: 'redis.hots', received: 'a value of type string', remedy: 'host may be meant' },
       { option: 'redis.prot', received: 'a value of type number', remedy: 'port may be meant' }
@@ -99,44 +103,63 @@ t.test('contents that do not say where Redis is are refused, each by its name an
 t.test('the same holds for the nodes of a Cluster, for their options, and for Sentinels', async t => {
   const node = 'redis://[user:password@]host[:port], rediss:// for TLS, a port as a number, or { host, port }'
   const wrongs: [redis: unknown, problems: Partial<OptionProblem>[]][] = [
-    [{ cluster: [{}] }, [{ option: 'redis.cluster[0]', rule: '{ host, port }', received: 'an object without host and port' }]],
-    [{ cluster: [new URL('redis://h')] }, [{ option: 'redis.cluster[0]', received: 'an object without host and port' }]],
+    [{ cluster: [{}] },
+      [{ option: 'redis.cluster[0]', rule: '{ host, port }', received: 'an object without host and port' }]],
+    [{ cluster: [new URL('redis://h')] },
+      [{ option: 'redis.cluster[0]', received: 'an object without host and port' }]],
     [{ cluster: [{ host: undefined }] }, [{ option: 'redis.cluster[0]' }]],
     [{ cluster: [6379, null] }, [{ option: 'redis.cluster[1]', received: 'null' }]],
-    [{ cluster: [{ hots: 'h' }, { port: '1' }] }, [{ option: 'redis.cluster[0].hots', remedy: 'host may be meant' }, { option: 'redis.cluster[1].port', received: '"1"' }]],
+    [{ cluster: [{ hots: 'h' }, { port: '1' }] }, [
+      { option: 'redis.cluster[0].hots', remedy: 'host may be meant' },
+      { option: 'redis.cluster[1].port', received: '"1"' }
+    ]],
     [{ cluster: [0, NaN, 65_536] }, [0, 1, 2].map(i => ({ option: `redis.cluster[${i}].port` }))],
     [{ cluster: [''] }, [{ option: 'redis.cluster[0]', rule: node }]],
     [{ cluster: ['6379'] }, [{ option: 'redis.cluster[0]', rule: node, received: 'a text of digits' }]],
     [{ cluster: ['redis://h/3'] }, [{ option: 'redis.cluster[0]', received: 'a URL with a path or a database' }]],
-    [{ cluster: ['unix:///redis.sock'] }, [{ option: 'redis.cluster[0]', received: 'a URL with a path or a database' }]],
+    [{ cluster: ['unix:///redis.sock'] },
+      [{ option: 'redis.cluster[0]', received: 'a URL with a path or a database' }]],
     // As an option of ioredis, the text would end the process.
-    [{ cluster: ['redis://h?connectTimeout=500'] }, [{ option: 'redis.cluster[0]', received: 'a URL with a query; give these as options' }]],
-    [{ cluster: [{ host: 'h', connectTimeout: 1 }] }, [{ option: 'redis.cluster[0].connectTimeout', rule: /redis\.redisOptions$/ as never }]],
-    [{ cluster: [6379], redisOptions: { hots: 'h' } }, [{ option: 'redis.redisOptions.hots', remedy: 'host may be meant' }]],
-    [{ cluster: [6379], redisOptions: { host: 'h' } }, [{ option: 'redis.redisOptions.host', rule: /each node has its own/ as never }]],
+    [{ cluster: ['redis://h?connectTimeout=500'] },
+      [{ option: 'redis.cluster[0]', received: 'a URL with a query; give these as options' }]],
+    [{ cluster: [{ host: 'h', connectTimeout: 1 }] },
+      [{ option: 'redis.cluster[0].connectTimeout', rule: /redis\.redisOptions$/ as never }]],
+    [{ cluster: [6379], redisOptions: { hots: 'h' } },
+      [{ option: 'redis.redisOptions.hots', remedy: 'host may be meant' }]],
+    [{ cluster: [6379], redisOptions: { host: 'h' } },
+      [{ option: 'redis.redisOptions.host', rule: /each node has its own/ as never }]],
     [{ cluster: [6379], redisOptions: { path: '/redis.sock' } }, [{ option: 'redis.redisOptions.path' }]],
-    [{ cluster: [6379], redisOptions: { db: 1 } }, [{ option: 'redis.redisOptions.db', rule: '0, the only database of a Cluster' }]],
+    [{ cluster: [6379], redisOptions: { db: 1 } },
+      [{ option: 'redis.redisOptions.db', rule: '0, the only database of a Cluster' }]],
     [{ cluster: [6379], redisOptions: secret }, [{ option: 'redis.redisOptions', received: 'a value of type string' }]],
     [{ cluster: [6379], redisOptions: { tls: { host: 'h' } } }, [{ option: 'redis.redisOptions.tls.host' }]],
-    [{ cluster: [6379], password: secret }, [{ option: 'redis.password', rule: /give it as redis\.redisOptions\.password$/ as never }]],
+    [{ cluster: [6379], password: secret },
+      [{ option: 'redis.password', rule: /give it as redis\.redisOptions\.password$/ as never }]],
     [{ cluster: [6379], host: 'h', url: 'redis://h' }, [{ option: 'redis.host' }, { option: 'redis.url' }]],
     [{ cluster: [6379], dnslookup: () => {} }, [{ option: 'redis.dnslookup', remedy: 'dnsLookup may be meant' }]],
-    [{ sentinels: [{ host: 's' }] }, [{ option: 'redis.name', rule: 'the name by which the Sentinels know the primary', received: 'undefined' }]],
+    [{ sentinels: [{ host: 's' }] },
+      [{ option: 'redis.name', rule: 'the name by which the Sentinels know the primary', received: 'undefined' }]],
     [{ sentinels: [{ host: 's' }], name: null }, [{ option: 'redis.name', received: 'null' }]],
     [{ sentinels: [{ host: 's' }], name: '' }, [{ option: 'redis.name', received: '""' }]],
     [{ sentinels: [], name: 'main' }, [{ option: 'redis.sentinels', received: 'an array of 0' }]],
     [{ sentinels: 's:26379', name: 'main' }, [{ option: 'redis.sentinels' }]],
-    [{ sentinels: [new URL('redis://s:26379')], name: 'main' }, [{ option: 'redis.sentinels[0]', received: 'an object without host and port' }]],
-    [{ sentinels: ['s:26379', {}], name: 'main' }, [{ option: 'redis.sentinels[0]', received: 'a value of type string' }, { option: 'redis.sentinels[1]' }]],
-    [{ sentinels: [{ hostname: 's', prot: 1 }], name: 'main' }, [{ option: 'redis.sentinels[0].hostname' }, { option: 'redis.sentinels[0].prot' }]],
-    [{ host: 'h', tls: { port: 1, sevrername: 'x' } }, [{ option: 'redis.tls.port' }, { option: 'redis.tls.sevrername', remedy: 'servername may be meant' }]],
-    [{ host: 'h', tls: true }, [{ option: 'redis.tls', remedy: 'give {} for TLS with the defaults, and leave it out for none' }]],
+    [{ sentinels: [new URL('redis://s:26379')], name: 'main' },
+      [{ option: 'redis.sentinels[0]', received: 'an object without host and port' }]],
+    [{ sentinels: ['s:26379', {}], name: 'main' },
+      [{ option: 'redis.sentinels[0]', received: 'a value of type string' }, { option: 'redis.sentinels[1]' }]],
+    [{ sentinels: [{ hostname: 's', prot: 1 }], name: 'main' },
+      [{ option: 'redis.sentinels[0].hostname' }, { option: 'redis.sentinels[0].prot' }]],
+    [{ host: 'h', tls: { port: 1, sevrername: 'x' } },
+      [{ option: 'redis.tls.port' }, { option: 'redis.tls.sevrername', remedy: 'servername may be meant' }]],
+    [{ host: 'h', tls: true },
+      [{ option: 'redis.tls', remedy: 'give {} for TLS with the defaults, and leave it out for none' }]],
     // A URL that says TLS is not to be undone by it.
     [{ url: 'rediss://h', tls: false }, [{ option: 'redis.tls' }]],
     [{ host: 'h', natMap: { 'a:1': { host: 'b', port: 1, db: 3 } } }, [{ option: 'redis.natMap' }]],
     [{ host: 'h', scripts: { a: { lua: 7 }, b: 1 } }, [{ option: 'redis.scripts' }]],
     [{ host: 'h', scripts: { b: 1 } }, [{ option: 'redis.scripts' }]],
-    [{ host: 'h', himportFieldsets: [{ name: 'a', fields: ['b'] }, { name: 'a', fields: [] }] }, [{ option: 'redis.himportFieldsets' }]],
+    [{ host: 'h', himportFieldsets: [{ name: 'a', fields: ['b'] }, { name: 'a', fields: [] }] },
+      [{ option: 'redis.himportFieldsets' }]],
     [{ host: 'h', himportFieldsets: [7] }, [{ option: 'redis.himportFieldsets' }]],
     [{ host: 'h', tls: { ca: [secret, ''], key: [7] } }, [{ option: 'redis.tls.ca' }, { option: 'redis.tls.key' }]]
   ]
@@ -158,22 +181,44 @@ t.test('all wrong entries are in one error', async t => {
 t.test('what says where Redis is may stand beside what is undefined, or null as with ioredis', async t => {
   const { options } = new Redis({ lazyConnect: true, host: 'h' })
   const fines: unknown[] = [
-    { host: undefined, port: 6379 }, { url: undefined, host: 'h' }, { path: '/redis.sock', host: undefined }, { cluster: undefined, port: 1 },
-    { cluster: [{ host: undefined, port: 1 }] }, { sentinels: [{ port: 26379 }], name: 'main' }, { client: lazy }, { client: lazy, required: true },
+    { host: undefined, port: 6379 }, { url: undefined, host: 'h' }, { path: '/redis.sock', host: undefined },
+    { cluster: undefined, port: 1 },
+    { cluster: [{ host: undefined, port: 1 }] }, { sentinels: [{ port: 26379 }], name: 'main' }, { client: lazy },
+    { client: lazy, required: true },
     { host: 'h', username: null, password: null, connectionName: null }, { host: 'h', hots: undefined },
     // The options of another client.
     options,
     { cluster: ['h:7000', ' rediss://h ', 7000, { port: 7000, password: 'p', tls: {} }] },
-    { host: 'h', tls: { ca: [Buffer.from('c')], key: [{ pem: 'k' }], ALPNProtocols: ['x'], secureContext: { context: {} }, family: 4 } },
-    { host: 'h', natMap: { 'a:1': { host: 'b', port: 1 } }, scripts: { a: { lua: 'return 1', numberOfKeys: 0, readOnly: true } } },
-    { host: 'h', himportFieldsets: [{ name: 'a', fields: ['b', Buffer.from('c')] }, { name: Buffer.from('b'), fields: [] }] },
-    { host: 'h', Connector: class { connect () {} }, role: 'master', protocol: 2, replyMapping: 'legacy', monitor: false }
+    {
+      host: 'h',
+      tls: {
+        ca: [Buffer.from('c')],
+        key: [{ pem: 'k' }],
+        ALPNProtocols: ['x'],
+        secureContext: { context: {} },
+        family: 4
+      }
+    },
+    {
+      host: 'h',
+      natMap: { 'a:1': { host: 'b', port: 1 } },
+      scripts: { a: { lua: 'return 1', numberOfKeys: 0, readOnly: true } }
+    },
+    {
+      host: 'h',
+      himportFieldsets: [{ name: 'a', fields: ['b', Buffer.from('c')] }, { name: Buffer.from('b'), fields: [] }]
+    },
+    {
+      host: 'h', Connector: class { connect () {} }, role: 'master', protocol: 2, replyMapping: 'legacy', monitor: false
+    }
   ]
   for (const redis of fines) t.same(problemsOf(redis), [])
 })
 
 t.test('required is handed on with every form', async t => {
-  for (const redis of [{ url: 'redis://h' }, { port: 1 }, { sentinels: [{ host: 's' }], name: 'main' }, { cluster: [1] }, { client: lazy }]) {
+  for (const redis of [
+    { url: 'redis://h' }, { port: 1 }, { sentinels: [{ host: 's' }], name: 'main' }, { cluster: [1] }, { client: lazy }
+  ]) {
     t.equal((resolve({ ...redis, required: true }) as { required?: true }).required, true)
     t.notOk('required' in resolve({ ...redis, required: false }))
     t.notOk('required' in resolve(redis))
@@ -191,7 +236,9 @@ function namesInTypes (types: Readonly<Record<string, string>>): Record<string, 
   const program = typeProgram(folder, { 'names.ts': text })
   const checker = program.getTypeChecker()
   const exported = checker.getExportsOfModule(checker.getSymbolAtLocation(program.getSourceFile(`${folder}names.ts`)!)!)
-  return Object.fromEntries(exported.map(symbol => [symbol.name, checker.getTypeOfSymbol(symbol).getProperties().map(({ name }) => name).sort()]))
+  return Object.fromEntries(exported.map(symbol => {
+    return [symbol.name, checker.getTypeOfSymbol(symbol).getProperties().map(({ name }) => name).sort()]
+  }))
 }
 
 t.test('every option in the types of ioredis and Node has a rule, and there is a rule for no other', async t => {
@@ -216,11 +263,16 @@ t.test('every option in the types of ioredis and Node has a rule, and there is a
   t.same(sorted(sentinelRules), names['sentinel'])
   t.same(names['tls']!.filter(name => !(name in tlsRules)), [])
   // tls.connect hands some on to net.connect; ioredis has its profiles.
-  t.same(sorted(tlsRules).filter(name => !names['tls']!.includes(name) && !names['socket']!.includes(name)), ['profile'])
+  t.same(
+    sorted(tlsRules).filter(name => !names['tls']!.includes(name) && !names['socket']!.includes(name)),
+    ['profile']
+  )
 })
 
 t.test('an option that may not be given says why', async t => {
-  for (const rules of [serverRules, clusterRules, nodeConnectionRules, nodeRules, sentinelRules, tlsRules] as OptionRules[]) {
+  for (const rules of [
+    serverRules, clusterRules, nodeConnectionRules, nodeRules, sentinelRules, tlsRules
+  ] as OptionRules[]) {
     for (const [name, rule] of Object.entries(rules)) {
       if ('refused' in rule) t.match(rule.refused, /^(left out: .{10}|left out beside)/, name)
       else t.match(rule.rule, /./, name)
@@ -236,7 +288,12 @@ for (const [form, { rules, redis, taken }] of Object.entries(forms)) {
       for (const [kind, value] of Object.entries(values)) {
         const problems = problemsOf(redis({ [option]: value }, ports))
         if (taken[option]?.split(' ').includes(kind)) t.same(problems, [], `${option}: ${kind}`)
-        else t.ok(problems.length > 0 && problems.every(problem => problem.option === `${form.split(' ')[0]}${option}`), `${option}: ${kind}`)
+        else {
+          t.ok(
+            problems.length > 0 && problems.every(problem => problem.option === `${form.split(' ')[0]}${option}`),
+          `${option}: ${kind}`
+          )
+        }
       }
     }
   })
@@ -244,7 +301,12 @@ for (const [form, { rules, redis, taken }] of Object.entries(forms)) {
 
 t.test('a database is a whole number wherever it is given', async t => {
   for (const db of [NaN, 'cache', '1', -1, 1.5, Infinity, null, {}, 2 ** 31]) {
-    for (const redis of [{ port: 1, db }, { url: 'redis://h', db }, { sentinels: [{ host: 's' }], name: 'main', db }, { cluster: [1], redisOptions: { db } }]) {
+    for (const redis of [
+      { port: 1, db },
+      { url: 'redis://h', db },
+      { sentinels: [{ host: 's' }], name: 'main', db },
+      { cluster: [1], redisOptions: { db } }
+    ]) {
       t.match(problemsOf(redis), [{ option: /\.db$/ }], JSON.stringify(redis))
     }
   }

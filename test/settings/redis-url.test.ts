@@ -21,7 +21,8 @@ t.test('reads what a URL says', async t => {
     ['rediss://h', { ...local, tls: {} }],
     ['redis://10.0.0.1:6380', { host: '10.0.0.1', port: 6380, db: 0 }],
     ['redis://[::1]', { ...local, host: '::1' }],
-    ['rediss://u:p@[2001:DB8::1]:6380/2', { host: '2001:DB8::1', port: 6380, db: 2, username: 'u', password: 'p', tls: {} }],
+    ['rediss://u:p@[2001:DB8::1]:6380/2',
+      { host: '2001:DB8::1', port: 6380, db: 2, username: 'u', password: 'p', tls: {} }],
     ['redis://[::ffff:10.0.0.1]:6380', { host: '::ffff:10.0.0.1', port: 6380, db: 0 }],
     ['redis://my_host-1.example.', { ...local, host: 'my_host-1.example.' }],
     ['redis://:p@h', { ...local, password: 'p' }],
@@ -41,11 +42,13 @@ t.test('REDISS:// in capitals is TLS', async t => {
 })
 
 t.test('any password can be pasted as it is, save that %40 is read as @', async t => {
-  const unit = fc.oneof(fc.constantFrom(...'@:/#?&+= []\\"\'\n'), fc.string({ unit: 'grapheme', minLength: 1, maxLength: 1 }))
+  const unit =
+    fc.oneof(fc.constantFrom(...'@:/#?&+= []\\"\'\n'), fc.string({ unit: 'grapheme', minLength: 1, maxLength: 1 }))
   const passwords = fc.string({ unit, minLength: 1 }).filter(text => !text.includes('%'))
   fc.assert(fc.property(passwords, password => {
     const address = parseRedisUrl(`redis://user:${password}@h:6379`)
-    return typeof address === 'object' && address.password === password && address.username === 'user' && address.host === 'h'
+    return typeof address === 'object' && address.password === password && address.username === 'user' &&
+      address.host === 'h'
   }), { seed, numRuns: 2000 })
 })
 
@@ -109,7 +112,9 @@ t.test('the reason never holds the credentials', async t => {
   const schemes = fc.constantFrom('redis', 'rediss', 'REDIS', 'unix', 'http', 'redi s', '')
   const tails = fc.constantFrom('', ':', ':0', ':65536', ':99999/x', '?x=1', '#1', ' ', '/a/b', '[')
   const passwords = fc.string({ unit: 'grapheme' }).map(text => `hunter2${text}`)
-  fc.assert(fc.property(schemes, fc.constantFrom('', 'hunter2user'), passwords, fc.constantFrom('h', '', '[::1]', '['), tails, (scheme, user, password, host, tail) => {
+  const users = fc.constantFrom('', 'hunter2user')
+  const hosts = fc.constantFrom('h', '', '[::1]', '[')
+  fc.assert(fc.property(schemes, users, passwords, hosts, tails, (scheme, user, password, host, tail) => {
     const address = parseRedisUrl(`${scheme}://${user}:${password}@${host}${tail}`)
     return typeof address === 'object' || !address.includes('hunter2')
   }), { seed, numRuns: 2000 })
@@ -117,7 +122,8 @@ t.test('the reason never holds the credentials', async t => {
 
 t.test('a text of 1 MB is answered at once', async t => {
   const texts = [
-    'redis://'.repeat(125_000), `redis://${'@'.repeat(1e6)}`, `redis://${':'.repeat(1e6)}`, `redis://[${':'.repeat(1e6)}`,
+    'redis://'.repeat(125_000), `redis://${'@'.repeat(1e6)}`, `redis://${':'.repeat(1e6)}`,
+    `redis://[${':'.repeat(1e6)}`,
     'a'.repeat(1e6)
   ]
   const startedAtMs = performance.now()

@@ -45,14 +45,22 @@ async function place (t: Test): Promise<Place> {
 }
 
 /** To be closed by the test. It is on Redis, unless that cannot be reached. */
-async function openApp (t: Test, options: RedisGuardOptions, lines: Record<string, unknown>[] = []): Promise<FastifyInstance> {
+async function openApp (
+  t: Test,
+  options: RedisGuardOptions,
+  lines: Record<string, unknown>[] = []
+): Promise<FastifyInstance> {
   const app = await startApp(t, options, lines)
   if (options.redis !== false) await until(() => app.redisGuard.status.store === 'redis')
   lines.length = 0
   return app
 }
 
-async function startApp (t: Test, options: RedisGuardOptions, lines: Record<string, unknown>[] = []): Promise<FastifyInstance> {
+async function startApp (
+  t: Test,
+  options: RedisGuardOptions,
+  lines: Record<string, unknown>[] = []
+): Promise<FastifyInstance> {
   const app: FastifyInstance = Fastify(logTo(lines))
   t.teardown(async () => await app.close())
   await app.register(redisGuard, { commandTimeout: 20_000, ...options })
@@ -121,7 +129,7 @@ t.test('what is under way arrives, also where Redis does not know a script yet',
   await Promise.all(calls)
 })
 
-t.test('what an outage has left arrives while a recovery is under way, and right after it', { buffered: true }, async t => {
+t.test('what an outage left is sent while a recovery is under way, and right after it', { buffered: true }, async t => {
   await Promise.all([false, true].map(async waitsForRecovery => {
     const { server, proxy, operator } = await place(t)
     const app = await openApp(t, { redis: { port: proxy.port }, resetTimeout: 50 })
@@ -131,14 +139,15 @@ t.test('what an outage has left arrives while a recovery is under way, and right
     for (const name of names) await app.redisGuard.set(name, name)
     await server.restart()
     proxy.delayMs = 20
-    const isBack = () => waitsForRecovery ? app.redisGuard.status.store === 'redis' : app.redisGuard.status.breaker === 'closed'
+    const isBack = () =>
+      waitsForRecovery ? app.redisGuard.status.store === 'redis' : app.redisGuard.status.breaker === 'closed'
     await until(isBack)
     await app.close()
     t.equal((await operator.mget(names.map(name => keys.value(name)))).filter(text => text !== null).length, 300)
   }))
 })
 
-t.test('a Redis that is back when the application closes is sent what it missed, though nobody has looked yet', { buffered: true }, async t => {
+t.test('closing sends a Redis that is back what it missed, before anybody looked', { buffered: true }, async t => {
   const never = { resetTimeout: 60_000 }
   t.jobs = 3
   t.test('one that was gone', { buffered: true }, async t => {
@@ -179,7 +188,9 @@ t.test('a Redis that is back when the application closes is sent what it missed,
     }
     await app.close()
     // The other nodes say who has the slot.
-    const found = await Promise.all(operators.map(async operator => await operator.hexists(keys.blocks, '192.0.2.1').catch(() => 0)))
+    const found = await Promise.all(operators.map(async operator => {
+      return await operator.hexists(keys.blocks, '192.0.2.1').catch(() => 0)
+    }))
     t.same(found.sort(), [0, 0, 1])
   })
 })
@@ -270,13 +281,14 @@ t.test('closing ends in time', { buffered: true }, async t => {
   const closedInTime = async (t: Test, app: FastifyInstance, lines: readonly Record<string, unknown>[]) => {
     const tookMs = await msOf(async () => await app.close())
     t.ok(tookMs < longestMs, `${tookMs} ms`)
-    const [line, ...others] = lines.filter(({ lost }) => lost !== undefined) as { lost: Record<string, number>, msg: string }[]
+    const [line, ...others] =
+      lines.filter(({ lost }) => lost !== undefined) as { lost: Record<string, number>, msg: string }[]
     t.match(line, { msg: 'the application closes before Redis has everything: the rest is lost' })
     t.same(others, [])
     return line!.lost
   }
 
-  t.test('while Redis hangs, with commands under way, and with an outage that is known', { buffered: true }, async t => {
+  t.test('while Redis hangs, with commands under way, and during a known outage', { buffered: true }, async t => {
     await Promise.all([false, true].map(async isKnown => {
       const { server } = await place(t)
       const lines: Record<string, unknown>[] = []
@@ -312,7 +324,9 @@ t.test('closing ends in time', { buffered: true }, async t => {
     const lines: Record<string, unknown>[] = []
     const app = await openApp(t, { redis: { port: proxy.port }, ...slow, syncInterval: 60_000 }, lines)
     proxy.delayMs = 150
-    const blocking = Array.from({ length: 4000 }, async (_, i) => await app.redisGuard.blockIP(`10.0.${i >> 8}.${i & 255}`, 60))
+    const blocking = Array.from({ length: 4000 }, async (_, i) => {
+      return await app.redisGuard.blockIP(`10.0.${i >> 8}.${i & 255}`, 60)
+    })
     const { blocks } = await closedInTime(t, app, lines)
     t.ok(blocks! > 0)
     // Eight calls of fifty may be in doubt.
@@ -342,7 +356,7 @@ t.test('closing ends in time', { buffered: true }, async t => {
     t.equal(lines.filter(({ lost }) => lost !== undefined).length, 24)
   })
 
-  t.test('while it connects, before the application is ready, and when it is closed twice', { buffered: true }, async t => {
+  t.test('while it connects, before the application is ready, and when closed twice', { buffered: true }, async t => {
     const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
     t.teardown(() => silent.close())
     await once(silent, 'listening')

@@ -1,4 +1,6 @@
-/** A Redis that is nearly full, that evicts, or that may, is told of once: at start, and when it comes to that later. */
+/**
+ * A Redis that is nearly full, that evicts, or that may, is told of once: at start, and when it comes to that later.
+ */
 import t, { type Test } from 'tap'
 import { MemoryWatch } from '../../lib/startup/memory-watch.js'
 import { guardedApp, logTo } from '../support/app.js'
@@ -57,7 +59,9 @@ t.test('memory above 80% of maxmemory is reported once, and again after it was b
     await watch.look()
     return codes.length
   }
-  for (const [part, count] of [[0.5, 0], [0.78, 0], [0.85, 1], [0.9, 1], [0.78, 1], [0.85, 1], [0.6, 1], [0.85, 2]] as const) {
+  for (const [part, count] of [
+    [0.5, 0], [0.78, 0], [0.85, 1], [0.9, 1], [0.78, 1], [0.85, 1], [0.6, 1], [0.85, 2]
+  ] as const) {
     t.equal(await codesAt(part), count, `${part} of maxmemory`)
   }
   t.same(codes, ['GUARD_WARN_MEMORY', 'GUARD_WARN_MEMORY'])
@@ -73,7 +77,9 @@ t.test('evictions are reported once, and again after an hour without any', async
     await watch.look()
     return codes.filter(code => code === 'GUARD_WARN_EVICTED').length
   }
-  for (const [minutes, evicts, told] of [[1, false, 0], [1, true, 1], [59, true, 1], [59, true, 1], [59, false, 1], [2, true, 2]] as const) {
+  for (const [minutes, evicts, told] of [
+    [1, false, 0], [1, true, 1], [59, true, 1], [59, true, 1], [59, false, 1], [2, true, 2]
+  ] as const) {
     t.equal(await evictionsAfter(minutes, evicts), told)
   }
   t.match(details[codes.indexOf('GUARD_WARN_EVICTED')], { evictedKeys: Number })
@@ -115,10 +121,16 @@ t.test('without maxmemory, or without a readable answer, there is no warning abo
 
 t.test('old evictions of a server that did not answer in between are not reported again', async t => {
   const info = (id: string, evicted: number) => `run_id:${id}\r\nevicted_keys:${evicted}\r\n`
-  const looks = [[info('a', 0), info('b', 5)], [info('a', 0)], [info('a', 0), info('b', 5)], [info('a', 0), info('b', 6)]]
+  const looks = [
+    [info('a', 0), info('b', 5)], [info('a', 0)], [info('a', 0), info('b', 5)], [info('a', 0), info('b', 6)]
+  ]
   const codes: string[] = []
   let ms = 0
-  const watch = new MemoryWatch({ ask: async () => looks.shift()!, warn: ({ code }) => codes.push(code), now: () => ms })
+  const watch = new MemoryWatch({
+    ask: async () => looks.shift()!,
+    warn: ({ code }) => codes.push(code),
+    now: () => ms
+  })
   const counts: number[] = []
   while (looks.length > 0) {
     await watch.look()
@@ -162,7 +174,9 @@ t.test('an application logs and lists warnings about its Redis while it runs', a
   clock.tick(60_000)
   await until(() => codes().length === 3)
   t.same(codes(), ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_MEMORY', 'GUARD_WARN_EVICTED'])
-  t.match(lines.map(({ code }) => code), ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_MEMORY', 'GUARD_WARN_MEMORY', 'GUARD_WARN_EVICTED'])
+  t.match(lines.map(({ code }) => code), [
+    'GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_MEMORY', 'GUARD_WARN_MEMORY', 'GUARD_WARN_EVICTED'
+  ])
   t.match(lines[1], { maxBytes, msg: /more than 80% of its maxmemory/ })
 })
 

@@ -2,16 +2,26 @@
 import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import t from 'tap'
-import { checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, trustProxyOf } from '../../lib/startup/warnings.js'
+import {
+  checkEviction, checkPassword, checkRoutesBefore, checkTrustProxy, trustProxyOf
+} from '../../lib/startup/warnings.js'
 import type { RedisSettings } from '../../lib/settings/redis-option.js'
 
 t.test('a trustProxy that any client can use, or that trusts nobody, is warned of', async t => {
-  t.match(checkTrustProxy(true), { code: 'GUARD_WARN_TRUST_PROXY', message: /^trustProxy: true .* any client can make up.* Set trustProxy to/ })
-  t.match(checkTrustProxy(1), { code: 'GUARD_WARN_TRUST_PROXY', message: /^trustProxy: 1 trusts no proxy.* Set trustProxy to/ })
+  t.match(checkTrustProxy(true), {
+    code: 'GUARD_WARN_TRUST_PROXY',
+    message: /^trustProxy: true .* any client can make up.* Set trustProxy to/
+  })
+  t.match(checkTrustProxy(1), {
+    code: 'GUARD_WARN_TRUST_PROXY',
+    message: /^trustProxy: 1 trusts no proxy.* Set trustProxy to/
+  })
 })
 
 t.test('a trustProxy that says whom it trusts is fine', async t => {
-  for (const trustProxy of [undefined, false, '10.0.0.0/8', ['10.0.0.1'], () => true]) t.equal(checkTrustProxy(trustProxy), undefined)
+  for (const trustProxy of [undefined, false, '10.0.0.0/8', ['10.0.0.1'], () => true]) {
+    t.equal(checkTrustProxy(trustProxy), undefined)
+  }
 })
 
 t.test("Fastify's trustProxy is found, also from a child of the instance", async t => {

@@ -6,7 +6,7 @@
  * moved by -d instead, which is the same for all that looks at differences.
  */
 import t from 'tap'
-import { type Check, algorithms, defineLimit, excesses, type Algorithm } from '../../lib/rules/rate-limit.js'
+import { type Check, algorithms, defineLimit, excesses, ruleOf, type Algorithm } from '../../lib/rules/rate-limit.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'
@@ -47,7 +47,11 @@ const passTime = `
     if before <= nowMs or expiresAtMs <= nowMs then
       redis.call('DEL', key)
     else
-      if redis.call('TYPE', key).ok == 'hash' then redis.call('HINCRBY', key, 'atMs', -ARGV[1]) end
+      if redis.call('TYPE', key).ok == 'hash' then
+        for _, field in ipairs(redis.call('HKEYS', key)) do
+          if string.find(field, '[aA]tMs$') then redis.call('HINCRBY', key, field, -ARGV[1]) end
+        end
+      end
       redis.call('PEXPIREAT', key, expiresAtMs)
     end
   end
@@ -122,7 +126,8 @@ for (const algorithm of algorithms) {
 
 /** Times as seen from the decision, so that two clocks can be compared. */
 function relative ({ accepted, nowMs, outcomes }: Taken) {
-  const relativeTo = ({ fits, state: { used, previous, atMs } }: Taken['outcomes'][number]) =>
-    ({ fits, used, previous, inMs: atMs - nowMs })
-  return { accepted, outcomes: outcomes.map(relativeTo) }
+  return {
+    accepted,
+    outcomes: outcomes.map(({ check, fits, state }) => ({ fits, numbers: ruleOf(check.limit).encode(state, nowMs) }))
+  }
 }

@@ -13,6 +13,7 @@ import { type Asked, takeOf } from '../support/take.js'
 import { guardedApp } from '../support/app.js'
 import { outages } from '../support/outages.js'
 import { randomFrom } from '../support/random.js'
+import { numbersOf, stateOf } from '../support/states.js'
 import { RedisCluster } from '../../tools/redis-cluster.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
@@ -69,14 +70,14 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
     const key = `client${random.whole(1, 3)}`
     const [here, there] = [memory.limits.peek(key, checks), await redis.limits.peek(key, checks)]
     const usedOf = (peeked: typeof here, nowMs: number) => peeked.map(({ check: { name, limit }, state }) => {
-      const { used, previous } = ruleOf(limit).take(state, nowMs, limit, 0).state
-      return { name, used: limit.algorithm === 'gcra' ? used / limit.windowMs : used, previous }
+      const [used, second] = numbersOf(limit, ruleOf(limit).take(state, nowMs, limit, 0).state)
+      return { name, used: limit.algorithm === 'gcra' ? used / limit.windowMs : used, second }
     })
     // All windows are so long that the clocks of the two are near enough.
     const [found, expected] = [usedOf(here, clockMs), usedOf(there, clockMs)]
     // A bucket drains while the two are asked.
-    const isAlike = found.every(({ used, previous }, i) =>
-      Math.abs(used - expected[i]!.used) < 0.01 && previous === expected[i]!.previous)
+    const isAlike = found.every(({ used, second }, i) =>
+      Math.abs(used - expected[i]!.used) < 0.01 && second === expected[i]!.second)
     if (!isAlike) return t.same(found, expected, `step ${step}`)
   }
   t.pass('500 steps')
@@ -90,8 +91,7 @@ t.test('what is no counter is left alone by a refund and a look', { buffered: tr
   const store = new RedisStore(guarded, { keys: new Keys('other:'), maxEvents: 1, instance: 'test' })
   await store.instance.fence()
   const checks = algorithms.map(algorithm => ({ name: 'a', limit: defineLimit(algorithm, 5, 1000), cost: 1 }))
-  const state = { used: 1, previous: 0, atMs: 0 }
-  const outcomes = checks.map(check => outcomeOf(check, { fits: true, state }, 0))
+  const outcomes = checks.map(check => outcomeOf(check, { fits: true, state: stateOf(check.limit, 1, 0, 0) }, 0))
   const taken: Taken = { kind: 'taken', source: 'redis', accepted: true, nowMs: 0, outcomes }
   for (const { limit } of checks) await guarded.client.sadd(new Keys('other:').limit(limit.algorithm, 'a', 'client'), 'x')
   await store.limits.refund({ key: 'client' }, taken)

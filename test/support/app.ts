@@ -5,7 +5,11 @@ import redisGuard from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 
 /** In memory, unless the options say otherwise; closed with the test. */
-export async function guardedApp (t: Test, options: RedisGuardOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {
+export async function guardedApp (
+  t: Test,
+  options: RedisGuardOptions = {},
+  server: FastifyServerOptions = {}
+): Promise<FastifyInstance> {
   const app: FastifyInstance = Fastify(server)
   t.teardown(async () => await app.close())
   await app.register(redisGuard, { redis: false, ...options })

@@ -11,7 +11,8 @@ import { outageStores } from '../../lib/outage/stores.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import type { Block, BlockOperation } from '../../lib/store/block-store.js'
 import { Keys } from '../../lib/store/keys.js'
-import { type Check } from '../../lib/rules/rate-limit.js'
+import { windowOf } from '../../lib/rules/fixed-window.js'
+import type { Check } from '../../lib/rules/rate-limit.js'
 import { type CountedHere, type Hit, outcomeOf, type Taken } from '../../lib/store/limit-store.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
@@ -115,7 +116,7 @@ export class MadeUpRedis {
 export function countedBy (hits: readonly Hit[], check: Check, used = 1): readonly Taken[] {
   const nowMs = Date.now()
   return hits.map((_, i) => {
-    const state = { used: used + i, previous: 0, atMs: nowMs + 60_000 }
+    const state = windowOf(used + i, 0, nowMs + 60_000)
     return { kind: 'taken', source: 'redis', accepted: true, nowMs, outcomes: [outcomeOf(check, { fits: true, state }, nowMs)] }
   })
 }

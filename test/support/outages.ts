@@ -8,7 +8,16 @@ export interface Outage {
 }
 
 export const outages: Readonly<Record<string, Outage>> = {
-  'hangs, and runs later what it was sent': { begin: server => server.signal('SIGSTOP'), end: server => server.signal('SIGCONT') },
-  'cannot be reached': { begin: (server, proxy) => { proxy.blackhole = true }, end: (server, proxy) => { proxy.blackhole = false } },
-  'answers after the time limit': { begin: (server, proxy) => { proxy.delayMs = 1000 }, end: (server, proxy) => { proxy.delayMs = 0 } }
+  'hangs, and runs later what it was sent': {
+    begin: server => server.signal('SIGSTOP'),
+    end: server => server.signal('SIGCONT')
+  },
+  'cannot be reached': {
+    begin: (server, proxy) => { proxy.blackhole = true },
+    end: (server, proxy) => { proxy.blackhole = false }
+  },
+  'answers after the time limit': {
+    begin: (server, proxy) => { proxy.delayMs = 1000 },
+    end: (server, proxy) => { proxy.delayMs = 0 }
+  }
 }

@@ -6,7 +6,16 @@ import {
 
 /** What is often there in place of a value. */
 export const values: Readonly<Record<string, unknown>> = {
-  NaN, empty: '', text: 'cache', minus: -1, fraction: 1.5, Infinity, null: null, record: {}, array: [], function: () => {}
+  NaN,
+  empty: '',
+  text: 'cache',
+  minus: -1,
+  fraction: 1.5,
+  Infinity,
+  null: null,
+  record: {},
+  array: [],
+  function: () => {}
 }
 
 const anyText = 'empty text'
@@ -78,7 +87,9 @@ export const forms: Readonly<Record<string, Form>> = {
     }
   },
   'redis.redisOptions.': {
-    rules: nodeConnectionRules, redis: (options, { node }) => ({ cluster: [node], redisOptions: options }), taken: ofConnection
+    rules: nodeConnectionRules,
+    redis: (options, { node }) => ({ cluster: [node], redisOptions: options }),
+    taken: ofConnection
   },
   'redis.cluster[0].': {
     rules: nodeRules,

@@ -1,4 +1,7 @@
-/** Bundles bundled.mjs into the folder --configFolder, in both formats; without other packages when --configOwn is given. */
+/**
+ * Bundles bundled.mjs into the folder --configFolder, in both formats; without other packages when --configOwn is
+ * given.
+ */
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import commonjs from '@rollup/plugin-commonjs'

@@ -48,7 +48,8 @@ t.test('Prometheus sees what the clients met, and what becomes of it without Red
 
   await t.test('the target is up', async t => {
     const [target] = await eventually(async () => {
-      const { activeTargets } = await prometheus.api('targets') as { activeTargets: Array<{ health: string, lastError: string }> }
+      const { activeTargets } =
+        await prometheus.api('targets') as { activeTargets: Array<{ health: string, lastError: string }> }
       return activeTargets
     }, targets => targets[0]?.health === 'up')
     t.match(target, { health: 'up', lastError: '' })
@@ -68,8 +69,12 @@ t.test('Prometheus sees what the clients met, and what becomes of it without Red
   })
 
   await t.test('decisions are counted by limit and outcome', async t => {
-    const decisions = await prometheus.series('sum by (limit, outcome) (redis_guard_decisions_total)', series => total(series) === 11)
-    t.same(Object.fromEntries(decisions.map(({ metric, value }) => [`${metric['limit'] ?? ''} ${metric['outcome']}`, value])), {
+    const decisions =
+      await prometheus.series('sum by (limit, outcome) (redis_guard_decisions_total)', series => total(series) === 11)
+    t.same(Object.fromEntries(decisions.map(({ metric, value }) => [
+      `${metric['limit'] ?? ''} ${metric['outcome']}`,
+      value
+    ])), {
       'POST:/login allowed': 3,
       'POST:/login limited': 2,
       // two for the home page, and the request that blocked
@@ -97,7 +102,8 @@ t.test('Prometheus sees what the clients met, and what becomes of it without Red
   await t.test('meanwhile clients are answered as before', async t => {
     t.same(await statusesOf(5, service.login('198.51.100.3')), [200, 200, 200, 429, 429])
     t.same(await statusesOf(1, service.home('203.0.113.7')), [403], 'who was blocked still is')
-    const allowed = await prometheus.value('redis_guard_decisions_total{limit="POST:/login", outcome="allowed", source="memory"}', 3)
+    const allowed =
+      await prometheus.value('redis_guard_decisions_total{limit="POST:/login", outcome="allowed", source="memory"}', 3)
     t.equal(allowed, 3)
   })
 
@@ -116,7 +122,9 @@ interface Series {
 async function promtool (args: readonly string[], input = ''): Promise<{ code: number | null, output: string }> {
   const child = spawn(findProgram('promtool'), args, { cwd: shipped, stdio: ['pipe', 'pipe', 'pipe'] })
   let output = ''
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => { output += text })
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => { output += text })
+  }
   child.stdin.end(input)
   const [code] = await once(child, 'close') as [number | null]
   return { code, output }
@@ -150,24 +158,32 @@ async function startPrometheus (targetPort: number) {
   await change(join(folder, 'alerts.yml'), [[/for: .*/g, 'for: 500ms']])
   const port = await freePort()
   const program = new Program(findProgram('prometheus'), [
-    `--config.file=${join(folder, 'prometheus.yml')}`, `--storage.tsdb.path=${join(folder, 'data')}`, `--web.listen-address=127.0.0.1:${port}`
+    `--config.file=${join(folder, 'prometheus.yml')}`, `--storage.tsdb.path=${join(folder, 'data')}`,
+    `--web.listen-address=127.0.0.1:${port}`
   ])
   await program.saying(/Server is ready to receive web requests/)
 
   const api = async (path: string): Promise<unknown> => {
-    const answer = await (await fetch(`http://127.0.0.1:${port}/api/v1/${path}`)).json() as { status: string, data: unknown }
+    const answer =
+      await (await fetch(`http://127.0.0.1:${port}/api/v1/${path}`)).json() as { status: string, data: unknown }
     if (answer.status !== 'success') throw new Error(`Prometheus answers ${JSON.stringify(answer)} to ${path}`)
     return answer.data
   }
-  const series = async (query: string, accept: (series: readonly Series[]) => boolean): Promise<readonly Series[]> => await eventually(async () => {
-    const { result } = await api(`query?query=${encodeURIComponent(query)}`) as { result: Array<{ metric: Series['metric'], value: [number, string] }> }
+  const series = async (
+    query: string,
+    accept: (series: readonly Series[]) => boolean
+  ): Promise<readonly Series[]> => await eventually(async () => {
+    const { result } = await api(`query?query=${encodeURIComponent(query)}`) as {
+      result: Array<{ metric: Series['metric'], value: [number, string] }>
+    }
     return result.map(({ metric, value: [, value] }) => ({ metric, value: Number(value) }))
   }, accept)
   return {
     api,
     series,
     /** The query's only value; waits until it is the expected one. */
-    value: async (query: string, expected: number) => (await series(query, found => found.length === 1 && found[0]!.value === expected))[0]?.value,
+    value: async (query: string, expected: number) =>
+      (await series(query, found => found.length === 1 && found[0]!.value === expected))[0]?.value,
     stop: async () => {
       await program.stop()
       await rm(folder, { recursive: true, force: true })

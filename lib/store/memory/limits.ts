@@ -160,9 +160,8 @@ interface Found extends Stored {
 
 function decidedOf (check: Check, { fits, state, left }: Judged<LimitState>, nowMs: number): DecidedOutcome {
   const { limit, cost } = check
-  const rule = ruleOf(limit)
-  const explanation = explainHit(rule.explain(state, nowMs, limit, cost), limit, cost)
-  return { check, fits, explanation, refusals: fits ? 0 : rule.refusals(state, nowMs, limit), state, left }
+  const explanation = explainHit(ruleOf(limit).explain(state, nowMs, limit, cost), limit, cost)
+  return { check, fits, explanation, state, left }
 }
 
 /** @param explanation  what the counters say to a hit of the check's cost, if somebody has asked */

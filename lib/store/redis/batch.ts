@@ -67,7 +67,7 @@ export class Batch {
     this.#checks = 0
     const answer = await this.#send(all.map(({ hit }) => hit))
     for (const [i, waiting] of all.entries()) {
-      // There is one answer for each hit.
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- one answer for each hit, in their order
       waiting.answer('kind' in answer ? answer : answer[i]!)
     }
   }

@@ -1,13 +1,16 @@
 /** The table of counters in memory: never more than its capacity, and no flood frees a client that is limited. */
 import fc from 'fast-check'
 import t from 'tap'
+import { windowOf } from '../../../lib/rules/fixed-window.js'
 import { defineLimit } from '../../../lib/rules/rate-limit.js'
+import type { LimitState } from '../../../lib/rules/rule.js'
 import type { Entry } from '../../../lib/store/memory/counter-entry.js'
 import { CounterTable } from '../../../lib/store/memory/counter-table.js'
 import { bucketsOfAddress, mostSharedByAddresses, overflowBuckets } from '../../../lib/store/memory/shared-counters.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
+import { numbersOf } from '../../support/states.js'
 
 interface How {
   limit?: string
@@ -31,8 +34,8 @@ function hitAll (table: CounterTable, keys: readonly string[], nowMs: number, ho
   const { limit: name = 'login', from, heldUntilMs = 0, expiresAtMs = nowMs + 60_000 } = how
   const entries = keys.map(key => table.find(key, { name, limit: hundred }, from, nowMs))
   return entries.map((entry, i) => {
-    const used = (entry?.state?.used ?? 0) + 1
-    const state = { used, previous: 0, atMs: nowMs }
+    const used = usedOf(entry?.state) + 1
+    const state = windowOf(used, 0, nowMs)
     const share = Math.min(1, used / 100)
     table.keep(entry, keys[i]!, { name, from, limit: hundred, state, expiresAtMs, heldUntilMs, share }, nowMs)
     return used
@@ -41,7 +44,12 @@ function hitAll (table: CounterTable, keys: readonly string[], nowMs: number, ho
 
 /** The count of a key that has counters of its own; undefined: it has none. */
 function own (table: CounterTable, key: string, nowMs: number): number | undefined {
-  return table.peek(key, nowMs)?.used
+  const state = table.peek(key, nowMs)
+  return state && usedOf(state)
+}
+
+function usedOf (state: LimitState | undefined): number {
+  return state === undefined ? 0 : numbersOf(hundred, state)[0]
 }
 
 function full (capacity: number, heldUntilMs: number): CounterTable {
@@ -155,7 +163,7 @@ t.test('when all keys are held', async t => {
     const shared = new Map<Entry, number>()
     for (let i = 0; i < 10_000; i++) {
       const entry = table.find(`newcomer ${i}`, { name: 'login', limit: hundred }, undefined, 1)!
-      shared.set(entry, entry.state!.used)
+      shared.set(entry, usedOf(entry.state))
     }
     t.equal(shared.size, overflowBuckets)
     t.equal([...shared.values()].reduce((a, b) => a + b), 10_000)
@@ -210,7 +218,7 @@ t.test('when all keys are held', async t => {
     table.sweep(100)
     hitAll(table, ['first limit', 'second limit'], 100, { heldUntilMs: 50_000 })
     t.equal(own(table, 'first limit', 100), 1)
-    t.equal(table.find('second limit', { name: 'login', limit: hundred }, undefined, 100)?.state?.used, 7)
+    t.equal(usedOf(table.find('second limit', { name: 'login', limit: hundred }, undefined, 100)?.state), 7)
   })
 })
 

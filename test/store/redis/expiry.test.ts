@@ -26,7 +26,7 @@ t.test('a key that lost its expiry gets one, and lets its client in again', asyn
 t.test('a key that holds something else is not counted on', async t => {
   const { limits } = await maker.redis(t)
   await maker.observer.set(keys.limit('fixed-window', 'limit', 'client'), 'not a number')
-  await maker.observer.hset(keys.limit('gcra', 'limit', 'client'), { used: 'x' })
+  await maker.observer.hset(keys.limit('gcra', 'limit', 'client'), { level: 'x', max: '1', atMs: '0' })
   for (const algorithm of ['fixed-window', 'gcra'] as const) {
     const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
     t.same((await takeAllOf(limits, [hit, hit])).map(({ accepted }) => accepted), [true, false])

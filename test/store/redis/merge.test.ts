@@ -11,6 +11,7 @@ import { RedisStore } from '../../../lib/store/redis/redis-store.js'
 import type { CountedHere } from '../../../lib/store/limit-store.js'
 import type { BlockOperation } from '../../../lib/store/block-store.js'
 import { contractsOf } from '../../support/redis-contracts.js'
+import { numbersOf, stateOf } from '../../support/states.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { scripts } from '../../../lib/store/redis/lua/scripts.js'
 import { takeAllOf, takeOf } from '../../support/take.js'
@@ -164,7 +165,7 @@ t.test('a window that is over on the way is left out, and so is one that nobody 
   const limit = defineLimit('fixed-window', 100, 1000)
   const { key } = clientOf(limit)
   const nowMs = Date.now()
-  await store.limits.merge(String(++ids), [{ key, limit, known: undefined, counted: { used: 0, previous: 0, atMs: nowMs + 500 } }], nowMs, false)
+  await store.limits.merge(String(++ids), [{ key, limit, known: undefined, counted: stateOf(limit, 0, 0, nowMs + 500) }], nowMs, false)
   t.equal(await observer.exists(key), 0)
 })
 
@@ -193,7 +194,8 @@ t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or 
       await observer.set(key, '1:40')
       await observer.pexpireat(key, tooFarMs)
     }
-    const counted = where === 'in Redis' ? known : { ...known, previous: known.previous + 40, atMs: tooFarMs }
+    const [used, refused] = numbersOf(limit, known)
+    const counted = where === 'in Redis' ? known : stateOf(limit, used, refused + 40, tooFarMs)
     await carry([{ key, limit, known, counted }])
     const leftMs = await observer.pttl(key)
     t.ok(leftMs > 8000 && leftMs <= 10_000, `${where}: ${leftMs}`)
@@ -202,21 +204,23 @@ t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or 
 
 t.test('sliding-window: windows that do not begin at the same moment are matched by the nearer beginning', async t => {
   const limit = defineLimit('sliding-window', 100, 10_000)
-  const cases: [inRedis: LimitState, carried: LimitState, expected: { used: string, previous: string }][] = [
+  interface Window { readonly used: number, readonly fading: number, readonly startsAtMs: number }
+  const cases: [inRedis: Window, carried: Window, expected: { used: string, fading: string }][] = [
     // Ours began nearly a window later: Redis' current one is the one before ours.
-    [{ used: 7, previous: 3, atMs: -9000 }, { used: 5, previous: 2, atMs: -1000 }, { used: '5', previous: '9' }],
+    [{ used: 7, fading: 3, startsAtMs: -9000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '9' }],
     // Ours began nearly a window earlier.
-    [{ used: 7, previous: 3, atMs: -1000 }, { used: 5, previous: 2, atMs: -9000 }, { used: '7', previous: '8' }],
-    [{ used: 7, previous: 3, atMs: -3000 }, { used: 5, previous: 2, atMs: -1000 }, { used: '12', previous: '5' }],
+    [{ used: 7, fading: 3, startsAtMs: -1000 }, { used: 5, fading: 2, startsAtMs: -9000 }, { used: '7', fading: '8' }],
+    [{ used: 7, fading: 3, startsAtMs: -3000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '12', fading: '5' }],
     // What Redis had stored has become the fading window.
-    [{ used: 7, previous: 3, atMs: -12_000 }, { used: 5, previous: 2, atMs: -1000 }, { used: '5', previous: '9' }],
-    [{ used: 7, previous: 3, atMs: -25_000 }, { used: 5, previous: 2, atMs: -1000 }, { used: '5', previous: '2' }]
+    [{ used: 7, fading: 3, startsAtMs: -12_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '9' }],
+    [{ used: 7, fading: 3, startsAtMs: -25_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '2' }]
   ]
   for (const [inRedis, carried, expected] of cases) {
     const { key } = clientOf(limit)
     const nowMs = Date.now()
-    await observer.hset(key, { ...inRedis, atMs: nowMs + inRedis.atMs })
-    await carry([{ key, limit, known: undefined, counted: { ...carried, atMs: nowMs + carried.atMs } }])
+    await observer.hset(key, { ...inRedis, startsAtMs: nowMs + inRedis.startsAtMs })
+    const counted = stateOf(limit, carried.used, carried.fading, nowMs + carried.startsAtMs)
+    await carry([{ key, limit, known: undefined, counted }])
     t.match(await observer.hgetall(key), expected)
   }
 })
@@ -232,13 +236,13 @@ t.test('gcra: hits by another max are added as the time that they take to drain'
     // 5 of 10, and 100 of 1000 on top: 6 of 10, or 600 of 1000. That is more than the burst of 20 of a third limit.
     await carry([{ key, limit: paced, known, counted: countedOn(known, large, 100) }])
     const bucket = await observer.hgetall(key)
-    t.equal(bucket['previous'], '1000')
-    const hits = Number(bucket['used']) / 1_000_000
+    t.equal(bucket['max'], '1000')
+    const hits = Number(bucket['level']) / 1_000_000
     t.ok(hits > 599 && hits <= 600, `${hits} of 1000`)
     // Another instance knew of the same.
     await carry([{ key, limit: small, known, counted: known }])
     const again = await observer.hgetall(key)
-    t.ok(Math.abs(Number(again['used']) / Number(again['previous']) - 600_000) < 1000, JSON.stringify(again))
+    t.ok(Math.abs(Number(again['level']) / Number(again['max']) - 600_000) < 1000, JSON.stringify(again))
   }
 })
 
@@ -247,7 +251,7 @@ t.test('gcra: the bucket is never fuller than full, and one that never drains go
   const { key, hit } = clientOf(limit)
   const known = await hit(1)
   await carry([{ key, limit, known, counted: countedOn(known, limit, 50) }])
-  t.ok(Number(await observer.hget(key, 'used')) <= 5 * 60_000)
+  t.ok(Number(await observer.hget(key, 'level')) <= 5 * 60_000)
   const never = defineLimit('gcra', 0, 60_000, { burst: 5 })
   const other = clientOf(never)
   await carry([{ key: other.key, limit: never, known: undefined, counted: countedOn(undefined, never, 1) }])
@@ -408,8 +412,9 @@ t.test('what is sent again without the first of it is added once', async t => {
 
 t.test('fixed-window: a foreign number below 0 counts as no counter', async t => {
   await store.instance.fence()
-  const { key, hit } = clientOf(defineLimit('fixed-window', 100, 100_000))
+  const limit = defineLimit('fixed-window', 100, 100_000)
+  const { key, hit } = clientOf(limit)
   await observer.set(key, '-5')
-  t.equal((await hit(1)).used, 1)
+  t.equal(numbersOf(limit, await hit(1))[0], 1)
   t.equal(await observer.get(key), '1')
 })

@@ -19,6 +19,7 @@ import * as ofLimits from '../../../lib/store/redis/encodings/limits.js'
 import * as ofValues from '../../../lib/store/redis/encodings/values.js'
 import { scripts } from '../../../lib/store/redis/lua/scripts.js'
 import { guardedApp, logTo } from '../../support/app.js'
+import { numbersOf } from '../../support/states.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { until } from '../../../tools/until.js'
 
@@ -44,10 +45,10 @@ const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   take: async store => {
     for (const check of checks) {
       const taken = await takeOf(store.limits, { key: 'client', checks: [check] })
-      const { used, previous, atMs } = taken.outcomes[0]!.state
+      const [first, second, atMs] = numbersOf(check.limit, taken.outcomes[0]!.state)
       inRange(taken.nowMs, 1)
-      inRange(used, 0)
-      inRange(previous, 0)
+      inRange(first, 0)
+      inRange(second, 0)
       inRange(atMs, -Infinity)
       if (Math.abs(atMs - taken.nowMs) > check.limit.longestMs) throw new RangeError(`${atMs}`)
     }
@@ -55,12 +56,14 @@ const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   'take of several': async store => {
     for (const { nowMs, outcomes } of await takeAllOf(store.limits, [{ key: 'client', checks }, { key: 'other', checks }])) {
       inRange(nowMs, 1)
-      for (const { state } of outcomes) inRange(state.used, 0)
+      for (const { check, state } of outcomes) inRange(numbersOf(check.limit, state)[0], 0)
     }
   },
   peek: async store => {
     const peeked = await store.redis.limits.peek('client', checks.slice(0, 1)) satisfies readonly Peeked[]
-    for (const { state } of peeked) if (state !== undefined) for (const number of [state.used, state.previous]) inRange(number, 0)
+    for (const { check: { limit }, state } of peeked) {
+      if (state !== undefined) for (const number of numbersOf(limit, state).slice(0, 2)) inRange(number, 0)
+    }
   },
   forget: async store => isBoolean(await store.limits.forget('client', checks)),
   fence: async store => {

@@ -123,13 +123,8 @@ local function endMs (state, limit)
   return nowMs + math.min(limit.windowMs * 2 ^ math.min(state.refused - 1, 53), limit.longestMs)
 end
 
-local function isRepaired (stored, limit)
-  return stored.endsAtMs > endMs(stored, limit)
-end
-
 return {
   load = load,
-  isRepaired = isRepaired,
 
   -- Numbers go to Redis as they are: tostring would drop digits of long ones.
   save = function (key, state)
@@ -141,8 +136,13 @@ return {
     if stored == nil or nowMs >= stored.endsAtMs then
       return { used = 0, refused = 0, endsAtMs = nowMs + limit.windowMs }
     end
-    if not isRepaired(stored, limit) then return stored end
-    return { used = stored.used, refused = stored.refused, endsAtMs = endMs(stored, limit) }
+    local latestMs = endMs(stored, limit)
+    if stored.endsAtMs <= latestMs then return stored end
+    return { used = stored.used, refused = stored.refused, endsAtMs = latestMs }
+  end,
+
+  isRepaired = function (stored, state)
+    return stored.endsAtMs > state.endsAtMs
   end,
 
   fits = function (state, limit, cost)
@@ -208,20 +208,16 @@ RULES['gcra'] = function ()
 
 -- By \`read\` or \`claim\`. Returns the state as stored, or nil; and whether the key has lost its expiry.
 local function load (reader, key)
-  local fields = reader('HMGET', key, 'used', 'previous', 'atMs') or {}
+  local fields = reader('HMGET', key, 'level', 'max', 'atMs') or {}
   local level, max, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
   if level == nil or max == nil or atMs == nil then return nil, false end
   return { level = level, max = max, atMs = atMs }, redis.call('PTTL', key) == -1
 end
 
 local function save (key, state, limit)
-  redis.call('HSET', key, 'used', state.level, 'previous', state.max, 'atMs', state.atMs)
+  redis.call('HSET', key, 'level', state.level, 'max', state.max, 'atMs', state.atMs)
   local drainMs = state.max == 0 and limit.windowMs or math.ceil(state.level / state.max)
   redis.call('PEXPIREAT', key, state.atMs + drainMs)
-end
-
-local function isRepaired (stored)
-  return stored.atMs > nowMs
 end
 
 local function drained (stored, elapsedMs, limit)
@@ -243,8 +239,11 @@ end
 return {
   load = load,
   save = save,
-  isRepaired = isRepaired,
   current = current,
+
+  isRepaired = function (stored, state)
+    return stored.atMs > state.atMs
+  end,
 
   fits = function (state, limit, cost)
     return state.level + cost * limit.windowMs <= limit.burst * limit.windowMs
@@ -271,7 +270,7 @@ return {
     if stored == nil then return end
     local left = counted.level - math.max(0, stored.atMs - counted.atMs) * limit.max
     local added = math.max(0, math.min(left, cost * limit.windowMs))
-    redis.call('HSET', key, 'used', math.max(0, stored.level - countedBy(stored.max, limit.max, added)))
+    redis.call('HSET', key, 'level', math.max(0, stored.level - countedBy(stored.max, limit.max, added)))
   end,
 
   -- Refusals leave no trace.
@@ -299,7 +298,7 @@ RULES['sliding-window'] = function ()
 
 -- By \`read\` or \`claim\`. Returns the state as stored, or nil; and whether the key has lost its expiry.
 local function load (reader, key)
-  local fields = reader('HMGET', key, 'used', 'previous', 'atMs') or {}
+  local fields = reader('HMGET', key, 'used', 'fading', 'startsAtMs') or {}
   local used, fading, startsAtMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
   if used == nil or fading == nil or startsAtMs == nil then return nil, false end
   return { used = used, fading = fading, startsAtMs = startsAtMs }, redis.call('PTTL', key) == -1
@@ -311,17 +310,13 @@ local function expiresAtMs (state, limit)
 end
 
 local function save (key, state, limit)
-  redis.call('HSET', key, 'used', state.used, 'previous', state.fading, 'atMs', state.startsAtMs)
+  redis.call('HSET', key, 'used', state.used, 'fading', state.fading, 'startsAtMs', state.startsAtMs)
   redis.call('PEXPIREAT', key, expiresAtMs(state, limit))
-end
-
-local function isRepaired (stored)
-  return stored.startsAtMs > nowMs
 end
 
 local function current (stored, limit)
   if stored == nil then return { used = 0, fading = 0, startsAtMs = nowMs } end
-  if isRepaired(stored) then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
+  if stored.startsAtMs > nowMs then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
   local elapsedMs = nowMs - stored.startsAtMs
   if elapsedMs < limit.windowMs then return stored end
   if elapsedMs < 2 * limit.windowMs and stored.used > 0 then
@@ -333,8 +328,11 @@ end
 return {
   load = load,
   save = save,
-  isRepaired = isRepaired,
   current = current,
+
+  isRepaired = function (stored, state)
+    return stored.startsAtMs > state.startsAtMs
+  end,
 
   fits = function (state, limit, cost)
     local fading = state.fading * (limit.windowMs - (nowMs - state.startsAtMs))
@@ -364,7 +362,7 @@ return {
     if math.abs(laterMs) <= sameMomentMs(limit) then
       redis.call('HSET', key, 'used', math.max(0, stored.used - cost))
     elseif math.abs(laterMs - limit.windowMs) <= sameMomentMs(limit) then
-      redis.call('HSET', key, 'previous', math.max(0, stored.fading - cost))
+      redis.call('HSET', key, 'fading', math.max(0, stored.fading - cost))
     end
   end,
 
@@ -996,7 +994,7 @@ local function general ()
       local stored = states[key] or nil
       local state = rule.current(stored, check)
       local fits = check.cost == 0 or rule.fits(state, check, check.cost)
-      local repaired = lostExpiry[key] or (stored ~= nil and rule.isRepaired(stored, check))
+      local repaired = lostExpiry[key] or (stored ~= nil and rule.isRepaired(stored, state))
       decisions[i] = { rule = rule, state = state, fits = fits, repaired = repaired }
       accepted = accepted and (fits or check.shadow)
     end

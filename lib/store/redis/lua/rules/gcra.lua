@@ -6,20 +6,16 @@
 
 -- By `read` or `claim`. Returns the state as stored, or nil; and whether the key has lost its expiry.
 local function load (reader, key)
-  local fields = reader('HMGET', key, 'used', 'previous', 'atMs') or {}
+  local fields = reader('HMGET', key, 'level', 'max', 'atMs') or {}
   local level, max, atMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
   if level == nil or max == nil or atMs == nil then return nil, false end
   return { level = level, max = max, atMs = atMs }, redis.call('PTTL', key) == -1
 end
 
 local function save (key, state, limit)
-  redis.call('HSET', key, 'used', state.level, 'previous', state.max, 'atMs', state.atMs)
+  redis.call('HSET', key, 'level', state.level, 'max', state.max, 'atMs', state.atMs)
   local drainMs = state.max == 0 and limit.windowMs or math.ceil(state.level / state.max)
   redis.call('PEXPIREAT', key, state.atMs + drainMs)
-end
-
-local function isRepaired (stored)
-  return stored.atMs > nowMs
 end
 
 local function drained (stored, elapsedMs, limit)
@@ -41,8 +37,11 @@ end
 return {
   load = load,
   save = save,
-  isRepaired = isRepaired,
   current = current,
+
+  isRepaired = function (stored, state)
+    return stored.atMs > state.atMs
+  end,
 
   fits = function (state, limit, cost)
     return state.level + cost * limit.windowMs <= limit.burst * limit.windowMs
@@ -69,7 +68,7 @@ return {
     if stored == nil then return end
     local left = counted.level - math.max(0, stored.atMs - counted.atMs) * limit.max
     local added = math.max(0, math.min(left, cost * limit.windowMs))
-    redis.call('HSET', key, 'used', math.max(0, stored.level - countedBy(stored.max, limit.max, added)))
+    redis.call('HSET', key, 'level', math.max(0, stored.level - countedBy(stored.max, limit.max, added)))
   end,
 
   -- Refusals leave no trace.

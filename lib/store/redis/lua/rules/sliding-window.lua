@@ -6,7 +6,7 @@
 
 -- By `read` or `claim`. Returns the state as stored, or nil; and whether the key has lost its expiry.
 local function load (reader, key)
-  local fields = reader('HMGET', key, 'used', 'previous', 'atMs') or {}
+  local fields = reader('HMGET', key, 'used', 'fading', 'startsAtMs') or {}
   local used, fading, startsAtMs = whole(fields[1]), whole(fields[2]), whole(fields[3])
   if used == nil or fading == nil or startsAtMs == nil then return nil, false end
   return { used = used, fading = fading, startsAtMs = startsAtMs }, redis.call('PTTL', key) == -1
@@ -18,17 +18,13 @@ local function expiresAtMs (state, limit)
 end
 
 local function save (key, state, limit)
-  redis.call('HSET', key, 'used', state.used, 'previous', state.fading, 'atMs', state.startsAtMs)
+  redis.call('HSET', key, 'used', state.used, 'fading', state.fading, 'startsAtMs', state.startsAtMs)
   redis.call('PEXPIREAT', key, expiresAtMs(state, limit))
-end
-
-local function isRepaired (stored)
-  return stored.startsAtMs > nowMs
 end
 
 local function current (stored, limit)
   if stored == nil then return { used = 0, fading = 0, startsAtMs = nowMs } end
-  if isRepaired(stored) then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
+  if stored.startsAtMs > nowMs then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
   local elapsedMs = nowMs - stored.startsAtMs
   if elapsedMs < limit.windowMs then return stored end
   if elapsedMs < 2 * limit.windowMs and stored.used > 0 then
@@ -40,8 +36,11 @@ end
 return {
   load = load,
   save = save,
-  isRepaired = isRepaired,
   current = current,
+
+  isRepaired = function (stored, state)
+    return stored.startsAtMs > state.startsAtMs
+  end,
 
   fits = function (state, limit, cost)
     local fading = state.fading * (limit.windowMs - (nowMs - state.startsAtMs))
@@ -71,7 +70,7 @@ return {
     if math.abs(laterMs) <= sameMomentMs(limit) then
       redis.call('HSET', key, 'used', math.max(0, stored.used - cost))
     elseif math.abs(laterMs - limit.windowMs) <= sameMomentMs(limit) then
-      redis.call('HSET', key, 'previous', math.max(0, stored.fading - cost))
+      redis.call('HSET', key, 'fading', math.max(0, stored.fading - cost))
     end
   end,
 

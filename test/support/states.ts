@@ -1,0 +1,17 @@
+/** Counters in tests. Only the rule of their limit knows its fields, so it makes and reads them. */
+import { type Algorithm, ruleOf } from '../../lib/rules/rate-limit.js'
+import type { Encoded, LimitState } from '../../lib/rules/rule.js'
+
+interface Of {
+  readonly algorithm: Algorithm
+}
+
+/** @param numbers  as the rule's `encode` gives them, with their moment in ms since 1970 */
+export function stateOf (limit: Of, ...numbers: Encoded): LimitState {
+  return ruleOf(limit).decode(numbers, 0)
+}
+
+/** The opposite of `stateOf`. */
+export function numbersOf (limit: Of, state: LimitState): Encoded {
+  return ruleOf(limit).encode(state, 0)
+}
