@@ -7,16 +7,25 @@ const globals = [
 const modules = ['node:timers', 'node:timers/promises', 'node:perf_hooks']
 
 /** Where no line is longer than 120 columns; the other folders are to follow. */
-const narrow = [
-  '{bench,chaos,examples,tools}/**/*.{ts,mjs}', 'lib/*.ts', 'lib/{addresses,api,limits,observers,redis,runtime,settings,startup}/**/*.ts'
+const narrow = ['{bench,chaos,examples,tools}/**/*.{ts,mjs}', 'lib/**/*.ts']
+
+/** Where lines, parameters and `!` are still to be brought to what lint holds elsewhere in lib. */
+const toFollow = [
+  'lib/{compat,guard,rules}/**/*.ts', 'lib/http/{hooks,route-limit}.ts', 'lib/outage/{limits,shares}.ts',
+  'lib/store/memory/limits.ts', 'lib/store/redis/limits.ts', 'lib/store/redis/encodings/limits.ts'
 ]
 
 export default [
   ...neostandard({ ts: true, ignores: ['dist', '.tap'] }),
   {
     files: narrow,
-    ignores: ['lib/**/lua/scripts.ts'],
+    ignores: ['lib/**/lua/scripts.ts', ...toFollow],
     rules: { '@stylistic/max-len': ['error', { code: 120, ignoreUrls: true }] }
+  },
+  {
+    files: ['lib/**/*.ts'],
+    ignores: toFollow,
+    rules: { '@typescript-eslint/no-non-null-assertion': 'error', 'max-params': ['error', 4] }
   },
   {
     files: ['lib/**/*.ts'],

@@ -43,13 +43,13 @@ export class AddressTable {
 
   /** @returns the number of an address; -1: it has none */
   indexOf (a: number, b: number, c: number, d: number): number {
-    return this.#cells[this.#cellOf(a, b, c, d)]! - 1
+    return at(this.#cells, this.#cellOf(a, b, c, d)) - 1
   }
 
   /** @returns its number; that of a new address is the size before */
   add (a: number, b: number, c: number, d: number): number {
     let cell = this.#cellOf(a, b, c, d)
-    const known = this.#cells[cell]! - 1
+    const known = at(this.#cells, cell) - 1
     if (known !== -1) return known
     // At most two thirds of the cells are taken.
     if ((this.#size + 1) * 3 > this.#cells.length * 2) {
@@ -58,7 +58,7 @@ export class AddressTable {
     }
     const index = this.#size++
     if (index * this.#width === this.#keys.length) this.#keys = grown(this.#keys, this.#keys.length * 2)
-    this.#write(index, a, b, c, d)
+    this.#write(index, [a, b, c, d])
     this.#cells[cell] = index + 1
     return index
   }
@@ -74,30 +74,32 @@ export class AddressTable {
     if (last === index) return
     const words = this.bitsAt(last)
     this.#cells[this.#cellOf(...words)] = index + 1
-    this.#write(index, ...words)
+    this.#write(index, words)
   }
 
   bitsAt (index: number): AddressBits {
-    if (this.#width === 1) return [this.#keys[index]!, 0, 0, 0]
-    const at = index * 4
-    return [this.#keys[at]!, this.#keys[at + 1]!, this.#keys[at + 2]!, this.#keys[at + 3]!]
+    const keys = this.#keys
+    if (this.#width === 1) return [at(keys, index), 0, 0, 0]
+    const first = index * 4
+    return [at(keys, first), at(keys, first + 1), at(keys, first + 2), at(keys, first + 3)]
   }
 
-  #write (index: number, a: number, b: number, c: number, d: number): void {
-    const at = index * this.#width
-    this.#keys[at] = a
-    if (this.#width === 1) return
-    this.#keys[at + 1] = b
-    this.#keys[at + 2] = c
-    this.#keys[at + 3] = d
+  #write (index: number, bits: AddressBits): void {
+    const first = index * this.#width
+    for (let word = 0; word < this.#width; word++) this.#keys[first + word] = at(bits, word)
   }
 
   /** The cell that an address is in, or the free one that it would be put into. */
   #cellOf (a: number, b: number, c: number, d: number): number {
+    const keys = this.#keys
     const mask = this.#cells.length - 1
-    let cell = this.#hash(a, b, c, d) & mask
-    while (this.#cells[cell] !== 0 && !this.#isAt(this.#cells[cell]! - 1, a, b, c, d)) cell = (cell + 1) & mask
-    return cell
+    for (let cell = this.#hash(a, b, c, d) & mask; ; cell = (cell + 1) & mask) {
+      const entry = at(this.#cells, cell)
+      if (entry === 0) return cell
+      const first = (entry - 1) * this.#width
+      if (keys[first] !== a) continue
+      if (this.#width === 1 || (keys[first + 1] === b && keys[first + 2] === c && keys[first + 3] === d)) return cell
+    }
   }
 
   #hash (a: number, b: number, c: number, d: number): number {
@@ -111,20 +113,15 @@ export class AddressTable {
     return keyedHash(words, this.#hashKey)
   }
 
-  #isAt (index: number, a: number, b: number, c: number, d: number): boolean {
-    if (this.#width === 1) return this.#keys[index] === a
-    const at = index * 4
-    return this.#keys[at] === a && this.#keys[at + 1] === b && this.#keys[at + 2] === c && this.#keys[at + 3] === d
-  }
-
   #free (cell: number): void {
     const mask = this.#cells.length - 1
     let free = cell
     for (let next = (free + 1) & mask; this.#cells[next] !== 0; next = (next + 1) & mask) {
-      const home = this.#hash(...this.bitsAt(this.#cells[next]! - 1)) & mask
+      const entry = at(this.#cells, next)
+      const home = this.#hash(...this.bitsAt(entry - 1)) & mask
       // It may not move before the cell where looking for it begins.
       if (((next - home) & mask) < ((next - free) & mask)) continue
-      this.#cells[free] = this.#cells[next]!
+      this.#cells[free] = entry
       free = next
     }
     this.#cells[free] = 0
@@ -135,6 +132,14 @@ export class AddressTable {
     for (let index = 0; index < this.#size; index++) this.#cells[this.#cellOf(...this.bitsAt(index))] = index + 1
   }
 }
+
+/** An element at an index that is inside: the number of an entry or a cell of the table, of which no type knows. */
+export function at (array: Numbers, index: number): number {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- see above; a fallback would be dead code
+  return array[index]!
+}
+
+type Numbers = Uint32Array | Int32Array | Float64Array | AddressBits
 
 /** A copy of an array with more room. */
 export function grown<T extends Uint32Array | Float64Array> (array: T, length: number): T {

@@ -25,7 +25,7 @@ export function keyedHash (words: readonly number[], [k0, k1]: HashKey): number 
   const { length } = words
   // One round for each word, one for the length, and three that mix the result.
   for (let round = 0; round < length + 4; round++) {
-    const word = round < length ? words[round]! : round === length ? length << 26 : 0
+    const word = words[round] ?? (round === length ? length << 26 : 0)
     v3 ^= word
     v0 = v0 + v1 | 0
     v1 = (v1 << 5 | v1 >>> 27) ^ v0

@@ -104,9 +104,11 @@ function readAnswer (result: Parameters<CustomStoreCallback>[1], { max }: Limit,
   const leftMs = Math.max(0, ttl)
   const fits = current <= max
   // The store's own window is shown, though it may be longer than that of the limit.
-  const explanation = { remaining: Math.max(0, max - current), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs }
   // Such a class also counts the hits it refuses.
   const refused = Math.max(0, current - max)
+  const explanation = {
+    remaining: Math.max(0, max - current), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs, refusals: refused
+  }
   // A window that ends now is over, and would say nothing about its refusals.
   const state = windowOf(current - refused, refused, nowMs + Math.max(1, leftMs))
   return { accepted: fits, nowMs, outcomes: [{ fits, state }], explanations: [explanation] }

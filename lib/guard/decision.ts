@@ -42,8 +42,6 @@ export interface Explained {
 export interface Counted<T = Taken> extends Of, Explained {
   readonly kind: 'allowed' | 'limited'
   readonly name: string
-  /** requests that a fixed-window refused in this window; elsewhere 0 */
-  readonly refusals: number
   /** the other limits that were asked, except those in shadow */
   readonly others: readonly Explained[]
   readonly taken: T

@@ -232,9 +232,8 @@ function countedDecision<T extends Told> (hit: Checked, taken: T, source: Source
   })
   if (at === undefined) return undefined
   const others = explained.filter((_, i) => i !== at && checks[i]!.shadow !== true)
-  const refusals = refusalsAt(at, checks[at]!, taken)
   const kind = accepted ? 'allowed' : 'limited'
-  return { kind, source, key: hit.key, ...explained[at]!, refusals, others, taken }
+  return { kind, source, key: hit.key, ...explained[at]!, others, taken }
 }
 
 /** The decision as the first limit has it. */
@@ -248,7 +247,6 @@ function decisionBy<T extends Told> ({ key, checks }: Checked, taken: T, source:
     name,
     limit,
     explanation: explanationAt(0, check, taken),
-    refusals: refusalsAt(0, check, taken),
     others: none,
     taken
   }
@@ -260,10 +258,6 @@ const none: readonly Explained[] = []
 function explanationAt (i: number, { limit, cost }: NamedCheck, { explanations, outcomes, nowMs }: Told): Explanation {
   const explanation = explanations?.[i] ?? ruleOf(limit).explain(outcomes[i]!.state, nowMs, limit, cost)
   return explainHit(explanation, limit, cost)
-}
-
-function refusalsAt (i: number, { limit }: NamedCheck, { outcomes, nowMs }: Told): number {
-  return ruleOf(limit).refusals(outcomes[i]!.state, nowMs, limit)
 }
 
 /** A decision on a request that nobody could count. */

@@ -20,12 +20,12 @@ export function readClientId (answer: unknown): string | undefined {
 const clientIdRule = 'a string, a finite number, a BigInt, bytes or an object with a toString of its own'
 
 /** @returns no string for a value without a text that distinguishes it from others */
-function textOf (id: unknown): unknown {
+function textOf (id: NonNullable<unknown>): unknown {
   switch (typeof id) {
     case 'string': return id
     case 'bigint': return String(id)
     case 'number': return Number.isFinite(id) ? String(id) : undefined
-    case 'object': return textOfObject(id!)
+    case 'object': return textOfObject(id)
     default: return undefined
   }
 }

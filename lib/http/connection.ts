@@ -27,7 +27,7 @@ export function isReset ({ raw }: FastifyRequest): boolean {
   const accepting = _server ?? server
   const address = accepting?.address()
   // A path stays known while its server closes; a unix socket that came as a file descriptor has none.
-  return typeof address !== 'string' && !(address === null && accepting!.listening)
+  return typeof address !== 'string' && !(address === null && accepting?.listening)
 }
 
 /** Closes the connection without an answer. No later hook and no handler runs. */

@@ -1,7 +1,7 @@
 /** What `fastify.rateLimit` and `fastify.createRateLimit` return: limits that the application places by itself. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { OptionsError } from '../errors.js'
-import type { Counted, Decision, Explained, Uncounted } from '../guard/decision.js'
+import type { Decision, Explained, Uncounted } from '../guard/decision.js'
 import type { Clients } from '../guard/clients.js'
 import type { Guard } from '../guard/guard.js'
 import type { LimitRegistry } from '../limits/registry.js'
@@ -147,18 +147,17 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
   }
   // A client that has just used its last hit has not exceeded the limit yet. Only noted refusals tell the difference.
   const { notesRefusals } = ruleOf(decision.limit)
-  const { explanation: { retryAfterMs }, refusals } = decision
+  const { explanation: { retryAfterMs, refusals } } = decision
   const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!notesRefusals || refusals > 0))
   return resultOf(limiter, shown, decision, isExceeded)
 }
 
 function uncountedResult (limiter: Limiter, key: string, decision: Uncounted): RateLimitResult {
-  return resultOf(limiter, key, { ...decision, explanation: explanationOf(decision), refusals: 0 }, false)
+  return resultOf(limiter, key, { ...decision, explanation: explanationOf(decision) }, false)
 }
 
 function resultOf (
-  limiter: Limiter, key: string, { name, limit, explanation, refusals }: Explained & Pick<Counted, 'refusals'>,
-  isExceeded: boolean
+  limiter: Limiter, key: string, { name, limit, explanation }: Explained, isExceeded: boolean
 ): RateLimitResult {
   const ttl = isExceeded ? Math.max(explanation.retryAfterMs, 1) : explanation.resetMs
   return {
@@ -171,6 +170,6 @@ function resultOf (
     ttl,
     ttlInSeconds: Math.ceil(ttl / 1000),
     isExceeded,
-    isBanned: isExceeded && limiter.isBanned({ name, refusals })
+    isBanned: isExceeded && limiter.isBanned({ name, explanation })
   }
 }

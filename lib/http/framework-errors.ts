@@ -68,9 +68,8 @@ export function guardFrameworkErrors (
 function complete (request: FastifyRequest): void {
   const { server } = request
   for (const symbol of Object.getOwnPropertySymbols(server)) {
-    if (symbol.description !== 'fastify.Request') continue
-    const { prototype } = (server as unknown as Record<symbol, { readonly prototype: object }>)[symbol]!
-    Object.setPrototypeOf(request, prototype)
+    const made = (server as unknown as Readonly<Record<symbol, { readonly prototype: object }>>)[symbol]
+    if (symbol.description === 'fastify.Request' && made !== undefined) Object.setPrototypeOf(request, made.prototype)
   }
   // They are null, which functions in the options do not expect.
   Object.assign(request, { params: {}, query: {} })

@@ -20,17 +20,19 @@ export function setLimitHeaders (
   reply: FastifyReply, decision: Counted | Uncounted, settings: HeaderSettings, state: HeaderState
 ): void {
   const isTightest = state.tightest === undefined || isTighter(explanationOf(decision), state.tightest)
-  if (isTightest) setPlainHeaders(reply, decision, settings.addHeadersOnExceeding, settings, state)
-  if (decision.kind !== 'uncounted') listLimits(reply, decision, settings, state, isTightest)
+  const { addHeadersOnExceeding: wanted, headerNames, standardHeaders } = settings
+  if (isTightest) setPlainHeaders(reply, decision, { wanted, headerNames }, state)
+  if (standardHeaders && decision.kind !== 'uncounted') listLimits(reply, decision, state, isTightest)
 }
 
 /** Headers of a request that was refused. They are those of the limit that refuses, whatever passed before. */
 export function setRefusalHeaders (
   reply: FastifyReply, decision: Counted, settings: HeaderSettings, state: HeaderState
 ): void {
-  setPlainHeaders(reply, decision, settings.addHeaders, settings, state)
-  listLimits(reply, decision, settings, state, true)
-  if (settings.addHeaders['retry-after'] && canPass(decision)) reply.header('retry-after', retryAfterSeconds(decision))
+  const { addHeaders: wanted, headerNames, standardHeaders } = settings
+  setPlainHeaders(reply, decision, { wanted, headerNames }, state)
+  if (standardHeaders) listLimits(reply, decision, state, true)
+  if (wanted['retry-after'] && canPass(decision)) reply.header('retry-after', retryAfterSeconds(decision))
 }
 
 /** Whether such a request passes sooner or later; false: it counts for more than the whole limit. */
@@ -46,28 +48,29 @@ export function retryAfterSeconds ({ explanation }: Counted): number {
 /** An uncounted request has its whole quota left. */
 export function explanationOf (decision: Counted | Uncounted): Explanation {
   return decision.kind === 'uncounted'
-    ? { remaining: decision.limit.max, resetMs: 0, retryAfterMs: 0 }
+    ? { remaining: decision.limit.max, resetMs: 0, retryAfterMs: 0, refusals: 0 }
     : decision.explanation
 }
 
+interface PlainHeaders extends Pick<LimitSettings, 'headerNames'> {
+  readonly wanted: LimitSettings['addHeadersOnExceeding']
+}
+
 function setPlainHeaders (
-  reply: FastifyReply, decision: Counted | Uncounted, wanted: LimitSettings['addHeadersOnExceeding'],
-  { headerNames }: HeaderSettings, state: HeaderState
+  reply: FastifyReply, decision: Counted | Uncounted, { wanted, headerNames }: PlainHeaders, state: HeaderState
 ): void {
   const explanation = explanationOf(decision)
   // The limit that is shown now may leave out a header that the one before it has set.
   if (state.tightest !== undefined) for (const name of headerNames) reply.removeHeader(name)
   state.tightest = explanation
-  if (wanted['x-ratelimit-limit']) reply.header(headerNames[0]!, decision.limit.max)
-  if (wanted['x-ratelimit-remaining']) reply.header(headerNames[1]!, explanation.remaining)
-  if (wanted['x-ratelimit-reset']) reply.header(headerNames[2]!, Math.ceil(explanation.resetMs / 1000))
+  const [limit, remaining, reset] = headerNames
+  if (wanted['x-ratelimit-limit']) reply.header(limit, decision.limit.max)
+  if (wanted['x-ratelimit-remaining']) reply.header(remaining, explanation.remaining)
+  if (wanted['x-ratelimit-reset']) reply.header(reset, Math.ceil(explanation.resetMs / 1000))
 }
 
-/** Adds limits to the standard headers, where their hook sends those. */
-function listLimits (
-  reply: FastifyReply, decision: Counted, settings: HeaderSettings, state: HeaderState, first: boolean
-): void {
-  if (!settings.standardHeaders) return
+/** Adds limits to the standard headers. */
+function listLimits (reply: FastifyReply, decision: Counted, state: HeaderState, first: boolean): void {
   const own = [decision, ...decision.others]
   state.listed = first ? [...own, ...state.listed] : [...state.listed, ...own]
   setStandardHeaders(reply, state.listed)

@@ -21,12 +21,14 @@ export function addMetricsRoute (fastify: FastifyInstance, path: string, registr
 /** For a registry that holds metrics of another registration. */
 export function metricsRegistered (): GuardError {
   return new GuardError('GUARD_ERR_METRICS_REGISTRY',
-    'The registry has metrics of another registration of fastify-redis-guard. Give each its own with metrics: { registry }, or turn them off with metrics: false')
+    'The registry has metrics of another registration of fastify-redis-guard. Give each its own with ' +
+    'metrics: { registry }, or turn them off with metrics: false')
 }
 
 /** For a path that two plugins want. */
 export function metricsRouteTaken (path: string): GuardError {
   return new GuardError('GUARD_ERR_METRICS_ROUTE',
-    `GET ${path} is served by another plugin, too. Set metrics: { path: '/another' } to serve the metrics of fastify-redis-guard elsewhere, ` +
-    'or metrics: { path: false, registry } with the registry of that plugin to have them served there, or metrics: false for none')
+    `GET ${path} is served by another plugin, too. Set metrics: { path: '/another' } to serve the metrics of ` +
+    'fastify-redis-guard elsewhere, or metrics: { path: false, registry } with the registry of that plugin to have ' +
+    'them served there, or metrics: false for none')
 }

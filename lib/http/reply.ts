@@ -16,7 +16,7 @@ export function blockedError (): RefusalError {
 
 const blockedText = 'Address is blocked'
 
-/** Under which a server keeps the builders whose mistake is logged: once each, so that a flood does not flood the log. */
+/** Where a server keeps the builders whose mistake was logged: once each, so that a flood does not flood the log. */
 const loggedBuilders = Symbol('fastify-redis-guard.loggedBuilders')
 
 /** 429, or 403 where `ban` says so: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
@@ -96,7 +96,8 @@ interface Problem {
  */
 function sendProblem (reply: FastifyReply, { type, ...rest }: Problem): void {
   const body = JSON.stringify({ type: `https://iana.org/assignments/http-problem-types#${type}`, ...rest })
-  reply.code(rest.status).headers({ 'content-type': 'application/problem+json', 'cache-control': 'no-store' }).send(body)
+  const headers = { 'content-type': 'application/problem+json', 'cache-control': 'no-store' }
+  reply.code(rest.status).headers(headers).send(body)
 }
 
 /** 500: `onOutage` is `fail`, and Redis cannot answer. Where Redis is and what it said stays in the cause. */

@@ -139,9 +139,9 @@ export class Limiter implements AskedLimit {
   }
 
   /** Whether a refusal is one by `ban`. */
-  isBanned ({ name, refusals }: Pick<Counted, 'name' | 'refusals'>): boolean {
+  isBanned ({ name, explanation }: Pick<Counted, 'name' | 'explanation'>): boolean {
     const { ban } = this.#limits.find(limit => name === limit.name || name === byAddress(limit.name))!.definition
-    return ban !== -1 && refusals > ban
+    return ban !== -1 && explanation.refusals > ban
   }
 
   /** @param marks  see RequestSubject.markUnlessCounted; undefined: each call counts */

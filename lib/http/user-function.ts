@@ -19,7 +19,9 @@ export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Pro
     const answer = ask()
     if (!isThenable(answer)) return answer as T
     const late = new Promise<never>((resolve, reject) => {
-      timer = timers.setTimeout(() => reject(new LimitError(`${option} must answer within ${longestAnswerMs} ms, got nothing`)), longestAnswerMs)
+      timer = timers.setTimeout(() => {
+        reject(new LimitError(`${option} must answer within ${longestAnswerMs} ms, got nothing`))
+      }, longestAnswerMs)
     })
     const answered = await Promise.race([answer as Promise<T>, late])
     timers.clearTimeout(timer)

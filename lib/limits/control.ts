@@ -148,13 +148,10 @@ export class LimitControl {
     this.#checkOpen()
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
       const { nowMs, states } = await this.#counters.peek(client, checks)
-      return checks.map(({ name, limit }, i) => ({
-        name,
-        algorithm: limit.algorithm,
-        max: limit.max,
-        timeWindow: limit.windowMs,
-        ...ruleOf(limit).explain(states[i], nowMs, limit)
-      }))
+      return checks.map(({ name, limit }, i) => {
+        const { refusals, ...left } = ruleOf(limit).explain(states[i], nowMs, limit)
+        return { name, algorithm: limit.algorithm, max: limit.max, timeWindow: limit.windowMs, ...left }
+      })
     })
     return (await Promise.all(peeked)).flat()
   }

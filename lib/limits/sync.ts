@@ -59,7 +59,11 @@ export class LimitSync {
 
   /** The limits that are as they were set at run time, here or elsewhere, as far as this process knows. */
   list (): readonly SetLimit[] {
-    return [...this.#registry.changes()].map(([name, change]) => describe(name, change, this.#known.get(name)!))
+    const changes = this.#registry.changes()
+    return [...this.#known].flatMap(([name, stored]) => {
+      const change = changes.get(name)
+      return change === undefined ? [] : [describe(name, change, stored)]
+    })
   }
 
   /**

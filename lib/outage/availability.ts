@@ -126,9 +126,9 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#redis = redis
     this.#now = now
     this.#clock = new ClockOffset(now)
-    this.#recovery = new Recovery(redis, memory, now, this.#clock, (what, count, error) => {
-      this.emit('refused', what, count, error)
-    })
+    const { store, journal } = redis
+    const onRefused = (what: Carried, count: number, error: Error) => { this.emit('refused', what, count, error) }
+    this.#recovery = new Recovery({ store, journal, memory, now, clock: this.#clock, onRefused })
     redis.guarded.on('up', () => this.#replay())
     redis.guarded.on('down', () => this.#leave())
     if (redis.guarded.usable) this.#replay()
@@ -208,7 +208,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     if (!guarded.usable && withinMs > 0) await guarded.connect(withinMs)
     this.#replay()
     await this.settle()
-    if (this.usesRedis) this.#recovery.tellLate()
+    if (this.usesRedis) this.#recovery.replayLate()
     await guarded.idle()
   }
 
@@ -243,7 +243,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     const { since, why } = this.#mode
     const mode: Replaying = { kind: 'replaying', since, why }
     this.#mode = mode
-    this.#recovery.tellAll(this.#known.epoch, this.#known.lastAnswered).then(heartbeat => {
+    this.#recovery.replayAll(this.#known.epoch, this.#known.lastAnswered).then(heartbeat => {
       if (this.#mode === mode) this.#comeBack(heartbeat)
     }, (error: Error) => {
       if (this.#mode !== mode) return
@@ -260,7 +260,7 @@ export class Availability extends EventEmitter<InnerEvents> {
   }
 
   #comeBack ({ epoch, instances, nowMs }: Heartbeat): void {
-    this.#recovery.tellRest()
+    this.#recovery.replayRest()
     const known = this.#known
     const isAfterOutage = known.outage > 0
     known.epoch = epoch
@@ -279,7 +279,8 @@ export class Availability extends EventEmitter<InnerEvents> {
     if (this.#closed) return
     mode.beat = timers.setTimeout(() => {
       const askedAtMs = this.#now()
-      this.#redis.store.instance.heartbeat(true, mode.waiting?.sinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
+      const { instance } = this.#redis.store
+      instance.heartbeat(true, mode.waiting?.sinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
         this.#clock.note(askedAtMs, nowMs)
         if (this.#mode !== mode) return
         const { waiting } = mode
@@ -291,7 +292,7 @@ export class Availability extends EventEmitter<InnerEvents> {
           this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
           return
         }
-        this.#recovery.tellLate()
+        this.#recovery.replayLate()
         this.#beat(mode)
       }, () => {
         // The breaker has seen the failure as well, unless Redis only rejected this command.

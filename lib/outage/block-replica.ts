@@ -13,7 +13,7 @@ export interface BlockListOptions {
   readonly redis: RedisBlocks
   /** whether Redis can be asked now */
   readonly usable: () => boolean
-  /** whether this is the epoch of the Redis that is known: another one has lost its list, which is no list to take over */
+  /** whether this is the epoch of the Redis that is known: another one has lost its list, which must not be adopted */
   readonly knowsEpoch: (epoch: string) => boolean
   readonly onLost: () => void
   readonly intervalMs: number
@@ -35,7 +35,9 @@ export class BlockListFollower {
 
   /** Follows from now on. */
   start (): void {
-    this.#timer = timers.setTimeout(() => { this.sync().finally(() => { if (!this.#closed) this.start() }) }, this.#options.intervalMs).unref()
+    this.#timer = timers.setTimeout(() => {
+      this.sync().finally(() => { if (!this.#closed) this.start() })
+    }, this.#options.intervalMs).unref()
   }
 
   /** Resolves when the list is as Redis has it, or Redis cannot be asked. */

@@ -71,7 +71,7 @@ export class CallQueue<Item, Answer> {
       this.#underWay++
       send(some.map(({ item }) => item))
         .then(
-          answers => some.forEach(({ resolve }, i) => resolve(answers[i]!)),
+          answers => { for (const [i, answer] of answers.entries()) some[i]?.resolve(answer) },
           error => some.forEach(({ reject }) => reject(error))
         )
         .finally(() => {
@@ -88,7 +88,8 @@ export class SingleCallQueue {
 
   /** @param atOnce  the most calls under way */
   constructor (atOnce: number) {
-    this.#queue = new CallQueue({ send: async ([call]) => [await call!()], inCall: 1, atOnce })
+    const send = async (calls: readonly (() => Promise<unknown>)[]) => await Promise.all(calls.map(call => call()))
+    this.#queue = new CallQueue({ send, inCall: 1, atOnce })
   }
 
   /** @throws what the call threw, or what the queue was emptied with */

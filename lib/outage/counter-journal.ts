@@ -10,6 +10,7 @@
 import { type Limit, ruleOf, usedPart } from '../rules/rate-limit.js'
 import { type LimitState, otherClockMs } from '../rules/rule.js'
 import type { CountedHere, Refusals } from '../store/limit-store.js'
+import { Levels } from '../store/memory/levels.js'
 import type { Fence } from '../store/redis/sequence.js'
 
 /** A hit that this instance decided. */
@@ -84,8 +85,8 @@ export class CounterJournal {
   readonly #waiting = new Map<string, Counter>()
   /** by key: the counter that was sent last */
   readonly #sent = new Map<string, Counter>()
-  /** all counters by the used part of the quota, least first; those of limited clients last */
-  readonly #ranks: readonly Set<Counter>[] = [...levels, 1].map(() => new Set())
+  /** all counters by the used part of the quota; those of limited clients last */
+  readonly #ranks = new Levels(leastUsed, () => new Set<Counter>())
   #chunks: Chunk[] = []
   #fence: Fence = { last: 0, next: 0 }
   #lastId = 0
@@ -149,7 +150,7 @@ export class CounterJournal {
     if (before === undefined || counter.known === undefined) return this.#remove(counter)
     counter.counted = ruleOf(limit).emptied(counter.known)
     counter.resetIn = this.#isInDoubt(batch) ? batch : undefined
-    this.#file(counter, this.#ranks.at(-1)!)
+    this.#file(counter, this.#ranks.of(limited))
   }
 
   /** Decides which of the hits and resets in doubt Redis has run. */
@@ -159,7 +160,8 @@ export class CounterJournal {
       this.#settle(counter, fence.last)
       const { limit, known, resetIn } = counter
       // Redis has reset it already, so only what was counted since is left to send.
-      if (known !== undefined && resetIn !== undefined && resetIn <= fence.last) counter.known = ruleOf(limit).emptied(known)
+      const wasReset = resetIn !== undefined && resetIn <= fence.last
+      if (wasReset && known !== undefined) counter.known = ruleOf(limit).emptied(known)
       counter.resetIn = undefined
       if (counter.counted === undefined) this.#remove(counter)
     }
@@ -184,7 +186,7 @@ export class CounterJournal {
   /** Drops counters of clients with most of their quota left. @returns how many entries were dropped */
   drop (atMost: number): number {
     const before = this.#size
-    for (const rank of this.#ranks) {
+    for (const rank of this.#ranks.all) {
       for (const counter of rank) {
         if (before - this.#size >= atMost) break
         this.#remove(counter)
@@ -197,10 +199,12 @@ export class CounterJournal {
 
   /** Forgets counters that have expired. A reset or a refund is kept as long as Redis may have what it takes back. */
   sweep (nowMs: number): void {
-    for (const counter of this.#ranks.flatMap(rank => [...rank])) {
+    for (const counter of this.#ranks.all.flatMap(rank => [...rank])) {
       const { known, counted, limit } = counter
-      const hasExpired = [known, counted].every(state => state === undefined || ruleOf(limit).expiresAtMs(state, limit) <= nowMs)
-      if (isReady(counter) && hasExpired) this.#remove(counter)
+      const rule = ruleOf(limit)
+      const hasExpired = (state: LimitState | undefined) =>
+        state === undefined || rule.expiresAtMs(state, limit) <= nowMs
+      if (isReady(counter) && hasExpired(known) && hasExpired(counted)) this.#remove(counter)
     }
   }
 
@@ -211,7 +215,7 @@ export class CounterJournal {
   ): void {
     if (this.#hasRun(batch)) return
     const counter = this.#counterOf({ key, limit })
-    this.#file(counter, counter.rank ?? this.#ranks[0]!)
+    this.#file(counter, counter.rank ?? this.#ranks.of(0))
     if (this.#isInDoubt(batch)) this.#addInDoubt(counter, { batch, hit: undefined, times: 1, known, applyTo })
     else applyTo(this.#begun(counter, known))
   }
@@ -248,7 +252,7 @@ export class CounterJournal {
 
   #cut (atMost: number): void {
     const ready: (Counter & CountedHere)[] = []
-    for (const rank of this.#ranks.toReversed()) {
+    for (const rank of this.#ranks.all.toReversed()) {
       for (const counter of rank) {
         if (ready.length === atMost) break
         if (counter.chunk === undefined && isReady(counter)) ready.push(counter)
@@ -302,8 +306,7 @@ export class CounterJournal {
 
   /** The baseline counts too; otherwise a reset counter would rank like a new one. */
   #rankOf ({ likely, counted, known, limit }: Counter, nowMs: number): Set<Counter> {
-    const level = levelOf(likely ?? counted, nowMs, limit)
-    return this.#ranks[known === undefined ? level : Math.max(level, levelOf(known, nowMs, limit))]!
+    return this.#ranks.of(Math.max(usedOf(likely ?? counted, nowMs, limit), usedOf(known, nowMs, limit)))
   }
 
   #remove (counter: Counter): void {
@@ -323,14 +326,16 @@ export class CounterJournal {
 /** So that Redis is held for about a millisecond. */
 export const inChunk = 100
 
-/** Where the levels of use begin, as parts of the quota. */
-const levels = [0, 1 / 16, 1 / 4, 1 / 2, 3 / 4] as const
+/** More than any part of a quota. */
+const limited = Infinity
 
-function levelOf (state: LimitState | undefined, nowMs: number, limit: Limit): number {
+/** Where the levels of use begin, as parts of the quota. */
+const leastUsed = [0, 1 / 16, 1 / 4, 1 / 2, 3 / 4, limited] as const
+
+function usedOf (state: LimitState | undefined, nowMs: number, limit: Limit): number {
+  if (state === undefined) return 0
   const explanation = ruleOf(limit).explain(state, nowMs, limit)
-  if (explanation.retryAfterMs > 0) return levels.length
-  const used = usedPart(explanation, limit)
-  return levels.findLastIndex(least => used >= least)
+  return explanation.retryAfterMs > 0 ? limited : usedPart(explanation, limit)
 }
 
 function isSame (a: InDoubt, b: InDoubt): boolean {

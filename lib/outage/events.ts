@@ -46,6 +46,9 @@ export class OutageEvents implements EventStore {
   }
 
   suspects (limit: number): Awaitable<readonly Suspect[]> {
-    return this.#calls.read(async () => await this.#redis.store.events.suspects(limit), () => this.#memory.suspects(limit))
+    return this.#calls.read(
+      async () => await this.#redis.store.events.suspects(limit),
+      () => this.#memory.suspects(limit)
+    )
   }
 }

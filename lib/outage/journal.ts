@@ -6,7 +6,9 @@
  */
 import type { Limit } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
-import { type BeforeReset, type CounterChunk, CounterJournal, type HitHere, inChunk, type RefusalsHere } from './counter-journal.js'
+import {
+  type BeforeReset, type CounterChunk, CounterJournal, type HitHere, inChunk, type RefusalsHere
+} from './counter-journal.js'
 import { type EventChunk, EventJournal } from './event-journal.js'
 import { blockedIn, type BlockOperation } from '../store/block-store.js'
 import type { RateLimitEvent } from '../store/event-store.js'
@@ -115,7 +117,12 @@ export class Journal {
 
   /** Addresses and ranges that are blocked by what waits. */
   get blockedCount (): number {
-    return [...this.#blocks.values()].filter(steps => 'block' in steps.at(-1)!.operation).length
+    let count = 0
+    for (const steps of this.#blocks.values()) {
+      const last = steps.at(-1)
+      if (last !== undefined && 'block' in last.operation) count++
+    }
+    return count
   }
 
   /** Whether a block waits for exactly this address or range that lasts until `untilMs`, ms since 1970, or longer. */
@@ -190,7 +197,9 @@ export class Journal {
       case 'events': return this.#events.done(chunk)
       case 'blocks':
         // What has come since then stays.
-        for (const operation of chunk.operations) this.#keepBlocks(blockedIn(operation), step => step.operation !== operation)
+        for (const operation of chunk.operations) {
+          this.#keepBlocks(blockedIn(operation), step => step.operation !== operation)
+        }
     }
   }
 
@@ -213,8 +222,9 @@ export class Journal {
   /** Several at a time: finding the oldest of a Map or Set costs more, the more were deleted before it. */
   #makeRoom (): void {
     const { capacity } = this.#options
-    while (this.size > capacity) {
-      this.#drop(leastWorth.find(kind => this.#sizeOf(kind) > capacity / 8)!, Math.ceil(capacity / 64))
+    if (this.size <= capacity) return
+    for (const kind of leastWorth) {
+      while (this.size > capacity && this.#sizeOf(kind) > capacity / 8) this.#drop(kind, Math.ceil(capacity / 64))
     }
   }
 

@@ -10,13 +10,13 @@ import { inThisContext } from '../runtime/async-context.js'
 import type { Awaitable } from '../runtime/awaitable.js'
 import { Batch } from '../store/redis/batch.js'
 import { ruleOf } from '../rules/rate-limit.js'
-import type { LimitState } from '../rules/rule.js'
+import type { Explanation, LimitState } from '../rules/rule.js'
 import type { Keys } from '../store/keys.js'
 import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Refusals, Taken } from '../store/limit-store.js'
 import type { Decided, MemoryLimits } from '../store/memory/limits.js'
 import type { Availability, RedisSide } from './availability.js'
 import { RedisCalls } from './redis-calls.js'
-import type { Shared } from './shares.js'
+import type { OfShare, Shared } from './shares.js'
 
 /** How memory answers for Redis: as the only instance, or as one of several. */
 export type Fallback = 'memory' | 'share'
@@ -246,8 +246,18 @@ export class OutageLimits implements RequestLimits {
       this.#memory.adopt(hit, check, state, nowMs)
       return { fits: fit, state, left: fit ? 'hit' as const : whole.left }
     })
-    return { accepted, nowMs, outcomes, explanations }
+    return { accepted, nowMs, outcomes, explanations: explanationsOf(explanations, hit, outcomes, nowMs) }
   }
+}
+
+function explanationsOf (
+  ofShares: readonly OfShare[], { checks }: Hit, outcomes: Taken['outcomes'], nowMs: number
+): readonly Explanation[] {
+  return ofShares.map((explanation, i) => {
+    // Shares, checks and outcomes are as many.
+    const [{ limit }, { state }] = [checks[i]!, outcomes[i]!]
+    return { ...explanation, refusals: ruleOf(limit).explain(state, nowMs, limit).refusals }
+  })
 }
 
 /** The same on another clock. */
@@ -261,12 +271,12 @@ function shifted ({ hit, taken }: Refund, aheadMs: number): Refund {
 }
 
 /** A hit that Redis is not asked about, and that leaves its counters as they are. */
-function refusedBy (share: Shared, { checks }: Hit, known: readonly (LimitState | undefined)[]): Taken {
+function refusedBy (share: Shared, hit: Hit, known: readonly (LimitState | undefined)[]): Taken {
   const { nowMs, fits, explanations } = share
-  const outcomes = checks.map(({ limit }, i) => {
+  const outcomes = hit.checks.map(({ limit }, i) => {
     const { before } = ruleOf(limit).take(known[i], nowMs, limit, 0)
     // The shares have one answer for each check.
     return { fits: fits[i]!, state: before }
   })
-  return { accepted: false, nowMs, outcomes, explanations }
+  return { accepted: false, nowMs, outcomes, explanations: explanationsOf(explanations, hit, outcomes, nowMs) }
 }

@@ -1,6 +1,7 @@
 /**
- * What a Redis that is back is told before it answers again: the journal, and
- * where Redis has lost its data or is a little behind, all that is known here.
+ * Brings a Redis that is back up to date before it answers again. The journal
+ * is replayed. Where Redis has lost its data or is a little behind, counters and
+ * blocks that are known here are restored, too.
  */
 import { StoreUnavailableError } from '../errors.js'
 import type { ClockOffset } from './clock-offset.js'
@@ -16,7 +17,7 @@ import type { CountedHere } from '../store/limit-store.js'
 import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
 
-/** Called with what Redis would not take. */
+/** Called with what Redis rejected. */
 type OnRefused = (what: Carried, count: number, error: Error) => void
 
 /** Counters or blocks that are restored in one call. */
@@ -28,6 +29,16 @@ const inCall = 100
  */
 export const atOnce = 16
 
+export interface RecoveryParts {
+  readonly store: RedisStore
+  readonly journal: Journal
+  readonly memory: MemoryStore
+  /** ms since 1970 */
+  readonly now: () => number
+  readonly clock: ClockOffset
+  readonly onRefused: OnRefused
+}
+
 export class Recovery {
   readonly #store: RedisStore
   readonly #journal: Journal
@@ -35,15 +46,11 @@ export class Recovery {
   readonly #now: () => number
   readonly #clock: ClockOffset
   readonly #onRefused: OnRefused
-  #carries = 0
-  /** chunks of `tellRest` that Redis has not answered yet */
+  #restores = 0
+  /** chunks of `replayRest` that Redis has not answered yet */
   #underWay = 0
 
-  /** @param now  ms since 1970 */
-  constructor (
-    { store, journal }: { readonly store: RedisStore, readonly journal: Journal },
-    memory: MemoryStore, now: () => number, clock: ClockOffset, onRefused: OnRefused
-  ) {
+  constructor ({ store, journal, memory, now, clock, onRefused }: RecoveryParts) {
     this.#store = store
     this.#journal = journal
     this.#memory = memory
@@ -53,19 +60,19 @@ export class Recovery {
   }
 
   /**
-   * Tells all but what happens meanwhile.
+   * Replays all but what is journaled meanwhile.
    *
-   * @param epoch         as Redis told it last; undefined: never
+   * @param epoch         as Redis reported it last; undefined: never
    * @param lastAnswered  number of the last batch that it answered
-   * @returns what Redis told of itself
-   * @throws StoreUnavailableError  when it did not hear all of it; what it heard is not told again
+   * @returns what Redis reported of itself
+   * @throws StoreUnavailableError  when some of it did not arrive; what arrived is not sent again
    */
-  async tellAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
+  async replayAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
     const fence = await this.#store.instance.fence()
     const askedAtMs = this.#now()
-    const told = await this.#store.instance.heartbeat(false, 0)
-    this.#clock.note(askedAtMs, told.nowMs)
-    const isLost = epoch !== undefined && told.epoch !== epoch
+    const heartbeat = await this.#store.instance.heartbeat(false, 0)
+    this.#clock.note(askedAtMs, heartbeat.nowMs)
+    const isLost = epoch !== undefined && heartbeat.epoch !== epoch
     // A replica that became the primary, or a file that was read again, may be a little behind.
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
@@ -77,32 +84,34 @@ export class Recovery {
     const lacksBlocks = isLost || isBehind || await this.#store.blocks.isBehind() ||
       (await this.#store.blocks.count()) < this.#memory.blocks.size - this.#journal.blockedCount
     if (lacksBlocks) await this.#restoreBlocks()
-    // With each pass there is less to tell, since it takes less time.
+    // With each pass less is left, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
-      await this.#tellWhatWaits(isIntact, pass === 0)
+      await this.#replayWaiting(isIntact, pass === 0)
     }
-    return told
+    return heartbeat
   }
 
-  /** Sends the rest before it returns. If some of it does not arrive, the breaker opens, and it is replayed next time. */
-  tellRest (): void {
+  /**
+   * Sends the rest before it returns. If some of it does not arrive, the breaker opens, and it is replayed next time.
+   */
+  replayRest (): void {
     for (const chunk of this.#journal.rest()) {
       this.#underWay++
-      this.#tellChunk(chunk, false).catch(() => {}).finally(() => { this.#underWay-- })
+      this.#replayChunk(chunk, false).catch(() => {}).finally(() => { this.#underWay-- })
     }
   }
 
   /** Sends entries that came after the recovery, unless Redis still has chunks to answer. */
-  tellLate (): void {
-    if (this.#underWay === 0 && this.#journal.size > 0) this.tellRest()
+  replayLate (): void {
+    if (this.#underWay === 0 && this.#journal.size > 0) this.replayRest()
   }
 
   /**
-   * As much as waits now.
+   * Replays as much as waits now.
    *
-   * @param isFirst  the first chunk goes alone: of those that Redis refuses, such as one that is full, there is only one
+   * @param isFirst  the first chunk goes alone: a Redis that rejects all, such as one that is full, rejects only one
    */
-  async #tellWhatWaits (isIntact: boolean, isFirst: boolean): Promise<void> {
+  async #replayWaiting (isIntact: boolean, isFirst: boolean): Promise<void> {
     let atMost = isFirst ? 1 : atOnce
     let left = this.#journal.size
     while (left > 0) {
@@ -110,11 +119,11 @@ export class Recovery {
       if (chunks.length === 0) return
       atMost = atOnce
       for (const chunk of chunks) left -= sizeOf(chunk)
-      await all(chunks.map(async chunk => await this.#tellChunk(chunk, isIntact)))
+      await all(chunks.map(async chunk => await this.#replayChunk(chunk, isIntact)))
     }
   }
 
-  async #tellChunk (chunk: Chunk, isIntact: boolean): Promise<void> {
+  async #replayChunk (chunk: Chunk, isIntact: boolean): Promise<void> {
     await this.#offer(chunk.kind, sizeOf(chunk), async () => {
       switch (chunk.kind) {
         case 'counters': return await this.#store.limits.merge(idOf(chunk), [...chunk.counters], this.#now(), isIntact)
@@ -126,7 +135,7 @@ export class Recovery {
     this.#journal.done(chunk)
   }
 
-  /** What Redis dislikes is told of, and holds up nothing else. */
+  /** Entries that Redis rejects are reported, and hold up nothing else. */
   async #offer (what: Carried, count: number, call: () => Promise<void>): Promise<void> {
     try {
       await call()
@@ -136,20 +145,20 @@ export class Recovery {
     }
   }
 
-  /** What Redis knew of the counters that are known here; those in the journal bring it along themselves. */
+  /** Restores the baselines of counters that are known here; those in the journal carry theirs themselves. */
   async #restoreCounters (): Promise<void> {
     let some: CountedHere[] = []
-    const tell = async () => {
+    const restore = async () => {
       const calls = inCalls(some)
       some = []
       await all(calls.map(async counters => await this.#offer('counters', counters.length, async () =>
-        await this.#store.limits.merge(`known-${++this.#carries}`, counters, this.#now(), false))))
+        await this.#store.limits.merge(`known-${++this.#restores}`, counters, this.#now(), false))))
     }
     for (const { key, limit, state } of this.#memory.limits.counters()) {
       if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })
-      if (some.length === atOnce * inCall) await tell()
+      if (some.length === atOnce * inCall) await restore()
     }
-    await tell()
+    await restore()
   }
 
   /**
@@ -176,10 +185,9 @@ export class Recovery {
       if (endsThere.has(ip) && !this.#journal.hasLift(ip)) operations.push(operation)
     }
     const calls = inCalls(operations)
-    for (let i = 0; i < calls.length; i += atOnce) {
-      await all(calls.slice(i, i + atOnce).map(async operations => await this.#offer('blocks', operations.length, async () =>
-        await this.#store.blocks.apply(operations, this.#clock.ms))))
-    }
+    const apply = async (operations: readonly BlockOperation[]) => await this.#offer('blocks', operations.length,
+      async () => await this.#store.blocks.apply(operations, this.#clock.ms))
+    for (let i = 0; i < calls.length; i += atOnce) await all(calls.slice(i, i + atOnce).map(apply))
   }
 }
 

@@ -22,8 +22,11 @@ export interface Shared {
   readonly nowMs: number
   /** of each check: whether it would let the hit pass */
   readonly fits: readonly boolean[]
-  readonly explanations: readonly Explanation[]
+  readonly explanations: readonly OfShare[]
 }
+
+/** Refusals are not shared: they are those of the whole limit. */
+export type OfShare = Omit<Explanation, 'refusals'>
 
 export class Shares {
   readonly #counters: MemoryLimits
@@ -102,7 +105,7 @@ function ownOf (check: NamedCheck, instances: number): NamedCheck {
 }
 
 /** Of what is left, each instance lets its part pass. */
-function bothOf (left: Explanation, own: Explanation, fits: boolean, instances: number): Explanation {
+function bothOf (left: Explanation, own: Explanation, fits: boolean, instances: number): OfShare {
   return {
     remaining: Math.min(Math.floor(left.remaining / instances), own.remaining),
     resetMs: Math.max(left.resetMs, own.resetMs),

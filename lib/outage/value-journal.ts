@@ -53,8 +53,7 @@ export class ValueJournal {
     if (batch !== undefined && batch <= this.#fence.last) return
     const steps = this.#steps.get(key) ?? []
     this.#size -= steps.length
-    const later: Step[] = []
-    while (steps.length > 0 && steps.at(-1)!.order > order) later.unshift(steps.pop()!)
+    const later = steps.splice(steps.findLastIndex(step => step.order <= order) + 1)
     append(steps, { order, operation, batch: batch !== undefined && batch < this.#fence.next ? undefined : batch })
     for (const step of later) append(steps, step)
     this.#steps.set(key, steps)
@@ -132,7 +131,7 @@ function append (steps: Step[], step: Step): void {
   if (kind === 'set' || kind === 'del') steps.length = 0
   if (step.batch === undefined && kind === 'expire') {
     const end = steps.findLastIndex(({ batch, operation }) => batch !== undefined || operation.kind === 'expire')
-    if (end >= 0 && steps[end]!.batch === undefined) {
+    if (end >= 0 && steps[end]?.batch === undefined) {
       const [, ...behind] = steps.splice(end)
       for (const other of behind) append(steps, other)
     }
@@ -168,7 +167,9 @@ function sumOf (key: string, steps: readonly Step[]): ValueChange {
         break
       case 'expire':
         // What is not there is given no end.
-        if (change.base?.text !== undefined || change.base === undefined || change.add > 0) change = { ...change, end: { atMs, expiresAtMs: operation.expiresAtMs } }
+        if (change.base === undefined || change.base.text !== undefined || change.add > 0) {
+          change = { ...change, end: { atMs, expiresAtMs: operation.expiresAtMs } }
+        }
     }
   }
   return change

@@ -57,11 +57,11 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.guardClient = readingPrimaries(this.client)
     this.firstReason = firstReasonOf(settings)
     const lost = () => this.emit('lost')
-    const listeners: Readonly<Record<string, (error?: Error) => void>> = {
+    const listeners: Readonly<Record<string, (error: Error) => void>> = {
       connecting: () => { this.#wasClosed = false },
       ready: () => this.#isElsewhere ? this.#giveUp() : this.#comeUp(),
       '+node': () => this.#watchNodes(),
-      'node error': error => this.#reportNode(error!),
+      'node error': error => this.#reportNode(error),
       close: () => {
         this.#wasClosed = true
         lost()
@@ -70,7 +70,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
         lost()
         this.#startAgain()
       },
-      error: error => this.#report(error!)
+      error: error => this.#report(error)
     }
     for (const [event, listener] of Object.entries(listeners)) {
       const stop = listen(this.client, event, listener)

@@ -94,6 +94,7 @@ export class ServerConnector extends AbstractConnector {
   protected readonly options: RedisOptions
 
   constructor (options: RedisOptions) {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- ioredis fills in its default
     super(options.disconnectTimeout!)
     this.options = options
   }

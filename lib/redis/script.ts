@@ -13,6 +13,7 @@ export type Arguments = readonly (string | number)[]
 
 /** Keys and arguments of one call. */
 export interface ScriptCall {
+  /** at least one */
   readonly keys: readonly string[]
   readonly args: Arguments
 }
@@ -54,15 +55,16 @@ export class Script {
       return await Promise.all(calls.map(async ({ keys, args }) => await this.run(client, keys, args)))
     }
     const answers = new Array<unknown>(calls.length)
-    await Promise.all([...byNode(client, calls)].map(async ([node, indexes]) => {
+    await Promise.all([...byNode(client, calls)].map(async ([node, placed]) => {
       const pipeline = node.pipeline()
-      for (const i of indexes) pipeline.evalsha(this.#sha, calls[i]!.keys.length, ...calls[i]!.keys, ...calls[i]!.args)
+      for (const { keys, args } of placed) pipeline.evalsha(this.#sha, keys.length, ...keys, ...args)
       const replies = await pipeline.exec()
-      await Promise.all(indexes.map(async (i, place) => {
-        const [error, answer] = replies![place]!
-        if (error === null) answers[i] = answer
+      await Promise.all(placed.map(async ({ keys, args, place }, i) => {
+        // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- one reply for each command, in order
+        const [error, answer] = replies![i]!
+        if (error === null) answers[place] = answer
         else if (!wasNotRun.test(error.message)) throw error
-        else answers[i] = await this.run(client, calls[i]!.keys, calls[i]!.args)
+        else answers[place] = await this.run(client, keys, args)
       }))
     }))
     return answers
@@ -76,17 +78,23 @@ export function isCluster (client: RedisClient): client is Cluster {
 /** The node refused because it does not know the script, or because another one has the slot: the Cluster finds it. */
 const wasNotRun = /^(NOSCRIPT|MOVED|ASK|TRYAGAIN) /
 
+interface PlacedCall extends ScriptCall {
+  /** its index among all calls */
+  readonly place: number
+}
+
 /** Which node each call belongs to, as far as is known; where it is not, any node says who has the slot. */
-function byNode (cluster: Cluster, calls: readonly ScriptCall[]): Map<Redis, number[]> {
+function byNode (cluster: Cluster, calls: readonly ScriptCall[]): Map<Redis, PlacedCall[]> {
   const nodes = new Map(cluster.nodes('master').map(node => [`${node.options.host}:${node.options.port}`, node]))
-  const grouped = new Map<Redis, number[]>()
-  calls.forEach(({ keys }, i) => {
-    const [primary = ''] = cluster.slots[keySlot(keys[0]!)] ?? []
+  const grouped = new Map<Redis, PlacedCall[]>()
+  calls.forEach((call, place) => {
+    const [key = ''] = call.keys
+    const [primary = ''] = cluster.slots[keySlot(key)] ?? []
     const node = nodes.get(primary) ?? nodes.values().next().value
     if (node === undefined) throw new Error('Cluster: no node is known')
-    const indexes = grouped.get(node)
-    if (indexes === undefined) grouped.set(node, [i])
-    else indexes.push(i)
+    const placed = grouped.get(node) ?? []
+    grouped.set(node, placed)
+    placed.push({ ...call, place })
   })
   return grouped
 }

@@ -24,11 +24,13 @@ export const fixedWindow = makeRule<FixedWindow>({
     return stored.endsAtMs > latestMs ? { used: stored.used, refused: stored.refused, endsAtMs: latestMs } : stored
   },
 
-  isRepaired (stored, nowMs, limit) {
-    return stored.endsAtMs > endMs(stored, nowMs, limit)
+  isRepaired (stored, state) {
+    return stored.endsAtMs > state.endsAtMs
   },
 
-  fits,
+  fits (state, nowMs, limit, cost) {
+    return state.used + cost <= limit.max
+  },
 
   accepted (state, limit, cost) {
     return { used: state.used + cost, refused: state.refused, endsAtMs: state.endsAtMs }
@@ -39,15 +41,14 @@ export const fixedWindow = makeRule<FixedWindow>({
     return limit.excess === 'none' ? refused : { ...refused, endsAtMs: endMs(refused, nowMs, limit) }
   },
 
-  refusalsIn (state) {
-    return state.refused
-  },
-
   explained (state, nowMs, limit, cost) {
+    const free = limit.max - state.used
+    const leftMs = state.endsAtMs - nowMs
     return {
-      remaining: Math.max(0, limit.max - state.used),
-      resetMs: isEmpty(state) ? 0 : state.endsAtMs - nowMs,
-      retryAfterMs: fits(state, nowMs, limit, cost) ? 0 : state.endsAtMs - nowMs
+      remaining: Math.max(0, free),
+      resetMs: isEmpty(state) ? 0 : leftMs,
+      retryAfterMs: cost <= free ? 0 : leftMs,
+      refusals: state.refused
     }
   }
 }, {
@@ -110,10 +111,6 @@ export const storeAlgorithm = 'fixed-window'
 /** The counters that such a store keeps. */
 export function windowOf (used: number, refused: number, endsAtMs: number): LimitState {
   return fixedWindow.decode([used, refused, endsAtMs], 0)
-}
-
-function fits (state: FixedWindow, nowMs: number, limit: RuleLimit, cost: number): boolean {
-  return state.used + cost <= limit.max
 }
 
 function isEmpty (state: FixedWindow): boolean {

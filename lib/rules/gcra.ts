@@ -26,13 +26,14 @@ interface Bucket {
 export const gcra = makeRule<Bucket>({
   current (stored, nowMs, limit) {
     if (stored === undefined) return { level: 0, max: limit.max, atMs: nowMs }
+    if (stored.atMs === nowMs && stored.max === limit.max) return stored
     const elapsedMs = Math.max(0, nowMs - stored.atMs)
     const left = Math.max(0, stored.level - drained(stored, elapsedMs, limit))
     return { level: countedBy(limit.max, stored.max, left), max: limit.max, atMs: nowMs }
   },
 
-  isRepaired (stored, nowMs) {
-    return stored.atMs > nowMs
+  isRepaired (stored, state) {
+    return stored.atMs > state.atMs
   },
 
   fits (state, nowMs, limit, cost) {
@@ -49,16 +50,13 @@ export const gcra = makeRule<Bucket>({
     return state
   },
 
-  refusalsIn () {
-    return 0
-  },
-
   explained (state, nowMs, limit, cost) {
     const over = state.level + cost * limit.windowMs - capacity(limit)
     return {
       remaining: Math.max(0, Math.floor((capacity(limit) - state.level) / limit.windowMs)),
       resetMs: drainMs(state.level, limit.max, limit),
-      retryAfterMs: over <= 0 ? 0 : drainMs(over, limit.max, limit)
+      retryAfterMs: over <= 0 ? 0 : drainMs(over, limit.max, limit),
+      refusals: 0
     }
   }
 }, {

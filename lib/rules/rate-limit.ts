@@ -96,12 +96,9 @@ export function usedPart ({ remaining }: Explanation, { burst }: Limit): number 
  */
 export function explainHit (explanation: Explanation, limit: Limit, cost: number): Explanation {
   if (cost === 0) return { ...explanation, retryAfterMs: 0 }
-  return canNeverFit(limit, cost) ? { ...explanation, retryAfterMs: Infinity } : explanation
-}
-
-/** Where nothing is allowed at all (max 0), a hit is refused like any other: the limit may be raised. */
-function canNeverFit ({ burst }: Limit, cost: number): boolean {
-  return burst > 0 && cost > burst
+  // Where nothing is allowed at all (max 0), a hit is refused like any other: the limit may be raised.
+  const canNeverFit = limit.burst > 0 && cost > limit.burst
+  return canNeverFit ? { ...explanation, retryAfterMs: Infinity } : explanation
 }
 
 /** Numbers that not every limit has. */

@@ -42,6 +42,8 @@ export interface Explanation {
   readonly resetMs: number
   /** until a hit of the given cost passes; 0 when it would pass now, Infinity when it never can (see explainHit) */
   readonly retryAfterMs: number
+  /** hits that were refused, as far as they still count; 0 unless the algorithm `notesRefusals` */
+  readonly refusals: number
 }
 
 /** What became of one hit at one limit. */
@@ -83,8 +85,6 @@ export interface Rule<S> extends Members<S> {
   refuse (stored: S | undefined, nowMs: number, limit: RuleLimit): S
   /** What the counters mean to a hit of `cost`, which is 1 by default. */
   explain (stored: S | undefined, nowMs: number, limit: RuleLimit, cost?: number): Explanation
-  /** How many refusals still count. */
-  refusals (stored: S | undefined, nowMs: number, limit: RuleLimit): number
   /**
    * @param baseline  as Redis last reported it; undefined: never
    * @param counted   what became of it since, by the same rule
@@ -133,12 +133,12 @@ interface Members<S> {
 interface Steps<S> {
   /** What stored counters are worth now: windows that are over are dropped, counters from the future moved to now. */
   current (stored: S | undefined, nowMs: number, limit: RuleLimit): S
-  isRepaired (stored: S, nowMs: number, limit: RuleLimit): boolean
+  /** Whether `current` has moved counters from the future. */
+  isRepaired (stored: S, state: S): boolean
   fits (state: S, nowMs: number, limit: RuleLimit, cost: number): boolean
   accepted (state: S, limit: RuleLimit, cost: number): S
   /** The same object when a refusal leaves no trace. */
   refused (state: S, nowMs: number, limit: RuleLimit): S
-  refusalsIn (state: S): number
   explained (state: S, nowMs: number, limit: RuleLimit, cost: number): Explanation
 }
 
@@ -149,13 +149,13 @@ interface Steps<S> {
  * algorithm, so that no rule gets those of another one.
  */
 export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<LimitState> {
-  const { current, isRepaired, fits, accepted, refused, refusalsIn, explained } = steps
+  const { current, isRepaired, fits, accepted, refused, explained } = steps
   const rule: Rule<S> = {
     ...members,
 
     take (stored, nowMs, limit, cost) {
       const before = current(stored, nowMs, limit)
-      const repaired = stored !== undefined && isRepaired(stored, nowMs, limit)
+      const repaired = stored !== undefined && isRepaired(stored, before)
       if (cost === 0) return { fits: true, state: before, before, left: 'nothing', repaired }
       if (fits(before, nowMs, limit, cost)) {
         return { fits: true, state: accepted(before, limit, cost), before, left: 'hit', repaired }
@@ -174,10 +174,6 @@ export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<LimitSt
 
     explain (stored, nowMs, limit, cost = 1) {
       return explained(current(stored, nowMs, limit), nowMs, limit, cost)
-    },
-
-    refusals (stored, nowMs, limit) {
-      return refusalsIn(current(stored, nowMs, limit))
     },
 
     merge (baseline, counted, nowMs, limit) {

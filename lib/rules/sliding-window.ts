@@ -24,7 +24,7 @@ interface SlidingWindow {
 export const slidingWindow = makeRule<SlidingWindow>({
   current (stored, nowMs, limit) {
     if (stored === undefined) return { used: 0, fading: 0, startsAtMs: nowMs }
-    if (isRepaired(stored, nowMs)) return { used: stored.used, fading: stored.fading, startsAtMs: nowMs }
+    if (stored.startsAtMs > nowMs) return { used: stored.used, fading: stored.fading, startsAtMs: nowMs }
     const elapsedMs = nowMs - stored.startsAtMs
     if (elapsedMs < limit.windowMs) return stored
     if (elapsedMs < 2 * limit.windowMs && stored.used > 0) {
@@ -33,7 +33,9 @@ export const slidingWindow = makeRule<SlidingWindow>({
     return { used: 0, fading: 0, startsAtMs: nowMs }
   },
 
-  isRepaired,
+  isRepaired (stored, state) {
+    return stored.startsAtMs > state.startsAtMs
+  },
 
   fits,
 
@@ -45,16 +47,13 @@ export const slidingWindow = makeRule<SlidingWindow>({
     return state
   },
 
-  refusalsIn () {
-    return 0
-  },
-
   explained (state, nowMs, limit, cost) {
     const free = (limit.max - state.used) * limit.windowMs - fadingPart(state, nowMs, limit)
     return {
       remaining: Math.max(0, Math.floor(free / limit.windowMs)),
       resetMs: Math.max(0, expiresAtMs(state, limit) - nowMs),
-      retryAfterMs: fits(state, nowMs, limit, cost) ? 0 : passesAtMs(state, limit, cost) - nowMs
+      retryAfterMs: fits(state, nowMs, limit, cost) ? 0 : passesAtMs(state, limit, cost) - nowMs,
+      refusals: 0
     }
   }
 }, {
@@ -109,10 +108,6 @@ export const slidingWindow = makeRule<SlidingWindow>({
     return { used, fading, startsAtMs: nowMs + offsetMs }
   }
 })
-
-function isRepaired (stored: SlidingWindow, nowMs: number): boolean {
-  return stored.startsAtMs > nowMs
-}
 
 function fits (state: SlidingWindow, nowMs: number, limit: RuleLimit, cost: number): boolean {
   return fadingPart(state, nowMs, limit) + (state.used + cost) * limit.windowMs <= limit.max * limit.windowMs

@@ -20,37 +20,32 @@ export interface Environment {
 }
 
 export interface Variable {
-  readonly name: string
   readonly rule: string
   readonly description: string
 }
 
 /** What README's table of variables says; a test compares the two. */
-export const variables: readonly Variable[] = [
-  { name: 'NODE_ENV', rule: '`production`', description: 'Redis is used by default only in production' },
-  { name: 'REDIS_URL', rule: redisUrlRule, description: 'where Redis is; without it the memory store answers' },
-  { name: 'REDIS_PASSWORD', rule: 'any characters, no escaping', description: 'wins over the password in the URL' },
-  {
-    name: 'REDIS_TLS',
+export const variables = {
+  NODE_ENV: { rule: '`production`', description: 'Redis is used by default only in production' },
+  REDIS_URL: { rule: redisUrlRule, description: 'where Redis is; without it the memory store answers' },
+  REDIS_PASSWORD: { rule: 'any characters, no escaping', description: 'wins over the password in the URL' },
+  REDIS_TLS: {
     rule: '`true` or `false`',
     description: 'TLS on a `redis://` URL; a `rediss://` URL is TLS in any case'
   },
-  {
-    name: 'REDIS_TIMEOUT',
+  REDIS_TIMEOUT: {
     rule: 'a whole number of ms from 1 to 600000',
     description: 'time limit for connecting, 5000 if unset; the option `connectTimeout` wins'
   },
-  {
-    name: 'REDIS_ENABLED',
+  REDIS_ENABLED: {
     rule: '`true` or `false`',
     description: '`true`: use Redis outside production too; `false`: never'
   },
-  {
-    name: 'LOG_LEVEL',
+  LOG_LEVEL: {
     rule: 'a level of the logger',
     description: "level of the plugin's own log lines; `debug` shows what it does"
   }
-]
+} as const satisfies Readonly<Record<string, Variable>>
 
 /**
  * @param env       such as `process.env`
@@ -59,11 +54,11 @@ export const variables: readonly Variable[] = [
 export function readEnvironment (
   env: Readonly<Record<string, string | undefined>>, problems: OptionProblem[]
 ): Environment {
-  const read = <T>(name: string, parse: (text: string) => T | undefined): T | undefined => {
+  const read = <T>(name: keyof typeof variables, parse: (text: string) => T | undefined): T | undefined => {
     const text = env[name]
     if (text === undefined || text === '') return undefined
     const value = parse(text)
-    if (value === undefined) problems.push({ option: name, rule: ruleOf(name), received: show(text) })
+    if (value === undefined) problems.push({ option: name, rule: variables[name].rule, received: show(text) })
     return value
   }
   const password = read('REDIS_PASSWORD', text => text)
@@ -105,8 +100,4 @@ function parseBoolean (text: string): boolean | undefined {
 function parseTimeout (text: string): number | undefined {
   const value = Number(text)
   return Number.isInteger(value) && value >= 1 && value <= 600_000 ? value : undefined
-}
-
-function ruleOf (name: string): string {
-  return variables.find(variable => variable.name === name)!.rule
 }

@@ -65,8 +65,7 @@ export interface LimitSettings extends LimitDefinition {
   readonly onOutage: OnOutage
   readonly addHeaders: Readonly<Record<typeof refusalHeaders[number], boolean>>
   readonly addHeadersOnExceeding: Readonly<Record<typeof limitHeaders[number], boolean>>
-  /** names of the headers for limit, remaining and reset, in this order */
-  readonly headerNames: readonly string[]
+  readonly headerNames: readonly [limit: string, remaining: string, reset: string]
   readonly standardHeaders: boolean
   readonly problemDetails: boolean
 }

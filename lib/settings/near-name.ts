@@ -6,23 +6,18 @@ export function plainName (name: string): string {
 }
 
 /**
+ * @param atMost  more than so many changes are no slip of the fingers
  * @returns how many characters have to be added, removed, replaced, or swapped with the next one, to make one text the
- *   other; Infinity: their lengths differ by more than three, which is no slip of the fingers
+ *   other; Infinity: more than `atMost`
  */
-export function editDistance (a: string, b: string): number {
-  if (Math.abs(a.length - b.length) > 3) return Infinity
-  let beforeLast: number[] = []
-  let last = Array.from({ length: b.length + 1 }, (_, j) => j)
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = last[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
-      const isSwapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
-      const swapped = isSwapped ? beforeLast[j - 2]! + 1 : Infinity
-      row.push(Math.min(last[j]! + 1, row[j - 1]! + 1, replaced, swapped))
-    }
-    beforeLast = last
-    last = row
-  }
-  return last[b.length]!
+export function editDistance (a: string, b: string, atMost = 3): number {
+  let same = 0
+  while (same < a.length && a[same] === b[same]) same++
+  const [restA, restB] = [a.slice(same), b.slice(same)]
+  const left = Math.max(restA.length, restB.length)
+  if (left === 0) return 0
+  if (atMost === 0) return Infinity
+  const after = (fromA: number, fromB: number) => 1 + editDistance(restA.slice(fromA), restB.slice(fromB), atMost - 1)
+  const isSwapped = left > 1 && restA[0] === restB[1] && restA[1] === restB[0]
+  return Math.min(after(1, 0), after(0, 1), after(1, 1), isSwapped ? after(2, 2) : Infinity)
 }

@@ -57,7 +57,7 @@ export function checkOptions (
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined) continue
     const option = `${place}.${name}`
-    const rule = Object.hasOwn(rules, name) ? rules[name]! : undefined
+    const rule = Object.hasOwn(rules, name) ? rules[name] : undefined
     if (rule === undefined) {
       const remedy = meant(name, Object.keys(rules))
       problems.push({ option, rule: 'a known option', received: typeName(value), remedy })
@@ -81,7 +81,8 @@ function receivedBy (
 
 /** What somebody may have meant who wrote an option that does not exist. */
 function meant (name: string, known: readonly string[]): string {
-  if (Object.hasOwn(foreign, name)) return foreign[name]!
+  const own = Object.hasOwn(foreign, name) ? foreign[name] : undefined
+  if (own !== undefined) return own
   const nearest = nearestName(name, known)
   return nearest === undefined ? `known are ${known.join(', ')}` : `${nearest} may be meant`
 }

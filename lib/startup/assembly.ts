@@ -90,7 +90,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
   const { hashKeys, nameSpace, limit: { ipv6Subnet, allowList } } = settings
   const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
   const clients = new Clients({ ipv6Subnet, allowList: allowList.addresses, hashKey })
-  // Fastify fills in its default.
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- Fastify fills in its default
   const decisionLog = new DecisionLog(logger, fastify.initialConfig.requestIdLogLabel!)
   const guard = new Guard({
     limits,

@@ -79,11 +79,11 @@ for (const algorithm of algorithms) {
     t.test('only where refusals are noted do they count, and those that are added count like others', async () => {
       holds(({ limit, state, nowMs }) => {
         const added = rule.addRefusals(state, 3)
-        const before = rule.refusals(state, nowMs, limit)
+        const before = rule.explain(state, nowMs, limit).refusals
         const isOver = nowMs >= rule.expiresAtMs(state, limit)
         const expected = rule.notesRefusals && !isOver ? before + 3 : before
-        return rule.isSameWindow(added, state, 0) && rule.refusals(added, nowMs, limit) === expected &&
-          rule.refusals(undefined, nowMs, limit) === 0
+        return rule.isSameWindow(added, state, 0) && rule.explain(added, nowMs, limit).refusals === expected &&
+          rule.explain(undefined, nowMs, limit).refusals === 0
       })
     })
 
@@ -100,7 +100,7 @@ for (const algorithm of algorithms) {
       holds(({ limit, state, nowMs }) => {
         const { fits, before, state: counted } = rule.take(state, nowMs, limit, 1)
         if (!fits) return true
-        const isLocked = limit.excess !== 'none' && rule.refusals(counted, nowMs, limit) > 0
+        const isLocked = limit.excess !== 'none' && rule.explain(counted, nowMs, limit).refusals > 0
         const expected = isLocked ? counted : before
         const elsewhere = rule.shift(counted, sameMomentMs(limit))
         return same(rule.refund(counted, limit, 1, counted), expected) &&

@@ -219,10 +219,10 @@ t.test('fixed-window: what a larger max let pass is no refusal to a smaller one,
   const counter = new Counter()
   const counted = counter.hit(small)!
   t.equal(counter.passed(large, 299), 299)
-  t.equal(ruleOf(small).refusals(counter.state, counter.nowMs, small), 0, 'nothing was refused')
+  t.equal(ruleOf(small).explain(counter.state, counter.nowMs, small).refusals, 0, 'nothing was refused')
   counter.refund(small, 1, counted)
   t.equal(counter.passed(small, 100), 0)
-  t.equal(ruleOf(small).refusals(counter.state, counter.nowMs, small), 100)
+  t.equal(ruleOf(small).explain(counter.state, counter.nowMs, small).refusals, 100)
   t.equal(counter.passed(large, 500), 201)
 })
 
@@ -232,5 +232,5 @@ t.test('fixed-window: a raised limit frees a client that went on asking, a lower
   t.equal(counter.passed(small, 33), 3)
   t.equal(counter.passed(defineLimit('fixed-window', 20, 60_000), 33), 17)
   t.equal(counter.passed(defineLimit('fixed-window', 10, 60_000), 1), 0)
-  t.equal(ruleOf(small).refusals(counter.state, counter.nowMs, small), 30 + 16 + 1)
+  t.equal(ruleOf(small).explain(counter.state, counter.nowMs, small).refusals, 30 + 16 + 1)
 })

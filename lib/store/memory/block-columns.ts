@@ -3,7 +3,7 @@
  * 80 bytes each, where an object for each would be 200. Texts that many blocks
  * share, as reasons and origins are, are kept once.
  */
-import { grown } from '../../addresses/address-table.js'
+import { at, grown } from '../../addresses/address-table.js'
 import type { Values } from '../../addresses/address-list.js'
 import type { Block } from '../block-store.js'
 
@@ -19,13 +19,14 @@ export class BlockValues implements Values<Block> {
   }
 
   read (index: number, ip: () => string): Block {
-    const { reason, origin } = this.#texts.read(this.#textIds[index]!)
-    return { ip: ip(), reason, origin, blockedAtMs: this.#blockedAtMs[index]!, expiresAtMs: this.#expiresAtMs[index]! }
+    const { reason, origin } = this.#texts.read(at(this.#textIds, index))
+    const blockedAtMs = at(this.#blockedAtMs, index)
+    return { ip: ip(), reason, origin, blockedAtMs, expiresAtMs: this.expiresAtMs(index) }
   }
 
   write (index: number, { reason, origin, blockedAtMs, expiresAtMs }: Block, isNew: boolean): void {
     if (index === this.#textIds.length) this.#grow(index * 2)
-    const before = this.#textIds[index]!
+    const before = at(this.#textIds, index)
     this.#textIds[index] = this.#texts.hold(reason, origin)
     // After the new text is held, which may be the same.
     if (!isNew) this.#texts.release(before)
@@ -34,14 +35,12 @@ export class BlockValues implements Values<Block> {
   }
 
   delete (index: number, last: number): void {
-    this.#texts.release(this.#textIds[index]!)
-    this.#textIds[index] = this.#textIds[last]!
-    this.#blockedAtMs[index] = this.#blockedAtMs[last]!
-    this.#expiresAtMs[index] = this.#expiresAtMs[last]!
+    this.#texts.release(at(this.#textIds, index))
+    for (const column of [this.#textIds, this.#blockedAtMs, this.#expiresAtMs]) column[index] = at(column, last)
   }
 
   expiresAtMs (index: number): number {
-    return this.#expiresAtMs[index]!
+    return at(this.#expiresAtMs, index)
   }
 
   #grow (capacity: number): void {
@@ -54,38 +53,47 @@ export class BlockValues implements Values<Block> {
 const leastCapacity = 8
 
 interface Texts {
+  readonly id: number
   readonly reason: string
   readonly origin: string
+  uses: number
 }
 
 /** Pairs of reason and origin, each kept as long as a block has it. */
 export class BlockTexts {
-  readonly #ids = new Map<string, number>()
-  readonly #entries: (Texts & { uses: number })[] = []
+  readonly #known = new Map<string, Texts>()
+  /** by id */
+  readonly #entries: Texts[] = []
   readonly #free: number[] = []
 
-  read (id: number): Texts {
-    return this.#entries[id]!
+  read (id: number): Readonly<Texts> {
+    return this.#entryOf(id)
   }
 
-  /** @returns the number of the pair, to be released as often as it was held */
+  /** @returns the id of the pair, to be released as often as it was held */
   hold (reason: string, origin: string): number {
-    const known = this.#ids.get(keyOf(reason, origin))
+    const known = this.#known.get(keyOf(reason, origin))
     if (known !== undefined) {
-      this.#entries[known]!.uses++
-      return known
+      known.uses++
+      return known.id
     }
     const id = this.#free.pop() ?? this.#entries.length
-    this.#entries[id] = { reason, origin, uses: 1 }
-    this.#ids.set(keyOf(reason, origin), id)
+    const entry = { id, reason, origin, uses: 1 }
+    this.#entries[id] = entry
+    this.#known.set(keyOf(reason, origin), entry)
     return id
   }
 
   release (id: number): void {
-    const entry = this.#entries[id]!
+    const entry = this.#entryOf(id)
     if (--entry.uses > 0) return
-    this.#ids.delete(keyOf(entry.reason, entry.origin))
+    this.#known.delete(keyOf(entry.reason, entry.origin))
     this.#free.push(id)
+  }
+
+  #entryOf (id: number): Texts {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `hold` gave this id, and it is still held
+    return this.#entries[id]!
   }
 }
 

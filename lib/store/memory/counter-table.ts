@@ -27,6 +27,7 @@ import type { LimitState } from '../../rules/rule.js'
 import {
   type Entry, EntryList, type Holder, type Kept, newEntry, type OfLimit, type OwnEntry, type SharedEntry, write
 } from './counter-entry.js'
+import { Levels } from './levels.js'
 import { SharedCounters } from './shared-counters.js'
 
 export class CounterTable {
@@ -34,8 +35,8 @@ export class CounterTable {
   readonly #entries = new Map<string, OwnEntry>()
   /** keys that have come once */
   readonly #fresh = new EntryList()
-  /** keys that have come again, by the part of their quota that is used, least first */
-  readonly #known = levels.map(() => new EntryList())
+  /** keys that have come again, by the part of their quota that is used */
+  readonly #known = new Levels(leastUsed, () => new EntryList())
   /** keys that are limited, within the part of their limit */
   readonly #held = new EntryList()
   /** how many of them each limit has */
@@ -143,8 +144,7 @@ export class CounterTable {
       return entry.list !== this.#held && this.#hasItsPart(name) ? this.#beyond : this.#held
     }
     if (isNew && share < muchAtOnce) return this.#fresh
-    // The first level begins at 0.
-    return this.#known[levels.findLastIndex(least => share >= least)]!
+    return this.#known.of(share)
   }
 
   /** Makes room for a newcomer. @returns whether it gets its own counters */
@@ -167,11 +167,11 @@ export class CounterTable {
   /** Whether an address beyond its part may have free room. */
   #canLend (nowMs: number): boolean {
     const isLent = () => this.#borrowed.size * 2 >= this.#capacity
-    for (let looked = 0; looked < mostLooks && isLent(); looked++) {
-      // Half of the table is lent, and an address that is full has an entry: there is one.
-      const entry = this.#borrowed.oldest!
+    let entry = this.#borrowed.oldest
+    for (let looked = 0; entry !== undefined && looked < mostLooks && isLent(); looked++) {
       if (nowMs >= entry.expiresAtMs) this.#remove(entry)
       else this.#file(entry, this.#borrowed)
+      entry = this.#borrowed.oldest
     }
     return !isLent() && this.#entries.size < this.#capacity
   }
@@ -188,7 +188,7 @@ export class CounterTable {
     if (beyond !== undefined && beyond.limitName !== limitName) return beyond
     // Newcomers always have some room; otherwise keys that came twice would keep all others out.
     if (this.#fresh.size * 8 > this.#capacity) return this.#fresh.oldest
-    return this.#known.find(({ size }) => size > 0)?.oldest ?? this.#fresh.oldest
+    return this.#known.all.find(({ size }) => size > 0)?.oldest ?? this.#fresh.oldest
   }
 
   /**
@@ -201,7 +201,7 @@ export class CounterTable {
       if (entry === undefined) return
       const { expiresAtMs, heldUntilMs } = entry
       // A bucket that lets one hit pass again is still nearly full. There is a list for each level.
-      const ordinary = this.#known[nowMs < expiresAtMs ? levels.length - 1 : 0]!
+      const ordinary = this.#known.of(nowMs < expiresAtMs ? 1 : 0)
       this.#file(entry, nowMs < heldUntilMs ? this.#held : ordinary)
     }
   }
@@ -264,8 +264,8 @@ function isTighter (kept: Kept, { state, limit, heldUntilMs }: SharedEntry, nowM
   return heldUntilMs <= nowMs && kept.share > usedPart(ruleOf(limit).explain(state, nowMs, limit), limit)
 }
 
-/** Where the levels of use begin, as parts of the quota. */
-const levels = [0, 1 / 64, 1 / 16, 1 / 4, 1 / 2, 3 / 4] as const
-
 /** Who uses so much of a quota by the first hit is no newcomer that others may push out. */
-const muchAtOnce = levels[2]
+const muchAtOnce = 1 / 16
+
+/** Where the levels of use begin, as parts of the quota. */
+const leastUsed = [0, 1 / 64, muchAtOnce, 1 / 4, 1 / 2, 3 / 4] as const

@@ -55,9 +55,9 @@ export class MemoryEvents implements EventStore {
   #add (event: RateLimitEvent): void {
     this.#events.push(event)
     this.#count(event, event.count)
-    while (this.#events.length - this.#start > this.#capacity) {
-      // There is one: more events lie behind #start than the capacity.
-      const oldest = this.#events[this.#start++]!
+    const oldest = this.#events[this.#start]
+    if (oldest !== undefined && this.#events.length - this.#start > this.#capacity) {
+      this.#start++
       this.#count(oldest, -oldest.count)
     }
     if (this.#start > this.#capacity) {

@@ -88,11 +88,13 @@ export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
 
   async isBlocked (address: string): Promise<boolean> {
     const candidates = networksAround(address)
-    const [found, nowMs] = await this.#redis.run(async client => {
+    const { found, nowMs } = await this.#redis.run(async client => {
       const [replies, nowMs] = await Promise.all([client.hmget(this.#keys.blocks, ...candidates), timeOf(client)])
-      return [listOf(replies, candidates.length).map(json => json === null ? null : textOf(json)), nowMs] as const
+      const texts = listOf(replies, candidates.length)
+      const found = candidates.map((ip, i) => ({ ip, json: texts[i] === null ? undefined : textOf(texts[i]) }))
+      return { found, nowMs }
     })
-    return found.some((json, i) => json !== null && (this.#blockOf(candidates[i]!, json)?.expiresAtMs ?? 0) > nowMs)
+    return found.some(({ ip, json }) => json !== undefined && (this.#blockOf(ip, json)?.expiresAtMs ?? 0) > nowMs)
   }
 
   async blocks (): Promise<readonly Block[]> {
@@ -225,12 +227,13 @@ function lacks ({ lastSequence, entries }: ReadChanges, seen: number, atLeast: n
 }
 
 async function timeOf (client: RedisClient): Promise<number> {
-  const [seconds, microseconds] = listOf(await client.time(), 2).map(part => wholeOf(part))
-  return clockOf(seconds! * 1000 + Math.floor(microseconds! / 1000))
+  const [seconds, microseconds] = listOf(await client.time(), 2)
+  return clockOf(wholeOf(seconds) * 1000 + Math.floor(wholeOf(microseconds) / 1000))
 }
 
 /** The address, and every range that it lies in. */
 function networksAround (address: string): string[] {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- block-store.ts: callers pass canonical text
   const parsed = parseAddress(address)!
   const networks: Network[] = []
   for (let prefixLength = lengthOf(parsed.family); prefixLength >= 0; prefixLength--) {

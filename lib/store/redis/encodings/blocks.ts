@@ -87,10 +87,10 @@ export const blockChanges: Encoding<{ readonly id: string, readonly count: numbe
 export function readScan (
   reply: unknown
 ): readonly [next: string, entries: readonly (readonly [ip: string, json: string])[]] {
-  const [next, fields] = listOf(reply, 2)
-  const flat = listOf(fields).map(textOf)
-  if (typeof next !== 'string' || !/^\d{1,20}$/.test(next) || flat.length % 2 !== 0) throw unreadable()
-  return [next, Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])]
+  const [next, list] = listOf(reply, 2)
+  const fields = listOf(list)
+  if (typeof next !== 'string' || !/^\d{1,20}$/.test(next) || fields.length % 2 !== 0) throw unreadable()
+  return [next, Array.from({ length: fields.length / 2 }, (_, i) => [textOf(fields[2 * i]), textOf(fields[2 * i + 1])])]
 }
 
 /** @returns undefined for a foreign value */

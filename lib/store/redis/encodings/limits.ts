@@ -23,8 +23,7 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
   args ({ hits }) {
     const shapes = new Map<readonly NamedCheck[], number>()
     const described: (string | number)[] = []
-    const runs: number[] = []
-    let last: number | undefined
+    const runs: { readonly shape: number, length: number }[] = []
     for (const { checks } of hits) {
       let shape = shapes.get(checks)
       if (shape === undefined) {
@@ -32,12 +31,11 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
         described.push(checks.length)
         for (const { limit, cost, shadow } of checks) described.push(...limitRow(limit), cost, shadow === true ? 1 : 0)
       }
-      // The length of the last run stands at the end.
-      if (last === shape) runs.push(runs.pop()! + 1)
-      else runs.push(shape, 1)
-      last = shape
+      const run = runs.at(-1)
+      if (run?.shape === shape) run.length++
+      else runs.push({ shape, length: 1 })
     }
-    return [shapes.size, ...described, ...runs]
+    return [shapes.size, ...described, ...runs.flatMap(({ shape, length }) => [shape, length])]
   },
 
   read (reply, { hits, number }) {

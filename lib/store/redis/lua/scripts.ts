@@ -123,13 +123,8 @@ local function endMs (state, limit)
   return nowMs + math.min(limit.windowMs * 2 ^ math.min(state.refused - 1, 53), limit.longestMs)
 end
 
-local function isRepaired (stored, limit)
-  return stored.endsAtMs > endMs(stored, limit)
-end
-
 return {
   load = load,
-  isRepaired = isRepaired,
 
   -- Numbers go to Redis as they are: tostring would drop digits of long ones.
   save = function (key, state)
@@ -141,8 +136,13 @@ return {
     if stored == nil or nowMs >= stored.endsAtMs then
       return { used = 0, refused = 0, endsAtMs = nowMs + limit.windowMs }
     end
-    if not isRepaired(stored, limit) then return stored end
-    return { used = stored.used, refused = stored.refused, endsAtMs = endMs(stored, limit) }
+    local latestMs = endMs(stored, limit)
+    if stored.endsAtMs <= latestMs then return stored end
+    return { used = stored.used, refused = stored.refused, endsAtMs = latestMs }
+  end,
+
+  isRepaired = function (stored, state)
+    return stored.endsAtMs > state.endsAtMs
   end,
 
   fits = function (state, limit, cost)
@@ -220,10 +220,6 @@ local function save (key, state, limit)
   redis.call('PEXPIREAT', key, state.atMs + drainMs)
 end
 
-local function isRepaired (stored)
-  return stored.atMs > nowMs
-end
-
 local function drained (stored, elapsedMs, limit)
   if stored.max > 0 then return elapsedMs * stored.max end
   return elapsedMs >= limit.windowMs and stored.level or 0
@@ -243,8 +239,11 @@ end
 return {
   load = load,
   save = save,
-  isRepaired = isRepaired,
   current = current,
+
+  isRepaired = function (stored, state)
+    return stored.atMs > state.atMs
+  end,
 
   fits = function (state, limit, cost)
     return state.level + cost * limit.windowMs <= limit.burst * limit.windowMs
@@ -315,13 +314,9 @@ local function save (key, state, limit)
   redis.call('PEXPIREAT', key, expiresAtMs(state, limit))
 end
 
-local function isRepaired (stored)
-  return stored.startsAtMs > nowMs
-end
-
 local function current (stored, limit)
   if stored == nil then return { used = 0, fading = 0, startsAtMs = nowMs } end
-  if isRepaired(stored) then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
+  if stored.startsAtMs > nowMs then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
   local elapsedMs = nowMs - stored.startsAtMs
   if elapsedMs < limit.windowMs then return stored end
   if elapsedMs < 2 * limit.windowMs and stored.used > 0 then
@@ -333,8 +328,11 @@ end
 return {
   load = load,
   save = save,
-  isRepaired = isRepaired,
   current = current,
+
+  isRepaired = function (stored, state)
+    return stored.startsAtMs > state.startsAtMs
+  end,
 
   fits = function (state, limit, cost)
     local fading = state.fading * (limit.windowMs - (nowMs - state.startsAtMs))
@@ -996,7 +994,7 @@ local function general ()
       local stored = states[key] or nil
       local state = rule.current(stored, check)
       local fits = check.cost == 0 or rule.fits(state, check, check.cost)
-      local repaired = lostExpiry[key] or (stored ~= nil and rule.isRepaired(stored, check))
+      local repaired = lostExpiry[key] or (stored ~= nil and rule.isRepaired(stored, state))
       decisions[i] = { rule = rule, state = state, fits = fits, repaired = repaired }
       accepted = accepted and (fits or check.shadow)
     end

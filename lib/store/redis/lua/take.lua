@@ -51,7 +51,7 @@ local function general ()
       local stored = states[key] or nil
       local state = rule.current(stored, check)
       local fits = check.cost == 0 or rule.fits(state, check, check.cost)
-      local repaired = lostExpiry[key] or (stored ~= nil and rule.isRepaired(stored, check))
+      local repaired = lostExpiry[key] or (stored ~= nil and rule.isRepaired(stored, state))
       decisions[i] = { rule = rule, state = state, fits = fits, repaired = repaired }
       accepted = accepted and (fits or check.shadow)
     end

@@ -27,13 +27,8 @@ local function endMs (state, limit)
   return nowMs + math.min(limit.windowMs * 2 ^ math.min(state.refused - 1, 53), limit.longestMs)
 end
 
-local function isRepaired (stored, limit)
-  return stored.endsAtMs > endMs(stored, limit)
-end
-
 return {
   load = load,
-  isRepaired = isRepaired,
 
   -- Numbers go to Redis as they are: tostring would drop digits of long ones.
   save = function (key, state)
@@ -45,8 +40,13 @@ return {
     if stored == nil or nowMs >= stored.endsAtMs then
       return { used = 0, refused = 0, endsAtMs = nowMs + limit.windowMs }
     end
-    if not isRepaired(stored, limit) then return stored end
-    return { used = stored.used, refused = stored.refused, endsAtMs = endMs(stored, limit) }
+    local latestMs = endMs(stored, limit)
+    if stored.endsAtMs <= latestMs then return stored end
+    return { used = stored.used, refused = stored.refused, endsAtMs = latestMs }
+  end,
+
+  isRepaired = function (stored, state)
+    return stored.endsAtMs > state.endsAtMs
   end,
 
   fits = function (state, limit, cost)

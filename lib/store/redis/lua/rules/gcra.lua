@@ -18,10 +18,6 @@ local function save (key, state, limit)
   redis.call('PEXPIREAT', key, state.atMs + drainMs)
 end
 
-local function isRepaired (stored)
-  return stored.atMs > nowMs
-end
-
 local function drained (stored, elapsedMs, limit)
   if stored.max > 0 then return elapsedMs * stored.max end
   return elapsedMs >= limit.windowMs and stored.level or 0
@@ -41,8 +37,11 @@ end
 return {
   load = load,
   save = save,
-  isRepaired = isRepaired,
   current = current,
+
+  isRepaired = function (stored, state)
+    return stored.atMs > state.atMs
+  end,
 
   fits = function (state, limit, cost)
     return state.level + cost * limit.windowMs <= limit.burst * limit.windowMs

@@ -22,13 +22,9 @@ local function save (key, state, limit)
   redis.call('PEXPIREAT', key, expiresAtMs(state, limit))
 end
 
-local function isRepaired (stored)
-  return stored.startsAtMs > nowMs
-end
-
 local function current (stored, limit)
   if stored == nil then return { used = 0, fading = 0, startsAtMs = nowMs } end
-  if isRepaired(stored) then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
+  if stored.startsAtMs > nowMs then return { used = stored.used, fading = stored.fading, startsAtMs = nowMs } end
   local elapsedMs = nowMs - stored.startsAtMs
   if elapsedMs < limit.windowMs then return stored end
   if elapsedMs < 2 * limit.windowMs and stored.used > 0 then
@@ -40,8 +36,11 @@ end
 return {
   load = load,
   save = save,
-  isRepaired = isRepaired,
   current = current,
+
+  isRepaired = function (stored, state)
+    return stored.startsAtMs > state.startsAtMs
+  end,
 
   fits = function (state, limit, cost)
     local fading = state.fading * (limit.windowMs - (nowMs - state.startsAtMs))
