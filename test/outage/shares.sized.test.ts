@@ -114,7 +114,11 @@ t.test('a hit of a window that is over is not given back to the next one', async
   for (const [algorithm, passes] of [['fixed-window', 5], ['sliding-window', 6]] as const) {
     const { all: [a], pass, hit } = setUp(algorithm, 20, 2)
     const first = a!.away(1)
-    const taken = { accepted: true, nowMs: first.nowMs, outcomes: [{ fits: true, state: stateOf({ algorithm }, 1, 0, first.nowMs) }] }
+    const taken = {
+      accepted: true,
+      nowMs: first.nowMs,
+      outcomes: [{ fits: true, state: stateOf({ algorithm }, 1, 0, first.nowMs) }]
+    }
     pass(algorithm === 'fixed-window' ? 60_000 : 60_001)
     for (let i = 0; i < 5; i++) t.equal(a!.away(1).accepted, true)
     a!.shares.refund({ hit, taken }, 'memory', 2, 1)

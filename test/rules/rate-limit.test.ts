@@ -211,7 +211,12 @@ t.test('gcra', async t => {
     const first = ruleOf(limit).take(undefined, 0, limit, 1)
     const second = ruleOf(limit).take(first.state, 600, limit, 1)
     t.same([first.fits, second.fits], [true, true])
-    t.same(ruleOf(limit).explain(second.state, 700, limit), { remaining: 0, resetMs: 1000, retryAfterMs: 1000, refusals: 0 })
+    t.same(ruleOf(limit).explain(second.state, 700, limit), {
+      remaining: 0,
+      resetMs: 1000,
+      retryAfterMs: 1000,
+      refusals: 0
+    })
     t.same([600, 1599, 1600].map(nowMs => ruleOf(limit).take(second.state, nowMs, limit, 1).fits), [false, false, true])
     t.equal(ruleOf(limit).expiresAtMs(second.state, limit), 1600)
   })
