@@ -10,7 +10,7 @@ import { StoreUnavailableError } from '../errors.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import { timers } from '../runtime/timers.js'
 import { ClockOffset } from './clock-offset.js'
-import type { Carried, Journal } from './journal.js'
+import type { JournalKind, Journal } from './journal.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import { Recovery } from './recovery.js'
 import type { Heartbeat } from '../store/redis/encodings/instance.js'
@@ -36,7 +36,7 @@ export interface SwitchEvents {
 
 export interface AvailabilityEvents extends SwitchEvents {
   /** Redis would not take a piece of what it was told. */
-  refused: [what: Carried, count: number, error: Error]
+  refused: [what: JournalKind, count: number, error: Error]
 }
 
 /** The status where no Redis is configured. */
@@ -127,7 +127,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#now = now
     this.#clock = new ClockOffset(now)
     const { store, journal } = redis
-    const onRefused = (what: Carried, count: number, error: Error) => { this.emit('refused', what, count, error) }
+    const onRefused = (what: JournalKind, count: number, error: Error) => { this.emit('refused', what, count, error) }
     this.#recovery = new Recovery({ store, journal, memory, now, clock: this.#clock, onRefused })
     redis.guarded.on('up', () => this.#replay())
     redis.guarded.on('down', () => this.#leave())

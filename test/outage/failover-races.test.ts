@@ -180,13 +180,13 @@ t.test('after an outage others are waited for five seconds of this process, howe
 t.test('what did not arrive at last is told the next time', async t => {
   const { breaker, redis, stores, hit, journal } = setUp(t)
   hit('before')
-  let carries = 0
+  let merges = 0
   redis.limits.merge = async (id, counters, nowMs, isIntact) => {
-    carries++
+    merges++
     // While the first one is told, there is another hit.
-    if (carries === 1) hit('meanwhile')
-    if (carries === 2) throw gone
-    redis.carried.push({ isIntact, counters })
+    if (merges === 1) hit('meanwhile')
+    if (merges === 2) throw gone
+    redis.mergeCalls.push({ isIntact, counters })
   }
   breaker.up()
   await stores.availability.settle()
@@ -211,7 +211,7 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
   breaker.up()
   await stores.availability.settle()
   answer.reject(gone)
-  await until(() => redis.carried.length > 0)
+  await until(() => redis.mergeCalls.length > 0)
   t.same(redis.merged.map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
   t.equal(journal.size, 0)
 })
@@ -220,10 +220,10 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   const { breaker, redis, stores, hit, journal } = setUp(t)
   breaker.up()
   await stores.availability.settle()
-  let [beats, carries] = [0, 0]
+  let [beats, merges] = [0, 0]
   const told = promised<void>()
   redis.instance.heartbeat = async () => { beats++; return { epoch: 'first', instances: 2, since: 2, nowMs: 0 } }
-  redis.limits.merge = async () => { carries++; await told.promise }
+  redis.limits.merge = async () => { merges++; await told.promise }
   const answer = promised<unknown>()
   redis.limits.take = async () => await answer.promise
   hit('late')
@@ -234,7 +234,7 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   answer.reject(gone)
   // One more than the one that comes with being back.
   await until(() => beats > 4)
-  t.equal(carries, 1)
+  t.equal(merges, 1)
   told.resolve()
   await until(() => journal.size === 0)
 })
@@ -249,7 +249,7 @@ t.test('refusals that a Redis without its data did not take are told to it with 
   redis.limits.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
   await stores.limits.countRefusals([{ client: 'client', name: 'limit', limit, window: state, count: 5 }])
   await stores.availability.settle()
-  t.match(redis.merged.at(-1), { known: state, counted: windowOf(11, 5, windowEndsAtMs) })
+  t.match(redis.merged.at(-1), { baseline: state, counted: windowOf(11, 5, windowEndsAtMs) })
   t.equal(stores.availability.status.store, 'redis')
 })
 
@@ -258,7 +258,7 @@ t.test('as long as much comes meanwhile, it is told in further passes', async t 
   hit('first')
   let left = 3
   redis.limits.merge = async (id, counters, nowMs, isIntact) => {
-    redis.carried.push({ isIntact, counters })
+    redis.mergeCalls.push({ isIntact, counters })
     if (left-- > 0) for (let i = 0; i < 120; i++) hit(`client${left}-${i}`)
   }
   breaker.up()
@@ -275,8 +275,8 @@ t.test('where nothing tells what Redis still knows, it is told all counters, a h
   redis.instance.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.carried.map(({ counters }) => counters.length), [100, 100, 49, 1])
-  t.match(redis.carried.at(-1)?.counters, [{ known: { used: 3 }, counted: { used: 4 } }])
+  t.same(redis.mergeCalls.map(({ counters }) => counters.length), [100, 100, 49, 1])
+  t.match(redis.mergeCalls.at(-1)?.counters, [{ baseline: { used: 3 }, counted: { used: 4 } }])
 })
 
 t.test('of several limits, those that would have let a refused hit pass are not counted', async t => {
@@ -305,7 +305,7 @@ t.test('counters that Redis may have lost are sent again in calls of a hundred, 
   redis.instance.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.carried.map(({ counters }) => counters.length), [...Array<number>(16).fill(100), 50])
+  t.same(redis.mergeCalls.map(({ counters }) => counters.length), [...Array<number>(16).fill(100), 50])
 })
 
 t.test('a block or unblock whose call fails holds here, whatever older change came in between', async t => {
@@ -463,8 +463,8 @@ t.test('when it closes with a Redis that answers, what came after the recovery i
   await stores.availability.settle()
   answer.reject(gone)
   await settled()
-  t.same([journal.size, redis.carried.length], [1, 0])
+  t.same([journal.size, redis.mergeCalls.length], [1, 0])
   await stores.availability.drain(timers.monotonicMs() + 1000)
   await settled()
-  t.same([journal.size, redis.carried.length, breaker.attempts], [0, 1, []])
+  t.same([journal.size, redis.mergeCalls.length, breaker.attempts], [0, 1, []])
 })

@@ -50,7 +50,7 @@ export class RedisValues {
     const { keys, instance } = this.#options
     const keysOf = ({ key }: ValueChange) => [keys.value(key), keys.written(key)]
     const callOf = (some: readonly ValueChange[], slot?: string) => ({
-      keys: [keys.carried(slot, `${instance}:${id}`), ...some.flatMap(keysOf)],
+      keys: [keys.replayed(slot, `${instance}:${id}`), ...some.flatMap(keysOf)],
       args: mergeValues.args({ changes: some, instance, keptMs, nowMs })
     })
     await this.#redis.run(async client => {
