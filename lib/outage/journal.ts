@@ -65,7 +65,7 @@ export class Journal {
   }
 
   /**
-   * @param baseline  the counter before any hit of this outage, as Redis told it
+   * @param baseline  the counter before any hit of this outage, as Redis reported it
    * @param batch  number of the batch in which it was sent, and may have run; undefined: it was not sent
    */
   addHit (hit: HitHere, baseline: LimitState | undefined, batch: number | undefined): void {

@@ -12,8 +12,8 @@
  *   guard:{events}                           stream: requests that were refused
  *   guard:{events}:suspects                  sorted set: address by refusals
  *   guard:batch:<instance>                   number of the last call that it sent
- *   guard:batch:<instance>:fence             what it was told of that when it came back
- *   guard:replayed:<instance>:<id>            says that what an outage left was added
+ *   guard:batch:<instance>:fence             what Redis answered when the instance came back
+ *   guard:replayed:<instance>:<id>           says that what an outage left was added
  *   guard:replayed:{203.0.113.7}:<instance>:<id>
  *                                            the same in a Cluster, for one client, value, or the events
  *   guard:value:{<key>}                      what get, set and incr work on

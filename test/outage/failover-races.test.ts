@@ -49,7 +49,7 @@ t.test('Redis goes again while it is told: what it was told in vain changes noth
     const fence = promised<Fence>()
     redis.instance.fence = async () => await fence.promise
     breaker.up()
-    t.equal(stores.availability.status.reason, 'Redis is back, and is told what it has missed')
+    t.equal(stores.availability.status.reason, 'Redis is back, and what it has missed is replayed')
     breaker.down()
     await stores.availability.settle()
     if (isTold) fence.resolve(unknown)

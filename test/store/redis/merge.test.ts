@@ -126,7 +126,7 @@ for (const algorithm of algorithms) {
     }
   })
 
-  t.test(`${algorithm}: a counter that nobody knew begins with what is carried`, async t => {
+  t.test(`${algorithm}: a counter that nobody knew begins with what is merged`, async t => {
     const { key, remaining } = clientOf(limit)
     await merge([{ key, limit, baseline: undefined, counted: countedOn(undefined, limit, 60) }])
     t.equal(await remaining(), 40)
@@ -204,7 +204,7 @@ t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or 
 t.test('sliding-window: windows that do not begin at the same moment are matched by the nearer beginning', async t => {
   const limit = defineLimit('sliding-window', 100, 10_000)
   interface Window { readonly used: number, readonly fading: number, readonly startsAtMs: number }
-  const cases: [inRedis: Window, carried: Window, expected: { used: string, fading: string }][] = [
+  const cases: [inRedis: Window, merged: Window, expected: { used: string, fading: string }][] = [
     // Ours began nearly a window later: Redis' current one is the one before ours.
     [{ used: 7, fading: 3, startsAtMs: -9000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '9' }],
     // Ours began nearly a window earlier.
@@ -214,11 +214,11 @@ t.test('sliding-window: windows that do not begin at the same moment are matched
     [{ used: 7, fading: 3, startsAtMs: -12_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '9' }],
     [{ used: 7, fading: 3, startsAtMs: -25_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '2' }]
   ]
-  for (const [inRedis, carried, expected] of cases) {
+  for (const [inRedis, merged, expected] of cases) {
     const { key } = clientOf(limit)
     const nowMs = Date.now()
     await observer.hset(key, { ...inRedis, startsAtMs: nowMs + inRedis.startsAtMs })
-    const counted = stateOf(limit, carried.used, carried.fading, nowMs + carried.startsAtMs)
+    const counted = stateOf(limit, merged.used, merged.fading, nowMs + merged.startsAtMs)
     await merge([{ key, limit, baseline: undefined, counted }])
     t.match(await observer.hgetall(key), expected)
   }
