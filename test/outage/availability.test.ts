@@ -59,7 +59,7 @@ t.test('a heartbeat that finds another epoch ends the use of Redis until it has 
   clock.tick(0)
   await turns()
   t.same(switches, ['redis', 'Redis has lost its data', 'redis'])
-  t.match(redis.carried, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
+  t.match(redis.mergeCalls, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
   t.equal(redis.merged.length, 1)
 })
 
@@ -122,7 +122,7 @@ t.test('a Redis that is a few batches behind is told the counters that it had', 
   breaker.down()
   redis.instance.fence = async () => ({ last: 4, next: 10 })
   await isUp()
-  t.match(redis.carried, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
+  t.match(redis.mergeCalls, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
   t.equal(redis.merged.length, 1)
 })
 
@@ -135,7 +135,7 @@ t.test('entries that Redis rejects during a replay are reported, and the others 
   stores.availability.on('refused', (what, count, error) => refused.push([what, count, error]))
   await isUp()
   t.same(refused, [['blocks', 1, rejected]])
-  t.same([redis.carried.length, journal.size, breaker.usable], [1, 0, true])
+  t.same([redis.mergeCalls.length, journal.size, breaker.usable], [1, 0, true])
 })
 
 t.test('what is sent last and does not arrive is sent with a later heartbeat', async t => {
@@ -158,7 +158,7 @@ t.test('what is sent last and does not arrive is sent with a later heartbeat', a
   redis.limits.merge = merge
   clock.tick(1000)
   await turns()
-  t.same([journal.size, redis.carried.length], [0, 1])
+  t.same([journal.size, redis.mergeCalls.length], [0, 1])
 })
 
 t.test('blocks are restored where Redis lacks them, and lifted where it still has them, once each', async t => {

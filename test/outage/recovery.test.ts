@@ -237,7 +237,7 @@ t.test('hits that come while Redis is told are decided, and none is lost', { buf
   proxy.blackhole = false
   let [sent, sentMeanwhile] = [0, 0]
   await until(async () => {
-    if (/is told what it has missed/.test(String(app.redisGuard.status.reason))) sentMeanwhile++
+    if (/what it has missed is replayed/.test(String(app.redisGuard.status.reason))) sentMeanwhile++
     sent++
     await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
     return app.redisGuard.status.store === 'redis'

@@ -44,7 +44,7 @@ export class MadeUpRedis {
   /** its clock, ms since 1970 */
   now = Date.now
   /** what was merged into its counters */
-  readonly carried: { readonly isIntact: boolean, readonly counters: readonly CountedHere[] }[] = []
+  readonly mergeCalls: { readonly isIntact: boolean, readonly counters: readonly CountedHere[] }[] = []
   readonly applied: BlockOperation[] = []
   listed: Block[] = []
 
@@ -64,7 +64,7 @@ export class MadeUpRedis {
     refund: async (given: unknown, ticket: Ticket): Promise<void> => { throw gone },
     countRefusals: async (): Promise<void> => {},
     merge: async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
-      this.carried.push({ isIntact, counters })
+      this.mergeCalls.push({ isIntact, counters })
     }
   }
 
@@ -91,7 +91,7 @@ export class MadeUpRedis {
 
   /** Counters that were merged, in their order. */
   get merged (): readonly CountedHere[] {
-    return this.carried.flatMap(({ counters }) => counters)
+    return this.mergeCalls.flatMap(({ counters }) => counters)
   }
 }
 

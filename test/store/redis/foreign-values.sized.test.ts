@@ -70,9 +70,9 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   }),
   batch: instance => [keys.batch(instance)],
   fence: instance => [keys.fence(instance)],
-  carried: instance => [
-    ...['counters-1', 'values-1', 'values-2', 'known-1'].map(id => keys.carried(undefined, `${instance}:${id}`)),
-    keys.carried(keys.events, `${instance}:events-1`)
+  replayed: instance => [
+    ...['counters-1', 'values-1', 'values-2', 'known-1'].map(id => keys.replayed(undefined, `${instance}:${id}`)),
+    keys.replayed(keys.events, `${instance}:events-1`)
   ],
   value: () => ['sum', 'redis-guard:limits', 'redis-guard:limit:global'].map(key => keys.value(key)),
   written: () => [keys.written('sum')]

@@ -9,7 +9,7 @@ import t from 'tap'
 import { StoreUnavailableError } from '../../../lib/errors.js'
 import type { GuardedRedis } from '../../../lib/redis/breaker.js'
 import type { RedisClient } from '../../../lib/redis/script.js'
-import { algorithms, defineLimit, type Limit } from '../../../lib/rules/rate-limit.js'
+import { algorithms, defineLimit, ruleOf, type Limit } from '../../../lib/rules/rate-limit.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
 import type { NamedCheck } from '../../../lib/store/limit-store.js'
@@ -172,11 +172,7 @@ const blockJson = `{"blockedAtMs":${nowMs},"expiresAtMs":${nowMs + 1000},"origin
 
 /** As Redis replies; to each reader whose reply is a list or a number with a certain range. */
 const right: Readonly<Record<string, unknown>> = {
-  'take of several': [
-    nowMs,
-    ...[1, 2].flatMap(() => [1, 0, 60_000, -6, 3, 60_000, 1, 4, -10, 1, 4, -10, 300_000, 5, 0, -300_001, 5, 0]),
-    1
-  ],
+  'take of several': [nowMs, ...[1, 2].flatMap(() => limits.flatMap(toldOf)), 1],
   peek: [nowMs, '1', 0, 5000],
   fence: 7,
   heartbeat: ['epoch', 2, 1, nowMs],
@@ -186,6 +182,15 @@ const right: Readonly<Record<string, unknown>> = {
   block: [1, 0, blockJson, 1],
   unblock: [1, 1, '', 1],
   changes: [nowMs, 1, '1-0', [['1-0', ['sequence', '1', 'ip', '192.0.2.1', 'block', '']]], 'epoch']
+}
+
+/** What a hit is told of a limit that is used up by it, or that refuses it. */
+function toldOf (limit: Limit, i: number): readonly number[] {
+  const rule = ruleOf(limit)
+  const full = rule.take(undefined, nowMs, limit, limit.max).state
+  const isRefused = i % 2 === 1
+  const [first, ...others] = rule.encode(isRefused ? rule.take(full, nowMs, limit, 1).state : full, nowMs)
+  return [isRefused ? -1 - first : first, ...others]
 }
 
 t.test('a correct reply is read', async t => {
