@@ -86,7 +86,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     this.#now = now
     this.#checkOpen = checkOpen
     // In a promise's turn: a test may have faked queueMicrotask.
-    availability?.on('switch', status => { Promise.resolve().then(() => this.#tell(status, onListenerError)) })
+    availability?.on('switch', status => { Promise.resolve().then(() => this.#notify(status, onListenerError)) })
   }
 
   /** Which store answers, since when, and why. */
@@ -259,7 +259,7 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
    * Calls each listener by itself, and outside the decision that caused the switch. A listener that fails neither
    * fails a request, nor keeps other listeners from being called. `emit` would leave rejections unhandled.
    */
-  #tell (status: StoreStatus, onListenerError: (error: unknown) => void): void {
+  #notify (status: StoreStatus, onListenerError: (error: unknown) => void): void {
     for (const listener of this.rawListeners('switch')) {
       attempt(() => Reflect.apply(listener, this, [status]) as unknown, onListenerError)
     }

@@ -112,7 +112,8 @@ function readAnswer (result: Parameters<CustomStoreCallback>[1], check: Check): 
   // The store's own window is shown, though it may be longer than that of the limit.
   // Such a class also counts the hits it refuses.
   const refusals = Math.max(0, current - max)
-  const explanation = { remaining: Math.max(0, max - current), resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs, refusals }
+  const remaining = Math.max(0, max - current)
+  const explanation = { remaining, resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs, refusals }
   return { check, fits, explanation }
 }
 

@@ -96,7 +96,9 @@ function limitNotFound (fastify: FastifyInstance, global: Limiter, subjectOf: Su
   const { hook } = global.settings
   if (hook === 'preParsing') {
     fastify.addHook('preParsing', (request, reply, payload, done) => handler(request, reply, done))
-  } else fastify.addHook(hook as 'onRequest', handler)
+  } else {
+    fastify.addHook(hook as 'onRequest', handler)
+  }
 }
 
 type LimitHandler = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => void

@@ -27,12 +27,8 @@ export function formatChange (change: LimitChange | undefined, atMs: number, by:
   return { change, atMs, text, ...by }
 }
 
-/** The text that an earlier release stored for a limit that was reset. */
-const resetBefore = 'as configured'
-
 /** @returns undefined for any other text: a foreign value must not change a limit */
 export function parseChange (text: string): StoredChange | undefined {
-  if (text === resetBefore) return { change: undefined, atMs: 0, text, reason: '', origin: '' }
   try {
     const { max, windowMs, isReset, atMs, reason, origin } = JSON.parse(text) as Readonly<Record<string, unknown>>
     const given = { max: max === unlimited ? Infinity : max, timeWindow: windowMs }

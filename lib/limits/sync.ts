@@ -100,9 +100,9 @@ export class LimitSync {
   }
 
   /**
-   * Takes over what others have changed, and tells a Redis that has lost its
-   * data, or came back with older data, what is known here. While one look is
-   * under way, others join it.
+   * Takes over what others have changed. Where Redis has lost its data, or came
+   * back with older data, it writes what is known here. While one look is under
+   * way, others join it.
    */
   async sync (isUsable: () => boolean): Promise<void> {
     this.#looking ??= this.#look(isUsable).finally(() => { this.#looking = undefined })

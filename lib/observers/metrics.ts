@@ -9,7 +9,7 @@ import type { Decision, Source } from '../guard/decision.js'
 import type { MetricsRegistry } from '../settings/options.js'
 import { type BreakerState, breakerStates } from '../redis/breaker.js'
 import type { StoreStatus } from '../outage/availability.js'
-import { type Carried, carriedKinds } from '../outage/journal.js'
+import { type JournalKind, journalKinds } from '../outage/journal.js'
 import { addRedisInfo, infoMetrics, type InfoSource, upMetric } from './redis-info.js'
 import type { MetricDescription } from './metric-description.js'
 
@@ -129,7 +129,7 @@ export class Metrics {
     // Series that are known beforehand begin at 0: Prometheus sees no increase in one that begins at 1.
     for (const type of ['limited', 'blocked', 'dropped']) this.#events.add([type], 0)
     if (sources.redisInfo !== undefined) {
-      for (const kind of carriedKinds) this.#dropped.add([kind], 0)
+      for (const kind of journalKinds) this.#dropped.add([kind], 0)
       for (const kind of storeFailures) this.#errors.add([kind], 0)
       for (const state of breakerStates) this.#transitions.add([state], 0)
     }
@@ -167,7 +167,7 @@ export class Metrics {
     this.#errors.add([kind], 1)
   }
 
-  dropped (kind: Carried, count: number): void {
+  dropped (kind: JournalKind, count: number): void {
     this.#dropped.add([kind], count)
   }
 

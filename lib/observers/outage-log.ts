@@ -1,7 +1,7 @@
 /** Log lines about outages of Redis: when one begins and ends, what is lost in it, and commands that Redis refuses. */
 import type { StoreUnavailableError } from '../errors.js'
 import type { StoreStatus } from '../outage/availability.js'
-import type { Carried } from '../outage/journal.js'
+import type { JournalKind } from '../outage/journal.js'
 import { timers } from '../runtime/timers.js'
 import type { SafeLog } from './safe-log.js'
 
@@ -11,7 +11,7 @@ const refusedIntervalMs = 60_000
 export class OutageLog {
   readonly #log: SafeLog
   /** kinds of entries that were dropped in this outage */
-  readonly #dropped = new Set<Carried>()
+  readonly #dropped = new Set<JournalKind>()
   #refusedAtMs = -Infinity
 
   constructor (log: SafeLog) {
@@ -25,13 +25,13 @@ export class OutageLog {
   }
 
   /** The journal has no room for an entry. One line for each kind in an outage. */
-  journalFull (kind: Carried): void {
+  journalFull (kind: JournalKind): void {
     if (this.#dropped.has(kind)) return
     this.#dropped.add(kind)
     this.#log.warn({ kind }, `the journal is full: some of the ${kind} that Redis has missed will not reach it`)
   }
 
-  rejected (kind: Carried, count: number, error: Error): void {
+  rejected (kind: JournalKind, count: number, error: Error): void {
     this.#log.error({ err: error, kind, count }, 'Redis rejected journal entries during replay; they are lost')
   }
 

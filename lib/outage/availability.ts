@@ -1,8 +1,7 @@
 /**
- * Which of the two stores answers: Redis, from the moment it has been told all
- * that it missed until it fails, or turns out to have lost its data; else
- * memory. And who else is there: a heartbeat a second tells the other
- * instances of this one, and this one how many they are.
+ * Which of the two stores answers. Redis answers from the end of the replay
+ * until it fails, or turns out to have lost its data; otherwise memory answers.
+ * A heartbeat a second says how many instances are alive.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
@@ -10,7 +9,7 @@ import { StoreUnavailableError } from '../errors.js'
 import type { BreakerState, GuardedRedis } from '../redis/breaker.js'
 import { timers } from '../runtime/timers.js'
 import { ClockOffset } from './clock-offset.js'
-import type { Carried, Journal } from './journal.js'
+import type { Journal, JournalKind } from './journal.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import { Recovery } from './recovery.js'
 import type { Heartbeat } from '../store/redis/encodings/instance.js'
@@ -35,8 +34,8 @@ export interface SwitchEvents {
 }
 
 export interface AvailabilityEvents extends SwitchEvents {
-  /** Redis would not take a piece of what it was told. */
-  refused: [what: Carried, count: number, error: Error]
+  /** Redis rejected entries of the journal, or what was restored; they are lost. */
+  refused: [what: JournalKind, count: number, error: Error]
 }
 
 /** The status where no Redis is configured. */
@@ -45,7 +44,7 @@ export function statusOfMemory (reason: string): StoreStatus {
 }
 
 interface InnerEvents extends AvailabilityEvents {
-  /** Redis has been told what it missed, or could not be told. */
+  /** A replay has ended or failed. */
   settled: []
 }
 
@@ -125,7 +124,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#now = now
     this.#clock = new ClockOffset(now)
     const { store, journal } = redis
-    const onRefused = (what: Carried, count: number, error: Error) => { this.emit('refused', what, count, error) }
+    const onRefused = (what: JournalKind, count: number, error: Error) => { this.emit('refused', what, count, error) }
     this.#recovery = new Recovery({ store, journal, memory, now, clock: this.#clock, onRefused })
     redis.guarded.on('up', () => this.#replay())
     redis.guarded.on('down', () => this.#leave())
@@ -215,7 +214,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     const mode = this.#mode
     // Redis answers in the mode `back`, unless the breaker is open.
     if (!guarded.usable || mode.kind === 'back') return guarded.failure.message
-    return mode.why?.message ?? 'Redis is back, and is told what it has missed'
+    return mode.why?.message ?? 'Redis is back, and what it has missed is replayed'
   }
 
   /** @param lost  what Redis has lost, where it works all the same */

@@ -54,7 +54,7 @@ export class BlockListFollower {
     timers.clearTimeout(this.#timer)
   }
 
-  /** Told once, not at each interval. */
+  /** Reported once, not at each interval. */
   #failed (error: Error): void {
     if (!this.#failing && !this.#closed) this.#options.onError(error)
     this.#failing = true

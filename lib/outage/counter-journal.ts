@@ -53,7 +53,7 @@ interface InDoubt {
   readonly hit: HitHere | undefined
   /** how many equal hits of one batch it stands for */
   times: number
-  readonly known: LimitState | undefined
+  readonly baseline: LimitState | undefined
   readonly applyTo: (counter: Counter) => void
 }
 
@@ -62,7 +62,7 @@ interface Counter {
   /** of the latest hit: a limit may be changed meanwhile */
   limit: Limit
   /** the baseline, below all changes; meaningless until `hasBegun` */
-  known: LimitState | undefined
+  baseline: LimitState | undefined
   hasBegun: boolean
   /** undefined: nothing has changed the baseline */
   counted: LimitState | undefined
@@ -103,14 +103,14 @@ export class CounterJournal {
   }
 
   /** See Journal. */
-  addHit (hit: HitHere, known: LimitState | undefined, batch: number | undefined): void {
+  addHit (hit: HitHere, baseline: LimitState | undefined, batch: number | undefined): void {
     if (this.#hasRun(batch)) return
     // The baseline of the first hit is kept even if that is in doubt and only a later hit changes the counter.
-    const counter = this.#begun(this.#counterOf(hit), known)
+    const counter = this.#begun(this.#counterOf(hit), baseline)
     counter.limit = hit.limit
     if (this.#isInDoubt(batch)) {
-      counter.likely = after(counter.likely ?? counter.counted ?? counter.known, hit)
-      this.#addInDoubt(counter, { batch, hit, times: 1, known, applyTo: counter => apply(counter, hit) })
+      counter.likely = after(counter.likely ?? counter.counted ?? counter.baseline, hit)
+      this.#addInDoubt(counter, { batch, hit, times: 1, baseline, applyTo: counter => apply(counter, hit) })
     } else {
       apply(counter, hit)
       if (counter.likely !== undefined) counter.likely = after(counter.likely, hit)
@@ -120,23 +120,23 @@ export class CounterJournal {
 
   /** See Journal. */
   addRefusals (
-    { key, limit, window, count }: RefusalsHere, known: LimitState | undefined, batch: number | undefined
+    { key, limit, window, count }: RefusalsHere, baseline: LimitState | undefined, batch: number | undefined
   ): void {
     const rule = ruleOf(limit)
-    if (known === undefined || !rule.isSameWindow(known, window, otherClockMs)) return
-    this.#change({ key, limit }, known, batch, counter => {
+    if (baseline === undefined || !rule.isSameWindow(baseline, window, otherClockMs)) return
+    this.#change({ key, limit }, baseline, batch, counter => {
       // Memory has counted hits in doubt already. In the journal they are still to come, on top of the baseline.
-      counter.counted = rule.addRefusals(counter.counted ?? counter.known ?? rule.emptied(known), count)
+      counter.counted = rule.addRefusals(counter.counted ?? counter.baseline ?? rule.emptied(baseline), count)
     })
   }
 
   /** See Journal. */
   addRefund (
     { key, limit, cost }: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState,
-    known: LimitState | undefined, batch: number | undefined
+    baseline: LimitState | undefined, batch: number | undefined
   ): void {
-    this.#change({ key, limit }, known, batch, counter => {
-      const before = counter.counted ?? counter.known
+    this.#change({ key, limit }, baseline, batch, counter => {
+      const before = counter.counted ?? counter.baseline
       if (before !== undefined) counter.counted = ruleOf(limit).refund(before, limit, cost, counted)
     })
   }
@@ -147,8 +147,8 @@ export class CounterJournal {
     if (this.#hasRun(batch)) return
     const counter = this.#begun(this.#counterOf({ key, limit }), before?.state)
     this.#settle(counter, Infinity)
-    if (before === undefined || counter.known === undefined) return this.#remove(counter)
-    counter.counted = ruleOf(limit).emptied(counter.known)
+    if (before === undefined || counter.baseline === undefined) return this.#remove(counter)
+    counter.counted = ruleOf(limit).emptied(counter.baseline)
     counter.resetIn = this.#isInDoubt(batch) ? batch : undefined
     this.#file(counter, this.#ranks.of(limited))
   }
@@ -158,10 +158,10 @@ export class CounterJournal {
     this.#fence = fence
     for (const counter of this.#waiting.values()) {
       this.#settle(counter, fence.last)
-      const { limit, known, resetIn } = counter
+      const { limit, baseline, resetIn } = counter
       // Redis has reset it already, so only what was counted since is left to send.
       const wasReset = resetIn !== undefined && resetIn <= fence.last
-      if (wasReset && known !== undefined) counter.known = ruleOf(limit).emptied(known)
+      if (wasReset && baseline !== undefined) counter.baseline = ruleOf(limit).emptied(baseline)
       counter.resetIn = undefined
       if (counter.counted === undefined) this.#remove(counter)
     }
@@ -200,24 +200,24 @@ export class CounterJournal {
   /** Forgets counters that have expired. A reset or a refund is kept as long as Redis may have what it takes back. */
   sweep (nowMs: number): void {
     for (const counter of this.#ranks.all.flatMap(rank => [...rank])) {
-      const { known, counted, limit } = counter
+      const { baseline, counted, limit } = counter
       const rule = ruleOf(limit)
       const hasExpired = (state: LimitState | undefined) =>
         state === undefined || rule.expiresAtMs(state, limit) <= nowMs
-      if (isReady(counter) && hasExpired(known) && hasExpired(counted)) this.#remove(counter)
+      if (isReady(counter) && hasExpired(baseline) && hasExpired(counted)) this.#remove(counter)
     }
   }
 
   /** Adds refusals or a refund: their baseline matters only if nothing else has changed the counter. */
   #change (
-    { key, limit }: Pick<HitHere, 'key' | 'limit'>, known: LimitState | undefined, batch: number | undefined,
+    { key, limit }: Pick<HitHere, 'key' | 'limit'>, baseline: LimitState | undefined, batch: number | undefined,
     applyTo: (counter: Counter) => void
   ): void {
     if (this.#hasRun(batch)) return
     const counter = this.#counterOf({ key, limit })
     this.#file(counter, counter.rank ?? this.#ranks.of(0))
-    if (this.#isInDoubt(batch)) this.#addInDoubt(counter, { batch, hit: undefined, times: 1, known, applyTo })
-    else applyTo(this.#begun(counter, known))
+    if (this.#isInDoubt(batch)) this.#addInDoubt(counter, { batch, hit: undefined, times: 1, baseline, applyTo })
+    else applyTo(this.#begun(counter, baseline))
   }
 
   #isInDoubt (batch: number | undefined): batch is number {
@@ -240,9 +240,9 @@ export class CounterJournal {
   }
 
   #settle (counter: Counter, lastThatRan: number): void {
-    for (const { batch, times, known, applyTo } of counter.inDoubt) {
+    for (const { batch, times, baseline, applyTo } of counter.inDoubt) {
       if (batch <= lastThatRan) continue
-      this.#begun(counter, known)
+      this.#begun(counter, baseline)
       for (let i = 0; i < times; i++) applyTo(counter)
     }
     this.#size -= counter.inDoubt.length
@@ -275,7 +275,7 @@ export class CounterJournal {
     const counter: Counter = {
       key,
       limit,
-      known: undefined,
+      baseline: undefined,
       hasBegun: false,
       counted: undefined,
       resetIn: undefined,
@@ -289,10 +289,10 @@ export class CounterJournal {
     return counter
   }
 
-  #begun (counter: Counter, known: LimitState | undefined): Counter {
+  #begun (counter: Counter, baseline: LimitState | undefined): Counter {
     if (counter.hasBegun) return counter
     counter.hasBegun = true
-    counter.known = known
+    counter.baseline = baseline
     return counter
   }
 
@@ -305,8 +305,8 @@ export class CounterJournal {
   }
 
   /** The baseline counts too; otherwise a reset counter would rank like a new one. */
-  #rankOf ({ likely, counted, known, limit }: Counter, nowMs: number): Set<Counter> {
-    return this.#ranks.of(Math.max(usedOf(likely ?? counted, nowMs, limit), usedOf(known, nowMs, limit)))
+  #rankOf ({ likely, counted, baseline, limit }: Counter, nowMs: number): Set<Counter> {
+    return this.#ranks.of(Math.max(usedOf(likely ?? counted, nowMs, limit), usedOf(baseline, nowMs, limit)))
   }
 
   #remove (counter: Counter): void {
@@ -348,7 +348,7 @@ function isReady (counter: Counter): counter is Counter & CountedHere {
 }
 
 function apply (counter: Counter, hit: HitHere): void {
-  counter.counted = after(counter.counted ?? counter.known, hit)
+  counter.counted = after(counter.counted ?? counter.baseline, hit)
 }
 
 function after (before: LimitState | undefined, { nowMs, limit, cost, left }: HitHere): LimitState {

@@ -23,8 +23,8 @@ export type Chunk =
   | EventChunk
   | ValueChunk
 
-export const carriedKinds = ['counters', 'blocks', 'events', 'values'] as const
-export type Carried = typeof carriedKinds[number]
+export const journalKinds = ['counters', 'blocks', 'events', 'values'] as const
+export type JournalKind = typeof journalKinds[number]
 
 export interface JournalOptions {
   /** the most entries: counters, changes of blocks, events, operations on values, and hits in doubt */
@@ -32,7 +32,7 @@ export interface JournalOptions {
   /** the most events among them */
   readonly maxEvents: number
   /** called with the number of dropped entries */
-  readonly onDrop: (kind: Carried, count: number) => void
+  readonly onDrop: (kind: JournalKind, count: number) => void
 }
 
 export class Journal {
@@ -55,8 +55,8 @@ export class Journal {
   }
 
   /** The same by kind. */
-  get sizes (): Readonly<Record<Carried, number>> {
-    return Object.fromEntries(carriedKinds.map(kind => [kind, this.#sizeOf(kind)])) as Record<Carried, number>
+  get sizes (): Readonly<Record<JournalKind, number>> {
+    return Object.fromEntries(journalKinds.map(kind => [kind, this.#sizeOf(kind)])) as Record<JournalKind, number>
   }
 
   /** Whether a counter waits here, that something has come on top of. */
@@ -65,11 +65,11 @@ export class Journal {
   }
 
   /**
-   * @param known  the counter before any hit of this outage, as Redis told it
+   * @param baseline  the counter before any hit of this outage, as Redis reported it
    * @param batch  number of the batch in which it was sent, and may have run; undefined: it was not sent
    */
-  addHit (hit: HitHere, known: LimitState | undefined, batch: number | undefined): void {
-    this.#counters.addHit(hit, known, batch)
+  addHit (hit: HitHere, baseline: LimitState | undefined, batch: number | undefined): void {
+    this.#counters.addHit(hit, baseline, batch)
     this.#makeRoom()
   }
 
@@ -78,21 +78,21 @@ export class Journal {
    *
    * @param batch  number of the call in which they were sent, as for `addHit`
    */
-  addRefusals (refusals: RefusalsHere, known: LimitState | undefined, batch: number | undefined): void {
-    this.#counters.addRefusals(refusals, known, batch)
+  addRefusals (refusals: RefusalsHere, baseline: LimitState | undefined, batch: number | undefined): void {
+    this.#counters.addRefusals(refusals, baseline, batch)
     this.#makeRoom()
   }
 
   /**
    * Takes back a hit.
    *
-   * @param counted  the counter as the hit left it, by the clock of `known`
+   * @param counted  the counter as the hit left it, by the clock of `baseline`
    */
   addRefund (
     hit: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState,
-    known: LimitState | undefined, batch: number | undefined
+    baseline: LimitState | undefined, batch: number | undefined
   ): void {
-    this.#counters.addRefund(hit, counted, known, batch)
+    this.#counters.addRefund(hit, counted, baseline, batch)
     this.#makeRoom()
   }
 
@@ -228,7 +228,7 @@ export class Journal {
     }
   }
 
-  #sizeOf (kind: Carried): number {
+  #sizeOf (kind: JournalKind): number {
     switch (kind) {
       case 'counters': return this.#counters.size
       case 'blocks': return this.#blockCount
@@ -237,7 +237,7 @@ export class Journal {
     }
   }
 
-  #drop (kind: Carried, atMost: number): void {
+  #drop (kind: JournalKind, atMost: number): void {
     const before = this.size
     switch (kind) {
       case 'counters': this.#counters.drop(atMost); break
@@ -270,7 +270,7 @@ export class Journal {
  * only while it has more than an eighth of the room, so that a flood of one
  * kind leaves room for the others.
  */
-const leastWorth = ['events', 'counters', 'values', 'blocks'] as const satisfies readonly Carried[]
+const leastWorth = ['events', 'counters', 'values', 'blocks'] as const satisfies readonly JournalKind[]
 
 interface BlockStep {
   readonly order: number

@@ -142,7 +142,7 @@ export class OutageLimits implements LimitStore {
     const wasThere = await this.#calls.write({
       call: async () => await this.#calls.ask(async () => await store.limits.forget(client, checks)),
       keep: sentIn => {
-        // In a Cluster nobody can tell whether it ran: twice is better than never, which leaves the client limited.
+        // In a Cluster nobody can tell whether it ran. Twice is better than never: the client would stay limited.
         for (const { key, limit, known } of counters) {
           journal.addReset(key, limit, known && { state: known, sentIn })
         }

@@ -7,7 +7,7 @@ import { StoreUnavailableError } from '../errors.js'
 import type { ClockOffset } from './clock-offset.js'
 import type { CounterChunk } from './counter-journal.js'
 import type { EventChunk } from './event-journal.js'
-import { type Carried, type Chunk, type Journal, sizeOf } from './journal.js'
+import { type JournalKind, type Chunk, type Journal, sizeOf } from './journal.js'
 import { sameEndMs } from '../store/memory/blocks.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { Heartbeat } from '../store/redis/encodings/instance.js'
@@ -18,7 +18,7 @@ import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
 
 /** Called with what Redis rejected. */
-type OnRefused = (what: Carried, count: number, error: Error) => void
+type OnRefused = (what: JournalKind, count: number, error: Error) => void
 
 /** Counters or blocks that are restored in one call. */
 const inCall = 100
@@ -136,7 +136,7 @@ export class Recovery {
   }
 
   /** Entries that Redis rejects are reported, and hold up nothing else. */
-  async #offer (what: Carried, count: number, call: () => Promise<void>): Promise<void> {
+  async #offer (what: JournalKind, count: number, call: () => Promise<void>): Promise<void> {
     try {
       await call()
     } catch (error) {
@@ -155,7 +155,7 @@ export class Recovery {
         await this.#store.limits.merge(`known-${++this.#restores}`, counters, this.#now(), false))))
     }
     for (const { key, limit, state } of this.#memory.limits.counters()) {
-      if (!this.#journal.has(key)) some.push({ key, limit, known: state, counted: state })
+      if (!this.#journal.has(key)) some.push({ key, limit, baseline: state, counted: state })
       if (some.length === atOnce * inCall) await restore()
     }
     await restore()

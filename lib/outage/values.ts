@@ -67,9 +67,9 @@ export class OutageValues implements ValueStore {
       operation: { kind: 'incr', key, atMs: this.#now(), by: 1 },
       local: () => { sum = this.#memory.incr(key) }
     })
-    if (changed?.told === undefined) return sum
-    this.#memory.adopt(key, changed.told, since)
-    return Number(changed.told.text)
+    if (changed?.reported === undefined) return sum
+    this.#memory.adopt(key, changed.reported, since)
+    return Number(changed.reported.text)
   }
 
   async expire (key: string, ttlMs: number): Promise<boolean> {

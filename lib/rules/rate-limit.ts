@@ -54,6 +54,11 @@ export function isChanged ({ left, repaired }: Judged<LimitState>): boolean {
   return left !== 'nothing' || repaired
 }
 
+interface JudgedAll<S> {
+  readonly accepted: boolean
+  readonly judged: readonly { readonly of: S, readonly outcome: Judged<LimitState> }[]
+}
+
 /** A check, and the counters that are stored for it. */
 export interface Stored {
   readonly check: Pick<Check, 'limit' | 'cost' | 'shadow'>
@@ -69,9 +74,7 @@ export interface Stored {
  *
  * @returns whether the hit passed, and what became of each counter, in their order
  */
-export function takeAll<S extends Stored> (
-  counters: readonly S[], nowMs: number
-): { readonly accepted: boolean, readonly judged: readonly { readonly of: S, readonly outcome: Judged<LimitState> }[] } {
+export function takeAll<S extends Stored> (counters: readonly S[], nowMs: number): JudgedAll<S> {
   let accepted = true
   const judged = counters.map(of => {
     const { check: { limit, cost, shadow }, state } = of

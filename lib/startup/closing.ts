@@ -2,7 +2,7 @@
  * The end of an application: what is on its way to Redis arrives, or is
  * counted as lost, and neither takes long.
  */
-import type { Carried } from '../outage/journal.js'
+import type { JournalKind } from '../outage/journal.js'
 import { attempt } from '../runtime/awaitable.js'
 import { timers } from '../runtime/timers.js'
 import type { Parts } from './assembly.js'
@@ -47,7 +47,7 @@ export interface LastWrites {
  */
 export async function sendLast (
   { redis, flushes, limitMs, tryUntilMs }: LastWrites
-): Promise<Readonly<Record<Carried, number>> | undefined> {
+): Promise<Readonly<Record<JournalKind, number>> | undefined> {
   const timer = timers.setTimeout(() => redis?.guarded.stop(), limitMs)
   // Writes that fail here wait in the journal.
   await Promise.allSettled(flushes.map(async flush => await flush()))

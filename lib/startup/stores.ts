@@ -3,7 +3,7 @@ import { randomInt, randomUUID } from 'node:crypto'
 import type { HashKey } from '../addresses/keyed-hash.js'
 import { StoreUnavailableError } from '../errors.js'
 import { type Availability, type RedisSide, statusOfMemory, type StoreStatus } from '../outage/availability.js'
-import { type Carried, Journal } from '../outage/journal.js'
+import { type JournalKind, Journal } from '../outage/journal.js'
 import type { OutageLimits } from '../outage/limits.js'
 import { Shares } from '../outage/shares.js'
 import { outageStores } from '../outage/stores.js'
@@ -51,7 +51,7 @@ export interface StoresOptions {
   /** ms since 1970, by the wall clock */
   readonly wall: () => number
   /** called with what the journal has no room for */
-  readonly onDrop: (kind: Carried, count: number) => void
+  readonly onDrop: (kind: JournalKind, count: number) => void
   readonly onForeign: OnForeign
 }
 

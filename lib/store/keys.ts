@@ -12,9 +12,9 @@
  *   guard:{events}                           stream: requests that were refused
  *   guard:{events}:suspects                  sorted set: address by refusals
  *   guard:batch:<instance>                   number of the last call that it sent
- *   guard:batch:<instance>:fence             what it was told of that when it came back
- *   guard:carried:<instance>:<id>            says that what an outage left was added
- *   guard:carried:{203.0.113.7}:<instance>:<id>
+ *   guard:batch:<instance>:fence             what Redis answered when the instance came back
+ *   guard:replayed:<instance>:<id>           says that what an outage left was added
+ *   guard:replayed:{203.0.113.7}:<instance>:<id>
  *                                            the same in a Cluster, for one client, value, or the events
  *   guard:value:{<key>}                      what get, set and incr work on
  *   guard:written:{<key>}                    when, and by which instance, it was set or deleted last
@@ -101,10 +101,10 @@ export class Keys {
   }
 
   /** @param beside  a key in whose slot of a Cluster it lies; undefined: there are no slots */
-  carried (beside: string | undefined, id: string): string {
-    if (beside === undefined) return `${this.#nameSpace}carried:${id}`
+  replayed (beside: string | undefined, id: string): string {
+    if (beside === undefined) return `${this.#nameSpace}replayed:${id}`
     const start = beside.indexOf('{')
-    return `${this.#nameSpace}carried:${beside.slice(start, beside.indexOf('}', start) + 1)}:${id}`
+    return `${this.#nameSpace}replayed:${beside.slice(start, beside.indexOf('}', start) + 1)}:${id}`
   }
 
   /** @param key  any text */

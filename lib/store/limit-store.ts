@@ -104,13 +104,13 @@ export interface Refusals {
   readonly count: number
 }
 
-/** One counter: as Redis told it, and what became of it here. */
+/** One counter: as Redis reported it last, and what became of it here. */
 export interface CountedHere {
   /** in Redis */
   readonly key: string
   readonly limit: Limit
-  /** undefined: Redis has told nothing of it, or it was forgotten */
-  readonly known: LimitState | undefined
+  /** undefined: Redis has reported nothing of it, or it was forgotten */
+  readonly baseline: LimitState | undefined
   readonly counted: LimitState
 }
 

@@ -24,8 +24,8 @@ export interface ValueChange {
   readonly end: { readonly atMs: number, readonly expiresAtMs: number } | undefined
 }
 
-/** A value as Redis has told it. */
-export interface ToldValue {
+/** A value as Redis reported it. */
+export interface ReportedValue {
   readonly text: string
   /** ms until it is forgotten; Infinity: never */
   readonly leftMs: number

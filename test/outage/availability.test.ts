@@ -57,7 +57,7 @@ t.test('a heartbeat that finds another epoch ends the use of Redis until it has 
   clock.tick(0)
   await turns()
   t.same(switches, ['redis', 'Redis has lost its data', 'redis'])
-  t.match(redis.carried, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
+  t.match(redis.mergeCalls, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
   t.equal(redis.merged.length, 1)
 })
 
@@ -120,7 +120,7 @@ t.test('a Redis that is a few batches behind is told the counters that it had', 
   breaker.down()
   redis.instance.fence = async () => ({ last: 4, next: 10 })
   await isUp()
-  t.match(redis.carried, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
+  t.match(redis.mergeCalls, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
   t.equal(redis.merged.length, 1)
 })
 
@@ -133,7 +133,7 @@ t.test('entries that Redis rejects during a replay are reported, and the others 
   stores.availability.on('refused', (what, count, error) => refused.push([what, count, error]))
   await isUp()
   t.same(refused, [['blocks', 1, rejected]])
-  t.same([redis.carried.length, journal.size, breaker.usable], [1, 0, true])
+  t.same([redis.mergeCalls.length, journal.size, breaker.usable], [1, 0, true])
 })
 
 t.test('what is sent last and does not arrive is sent with a later heartbeat', async t => {
@@ -156,7 +156,7 @@ t.test('what is sent last and does not arrive is sent with a later heartbeat', a
   redis.limits.merge = merge
   clock.tick(1000)
   await turns()
-  t.same([journal.size, redis.carried.length], [0, 1])
+  t.same([journal.size, redis.mergeCalls.length], [0, 1])
 })
 
 t.test('blocks are restored where Redis lacks them, and lifted where it still has them, once each', async t => {
@@ -246,7 +246,9 @@ for (const { name, error, number, isInDoubt } of failures) {
   t.test(`a refund whose call ${name} ${number === 0 ? 'is given up, since it may have run' : 'waits'}`, async t => {
     const { redis, journal, stores, state } = await setUpFailing(t)
     redis.limits.refund = fails
-    const taken: Taken = { kind: 'taken', source: 'redis', accepted: true, nowMs: Date.now(), outcomes: [outcomeOf(check, { fits: true, state }, Date.now())] }
+    const nowMs = Date.now()
+    const outcomes = [outcomeOf(check, { fits: true, state }, nowMs)]
+    const taken: Taken = { kind: 'taken', source: 'redis', accepted: true, nowMs, outcomes }
     await stores.limits.refund({ key: 'client' }, taken)
     t.equal(journal.size, number === 0 ? 0 : size)
   })

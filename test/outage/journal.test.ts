@@ -4,7 +4,7 @@ import { windowOf } from '../../lib/rules/fixed-window.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 import type { BeforeReset, CounterChunk, HitHere, RefusalsHere } from '../../lib/outage/counter-journal.js'
-import { type Carried, type Chunk, Journal, sizeOf } from '../../lib/outage/journal.js'
+import { type JournalKind, type Chunk, Journal, sizeOf } from '../../lib/outage/journal.js'
 import type { BlockOperation } from '../../lib/store/block-store.js'
 import type { RateLimitEvent } from '../../lib/store/event-store.js'
 import { numbersOf, stateOf } from '../support/states.js'
@@ -14,8 +14,11 @@ const nowMs = 1_700_000_000_000
 const windowEndsAtMs = nowMs + 60_000
 
 function setUp (capacity = 1000, maxEvents = 1000) {
-  const dropped: [Carried, number][] = []
-  return { journal: new Journal({ capacity, maxEvents, onDrop: (kind, count) => dropped.push([kind, count]) }), dropped }
+  const dropped: [JournalKind, number][] = []
+  return {
+    journal: new Journal({ capacity, maxEvents, onDrop: (kind, count) => dropped.push([kind, count]) }),
+    dropped
+  }
 }
 
 function hit (key: string, left: HitHere['left'] = 'hit'): HitHere {
@@ -40,7 +43,7 @@ function drain (journal: Journal): object[] {
 /** As it is when it is sent: a chunk grows empty when it is done. */
 function contentsOf (chunk: Chunk): object {
   if (chunk.kind !== 'counters') return chunk
-  const counters = [...chunk.counters].map(({ key, known, counted }) => ({ key, known, counted }))
+  const counters = [...chunk.counters].map(({ key, baseline, counted }) => ({ key, baseline, counted }))
   return { ...chunk, counters }
 }
 
@@ -59,14 +62,17 @@ function usedOf (state: LimitState): number {
 
 t.test('hits at one counter are one entry, on top of what was known', async t => {
   const { journal } = setUp()
-  const known = windowOf(5, 0, windowEndsAtMs)
+  const baseline = windowOf(5, 0, windowEndsAtMs)
   const changed = windowOf(99, 0, windowEndsAtMs)
-  for (let i = 0; i < 3; i++) journal.addHit(hit('a'), i === 0 ? known : changed, undefined)
+  for (let i = 0; i < 3; i++) journal.addHit(hit('a'), i === 0 ? baseline : changed, undefined)
   journal.addHit(hit('b'), undefined, undefined)
   t.equal(journal.size, 2)
   t.equal(journal.has('a'), true)
   const chunks = drain(journal)
-  const expected = [{ key: 'a', known, counted: { used: 8 } }, { key: 'b', known: undefined, counted: { used: 1 } }]
+  const expected = [
+    { key: 'a', baseline, counted: { used: 8 } },
+    { key: 'b', baseline: undefined, counted: { used: 1 } }
+  ]
   t.match(chunks, [{ kind: 'counters', counters: expected }])
   t.same([journal.size, journal.has('a')], [0, false])
 })
@@ -124,7 +130,10 @@ t.test('blocks are told in the order of their last changes', async t => {
   journal.addBlock(block('192.0.2.1'))
   journal.addBlock(block('192.0.2.2'))
   journal.addBlock({ atMs: nowMs + 1, unblock: '192.0.2.1' })
-  t.same(drain(journal), [{ kind: 'blocks', operations: [block('192.0.2.2'), { atMs: nowMs + 1, unblock: '192.0.2.1' }] }])
+  t.same(drain(journal), [{
+    kind: 'blocks',
+    operations: [block('192.0.2.2'), { atMs: nowMs + 1, unblock: '192.0.2.1' }]
+  }])
 })
 
 t.test('of the blocks of an address, those stay that may stand in the end', async t => {
@@ -161,14 +170,14 @@ t.test('a block that fails late came before the unblock that was begun after it'
 
 t.test('refusals are added where their window is the one that is known', async t => {
   const { journal } = setUp()
-  const known = windowOf(100, 0, windowEndsAtMs)
-  journal.addRefusals(refusals('a', 7, windowEndsAtMs + 2), known, undefined)
-  journal.addRefusals(refusals('a', 3), known, undefined)
-  journal.addRefusals(refusals('b', 7, windowEndsAtMs - 60_000), known, undefined)
+  const baseline = windowOf(100, 0, windowEndsAtMs)
+  journal.addRefusals(refusals('a', 7, windowEndsAtMs + 2), baseline, undefined)
+  journal.addRefusals(refusals('a', 3), baseline, undefined)
+  journal.addRefusals(refusals('b', 7, windowEndsAtMs - 60_000), baseline, undefined)
   journal.addRefusals(refusals('c', 7), undefined, undefined)
   // Redis never answered these, and has run the first.
-  journal.addRefusals(refusals('a', 20), known, 5)
-  journal.addRefusals(refusals('a', 40), known, 6)
+  journal.addRefusals(refusals('a', 20), baseline, 5)
+  journal.addRefusals(refusals('a', 40), baseline, 6)
   journal.settle({ last: 5, next: 100 })
   t.same(countersOf(drain(journal)), { a: 150 })
 })
@@ -189,11 +198,12 @@ function events (count: number, key?: string): RateLimitEvent[] {
 const unblock = (ip: string): BlockOperation => ({ atMs: nowMs, unblock: ip })
 
 /** Adds one entry of each kind, by the number that makes it differ from others. */
-const adding: Record<Carried, (journal: Journal, i: number) => void> = {
+const adding: Record<JournalKind, (journal: Journal, i: number) => void> = {
   counters: (journal, i) => journal.addHit(hit(`key${i}`), undefined, undefined),
   blocks: (journal, i) => journal.addBlock(unblock(`192.0.${i >> 8}.${i & 255}`)),
   events: (journal, i) => journal.addEvents(events(1, `key${i}`), undefined),
-  values: (journal, i) => journal.addValue({ kind: 'del', key: `key${i}`, atMs: nowMs }, journal.nextValueOrder(), undefined)
+  values: (journal, i) =>
+    journal.addValue({ kind: 'del', key: `key${i}`, atMs: nowMs }, journal.nextValueOrder(), undefined)
 }
 
 for (const [kind, add] of Object.entries(adding)) {
@@ -284,7 +294,7 @@ t.test('several chunks of one kind may be sent at once', async t => {
     const { journal } = setUp()
     for (let i = 0; i < 450; i++) add(journal, i)
     const chunks = journal.next(2)
-    const inChunk = most[kind as Carried]
+    const inChunk = most[kind as JournalKind]
     t.same(chunks.map(sizeOf), [inChunk, inChunk], kind)
     t.same(journal.next(2), chunks)
     for (const chunk of chunks.toReversed()) journal.done(chunk)
@@ -356,8 +366,8 @@ t.test('a counter whose window is over takes no room, and is not counted as drop
 t.test('a reset is kept like the use that it forgets', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   const { journal } = setUp(640)
-  const known = windowOf(5, 0, windowEndsAtMs)
-  journal.addReset('a', quota, { state: known })
+  const baseline = windowOf(5, 0, windowEndsAtMs)
+  journal.addReset('a', quota, { state: baseline })
   journal.addHit({ ...hit('a'), limit: quota }, windowOf(0, 0, windowEndsAtMs), undefined)
   for (let i = 0; i < 2000; i++) journal.addHit({ ...hit(`fresh${i}`), limit: quota }, undefined, undefined)
   t.match(countersOf(drain(journal)), { a: 1 })
@@ -403,45 +413,50 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   journal.addHit(hit('ran'), undefined, 5)
   journal.addHit(hit('never ran'), undefined, 6)
   journal.addHit(hit('unsure'), undefined, 101)
-  const known = windowOf(100, 0, windowEndsAtMs)
-  for (const [key, batch] of [['refused and ran', 5], ['refused', 6], ['unsure, too', 101]] as const) journal.addRefusals(refusals(key, 3), known, batch)
+  const baseline = windowOf(100, 0, windowEndsAtMs)
+  for (const [key, batch] of [['refused and ran', 5], ['refused', 6], ['unsure, too', 101]] as const) {
+    journal.addRefusals(refusals(key, 3), baseline, batch)
+  }
   t.same(countersOf(drain(journal)), { 'never ran': 1, refused: 103 })
 })
 
 t.test('refusals do not count a hit before them, which Redis may not have run, a second time', async t => {
   for (const last of [5, 6]) {
     const { journal } = setUp()
-    const known = (used: number) => windowOf(used, 0, windowEndsAtMs)
-    journal.addHit(hit('a', 'refusal'), known(140), 6)
-    journal.addRefusals(refusals('a', 2), known(141), undefined)
+    const baseline = (used: number) => windowOf(used, 0, windowEndsAtMs)
+    journal.addHit(hit('a', 'refusal'), baseline(140), 6)
+    journal.addRefusals(refusals('a', 2), baseline(141), undefined)
     journal.settle({ last, next: 100 })
     t.same(countersOf(drain(journal)), { a: last === 5 ? 143 : 142 })
     journal.settle({ last: 100, next: 200 })
     journal.addHit(hit('b'), undefined, 206)
-    journal.addRefusals(refusals('b', 2), known(101), undefined)
+    journal.addRefusals(refusals('b', 2), baseline(101), undefined)
     journal.settle({ last: last + 200, next: 300 })
-    t.match(drain(journal), [{ counters: [{ known: undefined, counted: { used: last === 5 ? 1 : 0, refused: 2 } }] }])
+    t.match(
+      drain(journal),
+      [{ counters: [{ baseline: undefined, counted: { used: last === 5 ? 1 : 0, refused: 2 } }] }]
+    )
   }
 })
 
 t.test('a hit that is given back is taken from what it was counted in, once', async t => {
   const { journal } = setUp()
-  const known = windowOf(10, 0, windowEndsAtMs)
+  const baseline = windowOf(10, 0, windowEndsAtMs)
   const over = windowOf(10, 0, windowEndsAtMs + 60_000)
-  journal.addRefund(hit('a'), known, known, undefined)
-  journal.addRefund(hit('a'), over, known, undefined)
-  journal.addRefund(hit('unknown'), known, undefined, undefined)
-  for (const batch of [5, 6]) journal.addRefund(hit('sent'), known, known, batch)
+  journal.addRefund(hit('a'), baseline, baseline, undefined)
+  journal.addRefund(hit('a'), over, baseline, undefined)
+  journal.addRefund(hit('unknown'), baseline, undefined, undefined)
+  for (const batch of [5, 6]) journal.addRefund(hit('sent'), baseline, baseline, batch)
   journal.settle({ last: 5, next: 2 ** 32 })
   t.same(countersOf(drain(journal)), { a: 9, sent: 9 })
-  journal.addRefund(hit('late'), known, known, 4)
+  journal.addRefund(hit('late'), baseline, baseline, 4)
   t.equal(journal.size, 0)
 })
 
 t.test('a counter that is reset forgets what only might have run', async t => {
   const { journal } = setUp()
-  const known = windowOf(10, 0, windowEndsAtMs)
-  journal.addHit(hit('a'), known, 6)
+  const baseline = windowOf(10, 0, windowEndsAtMs)
+  journal.addHit(hit('a'), baseline, 6)
   journal.addReset('a', limit, { state: windowOf(11, 0, windowEndsAtMs) })
   journal.addHit(hit('fresh'), undefined, undefined)
   journal.addReset('fresh', limit, { state: windowOf(1, 0, windowEndsAtMs) })
@@ -450,11 +465,11 @@ t.test('a counter that is reset forgets what only might have run', async t => {
   t.same(countersOf(drain(journal)), { a: 0 })
 })
 
-t.test('a reset that only might have run is sent where it has not; what was counted since is kept either way', async t => {
-  const known = windowOf(10, 0, windowEndsAtMs)
-  for (const [last, expected] of [[4, { known: 10, counted: 1 }], [5, { known: 0, counted: 1 }]] as const) {
+t.test('a reset in doubt is sent where it did not run; what was counted since is kept either way', async t => {
+  const baseline = windowOf(10, 0, windowEndsAtMs)
+  for (const [last, expected] of [[4, { baseline: 10, counted: 1 }], [5, { baseline: 0, counted: 1 }]] as const) {
     const { journal } = setUp()
-    journal.addHit(hit('a'), known, undefined)
+    journal.addHit(hit('a'), baseline, undefined)
     journal.addReset('a', limit, sentIn(5, windowOf(11, 0, windowEndsAtMs)))
     journal.addHit(hit('a'), undefined, undefined)
     journal.addReset('unknown', limit, undefined)
@@ -462,19 +477,22 @@ t.test('a reset that only might have run is sent where it has not; what was coun
     t.same(journal.next(1), [], 'not before it is decided')
     journal.settle({ last, next: 2 ** 32 })
     const [chunk] = journal.next(1) as readonly CounterChunk[]
-    t.same([...chunk!.counters].map(({ known, counted }) => ({ known: usedOf(known!), counted: usedOf(counted) })), [expected])
+    t.same(
+      [...chunk!.counters].map(({ baseline, counted }) => ({ baseline: usedOf(baseline!), counted: usedOf(counted) })),
+      [expected]
+    )
     journal.done(chunk!)
-    journal.addReset('a', limit, sentIn(4, known))
+    journal.addReset('a', limit, sentIn(4, baseline))
     t.equal(journal.size, 0, 'one that fails after the recovery has run')
   }
 })
 
 t.test('of several resets of a counter that might have run the last one decides', async t => {
   const { journal } = setUp()
-  const known = windowOf(10, 0, windowEndsAtMs)
-  journal.addReset('a', limit, sentIn(5, known))
-  journal.addReset('a', limit, sentIn(6, known))
+  const baseline = windowOf(10, 0, windowEndsAtMs)
+  journal.addReset('a', limit, sentIn(5, baseline))
+  journal.addReset('a', limit, sentIn(6, baseline))
   journal.settle({ last: 5, next: 2 ** 32 })
   const [chunk] = journal.next(1) as readonly CounterChunk[]
-  t.same([...chunk!.counters].map(({ known, counted }) => [usedOf(known!), usedOf(counted)]), [[10, 0]])
+  t.same([...chunk!.counters].map(({ baseline, counted }) => [usedOf(baseline!), usedOf(counted)]), [[10, 0]])
 })

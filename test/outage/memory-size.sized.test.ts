@@ -24,11 +24,15 @@ const collectGarbage = runInNewContext('gc') as () => void
 const clients = size(300_000, 1_000_000)
 
 /** A Redis that is away from the first moment. */
-const away = Object.assign(new EventEmitter(), { usable: false, state: 'open', failure: new StoreUnavailableError('connection', 'gone') })
+const away = Object.assign(new EventEmitter(), {
+  usable: false,
+  state: 'open',
+  failure: new StoreUnavailableError('connection', 'gone')
+})
 
 for (const fallback of ['memory', 'share'] as const) {
   const [minutes, rate] = fallback === 'memory' ? [10, size(500, 10_000)] : [1, size(1500, 10_000)]
-  t.test(`onOutage ${fallback}: an outage of ${minutes} minutes at ${rate} hits/s over ${clients} clients stays inside the bounds`, async t => {
+  t.test(`onOutage ${fallback}: ${minutes} minutes at ${rate} hits/s of ${clients} clients stay in bounds`, async t => {
     let nowMs = 1_700_000_000_000
     const now = () => nowMs
     const keys = new Keys('guard:')
@@ -37,7 +41,12 @@ for (const fallback of ['memory', 'share'] as const) {
     const counters = new MemoryLimits({ keys, capacity: 2 * cache, now })
     const dropped = { counters: 0, blocks: 0, events: 0, values: 0 }
     const journal = new Journal({ capacity, maxEvents: 1000, onDrop: (kind, count) => { dropped[kind] += count } })
-    const redis = { guarded: away as unknown as GuardedRedis, store: undefined as unknown as RedisStore, journal, shares: new Shares(counters, now) }
+    const redis = {
+      guarded: away as unknown as GuardedRedis,
+      store: undefined as unknown as RedisStore,
+      journal,
+      shares: new Shares(counters, now)
+    }
     const stores = outageStores({ memory, redis, keys, now })
     const checks = [{ name: 'global', limit: defineLimit('fixed-window', 100, 60_000), cost: 1 }]
     collectGarbage()

@@ -45,7 +45,9 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
   let counter: LimitState | undefined
   const check: Check = { name: 'limit', limit: defineLimit(algorithm, max, 60_000), cost: 1 }
   const hit = { key: 'client', checks: [check] }
-  const takenBy = (source: 'redis' | 'memory', { fits, state }: { fits: boolean, state: LimitState }, atMs: number): Taken =>
+  const takenBy = (
+    source: Taken['source'], { fits, state }: { fits: boolean, state: LimitState }, atMs: number
+  ): Taken =>
     ({ kind: 'taken', source, accepted: true, nowMs: atMs, outcomes: [outcomeOf(check, { fits, state }, atMs)] })
   const all = Array.from({ length: instances }, (_, i) => {
     const now = () => nowMs + 7 * i
@@ -61,14 +63,16 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
         if (outcome.fits) shares.passed(hit, takenBy('redis', outcome, nowMs), instances)
         return outcome.fits
       },
-      away: (outage: number) => shares.take(hit, [{ check, state: memory.limits.known(hit, check) }], { instances, outage })
+      away (outage: number) {
+        return shares.take(hit, [{ check, state: memory.limits.known(hit, check) }], { instances, outage })
+      }
     }
   })
   return { all, hit, takenBy, pass: (ms: number) => { nowMs += ms } }
 }
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: whatever was used before an outage, and wherever, all instances together let max pass in a window`, async t => {
+  t.test(`${algorithm}: whatever was used before an outage, all instances together let max pass`, async t => {
     fc.assert(fc.property(
       fc.integer({ min: 1, max: 60 }), fc.integer({ min: 1, max: 5 }),
       fc.array(fc.nat(4), { maxLength: 40 }), fc.array(fc.nat(4), { minLength: 100, maxLength: 200 }),
@@ -91,14 +95,17 @@ for (const algorithm of algorithms) {
     t.pass()
   })
 
-  t.test(`${algorithm}: what is left when Redis goes is shared out, and a refused client is told when it passes`, async t => {
+  t.test(`${algorithm}: what is left when Redis goes is shared, and a refusal says when to come back`, async t => {
     const { all, pass } = setUp(algorithm, 20, 2)
     const [a, b] = all as [typeof all[0], typeof all[0]]
     for (let i = 0; i < 4; i++) t.same([a.onRedis(), b.onRedis()], [true, true])
     const known = a.away(1)
     // 12 are left, less the one that b has counted after it, and a cannot know of.
     t.match(known, { accepted: true, parts: [{ explanation: { remaining: 5, retryAfterMs: 0 } }] })
-    const passed = [...Array.from({ length: 10 }, () => a.away(1)), ...Array.from({ length: 10 }, () => b.away(1))].filter(({ accepted }) => accepted).length
+    const passed = [
+      ...Array.from({ length: 10 }, () => a.away(1)),
+      ...Array.from({ length: 10 }, () => b.away(1))
+    ].filter(({ accepted }) => accepted).length
     t.equal(1 + passed, 12)
     const { explanation } = a.away(1).parts[0]!
     t.equal(explanation.remaining, 0)
@@ -133,7 +140,7 @@ t.test('what is left is known anew in each outage, and forgotten when it is over
   t.equal(a!.away(1).accepted, true)
 })
 
-t.test('a max below the number of instances lets nobody pass: all parts together are not more than the whole', async t => {
+t.test('a max below the number of instances lets nobody pass: all parts never exceed the whole', async t => {
   const { all } = setUp('fixed-window', 2, 3)
   t.same(all.map(instance => instance.away(1).accepted), [false, false, false])
 })
@@ -257,7 +264,8 @@ t.test('of several limits, the one that refuses counts, and the others are as th
   const answers = []
   for (let i = 0; i < 4; i++) answers.push(await app.inject('/'))
   t.same(answers.map(({ statusCode }) => statusCode), [200, 200, 429, 429])
-  const left = async () => (await app.redisGuard.limits.peek('127.0.0.1')).map(({ name, remaining }) => [name, remaining])
+  const left = async () =>
+    (await app.redisGuard.limits.peek('127.0.0.1')).map(({ name, remaining }) => [name, remaining])
   const expected = [['global:few', 0], ['global:many', 7], ['global:shadow', 0]]
   t.same(await left(), expected)
   await server.restart()
@@ -342,7 +350,9 @@ t.test('one host that floods an outage with names has nobody else refused', asyn
   const now = () => 1_700_000_000_000
   const shares = new Shares(new MemoryLimits({ keys, capacity: 320, now }), now)
   const check: Check = { name: 'login', limit: defineLimit('fixed-window', 2, 60_000), cost: 1 }
-  const takes = (key: string, from: string) => shares.take({ key, from }, [{ check, state: undefined }], { instances: 2, outage: 1 }).accepted
+  const sharing = { instances: 2, outage: 1 }
+  const takes = (key: string, from: string) =>
+    shares.take({ key, from }, [{ check, state: undefined }], sharing).accepted
   for (let i = 0; i < 8000; i++) takes(`name ${Math.floor(i / 2)}`, '198.51.100.1')
   t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => !accepted), [])
   t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => accepted), [])

@@ -47,7 +47,7 @@ export class MadeUpRedis {
   /** its clock, ms since 1970 */
   now = Date.now
   /** what was merged into its counters */
-  readonly carried: { readonly isIntact: boolean, readonly counters: readonly CountedHere[] }[] = []
+  readonly mergeCalls: { readonly isIntact: boolean, readonly counters: readonly CountedHere[] }[] = []
   readonly applied: BlockOperation[] = []
   listed: Block[] = []
 
@@ -71,7 +71,7 @@ export class MadeUpRedis {
     refund: async (): Promise<void> => { throw gone },
     countRefusals: async (): Promise<void> => {},
     merge: async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
-      this.carried.push({ isIntact, counters })
+      this.mergeCalls.push({ isIntact, counters })
     }
   }
 
@@ -108,7 +108,7 @@ export class MadeUpRedis {
 
   /** Counters that were merged, in their order. */
   get merged (): readonly CountedHere[] {
-    return this.carried.flatMap(({ counters }) => counters)
+    return this.mergeCalls.flatMap(({ counters }) => counters)
   }
 }
 
@@ -117,7 +117,8 @@ export function countedBy (hits: readonly Hit[], check: Check, used = 1): readon
   const nowMs = Date.now()
   return hits.map((_, i) => {
     const state = windowOf(used + i, 0, nowMs + 60_000)
-    return { kind: 'taken', source: 'redis', accepted: true, nowMs, outcomes: [outcomeOf(check, { fits: true, state }, nowMs)] }
+    const outcomes = [outcomeOf(check, { fits: true, state }, nowMs)]
+    return { kind: 'taken', source: 'redis', accepted: true, nowMs, outcomes }
   })
 }
 

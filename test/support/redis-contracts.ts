@@ -35,7 +35,7 @@ export function contractsOf ({ limits, blocks, events, values }: RedisStore): Co
       async set (key: string, text: string, ttlMs = Infinity) {
         await change({ kind: 'set', key, atMs: 0, text, expiresAtMs: ttlMs })
       },
-      incr: async (key: string) => Number((await change({ kind: 'incr', key, atMs: 0, by: 1 })).told!.text),
+      incr: async (key: string) => Number((await change({ kind: 'incr', key, atMs: 0, by: 1 })).reported!.text),
       expire: async (key: string, ttlMs: number) =>
         (await change({ kind: 'expire', key, atMs: 0, expiresAtMs: ttlMs })).existed,
       del: async (key: string) => (await change({ kind: 'del', key, atMs: 0 })).existed

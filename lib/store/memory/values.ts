@@ -1,6 +1,6 @@
 /** Plain values in this process: `get`, `set`, `incr`, `expire` and `del`. The oldest go where there are too many. */
 import { ValueError } from '../../errors.js'
-import type { ToldValue, ValueStore } from '../value-store.js'
+import type { ReportedValue, ValueStore } from '../value-store.js'
 
 export interface MemoryValuesOptions {
   /** the most values that are kept */
@@ -16,10 +16,10 @@ export interface ValueMirror {
   /**
    * Takes over a value that another store has reported.
    *
-   * @param told  undefined: there is none
+   * @param reported  undefined: there is none
    * @param since   `clock` when the other store was asked; what was changed here since then is newer, and stays
    */
-  adopt (key: string, told: ToldValue | undefined, since: number): void
+  adopt (key: string, reported: ReportedValue | undefined, since: number): void
 }
 
 export class MemoryValues implements ValueStore, ValueMirror {
@@ -73,10 +73,10 @@ export class MemoryValues implements ValueStore, ValueMirror {
     return this.#find(key) !== undefined && this.#values.delete(key)
   }
 
-  adopt (key: string, told: ToldValue | undefined, since: number): void {
+  adopt (key: string, reported: ReportedValue | undefined, since: number): void {
     if ((this.#values.get(key)?.changed ?? 0) > since) return
-    if (told === undefined) this.#values.delete(key)
-    else this.set(key, told.text, told.leftMs)
+    if (reported === undefined) this.#values.delete(key)
+    else this.set(key, reported.text, reported.leftMs)
   }
 
   /** Forgets what has expired. */

@@ -56,7 +56,7 @@ export function ownKeysOfBlocks (redis: GuardedRedis, keys: Keys, onForeign: OnF
 export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
   readonly #redis: OwnKeys
   readonly #keys: Keys
-  /** the last change that Redis has told of, unless it was behind by then */
+  /** the last change that Redis reported, unless it was behind by then */
   #seen = atEnd
   /** changes that were made from here since then */
   #madeSince = 0

@@ -37,7 +37,7 @@ export class RedisEvents implements EventStore {
   /** Records events once for each id, however often they are sent. */
   async replayEvents (id: string, events: readonly RateLimitEvent[]): Promise<void> {
     const { keys, maxEvents, instance } = this.#options
-    const names = [...this.#keys, keys.carried(keys.events, `${instance}:${id}`)]
+    const names = [...this.#keys, keys.replayed(keys.events, `${instance}:${id}`)]
     const args = [0, ...logEvents.args({ markerMs: keptMs, maxEvents, events })]
     await this.#redis.run(async client => await logEvents.script.run(client, names, args))
   }

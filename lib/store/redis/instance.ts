@@ -54,7 +54,7 @@ export class RedisInstance {
   /**
    * Says that this instance is alive.
    *
-   * @param isUpToDate  Redis has been told all that this instance knows; otherwise the instance is not counted
+   * @param isUpToDate  the replay is over; otherwise the instance is not counted
    * @param sinceMs     a moment by Redis' clock, ms since 1970
    */
   async heartbeat (isUpToDate: boolean, sinceMs: number): Promise<Heartbeat> {

@@ -95,8 +95,8 @@ export class RedisLimits implements LimitStore {
    *   given back or reset by another instance; otherwise the larger of the two counts
    */
   async merge (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> {
-    const merges = counters.flatMap(({ key, limit, known, counted }) => {
-      const merge = ruleOf(limit).merge(known, counted, nowMs, limit)
+    const merges = counters.flatMap(({ key, limit, baseline, counted }) => {
+      const merge = ruleOf(limit).merge(baseline, counted, nowMs, limit)
       return merge === undefined ? [] : [{ key, limit, merge }]
     })
     if (merges.length === 0) return
@@ -105,7 +105,7 @@ export class RedisLimits implements LimitStore {
       // the marker has no client's name: when these are sent again, the first of them may be missing.
       const hasSlots = isCluster(client)
       const markerOf = ({ key }: typeof merges[number]) =>
-        this.#keys.carried(hasSlots ? key : undefined, `${this.#instance}:${id}`)
+        this.#keys.replayed(hasSlots ? key : undefined, `${this.#instance}:${id}`)
       const groups = groupedBy(merges, markerOf)
       await merge.script.runAll(client, [...groups].map(([marker, counters]) => ({
         keys: [marker, ...counters.map(({ key }) => key)],

@@ -5,7 +5,7 @@
 import { StoreUnavailableError } from '../../errors.js'
 import { isCluster, type RedisClient, type Script, type ScriptCall } from '../../redis/script.js'
 
-/** What Redis told of an instance's numbers when the instance came back (store/redis/lua/fence.lua). */
+/** What Redis reported of an instance's numbers when the instance came back (store/redis/lua/fence.lua). */
 export interface Fence {
   /** the last that ran; -1: Redis does not know, so none that would still count */
   readonly last: number
@@ -13,7 +13,7 @@ export interface Fence {
   readonly next: number
 }
 
-/** In a Cluster calls have no numbers: whether one ran cannot be told. */
+/** In a Cluster calls have no numbers: nobody knows whether one ran. */
 export const noNumbers: Fence = { last: 0, next: 0 }
 
 /** ms that Redis keeps what it knows of an instance that is gone; an outage may be as long. */

@@ -2,7 +2,7 @@
 import type { GuardedRedis } from '../../redis/breaker.js'
 import { isCluster } from '../../redis/script.js'
 import type { Keys } from '../keys.js'
-import type { ToldValue, ValueChange, ValueOperation } from '../value-store.js'
+import type { ReportedValue, ValueChange, ValueOperation } from '../value-store.js'
 import { type ChangedValue, leftOf, mergeValues, value } from './encodings/values.js'
 import { textOf } from './replies.js'
 import { keptMs, type Sequence } from './sequence.js'
@@ -23,7 +23,7 @@ export class RedisValues {
     this.#options = options
   }
 
-  async get (key: string): Promise<ToldValue | undefined> {
+  async get (key: string): Promise<ReportedValue | undefined> {
     const name = this.#options.keys.value(key)
     return await this.#redis.run(async client => {
       const [text, leftMs] = await Promise.all([client.get(name), client.pttl(name)])
@@ -49,7 +49,7 @@ export class RedisValues {
     const { keys, instance } = this.#options
     const keysOf = ({ key }: ValueChange) => [keys.value(key), keys.written(key)]
     const callOf = (some: readonly ValueChange[], slot?: string) => ({
-      keys: [keys.carried(slot, `${instance}:${id}`), ...some.flatMap(keysOf)],
+      keys: [keys.replayed(slot, `${instance}:${id}`), ...some.flatMap(keysOf)],
       args: mergeValues.args({ changes: some, instance, keptMs, nowMs })
     })
     await this.#redis.run(async client => {

@@ -9,7 +9,8 @@ import { hitOf } from '../../support/take.js'
 const limit = defineLimit('fixed-window', 10, 1000)
 
 function hit (key: string, checks = 1, answered?: (answer: Answer) => void): Hit {
-  return hitOf({ key, checks: Array.from({ length: checks }, (_, i) => ({ name: `limit${i}`, limit, cost: 1 })) }, answered)
+  const all = Array.from({ length: checks }, (_, i) => ({ name: `limit${i}`, limit, cost: 1 }))
+  return hitOf({ key, checks: all }, answered)
 }
 
 /** The clock tells the hits apart: the nth hit of a call is decided at n. */
@@ -24,7 +25,9 @@ t.test('the hits of one turn of the event loop are sent as one call, and answere
     return await inOrder(hits)
   })
   const answers: unknown[] = []
-  for (const key of ['a', 'b', 'a']) batch.add(hit(key, 1, answer => answers.push([key, 'nowMs' in answer && answer.nowMs])))
+  for (const key of ['a', 'b', 'a']) {
+    batch.add(hit(key, 1, answer => answers.push([key, 'nowMs' in answer && answer.nowMs])))
+  }
   t.same(calls, [], 'nothing is sent before the turn is over')
   await setImmediate()
   batch.add(hit('c'))

@@ -36,7 +36,8 @@ t.test('a key that holds something else is not counted on', async t => {
 t.test('every counter in Redis expires', async t => {
   const { limits } = await maker.redis(t)
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
-    await takeOf(limits, { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }] })
+    const check = { name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }
+    await takeOf(limits, { key: 'client', checks: [check] })
     const ttl = await maker.observer.pttl(keys.limit(algorithm, 'limit', 'client'))
     t.ok(ttl > 0 && ttl <= 18_000, `${algorithm}: ${ttl}`)
   }
@@ -57,7 +58,9 @@ t.test('what has run out on the real clock is gone', async t => {
 
 t.test('blocks that ran out leave Redis when others are placed', async t => {
   const { blocks, wait } = await maker.redis(t)
-  for (let i = 0; i < 20; i++) await blocks.block({ ip: `192.0.2.${i}`, durationMs: 10_000, reason: '', origin: 'test' })
+  for (let i = 0; i < 20; i++) {
+    await blocks.block({ ip: `192.0.2.${i}`, durationMs: 10_000, reason: '', origin: 'test' })
+  }
   await wait(20_000)
   await blocks.block({ ip: '198.51.100.1', durationMs: 60_000, reason: '', origin: 'test' })
   t.same(await maker.observer.hkeys(keys.blocks), ['198.51.100.1'])

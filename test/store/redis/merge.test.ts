@@ -42,7 +42,8 @@ function clientOf (limit: Limit) {
   return {
     key: keys.limit(limit.algorithm, 'limit', client),
     async hit (times: number): Promise<LimitState> {
-      const taken = await takeAllOf(store.limits, Array.from({ length: times }, () => ({ key: client, checks: [check] })))
+      const hits = Array.from({ length: times }, () => ({ key: client, checks: [check] }))
+      const taken = await takeAllOf(store.limits, hits)
       return taken.at(-1)!.outcomes[0]!.state
     },
     async remaining (): Promise<number> {
@@ -52,13 +53,13 @@ function clientOf (limit: Limit) {
   }
 }
 
-function countedOn (known: LimitState | undefined, limit: Limit, hits: number): LimitState {
-  let state = known
+function countedOn (baseline: LimitState | undefined, limit: Limit, hits: number): LimitState {
+  let state = baseline
   for (let i = 0; i < hits; i++) state = ruleOf(limit).accept(state, Date.now(), limit, 1)
   return state!
 }
 
-async function carry (counters: readonly CountedHere[], id = String(++ids), isIntact = false): Promise<void> {
+async function merge (counters: readonly CountedHere[], id = String(++ids), isIntact = false): Promise<void> {
   await store.limits.merge(id, counters, Date.now(), isIntact)
 }
 
@@ -67,10 +68,10 @@ for (const algorithm of algorithms) {
 
   t.test(`${algorithm}: what was counted elsewhere is added, once for each id`, async t => {
     const { key, hit, remaining } = clientOf(limit)
-    const known = await hit(10)
-    const counted = countedOn(known, limit, 20)
-    await carry([{ key, limit, known, counted }], `same ${algorithm}`)
-    await carry([{ key, limit, known, counted }], `same ${algorithm}`)
+    const baseline = await hit(10)
+    const counted = countedOn(baseline, limit, 20)
+    await merge([{ key, limit, baseline, counted }], `same ${algorithm}`)
+    await merge([{ key, limit, baseline, counted }], `same ${algorithm}`)
     t.equal(await remaining(), 70)
     t.ok(await observer.pttl(key) > 0)
   })
@@ -78,10 +79,10 @@ for (const algorithm of algorithms) {
   t.test(`${algorithm}: two instances add up, also where Redis has lost what both knew`, async t => {
     for (const isLost of [false, true]) {
       const { key, hit, remaining } = clientOf(limit)
-      const known = await hit(10)
+      const baseline = await hit(10)
       if (isLost) await observer.del(key)
-      await carry([{ key, limit, known, counted: countedOn(known, limit, 20) }])
-      await carry([{ key, limit, known, counted: countedOn(known, limit, 30) }])
+      await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 20) }])
+      await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 30) }])
       t.equal(await remaining(), 40)
     }
   })
@@ -96,40 +97,42 @@ for (const algorithm of algorithms) {
       const leftMs = await observer.pttl(key)
       await observer.del(key)
       if (kept > 0) await observer.restore(key, leftMs, before)
-      const counters = baselines.map((state, i) => ({ key, limit, known: state, counted: countedOn(state, limit, 20 + 10 * i) }))
-      await carry([counters[order[0]!]!])
+      const counters = baselines.map((state, i) => {
+        return { key, limit, baseline: state, counted: countedOn(state, limit, 20 + 10 * i) }
+      })
+      await merge([counters[order[0]!]!])
       await hit(5)
-      await carry([counters[order[1]!]!])
+      await merge([counters[order[1]!]!])
       const used = 100 - await remaining()
       const truth = 10 + 20 + 30 + 5
       t.ok(used >= truth - (10 - 8) && used <= truth, `${used} of ${truth}, with ${kept} kept`)
     }
   })
 
-  t.test(`${algorithm}: a chunk that includes an earlier one comes on top of it, also where Redis has lost its data`, async t => {
+  t.test(`${algorithm}: a chunk that includes an earlier one adds to it, also after Redis lost its data`, async t => {
     const { key, hit, remaining } = clientOf(limit)
-    const known = await hit(10)
+    const baseline = await hit(10)
     await observer.del(key)
-    const first = countedOn(known, limit, 20)
-    await carry([{ key, limit, known, counted: first }])
-    await carry([{ key, limit, known: first, counted: countedOn(first, limit, 30) }])
+    const first = countedOn(baseline, limit, 20)
+    await merge([{ key, limit, baseline, counted: first }])
+    await merge([{ key, limit, baseline: first, counted: countedOn(first, limit, 30) }])
     t.equal(await remaining(), 40)
   })
 
-  t.test(`${algorithm}: what another instance gave back stays given back where Redis surely has all its data`, async t => {
+  t.test(`${algorithm}: what another instance gave back stays so where Redis has all its data`, async t => {
     for (const isIntact of [true, false]) {
       const { key, hit, remaining } = clientOf(limit)
-      const known = await hit(10)
+      const baseline = await hit(10)
       await observer.del(key)
       await hit(2)
-      await carry([{ key, limit, known, counted: countedOn(known, limit, 20) }], undefined, isIntact)
+      await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 20) }], undefined, isIntact)
       t.equal(await remaining(), isIntact ? 78 : 70)
     }
   })
 
-  t.test(`${algorithm}: a counter that nobody knew begins with what is carried`, async t => {
+  t.test(`${algorithm}: a counter that nobody knew begins with what is merged`, async t => {
     const { key, remaining } = clientOf(limit)
-    await carry([{ key, limit, known: undefined, counted: countedOn(undefined, limit, 60) }])
+    await merge([{ key, limit, baseline: undefined, counted: countedOn(undefined, limit, 60) }])
     t.equal(await remaining(), 40)
     const ttl = await observer.pttl(key)
     t.ok(ttl > 0 && ttl <= 200_000, `${ttl}`)
@@ -137,26 +140,26 @@ for (const algorithm of algorithms) {
 
   t.test(`${algorithm}: what other instances have counted meanwhile stays`, async t => {
     const { key, hit, remaining } = clientOf(limit)
-    const known = await hit(10)
+    const baseline = await hit(10)
     await hit(25)
-    await carry([{ key, limit, known, counted: countedOn(known, limit, 5) }])
+    await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 5) }])
     t.equal(await remaining(), 60)
     // Nothing came on top: what was known is there already.
-    await carry([{ key, limit, known, counted: known }])
+    await merge([{ key, limit, baseline, counted: baseline }])
     t.equal(await remaining(), 59)
   })
 
   t.test(`${algorithm}: what is over, or somebody else's, is not added to`, async t => {
     const short = defineLimit(algorithm, 100, 20)
     const { key, hit } = clientOf(short)
-    const known = await hit(1)
-    const counted = countedOn(known, short, 5)
+    const baseline = await hit(1)
+    const counted = countedOn(baseline, short, 5)
     await sleep(60)
-    await carry([{ key, limit: short, known, counted }])
+    await merge([{ key, limit: short, baseline, counted }])
     t.equal(await observer.exists(key), 0)
     const other = clientOf(limit)
     await observer.rpush(other.key, 'a list')
-    await carry([{ key: other.key, limit, known: undefined, counted: countedOn(undefined, limit, 60) }])
+    await merge([{ key: other.key, limit, baseline: undefined, counted: countedOn(undefined, limit, 60) }])
     t.equal(await other.remaining(), 40)
   })
 }
@@ -165,22 +168,27 @@ t.test('a window that is over on the way is left out, and so is one that nobody 
   const limit = defineLimit('fixed-window', 100, 1000)
   const { key } = clientOf(limit)
   const nowMs = Date.now()
-  await store.limits.merge(String(++ids), [{ key, limit, known: undefined, counted: stateOf(limit, 0, 0, nowMs + 500) }], nowMs, false)
+  await store.limits.merge(
+    String(++ids),
+    [{ key, limit, baseline: undefined, counted: stateOf(limit, 0, 0, nowMs + 500) }],
+    nowMs,
+    false
+  )
   t.equal(await observer.exists(key), 0)
 })
 
 t.test('fixed-window: what is added leaves the end of the window alone, save where it is too far', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
   const { key, hit } = clientOf(limit)
-  const known = await hit(1)
+  const baseline = await hit(1)
   const endMs = await observer.pexpiretime(key)
-  for (let i = 0; i < 20; i++) await carry([{ key, limit, known, counted: countedOn(known, limit, 1) }])
+  for (let i = 0; i < 20; i++) await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 1) }])
   t.equal(await observer.pexpiretime(key), endMs)
   await observer.pexpire(key, 500_000)
-  await carry([{ key, limit, known, counted: countedOn(known, limit, 1) }])
+  await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 1) }])
   t.ok(await observer.pttl(key) <= 100_000)
   await observer.persist(key)
-  await carry([{ key, limit, known, counted: countedOn(known, limit, 1) }])
+  await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 1) }])
   t.ok(await observer.pttl(key) > 0)
 })
 
@@ -188,15 +196,15 @@ t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or 
   const limit = defineLimit('fixed-window', 1, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
   for (const where of ['in Redis', 'in the outage']) {
     const { key, hit } = clientOf(limit)
-    const known = await hit(4)
+    const baseline = await hit(4)
     const tooFarMs = Date.now() + 2 ** 40
     if (where === 'in Redis') {
       await observer.set(key, '1:40')
       await observer.pexpireat(key, tooFarMs)
     }
-    const [used, refused] = numbersOf(limit, known)
-    const counted = where === 'in Redis' ? known : stateOf(limit, used, refused + 40, tooFarMs)
-    await carry([{ key, limit, known, counted }])
+    const [used, refused] = numbersOf(limit, baseline)
+    const counted = where === 'in Redis' ? baseline : stateOf(limit, used, refused + 40, tooFarMs)
+    await merge([{ key, limit, baseline, counted }])
     const leftMs = await observer.pttl(key)
     t.ok(leftMs > 8000 && leftMs <= 10_000, `${where}: ${leftMs}`)
   }
@@ -205,22 +213,23 @@ t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or 
 t.test('sliding-window: windows that do not begin at the same moment are matched by the nearer beginning', async t => {
   const limit = defineLimit('sliding-window', 100, 10_000)
   interface Window { readonly used: number, readonly fading: number, readonly startsAtMs: number }
-  const cases: [inRedis: Window, carried: Window, expected: { used: string, fading: string }][] = [
+  const cases: [inRedis: Window, merged: Window, expected: { used: string, fading: string }][] = [
     // Ours began nearly a window later: Redis' current one is the one before ours.
     [{ used: 7, fading: 3, startsAtMs: -9000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '9' }],
     // Ours began nearly a window earlier.
     [{ used: 7, fading: 3, startsAtMs: -1000 }, { used: 5, fading: 2, startsAtMs: -9000 }, { used: '7', fading: '8' }],
     [{ used: 7, fading: 3, startsAtMs: -3000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '12', fading: '5' }],
     // What Redis had stored has become the fading window.
-    [{ used: 7, fading: 3, startsAtMs: -12_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '9' }],
+    [{ used: 7, fading: 3, startsAtMs: -12_000 }, { used: 5, fading: 2, startsAtMs: -1000 },
+      { used: '5', fading: '9' }],
     [{ used: 7, fading: 3, startsAtMs: -25_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '2' }]
   ]
-  for (const [inRedis, carried, expected] of cases) {
+  for (const [inRedis, merged, expected] of cases) {
     const { key } = clientOf(limit)
     const nowMs = Date.now()
     await observer.hset(key, { ...inRedis, startsAtMs: nowMs + inRedis.startsAtMs })
-    const counted = stateOf(limit, carried.used, carried.fading, nowMs + carried.startsAtMs)
-    await carry([{ key, limit, known: undefined, counted }])
+    const counted = stateOf(limit, merged.used, merged.fading, nowMs + merged.startsAtMs)
+    await merge([{ key, limit, baseline: undefined, counted }])
     t.match(await observer.hgetall(key), expected)
   }
 })
@@ -231,16 +240,16 @@ t.test('gcra: hits by another max are added as the time that they take to drain'
   const paced = defineLimit('gcra', 1000, 1_000_000, { burst: 20 })
   for (const isLost of [false, true]) {
     const { key, hit } = clientOf(small)
-    const known = await hit(5)
+    const baseline = await hit(5)
     if (isLost) await observer.del(key)
     // 5 of 10, and 100 of 1000 on top: 6 of 10, or 600 of 1000. That is more than the burst of 20 of a third limit.
-    await carry([{ key, limit: paced, known, counted: countedOn(known, large, 100) }])
+    await merge([{ key, limit: paced, baseline, counted: countedOn(baseline, large, 100) }])
     const bucket = await observer.hgetall(key)
     t.equal(bucket['max'], '1000')
     const hits = Number(bucket['level']) / 1_000_000
     t.ok(hits > 599 && hits <= 600, `${hits} of 1000`)
     // Another instance knew of the same.
-    await carry([{ key, limit: small, known, counted: known }])
+    await merge([{ key, limit: small, baseline, counted: baseline }])
     const again = await observer.hgetall(key)
     t.ok(Math.abs(Number(again['level']) / Number(again['max']) - 600_000) < 1000, JSON.stringify(again))
   }
@@ -249,12 +258,12 @@ t.test('gcra: hits by another max are added as the time that they take to drain'
 t.test('gcra: the bucket is never fuller than full, and one that never drains goes after a window', async t => {
   const limit = defineLimit('gcra', 10, 60_000, { burst: 5 })
   const { key, hit } = clientOf(limit)
-  const known = await hit(1)
-  await carry([{ key, limit, known, counted: countedOn(known, limit, 50) }])
+  const baseline = await hit(1)
+  await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 50) }])
   t.ok(Number(await observer.hget(key, 'level')) <= 5 * 60_000)
   const never = defineLimit('gcra', 0, 60_000, { burst: 5 })
   const other = clientOf(never)
-  await carry([{ key: other.key, limit: never, known: undefined, counted: countedOn(undefined, never, 1) }])
+  await merge([{ key: other.key, limit: never, baseline: undefined, counted: countedOn(undefined, never, 1) }])
   t.ok(await observer.pttl(other.key) <= 60_000)
 })
 
@@ -305,7 +314,7 @@ t.test('events that are replayed twice are written once', async t => {
   await store.events.replayEvents('events-1', events)
   await store.events.replayEvents('events-2', events)
   t.same(await store.events.suspects(5), [{ ip: '192.0.2.1', count: 6 }])
-  t.ok(await observer.pttl(keys.carried(keys.events, 'one:events-1')) > 0)
+  t.ok(await observer.pttl(keys.replayed(keys.events, 'one:events-1')) > 0)
 })
 
 t.test('a fence tells whether a live write of events ran, and none runs behind it', async t => {
@@ -324,7 +333,7 @@ t.test('a fence tells whether a live write of events ran, and none runs behind i
   const other = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'two' })
   await t.rejects(other.events.logEvents(events), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   // In place of a marker, it marks nothing.
-  await observer.lpush(keys.carried(keys.events, 'one:events-3'), 'a list of somebody else')
+  await observer.lpush(keys.replayed(keys.events, 'one:events-3'), 'a list of somebody else')
   await store.events.replayEvents('events-3', events)
   t.equal((await store.events.events(5)).length, 2)
 })
@@ -333,10 +342,14 @@ t.test('of a block and an unblock the later one holds, whichever is told first',
   const block = (ip: string, durationMs = 60_000) => ({ ip, durationMs, reason: 'told', origin: 'test' })
   const nowMs = Date.now()
   const cases: [ip: string, first: () => Promise<unknown>, told: BlockOperation, isBlocked: boolean][] = [
-    ['192.0.2.1', async () => await blocks.block(block('192.0.2.1')), { atMs: nowMs - 5000, unblock: '192.0.2.1' }, true],
-    ['192.0.2.2', async () => { await blocks.block(block('192.0.2.2')); await blocks.unblock('192.0.2.2') }, { atMs: nowMs - 5000, block: block('192.0.2.2') }, false],
-    ['192.0.2.3', async () => await store.blocks.apply([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], 0), { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
-    ['192.0.2.4', async () => await store.blocks.apply([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], 0), { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
+    ['192.0.2.1', async () => await blocks.block(block('192.0.2.1')), { atMs: nowMs - 5000, unblock: '192.0.2.1' },
+      true],
+    ['192.0.2.2', async () => { await blocks.block(block('192.0.2.2')); await blocks.unblock('192.0.2.2') },
+      { atMs: nowMs - 5000, block: block('192.0.2.2') }, false],
+    ['192.0.2.3', async () => await store.blocks.apply([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], 0),
+      { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
+    ['192.0.2.4', async () => await store.blocks.apply([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], 0),
+      { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
     ['192.0.2.5', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.5', 4000) }, false],
     ['192.0.2.6', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.6', Infinity) }, true]
   ]
@@ -347,7 +360,11 @@ t.test('of a block and an unblock the later one holds, whichever is told first',
   }
   await blocks.block({ ...block('192.0.2.7'), reason: 'here' })
   await store.blocks.apply([{ atMs: nowMs - 5000, block: block('192.0.2.7') }], 0)
-  t.equal((await blocks.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason, 'here', 'a later block of the same address stays')
+  t.equal(
+    (await blocks.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason,
+    'here',
+    'a later block of the same address stays'
+  )
   const told = (await blocks.blocks()).find(({ ip }) => ip === '192.0.2.6')!
   t.ok(Math.abs(told.blockedAtMs - (nowMs - 5000)) < 2000, 'it was blocked when it was blocked')
   t.equal(await store.blocks.count(), (await blocks.blocks()).length)
@@ -360,7 +377,11 @@ t.test('instances are counted while they are alive, and the epoch stays', async 
   const other = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'two' })
   const withOther = { epoch: first.epoch, instances: first.instances + 1 }
   t.match(await other.instance.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not told all yet')
-  t.match(await store.instance.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances, since: first.since })
+  t.match(await store.instance.heartbeat(true, 0), {
+    epoch: first.epoch,
+    instances: first.instances,
+    since: first.since
+  })
   // Until Redis' own clock has gone on.
   await sleep(5)
   const later = await other.instance.heartbeat(true, first.nowMs + 1)
@@ -374,7 +395,8 @@ t.test('instances are counted while they are alive, and the epoch stays', async 
 
 t.test('a fence that comes late does not open the door again for what was sent before', async t => {
   const fence = new Script(scripts.fence)
-  const fenceAt = async (next: number) => Number(await fence.run(observer, [keys.batch('late'), keys.fence('late')], [next, 60_000]))
+  const fenceAt = async (next: number) =>
+    Number(await fence.run(observer, [keys.batch('late'), keys.fence('late')], [next, 60_000]))
   await observer.set(keys.batch('late'), 7)
   t.equal(await fenceAt(1000), 7)
   t.equal(await fenceAt(2000), 7, 'it tells the same where nothing has run since')
@@ -385,7 +407,9 @@ t.test('a fence that comes late does not open the door again for what was sent b
 
 t.test('a block list that is replaced while it is read is one that Redis has lost', async t => {
   const client = guarded.client
-  await client.hset(keys.blocks, Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`10.0.${i >> 8}.${i & 255}`, '{}'])))
+  await client.hset(keys.blocks, Object.fromEntries(Array.from({ length: 5000 }, (_, i) => {
+    return [`10.0.${i >> 8}.${i & 255}`, '{}']
+  })))
   const pages = store.blocks.pages()
   await pages.next()
   await observer.set(keys.blocks, 'a text of somebody else')
@@ -398,13 +422,15 @@ t.test('what is sent again without the first of it is added once', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
   const [first, second] = [clientOf(limit), clientOf(limit)]
   const counters = await Promise.all([first, second].map(async ({ key, hit }): Promise<CountedHere> => {
-    const known = await hit(10)
-    return { key, limit, known, counted: countedOn(known, limit, 20) }
+    const baseline = await hit(10)
+    return { key, limit, baseline, counted: countedOn(baseline, limit, 20) }
   }))
-  await carry(counters, 'sent again')
-  await carry(counters.slice(1), 'sent again')
+  await merge(counters, 'sent again')
+  await merge(counters.slice(1), 'sent again')
   t.equal(await second.remaining(), 70)
-  const changes = ['first', 'second'].map(key => ({ key, base: undefined, add: 1, addedAtMs: Date.now(), end: undefined }))
+  const changes = ['first', 'second'].map(key => {
+    return { key, base: undefined, add: 1, addedAtMs: Date.now(), end: undefined }
+  })
   await store.values.merge('values sent again', changes, Date.now())
   await store.values.merge('values sent again', changes.slice(1), Date.now())
   t.equal(await observer.get(keys.value('second')), '1')

@@ -26,7 +26,7 @@ export interface ChangedBlock {
 }
 
 export interface AnnouncedBlock extends ChangedBlock {
-  /** other instances are told of it */
+  /** other instances learn of it from the stream of changes */
   readonly isAnnounced: boolean
 }
 
@@ -39,10 +39,10 @@ export const changeBlocks: Encoding<DatedOperations, readonly AnnouncedBlock[]> 
   },
 
   read (reply, { operations }) {
-    const told = listOf(reply, 3 * operations.length + 1)
-    const sequence = wholeOf(told.at(-1))
+    const list = listOf(reply, 3 * operations.length + 1)
+    const sequence = wholeOf(list.at(-1))
     return operations.map((operation, i) => {
-      const [isAnnounced, wasBlocked, json] = told.slice(3 * i, 3 * i + 3)
+      const [isAnnounced, wasBlocked, json] = list.slice(3 * i, 3 * i + 3)
       const standing = json === '' ? undefined : parseBlock(blockedIn(operation), textOf(json))
       if (json !== '' && standing === undefined) throw unreadable()
       return {

@@ -4,7 +4,7 @@ import { scripts } from '../lua/scripts.js'
 import { clockOf, listOf, textOf, wholeOf } from '../replies.js'
 import type { Encoding } from './encoding.js'
 
-/** `next`: the number to go on from. Told is the last number that ran; -1: Redis does not know it. */
+/** `next`: the number to go on from. The reply is the last number that ran; -1: Redis does not know it. */
 export const fence: Encoding<{ readonly next: number, readonly keptMs: number }, number> = {
   script: new Script(scripts.fence),
   args: ({ next, keptMs }) => [next, keptMs],
@@ -14,7 +14,7 @@ export const fence: Encoding<{ readonly next: number, readonly keptMs: number },
 export interface Beat {
   /** what is counted once, however many instances it has */
   readonly application: string
-  /** Redis has been told all that this instance knows; otherwise the instance is not counted */
+  /** the replay is over; otherwise the instance is not counted */
   readonly isUpToDate: boolean
   /** ms after the last heartbeat in which an instance counts as alive */
   readonly aliveMs: number
@@ -24,7 +24,7 @@ export interface Beat {
   readonly sinceMs: number
 }
 
-/** What `heartbeat` tells. */
+/** The reply of `heartbeat`. */
 export interface Heartbeat {
   /** another one than before: Redis has lost its data */
   readonly epoch: string
@@ -51,7 +51,7 @@ export const heartbeat: Encoding<Beat, Heartbeat> = {
 /** The type of a key's value. A stream must also take new entries, and a number be safe to increment. */
 export type OwnType = 'hash' | 'zset' | 'stream' | 'number' | 'text'
 
-/** The types of keys. Told is of each key whether it was deleted. */
+/** The types of keys. The reply says of each key whether it was deleted. */
 export const mend: Encoding<readonly OwnType[], readonly boolean[]> = {
   script: new Script(scripts.mend),
   args: types => types,

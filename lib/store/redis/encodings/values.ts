@@ -1,6 +1,6 @@
 /** The scripts of plain values. */
 import { type Arguments, Script } from '../../../redis/script.js'
-import type { ToldValue, ValueChange, ValueOperation } from '../../value-store.js'
+import type { ReportedValue, ValueChange, ValueOperation } from '../../value-store.js'
 import { scripts } from '../lua/scripts.js'
 import { listOf, unreadable, wholeOf } from '../replies.js'
 import type { Encoding } from './encoding.js'
@@ -17,8 +17,8 @@ export interface Writer {
 export interface ChangedValue {
   /** before */
   readonly existed: boolean
-  /** undefined: nothing is told of it */
-  readonly told: ToldValue | undefined
+  /** the value after an `incr`; undefined after any other operation */
+  readonly reported: ReportedValue | undefined
 }
 
 export const value: Encoding<Writer & { readonly operation: ValueOperation }, ChangedValue> = {
@@ -28,11 +28,11 @@ export const value: Encoding<Writer & { readonly operation: ValueOperation }, Ch
     [instance, keptMs, operation.kind, ...operationRow(operation, nowMs)],
 
   read (reply, { operation }) {
-    if (operation.kind !== 'incr') return { existed: wholeOf(reply, 0, 1) === 1, told: undefined }
+    if (operation.kind !== 'incr') return { existed: wholeOf(reply, 0, 1) === 1, reported: undefined }
     const [sum, leftMs] = listOf(reply, 2)
     const text = String(sum)
     if (!/^-?\d{1,19}$/.test(text)) throw unreadable()
-    return { existed: true, told: { text, leftMs: leftOf(leftMs) } }
+    return { existed: true, reported: { text, leftMs: leftOf(leftMs) } }
   }
 }
 

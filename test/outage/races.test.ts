@@ -1,4 +1,6 @@
-/** What happens while something else is under way: Redis and the breaker are made up here, to answer exactly then. */
+/**
+ * Two things happen at once: a made-up Redis and a made-up breaker answer exactly while something else is under way.
+ */
 import t, { type Test } from 'tap'
 import { parseAddress } from '../../lib/addresses/address.js'
 import { windowOf } from '../../lib/rules/fixed-window.js'
@@ -47,16 +49,16 @@ function promised<T> () {
   return { promise, resolve, reject }
 }
 
-t.test('Redis goes again while it is told: what it was told in vain changes nothing', async t => {
-  for (const isTold of [true, false]) {
+t.test('Redis goes again during a replay: what was replayed in vain changes nothing', async t => {
+  for (const isReplayed of [true, false]) {
     const { breaker, redis, stores } = setUp(t)
     const fence = promised<Fence>()
     redis.instance.fence = async () => await fence.promise
     breaker.up()
-    t.equal(stores.availability.status.reason, 'Redis is back, and is told what it has missed')
+    t.equal(stores.availability.status.reason, 'Redis is back, and what it has missed is replayed')
     breaker.down()
     await stores.availability.settle()
-    if (isTold) fence.resolve(unknown)
+    if (isReplayed) fence.resolve(unknown)
     else fence.reject(gone)
     await settled()
     t.match(stores.availability.status, { store: 'memory', reason: 'gone' })
@@ -68,7 +70,7 @@ t.test('Redis goes again while it is told: what it was told in vain changes noth
   }
 })
 
-t.test('an attempt to tell that fails late does not end the next one', async t => {
+t.test('a replay that fails late does not end the next one', async t => {
   const { breaker, redis, stores } = setUp(t)
   const [first, second] = [promised<Fence>(), promised<Fence>()]
   redis.instance.fence = async () => await first.promise
@@ -83,7 +85,7 @@ t.test('an attempt to tell that fails late does not end the next one', async t =
   t.equal(stores.availability.status.store, 'redis')
 })
 
-t.test('it is told once at a time, and not after the end', async t => {
+t.test('one replay runs at a time, and none after the end', async t => {
   const { breaker, redis, stores } = setUp(t)
   let fences = 0
   const fence = promised<Fence>()
@@ -125,11 +127,12 @@ t.test('answers that come when Redis is gone let no more pass than this instance
   const answer = promised<readonly Taken[]>()
   redis.limits.decide = async () => await answer.promise
   const passed: boolean[] = []
-  const hit = () => takeOf(stores.limits, { ...asked, onOutage: 'share' }).then(({ accepted }) => passed.push(accepted), t.error)
+  const shared: Asked = { ...asked, onOutage: 'share' }
+  const hit = () => takeOf(stores.limits, shared).then(({ accepted }) => passed.push(accepted), t.error)
   for (let i = 0; i < limit.max; i++) hit()
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
-  t.match(stores.limits.take(hitOf({ ...asked, onOutage: 'share' })), { accepted: true }, 'memory answers at once')
+  t.match(stores.limits.take(hitOf(shared)), { accepted: true }, 'memory answers at once')
   passed.push(true)
   answer.resolve(countedBy(Array.from({ length: limit.max }, () => hitOf(asked)), check))
   await settled()
@@ -154,7 +157,7 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
   }
 })
 
-t.test('after an outage others are waited for five seconds of this process, however the clock of Redis steps', async t => {
+t.test('after an outage others are waited for five seconds, however the clock of Redis steps', async t => {
   const clock = { ms: 1_000_000 }
   t.intercept(timers, 'monotonicMs', { value: () => clock.ms })
   for (const stepMs of [-3_600_000, 3_600_000]) {
@@ -163,7 +166,9 @@ t.test('after an outage others are waited for five seconds of this process, howe
     await stores.availability.settle()
     breaker.down()
     let beats = 0
-    redis.instance.heartbeat = async () => ({ epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) })
+    redis.instance.heartbeat = async () => {
+      return { epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) }
+    }
     breaker.up()
     await stores.availability.settle()
     clock.ms += 5000
@@ -175,16 +180,16 @@ t.test('after an outage others are waited for five seconds of this process, howe
   }
 })
 
-t.test('what did not arrive at last is told the next time', async t => {
+t.test('entries that did not arrive at the end of a replay are sent by the next one', async t => {
   const { breaker, redis, stores, hit, journal } = setUp(t)
   hit('before')
-  let carries = 0
+  let merges = 0
   redis.limits.merge = async (id, counters, nowMs, isIntact) => {
-    carries++
-    // While the first one is told, there is another hit.
-    if (carries === 1) hit('meanwhile')
-    if (carries === 2) throw gone
-    redis.carried.push({ isIntact, counters })
+    merges++
+    // While the first one is replayed, there is another hit.
+    if (merges === 1) hit('meanwhile')
+    if (merges === 2) throw gone
+    redis.mergeCalls.push({ isIntact, counters })
   }
   breaker.up()
   await stores.availability.settle()
@@ -193,11 +198,14 @@ t.test('what did not arrive at last is told the next time', async t => {
   breaker.down()
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.merged.map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'before'), keys.limit('fixed-window', 'limit', 'meanwhile')])
+  t.same(redis.merged.map(({ key }) => key), [
+    keys.limit('fixed-window', 'limit', 'before'),
+    keys.limit('fixed-window', 'limit', 'meanwhile')
+  ])
   t.equal(journal.size, 0)
 })
 
-t.test('a hit that fails when Redis is trusted again is told with the next heartbeat', async t => {
+t.test('a hit that fails when Redis is trusted again is replayed with the next heartbeat', async t => {
   const { breaker, redis, stores, hit, journal } = setUp(t)
   breaker.up()
   await stores.availability.settle()
@@ -209,7 +217,7 @@ t.test('a hit that fails when Redis is trusted again is told with the next heart
   breaker.up()
   await stores.availability.settle()
   answer.reject(gone)
-  await until(() => redis.carried.length > 0)
+  await until(() => redis.mergeCalls.length > 0)
   t.same(redis.merged.map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
   t.equal(journal.size, 0)
 })
@@ -218,10 +226,10 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   const { breaker, redis, stores, hit, journal } = setUp(t)
   breaker.up()
   await stores.availability.settle()
-  let [beats, carries] = [0, 0]
-  const told = promised<void>()
+  let [beats, merges] = [0, 0]
+  const merged = promised<void>()
   redis.instance.heartbeat = async () => { beats++; return { epoch: 'first', instances: 2, since: 2, nowMs: 0 } }
-  redis.limits.merge = async () => { carries++; await told.promise }
+  redis.limits.merge = async () => { merges++; await merged.promise }
   const answer = promised<readonly Taken[]>()
   redis.limits.decide = async () => await answer.promise
   hit('late')
@@ -232,12 +240,12 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   answer.reject(gone)
   // One more than the one that comes with being back.
   await until(() => beats > 4)
-  t.equal(carries, 1)
-  told.resolve()
+  t.equal(merges, 1)
+  merged.resolve()
   await until(() => journal.size === 0)
 })
 
-t.test('refusals that a Redis without its data did not take are told to it with the rest', async t => {
+t.test('refusals that a Redis without its data did not take are replayed with the rest', async t => {
   const { breaker, redis, stores, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
   const state = windowOf(11, 0, windowEndsAtMs)
@@ -247,16 +255,16 @@ t.test('refusals that a Redis without its data did not take are told to it with 
   redis.limits.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
   await stores.limits.countRefusals([{ client: 'client', name: 'limit', limit, window: state, count: 5 }])
   await stores.availability.settle()
-  t.match(redis.merged.at(-1), { known: state, counted: windowOf(11, 5, windowEndsAtMs) })
+  t.match(redis.merged.at(-1), { baseline: state, counted: windowOf(11, 5, windowEndsAtMs) })
   t.equal(stores.availability.status.store, 'redis')
 })
 
-t.test('as long as much comes meanwhile, it is told in further passes', async t => {
+t.test('as long as many entries come meanwhile, further passes replay them', async t => {
   const { breaker, redis, stores, hit } = setUp(t)
   hit('first')
   let left = 3
   redis.limits.merge = async (id, counters, nowMs, isIntact) => {
-    redis.carried.push({ isIntact, counters })
+    redis.mergeCalls.push({ isIntact, counters })
     if (left-- > 0) for (let i = 0; i < 120; i++) hit(`client${left}-${i}`)
   }
   breaker.up()
@@ -265,7 +273,7 @@ t.test('as long as much comes meanwhile, it is told in further passes', async t 
   t.equal(redis.merged.length, 1 + 3 * 120)
 })
 
-t.test('where nothing tells what Redis still knows, it is told all counters, a hundred at a time', async t => {
+t.test('where nobody knows which counters Redis still has, all are restored, a hundred at a time', async t => {
   const { breaker, redis, stores, memory, hit } = setUp(t)
   const state = windowOf(3, 0, 60_000)
   for (let i = 0; i < 250; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
@@ -273,20 +281,22 @@ t.test('where nothing tells what Redis still knows, it is told all counters, a h
   redis.instance.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.carried.map(({ counters }) => counters.length), [100, 100, 49, 1])
-  t.match(redis.carried.at(-1)?.counters, [{ known: { used: 3 }, counted: { used: 4 } }])
+  t.same(redis.mergeCalls.map(({ counters }) => counters.length), [100, 100, 49, 1])
+  t.match(redis.mergeCalls.at(-1)?.counters, [{ baseline: { used: 3 }, counted: { used: 4 } }])
 })
 
-t.test('of several limits, those that would have let a refused hit pass are not counted', async t => {
+t.test('a refused hit is not counted at limits that would have let it pass', async t => {
   const { stores, journal, breaker } = setUp(t)
   const narrow = defineLimit('fixed-window', 1, 60_000)
   const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
-  for (const expected of [true, false]) t.equal((await takeOf(stores.limits, { key: 'client', checks })).accepted, expected)
+  for (const expected of [true, false]) {
+    t.equal((await takeOf(stores.limits, { key: 'client', checks })).accepted, expected)
+  }
   t.match(journal.rest(), [{ counters: new Set([{ counted: { used: 1, refused: 1 } }, { counted: { used: 1 } }]) }])
   t.equal(breaker.usable, false)
 })
 
-t.test('what is no failure of Redis is not answered from memory', async t => {
+t.test('an error that is no failure of Redis is not answered from memory', async t => {
   const { stores, breaker, redis } = setUp(t)
   breaker.up()
   await stores.availability.settle()
@@ -303,7 +313,7 @@ t.test('counters that Redis may have lost are sent again in calls of a hundred, 
   redis.instance.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.carried.map(({ counters }) => counters.length), [...Array<number>(16).fill(100), 50])
+  t.same(redis.mergeCalls.map(({ counters }) => counters.length), [...Array<number>(16).fill(100), 50])
 })
 
 t.test('a block or unblock whose call fails holds here, whatever older change came in between', async t => {
@@ -319,7 +329,13 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
   const request = { ip: '192.0.2.1', durationMs: Infinity, reason: '', origin: '' }
   const changes = [stores.blocks.block(request), stores.blocks.unblock('192.0.2.2')]
   for (const ip of ['192.0.2.1', '192.0.2.2']) {
-    memory.blocks.adopt({ ip, reason: 'older', origin: '', blockedAtMs: Date.now() - 1000, expiresAtMs: Date.now() + 60_000 })
+    memory.blocks.adopt({
+      ip,
+      reason: 'older',
+      origin: '',
+      blockedAtMs: Date.now() - 1000,
+      expiresAtMs: Date.now() + 60_000
+    })
   }
   await until(() => isSent)
   call.reject(gone)
@@ -340,7 +356,11 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
     return (operations as BlockOperation[]).map(operation => {
       const ip = blockedIn(operation)
       const isHeld = 'block' in operation
-      return { standing: isHeld ? { ip, ...standing } : undefined, wasBlocked: true, sequence: ip === '192.0.2.9' ? 4 : 5 }
+      return {
+        standing: isHeld ? { ip, ...standing } : undefined,
+        wasBlocked: true,
+        sequence: ip === '192.0.2.9' ? 4 : 5
+      }
     })
   }
   breaker.up()
@@ -359,9 +379,16 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
     memory.blocks.unblock('192.0.2.1')
     memory.blocks.adopt({ ip: '192.0.2.2', ...older })
   }), ['192.0.2.1 standing'], 'an older change that came in between')
-  t.ok(Math.abs(memory.blocks.find(parseAddress('192.0.2.1')!)!.expiresAtMs - nowMs - 60_000) < 1000, "on this process's clock")
+  t.ok(
+    Math.abs(memory.blocks.find(parseAddress('192.0.2.1')!)!.expiresAtMs - nowMs - 60_000) < 1000,
+    "on this process's clock"
+  )
 
-  t.same(await reasonsAfter([block('192.0.2.9')], () => memory.blocks.unblock('192.0.2.9')), ['192.0.2.1 standing'], 'a newer one')
+  t.same(
+    await reasonsAfter([block('192.0.2.9')], () => memory.blocks.unblock('192.0.2.9')),
+    ['192.0.2.1 standing'],
+    'a newer one'
+  )
 
   const first = block('192.0.2.3')
   await until(() => answers.length > 0)
@@ -373,7 +400,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
   t.same(await reasonsAfter([second], () => {}), ['192.0.2.1 standing'])
 })
 
-t.test('calls that wait when Redis goes are answered by memory at once, and told to Redis later, in order', async t => {
+t.test('calls that wait when Redis goes are answered by memory at once, and replayed later, in order', async t => {
   const { breaker, redis, journal, stores } = setUp(t)
   let sent = 0
   const stuck = promised<never>()
@@ -388,7 +415,10 @@ t.test('calls that wait when Redis goes are answered by memory at once, and told
   await until(() => stores.availability.usesRedis)
   const answered: unknown[] = []
   for (let i = 0; i < 1000; i++) {
-    for (const promise of [stores.values.set(`key ${i}`, 'x', undefined), stores.blocks.block({ ip: `10.0.${i >> 8}.${i & 255}`, durationMs: 1000, reason: '', origin: '' })]) {
+    for (const promise of [
+      stores.values.set(`key ${i}`, 'x', undefined),
+      stores.blocks.block({ ip: `10.0.${i >> 8}.${i & 255}`, durationMs: 1000, reason: '', origin: '' })
+    ]) {
       Promise.resolve(promise).then(answer => answered.push(answer), error => t.error(error))
     }
   }
@@ -405,7 +435,7 @@ t.test('calls that wait when Redis goes are answered by memory at once, and told
   t.match(chunk, { kind: 'blocks', operations: [{ block: { ip: '10.0.1.144' } }] })
 })
 
-t.test('much that waits is sent in sixteen calls at once, so that a Redis that is far away is up to date soon', async t => {
+t.test('a long journal is sent in sixteen calls at once, so that a distant Redis is up to date soon', async t => {
   const { breaker, redis, stores, journal, hit } = setUp(t, 5000)
   for (let i = 0; i < 4000; i++) hit(`client${i}`)
   for (let i = 0; i < 100; i++) await stores.events.logEvents([{ type: 'limited', count: 1, atMs: i }])
@@ -426,7 +456,7 @@ t.test('much that waits is sent in sixteen calls at once, so that a Redis that i
   t.ok(calls.reduce((sum, count) => sum + count) > 5 * calls.length, `${calls.join(', ')} at once`)
 })
 
-t.test('when it closes, a Redis that is away is tried with the time that is left, and not when there is none', async t => {
+t.test('at closing, a Redis that is away is tried while time is left, and not afterwards', async t => {
   const clock = { ms: 1000 }
   t.intercept(timers, 'monotonicMs', { value: () => clock.ms })
   const cases = [
@@ -444,7 +474,7 @@ t.test('when it closes, a Redis that is away is tried with the time that is left
   }
 })
 
-t.test('when it closes with a Redis that answers, what came after the recovery is sent as well', async t => {
+t.test('at closing, entries that came after the recovery are sent to a Redis that answers', async t => {
   const { breaker, stores, redis, hit, journal } = setUp(t)
   breaker.up()
   await stores.availability.settle()
@@ -461,8 +491,8 @@ t.test('when it closes with a Redis that answers, what came after the recovery i
   await stores.availability.settle()
   answer.reject(gone)
   await settled()
-  t.same([journal.size, redis.carried.length], [1, 0])
+  t.same([journal.size, redis.mergeCalls.length], [1, 0])
   await stores.availability.drain(timers.monotonicMs() + 1000)
   await settled()
-  t.same([journal.size, redis.carried.length, breaker.attempts], [0, 1, []])
+  t.same([journal.size, redis.mergeCalls.length, breaker.attempts], [0, 1, []])
 })
