@@ -126,15 +126,15 @@ t.test('a Redis that is a few batches behind is told the counters that it had', 
   t.equal(redis.merged.length, 1)
 })
 
-t.test('entries that Redis rejects during a replay are reported, and the others are told', async t => {
+t.test('entries that Redis rejects during a replay are reported, and the others are sent', async t => {
   const { breaker, redis, stores, journal, hit, isUp } = setUp(t)
   await hit('client')
   await stores.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
   redis.blocks.apply = async () => { throw rejected }
-  const refused: unknown[] = []
-  stores.availability.on('refused', (what, count, error) => refused.push([what, count, error]))
+  const reported: unknown[] = []
+  stores.availability.on('rejected', (what, count, error) => reported.push([what, count, error]))
   await isUp()
-  t.same(refused, [['blocks', 1, rejected]])
+  t.same(reported, [['blocks', 1, rejected]])
   t.same([redis.mergeCalls.length, journal.size, breaker.usable], [1, 0, true])
 })
 
