@@ -1,7 +1,4 @@
-/**
- * Nothing is lost in an outage, and nothing is counted twice: on a real Redis, and through a proxy where only one
- * instance sees it.
- */
+/** An outage loses nothing and counts nothing twice: on a real Redis, and where only one instance sees it. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
