@@ -77,7 +77,7 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
       if (error instanceof Error) settle(error)
       else settle(new StoreUnavailableError('reply', `the store failed with ${show(error)}`))
     }
-    // A store without `read` is refused before.
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `peek` refuses a store without `read`
     attempt(() => store[method]!(`${client}${suffix}${suffixOf(name)}`, (error, result) => {
       if (error) return fail(error)
       let told: Outcome
@@ -95,8 +95,8 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
   }
 }
 
-/** Options that would add a second check are refused at start. */
 function checkOf (checks: readonly Check[]): Check {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- more limits than one are refused at start
   return checks[0]!
 }
 

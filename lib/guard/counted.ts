@@ -37,8 +37,9 @@ export function shadowed (
   return { kind: 'shadowed', source, key, name: firstOf(checks).name, taken }
 }
 
-/** A hit has one check at least, and an outcome for each. */
+/** The first check of a hit, or the first outcome. */
 export function firstOf<T> (items: readonly T[]): T {
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a hit has one check at least
   return items[0]!
 }
 

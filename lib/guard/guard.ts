@@ -136,8 +136,9 @@ export class Guard {
 
   /** A refusal of a moment ago, which Redis would repeat. A refusal stays in an outage: it is nobody's second quota. */
   #refuseAgain (hit: GuardedHit): Decision | undefined {
+    if (hit.store !== undefined || this.#refusals.size === 0) return undefined
     const canAsk = this.#usesRedis()
-    if (hit.store !== undefined || !(canAsk || isFallback(hit.onOutage))) return undefined
+    if (!canAsk && !isFallback(hit.onOutage)) return undefined
     const taken = this.#refusals.refuse(hit, canAsk)
     return taken && this.#concludeTaken(hit, taken)
   }

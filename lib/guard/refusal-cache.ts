@@ -82,7 +82,6 @@ export class RefusalCache {
    * @returns undefined: ask the store
    */
   refuse (hit: Owner & Pick<Hit, 'checks'>, canAsk: boolean): TakenOutside | undefined {
-    if (this.#counters.size === 0) return undefined
     const localMs = this.#options.now()
     const counters: AskedCounter[] = []
     let nowMs = 0
@@ -124,7 +123,7 @@ export class RefusalCache {
       const key = keys.counter(owner, check)
       this.#counters.delete(key)
       if (accepted || limit.excess !== 'none') continue
-      // It is full, so there is a first one.
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it is full
       if (this.#counters.size >= capacity) this.#counters.delete(this.#counters.keys().next().value!)
       const localMs = now()
       this.#counters.set(key, {

@@ -58,7 +58,11 @@ export class Limiter implements AskedLimit {
 
   /** Decides; before it returns where nobody has to be waited for. */
   decide (asking: Asking): void {
-    if (this.settings.skip === undefined) return this.#decide(asking)
+    if (this.settings.skip === undefined) this.#decide(asking)
+    else this.#decideUnlessSkipped(asking)
+  }
+
+  #decideUnlessSkipped (asking: Asking): void {
     const continued = (skips: boolean) => skips ? this.#skip(asking) : this.#decide(asking)
     const skips = this.skips(asking.request)
     if (typeof skips === 'boolean') continued(skips)
@@ -88,6 +92,12 @@ export class Limiter implements AskedLimit {
       const checks = isListed(client, key, this.settings) ? 'exempt' : this.#fixedChecks(key, false)
       if (checks !== undefined) return this.#ask(asking, { counterKeys, shown, checks })
     }
+    this.#decideLater(asking, client)
+  }
+
+  /** Functions of the user's say whom the request is counted against, or by what. */
+  #decideLater (asking: Asking, client: Client): void {
+    const { reply, subject } = asking
     // Not a catch behind the then: what fails after the decision must not be answered a second time.
     // For a plain limit that is done already.
     const isMarked = reply === undefined || this.#isPlain
@@ -139,6 +149,7 @@ export class Limiter implements AskedLimit {
 
   /** Whether a refusal is one by `ban`. */
   isBanned ({ name, explanation }: Pick<Counted, 'name' | 'explanation'>): boolean {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a decision names one of its limits
     const { ban } = this.#limits.find(limit => name === limit.name || name === byAddress(limit.name))!.definition
     return ban !== -1 && explanation.refusals > ban
   }
@@ -192,9 +203,10 @@ export class Limiter implements AskedLimit {
   /** A bit for each limit that is in shadow for a client. */
   #shadowsFor (key: string): number {
     let shadows = 0
-    for (let i = 0; i < this.#limits.length; i++) {
-      const { name, definition: { enforce } } = this.#limits[i]!
-      if (enforce < 1 && !isInPart(`${name} ${key}`, enforce)) shadows |= 1 << i
+    let bit = 1
+    for (const { name, definition: { enforce } } of this.#limits) {
+      if (enforce < 1 && !isInPart(`${name} ${key}`, enforce)) shadows |= bit
+      bit <<= 1
     }
     return shadows
   }
@@ -258,7 +270,7 @@ function checkForStore (name: string, { limits, countWhen }: LimitSettings): voi
   const refuse = (option: string, received: unknown) => {
     problems.push({ option: `${name} ${option}`, rule: 'left out beside store', received: show(received) })
   }
-  if (limits.length > 1 || limits[0]!.name !== '') refuse('limits', limits)
+  if (limits.some(({ name }) => name !== '')) refuse('limits', limits)
   if (countWhen !== undefined) refuse('countWhen', countWhen)
   for (const { algorithm, cost } of limits) {
     if (algorithm !== storeAlgorithm) refuse('algorithm', algorithm)

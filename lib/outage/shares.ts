@@ -87,8 +87,10 @@ export class Shares {
       return [check, { fits, explanation: ruleOf(limit).explain(state, nowMs, limit, cost) }]
     }))
     const parts = pairs.map(({ counter, left, own }) => {
-      // Both were asked.
-      const [ofLeft, ofOwn] = [partOf.get(left)!, partOf.get(own)!]
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it was asked
+      const ofLeft = partOf.get(left)!
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- it was asked
+      const ofOwn = partOf.get(own)!
       const fits = ofLeft.fits && ofOwn.fits
       return { ...counter, fits, explanation: bothOf(ofLeft.explanation, ofOwn.explanation, fits, instances) }
     })

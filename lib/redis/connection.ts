@@ -81,7 +81,10 @@ export class Connection extends EventEmitter<ConnectionEvents> {
 
   /** Commands may be sent. Only then: on a user's client they could wait in a queue otherwise, and run much later. */
   get ready (): boolean {
-    return this.client.status === 'ready' && this.#primaries().every(({ status }) => status === 'ready')
+    const { client } = this
+    // Asked several times for each hit, so that the one server of most users costs no list.
+    if (client.status !== 'ready' || !isCluster(client)) return client.status === 'ready'
+    return client.nodes('master').every(({ status }) => status === 'ready')
   }
 
   /** It is a user's client that has ended: nobody but the user can connect it again. */

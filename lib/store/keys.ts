@@ -78,7 +78,7 @@ export class Keys {
 
   /** The key of a counter, found with its owner where that keeps its keys. */
   counter ({ key, counterKeys }: Owner, { name, limit }: OfLimit): string {
-    return this.limit(limit.algorithm, name, counterKeys ?? key)
+    return counterKeys?.find(limit.algorithm, name) ?? this.limit(limit.algorithm, name, counterKeys ?? key)
   }
 
   /**

@@ -65,7 +65,9 @@ export class Batch {
     if (all.length === 0) return
     this.#waiting = []
     this.#checks = 0
-    const answer = await this.#send(all.map(({ hit }) => hit))
+    const hits: Hit[] = []
+    for (const { hit } of all) hits.push(hit)
+    const answer = await this.#send(hits)
     for (const [i, waiting] of all.entries()) {
       // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- one answer for each hit, in their order
       waiting.answer('kind' in answer ? answer : answer[i]!)

@@ -142,14 +142,20 @@ export class RedisLimits implements LimitStore {
     })))
     const takenOf = new Map<Hit, Taken>()
     for (const [i, hits] of groups.entries()) {
-      // There is one answer for each hit, and a hit is sent once.
-      for (const [at, taken] of take.read(replies[i], { hits }).entries()) takenOf.set(hits[at]!, taken)
+      for (const [at, taken] of take.read(replies[i], { hits }).entries()) {
+        // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- one answer for each hit, in their order
+        takenOf.set(hits[at]!, taken)
+      }
     }
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- each hit is in a group
     return hits.map(hit => takenOf.get(hit)!)
   }
 
   #keysOfHits (hits: readonly Hit[]): readonly string[] {
-    return hits.flatMap(hit => this.#keysOf(hit, hit.checks))
+    const keys: string[] = []
+    // Loops: this is done for each hit.
+    for (const hit of hits) for (const check of hit.checks) keys.push(this.#keys.counter(hit, check))
+    return keys
   }
 
   #keysOf (owner: Owner, checks: readonly Check[]): readonly string[] {

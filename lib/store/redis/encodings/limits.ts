@@ -6,7 +6,9 @@ import { OutOfStepError } from '../../../redis/failure.js'
 import { type Arguments, Script } from '../../../redis/script.js'
 import { type Check, type Limit, ruleOf } from '../../../rules/rate-limit.js'
 import type { Encoded, LimitState, Merge } from '../../../rules/rule.js'
-import { type Hit, outcomeOf, type Peeked, peekedOf, type Refusals, type Taken } from '../../limit-store.js'
+import {
+  type CountedOutcome, type Hit, outcomeOf, type Peeked, peekedOf, type Refusals, type Taken
+} from '../../limit-store.js'
 import { scripts } from '../lua/scripts.js'
 import { clockOf, listOf, unreadable, wholeOf } from '../replies.js'
 import type { Encoding } from './encoding.js'
@@ -42,9 +44,11 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
     const told = listOf(reply)
     const nowMs = clockOf(told[0])
     let at = 1
-    const taken = hits.map(({ checks }): Taken => {
+    const taken: Taken[] = []
+    for (const { checks } of hits) {
       let accepted = true
-      const outcomes = checks.map(check => {
+      const outcomes: CountedOutcome[] = []
+      for (const check of checks) {
         const { limit, shadow } = check
         const first = wholeOf(told[at], -Number.MAX_SAFE_INTEGER)
         const fits = first >= 0
@@ -53,10 +57,10 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
         const offsetMs = wholeOf(told[at + 2], -limit.longestMs, limit.longestMs)
         const state = ruleOf(limit).decode([fits ? first : -1 - first, wholeOf(told[at + 1]), offsetMs], nowMs)
         at += 3
-        return outcomeOf(check, { fits, state }, nowMs)
-      })
-      return { kind: 'taken', source: 'redis', accepted, nowMs, outcomes }
-    })
+        outcomes.push(outcomeOf(check, { fits, state }, nowMs))
+      }
+      taken.push({ kind: 'taken', source: 'redis', accepted, nowMs, outcomes })
+    }
     const toldNumber = number === undefined ? undefined : wholeOf(told[at++])
     if (at !== told.length) throw unreadable()
     // The reply to another batch would refuse somebody by accident.

@@ -1,0 +1,30 @@
+/** What a hit costs: an allowed hit makes no more calls and closures than when it was last looked at. */
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
+import t from 'tap'
+import type { Cost } from '../../bench/hit.js'
+import { inRepository } from '../support/paths.js'
+
+/** As counted; a hit that costs less may be written down here. */
+const most: Readonly<Record<string, { readonly calls: number, readonly closures: number }>> = {
+  memory: { calls: 92, closures: 0 },
+  redis: { calls: 159.3, closures: 10.1 },
+  'redis, 32 at once': { calls: 121.3, closures: 0.3 }
+}
+
+/** Timers and the turns in which replies come differ a little from run to run. */
+const margin = 1
+
+t.test('an allowed hit makes no more calls and closures than it did', async t => {
+  // The coverage of the test itself would count along.
+  const { NODE_V8_COVERAGE, ...env } = process.env
+  const flags = ['--no-opt', '--no-maglev', inRepository('dist/bench/hit.js'), '--calls-only']
+  const { stdout } = await promisify(execFile)(process.execPath, flags, { env })
+  const costs = stdout.trim().split('\n').map(line => JSON.parse(line) as Cost)
+  t.same(costs.map(({ store }) => store), Object.keys(most))
+  for (const { store, calls, closures } of costs) {
+    const { calls: mostCalls, closures: mostClosures } = most[store]!
+    t.ok(calls <= mostCalls + margin, `${store}: ${calls} calls, at most ${mostCalls}`)
+    t.ok(closures <= mostClosures + margin, `${store}: ${closures} closures, at most ${mostClosures}`)
+  }
+})
