@@ -19,7 +19,9 @@ interface FixedWindow {
 
 export const fixedWindow = makeRule<FixedWindow>({
   current (stored, nowMs, limit) {
-    if (stored === undefined || nowMs >= stored.endsAtMs) return { used: 0, refused: 0, endsAtMs: nowMs + limit.windowMs }
+    if (stored === undefined || nowMs >= stored.endsAtMs) {
+      return { used: 0, refused: 0, endsAtMs: nowMs + limit.windowMs }
+    }
     const latestMs = endMs(stored, nowMs, limit)
     return stored.endsAtMs > latestMs ? { used: stored.used, refused: stored.refused, endsAtMs: latestMs } : stored
   },
