@@ -24,7 +24,9 @@ const tables: Record<string, readonly string[]> = {
   'limit options': optionRows(limitOptions),
   'route options': optionRows(routeOptions),
   'plugin options': optionRows(pluginOptions),
-  variables: Object.entries(variables).map(([name, { rule, description }]) => `| \`${name}\` | ${cell(rule)} | ${cell(description)} |`),
+  variables: Object.entries(variables).map(([name, { rule, description }]) => {
+    return `| \`${name}\` | ${cell(rule)} | ${cell(description)} |`
+  }),
   metrics: [...Object.values(described), upMetric, ...infoMetrics].map(({ name, labels, help }) =>
     `| \`${name}\` | ${labels.map(label => `\`${label}\``).join(', ')} | ${cell(help)} |`)
 }

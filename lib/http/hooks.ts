@@ -94,8 +94,11 @@ function limitNotFound (fastify: FastifyInstance, global: Limiter, subjectOf: Su
     else done()
   }
   const { hook } = global.settings
-  if (hook === 'preParsing') fastify.addHook('preParsing', (request, reply, payload, done) => handler(request, reply, done))
-  else fastify.addHook(hook as 'onRequest', handler)
+  if (hook === 'preParsing') {
+    fastify.addHook('preParsing', (request, reply, payload, done) => handler(request, reply, done))
+  } else {
+    fastify.addHook(hook as 'onRequest', handler)
+  }
 }
 
 type LimitHandler = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => void
@@ -130,7 +133,8 @@ function limiterOf (
   // With a prefix, HEAD of `/prefix` comes as that of `/prefix/`.
   const place = url.replace(/(?<=.)\/(?= |$)/, '')
   const ofGet = methods.length === 1 && methods[0] === 'HEAD' ? nameOfGet.get(place) ?? `GET:${url}` : undefined
-  const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, `${methods} ${route.url} config.rateLimit`)
+  const where = `${methods} ${route.url} config.rateLimit`
+  const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, where)
   const name = own.groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : groupName(own.groupId)
   if (methods.includes('GET')) nameOfGet.set(place, name)
   return new Limiter({

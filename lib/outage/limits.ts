@@ -22,7 +22,8 @@ import type { OfShare, Shared } from './shares.js'
 export type Fallback = 'memory' | 'share'
 
 /** Called with the failure, or with what became of the hit and who decided. */
-export type TakeCallback = (failure: Error | undefined, taken: Taken | undefined, source: 'redis' | 'memory' | 'custom') => void
+export type TakeCallback =
+  (failure: Error | undefined, taken: Taken | undefined, source: 'redis' | 'memory' | 'custom') => void
 
 /** What a request asks for, whichever stores there are. */
 export interface RequestLimits extends Pick<LimitStore, 'peek' | 'forget'> {
@@ -104,7 +105,9 @@ export class OutageLimits implements RequestLimits {
             // A hit has one outcome for each check.
             if (check.cost > 0) this.#memory.adopt(hit, check, outcomes[i]!.state, nowMs)
           }
-          if (fallback === 'share' && share === undefined && taken.accepted) redis.shares.passed(hit, taken, this.#availability.instances)
+          if (fallback === 'share' && share === undefined && taken.accepted) {
+            redis.shares.passed(hit, taken, this.#availability.instances)
+          }
         } else {
           const known = this.#knownOf(hit)
           // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
@@ -121,7 +124,9 @@ export class OutageLimits implements RequestLimits {
       if (failure.kind === 'lost') this.#availability.lostData(failure)
       if (fallback === undefined) return answer(failure, undefined, 'redis')
       // Redis rejected the command, or its reply was garbled: resending it would fail too, so it is not journaled.
-      if (failure.kind === 'reply') return answer(undefined, this.#decideHere(hit, fallback, this.#knownOf(hit), share), 'memory')
+      if (failure.kind === 'reply') {
+        return answer(undefined, this.#decideHere(hit, fallback, this.#knownOf(hit), share), 'memory')
+      }
       const mayHaveRun = ticket.number > 0 && failure.kind !== 'lost'
       answer(undefined, this.#takeHere(hit, fallback, mayHaveRun ? ticket.number : undefined, share), 'memory')
     })
@@ -178,7 +183,7 @@ export class OutageLimits implements RequestLimits {
     const wasThere = await this.#calls.write({
       call: async ticket => await this.#calls.ask(async () => await store.limits.forget(key, checks, ticket)),
       keep: sentIn => {
-        // In a Cluster nobody can tell whether it ran: twice is better than never, which would leave the client limited.
+        // In a Cluster nobody can tell whether it ran. Twice is better than never: the client would stay limited.
         for (const [i, { name, limit }] of checks.entries()) {
           const before = known[i] && { state: known[i], sentIn }
           journal.addReset(this.#keys.limit(limit.algorithm, name, key), limit, before)

@@ -71,9 +71,17 @@ export class Shares {
       return [left, ownOf(check, instances)]
     })
     const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, from: hit.from, checks })
-    const explained = outcomes.map(({ state }, i) => ruleOf(checks[i]!.limit).explain(state, nowMs, checks[i]!.limit, checks[i]!.cost))
+    const explained = outcomes.map(({ state }, i) => {
+      const { limit, cost } = checks[i]!
+      return ruleOf(limit).explain(state, nowMs, limit, cost)
+    })
     const fits = hit.checks.map((_, i) => outcomes[2 * i]!.fits && outcomes[2 * i + 1]!.fits)
-    return { accepted, nowMs, fits, explanations: fits.map((fit, i) => bothOf(explained[2 * i]!, explained[2 * i + 1]!, fit, instances)) }
+    return {
+      accepted,
+      nowMs,
+      fits,
+      explanations: fits.map((fit, i) => bothOf(explained[2 * i]!, explained[2 * i + 1]!, fit, instances))
+    }
   }
 
   /**

@@ -21,7 +21,9 @@ interface Step {
   /** the header x-user */
   readonly user?: string
   readonly status: number
-  /** all the headers of the limit, and no others; of those in seconds one less for each second that the row has taken */
+  /**
+   * all the headers of the limit, and no others; of those in seconds one less for each second that the row has taken
+   */
   readonly headers?: Readonly<Record<string, number>>
   readonly body?: unknown
 }
@@ -68,12 +70,14 @@ const as = (user: string, step: Step): Step => ({ user, ...step })
 const own = (rateLimit: RouteRateLimitOptions) => ({ config: { rateLimit } })
 const userOf = (request: FastifyRequest) => request.headers['x-user'] as string
 const byUser = { keyGenerator: userOf }
-const note = (heard: unknown[], name: string) => (request: FastifyRequest, key: string) => { heard.push(`${name} ${request.url} ${key}`) }
+const note = (heard: unknown[], name: string) =>
+  (request: FastifyRequest, key: string) => { heard.push(`${name} ${request.url} ${key}`) }
 const noHeaders = {}
 const unlimited = { status: 200, headers: noHeaders } as const
 
 /** Headers of an allowed request, and of a refused one. */
-const left = (limit: number, remaining: number, reset: number) => ({ 'x-ratelimit-limit': limit, 'x-ratelimit-remaining': remaining, 'x-ratelimit-reset': reset })
+const left = (limit: number, remaining: number, reset: number) =>
+  ({ 'x-ratelimit-limit': limit, 'x-ratelimit-remaining': remaining, 'x-ratelimit-reset': reset })
 const none = (limit: number, reset: number) => ({ ...left(limit, 0, reset), 'retry-after': reset })
 
 const hooks = ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const
@@ -89,7 +93,10 @@ const rows: readonly Row[] = [
       app.post('/b', ok)
       app.register(async child => { child.get('/c', ok) }, { prefix: '/child' })
     },
-    steps: [at('/before', unlimited), at('/a', allow), { url: '/b', method: 'POST', status: 200 }, at('/child/c', refuse), at('/a', refuse), from('192.0.2.1', at('/a', allow)), at('/before', unlimited)]
+    steps: [
+      at('/before', unlimited), at('/a', allow), { url: '/b', method: 'POST', status: 200 }, at('/child/c', refuse),
+      at('/a', refuse), from('192.0.2.1', at('/a', allow)), at('/before', unlimited)
+    ]
   },
   {
     of: 'global',
@@ -100,7 +107,9 @@ const rows: readonly Row[] = [
       app.get('/own', own({}), ok)
       app.get('/more', own({ max: 2 }), ok)
     },
-    steps: [allow, refuse, at('/own', allow), at('/own', refuse), at('/more', allow), at('/more', allow), at('/more', refuse)]
+    steps: [
+      allow, refuse, at('/own', allow), at('/own', refuse), at('/more', allow), at('/more', allow), at('/more', refuse)
+    ]
   },
   {
     of: 'global',
@@ -127,7 +136,13 @@ const rows: readonly Row[] = [
     of: 'max',
     title: 'is a function of request and key',
     options: { ...byUser, max: (request, key) => key === 'premium' && request.url === '/' ? 2 : 1 },
-    steps: [as('premium', { status: 200, headers: left(2, 1, 60) }), as('premium', { status: 200, headers: left(2, 0, 60) }), as('premium', { status: 429, headers: none(2, 60) }), as('basic', { status: 200, headers: left(1, 0, 60) }), as('basic', refuse)]
+    steps: [
+      as('premium', { status: 200, headers: left(2, 1, 60) }),
+      as('premium', { status: 200, headers: left(2, 0, 60) }),
+      as('premium', { status: 429, headers: none(2, 60) }),
+      as('basic', { status: 200, headers: left(1, 0, 60) }),
+      as('basic', refuse)
+    ]
   },
   {
     of: 'max',
@@ -147,12 +162,16 @@ const rows: readonly Row[] = [
       app.get('/', ok)
       app.get('/ms', own({ timeWindow: 1500 }), ok)
       app.get('/text', own({ timeWindow: '1 minute' }), ok)
-      app.get('/function', own({ timeWindow: (request, key) => key === '127.0.0.1' && request.url === '/function' ? 90_000 : 1 }), ok)
+      app.get('/function', own({
+        timeWindow: (request, key) => key === '127.0.0.1' && request.url === '/function' ? 90_000 : 1
+      }), ok)
       app.get('/async', own({ timeWindow: async () => 10_000 }), ok)
     },
     steps: [
-      { status: 200, headers: left(1, 0, 7200) }, at('/ms', { status: 200, headers: left(1, 0, 2) }), at('/text', { status: 200, headers: left(1, 0, 60) }),
-      at('/function', { status: 200, headers: left(1, 0, 90) }), at('/async', { status: 200, headers: left(1, 0, 10) }), { status: 429, headers: none(1, 7200) }, at('/async', { status: 429, headers: none(1, 10) })
+      { status: 200, headers: left(1, 0, 7200) }, at('/ms', { status: 200, headers: left(1, 0, 2) }),
+      at('/text', { status: 200, headers: left(1, 0, 60) }),
+      at('/function', { status: 200, headers: left(1, 0, 90) }), at('/async', { status: 200, headers: left(1, 0, 10) }),
+      { status: 429, headers: none(1, 7200) }, at('/async', { status: 429, headers: none(1, 10) })
     ]
   },
   {
@@ -172,8 +191,9 @@ const rows: readonly Row[] = [
   },
   ...hooks.map((hook): Row => ({
     of: 'hook',
-    title: `${hook}: exactly one function is added to the route, last, after the hooks of the instance and of the route`,
-    options: heard => ({ hook, max: 3, onExceeding: () => { heard.push('limit') }, onExceeded: () => { heard.push('refused') } }),
+    title: `${hook}: one function is added to the route, after the hooks of the instance and of the route`,
+    options: heard =>
+      ({ hook, max: 3, onExceeding: () => { heard.push('limit') }, onExceeded: () => { heard.push('refused') } }),
     routes: (app, heard) => {
       const say = (name: string) => async () => { heard.push(name) }
       app.addHook('onRoute', route => { heard.push([route[hook] ?? []].flat().length) })
@@ -183,8 +203,13 @@ const rows: readonly Row[] = [
       app.post('/two', { [hook]: [say('first'), say('second')] }, ok)
       app.addHook(hook, say('later instance'))
     },
-    steps: (['/none', '/one', '/two', '/none'] as const).map((url, i) => ({ url, method: 'POST', status: i < 3 ? 200 : 429 })),
-    heard: [1, 2, 3, 'instance', 'later instance', 'limit', 'instance', 'later instance', 'route', 'limit', 'instance', 'later instance', 'first', 'second', 'limit', 'instance', 'later instance', 'refused']
+    steps: (['/none', '/one', '/two', '/none'] as const).map((url, i) => {
+      return { url, method: 'POST', status: i < 3 ? 200 : 429 }
+    }),
+    heard: [
+      1, 2, 3, 'instance', 'later instance', 'limit', 'instance', 'later instance', 'route', 'limit', 'instance',
+      'later instance', 'first', 'second', 'limit', 'instance', 'later instance', 'refused'
+    ]
   })),
   {
     of: 'hook',
@@ -221,12 +246,23 @@ const rows: readonly Row[] = [
   {
     of: 'allowList',
     title: 'is a function of request and key, also async; no callback hears of whom it lets pass',
-    options: heard => ({ ...byUser, max: 0, allowList: (request, key) => key === 'partner' && request.url === '/', onExceeding: note(heard, 'passed'), onExceeded: note(heard, 'refused') }),
+    options: heard => ({
+      ...byUser,
+      max: 0,
+      allowList: (request, key) => key === 'partner' && request.url === '/',
+      onExceeding: note(heard, 'passed'),
+      onExceeded: note(heard, 'refused')
+    }),
     routes: app => {
       app.get('/', ok)
       app.get('/async', own({ allowList: async (request, key) => key === 'friend' }), ok)
     },
-    steps: [as('partner', unlimited), as('friend', refuse), at('/async', as('friend', unlimited)), at('/async', as('partner', refuse))],
+    steps: [
+      as('partner', unlimited),
+      as('friend', refuse),
+      at('/async', as('friend', unlimited)),
+      at('/async', as('partner', refuse))
+    ],
     heard: ['refused / friend', 'refused /async partner']
   },
   {
@@ -285,10 +321,15 @@ const rows: readonly Row[] = [
   {
     of: 'skipOnError',
     title: 'true: while Redis is down requests pass, uncounted, and are told the whole quota',
-    options: (heard, setting) => ({ max: 1, skipOnError: true, onExceeding: () => { heard.push('passed') }, ...unusable(setting) }),
+    options: (heard, setting) =>
+      ({ max: 1, skipOnError: true, onExceeding: () => { heard.push('passed') }, ...unusable(setting) }),
     steps: name => name === 'in memory' || name === 'on Redis'
       ? [{ status: 200, headers: left(1, 0, 60) }, refuse, refuse]
-      : [{ status: 200, headers: left(1, 1, 0) }, { status: 200, headers: left(1, 1, 0) }, { status: 200, headers: left(1, 1, 0) }],
+      : [
+          { status: 200, headers: left(1, 1, 0) },
+          { status: 200, headers: left(1, 1, 0) },
+          { status: 200, headers: left(1, 1, 0) }
+        ],
     heard: name => name === 'in memory' || name === 'on Redis' ? ['passed'] : ['passed', 'passed', 'passed']
   },
   {
@@ -361,21 +402,40 @@ const rows: readonly Row[] = [
   {
     of: 'keyGenerator',
     title: 'that throws fails its request alone, with what it threw',
-    options: { max: 1, keyGenerator: request => { if (userOf(request) === undefined) throw Object.assign(new Error('who?'), { statusCode: 401 }); return userOf(request) } },
-    steps: [{ status: 401, headers: noHeaders, body: { statusCode: 401, error: 'Unauthorized', message: 'who?' } }, as('a', allow), as('a', refuse)]
+    options: {
+      max: 1,
+      keyGenerator: request => {
+        if (userOf(request) === undefined) throw Object.assign(new Error('who?'), { statusCode: 401 })
+        return userOf(request)
+      }
+    },
+    steps: [
+      { status: 401, headers: noHeaders, body: { statusCode: 401, error: 'Unauthorized', message: 'who?' } },
+      as('a', allow),
+      as('a', refuse)
+    ]
   },
   {
     of: 'keyGenerator',
     title: 'left out, is the canonical address',
     options: heard => ({ max: 1, ipv6Subnet: 128, onExceeding: note(heard, 'passed') }),
-    steps: [from('192.0.2.1', allow), from('::ffff:192.0.2.1', refuse), from('::FFFF:C000:201', refuse), from('2001:DB8:0:0::1', allow), from('2001:db8::1', refuse)],
+    steps: [
+      from('192.0.2.1', allow), from('::ffff:192.0.2.1', refuse), from('::FFFF:C000:201', refuse),
+      from('2001:DB8:0:0::1', allow), from('2001:db8::1', refuse)
+    ],
     heard: ['passed / 192.0.2.1', 'passed / 2001:db8::1']
   },
-  ...([[undefined, ['2001:db8:0:1::1', '2001:db8:0:1:ffff::2'], '2001:db8:0:2::1'], [128, ['2001:db8::1', '2001:db8:0::1'], '2001:db8::2'], [48, ['2001:db8:0:1::1', '2001:db8:0:2::1'], '2001:db8:1::1']] as const).map(([ipv6Subnet, [one, same], other]): Row => ({
+  ...([
+    [undefined, ['2001:db8:0:1::1', '2001:db8:0:1:ffff::2'], '2001:db8:0:2::1'],
+    [128, ['2001:db8::1', '2001:db8:0::1'], '2001:db8::2'],
+    [48, ['2001:db8:0:1::1', '2001:db8:0:2::1'], '2001:db8:1::1']
+  ] as const).map(([ipv6Subnet, [one, same], other]): Row => ({
     of: 'ipv6Subnet',
     title: `${ipv6Subnet ?? 'left out'}: IPv6 clients are told apart by ${ipv6Subnet ?? 64} bits, IPv4 clients by all`,
     options: { max: 1, ...(ipv6Subnet === undefined ? {} : { ipv6Subnet }) },
-    steps: [from(one, allow), from(same, refuse), from(other, allow), from('192.0.2.1', allow), from('192.0.2.2', allow)]
+    steps: [
+      from(one, allow), from(same, refuse), from(other, allow), from('192.0.2.1', allow), from('192.0.2.2', allow)
+    ]
   })),
   {
     of: 'ipv6Subnet',
@@ -395,10 +455,13 @@ const rows: readonly Row[] = [
     },
     steps: [
       from('2001:db8:0:1::1', allow), from('2001:db8:0:2::1', refuse),
-      at('/own', from('2001:db8:0:1::1', allow)), at('/own', from('2001:db8:0:1::2', allow)), at('/own', from('2001:db8:0:1::1', refuse)), at('/own', from('192.0.2.1', allow)),
+      at('/own', from('2001:db8:0:1::1', allow)), at('/own', from('2001:db8:0:1::2', allow)),
+      at('/own', from('2001:db8:0:1::1', refuse)), at('/own', from('192.0.2.1', allow)),
       { url: '/function', ip: '2001:db8:0:1::1', status: 200, headers: noHeaders, body: '2001:db8:0:1::' }
     ],
-    heard: ['passed / 2001:db8::', 'passed /own 2001:db8:0:1::1', 'passed /own 2001:db8:0:1::2', 'passed /own 192.0.2.1']
+    heard: [
+      'passed / 2001:db8::', 'passed /own 2001:db8:0:1::1', 'passed /own 2001:db8:0:1::2', 'passed /own 192.0.2.1'
+    ]
   },
   {
     of: 'groupId',
@@ -406,7 +469,9 @@ const rows: readonly Row[] = [
     options: {},
     routes: app => {
       for (const groupId of [5, {}, null]) {
-        t.throws(() => app.get('/', { config: { rateLimit: { groupId } } as object }, ok), { message: /groupId must be a string/ })
+        t.throws(() => app.get('/', { config: { rateLimit: { groupId } } as object }, ok), {
+          message: /groupId must be a string/
+        })
       }
       app.get('/', ok)
     },
@@ -422,7 +487,12 @@ const rows: readonly Row[] = [
       app.post('/b', own({ max: 2, groupId: 'one' }), ok)
       app.get('/c', own({ max: 2, groupId: 'two' }), ok)
     },
-    steps: [at('/a', allow), { url: '/b', method: 'POST', status: 200, headers: left(2, 0, 60) }, at('/a', refuse), at('/c', { status: 200, headers: left(2, 1, 60) })]
+    steps: [
+      at('/a', allow),
+      { url: '/b', method: 'POST', status: 200, headers: left(2, 0, 60) },
+      at('/a', refuse),
+      at('/c', { status: 200, headers: left(2, 1, 60) })
+    ]
   },
   {
     of: 'groupId',
@@ -438,12 +508,33 @@ const rows: readonly Row[] = [
   {
     of: 'ban',
     title: 'n: after n refusals it is 403, with the same message, and a callback after the others',
-    options: heard => ({ max: 1, ban: 2, onExceeding: note(heard, 'passed'), onExceeded: note(heard, 'refused'), onBanReach: note(heard, 'banned') }),
+    options: heard => ({
+      max: 1,
+      ban: 2,
+      onExceeding: note(heard, 'passed'),
+      onExceeded: note(heard, 'refused'),
+      onBanReach: note(heard, 'banned')
+    }),
     steps: [
-      allow, refuse, { status: 429, headers: none(1, 60), body: { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 minute' } },
-      { status: 403, headers: none(1, 60), body: { statusCode: 403, error: 'Forbidden', message: 'Rate limit exceeded, retry in 1 minute' } }, { status: 403 }, from('192.0.2.1', allow)
+      allow, refuse, {
+        status: 429,
+        headers: none(1, 60),
+        body: {
+          statusCode: 429,
+          error: 'Too Many Requests',
+          message: 'Rate limit exceeded, retry in 1 minute'
+        }
+      },
+      {
+        status: 403,
+        headers: none(1, 60),
+        body: { statusCode: 403, error: 'Forbidden', message: 'Rate limit exceeded, retry in 1 minute' }
+      }, { status: 403 }, from('192.0.2.1', allow)
     ],
-    heard: ['passed / 127.0.0.1', 'refused / 127.0.0.1', 'refused / 127.0.0.1', 'refused / 127.0.0.1', 'banned / 127.0.0.1', 'refused / 127.0.0.1', 'banned / 127.0.0.1', 'passed / 192.0.2.1']
+    heard: [
+      'passed / 127.0.0.1', 'refused / 127.0.0.1', 'refused / 127.0.0.1', 'refused / 127.0.0.1', 'banned / 127.0.0.1',
+      'refused / 127.0.0.1', 'banned / 127.0.0.1', 'passed / 192.0.2.1'
+    ]
   },
   {
     of: 'ban',
@@ -454,7 +545,10 @@ const rows: readonly Row[] = [
       app.get('/never', own({ ban: -1 }), ok)
       app.get('/later', own({ ban: 1, max: 0 }), ok)
     },
-    steps: [allow, { status: 403 }, at('/never', allow), at('/never', refuse), at('/never', refuse), at('/later', refuse), at('/later', { status: 403 })]
+    steps: [
+      allow, { status: 403 }, at('/never', allow), at('/never', refuse), at('/never', refuse), at('/later', refuse),
+      at('/later', { status: 403 })
+    ]
   },
   {
     of: 'ban',
@@ -511,7 +605,11 @@ const rows: readonly Row[] = [
     options: tellingTtl({ max: 1, exponentialBackoff: true }),
     steps: [
       { status: 200, headers: left(1, 0, 60) }, { status: 429, headers: none(1, 60) },
-      { status: 429, headers: none(1, 120), body: { statusCode: 429, error: 'Too Many Requests', message: 'retry in 2 minutes' } }, { status: 429, headers: none(1, 240) }
+      {
+        status: 429,
+        headers: none(1, 120),
+        body: { statusCode: 429, error: 'Too Many Requests', message: 'retry in 2 minutes' }
+      }, { status: 429, headers: none(1, 240) }
     ],
     heard: [60_000, 120_000, 240_000]
   },
@@ -520,7 +618,12 @@ const rows: readonly Row[] = [
     title: 'of a route, by a window of its own, and with bans',
     options: tellingTtl({ max: 9 }),
     routes: app => { app.get('/', own({ max: 1, timeWindow: '2 seconds', exponentialBackoff: true, ban: 1 }), ok) },
-    steps: [allow, { status: 429, headers: none(1, 2) }, { status: 403, headers: none(1, 4) }, { status: 403, headers: none(1, 8) }],
+    steps: [
+      allow,
+      { status: 429, headers: none(1, 2) },
+      { status: 403, headers: none(1, 4) },
+      { status: 403, headers: none(1, 8) }
+    ],
     heard: [2000, 4000, 8000]
   },
   {
@@ -542,8 +645,12 @@ const rows: readonly Row[] = [
       app.get('/', ok)
       app.get('/own', own({ [callback]: note(heard, 'route') }), ok)
     },
-    steps: ['/', '/own'].flatMap(url => [at(url, allow), at(url, refuse), at(url, { status: 403 }), at(url, { status: 403 })]),
-    heard: ['plugin / 127.0.0.1', 'route /own 127.0.0.1'].flatMap(heard => new Array({ onExceeding: 1, onExceeded: 3, onBanReach: 2 }[callback]).fill(heard))
+    steps: ['/', '/own'].flatMap(url => {
+      return [at(url, allow), at(url, refuse), at(url, { status: 403 }), at(url, { status: 403 })]
+    }),
+    heard: ['plugin / 127.0.0.1', 'route /own 127.0.0.1'].flatMap(heard => {
+      return new Array({ onExceeding: 1, onExceeded: 3, onBanReach: 2 }[callback]).fill(heard)
+    })
   })),
   {
     of: 'errorResponseBuilder',
@@ -559,13 +666,21 @@ const rows: readonly Row[] = [
         return Object.assign(new Error(`in ${context.after}`), { statusCode: context.statusCode })
       }
     }),
-    steps: [{ status: 429, body: { statusCode: 429, error: 'Too Many Requests', message: 'in 2 minutes' } }, { status: 403, body: { statusCode: 403, error: 'Forbidden', message: 'in 2 minutes' } }],
-    heard: [429, 403].map(statusCode => ({ url: '/', statusCode, ban: statusCode === 403, max: 0, ttl: 90_000, after: '2 minutes' }))
+    steps: [
+      { status: 429, body: { statusCode: 429, error: 'Too Many Requests', message: 'in 2 minutes' } },
+      { status: 403, body: { statusCode: 403, error: 'Forbidden', message: 'in 2 minutes' } }
+    ],
+    heard: [429, 403].map(statusCode => {
+      return { url: '/', statusCode, ban: statusCode === 403, max: 0, ttl: 90_000, after: '2 minutes' }
+    })
   },
   {
     of: 'errorResponseBuilder',
     title: 'what it returns is thrown as it is: no Error, with fields of its own',
-    options: { max: 0, errorResponseBuilder: (request, { max }) => ({ statusCode: 418, code: 'TEAPOT', date: 'today', max }) },
+    options: {
+      max: 0,
+      errorResponseBuilder: (request, { max }) => ({ statusCode: 418, code: 'TEAPOT', date: 'today', max })
+    },
     steps: [{ status: 418, headers: none(0, 60), body: { statusCode: 418, code: 'TEAPOT', date: 'today', max: 0 } }]
   },
   {
@@ -585,8 +700,15 @@ const rows: readonly Row[] = [
   {
     of: 'addHeadersOnExceeding',
     title: 'and addHeaders choose headers below and above the limit',
-    options: { max: 1, addHeadersOnExceeding: { 'x-ratelimit-limit': false }, addHeaders: { 'x-ratelimit-remaining': false, 'retry-after': false } },
-    steps: [{ status: 200, headers: { 'x-ratelimit-remaining': 0, 'x-ratelimit-reset': 60 } }, { status: 429, headers: { 'x-ratelimit-limit': 1, 'x-ratelimit-reset': 60 } }]
+    options: {
+      max: 1,
+      addHeadersOnExceeding: { 'x-ratelimit-limit': false },
+      addHeaders: { 'x-ratelimit-remaining': false, 'retry-after': false }
+    },
+    steps: [
+      { status: 200, headers: { 'x-ratelimit-remaining': 0, 'x-ratelimit-reset': 60 } },
+      { status: 429, headers: { 'x-ratelimit-limit': 1, 'x-ratelimit-reset': 60 } }
+    ]
   },
   {
     of: 'addHeaders',
@@ -595,11 +717,24 @@ const rows: readonly Row[] = [
     routes: app => {
       app.get('/', ok)
       app.get('/own', own({
-        addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
-        addHeaders: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false, 'retry-after': false }
+        addHeadersOnExceeding: {
+          'x-ratelimit-limit': false,
+          'x-ratelimit-remaining': false,
+          'x-ratelimit-reset': false
+        },
+        addHeaders: {
+          'x-ratelimit-limit': false,
+          'x-ratelimit-remaining': false,
+          'x-ratelimit-reset': false,
+          'retry-after': false
+        }
       }), ok)
     },
-    steps: [at('/own', unlimited), at('/own', { status: 429, headers: noHeaders }), { status: 200, headers: left(1, 0, 60) }]
+    steps: [
+      at('/own', unlimited),
+      at('/own', { status: 429, headers: noHeaders }),
+      { status: 200, headers: left(1, 0, 60) }
+    ]
   },
   {
     of: 'enableDraftSpec',
@@ -607,11 +742,16 @@ const rows: readonly Row[] = [
     options: { max: 1, enableDraftSpec: true },
     routes: app => {
       app.get('/', ok)
-      app.get('/own', own({ addHeadersOnExceeding: { 'ratelimit-limit': true, 'ratelimit-remaining': false, 'ratelimit-reset': true } }), ok)
+      app.get('/own', own({
+        addHeadersOnExceeding: { 'ratelimit-limit': true, 'ratelimit-remaining': false, 'ratelimit-reset': true }
+      }), ok)
     },
     steps: [
       { status: 200, headers: { 'ratelimit-limit': 1, 'ratelimit-remaining': 0, 'ratelimit-reset': 60 } },
-      { status: 429, headers: { 'ratelimit-limit': 1, 'ratelimit-remaining': 0, 'ratelimit-reset': 60, 'retry-after': 60 } },
+      {
+        status: 429,
+        headers: { 'ratelimit-limit': 1, 'ratelimit-remaining': 0, 'ratelimit-reset': 60, 'retry-after': 60 }
+      },
       at('/own', { status: 200, headers: { 'ratelimit-limit': 1, 'ratelimit-reset': 60 } })
     ]
   },
@@ -626,7 +766,8 @@ const rows: readonly Row[] = [
       app.get('/fails', own({}), async () => { throw new Error('broken') })
     },
     steps: [
-      { status: 200, headers: left(1, 0, 62) }, { status: 429, headers: none(1, 62) }, at('/own', { status: 200, headers: left(1, 0, 1) }), at('/none', unlimited),
+      { status: 200, headers: left(1, 0, 62) }, { status: 429, headers: none(1, 62) },
+      at('/own', { status: 200, headers: left(1, 0, 1) }), at('/none', unlimited),
       at('/fails', { status: 500, headers: left(1, 0, 62) })
     ]
   },
@@ -639,8 +780,18 @@ const rows: readonly Row[] = [
       app.get('/hour', own({ timeWindow: '1 hour' }), ok)
     },
     steps: [
-      { status: 429, body: { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 minute' } },
-      at('/hour', { status: 429, body: { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 hour' } })
+      {
+        status: 429,
+        body: {
+          statusCode: 429,
+          error: 'Too Many Requests',
+          message: 'Rate limit exceeded, retry in 1 minute'
+        }
+      },
+      at('/hour', {
+        status: 429,
+        body: { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 hour' }
+      })
     ]
   },
   {
@@ -649,12 +800,17 @@ const rows: readonly Row[] = [
     options: { max: 0, ban: 1 },
     routes: (app, heard) => {
       app.setErrorHandler((error: Error & { statusCode?: number }, request, reply) => {
-        heard.push([reply.statusCode, error instanceof Error, error.statusCode, error.message, reply.getHeader('retry-after')])
+        heard.push([
+          reply.statusCode, error instanceof Error, error.statusCode, error.message, reply.getHeader('retry-after')
+        ])
         reply.code(error.statusCode ?? 500).send({ mine: error.message })
       })
       app.get('/', own({ continueExceeding: true }), ok)
     },
-    steps: [{ status: 429, body: { mine: 'Rate limit exceeded, retry in 1 minute' } }, { status: 403, body: { mine: 'Rate limit exceeded, retry in 1 minute' } }],
+    steps: [
+      { status: 429, body: { mine: 'Rate limit exceeded, retry in 1 minute' } },
+      { status: 403, body: { mine: 'Rate limit exceeded, retry in 1 minute' } }
+    ],
     heard: [429, 403].map(status => [200, true, status, 'Rate limit exceeded, retry in 1 minute', 60])
   },
   {
@@ -667,14 +823,19 @@ const rows: readonly Row[] = [
       app.get('/null', { config: { rateLimit: null } as object }, ok)
       app.get('/other', { config: { something: 1 } as object }, ok)
     },
-    steps: [at('/object', allow), at('/false', unlimited), at('/false', unlimited), at('/null', allow), at('/other', refuse), at('/object', refuse)]
+    steps: [
+      at('/object', allow), at('/false', unlimited), at('/false', unlimited), at('/null', allow), at('/other', refuse),
+      at('/object', refuse)
+    ]
   },
   {
     of: 'route',
     title: 'config.rateLimit of another kind stops the route',
     routes: app => {
       for (const rateLimit of [true, 'yes', 5, () => {}]) {
-        t.throws(() => app.get('/', { config: { rateLimit } as object }, ok), { message: 'Unknown value for route rate-limit configuration' })
+        t.throws(() => app.get('/', { config: { rateLimit } as object }, ok), {
+          message: 'Unknown value for route rate-limit configuration'
+        })
       }
       app.get('/', ok)
     },
@@ -688,7 +849,11 @@ const rows: readonly Row[] = [
       app.get('/window', own({ timeWindow: 10_000 }), ok)
       app.get('/max', own({ max: 2 }), ok)
     },
-    steps: [at('/window', as('a', { status: 200, headers: left(1, 0, 10) })), at('/max', as('a', { status: 200, headers: left(2, 1, 30) })), at('/window', as('b', allow))],
+    steps: [
+      at('/window', as('a', { status: 200, headers: left(1, 0, 10) })),
+      at('/max', as('a', { status: 200, headers: left(2, 1, 30) })),
+      at('/window', as('b', allow))
+    ],
     heard: ['passed /window a', 'passed /max a', 'passed /window b']
   },
   {
@@ -725,7 +890,8 @@ const rows: readonly Row[] = [
       })
       await send([
         at('/inner', { status: 200, headers: left(2, 1, 60) }), at('/inner', { status: 200, headers: left(2, 0, 60) }),
-        at('/inner', { status: 429, headers: none(2, 60) }), at('/outer', { status: 429, headers: none(3, 60) }), at('/inner', { status: 429, headers: none(3, 60) })
+        at('/inner', { status: 429, headers: none(2, 60) }), at('/outer', { status: 429, headers: none(3, 60) }),
+        at('/inner', { status: 429, headers: none(3, 60) })
       ], both)
     }
   },
@@ -741,7 +907,10 @@ const rows: readonly Row[] = [
           child.get('/', ok)
         }, { prefix: `/${max}` })
       }
-      await send([at('/1', { status: 200, headers: left(1, 0, 60) }), at('/1', refuse), at('/2', { status: 200, headers: left(2, 1, 60) }), at('/2', allow), at('/2', refuse)], both)
+      await send([
+        at('/1', { status: 200, headers: left(1, 0, 60) }), at('/1', refuse),
+        at('/2', { status: 200, headers: left(2, 1, 60) }), at('/2', allow), at('/2', refuse)
+      ], both)
     }
   },
   {
@@ -752,7 +921,16 @@ const rows: readonly Row[] = [
       app.get('/', ok)
       app.get('/hooked', { config: { rateLimit: false }, preHandler: app.rateLimit() }, ok)
     },
-    steps: [allow, at('/hooked', { status: 200, headers: left(2, 0, 60) }), at('/hooked', { status: 429, headers: none(2, 60), body: { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 minute' } }), refuse],
+    steps: [
+      allow,
+      at('/hooked', { status: 200, headers: left(2, 0, 60) }),
+      at('/hooked', {
+        status: 429,
+        headers: none(2, 60),
+        body: { statusCode: 429, error: 'Too Many Requests', message: 'Rate limit exceeded, retry in 1 minute' }
+      }),
+      refuse
+    ],
     heard: ['passed / 127.0.0.1', 'passed /hooked 127.0.0.1', 'refused /hooked 127.0.0.1', 'refused / 127.0.0.1']
   },
   {
@@ -768,8 +946,13 @@ const rows: readonly Row[] = [
       }, { prefix: '/child' })
     },
     steps: [
-      ...hooks.flatMap(hook => [at(`/${hook}`, { status: 200, headers: left(1, 0, 30) }), at(`/${hook}`, refuse), at(`/${hook}`, from('192.0.2.1', allow))]),
-      at('/child', { status: 200, headers: left(2, 1, 30) }), at('/child/b', allow), at('/child', { status: 403 }), at('/child/b', { status: 403 })
+      ...hooks.flatMap(hook => [
+        at(`/${hook}`, { status: 200, headers: left(1, 0, 30) }),
+        at(`/${hook}`, refuse),
+        at(`/${hook}`, from('192.0.2.1', allow))
+      ]),
+      at('/child', { status: 200, headers: left(2, 1, 30) }), at('/child/b', allow), at('/child', { status: 403 }),
+      at('/child/b', { status: 403 })
     ]
   },
   {
@@ -777,14 +960,27 @@ const rows: readonly Row[] = [
     title: 'limits 404s as a hook of their handler',
     options: { max: 9 },
     routes: app => {
-      app.setNotFoundHandler({ preHandler: app.rateLimit({ max: 1 }) }, (request, reply) => { reply.code(404).send('nothing here') })
+      app.setNotFoundHandler({ preHandler: app.rateLimit({ max: 1 }) }, (request, reply) => {
+        reply.code(404).send('nothing here')
+      })
     },
-    steps: [at('/nowhere', { status: 404, headers: left(1, 0, 60), body: 'nothing here' }), at('/elsewhere', { status: 429, headers: none(1, 60) }), from('192.0.2.1', at('/nowhere', { status: 404 }))]
+    steps: [
+      at('/nowhere', { status: 404, headers: left(1, 0, 60), body: 'nothing here' }),
+      at('/elsewhere', { status: 429, headers: none(1, 60) }),
+      from('192.0.2.1', at('/nowhere', { status: 404 }))
+    ]
   },
   {
     of: 'createRateLimit()',
     title: 'answers how far a client is, without headers and callbacks',
-    options: heard => ({ global: false, max: 9, timeWindow: 60_000, onExceeding: note(heard, 'passed'), onExceeded: note(heard, 'refused'), onBanReach: note(heard, 'banned') }),
+    options: heard => ({
+      global: false,
+      max: 9,
+      timeWindow: 60_000,
+      onExceeding: note(heard, 'passed'),
+      onExceeded: note(heard, 'refused'),
+      onBanReach: note(heard, 'banned')
+    }),
     routes: app => {
       // Each refusal begins the window anew, so that its ttl is to the millisecond.
       const check = app.createRateLimit({ max: 2, ban: 1, timeWindow: 1500, continueExceeding: true })
@@ -794,8 +990,15 @@ const rows: readonly Row[] = [
       { status: 200, headers: noHeaders, body: { ...state(2, 1500, 1), ttl: 'in time', ttlInSeconds: 'in time' } },
       { status: 200, headers: noHeaders, body: { ...state(2, 1500, 0), ttl: 'in time', ttlInSeconds: 'in time' } },
       { status: 200, headers: noHeaders, body: { ...state(2, 1500, 0), ttl: 1500, ttlInSeconds: 2, isExceeded: true } },
-      { status: 200, headers: noHeaders, body: { ...state(2, 1500, 0), ttl: 1500, ttlInSeconds: 2, isExceeded: true, isBanned: true } },
-      from('192.0.2.1', { status: 200, body: { ...state(2, 1500, 1), key: '192.0.2.1', ttl: 'in time', ttlInSeconds: 'in time' } })
+      {
+        status: 200,
+        headers: noHeaders,
+        body: { ...state(2, 1500, 0), ttl: 1500, ttlInSeconds: 2, isExceeded: true, isBanned: true }
+      },
+      from('192.0.2.1', {
+        status: 200,
+        body: { ...state(2, 1500, 1), key: '192.0.2.1', ttl: 'in time', ttlInSeconds: 'in time' }
+      })
     ],
     heard: []
   },
@@ -809,7 +1012,10 @@ const rows: readonly Row[] = [
       app.get('/', async request => await byList(request))
       app.get('/peek', async request => await byFunction(request, { increment: false }))
     },
-    steps: [as('partner', { status: 200, headers: noHeaders, body: { isAllowed: true, key: 'partner' } }), at('/peek', as('friend', { status: 200, headers: noHeaders, body: { isAllowed: true, key: 'friend' } }))]
+    steps: [
+      as('partner', { status: 200, headers: noHeaders, body: { isAllowed: true, key: 'partner' } }),
+      at('/peek', as('friend', { status: 200, headers: noHeaders, body: { isAllowed: true, key: 'friend' } }))
+    ]
   },
   {
     of: 'createRateLimit()',
@@ -823,7 +1029,12 @@ const rows: readonly Row[] = [
         return result.isAllowed ? 'exempt' : [result.max, result.remaining, result.isExceeded]
       })
     },
-    steps: [allow, at('/checked', { status: 200, headers: noHeaders, body: [2, 0, false] }), at('/checked', { status: 200, body: [2, 0, true] }), refuse]
+    steps: [
+      allow,
+      at('/checked', { status: 200, headers: noHeaders, body: [2, 0, false] }),
+      at('/checked', { status: 200, body: [2, 0, true] }),
+      refuse
+    ]
   },
   {
     of: 'createRateLimit()',
@@ -833,11 +1044,16 @@ const rows: readonly Row[] = [
       const check = app.createRateLimit({ max: 3 })
       app.get('/', async request => {
         const remaining: unknown[] = []
-        for (const result of [await check(request), await check(request)]) remaining.push(result.isAllowed || result.remaining)
+        for (const result of [await check(request), await check(request)]) {
+          remaining.push(result.isAllowed || result.remaining)
+        }
         return remaining
       })
     },
-    steps: [{ status: 200, headers: left(5, 4, 60), body: [2, 1] }, { status: 200, headers: left(5, 3, 60), body: [0, 0] }]
+    steps: [
+      { status: 200, headers: left(5, 4, 60), body: [2, 1] },
+      { status: 200, headers: left(5, 3, 60), body: [0, 0] }
+    ]
   },
   {
     of: 'createRateLimit()',
@@ -850,11 +1066,22 @@ const rows: readonly Row[] = [
     },
     steps: [
       // An unknown client has no window that could end.
-      at('/peek', { status: 200, headers: noHeaders, body: { ...state(1, 60_000, 1), ttl: 0, ttlInSeconds: 0 } }), at('/peek', { status: 200, body: { ...state(1, 60_000, 1), ttl: 0, ttlInSeconds: 0 } }),
-      { status: 200, body: { ...state(1, 60_000, 0), ttl: 'in time', ttlInSeconds: 'in time' } }, at('/peek', { status: 200, body: { ...state(1, 60_000, 0), ttl: 'in time', ttlInSeconds: 'in time' } }),
-      { status: 200, body: { ...state(1, 60_000, 0), ttl: 'in time', ttlInSeconds: 'in time', isExceeded: true, isBanned: true } },
-      at('/peek', { status: 200, body: { ...state(1, 60_000, 0), ttl: 'in time', ttlInSeconds: 'in time', isExceeded: true, isBanned: true } }),
-      at('/peek', from('192.0.2.1', { status: 200, body: { ...state(1, 60_000, 1), key: '192.0.2.1', ttl: 0, ttlInSeconds: 0 } }))
+      at('/peek', { status: 200, headers: noHeaders, body: { ...state(1, 60_000, 1), ttl: 0, ttlInSeconds: 0 } }),
+      at('/peek', { status: 200, body: { ...state(1, 60_000, 1), ttl: 0, ttlInSeconds: 0 } }),
+      { status: 200, body: { ...state(1, 60_000, 0), ttl: 'in time', ttlInSeconds: 'in time' } },
+      at('/peek', { status: 200, body: { ...state(1, 60_000, 0), ttl: 'in time', ttlInSeconds: 'in time' } }),
+      {
+        status: 200,
+        body: { ...state(1, 60_000, 0), ttl: 'in time', ttlInSeconds: 'in time', isExceeded: true, isBanned: true }
+      },
+      at('/peek', {
+        status: 200,
+        body: { ...state(1, 60_000, 0), ttl: 'in time', ttlInSeconds: 'in time', isExceeded: true, isBanned: true }
+      }),
+      at('/peek', from('192.0.2.1', {
+        status: 200,
+        body: { ...state(1, 60_000, 1), key: '192.0.2.1', ttl: 0, ttlInSeconds: 0 }
+      }))
     ]
   },
   {
@@ -884,28 +1111,45 @@ const rows: readonly Row[] = [
     title: 'of invalid functions fails with what they threw',
     options: { global: false },
     routes: app => {
-      const check = app.createRateLimit({ max: () => { throw Object.assign(new Error('no plan'), { statusCode: 402 }) } })
+      const check = app.createRateLimit({
+        max: () => {
+          throw Object.assign(new Error('no plan'), { statusCode: 402 })
+        }
+      })
       app.get('/', async request => await check(request))
     },
     steps: [{ status: 402, body: { statusCode: 402, error: 'Payment Required', message: 'no plan' } }]
   },
   {
     of: 'the clock',
-    title: 'is Date.now(), asked at every call, and no timer is waited for, where memory counts; on Redis that of Redis',
+    title: 'in memory is Date.now(), asked at every call, without a timer; on Redis that of Redis',
     options: { max: 1, timeWindow: '1 hour' },
     play: async ({ t, setting, app, send }) => {
       if (!setting.isTheirs) await setting.settle(app)
       let nowMs = Date.now()
       t.intercept(Date, 'now', { value: () => nowMs })
       // They never come: who waited for one would wait for ever.
-      const never = { ref: () => never, unref: () => never, hasRef: () => false, refresh: () => never, close: () => never }
-      if (setting.isMemory) for (const timer of ['setTimeout', 'setInterval'] as const) t.intercept(globalThis, timer, { value: () => never })
+      const never = {
+        ref: () => never,
+        unref: () => never,
+        hasRef: () => false,
+        refresh: () => never,
+        close: () => never
+      }
+      if (setting.isMemory) {
+        for (const timer of ['setTimeout', 'setInterval'] as const) {
+          t.intercept(globalThis, timer, { value: () => never })
+        }
+      }
       const response = async () => await app.inject('/')
       const hourMs = 3_600_000
       t.match(await response(), { statusCode: 200, headers: { 'x-ratelimit-reset': '3600' } })
       t.match(await response(), { statusCode: 429 })
       nowMs += hourMs - 1
-      t.match(await response(), { statusCode: 429, headers: setting.isMemory ? { 'x-ratelimit-reset': '1', 'retry-after': '1' } : {} })
+      t.match(await response(), {
+        statusCode: 429,
+        headers: setting.isMemory ? { 'x-ratelimit-reset': '1', 'retry-after': '1' } : {}
+      })
       nowMs += 1
       if (setting.isMemory) t.match(await response(), { statusCode: 200, headers: { 'x-ratelimit-reset': '3600' } })
       else await send([refuse])
@@ -921,7 +1165,9 @@ function state (max: number, timeWindow: number, remaining: number) {
   return { isAllowed: false, key: '127.0.0.1', max, timeWindow, remaining, isExceeded: false, isBanned: false }
 }
 
-/** The same answer with `in time` for what depends on how long the test took: neither over nor longer than the window. */
+/**
+ * The same answer with `in time` for what depends on how long the test took: neither over nor longer than the window.
+ */
 function withoutTime (answer: Awaited<ReturnType<ReturnType<FastifyInstance['createRateLimit']>>>): object {
   if (answer.isAllowed) return answer
   // Only ours has the name of the limit.
@@ -1026,13 +1272,17 @@ async function sendStep (app: FastifyInstance, step: Step, begunMs: number): Pro
   }
 }
 
-/** A refusal has a code here; all else is the same. Its minute is whole, as far as the row's duration accounts for it. */
+/**
+ * A refusal has a code here; all else is the same. Its minute is whole, as far as the row's duration accounts for it.
+ */
 function withoutCode (body: unknown, begunMs: number): unknown {
   if (typeof body !== 'object' || Array.isArray(body)) return body
   const { code, ...rest } = body as { code?: unknown, message?: string }
   if (code !== undefined && code !== 'GUARD_LIMITED' && code !== 'GUARD_BANNED') return body
   const seconds = Number(/, retry in (\d+) seconds$/.exec(rest.message ?? '')?.[1])
-  if (seconds < 60 && seconds >= 60 - secondsSince(begunMs)) rest.message = rest.message!.replace(/\d+ seconds$/, '1 minute')
+  if (seconds < 60 && seconds >= 60 - secondsSince(begunMs)) {
+    rest.message = rest.message!.replace(/\d+ seconds$/, '1 minute')
+  }
   return rest
 }
 
@@ -1041,19 +1291,26 @@ function secondsSince (begunMs: number): number {
 }
 
 /** The same with the seconds as they were when the row began, as far as its duration accounts for a difference. */
-function aged (found: Readonly<Record<string, number>>, expected: Readonly<Record<string, number>>, begunMs: number): Readonly<Record<string, number>> {
+function aged (
+  found: Readonly<Record<string, number>>,
+  expected: Readonly<Record<string, number>>,
+  begunMs: number
+): Readonly<Record<string, number>> {
   const secondsGone = secondsSince(begunMs)
   return Object.fromEntries(Object.entries(found).map(([name, value]) => {
     const wanted = expected[name]
-    const isExplained = /reset|retry-after/.test(name) && wanted !== undefined && value <= wanted && value >= wanted - secondsGone
+    const isExplained = /reset|retry-after/.test(name) && wanted !== undefined && value <= wanted &&
+      value >= wanted - secondsGone
     return [name, isExplained ? wanted : value]
   }))
 }
 
 /** Options of the table, and what is said below it; `store` has a suite of its own. */
 const promised = [
-  'global', 'max', 'timeWindow', 'hook', 'cache', 'allowList', 'redis', 'nameSpace', 'skipOnError', 'keyGenerator', 'ipv6Subnet', 'groupId', 'ban',
-  'continueExceeding', 'exponentialBackoff', 'onExceeding', 'onExceeded', 'onBanReach', 'errorResponseBuilder', 'addHeadersOnExceeding', 'addHeaders',
+  'global', 'max', 'timeWindow', 'hook', 'cache', 'allowList', 'redis', 'nameSpace', 'skipOnError', 'keyGenerator',
+  'ipv6Subnet', 'groupId', 'ban',
+  'continueExceeding', 'exponentialBackoff', 'onExceeding', 'onExceeded', 'onBanReach', 'errorResponseBuilder',
+  'addHeadersOnExceeding', 'addHeaders',
   'enableDraftSpec', 'headers', 'body', 'route', 'registration', 'rateLimit()', 'createRateLimit()', 'the clock'
 ]
 

@@ -44,7 +44,11 @@ async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyIns
 const ok = async () => 'ok'
 
 t.test('a store that promises and fails, or fails with no error, fails as any other', async t => {
-  for (const incr of [async () => { throw new Error('broken') }, (key: string, done: (error: unknown) => void) => done('broken')] as unknown as CustomStore['incr'][]) {
+  const failing = [
+    async () => { throw new Error('broken') },
+    (key: string, done: (error: unknown) => void) => done('broken')
+  ]
+  for (const incr of failing) {
     const Failing = class { incr = incr; child () { return this } } as unknown as CustomStoreConstructor
     const app = await guardedApp(t, { store: Failing, commandTimeout: 30_000 })
     app.get('/', async () => 'ok')
@@ -54,7 +58,7 @@ t.test('a store that promises and fails, or fails with no error, fails as any ot
   }
 })
 
-t.test('a store says itself how long it refuses, and clients without a key are counted apart from keys that read like their address', async t => {
+t.test('a store says how long it refuses; clients without a key never share counters with lookalike keys', async t => {
   const counts = new Map<string, number>()
   class Counts {
     incr (key: string, done: (error: null, result: { current: number, ttl: number }) => void) {
@@ -64,10 +68,17 @@ t.test('a store says itself how long it refuses, and clients without a key are c
 
     child () { return this }
   }
-  const app = await guardedApp(t, { store: Counts as unknown as CustomStoreConstructor, max: 1, keyGenerator: request => request.headers['x-key'] as string })
+  const app = await guardedApp(t, {
+    store: Counts as unknown as CustomStoreConstructor,
+    max: 1,
+    keyGenerator: request => request.headers['x-key'] as string
+  })
   app.get('/', async () => 'ok')
   t.equal((await app.inject({ url: '/', headers: { 'x-key': '127.0.0.1' } })).statusCode, 200)
-  t.match((await app.inject({ url: '/', headers: { 'x-key': '127.0.0.1' } })).headers, { 'retry-after': '3600', 'x-ratelimit-remaining': '0' })
+  t.match((await app.inject({ url: '/', headers: { 'x-key': '127.0.0.1' } })).headers, {
+    'retry-after': '3600',
+    'x-ratelimit-remaining': '0'
+  })
   t.equal((await app.inject('/')).statusCode, 200)
   t.same([...counts], [['127.0.0.1', 2], ['127.0.0.1@address', 1]])
 })
@@ -86,19 +97,40 @@ t.test('a refusal counts towards a ban even where the store says that its window
 
 t.test('counts in place of ours, with a child for each route that has a limit of its own', async t => {
   const [calls, made]: [Call[], { [name: string]: unknown }[]] = [[], []]
-  const app = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceding: true } as never).catch(error => error)
+  const app =
+    await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceding: true } as never).catch(error => error)
   t.match(app, { code: 'GUARD_ERR_OPTIONS' }, 'misspelt options stay wrong')
   const ofStore: object = { custom: 1 }
   const fine = await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceeding: true, ...ofStore })
   fine.get('/', ok)
   fine.get('/own', { config: { rateLimit: { max: 1, timeWindow: 5000, groupId: 'group' } } }, ok)
-  const statuses = async (url: string) => [(await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode, (await fine.inject(url)).statusCode]
+  const statuses = async (url: string) => [
+    (await fine.inject(url)).statusCode,
+    (await fine.inject(url)).statusCode,
+    (await fine.inject(url)).statusCode,
+    (await fine.inject(url)).statusCode
+  ]
   t.same(await statuses('/'), [200, 200, 429, 403])
   t.same(await statuses('/own'), [200, 429, 403, 403])
-  t.match((await fine.inject('/')).headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': '60', 'retry-after': '60' })
+  t.match((await fine.inject('/')).headers, {
+    'x-ratelimit-limit': '2',
+    'x-ratelimit-remaining': '0',
+    'x-ratelimit-reset': '60',
+    'retry-after': '60'
+  })
   t.same(calls[0], { store: 'root', key: '127.0.0.1', timeWindow: 60_000, max: 2 })
   t.same(calls[4], { store: '/own', key: '127.0.0.1group', timeWindow: 5000, max: 1 })
-  t.match(made[0], { global: true, max: 2, timeWindow: 60_000, ban: 1, continueExceeding: true, exponentialBackoff: false, ipv6Subnet: 64, hook: 'onRequest', skipOnError: false })
+  t.match(made[0], {
+    global: true,
+    max: 2,
+    timeWindow: 60_000,
+    ban: 1,
+    continueExceeding: true,
+    exponentialBackoff: false,
+    ipv6Subnet: 64,
+    hook: 'onRequest',
+    skipOnError: false
+  })
   t.equal(made[0]!['custom'], 1, 'the store gets options of its own as well')
   t.match(made[1], { max: 1, timeWindow: 5000, groupId: 'group', routeInfo: { url: '/own', method: 'GET' } })
   t.match((await fine.inject('/metrics')).body, /decisions_total\{limit="global",outcome="limited",source="custom"\} 3/)
@@ -107,7 +139,9 @@ t.test('counts in place of ours, with a child for each route that has a limit of
 t.test('createRateLimit asks it, and looks with read', async t => {
   const app = await appWith(t, { store: makeStore([], []) })
   const limiter = app.createRateLimit({ max: 1 })
-  app.get('/', { config: { rateLimit: false } }, async request => [await limiter(request, { increment: false }), await limiter(request), await limiter(request)])
+  app.get('/', { config: { rateLimit: false } }, async request => {
+    return [await limiter(request, { increment: false }), await limiter(request), await limiter(request)]
+  })
   const [looked, first, second] = (await app.inject('/')).json()
   t.match(looked, { isExceeded: false, remaining: 1, ttl: 0 })
   t.match([first, second], [{ isExceeded: false, remaining: 0 }, { isExceeded: true, remaining: 0, ttlInSeconds: 60 }])
@@ -173,10 +207,15 @@ for (const [how, incr] of Object.entries(broken)) {
 t.test('what a class that only counts cannot do is refused', async t => {
   const store = makeStore([], [])
   for (const [options, names] of [
-    [{ algorithm: 'gcra' }, ['global algorithm']], [{ cost: 2 }, ['global cost']], [{ countWhen: () => true }, ['global countWhen']],
+    [{ algorithm: 'gcra' }, ['global algorithm']], [{ cost: 2 }, ['global cost']],
+    [{ countWhen: () => true }, ['global countWhen']],
     [{ limits: [{ name: 'a', max: 1, timeWindow: 1 }] }, ['global limits']]
   ] as const) {
-    const error = await appWith(t, { store, ...(('limits' in options) ? { max: undefined, timeWindow: undefined } : {}), ...options } as never).then(() => undefined, error => error)
+    const error = await appWith(t, {
+      store,
+      ...(('limits' in options) ? { max: undefined, timeWindow: undefined } : {}),
+      ...options
+    } as never).then(() => undefined, error => error)
     t.same(error?.problems?.map(({ option }: { option: string }) => option), names)
   }
 })

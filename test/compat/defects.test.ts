@@ -13,13 +13,17 @@ t.teardown(async () => await server.stop())
 const ok = async () => 'ok'
 let nameSpaces = 0
 
+type Open = (options: RedisGuardOptions) => Promise<FastifyInstance>
+type Play = (t: Test, open: Open, place: 'memory' | 'redis') => Promise<void>
+
 /** Plays a test in memory and on Redis, each with counters of its own. */
-async function onBoth (t: Test, play: (t: Test, open: (options: RedisGuardOptions) => Promise<FastifyInstance>, place: 'memory' | 'redis') => Promise<void>): Promise<void> {
+async function onBoth (t: Test, play: Play): Promise<void> {
   for (const place of ['memory', 'redis'] as const) {
     await t.test(place, async t => {
       const nameSpace = `defect-${++nameSpaces}:`
       await play(t, async options => {
-        const app = await guardedApp(t, { redis: place === 'redis' && server.url, nameSpace, commandTimeout: 5000, ...options })
+        const app =
+          await guardedApp(t, { redis: place === 'redis' && server.url, nameSpace, commandTimeout: 5000, ...options })
         t.equal(app.redisGuard.status.store, place)
         return app
       }, place)
@@ -29,8 +33,17 @@ async function onBoth (t: Test, play: (t: Test, open: (options: RedisGuardOption
 
 type Ask = Partial<{ method: HTTPMethods, ip: string, user: string }>
 
-async function statusOf (app: FastifyInstance, url: string, { method = 'GET', ip = '127.0.0.1', user }: Ask = {}): Promise<number> {
-  return (await app.inject({ method: method as 'GET', url, remoteAddress: ip, headers: user === undefined ? {} : { 'x-user': user } })).statusCode
+async function statusOf (
+  app: FastifyInstance,
+  url: string,
+  { method = 'GET', ip = '127.0.0.1', user }: Ask = {}
+): Promise<number> {
+  return (await app.inject({
+    method: method as 'GET',
+    url,
+    remoteAddress: ip,
+    headers: user === undefined ? {} : { 'x-user': user }
+  })).statusCode
 }
 
 async function statusesOf (app: FastifyInstance, urls: readonly string[], ask: Ask = {}): Promise<readonly number[]> {
@@ -56,7 +69,9 @@ t.test('1. separate limiters of createRateLimit and rateLimit do not share a key
     }
     app.get('/first', { config: { rateLimit: false } }, remaining(first))
     app.get('/second', { config: { rateLimit: false } }, remaining(second))
-    for (const url of ['/third', '/fourth']) app.get(url, { config: { rateLimit: false }, preHandler: app.rateLimit({ max: 1 }) }, ok)
+    for (const url of ['/third', '/fourth']) {
+      app.get(url, { config: { rateLimit: false }, preHandler: app.rateLimit({ max: 1 }) }, ok)
+    }
     app.get('/', ok)
     const answers: unknown[] = []
     for (const url of ['/first', '/second', '/first', '/second']) answers.push((await app.inject(url)).json())
@@ -122,12 +137,22 @@ t.test('3. exponential backoff is enforced for as long as it is announced', asyn
 
 t.test('4. an allowList of addresses holds for routes with groupId, and for IPv6', async t => {
   await onBoth(t, async (t, open) => {
-    const app = await open({ max: 0, allowList: ['192.0.2.1', '2001:db8:0:1::9', '2001:DB8:0:0:0::7', '2001:db8:5::/48', 'partner'] })
+    const app = await open({
+      max: 0,
+      allowList: ['192.0.2.1', '2001:db8:0:1::9', '2001:DB8:0:0:0::7', '2001:db8:5::/48', 'partner']
+    })
     app.get('/', ok)
     app.get('/group', { config: { rateLimit: { groupId: 'g' } } }, ok)
-    app.get('/key', { config: { rateLimit: { groupId: 'g', keyGenerator: request => String(request.headers['x-user']) } } }, ok)
+    app.get(
+      '/key',
+      { config: { rateLimit: { groupId: 'g', keyGenerator: request => String(request.headers['x-user']) } } },
+      ok
+    )
     for (const url of ['/', '/group']) {
-      t.same(await statusesFrom(app, ['192.0.2.1', '2001:db8:0:1::9', '2001:db8::7', '2001:db8:5:6::1'], url), [200, 200, 200, 200])
+      t.same(
+        await statusesFrom(app, ['192.0.2.1', '2001:db8:0:1::9', '2001:db8::7', '2001:db8:5:6::1'], url),
+        [200, 200, 200, 200]
+      )
       // The same /64 as one on the list, and yet another address.
       t.same(await statusesFrom(app, ['192.0.2.2', '2001:db8:0:1::8', '2001:db8:6::1'], url), [429, 429, 429])
     }
@@ -141,7 +166,9 @@ t.test('5. NAT64 addresses are the IPv4 addresses that they carry, and in no com
     const app = await open({ max: 1 })
     app.get('/', ok)
     t.same(await statusesFrom(app, ['64:ff9b::c000:201', '64:ff9b::c000:202', '64:ff9b::192.0.2.3']), [200, 200, 200])
-    t.same(await statusesFrom(app, ['192.0.2.1', '64:FF9B::192.0.2.2', '192.0.2.3', '64:ff9b::c000:204']), [429, 429, 429, 200])
+    t.same(await statusesFrom(app, [
+      '192.0.2.1', '64:FF9B::192.0.2.2', '192.0.2.3', '64:ff9b::c000:204'
+    ]), [429, 429, 429, 200])
   })
 })
 
@@ -181,7 +208,13 @@ t.test('7. a Redis key that has lost its expiry does not refuse for ever', async
   const timeWindow = 60_000
   for (const where of ['the same instance', 'another instance, which has not been told of the refusal'] as const) {
     t.test(`on ${where}`, async t => {
-      const options = { redis: server.url, nameSpace: `lost-${where.length}-`, commandTimeout: 5000, max: 1, timeWindow }
+      const options = {
+        redis: server.url,
+        nameSpace: `lost-${where.length}-`,
+        commandTimeout: 5000,
+        max: 1,
+        timeWindow
+      }
       const app = await guardedApp(t, options)
       const other = where === 'the same instance' ? app : await guardedApp(t, options)
       for (const instance of new Set([app, other])) instance.get('/', ok)
@@ -229,7 +262,9 @@ t.test('8. with Redis down no request hangs, with ioredis\' defaults neither', a
         const app = await guardedApp(t, { redis, commandTimeout, resetTimeout: 60_000, max: 2 })
         app.get('/', ok)
         const failedCommands = async () =>
-          (await app.inject({ url: '/metrics', remoteAddress: '192.0.2.9' })).body.match(/^redis_guard_errors_total.*$/gm)
+          (await app.inject({ url: '/metrics', remoteAddress: '192.0.2.9' })).body.match(
+            /^redis_guard_errors_total.*$/gm
+          )
         t.equal(await statusOf(app, '/', { ip: '192.0.2.1' }), 200)
         t.equal(app.redisGuard.status.store, 'redis')
         await goDown(proxy, own)
@@ -277,12 +312,19 @@ t.test('9. invalid values stop the start, or the route, by name', async t => {
     t.throws(() => app.rateLimit(options), expected, `${name} of rateLimit()`)
     t.throws(() => app.createRateLimit(options), expected, `${name} of createRateLimit()`)
   }
-  for (const [name, value] of [['global', 'false'], ['cache', '5000'], ['ipv6Subnet', 129], ['ipv6Subnet', '64'], ['nameSpace', 5], ['enableDraftSpec', 1]] as const) {
-    await t.rejects(guardedApp(t, { [name]: value } as RedisGuardOptions), { code: 'GUARD_ERR_OPTIONS', message: new RegExp(`${name} must be `) }, name)
+  for (const [name, value] of [
+    ['global', 'false'], ['cache', '5000'], ['ipv6Subnet', 129], ['ipv6Subnet', '64'], ['nameSpace', 5],
+    ['enableDraftSpec', 1]
+  ] as const) {
+    await t.rejects(
+      guardedApp(t, { [name]: value } as RedisGuardOptions),
+      { code: 'GUARD_ERR_OPTIONS', message: new RegExp(`${name} must be `) },
+      name
+    )
   }
 })
 
-t.test('10. 404s are limited, with the routes of the global limit; GET and HEAD of a route share its quota', async t => {
+t.test('10. 404s are limited like the routes of the global limit; GET and HEAD share the quota of a route', async t => {
   await onBoth(t, async (t, open) => {
     const app = await open({ max: 3 })
     app.get('/', ok)
@@ -322,10 +364,13 @@ t.test('11. windows are not floored to seconds: 0.5 s expires, 1.9 s is no secon
       const url = `/${timeWindow}`
       const begunMs = performance.now()
       t.equal(await statusOf(app, url), 200)
-      const leftMs = Math.max(...await Promise.all((await client.keys(`seconds:*${url}`)).map(async key => await client.pttl(key))))
+      const leftMs =
+        Math.max(...await Promise.all((await client.keys(`seconds:*${url}`)).map(async key => await client.pttl(key))))
       const goneMs = performance.now() - begunMs
       // Clocks that count whole ms cut off one each. A window that is over has no key any more.
-      if (goneMs < timeWindow) t.ok(leftMs <= timeWindow && leftMs >= timeWindow - goneMs - 2, `${leftMs} ms of ${timeWindow} are left`)
+      if (goneMs < timeWindow) {
+        t.ok(leftMs <= timeWindow && leftMs >= timeWindow - goneMs - 2, `${leftMs} ms of ${timeWindow} are left`)
+      }
       await until(async () => await statusOf(app, url) === 200)
       t.ok(performance.now() - begunMs >= timeWindow - 2, 'not before')
     }))
@@ -335,14 +380,23 @@ t.test('11. windows are not floored to seconds: 0.5 s expires, 1.9 s is no secon
 t.test('12. IPv4 in the form of IPv6 is IPv4: no common bucket, and no way past a deny rule', async t => {
   await onBoth(t, async (t, open) => {
     for (const ipv6Subnet of [64, 0] as const) {
-      const app = await open({ max: 1, ipv6Subnet, nameSpace: `mapped-${ipv6Subnet}-${++nameSpaces}:`, allowList: ['198.51.100.7'] })
+      const app = await open({
+        max: 1,
+        ipv6Subnet,
+        nameSpace: `mapped-${ipv6Subnet}-${++nameSpaces}:`,
+        allowList: ['198.51.100.7']
+      })
       app.get('/', ok)
       t.same(await statusesFrom(app, ['::ffff:192.0.2.1', '::ffff:192.0.2.2', '::FFFF:c000:203']), [200, 200, 200])
-      t.same(await statusesFrom(app, ['192.0.2.1', '::ffff:c000:202', '192.0.2.3', '::ffff:198.51.100.7', '::ffff:198.51.100.7']), [429, 429, 429, 200, 200])
+      t.same(await statusesFrom(app, [
+        '192.0.2.1', '::ffff:c000:202', '192.0.2.3', '::ffff:198.51.100.7', '::ffff:198.51.100.7'
+      ]), [429, 429, 429, 200, 200])
       await app.redisGuard.blockIP('203.0.113.5', 60)
       await app.redisGuard.blockIP('203.0.113.64/26', 60)
       await app.redisGuard.blockIP('::ffff:203.0.113.9', 60)
-      t.same(await statusesFrom(app, ['::ffff:203.0.113.5', '::ffff:cb00:7105', '::ffff:203.0.113.65', '203.0.113.9']), [403, 403, 403, 403])
+      t.same(await statusesFrom(app, [
+        '::ffff:203.0.113.5', '::ffff:cb00:7105', '::ffff:203.0.113.65', '203.0.113.9'
+      ]), [403, 403, 403, 403])
       t.same(await statusesFrom(app, ['::ffff:203.0.113.6', '203.0.113.200']), [200, 200])
     }
   })

@@ -1,4 +1,7 @@
-/** Where the same row of a table is played: in memory, on Redis, on a Redis that is down; and, as proof of what is expected, with @fastify/rate-limit in memory. */
+/**
+ * Where the same row of a table is played: in memory, on Redis, on a Redis that is down; and, as proof of what is
+ * expected, with @fastify/rate-limit in memory.
+ */
 import { createRequire } from 'node:module'
 import Fastify, { type FastifyInstance, type FastifyPluginAsync } from 'fastify'
 import { Redis, type RedisOptions } from 'ioredis'
@@ -11,7 +14,9 @@ import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
 // Not by import: both packages declare Fastify's `config.rateLimit`, and their types would meet.
-const rateLimit = createRequire(import.meta.url)('@fastify/rate-limit') as FastifyPluginAsync & { normalizeIP (ip: string, ipv6Subnet?: number): string }
+const rateLimit = createRequire(import.meta.url)('@fastify/rate-limit') as FastifyPluginAsync & {
+  normalizeIP (ip: string, ipv6Subnet?: number): string
+}
 
 export const theirNormalizeIP = rateLimit.normalizeIP
 
@@ -28,7 +33,13 @@ export class Setting {
   /** where Redis is, or was */
   readonly #port: number
 
-  private constructor (t: Test, name: SettingName, server: RedisServer, nameSpace: string, proxy: TcpProxy | undefined) {
+  private constructor (
+    t: Test,
+    name: SettingName,
+    server: RedisServer,
+    nameSpace: string,
+    proxy: TcpProxy | undefined
+  ) {
     this.#t = t
     this.name = name
     this.#nameSpace = nameSpace
@@ -102,7 +113,10 @@ export class Setting {
     if (this.#proxy !== undefined) await until(() => app.redisGuard.status.store === 'memory')
   }
 
-  /** That the row was played where it says: the other store decided nothing, and no request waited for a time limit, unless it may. */
+  /**
+   * That the row was played where it says: the other store decided nothing, and no request waited for a time limit,
+   * unless it may.
+   */
   async check (mayWait = false): Promise<void> {
     const other = this.name === 'on Redis' ? 'memory' : 'redis'
     for (const registry of this.#registries) {

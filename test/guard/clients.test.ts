@@ -19,7 +19,11 @@ t.test('knows a client by its address, whatever form that comes in', async t => 
   for (const none of [undefined, null, 5, 'x', '']) known.push([none, undefined, 'unknown', false, false])
   for (const [ip, text, key, isPrefix, exempt] of known) {
     const client = clients.byAddress(ip)
-    t.same([client.address?.text, client.key, client.isPrefix, client.exempt], [text, key, isPrefix, exempt], String(ip))
+    t.same(
+      [client.address?.text, client.key, client.isPrefix, client.exempt],
+      [text, key, isPrefix, exempt],
+      String(ip)
+    )
     t.equal(clients.byAddress(ip), client, 'it is remembered')
   }
 })
@@ -37,7 +41,8 @@ t.test('knows a client by its connection and header, apart from one by its addre
 t.test('forgets what came longest ago, and not who comes again and again', async t => {
   const clients = newClients()
   let read = 0
-  const byHeader = (header: string) => clients.byConnection('10.0.0.1', header, { get ip () { return `read ${++read}` } })
+  const byHeader = (header: string) =>
+    clients.byConnection('10.0.0.1', header, { get ip () { return `read ${++read}` } })
   for (let i = 0; i < 3 * mostRemembered; i++) {
     byHeader(`header ${i}`)
     if (i % 1000 === 0) byHeader('again and again')
@@ -49,7 +54,7 @@ t.test('forgets what came longest ago, and not who comes again and again', async
   t.equal(read, 3 * mostRemembered + 2)
 })
 
-t.test('equal answers of a keyGenerator share the keys of their counters, and long ones are not remembered', async t => {
+t.test('equal answers of a keyGenerator share the keys of their counters; long ones are not remembered', async t => {
   const clients = newClients()
   for (const answer of ['user-1', 'ünlü', '\ud83d\ude00', '\ud800', '']) {
     t.equal(clients.counterKeysOf(answer).client, answer)

@@ -25,7 +25,8 @@ const keys = new Keys('guard:')
 function setUpFor (capacity: number) {
   const clock = { ms: 0 }
   const written: Refusals[] = []
-  const cache = new DenyCache({ keys, capacity, now: () => clock.ms, write: async refusals => { written.push(...refusals) } })
+  const cache =
+    new DenyCache({ keys, capacity, now: () => clock.ms, write: async refusals => { written.push(...refusals) } })
   return { cache, clock, written }
 }
 
@@ -63,7 +64,7 @@ function checkOf (algorithm: typeof algorithms[number], max: number, windowMs = 
   return { name: 'login', limit: defineLimit(algorithm, max, windowMs), cost }
 }
 
-t.test('while Redis is slow, refusals are written one after the other, and no more of them wait than keys are kept', async t => {
+t.test('while Redis is slow, refusals are written one by one, and no more wait than keys are kept', async t => {
   const check = checkOf('fixed-window', 1)
   const [writes, answers] = [[] as number[], [] as (() => void)[]]
   const cache = forOneLimit(new DenyCache({
@@ -176,7 +177,11 @@ t.test('ends with the window, by a clock of its own', async t => {
   clock.ms = 299.9
   t.equal(cache.refuse('client', check, true)!.retryAfterMs, 1)
   clock.ms = 300
-  t.equal(cache.refuse('client', check, true), undefined, 'also where the next one refuses as well: it is for Redis to begin it')
+  t.equal(
+    cache.refuse('client', check, true),
+    undefined,
+    'also where the next one refuses as well: it is for Redis to begin it'
+  )
 })
 
 t.test('what Redis refused stays refused while it cannot be asked', async t => {
@@ -201,7 +206,8 @@ t.test('a hit that can never fit asks no more often than others, where refusals 
       clock.ms = askAgainMs - 1
       const expected = redis(startMs + clock.ms)
       const { state } = expected.outcomes[0]!
-      const wanted = explainHit(ruleOf(check.limit).explain(state, expected.nowMs, check.limit, cost), check.limit, cost)
+      const wanted =
+        explainHit(ruleOf(check.limit).explain(state, expected.nowMs, check.limit, cost), check.limit, cost)
       t.same(cache.refuse('client', check, true), wanted)
       if (max > 0) t.equal(cache.refuse('client', { ...check, cost: 1 }, true), undefined, 'a cheaper one asks')
       clock.ms = askAgainMs
@@ -247,7 +253,9 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
       refusedHere++
       const toldOf = ({ accepted, outcomes }: Pick<Taken, 'accepted' | 'outcomes'>) => ({
         accepted,
-        outcomes: outcomes.map(({ fits, state }, i) => [fits, ruleOf(checks[i]!.limit).explain(state, nowMs, checks[i]!.limit, checks[i]!.cost)])
+        outcomes: outcomes.map(({ fits, state }, i) => {
+          return [fits, ruleOf(checks[i]!.limit).explain(state, nowMs, checks[i]!.limit, checks[i]!.cost)]
+        })
       })
       const [told, expected] = [toldOf(refused), toldOf(wanted)]
       if (!isDeepStrictEqual(told, expected)) return t.same(told, expected, `seed ${seed}, step ${step}`)
@@ -311,7 +319,12 @@ t.test('refusals are added up and written behind', async t => {
 t.test('a failed write does not end the process, and those after it are made', async t => {
   const check = checkOf('fixed-window', 0)
   let writes = 0
-  const cache = new DenyCache({ keys, capacity: 1, now: () => 0, write: async () => { if (++writes === 1) throw new Error('away') } })
+  const cache = new DenyCache({
+    keys,
+    capacity: 1,
+    now: () => 0,
+    write: async () => { if (++writes === 1) throw new Error('away') }
+  })
   cache.learn({ key: 'client', checks: [check] }, counter(check)(startMs))
   cache.refuse({ key: 'client', checks: [check] }, true)
   await until(() => writes === 1)
@@ -330,17 +343,24 @@ t.test('on a server', async t => {
     if (options.redis !== false) await until(() => app.redisGuard.status.store === 'redis')
     return app
   }
-  const scripts = async () => [...(await redis.info('commandstats')).matchAll(/^cmdstat_eval(?:sha)?:calls=(\d+)/gm)].reduce((sum, [, calls]) => sum + Number(calls), 0)
+  const scripts = async () => {
+    const calls = (await redis.info('commandstats')).matchAll(/^cmdstat_eval(?:sha)?:calls=(\d+)/gm)
+    return [...calls].reduce((sum, [, calls]) => sum + Number(calls), 0)
+  }
 
-  t.test('a flood costs Redis next to nothing, and is counted to the hit by counters, events, suspects and metrics', async t => {
+  t.test('a flood costs Redis next to nothing; counters, events, suspects and metrics count each hit', async t => {
     await redis.flushall()
     const app = await start(t, { max: 10, timeWindow: '1 hour', syncInterval: 60_000 })
     const flood = size(1000, 3000)
     const startMs = Date.now()
     for (let i = 0; i < 12; i++) await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
     const before = await scripts()
-    const answers = await Promise.all(Array.from({ length: flood }, async () => await app.inject({ url: '/', remoteAddress: '192.0.2.1' })))
-    t.ok(answers.every(({ statusCode, headers }) => statusCode === 429 && headers['x-ratelimit-remaining'] === '0' && Number(headers['retry-after']) > 30))
+    const answers = await Promise.all(Array.from({ length: flood }, async () => {
+      return await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
+    }))
+    t.ok(answers.every(({ statusCode, headers }) => {
+      return statusCode === 429 && headers['x-ratelimit-remaining'] === '0' && Number(headers['retry-after']) > 30
+    }))
     const total = flood + 12
     await until(async () => await redis.get('guard:fixed-window:{192.0.2.1}:global') === `10:${total - 10}`)
     // In a second: two questions, four writes of what was counted here, two of events, and a heartbeat.
@@ -348,7 +368,8 @@ t.test('on a server', async t => {
     t.ok(await scripts() - before < most, `${await scripts() - before} scripts, at most ${most}`)
     t.same(await app.redisGuard.getSuspiciousIPs(), [{ ip: '192.0.2.1', count: total - 10 }])
     const metrics = (await app.inject('/metrics')).payload
-    const limited = [...metrics.matchAll(/decisions_total\{limit="global",outcome="limited",source="\w+"\} (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0)
+    const counts = metrics.matchAll(/decisions_total\{limit="global",outcome="limited",source="\w+"\} (\d+)/g)
+    const limited = [...counts].reduce((sum, [, count]) => sum + Number(count), 0)
     t.equal(limited, total - 10)
   })
 
@@ -359,9 +380,18 @@ t.test('on a server', async t => {
         { name: 'requests', max: 1, timeWindow: '1 minute' },
         { name: 'backoff', max: 1, timeWindow: '10 minutes', exponentialBackoff: true }
       ],
-      batch: [{ name: 'requests', max: 1, timeWindow: '1 hour' }, { name: 'calls', max: 10, timeWindow: '1 hour', cost }],
-      ban: [{ name: 'requests', max: 1, timeWindow: '1 hour' }, { name: 'ban', max: 10, timeWindow: '1 day', cost, ban: 1 }],
-      shadow: [{ name: 'burst', max: 1, timeWindow: '1 hour' }, { name: 'shadow', max: 0, timeWindow: '1 day', shadow: true }]
+      batch: [
+        { name: 'requests', max: 1, timeWindow: '1 hour' },
+        { name: 'calls', max: 10, timeWindow: '1 hour', cost }
+      ],
+      ban: [
+        { name: 'requests', max: 1, timeWindow: '1 hour' },
+        { name: 'ban', max: 10, timeWindow: '1 day', cost, ban: 1 }
+      ],
+      shadow: [
+        { name: 'burst', max: 1, timeWindow: '1 hour' },
+        { name: 'shadow', max: 0, timeWindow: '1 day', shadow: true }
+      ]
     }
     const askedOf: Record<string, number> = {}
     // Refusals do not become old: no hit asks again because this machine is slow.

@@ -362,7 +362,7 @@ async function heartbeats (sent: readonly { readonly name: string }[]): Promise<
   await until(() => sent.slice(before).filter(({ name }) => name === 'pexpire').length >= 2)
 }
 
-t.test("the guard's own work runs in no request's context, and work for a request in that of the request", waits, async t => {
+t.test("the guard's own work runs in no request's context, a request's work in its own", waits, async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const lines: { msg: string, store: string | undefined }[] = []

@@ -14,7 +14,11 @@ function textOf ({ address }: Client): string | undefined {
 }
 
 /** Sends requests to an application whose hook reads each of them twice. */
-async function readings (t: Test, trustProxy: string[] | string | boolean | ((address: string) => boolean), passed: unknown = trustProxy) {
+async function readings (
+  t: Test,
+  trustProxy: string[] | string | boolean | ((address: string) => boolean),
+  passed: unknown = trustProxy
+) {
   const app = Fastify({ trustProxy })
   t.teardown(async () => await app.close())
   const clients = new Clients({ ipv6Subnet: 128, allowList: parseAddressList([]).list })
@@ -30,7 +34,9 @@ async function readings (t: Test, trustProxy: string[] | string | boolean | ((ad
   })
   const seen: { read: (string | undefined)[], ip: string }[] = []
   app.addHook('onRequest', (request, reply, done) => {
-    if (typeof request.headers['x-own'] === 'string') Object.defineProperty(request, 'ip', { value: request.headers['x-own'] })
+    if (typeof request.headers['x-own'] === 'string') {
+      Object.defineProperty(request, 'ip', { value: request.headers['x-own'] })
+    }
     seen.push({ read: [textOf(read(request)), textOf(read(request))], ip: request.ip })
     done()
   })
@@ -45,7 +51,10 @@ async function readings (t: Test, trustProxy: string[] | string | boolean | ((ad
 t.test('the client is the one of request.ip, whatever came before', async t => {
   const { send } = await readings(t, trusted)
   const connections = ['127.0.0.1', '10.1.2.3', '192.0.2.1', '2001:db8::1', '::1']
-  const headers = [undefined, '', ' ', ',', '198.51.100.1', '198.51.100.1, 10.0.0.1', '10.0.0.1, 198.51.100.1', 'nonsense', '10.0.0.1,10.0.0.2', '::ffff:10.0.0.1, 203.0.113.9', `${'10.0.0.1, '.repeat(30)}198.51.100.7`]
+  const headers = [
+    undefined, '', ' ', ',', '198.51.100.1', '198.51.100.1, 10.0.0.1', '10.0.0.1, 198.51.100.1', 'nonsense',
+    '10.0.0.1,10.0.0.2', '::ffff:10.0.0.1, 203.0.113.9', `${'10.0.0.1, '.repeat(30)}198.51.100.7`
+  ]
   for (const round of [1, 2]) {
     for (const connection of connections) {
       for (const header of headers) {

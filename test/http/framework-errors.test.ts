@@ -184,7 +184,10 @@ t.test('an error handler that fails, or answers nothing, gets the answer that it
 t.test('a trustProxy function that throws costs a malformed request a 500', async t => {
   const app = await guarded(t, {}, { trustProxy: () => { throw new Error('no proxy today') } })
   const forwarded = { 'x-forwarded-for': '192.0.2.1' }
-  t.match((await app.inject({ url: '/%zz', headers: forwarded })).json(), { statusCode: 500, message: 'no proxy today' })
+  t.match((await app.inject({ url: '/%zz', headers: forwarded })).json(), {
+    statusCode: 500,
+    message: 'no proxy today'
+  })
 })
 
 t.test('functions in the options get a request with empty params and query', async t => {

@@ -40,12 +40,27 @@ async function start (t: Test, options: RedisGuardOptions): Promise<Running> {
   app.get('/', async () => 'ok')
   app.get('/fixed', { config: { rateLimit: { max: 2 } } }, async () => 'ok')
   app.get('/listed', { config: { rateLimit: { allowList: [apiKey] } } }, async () => 'ok')
-  app.get('/asked', { config: { rateLimit: { allowList: (_, key) => { called.push(`allowList ${key}`); return true } } } }, async () => 'ok')
+  app.get('/asked', {
+    config: {
+      rateLimit: {
+        allowList: (_, key) => {
+          called.push(`allowList ${key}`)
+          return true
+        }
+      }
+    }
+  }, async () => 'ok')
   const limiter = app.createRateLimit({ max: 5 })
-  app.get('/function', { config: { rateLimit: false } }, async request => [await limiter(request), await limiter(request, { increment: false })])
+  app.get('/function', { config: { rateLimit: false } }, async request => {
+    return [await limiter(request), await limiter(request, { increment: false })]
+  })
   await app.ready()
   const get = async (key?: string, url = '/') =>
-    (await app.inject({ url, remoteAddress: '192.0.2.1', headers: key === undefined ? {} : { 'x-api-key': key } })).statusCode
+    (await app.inject({
+      url,
+      remoteAddress: '192.0.2.1',
+      headers: key === undefined ? {} : { 'x-api-key': key }
+    })).statusCode
   return { app, lines, called, get }
 }
 
@@ -66,7 +81,8 @@ async function everythingInRedis (): Promise<string> {
 const secret = 'a secret of the shop'
 
 for (const hashKeys of [true, secret]) {
-  t.test(`hashKeys ${hashKeys === true ? 'true' : 'with a secret'}: the key is in no place that somebody else reads, and callbacks have it`, async t => {
+  const how = hashKeys === true ? 'true' : 'with a secret'
+  t.test(`hashKeys ${how}: callbacks have the key, and no place that others read has it`, async t => {
     const { app, lines, called, get } = await start(t, { hashKeys })
     const published: unknown[] = []
     const listener = (message: unknown) => { published.push(message) }
@@ -74,7 +90,9 @@ for (const hashKeys of [true, secret]) {
       subscribe(`fastify-redis-guard:${name}`, listener)
       t.teardown(() => unsubscribe(`fastify-redis-guard:${name}`, listener))
     }
-    for (const url of ['/', '/fixed']) t.same([await get(apiKey, url), await get(apiKey, url), await get(apiKey, url)], [200, 200, 429])
+    for (const url of ['/', '/fixed']) {
+      t.same([await get(apiKey, url), await get(apiKey, url), await get(apiKey, url)], [200, 200, 429])
+    }
     t.same([await get(apiKey, '/listed'), await get(apiKey, '/asked')], [200, 200])
     const answer = await app.inject({ url: '/function', headers: { 'x-api-key': apiKey } })
     t.same(answer.json().map(({ key }: { key: string }) => key), [apiKey, apiKey], 'createRateLimit')
@@ -82,13 +100,19 @@ for (const hashKeys of [true, secret]) {
 
     const hash = keyHash(hashKeys === true ? 'guard:' : secret)(apiKey)
     t.match(hash, /^hmac:[\w-]{22}$/)
-    const seen = { redis: await everythingInRedis(), lines: JSON.stringify(lines), published: JSON.stringify(published), events: JSON.stringify(await app.redisGuard.getRateLimitEvents()) }
+    const seen = {
+      redis: await everythingInRedis(),
+      lines: JSON.stringify(lines),
+      published: JSON.stringify(published),
+      events: JSON.stringify(await app.redisGuard.getRateLimitEvents())
+    }
     for (const [place, text] of Object.entries(seen)) {
       t.notMatch(text, apiKey, place)
       t.ok(text.includes(hash), place)
     }
     t.same(called, [
-      `max ${apiKey}`, `exceeding ${apiKey}`, `max ${apiKey}`, `exceeding ${apiKey}`, `max ${apiKey}`, `exceeded ${apiKey}`,
+      `max ${apiKey}`, `exceeding ${apiKey}`, `max ${apiKey}`, `exceeding ${apiKey}`, `max ${apiKey}`,
+      `exceeded ${apiKey}`,
       `exceeding ${apiKey}`, `exceeding ${apiKey}`, `exceeded ${apiKey}`, `allowList ${apiKey}`
     ])
   })
@@ -98,7 +122,11 @@ t.test('a client is looked at and forgotten by its key, and by the hash that an 
   const { app, get } = await start(t, { hashKeys: true })
   const [other] = [await start(t, { hashKeys: true })]
   for (const name of [apiKey, keyHash('guard:')(apiKey)]) {
-    t.same([await get(apiKey, '/fixed'), await other.get(apiKey, '/fixed'), await get(apiKey, '/fixed')], [200, 200, 429], 'the same on all instances')
+    t.same(
+      [await get(apiKey, '/fixed'), await other.get(apiKey, '/fixed'), await get(apiKey, '/fixed')],
+      [200, 200, 429],
+      'the same on all instances'
+    )
     const peeked = await app.redisGuard.limits.peek(name)
     t.match(peeked.find(limit => limit.name === 'GET:/fixed'), { remaining: 0 })
     t.equal(await app.redisGuard.limits.reset({ key: name }), true)
@@ -108,8 +136,15 @@ t.test('a client is looked at and forgotten by its key, and by the hash that an 
 
 t.test('addresses are not hashed, and a client without a key is counted by its own', async t => {
   const { app, get } = await start(t, { hashKeys: true })
-  t.same([await get(undefined, '/fixed'), await get(undefined, '/fixed'), await get(undefined, '/fixed')], [200, 200, 429])
-  t.match((await app.redisGuard.limits.peek('192.0.2.1')).find(({ name }) => name === 'GET:/fixed@address'), { remaining: 0 })
+  t.same([
+    await get(undefined, '/fixed'),
+    await get(undefined, '/fixed'),
+    await get(undefined, '/fixed')
+  ], [200, 200, 429])
+  t.match(
+    (await app.redisGuard.limits.peek('192.0.2.1')).find(({ name }) => name === 'GET:/fixed@address'),
+    { remaining: 0 }
+  )
   t.equal(await get('192.0.2.1', '/fixed'), 200, 'whoever sends an address as a key is counted apart')
   t.match(await everythingInRedis(), /guard:fixed-window:\{192\.0\.2\.1\}/)
 })
@@ -129,7 +164,10 @@ t.test('without hashKeys keys are counted and shown unchanged', async t => {
 t.test('a secret that is too short stops the start, and is not shown', async t => {
   for (const hashKeys of ['too short', 12345, null]) {
     const error: unknown = await guardedApp(t, { hashKeys: hashKeys as string }).catch((thrown: unknown) => thrown)
-    t.match(error, { code: 'GUARD_ERR_OPTIONS', message: /hashKeys must be true, false, or a secret of at least 16 characters, got a value of type/ })
+    t.match(error, {
+      code: 'GUARD_ERR_OPTIONS',
+      message: /hashKeys must be true, false, or a secret of at least 16 characters, got a value of type/
+    })
     t.notMatch((error as Error).message, /too short|12345/)
   }
 })

@@ -76,7 +76,11 @@ async function get (app: FastifyInstance, options: InjectOptions | string = '/')
   return await app.inject(options)
 }
 
-async function statuses (app: FastifyInstance, count: number, options: InjectOptions | string = '/'): Promise<number[]> {
+async function statuses (
+  app: FastifyInstance,
+  count: number,
+  options: InjectOptions | string = '/'
+): Promise<number[]> {
   const all: number[] = []
   for (let i = 0; i < count; i++) all.push((await get(app, options)).statusCode)
   return all
@@ -96,14 +100,26 @@ onBoth('several limits are decided together: a hit that one refuses counts with 
   t.same(await statuses(app, 5), [429, 429, 429, 429, 429])
   await app.redisGuard.limits.set('GET:/:burst', { max: 100, timeWindow: '1 minute' })
   // 2 were let in, 5 refused; the day has counted the 2.
-  await until(async () => (await app.redisGuard.limits.peek('127.0.0.1')).some(({ name, max }) => name === 'GET:/:burst' && max === 100))
+  await until(async () => (await app.redisGuard.limits.peek('127.0.0.1')).some(({ name, max }) => {
+    return name === 'GET:/:burst' && max === 100
+  }))
   t.equal((await app.redisGuard.limits.peek('127.0.0.1')).find(({ name }) => name === 'GET:/:daily')!.remaining, 3)
 })
 
 onBoth('headers tell of the tightest of several limits, and of the one that refuses', async (t, newApp) => {
   const app = await newApp()
-  app.get('/', { config: { rateLimit: { limits: [{ name: 'hour', max: 3, timeWindow: '1 hour' }, { name: 'minute', max: 2, timeWindow: '1 minute' }] } } }, ok)
-  t.match((await get(app)).headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '1', 'x-ratelimit-reset': '60' })
+  app.get('/', {
+    config: {
+      rateLimit: {
+        limits: [{ name: 'hour', max: 3, timeWindow: '1 hour' }, { name: 'minute', max: 2, timeWindow: '1 minute' }]
+      }
+    }
+  }, ok)
+  t.match((await get(app)).headers, {
+    'x-ratelimit-limit': '2',
+    'x-ratelimit-remaining': '1',
+    'x-ratelimit-reset': '60'
+  })
   t.equal((await get(app)).statusCode, 200)
   const refused = await get(app)
   t.match(refused.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '0', 'retry-after': upToAMinute })
@@ -115,7 +131,8 @@ onBoth('headers tell of the tightest of several limits, and of the one that refu
 })
 
 onBoth('a route has its own list of limits, one limit of its own, or the list of the plugin', async (t, newApp) => {
-  const app = await newApp({ limits: [{ name: 'a', max: 1, timeWindow: 1000 }, { name: 'b', max: 2, timeWindow: 60_000 }] })
+  const app =
+    await newApp({ limits: [{ name: 'a', max: 1, timeWindow: 1000 }, { name: 'b', max: 2, timeWindow: 60_000 }] })
   app.get('/plugin', ok)
   app.get('/single', { config: { rateLimit: { max: 3 } } }, ok)
   app.get('/list', { config: { rateLimit: { limits: [{ name: 'c', max: 4, timeWindow: 1000 }] } } }, ok)
@@ -124,7 +141,9 @@ onBoth('a route has its own list of limits, one limit of its own, or the list of
   t.equal((await get(app, '/single')).headers['x-ratelimit-limit'], '3')
   t.equal((await get(app, '/list')).headers['x-ratelimit-limit'], '4')
   t.equal((await get(app, '/hook')).headers['x-ratelimit-limit'], '1')
-  t.same(app.redisGuard.limits.names, ['global:a', 'global:b', 'GET:/single', 'GET:/list:c', 'GET:/hook:a', 'GET:/hook:b'])
+  t.same(app.redisGuard.limits.names, [
+    'global:a', 'global:b', 'GET:/single', 'GET:/list:c', 'GET:/hook:a', 'GET:/hook:b'
+  ])
 })
 
 onBoth('a request of some cost counts for as many hits, and cheaper ones still fit', async (t, newApp) => {
@@ -170,7 +189,10 @@ onBoth('a request whose cost can never fit is a 429 without retry-after that say
     t.ok(Number((await get(app, `${url}?cost=1`)).headers['retry-after']) > 0)
     t.notOk('retry-after' in (await get(app, `${url}?cost=11`)).headers)
   }
-  t.match((await get(app, '/burst?cost=3')).json(), { status: 429, detail: /counts for more than the limit of 2 allows/ })
+  t.match((await get(app, '/burst?cost=3')).json(), {
+    status: 429,
+    detail: /counts for more than the limit of 2 allows/
+  })
   t.notOk('retry-after' in (await get(app, '/computed')).headers, 'a fixed cost above a computed max')
   t.equal((await get(app, '/nobody?cost=5')).headers['retry-after'], '60', 'a max of 0 refuses all, as ever')
 })
@@ -199,13 +221,14 @@ onBoth('the application may answer a request that can never fit with a 413', asy
   t.match(await statuses(app, 2, '/?cost=10'), [200, 429])
 })
 
-onBoth('a limiter says of a request that can never fit that it is exceeded, and would never pass', async (t, newApp) => {
+onBoth('a limiter says that a request that can never fit is exceeded and never passes', async (t, newApp) => {
   const app = await newApp()
   for (const algorithm of algorithms) {
     const check = app.createRateLimit({ max: 10, algorithm, cost: costOf })
     app.get(`/${algorithm}`, async request => {
       const { increment } = request.query as { increment: string }
-      const { isExceeded, ttl, ttlInSeconds } = await check(request, { increment: increment === 'true' }) as Record<string, unknown>
+      const { isExceeded, ttl, ttlInSeconds } =
+        await check(request, { increment: increment === 'true' }) as Record<string, unknown>
       return [isExceeded, String(ttl), String(ttlInSeconds)]
     })
   }
@@ -247,7 +270,9 @@ t.test('requests of cost 0 do not make a refused client ask Redis again', async 
   const app = await guardedApp(t, { redis: server.url, nameSpace, commandTimeout, max: 1, cost: costOf })
   app.get('/', ok)
   t.same(await statuses(app, 2, '/?cost=1'), [200, 429])
-  for (let i = 0; i < 5; i++) t.same([await statuses(app, 1, '/?cost=0'), await statuses(app, 1, '/?cost=1')], [[200], [429]])
+  for (let i = 0; i < 5; i++) {
+    t.same([await statuses(app, 1, '/?cost=0'), await statuses(app, 1, '/?cost=1')], [[200], [429]])
+  }
   const { body } = await get(app, '/metrics?cost=0')
   t.match(body, /outcome="limited",source="redis"} 1\n/)
   t.match(body, /outcome="limited",source="local"} 5\n/)
@@ -260,7 +285,13 @@ t.test('a cost of 0 leaves no trace in an outage, nor in Redis after it', async 
       const proxy = await TcpProxy.start(server.port)
       t.teardown(async () => await proxy.stop())
       const nameSpace = `test${++namespaces}:`
-      const app = await guardedApp(t, { redis: { port: proxy.port }, commandTimeout: 1000, resetTimeout: 100, nameSpace, onOutage })
+      const app = await guardedApp(t, {
+        redis: { port: proxy.port },
+        commandTimeout: 1000,
+        resetTimeout: 100,
+        nameSpace,
+        onOutage
+      })
       const limits = [
         { name: 'free', max: 5, timeWindow: '1 hour', cost: () => 0 },
         { name: 'paid', max: 5, timeWindow: '1 hour' }
@@ -273,7 +304,8 @@ t.test('a cost of 0 leaves no trace in an outage, nor in Redis after it', async 
           return app.redisGuard.status.store === store
         })
       }
-      const left = async () => (await app.redisGuard.limits.peek('127.0.0.1')).slice(1).map(({ remaining }) => remaining)
+      const left = async () =>
+        (await app.redisGuard.limits.peek('127.0.0.1')).slice(1).map(({ remaining }) => remaining)
       await goes('redis')
       t.same([await statuses(app, 1), await statuses(app, 1, '/?back')], [[200], [200]])
       await goes('memory')
@@ -320,7 +352,10 @@ onBoth('ban: the refusals after so many are 403s, until the window ends', async 
   const { message, ...body } = (await get(app)).json()
   t.match(message, retryInAMinute)
   t.same(body, { statusCode: 403, code: 'GUARD_BANNED', error: 'Forbidden' })
-  t.same(calls.slice(0, 6), ['exceeding 127.0.0.1', 'exceeded 127.0.0.1', 'exceeded 127.0.0.1', 'exceeded 127.0.0.1', 'ban 127.0.0.1', 'exceeded 127.0.0.1'])
+  t.same(calls.slice(0, 6), [
+    'exceeding 127.0.0.1', 'exceeded 127.0.0.1', 'exceeded 127.0.0.1', 'exceeded 127.0.0.1', 'ban 127.0.0.1',
+    'exceeded 127.0.0.1'
+  ])
   t.equal((await get(app, '/at-once')).statusCode, 403)
 })
 
@@ -353,7 +388,11 @@ t.test('a lock of centuries, from before there was a cap, becomes one of maxBack
   t.teardown(() => client.disconnect())
   const key = `${nameSpace}fixed-window:{127.0.0.1}:global`
   await client.set(key, '3:31', 'PX', 64_424_509_440_000)
-  t.match(await app.redisGuard.limits.peek('127.0.0.1'), [{ remaining: 0, retryAfterMs: 86_400_000, resetMs: 86_400_000 }])
+  t.match(await app.redisGuard.limits.peek('127.0.0.1'), [{
+    remaining: 0,
+    retryAfterMs: 86_400_000,
+    resetMs: 86_400_000
+  }])
   t.equal((await get(app)).headers['retry-after'], '86400')
   t.ok(await client.pttl(key) <= 86_400_000)
   // Of a client that is not over its limit, too.
@@ -375,16 +414,32 @@ onBoth('in shadow all is counted and reported, and nothing refused or told to cl
   t.match(body, /decisions_total\{limit="global",outcome="shadowed",source="\w+"\} 2\n/)
   await app.redisGuard.blockIP('127.0.0.1', 60)
   t.same(await statuses(app, 1), [200])
-  t.match((await get(app, '/metrics')).body, /decisions_total\{limit="",outcome="shadowed",source="local"\} 2\n/, 'one of them is the look at it')
+  t.match(
+    (await get(app, '/metrics')).body,
+    /decisions_total\{limit="",outcome="shadowed",source="local"\} 2\n/,
+    'one of them is the look at it'
+  )
 })
 
 onBoth('one of several limits may be in shadow: the others refuse', async (t, newApp) => {
   const app = await newApp()
-  app.get('/', { config: { rateLimit: { limits: [{ name: 'tight', max: 1, timeWindow: '1 minute', shadow: true }, { name: 'wide', max: 3, timeWindow: '1 minute' }] } } }, ok)
+  app.get('/', {
+    config: {
+      rateLimit: {
+        limits: [
+          { name: 'tight', max: 1, timeWindow: '1 minute', shadow: true },
+          { name: 'wide', max: 3, timeWindow: '1 minute' }
+        ]
+      }
+    }
+  }, ok)
   const first = await get(app)
   t.match(first.headers, { 'x-ratelimit-limit': '3', 'x-ratelimit-remaining': '2' })
   t.same(await statuses(app, 3), [200, 200, 429])
-  t.match((await get(app, '/metrics')).body, /decisions_total\{limit="GET:\/:tight",outcome="shadowed",source="\w+"\} [23]\n/)
+  t.match(
+    (await get(app, '/metrics')).body,
+    /decisions_total\{limit="GET:\/:tight",outcome="shadowed",source="\w+"\} [23]\n/
+  )
 })
 
 onBoth('enforce: a part of the clients is refused, always the same ones', async (t, newApp) => {
@@ -402,7 +457,8 @@ onBoth('enforce: a part of the clients is refused, always the same ones', async 
 })
 
 t.test('a part of all texts is as large as it should be, also where they follow on each other', async t => {
-  const inPart = Array.from({ length: 65_536 }, (_, i) => `global 10.0.${i >> 8}.${i & 255}`).filter(text => isInPart(text, 0.1)).length
+  const texts = Array.from({ length: 65_536 }, (_, i) => `global 10.0.${i >> 8}.${i & 255}`)
+  const inPart = texts.filter(text => isInPart(text, 0.1)).length
   t.ok(Math.abs(inPart / 65_536 - 0.1) < 0.01, `${inPart}`)
   t.same([isInPart('x', 0), isInPart('x', 1)], [false, true])
 })
@@ -410,10 +466,21 @@ t.test('a part of all texts is as large as it should be, also where they follow 
 onBoth('countWhen: only what it says counts, as failed logins', async (t, newApp) => {
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const app = await newApp()
-    const rateLimit: RouteRateLimitOptions = { max: 2, algorithm, timeWindow: '1 hour', countWhen: (request, reply) => reply.statusCode === 401 }
-    app.post('/login', { config: { rateLimit } }, async (request, reply) => { await reply.code((request.body as { right: boolean }).right ? 200 : 401).send() })
-    const login = async (right: boolean) => (await app.inject({ method: 'POST', url: '/login', payload: { right } })).statusCode
-    const isGivenBack = async (left: number) => await until(async () => (await app.redisGuard.limits.peek('127.0.0.1')).find(({ name }) => name === 'POST:/login')!.remaining === left)
+    const rateLimit: RouteRateLimitOptions = {
+      max: 2,
+      algorithm,
+      timeWindow: '1 hour',
+      countWhen: (request, reply) => reply.statusCode === 401
+    }
+    app.post('/login', { config: { rateLimit } }, async (request, reply) => {
+      await reply.code((request.body as { right: boolean }).right ? 200 : 401).send()
+    })
+    const login = async (right: boolean) =>
+      (await app.inject({ method: 'POST', url: '/login', payload: { right } })).statusCode
+    const isGivenBack = async (left: number) => await until(async () => {
+      const limits = await app.redisGuard.limits.peek('127.0.0.1')
+      return limits.find(({ name }) => name === 'POST:/login')!.remaining === left
+    })
     for (let i = 0; i < 5; i++) {
       t.equal(await login(true), 200)
       await isGivenBack(2)
@@ -443,8 +510,11 @@ t.test('countWhen is not asked about a request that nobody has counted', async t
 t.test('a countWhen that fails, or does not answer true or false, is logged, and the request counts', async t => {
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, {}, logTo(lines, 'error'))
-  const answers = [() => { throw new Error('broken') }, () => 'no', async () => { throw new Error('later') }] as unknown as NonNullable<RateLimitOptions['countWhen']>[]
-  answers.forEach((countWhen, i) => app.get(`/${i}`, { config: { rateLimit: { max: 1, countWhen } } }, ok))
+  const answers = [() => { throw new Error('broken') }, () => 'no', async () => { throw new Error('later') }]
+  for (const [i, answer] of answers.entries()) {
+    const countWhen = answer as unknown as NonNullable<RateLimitOptions['countWhen']>
+    app.get(`/${i}`, { config: { rateLimit: { max: 1, countWhen } } }, ok)
+  }
   for (let i = 0; i < 3; i++) {
     t.same(await statuses(app, 2, `/${i}`), [200, 429])
     t.equal(lines.length, i + 1)
@@ -469,10 +539,14 @@ onBoth('standard headers are structured fields, and name each limit', async (t, 
   app.get('/', { config: { rateLimit: burstAndDaily } }, ok)
   app.get('/für/"\\:id', { config: { rateLimit: { max: 2 ** 53 - 1, timeWindow: 1500 } } }, ok)
   app.get('/none', { config: { rateLimit: { standardHeaders: false } } }, ok)
-  const fieldsOf = (value: unknown) => parseList(value as string).map(([name, parameters]) => [name, Object.fromEntries(parameters)])
+  const fieldsOf = (value: unknown) =>
+    parseList(value as string).map(([name, parameters]) => [name, Object.fromEntries(parameters)])
   const { headers } = await get(app)
   t.notOk('x-ratelimit-limit' in headers)
-  t.same(fieldsOf(headers['ratelimit-policy']), [['GET:/:burst', { q: 2, w: 60 }], ['GET:/:daily', { q: 5, w: 86_400 }]])
+  t.same(fieldsOf(headers['ratelimit-policy']), [
+    ['GET:/:burst', { q: 2, w: 60 }],
+    ['GET:/:daily', { q: 5, w: 86_400 }]
+  ])
   t.same(fieldsOf(headers['ratelimit']), [['GET:/:burst', { r: 1, t: 60 }], ['GET:/:daily', { r: 4, t: 172_800 }]])
   await get(app)
   const refused = await get(app)
@@ -488,7 +562,9 @@ onBoth('standard headers are structured fields, and name each limit', async (t, 
 t.test('problemDetails: refusals are problems of RFC 9457', async t => {
   const app = await guardedApp(t, { max: 1, ban: 1, problemDetails: true })
   app.get('/', ok)
-  app.get('/hook', { config: { rateLimit: false }, preHandler: app.rateLimit({ max: 0 }) }, async () => { throw new Error('a refused request goes no further') })
+  app.get('/hook', { config: { rateLimit: false }, preHandler: app.rateLimit({ max: 0 }) }, async () => {
+    throw new Error('a refused request goes no further')
+  })
   await get(app)
   const refused = await get(app)
   t.equal(refused.statusCode, 429)
@@ -504,15 +580,22 @@ t.test('problemDetails: refusals are problems of RFC 9457', async t => {
     'violated-policies': ['global']
   })
   const banned = await get(app)
-  t.same([banned.statusCode, banned.json().type], [403, 'https://iana.org/assignments/http-problem-types#abnormal-usage-detected'])
+  t.same([banned.statusCode, banned.json().type], [
+    403,
+    'https://iana.org/assignments/http-problem-types#abnormal-usage-detected'
+  ])
   t.equal((await get(app, '/hook')).json().status, 429)
   await app.redisGuard.blockIP('192.0.2.9', 60)
   const blocked = await get(app, { url: '/', remoteAddress: '192.0.2.9' })
-  t.same([blocked.statusCode, blocked.headers['content-type'], blocked.json().detail], [403, 'application/problem+json; charset=utf-8', 'Address is blocked'])
-  await t.rejects(guardedApp(t, { problemDetails: true, errorResponseBuilder: () => ({}) }), { code: 'GUARD_ERR_OPTIONS' })
+  t.same([blocked.statusCode, blocked.headers['content-type'], blocked.json().detail], [
+    403, 'application/problem+json; charset=utf-8', 'Address is blocked'
+  ])
+  await t.rejects(guardedApp(t, { problemDetails: true, errorResponseBuilder: () => ({}) }), {
+    code: 'GUARD_ERR_OPTIONS'
+  })
 })
 
-onBoth('requests that were refused meanwhile leave nothing behind when those before them are given back', async (t, open) => {
+onBoth('refused requests leave nothing behind when those before them are given back', async (t, open) => {
   const app = await open({ max: 5, timeWindow: '10 minutes', countWhen: (request, reply) => reply.statusCode === 401 })
   app.get('/', ok)
   app.get('/wrong', async (request, reply) => await reply.code(401).send())
@@ -525,8 +608,12 @@ onBoth('requests that were refused meanwhile leave nothing behind when those bef
 })
 
 onBoth('refusals count for ban though hits are given back meanwhile, and lock what they lengthen', async (t, open) => {
-  for (const [penalty, expected] of [[{ ban: 3 }, [429, 429, 429, 403, 403, 403]], [{ exponentialBackoff: true }, [429, 429, 429, 429, 429, 429]]] as const) {
-    const app = await open({ max: 3, timeWindow: '1 hour', ...penalty, countWhen: (request, reply) => reply.statusCode === 401 })
+  for (const [penalty, expected] of [
+    [{ ban: 3 }, [429, 429, 429, 403, 403, 403]],
+    [{ exponentialBackoff: true }, [429, 429, 429, 429, 429, 429]]
+  ] as const) {
+    const app =
+      await open({ max: 3, timeWindow: '1 hour', ...penalty, countWhen: (request, reply) => reply.statusCode === 401 })
     const answers: (() => void)[] = []
     app.get('/held', async () => await new Promise(resolve => answers.push(() => resolve('ok'))))
     app.get('/wrong', async (request, reply) => await reply.code(401).send())
@@ -590,7 +677,7 @@ onBoth('what a larger max let pass stays counted when a hit of a smaller one is 
   }
 })
 
-onBoth('a limit that is lowered bans nobody for what passed, and one that is raised frees its clients', async (t, newApp) => {
+onBoth('a lowered limit bans nobody for what passed, and a raised one frees its clients', async (t, newApp) => {
   const app = await newApp({ max: 10, timeWindow: '10 minutes', ban: 2 })
   app.get('/', ok)
   t.same(await statuses(app, 8), Array(8).fill(200))
@@ -600,8 +687,13 @@ onBoth('a limit that is lowered bans nobody for what passed, and one that is rai
   t.same(await statuses(app, 2), [200, 200])
 })
 
-onBoth('a refused request is a refusal to ban and the rest whatever it costs, and leaves room for cheaper ones', async (t, open) => {
-  const app = await open({ max: 5, timeWindow: '1 hour', ban: 2, cost: request => (request.query as { cost?: string }).cost === '1' ? 1 : 2 })
+onBoth('a refused request counts as one refusal at any cost, and leaves room for cheaper ones', async (t, open) => {
+  const app = await open({
+    max: 5,
+    timeWindow: '1 hour',
+    ban: 2,
+    cost: request => (request.query as { cost?: string }).cost === '1' ? 1 : 2
+  })
   app.get('/', ok)
   t.same(await statuses(app, 6), [200, 200, 429, 429, 403, 403])
   t.equal((await get(app, '/?cost=1')).statusCode, 200)
@@ -638,7 +730,10 @@ t.test('limits of different routes that would be called alike are refused', asyn
   const app = await guardedApp(t)
   const limits = [{ name: 'id', max: 1, timeWindow: 1000 }]
   app.get('/files/', { config: { rateLimit: { limits } } }, ok)
-  t.throws(() => app.get('/files/:id', { config: { rateLimit: { max: 1 } } }, ok), { code: 'GUARD_ERR_OPTIONS', message: /the limit GET:\/files\/:id must be one whose name is not already used by another route or group, got/ })
+  t.throws(() => app.get('/files/:id', { config: { rateLimit: { max: 1 } } }, ok), {
+    code: 'GUARD_ERR_OPTIONS',
+    message: /the limit GET:\/files\/:id must be one whose name is not already used by another route or group, got/
+  })
 })
 
 t.test('HEAD shares the quota of GET under a prefix, and where it comes first', async t => {
@@ -664,7 +759,9 @@ t.test('what is no address is one client whatever the prefix', async t => {
   const app = await guardedApp(t, { max: 2 })
   app.get('/', { config: { rateLimit: { ipv6Subnet: 32 } } }, ok)
   const from = async (remoteAddress: string) => await statuses(app, 1, { url: '/', remoteAddress })
-  t.same([await from('no address'), await from('another'), await from('a third'), await from('2001:db8::1')], [[200], [200], [429], [200]])
+  t.same([
+    await from('no address'), await from('another'), await from('a third'), await from('2001:db8::1')
+  ], [[200], [200], [429], [200]])
 })
 
 t.test('a route that comes later, and could not be as its group was set, is as it is configured', async t => {
@@ -679,8 +776,12 @@ t.test('a route that comes later, and could not be as its group was set, is as i
 t.test('a look leaves limits in shadow out', async t => {
   const app = await guardedApp(t)
   const shadow = app.createRateLimit({ max: 0, shadow: true })
-  const mixed = app.createRateLimit({ limits: [{ name: 'a', max: 5, timeWindow: 1000 }, { name: 'b', max: 0, timeWindow: 1000, shadow: true }] })
-  app.get('/', { config: { rateLimit: false } }, async request => [await shadow(request, { increment: false }), await mixed(request, { increment: false })])
+  const mixed = app.createRateLimit({
+    limits: [{ name: 'a', max: 5, timeWindow: 1000 }, { name: 'b', max: 0, timeWindow: 1000, shadow: true }]
+  })
+  app.get('/', { config: { rateLimit: false } }, async request => {
+    return [await shadow(request, { increment: false }), await mixed(request, { increment: false })]
+  })
   t.match((await get(app)).json(), [{ isAllowed: true, key: '127.0.0.1' }, { isExceeded: false, max: 5, remaining: 5 }])
 })
 
@@ -702,7 +803,8 @@ t.test('options that do not go together are refused at registration', async t =>
     [{ limits: [{ name: 'a', max: 1, timeWindow: 1 }, { name: 'a', max: 1, timeWindow: 1 }] }, ['limits[1].name']],
     [{ limits: [{ max: 1, timeWindow: 1 }] as never }, ['limits[0].name']],
     [{ limits: [{ name: 'a' }] as never }, ['limits[0].max', 'limits[0].timeWindow']],
-    [{ limits: [{ name: 'a b', max: -1, timeWindow: 'soon', typo: 1 }] as never }, ['limits[0].max', 'limits[0].timeWindow', 'limits[0].typo', 'limits[0].name']],
+    [{ limits: [{ name: 'a b', max: -1, timeWindow: 'soon', typo: 1 }] as never },
+      ['limits[0].max', 'limits[0].timeWindow', 'limits[0].typo', 'limits[0].name']],
     [{ max: 1, timeWindow: 5, limits: [{ name: 'a', max: 1, timeWindow: 1 }] }, ['max', 'timeWindow']],
     [{ limits: [{ name: 'a', max: 1, timeWindow: 1, cost: 2 }] }, ['limits[0].cost']],
     [{ algorithm: 'gcra', ban: 1 }, ['ban']],
@@ -715,7 +817,8 @@ t.test('options that do not go together are refused at registration', async t =>
     [{ limits: [{ name: 'a', max: 1, timeWindow: 1, algorithm: 'gcra', maxBackoff: 1 }] }, ['limits[0].maxBackoff']]
   ]
   for (const [options, names] of wrong) {
-    const error = await guardedApp(t, options).then(() => undefined, (error: { problems: { option: string }[] }) => error)
+    const error =
+      await guardedApp(t, options).then(() => undefined, (error: { problems: { option: string }[] }) => error)
     t.same(error?.problems.map(({ option }) => option), names, JSON.stringify(options))
   }
   const fine: RedisGuardOptions[] = [
@@ -740,17 +843,20 @@ const unusable: readonly (readonly [name: string, options: RouteRateLimitOptions
   ['fraction', { max: () => 1.5 }, 'max must be a whole number >= 0, or Infinity, got 1.5'],
   ['text', { max: () => '5' as never }, 'max must be a whole number >= 0, or Infinity, got "5"'],
   ['nothing', { max: () => undefined as never }, 'max must be a whole number >= 0, or Infinity, got undefined'],
-  ['window', { timeWindow: () => Infinity }, 'timeWindow must be a whole number of ms from 1 to 316224000000, got Infinity'],
-  ['large', { max: () => 1e9, timeWindow: 1e9, algorithm: 'gcra' }, 'max times timeWindow must stay below 2^51 for gcra, ' +
-    'got 1000000000 per 1000000000 ms; use fixed-window or a shorter window'],
+  ['window', { timeWindow: () => Infinity },
+    'timeWindow must be a whole number of ms from 1 to 316224000000, got Infinity'],
+  ['large', { max: () => 1e9, timeWindow: 1e9, algorithm: 'gcra' },
+    'max times timeWindow must stay below 2^51 for gcra, got 1000000000 per 1000000000 ms; ' +
+    'use fixed-window or a shorter window'],
   ['cost', { cost: () => -1 }, 'cost must be a whole number >= 0, got -1'],
-  ['key', { keyGenerator: () => ['a'] as never }, 'keyGenerator must answer a string, a finite number, a BigInt, bytes or ' +
-    'an object with a toString of its own, got an array of 1'],
+  ['key', { keyGenerator: () => ['a'] as never },
+    'keyGenerator must answer a string, a finite number, a BigInt, bytes or an object with a toString of its own, ' +
+    'got an array of 1'],
   ['throws', { allowList: failingAtOnce['throws nothing']! }, 'allowList failed without an error'],
   ['rejects', { cost: failingLater['rejects with nothing'] as () => never }, 'cost failed without an error']
 ]
 
-onBoth('functions that answer what no limit can be get a 500 that says no more; the log names limit, place and value', async (t, newApp) => {
+onBoth('functions that answer no limit get a bare 500; the log names limit, place and value', async (t, newApp) => {
   const lines: { err: { message: string, stack: string } }[] = []
   const app = await newApp({}, logTo(lines as never[], 'error'))
   for (const [name, rateLimit] of unusable) app.get(`/${name}/:id`, { config: { rateLimit } }, ok)
@@ -760,7 +866,10 @@ onBoth('functions that answer what no limit can be get a 500 that says no more; 
   const check = app.createRateLimit({ max: () => NaN })
   app.get('/limiter', { config: { rateLimit: false } }, async request => await check(request, { increment: false }))
   const shown = {
-    statusCode: 500, code: 'GUARD_ERR_LIMIT', error: 'Internal Server Error', message: 'The request cannot be rate limited'
+    statusCode: 500,
+    code: 'GUARD_ERR_LIMIT',
+    error: 'Internal Server Error',
+    message: 'The request cannot be rate limited'
   }
   for (const [name, , message] of unusable) {
     lines.length = 0
@@ -769,7 +878,11 @@ onBoth('functions that answer what no limit can be get a 500 that says no more; 
     t.match(lines, [{ err: { type: 'LimitError', message: `${shown.message}: ${message}, ${place}` } }], name)
   }
   const isNaN = 'max must be a whole number >= 0, or Infinity, got NaN'
-  for (const [url, limit] of [['/several', 'GET:/several:b'], ['/group', 'group:g'], ['/limiter', 'limiter:1']] as const) {
+  for (const [url, limit] of [
+    ['/several', 'GET:/several:b'],
+    ['/group', 'group:g'],
+    ['/limiter', 'limiter:1']
+  ] as const) {
     lines.length = 0
     t.same((await get(app, url)).json(), shown, url)
     t.match(lines, [{ err: { message: `${shown.message}: ${isNaN}, in the limit ${limit} at GET ${url}` } }], url)
@@ -794,10 +907,15 @@ t.test('what a function of the options throws is the answer, as it is', async t 
   }
 })
 
-onBoth('a max of Infinity is no limit: requests pass uncounted, without headers, and are told of', async (t, newApp) => {
+onBoth('a max of Infinity is no limit: requests pass uncounted, without headers', async (t, newApp) => {
   const calls: string[] = []
   const nameSpace = `test${++namespaces}:`
-  const app = await newApp({ max: Infinity, nameSpace, onExceeding: request => { calls.push(request.url) }, standardHeaders: true })
+  const app = await newApp({
+    max: Infinity,
+    nameSpace,
+    onExceeding: request => { calls.push(request.url) },
+    standardHeaders: true
+  })
   const routes: Record<string, RouteRateLimitOptions> = {
     '/route': { max: Infinity },
     '/function': { max: () => Infinity },
@@ -805,7 +923,9 @@ onBoth('a max of Infinity is no limit: requests pass uncounted, without headers,
     '/dear': { cost: 10 },
     '/sliding-window': { algorithm: 'sliding-window' },
     '/gcra': { algorithm: 'gcra', burst: 5 },
-    '/list': { limits: [{ name: 'a', max: Infinity, timeWindow: 1000 }, { name: 'b', max: () => Infinity, timeWindow: 1000 }] },
+    '/list': {
+      limits: [{ name: 'a', max: Infinity, timeWindow: 1000 }, { name: 'b', max: () => Infinity, timeWindow: 1000 }]
+    },
     '/shadow': { shadow: true }
   }
   app.get('/', ok)
@@ -860,7 +980,8 @@ t.test('a function of the options that never answers is given up after 5 seconds
   app.get('/', { config: { rateLimit: { max: never } } }, ok)
   const clock = mockMachinery(t, 'setTimeout')
   const answer = app.inject('/')
-  const isWaiting = async () => await Promise.race([answer.then(() => false), new Promise<boolean>(resolve => setImmediate(resolve, true))])
+  const isWaiting = async () =>
+    await Promise.race([answer.then(() => false), new Promise<boolean>(resolve => setImmediate(resolve, true))])
   let passedMs = 0
   while (await isWaiting()) clock.tick(passedMs += 100)
   t.ok(passedMs >= 400, `${passedMs}`)
@@ -883,7 +1004,7 @@ t.test('a refusal of several limits is given in the process, too, and tells of t
   t.match(body, /decisions_total\{limit="GET:\/:hour",outcome="limited",source="local"\} 3\n/)
 })
 
-t.test('limits that are all in shadow let pass, whoever answers, and are told of once where none would refuse', async t => {
+t.test('limits that are all in shadow let pass, and are reported once where none would refuse', async t => {
   const app = await guardedApp(t)
   const limits = [{ name: 'a', max: 1, timeWindow: '1 minute' }, { name: 'b', max: 1, timeWindow: '1 minute' }]
   app.get('/', { config: { rateLimit: { limits, shadow: true } } }, ok)
@@ -896,7 +1017,17 @@ t.test('limits that are all in shadow let pass, whoever answers, and are told of
 
 t.test('of limits with as much left the one that takes longer to be whole again is told of', async t => {
   const app = await guardedApp(t)
-  app.get('/', { config: { rateLimit: { limits: [{ name: 'a', max: 2, timeWindow: 1000 }, { name: 'b', max: 2, timeWindow: 9000 }, { name: 'c', max: 2, timeWindow: 3000 }] } } }, ok)
+  app.get('/', {
+    config: {
+      rateLimit: {
+        limits: [
+          { name: 'a', max: 2, timeWindow: 1000 },
+          { name: 'b', max: 2, timeWindow: 9000 },
+          { name: 'c', max: 2, timeWindow: 3000 }
+        ]
+      }
+    }
+  }, ok)
   t.equal((await get(app)).headers['x-ratelimit-reset'], '9')
 })
 
@@ -919,11 +1050,19 @@ t.test('with Redis away, onOutage is for limits that are in force', async t => {
   t.same([await statuses(allow, 1), await statuses(deny, 1)], [[200], [503]])
   t.same([await statuses(allow, 1, '/shadow'), await statuses(deny, 1, '/shadow')], [[200], [200]])
   t.match((await get(allow, '/function')).json(), { isExceeded: false, remaining: 3, ttl: 0 })
-  t.match((await get(deny, '/function')).json(), { statusCode: 503, message: 'Requests cannot be counted at the moment' })
+  t.match((await get(deny, '/function')).json(), {
+    statusCode: 503,
+    message: 'Requests cannot be counted at the moment'
+  })
   t.same([await statuses(allow, 1, '/hook'), await statuses(deny, 1, '/hook')], [[200], [503]])
   const fails = await guardedApp(t, { redis: gone.url, connectTimeout: 100, skipOnError: false })
-  const limiters = [fails.createRateLimit(), fails.createRateLimit({ max: () => { throw Object.assign(new Error('broken'), { statusCode: 418 }) } })]
-  limiters.forEach((limiter, i) => fails.get(`/${i}`, { config: { rateLimit: false } }, async request => await limiter(request)))
+  const limiters = [
+    fails.createRateLimit(),
+    fails.createRateLimit({ max: () => { throw Object.assign(new Error('broken'), { statusCode: 418 }) } })
+  ]
+  for (const [i, limiter] of limiters.entries()) {
+    fails.get(`/${i}`, { config: { rateLimit: false } }, async request => await limiter(request))
+  }
   t.match((await get(fails, '/0')).json(), { statusCode: 500, code: 'GUARD_ERR_STORE_UNAVAILABLE' })
   t.equal((await get(fails, '/1')).statusCode, 418)
 })
@@ -960,7 +1099,8 @@ for (const algorithm of algorithms) {
 }
 
 t.test('clients without a key are limited by their address, by computed limits too, in shadow or in force', async t => {
-  const app = await guardedApp(t, { max: async () => 1, keyGenerator: request => request.headers['x-api-key'] as string, ban: 0 })
+  const app =
+    await guardedApp(t, { max: async () => 1, keyGenerator: request => request.headers['x-api-key'] as string, ban: 0 })
   app.get('/', ok)
   t.same(await statuses(app, 2), [200, 403])
   t.same(await statuses(app, 2, { url: '/', headers: { 'x-api-key': '127.0.0.1' } }), [200, 403])
@@ -968,8 +1108,10 @@ t.test('clients without a key are limited by their address, by computed limits t
 
 t.test('normalizeIP gives the key by which the plugin tells addresses apart', async t => {
   for (const [ip, bits, key] of [
-    ['198.51.100.1', undefined, '198.51.100.1'], ['::ffff:198.51.100.1', undefined, '198.51.100.1'], ['64:ff9b::198.51.100.1', undefined, '198.51.100.1'],
-    ['2001:DB8:1:2:3::4', undefined, '2001:db8:1:2::'], ['2001:db8:1:2:3::4', 48, '2001:db8:1::'], ['2001:db8::4', 128, '2001:db8::4'], ['No-Address', undefined, 'no-address']
+    ['198.51.100.1', undefined, '198.51.100.1'], ['::ffff:198.51.100.1', undefined, '198.51.100.1'],
+    ['64:ff9b::198.51.100.1', undefined, '198.51.100.1'],
+    ['2001:DB8:1:2:3::4', undefined, '2001:db8:1:2::'], ['2001:db8:1:2:3::4', 48, '2001:db8:1::'],
+    ['2001:db8::4', 128, '2001:db8::4'], ['No-Address', undefined, 'no-address']
   ] as const) t.equal(normalizeIP(ip, bits), key)
   t.throws(() => normalizeIP(5 as never), { code: 'GUARD_ERR_ARGUMENT' })
   t.throws(() => normalizeIP('::1', 129), { code: 'GUARD_ERR_ARGUMENT' })

@@ -152,7 +152,11 @@ onBoth('hooks of one group count once where their limits are the same, and each 
   app.get('/same', { config: { rateLimit: group }, preHandler: app.rateLimit(group) }, ok)
   const allowList = ['192.0.2.1', '198.51.100.0/24', 'partner', { key: '203.0.113.7' }]
   const listed = { max: 9, groupId: 'listed', allowList }
-  app.get('/listed', { config: { rateLimit: listed }, preHandler: app.rateLimit({ ...listed, allowList: [...allowList] }) }, ok)
+  app.get(
+    '/listed',
+    { config: { rateLimit: listed }, preHandler: app.rateLimit({ ...listed, allowList: [...allowList] }) },
+    ok
+  )
   const others: RouteRateLimitOptions[] = [
     { max: 4 }, { shadow: true }, { allowList: ['192.0.2.1'] }, { allowList: () => false }, { skip: () => false },
     { countWhen: () => true }, { onOutage: 'share' }

@@ -48,7 +48,11 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
   for (const [name, atOnce, later] of functions) {
     t.test(`${name} that fails affects no other request, ${where}`, async t => {
       const lines: Record<string, unknown>[] = []
-      const app = await guardedApp(t, { redis, nameSpace: `${name}:`, commandTimeout: 20_000, max: 1, global: false }, logTo(lines))
+      const app = await guardedApp(
+        t,
+        { redis, nameSpace: `${name}:`, commandTimeout: 20_000, max: 1, global: false },
+        logTo(lines)
+      )
       const ways = [
         ...Object.entries({ ...failingAtOnce, ...failingWhenRead }).map(way => [...way, atOnce] as const),
         ...Object.entries(failingLater).map(way => [...way, later] as const)

@@ -78,7 +78,9 @@ const replace: Step = async blocks => await blocks.block({ ...blockOf(ip, hourMs
 const unblock: Step = async blocks => await blocks.unblock(ip)
 
 /** Each with the reasons of what stands in the end. */
-const histories: Readonly<Record<string, readonly [before: Step | undefined, hung: Step, after: Step, standing: string[]]>> = {
+type History = readonly [before: Step | undefined, hung: Step, after: Step, standing: string[]]
+
+const histories: Readonly<Record<string, History>> = {
   'a block, then an unblock': [undefined, block, unblock, []],
   'an unblock, then a block': [block, unblock, blockLonger, [String(2 * hourMs)]],
   'a block, then one that replaces it': [undefined, block, replace, [String(hourMs / 2)]]

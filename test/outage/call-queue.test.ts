@@ -7,7 +7,11 @@ const turn = async () => await new Promise(resolve => setImmediate(resolve))
 
 /** A queue whose calls end when they are told to. */
 function setUp (inCall: number, atOnce: number) {
-  const calls: { readonly items: readonly number[], readonly resolve: (answers: readonly string[]) => void, readonly reject: (error: Error) => void }[] = []
+  const calls: {
+    readonly items: readonly number[],
+    readonly resolve: (answers: readonly string[]) => void,
+    readonly reject: (error: Error) => void
+  }[] = []
   const send = async (items: readonly number[]) =>
     await new Promise<readonly string[]>((resolve, reject) => calls.push({ items, resolve, reject }))
   const queue = new CallQueue({ send, inCall, atOnce })

@@ -109,7 +109,9 @@ const faults: Record<string, Fault> = {
       await client.call('CONFIG', 'SET', 'key-load-delay', '2000', 'loading-process-events-interval-bytes', '1024')
       client.call('DEBUG', 'RELOAD').then(() => client.disconnect(), () => {})
       const observer = server.client({ enableReadyCheck: false })
-      await until(async () => await observer.get('x').then(() => false, (error: Error) => /^LOADING/.test(error.message)))
+      await until(async () => {
+        return await observer.get('x').then(() => false, (error: Error) => /^LOADING/.test(error.message))
+      })
       observer.disconnect()
     },
     end: async ({ server }) => {
@@ -145,7 +147,7 @@ const faults: Record<string, Fault> = {
   }
 }
 for (const [name, fault] of Object.entries(faults)) {
-  t.test(`a Redis that ${name}: requests wait for one command at most, none gets a 500, and it is used again when it is well`, { buffered: true }, async t => {
+  t.test(`a Redis that ${name}: at most one command of waiting, no 500, used again`, { buffered: true }, async t => {
     const setup = await setUp(t)
     const { app, lines } = setup
     for (let i = 0; i < 5; i++) await timed(app)
@@ -216,7 +218,7 @@ t.test('a method that finds Redis gone is answered from memory, within the time 
   t.match(await app.redisGuard.getBlockedIPs(), [{ ip: '192.0.2.1' }])
 })
 
-t.test('skipOnError: true lets requests pass uncounted, false fails them, while Redis is away', { buffered: true }, async t => {
+t.test('skipOnError while Redis is away: true lets pass uncounted, false fails', { buffered: true }, async t => {
   const { app, server } = await setUp(t, { max: 2 })
   app.get('/skip', { config: { rateLimit: { skipOnError: true, timeWindow: '1 minute' } } }, async () => 'ok')
   app.get('/fail', { config: { rateLimit: { skipOnError: false } } }, async () => 'ok')
@@ -226,36 +228,55 @@ t.test('skipOnError: true lets requests pass uncounted, false fails them, while 
     t.equal(skipped.statusCode, 200)
     t.match(skipped.headers, { 'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '2', 'x-ratelimit-reset': '0' })
     t.same((await app.inject('/fail')).json(), {
-      statusCode: 500, code: 'GUARD_ERR_STORE_UNAVAILABLE', error: 'Internal Server Error', message: 'The rate limit store is unavailable'
+      statusCode: 500,
+      code: 'GUARD_ERR_STORE_UNAVAILABLE',
+      error: 'Internal Server Error',
+      message: 'The rate limit store is unavailable'
     })
   }
 })
 
-t.test('onOutage: allow lets requests pass uncounted, deny answers 503 as a problem, and both count again when Redis is back', { buffered: true }, async t => {
+t.test('onOutage: allow lets pass uncounted, deny answers 503, both until the end', { buffered: true }, async t => {
   const { app, server } = await setUp(t, { max: 2 })
   const finished: string[] = []
   app.addHook('onResponse', async ({ url }) => { finished.push(url) })
   app.get('/allow', { config: { rateLimit: { onOutage: 'allow', timeWindow: '1 minute' } } }, async () => 'ok')
-  app.get('/deny', { config: { rateLimit: { onOutage: 'deny' } }, schema: { response: { 503: { type: 'object', properties: {} } } } }, async () => 'ok')
+  app.get(
+    '/deny',
+    { config: { rateLimit: { onOutage: 'deny' } }, schema: { response: { 503: { type: 'object', properties: {} } } } },
+    async () => 'ok'
+  )
   t.equal((await app.inject('/deny')).statusCode, 200)
   server.signal('SIGSTOP')
   for (let i = 0; i < 4; i++) {
     t.match((await app.inject('/allow')).headers, { 'x-ratelimit-remaining': '2' })
     // Of an IPv6 client another key is shown than is counted.
     const denied = await app.inject({ url: '/deny', ...(i === 0 ? { remoteAddress: '2001:db8::1' } : {}) })
-    t.match(denied.headers, { 'content-type': 'application/problem+json', 'retry-after': '1', 'cache-control': 'no-store' })
+    t.match(denied.headers, {
+      'content-type': 'application/problem+json',
+      'retry-after': '1',
+      'cache-control': 'no-store'
+    })
     t.equal(denied.statusCode, 503)
-    t.match(denied.json(), { type: 'https://iana.org/assignments/http-problem-types#temporary-reduced-capacity', status: 503 })
+    t.match(denied.json(), {
+      type: 'https://iana.org/assignments/http-problem-types#temporary-reduced-capacity',
+      status: 503
+    })
   }
   server.signal('SIGCONT')
   await until(() => app.redisGuard.status.store === 'redis')
   t.equal((await app.inject('/deny')).statusCode, 200)
   t.equal(finished.length, 10)
-  t.match((await app.inject('/metrics')).body, /redis_guard_decisions_total\{limit="GET:\/deny",outcome="denied",source="local"\} 4/)
+  t.match(
+    (await app.inject('/metrics')).body,
+    /redis_guard_decisions_total\{limit="GET:\/deny",outcome="denied",source="local"\} 4/
+  )
 })
 
-t.test('skipOnError and onOutage mean nothing where memory is the store that was asked for', { buffered: true }, async t => {
-  for (const option of [{ skipOnError: true }, { skipOnError: false }, { onOutage: 'allow' }, { onOutage: 'deny' }, { onOutage: 'share' }] as const) {
+t.test('skipOnError and onOutage change nothing where memory is the chosen store', { buffered: true }, async t => {
+  for (const option of [
+    { skipOnError: true }, { skipOnError: false }, { onOutage: 'allow' }, { onOutage: 'deny' }, { onOutage: 'share' }
+  ] as const) {
     const app = await guardedApp(t, { ...option, max: 1 })
     app.get('/', async () => 'ok')
     t.same([(await timed(app)).status, (await timed(app)).status], [200, 429])
@@ -279,7 +300,7 @@ t.test('a switch is an event, once in each direction', { buffered: true }, async
   t.same(heard, ['memory open false true', 'redis closed true true'])
 })
 
-t.test('a reply that makes no sense refuses nobody: memory answers that request, and it is counted', { buffered: true }, async t => {
+t.test('a reply that makes no sense refuses nobody: memory answers, which counts', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const own = server.client()
@@ -287,7 +308,9 @@ t.test('a reply that makes no sense refuses nobody: memory answers that request,
   const app = await guardedApp(t, { redis: own, max: 1, syncInterval: 60_000, commandTimeout: 5000 })
   app.get('/', async () => 'ok')
   await isUsed(app)
-  const replies = [async () => [], async () => ['x', 1, 1, 1], async () => [1, 1, 1, 1, 1, 1], async () => 'OK', async () => null]
+  const replies = [
+    async () => [], async () => ['x', 1, 1, 1], async () => [1, 1, 1, 1, 1, 1], async () => 'OK', async () => null
+  ]
   for (const [i, reply] of replies.entries()) {
     Object.assign(own, { evalsha: reply })
     const statusOf = async () => (await app.inject({ url: '/', remoteAddress: `192.0.2.${i}` })).statusCode
@@ -299,18 +322,21 @@ t.test('a reply that makes no sense refuses nobody: memory answers that request,
   t.ok(Number(errors) >= 10, `${errors} errors`)
 })
 
-t.test('with replies that make no sense, instances that share a limit keep to their parts', { buffered: true }, async t => {
+t.test('with replies that make no sense, instances that share keep to their parts', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const clients = [server.client(), server.client()]
   t.teardown(() => { for (const client of clients) client.disconnect() })
   const apps = await Promise.all(clients.map(async own => {
-    const app = await guardedApp(t, { redis: own, max: 10, onOutage: 'share', syncInterval: 60_000, commandTimeout: 5000 })
+    const app =
+      await guardedApp(t, { redis: own, max: 10, onOutage: 'share', syncInterval: 60_000, commandTimeout: 5000 })
     app.get('/', async () => 'ok')
     await isUsed(app)
     return app
   }))
-  for (const app of apps) await until(async () => /redis_guard_instances 2\n/.test((await app.inject('/metrics')).payload))
+  for (const app of apps) {
+    await until(async () => /redis_guard_instances 2\n/.test((await app.inject('/metrics')).payload))
+  }
   for (const own of clients) Object.assign(own, { evalsha: async () => [] })
   const codes: number[] = []
   for (const app of apps) for (let i = 0; i < 12; i++) codes.push((await app.inject('/')).statusCode)
@@ -318,7 +344,7 @@ t.test('with replies that make no sense, instances that share a limit keep to th
   t.same(apps.map(app => app.redisGuard.status.store), ['redis', 'redis'])
 })
 
-t.test('a foreign value in place of the number of the last batch counts as lost, and is replaced', { buffered: true }, async t => {
+t.test('a foreign value in place of the last batch number is lost data, and replaced', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const client = server.client()
@@ -339,7 +365,7 @@ t.test('a foreign value in place of the number of the last batch counts as lost,
   t.equal(await client.type(key!), 'string')
 })
 
-t.test("a user's client with an offline queue does not make requests wait, nor count them twice", { buffered: true }, async t => {
+t.test('a client with an offline queue makes no request wait and counts none twice', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const own = server.client()
@@ -359,7 +385,7 @@ t.test("a user's client with an offline queue does not make requests wait, nor c
   t.equal(await own.get('guard:fixed-window:{127.0.0.1}:global'), '22')
 })
 
-t.test('the counter of a client and a value of its name both reach a Redis that is back', { buffered: true }, async t => {
+t.test('a counter and a value of the same name both reach a Redis that is back', { buffered: true }, async t => {
   const { server, proxy, app } = await setUp(t)
   const observer = server.client()
   t.teardown(() => observer.disconnect())

@@ -23,11 +23,15 @@ const collectGarbage = runInNewContext('gc') as () => void
 const clients = size(300_000, 1_000_000)
 
 /** A Redis that is away from the first moment. */
-const away = Object.assign(new EventEmitter(), { usable: false, state: 'open', failure: new StoreUnavailableError('connection', 'gone') })
+const away = Object.assign(new EventEmitter(), {
+  usable: false,
+  state: 'open',
+  failure: new StoreUnavailableError('connection', 'gone')
+})
 
 for (const fallback of ['memory', 'share'] as const) {
   const [minutes, rate] = fallback === 'memory' ? [10, size(500, 10_000)] : [1, size(1500, 10_000)]
-  t.test(`onOutage ${fallback}: an outage of ${minutes} minutes at ${rate} hits/s over ${clients} clients stays inside the bounds`, async t => {
+  t.test(`onOutage ${fallback}: ${minutes} minutes at ${rate} hits/s of ${clients} clients stay in bounds`, async t => {
     let nowMs = 1_700_000_000_000
     const now = () => nowMs
     const keys = new Keys('guard:')
@@ -36,14 +40,21 @@ for (const fallback of ['memory', 'share'] as const) {
     const counters = new MemoryLimits({ keys, capacity: 2 * cache, now })
     const dropped = { counters: 0, blocks: 0, events: 0, values: 0 }
     const journal = new Journal({ capacity, maxEvents: 1000, onDrop: (kind, count) => { dropped[kind] += count } })
-    const redis = { guarded: away as unknown as GuardedRedis, store: undefined as unknown as RedisStore, journal, shares: new Shares(counters, now) }
+    const redis = {
+      guarded: away as unknown as GuardedRedis,
+      store: undefined as unknown as RedisStore,
+      journal,
+      shares: new Shares(counters, now)
+    }
     const stores = outageStores({ memory, redis, keys, now })
     const checks = [{ name: 'global', limit: defineLimit('fixed-window', 100, 60_000), cost: 1 }]
     collectGarbage()
     const before = process.memoryUsage().heapUsed
     let [sent, answered] = [0, 0]
     for (let second = 0; second < minutes * 60; second++, nowMs += 1000) {
-      for (let i = 0; i < rate; i++) stores.limits.takeOne({ key: `192.0.2.${sent++ * 7919 % clients}`, checks }, fallback, () => { answered++ })
+      for (let i = 0; i < rate; i++) {
+        stores.limits.takeOne({ key: `192.0.2.${sent++ * 7919 % clients}`, checks }, fallback, () => { answered++ })
+      }
       await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: nowMs }])
       for (let i = 0; i < 100; i++) await stores.values.incr(`key-${second}-${i}`)
     }

@@ -1,4 +1,6 @@
-/** Two things happen at once: a made-up Redis and a made-up breaker answer exactly while something else is under way. */
+/**
+ * Two things happen at once: a made-up Redis and a made-up breaker answer exactly while something else is under way.
+ */
 import t, { type Test } from 'tap'
 import { parseAddress } from '../../lib/addresses/address.js'
 import { windowOf } from '../../lib/rules/fixed-window.js'
@@ -122,7 +124,8 @@ t.test('answers that come when Redis is gone let no more pass than this instance
   const answer = promised<unknown>()
   redis.limits.take = async () => await answer.promise
   const passed: boolean[] = []
-  const hit = () => stores.limits.takeOne({ key: 'client', checks: [{ name: 'limit', limit, cost: 1 }] }, 'share', (failure, taken) => {
+  const one = { key: 'client', checks: [{ name: 'limit', limit, cost: 1 }] }
+  const hit = () => stores.limits.takeOne(one, 'share', (failure, taken) => {
     passed.push(taken!.accepted)
   })
   for (let i = 0; i < limit.max; i++) hit()
@@ -156,7 +159,7 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
   }
 })
 
-t.test('after an outage others are waited for five seconds of this process, however the clock of Redis steps', async t => {
+t.test('after an outage others are waited for five seconds, however the clock of Redis steps', async t => {
   const clock = { ms: 1_000_000 }
   t.intercept(timers, 'monotonicMs', { value: () => clock.ms })
   for (const stepMs of [-3_600_000, 3_600_000]) {
@@ -165,7 +168,9 @@ t.test('after an outage others are waited for five seconds of this process, howe
     await stores.availability.settle()
     breaker.down()
     let beats = 0
-    redis.instance.heartbeat = async () => ({ epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) })
+    redis.instance.heartbeat = async () => {
+      return { epoch: 'first', instances: 1, since: 0, nowMs: 5_000_000 + (beats++ === 0 ? 0 : stepMs) }
+    }
     breaker.up()
     await stores.availability.settle()
     clock.ms += 5000
@@ -195,7 +200,10 @@ t.test('entries that did not arrive at the end of a replay are sent by the next 
   breaker.down()
   breaker.up()
   await stores.availability.settle()
-  t.same(redis.merged.map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'before'), keys.limit('fixed-window', 'limit', 'meanwhile')])
+  t.same(redis.merged.map(({ key }) => key), [
+    keys.limit('fixed-window', 'limit', 'before'),
+    keys.limit('fixed-window', 'limit', 'meanwhile')
+  ])
   t.equal(journal.size, 0)
 })
 
@@ -283,7 +291,9 @@ t.test('a refused hit is not counted at limits that would have let it pass', asy
   const { stores, journal, breaker } = setUp(t)
   const narrow = defineLimit('fixed-window', 1, 60_000)
   const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
-  for (const expected of [true, false]) stores.limits.takeOne({ key: 'client', checks }, 'memory', (failure, taken) => t.equal(taken!.accepted, expected))
+  for (const expected of [true, false]) {
+    stores.limits.takeOne({ key: 'client', checks }, 'memory', (failure, taken) => t.equal(taken!.accepted, expected))
+  }
   t.match(journal.rest(), [{ counters: new Set([{ counted: { used: 1, refused: 1 } }, { counted: { used: 1 } }]) }])
   t.equal(breaker.usable, false)
 })
@@ -321,7 +331,13 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
   const request = { ip: '192.0.2.1', durationMs: Infinity, reason: '', origin: '' }
   const changes = [stores.blocks.block(request), stores.blocks.unblock('192.0.2.2')]
   for (const ip of ['192.0.2.1', '192.0.2.2']) {
-    memory.blocks.adopt({ ip, reason: 'older', origin: '', blockedAtMs: Date.now() - 1000, expiresAtMs: Date.now() + 60_000 })
+    memory.blocks.adopt({
+      ip,
+      reason: 'older',
+      origin: '',
+      blockedAtMs: Date.now() - 1000,
+      expiresAtMs: Date.now() + 60_000
+    })
   }
   await until(() => isSent)
   call.reject(gone)
@@ -342,7 +358,11 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
     return (operations as BlockOperation[]).map(operation => {
       const ip = blockedIn(operation)
       const isHeld = 'block' in operation
-      return { standing: isHeld ? { ip, ...standing } : undefined, wasBlocked: true, sequence: ip === '192.0.2.9' ? 4 : 5 }
+      return {
+        standing: isHeld ? { ip, ...standing } : undefined,
+        wasBlocked: true,
+        sequence: ip === '192.0.2.9' ? 4 : 5
+      }
     })
   }
   breaker.up()
@@ -361,9 +381,16 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
     memory.blocks.unblock('192.0.2.1')
     memory.blocks.adopt({ ip: '192.0.2.2', ...older })
   }), ['192.0.2.1 standing'], 'an older change that came in between')
-  t.ok(Math.abs(memory.blocks.find(parseAddress('192.0.2.1')!)!.expiresAtMs - nowMs - 60_000) < 1000, "on this process's clock")
+  t.ok(
+    Math.abs(memory.blocks.find(parseAddress('192.0.2.1')!)!.expiresAtMs - nowMs - 60_000) < 1000,
+    "on this process's clock"
+  )
 
-  t.same(await reasonsAfter([block('192.0.2.9')], () => memory.blocks.unblock('192.0.2.9')), ['192.0.2.1 standing'], 'a newer one')
+  t.same(
+    await reasonsAfter([block('192.0.2.9')], () => memory.blocks.unblock('192.0.2.9')),
+    ['192.0.2.1 standing'],
+    'a newer one'
+  )
 
   const first = block('192.0.2.3')
   await until(() => answers.length > 0)
@@ -390,7 +417,10 @@ t.test('calls that wait when Redis goes are answered by memory at once, and repl
   await until(() => stores.availability.usesRedis)
   const answered: unknown[] = []
   for (let i = 0; i < 1000; i++) {
-    for (const promise of [stores.values.set(`key ${i}`, 'x', undefined), stores.blocks.block({ ip: `10.0.${i >> 8}.${i & 255}`, durationMs: 1000, reason: '', origin: '' })]) {
+    for (const promise of [
+      stores.values.set(`key ${i}`, 'x', undefined),
+      stores.blocks.block({ ip: `10.0.${i >> 8}.${i & 255}`, durationMs: 1000, reason: '', origin: '' })
+    ]) {
       Promise.resolve(promise).then(answer => answered.push(answer), error => t.error(error))
     }
   }

@@ -1,4 +1,7 @@
-/** Nothing is lost in an outage, and nothing is counted twice: on a real Redis, and through a proxy where only one instance sees it. */
+/**
+ * Nothing is lost in an outage, and nothing is counted twice: on a real Redis, and through a proxy where only one
+ * instance sees it.
+ */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
@@ -32,19 +35,28 @@ async function startRedis (t: Test, ...args: string[]): Promise<RedisServer> {
   return server
 }
 
-async function instance (t: Test, server: RedisServer, { redis, ...options }: RedisGuardOptions = {}): Promise<Instance> {
+async function instance (
+  t: Test,
+  server: RedisServer,
+  { redis, ...options }: RedisGuardOptions = {}
+): Promise<Instance> {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const lines: Record<string, unknown>[] = []
   const times = { timeWindow: '1 hour', syncInterval: 50, commandTimeout, resetTimeout: 100 }
-  const app = await guardedApp(t, { redis: { port: proxy.port, ...redis as object }, ...times, ...options }, logTo(lines))
+  const app =
+    await guardedApp(t, { redis: { port: proxy.port, ...redis as object }, ...times, ...options }, logTo(lines))
   app.get('/', async () => 'ok')
   await goes(app, 'redis')
   lines.length = 0
   return { app, proxy, lines }
 }
 
-async function statuses (app: FastifyInstance, count: number, remoteAddress = '192.0.2.1'): Promise<Record<number, number>> {
+async function statuses (
+  app: FastifyInstance,
+  count: number,
+  remoteAddress = '192.0.2.1'
+): Promise<Record<number, number>> {
   const codes: Record<number, number> = {}
   for (let i = 0; i < count; i++) {
     const { statusCode } = await app.inject({ url: '/', remoteAddress })
@@ -71,7 +83,8 @@ async function followedBy (apps: readonly FastifyInstance[], from: FastifyInstan
 async function usedInRedis (server: RedisServer, address = '192.0.2.1', nameSpace = 'guard:'): Promise<number> {
   const client = server.client()
   try {
-    const [used, refused = 0] = (await client.get(`${nameSpace}fixed-window:{${address}}:global`) ?? '0').split(':').map(Number)
+    const [used, refused = 0] =
+      (await client.get(`${nameSpace}fixed-window:{${address}}:global`) ?? '0').split(':').map(Number)
     return used! + refused
   } finally {
     client.disconnect()
@@ -82,12 +95,15 @@ const wholeOutages: Readonly<Record<string, {
   readonly begin: (server: RedisServer, proxy: TcpProxy) => Promise<void> | void
   readonly end: (server: RedisServer, proxy: TcpProxy) => Promise<void> | void
 }>> = {
-  'is killed and comes back empty': { begin: async server => await server.kill(), end: async server => await server.restart() },
+  'is killed and comes back empty': {
+    begin: async server => await server.kill(),
+    end: async server => await server.restart()
+  },
   ...outages
 }
 
 for (const [name, { begin, end }] of Object.entries(wholeOutages)) {
-  t.test(`with a Redis that ${name}, a client has one quota by each algorithm, and all of it is in Redis afterwards`, { buffered: true }, async t => {
+  t.test(`a Redis that ${name}: one quota by each algorithm, and Redis has it all`, { buffered: true }, async t => {
     const server = await startRedis(t)
     const each = async (step: (one: Instance, algorithm: Algorithm) => Promise<void>) =>
       await Promise.all(algorithms.map(async (algorithm, i) => await step(instances[i]!, algorithm)))
@@ -108,13 +124,15 @@ for (const [name, { begin, end }] of Object.entries(wholeOutages)) {
       await goes(app, 'redis')
       // 8 + 7 + 2: three are left.
       t.same(await statuses(app, 5), { 200: 3, 429: 2 }, algorithm)
-      if (algorithm === 'fixed-window') await until(async () => await usedInRedis(server, '192.0.2.1', 'fixed-window:') === 22)
+      if (algorithm === 'fixed-window') {
+        await until(async () => await usedInRedis(server, '192.0.2.1', 'fixed-window:') === 22)
+      }
       await until(async () => /redis_guard_journal_entries 0\n/.test((await app.inject('/metrics')).payload))
     })
   })
 }
 
-t.test('hits of an outage in which their limit is changed count in the window that they were counted in', { buffered: true }, async t => {
+t.test('hits of an outage whose limit is changed count in the window they were in', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app } = await instance(t, server, { max: 5, timeWindow: 300, commandTimeout: 100 })
   server.signal('SIGSTOP')
@@ -139,12 +157,13 @@ t.test('refused requests of an outage count as well', { buffered: true }, async 
   await goes(app, 'redis')
   await until(async () => await usedInRedis(server) === 20)
   const { payload } = await app.inject('/metrics')
-  const limited = [...payload.matchAll(/redis_guard_decisions_total\{limit="global",outcome="limited",source="\w+"\} (\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0)
+  const counts = payload.matchAll(/redis_guard_decisions_total\{limit="global",outcome="limited",source="\w+"\} (\d+)/g)
+  const limited = [...counts].reduce((sum, [, count]) => sum + Number(count), 0)
   t.equal(limited, 17)
   await until(async () => (await app.redisGuard.getSuspiciousIPs())[0]?.count === 17)
 })
 
-t.test('what several instances give back and reset in an outage adds up, whatever each knew before it', { buffered: true }, async t => {
+t.test('what several instances give back and reset in an outage adds up', { buffered: true }, async t => {
   const server = await startRedis(t)
   // Redis must be in use between the outages.
   const options = { max: 20, commandTimeout: 1500 }
@@ -152,7 +171,8 @@ t.test('what several instances give back and reset in an outage adds up, whateve
   for (const { app } of [a, b]) {
     const countWhen = () => false
     app.get('/held', { config: { rateLimit: { max: 20, groupId: 'held' } } }, async () => 'ok')
-    app.get('/free', { config: { rateLimit: { max: 20, groupId: 'held', countWhen } }, preHandler: held }, async () => 'ok')
+    const rateLimit = { max: 20, groupId: 'held', countWhen }
+    app.get('/free', { config: { rateLimit }, preHandler: held }, async () => 'ok')
   }
   const used = async () => Number(await client.get('guard:fixed-window:{127.0.0.1}:group:held'))
   const client = server.client()
@@ -185,7 +205,7 @@ t.test('what several instances give back and reset in an outage adds up, whateve
   t.equal(await used(), 1, 'what was reset elsewhere does not come back')
 })
 
-t.test('two instances, of which one or both see the outage, add up, whichever is back first', { buffered: true }, async t => {
+t.test('two instances add up, whichever sees the outage and is back first', { buffered: true }, async t => {
   const server = await startRedis(t)
   await Promise.all([[0], [1], [0, 1], [1, 0]].map(async seenBy => {
     const nameSpace = `${seenBy.join('-')}:`
@@ -228,7 +248,7 @@ t.test('hits that come while Redis is told are decided, and none is lost', { buf
   for (const i of [0, 200, 399]) t.equal(await usedInRedis(server, addressOf(i)), 1)
 })
 
-t.test('a Redis that is some way off is brought up to date with counters, events and blocks', { buffered: true }, async t => {
+t.test('a distant Redis is brought up to date with counters, events and blocks', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, proxy } = await instance(t, server, { max: 1, commandTimeout: 1000, syncInterval: 60_000 })
   proxy.blackhole = true
@@ -251,7 +271,7 @@ t.test('a Redis that is some way off is brought up to date with counters, events
   t.equal(await client.hlen('guard:{blocks}'), 100)
 })
 
-t.test('blocks, unblocks and events of an outage are in Redis and on other instances soon after its end', { buffered: true }, async t => {
+t.test('blocks, unblocks and events of an outage are in Redis soon, and everywhere', { buffered: true }, async t => {
   const server = await startRedis(t)
   const [away, other] = [await instance(t, server, { max: 1 }), await instance(t, server, { max: 1 })]
   await away.app.redisGuard.blockIP('198.51.100.1', 600)
@@ -276,7 +296,8 @@ t.test('blocks, unblocks and events of an outage are in Redis and on other insta
   away.proxy.blackhole = false
   await goes(away.app, 'redis')
   // They look every 50 ms.
-  await until(async () => (await other.app.inject({ url: '/', remoteAddress: '198.51.100.2' })).statusCode === 403, 10_000)
+  const request = { url: '/', remoteAddress: '198.51.100.2' }
+  await until(async () => (await other.app.inject(request)).statusCode === 403, 10_000)
   const blocked = await other.app.redisGuard.getBlockedIPs()
   t.same(blocked.map(({ ip }) => ip), ['198.51.100.2', '198.51.100.3'])
   t.match(blocked[0], { reason: 'meanwhile', origin: 'test' })
@@ -287,13 +308,14 @@ t.test('blocks, unblocks and events of an outage are in Redis and on other insta
       await until(async () => (await statuses(app, 1, lifted))[403] === undefined)
     }
   }
-  const suspects = async () => (await other.app.redisGuard.getSuspiciousIPs()).filter(({ ip }) => ip.startsWith('192.0.2'))
+  const suspects = async () =>
+    (await other.app.redisGuard.getSuspiciousIPs()).filter(({ ip }) => ip.startsWith('192.0.2'))
   // Refusals are written behind.
   await until(async () => (await suspects()).find(({ ip }) => ip === '192.0.2.7')?.count === 4)
   t.same(await suspects(), [{ ip: '192.0.2.8', count: 5 }, { ip: '192.0.2.7', count: 4 }])
 })
 
-t.test('a Redis that loses its data is told it again before anybody has a second quota', { buffered: true }, async t => {
+t.test('a Redis that loses its data has it again before anybody has a second quota', { buffered: true }, async t => {
   for (const how of ['FLUSHALL', 'a restart']) {
     const server = await startRedis(t)
     const { app } = await instance(t, server, { max: 10 })
@@ -305,7 +327,11 @@ t.test('a Redis that loses its data is told it again before anybody has a second
       await client.flushall()
       client.disconnect()
       t.same(await statuses(app, 2), { 429: 2 })
-      t.same(await statuses(app, 6, '192.0.2.2'), { 200: 4, 429: 2 }, 'by the first hit that Redis has not seen the number of')
+      t.same(
+        await statuses(app, 6, '192.0.2.2'),
+        { 200: 4, 429: 2 },
+        'by the first hit that Redis has not seen the number of'
+      )
     } else {
       await server.kill()
       await goes(app, 'memory')
@@ -348,7 +374,7 @@ t.test('a Redis that comes back with an older snapshot is brought up to date', {
 })
 
 for (const syncInterval of [50, 60_000]) {
-  t.test(`blocks and unblocks since an older snapshot hold, also where nothing was counted since (sync each ${syncInterval} ms)`, { buffered: true }, async t => {
+  t.test(`blocks and unblocks outlive an older snapshot (sync: ${syncInterval} ms)`, { buffered: true }, async t => {
     const server = await startRedis(t)
     // There is a list already when the two start.
     const { app: before } = await instance(t, server)
@@ -368,13 +394,19 @@ for (const syncInterval of [50, 60_000]) {
     for (const { app } of [first, second]) await goes(app, 'redis')
     t.same((await first.app.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['198.51.100.2', '198.51.100.9'])
     if (syncInterval < 1000) await followedBy([first.app, second.app], before, '198.51.100.200')
-    t.same([await statuses(first.app, 1, '198.51.100.1'), await statuses(first.app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
+    t.same([
+      await statuses(first.app, 1, '198.51.100.1'),
+      await statuses(first.app, 1, '198.51.100.2')
+    ], [{ 200: 1 }, { 403: 1 }])
     if (syncInterval > 1000) return
-    t.same([await statuses(second.app, 1, '198.51.100.1'), await statuses(second.app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
+    t.same([
+      await statuses(second.app, 1, '198.51.100.1'),
+      await statuses(second.app, 1, '198.51.100.2')
+    ], [{ 200: 1 }, { 403: 1 }])
   })
 }
 
-t.test('blocks that an older snapshot has shorter or longer end as they were set since', { buffered: true }, async t => {
+t.test('blocks that an older snapshot has shorter or longer end as they were set', { buffered: true }, async t => {
   const server = await startRedis(t)
   const observer = server.client()
   t.teardown(() => observer.disconnect())
@@ -403,7 +435,7 @@ t.test('blocks that an older snapshot has shorter or longer end as they were set
   t.same(reasons, ['longer', 'replaced', 'marker', 'again', 'for good', 'before'])
 })
 
-t.test('blocks that Redis has lost under a connection that lives are restored before the list is loaded', { buffered: true }, async t => {
+t.test('blocks lost under a live connection are restored before the list is loaded', { buffered: true }, async t => {
   const server = await startRedis(t)
   const options = { commandTimeout: 5000 }
   const [{ app, lines }, other] = [await instance(t, server, options), await instance(t, server, options)]
@@ -435,7 +467,10 @@ t.test('an instance that looks at its block list finds out without its heartbeat
   await admin.call('ACL', 'SETUSER', 'guard', '-zadd')
   await admin.flushall()
   await until(() => lines.some(({ msg }) => msg === 'Redis is away, memory answers'))
-  t.match(lines.find(({ msg }) => msg === 'Redis is away, memory answers'), { level: 40, reason: 'Redis has lost its block list' })
+  t.match(lines.find(({ msg }) => msg === 'Redis is away, memory answers'), {
+    level: 40,
+    reason: 'Redis has lost its block list'
+  })
   await goes(app, 'redis')
 })
 
@@ -455,7 +490,10 @@ t.test('what Redis rejects is counted and logged, and holds up nothing else', { 
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
-  const { app, proxy, lines } = await instance(t, server, { redis: { username: 'guard', password: 'secret' }, max: 100 })
+  const { app, proxy, lines } = await instance(t, server, {
+    redis: { username: 'guard', password: 'secret' },
+    max: 100
+  })
   await statuses(app, 3)
   proxy.blackhole = true
   await goes(app, 'memory')
@@ -464,12 +502,16 @@ t.test('what Redis rejects is counted and logged, and holds up nothing else', { 
   await admin.call('ACL', 'SETUSER', 'guard', '-hset')
   proxy.blackhole = false
   await goes(app, 'redis')
-  t.match(lines.filter(({ level }) => level === 50), [{ kind: 'blocks', count: 1, msg: 'Redis rejected journal entries during replay; they are lost' }])
+  t.match(lines.filter(({ level }) => level === 50), [{
+    kind: 'blocks',
+    count: 1,
+    msg: 'Redis rejected journal entries during replay; they are lost'
+  }])
   t.match((await app.inject('/metrics')).payload, /redis_guard_journal_dropped_total\{kind="blocks"\} 1\n/)
   t.equal(await admin.get('guard:fixed-window:{192.0.2.1}:global'), '7')
 })
 
-t.test('a journal that is full drops the oldest of those with most of their quota left, says so once, and counts it', { buffered: true }, async t => {
+t.test('a full journal drops the oldest with most quota left, and says so once', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, proxy, lines } = await instance(t, server, { max: 100, maxJournal: 2 })
   proxy.blackhole = true
@@ -487,7 +529,11 @@ t.test('a Redis that works but will not be told is asked again', { buffered: tru
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all', '-zremrangebyscore')
-  const app = await guardedApp(t, { redis: { port: server.port, username: 'guard', password: 'secret' }, max: 100, commandTimeout: 5000 })
+  const app = await guardedApp(t, {
+    redis: { port: server.port, username: 'guard', password: 'secret' },
+    max: 100,
+    commandTimeout: 5000
+  })
   app.get('/', async () => 'ok')
   await until(() => /can't run this command|no permissions/.test(String(app.redisGuard.status.reason)))
   t.equal(app.redisGuard.status.store, 'memory')
@@ -508,7 +554,8 @@ t.test('a heartbeat that Redis dislikes ends nothing', { buffered: true }, async
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
   const { app } = await instance(t, server, { redis: { username: 'guard', password: 'secret' }, commandTimeout: 5000 })
   await admin.call('ACL', 'SETUSER', 'guard', '-zadd')
-  const errors = async () => Number(/redis_guard_errors_total\{kind="reply"\} (\d+)/.exec((await app.inject('/metrics')).payload)![1])
+  const errors = async () =>
+    Number(/redis_guard_errors_total\{kind="reply"\} (\d+)/.exec((await app.inject('/metrics')).payload)![1])
   await until(async () => await errors() >= 2)
   t.equal(app.redisGuard.status.store, 'redis')
 })
@@ -519,7 +566,11 @@ t.test('what Redis dislikes holds in the process, and fails nobody', { buffered:
   t.teardown(() => admin.disconnect())
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
   // Without a look at Redis' list, which does not have the block.
-  const { app, lines } = await instance(t, server, { redis: { username: 'guard', password: 'secret' }, syncInterval: 60_000, commandTimeout: 5000 })
+  const { app, lines } = await instance(t, server, {
+    redis: { username: 'guard', password: 'secret' },
+    syncInterval: 60_000,
+    commandTimeout: 5000
+  })
   await admin.call('ACL', 'SETUSER', 'guard', '-hset', '-xadd', '-hdel', '-zadd')
   t.match(await app.redisGuard.blockIP('198.51.100.1', 600), { ip: '198.51.100.1' })
   t.same(await statuses(app, 1, '198.51.100.1'), { 403: 1 })
@@ -527,7 +578,11 @@ t.test('what Redis dislikes holds in the process, and fails nobody', { buffered:
   t.same(await statuses(app, 1, '198.51.100.1'), { 200: 1 })
   await app.redisGuard.logRateLimitEvent({ ip: '192.0.2.8' })
   t.equal(app.redisGuard.status.store, 'redis')
-  t.match(lines, [{ level: 40, msg: 'Redis refuses a command, memory answers for it', err: { message: /\(reply\): .*(can't run this command|NOPERM)/ } }], 'once, however many they are')
+  t.match(lines, [{
+    level: 40,
+    msg: 'Redis refuses a command, memory answers for it',
+    err: { message: /\(reply\): .*(can't run this command|NOPERM)/ }
+  }], 'once, however many they are')
   t.equal(lines.length, 1)
 })
 
@@ -546,7 +601,9 @@ t.test('refusals and events whose writing is given up are told later', { buffere
 })
 
 t.test('Cluster: an outage loses nothing, though hits under way may count twice', async t => {
-  const app = await guardedApp(t, { redis: ofCluster, timeWindow: '1 hour', max: 10, commandTimeout: 1000, resetTimeout: 100, nameSpace: 'outage:' })
+  const app = await guardedApp(t, {
+    redis: ofCluster, timeWindow: '1 hour', max: 10, commandTimeout: 1000, resetTimeout: 100, nameSpace: 'outage:'
+  })
   app.get('/', async () => 'ok')
   await goes(app, 'redis')
   await app.redisGuard.blockIP('198.51.100.1', 600)
@@ -558,12 +615,14 @@ t.test('Cluster: an outage loses nothing, though hits under way may count twice'
   await app.redisGuard.blockIP('198.51.100.2', 600)
   for (const server of cluster.servers) server.signal('SIGCONT')
   await goes(app, 'redis')
-  for (const address of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) t.same(await statuses(app, 4, address), { 200: 2, 429: 2 })
+  for (const address of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) {
+    t.same(await statuses(app, 4, address), { 200: 2, 429: 2 })
+  }
   t.same((await app.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['198.51.100.2'])
 })
 
 for (const isLost of [false, true]) {
-  t.test(`each block of an outage is sent once${isLost ? ', also to a Redis that has lost its data' : ''}`, { buffered: true }, async t => {
+  t.test(`each block of an outage is sent once${isLost ? ', also after a loss' : ''}`, { buffered: true }, async t => {
     const server = await startRedis(t)
     const observer = server.client()
     t.teardown(() => observer.disconnect())
@@ -592,7 +651,13 @@ for (const isLost of [false, true]) {
 
 t.test('Cluster: blocks and unblocks since an older snapshot hold', async t => {
   const start = async () => {
-    const options = { redis: ofCluster, nameSpace: 'snapshot:', syncInterval: 50, commandTimeout: 1000, resetTimeout: 100 }
+    const options = {
+      redis: ofCluster,
+      nameSpace: 'snapshot:',
+      syncInterval: 50,
+      commandTimeout: 1000,
+      resetTimeout: 100
+    }
     const app = await guardedApp(t, options)
     app.get('/', async () => 'ok')
     await goes(app, 'redis')
@@ -624,7 +689,8 @@ t.test('a process that was held up itself does not take Redis for gone', async t
   const server = await startRedis(t)
   // Without a proxy, which would be in this process, and held up as well.
   const commandTimeout = 1500
-  const { app } = await instance(t, server, { redis: { port: server.port }, max: 100, syncInterval: 60_000, commandTimeout })
+  const { app } =
+    await instance(t, server, { redis: { port: server.port }, max: 100, syncInterval: 60_000, commandTimeout })
   await statuses(app, 1)
   const heard: unknown[] = []
   app.redisGuard.on('switch', status => heard.push(status))

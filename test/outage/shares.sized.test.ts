@@ -66,7 +66,7 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
 }
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: whatever was used before an outage, and wherever, all instances together let max pass in a window`, async t => {
+  t.test(`${algorithm}: whatever was used before an outage, all instances together let max pass`, async t => {
     fc.assert(fc.property(
       fc.integer({ min: 1, max: 60 }), fc.integer({ min: 1, max: 5 }),
       fc.array(fc.nat(4), { maxLength: 40 }), fc.array(fc.nat(4), { minLength: 100, maxLength: 200 }),
@@ -89,14 +89,17 @@ for (const algorithm of algorithms) {
     t.pass()
   })
 
-  t.test(`${algorithm}: what is left when Redis goes is shared out, and a refused client is told when it passes`, async t => {
+  t.test(`${algorithm}: what is left when Redis goes is shared, and a refusal says when to come back`, async t => {
     const { all, pass } = setUp(algorithm, 20, 2)
     const [a, b] = all as [typeof all[0], typeof all[0]]
     for (let i = 0; i < 4; i++) t.same([a.onRedis(), b.onRedis()], [true, true])
     const known = a.away(1)
     // 12 are left, less the one that b has counted after it, and a cannot know of.
     t.match(known, { accepted: true, explanations: [{ remaining: 5, retryAfterMs: 0 }] })
-    const passed = [...Array.from({ length: 10 }, () => a.away(1)), ...Array.from({ length: 10 }, () => b.away(1))].filter(({ accepted }) => accepted).length
+    const passed = [
+      ...Array.from({ length: 10 }, () => a.away(1)),
+      ...Array.from({ length: 10 }, () => b.away(1))
+    ].filter(({ accepted }) => accepted).length
     t.equal(1 + passed, 12)
     const explanation = a.away(1).explanations[0]!
     t.equal(explanation.remaining, 0)
@@ -111,7 +114,11 @@ t.test('a hit of a window that is over is not given back to the next one', async
   for (const [algorithm, passes] of [['fixed-window', 5], ['sliding-window', 6]] as const) {
     const { all: [a], pass, hit } = setUp(algorithm, 20, 2)
     const first = a!.away(1)
-    const taken = { accepted: true, nowMs: first.nowMs, outcomes: [{ fits: true, state: stateOf({ algorithm }, 1, 0, first.nowMs) }] }
+    const taken = {
+      accepted: true,
+      nowMs: first.nowMs,
+      outcomes: [{ fits: true, state: stateOf({ algorithm }, 1, 0, first.nowMs) }]
+    }
     pass(algorithm === 'fixed-window' ? 60_000 : 60_001)
     for (let i = 0; i < 5; i++) t.equal(a!.away(1).accepted, true)
     a!.shares.refund({ hit, taken }, 'memory', 2, 1)
@@ -131,7 +138,7 @@ t.test('what is left is known anew in each outage, and forgotten when it is over
   t.equal(a!.away(1).accepted, true)
 })
 
-t.test('a max below the number of instances lets nobody pass: all parts together are not more than the whole', async t => {
+t.test('a max below the number of instances lets nobody pass: all parts never exceed the whole', async t => {
   const { all } = setUp('fixed-window', 2, 3)
   t.same(all.map(instance => instance.away(1).accepted), [false, false, false])
 })
@@ -255,7 +262,8 @@ t.test('of several limits, the one that refuses counts, and the others are as th
   const answers = []
   for (let i = 0; i < 4; i++) answers.push(await app.inject('/'))
   t.same(answers.map(({ statusCode }) => statusCode), [200, 200, 429, 429])
-  const left = async () => (await app.redisGuard.limits.peek('127.0.0.1')).map(({ name, remaining }) => [name, remaining])
+  const left = async () =>
+    (await app.redisGuard.limits.peek('127.0.0.1')).map(({ name, remaining }) => [name, remaining])
   const expected = [['global:few', 0], ['global:many', 7], ['global:shadow', 0]]
   t.same(await left(), expected)
   await server.restart()

@@ -23,20 +23,30 @@ function drain (journal: ValueJournal): readonly ValueChange[] {
   return chunks.flatMap(({ changes }) => changes)
 }
 
-const set = (key: string, atMs: number, text: string, expiresAtMs = Infinity): ValueOperation => ({ kind: 'set', key, atMs, text, expiresAtMs })
+const set = (key: string, atMs: number, text: string, expiresAtMs = Infinity): ValueOperation =>
+  ({ kind: 'set', key, atMs, text, expiresAtMs })
 const incr = (key: string, atMs: number): ValueOperation => ({ kind: 'incr', key, atMs, by: 1 })
-const expire = (key: string, atMs: number, expiresAtMs: number): ValueOperation => ({ kind: 'expire', key, atMs, expiresAtMs })
+const expire = (key: string, atMs: number, expiresAtMs: number): ValueOperation =>
+  ({ kind: 'expire', key, atMs, expiresAtMs })
 const del = (key: string, atMs: number): ValueOperation => ({ kind: 'del', key, atMs })
 
 const sums: readonly [title: string, operations: readonly ValueOperation[], sum: object][] = [
-  ['what incr adds is added up', [incr('k', 1), incr('k', 2)], { base: undefined, add: 2, addedAtMs: 2, end: undefined }],
-  ['set makes void what was before', [incr('k', 1), expire('k', 2, 99), set('k', 3, 'x')], { base: { atMs: 3, text: 'x' }, add: 0, end: undefined }],
-  ['set may bring its end', [set('k', 3, 'x', 50)], { base: { atMs: 3, text: 'x' }, end: { atMs: 3, expiresAtMs: 50 } }],
-  ['what comes after set is kept beside it', [set('k', 3, '7'), incr('k', 4), expire('k', 5, 60)], { base: { atMs: 3, text: '7' }, add: 1, addedAtMs: 4, end: { atMs: 5, expiresAtMs: 60 } }],
-  ['of two ends the later holds', [expire('k', 1, 60), expire('k', 2, 50)], { base: undefined, add: 0, end: { atMs: 2, expiresAtMs: 50 } }],
-  ['del makes void what was before', [set('k', 1, 'x', 50), incr('k', 2), del('k', 3)], { base: { atMs: 3, text: undefined }, add: 0, end: undefined }],
-  ['what is gone is given no end', [del('k', 1), expire('k', 2, 60)], { base: { atMs: 1, text: undefined }, end: undefined }],
-  ['what is begun anew is', [del('k', 1), incr('k', 2), expire('k', 3, 60)], { base: { atMs: 1, text: undefined }, add: 1, end: { atMs: 3, expiresAtMs: 60 } }]
+  ['what incr adds is added up', [incr('k', 1), incr('k', 2)],
+    { base: undefined, add: 2, addedAtMs: 2, end: undefined }],
+  ['set makes void what was before', [incr('k', 1), expire('k', 2, 99), set('k', 3, 'x')],
+    { base: { atMs: 3, text: 'x' }, add: 0, end: undefined }],
+  ['set may bring its end', [set('k', 3, 'x', 50)],
+    { base: { atMs: 3, text: 'x' }, end: { atMs: 3, expiresAtMs: 50 } }],
+  ['what comes after set is kept beside it', [set('k', 3, '7'), incr('k', 4), expire('k', 5, 60)],
+    { base: { atMs: 3, text: '7' }, add: 1, addedAtMs: 4, end: { atMs: 5, expiresAtMs: 60 } }],
+  ['of two ends the later holds', [expire('k', 1, 60), expire('k', 2, 50)],
+    { base: undefined, add: 0, end: { atMs: 2, expiresAtMs: 50 } }],
+  ['del makes void what was before', [set('k', 1, 'x', 50), incr('k', 2), del('k', 3)],
+    { base: { atMs: 3, text: undefined }, add: 0, end: undefined }],
+  ['what is gone is given no end', [del('k', 1), expire('k', 2, 60)],
+    { base: { atMs: 1, text: undefined }, end: undefined }],
+  ['what is begun anew is', [del('k', 1), incr('k', 2), expire('k', 3, 60)],
+    { base: { atMs: 1, text: undefined }, add: 1, end: { atMs: 3, expiresAtMs: 60 } }]
 ]
 
 t.test('what was done to a key is one change', async t => {
@@ -182,7 +192,7 @@ async function goes (app: FastifyInstance, store: string): Promise<void> {
 }
 
 for (const [name, { begin, end }] of Object.entries(outages)) {
-  t.test(`a Redis that ${name}: values go on from what was known, and all is in Redis afterwards, once`, aside, async t => {
+  t.test(`a Redis that ${name}: values continue, and all is in Redis once afterwards`, aside, async t => {
     const server = await startRedis(t)
     const { app, proxy } = await instance(t, server)
     const client = server.client()
@@ -197,7 +207,10 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
     await redisGuard.set('ends', 'x')
     begin(server, proxy)
     // On its way to Redis when that is found to be gone.
-    const during = await Promise.all([redisGuard.incr('counter'), redisGuard.incr('fresh'), redisGuard.set('late', 1), redisGuard.del('gone'), redisGuard.expire('ends', 100), redisGuard.get('read')])
+    const during = await Promise.all([
+      redisGuard.incr('counter'), redisGuard.incr('fresh'), redisGuard.set('late', 1), redisGuard.del('gone'),
+      redisGuard.expire('ends', 100), redisGuard.get('read')
+    ])
     t.same(during, [42, 1, undefined, true, true, 'once'])
     await goes(app, 'memory')
     t.equal(await redisGuard.incr('counter'), 43)
@@ -205,11 +218,17 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
     await redisGuard.set('late', 2)
     t.equal(await redisGuard.expire('fresh', 200), true)
     t.equal(await redisGuard.expire('unknown', 200), false)
-    t.same([await redisGuard.get('elsewhere'), await redisGuard.get('gone'), await redisGuard.get('late')], ['told', null, '2'])
+    t.same(
+      [await redisGuard.get('elsewhere'), await redisGuard.get('gone'), await redisGuard.get('late')],
+      ['told', null, '2']
+    )
     await t.rejects(redisGuard.incr('read'), { code: 'GUARD_ERR_VALUE' })
     end(server, proxy)
     await goes(app, 'redis')
-    t.same(await Promise.all(['counter', 'fresh', 'late', 'gone', 'ends', 'read'].map(async key => await client.get(`guard:value:{${key}}`))), ['43', '2', '2', null, 'x', 'once'])
+    const written = await Promise.all(['counter', 'fresh', 'late', 'gone', 'ends', 'read'].map(async key => {
+      return await client.get(`guard:value:{${key}}`)
+    }))
+    t.same(written, ['43', '2', '2', null, 'x', 'once'])
     for (const [key, seconds] of [['fresh', 200], ['ends', 100], ['read', 100]] as const) {
       const leftMs = await client.pttl(`guard:value:{${key}}`)
       t.ok(leftMs > (seconds - 10) * 1000 && leftMs <= seconds * 1000, `${key}: ${leftMs} ms left`)
@@ -218,7 +237,7 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
   })
 }
 
-t.test('an outage that one instance sees: sums add up, and of what is set or deleted the latest holds', aside, async t => {
+t.test('an outage that one instance sees: sums add up, and the latest set or delete holds', aside, async t => {
   const server = await startRedis(t)
   const [away, other] = [await instance(t, server), await instance(t, server, 30_000)]
   const [a, b] = [away.app.redisGuard, other.app.redisGuard]
@@ -230,14 +249,19 @@ t.test('an outage that one instance sees: sums add up, and of what is set or del
   await b.incr('sum')
   await b.set('mine', 'theirs')
   await pause()
-  await Promise.all([a.incr('sum'), a.set('mine', 'mine'), a.set('theirs', 'mine', { ttlSeconds: 5 }), a.set('deleted there', 'mine'), a.incr('summed before'), a.incr('text'), a.set('short', 'x', { ttlSeconds: 0.01 })])
+  await Promise.all([
+    a.incr('sum'), a.set('mine', 'mine'), a.set('theirs', 'mine', { ttlSeconds: 5 }), a.set('deleted there', 'mine'),
+    a.incr('summed before'), a.incr('text'), a.set('short', 'x', { ttlSeconds: 0.01 })
+  ])
   await pause()
   await Promise.all([b.set('theirs', 'theirs'), b.del('deleted there'), b.set('summed before', 100), b.incr('sum')])
   const client = server.client()
   await client.set('guard:value:{text}', 'no number')
   away.proxy.blackhole = false
   await goes(away.app, 'redis')
-  t.same(await Promise.all(['sum', 'mine', 'theirs', 'deleted there', 'summed before', 'text', 'short'].map(async key => await b.get(key))), ['13', 'mine', 'theirs', null, '100', 'no number', null])
+  const names = ['sum', 'mine', 'theirs', 'deleted there', 'summed before', 'text', 'short']
+  const values = await Promise.all(names.map(async name => await b.get(name)))
+  t.same(values, ['13', 'mine', 'theirs', null, '100', 'no number', null])
   t.equal(await client.pttl('guard:value:{theirs}'), -1)
   client.disconnect()
 })

@@ -1,7 +1,9 @@
 /** What holds for the rule of each algorithm, whatever hits came before. */
 import fc from 'fast-check'
 import t from 'tap'
-import { algorithms, algorithmsWith, defineLimit, excesses, isChanged, ruleOf, takeAll, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
+import {
+  algorithms, algorithmsWith, defineLimit, excesses, isChanged, ruleOf, takeAll, type Algorithm, type Limit
+} from '../../lib/rules/rate-limit.js'
 import { sameMomentMs, type Encoded, type LimitState } from '../../lib/rules/rule.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
@@ -25,7 +27,8 @@ function limitsOf (algorithm: Algorithm): fc.Arbitrary<Limit> {
   }).map(({ max, windowMs, burst, excess }) => defineLimit(algorithm, max, windowMs, { burst, excess }))
 }
 
-const steps = fc.array(fc.record({ waitMs: fc.nat({ max: 3000 }), cost: fc.integer({ min: 1, max: 4 }) }), { maxLength: 30 })
+const steps =
+  fc.array(fc.record({ waitMs: fc.nat({ max: 3000 }), cost: fc.integer({ min: 1, max: 4 }) }), { maxLength: 30 })
 
 function walksOf (algorithm: Algorithm): fc.Arbitrary<Walked> {
   return fc.tuple(limitsOf(algorithm), steps).map(([limit, steps]) => {
@@ -88,7 +91,8 @@ for (const algorithm of algorithms) {
       holds(({ limit, state, nowMs }) => {
         const emptied = rule.emptied(state)
         return rule.isEmpty(emptied) && !rule.isEmpty(rule.take(emptied, nowMs, limit, 1).state) &&
-          rule.isSameWindow(emptied, state, 0) && same(rule.explain(emptied, nowMs, limit), rule.explain(undefined, nowMs, limit))
+          rule.isSameWindow(emptied, state, 0) &&
+          same(rule.explain(emptied, nowMs, limit), rule.explain(undefined, nowMs, limit))
       })
     })
 
@@ -99,7 +103,8 @@ for (const algorithm of algorithms) {
         const isLocked = limit.excess !== 'none' && rule.explain(counted, nowMs, limit).refusals > 0
         const expected = isLocked ? counted : before
         const elsewhere = rule.shift(counted, sameMomentMs(limit))
-        return same(rule.refund(counted, limit, 1, counted), expected) && same(rule.refundAt(counted, limit, 1, nowMs), expected) &&
+        return same(rule.refund(counted, limit, 1, counted), expected) &&
+          same(rule.refundAt(counted, limit, 1, nowMs), expected) &&
           same(rule.isSameWindow(counted, elsewhere, sameMomentMs(limit)), true)
       })
     })
@@ -115,7 +120,8 @@ for (const algorithm of algorithms) {
     })
 
     t.test('what is merged is what came on top of the baseline, in the window of now', async () => {
-      fc.assert(fc.property(walks, fc.integer({ min: 1, max: 5 }), fc.nat({ max: 6000 }), ({ limit, state, nowMs }, hits, waitMs) => {
+      const [counts, waits] = [fc.integer({ min: 1, max: 5 }), fc.nat({ max: 6000 })]
+      fc.assert(fc.property(walks, counts, waits, ({ limit, state, nowMs }, hits, waitMs) => {
         let counted = state
         for (let i = 0; i < hits; i++) counted = rule.accept(counted, nowMs, limit, 1)
         const thenMs = nowMs + waitMs
@@ -123,7 +129,8 @@ for (const algorithm of algorithms) {
         if (merge === undefined) return rule.isEmpty(rule.take(counted, thenMs, limit, 0).state)
         const [first, second] = rule.encode(merge.baseline, thenMs)
         const [countedFirst, countedSecond] = rule.encode(merge.counted, thenMs)
-        return same(merge.counted, rule.take(counted, thenMs, limit, 0).state) && rule.isSameWindow(merge.baseline, merge.counted, 0) &&
+        return same(merge.counted, rule.take(counted, thenMs, limit, 0).state) &&
+          rule.isSameWindow(merge.baseline, merge.counted, 0) &&
           countedFirst >= first && countedSecond >= second
       }), { seed, numRuns: 500 })
     })
@@ -132,7 +139,8 @@ for (const algorithm of algorithms) {
       holds(({ limit, state, nowMs }) => {
         const merge = rule.merge(undefined, state, nowMs, limit)
         const endMs = rule.expiresAtMs(state, limit)
-        return (merge === undefined || rule.isEmpty(merge.baseline)) && rule.merge(state, state, endMs, limit) === undefined
+        return (merge === undefined || rule.isEmpty(merge.baseline)) &&
+          rule.merge(state, state, endMs, limit) === undefined
       })
     })
 
@@ -147,7 +155,8 @@ for (const algorithm of algorithms) {
       holds(({ limit, state, nowMs }) => {
         const alone = rule.take(state, nowMs, limit, 1)
         const { accepted, outcomes: [together] } = takeAll([state, undefined], nowMs, [{ limit, cost: 1 }, never])
-        return !accepted && together!.fits === alone.fits && same(together!.state, alone.fits ? alone.before : alone.state) &&
+        return !accepted && together!.fits === alone.fits &&
+          same(together!.state, alone.fits ? alone.before : alone.state) &&
           isChanged(together!) === (alone.left === 'refusal')
       })
     })
@@ -165,7 +174,10 @@ t.test('counters are merged whole from the window of now', async t => {
   const bucket = defineLimit('gcra', 10, 1000, { burst: 5 })
   const state = (limit: Limit, numbers: Encoded): LimitState => ruleOf(limit).decode(numbers, startMs)
   /** moments in ms from the start */
-  type Case = [what: string, limit: Limit, afterMs: number, baseline: Encoded | undefined, counted: Encoded, merged: [number[], number[]] | undefined]
+  type Case = [
+    what: string, limit: Limit, afterMs: number, baseline: Encoded | undefined, counted: Encoded,
+    merged: [number[], number[]] | undefined
+  ]
   const cases: Case[] = [
     ['in one window', fixed, 500, [3, 0, 1000], [7, 0, 1000], [[3, 0, 500], [7, 0, 500]]],
     ['without a baseline', fixed, 500, undefined, [7, 0, 1000], [[0, 0, 500], [7, 0, 500]]],
@@ -186,7 +198,7 @@ t.test('counters are merged whole from the window of now', async t => {
   }
 })
 
-t.test('a hit that was decided elsewhere is counted even where it does not fit; a refusal by the rule of its limit', async t => {
+t.test('a hit decided elsewhere counts even where it does not fit; a refusal by the rule of its limit', async t => {
   const cases: [limit: Limit, used: number, counted: 'accept' | 'refuse', cost: number, expected: number[]][] = [
     [defineLimit('fixed-window', 10, 1000), 10, 'accept', 3, [13, 0]],
     [defineLimit('fixed-window', 10, 1000), 10, 'refuse', 3, [10, 1]],

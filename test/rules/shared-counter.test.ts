@@ -4,7 +4,9 @@
  */
 import fc from 'fast-check'
 import t from 'tap'
-import { algorithms, defineLimit, excesses, isChanged, ruleOf, type Algorithm, type Limit } from '../../lib/rules/rate-limit.js'
+import {
+  algorithms, defineLimit, excesses, isChanged, ruleOf, type Algorithm, type Limit
+} from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
@@ -87,7 +89,7 @@ t.test('gcra: what one limit has counted is no fraction more for another one (SE
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: no limit of a group lets more pass than alone, and all together no more than the largest`, async t => {
+  t.test(`${algorithm}: a limit of a group lets no more pass than alone, and all no more than the largest`, async t => {
     fc.assert(fc.property(groups(algorithm), steps, (limits, walked) => {
       const counter = new Counter()
       const passed: Passed[] = []
@@ -224,7 +226,7 @@ t.test('fixed-window: what a larger max let pass is no refusal to a smaller one,
   t.equal(counter.passed(large, 500), 201)
 })
 
-t.test('fixed-window: a raised limit frees a client that kept on asking, a lowered one refuses nothing late', async t => {
+t.test('fixed-window: a raised limit frees a client that went on asking, a lowered one never refuses late', async t => {
   const small = defineLimit('fixed-window', 3, 60_000)
   const counter = new Counter()
   t.equal(counter.passed(small, 33), 3)

@@ -11,12 +11,19 @@ t.comment(`seed ${seed}`)
 
 const keys = new Keys('guard:')
 
-const parts = ['%', '{', '}', ' ', '\n', '\r', ':', '%empty', '%0020', '%007b', '0020', 'a', 'A', 'é', '😀', '\ud800', '\udc00', '\0', '']
-/** Texts of the units that could end a part, or look like an escaped one, on both sides of the length that is hashed. */
+const parts = [
+  '%', '{', '}', ' ', '\n', '\r', ':', '%empty', '%0020', '%007b', '0020', 'a', 'A', 'é', '😀', '\ud800', '\udc00',
+  '\0', ''
+]
+/**
+ * Texts of the units that could end a part, or look like an escaped one, on both sides of the length that is hashed.
+ */
 const texts = fc.oneof(
   fc.array(fc.constantFrom(...parts), { maxLength: 4 }).map(list => list.join('')),
   fc.string({ unit: 'binary', maxLength: 8 }),
-  fc.tuple(fc.constantFrom(...parts), fc.integer({ min: 190, max: 210 })).map(([unit, length]) => `${'a'.repeat(length)}${unit}`)
+  fc.tuple(fc.constantFrom(...parts), fc.integer({ min: 190, max: 210 })).map(([unit, length]) => {
+    return `${'a'.repeat(length)}${unit}`
+  })
 )
 const triples = fc.tuple(fc.constantFrom(...algorithms), texts, texts)
 
@@ -45,7 +52,9 @@ t.test('reads like its description', async t => {
 })
 
 t.test('what one script touches lies in one slot', async t => {
-  t.same([keys.blocks, keys.blockExpiry, keys.blockChanges, keys.blockSequence].map(hashTag), ['blocks', 'blocks', 'blocks', 'blocks'])
+  t.same([keys.blocks, keys.blockExpiry, keys.blockChanges, keys.blockSequence].map(hashTag), [
+    'blocks', 'blocks', 'blocks', 'blocks'
+  ])
   t.same([keys.events, keys.suspects].map(hashTag), ['events', 'events'])
 })
 

@@ -91,7 +91,10 @@ for (const algorithm of algorithms) {
       const onRedis = await redis.limits.take(hits, { number: 0 })
       clockMs = onRedis[0]!.nowMs + aheadMs
       const inMemory = hits.map(hit => memory.limits.takeOne(hit))
-      const [expected, found] = [onRedis.map((taken, i) => relative(taken, hits[i]!)), inMemory.map((taken, i) => relative(taken, hits[i]!))]
+      const [expected, found] = [
+        onRedis.map((taken, i) => relative(taken, hits[i]!)),
+        inMemory.map((taken, i) => relative(taken, hits[i]!))
+      ]
       if (JSON.stringify(found) !== JSON.stringify(expected)) {
         const differs = found.findIndex((one, i) => JSON.stringify(one) !== JSON.stringify(expected[i]))
         t.same(found[differs], expected[differs], `hit ${decided + differs}: ${JSON.stringify(hits[differs])}`)

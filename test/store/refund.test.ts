@@ -33,7 +33,10 @@ async function startRedis (t: Test): Promise<RedisServer> {
 
 t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, async t => {
   const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
-  const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: shared.port } }, times), { ...times, probeKey: 'probe' })
+  const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: shared.port } }, times), {
+    ...times,
+    probeKey: 'probe'
+  })
   await guarded.connect(times.connectTimeout)
   t.teardown(() => guarded.close())
   const random = randomFrom(seed)
@@ -52,7 +55,9 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
   const counted: { hit: Hit, taken: Taken, takenHere: Taken }[] = []
   for (let step = 0; step < 500; step++) {
     const checks = groups.map(group => random.pick(group))
-    const given = random.chance(0.4) ? counted.splice(random.whole(0, Math.max(0, counted.length - 1)), 1)[0] : undefined
+    const given = random.chance(0.4)
+      ? counted.splice(random.whole(0, Math.max(0, counted.length - 1)), 1)[0]
+      : undefined
     if (given !== undefined) {
       await redis.limits.refund(given, { number: 0 })
       memory.limits.refund({ hit: given.hit, taken: given.takenHere })
@@ -60,7 +65,10 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
       const some = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.4))
       if (some.length === 0) continue
       // A limit in shadow lets pass what it does not count, and must not be given that back.
-      const hit = { key: `client${random.whole(1, 3)}`, checks: some.map(check => ({ ...check, shadow: random.chance(0.3) })) }
+      const hit = {
+        key: `client${random.whole(1, 3)}`,
+        checks: some.map(check => ({ ...check, shadow: random.chance(0.3) }))
+      }
       const [taken] = await redis.limits.take([hit], { number: 0 })
       clockMs = taken!.nowMs
       const [takenHere] = [memory.limits.takeOne(hit)]
@@ -83,14 +91,23 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
 
 t.test('what is no counter is left alone by a refund and a look', { buffered: true }, async t => {
   const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
-  const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: shared.port } }, times), { ...times, probeKey: 'probe' })
+  const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: shared.port } }, times), {
+    ...times,
+    probeKey: 'probe'
+  })
   await guarded.connect(times.connectTimeout)
   t.teardown(() => guarded.close())
   const store = new RedisStore(guarded, { keys: new Keys('other:'), maxEvents: 1, instance: 'test' })
   await store.instance.fence()
   const checks = algorithms.map(algorithm => ({ name: 'a', limit: defineLimit(algorithm, 5, 1000), cost: 1 }))
-  const taken = { accepted: true, nowMs: 0, outcomes: checks.map(({ limit }) => ({ fits: true, state: stateOf(limit, 1, 0, 0) })) }
-  for (const { limit } of checks) await guarded.client.sadd(new Keys('other:').limit(limit.algorithm, 'a', 'client'), 'x')
+  const taken = {
+    accepted: true,
+    nowMs: 0,
+    outcomes: checks.map(({ limit }) => ({ fits: true, state: stateOf(limit, 1, 0, 0) }))
+  }
+  for (const { limit } of checks) {
+    await guarded.client.sadd(new Keys('other:').limit(limit.algorithm, 'a', 'client'), 'x')
+  }
   await store.limits.refund({ hit: { key: 'client', checks }, taken }, { number: 0 })
   t.same((await store.limits.peek('client', checks)).states, checks.map(() => undefined))
   t.equal(await store.limits.forget('client', checks, { number: 0 }), true)
@@ -102,10 +119,18 @@ async function isUsed (app: FastifyInstance): Promise<void> {
 }
 
 /** One behind a proxy that can be cut off. */
-async function appBehind (t: Test, options: RedisGuardOptions, server = shared): Promise<{ app: FastifyInstance, proxy: TcpProxy, away: (isAway: boolean) => Promise<void> }> {
+type Behind = { app: FastifyInstance, proxy: TcpProxy, away: (isAway: boolean) => Promise<void> }
+
+async function appBehind (t: Test, options: RedisGuardOptions, server = shared): Promise<Behind> {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
-  const app = await guardedApp(t, { redis: { port: proxy.port }, commandTimeout: 1500, resetTimeout: 100, timeWindow: '1 hour', ...options })
+  const app = await guardedApp(t, {
+    redis: { port: proxy.port },
+    commandTimeout: 1500,
+    resetTimeout: 100,
+    timeWindow: '1 hour',
+    ...options
+  })
   await isUsed(app)
   return {
     app,
@@ -132,8 +157,13 @@ function heldRoutes (app: FastifyInstance): { readonly answer: () => void, reado
 }
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: what is given back while Redis is away is given back to it afterwards`, { buffered: true }, async t => {
-    const { app, away } = await appBehind(t, { max: 10, algorithm, nameSpace: `outage-${algorithm}:`, countWhen: (request, reply) => reply.statusCode !== 200 })
+  t.test(`${algorithm}: what is given back in an outage reaches Redis afterwards`, { buffered: true }, async t => {
+    const { app, away } = await appBehind(t, {
+      max: 10,
+      algorithm,
+      nameSpace: `outage-${algorithm}:`,
+      countWhen: (request, reply) => reply.statusCode !== 200
+    })
     app.get('/right', async () => 'ok')
     app.get('/wrong', async (request, reply) => await reply.code(401).send())
     const left = async () => (await app.redisGuard.limits.peek('127.0.0.1'))[0]!.remaining
@@ -151,11 +181,15 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('continueExceeding and exponentialBackoff go on through an outage, and after it', { buffered: true }, async t => {
+t.test('continueExceeding and exponentialBackoff last through an outage and beyond', { buffered: true }, async t => {
   const hour = 3600
-  const options = [['continueExceeding', [hour, hour, hour, hour]], ['exponentialBackoff', [hour, 2 * hour, 4 * hour, 8 * hour]]] as const
+  const options = [
+    ['continueExceeding', [hour, hour, hour, hour]],
+    ['exponentialBackoff', [hour, 2 * hour, 4 * hour, 8 * hour]]
+  ] as const
   await Promise.all(options.map(async ([option, expected]) => {
-    const { app, away } = await appBehind(t, { max: 1, timeWindow: '1 hour', nameSpace: `excess-${option}:`, [option]: true })
+    const { app, away } =
+      await appBehind(t, { max: 1, timeWindow: '1 hour', nameSpace: `excess-${option}:`, [option]: true })
     app.get('/', async () => 'ok')
     const retryAfter = async () => Number((await app.inject('/')).headers['retry-after'] ?? 0)
     t.equal(await retryAfter(), 0)
@@ -169,7 +203,7 @@ t.test('continueExceeding and exponentialBackoff go on through an outage, and af
   }))
 })
 
-t.test('a request that memory counted, and that is answered when Redis is back, is given back to Redis', { buffered: true }, async t => {
+t.test('a hit that memory counted, answered when Redis is back, is given back there', { buffered: true }, async t => {
   const { app, away } = await appBehind(t, { max: 10, nameSpace: 'late:', countWhen: () => false })
   let answer = () => {}
   app.get('/', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
@@ -185,9 +219,10 @@ t.test('a request that memory counted, and that is answered when Redis is back, 
 })
 
 for (const [name, { begin, end }] of Object.entries(outages)) {
-  t.test(`a Redis that ${name}: a request that is given back in that moment is so once`, { buffered: true }, async t => {
+  t.test(`a Redis that ${name}: a request that is given back then is so once`, { buffered: true }, async t => {
     const server = await startRedis(t)
-    const { app, proxy } = await appBehind(t, { max: 10, countWhen: (request, reply) => reply.statusCode !== 200 }, server)
+    const { app, proxy } =
+      await appBehind(t, { max: 10, countWhen: (request, reply) => reply.statusCode !== 200 }, server)
     const { answer, left } = heldRoutes(app)
     await app.inject('/wrong')
     await app.inject('/wrong')
@@ -208,7 +243,7 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
 }
 
 for (const [name, { begin, end }] of Object.entries(outages)) {
-  t.test(`a Redis that ${name}: a client that is reset in that moment has its quota once`, { buffered: true }, async t => {
+  t.test(`a Redis that ${name}: a client that is reset then has its quota once`, { buffered: true }, async t => {
     const server = await startRedis(t)
     const { app, proxy } = await appBehind(t, { max: 5 }, server)
     const { left } = heldRoutes(app)
@@ -226,9 +261,10 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
   })
 }
 
-t.test('a request that is answered when Redis has lost its data is given back to what memory knows, which Redis is told', { buffered: true }, async t => {
+t.test('a hit answered after Redis lost its data is given back in memory and Redis', { buffered: true }, async t => {
   const server = await startRedis(t)
-  const { app } = await appBehind(t, { max: 10, nameSpace: 'lost:', countWhen: (request, reply) => reply.statusCode !== 200 }, server)
+  const { app } =
+    await appBehind(t, { max: 10, nameSpace: 'lost:', countWhen: (request, reply) => reply.statusCode !== 200 }, server)
   const { answer, left } = heldRoutes(app)
   await app.inject('/wrong')
   const right = app.inject('/right')
@@ -238,11 +274,13 @@ t.test('a request that is answered when Redis has lost its data is given back to
   await client.flushall()
   answer()
   t.equal((await right).statusCode, 200)
-  await until(async () => app.redisGuard.status.store === 'redis' && await client.get('lost:fixed-window:{127.0.0.1}:global') === '1')
+  await until(async () => {
+    return app.redisGuard.status.store === 'redis' && await client.get('lost:fixed-window:{127.0.0.1}:global') === '1'
+  })
   t.equal(await left(), 9)
 })
 
-t.test('a client that is reset when Redis has lost its data has its whole quota, here and there', { buffered: true }, async t => {
+t.test('a client reset after Redis lost its data has its whole quota everywhere', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app } = await appBehind(t, { max: 5 }, server)
   const { left } = heldRoutes(app)
@@ -297,9 +335,20 @@ t.test('in a Cluster that hangs, a request that is given back in that moment is 
 })
 
 t.test('in a Cluster, too, and of several limits those that were counted', async t => {
-  const limits = [...algorithms.map(algorithm => ({ name: algorithm, algorithm, max: 5, timeWindow: '1 hour' })), { name: 'shadow', max: 0, timeWindow: '1 hour', shadow: true }]
-  const app = await guardedApp(t, { redis: ofCluster, nameSpace: 'limits:', commandTimeout: 10_000, limits, countWhen: (request, reply) => reply.statusCode !== 200 })
-  app.get('/:status', async (request, reply) => await reply.code(Number((request.params as { status: string }).status)).send())
+  const limits = [
+    ...algorithms.map(algorithm => ({ name: algorithm, algorithm, max: 5, timeWindow: '1 hour' })),
+    { name: 'shadow', max: 0, timeWindow: '1 hour', shadow: true }
+  ]
+  const app = await guardedApp(t, {
+    redis: ofCluster,
+    nameSpace: 'limits:',
+    commandTimeout: 10_000,
+    limits,
+    countWhen: (request, reply) => reply.statusCode !== 200
+  })
+  app.get('/:status', async (request, reply) => {
+    return await reply.code(Number((request.params as { status: string }).status)).send()
+  })
   await isUsed(app)
   const leftOf = (remaining: number) => [...algorithms.map(() => remaining), 0].join()
   for (let i = 0; i < 8; i++) {

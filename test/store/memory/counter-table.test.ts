@@ -210,7 +210,7 @@ t.test('when all keys are held', async t => {
     t.equal(own(table, 'held 0', 2000), 1)
   })
 
-  t.test('a hit of several limits that gets the last room for one of them leaves the counters that others share', async t => {
+  t.test('a hit that gets the last room for one of its limits leaves the counters that others share', async t => {
     const table = newTable(2)
     hit(table, 'held', 0, { heldUntilMs: 50_000 })
     hit(table, 'going', 0, { heldUntilMs: 50_000, expiresAtMs: 100 })
@@ -337,7 +337,10 @@ t.test('the keys that one address chooses', async t => {
     flood(table, 'other host', 10_000, { limit: 'limit 0' })
     flood(table, 'third host', 20_000, { limit: 'limit 1' })
     const shared = Array.from({ length: 10 }, (_, i) => sharedBy(table, 'host', 20_000, `limit ${i}`)).flat()
-    shared.push(...sharedBy(table, 'other host', 10_000, 'limit 0'), ...sharedBy(table, 'third host', 20_000, 'limit 1'))
+    shared.push(
+      ...sharedBy(table, 'other host', 10_000, 'limit 0'),
+      ...sharedBy(table, 'third host', 20_000, 'limit 1')
+    )
     t.equal(new Set(shared).size, shared.length, 'each by one address')
     t.ok(shared.length > 10 * bucketsOfAddress && shared.length <= 12 * bucketsOfAddress)
     for (let i = 10; i < 20; i++) flood(table, 'host', 20_000, { limit: `limit ${i}` })
@@ -380,7 +383,10 @@ t.test('keys that are limited by one limit', async t => {
     const keys = Array.from({ length: capacity }, (_, i) => `login ${i}`)
     const gone = keys.filter(key => own(table, key, 1) === undefined)
     t.equal(gone.length, 25)
-    t.same(gone.filter(key => (table.find(key, { name: 'login', limit: hundred }, undefined, 1)?.heldUntilMs ?? 0) < 50_000), [])
+    t.same(
+      gone.filter(key => (table.find(key, { name: 'login', limit: hundred }, undefined, 1)?.heldUntilMs ?? 0) < 50_000),
+      []
+    )
   })
 
   t.test('leave less room the more limits are flooded, and always some', async t => {

@@ -11,7 +11,8 @@ t.comment(`seed ${seed}`)
 const nowMs = 1000
 const newEvents = (capacity: number) => new MemoryEvents({ capacity, wall: () => nowMs })
 
-const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent => ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
+const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent =>
+  ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
 
 const events = fc.record({
   type: fc.constantFrom('limited' as const, 'limited' as const, 'blocked' as const),
@@ -19,12 +20,17 @@ const events = fc.record({
   count: fc.integer({ min: 1, max: 5 }),
   atMs: fc.integer({ min: 0, max: 50 })
 })
-const steps = fc.array(fc.oneof({ weight: 9, arbitrary: events }, fc.integer({ min: 0, max: 60 }).map(beforeMs => ({ beforeMs }))), { maxLength: 80 })
+const steps = fc.array(
+  fc.oneof({ weight: 9, arbitrary: events }, fc.integer({ min: 0, max: 60 }).map(beforeMs => ({ beforeMs }))),
+  { maxLength: 80 }
+)
 
 /** The same with an array that is searched. */
 function naiveSuspects (kept: readonly RateLimitEvent[]): object[] {
   const counts = new Map<string, number>()
-  for (const { type, ip, count } of kept) if (type === 'limited' && ip !== undefined) counts.set(ip, (counts.get(ip) ?? 0) + count)
+  for (const { type, ip, count } of kept) {
+    if (type === 'limited' && ip !== undefined) counts.set(ip, (counts.get(ip) ?? 0) + count)
+  }
   return [...counts].sort(([a, x], [b, y]) => y - x || (a < b ? 1 : -1)).map(([ip, count]) => ({ ip, count }))
 }
 
@@ -62,7 +68,11 @@ t.test('suspects are the addresses that were limited, the most limited first', a
   log.logEvents([event({ ip: '192.0.2.3', count: 2 })])
   log.logEvents([event({ type: 'blocked', ip: '192.0.2.9', count: 99 })])
   log.logEvents([event({ ip: undefined, key: 'user 7', count: 99 })])
-  t.same(log.suspects(10), [{ ip: '192.0.2.2', count: 5 }, { ip: '192.0.2.3', count: 2 }, { ip: '192.0.2.1', count: 2 }])
+  t.same(log.suspects(10), [
+    { ip: '192.0.2.2', count: 5 },
+    { ip: '192.0.2.3', count: 2 },
+    { ip: '192.0.2.1', count: 2 }
+  ])
 })
 
 t.test('an address whose events are all gone is no suspect', async t => {

@@ -31,7 +31,7 @@ t.test('a sweep forgets locked clients a day after their last request, however o
   t.equal(memory.size, 0)
 })
 
-t.test('a flood of fresh clients neither grows it past its bound nor frees a limited one, for each algorithm', async t => {
+t.test('a flood of fresh clients neither outgrows the bound nor frees a limited one: each algorithm', async t => {
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const { memory } = setUp(1000)
     const check = { name: 'limit', limit: defineLimit(algorithm, 2, 60_000), cost: 1 }
@@ -167,7 +167,7 @@ t.test('what newcomers of all addresses share is not for one of them to set', as
 // With a sixteenth each, four hosts and the counters of all others fill half of the table.
 const floodCapacity = 16 * Math.ceil(2 * 13 * algorithms.length / 4)
 
-t.test(`in a flood no client passes more than its limit, and other clients are not refused before it (SEED=${seed})`, async t => {
+t.test(`in a flood no client passes more than its limit, none is refused before it (SEED=${seed})`, async t => {
   const random = randomFrom(seed)
   for (let run = 0; run < size(15, 60); run++) {
     const { memory, clock } = setUp(floodCapacity)

@@ -23,7 +23,9 @@ t.test('the hits of one turn of the event loop are sent as one call, and answere
     return await inOrder(hits)
   })
   const answers: [string, number | undefined][] = []
-  for (const key of ['a', 'b', 'a']) batch.add(hit(key), (error, taken) => answers.push([error === undefined ? key : 'failed', taken?.nowMs]))
+  for (const key of ['a', 'b', 'a']) {
+    batch.add(hit(key), (error, taken) => answers.push([error === undefined ? key : 'failed', taken?.nowMs]))
+  }
   t.same(calls, [], 'nothing is sent before the turn is over')
   await setImmediate()
   batch.add(hit('c'), () => {})

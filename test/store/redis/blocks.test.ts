@@ -25,7 +25,10 @@ t.teardown(async () => {
 async function storeOf (t: Test, instance: string): Promise<BlockStore & { readonly redis: RedisBlocks }> {
   const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const keys = new Keys('guard:')
-  const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), { ...times, probeKey: keys.probe })
+  const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: server.port } }, times), {
+    ...times,
+    probeKey: keys.probe
+  })
   t.teardown(() => guarded.close())
   await guarded.connect(times.connectTimeout)
   const store = new RedisStore(guarded, { keys, maxEvents: 10, instance })
@@ -89,11 +92,16 @@ const minuteMs = 60_000
 const aheadMs = -Date.now()
 
 /** What was done to one address, a minute apart; the last one a minute ago. Reasons tell the blocks apart. */
-function history (steps: readonly (readonly [kind: 'block' | 'replace' | 'unblock', minutes?: number])[]): BlockOperation[] {
+function history (
+  steps: readonly (readonly [kind: 'block' | 'replace' | 'unblock', minutes?: number])[]
+): BlockOperation[] {
   return steps.map(([kind, minutes = Infinity], i) => {
     const atMs = (i - steps.length) * minuteMs
     if (kind === 'unblock') return { atMs, unblock: ip }
-    return { atMs, block: { ip, durationMs: minutes * minuteMs, reason: `step ${i}`, origin: 'test', replace: kind === 'replace' } }
+    return {
+      atMs,
+      block: { ip, durationMs: minutes * minuteMs, reason: `step ${i}`, origin: 'test', replace: kind === 'replace' }
+    }
   })
 }
 
@@ -138,7 +146,9 @@ for (const [name, steps] of Object.entries(lateOperations)) {
 t.test('what several instances did in an outage ends as if all had been done in order', async t => {
   const store = await storeOf(t, 'one')
   const step = fc.oneof(
-    fc.constantFrom<readonly ['block' | 'replace', number]>(['block', 2], ['block', 30], ['block', 60], ['replace', 40]),
+    fc.constantFrom<readonly ['block' | 'replace', number]>(
+      ['block', 2], ['block', 30], ['block', 60], ['replace', 40]
+    ),
     fc.constant(['unblock'] as const)
   )
   const steps = fc.tuple(fc.array(step, { maxLength: 6 }), fc.nat(6), fc.boolean()).map(([steps, at, isForGood]) =>
@@ -150,7 +160,9 @@ t.test('what several instances did in an outage ends as if all had been done in 
     const journals = [0, 1, 2].map(() => new Journal({ capacity: 100, maxEvents: 1, onDrop: () => {} }))
     operations.forEach((operation, i) => journals[instances[i]!]!.addBlock(operation))
     for (const journal of isReversed ? journals.reverse() : journals) {
-      for (const chunk of journal.rest()) if (chunk.kind === 'blocks') await store.redis.apply(chunk.operations, aheadMs)
+      for (const chunk of journal.rest()) {
+        if (chunk.kind === 'blocks') await store.redis.apply(chunk.operations, aheadMs)
+      }
     }
     const [standing] = await store.blocks()
     const expected = standingAfter(operations)
@@ -169,7 +181,9 @@ t.test('an older unblock that arrives after a newer one does not make it forgott
 
 t.test('shorter and shorter blocks of one address take bounded room', async t => {
   const store = await storeOf(t, 'one')
-  for (let i = 0; i < 100; i++) await store.block({ ...blockOf(ip), durationMs: (200 - i) * minuteMs, reason: 'x'.repeat(1000) })
+  for (let i = 0; i < 100; i++) {
+    await store.block({ ...blockOf(ip), durationMs: (200 - i) * minuteMs, reason: 'x'.repeat(1000) })
+  }
   t.ok(await observer.hstrlen('guard:{blocks}', ip) < 5000)
   t.match(await store.blocks(), [{ ip }])
 })
@@ -183,8 +197,12 @@ t.test('a block that changes nothing is not announced', async t => {
 
 t.test('a foreign value in place of a block counts as none', async t => {
   const store = await storeOf(t, 'one')
-  const foreign = ['', 'no JSON', '5', '[]', '{}', '{"blockedAtMs":"1","reason":"","origin":""}', '{"blockedAtMs":1.5,"reason":"","origin":""}',
-    '{"blockedAtMs":1,"reason":"","origin":"","expiresAtMs":null}', '['.repeat(10_000)]
+  const foreign = [
+    '', 'no JSON', '5', '[]', '{}', '['.repeat(10_000),
+    '{"blockedAtMs":"1","reason":"","origin":""}',
+    '{"blockedAtMs":1.5,"reason":"","origin":""}',
+    '{"blockedAtMs":1,"reason":"","origin":"","expiresAtMs":null}'
+  ]
   for (const value of foreign) {
     await observer.hset('guard:{blocks}', ip, value)
     t.equal(await store.unblock(ip), false, value.slice(0, 100))

@@ -56,7 +56,9 @@ t.test('what has run out on the real clock is gone', async t => {
 
 t.test('blocks that ran out leave Redis when others are placed', async t => {
   const { blocks, wait } = await maker.redis(t)
-  for (let i = 0; i < 20; i++) await blocks.block({ ip: `192.0.2.${i}`, durationMs: 10_000, reason: '', origin: 'test' })
+  for (let i = 0; i < 20; i++) {
+    await blocks.block({ ip: `192.0.2.${i}`, durationMs: 10_000, reason: '', origin: 'test' })
+  }
   await wait(20_000)
   await blocks.block({ ip: '198.51.100.1', durationMs: 60_000, reason: '', origin: 'test' })
   t.same(await maker.observer.hkeys(keys.blocks), ['198.51.100.1'])

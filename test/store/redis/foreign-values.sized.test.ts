@@ -31,13 +31,19 @@ const values: Readonly<Record<string, (client: Redis, key: string) => Promise<un
   bytes: async (client, key) => await client.set(key, Buffer.from([0xff, 0, 0xfe, 0x0a])),
   'a list': async (client, key) => await client.rpush(key, '7', '{}'),
   'a set': async (client, key) => await client.sadd(key, '7', '{}'),
-  'a hash': async (client, key) => await client.hset(key, { used: '{}', '192.0.2.200': '7', '192.0.2.201': '{}', '192.0.2.202': 'null', x: '' }),
-  'a sorted set': async (client, key) => await client.zadd(key, 'inf', '7', '-inf', '{}', '1.5', '192.0.2.200', 'inf', '192.0.2.201', '3', 'no address'),
+  'a hash': async (client, key) =>
+    await client.hset(key, { used: '{}', '192.0.2.200': '7', '192.0.2.201': '{}', '192.0.2.202': 'null', x: '' }),
+  'a sorted set': async (client, key) =>
+    await client.zadd(key, 'inf', '7', '-inf', '{}', '1.5', '192.0.2.200', 'inf', '192.0.2.201', '3', 'no address'),
   'a stream': async (client, key) => await client.xadd(key, '*', 'sequence', '{}'),
-  'a stream that takes no more': async (client, key) => await client.xadd(key, '18446744073709551615-18446744073709551615', 'ip', '')
+  'a stream that takes no more': async (client, key) =>
+    await client.xadd(key, '18446744073709551615-18446744073709551615', 'ip', '')
 }
 
-/** Into what is there, where that is of the type; else in its place, at once: what the guard writes in between would be in the way. */
+/**
+ * Into what is there, where that is of the type; else in its place, at once: what the guard writes in between would be
+ * in the way.
+ */
 async function replace (key: string, put: typeof values[string]): Promise<void> {
   await put(observer, 'foreign')
   const isSame = await observer.type(key) === await observer.type('foreign')
@@ -59,7 +65,9 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   events: () => [keys.events],
   suspects: () => [keys.suspects],
   probe: () => [keys.probe],
-  limit: () => ['fixed-window', 'sliding-window', 'gcra'].map(algorithm => keys.limit(algorithm as 'gcra', `GET:/${algorithm}`, '192.0.2.1')),
+  limit: () => ['fixed-window', 'sliding-window', 'gcra'].map(algorithm => {
+    return keys.limit(algorithm as 'gcra', `GET:/${algorithm}`, '192.0.2.1')
+  }),
   batch: instance => [keys.batch(instance)],
   fence: instance => [keys.fence(instance)],
   replayed: instance => [
@@ -71,7 +79,8 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
 }
 
 t.test('each key that the guard uses has its test', async t => {
-  const members = [...Object.keys(keys), ...Object.getOwnPropertyNames(Keys.prototype)].filter(name => name !== 'constructor')
+  const names = [...Object.keys(keys), ...Object.getOwnPropertyNames(Keys.prototype)]
+  const members = names.filter(name => name !== 'constructor')
   t.same(members.sort(), Object.keys(named).sort())
 })
 
@@ -94,7 +103,8 @@ async function start (t: Test): Promise<Running> {
 }
 
 const usesRedis = (app: FastifyInstance) => () => app.redisGuard.status.store === 'redis'
-const statusOf = async (app: FastifyInstance, url: string, remoteAddress: string) => (await app.inject({ url, remoteAddress })).statusCode
+const statusOf = async (app: FastifyInstance, url: string, remoteAddress: string) =>
+  (await app.inject({ url, remoteAddress })).statusCode
 
 let clients = 0
 const nextClient = () => `198.51.${++clients >> 8}.${clients & 255}`
@@ -104,17 +114,26 @@ async function use (t: Test, app: FastifyInstance, what: string): Promise<void> 
   const { redisGuard } = app
   const [client, blocked] = [nextClient(), nextClient()]
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra']) {
-    const statuses = [await statusOf(app, `/${algorithm}`, client), await statusOf(app, `/${algorithm}`, client), await statusOf(app, `/${algorithm}`, client)]
+    const statuses = [
+      await statusOf(app, `/${algorithm}`, client),
+      await statusOf(app, `/${algorithm}`, client),
+      await statusOf(app, `/${algorithm}`, client)
+    ]
     t.same(statuses, [200, 200, 429], `${what}: a new client's quota, ${algorithm}`)
-    t.ok([200, 429].includes(await statusOf(app, `/${algorithm}`, '192.0.2.1')), `${what}: a client whose counter may be foreign`)
+    t.ok(
+      [200, 429].includes(await statusOf(app, `/${algorithm}`, '192.0.2.1')),
+      `${what}: a client whose counter may be foreign`
+    )
   }
   await redisGuard.blockIP(blocked, 60, { reason: 'a reason' })
   t.equal(await statusOf(app, '/', blocked), 403, `${what}: blocked`)
   t.equal(await redisGuard.isIPBlocked(blocked), true, `${what}: isIPBlocked`)
   const blocks = await redisGuard.getBlockedIPs()
   t.match(blocks.find(({ ip }) => ip === blocked), { reason: 'a reason', origin: 'api' }, `${what}: getBlockedIPs`)
-  t.ok(blocks.every(({ ip, reason, origin, blockedAtMs, expiresAtMs }) =>
-    parseNetwork(ip)?.text === ip && typeof reason === 'string' && typeof origin === 'string' && blockedAtMs > 0 && expiresAtMs > blockedAtMs), `${what}: nothing else`)
+  const isWhole = ({ ip, reason, origin, blockedAtMs, expiresAtMs }: typeof blocks[number]) =>
+    parseNetwork(ip)?.text === ip && typeof reason === 'string' && typeof origin === 'string' &&
+    blockedAtMs > 0 && expiresAtMs > blockedAtMs
+  t.ok(blocks.every(isWhole), `${what}: nothing else`)
   t.equal(await redisGuard.unblockIP(blocked), true, `${what}: unblockIP`)
   // A look for changes that was under way may bring the block once more.
   await until(async () => await statusOf(app, '/', blocked) === 200)
@@ -129,14 +148,21 @@ async function use (t: Test, app: FastifyInstance, what: string): Promise<void> 
   t.equal(typeof await redisGuard.clearOldRateLimitEvents(3_600_000), 'number', `${what}: clearOldRateLimitEvents`)
 
   await redisGuard.limits.set('global', { max: 900, timeWindow: 1000 })
-  t.match(await redisGuard.limits.peek(client), [{ name: 'global', max: 900 }, { name: 'GET:/fixed-window', remaining: 0 }, {}, {}], `${what}: limits.peek`)
+  t.match(
+    await redisGuard.limits.peek(client),
+    [{ name: 'global', max: 900 }, { name: 'GET:/fixed-window', remaining: 0 }, {}, {}],
+    `${what}: limits.peek`
+  )
   t.equal(await redisGuard.limits.reset('global'), true, `${what}: limits.reset`)
   t.equal(await redisGuard.limits.reset(client), true, `${what}: limits.reset of a client`)
 
   await redisGuard.set('own', 1)
   t.equal(await redisGuard.incr('own'), 2, `${what}: incr`)
   const read = await redisGuard.get('sum').catch((error: unknown) => error)
-  t.ok(read === null || typeof read === 'string' || (read as { code?: string }).code === 'GUARD_ERR_VALUE', `${what}: get of what is foreign`)
+  t.ok(
+    read === null || typeof read === 'string' || (read as { code?: string }).code === 'GUARD_ERR_VALUE',
+    `${what}: get of what is foreign`
+  )
 }
 
 /** Redis goes for a moment in which something is counted, blocked and set, and is told that. */
@@ -222,7 +248,9 @@ t.test('entries between ours are passed over, and ours are all there', async t =
   for (let i = 0; i < 5; i++) {
     await observer.xadd(keys.events, '*', 'a', 'b')
     await redisGuard.logRateLimitEvent({ ip: '192.0.2.9', route: `/${i}` })
-    for (const event of ['7', 'null', '{}', 'x', '{"type":"limited","count":"1","atMs":1}', '{"type":"limited","count":1,"atMs":1,"ip":7}']) {
+    for (const event of [
+      '7', 'null', '{}', 'x', '{"type":"limited","count":"1","atMs":1}', '{"type":"limited","count":1,"atMs":1,"ip":7}'
+    ]) {
       await observer.xadd(keys.events, '*', 'ip', '', 'count', '1', 'atMs', '1', 'event', event)
     }
   }
@@ -246,7 +274,9 @@ t.test('entries between ours are passed over, and ours are all there', async t =
 t.test('foreign entries at the head of the events do not stop their trimming', async t => {
   await observer.flushall()
   const app = await guardedApp(t, { redis: { port: server.port }, maxEvents: 20 })
-  for (let i = 0; i < 30; i++) await observer.xadd(keys.events, '*', ...['a', 'b', 'count', 'x'].slice(0, 2 + 2 * (i % 2)))
+  for (let i = 0; i < 30; i++) {
+    await observer.xadd(keys.events, '*', ...['a', 'b', 'count', 'x'].slice(0, 2 + 2 * (i % 2)))
+  }
   for (let i = 0; i < 40; i++) await app.redisGuard.logRateLimitEvent({ ip: '192.0.2.9' })
   t.equal(await observer.xlen(keys.events), 20)
   t.same(await app.redisGuard.getSuspiciousIPs(), [{ ip: '192.0.2.9', count: 20 }])
@@ -281,12 +311,15 @@ t.test('moments in the future count as no instance, and hold back no block', asy
 t.test('a foreign value in place of a changed limit leaves the limit as it was set, and is reported once', async t => {
   await observer.flushall()
   const { app, lines } = await start(t)
-  const maxOf = async () => Number((await app.inject({ url: '/', remoteAddress: nextClient() })).headers['x-ratelimit-limit'])
+  const maxOf = async () =>
+    Number((await app.inject({ url: '/', remoteAddress: nextClient() })).headers['x-ratelimit-limit'])
   await app.redisGuard.limits.set('global', { max: 5, timeWindow: 1000 })
   for (const text of ['{}', '7', '', '{"max":-1,"windowMs":1}']) {
     await observer.set(keys.value('redis-guard:limit:global'), text)
     await observer.set(keys.value('redis-guard:limits'), `another ${text}`)
-    await until(async () => /^\{"max":5,"windowMs":1000,"atMs":\d+,"reason":"","origin":"api"\}$/.test(String(await observer.get(keys.value('redis-guard:limit:global')))))
+    const written = async () => String(await observer.get(keys.value('redis-guard:limit:global')))
+    const right = /^\{"max":5,"windowMs":1000,"atMs":\d+,"reason":"","origin":"api"\}$/
+    await until(async () => right.test(await written()))
     t.equal(await maxOf(), 5)
   }
   t.equal(lines.length, 1, 'one line', { lines })

@@ -41,7 +41,8 @@ function clientOf (limit: Limit) {
   return {
     key: keys.limit(limit.algorithm, 'limit', client),
     async hit (times: number): Promise<LimitState> {
-      const taken = await store.limits.take(Array.from({ length: times }, () => ({ key: client, checks: [check] })), { number: 0 })
+      const taken =
+        await store.limits.take(Array.from({ length: times }, () => ({ key: client, checks: [check] })), { number: 0 })
       return taken.at(-1)!.outcomes[0]!.state
     },
     async remaining (): Promise<number> {
@@ -95,7 +96,9 @@ for (const algorithm of algorithms) {
       const leftMs = await observer.pttl(key)
       await observer.del(key)
       if (kept > 0) await observer.restore(key, leftMs, before)
-      const counters = baselines.map((state, i) => ({ key, limit, baseline: state, counted: countedOn(state, limit, 20 + 10 * i) }))
+      const counters = baselines.map((state, i) => {
+        return { key, limit, baseline: state, counted: countedOn(state, limit, 20 + 10 * i) }
+      })
       await merge([counters[order[0]!]!])
       await hit(5)
       await merge([counters[order[1]!]!])
@@ -105,7 +108,7 @@ for (const algorithm of algorithms) {
     }
   })
 
-  t.test(`${algorithm}: a chunk that includes an earlier one comes on top of it, also where Redis has lost its data`, async t => {
+  t.test(`${algorithm}: a chunk that includes an earlier one adds to it, also after Redis lost its data`, async t => {
     const { key, hit, remaining } = clientOf(limit)
     const baseline = await hit(10)
     await observer.del(key)
@@ -115,7 +118,7 @@ for (const algorithm of algorithms) {
     t.equal(await remaining(), 40)
   })
 
-  t.test(`${algorithm}: what another instance gave back stays given back where Redis surely has all its data`, async t => {
+  t.test(`${algorithm}: what another instance gave back stays so where Redis has all its data`, async t => {
     for (const isIntact of [true, false]) {
       const { key, hit, remaining } = clientOf(limit)
       const baseline = await hit(10)
@@ -164,7 +167,12 @@ t.test('a window that is over on the way is left out, and so is one that nobody 
   const limit = defineLimit('fixed-window', 100, 1000)
   const { key } = clientOf(limit)
   const nowMs = Date.now()
-  await store.limits.merge(String(++ids), [{ key, limit, baseline: undefined, counted: stateOf(limit, 0, 0, nowMs + 500) }], nowMs, false)
+  await store.limits.merge(
+    String(++ids),
+    [{ key, limit, baseline: undefined, counted: stateOf(limit, 0, 0, nowMs + 500) }],
+    nowMs,
+    false
+  )
   t.equal(await observer.exists(key), 0)
 })
 
@@ -211,7 +219,8 @@ t.test('sliding-window: windows that do not begin at the same moment are matched
     [{ used: 7, fading: 3, startsAtMs: -1000 }, { used: 5, fading: 2, startsAtMs: -9000 }, { used: '7', fading: '8' }],
     [{ used: 7, fading: 3, startsAtMs: -3000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '12', fading: '5' }],
     // What Redis had stored has become the fading window.
-    [{ used: 7, fading: 3, startsAtMs: -12_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '9' }],
+    [{ used: 7, fading: 3, startsAtMs: -12_000 }, { used: 5, fading: 2, startsAtMs: -1000 },
+      { used: '5', fading: '9' }],
     [{ used: 7, fading: 3, startsAtMs: -25_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '2' }]
   ]
   for (const [inRedis, merged, expected] of cases) {
@@ -269,7 +278,10 @@ t.test('after a fence no batch runs that was sent before it', async t => {
   t.equal((await store.instance.fence()).last, ticket.number)
   // A batch with an old number, as one that was on its way would have.
   const late = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'one' })
-  await t.rejects(late.limits.take(hits('fenced'), { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  await t.rejects(late.limits.take(hits('fenced'), { number: 0 }), {
+    code: 'GUARD_ERR_STORE_UNAVAILABLE',
+    kind: 'lost'
+  })
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '1')
   await store.limits.take(hits('fenced'), ticket)
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '2')
@@ -290,7 +302,11 @@ t.test('a script that Redis has forgotten is sent again under a new number', asy
     await observer.script('FLUSH')
     const tickets = Array.from({ length: 5 }, () => ({ number: 0 }))
     await Promise.all(tickets.map(async ticket => await store.limits.take(hits, ticket)))
-    t.same(tickets.map(({ number }) => number).sort((a, b) => a - b), tickets.map(({ number }) => number), 'in the order in which they ran')
+    t.same(
+      tickets.map(({ number }) => number).sort((a, b) => a - b),
+      tickets.map(({ number }) => number),
+      'in the order in which they ran'
+    )
   }
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'forgotten')), '15')
 })
@@ -330,10 +346,14 @@ t.test('of a block and an unblock the later one holds, whichever is told first',
   const block = (ip: string, durationMs = 60_000) => ({ ip, durationMs, reason: 'told', origin: 'test' })
   const nowMs = Date.now()
   const cases: [ip: string, first: () => Promise<unknown>, told: BlockOperation, isBlocked: boolean][] = [
-    ['192.0.2.1', async () => await blocks.block(block('192.0.2.1')), { atMs: nowMs - 5000, unblock: '192.0.2.1' }, true],
-    ['192.0.2.2', async () => { await blocks.block(block('192.0.2.2')); await blocks.unblock('192.0.2.2') }, { atMs: nowMs - 5000, block: block('192.0.2.2') }, false],
-    ['192.0.2.3', async () => await store.blocks.apply([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], 0), { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
-    ['192.0.2.4', async () => await store.blocks.apply([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], 0), { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
+    ['192.0.2.1', async () => await blocks.block(block('192.0.2.1')), { atMs: nowMs - 5000, unblock: '192.0.2.1' },
+      true],
+    ['192.0.2.2', async () => { await blocks.block(block('192.0.2.2')); await blocks.unblock('192.0.2.2') },
+      { atMs: nowMs - 5000, block: block('192.0.2.2') }, false],
+    ['192.0.2.3', async () => await store.blocks.apply([{ atMs: nowMs - 9000, block: block('192.0.2.3') }], 0),
+      { atMs: nowMs - 5000, unblock: '192.0.2.3' }, false],
+    ['192.0.2.4', async () => await store.blocks.apply([{ atMs: nowMs - 9000, unblock: '192.0.2.4' }], 0),
+      { atMs: nowMs - 5000, block: block('192.0.2.4') }, true],
     ['192.0.2.5', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.5', 4000) }, false],
     ['192.0.2.6', async () => {}, { atMs: nowMs - 5000, block: block('192.0.2.6', Infinity) }, true]
   ]
@@ -344,7 +364,11 @@ t.test('of a block and an unblock the later one holds, whichever is told first',
   }
   await blocks.block({ ...block('192.0.2.7'), reason: 'here' })
   await store.blocks.apply([{ atMs: nowMs - 5000, block: block('192.0.2.7') }], 0)
-  t.equal((await blocks.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason, 'here', 'a later block of the same address stays')
+  t.equal(
+    (await blocks.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason,
+    'here',
+    'a later block of the same address stays'
+  )
   const told = (await blocks.blocks()).find(({ ip }) => ip === '192.0.2.6')!
   t.ok(Math.abs(told.blockedAtMs - (nowMs - 5000)) < 2000, 'it was blocked when it was blocked')
   t.equal(await store.blocks.count(), (await blocks.blocks()).length)
@@ -357,7 +381,11 @@ t.test('instances are counted while they are alive, and the epoch stays', async 
   const other = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'two' })
   const withOther = { epoch: first.epoch, instances: first.instances + 1 }
   t.match(await other.instance.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not told all yet')
-  t.match(await store.instance.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances, since: first.since })
+  t.match(await store.instance.heartbeat(true, 0), {
+    epoch: first.epoch,
+    instances: first.instances,
+    since: first.since
+  })
   // Until Redis' own clock has gone on.
   await sleep(5)
   const later = await other.instance.heartbeat(true, first.nowMs + 1)
@@ -371,7 +399,8 @@ t.test('instances are counted while they are alive, and the epoch stays', async 
 
 t.test('a fence that comes late does not open the door again for what was sent before', async t => {
   const fence = new Script(scripts.fence)
-  const fenceAt = async (next: number) => Number(await fence.run(observer, [keys.batch('late'), keys.fence('late')], [next, 60_000]))
+  const fenceAt = async (next: number) =>
+    Number(await fence.run(observer, [keys.batch('late'), keys.fence('late')], [next, 60_000]))
   await observer.set(keys.batch('late'), 7)
   t.equal(await fenceAt(1000), 7)
   t.equal(await fenceAt(2000), 7, 'it tells the same where nothing has run since')
@@ -382,7 +411,9 @@ t.test('a fence that comes late does not open the door again for what was sent b
 
 t.test('a block list that is replaced while it is read is one that Redis has lost', async t => {
   const client = guarded.client
-  await client.hset(keys.blocks, Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`10.0.${i >> 8}.${i & 255}`, '{}'])))
+  await client.hset(keys.blocks, Object.fromEntries(Array.from({ length: 5000 }, (_, i) => {
+    return [`10.0.${i >> 8}.${i & 255}`, '{}']
+  })))
   const pages = store.blocks.pages()
   await pages.next()
   await observer.set(keys.blocks, 'a text of somebody else')
@@ -401,7 +432,9 @@ t.test('what is sent again without the first of it is added once', async t => {
   await merge(counters, 'sent again')
   await merge(counters.slice(1), 'sent again')
   t.equal(await second.remaining(), 70)
-  const changes = ['first', 'second'].map(key => ({ key, base: undefined, add: 1, addedAtMs: Date.now(), end: undefined }))
+  const changes = ['first', 'second'].map(key => {
+    return { key, base: undefined, add: 1, addedAtMs: Date.now(), end: undefined }
+  })
   await store.values.merge('values sent again', changes, Date.now())
   await store.values.merge('values sent again', changes.slice(1), Date.now())
   t.equal(await observer.get(keys.value('second')), '1')

@@ -1,4 +1,7 @@
-/** A reply that was cut off or garbled is a failure of kind `reply`, or in range: never a wrong counter, a NaN or a TypeError. */
+/**
+ * A reply that was cut off or garbled is a failure of kind `reply`, or in range: never a wrong counter, a NaN or a
+ * TypeError.
+ */
 import { connect, createServer, type Socket } from 'node:net'
 import { once } from 'node:events'
 import fc from 'fast-check'
@@ -30,7 +33,8 @@ function storeAnswering (answer: () => unknown): Asked {
   const client = new Proxy({ isCluster: false }, {
     get: (target, name) => name === 'isCluster' ? false : async () => answer()
   }) as unknown as RedisClient
-  const redis = { run: async <T>(command: (client: RedisClient) => Promise<T>) => await command(client) } as unknown as GuardedRedis
+  const redis =
+    { run: async <T>(command: (client: RedisClient) => Promise<T>) => await command(client) } as unknown as GuardedRedis
   const store = new RedisStore(redis, { keys: new Keys('guard:'), maxEvents: 10, instance: 'test' })
   return { ...contractsOf(store), redis: store }
 }
@@ -79,7 +83,10 @@ const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
     inRange(nowMs, 1)
   },
   get: async store => { const text = await store.values.get('key'); if (text !== null) isText(text) },
-  'get with its end': async store => { const told = await store.redis.values.get('key'); if (told !== undefined && told.leftMs !== Infinity) inRange(told.leftMs, 0) },
+  'get with its end': async store => {
+    const told = await store.redis.values.get('key')
+    if (told !== undefined && told.leftMs !== Infinity) inRange(told.leftMs, 0)
+  },
   set: async store => await store.values.set('key', 'value', undefined),
   incr: async store => { if (!Number.isFinite(await store.values.incr('key'))) throw new RangeError('no sum') },
   expire: async store => isBoolean(await store.values.expire('key', 1)),
@@ -142,7 +149,10 @@ async function read (reader: (store: Asked) => Promise<void>, answer: unknown): 
 }
 
 const garbage = fc.oneof(
-  fc.constantFrom<unknown>(null, undefined, '', ' ', [], {}, true, false, NaN, Infinity, -Infinity, 1.5, -1, 2 ** 53, '1e3', '0x10', '-0', Buffer.from('1')),
+  fc.constantFrom<unknown>(
+    null, undefined, '', ' ', [], {}, true, false, NaN, Infinity, -Infinity, 1.5, -1, 2 ** 53, '1e3', '0x10', '-0',
+    Buffer.from('1')
+  ),
   fc.integer(), fc.string(), fc.bigInt()
 )
 const { value: anyReply } = fc.letrec<{ value: unknown }>(tie => ({
@@ -151,7 +161,9 @@ const { value: anyReply } = fc.letrec<{ value: unknown }>(tie => ({
 
 for (const [name, reader] of Object.entries(readers)) {
   t.test(`${name}: any reply is rejected, or its numbers are in range`, async t => {
-    await t.resolves(fc.assert(fc.asyncProperty(anyReply, async answer => { await read(reader, answer) }), { numRuns: 300 }))
+    await t.resolves(fc.assert(fc.asyncProperty(anyReply, async answer => {
+      await read(reader, answer)
+    }), { numRuns: 300 }))
   })
 }
 
@@ -192,7 +204,9 @@ t.test('a reply with a part missing, doubled, or replaced by a value that Number
       ? [
           ...reply.map((_, i) => reply.slice(0, i)),
           ...(name === 'suspects' ? [] : [[...reply, 1]]),
-          ...reply.flatMap((part, i) => wrong.filter(value => !(part === '' && value === '')).map(value => reply.with(i, value)))
+          ...reply.flatMap((part, i) => {
+            return wrong.filter(value => !(part === '' && value === '')).map(value => reply.with(i, value))
+          })
         ]
       : wrong
     for (const garbled of replies) {
@@ -220,7 +234,9 @@ t.test('a page of events that leads back to itself is rejected', async t => {
 
 /** No reply is waited for in vain, so no time limit has to be short. */
 const optionsOf = ({ port }: Garbler) =>
-  ({ redis: { port }, max: 3, timeWindow: '1 hour', syncInterval: 60_000, commandTimeout: 30_000, connectTimeout: 30_000 })
+  ({
+    redis: { port }, max: 3, timeWindow: '1 hour', syncInterval: 60_000, commandTimeout: 30_000, connectTimeout: 30_000
+  })
 
 t.test('replies that are out of step are nobody\'s counters, and the connection is made anew', async t => {
   const server = await RedisServer.start()
