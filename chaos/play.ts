@@ -69,10 +69,7 @@ const warmUpMs = 1500
 const calmMs = 2000
 const afterMs = 2000
 
-/**
- * ms that an instance is waited for to notice, to use Redis again, and to tell it what it kept; judge.ts says what is
- * too long
- */
+/** ms that an instance may take to notice, to use Redis again, and to replay; judge.ts says what is too long */
 const patienceMs = 60_000
 
 /** @throws when a process or a server does not start, or Redis does not come back */
@@ -187,10 +184,7 @@ async function noticed (instances: readonly InstanceProcess[], struckMs: number)
 
 const loadFile = new URL('./load.js', import.meta.url)
 
-/**
- * What there is before the fault, known to both; and done once, so that no later order, or look, is the first of its
- * kind and slow for that.
- */
+/** The data that both know before the fault; made once, so that no later order or look is slow as the first. */
 async function prepare (first: InstanceProcess, second: InstanceProcess): Promise<void> {
   await settled([first, second])
   for (const instance of [first, second]) {

@@ -1,15 +1,10 @@
-/**
- * The rows of CONTRIBUTING.md: each file imports only from its own row or from rows above it, and nothing imports
- * itself through others.
- */
+/** The rows of CONTRIBUTING.md: a file imports only from its own row or from rows above it, in no circle. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { posix } from 'node:path'
 import t from 'tap'
 import { inRepository } from './support/paths.js'
 
-/**
- * The rooms of lib, by row. A name with a slash at its end is a folder; the longest name that fits a file is its room.
- */
+/** The rooms of lib, by row. A name that ends in a slash is a folder; the longest name that fits is the room. */
 const rows: readonly (readonly string[])[] = [
   ['errors.ts', 'runtime/', 'rules/', 'addresses/'],
   ['settings/', 'store/'],

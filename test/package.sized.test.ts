@@ -1,7 +1,4 @@
-/**
- * What is published, used as a program that installed it would: by its name, from node_modules, with its declared
- * dependencies only.
- */
+/** The published package, used by its name from node_modules, with its declared dependencies only. */
 import { execFile, type ExecFileException } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'

@@ -93,13 +93,15 @@ export class AddressTable {
   #cellOf (a: number, b: number, c: number, d: number): number {
     const keys = this.#keys
     const mask = this.#cells.length - 1
-    for (let cell = this.#hash(a, b, c, d) & mask; ; cell = (cell + 1) & mask) {
-      const entry = at(this.#cells, cell)
-      if (entry === 0) return cell
+    let cell = this.#hash(a, b, c, d) & mask
+    for (let entry = at(this.#cells, cell); entry !== 0; entry = at(this.#cells, cell)) {
       const first = (entry - 1) * this.#width
-      if (keys[first] !== a) continue
-      if (this.#width === 1 || (keys[first + 1] === b && keys[first + 2] === c && keys[first + 3] === d)) return cell
+      const isFirst = keys[first] === a
+      if (isFirst && this.#width === 1) break
+      if (isFirst && keys[first + 1] === b && keys[first + 2] === c && keys[first + 3] === d) break
+      cell = (cell + 1) & mask
     }
+    return cell
   }
 
   #hash (a: number, b: number, c: number, d: number): number {

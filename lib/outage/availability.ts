@@ -35,7 +35,7 @@ export interface SwitchEvents {
 
 export interface AvailabilityEvents extends SwitchEvents {
   /** Redis rejected entries of the journal, or what was restored; they are lost. */
-  refused: [what: JournalKind, count: number, error: Error]
+  rejected: [what: JournalKind, count: number, error: Error]
 }
 
 /** The status where no Redis is configured. */
@@ -126,8 +126,8 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#now = now
     this.#clock = new ClockOffset(now)
     const { store, journal } = redis
-    const onRefused = (what: JournalKind, count: number, error: Error) => { this.emit('refused', what, count, error) }
-    this.#recovery = new Recovery({ store, journal, memory, now, clock: this.#clock, onRefused })
+    const onRejected = (what: JournalKind, count: number, error: Error) => { this.emit('rejected', what, count, error) }
+    this.#recovery = new Recovery({ store, journal, memory, now, clock: this.#clock, onRejected })
     redis.guarded.on('up', () => this.#replay())
     redis.guarded.on('down', () => this.#leave())
     if (redis.guarded.usable) this.#replay()

@@ -18,7 +18,7 @@ import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
 
 /** Called with what Redis rejected. */
-type OnRefused = (what: JournalKind, count: number, error: Error) => void
+type OnRejected = (what: JournalKind, count: number, error: Error) => void
 
 /** Counters or blocks that are restored in one call. */
 const inCall = 100
@@ -36,7 +36,7 @@ export interface RecoveryParts {
   /** ms since 1970 */
   readonly now: () => number
   readonly clock: ClockOffset
-  readonly onRefused: OnRefused
+  readonly onRejected: OnRejected
 }
 
 export class Recovery {
@@ -45,18 +45,18 @@ export class Recovery {
   readonly #memory: MemoryStore
   readonly #now: () => number
   readonly #clock: ClockOffset
-  readonly #onRefused: OnRefused
+  readonly #onRejected: OnRejected
   #restores = 0
   /** chunks of `replayRest` that Redis has not answered yet */
   #underWay = 0
 
-  constructor ({ store, journal, memory, now, clock, onRefused }: RecoveryParts) {
+  constructor ({ store, journal, memory, now, clock, onRejected }: RecoveryParts) {
     this.#store = store
     this.#journal = journal
     this.#memory = memory
     this.#now = now
     this.#clock = clock
-    this.#onRefused = onRefused
+    this.#onRejected = onRejected
   }
 
   /**
@@ -141,7 +141,7 @@ export class Recovery {
       await call()
     } catch (error) {
       if (!(error instanceof StoreUnavailableError) || error.kind !== 'reply') throw error
-      this.#onRefused(what, count, error)
+      this.#onRejected(what, count, error)
     }
   }
 

@@ -51,7 +51,7 @@ function watchRedis ({ guarded, availability }: RedisParts, { metrics, outageLog
     publishSwitch(status)
     outageLog.switched(status)
   })
-  availability.on('refused', (kind, count, error) => {
+  availability.on('rejected', (kind, count, error) => {
     metrics?.dropped(kind, count)
     outageLog.rejected(kind, count, error)
   })

@@ -12,9 +12,7 @@ const canonicalAddress = (text: unknown) => parseAddress(text)?.text
 const octets = fc.tuple(fc.nat(255), fc.nat(255), fc.nat(255), fc.nat(255))
 const anyGroup =
   fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.constantFrom(1, 0x64, 0xff9b, 0xfffe, 0xffff), fc.nat(0xffff))
-/**
- * Eight groups with random runs of zeros, and often with one of the prefixes that carry IPv4, or one a bit beside it.
- */
+/** Eight groups with random runs of zeros, often with a prefix that carries IPv4, or with one a bit beside it. */
 const groups = fc.tuple(
   fc.constantFrom(
     [],

@@ -1,6 +1,4 @@
-/**
- * Memory and handles of a process that serves one random address after the other; `npm run bench:flat` does it longer.
- */
+/** Memory and handles of a process that serves random addresses; `npm run bench:flat` does it longer. */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import t from 'tap'
@@ -14,10 +12,7 @@ t.setTimeout(600_000)
 /** The compiled one: it takes a process of its own, where nothing else keeps anything. */
 const program = inRepository('dist/bench/flat.js')
 
-/**
- * As many requests as fill and empty what remembers 10,000 clients, so that each look sees it as full as the last one
- * did.
- */
+/** Enough requests to fill and empty what remembers 10,000 clients, so that each look sees it equally full. */
 const step = 10_000
 const looks = size(2, 8)
 

@@ -12,10 +12,7 @@ t.setTimeout(600_000)
 /** `npm test` has built what runs. */
 const program = inRepository('dist/chaos/index.js')
 
-/**
- * One of each kind: a server that forgets, one that hangs, a bad line, other nodes that take over, and commands that
- * fail.
- */
+/** One of each kind: lost data, a hanging server, a bad line, nodes that take over, commands that fail. */
 const chosen = [
   'kill -9, back empty', 'SIGSTOP', 'connections reset every 50 ms', 'Sentinel fail-over', 'Cluster, a primary lost',
   'out of memory'

@@ -21,9 +21,7 @@ interface Step {
   /** the header x-user */
   readonly user?: string
   readonly status: number
-  /**
-   * all the headers of the limit, and no others; of those in seconds one less for each second that the row has taken
-   */
+  /** all headers of the limit, and no others; seconds may be less by those that the row has taken */
   readonly headers?: Readonly<Record<string, number>>
   readonly body?: unknown
 }
@@ -1165,9 +1163,7 @@ function state (max: number, timeWindow: number, remaining: number) {
   return { isAllowed: false, key: '127.0.0.1', max, timeWindow, remaining, isExceeded: false, isBanned: false }
 }
 
-/**
- * The same answer with `in time` for what depends on how long the test took: neither over nor longer than the window.
- */
+/** The same answer, with `in time` for a duration that is neither over nor longer than the window. */
 function withoutTime (answer: Awaited<ReturnType<ReturnType<FastifyInstance['createRateLimit']>>>): object {
   if (answer.isAllowed) return answer
   // Only ours has the name of the limit.
@@ -1272,9 +1268,7 @@ async function sendStep (app: FastifyInstance, step: Step, begunMs: number): Pro
   }
 }
 
-/**
- * A refusal has a code here; all else is the same. Its minute is whole, as far as the row's duration accounts for it.
- */
+/** A refusal has a code here; all else is the same. Its minute is whole, less the seconds that the row took. */
 function withoutCode (body: unknown, begunMs: number): unknown {
   if (typeof body !== 'object' || Array.isArray(body)) return body
   const { code, ...rest } = body as { code?: unknown, message?: string }

@@ -113,10 +113,7 @@ export class Setting {
     if (this.#proxy !== undefined) await until(() => app.redisGuard.status.store === 'memory')
   }
 
-  /**
-   * That the row was played where it says: the other store decided nothing, and no request waited for a time limit,
-   * unless it may.
-   */
+  /** Checks that only the named store decided, and that no request waited for a time limit, unless it may. */
   async check (mayWait = false): Promise<void> {
     const other = this.name === 'on Redis' ? 'memory' : 'redis'
     for (const registry of this.#registries) {

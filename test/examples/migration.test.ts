@@ -38,10 +38,7 @@ interface Answer {
   readonly body: string
 }
 
-/**
- * Requests that are alike, one for each status that they are to be answered with; a text among these says how long
- * nothing happens.
- */
+/** Equal requests, one for each expected status; a text among these is a pause in which nothing happens. */
 type Series = readonly [
   title: string, request: `${string} ${string}`, ask: Ask, expected: readonly (number | `${number} ms`)[]
 ]

@@ -1,6 +1,4 @@
-/**
- * What the plugin's hooks decide about a request, by each option, and what bad input and failing functions do to it.
- */
+/** What the hooks decide about a request, by each option, and how they treat bad input and failing functions. */
 import { connect } from 'node:net'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'

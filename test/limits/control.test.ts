@@ -104,7 +104,7 @@ t.test('a limit set while Redis is away applies here, and elsewhere when it is b
   t.same([await maxOf(first), await maxOf(first, '/login')], [6, 3])
 })
 
-t.test('a Redis that has lost its data is told again what is set', { buffered: true }, async t => {
+t.test('limits that were set are written again to a Redis that has lost its data', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const app = await appWith(t, { redis: server.url, syncInterval: 20 })
@@ -192,7 +192,7 @@ for (const where of ['memory', 'redis'] as const) {
   })
 }
 
-t.test('a reset while Redis is away is told to it afterwards', { buffered: true }, async t => {
+t.test('a reset while Redis is away is replayed afterwards', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const proxy = await TcpProxy.start(server.port)

@@ -9,10 +9,7 @@ import { mockMachinery } from '../support/fake-timers.js'
 const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent =>
   ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
 
-/**
- * A log over a store that remembers its writes, and answers each when `answer` says so; a write takes no time on its
- * clock.
- */
+/** A log over a store that remembers its writes and answers when `answer` says so, in no time of its clock. */
 function watched (answer: (write: number) => Promise<void> = async () => {}, now = () => 0) {
   const writes: (readonly RateLimitEvent[])[] = []
   let dropped = 0

@@ -50,7 +50,7 @@ function counted (hits: readonly Hit[]): readonly Taken[] {
   return hits.map(() => ({ accepted: true, nowMs, outcomes: [{ fits: true, state }] }))
 }
 
-t.test('a heartbeat that finds another epoch ends the use of Redis until it has been told everything', async t => {
+t.test('a heartbeat that finds another epoch ends the use of Redis until the replay is over', async t => {
   const { clock, redis, switches, isUp, hit, counterOf } = setUp(t)
   await isUp()
   redis.limits.take = async hits => counted(hits)
@@ -80,7 +80,7 @@ t.test('a heartbeat that Redis rejects is followed by the next one', async t => 
 
 for (const closes of [false, true]) {
   const again = closes ? 'not asked again after the end' : 'asked again a second later'
-  t.test(`a Redis that works but will not be told is ${again}`, async t => {
+  t.test(`a Redis that works but fails the replay is ${again}`, async t => {
     const { clock, breaker, redis, stores, journal, hit } = setUp(t)
     await hit('client')
     const { merge } = redis.limits
@@ -96,7 +96,7 @@ for (const closes of [false, true]) {
   })
 }
 
-t.test('where Redis goes while it is told, the breaker says when it is told again', async t => {
+t.test('where Redis goes during a replay, the breaker says when the next one begins', async t => {
   const { clock, breaker, redis, stores, hit } = setUp(t)
   await hit('client')
   redis.instance.fence = async () => {
@@ -111,7 +111,7 @@ t.test('where Redis goes while it is told, the breaker says when it is told agai
   t.match(stores.availability.status, { store: 'memory', reason: 'gone' })
 })
 
-t.test('a Redis that is a few batches behind is told the counters that it had', async t => {
+t.test('a Redis that is a few batches behind gets back the counters that it had', async t => {
   const { breaker, redis, isUp, hit, counterOf } = setUp(t)
   await isUp()
   redis.limits.take = async (hits, ticket) => {
@@ -126,15 +126,15 @@ t.test('a Redis that is a few batches behind is told the counters that it had', 
   t.equal(redis.merged.length, 1)
 })
 
-t.test('entries that Redis rejects during a replay are reported, and the others are told', async t => {
+t.test('entries that Redis rejects during a replay are reported, and the others are sent', async t => {
   const { breaker, redis, stores, journal, hit, isUp } = setUp(t)
   await hit('client')
   await stores.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
   redis.blocks.apply = async () => { throw rejected }
-  const refused: unknown[] = []
-  stores.availability.on('refused', (what, count, error) => refused.push([what, count, error]))
+  const reported: unknown[] = []
+  stores.availability.on('rejected', (what, count, error) => reported.push([what, count, error]))
   await isUp()
-  t.same(refused, [['blocks', 1, rejected]])
+  t.same(reported, [['blocks', 1, rejected]])
   t.same([redis.mergeCalls.length, journal.size, breaker.usable], [1, 0, true])
 })
 
@@ -184,7 +184,7 @@ t.test('blocks are restored where Redis lacks them, and lifted where it still ha
   const told = redis.applied.map(operation => 'block' in operation
     ? `${operation.block.ip} ${operation.block.durationMs} ${operation.block.replace ?? false}`
     : `${operation.unblock} lifted`)
-  // The last two are told by the journal.
+  // The last two are replayed from the journal.
   t.same(told.toSorted(), [
     '192.0.2.1 60000 false', '192.0.2.3 lifted', '192.0.2.4 lifted', '192.0.2.5 30000 true', '192.0.2.6 120000 false',
     '192.0.2.7 60000 false'

@@ -298,7 +298,7 @@ t.test('times follow the clock of this process, not of Redis; changes during a l
   t.same(blocked(), [false, false, false, false])
 })
 
-t.test('a list that cannot be read leaves the one in force as it is, and is told of once', async t => {
+t.test('a list that cannot be read leaves the one in force as it is, and is reported once', async t => {
   const lines: Record<string, unknown>[] = []
   const options = { redis: { port: server.port }, syncInterval, commandTimeout: 10_000 }
   const one = await guardedApp(t, options, logTo(lines))

@@ -381,7 +381,7 @@ t.test('a client with an offline queue makes no request wait and counts none twi
   await server.restart()
   await isUsed(app)
   await timed(app)
-  // One before, 20 meanwhile, and one after: what Redis has lost it was told again.
+  // One before, 20 meanwhile, and one after: what Redis had lost was restored.
   t.equal(await own.get('guard:fixed-window:{127.0.0.1}:global'), '22')
 })
 

@@ -77,7 +77,7 @@ t.test('hits at one counter are one entry, on top of what was known', async t =>
   t.same([journal.size, journal.has('a')], [0, false])
 })
 
-t.test('a counter is told by the limit of its latest hit', async t => {
+t.test('a counter is replayed with the limit of its latest hit', async t => {
   const { journal } = setUp()
   const changed = defineLimit('fixed-window', 5, 3_600_000)
   journal.addHit(hit('a'), undefined, undefined)
@@ -124,7 +124,7 @@ t.test('as long as Redis has not taken a chunk, no other is made', async t => {
   t.ok(journal.size <= 1000, `${journal.size} entries`)
 })
 
-t.test('blocks are told in the order of their last changes', async t => {
+t.test('blocks are replayed in the order of their last changes', async t => {
   const { journal } = setUp()
   const block = (ip: string) => ({ atMs: nowMs, block: { ip, durationMs: 1000, reason: '', origin: '' } })
   journal.addBlock(block('192.0.2.1'))

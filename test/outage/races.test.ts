@@ -1,6 +1,4 @@
-/**
- * Two things happen at once: a made-up Redis and a made-up breaker answer exactly while something else is under way.
- */
+/** Two things happen at once: a made-up Redis and breaker answer exactly while something else is under way. */
 import t, { type Test } from 'tap'
 import { parseAddress } from '../../lib/addresses/address.js'
 import { windowOf } from '../../lib/rules/fixed-window.js'

@@ -1,7 +1,4 @@
-/**
- * Nothing is lost in an outage, and nothing is counted twice: on a real Redis, and through a proxy where only one
- * instance sees it.
- */
+/** An outage loses nothing and counts nothing twice: on a real Redis, and where only one instance sees it. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
@@ -225,7 +222,7 @@ t.test('two instances add up, whichever sees the outage and is back first', { bu
   }))
 })
 
-t.test('hits that come while Redis is told are decided, and none is lost', { buffered: true }, async t => {
+t.test('hits that come during a replay are decided, and none is lost', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, proxy } = await instance(t, server, { max: 100_000, cache: 10_000, syncInterval: 60_000 })
   const addressOf = (i: number) => `198.51.${i >> 8}.${i & 255}`
@@ -524,7 +521,7 @@ t.test('a full journal drops the oldest with most quota left, and says so once',
   t.same(await Promise.all([1, 2, 3, 4].map(async i => await usedInRedis(server, `192.0.2.${i}`))), [0, 0, 1, 1])
 })
 
-t.test('a Redis that works but will not be told is asked again', { buffered: true }, async t => {
+t.test('a Redis that works but fails the replay gets another one', { buffered: true }, async t => {
   const server = await startRedis(t, '--requirepass', 'secret')
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
@@ -586,7 +583,7 @@ t.test('what Redis dislikes holds in the process, and fails nobody', { buffered:
   t.equal(lines.length, 1)
 })
 
-t.test('refusals and events whose writing is given up are told later', { buffered: true }, async t => {
+t.test('refusals and events whose writing is given up are replayed later', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, proxy } = await instance(t, server, { max: 1 })
   t.same(await statuses(app, 1), { 200: 1 })

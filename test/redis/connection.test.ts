@@ -1,6 +1,4 @@
-/**
- * Connections of all kinds: what they are made from, how a start waits for them, and what a Cluster does to commands.
- */
+/** Connections: what they are made from, how a start waits for them, and what a Cluster does to commands. */
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'

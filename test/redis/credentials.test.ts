@@ -1,6 +1,4 @@
-/**
- * The function that gives user and password: when it is asked, what becomes of its answers, and that nobody reads them.
- */
+/** The function that gives user and password: when it is asked, what its answers do, and that nobody reads them. */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,6 +1,4 @@
-/**
- * Redis over TLS: which certificates are trusted, what the guard says of the others, and how it comes back from them.
- */
+/** Redis over TLS: which certificates are trusted, what the guard says of others, and how it recovers from them. */
 import { X509Certificate } from 'node:crypto'
 import { lookup } from 'node:dns'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises'

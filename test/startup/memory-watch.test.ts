@@ -1,6 +1,4 @@
-/**
- * A Redis that is nearly full, that evicts, or that may, is told of once: at start, and when it comes to that later.
- */
+/** A Redis that is nearly full, evicts or may evict is reported once: at start, and when it comes to that later. */
 import t, { type Test } from 'tap'
 import { MemoryWatch } from '../../lib/startup/memory-watch.js'
 import { guardedApp, logTo } from '../support/app.js'

@@ -15,9 +15,7 @@ const parts = [
   '%', '{', '}', ' ', '\n', '\r', ':', '%empty', '%0020', '%007b', '0020', 'a', 'A', 'é', '😀', '\ud800', '\udc00',
   '\0', ''
 ]
-/**
- * Texts of the units that could end a part, or look like an escaped one, on both sides of the length that is hashed.
- */
+/** Texts of units that could end a part or look escaped, on both sides of the length that is hashed. */
 const texts = fc.oneof(
   fc.array(fc.constantFrom(...parts), { maxLength: 4 }).map(list => list.join('')),
   fc.string({ unit: 'binary', maxLength: 8 }),

@@ -1,7 +1,4 @@
-/**
- * Coverage is that of lib/: instances in processes of their own run the same code compiled, which is no code of its
- * own.
- */
+/** Coverage is that of lib/: instances in processes of their own run the same compiled code. */
 import { readdirSync } from 'node:fs'
 
 const files = readdirSync(new URL('../../lib/', import.meta.url), { recursive: true })

@@ -1,7 +1,4 @@
-/**
- * Bundles bundled.mjs into the folder --configFolder, in both formats; without other packages when --configOwn is
- * given.
- */
+/** Bundles bundled.mjs into --configFolder, in both formats; without other packages when --configOwn is given. */
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import commonjs from '@rollup/plugin-commonjs'

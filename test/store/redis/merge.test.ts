@@ -342,7 +342,7 @@ t.test('a fence tells whether a live write of events ran, and none runs behind i
   t.equal((await store.events.events(5)).length, 2)
 })
 
-t.test('of a block and an unblock the later one holds, whichever is told first', async t => {
+t.test('of a block and an unblock the later one holds, whichever is replayed first', async t => {
   const block = (ip: string, durationMs = 60_000) => ({ ip, durationMs, reason: 'told', origin: 'test' })
   const nowMs = Date.now()
   const cases: [ip: string, first: () => Promise<unknown>, told: BlockOperation, isBlocked: boolean][] = [

@@ -1,7 +1,4 @@
-/**
- * A reply that was cut off or garbled is a failure of kind `reply`, or in range: never a wrong counter, a NaN or a
- * TypeError.
- */
+/** A garbled reply fails with kind `reply` or is in range: never a wrong counter, a NaN or a TypeError. */
 import { connect, createServer, type Socket } from 'node:net'
 import { once } from 'node:events'
 import fc from 'fast-check'
