@@ -37,8 +37,8 @@ t.teardown(async () => {
 })
 
 /**
- * ARGV: by how much time passes, ms. Returns Redis' clock. Windows that begin at moments of the calendar, and not with a
- * first hit, would stay comparable only where whole windows pass.
+ * ARGV: by how much time passes, ms. Returns Redis' clock. Windows that begin at moments of the calendar, and not with
+ * a first hit, would stay comparable only where whole windows pass.
  */
 const passTime = `
   local time = redis.call('TIME')
