@@ -5,7 +5,7 @@
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { RedisGuard } from './api/redis-guard.js'
-import { counterMaker } from './compat/custom-store.js'
+import { storeMaker } from './compat/custom-store.js'
 import type { CreateRateLimitOptions } from './compat/types.js'
 import { clientReader } from './http/client-address.js'
 import type { RateLimiter, RateLimitHandler } from './http/decorators.js'
@@ -52,7 +52,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   const warnings = new WarningLog(log)
   checkAtStart(fastify, { options, settings, registrations }, log, warnings)
   const parts = assemble(fastify, { settings, registrations, logger, log, warnings })
-  const { clients, guard, registry, memory, now, lifetime: { checkOpen } } = parts
+  const { clients, guard, registry, memory, lifetime: { checkOpen } } = parts
 
   const isFirst = !fastify.hasDecorator('redisGuard')
   if (isFirst) fastify.decorate('redisGuard', parts.redisGuard)
@@ -63,9 +63,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     registry,
     settings,
     namePrefix: isFirst ? '' : `${registrations.within}:`,
-    counterFor: counterMaker(options, settings, {
-      memory: memory.limits, commandTimeout: settings.commandTimeout, now
-    }),
+    storeFor: storeMaker(options, settings, { memory: memory.limits, commandTimeout: settings.commandTimeout }),
     clientOf: clientReader(trustProxyOf(fastify), clients),
     checkOpen
   })

@@ -1,11 +1,11 @@
 /** The class of the user's that counts, made with the options that @fastify/rate-limit gives it. */
 import { attempt } from '../runtime/awaitable.js'
 import { OptionsError, show } from '../errors.js'
-import type { Counter } from '../guard/guard.js'
+import type { HitStore } from '../guard/guard.js'
 import type { RedisGuardOptions } from '../settings/options.js'
 import type { Settings } from '../settings/settings.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
-import { CustomCounter, type CustomCounterParts } from './custom-counter.js'
+import { CustomLimits, type CustomLimitsParts } from './custom-limits.js'
 import type { CustomStore } from '../settings/custom-store.js'
 
 /**
@@ -13,13 +13,11 @@ import type { CustomStore } from '../settings/custom-store.js'
  * @param routeInfo  the route, as Fastify's hook `onRoute` has it
  * @returns undefined: the user has no store
  */
-export type CounterFor = (settings: LimitSettings, config?: object, routeInfo?: object) => Counter | undefined
+export type StoreFor = (settings: LimitSettings, config?: object, routeInfo?: object) => HitStore | undefined
 
-export function counterMaker (
-  options: RedisGuardOptions,
-  settings: Settings,
-  parts: Omit<CustomCounterParts, 'store' | 'suffix'>
-): CounterFor {
+export function storeMaker (
+  options: RedisGuardOptions, settings: Settings, parts: Omit<CustomLimitsParts, 'store' | 'suffix'>
+): StoreFor {
   const Store = settings.store
   if (Store === undefined) return () => undefined
   let root: CustomStore | undefined
@@ -30,7 +28,7 @@ export function counterMaker (
       return checked('the answer of store.child', parent.child({ ...parameters, routeInfo }))
     }
     const store = config === undefined ? root : childOf(root, config)
-    return new CustomCounter({ ...parts, store, suffix: ofLimit.groupId ?? '' }) as Counter
+    return new CustomLimits({ ...parts, store, suffix: ofLimit.groupId ?? '' })
   }
 }
 
@@ -43,9 +41,8 @@ function checked (option: string, store: CustomStore): CustomStore {
 }
 
 function parametersOf (given: object, { global }: Settings, limit: LimitSettings): object {
-  const {
-    max, timeWindow, ban, excess, groupId, hook, ipv6Subnet, onOutage, addHeaders, addHeadersOnExceeding, headerNames
-  } = limit
+  const { max, timeWindow, ban, excess, groupId, hook, ipv6Subnet, onOutage } = limit
+  const { addHeaders, addHeadersOnExceeding, headerNames } = limit
   return {
     ...given,
     global,

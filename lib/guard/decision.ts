@@ -5,7 +5,7 @@
  */
 import type { Limit } from '../rules/rate-limit.js'
 import type { Explanation } from '../rules/rule.js'
-import type { Taken } from '../store/limit-store.js'
+import type { Taken, TakenOutside } from '../store/limit-store.js'
 import type { Client } from './client.js'
 
 export type Decision = Counted | Blocked | Passed | Shadowed | Uncounted | Denied | Failed
@@ -39,12 +39,12 @@ export interface Explained {
  * is of the limit that tells the client most: of those that refuse it the one
  * that does so for longest, else the one with the least left.
  */
-export interface Counted<T = Taken> extends Of, Explained {
+export interface Counted extends Of, Explained {
   readonly kind: 'allowed' | 'limited'
   readonly name: string
   /** the other limits that were asked, except those in shadow */
   readonly others: readonly Explained[]
-  readonly taken: T
+  readonly taken: Taken | TakenOutside
 }
 
 /** Refused because of its address. */
@@ -68,7 +68,7 @@ export interface Passed extends Of {
 export interface Shadowed extends Of {
   readonly kind: 'shadowed'
   /** undefined: nobody has counted it */
-  readonly taken: Taken | undefined
+  readonly taken: Taken | TakenOutside | undefined
 }
 
 /** Passed without being counted: Redis could not answer, and `onOutage` is `allow`. */

@@ -3,17 +3,16 @@
  * stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
-import type { RequestLimits } from '../outage/limits.js'
-import { explainHit, ruleOf } from '../rules/rate-limit.js'
-import type { Explanation, LimitState } from '../rules/rule.js'
-import type { OnOutage } from '../settings/options.js'
-import type { Hit, NamedCheck, Peeked, Taken } from '../store/limit-store.js'
+import type { Check } from '../rules/rate-limit.js'
+import {
+  type Answer, type Hit, isFallback, type LimitStore, type Outcome, type Owner, type Taken, type TakenOutside,
+  type Unanswered
+} from '../store/limit-store.js'
 import type { MemoryBlocks } from '../store/memory/blocks.js'
 import type { MemoryLimits } from '../store/memory/limits.js'
-import type {
-  Counted, Decision, Denied, Explained, Observer, Passed, Shadowed, Source, Subject, Uncounted
-} from './decision.js'
-import type { DenyCache } from './refusal-cache.js'
+import { countedDecision, decisionBy, firstOf, shadowed } from './counted.js'
+import type { Counted, Decision, Denied, Observer, Passed, Shadowed, Subject, Uncounted } from './decision.js'
+import type { RefusalCache } from './refusal-cache.js'
 
 /** A request as the first hook asks about it, which knows no limits. */
 export interface Entry extends Subject {
@@ -22,62 +21,54 @@ export interface Entry extends Subject {
   readonly isListed: boolean
 }
 
-/** Whom a request is counted against, and how. */
-export interface Countable {
-  readonly key: string
-  /**
-   * empty: there is no limit; the same array for each request that has the
-   * same limits, so that a batch tells Redis about them once
-   */
-  readonly checks: readonly NamedCheck[]
-  /** who answers when Redis cannot */
-  readonly onOutage: OnOutage
-  /** who decides in place of the guard's store */
-  readonly counter: Counter | undefined
-}
+/** Who decides hits: the stores of the guard, or a class of the user's. */
+export type HitStore = Pick<LimitStore, 'take' | 'peek'>
 
 /** A request as the hook of a limit asks about it. */
-export interface GuardedHit extends Countable, Hit {
+export interface GuardedHit extends Hit {
   readonly isEntry: false
   readonly subject: Subject
   /** of the limit, or of what its limits have in common */
   readonly name: string
   /** on the allow list of the limit */
   readonly isListed: boolean
-  /** Called once, in the asynchronous context of `decide`, with a decision that `decide` did not return. */
-  finish (decision: Decision): void
+  /** who decides in place of the guard's store */
+  readonly store: HitStore | undefined
 }
 
+/** A limit's question about a client. */
+export interface Question extends Pick<GuardedHit, 'key' | 'checks' | 'onOutage' | 'store'> {}
+
 export interface GuardOptions {
-  readonly limits: RequestLimits
+  readonly limits: LimitStore
   /** whether Redis answers now */
   readonly usesRedis: () => boolean
   /** the block list in this process */
   readonly blocks: Pick<MemoryBlocks, 'find'>
   /** the counters in this process */
   readonly memory: Pick<MemoryLimits, 'peek'>
-  readonly denyCache: DenyCache
+  readonly refusals: RefusalCache
   /** default true; false: blocks are in shadow, as all else */
   readonly refusesBlocked?: boolean
   readonly observers: readonly Observer[]
 }
 
 export class Guard {
-  readonly #limits: RequestLimits
+  readonly #limits: LimitStore
   readonly #usesRedis: () => boolean
   readonly #blocks: Pick<MemoryBlocks, 'find'>
   readonly #memory: Pick<MemoryLimits, 'peek'>
-  readonly #denyCache: DenyCache
+  readonly #refusals: RefusalCache
   readonly #refusesBlocked: boolean
   readonly #observers: readonly Observer[]
 
   constructor (options: GuardOptions) {
-    const { limits, usesRedis, blocks, memory, denyCache, refusesBlocked = true, observers } = options
+    const { limits, usesRedis, blocks, memory, refusals, refusesBlocked = true, observers } = options
     this.#limits = limits
     this.#usesRedis = usesRedis
     this.#blocks = blocks
     this.#memory = memory
-    this.#denyCache = denyCache
+    this.#refusals = refusals
     this.#refusesBlocked = refusesBlocked
     this.#observers = observers
   }
@@ -86,7 +77,7 @@ export class Guard {
    * The precedence. Each request comes as an entry first, and then as a hit for
    * each of its limits.
    *
-   * @returns undefined: the entry passes; the hit is answered later, by `finish`
+   * @returns undefined: the entry passes; the hit is answered later, see `conclude`
    */
   decide (hit: Entry | GuardedHit): Decision | undefined {
     if (hit.isListed) return hit.isEntry ? undefined : this.#pass('exempt', hit) // allow list: passes
@@ -96,36 +87,36 @@ export class Guard {
   }
 
   /** Takes back a hit that was accepted and is not to count after all. */
-  async refund ({ key, checks }: Checked, taken: Taken, source: Source): Promise<void> {
-    const given = checks.filter(({ cost }) => cost > 0)
-    if (given.length === 0) return
-    this.#denyCache.forget({ key, checks: given })
-    if (source === 'redis' || source === 'memory') await this.#limits.refund({ hit: { key, checks }, taken }, source)
+  async refund (owner: Owner, taken: Taken): Promise<void> {
+    const outcomes = taken.outcomes.filter(({ check }) => check.cost > 0)
+    if (outcomes.length === 0) return
+    this.#refusals.forget(owner, outcomes.map(({ check }) => check))
+    await this.#limits.refund(owner, { ...taken, outcomes })
   }
 
   /**
    * How far a key is, by the limit that tells most; nothing is counted, and no
    * observer is told.
    *
-   * @throws the failure of the counter, where `fail` asks for it
+   * @throws the failure of the store, where `fail` asks for it
    */
-  async peek ({ key, checks, onOutage, counter = this.#limits }: Countable): Promise<Counted<Told> | Unanswered> {
-    let peeked: Peeked
+  async peek (question: Question): Promise<Counted | UnansweredDecision> {
+    const { key, checks, onOutage, store = this.#limits } = question
+    let outcomes: readonly Outcome[]
     try {
-      peeked = await counter.peek(key, checks)
+      outcomes = await store.peek(key, checks)
     } catch (failure) {
       // It is the application's mistake, and no outage.
       if (failure instanceof ArgumentError) throw failure
-      if (isCountedByMemory(onOutage)) peeked = this.#memory.peek(key, checks)
+      if (isFallback(onOutage)) outcomes = this.#memory.peek(key, checks)
       else {
-        const unanswered = unansweredDecision({ key, checks, onOutage })
-        if (unanswered === undefined) throw failure
-        return unanswered
+        const decision = unansweredDecision(question)
+        if (decision === undefined) throw failure
+        return decision
       }
     }
-    const { nowMs, states } = peeked
-    const told = { accepted: true, nowMs, outcomes: states.map(state => ({ fits: true, state })) }
-    return countedDecision({ key, checks }, told, 'local') ?? shadowed({ key, checks }, 'local')
+    const peeked = { kind: 'taken', source: 'local', accepted: true, outcomes } as const
+    return countedDecision(key, peeked) ?? shadowed(key, checks, 'local')
   }
 
   #pass (kind: Passed['kind'], { name, key, subject }: GuardedHit): Passed {
@@ -145,45 +136,39 @@ export class Guard {
 
   /** A refusal of a moment ago, which Redis would repeat. A refusal stays in an outage: it is nobody's second quota. */
   #refuseAgain (hit: GuardedHit): Decision | undefined {
-    const { onOutage, counter } = hit
     const canAsk = this.#usesRedis()
-    if (counter !== undefined || !(canAsk || isCountedByMemory(onOutage))) return undefined
-    const taken = this.#denyCache.refuse(hit, canAsk)
-    return taken && this.#conclude(hit, taken, 'local')
+    if (hit.store !== undefined || !(canAsk || isFallback(hit.onOutage))) return undefined
+    const taken = this.#refusals.refuse(hit, canAsk)
+    return taken && this.#concludeTaken(hit, taken)
   }
 
-  /** @returns undefined: Redis answers later */
+  /** @returns undefined: the answer comes later */
   #count (hit: GuardedHit): Decision | undefined {
-    const { onOutage, counter = this.#limits } = hit
-    const fallback = isCountedByMemory(onOutage) ? onOutage : undefined
-    let decision: Decision | undefined
-    let isLater = false
-    counter.takeOne(hit, fallback, (failure, taken, source) => {
-      if (taken === undefined) decision = this.#concludeUnanswered(hit, failure!)
-      else {
-        if (source === 'redis') this.#denyCache.learn(hit, taken)
-        decision = this.#conclude(hit, taken, source)
-      }
-      if (isLater) hit.finish(decision)
-    })
-    isLater = true
-    return decision
+    const answer = (hit.store ?? this.#limits).take(hit)
+    return answer && this.conclude(hit, answer)
+  }
+
+  /** What the answer of a store means; the hit calls it with an answer that comes later. */
+  conclude (hit: GuardedHit, answer: Answer): Decision {
+    if (answer.kind === 'unanswered') return this.#concludeUnanswered(hit, answer)
+    if (answer.source === 'redis') this.#refusals.learn(hit, answer)
+    return this.#concludeTaken(hit, answer)
   }
 
   /** What observers are told differs from the reply where limits are in shadow. */
-  #conclude (hit: GuardedHit, taken: Taken, source: Source): Decision {
-    const { key, checks, subject } = hit
-    checks.forEach(({ name, shadow }, i) => {
-      if (shadow !== true || taken.outcomes[i]!.fits) return
-      this.#tell({ kind: 'shadowed', source, key, name, taken }, subject)
-    })
-    const decision = countedDecision(hit, taken, source)
+  #concludeTaken (hit: GuardedHit, taken: Taken | TakenOutside): Decision {
+    const { key, subject } = hit
+    const { source, outcomes } = taken
+    for (const { check: { name, shadow }, fits } of outcomes) {
+      if (shadow === true && !fits) this.#tell({ kind: 'shadowed', source, key, name, taken }, subject)
+    }
+    const decision = countedDecision(key, taken)
     if (decision !== undefined) return this.#tell(decision, subject)
-    if (taken.outcomes.every(({ fits }) => fits)) this.#tell(decisionBy(hit, taken, source), subject)
-    return { ...shadowed(hit, source), taken }
+    if (outcomes.every(({ fits }) => fits)) this.#tell(decisionBy(firstOf(outcomes), key, taken), subject)
+    return shadowed(key, hit.checks, source, taken)
   }
 
-  #concludeUnanswered (hit: GuardedHit, failure: Error): Decision {
+  #concludeUnanswered (hit: GuardedHit, { failure }: Unanswered): Decision {
     const { key, checks, subject } = hit
     const { name, limit } = inForce(checks) ?? firstOf(checks)
     const decision = unansweredDecision(hit) ?? { kind: 'failed', source: 'local', key, name, failure }
@@ -199,95 +184,20 @@ export class Guard {
   }
 }
 
-/** Who counts: the two stores behind the breaker, or a class of the user's. */
-export type Counter = Pick<RequestLimits, 'takeOne' | 'peek'>
-
-/** Whether the first limits a client more: it has to wait longer, or has less left. */
-export function isTighter (a: Explanation, b: Explanation): boolean {
-  if (a.retryAfterMs !== b.retryAfterMs) return a.retryAfterMs > b.retryAfterMs
-  return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining
-}
-
-/** What a store has decided, or only told; counters are undefined where there are none. */
-type Told = Omit<Taken, 'outcomes'> & {
-  readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState | undefined }[]
-}
-
-type Checked = Pick<Countable, 'key' | 'checks'>
-
-/** @returns undefined: all of the limits are in shadow */
-function countedDecision<T extends Told> (hit: Checked, taken: T, source: Source): Counted<T> | undefined {
-  const { checks } = hit
-  // Almost every request has one limit: it makes no lists.
-  if (checks.length === 1) return firstOf(checks).shadow === true ? undefined : decisionBy(hit, taken, source)
-  const { accepted, outcomes } = taken
-  const explained = checks.map((check, i) => {
-    const { name, limit } = check
-    return { name, limit, explanation: explanationAt(i, check, taken) }
-  })
-  let at: number | undefined
-  checks.forEach(({ shadow }, i) => {
-    if (shadow === true || (!accepted && outcomes[i]!.fits)) return
-    if (at === undefined || isTighter(explained[i]!.explanation, explained[at]!.explanation)) at = i
-  })
-  if (at === undefined) return undefined
-  const others = explained.filter((_, i) => i !== at && checks[i]!.shadow !== true)
-  const kind = accepted ? 'allowed' : 'limited'
-  return { kind, source, key: hit.key, ...explained[at]!, others, taken }
-}
-
-/** The decision as the first limit has it. */
-function decisionBy<T extends Told> ({ key, checks }: Checked, taken: T, source: Source): Counted<T> {
-  const check = firstOf(checks)
-  const { name, limit } = check
-  return {
-    kind: taken.accepted ? 'allowed' : 'limited',
-    source,
-    key,
-    name,
-    limit,
-    explanation: explanationAt(0, check, taken),
-    others: none,
-    taken
-  }
-}
-
-const none: readonly Explained[] = []
-
-/** @param i  number of the check */
-function explanationAt (i: number, { limit, cost }: NamedCheck, { explanations, outcomes, nowMs }: Told): Explanation {
-  const explanation = explanations?.[i] ?? ruleOf(limit).explain(outcomes[i]!.state, nowMs, limit, cost)
-  return explainHit(explanation, limit, cost)
-}
-
 /** A decision on a request that nobody could count. */
-type Unanswered = Shadowed | Uncounted | Denied
+type UnansweredDecision = Shadowed | Uncounted | Denied
 
 /** @returns undefined: it fails */
-function unansweredDecision (hit: Omit<Countable, 'counter'>): Unanswered | undefined {
-  const { key, checks, onOutage } = hit
+function unansweredDecision ({ key, checks, onOutage }: Question): UnansweredDecision | undefined {
   const check = inForce(checks)
-  if (check === undefined) return shadowed(hit, 'local')
+  if (check === undefined) return shadowed(key, checks, 'local')
   if (onOutage === 'fail') return undefined
   const { name, limit } = check
   const of = { source: 'local', key, name } as const
   return onOutage === 'deny' ? { kind: 'denied', ...of } : { kind: 'uncounted', ...of, limit }
 }
 
-function shadowed ({ key, checks }: Checked, source: Source): Shadowed {
-  return { kind: 'shadowed', source, key, name: firstOf(checks).name, taken: undefined }
-}
-
 /** The first limit that could refuse the request. */
-function inForce (checks: readonly NamedCheck[]): NamedCheck | undefined {
+function inForce (checks: readonly Check[]): Check | undefined {
   return checks.find(({ shadow, cost }) => shadow !== true && cost > 0)
-}
-
-/** A hit without checks is decided before anybody counts. */
-function firstOf (checks: readonly NamedCheck[]): NamedCheck {
-  return checks[0]!
-}
-
-function isCountedByMemory (onOutage: OnOutage): onOutage is 'memory' | 'share' {
-  return onOutage === 'memory' || onOutage === 'share'
 }

@@ -17,9 +17,9 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
-import { ruleOf, takeAll } from '../rules/rate-limit.js'
+import { type Check, ruleOf, takeAll } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
-import type { Hit, NamedCheck, Refusals, Taken } from '../store/limit-store.js'
+import { type Hit, outcomeOf, type Owner, type Refusals, type Taken, type TakenOutside } from '../store/limit-store.js'
 import { timers } from '../runtime/timers.js'
 
 /** ms after which a hit at a refused key is sent to Redis again. */
@@ -28,7 +28,7 @@ export const askAgainMs = 500
 /** ms between two writes of what was counted here. */
 export const writeIntervalMs = 250
 
-export interface DenyCacheOptions {
+export interface RefusalCacheOptions {
   readonly keys: Keys
   /** the most counters that are kept; the one refused longest ago by Redis goes first */
   readonly capacity: number
@@ -50,15 +50,22 @@ interface Remembered {
   askAgainAtMs: number
 }
 
-export class DenyCache {
-  readonly #options: DenyCacheOptions
+/** A counter that is remembered, and the check that asks for it. */
+interface AskedCounter {
+  readonly check: Check
+  readonly counter: Remembered
+  readonly state: LimitState | undefined
+}
+
+export class RefusalCache {
+  readonly #options: RefusalCacheOptions
   readonly #counters = new Map<string, Remembered>()
   #unwritten = new Map<Remembered, Unwritten>()
   #timer: NodeJS.Timeout | undefined
   readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
   #writing: Promise<void> = Promise.resolve()
 
-  constructor (options: DenyCacheOptions) {
+  constructor (options: RefusalCacheOptions) {
     this.#options = options
   }
 
@@ -74,53 +81,52 @@ export class DenyCache {
    *   refused stays refused, so that its outage is nobody's second quota
    * @returns undefined: ask the store
    */
-  refuse (hit: Hit, canAsk: boolean): Taken | undefined {
+  refuse (hit: Owner & Pick<Hit, 'checks'>, canAsk: boolean): TakenOutside | undefined {
     if (this.#counters.size === 0) return undefined
     const localMs = this.#options.now()
-    const { checks } = hit
-    const counters: Remembered[] = []
+    const counters: AskedCounter[] = []
     let nowMs = 0
     let isDue = false
-    for (const check of checks) {
-      const { limit } = check
-      const counter = this.#counters.get(this.#keyOf(hit, check))
-      if (counter === undefined || counter.windowMs !== limit.windowMs) return undefined
-      counters.push(counter)
+    for (const check of hit.checks) {
+      const counter = this.#counters.get(this.#options.keys.counter(hit, check))
+      if (counter === undefined || counter.windowMs !== check.limit.windowMs) return undefined
+      counters.push({ check, counter, state: counter.state })
       nowMs = Math.max(nowMs, counter.refusedAtMs + Math.floor(localMs - counter.learntAtMs))
       isDue ||= localMs >= counter.askAgainAtMs
     }
-    const { accepted, outcomes } = takeAll(counters.map(({ state }) => state), nowMs, checks)
+    const { accepted, judged } = takeAll(counters, nowMs)
     if (accepted) return undefined
     // A refusal that begins a window is for Redis to count: it says when the window ends.
-    const begins = outcomes.some(({ state, left }, i) => {
-      const known = counters[i]!.state
-      return left === 'refusal' && (known === undefined || !ruleOf(checks[i]!.limit).isSameWindow(known, state, 0))
+    const begins = judged.some(({ of: { check, state: known }, outcome: { left, state } }) => {
+      return left === 'refusal' && (known === undefined || !ruleOf(check.limit).isSameWindow(known, state, 0))
     })
     if (begins) return undefined
     if (canAsk && isDue) {
       // One hit asks; those that come while it is on its way need not.
-      for (const counter of counters) counter.askAgainAtMs = localMs + askAgainMs
+      for (const { counter } of counters) counter.askAgainAtMs = localMs + askAgainMs
       return undefined
     }
-    outcomes.forEach(({ state, left }, i) => {
-      if (left === 'refusal') this.#count(counters[i]!, state, hit.key, checks[i]!)
+    const outcomes = judged.map(({ of: { check, counter }, outcome }) => {
+      if (outcome.left === 'refusal') this.#count(counter, outcome.state, hit.key, check)
+      return outcomeOf(check, outcome, nowMs)
     })
-    return { accepted, outcomes, nowMs }
+    return { kind: 'taken', source: 'local', accepted, outcomes }
   }
 
   /** Takes note of what Redis has decided about a hit. */
-  learn (hit: Hit, { accepted, outcomes, nowMs }: Taken): void {
+  learn (owner: Owner, { accepted, outcomes, nowMs }: Taken): void {
     if (accepted && this.#counters.size === 0) return
-    hit.checks.forEach((check, i) => {
+    const { keys, capacity, now } = this.#options
+    for (const { check, state } of outcomes) {
       const { limit, cost } = check
       // A hit of cost 0 always passes, so it says nothing about hits that cost something.
-      if (accepted && cost === 0) return
-      const key = this.#keyOf(hit, check)
+      if (accepted && cost === 0) continue
+      const key = keys.counter(owner, check)
       this.#counters.delete(key)
-      if (accepted || limit.excess !== 'none') return
-      if (this.#counters.size >= this.#options.capacity) this.#counters.delete(this.#counters.keys().next().value!)
-      const { state } = outcomes[i]!
-      const localMs = this.#options.now()
+      if (accepted || limit.excess !== 'none') continue
+      // It is full, so there is a first one.
+      if (this.#counters.size >= capacity) this.#counters.delete(this.#counters.keys().next().value!)
+      const localMs = now()
       this.#counters.set(key, {
         windowMs: limit.windowMs,
         state: ruleOf(limit).isEmpty(state) ? undefined : state,
@@ -128,13 +134,13 @@ export class DenyCache {
         learntAtMs: localMs,
         askAgainAtMs: localMs + askAgainMs
       })
-    })
+    }
   }
 
-  /** Lets Redis decide again about a key. */
-  forget (hit: Hit): void {
+  /** Lets Redis decide again about a client. */
+  forget (owner: Owner, checks: readonly Check[]): void {
     if (this.#counters.size === 0) return
-    for (const check of hit.checks) this.#counters.delete(this.#keyOf(hit, check))
+    for (const check of checks) this.#counters.delete(this.#options.keys.counter(owner, check))
   }
 
   /** Writes the refusals counted so far. One write at a time: a slow Redis never has two of them to answer. */
@@ -154,11 +160,7 @@ export class DenyCache {
     }
   }
 
-  #keyOf ({ key, counterKeys }: Hit, { name, limit }: NamedCheck): string {
-    return this.#options.keys.limit(limit.algorithm, name, counterKeys ?? key)
-  }
-
-  #count (counter: Remembered, state: LimitState, client: string, { name, limit }: NamedCheck): void {
+  #count (counter: Remembered, state: LimitState, client: string, { name, limit }: Check): void {
     counter.state = state
     const unwritten = this.#unwritten.get(counter)
     if (unwritten !== undefined) unwritten.count++

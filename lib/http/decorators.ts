@@ -9,7 +9,7 @@ import type { RouteRateLimitOptions } from '../settings/options.js'
 import { ruleOf } from '../rules/rate-limit.js'
 import { resolveRouteLimit } from '../settings/limit-settings.js'
 import { Answering } from './answer.js'
-import type { CounterFor } from '../compat/custom-store.js'
+import type { StoreFor } from '../compat/custom-store.js'
 import { explanationOf } from './headers.js'
 import { groupName, Limiter } from './route-limit.js'
 import { deniedError, failureError } from './reply.js'
@@ -58,7 +58,7 @@ export interface LimitersParts {
   readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
-  readonly counterFor: CounterFor
+  readonly storeFor: StoreFor
   readonly global: Limiter
   readonly subjectOf: SubjectReader
   /** throws a ClosedError once the application closes */
@@ -67,7 +67,7 @@ export interface LimitersParts {
 
 /** Adds both to an instance, unless another registration has. */
 export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): void {
-  const { clients, guard, registry, counterFor, global, subjectOf, checkOpen } = parts
+  const { clients, guard, registry, storeFor, global, subjectOf, checkOpen } = parts
   let count = 0
   // Each has counters of its own, by the order in which they are made, which is the same on each instance.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
@@ -75,7 +75,7 @@ export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): vo
     count++
     const settings = resolveRouteLimit(options, global.settings, `${method} ${count}`)
     const name = settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId)
-    return new Limiter({ clients, guard, registry, name, settings, counter: counterFor(settings, options, {}) })
+    return new Limiter({ clients, guard, registry, name, settings, store: storeFor(settings, options, {}) })
   }
 
   if (!fastify.hasDecorator('rateLimit')) {

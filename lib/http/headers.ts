@@ -1,6 +1,6 @@
 /** What a client is told in headers about the limits that it met. */
 import type { FastifyReply } from 'fastify'
-import { isTighter } from '../guard/guard.js'
+import { isTighter } from '../guard/counted.js'
 import type { Explanation } from '../rules/rule.js'
 import type { Counted, Explained, Uncounted } from '../guard/decision.js'
 import type { LimitSettings } from '../settings/limit-settings.js'

@@ -14,7 +14,7 @@ import { resolveRouteLimit } from '../settings/limit-settings.js'
 import type { Settings } from '../settings/settings.js'
 import { Answering, type AnsweringParts } from './answer.js'
 import { hangUp, isReset } from './connection.js'
-import type { CounterFor } from '../compat/custom-store.js'
+import type { StoreFor } from '../compat/custom-store.js'
 import { addGate } from './framework-errors.js'
 import { groupName, Limiter } from './route-limit.js'
 import { addLimiters } from './decorators.js'
@@ -32,7 +32,7 @@ export interface HookParts {
   /** begins the name of each limit, where another registration has the names without it */
   readonly namePrefix: string
   /** who counts where the user has a store */
-  readonly counterFor: CounterFor
+  readonly storeFor: StoreFor
   readonly clientOf: (request: FastifyRequest) => Client
   /** throws a ClosedError once the application closes */
   readonly checkOpen: () => void
@@ -40,7 +40,7 @@ export interface HookParts {
 
 /** Adds both to an instance, the second to each route that is added later; and `rateLimit` and `createRateLimit`. */
 export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
-  const { clients, guard, registry, settings, namePrefix, counterFor, clientOf, checkOpen } = parts
+  const { clients, guard, registry, settings, namePrefix, storeFor, clientOf, checkOpen } = parts
   const subjectOf = subjectReader(fastify, clientOf)
   const global = new Limiter({
     clients,
@@ -48,7 +48,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     registry,
     name: `${namePrefix}${globalLimitName}`,
     settings: settings.limit,
-    counter: counterFor(settings.limit)
+    store: storeFor(settings.limit)
   })
 
   fastify.addHook('onRequest', (request, reply, done) => {
@@ -75,7 +75,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     else if (limitsNotFound) limitOnce(asked)
     else done()
   })
-  addLimiters(fastify, { clients, guard, registry, counterFor, global, subjectOf, checkOpen })
+  addLimiters(fastify, { clients, guard, registry, storeFor, global, subjectOf, checkOpen })
 
   const nameOfGet = new Map<string, string>()
   fastify.addHook('onRoute', route => {
@@ -118,7 +118,7 @@ function limitOnce (asked: AnsweringParts & { readonly limiter: Limiter }): void
  *   double the quota
  */
 function limiterOf (
-  route: RouteOptions, { clients, guard, registry, settings, namePrefix, counterFor }: HookParts, global: Limiter,
+  route: RouteOptions, { clients, guard, registry, settings, namePrefix, storeFor }: HookParts, global: Limiter,
   nameOfGet: Map<string, string>
 ): Limiter | undefined {
   const config: unknown = (route.config as { rateLimit?: unknown } | undefined)?.rateLimit
@@ -143,7 +143,7 @@ function limiterOf (
     registry,
     name: `${namePrefix}${name}`,
     settings: own,
-    counter: counterFor(own, config, route)
+    store: storeFor(own, config, route)
   })
 }
 

@@ -1,11 +1,12 @@
 /** A limit's question about a request, as the guard gets it. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Decision } from '../guard/decision.js'
-import type { Counter, Guard, GuardedHit } from '../guard/guard.js'
+import type { Guard, GuardedHit, HitStore } from '../guard/guard.js'
 import type { OnOutage } from '../settings/options.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
 import type { CounterKeys } from '../store/keys.js'
-import type { NamedCheck } from '../store/limit-store.js'
+import type { Check } from '../rules/rate-limit.js'
+import type { Answer } from '../store/limit-store.js'
 import { countLater } from './count-when.js'
 import type { RequestSubject } from './subject.js'
 
@@ -28,7 +29,7 @@ export interface AskedLimit {
   readonly name: string
   readonly settings: LimitSettings
   readonly guard: Guard
-  readonly counter: Counter | undefined
+  readonly store: HitStore | undefined
 }
 
 /** Whom a request is counted against, and by what; or why it is not. */
@@ -40,7 +41,7 @@ export interface Whom {
    * Empty: there is no limit. `exempt`: on the allow list. `repeated`: the same limit has decided the request for this
    * key before
    */
-  readonly checks: readonly NamedCheck[] | 'exempt' | 'repeated'
+  readonly checks: readonly Check[] | 'exempt' | 'repeated'
 }
 
 export class RequestHit implements GuardedHit {
@@ -50,10 +51,10 @@ export class RequestHit implements GuardedHit {
   readonly key: string
   readonly from: string | undefined
   readonly counterKeys: CounterKeys
-  readonly checks: readonly NamedCheck[]
+  readonly checks: readonly Check[]
   readonly isListed: boolean
   readonly onOutage: OnOutage
-  readonly counter: Counter | undefined
+  readonly store: HitStore | undefined
   readonly #limit: AskedLimit
   readonly #asking: Asking
   readonly #shown: string
@@ -68,10 +69,14 @@ export class RequestHit implements GuardedHit {
     this.checks = typeof checks === 'string' ? none : checks
     this.isListed = checks === 'exempt'
     this.onOutage = limit.settings.onOutage
-    this.counter = limit.counter
+    this.store = limit.store
     this.#limit = limit
     this.#asking = asking
     this.#shown = shown
+  }
+
+  answered (answer: Answer): void {
+    this.finish(this.#limit.guard.conclude(this, answer))
   }
 
   finish (decision: Decision): void {
@@ -84,10 +89,11 @@ export class RequestHit implements GuardedHit {
     const { name, guard, settings: { countWhen } } = this.#limit
     if (countWhen === undefined || reply === undefined) return
     if (decision.kind !== 'allowed' && decision.kind !== 'shadowed') return
-    const { taken, source } = decision
-    if (taken === undefined) return
-    countLater({ request, reply, name, countWhen, refund: async () => await guard.refund(this, taken, source) })
+    const { taken } = decision
+    // A class of the user's cannot take back what it counted, and `countWhen` is refused beside one.
+    if (taken?.source !== 'redis' && taken?.source !== 'memory') return
+    countLater({ request, reply, name, countWhen, refund: async () => await guard.refund(this, taken) })
   }
 }
 
-const none: readonly NamedCheck[] = []
+const none: readonly Check[] = []

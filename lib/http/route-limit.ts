@@ -10,14 +10,13 @@ import { LimitError, type OptionProblem, OptionsError, show } from '../errors.js
 import type { Client } from '../guard/client.js'
 import type { Clients } from '../guard/clients.js'
 import type { Counted, Subject } from '../guard/decision.js'
-import type { Counter, Guard } from '../guard/guard.js'
+import type { Guard, HitStore } from '../guard/guard.js'
 import type { LimitRegistry, LiveLimit } from '../limits/registry.js'
 import { storeAlgorithm } from '../rules/fixed-window.js'
 import { byAddress } from '../rules/limit-name.js'
-import type { Limit } from '../rules/rate-limit.js'
+import type { Check, Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
-import type { NamedCheck } from '../store/limit-store.js'
 import { readClientId } from './client-id.js'
 import { type AskedLimit, type Asking, RequestHit, type Whom } from './request-hit.js'
 import { answerOf, hidden } from './user-function.js'
@@ -27,7 +26,7 @@ export class Limiter implements AskedLimit {
   readonly guard: Guard
   readonly name: string
   /** who decides in place of the guard's store */
-  readonly counter: Counter | undefined
+  readonly store: HitStore | undefined
   readonly #clients: Clients
   readonly #registry: LimitRegistry
   readonly #limits: readonly LiveLimit[]
@@ -36,14 +35,14 @@ export class Limiter implements AskedLimit {
    * The same array for each request that has the same checks, so that a batch tells Redis about them once; by which of
    * them are in shadow.
    */
-  #fixed = new Map<number, readonly NamedCheck[]>()
-  #fixedByAddress = new Map<number, readonly NamedCheck[]>()
+  #fixed = new Map<number, readonly Check[]>()
+  #fixedByAddress = new Map<number, readonly Check[]>()
   #version: number
 
-  constructor ({ clients, guard, registry, name, settings, counter }: LimiterParts) {
+  constructor ({ clients, guard, registry, name, settings, store }: LimiterParts) {
     const { allowList, ipv6Subnet, keyGenerator } = settings
-    if (counter !== undefined) checkForStore(name, settings)
-    this.counter = counter
+    if (store !== undefined) checkForStore(name, settings)
+    this.store = store
     this.settings = settings
     this.guard = guard
     this.#clients = clients
@@ -134,8 +133,8 @@ export class Limiter implements AskedLimit {
   }
 
   /** How far a client is; nothing is counted. */
-  async peek (key: string, checks: readonly NamedCheck[]): ReturnType<Guard['peek']> {
-    return await this.guard.peek({ key, checks, onOutage: this.settings.onOutage, counter: this.counter })
+  async peek (key: string, checks: readonly Check[]): ReturnType<Guard['peek']> {
+    return await this.guard.peek({ key, checks, onOutage: this.settings.onOutage, store: this.store })
   }
 
   /** Whether a refusal is one by `ban`. */
@@ -171,7 +170,7 @@ export class Limiter implements AskedLimit {
   }
 
   /** @returns undefined: one of the limits has to be computed */
-  #fixedChecks (key: string, isFallback: boolean): readonly NamedCheck[] | undefined {
+  #fixedChecks (key: string, isFallback: boolean): readonly Check[] | undefined {
     if (this.#version !== this.#registry.version) {
       this.#version = this.#registry.version
       this.#fixed = new Map()
@@ -180,7 +179,7 @@ export class Limiter implements AskedLimit {
     const shadows = this.#shadowsFor(key)
     const known = (isFallback ? this.#fixedByAddress : this.#fixed).get(shadows)
     if (known !== undefined) return known
-    const checks: NamedCheck[] = []
+    const checks: Check[] = []
     for (const [i, { name, inForce, definition: { cost } }] of this.#limits.entries()) {
       if (inForce === undefined || typeof cost !== 'number') return undefined
       if (inForce.max === Infinity) continue
@@ -202,9 +201,9 @@ export class Limiter implements AskedLimit {
 
   async #computedChecks (
     request: FastifyRequest, key: string, shown: string, isFallback: boolean
-  ): Promise<readonly NamedCheck[]> {
+  ): Promise<readonly Check[]> {
     const shadows = this.#shadowsFor(key)
-    const checks = await Promise.all(this.#limits.map(async (live, i): Promise<NamedCheck> => {
+    const checks = await Promise.all(this.#limits.map(async (live, i): Promise<Check> => {
       const { name, inForce, definition: { cost } } = live
       try {
         const limit = inForce ?? await computed(live, request, shown)
@@ -230,13 +229,13 @@ export interface LimiterParts {
   readonly registry: LimitRegistry
   readonly name: string
   readonly settings: LimitSettings
-  readonly counter: Counter | undefined
+  readonly store: HitStore | undefined
 }
 
 /** Options that must be identical for two hooks to be one limit; their allow lists and limits must be equal. */
 const comparedOptions = ['skip', 'countWhen', 'onOutage'] as const
 
-function isUnlimited ({ limit }: NamedCheck): boolean {
+function isUnlimited ({ limit }: Check): boolean {
   return limit.max === Infinity
 }
 

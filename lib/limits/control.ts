@@ -5,8 +5,8 @@
 import { ArgumentError, type LimitError, show } from '../errors.js'
 import { clientKey, parseAddress } from '../addresses/address.js'
 import { byAddress } from '../rules/limit-name.js'
-import { defineLimit, longestWindowMs, ruleOf, type Algorithm, type Limit } from '../rules/rate-limit.js'
-import type { LimitStore, NamedCheck } from '../store/limit-store.js'
+import { type Algorithm, type Check, defineLimit, type Limit, longestWindowMs } from '../rules/rate-limit.js'
+import type { LimitStore } from '../store/limit-store.js'
 import { isKeyHash, type KeyHash } from '../guard/key-hash.js'
 import type { ChangeLog } from '../observers/change-log.js'
 import { type ChangedBy, checkBy, readChange } from './change.js'
@@ -32,7 +32,7 @@ export interface PeekedLimit {
 export interface LimitControlParts extends LimitSyncParts {
   readonly counters: Pick<LimitStore, 'peek' | 'forget'>
   /** forgets what the process knows of a client by itself */
-  readonly forget: (key: string, checks: readonly NamedCheck[]) => void
+  readonly forget: (key: string, checks: readonly Check[]) => void
   /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted */
   readonly hashKey?: KeyHash | undefined
   /** throws a ClosedError once the application closes */
@@ -147,9 +147,8 @@ export class LimitControl {
   async peek (key: string): Promise<readonly PeekedLimit[]> {
     this.#checkOpen()
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
-      const { nowMs, states } = await this.#counters.peek(client, checks)
-      return checks.map(({ name, limit }, i) => {
-        const { refusals, ...left } = ruleOf(limit).explain(states[i], nowMs, limit)
+      const outcomes = await this.#counters.peek(client, checks)
+      return outcomes.map(({ check: { name, limit }, explanation: { refusals, ...left } }) => {
         return { name, algorithm: limit.algorithm, max: limit.max, timeWindow: limit.windowMs, ...left }
       })
     })
@@ -188,16 +187,16 @@ export class LimitControl {
    */
   #checksOf (
     method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit
-  ): ReadonlyMap<string, readonly NamedCheck[]> {
+  ): ReadonlyMap<string, readonly Check[]> {
     if (typeof key !== 'string' || key === '') {
       const rule = 'a text that is not empty'
       throw new ArgumentError({ option: `the key of limits.${method}`, rule, received: show(key) })
     }
     const address = parseAddress(key)
     const counted = this.#hashKey === undefined || isKeyHash(key) ? key : this.#hashKey(key)
-    const checks = new Map<string, Map<string, NamedCheck>>()
+    const checks = new Map<string, Map<string, Check>>()
     const add = (client: string, name: string, limit: Limit) => {
-      const ofClient = checks.get(client) ?? new Map<string, NamedCheck>()
+      const ofClient = checks.get(client) ?? new Map<string, Check>()
       checks.set(client, ofClient)
       const counter = `${limit.algorithm} ${name}`
       if (!ofClient.has(counter)) ofClient.set(counter, { name, limit, cost: 1 })

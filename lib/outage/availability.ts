@@ -62,8 +62,6 @@ interface LastKnown {
   epoch: string | undefined
   /** that were alive, this one among them */
   instances: number
-  /** number of the last batch that Redis answered */
-  lastAnswered: number
   /** outages so far */
   outage: number
 }
@@ -115,7 +113,7 @@ export class Availability extends EventEmitter<InnerEvents> {
   readonly #recovery: Recovery
   readonly #now: () => number
   readonly #clock: ClockOffset
-  readonly #known: LastKnown = { epoch: undefined, instances: 1, lastAnswered: 0, outage: 0 }
+  readonly #known: LastKnown = { epoch: undefined, instances: 1, outage: 0 }
   #mode: Mode = { kind: 'away', since: new Date(), why: undefined }
   #closed = false
 
@@ -188,11 +186,6 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#replay()
   })
 
-  /** Takes note of a numbered batch that Redis has answered. */
-  answered (number: number): void {
-    this.#known.lastAnswered = Math.max(this.#known.lastAnswered, number)
-  }
-
   /**
    * Sends what waits for Redis, and resolves when nothing is under way. A Redis that is away is tried once more.
    *
@@ -242,7 +235,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     const { since, why } = this.#mode
     const mode: Replaying = { kind: 'replaying', since, why }
     this.#mode = mode
-    this.#recovery.replayAll(this.#known.epoch, this.#known.lastAnswered).then(heartbeat => {
+    this.#recovery.replayAll(this.#known.epoch).then(heartbeat => {
       if (this.#mode === mode) this.#comeBack(heartbeat)
     }, (error: Error) => {
       if (this.#mode !== mode) return

@@ -24,8 +24,8 @@ export class OutageEvents implements EventStore {
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
     const { store, journal } = this.#redis
     const isLogged = await this.#calls.write({
-      call: async ticket => {
-        await store.events.logEvents(events, ticket)
+      call: async () => {
+        await store.events.logEvents(events)
         return true
       },
       // In a Cluster nobody can tell whether the write ran: twice is better than never.

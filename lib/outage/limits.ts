@@ -6,48 +6,19 @@
  * Memory goes on from what Redis reported last, and the journal keeps what it
  * accepts until the recovery replays it: see outage/availability.ts.
  */
-import { inThisContext } from '../runtime/async-context.js'
 import type { Awaitable } from '../runtime/awaitable.js'
-import { Batch } from '../store/redis/batch.js'
-import { ruleOf } from '../rules/rate-limit.js'
-import type { Explanation, LimitState } from '../rules/rule.js'
-import type { Keys } from '../store/keys.js'
-import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Refusals, Taken } from '../store/limit-store.js'
-import type { Decided, MemoryLimits } from '../store/memory/limits.js'
+import { type Check, explainHit, ruleOf } from '../rules/rate-limit.js'
+import type { CounterKeys, Keys } from '../store/keys.js'
+import {
+  type Answer, type CountedOutcome, type Fallback, type Hit, isFallback, type LimitStore, type Outcome, type Owner,
+  type Refusals, type Taken
+} from '../store/limit-store.js'
+import type { Decided, DecidedOutcome, MemoryLimits } from '../store/memory/limits.js'
+import type { RedisAnswer, UnansweredByRedis } from '../store/redis/limits.js'
+import type { OnOutage } from '../settings/options.js'
 import type { Availability, RedisSide } from './availability.js'
 import { RedisCalls } from './redis-calls.js'
-import type { OfShare, Shared } from './shares.js'
-
-/** How memory answers for Redis: as the only instance, or as one of several. */
-export type Fallback = 'memory' | 'share'
-
-/** Called with the failure, or with what became of the hit and who decided. */
-export type TakeCallback =
-  (failure: Error | undefined, taken: Taken | undefined, source: 'redis' | 'memory' | 'custom') => void
-
-/** What a request asks for, whichever stores there are. */
-export interface RequestLimits extends Pick<LimitStore, 'peek' | 'forget'> {
-  /**
-   * Decides one hit; from memory before it returns, from Redis together with
-   * all others of this turn of the event loop.
-   *
-   * @param fallback  how memory answers with Redis away; undefined: it does not
-   * @param done      called once, in the caller's asynchronous context; with a failure only where there is no fallback
-   */
-  takeOne (hit: Hit, fallback: Fallback | undefined, done: TakeCallback): void
-  /** Takes back a hit that is not to count after all. */
-  refund (given: Refund, source: 'redis' | 'memory'): Awaitable<void>
-}
-
-/** Where no Redis is configured, memory decides. */
-export function limitsOfMemory (memory: MemoryLimits): RequestLimits {
-  return {
-    takeOne: (hit, fallback, done) => done(undefined, memory.takeOne(hit), 'memory'),
-    refund: given => memory.refund(given),
-    forget: (key, checks) => memory.forget(key, checks),
-    peek: (key, checks) => memory.peek(key, checks)
-  }
-}
+import type { Known, OfShare, Shared } from './shares.js'
 
 export interface OutageLimitsOptions {
   readonly memory: MemoryLimits
@@ -58,12 +29,12 @@ export interface OutageLimitsOptions {
   readonly now: () => number
 }
 
-export class OutageLimits implements RequestLimits {
+export class OutageLimits implements LimitStore {
   readonly #memory: MemoryLimits
   readonly #redis: RedisSide
   readonly #availability: Availability
   readonly #keys: Keys
-  readonly #batch: Batch
+  readonly #now: () => number
   readonly #calls: RedisCalls
   /** this process's clock less that of Redis, ms, at its last answer to a hit */
   #offsetMs = 0
@@ -73,130 +44,117 @@ export class OutageLimits implements RequestLimits {
     this.#redis = redis
     this.#availability = availability
     this.#keys = keys
+    this.#now = now
     this.#calls = new RedisCalls(availability)
-    this.#batch = new Batch(async (hits, ticket) => {
-      const taken = await redis.store.limits.take(hits, ticket)
-      availability.answered(ticket.number)
-      // A batch has one hit at least.
-      this.#offsetMs = now() - taken[0]!.nowMs
-      return taken
-    })
   }
 
-  takeOne (hit: Hit, fallback: Fallback | undefined, done: TakeCallback): void {
-    const redis = this.#redis
+  /** Decides from memory before it returns, from Redis together with all others of this turn of the event loop. */
+  take (hit: Hit): Answer | undefined {
+    const { onOutage } = hit
     if (!this.#availability.usesRedis) {
-      if (fallback === undefined) done(redis.guarded.failure, undefined, 'redis')
-      else done(undefined, this.#takeHere(hit, fallback, undefined), 'memory')
-      return
+      if (isFallback(onOutage)) return this.#takeHere(hit, onOutage, undefined)
+      return { kind: 'unanswered', failure: this.#redis.guarded.failure, sentIn: undefined }
     }
     let share: Shared | undefined
-    if (fallback === 'share' && this.#availability.isWaiting) {
-      const known = this.#knownOf(hit)
-      share = this.#shareOf(hit, known)
-      if (!share.accepted) return done(undefined, refusedBy(share, hit, known), 'memory')
+    if (onOutage === 'share' && this.#availability.isWaiting) {
+      share = this.#shareOf(hit)
+      if (!share.accepted) return refusedBy(share)
     }
-    const answer = inThisContext(done)
-    this.#batch.add(hit, (error, taken, ticket) => {
-      if (taken !== undefined) {
-        const { nowMs, outcomes } = taken
-        if (this.#availability.usesRedis) {
-          for (const [i, check] of hit.checks.entries()) {
-            // A hit has one outcome for each check.
-            if (check.cost > 0) this.#memory.adopt(hit, check, outcomes[i]!.state, nowMs)
-          }
-          if (fallback === 'share' && share === undefined && taken.accepted) {
-            redis.shares.passed(hit, taken, this.#availability.instances)
-          }
-        } else {
-          const known = this.#knownOf(hit)
-          // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
-          this.#memory.takeOne(hit)
-          // The instances may have shared out all that was left when Redis went.
-          if (fallback === 'share' && taken.accepted) {
-            share ??= this.#shareOf(hit, known)
-            if (!share.accepted) return answer(undefined, refusedBy(share, hit, known), 'memory')
-          }
-        }
-        return answer(undefined, taken, 'redis')
+    this.#redis.store.limits.take(new SentHit(hit, share, this.#answerTo))
+    return undefined
+  }
+
+  /** What becomes of a hit that Redis was asked about. */
+  readonly #answerTo = (hit: SentHit, answer: RedisAnswer): Answer => {
+    if (answer.kind === 'unanswered') return this.#withoutRedis(hit, answer)
+    this.#offsetMs = this.#now() - answer.nowMs
+    if (this.#availability.usesRedis) {
+      for (const { check, state } of answer.outcomes) {
+        if (check.cost > 0) this.#memory.adopt(hit, check, state, answer.nowMs)
       }
-      const failure = redis.guarded.report(error)
-      if (failure.kind === 'lost') this.#availability.lostData(failure)
-      if (fallback === undefined) return answer(failure, undefined, 'redis')
-      // Redis rejected the command, or its reply was garbled: resending it would fail too, so it is not journaled.
-      if (failure.kind === 'reply') {
-        return answer(undefined, this.#decideHere(hit, fallback, this.#knownOf(hit), share), 'memory')
+      if (hit.onOutage === 'share' && hit.share === undefined && answer.accepted) {
+        this.#redis.shares.passed(hit, answer, this.#availability.instances)
       }
-      const mayHaveRun = ticket.number > 0 && failure.kind !== 'lost'
-      answer(undefined, this.#takeHere(hit, fallback, mayHaveRun ? ticket.number : undefined, share), 'memory')
-    })
+      return answer
+    }
+    const share = hit.onOutage === 'share' && answer.accepted ? hit.share ?? this.#shareOf(hit) : undefined
+    // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
+    this.#memory.take(hit)
+    // The instances may have shared out all that was left when Redis went.
+    return share === undefined || share.accepted ? answer : refusedBy(share)
+  }
+
+  #withoutRedis (hit: SentHit, answer: UnansweredByRedis): Answer {
+    const { onOutage, share } = hit
+    const { failure, sentIn } = answer
+    if (failure.kind === 'lost') this.#availability.lostData(failure)
+    if (!isFallback(onOutage)) return answer
+    // Redis rejected the command, or its reply was garbled: resending it would fail too, so it is not journaled.
+    if (failure.kind === 'reply') return this.#decideHere(hit, onOutage, this.#knownOf(hit), share)
+    return this.#takeHere(hit, onOutage, sentIn, share)
   }
 
   /** Adds refusals that were decided without a store to Redis' counters. */
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { store, journal } = this.#redis
     await this.#calls.write({
-      call: async ticket => await store.limits.countRefusals(refusals, ticket),
+      call: async () => await store.limits.countRefusals(refusals),
       keep: sentIn => {
         for (const { client, name, limit, window, count } of refusals) {
-          const key = this.#keys.limit(limit.algorithm, name, client)
-          const baseline = this.#memory.known(client, { name, limit, cost: 1 })
+          const check = { name, limit, cost: 1 }
+          const baseline = this.#memory.known({ key: client }, check)
           const shiftedWindow = ruleOf(limit).shift(window, this.#offsetMs)
+          const key = this.#keys.counter({ key: client }, check)
           journal.addRefusals({ key, limit, window: shiftedWindow, count }, baseline, sentIn)
         }
       }
     })
   }
 
-  async refund (given: Refund, source: 'redis' | 'memory'): Promise<void> {
-    const { hit } = given
-    const local = source === 'redis' ? shifted(given, this.#offsetMs) : given
-    const remote = source === 'redis' ? given : shifted(given, -this.#offsetMs)
-    const known = this.#knownOf(hit)
-    this.#memory.refund(local)
+  async refund (owner: Owner, taken: Taken): Promise<void> {
+    const isOfRedis = taken.source === 'redis'
+    const local = isOfRedis ? shifted(taken, this.#offsetMs) : taken
+    const remote = isOfRedis ? taken : shifted(taken, -this.#offsetMs)
+    const counters = local.outcomes.map(outcome => ({ ...outcome, ...this.#find(owner, outcome.check) }))
+    this.#memory.refund(owner, local)
     const { store, journal, shares } = this.#redis
-    const { instances, outage } = this.#availability
-    shares.refund(local, source, instances, outage)
+    shares.refund(owner, local, this.#availability)
     let wasSent = false
     await this.#calls.write({
-      call: async ticket => await this.#calls.ask(async () => {
+      call: async () => await this.#calls.ask(async () => {
         wasSent = this.#availability.usesRedis
-        await store.limits.refund(remote, ticket)
+        await store.limits.refund(owner, remote)
       }),
       keep: (sentIn, isLost) => {
         // In a Cluster nobody can tell whether it ran: once too few is better than once too many.
         if (wasSent && !isLost && sentIn === undefined) return
-        for (const [i, { name, limit, cost }] of hit.checks.entries()) {
-          // A hit has one outcome for each check.
-          const { fits, state } = local.taken.outcomes[i]!
-          const key = this.#keys.limit(limit.algorithm, name, hit.counterKeys ?? hit.key)
-          if (fits && cost > 0) journal.addRefund({ key, limit, cost }, state, known[i], sentIn)
+        for (const { check: { limit, cost }, fits, state, key, known } of counters) {
+          if (fits && cost > 0) journal.addRefund({ key, limit, cost }, state, known, sentIn)
         }
       }
     })
   }
 
-  async forget (key: string, checks: readonly NamedCheck[]): Promise<boolean> {
-    const known = checks.map(check => this.#memory.known(key, check))
-    const local = this.#memory.forget(key, checks)
+  async forget (client: string, checks: readonly Check[]): Promise<boolean> {
+    const counters = checks.map(check => ({ limit: check.limit, ...this.#find({ key: client }, check) }))
+    const local = this.#memory.forget(client, checks)
     const { store, journal } = this.#redis
     const wasThere = await this.#calls.write({
-      call: async ticket => await this.#calls.ask(async () => await store.limits.forget(key, checks, ticket)),
+      call: async () => await this.#calls.ask(async () => await store.limits.forget(client, checks)),
       keep: sentIn => {
         // In a Cluster nobody can tell whether it ran. Twice is better than never: the client would stay limited.
-        for (const [i, { name, limit }] of checks.entries()) {
-          const before = known[i] && { state: known[i], sentIn }
-          journal.addReset(this.#keys.limit(limit.algorithm, name, key), limit, before)
+        for (const { key, limit, known } of counters) {
+          journal.addReset(key, limit, known && { state: known, sentIn })
         }
       }
     })
     return wasThere ?? local
   }
 
-  peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked> {
+  peek (client: string, checks: readonly Check[]): Awaitable<readonly Outcome[]> {
     return this.#calls.read(
-      async () => await this.#redis.store.limits.peek(key, checks),
-      () => this.#memory.peek(key, checks)
+      async () => await this.#redis.store.limits.peek(client, checks),
+      () => this.#memory.peek(client, checks)
     )
   }
 
@@ -207,23 +165,29 @@ export class OutageLimits implements RequestLimits {
   #takeHere (hit: Hit, fallback: Fallback, batch: number | undefined, share?: Shared): Taken {
     const known = this.#knownOf(hit)
     const taken = this.#decideHere(hit, fallback, known, share)
-    for (const [i, { name, limit, cost }] of hit.checks.entries()) {
-      // A hit has one outcome for each check.
-      const { left } = taken.outcomes[i]!
+    for (const { check, left } of taken.outcomes) {
       if (left === 'nothing') continue
-      const key = this.#keys.limit(limit.algorithm, name, hit.counterKeys ?? hit.key)
-      this.#redis.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, left }, known[i], batch)
+      const { limit, cost } = check
+      const { key, state } = counterOf(check, known)
+      this.#redis.journal.addHit({ key, limit, cost, nowMs: taken.nowMs, left }, state, batch)
     }
     return taken
   }
 
-  #decideHere (hit: Hit, fallback: Fallback, known: readonly (LimitState | undefined)[], share?: Shared): Decided {
-    if (fallback === 'memory') return this.#memory.takeOne(hit)
+  #decideHere (hit: Hit, fallback: Fallback, known: readonly KnownCounter[], share?: Shared): Decided {
+    if (fallback === 'memory') return this.#memory.take(hit)
     return this.#takeShare(hit, known, share ?? this.#shareOf(hit, known))
   }
 
-  #knownOf (hit: Hit): readonly (LimitState | undefined)[] {
-    return hit.checks.map(check => this.#memory.known(hit.key, check))
+  #knownOf (hit: Hit): readonly KnownCounter[] {
+    return hit.checks.map(check => {
+      const { key, known: state } = this.#find(hit, check)
+      return { check, key, state }
+    })
+  }
+
+  #find (owner: Owner, check: Check) {
+    return { key: this.#keys.counter(owner, check), known: this.#memory.known(owner, check) }
   }
 
   /**
@@ -231,57 +195,91 @@ export class OutageLimits implements RequestLimits {
    * others let pass Redis does not know before they have told it, so that its
    * word alone would let their parts pass once more.
    */
-  #shareOf (hit: Hit, known: readonly (LimitState | undefined)[]): Shared {
-    return this.#redis.shares.take(hit, known, this.#availability.instances, this.#availability.outage)
+  #shareOf (hit: Hit, known: readonly KnownCounter[] = this.#knownOf(hit)): Shared {
+    return this.#redis.shares.take(hit, known, this.#availability)
   }
 
   /** The counters are those of all instances, as far as they are known, whatever the shares have decided. */
-  #takeShare (hit: Hit, known: readonly (LimitState | undefined)[], share: Shared): Decided {
-    const { accepted, nowMs, fits, explanations } = share
-    const outcomes = hit.checks.map((check, i) => {
+  #takeShare (hit: Hit, counters: readonly KnownCounter[], { accepted, nowMs, parts }: Shared): Decided {
+    const outcomes = parts.map(({ check, fits, explanation }): DecidedOutcome => {
       const { limit, cost } = check
+      // As it is now: the shares may have been asked before Redis was.
+      const { state: known } = counterOf(check, counters)
       const rule = ruleOf(limit)
-      const whole = rule.take(known[i], nowMs, limit, cost)
-      // The shares have one answer for each check.
-      const fit = fits[i]!
+      const whole = rule.take(known, nowMs, limit, cost)
       // A refusal by this instance's part alone is none of the whole limit.
-      const isCounted = fit ? accepted && cost > 0 : !whole.fits
-      if (!isCounted) return { fits: fit, state: whole.before, left: 'nothing' as const }
-      const state = fit ? rule.accept(known[i], nowMs, limit, cost) : whole.state
+      const isCounted = fits ? accepted && cost > 0 : !whole.fits
+      if (!isCounted) {
+        return { ...outcomeOfShare(check, { fits, state: whole.before }, nowMs, explanation), left: 'nothing' }
+      }
+      const state = fits ? rule.accept(known, nowMs, limit, cost) : whole.state
       this.#memory.adopt(hit, check, state, nowMs)
-      return { fits: fit, state, left: fit ? 'hit' as const : whole.left }
+      return { ...outcomeOfShare(check, { fits, state }, nowMs, explanation), left: fits ? 'hit' : whole.left }
     })
-    return { accepted, nowMs, outcomes, explanations: explanationsOf(explanations, hit, outcomes, nowMs) }
+    return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes }
   }
 }
 
-function explanationsOf (
-  ofShares: readonly OfShare[], { checks }: Hit, outcomes: Taken['outcomes'], nowMs: number
-): readonly Explanation[] {
-  return ofShares.map((explanation, i) => {
-    // Shares, checks and outcomes are as many.
-    const [{ limit }, { state }] = [checks[i]!, outcomes[i]!]
-    return { ...explanation, refusals: ruleOf(limit).explain(state, nowMs, limit).refusals }
-  })
+/** A counter of a hit, as memory has it; and its key. */
+interface KnownCounter extends Known {
+  readonly key: string
+}
+
+/** The counters are those of all checks of one hit. */
+function counterOf (check: Check, counters: readonly KnownCounter[]): KnownCounter {
+  return counters.find(of => of.check === check)!
+}
+
+/** A hit on its way to Redis. */
+class SentHit implements Hit {
+  readonly key: string
+  readonly from: string | undefined
+  readonly counterKeys: CounterKeys | undefined
+  readonly checks: readonly Check[]
+  readonly onOutage: OnOutage
+  /** what the shares have said of it before it was sent */
+  readonly share: Shared | undefined
+  readonly #hit: Hit
+  readonly #answerTo: (hit: SentHit, answer: RedisAnswer) => Answer
+
+  constructor (hit: Hit, share: Shared | undefined, answerTo: (hit: SentHit, answer: RedisAnswer) => Answer) {
+    this.key = hit.key
+    this.from = hit.from
+    this.counterKeys = hit.counterKeys
+    this.checks = hit.checks
+    this.onOutage = hit.onOutage
+    this.share = share
+    this.#hit = hit
+    this.#answerTo = answerTo
+  }
+
+  answered (answer: RedisAnswer): void {
+    this.#hit.answered(this.#answerTo(this, answer))
+  }
+}
+
+/** What the shares say to a hit; refusals are those of the whole limit. */
+function outcomeOfShare (
+  check: Check, { fits, state }: Pick<CountedOutcome, 'fits' | 'state'>, nowMs: number, explanation: OfShare
+): CountedOutcome {
+  const { limit, cost } = check
+  const { refusals } = ruleOf(limit).explain(state, nowMs, limit)
+  return { check, fits, state, explanation: explainHit({ ...explanation, refusals }, limit, cost) }
 }
 
 /** The same on another clock. */
-function shifted ({ hit, taken }: Refund, aheadMs: number): Refund {
-  const outcomes = hit.checks.map(({ limit }, i) => {
-    // A hit has one outcome for each check.
-    const { fits, state } = taken.outcomes[i]!
-    return { fits, state: ruleOf(limit).shift(state, aheadMs) }
+function shifted (taken: Taken, aheadMs: number): Taken {
+  const outcomes = taken.outcomes.map(outcome => {
+    return { ...outcome, state: ruleOf(outcome.check.limit).shift(outcome.state, aheadMs) }
   })
-  return { hit, taken: { ...taken, nowMs: taken.nowMs + aheadMs, outcomes } }
+  return { ...taken, nowMs: taken.nowMs + aheadMs, outcomes }
 }
 
-/** A hit that Redis is not asked about, and that leaves its counters as they are. */
-function refusedBy (share: Shared, hit: Hit, known: readonly (LimitState | undefined)[]): Taken {
-  const { nowMs, fits, explanations } = share
-  const outcomes = hit.checks.map(({ limit }, i) => {
-    const { before } = ruleOf(limit).take(known[i], nowMs, limit, 0)
-    // The shares have one answer for each check.
-    return { fits: fits[i]!, state: before }
+/** A hit that Redis is not asked about, or asked in vain, and that leaves the counters as they are. */
+function refusedBy ({ nowMs, parts }: Shared): Taken {
+  const outcomes = parts.map(({ check, state, fits, explanation }) => {
+    const { before } = ruleOf(check.limit).take(state, nowMs, check.limit, 0)
+    return outcomeOfShare(check, { fits, state: before }, nowMs, explanation)
   })
-  return { accepted: false, nowMs, outcomes, explanations: explanationsOf(explanations, hit, outcomes, nowMs) }
+  return { kind: 'taken', source: 'memory', accepted: false, nowMs, outcomes }
 }

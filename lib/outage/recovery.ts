@@ -62,12 +62,12 @@ export class Recovery {
   /**
    * Replays all but what is journaled meanwhile.
    *
-   * @param epoch         as Redis reported it last; undefined: never
-   * @param lastAnswered  number of the last batch that it answered
+   * @param epoch  as Redis reported it last; undefined: never
    * @returns what Redis reported of itself
    * @throws StoreUnavailableError  when some of it did not arrive; what arrived is not sent again
    */
-  async replayAll (epoch: string | undefined, lastAnswered: number): Promise<Heartbeat> {
+  async replayAll (epoch: string | undefined): Promise<Heartbeat> {
+    const { lastAnswered } = this.#store.instance
     const fence = await this.#store.instance.fence()
     const askedAtMs = this.#now()
     const heartbeat = await this.#store.instance.heartbeat(false, 0)

@@ -5,14 +5,13 @@
  */
 import { StoreUnavailableError } from '../errors.js'
 import type { Awaitable } from '../runtime/awaitable.js'
-import type { Ticket } from '../store/redis/batch.js'
+import { SentError } from '../store/redis/sequence.js'
 import type { Availability } from './availability.js'
 import { SingleCallQueue } from './call-queue.js'
 
 /** A change that holds in memory already. */
 export interface Write<T> {
-  /** @param ticket  to number the call */
-  readonly call: (ticket: Ticket) => Promise<T>
+  readonly call: () => Promise<T>
   /**
    * Called where Redis is away: keeps the change in the journal.
    *
@@ -51,11 +50,11 @@ export class RedisCalls {
 
   /** @returns the answer of Redis; undefined: Redis has not done it */
   async write<T> ({ call, keep, rejected = () => {} }: Write<T>): Promise<T | undefined> {
-    const ticket = { number: 0 }
+    let sentIn: number | undefined
     let isLost = false
     if (this.#availability.usesRedis) {
       try {
-        return await call(ticket)
+        return await call()
       } catch (error) {
         if (!(error instanceof StoreUnavailableError)) throw error
         if (error.kind === 'reply') {
@@ -64,9 +63,10 @@ export class RedisCalls {
         }
         isLost = error.kind === 'lost'
         if (isLost) this.#availability.lostData(error)
+        else if (error instanceof SentError) sentIn = error.sentIn
       }
     }
-    keep(ticket.number > 0 && !isLost ? ticket.number : undefined, isLost)
+    keep(sentIn, isLost)
     return undefined
   }
 

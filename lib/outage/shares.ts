@@ -11,18 +11,31 @@
  *         others did meanwhile, and Redis did not tell here any more, cannot
  *         be more than their parts
  */
-import { type Limit, ruleOf } from '../rules/rate-limit.js'
+import { type Check, type Limit, ruleOf } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
 import type { MemoryLimits } from '../store/memory/limits.js'
-import type { Hit, NamedCheck, Refund, Taken } from '../store/limit-store.js'
+import type { Owner, Taken } from '../store/limit-store.js'
+
+/** A counter of a hit, as memory has it. */
+export interface Known {
+  readonly check: Check
+  /** undefined: there is none */
+  readonly state: LimitState | undefined
+}
 
 /** What the shares say of a hit. */
 export interface Shared {
   readonly accepted: boolean
   readonly nowMs: number
-  /** of each check: whether it would let the hit pass */
-  readonly fits: readonly boolean[]
-  readonly explanations: readonly OfShare[]
+  /** of each counter: whether its shares would let the hit pass, and what that means to the client */
+  readonly parts: readonly (Known & { readonly fits: boolean, readonly explanation: OfShare })[]
+}
+
+/** Instances that were alive when Redis last told, whole number >= 1, and the number of the outage. */
+export interface Sharing {
+  readonly instances: number
+  /** in each outage what is left is known anew */
+  readonly outage: number
 }
 
 /** Refusals are not shared: they are those of the whole limit. */
@@ -42,60 +55,59 @@ export class Shares {
   }
 
   /** Takes note of a hit that Redis let pass here. */
-  passed (hit: Hit, taken: Taken, instances: number): void {
+  passed (owner: Owner, { outcomes, nowMs: redisNowMs }: Taken, instances: number): void {
     const nowMs = this.#now()
-    hit.checks.forEach((check, i) => {
-      if (check.cost === 0) return
+    for (const { check, state: counted } of outcomes) {
+      if (check.cost === 0) continue
       const own = ownOf(check, instances)
       const rule = ruleOf(own.limit)
       // Its window is that of Redis' counter.
-      const begun = rule.emptied(rule.shift(taken.outcomes[i]!.state, nowMs - taken.nowMs))
-      const state = rule.accept(this.#counters.known(hit.key, own) ?? begun, nowMs, own.limit, own.cost)
-      this.#counters.adopt(hit, own, state, nowMs)
-    })
+      const begun = rule.emptied(rule.shift(counted, nowMs - redisNowMs))
+      const of = ownerOf(owner)
+      const state = rule.accept(this.#counters.known(of, own) ?? begun, nowMs, own.limit, own.cost)
+      this.#counters.adopt(of, own, state, nowMs)
+    }
   }
 
-  /**
-   * Decides a hit without Redis.
-   *
-   * @param known      the counters of its checks as memory has them; undefined: none
-   * @param instances  that were alive when Redis last told, whole number >= 1
-   * @param outage     its number: in each of them what is left is known anew
-   */
-  take (hit: Hit, known: readonly (LimitState | undefined)[], instances: number, outage: number): Shared {
-    const checks = hit.checks.flatMap((check, i) => {
+  /** Decides a hit without Redis. */
+  take (owner: Owner, known: readonly Known[], { instances, outage }: Sharing): Shared {
+    const of = ownerOf(owner)
+    const pairs = known.map(counter => {
+      const { check, state } = counter
       const left = leftOf(check, instances, outage)
-      const state = known[i]
-      const isNew = state !== undefined && this.#counters.known(hit.key, left) === undefined
-      if (isNew) this.#counters.adopt(hit, left, state, this.#now())
-      return [left, ownOf(check, instances)]
+      const isNew = state !== undefined && this.#counters.known(of, left) === undefined
+      if (isNew) this.#counters.adopt(of, left, state, this.#now())
+      return { counter, left, own: ownOf(check, instances) }
     })
-    const { accepted, nowMs, outcomes } = this.#counters.takeOne({ key: hit.key, from: hit.from, checks })
-    const explained = outcomes.map(({ state }, i) => {
-      const { limit, cost } = checks[i]!
-      return ruleOf(limit).explain(state, nowMs, limit, cost)
+    const checks = pairs.flatMap(({ left, own }) => [left, own])
+    const { accepted, nowMs, outcomes } = this.#counters.take({ ...of, checks })
+    const partOf = new Map(outcomes.map(({ check, fits, state }) => {
+      const { limit, cost } = check
+      // Not what that means to the hit: one beyond a part may fit the whole.
+      return [check, { fits, explanation: ruleOf(limit).explain(state, nowMs, limit, cost) }]
+    }))
+    const parts = pairs.map(({ counter, left, own }) => {
+      // Both were asked.
+      const [ofLeft, ofOwn] = [partOf.get(left)!, partOf.get(own)!]
+      const fits = ofLeft.fits && ofOwn.fits
+      return { ...counter, fits, explanation: bothOf(ofLeft.explanation, ofOwn.explanation, fits, instances) }
     })
-    const fits = hit.checks.map((_, i) => outcomes[2 * i]!.fits && outcomes[2 * i + 1]!.fits)
-    return {
-      accepted,
-      nowMs,
-      fits,
-      explanations: fits.map((fit, i) => bothOf(explained[2 * i]!, explained[2 * i + 1]!, fit, instances))
-    }
+    return { accepted, nowMs, parts }
   }
 
   /**
    * Takes back a hit that is not to count after all.
    *
-   * @param given      on the clock of this process
-   * @param countedBy  what Redis has counted is in what is left only once
+   * @param taken  on the clock of this process
    */
-  refund ({ hit, taken }: Refund, countedBy: 'redis' | 'memory', instances: number, outage: number): void {
-    hit.checks.forEach((check, i) => {
-      if (!taken.outcomes[i]!.fits) return
-      this.#counters.takeBackAt(hit.key, ownOf(check, instances), taken.nowMs)
-      this.#counters.takeBackAt(hit.key, leftOf(check, countedBy === 'memory' ? instances : 1, outage), taken.nowMs)
-    })
+  refund (owner: Owner, { source, outcomes, nowMs }: Taken, { instances, outage }: Sharing): void {
+    const of = ownerOf(owner)
+    for (const { check, fits } of outcomes) {
+      if (!fits) continue
+      this.#counters.takeBackAt(of, ownOf(check, instances), nowMs)
+      // What Redis has counted is in what is left only once.
+      this.#counters.takeBackAt(of, leftOf(check, source === 'memory' ? instances : 1, outage), nowMs)
+    }
   }
 
   /** Forgets what has expired. */
@@ -104,11 +116,16 @@ export class Shares {
   }
 }
 
-function leftOf (check: NamedCheck, instances: number, outage: number): NamedCheck {
+/** The names of these counters are not kept with the client, where they would push out those of its limits. */
+function ownerOf ({ key, from }: Owner): Owner {
+  return { key, from }
+}
+
+function leftOf (check: Check, instances: number, outage: number): Check {
   return { ...check, name: `${check.name}#left${outage}`, cost: check.cost * instances }
 }
 
-function ownOf (check: NamedCheck, instances: number): NamedCheck {
+function ownOf (check: Check, instances: number): Check {
   return { ...check, name: `${check.name}#own`, limit: partOf(check.limit, instances) }
 }
 

@@ -29,14 +29,12 @@ interface Change {
 export class OutageValues implements ValueStore {
   readonly #memory: MemoryValues
   readonly #redis: Pick<RedisSide, 'store' | 'journal'>
-  readonly #availability: Availability
   readonly #calls: RedisCalls
   readonly #now: () => number
 
   constructor ({ memory, redis, availability, now }: OutageValuesOptions) {
     this.#memory = memory
     this.#redis = redis
-    this.#availability = availability
     this.#calls = new RedisCalls(availability)
     this.#now = now
   }
@@ -98,11 +96,7 @@ export class OutageValues implements ValueStore {
     const { store, journal } = this.#redis
     const order = journal.nextValueOrder()
     return await this.#calls.write({
-      call: async ticket => {
-        const changed = await this.#calls.ask(async () => await store.values.change(operation, operation.atMs, ticket))
-        this.#availability.answered(ticket.number)
-        return changed
-      },
+      call: async () => await this.#calls.ask(async () => await store.values.change(operation, operation.atMs)),
       keep: sentIn => {
         local()
         journal.addValue(operation, order, sentIn)

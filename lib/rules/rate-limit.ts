@@ -40,6 +40,8 @@ export function algorithmsWith (trait: 'notesRefusals' | 'hasBurst'): readonly A
 
 /** One limit that a hit has to pass, and how much of it the hit takes. */
 export interface Check {
+  /** of the limit; it tells a client's counters apart */
+  readonly name: string
   readonly limit: Limit
   /** whole number >= 0; 0: neither counted nor refused */
   readonly cost: number
@@ -47,12 +49,21 @@ export interface Check {
   readonly shadow?: boolean
 }
 
-/** What became of one check. */
-export type Outcome = Judged<LimitState>
-
 /** Whether the counters differ from what was stored, so that they must be written. */
-export function isChanged ({ left, repaired }: Outcome): boolean {
+export function isChanged ({ left, repaired }: Judged<LimitState>): boolean {
   return left !== 'nothing' || repaired
+}
+
+interface JudgedAll<S> {
+  readonly accepted: boolean
+  readonly judged: readonly { readonly of: S, readonly outcome: Judged<LimitState> }[]
+}
+
+/** A check, and the counters that are stored for it. */
+export interface Stored {
+  readonly check: Pick<Check, 'limit' | 'cost' | 'shadow'>
+  /** undefined: there are none */
+  readonly state: LimitState | undefined
 }
 
 /**
@@ -61,23 +72,22 @@ export function isChanged ({ left, repaired }: Outcome): boolean {
  * shadow too, notes that by its own rule; one that would have let the hit pass
  * stays as it was where another refuses.
  *
- * @param stored  counters, one for each check, in their order
- * @returns whether the hit passed, and one outcome for each check
+ * @returns whether the hit passed, and what became of each counter, in their order
  */
-export function takeAll (
-  stored: readonly (LimitState | undefined)[], nowMs: number, checks: readonly Check[]
-): { readonly accepted: boolean, readonly outcomes: readonly Outcome[] } {
+export function takeAll<S extends Stored> (counters: readonly S[], nowMs: number): JudgedAll<S> {
   let accepted = true
-  const judged = checks.map(({ limit, cost, shadow }, i) => {
-    const outcome = ruleOf(limit).take(stored[i], nowMs, limit, cost)
+  const judged = counters.map(of => {
+    const { check: { limit, cost, shadow }, state } = of
+    const outcome = ruleOf(limit).take(state, nowMs, limit, cost)
     accepted &&= outcome.fits || shadow === true
-    return outcome
+    return { of, outcome }
   })
-  return { accepted, outcomes: accepted ? judged : judged.map(withoutHit) }
+  if (accepted) return { accepted, judged }
+  return { accepted, judged: judged.map(({ of, outcome }) => ({ of, outcome: withoutHit(outcome) })) }
 }
 
 /** The outcome where another limit has refused the hit. */
-function withoutHit (outcome: Outcome): Outcome {
+function withoutHit (outcome: Judged<LimitState>): Judged<LimitState> {
   if (outcome.left !== 'hit') return outcome
   const { before, repaired } = outcome
   return { fits: true, state: before, before, left: 'nothing', repaired }

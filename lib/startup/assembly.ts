@@ -4,7 +4,7 @@ import { RedisGuard } from '../api/redis-guard.js'
 import { Clients } from '../guard/clients.js'
 import { Guard } from '../guard/guard.js'
 import { keyHash } from '../guard/key-hash.js'
-import { DenyCache } from '../guard/refusal-cache.js'
+import { RefusalCache } from '../guard/refusal-cache.js'
 import { LimitControl, type LimitControlParts } from '../limits/control.js'
 import { LimitRegistry } from '../limits/registry.js'
 import { forJson } from '../limits/stored-change.js'
@@ -47,7 +47,7 @@ export interface Parts extends Registration, Stores {
   readonly metrics: Metrics | undefined
   /** the same, unless another registration made them, and removes them */
   readonly ownMetrics: Metrics | undefined
-  readonly denyCache: DenyCache
+  readonly refusals: RefusalCache
   readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
@@ -81,11 +81,11 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     await events.logEvents(batch)
     for (const { type, count } of batch) metrics?.recorded(type, count)
   }, count => metrics?.recorded('dropped', count))
-  const denyCache = new DenyCache({
+  const refusals = new RefusalCache({
     keys,
     capacity: settings.cache,
     now: timers.monotonicMs,
-    write: async refusals => await redis?.limits.countRefusals(refusals)
+    write: async some => await redis?.limits.countRefusals(some)
   })
   const { hashKeys, nameSpace, limit: { ipv6Subnet, allowList } } = settings
   const hashKey = hashKeys === false ? undefined : keyHash(hashKeys === true ? nameSpace : hashKeys)
@@ -97,7 +97,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     usesRedis: () => redis?.availability.usesRedis === true,
     blocks: memory.blocks,
     memory: memory.limits,
-    denyCache,
+    refusals,
     refusesBlocked: settings.limit.enforce > 0,
     observers: [
       decision => metrics?.decided(decision),
@@ -115,7 +115,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     registry,
     counters: limits,
     values,
-    forget: (key, checks) => denyCache.forget({ key, checks }),
+    forget: (key, checks) => refusals.forget({ key }, checks),
     hashKey,
     onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'passed over')),
     checkOpen,
@@ -149,7 +149,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     eventLog,
     metrics,
     ownMetrics: chosen.kind === 'own' ? metrics : undefined,
-    denyCache,
+    refusals,
     clients,
     guard,
     registry,

@@ -11,11 +11,11 @@ import type { RedisParts } from './stores.js'
 
 /** Ends a registration. It logs what is lost, and does not throw. */
 export async function close (parts: Parts, { ofRedis, stop }: Background): Promise<void> {
-  const { settings, registrations, lifetime, redis, denyCache, eventLog, changeLog, ownMetrics, log } = parts
+  const { settings, registrations, lifetime, redis, refusals, eventLog, changeLog, ownMetrics, log } = parts
   lifetime.end()
   stop()
   changeLog.flush()
-  const flushes = [async () => await denyCache.flush(), async () => await eventLog.flush()]
+  const flushes = [async () => await refusals.flush(), async () => await eventLog.flush()]
   const { commandTimeout: limitMs } = settings
   registrations.tryUntilMs ??= timers.monotonicMs() + limitMs
   const lost = await sendLast({ redis, flushes, limitMs, tryUntilMs: registrations.tryUntilMs })

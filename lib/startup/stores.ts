@@ -4,7 +4,7 @@ import type { HashKey } from '../addresses/keyed-hash.js'
 import { StoreUnavailableError } from '../errors.js'
 import { type Availability, type RedisSide, statusOfMemory, type StoreStatus } from '../outage/availability.js'
 import { type JournalKind, Journal } from '../outage/journal.js'
-import { limitsOfMemory, type OutageLimits, type RequestLimits } from '../outage/limits.js'
+import type { OutageLimits } from '../outage/limits.js'
 import { Shares } from '../outage/shares.js'
 import { outageStores } from '../outage/stores.js'
 import { GuardedRedis } from '../redis/breaker.js'
@@ -14,6 +14,7 @@ import type { Settings } from '../settings/settings.js'
 import type { BlockStore } from '../store/block-store.js'
 import type { EventStore } from '../store/event-store.js'
 import { Keys } from '../store/keys.js'
+import type { LimitStore } from '../store/limit-store.js'
 import { MemoryLimits } from '../store/memory/limits.js'
 import { MemoryStore } from '../store/memory/memory-store.js'
 import type { OnForeign } from '../store/redis/foreign-values.js'
@@ -27,7 +28,7 @@ export interface Stores {
   readonly redis: RedisParts | undefined
   /** which store answers, and why */
   readonly status: () => StoreStatus
-  readonly limits: RequestLimits
+  readonly limits: LimitStore
   readonly blocks: BlockStore
   readonly events: EventStore
   readonly values: ValueStore
@@ -63,8 +64,7 @@ export function makeStores (options: StoresOptions): Stores {
   if (settings.redis.kind === 'none') {
     const status = statusOfMemory(settings.redis.reason)
     const { limits, blocks, events, values } = memory
-    const stores = { limits: limitsOfMemory(limits), blocks, events, values }
-    return { keys, memory, redis: undefined, status: () => status, ...stores }
+    return { keys, memory, redis: undefined, status: () => status, limits, blocks, events, values }
   }
   const side = makeRedis(settings.redis, keys, {
     ...options,

@@ -25,6 +25,17 @@
 import { createHash } from 'node:crypto'
 import type { Algorithm } from '../rules/rate-limit.js'
 
+/** Whom a counter belongs to; see store/limit-store.ts. */
+interface Owner {
+  readonly key: string
+  readonly counterKeys?: CounterKeys | undefined
+}
+
+interface OfLimit {
+  readonly name: string
+  readonly limit: { readonly algorithm: Algorithm }
+}
+
 export class Keys {
   readonly blocks: string
   readonly blockExpiry: string
@@ -63,6 +74,11 @@ export class Keys {
   limit (algorithm: Algorithm, name: string, client: string | CounterKeys): string {
     if (typeof client === 'string') return `${this.#nameSpace}${algorithm}:{${this.#partOf(client)}}:${part(name)}`
     return client.find(algorithm, name) ?? client.keep(algorithm, name, this.limit(algorithm, name, client.client))
+  }
+
+  /** The key of a counter, found with its owner where that keeps its keys. */
+  counter ({ key, counterKeys }: Owner, { name, limit }: OfLimit): string {
+    return this.limit(limit.algorithm, name, counterKeys ?? key)
   }
 
   /**

@@ -5,20 +5,15 @@
  * Each method of a store may throw StoreUnavailableError, except those of memory.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
-import type { Check, Limit } from '../rules/rate-limit.js'
+import { type Check, explainHit, type Limit, ruleOf } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
+import type { OnOutage } from '../settings/options.js'
 import type { CounterKeys } from './keys.js'
 
-/** One limit of a hit. The name tells a client's counters apart. */
-export interface NamedCheck extends Check {
-  readonly name: string
-}
-
-/** One request, and all limits that it has to pass together. */
-export interface Hit {
-  /** whom it is counted against; any text */
+/** Whom counters belong to. */
+export interface Owner {
+  /** any text */
   readonly key: string
-  readonly checks: readonly NamedCheck[]
   /** where the keys of its counters are kept; undefined: nowhere */
   readonly counterKeys?: CounterKeys | undefined
   /**
@@ -28,23 +23,74 @@ export interface Hit {
   readonly from?: string | undefined
 }
 
-/** What became of one hit. */
+/** One request, and all limits that it has to pass together. It is not kept after its answer. */
+export interface Hit extends Owner {
+  /**
+   * one at least; the same array for each hit that has the same limits, so that
+   * a batch tells Redis about them once
+   */
+  readonly checks: readonly Check[]
+  /** who answers when Redis cannot */
+  readonly onOutage: OnOutage
+  /** Called once, in a later turn and in the asynchronous context of the call of `take`, if that returned undefined. */
+  answered (answer: Answer): void
+}
+
+/** How memory answers for Redis: as the only instance, or as one of several. */
+export type Fallback = 'memory' | 'share'
+
+export function isFallback (onOutage: OnOutage): onOutage is Fallback {
+  return onOutage === 'memory' || onOutage === 'share'
+}
+
+export type Answer = Taken | TakenOutside | Unanswered
+
+/** Decided by counters of ours. */
 export interface Taken {
+  readonly kind: 'taken'
+  readonly source: 'redis' | 'memory'
+  /** whether the hit passes all limits that are not in shadow */
   readonly accepted: boolean
   /** the store's clock at the decision, ms since 1970 */
   readonly nowMs: number
   /** one for each check, in their order */
-  readonly outcomes: readonly { readonly fits: boolean, readonly state: LimitState }[]
-  /** of each check: what it means to the client, where that is more than the counters say */
-  readonly explanations?: readonly Explanation[]
+  readonly outcomes: readonly CountedOutcome[]
 }
 
-/** Counters as they are. */
-export interface Peeked {
-  /** the store's clock, ms since 1970 */
-  readonly nowMs: number
-  /** one for each check, in their order; undefined: none */
-  readonly states: readonly (LimitState | undefined)[]
+/** Decided by a class of the user's, which keeps its counters to itself, or by what this process remembers. */
+export interface TakenOutside {
+  readonly kind: 'taken'
+  readonly source: 'custom' | 'local'
+  readonly accepted: boolean
+  readonly outcomes: readonly Outcome[]
+}
+
+/** Nobody has counted the hit, and memory must not. */
+export interface Unanswered {
+  readonly kind: 'unanswered'
+  readonly failure: Error
+  /** number of the call that Redis may have run; undefined: it has not, or there are no numbers, as in a Cluster */
+  readonly sentIn: number | undefined
+}
+
+/** What one limit says to a hit. */
+export interface Outcome {
+  readonly check: Check
+  /** whether this limit alone would let the hit pass */
+  readonly fits: boolean
+  /** what that means to the client */
+  readonly explanation: Explanation
+}
+
+export interface CountedOutcome extends Outcome {
+  /** the counters after the decision */
+  readonly state: LimitState
+}
+
+/** A counter that nobody has added to. */
+export interface Peeked extends Outcome {
+  /** undefined: there is none */
+  readonly state: LimitState | undefined
 }
 
 /** Hits at one limit that were refused without asking the store, where its rule notes refusals. */
@@ -58,13 +104,6 @@ export interface Refusals {
   readonly count: number
 }
 
-/** Hits of one client that were accepted, and are not to count after all. */
-export interface Refund {
-  readonly hit: Hit
-  /** as the store told it of the hit */
-  readonly taken: Taken
-}
-
 /** One counter: as Redis reported it last, and what became of it here. */
 export interface CountedHere {
   /** in Redis */
@@ -76,9 +115,34 @@ export interface CountedHere {
 }
 
 export interface LimitStore {
-  /** The counters of a client, unchanged. */
-  peek (key: string, checks: readonly NamedCheck[]): Awaitable<Peeked>
+  /**
+   * Decides one hit. Atomic over all of its checks.
+   *
+   * @returns undefined: `hit.answered` is called later
+   */
+  take (hit: Hit): Answer | undefined
+
+  /** How far a client is with each check; nothing is counted. */
+  peek (client: string, checks: readonly Check[]): Awaitable<readonly Outcome[]>
 
   /** Removes counters of a client; @returns whether there were any */
-  forget (key: string, checks: readonly NamedCheck[]): Awaitable<boolean>
+  forget (client: string, checks: readonly Check[]): Awaitable<boolean>
+
+  /** Takes back a hit that was accepted, and is not to count after all. */
+  refund (owner: Owner, taken: Taken): Awaitable<void>
+}
+
+/** What counters say to a hit. */
+export function outcomeOf (
+  check: Check, { fits, state }: Pick<CountedOutcome, 'fits' | 'state'>, nowMs: number
+): CountedOutcome {
+  const { limit, cost } = check
+  return { check, fits, explanation: explainHit(ruleOf(limit).explain(state, nowMs, limit, cost), limit, cost), state }
+}
+
+/** What counters say to a client that only asks. */
+export function peekedOf (check: Check, state: LimitState | undefined, nowMs: number): Peeked {
+  const { limit, cost } = check
+  const explanation = explainHit(ruleOf(limit).explain(state, nowMs, limit, cost), limit, cost)
+  return { check, fits: explanation.retryAfterMs === 0, explanation, state }
 }

@@ -2,12 +2,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
-import { askAgainMs, DenyCache } from '../../lib/guard/refusal-cache.js'
-import { algorithms, defineLimit, explainHit, isChanged, ruleOf, takeAll } from '../../lib/rules/rate-limit.js'
+import { askAgainMs, RefusalCache } from '../../lib/guard/refusal-cache.js'
+import {
+  algorithms, type Check, defineLimit, explainHit, isChanged, ruleOf, takeAll
+} from '../../lib/rules/rate-limit.js'
 import type { Explanation, LimitState } from '../../lib/rules/rule.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { Keys } from '../../lib/store/keys.js'
-import type { NamedCheck, Refusals, Taken } from '../../lib/store/limit-store.js'
+import { type Outcome, outcomeOf, type Refusals, type Taken } from '../../lib/store/limit-store.js'
 import { timers } from '../../lib/runtime/timers.js'
 import { guardedApp } from '../support/app.js'
 import { randomFrom } from '../support/random.js'
@@ -25,8 +27,8 @@ const keys = new Keys('guard:')
 function setUpFor (capacity: number) {
   const clock = { ms: 0 }
   const written: Refusals[] = []
-  const cache =
-    new DenyCache({ keys, capacity, now: () => clock.ms, write: async refusals => { written.push(...refusals) } })
+  const write = async (refusals: readonly Refusals[]) => { written.push(...refusals) }
+  const cache = new RefusalCache({ keys, capacity, now: () => clock.ms, write })
   return { cache, clock, written }
 }
 
@@ -36,38 +38,52 @@ function setUp (capacity = 100) {
 }
 
 /** The cache for hits that have one limit. */
-function forOneLimit (cache: DenyCache) {
+function forOneLimit (cache: RefusalCache) {
   return {
-    refuse (client: string, check: NamedCheck, canAsk: boolean): Explanation | undefined {
-      const taken = cache.refuse({ key: client, checks: [check] }, canAsk)
-      if (taken === undefined) return undefined
-      const { limit, cost } = check
-      return explainHit(ruleOf(limit).explain(taken.outcomes[0]!.state, taken.nowMs, limit, cost), limit, cost)
+    refuse (client: string, check: Check, canAsk: boolean): Explanation | undefined {
+      return cache.refuse({ key: client, checks: [check] }, canAsk)?.outcomes[0]!.explanation
     },
-    learn: (client: string, check: NamedCheck, taken: Taken) => cache.learn({ key: client, checks: [check] }, taken),
+    learn: (client: string, check: Check, { outcomes: [outcome], ...taken }: Taken) => {
+      cache.learn({ key: client }, { ...taken, outcomes: [{ ...outcome!, check }] })
+    },
     flush: async () => await cache.flush(),
     get size () { return cache.size }
   }
 }
 
 /** Redis, as far as the cache is concerned: one counter, by the rules. */
-function counter (check: NamedCheck) {
+function counter (check: Check) {
   let state: LimitState | undefined
   return (nowMs: number, cost = check.cost): Taken => {
     const outcome = ruleOf(check.limit).take(state, nowMs, check.limit, cost)
     if (isChanged(outcome)) state = outcome.state
-    return { accepted: outcome.fits, nowMs, outcomes: [outcome] }
+    const outcomes = [outcomeOf({ ...check, cost }, outcome, nowMs)]
+    return { kind: 'taken', source: 'redis', accepted: outcome.fits, nowMs, outcomes }
   }
 }
 
-function checkOf (algorithm: typeof algorithms[number], max: number, windowMs = 60_000, cost = 1): NamedCheck {
+type Judged = ReturnType<typeof takeAll<{ readonly check: Check, readonly state: LimitState | undefined }>>['judged']
+
+/** As Redis tells it. */
+function takenOf (accepted: boolean, judged: Judged, nowMs: number): Taken {
+  const outcomes = judged.map(({ of: { check }, outcome }) => outcomeOf(check, outcome, nowMs))
+  return { kind: 'taken', source: 'redis', accepted, nowMs, outcomes }
+}
+
+/** A client's first hit. */
+function freshlyTaken (nowMs: number, checks: readonly Check[]): Taken {
+  const { accepted, judged } = takeAll(checks.map(check => ({ check, state: undefined })), nowMs)
+  return takenOf(accepted, judged, nowMs)
+}
+
+function checkOf (algorithm: typeof algorithms[number], max: number, windowMs = 60_000, cost = 1): Check {
   return { name: 'login', limit: defineLimit(algorithm, max, windowMs), cost }
 }
 
 t.test('while Redis is slow, refusals are written one by one, and no more wait than keys are kept', async t => {
   const check = checkOf('fixed-window', 1)
   const [writes, answers] = [[] as number[], [] as (() => void)[]]
-  const cache = forOneLimit(new DenyCache({
+  const cache = forOneLimit(new RefusalCache({
     keys,
     capacity: 100,
     now: () => 0,
@@ -232,7 +248,7 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
     const write = async (refusals: readonly Refusals[]) => {
       for (const { name, count } of refusals) counted[Number(name.at(-1))]! += count
     }
-    const cache = new DenyCache({ keys, capacity: 100, now: () => clock.ms, write })
+    const cache = new RefusalCache({ keys, capacity: 100, now: () => clock.ms, write })
     const states: (LimitState | undefined)[] = []
     const written = limits.map(() => 0)
     for (let step = 0; step < 200; step++) {
@@ -240,22 +256,21 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
       const checks = limits.map(limit => ({ ...limit, cost: random.chance(0.8) ? 1 : random.whole(0, 7) }))
       const nowMs = startMs + clock.ms
       // Redis, had it been asked each time.
-      const wanted = takeAll(states, nowMs, checks)
+      const { accepted, judged } = takeAll(checks.map((check, i) => ({ check, state: states[i] })), nowMs)
+      const wanted = takenOf(accepted, judged, nowMs)
       const refused = cache.refuse({ key: 'client', checks }, true)
-      wanted.outcomes.forEach((outcome, i) => {
+      judged.forEach(({ outcome }, i) => {
         if (isChanged(outcome)) states[i] = outcome.state
         if (refused !== undefined && outcome.left === 'refusal') written[i]!++
       })
       if (refused === undefined) {
-        cache.learn({ key: 'client', checks }, { ...wanted, nowMs })
+        cache.learn({ key: 'client' }, wanted)
         continue
       }
       refusedHere++
-      const toldOf = ({ accepted, outcomes }: Pick<Taken, 'accepted' | 'outcomes'>) => ({
+      const toldOf = ({ accepted, outcomes }: { accepted: boolean, outcomes: readonly Outcome[] }) => ({
         accepted,
-        outcomes: outcomes.map(({ fits, state }, i) => {
-          return [fits, ruleOf(checks[i]!.limit).explain(state, nowMs, checks[i]!.limit, checks[i]!.cost)]
-        })
+        outcomes: outcomes.map(({ fits, explanation }) => [fits, explanation])
       })
       const [told, expected] = [toldOf(refused), toldOf(wanted)]
       if (!isDeepStrictEqual(told, expected)) return t.same(told, expected, `seed ${seed}, step ${step}`)
@@ -269,9 +284,9 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
 t.test('asks again for the one of several limits that is due first', async t => {
   const checks = ['a', 'b'].map(name => ({ ...checkOf('fixed-window', 0), name }))
   const { cache, clock } = setUpFor(100)
-  const refusalAt = (nowMs: number, checks: readonly NamedCheck[]) => ({ ...takeAll([], nowMs, checks), nowMs })
+  const refusalAt = (nowMs: number, checks: readonly Check[]) => freshlyTaken(nowMs, checks)
   for (const check of checks) {
-    cache.learn({ key: 'client', checks: [check] }, refusalAt(startMs + clock.ms, [check]))
+    cache.learn({ key: 'client' }, refusalAt(startMs + clock.ms, [check]))
     clock.ms += askAgainMs / 2
   }
   t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
@@ -285,7 +300,7 @@ t.test('a limit that each refusal changes, and one that is not known, ask Redis'
   const { cache } = setUpFor(100)
   for (const excess of ['restart', 'backoff'] as const) {
     const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, { excess }), cost: 1 }]
-    cache.learn({ key: 'client', checks }, { ...takeAll([], startMs, checks), nowMs: startMs })
+    cache.learn({ key: 'client' }, freshlyTaken(startMs, checks))
     t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
   }
   t.equal(cache.refuse({ key: 'client', checks: [plain, { ...plain, name: 'other' }] }, true), undefined)
@@ -309,23 +324,21 @@ t.test('refusals are added up and written behind', async t => {
   for (let i = 0; i < 100; i++) cache.refuse('client', check, true)
   t.same(written, [])
   await until(() => written.length > 0)
-  const refusals = { client: 'client', name: 'login', limit: check.limit, window: { endsAtMs: startMs + 60_000 } }
-  t.match(written, [{ ...refusals, count: 100 }])
+  // What Redis would have counted after each of them.
+  const states = Array.from({ length: 101 }, () => redis(startMs).outcomes[0]!.state)
+  const refusals = { client: 'client', name: 'login', limit: check.limit }
+  t.same(written, [{ ...refusals, window: states[0], count: 100 }])
   cache.refuse('client', check, true)
   await cache.flush()
-  t.match(written.slice(1), [{ ...refusals, count: 1 }])
+  t.same(written.slice(1), [{ ...refusals, window: states[100], count: 1 }])
 })
 
 t.test('a failed write does not end the process, and those after it are made', async t => {
   const check = checkOf('fixed-window', 0)
   let writes = 0
-  const cache = new DenyCache({
-    keys,
-    capacity: 1,
-    now: () => 0,
-    write: async () => { if (++writes === 1) throw new Error('away') }
-  })
-  cache.learn({ key: 'client', checks: [check] }, counter(check)(startMs))
+  const write = async () => { if (++writes === 1) throw new Error('away') }
+  const cache = new RefusalCache({ keys, capacity: 1, now: () => 0, write })
+  cache.learn({ key: 'client' }, counter(check)(startMs))
   cache.refuse({ key: 'client', checks: [check] }, true)
   await until(() => writes === 1)
   cache.refuse({ key: 'client', checks: [check] }, true)

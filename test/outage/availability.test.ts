@@ -5,16 +5,17 @@
 import t, { type Test } from 'tap'
 import { StoreUnavailableError } from '../../lib/errors.js'
 import { windowOf } from '../../lib/rules/fixed-window.js'
-import type { Ticket } from '../../lib/store/redis/batch.js'
+import { SentError } from '../../lib/store/redis/sequence.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
-import type { Fallback } from '../../lib/outage/limits.js'
-import type { Hit, Taken } from '../../lib/store/limit-store.js'
+import { type Fallback, type Hit, outcomeOf, type Taken } from '../../lib/store/limit-store.js'
 import type { Block } from '../../lib/store/block-store.js'
 import { mockMachinery } from '../support/fake-timers.js'
-import { gone, keys, madeUpStores } from '../support/made-up-redis.js'
+import { countedBy, gone, keys, madeUpStores } from '../support/made-up-redis.js'
+import { answerOf } from '../support/take.js'
 
 const limit = defineLimit('fixed-window', 10, 60_000)
-const checks = [{ name: 'limit', limit, cost: 1 }]
+const check = { name: 'limit', limit, cost: 1 }
+const checks = [check]
 const lost = new StoreUnavailableError('lost', 'lost')
 const rejected = new StoreUnavailableError('reply', 'reply')
 
@@ -34,26 +35,23 @@ function setUp (t: Test) {
     await stores.availability.settle()
     t.equal(stores.availability.status.store, 'redis')
   }
-  const hit = async (key: string, fallback: Fallback | 'none' = 'memory') => await new Promise<string>(resolve => {
-    stores.limits.takeOne({ key, checks }, fallback === 'none' ? undefined : fallback, (failure, taken, source) => {
-      resolve(failure?.message ?? `${source} ${taken!.accepted}`)
-    })
-  })
+  const hit = async (key: string, onOutage: Fallback | 'fail' = 'memory') => {
+    const answer = await answerOf(stores.limits, { key, checks, onOutage })
+    return answer.kind === 'unanswered' ? answer.failure.message : `${answer.source} ${answer.accepted}`
+  }
   const counterOf = (client: string) => keys.limit('fixed-window', 'limit', client)
   return { clock, memory, breaker, redis, journal, stores, switches, isUp, hit, counterOf }
 }
 
 /** What Redis answers to a hit that it counts. */
 function counted (hits: readonly Hit[]): readonly Taken[] {
-  const nowMs = Date.now()
-  const state = windowOf(1, 0, nowMs + 60_000)
-  return hits.map(() => ({ accepted: true, nowMs, outcomes: [{ fits: true, state }] }))
+  return hits.flatMap(hit => countedBy([hit], check))
 }
 
 t.test('a heartbeat that finds another epoch ends the use of Redis until the replay is over', async t => {
   const { clock, redis, switches, isUp, hit, counterOf } = setUp(t)
   await isUp()
-  redis.limits.take = async hits => counted(hits)
+  redis.limits.decide = async hits => counted(hits)
   await hit('client')
   redis.epoch = 'second'
   clock.tick(0)
@@ -114,8 +112,8 @@ t.test('where Redis goes during a replay, the breaker says when the next one beg
 t.test('a Redis that is a few batches behind gets back the counters that it had', async t => {
   const { breaker, redis, isUp, hit, counterOf } = setUp(t)
   await isUp()
-  redis.limits.take = async (hits, ticket) => {
-    ticket.number = 5
+  redis.limits.decide = async hits => {
+    redis.instance.lastAnswered = 5
     return counted(hits)
   }
   await hit('client')
@@ -142,7 +140,7 @@ t.test('what is sent last and does not arrive is sent with a later heartbeat', a
   const { clock, breaker, redis, journal, hit, isUp } = setUp(t)
   await isUp()
   let fail = (_: Error) => {}
-  redis.limits.take = async () => await new Promise((resolve, reject) => { fail = reject })
+  redis.limits.decide = async () => await new Promise((resolve, reject) => { fail = reject })
   const late = hit('late')
   await turns()
   breaker.down()
@@ -194,7 +192,7 @@ t.test('blocks are restored where Redis lacks them, and lifted where it still ha
 t.test('a hit that Redis rejects is decided by memory and not journaled', async t => {
   const { redis, journal, isUp, hit, switches } = setUp(t)
   await isUp()
-  redis.limits.take = async () => { throw rejected }
+  redis.limits.decide = async () => { throw rejected }
   t.same([await hit('client'), await hit('client', 'share')], ['memory true', 'memory true'])
   t.equal(journal.size, 0)
   t.same(switches, ['redis'])
@@ -208,16 +206,12 @@ const failures = [
 ] as const
 
 for (const { name, error, number, isInDoubt } of failures) {
-  const fails = async (...args: unknown[]): Promise<never> => {
-    (args.at(-1) as Ticket).number = number
-    throw error
-  }
+  const fails = async (): Promise<never> => { throw number === 0 ? error : new SentError(error, number) }
   /** Redis as it is when the call fails: nothing that it has lost is told again. */
   const setUpFailing = async (t: Test) => {
     const made = setUp(t)
     await made.isUp()
     made.redis.instance.fence = async () => { throw gone }
-    const [check] = checks as [typeof checks[0]]
     const state = windowOf(3, 0, Date.now() + 60_000)
     made.memory.limits.adopt({ key: 'client' }, check, state, Date.now())
     return { ...made, state }
@@ -226,7 +220,7 @@ for (const { name, error, number, isInDoubt } of failures) {
 
   t.test(`a hit whose call ${name} is decided by memory and waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
     const { redis, journal, hit } = await setUpFailing(t)
-    redis.limits.take = fails
+    redis.limits.decide = fails
     t.equal(await hit('client'), 'memory true')
     t.equal(journal.size, size)
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
@@ -234,10 +228,10 @@ for (const { name, error, number, isInDoubt } of failures) {
 
   t.test(`a hit whose call ${name} fails where memory must not answer`, async t => {
     const { breaker, redis, journal, hit } = await setUpFailing(t)
-    redis.limits.take = fails
-    t.equal(await hit('client', 'none'), error.message)
+    redis.limits.decide = fails
+    t.equal(await hit('client', 'fail'), error.message)
     breaker.down()
-    t.equal(await hit('client', 'none'), gone.message)
+    t.equal(await hit('client', 'fail'), gone.message)
     t.equal(journal.size, 0)
   })
 
@@ -252,8 +246,10 @@ for (const { name, error, number, isInDoubt } of failures) {
   t.test(`a refund whose call ${name} ${number === 0 ? 'is given up, since it may have run' : 'waits'}`, async t => {
     const { redis, journal, stores, state } = await setUpFailing(t)
     redis.limits.refund = fails
-    const taken: Taken = { accepted: true, nowMs: Date.now(), outcomes: [{ fits: true, state }] }
-    await stores.limits.refund({ hit: { key: 'client', checks }, taken }, 'redis')
+    const nowMs = Date.now()
+    const outcomes = [outcomeOf(check, { fits: true, state }, nowMs)]
+    const taken: Taken = { kind: 'taken', source: 'redis', accepted: true, nowMs, outcomes }
+    await stores.limits.refund({ key: 'client' }, taken)
     t.equal(journal.size, number === 0 ? 0 : size)
   })
 
@@ -285,7 +281,7 @@ t.test('after an outage an instance keeps to its share until the others are back
   told = { ...told, instances: 1, since: 1 }
   await isUp()
   let asked = 0
-  redis.limits.take = async hits => {
+  redis.limits.decide = async hits => {
     asked++
     return counted(hits)
   }
@@ -293,10 +289,10 @@ t.test('after an outage an instance keeps to its share until the others are back
   t.equal(await hit('client', 'share'), 'memory false')
   t.equal(asked, limit.max / 2, 'Redis is not asked about what is refused')
   for (const error of [gone, rejected]) {
-    redis.limits.take = async () => { throw error }
+    redis.limits.decide = async () => { throw error }
     t.equal(await hit(error.kind, 'share'), 'memory true', 'one that fails counts against the share once')
   }
-  redis.limits.take = async hits => counted(hits)
+  redis.limits.decide = async hits => counted(hits)
   told = { ...told, instances: 2, since: 2 }
   clock.tick(0)
   await turns()
@@ -307,7 +303,7 @@ t.test('reads that fail are answered by memory, and mistakes are not', async t =
   const { redis, stores, isUp } = setUp(t)
   await isUp()
   t.equal(await stores.values.get('key'), null)
-  t.match(await stores.limits.peek('client', checks), { states: [undefined] })
+  t.match(await stores.limits.peek('client', checks), [{ check, state: undefined }])
   const mistake = new TypeError('a mistake')
   redis.values.get = async () => { throw mistake }
   redis.values.change = async () => { throw mistake }

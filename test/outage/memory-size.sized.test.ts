@@ -14,6 +14,7 @@ import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import type { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { Shares } from '../../lib/outage/shares.js'
 import { size } from '../support/size.js'
+import { hitOf } from '../support/take.js'
 
 t.setTimeout(600_000)
 
@@ -53,7 +54,8 @@ for (const fallback of ['memory', 'share'] as const) {
     let [sent, answered] = [0, 0]
     for (let second = 0; second < minutes * 60; second++, nowMs += 1000) {
       for (let i = 0; i < rate; i++) {
-        stores.limits.takeOne({ key: `192.0.2.${sent++ * 7919 % clients}`, checks }, fallback, () => { answered++ })
+        const hit = hitOf({ key: `192.0.2.${sent++ * 7919 % clients}`, checks, onOutage: fallback })
+        if (stores.limits.take(hit)?.kind === 'taken') answered++
       }
       await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: nowMs }])
       for (let i = 0; i < 100; i++) await stores.values.incr(`key-${second}-${i}`)

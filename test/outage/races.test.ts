@@ -10,9 +10,13 @@ import { blockedIn, type BlockOperation } from '../../lib/store/block-store.js'
 import type { Fence } from '../../lib/store/redis/sequence.js'
 import { timers } from '../../lib/runtime/timers.js'
 import { until } from '../../tools/until.js'
-import { gone, keys, madeUpStores } from '../support/made-up-redis.js'
+import type { Taken } from '../../lib/store/limit-store.js'
+import { countedBy, gone, keys, madeUpStores } from '../support/made-up-redis.js'
+import { type Asked, hitOf, takeOf } from '../support/take.js'
 
 const limit = defineLimit('fixed-window', 10, 60_000)
+const check = { name: 'limit', limit, cost: 1 }
+const asked: Asked = { key: 'client', checks: [check] }
 
 /** What a Redis tells that does not know this instance. */
 const unknown: Fence = { last: -1, next: 2 ** 32 }
@@ -26,7 +30,7 @@ function setUp (t: Test, capacity?: number) {
   redis.blocks.hasSeenMore = sequence => sequence < 5
   redis.instance.fence = async () => unknown
   const hit = (key: string, cost = 1) =>
-    stores.limits.takeOne({ key, checks: [{ name: 'limit', limit, cost }] }, 'memory', () => {})
+    stores.limits.take(hitOf({ key, checks: [{ name: 'limit', limit, cost }] }))
   return { ...made, hit }
 }
 
@@ -101,17 +105,16 @@ t.test('an answer that comes when Redis is gone does not take back what memory h
   const { breaker, redis, stores, memory, hit } = setUp(t)
   breaker.up()
   await stores.availability.settle()
-  const answer = promised<unknown>()
-  redis.limits.take = async () => await answer.promise
+  const answer = promised<readonly Taken[]>()
+  redis.limits.decide = async () => await answer.promise
   hit('client')
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
   hit('client')
   hit('client')
-  const nowMs = Date.now()
-  answer.resolve([{ accepted: true, nowMs, outcomes: [{ fits: true, state: windowOf(1, 0, nowMs + 60_000) }] }])
+  answer.resolve(countedBy([hitOf(asked)], check))
   await settled()
-  t.match(memory.limits.known('client', { name: 'limit', limit, cost: 1 }), { used: 3 })
+  t.match(memory.limits.known({ key: 'client' }, check), { used: 3 })
 })
 
 t.test('answers that come when Redis is gone let no more pass than this instance has as its share', async t => {
@@ -119,22 +122,17 @@ t.test('answers that come when Redis is gone let no more pass than this instance
   breaker.up()
   await stores.availability.settle()
   t.equal(stores.availability.instances, 2)
-  const answer = promised<unknown>()
-  redis.limits.take = async () => await answer.promise
+  const answer = promised<readonly Taken[]>()
+  redis.limits.decide = async () => await answer.promise
   const passed: boolean[] = []
-  const one = { key: 'client', checks: [{ name: 'limit', limit, cost: 1 }] }
-  const hit = () => stores.limits.takeOne(one, 'share', (failure, taken) => {
-    passed.push(taken!.accepted)
-  })
+  const shared: Asked = { ...asked, onOutage: 'share' }
+  const hit = () => takeOf(stores.limits, shared).then(({ accepted }) => passed.push(accepted), t.error)
   for (let i = 0; i < limit.max; i++) hit()
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
-  hit()
-  t.same(passed, [true], 'memory answers at once')
-  const nowMs = Date.now()
-  answer.resolve(Array.from({ length: limit.max }, (_, i) => (
-    { accepted: true, nowMs, outcomes: [{ fits: true, state: windowOf(i + 1, 0, nowMs + 60_000) }] }
-  )))
+  t.match(stores.limits.take(hitOf(shared)), { accepted: true }, 'memory answers at once')
+  passed.push(true)
+  answer.resolve(countedBy(Array.from({ length: limit.max }, () => hitOf(asked)), check))
   await settled()
   t.equal(passed.length, limit.max + 1)
   t.equal(passed.filter(Boolean).length, limit.max / 2)
@@ -209,8 +207,8 @@ t.test('a hit that fails when Redis is trusted again is replayed with the next h
   const { breaker, redis, stores, hit, journal } = setUp(t)
   breaker.up()
   await stores.availability.settle()
-  const answer = promised<unknown>()
-  redis.limits.take = async () => await answer.promise
+  const answer = promised<readonly Taken[]>()
+  redis.limits.decide = async () => await answer.promise
   hit('late')
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
@@ -230,8 +228,8 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   const merged = promised<void>()
   redis.instance.heartbeat = async () => { beats++; return { epoch: 'first', instances: 2, since: 2, nowMs: 0 } }
   redis.limits.merge = async () => { merges++; await merged.promise }
-  const answer = promised<unknown>()
-  redis.limits.take = async () => await answer.promise
+  const answer = promised<readonly Taken[]>()
+  redis.limits.decide = async () => await answer.promise
   hit('late')
   await new Promise(resolve => setImmediate(resolve))
   breaker.down()
@@ -290,7 +288,7 @@ t.test('a refused hit is not counted at limits that would have let it pass', asy
   const narrow = defineLimit('fixed-window', 1, 60_000)
   const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
   for (const expected of [true, false]) {
-    stores.limits.takeOne({ key: 'client', checks }, 'memory', (failure, taken) => t.equal(taken!.accepted, expected))
+    t.equal((await takeOf(stores.limits, { key: 'client', checks })).accepted, expected)
   }
   t.match(journal.rest(), [{ counters: new Set([{ counted: { used: 1, refused: 1 } }, { counted: { used: 1 } }]) }])
   t.equal(breaker.usable, false)
@@ -478,8 +476,8 @@ t.test('at closing, entries that came after the recovery are sent to a Redis tha
   const { breaker, stores, redis, hit, journal } = setUp(t)
   breaker.up()
   await stores.availability.settle()
-  const answer = promised<unknown>()
-  redis.limits.take = async () => await answer.promise
+  const answer = promised<readonly Taken[]>()
+  redis.limits.decide = async () => await answer.promise
   hit('late')
   await settled()
   breaker.down()

@@ -4,13 +4,13 @@ import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import redisGuard from '../../lib/index.js'
-import { algorithms, defineLimit, ruleOf, type Algorithm } from '../../lib/rules/rate-limit.js'
+import { type Check, algorithms, defineLimit, ruleOf, type Algorithm } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { Shares } from '../../lib/outage/shares.js'
-import type { NamedCheck } from '../../lib/store/limit-store.js'
+import { outcomeOf, type Taken } from '../../lib/store/limit-store.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
@@ -43,8 +43,12 @@ const knowsOfTwo = async (app: FastifyInstance) => /redis_guard_instances 2/.tes
 function setUp (algorithm: Algorithm, max: number, instances: number) {
   let nowMs = 1_700_000_000_000
   let counter: LimitState | undefined
-  const check: NamedCheck = { name: 'limit', limit: defineLimit(algorithm, max, 60_000), cost: 1 }
+  const check: Check = { name: 'limit', limit: defineLimit(algorithm, max, 60_000), cost: 1 }
   const hit = { key: 'client', checks: [check] }
+  const takenBy = (
+    source: Taken['source'], { fits, state }: { fits: boolean, state: LimitState }, atMs: number
+  ): Taken =>
+    ({ kind: 'taken', source, accepted: true, nowMs: atMs, outcomes: [outcomeOf(check, { fits, state }, atMs)] })
   const all = Array.from({ length: instances }, (_, i) => {
     const now = () => nowMs + 7 * i
     const memory = new MemoryStore({ keys, capacity: 100, maxEvents: 1, now })
@@ -56,13 +60,15 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
         const outcome = ruleOf(check.limit).take(counter, nowMs, check.limit, 1)
         counter = outcome.state
         memory.limits.adopt(hit, check, outcome.state, nowMs)
-        if (outcome.fits) shares.passed(hit, { accepted: true, nowMs, outcomes: [outcome] }, instances)
+        if (outcome.fits) shares.passed(hit, takenBy('redis', outcome, nowMs), instances)
         return outcome.fits
       },
-      away: (outage: number) => shares.take(hit, [memory.limits.known(hit.key, check)], instances, outage)
+      away (outage: number) {
+        return shares.take(hit, [{ check, state: memory.limits.known(hit, check) }], { instances, outage })
+      }
     }
   })
-  return { all, hit, pass: (ms: number) => { nowMs += ms } }
+  return { all, hit, takenBy, pass: (ms: number) => { nowMs += ms } }
 }
 
 for (const algorithm of algorithms) {
@@ -95,13 +101,13 @@ for (const algorithm of algorithms) {
     for (let i = 0; i < 4; i++) t.same([a.onRedis(), b.onRedis()], [true, true])
     const known = a.away(1)
     // 12 are left, less the one that b has counted after it, and a cannot know of.
-    t.match(known, { accepted: true, explanations: [{ remaining: 5, retryAfterMs: 0 }] })
+    t.match(known, { accepted: true, parts: [{ explanation: { remaining: 5, retryAfterMs: 0 } }] })
     const passed = [
       ...Array.from({ length: 10 }, () => a.away(1)),
       ...Array.from({ length: 10 }, () => b.away(1))
     ].filter(({ accepted }) => accepted).length
     t.equal(1 + passed, 12)
-    const explanation = a.away(1).explanations[0]!
+    const { explanation } = a.away(1).parts[0]!
     t.equal(explanation.remaining, 0)
     pass(explanation.retryAfterMs - 1)
     t.equal(a.away(1).accepted, false)
@@ -112,16 +118,12 @@ for (const algorithm of algorithms) {
 
 t.test('a hit of a window that is over is not given back to the next one', async t => {
   for (const [algorithm, passes] of [['fixed-window', 5], ['sliding-window', 6]] as const) {
-    const { all: [a], pass, hit } = setUp(algorithm, 20, 2)
+    const { all: [a], pass, hit, takenBy } = setUp(algorithm, 20, 2)
     const first = a!.away(1)
-    const taken = {
-      accepted: true,
-      nowMs: first.nowMs,
-      outcomes: [{ fits: true, state: stateOf({ algorithm }, 1, 0, first.nowMs) }]
-    }
+    const taken = takenBy('memory', { fits: true, state: stateOf({ algorithm }, 1, 0, first.nowMs) }, first.nowMs)
     pass(algorithm === 'fixed-window' ? 60_000 : 60_001)
     for (let i = 0; i < 5; i++) t.equal(a!.away(1).accepted, true)
-    a!.shares.refund({ hit, taken }, 'memory', 2, 1)
+    a!.shares.refund(hit, taken, { instances: 2, outage: 1 })
     let more = 0
     while (a!.away(1).accepted) more++
     t.ok(more <= passes, `${more} of ${algorithm}`)
@@ -347,8 +349,10 @@ t.test('an instance that is back keeps to its part until the others are back, or
 t.test('one host that floods an outage with names has nobody else refused', async t => {
   const now = () => 1_700_000_000_000
   const shares = new Shares(new MemoryLimits({ keys, capacity: 320, now }), now)
-  const check: NamedCheck = { name: 'login', limit: defineLimit('fixed-window', 2, 60_000), cost: 1 }
-  const takes = (key: string, from: string) => shares.take({ key, from, checks: [check] }, [undefined], 2, 1).accepted
+  const check: Check = { name: 'login', limit: defineLimit('fixed-window', 2, 60_000), cost: 1 }
+  const sharing = { instances: 2, outage: 1 }
+  const takes = (key: string, from: string) =>
+    shares.take({ key, from }, [{ check, state: undefined }], sharing).accepted
   for (let i = 0; i < 8000; i++) takes(`name ${Math.floor(i / 2)}`, '198.51.100.1')
   t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => !accepted), [])
   t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => accepted), [])

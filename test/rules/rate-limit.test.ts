@@ -236,17 +236,18 @@ t.test('several limits', async t => {
     let states: (LimitState | undefined)[] = [undefined, undefined]
     const passed: boolean[] = []
     for (let i = 0; i < 4; i++) {
-      const { accepted, outcomes } = takeAll(states, 1000, [perSecond, perHour])
+      const { accepted, judged } = takeAll([perSecond, perHour].map((check, i) => ({ check, state: states[i] })), 1000)
       passed.push(accepted)
-      states = outcomes.map(({ state }) => state)
+      states = judged.map(({ outcome }) => outcome.state)
     }
     t.same(passed, [true, true, false, false])
     t.same(states, [stateOf(perSecond.limit, 2, 0, 1000), windowOf(2, 0, 3_601_000)])
   })
 
   t.test('the limit that refuses is the one that does not fit', async t => {
-    const { outcomes } = takeAll([undefined, windowOf(3, 0, 9999)], 1000, [perSecond, perHour])
-    t.same(outcomes.map(outcome => ({ fits: outcome.fits, changed: isChanged(outcome) })), [
+    const full = windowOf(3, 0, 9999)
+    const { judged } = takeAll([{ check: perSecond, state: undefined }, { check: perHour, state: full }], 1000)
+    t.same(judged.map(({ outcome }) => ({ fits: outcome.fits, changed: isChanged(outcome) })), [
       { fits: true, changed: false },
       { fits: false, changed: true }
     ])

@@ -154,7 +154,9 @@ for (const algorithm of algorithms) {
       const never = { limit: defineLimit(algorithm, 0, 1000), cost: 1 }
       holds(({ limit, state, nowMs }) => {
         const alone = rule.take(state, nowMs, limit, 1)
-        const { accepted, outcomes: [together] } = takeAll([state, undefined], nowMs, [{ limit, cost: 1 }, never])
+        const counters = [{ check: { limit, cost: 1 }, state }, { check: never, state: undefined }]
+        const { accepted, judged: [first] } = takeAll(counters, nowMs)
+        const together = first?.outcome
         return !accepted && together!.fits === alone.fits &&
           same(together!.state, alone.fits ? alone.before : alone.state) &&
           isChanged(together!) === (alone.left === 'refusal')

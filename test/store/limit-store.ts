@@ -1,17 +1,19 @@
 /** What each store does with the counters of clients. */
+import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Test } from 'tap'
 import { algorithms, defineLimit, type Limit, ruleOf } from '../../lib/rules/rate-limit.js'
-import type { Hit } from '../../lib/store/limit-store.js'
-import type { LimitsUnderTest } from '../support/redis-contracts.js'
+import type { LimitStore } from '../../lib/store/limit-store.js'
+import { type Asked, hitOf, takeAllOf, takeOf } from '../support/take.js'
+import { until } from '../../tools/until.js'
 import type { Make } from './stores.js'
 
 /** @param make  an empty store */
 export function limitStoreContract (t: Test, make: Make): void {
-  const hit = (key: string, name: string, limit: Limit, cost = 1): Hit => ({ key, checks: [{ name, limit, cost }] })
+  const hit = (key: string, name: string, limit: Limit, cost = 1): Asked => ({ key, checks: [{ name, limit, cost }] })
   const fixed = (max: number, windowMs: number) => defineLimit('fixed-window', max, windowMs)
   /** Which of the hits were accepted. */
-  const passed = async (limits: LimitsUnderTest, ...hits: readonly Hit[]) =>
-    (await limits.take(hits)).map(({ accepted }) => accepted)
+  const passed = async (limits: LimitStore, ...hits: readonly Asked[]) =>
+    (await takeAllOf(limits, hits)).map(({ accepted }) => accepted)
 
   for (const algorithm of algorithms) {
     t.test(`${algorithm}: lets max hits pass, and again after the window`, async t => {
@@ -41,12 +43,33 @@ export function limitStoreContract (t: Test, make: Make): void {
     const burst = { name: 'burst', limit: defineLimit('sliding-window', 2, 10_000), cost: 1 }
     const daily = { name: 'daily', limit: defineLimit('gcra', 5, 60_000), cost: 1 }
     const both = { key: 'client', checks: [burst, daily] }
-    const taken = (await Promise.all([both, both, both].map(async one => await limits.take([one])))).flat()
+    const taken = await takeAllOf(limits, [both, both, both])
     t.same(taken.map(({ accepted }) => accepted), [true, true, false])
     t.same(taken[2]?.outcomes.map(({ fits }) => fits), [false, true])
     // The third left nothing behind in `daily`.
     const ofDaily = { key: 'client', checks: [daily] }
     t.same(await passed(limits, ofDaily, ofDaily, ofDaily, ofDaily), [true, true, true, false])
+  })
+
+  t.test('answers a hit once: what `take` returns, or later, in the context of the call', async t => {
+    const { limits } = await make(t)
+    const requests = new AsyncLocalStorage<number>()
+    const told: (readonly [hit: number, context: number | undefined])[] = []
+    const returned = Array.from({ length: 40 }, (_, i) => requests.run(i, () => {
+      let isReturned = false
+      const answer = limits.take(hitOf(hit(`client${i}`, 'limit', fixed(3, 60_000)), () => {
+        t.equal(isReturned, true, 'it is never called before `take` has returned')
+        told.push([i, requests.getStore()])
+      }))
+      isReturned = true
+      return answer
+    }))
+    const isLater = returned.every(answer => answer === undefined)
+    if (isLater) await until(() => told.length === returned.length)
+    else t.ok(returned.every(answer => answer?.kind === 'taken'))
+    // One of those that a store has shared is answered after all before it.
+    await passed(limits, hit('last', 'limit', fixed(3, 60_000)))
+    t.same(told, isLater ? returned.map((_, i) => [i, i]) : [])
   })
 
   t.test('takes a cost as a whole', async t => {
@@ -61,8 +84,9 @@ export function limitStoreContract (t: Test, make: Make): void {
     for (const algorithm of algorithms) {
       const of = (cost: number) => hit('client', 'limit', defineLimit(algorithm, 3, 10_000), cost)
       t.same(await passed(limits, of(0), of(3), of(1), of(0), of(0)), [true, true, false, true, true], algorithm)
-      await limits.take([{ ...of(0), key: 'other' }])
-      t.same((await limits.peek('other', of(0).checks)).states, [undefined], algorithm)
+      await takeOf(limits, { ...of(0), key: 'other' })
+      const untouched = [{ fits: true, explanation: { remaining: 3, resetMs: 0 } }]
+      t.match(await limits.peek('other', of(1).checks), untouched, algorithm)
       t.equal(await limits.forget('other', of(0).checks), false, algorithm)
     }
   })
@@ -71,10 +95,9 @@ export function limitStoreContract (t: Test, make: Make): void {
     const { limits, now } = await make(t)
     const before = await now()
     const limit = fixed(1, 1000)
-    const [taken] = await limits.take([hit('client', 'limit', limit)])
-    if (taken === undefined) return t.fail('no answer')
-    const { nowMs, outcomes: [outcome] } = taken
+    const { nowMs, outcomes: [outcome] } = await takeOf(limits, hit('client', 'limit', limit))
     t.ok(nowMs >= before && nowMs <= await now(), `${before} <= ${nowMs}`)
+    t.match(outcome, { fits: true, explanation: { remaining: 0, resetMs: 1000, retryAfterMs: 1000, refusals: 0 } })
     t.equal(ruleOf(limit).explain(outcome?.state, nowMs, limit, 1).resetMs, 1000)
   })
 
@@ -85,8 +108,8 @@ export function limitStoreContract (t: Test, make: Make): void {
       const [one, other] = [hit('client', 'one', limit, 2), hit('client', 'other', limit)]
       t.same(await passed(limits, one, other), [true, true])
       const left = async () => {
-        const { nowMs, states } = await limits.peek('client', [...one.checks, ...other.checks])
-        return states.map(state => ruleOf(limit).explain(state, nowMs, limit, 1).remaining)
+        const peeked = await limits.peek('client', [...one.checks, ...other.checks])
+        return peeked.map(({ explanation }) => explanation.remaining)
       }
       t.same([await left(), await left()], [[1, 2], [1, 2]], `${algorithm}: looking counts nothing`)
       t.equal(await limits.forget('client', one.checks), true)

@@ -6,13 +6,14 @@
  * moved by -d instead, which is the same for all that looks at differences.
  */
 import t from 'tap'
-import { algorithms, defineLimit, excesses, ruleOf, type Algorithm } from '../../lib/rules/rate-limit.js'
+import { type Check, algorithms, defineLimit, excesses, ruleOf, type Algorithm } from '../../lib/rules/rate-limit.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
-import type { Hit, NamedCheck, Taken } from '../../lib/store/limit-store.js'
+import type { Taken } from '../../lib/store/limit-store.js'
+import { type Asked, takeAllOf } from '../support/take.js'
 import { randomFrom } from '../support/random.js'
 import { RedisServer } from '../../tools/redis-server.js'
 import { size } from '../support/size.js'
@@ -88,13 +89,13 @@ for (const algorithm of algorithms) {
         }
       }
       const hits = Array.from({ length: random.whole(1, 20) }, aHit)
-      const onRedis = await redis.limits.take(hits, { number: 0 })
-      clockMs = onRedis[0]!.nowMs + aheadMs
-      const inMemory = hits.map(hit => memory.limits.takeOne(hit))
-      const [expected, found] = [
-        onRedis.map((taken, i) => relative(taken, hits[i]!)),
-        inMemory.map((taken, i) => relative(taken, hits[i]!))
-      ]
+      const onRedis = await takeAllOf(redis.limits, hits)
+      // They are more than one batch, and each batch has its own time.
+      const inMemory = hits.map((hit, i) => {
+        clockMs = onRedis[i]!.nowMs + aheadMs
+        return memory.limits.take(hit)
+      })
+      const [expected, found] = [onRedis.map(taken => relative(taken)), inMemory.map(taken => relative(taken))]
       if (JSON.stringify(found) !== JSON.stringify(expected)) {
         const differs = found.findIndex((one, i) => JSON.stringify(one) !== JSON.stringify(expected[i]))
         t.same(found[differs], expected[differs], `hit ${decided + differs}: ${JSON.stringify(hits[differs])}`)
@@ -105,7 +106,7 @@ for (const algorithm of algorithms) {
     }
     t.ok(refused > decided / 20 && refused < decided * 19 / 20, `${refused} of ${decided} refused`)
 
-    function aGroup (used: Algorithm, name: string): readonly NamedCheck[] {
+    function aGroup (used: Algorithm, name: string): readonly Check[] {
       const [windowMs, excess] = [random.whole(shortestMs, 4000), random.pick(excesses)]
       return [1, 2].map(() => {
         const max = random.whole(0, 30)
@@ -115,7 +116,7 @@ for (const algorithm of algorithms) {
       })
     }
 
-    function aHit (): Hit {
+    function aHit (): Asked {
       const checks = groups.map(group => random.pick(group))
       const used = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.5))
       const cost = () => random.chance(0.7) ? 1 : random.whole(0, 40)
@@ -127,9 +128,9 @@ for (const algorithm of algorithms) {
 }
 
 /** Times as seen from the decision, so that two clocks can be compared. */
-function relative ({ accepted, nowMs, outcomes }: Taken, { checks }: Hit) {
+function relative ({ accepted, nowMs, outcomes }: Taken) {
   return {
     accepted,
-    outcomes: outcomes.map(({ fits, state }, i) => ({ fits, numbers: ruleOf(checks[i]!.limit).encode(state, nowMs) }))
+    outcomes: outcomes.map(({ check, fits, state }) => ({ fits, numbers: ruleOf(check.limit).encode(state, nowMs) }))
   }
 }

@@ -2,17 +2,15 @@
 import type { Redis } from 'ioredis'
 import type { Test } from 'tap'
 import { Journal } from '../../lib/outage/journal.js'
-import { limitsOfMemory, type RequestLimits } from '../../lib/outage/limits.js'
 import { Shares } from '../../lib/outage/shares.js'
 import { outageStores } from '../../lib/outage/stores.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'
-import type { Taken } from '../../lib/store/limit-store.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { RedisServer } from '../../tools/redis-server.js'
-import { type Contracts, contractsOf, type LimitsUnderTest } from '../support/redis-contracts.js'
+import { type Contracts, contractsOf } from '../support/redis-contracts.js'
 
 export interface StoresUnderTest extends Contracts {
   /** lets time pass; all durations are so long that none ends by itself */
@@ -47,7 +45,7 @@ export class StoreMaker {
 
   readonly memory: Make = async (t, options) => {
     const { store, ...clock } = memoryStore(options)
-    return { ...store, ...clock, limits: oneByOne(limitsOfMemory(store.limits)) }
+    return { ...store, ...clock }
   }
 
   readonly redis: Make = async (t, options) => {
@@ -63,7 +61,7 @@ export class StoreMaker {
     t.teardown(() => stores.availability.close())
     await stores.availability.settle()
     t.equal(stores.availability.usesRedis, true)
-    return { ...stores, ...this.#clock, limits: oneByOne(stores.limits) }
+    return { ...stores, ...this.#clock }
   }
 
   readonly outageWithoutRedis: Make = async (t, options) => {
@@ -73,7 +71,7 @@ export class StoreMaker {
     const stores = outageStores({ memory, redis, keys, now: nowMs })
     t.teardown(() => stores.availability.close())
     t.equal(stores.availability.usesRedis, false)
-    return { ...stores, ...clock, limits: oneByOne(stores.limits) }
+    return { ...stores, ...clock }
   }
 
   async #redisStore (t: Test, options: { readonly maxEvents?: number } = {}) {
@@ -111,17 +109,6 @@ function memoryStore (options: { readonly maxEvents?: number } = {}) {
     nowMs,
     wait: async (byMs: number) => { ms += byMs },
     now: async () => ms
-  }
-}
-
-/** Requests are decided one at a time. */
-function oneByOne (limits: RequestLimits): LimitsUnderTest {
-  return {
-    take: async hits => await Promise.all(hits.map(async hit => await new Promise<Taken>((resolve, reject) => {
-      limits.takeOne(hit, 'memory', (failure, taken) => taken === undefined ? reject(failure) : resolve(taken))
-    }))),
-    peek: (key, checks) => limits.peek(key, checks),
-    forget: (key, checks) => limits.forget(key, checks)
   }
 }
 

@@ -11,12 +11,15 @@ import { outageStores } from '../../lib/outage/stores.js'
 import type { GuardedRedis } from '../../lib/redis/breaker.js'
 import type { Block, BlockOperation } from '../../lib/store/block-store.js'
 import { Keys } from '../../lib/store/keys.js'
-import type { CountedHere, Hit } from '../../lib/store/limit-store.js'
+import { windowOf } from '../../lib/rules/fixed-window.js'
+import type { Check } from '../../lib/rules/rate-limit.js'
+import { type CountedHere, type Hit, outcomeOf, type Taken } from '../../lib/store/limit-store.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
-import type { Ticket } from '../../lib/store/redis/batch.js'
+import { Batch } from '../../lib/store/redis/batch.js'
+import type { UnansweredByRedis } from '../../lib/store/redis/limits.js'
 import type { RedisStore } from '../../lib/store/redis/redis-store.js'
-import type { Fence } from '../../lib/store/redis/sequence.js'
+import { type Fence, SentError } from '../../lib/store/redis/sequence.js'
 
 export const keys = new Keys('guard:')
 
@@ -49,6 +52,7 @@ export class MadeUpRedis {
   listed: Block[] = []
 
   readonly instance = {
+    lastAnswered: 0,
     /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
     fence: async (): Promise<Fence> => ({ last: 0, next: 1 }),
     heartbeat: async (isUpToDate: boolean) => {
@@ -58,10 +62,13 @@ export class MadeUpRedis {
   }
 
   readonly limits = {
-    take: async (hits: readonly Hit[], ticket: Ticket): Promise<unknown> => { throw gone },
+    batch: new Batch(async hits => await this.#answer(hits)),
+    take (hit: Hit) { this.batch.add(hit) },
+    /** Decides hits of one turn; it may throw. */
+    decide: async (hits: readonly Hit[]): Promise<readonly Taken[]> => { throw gone },
     peek: async (): Promise<unknown> => { throw gone },
-    forget: async (key: string, checks: unknown, ticket: Ticket): Promise<boolean> => { throw gone },
-    refund: async (given: unknown, ticket: Ticket): Promise<void> => { throw gone },
+    forget: async (): Promise<boolean> => { throw gone },
+    refund: async (): Promise<void> => { throw gone },
     countRefusals: async (): Promise<void> => {},
     merge: async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
       this.mergeCalls.push({ isIntact, counters })
@@ -79,20 +86,40 @@ export class MadeUpRedis {
   }
 
   readonly events = {
-    logEvents: async (events: unknown, ticket: Ticket): Promise<void> => {},
+    logEvents: async (): Promise<void> => {},
     replayEvents: async (): Promise<void> => {}
   }
 
   readonly values = {
     get: async (): Promise<unknown> => { throw gone },
-    change: async (operation: unknown, nowMs: number, ticket: Ticket): Promise<unknown> => { throw gone },
+    change: async (): Promise<unknown> => { throw gone },
     merge: async (): Promise<void> => {}
+  }
+
+  async #answer (hits: readonly Hit[]): Promise<readonly Taken[] | UnansweredByRedis> {
+    try {
+      return await this.limits.decide(hits)
+    } catch (error) {
+      const failure = error as StoreUnavailableError
+      const mayHaveRun = failure instanceof SentError && failure.kind !== 'lost'
+      return { kind: 'unanswered', failure, sentIn: mayHaveRun ? failure.sentIn : undefined }
+    }
   }
 
   /** Counters that were merged, in their order. */
   get merged (): readonly CountedHere[] {
     return this.mergeCalls.flatMap(({ counters }) => counters)
   }
+}
+
+/** What Redis answers to hits of one limit of 1 minute, the first of which finds `used - 1` hits in the window. */
+export function countedBy (hits: readonly Hit[], check: Check, used = 1): readonly Taken[] {
+  const nowMs = Date.now()
+  return hits.map((_, i) => {
+    const state = windowOf(used + i, 0, nowMs + 60_000)
+    const outcomes = [outcomeOf(check, { fits: true, state }, nowMs)]
+    return { kind: 'taken', source: 'redis', accepted: true, nowMs, outcomes }
+  })
 }
 
 /** The outage layer over memory and a made-up Redis that is away. @param capacity  of memory */

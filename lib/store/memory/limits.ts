@@ -4,10 +4,14 @@
  * between a request and its answer.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
-import { isChanged, type Limit, type Outcome, ruleOf, takeAll, usedPart } from '../../rules/rate-limit.js'
-import type { LimitState } from '../../rules/rule.js'
+import {
+  type Check, explainHit, isChanged, type Limit, ruleOf, type Stored, takeAll, usedPart
+} from '../../rules/rate-limit.js'
+import type { Explanation, Judged, LimitState } from '../../rules/rule.js'
 import type { Keys } from '../keys.js'
-import type { Hit, LimitStore, NamedCheck, Peeked, Refund, Taken } from '../limit-store.js'
+import {
+  type CountedOutcome, type Hit, type LimitStore, type Owner, type Peeked, peekedOf, type Taken
+} from '../limit-store.js'
 import type { Entry, Kept } from './counter-entry.js'
 import { CounterTable } from './counter-table.js'
 
@@ -21,31 +25,30 @@ export interface MemoryLimitsOptions {
   readonly hashKey?: HashKey
 }
 
-/** The key of a counter, and the address that asks. */
-export type Asking = Pick<Hit, 'key' | 'from' | 'counterKeys'>
-
 /** What memory has decided, and what that left in the counters. */
 export interface Decided extends Taken {
-  readonly outcomes: readonly (Taken['outcomes'][number] & Pick<Outcome, 'left'>)[]
+  readonly source: 'memory'
+  readonly outcomes: readonly DecidedOutcome[]
 }
+
+export interface DecidedOutcome extends CountedOutcome, Pick<Judged<LimitState>, 'left'> {}
 
 /** What only the outage layer needs: memory goes on from what Redis has reported. */
 export interface LimitMirror {
   /** A counter, as far as it is known here. */
-  known (client: string, check: NamedCheck): LimitState | undefined
+  known (of: Owner, check: Check): LimitState | undefined
   /**
    * Takes over a counter that another store has reported, to go on from there.
    *
-   * @param of           the key of the counter, and the address that asked for it
    * @param othersNowMs  the other store's clock at that moment
    */
-  adopt (of: Asking, check: NamedCheck, state: LimitState, othersNowMs: number): void
+  adopt (of: Owner, check: Check, state: LimitState, othersNowMs: number): void
   /**
    * Takes back an accepted hit from a counter whose windows may begin elsewhere.
    *
    * @param countedAtMs  by the clock of this store
    */
-  takeBackAt (client: string, check: NamedCheck, countedAtMs: number): void
+  takeBackAt (of: Owner, check: Check, countedAtMs: number): void
   /** All counters that are known here, by their keys in Redis; some may have expired. */
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }>
 }
@@ -66,53 +69,51 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return this.#table.size
   }
 
-  /** Decides one hit. Atomic over all of its checks. */
-  takeOne (hit: Hit): Decided {
+  take (hit: Hit | CountedAlone): Decided {
     const nowMs = this.#now()
-    const [first, second] = hit.checks
-    if (first !== undefined && second === undefined) return this.#takeSingle(hit, first, nowMs)
-    const found = hit.checks.map(check => this.#find(hit, check, nowMs))
-    const { accepted, outcomes } = takeAll(found.map(({ entry }) => entry?.state), nowMs, hit.checks)
-    for (const [i, { check, key, entry }] of found.entries()) {
-      // `takeAll` gives one outcome for each check.
-      const outcome = outcomes[i]!
-      if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
-    }
-    return { accepted, nowMs, outcomes }
+    const [first] = hit.checks
+    if (first !== undefined && hit.checks.length === 1) return this.#takeSingle(hit, first, nowMs)
+    const { accepted, judged } = takeAll(hit.checks.map(check => this.#find(hit, check, nowMs)), nowMs)
+    const outcomes = judged.map(({ of: { check, key, entry }, outcome }) => {
+      const decided = decidedOf(check, outcome, nowMs)
+      if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, decided, nowMs), nowMs)
+      return decided
+    })
+    return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes }
   }
 
   /** Takes back an accepted hit, as far as its counters are known here. */
-  refund ({ hit, taken }: Refund): void {
-    for (const [i, check] of hit.checks.entries()) {
-      // A hit has one outcome for each check.
-      const { fits, state } = taken.outcomes[i]!
-      if (fits) this.#change(hit.key, check, known => ruleOf(check.limit).refund(known, check.limit, check.cost, state))
+  refund (of: Owner, { outcomes }: Taken): void {
+    for (const { check, fits, state } of outcomes) {
+      if (fits) this.#change(of, check, known => ruleOf(check.limit).refund(known, check.limit, check.cost, state))
     }
   }
 
-  forget (client: string, checks: readonly NamedCheck[]): boolean {
+  forget (client: string, checks: readonly Check[]): boolean {
     const nowMs = this.#now()
-    return checks.map(check => this.#table.delete(this.#keyOf({ key: client }, check), nowMs)).includes(true)
+    return checks.map(check => this.#table.delete(this.#keys.counter({ key: client }, check), nowMs)).includes(true)
   }
 
-  peek (client: string, checks: readonly NamedCheck[]): Peeked {
-    return { nowMs: this.#now(), states: checks.map(check => this.known(client, check)) }
-  }
-
-  known (client: string, check: NamedCheck): LimitState | undefined {
-    return this.#table.peek(this.#keyOf({ key: client }, check), this.#now())
-  }
-
-  adopt (of: Asking, check: NamedCheck, reported: LimitState, othersNowMs: number): void {
+  peek (client: string, checks: readonly Check[]): readonly Peeked[] {
     const nowMs = this.#now()
+    return checks.map(check => peekedOf(check, this.known({ key: client }, check), nowMs))
+  }
+
+  known (of: Owner, check: Check): LimitState | undefined {
+    return this.#table.peek(this.#keys.counter(of, check), this.#now())
+  }
+
+  adopt (of: Owner, check: Check, reported: LimitState, othersNowMs: number): void {
+    const nowMs = this.#now()
+    const { limit } = check
     const { key, entry } = this.#find(of, check, nowMs)
-    const state = ruleOf(check.limit).shift(reported, nowMs - othersNowMs)
-    this.#table.adopt(entry, key, keptOf(of, check, state, nowMs), nowMs)
+    const state = ruleOf(limit).shift(reported, nowMs - othersNowMs)
+    this.#table.adopt(entry, key, keptOf(of, { check, state }, nowMs), nowMs)
   }
 
-  takeBackAt (client: string, check: NamedCheck, countedAtMs: number): void {
+  takeBackAt (of: Owner, check: Check, countedAtMs: number): void {
     const { limit, cost } = check
-    this.#change(client, check, known => ruleOf(limit).refundAt(known, limit, cost, countedAtMs))
+    this.#change(of, check, known => ruleOf(limit).refundAt(known, limit, cost, countedAtMs))
   }
 
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }> {
@@ -125,40 +126,60 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   }
 
   /** Almost every hit has one limit: it makes no lists. */
-  #takeSingle (hit: Hit, check: NamedCheck, nowMs: number): Decided {
+  #takeSingle (of: Owner, check: Check, nowMs: number): Decided {
     const { limit, cost } = check
-    const key = this.#keyOf(hit, check)
-    const entry = this.#table.find(key, check, hit.from, nowMs)
+    const key = this.#keys.counter(of, check)
+    const entry = this.#table.find(key, check, of.from, nowMs)
     const outcome = ruleOf(limit).take(entry?.state, nowMs, limit, cost)
-    if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, check, outcome.state, nowMs), nowMs)
-    return { accepted: outcome.fits || check.shadow === true, nowMs, outcomes: [outcome] }
+    const decided = decidedOf(check, outcome, nowMs)
+    if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(of, decided, nowMs), nowMs)
+    const accepted = outcome.fits || check.shadow === true
+    return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes: [decided] }
   }
 
-  #change (client: string, check: NamedCheck, changed: (known: LimitState) => LimitState): void {
-    const known = this.known(client, check)
-    if (known !== undefined) this.adopt({ key: client }, check, changed(known), this.#now())
+  #change (of: Owner, check: Check, changed: (known: LimitState) => LimitState): void {
+    const known = this.known(of, check)
+    if (known !== undefined) this.adopt(of, check, changed(known), this.#now())
   }
 
-  #find (of: Asking, check: NamedCheck, nowMs: number): { check: NamedCheck, key: string, entry: Entry | undefined } {
-    const key = this.#keyOf(of, check)
-    return { check, key, entry: this.#table.find(key, check, of.from, nowMs) }
-  }
-
-  #keyOf ({ key, counterKeys }: Asking, { name, limit }: NamedCheck): string {
-    return this.#keys.limit(limit.algorithm, name, counterKeys ?? key)
+  #find (of: Owner, check: Check, nowMs: number): Found {
+    const key = this.#keys.counter(of, check)
+    const entry = this.#table.find(key, check, of.from, nowMs)
+    return { check, key, entry, state: entry?.state }
   }
 }
 
-function keptOf ({ from }: Asking, { name, limit }: NamedCheck, state: LimitState, nowMs: number): Kept {
+/** A hit that only memory is asked about. */
+export type CountedAlone = Owner & Pick<Hit, 'checks'>
+
+interface Found extends Stored {
+  readonly check: Check
+  readonly key: string
+  readonly entry: Entry | undefined
+}
+
+function decidedOf (check: Check, { fits, state, left }: Judged<LimitState>, nowMs: number): DecidedOutcome {
+  const { limit, cost } = check
+  const explanation = explainHit(ruleOf(limit).explain(state, nowMs, limit, cost), limit, cost)
+  return { check, fits, explanation, state, left }
+}
+
+/** @param explanation  what the counters say to a hit of the check's cost, if somebody has asked */
+function keptOf (
+  { from }: Owner, { check, state, explanation }: { check: Check, state: LimitState, explanation?: Explanation },
+  nowMs: number
+): Kept {
+  const { name, limit, cost } = check
   const rule = ruleOf(limit)
-  const explanation = rule.explain(state, nowMs, limit)
+  // What a hit of another cost may do says nothing about the next one.
+  const ofOne = explanation !== undefined && cost === 1 ? explanation : rule.explain(state, nowMs, limit)
   return {
     name,
     limit,
     from,
     state,
     expiresAtMs: rule.expiresAtMs(state, limit),
-    heldUntilMs: nowMs + explanation.retryAfterMs,
-    share: usedPart(explanation, limit)
+    heldUntilMs: nowMs + ofOne.retryAfterMs,
+    share: usedPart(ofOne, limit)
   }
 }

@@ -5,16 +5,8 @@
  * long. The next call is sent without waiting for the answer to the last.
  */
 import { AsyncResource } from 'node:async_hooks'
-import type { Hit, Taken } from '../limit-store.js'
+import type { Answer, Hit, Taken, Unanswered } from '../limit-store.js'
 import { timers } from '../../runtime/timers.js'
-
-/** Whoever sends a batch notes its number here; 0: it has not been sent. */
-export interface Ticket {
-  number: number
-}
-
-/** Called once, with an error or with what became of the hit, and the ticket of its batch. */
-export type BatchCallback = (error: unknown, taken: Taken | undefined, ticket: Readonly<Ticket>) => void
 
 /**
  * Checks in one script call. Of these a fixed-window takes Redis some 3 us, the
@@ -24,49 +16,59 @@ export type BatchCallback = (error: unknown, taken: Taken | undefined, ticket: R
  */
 export const mostChecks = 32
 
+/** Decides hits in their order; when it fails, all of them have failed. It never rejects. */
+export type Send = (hits: readonly Hit[]) => Promise<readonly Taken[] | Unanswered>
+
+/** A hit that waits for its answer, and the asynchronous context that it was added in. */
+class Waiting extends AsyncResource {
+  readonly hit: Hit
+
+  constructor (hit: Hit) {
+    super('redis-guard')
+    this.hit = hit
+  }
+
+  /** A hit that throws ends the process, as it would by itself, but not before the others have their answers. */
+  answer (answer: Answer): void {
+    try {
+      this.runInAsyncScope(this.hit.answered, this.hit, answer)
+    } catch (thrown) {
+      timers.setImmediate(() => { throw thrown })
+    }
+  }
+}
+
 export class Batch {
-  readonly #send: (hits: readonly Hit[], ticket: Ticket) => Promise<readonly Taken[]>
-  /** A batch belongs to none of its requests; neither do its callbacks. */
-  readonly #flush = AsyncResource.bind(() => this.#sendAll())
-  #hits: Hit[] = []
-  #callbacks: BatchCallback[] = []
+  readonly #send: Send
+  /** A batch belongs to none of its requests. */
+  readonly #flush = AsyncResource.bind(async () => await this.#sendAll())
+  #waiting: Waiting[] = []
   #checks = 0
 
-  /** @param send  decides hits in their order; when it fails, all of them have failed */
-  constructor (send: (hits: readonly Hit[], ticket: Ticket) => Promise<readonly Taken[]>) {
+  constructor (send: Send) {
     this.#send = send
   }
 
-  /** @param done  called in a later turn, in the order of the hits, in no request's asynchronous context */
-  add (hit: Hit, done: BatchCallback): void {
-    if (this.#hits.length > 0 && this.#checks + hit.checks.length > mostChecks) this.#flush()
-    if (this.#hits.length === 0) timers.setImmediate(this.#flush)
-    this.#hits.push(hit)
-    this.#callbacks.push(done)
-    this.#checks += hit.checks.length
+  /** The hit is answered in a later turn. */
+  add (hit: Hit): void {
+    const { length } = hit.checks
+    if (this.#waiting.length > 0 && this.#checks + length > mostChecks) this.#flush()
+    if (this.#waiting.length === 0) timers.setImmediate(this.#flush)
+    this.#waiting.push(new Waiting(hit))
+    this.#checks += length
     if (this.#checks >= mostChecks) this.#flush()
   }
 
   /** Sends what has come so far. */
-  #sendAll (): void {
-    const [hits, callbacks] = [this.#hits, this.#callbacks]
-    if (hits.length === 0) return
-    this.#hits = []
-    this.#callbacks = []
+  async #sendAll (): Promise<void> {
+    const all = this.#waiting
+    if (all.length === 0) return
+    this.#waiting = []
     this.#checks = 0
-    const ticket = { number: 0 }
-    this.#send(hits, ticket).then(
-      taken => callbacks.forEach((done, i) => call(done, undefined, taken[i], ticket)),
-      (error: unknown) => callbacks.forEach(done => call(done, error, undefined, ticket))
-    )
-  }
-}
-
-/** One that throws ends the process, as it would by itself, but not before the others have their answers. */
-function call (done: BatchCallback, error: unknown, taken: Taken | undefined, ticket: Ticket): void {
-  try {
-    done(error, taken, ticket)
-  } catch (thrown) {
-    timers.setImmediate(() => { throw thrown })
+    const answer = await this.#send(all.map(({ hit }) => hit))
+    for (const [i, waiting] of all.entries()) {
+      // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- one answer for each hit, in their order
+      waiting.answer('kind' in answer ? answer : answer[i]!)
+    }
   }
 }

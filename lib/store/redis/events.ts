@@ -3,7 +3,6 @@ import { parseNetwork } from '../../addresses/address.js'
 import type { GuardedRedis } from '../../redis/breaker.js'
 import type { EventStore, RateLimitEvent, Suspect } from '../event-store.js'
 import type { Keys } from '../keys.js'
-import type { Ticket } from './batch.js'
 import { clearEvents, logEvents, readEntries, readRanks } from './encodings/events.js'
 import { type OnForeign, OwnKeys } from './foreign-values.js'
 import { pageLength, unreadable } from './replies.js'
@@ -18,7 +17,7 @@ export interface RedisEventsOptions {
   readonly onForeign: OnForeign
 }
 
-export class RedisEvents implements Omit<EventStore, 'logEvents'> {
+export class RedisEvents implements EventStore {
   readonly #redis: OwnKeys
   readonly #options: RedisEventsOptions
 
@@ -28,11 +27,11 @@ export class RedisEvents implements Omit<EventStore, 'logEvents'> {
     this.#options = options
   }
 
-  /** @param ticket  notes the number of the call, so that a fence tells whether it ran; in a Cluster there are none */
-  async logEvents (events: readonly RateLimitEvent[], ticket: Ticket): Promise<void> {
+  /** @throws SentError  see Sequence */
+  async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
     const { maxEvents, sequence } = this.#options
     const call = { keys: this.#keys, args: logEvents.args({ markerMs: 0, maxEvents, events }) }
-    await this.#redis.run(async client => await sequence.run(client, logEvents.script, call, ticket))
+    await sequence.run(this.#redis, async (client, sent) => await sent.send(client, logEvents.script, call))
   }
 
   /** Records events once for each id, however often they are sent. */

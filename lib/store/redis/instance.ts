@@ -27,6 +27,11 @@ export class RedisInstance {
     this.#options = options
   }
 
+  /** Number of the last call that Redis has answered; 0: none, or Redis is a Cluster. */
+  get lastAnswered (): number {
+    return this.#options.sequence.lastAnswered
+  }
+
   /**
    * Sees to it that calls which were sent and have not run yet never will.
    *

@@ -1,12 +1,15 @@
 /** The counters of clients in Redis. Each decision is one Lua script on Redis' own clock. */
+import type { StoreUnavailableError } from '../../errors.js'
 import type { GuardedRedis } from '../../redis/breaker.js'
 import { isCluster, type RedisClient } from '../../redis/script.js'
-import { ruleOf } from '../../rules/rate-limit.js'
-import type { CounterKeys, Keys } from '../keys.js'
-import type { CountedHere, Hit, LimitStore, NamedCheck, Peeked, Refund, Refusals, Taken } from '../limit-store.js'
-import type { Ticket } from './batch.js'
+import { type Check, ruleOf } from '../../rules/rate-limit.js'
+import type { Keys } from '../keys.js'
+import type {
+  CountedHere, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
+} from '../limit-store.js'
+import { Batch } from './batch.js'
 import { countRefusals, forget, merge, peek, refund, take } from './encodings/limits.js'
-import { keptMs, type Sequence } from './sequence.js'
+import { keptMs, SentError, type Sequence } from './sequence.js'
 
 export interface RedisLimitsOptions {
   readonly keys: Keys
@@ -15,15 +18,21 @@ export interface RedisLimitsOptions {
   readonly instance: string
 }
 
-/**
- * Each method is one round trip; in a Cluster one for each node. A `ticket` notes the number of a call, so that a fence
- * tells whether it ran; in a Cluster there are no numbers.
- */
-export class RedisLimits implements Pick<LimitStore, 'peek'> {
+/** A hit that was not answered, and why. */
+export interface UnansweredByRedis extends Unanswered {
+  readonly failure: StoreUnavailableError
+}
+
+/** What Redis answers to a hit. */
+export type RedisAnswer = Taken | UnansweredByRedis
+
+/** Each method is one round trip; in a Cluster one for each node. Hits of one turn of the event loop share theirs. */
+export class RedisLimits implements LimitStore {
   readonly #redis: GuardedRedis
   readonly #keys: Keys
   readonly #sequence: Sequence
   readonly #instance: string
+  readonly #batch = new Batch(async hits => await this.#answer(hits))
 
   constructor (redis: GuardedRedis, { keys, sequence, instance }: RedisLimitsOptions) {
     this.#redis = redis
@@ -32,45 +41,45 @@ export class RedisLimits implements Pick<LimitStore, 'peek'> {
     this.#instance = instance
   }
 
-  /** Decides hits in their order. Atomic over the hits; in a Cluster over those of one client. */
-  async take (hits: readonly Hit[], ticket: Ticket): Promise<readonly Taken[]> {
-    return await this.#redis.run(async client => {
-      if (isCluster(client)) return await this.#takeByClient(client, hits)
-      const call = { keys: this.#keysOfHits(hits), args: take.args({ hits }) }
-      const reply = await this.#sequence.run(client, take.script, call, ticket)
-      return take.read(reply, { hits, number: ticket.number })
-    })
+  /** @returns undefined: the hit is always answered later */
+  take (hit: Hit): undefined {
+    this.#batch.add(hit)
   }
 
-  async peek (client: string, checks: readonly NamedCheck[]): Promise<Peeked> {
-    const keys = this.#keysOf(client, checks)
+  async peek (client: string, checks: readonly Check[]): Promise<readonly Peeked[]> {
+    const keys = this.#keysOf({ key: client }, checks)
     return await this.#redis.run(async redis =>
       peek.read(await peek.script.run(redis, keys, peek.args(checks)), checks))
   }
 
-  /** @returns whether there was a counter */
-  async forget (client: string, checks: readonly NamedCheck[], ticket: Ticket): Promise<boolean> {
+  /** @throws SentError  see Sequence */
+  async forget (client: string, checks: readonly Check[]): Promise<boolean> {
     if (checks.length === 0) return false
-    const call = { keys: this.#keysOf(client, checks), args: forget.args(checks) }
-    const reply = await this.#redis.run(async redis => await this.#sequence.run(redis, forget.script, call, ticket))
-    return forget.read(reply, checks) > 0
+    const call = { keys: this.#keysOf({ key: client }, checks), args: forget.args(checks) }
+    return await this.#sequence.run(this.#redis, async (client, sent) =>
+      forget.read(await sent.send(client, forget.script, call), checks) > 0)
   }
 
-  /** Takes back a hit that is not to count after all. */
-  async refund (given: Refund, ticket: Ticket): Promise<void> {
-    const call = { keys: this.#keysOf(given.hit.key, given.hit.checks), args: refund.args(given) }
-    await this.#redis.run(async client => await this.#sequence.run(client, refund.script, call, ticket))
+  /** @throws SentError  see Sequence */
+  async refund (owner: Owner, taken: Taken): Promise<void> {
+    const keys = taken.outcomes.map(({ check }) => this.#keys.counter(owner, check))
+    const call = { keys, args: refund.args(taken) }
+    await this.#sequence.run(this.#redis, async (client, sent) => await sent.send(client, refund.script, call))
   }
 
-  /** Adds refusals to the counters that they belong to; those of windows that are over are left out. */
-  async countRefusals (refusals: readonly Refusals[], ticket: Ticket): Promise<void> {
+  /**
+   * Adds refusals to the counters that they belong to; those of windows that are over are left out.
+   *
+   * @throws SentError  see Sequence
+   */
+  async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { script } = countRefusals
     const callOf = (some: readonly Refusals[]) => ({
-      keys: some.map(({ client, name, limit }) => this.#keys.limit(limit.algorithm, name, client)),
+      keys: some.map(({ client, ...of }) => this.#keys.counter({ key: client }, of)),
       args: countRefusals.args(some)
     })
-    await this.#redis.run(async client => {
-      if (!isCluster(client)) return await this.#sequence.run(client, script, callOf(refusals), ticket)
+    await this.#sequence.run(this.#redis, async (client, sent) => {
+      if (!isCluster(client)) return await sent.send(client, script, callOf(refusals))
       // The counters lie in different slots.
       const calls = refusals.map(one => callOf([one]))
       return await script.runAll(client, calls.map(({ keys, args }) => ({ keys, args: [0, ...args] })))
@@ -105,22 +114,46 @@ export class RedisLimits implements Pick<LimitStore, 'peek'> {
     })
   }
 
+  async #answer (hits: readonly Hit[]): Promise<readonly Taken[] | UnansweredByRedis> {
+    try {
+      return await this.#decide(hits)
+    } catch (error) {
+      const failure = this.#redis.report(error)
+      // What has found that Redis has lost its data has not run.
+      const mayHaveRun = failure instanceof SentError && failure.kind !== 'lost'
+      return { kind: 'unanswered', failure, sentIn: mayHaveRun ? failure.sentIn : undefined }
+    }
+  }
+
+  /** Decides hits in their order. Atomic over the hits; in a Cluster over those of one client. */
+  async #decide (hits: readonly Hit[]): Promise<readonly Taken[]> {
+    return await this.#sequence.run(this.#redis, async (client, sent) => {
+      if (isCluster(client)) return await this.#takeByClient(client, hits)
+      const reply = await sent.send(client, take.script, { keys: this.#keysOfHits(hits), args: take.args({ hits }) })
+      return take.read(reply, { hits, number: sent.number })
+    })
+  }
+
   /** The counters of different clients lie in different slots: a script call for each client, all sent at once. */
   async #takeByClient (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
-    const groups = [...groupedBy(hits, ({ key }) => key).entries()]
-    const replies = await take.script.runAll(client, groups.map(([, hits]) => ({
+    const groups = [...groupedBy(hits, ({ key }) => key).values()]
+    const replies = await take.script.runAll(client, groups.map(hits => ({
       keys: this.#keysOfHits(hits), args: [0, ...take.args({ hits })]
     })))
-    const taken = new Map(groups.map(([key, hits], i) => [key, take.read(replies[i], { hits }).values()]))
-    return hits.map(({ key }) => taken.get(key)!.next().value!)
+    const takenOf = new Map<Hit, Taken>()
+    for (const [i, hits] of groups.entries()) {
+      // There is one answer for each hit, and a hit is sent once.
+      for (const [at, taken] of take.read(replies[i], { hits }).entries()) takenOf.set(hits[at]!, taken)
+    }
+    return hits.map(hit => takenOf.get(hit)!)
   }
 
   #keysOfHits (hits: readonly Hit[]): readonly string[] {
-    return hits.flatMap(({ key, counterKeys, checks }) => this.#keysOf(counterKeys ?? key, checks))
+    return hits.flatMap(hit => this.#keysOf(hit, hit.checks))
   }
 
-  #keysOf (client: string | CounterKeys, checks: readonly NamedCheck[]): readonly string[] {
-    return checks.map(({ name, limit }) => this.#keys.limit(limit.algorithm, name, client))
+  #keysOf (owner: Owner, checks: readonly Check[]): readonly string[] {
+    return checks.map(check => this.#keys.counter(owner, check))
   }
 }
 

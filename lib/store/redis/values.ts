@@ -3,7 +3,6 @@ import type { GuardedRedis } from '../../redis/breaker.js'
 import { isCluster } from '../../redis/script.js'
 import type { Keys } from '../keys.js'
 import type { ReportedValue, ValueChange, ValueOperation } from '../value-store.js'
-import type { Ticket } from './batch.js'
 import { type ChangedValue, leftOf, mergeValues, value } from './encodings/values.js'
 import { textOf } from './replies.js'
 import { keptMs, type Sequence } from './sequence.js'
@@ -34,15 +33,15 @@ export class RedisValues {
 
   /**
    * @param nowMs   of the clock that the operation is dated by
-   * @param ticket  notes the number of the call, so that a fence tells whether it ran; in a Cluster there are none
    * @throws ValueError  if the value is of another type, or no number that can be increased
+   * @throws SentError  see Sequence
    */
-  async change (operation: ValueOperation, nowMs: number, ticket: Ticket): Promise<ChangedValue> {
+  async change (operation: ValueOperation, nowMs: number): Promise<ChangedValue> {
     const { keys, sequence, instance } = this.#options
     const given = { operation, instance, keptMs, nowMs }
     const call = { keys: [keys.value(operation.key), keys.written(operation.key)], args: value.args(given) }
-    return await this.#redis.run(async client =>
-      value.read(await sequence.run(client, value.script, call, ticket), given))
+    return await sequence.run(this.#redis, async (client, sent) =>
+      value.read(await sent.send(client, value.script, call), given))
   }
 
   /** Does what was done elsewhere; once for each id, however often it is sent. */

@@ -1,11 +1,10 @@
 /** The counters in this process: their bounds, and who keeps one when there is no room for all. */
 import t from 'tap'
 import { windowOf } from '../../../lib/rules/fixed-window.js'
-import { algorithms, defineLimit, ruleOf, type Algorithm } from '../../../lib/rules/rate-limit.js'
+import { type Check, algorithms, defineLimit, ruleOf, type Algorithm } from '../../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryLimits } from '../../../lib/store/memory/limits.js'
-import type { NamedCheck } from '../../../lib/store/limit-store.js'
 import { randomFrom } from '../../support/random.js'
 import { size } from '../../support/size.js'
 
@@ -22,7 +21,7 @@ const limit = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000), cost
 t.test('a sweep forgets locked clients a day after their last request, however often they were refused', async t => {
   const { clock, memory } = setUp(100)
   const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, { excess: 'backoff' }), cost: 1 }
-  for (let i = 0; i < 60; i++) memory.takeOne({ key: 'client', checks: [backoff] })
+  for (let i = 0; i < 60; i++) memory.take({ key: 'client', checks: [backoff] })
   clock.ms += 86_399_999
   memory.sweep()
   t.equal(memory.size, 1)
@@ -35,7 +34,7 @@ t.test('a flood of fresh clients neither outgrows the bound nor frees a limited 
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const { memory } = setUp(1000)
     const check = { name: 'limit', limit: defineLimit(algorithm, 2, 60_000), cost: 1 }
-    const accepted = (key: string) => memory.takeOne({ key, checks: [check] }).accepted
+    const accepted = (key: string) => memory.take({ key, checks: [check] }).accepted
     t.same([accepted('attacker'), accepted('attacker'), accepted('attacker')], [true, true, false])
     for (let i = 0; i < 20_000; i++) accepted(`fresh ${i}`)
     t.ok(memory.size <= 1000)
@@ -46,7 +45,7 @@ t.test('a flood of fresh clients neither outgrows the bound nor frees a limited 
 t.test('a counter that is nearly used up outlives a flood of names that come twice each', async t => {
   const { memory } = setUp(1000)
   const check = { name: 'login', limit: defineLimit('fixed-window', 5, 3_600_000), cost: 1 }
-  const accepted = (key: string) => memory.takeOne({ key, checks: [check] }).accepted
+  const accepted = (key: string) => memory.take({ key, checks: [check] }).accepted
   for (let i = 0; i < 4; i++) accepted('admin')
   for (let i = 0; i < 20_000; i++) {
     accepted(`name ${i}`)
@@ -59,7 +58,7 @@ t.test('a hit with more limits than there is room for stays within the bound', a
   const { memory } = setUp(1)
   const other = { ...limit, name: 'other' }
   for (let i = 0; i < 5; i++) {
-    memory.takeOne({ key: 'client', checks: [limit, other] })
+    memory.take({ key: 'client', checks: [limit, other] })
     t.equal(memory.size, 1)
   }
 })
@@ -67,13 +66,13 @@ t.test('a hit with more limits than there is room for stays within the bound', a
 const hourMs = 3_600_000
 
 /** A limit for an hour. */
-function hourly (name: string, max: number, algorithm: Algorithm = 'fixed-window'): NamedCheck {
+function hourly (name: string, max: number, algorithm: Algorithm = 'fixed-window'): Check {
   return { name, limit: defineLimit(algorithm, max, hourMs), cost: 1 }
 }
 
 /** Whether a request that counts by a name of the client's choice passes. */
-function asks (memory: MemoryLimits, check: NamedCheck, key: string, from?: string): boolean {
-  return memory.takeOne({ key, checks: [check], from }).accepted
+function asks (memory: MemoryLimits, check: Check, key: string, from?: string): boolean {
+  return memory.take({ key, checks: [check], from }).accepted
 }
 
 t.test('one host that fills memory with limited names has nobody else refused, by name or by address', async t => {
@@ -129,7 +128,7 @@ t.test('a name learned from Redis takes the room of the address that asked for i
   for (let i = 0; i < 1000; i++) told(`name ${i}`, '198.51.100.1')
   t.equal(memory.size, 10 + 80)
   told('name', '192.0.2.1')
-  t.match(memory.known('name', login), state)
+  t.match(memory.known({ key: 'name' }, login), state)
 })
 
 for (const algorithm of algorithms) {
@@ -211,6 +210,6 @@ t.test(`in a flood no client passes more than its limit, none is refused before 
 
 t.test('a hit that is given back where its counter is not known leaves none behind', async t => {
   const { memory } = setUp(10)
-  memory.takeBackAt('client', limit, 1_000_000)
+  memory.takeBackAt({ key: 'client' }, limit, 1_000_000)
   t.equal(memory.size, 0)
 })

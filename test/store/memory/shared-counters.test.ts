@@ -39,9 +39,9 @@ t.test('limits of one name that count by different algorithms share none', async
   const limits = new MemoryLimits({ keys: new Keys('guard:'), capacity: 0, now: () => 1_000_000 })
   const checkOf = (algorithm: 'fixed-window' | 'gcra') =>
     ({ name: 'group:login', limit: defineLimit(algorithm, 1_000_000, 3_600_000), cost: 1 })
-  for (let i = 0; i < 1000; i++) limits.takeOne({ key: `client ${i}`, checks: [checkOf('gcra')] })
+  for (let i = 0; i < 1000; i++) limits.take({ key: `client ${i}`, checks: [checkOf('gcra')] })
   const refused = { name: 'group:login', limit: defineLimit('fixed-window', 1, 3_600_000), cost: 1 }
-  limits.takeOne({ key: 'client', checks: [refused] })
-  for (let i = 0; i < 1000; i++) limits.takeOne({ key: `client ${i}`, checks: [checkOf('gcra')] })
-  t.equal(limits.takeOne({ key: 'client', checks: [refused] }).accepted, false)
+  limits.take({ key: 'client', checks: [refused] })
+  for (let i = 0; i < 1000; i++) limits.take({ key: `client ${i}`, checks: [checkOf('gcra')] })
+  t.equal(limits.take({ key: 'client', checks: [refused] }).accepted, false)
 })

@@ -3,17 +3,19 @@ import { setImmediate } from 'node:timers/promises'
 import t from 'tap'
 import { Batch, mostChecks } from '../../../lib/store/redis/batch.js'
 import { defineLimit } from '../../../lib/rules/rate-limit.js'
-import type { Hit, Taken } from '../../../lib/store/limit-store.js'
+import type { Answer, Hit, Taken } from '../../../lib/store/limit-store.js'
+import { hitOf } from '../../support/take.js'
 
 const limit = defineLimit('fixed-window', 10, 1000)
 
-function hit (key: string, checks = 1): Hit {
-  return { key, checks: Array.from({ length: checks }, (_, i) => ({ name: `limit${i}`, limit, cost: 1 })) }
+function hit (key: string, checks = 1, answered?: (answer: Answer) => void): Hit {
+  const all = Array.from({ length: checks }, (_, i) => ({ name: `limit${i}`, limit, cost: 1 }))
+  return hitOf({ key, checks: all }, answered)
 }
 
 /** The clock tells the hits apart: the nth hit of a call is decided at n. */
 async function inOrder (hits: readonly Hit[]): Promise<readonly Taken[]> {
-  return hits.map((_, i) => ({ accepted: true, nowMs: i, outcomes: [] }))
+  return hits.map((_, i) => ({ kind: 'taken', source: 'redis', accepted: true, nowMs: i, outcomes: [] }))
 }
 
 t.test('the hits of one turn of the event loop are sent as one call, and answered in their order', async t => {
@@ -22,13 +24,13 @@ t.test('the hits of one turn of the event loop are sent as one call, and answere
     calls.push(hits.map(({ key }) => key))
     return await inOrder(hits)
   })
-  const answers: [string, number | undefined][] = []
+  const answers: unknown[] = []
   for (const key of ['a', 'b', 'a']) {
-    batch.add(hit(key), (error, taken) => answers.push([error === undefined ? key : 'failed', taken?.nowMs]))
+    batch.add(hit(key, 1, answer => answers.push([key, 'nowMs' in answer && answer.nowMs])))
   }
   t.same(calls, [], 'nothing is sent before the turn is over')
   await setImmediate()
-  batch.add(hit('c'), () => {})
+  batch.add(hit('c'))
   await setImmediate()
   t.same(calls, [['a', 'b', 'a'], ['c']])
   t.same(answers, [['a', 0], ['b', 1], ['a', 2]])
@@ -40,8 +42,8 @@ t.test('a call holds no more checks than its share, and the next does not wait f
     sizes.push(hits.reduce((sum, { checks }) => sum + checks.length, 0))
     return await new Promise(() => {})
   })
-  for (let i = 0; i < mostChecks; i++) batch.add(hit('a', 3), () => {})
-  batch.add(hit('b', mostChecks + 1), () => {})
+  for (let i = 0; i < mostChecks; i++) batch.add(hit('a', 3))
+  batch.add(hit('b', mostChecks + 1))
   await setImmediate()
   const perCall = 3 * Math.floor(mostChecks / 3)
   t.same(sizes.slice(0, 3), [perCall, perCall, perCall])
@@ -55,28 +57,28 @@ t.test('a full call is sent while the turn goes on, the rest when it is over', a
     sizes.push(hits.length)
     return await inOrder(hits)
   })
-  for (let i = 0; i < mostChecks + 1; i++) batch.add(hit('a'), () => {})
+  for (let i = 0; i < mostChecks + 1; i++) batch.add(hit('a'))
   t.same(sizes, [mostChecks])
   await setImmediate()
   t.same(sizes, [mostChecks, 1])
 })
 
 t.test('a call that fails has failed for each of its hits', async t => {
-  const failure = new Error('gone')
-  const batch = new Batch(async () => { throw failure })
+  const failed = { kind: 'unanswered', failure: new Error('gone'), sentIn: undefined } as const
+  const batch = new Batch(async () => failed)
   const answers: unknown[] = []
-  for (const key of ['a', 'b']) batch.add(hit(key), (error, taken) => answers.push([error, taken]))
+  for (const key of ['a', 'b']) batch.add(hit(key, 1, answer => answers.push(answer)))
   await setImmediate()
   await setImmediate()
-  t.same(answers, [[failure, undefined], [failure, undefined]])
+  t.same(answers, [failed, failed])
 })
 
 t.test('a callback that throws does not keep the others from their answers', async t => {
   const caught = new Promise(resolve => process.once('uncaughtException', resolve))
   const batch = new Batch(inOrder)
   const answered: string[] = []
-  batch.add(hit('a'), () => { throw new Error('thrown by a callback') })
-  batch.add(hit('b'), () => answered.push('b'))
+  batch.add(hit('a', 1, () => { throw new Error('thrown by a callback') }))
+  batch.add(hit('b', 1, () => answered.push('b')))
   t.match(await caught, { message: 'thrown by a callback' })
   t.same(answered, ['b'])
 })

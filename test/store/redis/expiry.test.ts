@@ -3,6 +3,7 @@ import t from 'tap'
 import { defineLimit } from '../../../lib/rules/rate-limit.js'
 import { until } from '../../../tools/until.js'
 import { keys, StoreMaker } from '../stores.js'
+import { takeAllOf, takeOf } from '../../support/take.js'
 
 const maker = await StoreMaker.start(t)
 
@@ -11,7 +12,7 @@ t.test('a key that lost its expiry gets one, and lets its client in again', asyn
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
     const key = keys.limit(algorithm, 'limit', 'client')
-    const accepted = async () => (await limits.take([hit]))[0]!.accepted
+    const accepted = async () => (await takeOf(limits, hit)).accepted
     t.equal(await accepted(), true)
     await maker.observer.persist(key)
     t.equal(await accepted(), false)
@@ -28,14 +29,15 @@ t.test('a key that holds something else is not counted on', async t => {
   await maker.observer.hset(keys.limit('gcra', 'limit', 'client'), { level: 'x', max: '1', atMs: '0' })
   for (const algorithm of ['fixed-window', 'gcra'] as const) {
     const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
-    t.same((await limits.take([hit, hit])).map(({ accepted }) => accepted), [true, false])
+    t.same((await takeAllOf(limits, [hit, hit])).map(({ accepted }) => accepted), [true, false])
   }
 })
 
 t.test('every counter in Redis expires', async t => {
   const { limits } = await maker.redis(t)
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
-    await limits.take([{ key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }] }])
+    const check = { name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }
+    await takeOf(limits, { key: 'client', checks: [check] })
     const ttl = await maker.observer.pttl(keys.limit(algorithm, 'limit', 'client'))
     t.ok(ttl > 0 && ttl <= 18_000, `${algorithm}: ${ttl}`)
   }
@@ -44,14 +46,14 @@ t.test('every counter in Redis expires', async t => {
 t.test('what has run out on the real clock is gone', async t => {
   const { limits, values, blocks } = await maker.redis(t)
   const check = { name: 'limit', limit: defineLimit('fixed-window', 1, 20), cost: 1 }
-  await limits.take([{ key: 'client', checks: [check] }])
+  await takeOf(limits, { key: 'client', checks: [check] })
   await values.set('key', 'value', 20)
   await blocks.block({ ip: '192.0.2.1', durationMs: 20, reason: '', origin: 'test' })
-  await until(async () => (await limits.peek('client', [check])).states[0] === undefined)
+  await until(async () => (await limits.peek('client', [check]))[0]!.explanation.resetMs === 0)
   await until(async () => await values.get('key') === null)
   await until(async () => !await blocks.isBlocked('192.0.2.1'))
   t.same(await blocks.blocks(), [])
-  t.equal((await limits.take([{ key: 'client', checks: [check] }]))[0]!.accepted, true)
+  t.equal((await takeOf(limits, { key: 'client', checks: [check] })).accepted, true)
 })
 
 t.test('blocks that ran out leave Redis when others are placed', async t => {

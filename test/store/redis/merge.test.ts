@@ -14,6 +14,7 @@ import { contractsOf } from '../../support/redis-contracts.js'
 import { numbersOf, stateOf } from '../../support/states.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { scripts } from '../../../lib/store/redis/lua/scripts.js'
+import { takeAllOf, takeOf } from '../../support/take.js'
 
 const server = await RedisServer.start()
 const observer = server.client()
@@ -41,13 +42,13 @@ function clientOf (limit: Limit) {
   return {
     key: keys.limit(limit.algorithm, 'limit', client),
     async hit (times: number): Promise<LimitState> {
-      const taken =
-        await store.limits.take(Array.from({ length: times }, () => ({ key: client, checks: [check] })), { number: 0 })
+      const hits = Array.from({ length: times }, () => ({ key: client, checks: [check] }))
+      const taken = await takeAllOf(store.limits, hits)
       return taken.at(-1)!.outcomes[0]!.state
     },
     async remaining (): Promise<number> {
-      const [taken] = await store.limits.take([{ key: client, checks: [check] }], { number: 0 })
-      return ruleOf(limit).explain(taken!.outcomes[0]!.state, taken!.nowMs, limit).remaining + 1
+      const { outcomes } = await takeOf(store.limits, { key: client, checks: [check] })
+      return outcomes[0]!.explanation.remaining + 1
     }
   }
 }
@@ -270,27 +271,24 @@ t.test('after a fence no batch runs that was sent before it', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
   const hits = (client: string) => [{ key: client, checks: [{ name: 'limit', limit, cost: 1 }] }]
   await store.instance.fence()
-  const ticket = { number: 0 }
-  await store.limits.take(hits('fenced'), ticket)
-  t.ok(ticket.number > 0)
-  t.equal((await store.instance.fence()).last, ticket.number)
+  await takeAllOf(store.limits, hits('fenced'))
+  const { lastAnswered } = store.instance
+  t.ok(lastAnswered > 0)
+  t.equal((await store.instance.fence()).last, lastAnswered)
   // Its answer may be lost: asked again, it is the same.
-  t.equal((await store.instance.fence()).last, ticket.number)
+  t.equal((await store.instance.fence()).last, lastAnswered)
   // A batch with an old number, as one that was on its way would have.
   const late = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'one' })
-  await t.rejects(late.limits.take(hits('fenced'), { number: 0 }), {
-    code: 'GUARD_ERR_STORE_UNAVAILABLE',
-    kind: 'lost'
-  })
+  await t.rejects(takeAllOf(late.limits, hits('fenced')), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '1')
-  await store.limits.take(hits('fenced'), ticket)
+  await takeAllOf(store.limits, hits('fenced'))
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '2')
   await observer.del(keys.batch('one'))
-  await t.rejects(store.limits.take(hits('fenced'), ticket), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  await t.rejects(takeAllOf(store.limits, hits('fenced')), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.equal((await store.instance.fence()).last, -1)
   t.equal((await store.instance.fence()).last, -1)
-  await store.limits.take(hits('fenced'), ticket)
-  t.equal((await store.instance.fence()).last, ticket.number)
+  await takeAllOf(store.limits, hits('fenced'))
+  t.equal((await store.instance.fence()).last, store.instance.lastAnswered)
   t.equal(guarded.usable, true)
 })
 
@@ -300,13 +298,12 @@ t.test('a script that Redis has forgotten is sent again under a new number', asy
   await store.instance.fence()
   for (let round = 0; round < 3; round++) {
     await observer.script('FLUSH')
-    const tickets = Array.from({ length: 5 }, () => ({ number: 0 }))
-    await Promise.all(tickets.map(async ticket => await store.limits.take(hits, ticket)))
-    t.same(
-      tickets.map(({ number }) => number).sort((a, b) => a - b),
-      tickets.map(({ number }) => number),
-      'in the order in which they ran'
-    )
+    const numbers: number[] = []
+    await Promise.all(Array.from({ length: 5 }, async () => {
+      await takeAllOf(store.limits, hits)
+      numbers.push(store.instance.lastAnswered)
+    }))
+    t.same(numbers.toSorted((a, b) => a - b), numbers, 'in the order in which they ran')
   }
   t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'forgotten')), '15')
 })
@@ -323,19 +320,18 @@ t.test('events that are replayed twice are written once', async t => {
 t.test('a fence tells whether a live write of events ran, and none runs behind it', async t => {
   const events = [{ type: 'limited' as const, ip: '192.0.2.2', count: 1, atMs: Date.now() }]
   await store.instance.fence()
-  const ticket = { number: 0 }
-  await store.events.logEvents(events, ticket)
-  t.equal((await store.instance.fence()).last, ticket.number)
+  await store.events.logEvents(events)
+  t.equal((await store.instance.fence()).last, store.instance.lastAnswered)
   const late = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'one' })
-  await t.rejects(late.events.logEvents(events, { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  await t.rejects(late.events.logEvents(events), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.match(await store.events.suspects(1), [{ ip: '192.0.2.1' }])
   // A foreign value at the events costs a round trip; in place of the number it counts as lost data.
   await observer.set(keys.events, 'a text of somebody else')
-  await store.events.logEvents(events, ticket)
+  await store.events.logEvents(events)
   t.equal((await store.events.events(5)).length, 1)
   await observer.lpush(keys.batch('two'), 'a list of somebody else')
   const other = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'two' })
-  await t.rejects(other.events.logEvents(events, { number: 0 }), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+  await t.rejects(other.events.logEvents(events), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   // In place of a marker, it marks nothing.
   await observer.lpush(keys.replayed(keys.events, 'one:events-3'), 'a list of somebody else')
   await store.events.replayEvents('events-3', events)

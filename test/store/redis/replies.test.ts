@@ -6,10 +6,11 @@ import t from 'tap'
 import { StoreUnavailableError } from '../../../lib/errors.js'
 import type { GuardedRedis } from '../../../lib/redis/breaker.js'
 import type { RedisClient } from '../../../lib/redis/script.js'
-import { algorithms, defineLimit, ruleOf, type Limit } from '../../../lib/rules/rate-limit.js'
+import { type Check, algorithms, defineLimit, ruleOf, type Limit } from '../../../lib/rules/rate-limit.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
-import type { NamedCheck } from '../../../lib/store/limit-store.js'
+import type { Peeked } from '../../../lib/store/limit-store.js'
+import { takeAllOf, takeOf } from '../../support/take.js'
 import { type Contracts, contractsOf } from '../../support/redis-contracts.js'
 import * as ofBlocks from '../../../lib/store/redis/encodings/blocks.js'
 import * as ofEvents from '../../../lib/store/redis/encodings/events.js'
@@ -30,40 +31,42 @@ function storeAnswering (answer: () => unknown): Asked {
   const client = new Proxy({ isCluster: false }, {
     get: (target, name) => name === 'isCluster' ? false : async () => answer()
   }) as unknown as RedisClient
-  const redis =
-    { run: async <T>(command: (client: RedisClient) => Promise<T>) => await command(client) } as unknown as GuardedRedis
+  const redis = {
+    run: async <T>(command: (client: RedisClient) => Promise<T>) => await command(client),
+    report: (error: unknown) => error
+  } as unknown as GuardedRedis
   const store = new RedisStore(redis, { keys: new Keys('guard:'), maxEvents: 10, instance: 'test' })
   return { ...contractsOf(store), redis: store }
 }
 
 const limits: readonly Limit[] = algorithms.flatMap(algorithm => (['none', 'backoff'] as const).map(excess =>
   defineLimit(algorithm, 5, 60_000, { excess })))
-const checks: readonly NamedCheck[] = limits.map((limit, i) => ({ name: `limit ${i}`, limit, cost: 1 }))
+const checks: readonly Check[] = limits.map((limit, i) => ({ name: `limit ${i}`, limit, cost: 1 }))
 
 /** Everything that is read from Redis; each throws when what it was told is out of range. */
 const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   take: async store => {
     for (const check of checks) {
-      const [taken] = await store.limits.take([{ key: 'client', checks: [check] }])
-      const [first, second, atMs] = numbersOf(check.limit, taken!.outcomes[0]!.state)
-      inRange(taken!.nowMs, 1)
+      const taken = await takeOf(store.limits, { key: 'client', checks: [check] })
+      const [first, second, atMs] = numbersOf(check.limit, taken.outcomes[0]!.state)
+      inRange(taken.nowMs, 1)
       inRange(first, 0)
       inRange(second, 0)
       inRange(atMs, -Infinity)
-      if (Math.abs(atMs - taken!.nowMs) > check.limit.longestMs) throw new RangeError(`${atMs}`)
+      if (Math.abs(atMs - taken.nowMs) > check.limit.longestMs) throw new RangeError(`${atMs}`)
     }
   },
   'take of several': async store => {
-    for (const { nowMs, outcomes } of await store.limits.take([{ key: 'client', checks }, { key: 'other', checks }])) {
+    const hits = [{ key: 'client', checks }, { key: 'other', checks }]
+    for (const { nowMs, outcomes } of await takeAllOf(store.limits, hits)) {
       inRange(nowMs, 1)
-      outcomes.forEach(({ state }, i) => inRange(numbersOf(limits[i]!, state)[0], 0))
+      for (const { check, state } of outcomes) inRange(numbersOf(check.limit, state)[0], 0)
     }
   },
   peek: async store => {
-    const { nowMs, states } = await store.limits.peek('client', checks.slice(0, 1))
-    inRange(nowMs, 1)
-    for (const state of states) {
-      if (state !== undefined) for (const number of numbersOf(limits[0]!, state).slice(0, 2)) inRange(number, 0)
+    const peeked = await store.redis.limits.peek('client', checks.slice(0, 1)) satisfies readonly Peeked[]
+    for (const { check: { limit }, state } of peeked) {
+      if (state !== undefined) for (const number of numbersOf(limit, state).slice(0, 2)) inRange(number, 0)
     }
   },
   forget: async store => isBoolean(await store.limits.forget('client', checks)),

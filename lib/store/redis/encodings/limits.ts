@@ -4,9 +4,9 @@
  */
 import { OutOfStepError } from '../../../redis/failure.js'
 import { type Arguments, Script } from '../../../redis/script.js'
-import { type Limit, ruleOf } from '../../../rules/rate-limit.js'
+import { type Check, type Limit, ruleOf } from '../../../rules/rate-limit.js'
 import type { Encoded, LimitState, Merge } from '../../../rules/rule.js'
-import type { Hit, NamedCheck, Peeked, Refund, Refusals, Taken } from '../../limit-store.js'
+import { type Hit, outcomeOf, type Peeked, peekedOf, type Refusals, type Taken } from '../../limit-store.js'
 import { scripts } from '../lua/scripts.js'
 import { clockOf, listOf, unreadable, wholeOf } from '../replies.js'
 import type { Encoding } from './encoding.js'
@@ -21,7 +21,7 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
   script: new Script(scripts.take),
 
   args ({ hits }) {
-    const shapes = new Map<readonly NamedCheck[], number>()
+    const shapes = new Map<readonly Check[], number>()
     const described: (string | number)[] = []
     const runs: { readonly shape: number, length: number }[] = []
     for (const { checks } of hits) {
@@ -44,7 +44,8 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
     let at = 1
     const taken = hits.map(({ checks }): Taken => {
       let accepted = true
-      const outcomes = checks.map(({ limit, shadow }) => {
+      const outcomes = checks.map(check => {
+        const { limit, shadow } = check
         const first = wholeOf(told[at], -Number.MAX_SAFE_INTEGER)
         const fits = first >= 0
         accepted &&= fits || shadow === true
@@ -52,9 +53,9 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
         const offsetMs = wholeOf(told[at + 2], -limit.longestMs, limit.longestMs)
         const state = ruleOf(limit).decode([fits ? first : -1 - first, wholeOf(told[at + 1]), offsetMs], nowMs)
         at += 3
-        return { fits, state }
+        return outcomeOf(check, { fits, state }, nowMs)
       })
-      return { accepted, nowMs, outcomes }
+      return { kind: 'taken', source: 'redis', accepted, nowMs, outcomes }
     })
     const toldNumber = number === undefined ? undefined : wholeOf(told[at++])
     if (at !== told.length) throw unreadable()
@@ -64,7 +65,7 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
   }
 }
 
-export const peek: Encoding<readonly NamedCheck[], Peeked> = {
+export const peek: Encoding<readonly Check[], readonly Peeked[]> = {
   script: new Script(scripts.peek),
 
   args: checks => checks.flatMap(({ limit }) => limitRow(limit)),
@@ -73,28 +74,25 @@ export const peek: Encoding<readonly NamedCheck[], Peeked> = {
   read (reply, checks) {
     const told = listOf(reply, 1 + 3 * checks.length)
     const nowMs = clockOf(told[0])
-    const states = checks.map(({ limit }, i) => {
+    return checks.map((check, i) => {
       const [first, second, offsetMs] = told.slice(1 + 3 * i)
-      if (first === '') return undefined
+      if (first === '') return peekedOf(check, undefined, nowMs)
       const numbers: Encoded = [wholeOf(first), wholeOf(second), wholeOf(offsetMs, -Number.MAX_SAFE_INTEGER)]
-      return ruleOf(limit).decode(numbers, nowMs)
+      return peekedOf(check, ruleOf(check.limit).decode(numbers, nowMs), nowMs)
     })
-    return { nowMs, states }
   }
 }
 
-export const forget: Encoding<readonly NamedCheck[], number> = {
+export const forget: Encoding<readonly Check[], number> = {
   script: new Script(scripts.forget),
   args: () => [],
   read: (reply, checks) => wholeOf(reply, 0, checks.length)
 }
 
-export const refund: Encoding<Refund, void> = {
+export const refund: Encoding<Taken, void> = {
   script: new Script(scripts.refund),
-  args: ({ hit, taken }) => hit.checks.flatMap(({ limit, cost }, i) => {
-    const { fits, state } = taken.outcomes[i]!
-    return [...limitRow(limit), fits ? cost : 0, ...stateRow(state, limit, 0)]
-  }),
+  args: ({ outcomes }) => outcomes.flatMap(({ check: { limit, cost }, fits, state }) =>
+    [...limitRow(limit), fits ? cost : 0, ...stateRow(state, limit, 0)]),
   read () {}
 }
 

@@ -1,0 +1,55 @@
+/** The decision about a hit that somebody has counted: by the limit that tells the client most. */
+import type { Check } from '../rules/rate-limit.js'
+import type { Explanation } from '../rules/rule.js'
+import type { Outcome, Taken, TakenOutside } from '../store/limit-store.js'
+import type { Counted, Explained, Shadowed, Source } from './decision.js'
+
+/** @returns undefined: all of the limits are in shadow */
+export function countedDecision (key: string, taken: Taken | TakenOutside): Counted | undefined {
+  const { accepted, outcomes } = taken
+  // Almost every request has one limit: it makes no lists.
+  if (outcomes.length === 1) {
+    const outcome = firstOf(outcomes)
+    return outcome.check.shadow === true ? undefined : decisionBy(outcome, key, taken)
+  }
+  let telling: Outcome | undefined
+  for (const outcome of outcomes) {
+    if (outcome.check.shadow === true || (!accepted && outcome.fits)) continue
+    if (telling === undefined || isTighter(outcome.explanation, telling.explanation)) telling = outcome
+  }
+  if (telling === undefined) return undefined
+  const others = outcomes.filter(outcome => outcome !== telling && outcome.check.shadow !== true)
+  return decisionBy(telling, key, taken, others.map(explained))
+}
+
+/** The decision as one limit has it. */
+export function decisionBy (
+  outcome: Outcome, key: string, taken: Taken | TakenOutside, others: readonly Explained[] = none
+): Counted {
+  const { check: { name, limit }, explanation } = outcome
+  const { accepted, source } = taken
+  return { kind: accepted ? 'allowed' : 'limited', source, key, name, limit, explanation, others, taken }
+}
+
+export function shadowed (
+  key: string, checks: readonly Check[], source: Source, taken?: Taken | TakenOutside
+): Shadowed {
+  return { kind: 'shadowed', source, key, name: firstOf(checks).name, taken }
+}
+
+/** A hit has one check at least, and an outcome for each. */
+export function firstOf<T> (items: readonly T[]): T {
+  return items[0]!
+}
+
+/** Whether the first limits a client more: it has to wait longer, or has less left. */
+export function isTighter (a: Explanation, b: Explanation): boolean {
+  if (a.retryAfterMs !== b.retryAfterMs) return a.retryAfterMs > b.retryAfterMs
+  return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining
+}
+
+function explained ({ check: { name, limit }, explanation }: Outcome): Explained {
+  return { name, limit, explanation }
+}
+
+const none: readonly Explained[] = []
