@@ -135,9 +135,8 @@ function fadingPart (state: SlidingWindow, nowMs: number, limit: RuleLimit): num
 function passesAtMs (state: SlidingWindow, limit: RuleLimit, cost: number): number {
   const { windowMs, max } = limit
   if (cost > max) return state.startsAtMs + 2 * windowMs
-  if (state.used + cost <= max) {
-    return state.startsAtMs + elapsedUntilFits(state.fading, max - state.used - cost, windowMs)
-  }
+  const room = max - state.used - cost
+  if (room >= 0) return state.startsAtMs + elapsedUntilFits(state.fading, room, windowMs)
   // Not before the current window has become the fading one.
   return state.startsAtMs + windowMs + elapsedUntilFits(state.used, max - cost, windowMs)
 }

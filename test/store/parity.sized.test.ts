@@ -37,7 +37,10 @@ t.teardown(async () => {
   await server.stop()
 })
 
-/** ARGV: by how much time passes, ms. Returns Redis' clock. */
+/**
+ * ARGV: by how much time passes, ms. Returns Redis' clock. Windows that begin at moments of the calendar, and not with
+ * a first hit, would stay comparable only where whole windows pass.
+ */
 const passTime = `
   local time = redis.call('TIME')
   local nowMs = time[1] * 1000 + math.floor(time[2] / 1000)
