@@ -69,8 +69,8 @@ export class OutageLimits implements LimitStore {
     if (answer.kind === 'unanswered') return this.#withoutRedis(hit, answer)
     this.#offsetMs = this.#now() - answer.nowMs
     if (this.#availability.usesRedis) {
-      for (const { check, state } of answer.outcomes) {
-        if (check.cost > 0) this.#memory.adopt(hit, check, state, answer.nowMs)
+      for (const outcome of answer.outcomes) {
+        if (outcome.check.cost > 0) this.#memory.adopt(hit, outcome, answer.nowMs)
       }
       if (hit.onOutage === 'share' && hit.share === undefined && answer.accepted) {
         this.#redis.shares.passed(hit, answer, this.#availability.instances)
@@ -213,7 +213,7 @@ export class OutageLimits implements LimitStore {
         return { ...outcomeOfShare(check, { fits, state: whole.before }, nowMs, explanation), left: 'nothing' }
       }
       const state = fits ? rule.accept(known, nowMs, limit, cost) : whole.state
-      this.#memory.adopt(hit, check, state, nowMs)
+      this.#memory.adopt(hit, { check, state }, nowMs)
       return { ...outcomeOfShare(check, { fits, state }, nowMs, explanation), left: fits ? 'hit' : whole.left }
     })
     return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes }

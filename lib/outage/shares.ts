@@ -65,7 +65,7 @@ export class Shares {
       const begun = rule.emptied(rule.shift(counted, nowMs - redisNowMs))
       const of = ownerOf(owner)
       const state = rule.accept(this.#counters.known(of, own) ?? begun, nowMs, own.limit, own.cost)
-      this.#counters.adopt(of, own, state, nowMs)
+      this.#counters.adopt(of, { check: own, state }, nowMs)
     }
   }
 
@@ -76,7 +76,7 @@ export class Shares {
       const { check, state } = counter
       const left = leftOf(check, instances, outage)
       const isNew = state !== undefined && this.#counters.known(of, left) === undefined
-      if (isNew) this.#counters.adopt(of, left, state, this.#now())
+      if (isNew) this.#counters.adopt(of, { check: left, state }, this.#now())
       return { counter, left, own: ownOf(check, instances) }
     })
     const checks = pairs.flatMap(({ left, own }) => [left, own])

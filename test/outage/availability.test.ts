@@ -213,7 +213,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     await made.isUp()
     made.redis.instance.fence = async () => { throw gone }
     const state = windowOf(3, 0, Date.now() + 60_000)
-    made.memory.limits.adopt({ key: 'client' }, check, state, Date.now())
+    made.memory.limits.adopt({ key: 'client' }, { check, state }, Date.now())
     return { ...made, state }
   }
   const size = isInDoubt ? 2 : 1

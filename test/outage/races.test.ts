@@ -247,7 +247,7 @@ t.test('refusals that a Redis without its data did not take are replayed with th
   const { breaker, redis, stores, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
   const state = windowOf(11, 0, windowEndsAtMs)
-  memory.limits.adopt({ key: 'client' }, { name: 'limit', limit, cost: 1 }, state, Date.now())
+  memory.limits.adopt({ key: 'client' }, { check: { name: 'limit', limit, cost: 1 }, state }, Date.now())
   breaker.up()
   await stores.availability.settle()
   redis.limits.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
@@ -274,7 +274,7 @@ t.test('as long as many entries come meanwhile, further passes replay them', asy
 t.test('where nobody knows which counters Redis still has, all are restored, a hundred at a time', async t => {
   const { breaker, redis, stores, memory, hit } = setUp(t)
   const state = windowOf(3, 0, 60_000)
-  for (let i = 0; i < 250; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
+  for (let i = 0; i < 250; i++) memory.limits.adopt({ key: `client${i}` }, { check, state }, 0)
   hit('client7')
   redis.instance.fence = async () => noNumbers
   breaker.up()
@@ -307,7 +307,7 @@ t.test('an error that is no failure of Redis is not answered from memory', async
 t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
   const { breaker, memory, redis, stores } = setUp(t, 2000)
   const state = windowOf(3, 0, 60_000)
-  for (let i = 0; i < 1650; i++) memory.limits.adopt({ key: `client${i}` }, { name: 'limit', limit, cost: 1 }, state, 0)
+  for (let i = 0; i < 1650; i++) memory.limits.adopt({ key: `client${i}` }, { check, state }, 0)
   redis.instance.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()

@@ -59,7 +59,7 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
       onRedis (): boolean {
         const outcome = ruleOf(check.limit).take(counter, nowMs, check.limit, 1)
         counter = outcome.state
-        memory.limits.adopt(hit, check, outcome.state, nowMs)
+        memory.limits.adopt(hit, { check, state: outcome.state }, nowMs)
         if (outcome.fits) shares.passed(hit, takenBy('redis', outcome, nowMs), instances)
         return outcome.fits
       },

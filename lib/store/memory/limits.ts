@@ -33,6 +33,14 @@ export interface Decided extends Taken {
 
 export interface DecidedOutcome extends CountedOutcome, Pick<Judged<LimitState>, 'left'> {}
 
+/** A counter, as a store has reported it. */
+export interface Reported {
+  readonly check: Check
+  readonly state: LimitState
+  /** what it says to a hit of the check's cost; undefined: nobody has asked */
+  readonly explanation?: Explanation | undefined
+}
+
 /** What only the outage layer needs: memory goes on from what Redis has reported. */
 export interface LimitMirror {
   /** A counter, as far as it is known here. */
@@ -42,7 +50,7 @@ export interface LimitMirror {
    *
    * @param othersNowMs  the other store's clock at that moment
    */
-  adopt (of: Owner, check: Check, state: LimitState, othersNowMs: number): void
+  adopt (of: Owner, counter: Reported, othersNowMs: number): void
   /**
    * Takes back an accepted hit from a counter whose windows may begin elsewhere.
    *
@@ -103,12 +111,12 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return this.#table.peek(this.#keys.counter(of, check), this.#now())
   }
 
-  adopt (of: Owner, check: Check, reported: LimitState, othersNowMs: number): void {
+  adopt (of: Owner, { check, state: reported, explanation }: Reported, othersNowMs: number): void {
     const nowMs = this.#now()
-    const { limit } = check
     const { key, entry } = this.#find(of, check, nowMs)
-    const state = ruleOf(limit).shift(reported, nowMs - othersNowMs)
-    this.#table.adopt(entry, key, keptOf(of, { check, state }, nowMs), nowMs)
+    const state = ruleOf(check.limit).shift(reported, nowMs - othersNowMs)
+    // What it says to a client is the same on both clocks.
+    this.#table.adopt(entry, key, keptOf(of, { check, state, explanation }, nowMs), nowMs)
   }
 
   takeBackAt (of: Owner, check: Check, countedAtMs: number): void {
@@ -139,7 +147,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
 
   #change (of: Owner, check: Check, changed: (known: LimitState) => LimitState): void {
     const known = this.known(of, check)
-    if (known !== undefined) this.adopt(of, check, changed(known), this.#now())
+    if (known !== undefined) this.adopt(of, { check, state: changed(known) }, this.#now())
   }
 
   #find (of: Owner, check: Check, nowMs: number): Found {
@@ -164,11 +172,7 @@ function decidedOf (check: Check, { fits, state, left }: Judged<LimitState>, now
   return { check, fits, explanation, state, left }
 }
 
-/** @param explanation  what the counters say to a hit of the check's cost, if somebody has asked */
-function keptOf (
-  { from }: Owner, { check, state, explanation }: { check: Check, state: LimitState, explanation?: Explanation },
-  nowMs: number
-): Kept {
+function keptOf ({ from }: Owner, { check, state, explanation }: Reported, nowMs: number): Kept {
   const { name, limit, cost } = check
   const rule = ruleOf(limit)
   // What a hit of another cost may do says nothing about the next one.

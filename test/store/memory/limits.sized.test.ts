@@ -124,7 +124,7 @@ t.test('a name learned from Redis takes the room of the address that asked for i
   const { memory, clock } = setUp(160)
   const login = hourly('login', 5)
   const state = windowOf(5, 0, clock.ms + hourMs)
-  const told = (key: string, from: string) => memory.adopt({ key, from }, login, state, clock.ms)
+  const told = (key: string, from: string) => memory.adopt({ key, from }, { check: login, state }, clock.ms)
   for (let i = 0; i < 1000; i++) told(`name ${i}`, '198.51.100.1')
   t.equal(memory.size, 10 + 80)
   told('name', '192.0.2.1')
@@ -138,7 +138,7 @@ for (const algorithm of algorithms) {
     const tell = (key: string, hits: number, from?: string) => {
       let state: LimitState | undefined
       for (let i = 0; i < hits; i++) state = ruleOf(check.limit).take(state, clock.ms, check.limit, 1).state
-      memory.adopt(from === undefined ? { key } : { key, from }, check, state!, clock.ms)
+      memory.adopt(from === undefined ? { key } : { key, from }, { check, state: state! }, clock.ms)
     }
     const passes = (key: string, from: string) =>
       Array.from({ length: 6 }, () => asks(memory, check, key, from)).filter(Boolean).length
@@ -157,7 +157,7 @@ t.test('what newcomers of all addresses share is not for one of them to set', as
     const login = hourly('login', 5)
     for (let i = 0; i < 16; i++) for (let j = 0; j < 5; j++) asks(memory, login, `limited ${i}`)
     const state = windowOf(5, 0, clock.ms + hourMs)
-    for (let i = 0; i < told; i++) memory.adopt({ key: `told ${i}` }, login, state, clock.ms)
+    for (let i = 0; i < told; i++) memory.adopt({ key: `told ${i}` }, { check: login, state }, clock.ms)
     return Array.from({ length: 200 }, (_, i) => asks(memory, login, `newcomer ${i}`)).filter(Boolean).length
   }
   t.equal(passedOf(1000), passedOf(0))
