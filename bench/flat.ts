@@ -39,6 +39,8 @@ const app = Fastify({ trustProxy: ['127.0.0.1'] })
 try {
   await app.register(redisGuard, {
     redis: { port: server?.port ?? Number(values.redis) },
+    // What is measured is memory with Redis in use, on a busy machine too.
+    commandTimeout: 10_000,
     timeWindow: '1 minute',
     cache: 1000,
     maxEvents: 1000
