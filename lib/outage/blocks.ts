@@ -43,7 +43,7 @@ export class OutageBlocks implements BlockStore {
     this.#calls = new RedisCalls(availability)
     this.#changes = new CallQueue({
       send: async operations => {
-        // Later, the call has failed here, and memory has gone on.
+        // An answer after that is too late: the call has failed, and memory has answered.
         const promptUntilMs = now() + redis.guarded.commandTimeout
         return await redis.store.blocks.change(operations, availability.aheadMs, promptUntilMs)
       },

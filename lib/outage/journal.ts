@@ -59,7 +59,7 @@ export class Journal {
     return Object.fromEntries(journalKinds.map(kind => [kind, this.#sizeOf(kind)])) as Record<JournalKind, number>
   }
 
-  /** Whether a counter waits here, that something has come on top of. */
+  /** Whether the journal has hits, refunds or a reset of a counter. */
   has (key: string): boolean {
     return this.#counters.has(key)
   }
@@ -278,8 +278,9 @@ interface BlockStep {
 }
 
 /**
- * Appends a step. An unblock makes all before it void, and a block those that end sooner. Longer ones stay: Redis may
- * know that they were lifted meanwhile. Of those that end at the same moment the first and the last stay.
+ * Appends a step. An unblock replaces all steps before it. A block replaces earlier blocks that end sooner, but not
+ * longer ones: another instance may have lifted those, which only Redis knows. Of blocks that end at the same moment,
+ * the first and the last stay.
  */
 function withStep (steps: readonly BlockStep[], given: BlockStep): BlockStep[] {
   const step = afterAll(steps, given)

@@ -77,7 +77,7 @@ export class Recovery {
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
     const hasNumbers = fence !== noNumbers
-    // Without a last number, Redis may have answered after the loss.
+    // A Redis without a last number has lost it, and perhaps more.
     const isIntact = hasNumbers && fence.last >= 0 && !isLost && !isBehind
     if (isLost || isBehind || !hasNumbers) await this.#restoreCounters()
     // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
@@ -162,8 +162,9 @@ export class Recovery {
   }
 
   /**
-   * Blocks that are in force here, and unknown or shorter there, unless they were lifted there. Those there that were
-   * lifted here are lifted, unless they were blocked again. The journal sends what was done in the outage.
+   * Sends Redis the blocks that it lacks or has shorter, unless it knows that they were lifted. Lifts the blocks in
+   * Redis that this instance has seen lifted, unless they were set again. The journal sends what was done in the
+   * outage.
    */
   async #restoreBlocks (): Promise<void> {
     const endsThere = new Map<string, number>()

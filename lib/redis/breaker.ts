@@ -241,10 +241,9 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   /**
-   * Gives an answer `commandTimeout` to come. Where this process was held up
-   * itself, by a long computation or by the machine, the time is over before
-   * the answer has been looked for: so that is done once more, before nobody
-   * is believed to have answered.
+   * Waits `commandTimeout` for an answer. This process itself may be held up
+   * for longer, by a computation or by the machine: then the answer may be
+   * there, and nobody has read it yet. So it reads once more before it gives up.
    */
   async #inTime<T> (answer: Promise<T>): Promise<T> {
     return await new Promise((resolve, reject) => {

@@ -41,7 +41,7 @@ export const gcra = makeRule<Bucket>({
   },
 
   accepted (state, limit, cost) {
-    // A hit that another store accepted may not fit: then the bucket is full, but not more than that.
+    // Redis may have accepted a hit that does not fit here. Then the bucket is full, and no more than full.
     const level = Math.max(state.level, Math.min(state.level + cost * limit.windowMs, capacity(limit)))
     return { level, max: state.max, atMs: state.atMs }
   },
