@@ -5,7 +5,8 @@
  */
 import { createRequire } from 'node:module'
 import { RateLimiterMemory } from 'rate-limiter-flexible'
-import { algorithms, type Limit } from '../lib/rules/rate-limit.js'
+import { algorithms } from '../lib/rules/algorithms.js'
+import type { Limit } from '../lib/rules/rate-limit.js'
 import { Keys } from '../lib/store/keys.js'
 import { MemoryStore } from '../lib/store/memory/memory-store.js'
 

@@ -30,7 +30,7 @@ export type {
 export type {
   CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption
 } from './settings/redis-option.js'
-export type { Algorithm } from './rules/rate-limit.js'
+export type { Algorithm } from './rules/algorithms.js'
 export type { StoreStatus } from './outage/availability.js'
 export type { Block } from './store/block-store.js'
 export type { RateLimitEvent, Suspect } from './store/event-store.js'

@@ -1,6 +1,6 @@
 /** Limits hold to the request, however many processes count at once. */
 import t from 'tap'
-import { algorithms } from '../lib/rules/rate-limit.js'
+import { algorithms } from '../lib/rules/algorithms.js'
 import { guardedApp } from './support/app.js'
 import { Instance } from './support/instance.js'
 import { RedisServer } from '../tools/redis-server.js'

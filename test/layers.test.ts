@@ -167,7 +167,7 @@ t.test('only rules/ and the default of the option name an algorithm; all others 
   // The Lua of the rules is written into scripts.ts.
   const others = naming.filter(file => !file.startsWith('rules/') && file !== 'store/redis/lua/scripts.ts')
   t.same(others, ['settings/option-table.ts'])
-  t.ok(naming.includes('rules/rate-limit.ts'))
+  t.ok(naming.includes('rules/algorithms.ts'))
 })
 
 t.test('every import of lib is seen', async t => {

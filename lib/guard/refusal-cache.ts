@@ -17,7 +17,8 @@
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
-import { type Check, ruleOf, takeAll } from '../rules/rate-limit.js'
+import { ruleOf } from '../rules/algorithms.js'
+import { type Check, takeAll } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
 import { type Hit, outcomeOf, type Owner, type Refusals, type Taken, type TakenOutside } from '../store/limit-store.js'
 import { timers } from '../runtime/timers.js'

@@ -6,33 +6,20 @@ import type {
   FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, preParsingHookHandler, RouteOptions
 } from 'fastify'
 import type { Client } from '../guard/client.js'
-import type { Clients } from '../guard/clients.js'
-import type { Guard } from '../guard/guard.js'
-import type { LimitRegistry } from '../limits/registry.js'
-import type { LimitHook, RouteRateLimitOptions } from '../settings/options.js'
-import { resolveRouteLimit } from '../settings/limit-settings.js'
-import type { Settings } from '../settings/settings.js'
+import type { LimitHook } from '../settings/options.js'
 import { Answering, type AnsweringParts } from './answer.js'
 import { hangUp, isReset } from './connection.js'
-import type { StoreFor } from '../compat/custom-store.js'
 import { addGate } from './framework-errors.js'
-import { groupName, Limiter } from './route-limit.js'
+import { Limiter } from './limiter.js'
 import { addLimiters } from './decorators.js'
+import { type LimitParts, RouteLimits } from './route-limits.js'
 import { type RequestSubject, type SubjectReader, subjectReader } from './subject.js'
 import { asError } from './user-function.js'
 
 /** Routes without a limit of their own share one counter per client, by this name. */
 export const globalLimitName = 'global'
 
-export interface HookParts {
-  readonly clients: Clients
-  readonly guard: Guard
-  readonly registry: LimitRegistry
-  readonly settings: Settings
-  /** begins the name of each limit, where another registration has the names without it */
-  readonly namePrefix: string
-  /** who counts where the user has a store */
-  readonly storeFor: StoreFor
+export interface HookParts extends LimitParts {
   readonly clientOf: (request: FastifyRequest) => Client
   /** throws a ClosedError once the application closes */
   readonly checkOpen: () => void
@@ -77,9 +64,9 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
   })
   addLimiters(fastify, { clients, guard, registry, storeFor, global, subjectOf, checkOpen })
 
-  const nameOfGet = new Map<string, string>()
+  const limits = new RouteLimits(parts, global)
   fastify.addHook('onRoute', route => {
-    const limiter = limiterOf(route, parts, global, nameOfGet)
+    const limiter = limits.of(route)
     if (limiter === undefined) return
     addLast(route, limiter.settings.hook, (request, reply, done) => {
       limitOnce({ limiter, request, reply, subject: subjectOf(request), done })
@@ -111,40 +98,6 @@ function limitOnce (asked: AnsweringParts & { readonly limiter: Limiter }): void
   if (subject.hasRouteLimit) return done()
   subject.hasRouteLimit = true
   limiter.decide(new Answering(asked))
-}
-
-/**
- * @param nameOfGet  names of limits by URL, which HEAD shares: it asks for what GET would answer, so apart they would
- *   double the quota
- */
-function limiterOf (
-  route: RouteOptions, { clients, guard, registry, settings, namePrefix, storeFor }: HookParts, global: Limiter,
-  nameOfGet: Map<string, string>
-): Limiter | undefined {
-  const config: unknown = (route.config as { rateLimit?: unknown } | undefined)?.rateLimit
-  if (config === false) return undefined
-  if (config === undefined || config === null) return settings.global ? global : undefined
-  if (typeof config !== 'object' || Array.isArray(config)) {
-    throw new Error('Unknown value for route rate-limit configuration')
-  }
-  const methods = [route.method].flat().map(method => method.toUpperCase())
-  const constraints = Object.entries(route.constraints ?? {}).map(([by, value]) => ` ${by}=${String(value)}`)
-  const url = `${route.url}${constraints.join('')}`
-  // With a prefix, HEAD of `/prefix` comes as that of `/prefix/`.
-  const place = url.replace(/(?<=.)\/(?= |$)/, '')
-  const ofGet = methods.length === 1 && methods[0] === 'HEAD' ? nameOfGet.get(place) ?? `GET:${url}` : undefined
-  const where = `${methods} ${route.url} config.rateLimit`
-  const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, where)
-  const name = own.groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : groupName(own.groupId)
-  if (methods.includes('GET')) nameOfGet.set(place, name)
-  return new Limiter({
-    clients,
-    guard,
-    registry,
-    name: `${namePrefix}${name}`,
-    settings: own,
-    store: storeFor(own, config, route)
-  })
 }
 
 function addLast (route: RouteOptions, hook: LimitHook, handler: LimitHandler): void {

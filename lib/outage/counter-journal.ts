@@ -7,7 +7,8 @@
  * numbers, and Redis runs them in order (store/redis/lua/take.lua): those up to the
  * last number that Redis knows did run.
  */
-import { type Limit, ruleOf, usedPart } from '../rules/rate-limit.js'
+import { ruleOf } from '../rules/algorithms.js'
+import { type Limit, usedPart } from '../rules/rate-limit.js'
 import { type LimitState, otherClockMs } from '../rules/rule.js'
 import type { CountedHere, Refusals } from '../store/limit-store.js'
 import { Levels } from '../store/memory/levels.js'

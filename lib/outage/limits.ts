@@ -7,7 +7,8 @@
  * accepts until the recovery replays it: see outage/availability.ts.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
-import { type Check, explainHit, ruleOf } from '../rules/rate-limit.js'
+import { ruleOf } from '../rules/algorithms.js'
+import { type Check, explainHit } from '../rules/rate-limit.js'
 import type { CounterKeys, Keys } from '../store/keys.js'
 import {
   type Answer, type CountedOutcome, type Fallback, type Hit, isFallback, type LimitStore, type Outcome, type Owner,

@@ -11,7 +11,8 @@
  *         others did meanwhile, and Redis did not tell here any more, cannot
  *         be more than their parts
  */
-import { type Check, type Limit, ruleOf } from '../rules/rate-limit.js'
+import { ruleOf } from '../rules/algorithms.js'
+import type { Check, Limit } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
 import type { MemoryLimits } from '../store/memory/limits.js'
 import type { Owner, Taken } from '../store/limit-store.js'

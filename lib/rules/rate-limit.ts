@@ -2,40 +2,18 @@
  * The limits that there are, and how a hit is counted against several of them,
  * without I/O, clock or framework.
  *
- * Each algorithm is a rule over its own counters (rule.ts). Memory keeps these
- * counters by calling the rule, Redis by store/redis/lua/take.lua, which repeats
- * it step for step (parity.sized.test.ts compares the two).
+ * Each algorithm is a rule over its own counters (algorithms.ts). Memory keeps
+ * these counters by calling the rule, Redis by store/redis/lua/take.lua, which
+ * repeats it step for step.
  */
 import { LimitError, show } from '../errors.js'
-import { fixedWindow } from './fixed-window.js'
-import { gcra } from './gcra.js'
-import type { Excess, Explanation, Judged, LimitState, Rule, RuleLimit } from './rule.js'
-import { slidingWindow } from './sliding-window.js'
-
-const rules = {
-  'fixed-window': fixedWindow,
-  'sliding-window': slidingWindow,
-  gcra
-} as const satisfies Readonly<Record<string, Rule<LimitState>>>
-
-export type Algorithm = keyof typeof rules
-
-export const algorithms = Object.keys(rules) as readonly Algorithm[]
+import { type Algorithm, ruleOf } from './algorithms.js'
+import type { Excess, Explanation, Judged, LimitState, RuleLimit } from './rule.js'
 
 export const excesses = ['none', 'restart', 'backoff'] as const satisfies readonly Excess[]
 
 export interface Limit extends RuleLimit {
   readonly algorithm: Algorithm
-}
-
-/** The rule of a limit; counters of the limit are for no other one. */
-export function ruleOf ({ algorithm }: { readonly algorithm: Algorithm }): Rule<LimitState> {
-  return rules[algorithm]
-}
-
-/** The algorithms for which some options have a meaning. */
-export function algorithmsWith (trait: 'notesRefusals' | 'hasBurst'): readonly Algorithm[] {
-  return algorithms.filter(algorithm => rules[algorithm][trait])
 }
 
 /** One limit that a hit has to pass, and how much of it the hit takes. */
@@ -139,7 +117,7 @@ export function defineLimit (
   if (!Number.isSafeInteger(windowMs) || windowMs < 1 || windowMs > longestWindowMs) {
     throw new LimitError(`timeWindow must be a whole number of ms from 1 to ${longestWindowMs}, got ${show(windowMs)}`)
   }
-  return { algorithm, ...rules[algorithm].define({ max, windowMs, burst, excess, longestMs: maxBackoffMs }) }
+  return { algorithm, ...ruleOf({ algorithm }).define({ max, windowMs, burst, excess, longestMs: maxBackoffMs }) }
 }
 
 /** A day: without a cap, thirty requests would lock a client for centuries. */

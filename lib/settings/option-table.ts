@@ -2,7 +2,7 @@
  * The options, declared once each: rule, default, unit and description. README
  * lists them, and a test compares the two.
  */
-import { algorithms, type Algorithm } from '../rules/rate-limit.js'
+import { algorithms, type Algorithm } from '../rules/algorithms.js'
 import type { CustomStoreConstructor } from './custom-store.js'
 import {
   duration, either, flag, fn, infinite, isRecord, keyPrefix, listOf, oneOf, part, switchOrSecret, text,

@@ -6,7 +6,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Registry } from 'prom-client'
 import type { RefusalCode } from '../errors.js'
-import type { Algorithm } from '../rules/rate-limit.js'
+import type { Algorithm } from '../rules/algorithms.js'
 import type { Awaitable } from '../runtime/awaitable.js'
 import type { CustomStoreConstructor } from './custom-store.js'
 import type { RedisOption } from './redis-option.js'

@@ -23,7 +23,7 @@
  * Cluster, so all counters of one client do.
  */
 import { createHash } from 'node:crypto'
-import type { Algorithm } from '../rules/rate-limit.js'
+import type { Algorithm } from '../rules/algorithms.js'
 
 /** Whom a counter belongs to; see store/limit-store.ts. */
 interface Owner {
@@ -65,20 +65,20 @@ export class Keys {
     this.probe = `${nameSpace}probe`
   }
 
+  /** The key of a counter, found with its owner where that keeps its keys. */
+  counter ({ key, counterKeys }: Owner, { name, limit }: OfLimit): string {
+    return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? key)
+  }
+
   /**
-   * The key of a counter.
+   * Builds the key of a counter.
    *
    * @param name    of the limit; any text
    * @param client  whom it counts: any text, or where its keys are kept
    */
-  limit (algorithm: Algorithm, name: string, client: string | CounterKeys): string {
+  newCounter (algorithm: Algorithm, name: string, client: string | CounterKeys): string {
     if (typeof client === 'string') return `${this.#nameSpace}${algorithm}:{${this.#partOf(client)}}:${part(name)}`
-    return client.find(algorithm, name) ?? client.keep(algorithm, name, this.limit(algorithm, name, client.client))
-  }
-
-  /** The key of a counter, found with its owner where that keeps its keys. */
-  counter ({ key, counterKeys }: Owner, { name, limit }: OfLimit): string {
-    return counterKeys?.find(limit.algorithm, name) ?? this.limit(limit.algorithm, name, counterKeys ?? key)
+    return client.find(algorithm, name) ?? client.keep(algorithm, name, this.newCounter(algorithm, name, client.client))
   }
 
   /**

@@ -5,7 +5,8 @@
  * Each method of a store may throw StoreUnavailableError, except those of memory.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
-import { type Check, explainHit, type Limit, ruleOf } from '../rules/rate-limit.js'
+import { ruleOf } from '../rules/algorithms.js'
+import { type Check, explainHit, type Limit } from '../rules/rate-limit.js'
 import type { Explanation, LimitState } from '../rules/rule.js'
 import type { OnOutage } from '../settings/options.js'
 import type { CounterKeys } from './keys.js'

@@ -3,9 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
 import { askAgainMs, RefusalCache } from '../../lib/guard/refusal-cache.js'
-import {
-  algorithms, type Check, defineLimit, explainHit, isChanged, ruleOf, takeAll
-} from '../../lib/rules/rate-limit.js'
+import { algorithms, ruleOf } from '../../lib/rules/algorithms.js'
+import { type Check, defineLimit, explainHit, isChanged, takeAll } from '../../lib/rules/rate-limit.js'
 import type { Explanation, LimitState } from '../../lib/rules/rule.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { Keys } from '../../lib/store/keys.js'

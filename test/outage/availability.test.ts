@@ -39,7 +39,7 @@ function setUp (t: Test) {
     const answer = await answerOf(stores.limits, { key, checks, onOutage })
     return answer.kind === 'unanswered' ? answer.failure.message : `${answer.source} ${answer.accepted}`
   }
-  const counterOf = (client: string) => keys.limit('fixed-window', 'limit', client)
+  const counterOf = (client: string) => keys.newCounter('fixed-window', 'limit', client)
   return { clock, memory, breaker, redis, journal, stores, switches, isUp, hit, counterOf }
 }
 

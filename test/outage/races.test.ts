@@ -197,8 +197,8 @@ t.test('entries that did not arrive at the end of a replay are sent by the next 
   breaker.up()
   await stores.availability.settle()
   t.same(redis.merged.map(({ key }) => key), [
-    keys.limit('fixed-window', 'limit', 'before'),
-    keys.limit('fixed-window', 'limit', 'meanwhile')
+    keys.newCounter('fixed-window', 'limit', 'before'),
+    keys.newCounter('fixed-window', 'limit', 'meanwhile')
   ])
   t.equal(journal.size, 0)
 })
@@ -216,7 +216,7 @@ t.test('a hit that fails when Redis is trusted again is replayed with the next h
   await stores.availability.settle()
   answer.reject(gone)
   await until(() => redis.mergeCalls.length > 0)
-  t.same(redis.merged.map(({ key }) => key), [keys.limit('fixed-window', 'limit', 'late')])
+  t.same(redis.merged.map(({ key }) => key), [keys.newCounter('fixed-window', 'limit', 'late')])
   t.equal(journal.size, 0)
 })
 

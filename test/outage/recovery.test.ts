@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
-import { algorithms, type Algorithm } from '../../lib/rules/rate-limit.js'
+import { algorithms, type Algorithm } from '../../lib/rules/algorithms.js'
 import { guardedApp, logTo } from '../support/app.js'
 import { outages } from '../support/outages.js'
 import { RedisCluster } from '../../tools/redis-cluster.js'

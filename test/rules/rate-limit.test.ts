@@ -2,9 +2,8 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { windowOf } from '../../lib/rules/fixed-window.js'
-import {
-  algorithms, defineLimit, excesses, isChanged, longestWindowMs, ruleOf, takeAll, type Algorithm, type Limit
-} from '../../lib/rules/rate-limit.js'
+import { algorithms, ruleOf, type Algorithm } from '../../lib/rules/algorithms.js'
+import { defineLimit, excesses, isChanged, longestWindowMs, takeAll, type Limit } from '../../lib/rules/rate-limit.js'
 import type { Encoded, LimitState } from '../../lib/rules/rule.js'
 import { randomFrom } from '../support/random.js'
 import { numbersOf, stateOf } from '../support/states.js'

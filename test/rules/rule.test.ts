@@ -1,9 +1,8 @@
 /** What holds for the rule of each algorithm, whatever hits came before. */
 import fc from 'fast-check'
 import t from 'tap'
-import {
-  algorithms, algorithmsWith, defineLimit, excesses, isChanged, ruleOf, takeAll, type Algorithm, type Limit
-} from '../../lib/rules/rate-limit.js'
+import { algorithms, algorithmsWith, ruleOf, type Algorithm } from '../../lib/rules/algorithms.js'
+import { defineLimit, excesses, isChanged, takeAll, type Limit } from '../../lib/rules/rate-limit.js'
 import { sameMomentMs, type Encoded, type LimitState } from '../../lib/rules/rule.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)

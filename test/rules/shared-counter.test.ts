@@ -4,9 +4,8 @@
  */
 import fc from 'fast-check'
 import t from 'tap'
-import {
-  algorithms, defineLimit, excesses, isChanged, ruleOf, type Algorithm, type Limit
-} from '../../lib/rules/rate-limit.js'
+import { algorithms, ruleOf, type Algorithm } from '../../lib/rules/algorithms.js'
+import { defineLimit, excesses, isChanged, type Limit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)

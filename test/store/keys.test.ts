@@ -3,7 +3,7 @@ import crypto from 'node:crypto'
 import { syncBuiltinESMExports } from 'node:module'
 import fc from 'fast-check'
 import t from 'tap'
-import { algorithms } from '../../lib/rules/rate-limit.js'
+import { algorithms } from '../../lib/rules/algorithms.js'
 import { CounterKeys, Keys } from '../../lib/store/keys.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
@@ -34,9 +34,9 @@ function hashTag (key: string): string {
 
 t.test('reads like its description', async t => {
   const names: [key: string, expected: string][] = [
-    [keys.limit('fixed-window', 'login', '203.0.113.7'), 'guard:fixed-window:{203.0.113.7}:login'],
-    [keys.limit('gcra', 'GET:/users/:id', '2001:db8:1:2::/64'), 'guard:gcra:{2001:db8:1:2::/64}:GET:/users/:id'],
-    [keys.limit('gcra', '', 'a b'), 'guard:gcra:{a%0020b}:%empty'],
+    [keys.newCounter('fixed-window', 'login', '203.0.113.7'), 'guard:fixed-window:{203.0.113.7}:login'],
+    [keys.newCounter('gcra', 'GET:/users/:id', '2001:db8:1:2::/64'), 'guard:gcra:{2001:db8:1:2::/64}:GET:/users/:id'],
+    [keys.newCounter('gcra', '', 'a b'), 'guard:gcra:{a%0020b}:%empty'],
     [keys.blocks, 'guard:{blocks}'],
     [keys.blockExpiry, 'guard:{blocks}:expiry'],
     [keys.blockChanges, 'guard:{blocks}:changes'],
@@ -60,7 +60,7 @@ t.test('no two different clients, limits or algorithms share a key', async t => 
   fc.assert(fc.property(fc.array(triples, { minLength: 2, maxLength: 100 }), list => {
     const taken = new Map<string, string>()
     return list.every(([algorithm, name, client]) => {
-      const key = keys.limit(algorithm, name, client)
+      const key = keys.newCounter(algorithm, name, client)
       const triple = JSON.stringify([algorithm, name, client])
       const isOwn = (taken.get(key) ?? triple) === triple
       taken.set(key, triple)
@@ -71,20 +71,22 @@ t.test('no two different clients, limits or algorithms share a key', async t => 
 
 t.test('long texts that differ in a lone surrogate differ as keys', async t => {
   const long = 'a'.repeat(300)
-  t.not(keys.limit('gcra', 'login', `${long}\ud800`), keys.limit('gcra', 'login', `${long}\ud801`))
+  t.not(keys.newCounter('gcra', 'login', `${long}\ud800`), keys.newCounter('gcra', 'login', `${long}\ud801`))
 })
 
 t.test('nothing ends its part, the hash tag or the line', async t => {
   fc.assert(fc.property(triples, ([algorithm, name, client]) => {
-    return /^guard:[a-z-]+:\{[^{}\s\p{Cc}\p{Cs}]+\}:[^{}\s\p{Cc}\p{Cs}]+$/u.test(keys.limit(algorithm, name, client))
+    const key = keys.newCounter(algorithm, name, client)
+    return /^guard:[a-z-]+:\{[^{}\s\p{Cc}\p{Cs}]+\}:[^{}\s\p{Cc}\p{Cs}]+$/u.test(key)
   }), { seed, numRuns: 2000 })
 })
 
 t.test('all limits of a client lie in one slot', async t => {
   fc.assert(fc.property(triples, triples, ([algorithm, name, client], [otherAlgorithm, otherName]) => {
-    return hashTag(keys.limit(algorithm, name, client)) === hashTag(keys.limit(otherAlgorithm, otherName, client))
+    const other = keys.newCounter(otherAlgorithm, otherName, client)
+    return hashTag(keys.newCounter(algorithm, name, client)) === hashTag(other)
   }), { seed })
-  t.not(hashTag(keys.limit('gcra', 'login', 'a')), hashTag(keys.limit('gcra', 'login', 'b')))
+  t.not(hashTag(keys.newCounter('gcra', 'login', 'a')), hashTag(keys.newCounter('gcra', 'login', 'b')))
 })
 
 t.test('a long text is hashed once for all limits of its client, however often they ask in a row', async t => {
@@ -102,7 +104,7 @@ t.test('a long text is hashed once for all limits of its client, however often t
     syncBuiltinESMExports()
   })
   const names = Array.from({ length: 10 }, (_, i) => `limit ${i}`)
-  const keysOf = (client: string) => names.map(name => keys.limit('fixed-window', name, client))
+  const keysOf = (client: string) => names.map(name => keys.newCounter('fixed-window', name, client))
   const first = keysOf('a'.repeat(1_000_000))
   t.same(keysOf('a'.repeat(1_000_000)), first)
   t.equal(hashes, 1)
@@ -112,20 +114,20 @@ t.test('a long text is hashed once for all limits of its client, however often t
 })
 
 t.test('a client key of 1 MB is a short key', async t => {
-  const key = keys.limit('fixed-window', 'login', 'x'.repeat(1_000_000))
+  const key = keys.newCounter('fixed-window', 'login', 'x'.repeat(1_000_000))
   t.match(key, /^guard:fixed-window:\{%sha256-[\w-]{43}\}:login$/)
-  t.match(keys.limit('fixed-window', 'login', 'x'.repeat(200)), 'x'.repeat(200))
-  t.ok(keys.limit('fixed-window', '\n'.repeat(200), '\n'.repeat(200)).length < 2100)
+  t.match(keys.newCounter('fixed-window', 'login', 'x'.repeat(200)), 'x'.repeat(200))
+  t.ok(keys.newCounter('fixed-window', '\n'.repeat(200), '\n'.repeat(200)).length < 2100)
 })
 
 t.test('nobody can ask for the key of a long text, nor for that of an empty one', async t => {
-  const long = keys.limit('gcra', 'login', 'x'.repeat(201))
-  t.not(keys.limit('gcra', 'login', hashTag(long)), long)
-  t.not(keys.limit('gcra', 'login', '%empty'), keys.limit('gcra', 'login', ''))
+  const long = keys.newCounter('gcra', 'login', 'x'.repeat(201))
+  t.not(keys.newCounter('gcra', 'login', hashTag(long)), long)
+  t.not(keys.newCounter('gcra', 'login', '%empty'), keys.newCounter('gcra', 'login', ''))
 })
 
 t.test('two name spaces share nothing', async t => {
-  t.not(new Keys('a:').limit('gcra', 'login', 'x'), new Keys('b:').limit('gcra', 'login', 'x'))
+  t.not(new Keys('a:').newCounter('gcra', 'login', 'x'), new Keys('b:').newCounter('gcra', 'login', 'x'))
   t.not(new Keys('a:').value('x'), new Keys('b:').value('x'))
 })
 
@@ -135,9 +137,9 @@ t.test('the keys that are kept with a client are those of its name', async t => 
   for (const round of [1, 2, 3]) {
     for (const algorithm of algorithms) {
       for (const name of names) {
-        const key = keys.limit(algorithm, name, 'a client')
-        t.equal(keys.limit(algorithm, name, kept), key, `${round} ${key}`)
-        t.equal(keys.limit(algorithm, name, kept), key, `${round} ${key}, kept`)
+        const key = keys.newCounter(algorithm, name, 'a client')
+        t.equal(keys.newCounter(algorithm, name, kept), key, `${round} ${key}`)
+        t.equal(keys.newCounter(algorithm, name, kept), key, `${round} ${key}, kept`)
       }
     }
   }
@@ -145,7 +147,7 @@ t.test('the keys that are kept with a client are those of its name', async t => 
 
 t.test('the last four keys of a client are kept, so that the memory for them is bounded', async t => {
   const kept = new CounterKeys('client')
-  for (const name of ['a', 'b', 'c', 'd', 'e']) keys.limit('gcra', name, kept)
+  for (const name of ['a', 'b', 'c', 'd', 'e']) keys.newCounter('gcra', name, kept)
   t.equal(kept.find('gcra', 'a'), undefined)
   for (const name of ['b', 'c', 'd', 'e']) t.equal(kept.find('gcra', name), `guard:gcra:{client}:${name}`)
   t.equal(kept.find('fixed-window', 'e'), undefined)

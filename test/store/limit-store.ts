@@ -1,7 +1,8 @@
 /** What each store does with the counters of clients. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Test } from 'tap'
-import { algorithms, defineLimit, type Limit, ruleOf } from '../../lib/rules/rate-limit.js'
+import { algorithms, ruleOf } from '../../lib/rules/algorithms.js'
+import { defineLimit, type Limit } from '../../lib/rules/rate-limit.js'
 import type { LimitStore } from '../../lib/store/limit-store.js'
 import { type Asked, hitOf, takeAllOf, takeOf } from '../support/take.js'
 import { until } from '../../tools/until.js'

@@ -6,7 +6,8 @@
  * moved by -d instead, which is the same for all that looks at differences.
  */
 import t from 'tap'
-import { type Check, algorithms, defineLimit, excesses, ruleOf, type Algorithm } from '../../lib/rules/rate-limit.js'
+import { algorithms, ruleOf, type Algorithm } from '../../lib/rules/algorithms.js'
+import { type Check, defineLimit, excesses } from '../../lib/rules/rate-limit.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
 import { Keys } from '../../lib/store/keys.js'

@@ -4,7 +4,8 @@ import type { FastifyInstance } from 'fastify'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
 import { Connection } from '../../lib/redis/connection.js'
-import { algorithms, defineLimit, excesses, ruleOf } from '../../lib/rules/rate-limit.js'
+import { algorithms, ruleOf } from '../../lib/rules/algorithms.js'
+import { defineLimit, excesses } from '../../lib/rules/rate-limit.js'
 import { Keys } from '../../lib/store/keys.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { RedisStore } from '../../lib/store/redis/redis-store.js'
@@ -105,7 +106,7 @@ t.test('what is no counter is left alone by a refund and a look', { buffered: tr
   const outcomes = checks.map(check => outcomeOf(check, { fits: true, state: stateOf(check.limit, 1, 0, 0) }, 0))
   const taken: Taken = { kind: 'taken', source: 'redis', accepted: true, nowMs: 0, outcomes }
   for (const { limit } of checks) {
-    await guarded.client.sadd(new Keys('other:').limit(limit.algorithm, 'a', 'client'), 'x')
+    await guarded.client.sadd(new Keys('other:').newCounter(limit.algorithm, 'a', 'client'), 'x')
   }
   await store.limits.refund({ key: 'client' }, taken)
   t.same((await store.limits.peek('client', checks)).map(({ state }) => state), checks.map(() => undefined))

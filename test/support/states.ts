@@ -1,5 +1,5 @@
 /** Counters in tests. Only the rule of their limit knows its fields, so it makes and reads them. */
-import { type Algorithm, ruleOf } from '../../lib/rules/rate-limit.js'
+import { type Algorithm, ruleOf } from '../../lib/rules/algorithms.js'
 import type { Encoded, LimitState } from '../../lib/rules/rule.js'
 
 interface Of {

@@ -22,7 +22,8 @@
  * shared-counters.ts.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
-import { ruleOf, usedPart } from '../../rules/rate-limit.js'
+import { ruleOf } from '../../rules/algorithms.js'
+import { usedPart } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
 import {
   type Entry, EntryList, type Holder, type Kept, newEntry, type OfLimit, type OwnEntry, type SharedEntry, write

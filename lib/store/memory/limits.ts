@@ -4,8 +4,9 @@
  * between a request and its answer.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
+import { ruleOf } from '../../rules/algorithms.js'
 import {
-  type Check, explainHit, isChanged, type Limit, ruleOf, type Stored, takeAll, usedPart
+  type Check, explainHit, isChanged, type Limit, type Stored, takeAll, usedPart
 } from '../../rules/rate-limit.js'
 import type { Explanation, Judged, LimitState } from '../../rules/rule.js'
 import type { Keys } from '../keys.js'

@@ -2,7 +2,8 @@
 import type { StoreUnavailableError } from '../../errors.js'
 import type { GuardedRedis } from '../../redis/breaker.js'
 import { isCluster, type RedisClient } from '../../redis/script.js'
-import { type Check, ruleOf } from '../../rules/rate-limit.js'
+import { ruleOf } from '../../rules/algorithms.js'
+import type { Check } from '../../rules/rate-limit.js'
 import type { Keys } from '../keys.js'
 import type {
   CountedHere, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered

@@ -1,7 +1,8 @@
 /** The counters in this process: their bounds, and who keeps one when there is no room for all. */
 import t from 'tap'
 import { windowOf } from '../../../lib/rules/fixed-window.js'
-import { type Check, algorithms, defineLimit, ruleOf, type Algorithm } from '../../../lib/rules/rate-limit.js'
+import { algorithms, ruleOf, type Algorithm } from '../../../lib/rules/algorithms.js'
+import { type Check, defineLimit } from '../../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryLimits } from '../../../lib/store/memory/limits.js'

@@ -11,7 +11,7 @@ t.test('a key that lost its expiry gets one, and lets its client in again', asyn
   const { limits, wait } = await maker.redis(t)
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
-    const key = keys.limit(algorithm, 'limit', 'client')
+    const key = keys.newCounter(algorithm, 'limit', 'client')
     const accepted = async () => (await takeOf(limits, hit)).accepted
     t.equal(await accepted(), true)
     await maker.observer.persist(key)
@@ -25,8 +25,8 @@ t.test('a key that lost its expiry gets one, and lets its client in again', asyn
 
 t.test('a key that holds something else is not counted on', async t => {
   const { limits } = await maker.redis(t)
-  await maker.observer.set(keys.limit('fixed-window', 'limit', 'client'), 'not a number')
-  await maker.observer.hset(keys.limit('gcra', 'limit', 'client'), { level: 'x', max: '1', atMs: '0' })
+  await maker.observer.set(keys.newCounter('fixed-window', 'limit', 'client'), 'not a number')
+  await maker.observer.hset(keys.newCounter('gcra', 'limit', 'client'), { level: 'x', max: '1', atMs: '0' })
   for (const algorithm of ['fixed-window', 'gcra'] as const) {
     const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
     t.same((await takeAllOf(limits, [hit, hit])).map(({ accepted }) => accepted), [true, false])
@@ -38,7 +38,7 @@ t.test('every counter in Redis expires', async t => {
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const check = { name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }
     await takeOf(limits, { key: 'client', checks: [check] })
-    const ttl = await maker.observer.pttl(keys.limit(algorithm, 'limit', 'client'))
+    const ttl = await maker.observer.pttl(keys.newCounter(algorithm, 'limit', 'client'))
     t.ok(ttl > 0 && ttl <= 18_000, `${algorithm}: ${ttl}`)
   }
 })

@@ -66,7 +66,7 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   suspects: () => [keys.suspects],
   probe: () => [keys.probe],
   limit: () => ['fixed-window', 'sliding-window', 'gcra'].map(algorithm => {
-    return keys.limit(algorithm as 'gcra', `GET:/${algorithm}`, '192.0.2.1')
+    return keys.newCounter(algorithm as 'gcra', `GET:/${algorithm}`, '192.0.2.1')
   }),
   batch: instance => [keys.batch(instance)],
   fence: instance => [keys.fence(instance)],

@@ -4,7 +4,8 @@ import t from 'tap'
 import { GuardedRedis } from '../../../lib/redis/breaker.js'
 import { Connection } from '../../../lib/redis/connection.js'
 import { Script } from '../../../lib/redis/script.js'
-import { algorithms, defineLimit, ruleOf, type Limit } from '../../../lib/rules/rate-limit.js'
+import { algorithms, ruleOf } from '../../../lib/rules/algorithms.js'
+import { defineLimit, type Limit } from '../../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
@@ -40,7 +41,7 @@ function clientOf (limit: Limit) {
   const client = `client${++clients}`
   const check = { name: 'limit', limit, cost: 1 }
   return {
-    key: keys.limit(limit.algorithm, 'limit', client),
+    key: keys.newCounter(limit.algorithm, 'limit', client),
     async hit (times: number): Promise<LimitState> {
       const hits = Array.from({ length: times }, () => ({ key: client, checks: [check] }))
       const taken = await takeAllOf(store.limits, hits)
@@ -280,9 +281,9 @@ t.test('after a fence no batch runs that was sent before it', async t => {
   // A batch with an old number, as one that was on its way would have.
   const late = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'one' })
   await t.rejects(takeAllOf(late.limits, hits('fenced')), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
-  t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '1')
+  t.equal(await observer.get(keys.newCounter('fixed-window', 'limit', 'fenced')), '1')
   await takeAllOf(store.limits, hits('fenced'))
-  t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'fenced')), '2')
+  t.equal(await observer.get(keys.newCounter('fixed-window', 'limit', 'fenced')), '2')
   await observer.del(keys.batch('one'))
   await t.rejects(takeAllOf(store.limits, hits('fenced')), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.equal((await store.instance.fence()).last, -1)
@@ -305,7 +306,7 @@ t.test('a script that Redis has forgotten is sent again under a new number', asy
     }))
     t.same(numbers.toSorted((a, b) => a - b), numbers, 'in the order in which they ran')
   }
-  t.equal(await observer.get(keys.limit('fixed-window', 'limit', 'forgotten')), '15')
+  t.equal(await observer.get(keys.newCounter('fixed-window', 'limit', 'forgotten')), '15')
 })
 
 t.test('events that are replayed twice are written once', async t => {

@@ -4,7 +4,8 @@
  */
 import { OutOfStepError } from '../../../redis/failure.js'
 import { type Arguments, Script } from '../../../redis/script.js'
-import { type Check, type Limit, ruleOf } from '../../../rules/rate-limit.js'
+import { ruleOf } from '../../../rules/algorithms.js'
+import type { Check, Limit } from '../../../rules/rate-limit.js'
 import type { Encoded, LimitState, Merge } from '../../../rules/rule.js'
 import {
   type CountedOutcome, type Hit, outcomeOf, type Peeked, peekedOf, type Refusals, type Taken

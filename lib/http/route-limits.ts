@@ -1,0 +1,76 @@
+/**
+ * The limit of each route: its name, which tells its counters apart, and its
+ * settings. A HEAD route has the name of the GET route at its URL: HEAD asks for
+ * what GET would answer, so with counters of its own it would double the quota.
+ */
+import type { RouteOptions } from 'fastify'
+import type { StoreFor } from '../compat/custom-store.js'
+import type { Clients } from '../guard/clients.js'
+import type { Guard } from '../guard/guard.js'
+import type { LimitRegistry } from '../limits/registry.js'
+import { resolveRouteLimit } from '../settings/limit-settings.js'
+import type { RouteRateLimitOptions } from '../settings/options.js'
+import type { Settings } from '../settings/settings.js'
+import { groupName, Limiter } from './limiter.js'
+
+export interface LimitParts {
+  readonly clients: Clients
+  readonly guard: Guard
+  readonly registry: LimitRegistry
+  readonly settings: Settings
+  /** begins the name of each limit, where another registration has the names without it */
+  readonly namePrefix: string
+  /** who counts where the user has a store */
+  readonly storeFor: StoreFor
+}
+
+export class RouteLimits {
+  readonly #parts: LimitParts
+  readonly #global: Limiter
+  /** names of limits by URL */
+  readonly #namesOfGet = new Map<string, string>()
+
+  /** @param global  the limit of routes that have none of their own */
+  constructor (parts: LimitParts, global: Limiter) {
+    this.#parts = parts
+    this.#global = global
+  }
+
+  /** @returns undefined: the route has no limit */
+  of (route: RouteOptions): Limiter | undefined {
+    const { clients, guard, registry, settings, namePrefix, storeFor } = this.#parts
+    const config: unknown = (route.config as { rateLimit?: unknown } | undefined)?.rateLimit
+    if (config === false) return undefined
+    if (config === undefined || config === null) return settings.global ? this.#global : undefined
+    if (typeof config !== 'object' || Array.isArray(config)) {
+      throw new Error('Unknown value for route rate-limit configuration')
+    }
+    const where = `${methodsOf(route)} ${route.url} config.rateLimit`
+    const own = resolveRouteLimit(config as RouteRateLimitOptions, settings.limit, where)
+    return new Limiter({
+      clients,
+      guard,
+      registry,
+      name: `${namePrefix}${this.#nameOf(route, own.groupId)}`,
+      settings: own,
+      store: storeFor(own, config, route)
+    })
+  }
+
+  #nameOf (route: RouteOptions, groupId: string | undefined): string {
+    const methods = methodsOf(route)
+    const constraints = Object.entries(route.constraints ?? {}).map(([by, value]) => ` ${by}=${String(value)}`)
+    const url = `${route.url}${constraints.join('')}`
+    // With a prefix, HEAD of `/prefix` comes as that of `/prefix/`.
+    const place = url.replace(/(?<=.)\/(?= |$)/, '')
+    const isHead = methods.length === 1 && methods[0] === 'HEAD'
+    const ofGet = isHead ? this.#namesOfGet.get(place) ?? `GET:${url}` : undefined
+    const name = groupId === undefined ? ofGet ?? `${methods.join(',')}:${url}` : groupName(groupId)
+    if (methods.includes('GET')) this.#namesOfGet.set(place, name)
+    return name
+  }
+}
+
+function methodsOf ({ method }: RouteOptions): readonly string[] {
+  return [method].flat().map(method => method.toUpperCase())
+}
