@@ -12,7 +12,7 @@ import { Answering } from './answer.js'
 import type { StoreFor } from '../compat/custom-store.js'
 import { explanationOf } from './headers.js'
 import { groupName, Limiter } from './limiter.js'
-import { deniedError, failureError } from './reply.js'
+import { deniedError, failureError } from './refusal.js'
 import type { SubjectReader } from './subject.js'
 
 /**
