@@ -12,8 +12,8 @@ const most: Readonly<Record<string, { readonly calls: number, readonly closures:
   'redis, 32 at once': { calls: 116.3, closures: 0.3 }
 }
 
-/** Timers and the turns in which replies come differ a little from run to run. */
-const margin = 1
+/** What memory does is always the same. On Redis heartbeats come in between, and more of them on a busy machine. */
+const marginOf = (store: string) => store === 'memory' ? 0.5 : 12
 
 t.test('an allowed hit makes no more calls and closures than it did', async t => {
   // The coverage of the test itself would count along.
@@ -24,7 +24,8 @@ t.test('an allowed hit makes no more calls and closures than it did', async t =>
   t.same(costs.map(({ store }) => store), Object.keys(most))
   for (const { store, calls, closures } of costs) {
     const { calls: mostCalls, closures: mostClosures } = most[store]!
+    const margin = marginOf(store)
     t.ok(calls <= mostCalls + margin, `${store}: ${calls} calls, at most ${mostCalls}`)
-    t.ok(closures <= mostClosures + margin, `${store}: ${closures} closures, at most ${mostClosures}`)
+    t.ok(closures <= mostClosures + margin / 4, `${store}: ${closures} closures, at most ${mostClosures}`)
   }
 })

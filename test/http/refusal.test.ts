@@ -53,7 +53,7 @@ t.test('where the application has frozen Error.stackTraceLimit, a refusal has a 
   t.teardown(() => Object.defineProperty(Error, 'stackTraceLimit', { writable: true }))
   const error = await errorsOf(app)('/')
   t.match(error, { message: text, code: 'GUARD_LIMITED' })
-  t.match(error.stack, /reply\.ts/)
+  t.match(error.stack, /refusal\.ts/)
 })
 
 t.test('each kind of refusal has a code of its own, and those of a limit its name', async t => {

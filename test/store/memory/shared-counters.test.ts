@@ -34,6 +34,19 @@ t.test('a sweep forgets those that have expired', async t => {
   t.same(await areKept(), [false, false, false])
 })
 
+t.test('a shared counter that has expired begins anew', async t => {
+  const counters = new SharedCounters([1, 2])
+  const of = { name: 'login', limit: defineLimit('fixed-window', 5, 1000) }
+  for (const ask of [
+    (nowMs: number) => counters.ofLimit('key', of, nowMs),
+    (nowMs: number) => counters.ofAddress('192.0.2.1', 'key', of, nowMs)
+  ]) {
+    const first = Object.assign(ask(0), { expiresAtMs: 1000 })
+    t.equal(ask(999), first)
+    t.not(ask(1000), first)
+  }
+})
+
 t.test('limits of one name that count by different algorithms share none', async t => {
   // As many keys as there are counters for each limit, and no room for counters of their own.
   const limits = new MemoryLimits({ keys: new Keys('guard:'), capacity: 0, now: () => 1_000_000 })

@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
+import { algorithms } from '../../../lib/rules/algorithms.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { parseNetwork } from '../../../lib/addresses/address.js'
 import { guardedApp, logTo } from '../../support/app.js'
@@ -65,9 +66,9 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   events: () => [keys.events],
   suspects: () => [keys.suspects],
   probe: () => [keys.probe],
-  limit: () => ['fixed-window', 'sliding-window', 'gcra'].map(algorithm => {
-    return keys.newCounter(algorithm as 'gcra', `GET:/${algorithm}`, '192.0.2.1')
-  }),
+  // It finds what newCounter has built.
+  counter: () => [],
+  newCounter: () => algorithms.map(algorithm => keys.newCounter(algorithm, `GET:/${algorithm}`, '192.0.2.1')),
   batch: instance => [keys.batch(instance)],
   fence: instance => [keys.fence(instance)],
   replayed: instance => [
@@ -94,7 +95,7 @@ async function start (t: Test): Promise<Running> {
   // An outage is the end of a connection, so no time limit has to be short.
   const times = { syncInterval: 10, resetTimeout: 50, commandTimeout: 10_000, connectTimeout: 10_000 }
   const app = await guardedApp(t, { redis: { port: proxy.port }, max: 1000, ...times }, logTo(lines))
-  for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
+  for (const algorithm of algorithms) {
     app.get(`/${algorithm}`, { config: { rateLimit: { algorithm, max: 2, timeWindow: '1 hour' } } }, async () => 'ok')
   }
   app.get('/', async () => 'ok')

@@ -3,7 +3,7 @@ import { type Arguments, Script } from '../../../redis/script.js'
 import type { RateLimitEvent } from '../../event-store.js'
 import { scripts } from '../lua/scripts.js'
 import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } from '../replies.js'
-import type { Encoding } from './encoding.js'
+import type { Command, Encoding } from './encoding.js'
 
 export interface LoggedEvents {
   /** ms to keep the marker of a replay; 0: it is none */
@@ -12,10 +12,9 @@ export interface LoggedEvents {
   readonly events: readonly RateLimitEvent[]
 }
 
-export const logEvents: Encoding<LoggedEvents, void> = {
+export const logEvents: Command<LoggedEvents> = {
   script: new Script(scripts['log-events']),
-  args: ({ markerMs, maxEvents, events }) => [markerMs, maxEvents, ...events.flatMap(eventRow)],
-  read () {}
+  args: ({ markerMs, maxEvents, events }) => [markerMs, maxEvents, ...events.flatMap(eventRow)]
 }
 
 /** A page of events that are to be removed if they are old. */

@@ -12,7 +12,7 @@ import {
 } from '../../limit-store.js'
 import { scripts } from '../lua/scripts.js'
 import { clockOf, listOf, unreadable, wholeOf } from '../replies.js'
-import type { Encoding } from './encoding.js'
+import type { Command, Encoding } from './encoding.js'
 
 export interface SentHits {
   readonly hits: readonly Hit[]
@@ -94,18 +94,16 @@ export const forget: Encoding<readonly Check[], number> = {
   read: (reply, checks) => wholeOf(reply, 0, checks.length)
 }
 
-export const refund: Encoding<Taken, void> = {
+export const refund: Command<Taken> = {
   script: new Script(scripts.refund),
   args: ({ outcomes }) => outcomes.flatMap(({ check: { limit, cost }, fits, state }) =>
-    [...limitRow(limit), fits ? cost : 0, ...stateRow(state, limit, 0)]),
-  read () {}
+    [...limitRow(limit), fits ? cost : 0, ...stateRow(state, limit, 0)])
 }
 
-export const countRefusals: Encoding<readonly Refusals[], void> = {
+export const countRefusals: Command<readonly Refusals[]> = {
   script: new Script(scripts['count-refusals']),
   args: refusals => refusals.flatMap(({ limit, window, count }) =>
-    [...limitRow(limit), count, ...stateRow(window, limit, 0)]),
-  read () {}
+    [...limitRow(limit), count, ...stateRow(window, limit, 0)])
 }
 
 export interface Merges {
@@ -116,14 +114,13 @@ export interface Merges {
   readonly nowMs: number
 }
 
-export const merge: Encoding<Merges, void> = {
+export const merge: Command<Merges> = {
   script: new Script(scripts.merge),
   args: ({ keptMs, isIntact, counters, nowMs }) => [
     keptMs, isIntact ? 1 : 0,
     ...counters.flatMap(({ limit, merge: { baseline, counted } }) =>
       [...limitRow(limit), ...stateRow(baseline, limit, nowMs), ...stateRow(counted, limit, nowMs)])
-  ],
-  read () {}
+  ]
 }
 
 function limitRow ({ algorithm, max, windowMs, burst, excess, longestMs }: Limit): Arguments {

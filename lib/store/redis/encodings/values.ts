@@ -3,7 +3,7 @@ import { type Arguments, Script } from '../../../redis/script.js'
 import type { ReportedValue, ValueChange, ValueOperation } from '../../value-store.js'
 import { scripts } from '../lua/scripts.js'
 import { listOf, unreadable, wholeOf } from '../replies.js'
-import type { Encoding } from './encoding.js'
+import type { Command, Encoding } from './encoding.js'
 
 /** Who does something to values, and by which clock it is dated. */
 export interface Writer {
@@ -36,11 +36,10 @@ export const value: Encoding<Writer & { readonly operation: ValueOperation }, Ch
   }
 }
 
-export const mergeValues: Encoding<Writer & { readonly changes: readonly ValueChange[] }, void> = {
+export const mergeValues: Command<Writer & { readonly changes: readonly ValueChange[] }> = {
   script: new Script(scripts['merge-values']),
   args: ({ changes, instance, keptMs, nowMs }) =>
-    [keptMs, instance, ...changes.flatMap(change => changeRow(change, nowMs))],
-  read () {}
+    [keptMs, instance, ...changes.flatMap(change => changeRow(change, nowMs))]
 }
 
 /** @param leftMs  as PTTL has it: below 0 there is no end */
