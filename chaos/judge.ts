@@ -2,7 +2,7 @@
 import { lostBetween } from './clock.js'
 import type { Answered } from './load.js'
 import { blockedClient, limitedMax } from './plan.js'
-import type { Play } from './play.js'
+import { type Play, underWayMs } from './play.js'
 
 export interface Figures {
   readonly requests: number
@@ -154,19 +154,23 @@ function overMemory ({ load: { answered }, instances, struckMs }: Play): number 
  * off alone, the others go on with all that Redis has left, so that its part
  * comes on top. Where Redis loses data, the largest value that an instance
  * knows of a counter is restored: what the others had not heard of yet may be
- * let in once more.
+ * let in once more, and so may what was under way.
  */
-function overShare ({ fault, load: { answered }, instances, struckMs }: Play): number {
+function overShare ({ fault, load: { answered }, instances, lossMs }: Play): number {
   const allowed = limitedMax + (fault.seenByOne ? Math.floor(limitedMax / instances.length) : 0)
   const hits = answered.filter(({ path }) => path === '/share')
   return sum([...new Set(hits.map(({ client }) => client))].map(client => {
     const own = hits.filter(hit => hit.client === client)
     const known = instances.map((_, instance) => {
-      const before = own.filter(hit => hit.instance === instance && hit.answeredMs < struckMs)
+      const before = own.filter(hit => hit.instance === instance && hit.answeredMs < lossMs.from)
       return limitedMax - Math.min(limitedMax, ...before.map(({ remaining }) => remaining))
     })
-    const unheard = fault.loss === 'nothing' ? 0 : Math.max(...known) - Math.min(...known)
-    return Math.max(0, own.filter(({ status }) => status === 200).length - allowed - unheard)
+    const admitted = own.filter(({ status }) => status === 200)
+    const underWay = admitted.filter(({ dueMs, answeredMs }) => {
+      return dueMs < lossMs.until + underWayMs && answeredMs > lossMs.from
+    })
+    const mayBeLost = fault.loss === 'nothing' ? 0 : Math.max(...known) - Math.min(...known) + underWay.length
+    return Math.max(0, admitted.length - allowed - mayBeLost)
   }))
 }
 

@@ -31,6 +31,8 @@ export interface Play {
   /** from then on, a server that has begun counts as warm */
   readonly warmMs: number
   readonly struckMs: number
+  /** when Redis lost its data, where the fault makes it lose some */
+  readonly lossMs: { readonly from: number, readonly until: number }
   /** Redis was back */
   readonly backMs: number
   /** of all instances; undefined: one was still on memory at the end */
@@ -59,7 +61,7 @@ export interface CounterOff {
 const usualHoldMs = 3000
 
 /** ms that a request may be sent late, and be on its way to Redis */
-const underWayMs = 20
+export const underWayMs = 20
 
 /**
  * ms before the fault, for the first requests and for the normal state, and after it, with Redis in use again; no
@@ -140,6 +142,7 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
       instances: states,
       warmMs,
       struckMs,
+      lossMs: { from: lossFromMs, until: lossUntilMs },
       backMs,
       usedAgainMs,
       toldMs: Math.max(...toldMs),

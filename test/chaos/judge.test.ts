@@ -64,6 +64,7 @@ function played (
     instances: [state(), state()],
     warmMs,
     struckMs,
+    lossMs: { from: struckMs, until: struckMs },
     backMs,
     usedAgainMs,
     toldMs: 900,
@@ -176,6 +177,10 @@ t.test('where Redis loses data, share may let in again what only one instance ha
   }
   t.same(missesOf(figuresOf(playWith('everything', limitedMax + 3))), [])
   t.match(missesOf(figuresOf(playWith('everything', limitedMax + 4))), [{ what: 'over the limit with share: 1' }])
+  const underWay = playWith('everything', limitedMax + 3)
+  const late = answer({ path: '/share', dueMs: struckMs - 1, answeredMs: struckMs + 1 })
+  const load = { ...underWay.load, answered: [...underWay.load.answered, late] }
+  t.same(missesOf(figuresOf({ ...underWay, load })), [], 'what was under way may be let in again, too')
   t.match(missesOf(figuresOf(playWith('nothing', limitedMax + 3))), [{ what: 'over the limit with share: 3' }])
 })
 
