@@ -71,7 +71,7 @@ export function parseNetwork (text: unknown): Network | undefined {
   // Also with the host bits cleared: `64:ff9b:0:0:1::/64` is the range `64:ff9b::/64`.
   const embedded = embeddedIPv4(parsed) ?? embeddedIPv4({ ...parsed, bits: mask(parsed.bits, prefixLength) })
   if (embedded === undefined) return networkOf(parsed, prefixLength)
-  // All of IPv4 has to be asked for as 0.0.0.0/0: `64:ff9b::/96` rather means "whoever comes through NAT64".
+  // `64:ff9b::/96` means all clients that come through NAT64. All of IPv4 is written 0.0.0.0/0.
   return prefixLength > 96 ? networkOf(embedded, prefixLength - 96) : undefined
 }
 
@@ -88,8 +88,8 @@ export function formatNetwork (family: Family, masked: AddressBits, prefixLength
 }
 
 /**
- * What clients are told apart by: an IPv4 address, or the IPv6 network that
- * one customer usually has, since its addresses are free to choose.
+ * The key of a client: its IPv4 address, or the IPv6 network that one customer
+ * usually has. A client can choose any address in that network.
  *
  * @param ipv6Subnet  prefix length, 0 to 128
  */

@@ -1,4 +1,4 @@
-/** Who sent a request, as far as its address tells. */
+/** The client that sent a request, identified by its address. */
 import { type Address, clientKey, firstAddress } from '../addresses/address.js'
 import { CounterKeys } from '../store/keys.js'
 
@@ -13,7 +13,7 @@ export interface ClientParts {
 
 export class Client {
   readonly address: Address | undefined
-  /** what it is counted by, unless a `keyGenerator` says otherwise */
+  /** the key of its counters, unless a `keyGenerator` gives another one */
   readonly key: string
   /** the key is a range of addresses, such as the /64 of an IPv6 client */
   readonly isPrefix: boolean

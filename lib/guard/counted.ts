@@ -1,4 +1,4 @@
-/** The decision about a hit that somebody has counted: by the limit that tells the client most. */
+/** Makes the decision about a counted hit. Of several limits, the one that restricts the client most speaks. */
 import type { Check } from '../rules/rate-limit.js'
 import type { Explanation } from '../rules/rule.js'
 import type { Outcome, Taken, TakenOutside } from '../store/limit-store.js'
