@@ -10,7 +10,7 @@
 import { ruleOf } from '../rules/algorithms.js'
 import { type Limit, usedPart } from '../rules/rate-limit.js'
 import { type LimitState, otherClockMs } from '../rules/rule.js'
-import type { CountedHere, Refusals } from '../store/limit-store.js'
+import type { CountedHere, CounterBaseline, Refusals } from '../store/limit-store.js'
 import { Levels } from '../store/memory/levels.js'
 import type { Fence } from '../store/redis/sequence.js'
 
@@ -101,6 +101,18 @@ export class CounterJournal {
   /** Whether the counter of a key has changes. */
   has (key: string): boolean {
     return this.#waiting.get(key)?.counted !== undefined || this.#sent.has(key)
+  }
+
+  /** See Journal. Of an entry behind a chunk of the same counter, the baseline includes that chunk: it is left out. */
+  baselines (): readonly CounterBaseline[] {
+    const first = new Map<string, Counter>()
+    const sent = this.#chunks.flatMap(({ counters }) => [...counters])
+    for (const counter of [...sent, ...this.#waiting.values()]) {
+      if (!first.has(counter.key)) first.set(counter.key, counter)
+    }
+    return [...first.values()].flatMap(({ key, limit, baseline }) => {
+      return baseline === undefined ? [] : [{ key, limit, baseline }]
+    })
   }
 
   /** See Journal. */

@@ -12,6 +12,7 @@ import {
 import { type EventChunk, EventJournal } from './event-journal.js'
 import { blockedIn, type BlockOperation } from '../store/block-store.js'
 import type { RateLimitEvent } from '../store/event-store.js'
+import type { CounterBaseline } from '../store/limit-store.js'
 import type { Fence } from '../store/redis/sequence.js'
 import type { ValueOperation } from '../store/value-store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
@@ -62,6 +63,11 @@ export class Journal {
   /** Whether the journal has hits, refunds or a reset of a counter. */
   has (key: string): boolean {
     return this.#counters.has(key)
+  }
+
+  /** The baseline of each counter that waits, below all of its changes. */
+  baselines (): readonly CounterBaseline[] {
+    return this.#counters.baselines()
   }
 
   /**

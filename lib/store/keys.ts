@@ -16,6 +16,9 @@
  *   guard:replayed:<instance>:<id>           says that what an outage left was added
  *   guard:replayed:{203.0.113.7}:<instance>:<id>
  *                                            the same in a Cluster, for one client, value, or the events
+ *   guard:restored:fixed-window:{203.0.113.7}:login
+ *                                            the largest baseline that was restored of a counter, after Redis has
+ *                                            lost all of its data; stored as the counter is
  *   guard:value:{<key>}                      what get, set and incr work on
  *   guard:written:{<key>}                    when, and by which instance, it was set or deleted last
  *
@@ -105,6 +108,11 @@ export class Keys {
     if (beside === undefined) return `${this.#nameSpace}replayed:${id}`
     const start = beside.indexOf('{')
     return `${this.#nameSpace}replayed:${beside.slice(start, beside.indexOf('}', start) + 1)}:${id}`
+  }
+
+  /** @param counter  a key from `newCounter` */
+  restored (counter: string): string {
+    return `${this.#nameSpace}restored:${counter.slice(this.#nameSpace.length)}`
   }
 
   /** @param key  any text */

@@ -105,6 +105,14 @@ export interface Refusals {
   readonly count: number
 }
 
+/** One counter, as Redis reported it last. */
+export interface CounterBaseline {
+  /** in Redis */
+  readonly key: string
+  readonly limit: Limit
+  readonly baseline: LimitState
+}
+
 /** One counter: as Redis reported it last, and what became of it here. */
 export interface CountedHere {
   /** in Redis */

@@ -112,6 +112,19 @@ t.test('a chunk stays the next one until it is done, and what comes meanwhile wa
   t.match(drain(journal), [{ id: 1 }, { id: 3 }, { id: 4, counters: [{ key: 'key0', counted: { used: 1 } }] }])
 })
 
+t.test('the baseline of a counter is the one below all of its changes, those that were sent included', async t => {
+  const { journal } = setUp()
+  const [known, later] = [stateOf(limit, 3, 0, windowEndsAtMs), stateOf(limit, 4, 0, windowEndsAtMs)]
+  journal.addHit(hit('sent'), known, undefined)
+  const [chunk] = journal.next(1)
+  journal.addHit(hit('sent'), later, undefined)
+  journal.addHit(hit('waits'), later, undefined)
+  journal.addHit(hit('new'), undefined, undefined)
+  t.same(journal.baselines(), [{ key: 'sent', limit, baseline: known }, { key: 'waits', limit, baseline: later }])
+  journal.done(chunk!)
+  t.same(journal.baselines(), ['sent', 'waits'].map(key => ({ key, limit, baseline: later })))
+})
+
 t.test('as long as Redis has not taken a chunk, no other is made', async t => {
   const { journal } = setUp()
   for (let round = 0; round < 10; round++) {

@@ -54,12 +54,13 @@ export class RedisInstance {
   /**
    * Says that this instance is alive.
    *
-   * @param isUpToDate  the replay is over; otherwise the instance is not counted
-   * @param sinceMs     a moment by Redis' clock, ms since 1970
+   * @param epoch    of the data that it has replayed its journal to; undefined, or another one than Redis has: its replay
+   *   is not over, and it is not counted as alive
+   * @param sinceMs  a moment by Redis' clock, ms since 1970
    */
-  async heartbeat (isUpToDate: boolean, sinceMs: number): Promise<Heartbeat> {
+  async heartbeat (epoch?: string, sinceMs = 0): Promise<Heartbeat> {
     const { keys, ownKeys, sequence, application } = this.#options
-    const beat = { application, isUpToDate, aliveMs, newEpoch: randomUUID(), sinceMs }
+    const beat = { application, epoch, aliveMs, newEpoch: randomUUID(), sinceMs }
     return await ownKeys.run(async client => {
       const [reply] = await Promise.all([
         heartbeat.script.run(client, [keys.instances, keys.epoch], heartbeat.args(beat)),

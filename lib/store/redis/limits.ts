@@ -6,10 +6,10 @@ import { ruleOf } from '../../rules/algorithms.js'
 import type { Check } from '../../rules/rate-limit.js'
 import type { Keys } from '../keys.js'
 import type {
-  CountedHere, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
+  CountedHere, CounterBaseline, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
 } from '../limit-store.js'
 import { Batch } from './batch.js'
-import { countRefusals, forget, merge, peek, refund, take } from './encodings/limits.js'
+import { countRefusals, forget, merge, peek, refund, restore, take } from './encodings/limits.js'
 import { keptMs, SentError, type Sequence } from './sequence.js'
 
 export interface RedisLimitsOptions {
@@ -17,6 +17,17 @@ export interface RedisLimitsOptions {
   readonly sequence: Sequence
   /** tells this instance from all others; a text without braces */
   readonly instance: string
+}
+
+/** What is known of a Redis that counters are merged into. */
+export interface MergedInto {
+  /** as Redis reported it last */
+  readonly epoch: string
+  /**
+   * Redis surely has all that it ever reported, so a counter that is lower than its baseline was given back or reset by
+   * another instance; otherwise the larger of the two counts
+   */
+  readonly hasBaselines: boolean
 }
 
 /** A hit that was not answered, and why. */
@@ -88,14 +99,13 @@ export class RedisLimits implements LimitStore {
   }
 
   /**
-   * Adds what was counted elsewhere; once for each id, however often it is sent.
+   * Adds hits that were counted without Redis; once for each id, however often they are sent.
    *
-   * @param id        of these counters: no replay of events or values may have it, too
-   * @param nowMs     of the clock that the counters are on
-   * @param isIntact  batch numbers prove that Redis has lost nothing, so a counter that is lower than its baseline was
-   *   given back or reset by another instance; otherwise the larger of the two counts
+   * @param id     of these counters: no replay of events or values may have it, too
+   * @param nowMs  of the clock that the counters are on
+   * @throws StoreUnavailableError  of kind `lost`, where Redis has lost its data since it reported `into.epoch`
    */
-  async merge (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> {
+  async merge (id: string, counters: readonly CountedHere[], nowMs: number, into: MergedInto): Promise<void> {
     const merges = counters.flatMap(({ key, limit, baseline, counted }) => {
       const merge = ruleOf(limit).merge(baseline, counted, nowMs, limit)
       return merge === undefined ? [] : [{ key, limit, merge }]
@@ -108,10 +118,33 @@ export class RedisLimits implements LimitStore {
       const markerOf = ({ key }: typeof merges[number]) =>
         this.#keys.replayed(hasSlots ? key : undefined, `${this.#instance}:${id}`)
       const groups = groupedBy(merges, markerOf)
+      const { hasBaselines } = into
+      const epoch = hasSlots ? '' : into.epoch
+      const epochKey = hasSlots ? [] : [this.#keys.epoch]
       await merge.script.runAll(client, [...groups].map(([marker, counters]) => ({
-        keys: [marker, ...counters.map(({ key }) => key)],
-        args: merge.args({ keptMs, isIntact, counters, nowMs })
+        keys: [marker, ...counters.map(({ key }) => key), ...epochKey],
+        args: merge.args({ keptMs, epoch, hasBaselines, counters, nowMs })
       })))
+    })
+  }
+
+  /**
+   * Restores counters of a Redis that has lost all of its data; not of a Cluster. The largest baseline of all instances
+   * counts once, however often each is sent.
+   *
+   * @param nowMs  of the clock that the counters are on
+   * @param epoch  as Redis reported it after the loss
+   * @throws StoreUnavailableError  of kind `lost`, where Redis has lost its data again
+   */
+  async restore (baselines: readonly CounterBaseline[], nowMs: number, epoch: string): Promise<void> {
+    const counters = baselines.flatMap(({ key, limit, baseline }) => {
+      const merge = ruleOf(limit).merge(baseline, baseline, nowMs, limit)
+      return merge === undefined ? [] : [{ key, limit, baseline: merge.counted }]
+    })
+    if (counters.length === 0) return
+    const keys = counters.flatMap(({ key }) => [key, this.#keys.restored(key)])
+    await this.#redis.run(async client => {
+      await restore.script.run(client, [...keys, this.#keys.epoch], restore.args({ epoch, counters, nowMs }))
     })
   }
 

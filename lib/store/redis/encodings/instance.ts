@@ -14,8 +14,8 @@ export const fence: Encoding<{ readonly next: number, readonly keptMs: number },
 export interface Beat {
   /** what is counted once, however many instances it has */
   readonly application: string
-  /** the replay is over; otherwise the instance is not counted */
-  readonly isUpToDate: boolean
+  /** of the data that its replay went to; undefined: that is not over */
+  readonly epoch: string | undefined
   /** ms after the last heartbeat in which an instance counts as alive */
   readonly aliveMs: number
   /** the epoch to begin where there is none */
@@ -39,8 +39,8 @@ export interface Heartbeat {
 export const heartbeat: Encoding<Beat, Heartbeat> = {
   script: new Script(scripts.heartbeat),
 
-  args: ({ application, isUpToDate, aliveMs, newEpoch, sinceMs }) =>
-    [application, isUpToDate ? 1 : 0, aliveMs, newEpoch, sinceMs],
+  args: ({ application, epoch = '', aliveMs, newEpoch, sinceMs }) =>
+    [application, epoch, aliveMs, newEpoch, sinceMs],
 
   read (reply) {
     const [epoch, instances, since, nowMs] = listOf(reply, 4)
