@@ -167,7 +167,7 @@ t.test('where one instance is cut off alone, its part comes on top', async t => 
   t.same(missesOf(figuresOf(played({ fault: { ...fault, seenByOne: true }, answered }))), [])
 })
 
-t.test('where Redis loses its latest writes, share may let in again hits that only one instance knows, and no more', async t => {
+t.test('after a loss of latest writes, share may let in again what only one instance knows, and no more', async t => {
   const heard = [answer({ path: '/share', remaining: 10 }), answer({ path: '/share', instance: 1, remaining: 13 })]
   const playWith = (loss: Play['fault']['loss'], count: number): Play => {
     return played({

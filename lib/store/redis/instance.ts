@@ -54,8 +54,8 @@ export class RedisInstance {
   /**
    * Says that this instance is alive.
    *
-   * @param epoch    of the data that it has replayed its journal to; undefined, or another one than Redis has: its replay
-   *   is not over, and it is not counted as alive
+   * @param epoch    of the data that it has replayed its journal to. Undefined, or not that of Redis: its replay is not
+   *   over, so it is not counted as alive
    * @param sinceMs  a moment by Redis' clock, ms since 1970
    */
   async heartbeat (epoch?: string, sinceMs = 0): Promise<Heartbeat> {

@@ -158,8 +158,9 @@ for (const algorithm of algorithms) {
     await store.instance.fence()
     const into = { epoch, hasBaselines: true }
     const entry = { key: client.key, limit, baseline: known }
-    await t.rejects(store.limits.restore([entry], Date.now(), epoch), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
-    await t.rejects(store.limits.merge('late', [{ ...entry, counted: more }], Date.now(), into), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
+    const lost = { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' }
+    await t.rejects(store.limits.restore([entry], Date.now(), epoch), lost)
+    await t.rejects(store.limits.merge('late', [{ ...entry, counted: more }], Date.now(), into), lost)
     t.same(await client.counted(), { used: 0, other: 0 }, 'what was meant for the data before is not added')
     await client.restore(known)
     await client.restore(more)
