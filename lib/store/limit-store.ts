@@ -114,7 +114,7 @@ export interface CounterBaseline {
 }
 
 /** One counter: as Redis reported it last, and what became of it here. */
-export interface CountedHere {
+export interface LocalCounter {
   /** in Redis */
   readonly key: string
   readonly limit: Limit

@@ -3,7 +3,7 @@ import t from 'tap'
 import { windowOf } from '../../lib/rules/fixed-window.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
-import type { BeforeReset, CounterChunk, HitHere, RefusalsHere } from '../../lib/outage/counter-journal.js'
+import type { BeforeReset, CounterChunk, LocalHit, LocalRefusals } from '../../lib/outage/counter-journal.js'
 import { type JournalKind, type Chunk, Journal, sizeOf } from '../../lib/outage/journal.js'
 import type { BlockOperation } from '../../lib/store/block-store.js'
 import type { RateLimitEvent } from '../../lib/store/event-store.js'
@@ -21,11 +21,11 @@ function setUp (capacity = 1000, maxEvents = 1000) {
   }
 }
 
-function hit (key: string, left: HitHere['left'] = 'hit'): HitHere {
+function hit (key: string, left: LocalHit['left'] = 'hit'): LocalHit {
   return { key, limit, cost: 1, nowMs, left }
 }
 
-function refusals (key: string, count: number, endsAtMs = windowEndsAtMs): RefusalsHere {
+function refusals (key: string, count: number, endsAtMs = windowEndsAtMs): LocalRefusals {
   return { key, limit, window: windowOf(0, 0, endsAtMs), count }
 }
 

@@ -13,7 +13,9 @@ import type { Block, BlockOperation } from '../../lib/store/block-store.js'
 import { Keys } from '../../lib/store/keys.js'
 import { windowOf } from '../../lib/rules/fixed-window.js'
 import type { Check } from '../../lib/rules/rate-limit.js'
-import { type CountedHere, type CounterBaseline, type Hit, outcomeOf, type Taken } from '../../lib/store/limit-store.js'
+import {
+  type CounterBaseline, type Hit, type LocalCounter, outcomeOf, type Taken
+} from '../../lib/store/limit-store.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { Batch } from '../../lib/store/redis/batch.js'
@@ -47,7 +49,7 @@ export class MadeUpRedis {
   /** its clock, ms since 1970 */
   now = Date.now
   /** what was merged into its counters */
-  readonly mergeCalls: { readonly hasBaselines: boolean, readonly counters: readonly CountedHere[] }[] = []
+  readonly mergeCalls: { readonly hasBaselines: boolean, readonly counters: readonly LocalCounter[] }[] = []
   /** what was restored of them */
   readonly restored: CounterBaseline[] = []
   readonly applied: BlockOperation[] = []
@@ -73,7 +75,7 @@ export class MadeUpRedis {
     refund: async (): Promise<void> => { throw gone },
     countRefusals: async (): Promise<void> => {},
     merge: async (
-      id: string, counters: readonly CountedHere[], nowMs: number, { hasBaselines }: MergedInto
+      id: string, counters: readonly LocalCounter[], nowMs: number, { hasBaselines }: MergedInto
     ): Promise<void> => {
       this.mergeCalls.push({ hasBaselines, counters })
     },
@@ -114,7 +116,7 @@ export class MadeUpRedis {
   }
 
   /** Counters that were merged, in their order. */
-  get merged (): readonly CountedHere[] {
+  get merged (): readonly LocalCounter[] {
     return this.mergeCalls.flatMap(({ counters }) => counters)
   }
 }

@@ -6,7 +6,7 @@ import { ruleOf } from '../../rules/algorithms.js'
 import type { Check } from '../../rules/rate-limit.js'
 import type { Keys } from '../keys.js'
 import type {
-  CountedHere, CounterBaseline, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
+  LocalCounter, CounterBaseline, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
 } from '../limit-store.js'
 import { Batch } from './batch.js'
 import { countRefusals, forget, merge, peek, refund, restore, take } from './encodings/limits.js'
@@ -105,7 +105,7 @@ export class RedisLimits implements LimitStore {
    * @param nowMs  of the clock that the counters are on
    * @throws StoreUnavailableError  of kind `lost`, where Redis has lost its data since it reported `into.epoch`
    */
-  async merge (id: string, counters: readonly CountedHere[], nowMs: number, into: MergedInto): Promise<void> {
+  async merge (id: string, counters: readonly LocalCounter[], nowMs: number, into: MergedInto): Promise<void> {
     const merges = counters.flatMap(({ key, limit, baseline, counted }) => {
       const merge = ruleOf(limit).merge(baseline, counted, nowMs, limit)
       return merge === undefined ? [] : [{ key, limit, merge }]
