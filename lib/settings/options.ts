@@ -172,7 +172,10 @@ export interface NamedLimitOptions extends SingleLimitOptions {
 }
 
 /** An address, a CIDR range or a key. `{ key }` is for a key that looks like an address. */
-export type AllowListEntry = string | { readonly key: string }
+export type AllowListEntry = string | {
+  /** Compared with the key of the request only, though it may look like an address. */
+  readonly key: string
+}
 
 /**
  * An id of a client. It is counted by its text: a finite number or a BigInt in digits, a `Buffer` or `Uint8Array` in
@@ -181,7 +184,10 @@ export type AllowListEntry = string | { readonly key: string }
  * With any other value the request gets a 500. TypeScript cannot reject some of these: arrays, dates, and objects
  * without a `toString` of their own.
  */
-export type ClientId = string | number | bigint | (object & { readonly then?: never })
+export type ClientId = string | number | bigint | (object & {
+  /** No promise: `keyGenerator` may return a promise of an id, but an id is none. */
+  readonly then?: never
+})
 
 /** Options of a limit, in the plugin's options and in a route's `config.rateLimit`. */
 export interface RateLimitOptions extends SingleLimitOptions {
@@ -277,7 +283,7 @@ export interface RateLimitOptions extends SingleLimitOptions {
   /**
    * Called for each allowed request. A function (request, key) => void.
    *
-   * Nothing waits for it. What it throws, also later, is logged.
+   * It is not awaited: a promise that fails is logged. If it throws, the request gets that error.
    *
    * @default none
    */
@@ -285,7 +291,7 @@ export interface RateLimitOptions extends SingleLimitOptions {
   /**
    * Called for each refused request. A function (request, key) => void.
    *
-   * Nothing waits for it. What it throws, also later, is logged.
+   * It is not awaited: a promise that fails is logged. If it throws, the request gets that error.
    *
    * @default none
    */
@@ -293,7 +299,7 @@ export interface RateLimitOptions extends SingleLimitOptions {
   /**
    * Called for each request that `ban` refuses, after `onExceeded`. A function (request, key) => void.
    *
-   * Nothing waits for it. What it throws, also later, is logged.
+   * It is not awaited: a promise that fails is logged. If it throws, the request gets that error.
    *
    * @default none
    */

@@ -64,13 +64,24 @@ export interface OwnRedisClient {
   disconnect (): void
 }
 
+/** Options of ioredis for a Cluster. Those of the connections to its nodes are in `redisOptions`. */
+export type RedisClusterOptions = ClusterOptions & RedisForm & {
+  /** Some of the nodes: `{ host, port }`, a URL, or a port. ioredis finds the others. */
+  cluster: ClusterNode[]
+  /** Returns the user and password for all nodes. */
+  credentials?: CredentialsSource
+}
+
 /** The option `redis`: a URL, options of ioredis, a Cluster, a client of your own, or `false` for no Redis. */
 export type RedisOption =
   | string
   | RedisConnectionOptions
-  | RedisForm & { cluster: ClusterNode[], credentials?: CredentialsSource } & ClusterOptions
+  | RedisClusterOptions
   | OwnRedisClient
-  | RedisForm & { client: OwnRedisClient }
+  | RedisForm & {
+    /** Your own client. */
+    client: OwnRedisClient
+  }
   | false
 
 /** `required`: the application does not start unless Redis can be used. */
