@@ -1,4 +1,4 @@
-/** Hovering a name in an editor shows its documentation: exports, members and options have doc comments that are true. */
+/** An editor shows a doc comment for each export, member and option. Those of options agree with option-table.ts. */
 import t from 'tap'
 import ts from 'typescript'
 import { limitOptions, type Option, pluginOptions, routeOptions } from '../lib/settings/option-table.js'
