@@ -51,7 +51,7 @@ const pending: ReadonlySet<string> = new Set([
   'ArgumentError.code', 'ClosedError.code', 'GuardError', 'GuardError.code', 'LimitError.code',
   'NoCredentialsError.code', 'OptionsError.problems', 'OptionsError.code', 'RedisRequiredError.code',
   'RefusalError.code', 'StoreUnavailableError.statusCode', 'StoreUnavailableError.kind', 'StoreUnavailableError.code',
-  'ValueError.code', 'StoreFailure', 'Algorithm', 'StoreStatus', 'Block', 'Block.reason', 'Block.blockedAtMs',
+  'ValueError.code', 'StoreFailure', 'Block', 'Block.reason', 'Block.blockedAtMs',
   'RateLimitEvent', 'RateLimitEvent.method', 'Suspect.ip'
 ])
 
