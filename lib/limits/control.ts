@@ -1,6 +1,5 @@
 /**
- * What `fastify.redisGuard.limits` is: limits changed at run time, and the
- * counters of one client looked at and forgotten.
+ * The public object `fastify.redisGuard.limits`: changes limits at run time, and shows and resets counters of a client.
  */
 import { ArgumentError, type LimitError, show } from '../errors.js'
 import { clientKey, parseAddress } from '../addresses/address.js'
@@ -15,26 +14,28 @@ import type { LimitRegistry } from './registry.js'
 import { forJson, type SetLimit } from './stored-change.js'
 import { LimitSync, type LimitSyncParts } from './sync.js'
 
-/** How far a client is with one limit. */
+/** Where a client stands with one limit. */
 export interface PeekedLimit {
+  /** name of the limit; ends with `@address` for the counter of an address whose requests had no key */
   readonly name: string
   readonly algorithm: Algorithm
+  /** hits allowed per window */
   readonly max: number
   /** ms */
   readonly timeWindow: number
   /** hits of cost 1 that would still pass */
   readonly remaining: number
-  /** ms until the whole quota is there again */
+  /** ms until the client has its whole quota again */
   readonly resetMs: number
-  /** ms until a hit of cost 1 passes; 0: it would now */
+  /** ms until a hit of cost 1 passes; 0: it would pass now */
   readonly retryAfterMs: number
 }
 
 export interface LimitControlParts extends LimitSyncParts {
   readonly counters: Pick<LimitStore, 'peek' | 'forget'>
-  /** forgets what the process knows of a client by itself */
+  /** drops a client's counters from the refusal cache */
   readonly forget: (key: string, checks: readonly Check[]) => void
-  /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted */
+  /** hashes the answer of a `keyGenerator`; undefined: the answer itself is counted */
   readonly hashKey?: KeyHash | undefined
   /** throws a ClosedError once the application closes */
   readonly checkOpen?: () => void
@@ -61,25 +62,30 @@ export class LimitControl {
     this.#changeLog = changeLog
   }
 
-  /** Names of all limits: `global`, `GET:/login`, `GET:/login:burst`, `group:<groupId>`, `limiter:<n>`. */
+  /** Names of all limits, such as `global`, `GET:/login`, `GET:/login:burst`, `group:<groupId>`, `limiter:<number>`. */
   get names (): readonly string[] {
     return this.#registry.names
   }
 
-  /** The limits that are as they were set at run time, here or elsewhere, as far as this process knows. */
+  /** The limits that were set at run time on any instance, as far as this process knows. */
   list (): readonly SetLimit[] {
     return this.#sync.list()
   }
 
   /**
-   * Changes a limit: here when the promise resolves, on other instances within
-   * `syncInterval`. It stays changed, over restarts too, until it is reset.
+   * Changes a limit. The change is in force on this instance when the promise resolves, and on others within
+   * `syncInterval`. It outlasts restarts, and holds until the limit is reset.
    *
-   * @param limit.max         Infinity: no limit
-   * @param limit.timeWindow  ms, or a text such as `1 minute`
-   * @param by  who sets it, and why: for `list` and the log
-   * @throws ArgumentError  when there is no such limit, or it cannot be such a one
-   * @throws StoreUnavailableError  of kind `reply`, when Redis rejects the change: nothing changes
+   * @param name              one of `names`
+   * @param limit.max         hits per window, a whole number >= 0; Infinity: no limit
+   * @param limit.timeWindow  ms, or a string such as `'1 minute'`
+   * @param by                who changes it, and why, for `list` and the log
+   * @throws ArgumentError  if there is no such limit, or it cannot have these numbers
+   * @throws StoreUnavailableError  of kind `reply`: Redis rejected the change, and nothing has changed
+   * @throws ClosedError  once the application closes
+   *
+   * @example
+   * await app.redisGuard.limits.set('POST:/login', { max: 3, timeWindow: '1 minute' }, { reason: 'stuffing' })
    */
   async set (
     name: string, limit: { readonly max: number, readonly timeWindow: number | string },
@@ -89,7 +95,7 @@ export class LimitControl {
     if (this.#registry.find(name).length === 0) {
       throw new ArgumentError({
         option: 'the name of limits.set',
-        rule: 'that of a limit',
+        rule: 'the name of a limit',
         received: show(name),
         remedy: 'limits.names lists them'
       })
@@ -112,14 +118,15 @@ export class LimitControl {
   }
 
   /**
-   * Sets a limit back to what is configured, by its name; or forgets all
-   * counters of a client, by its key, its key's hash or its address. A string
-   * that is the name of a limit means that limit; `{ key }` and `{ name }` say
-   * which is meant.
+   * Resets a limit to its configured numbers, or deletes all counters of a client.
    *
-   * @param by  who resets it, and why: for the log
-   * @returns whether there was something to reset
-   * @throws StoreUnavailableError  as for `set`
+   * @param what  the name of a limit; or the key of a client, its hash, or its address. A string that is the name of a
+   *   limit means the limit; `{ name }` and `{ key }` are unambiguous
+   * @param by  who resets it, and why, for the log
+   * @returns whether there was anything to reset
+   * @throws ArgumentError  if `what` is none of these
+   * @throws StoreUnavailableError  as `set` does
+   * @throws ClosedError  once the application closes
    */
   async reset (
     what: string | { readonly name: string } | { readonly key: string }, { reason = '', origin = 'api' }: ChangedBy = {}
@@ -140,10 +147,12 @@ export class LimitControl {
   }
 
   /**
-   * How far a client is with each limit; nothing is counted. Limits whose
-   * numbers are computed for each request, and those without an end, are left out.
+   * Shows where a client stands with each limit, without counting anything. Limits whose numbers are computed for each
+   * request, and limits with `max: Infinity`, are left out.
    *
    * @param key  an address, or an answer of a `keyGenerator`; with `hashKeys`, also the hash that events show
+   * @throws ArgumentError  if `key` is no non-empty string
+   * @throws ClosedError  once the application closes
    */
   async peek (key: string): Promise<readonly PeekedLimit[]> {
     this.#checkOpen()
@@ -156,7 +165,7 @@ export class LimitControl {
     return (await Promise.all(peeked)).flat()
   }
 
-  /** See LimitSync. */
+  /** For the plugin itself: adopts what other instances have changed. See `LimitSync`. */
   async sync (isUsable: () => boolean): Promise<void> {
     await this.#sync.sync(isUsable)
   }
@@ -175,22 +184,22 @@ export class LimitControl {
       return await this.#counters.forget(client, checks)
     })
     const wasCounted = (await Promise.all(forgotten)).includes(true)
-    // What is hashed elsewhere is hashed in the log, too.
+    // The log shows a hash wherever events do.
     const isShown = this.#hashKey === undefined || isKeyHash(key) || parseAddress(key) !== undefined
     this.#changeLog.note('counters reset', { key: isShown ? key : this.#hashKey(key), wasCounted, ...by })
     return wasCounted
   }
 
   /**
-   * All limits, by what each of them counts the client by.
+   * The checks of all limits, by the key with which each limit counts the client.
    *
-   * @param computed  what stands for limits whose numbers are computed; undefined: they are left out
+   * @param computed  makes a stand-in for a limit whose numbers are computed; undefined: such limits are left out
    */
   #checksOf (
     method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit
   ): ReadonlyMap<string, readonly Check[]> {
     if (typeof key !== 'string' || key === '') {
-      const rule = 'a text that is not empty'
+      const rule = 'a non-empty string'
       throw new ArgumentError({ option: `the key of limits.${method}`, rule, received: show(key) })
     }
     const address = parseAddress(key)
@@ -207,7 +216,8 @@ export class LimitControl {
       const limit = inForce === undefined || inForce.max === Infinity ? computed?.(algorithm) : inForce
       if (limit === undefined) continue
       const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
-      // The answer of a `keyGenerator` is counted itself, or by its hash.
+      // With a `keyGenerator`, the client is counted by the answer or its hash, or by its address if there is no
+      // answer.
       add(hasKeyGenerator ? counted : byAddressKey, name, limit)
       if (hasKeyGenerator && address !== undefined) add(byAddressKey, byAddress(name), limit)
     }
@@ -215,7 +225,7 @@ export class LimitControl {
   }
 }
 
-/** Of which only the algorithm matters: its counter is forgotten. */
+/** Stands for a limit whose counter is deleted: only its algorithm matters. */
 function anyLimit (algorithm: Algorithm): Limit {
   return defineLimit(algorithm, 1, longestWindowMs)
 }
