@@ -1,4 +1,4 @@
-/** README's ACL lines: with them the guard does all that it does, and it sends each of their commands. */
+/** The ACL lines of docs/redis.md: the guard works with them, and needs each of their commands. */
 import { readFile } from 'node:fs/promises'
 import type { FastifyInstance } from 'fastify'
 import keySlot from 'cluster-key-slot'
@@ -15,11 +15,11 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { Sentinel, sentinelName } from '../../tools/sentinel.js'
 import { until } from '../../tools/until.js'
 
-const readme = await readFile(inRepository('README.md'), 'utf8')
+const page = await readFile(inRepository('docs/redis.md'), 'utf8')
 
 /** The rules for the user in the code block that follows a marker. */
 function rulesBehind (marker: string): readonly string[] {
-  const [, rules] = new RegExp(`<!-- ${marker} -->\\n\`\`\`\\nACL SETUSER guard (.*)\\n\`\`\`\\n`).exec(readme)!
+  const [, rules] = new RegExp(`<!-- ${marker} -->\\n\`\`\`\\nACL SETUSER guard (.*)\\n\`\`\`\\n`).exec(page)!
   return rules!.split(' ')
 }
 

@@ -20,7 +20,7 @@ const unset: Environment = {
   logLevel: undefined
 }
 
-t.test('the configurations in the documentation work as written', async t => {
+t.test('the configurations of managed services work as in docs/redis.md', async t => {
   const accessKey = 'p4s/w0rd+with=all#of@it%:'
   const configurations: [where: string, env: Variables, options: object][] = [
     [
