@@ -144,8 +144,8 @@ export const limitOptions = {
   ),
   onOutage: option(
     oneOf(...onOutages), 'memory' as typeof onOutages[number],
-    'What happens while Redis is away. `memory`: each instance allows `max`. `share`: all instances together allow ' +
-    '`max`. `allow`: requests pass uncounted. `deny`: requests get a 503'
+    'How requests are answered while Redis is away. `memory`: each instance allows `max`. `share`: all instances ' +
+    'together allow `max`. `allow`: requests pass uncounted. `deny`: requests get a 503'
   ),
   skipOnError: option(
     flag, undefined,
