@@ -16,7 +16,7 @@ async function sourcesOf (folder: string): Promise<string> {
   return texts.join('\n').replace(/['`] \+\n\s*['`]/g, '')
 }
 
-t.test('each log line stands in the source', async t => {
+t.test('each log line begins like one in the source', async t => {
   const source = await sourcesOf('lib')
   const [, rows] = /<!-- log lines -->\n\|.*\n\|.*\n((?:\|.*\n)+)/.exec(page)!
   const cells = rows!.split('\n').map(row => row.split('|')[2] ?? '')
