@@ -1,6 +1,5 @@
 /**
- * What `fastify.redisGuard.limits` is: limits changed at run time, and the
- * counters of one client looked at and forgotten.
+ * The public object `fastify.redisGuard.limits`: changes limits at run time, and shows and resets counters of a client.
  */
 import { ArgumentError, type LimitError, show } from '../errors.js'
 import { clientKey, parseAddress } from '../addresses/address.js'
@@ -15,32 +14,39 @@ import type { LimitRegistry } from './registry.js'
 import { forJson, type SetLimit } from './stored-change.js'
 import { LimitSync, type LimitSyncParts } from './sync.js'
 
-/** How far a client is with one limit. */
+/** The counter of one client at one limit, as `limits.peek` returns it. */
 export interface PeekedLimit {
+  /** Name of the limit; with `@address` at its end: the counter of an address whose requests had no key. */
   readonly name: string
+  /** How the limit counts. */
   readonly algorithm: Algorithm
+  /** Hits that the limit allows in a window. */
   readonly max: number
-  /** ms */
+  /** Length of the window, ms. */
   readonly timeWindow: number
-  /** hits of cost 1 that would still pass */
+  /** Hits of cost 1 that would still pass. */
   readonly remaining: number
-  /** ms until the whole quota is there again */
+  /** ms until the client has its whole quota again. */
   readonly resetMs: number
-  /** ms until a hit of cost 1 passes; 0: it would now */
+  /** ms until a hit of cost 1 passes; 0: it would pass now. */
   readonly retryAfterMs: number
 }
 
 export interface LimitControlParts extends LimitSyncParts {
   readonly counters: Pick<LimitStore, 'peek' | 'forget'>
-  /** forgets what the process knows of a client by itself */
+  /** drops a client's counters from the refusal cache */
   readonly forget: (key: string, checks: readonly Check[]) => void
-  /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted */
+  /** hashes the answer of a `keyGenerator`; undefined: the answer itself is counted */
   readonly hashKey?: KeyHash | undefined
   /** throws a ClosedError once the application closes */
   readonly checkOpen?: () => void
   readonly changeLog: ChangeLog
 }
 
+/**
+ * `fastify.redisGuard.limits`: changes limits at run time, and shows and resets the counters of one client. The methods
+ * throw an `ArgumentError` for a wrong argument, and a `ClosedError` once the application closes.
+ */
 export class LimitControl {
   readonly #registry: LimitRegistry
   readonly #sync: LimitSync
@@ -61,25 +67,42 @@ export class LimitControl {
     this.#changeLog = changeLog
   }
 
-  /** Names of all limits: `global`, `GET:/login`, `GET:/login:burst`, `group:<groupId>`, `limiter:<n>`. */
+  /**
+   * The names of all limits: `global`, method and path of a route (`GET:/login`), `group:<groupId>`, and `limiter:<n>`
+   * for `rateLimit()` and `createRateLimit()`. A name in the option `limits` follows after a colon:
+   * `GET:/search:burst`.
+   *
+   * @example
+   * app.log.info({ limits: app.redisGuard.limits.names })
+   */
   get names (): readonly string[] {
     return this.#registry.names
   }
 
-  /** The limits that are as they were set at run time, here or elsewhere, as far as this process knows. */
+  /**
+   * Returns the limits that were changed at run time, by this instance or another, as far as this instance knows.
+   *
+   * @example
+   * for (const { name, max, origin } of app.redisGuard.limits.list()) app.log.info({ name, max, origin })
+   */
   list (): readonly SetLimit[] {
     return this.#sync.list()
   }
 
   /**
-   * Changes a limit: here when the promise resolves, on other instances within
-   * `syncInterval`. It stays changed, over restarts too, until it is reset.
+   * Changes a limit: on this instance when the promise resolves, on the others within `syncInterval`. The change
+   * outlives restarts and outages of Redis, until `reset`.
    *
-   * @param limit.max         Infinity: no limit
+   * @param name              one of `names`
+   * @param limit.max         a whole number >= 0; `Infinity`: no limit
    * @param limit.timeWindow  ms, or a text such as `1 minute`
-   * @param by  who sets it, and why: for `list` and the log
-   * @throws ArgumentError  when there is no such limit, or it cannot be such a one
-   * @throws StoreUnavailableError  of kind `reply`, when Redis rejects the change: nothing changes
+   * @param by                `reason` and `origin`, for `list` and the log
+   * @throws ArgumentError  if there is no such limit, or its numbers cannot be counted
+   * @throws StoreUnavailableError  of kind `reply`, if Redis rejects the change: nothing changes
+   *
+   * @example
+   * const limit = { max: 20, timeWindow: '1 minute' }
+   * await app.redisGuard.limits.set('global', limit, { reason: 'attack', origin: 'on call' })
    */
   async set (
     name: string, limit: { readonly max: number, readonly timeWindow: number | string },
@@ -89,7 +112,7 @@ export class LimitControl {
     if (this.#registry.find(name).length === 0) {
       throw new ArgumentError({
         option: 'the name of limits.set',
-        rule: 'that of a limit',
+        rule: 'the name of a limit',
         received: show(name),
         remedy: 'limits.names lists them'
       })
@@ -112,14 +135,18 @@ export class LimitControl {
   }
 
   /**
-   * Sets a limit back to what is configured, by its name; or forgets all
-   * counters of a client, by its key, its key's hash or its address. A string
-   * that is the name of a limit means that limit; `{ key }` and `{ name }` say
-   * which is meant.
+   * Resets a limit to its configuration, or all counters of a client to zero.
    *
-   * @param by  who resets it, and why: for the log
+   * @param what  the name of a limit; or a client, by its address, its key or the hash of its key. A string that is the
+   *   name of a limit means the limit; `{ name }` and `{ key }` are never ambiguous. Counters in a `store` of your own
+   *   stay, and those of another registration.
+   * @param by    `reason` and `origin`, for the log
    * @returns whether there was something to reset
-   * @throws StoreUnavailableError  as for `set`
+   * @throws StoreUnavailableError  of kind `reply`, if Redis rejects the reset of a limit: nothing changes
+   *
+   * @example
+   * await app.redisGuard.limits.reset('global')
+   * await app.redisGuard.limits.reset({ key: '203.0.113.7' }, { reason: 'support ticket' })
    */
   async reset (
     what: string | { readonly name: string } | { readonly key: string }, { reason = '', origin = 'api' }: ChangedBy = {}
@@ -140,10 +167,14 @@ export class LimitControl {
   }
 
   /**
-   * How far a client is with each limit; nothing is counted. Limits whose
-   * numbers are computed for each request, and those without an end, are left out.
+   * Returns the counter of a client at each limit, without counting. Limits whose `max` or `timeWindow` is a function
+   * are left out, and limits with `max: Infinity`.
    *
-   * @param key  an address, or an answer of a `keyGenerator`; with `hashKeys`, also the hash that events show
+   * @param key  an address, or the text of a key that `keyGenerator` returns; with `hashKeys`, also the hash in events
+   *
+   * @example
+   * const counters = await app.redisGuard.limits.peek('203.0.113.7')
+   * app.log.info({ counters })
    */
   async peek (key: string): Promise<readonly PeekedLimit[]> {
     this.#checkOpen()
@@ -156,7 +187,7 @@ export class LimitControl {
     return (await Promise.all(peeked)).flat()
   }
 
-  /** See LimitSync. */
+  /** For the plugin itself: adopts what other instances have changed. See `LimitSync`. */
   async sync (isUsable: () => boolean): Promise<void> {
     await this.#sync.sync(isUsable)
   }
@@ -175,22 +206,22 @@ export class LimitControl {
       return await this.#counters.forget(client, checks)
     })
     const wasCounted = (await Promise.all(forgotten)).includes(true)
-    // What is hashed elsewhere is hashed in the log, too.
+    // The log shows a hash wherever events do.
     const isShown = this.#hashKey === undefined || isKeyHash(key) || parseAddress(key) !== undefined
     this.#changeLog.note('counters reset', { key: isShown ? key : this.#hashKey(key), wasCounted, ...by })
     return wasCounted
   }
 
   /**
-   * All limits, by what each of them counts the client by.
+   * The checks of all limits, by the key with which each limit counts the client.
    *
-   * @param computed  what stands for limits whose numbers are computed; undefined: they are left out
+   * @param computed  makes a stand-in for a limit whose numbers are computed; undefined: such limits are left out
    */
   #checksOf (
     method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit
   ): ReadonlyMap<string, readonly Check[]> {
     if (typeof key !== 'string' || key === '') {
-      const rule = 'a text that is not empty'
+      const rule = 'a non-empty string'
       throw new ArgumentError({ option: `the key of limits.${method}`, rule, received: show(key) })
     }
     const address = parseAddress(key)
@@ -207,7 +238,8 @@ export class LimitControl {
       const limit = inForce === undefined || inForce.max === Infinity ? computed?.(algorithm) : inForce
       if (limit === undefined) continue
       const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
-      // The answer of a `keyGenerator` is counted itself, or by its hash.
+      // With a `keyGenerator`, the client is counted by the answer or its hash, or by its address if there is no
+      // answer.
       add(hasKeyGenerator ? counted : byAddressKey, name, limit)
       if (hasKeyGenerator && address !== undefined) add(byAddressKey, byAddress(name), limit)
     }
@@ -215,7 +247,7 @@ export class LimitControl {
   }
 }
 
-/** Of which only the algorithm matters: its counter is forgotten. */
+/** Stands for a limit whose counter is deleted: only its algorithm matters. */
 function anyLimit (algorithm: Algorithm): Limit {
   return defineLimit(algorithm, 1, longestWindowMs)
 }

@@ -1,27 +1,37 @@
 /**
- * Messages on channels of node:diagnostics_channel, for whoever wants to know
- * of each decision. Where nobody listens they cost a look at a flag.
+ * Publishes decisions and switches of the store on channels of node:diagnostics_channel. Without a listener, a message
+ * costs one check of a flag.
  */
 import { channel } from 'node:diagnostics_channel'
 import type { StoreStatus } from '../outage/availability.js'
 import type { Decision, Source, Subject } from '../guard/decision.js'
 
-/** What is told of an allowed, limited or blocked request. */
+/** The message about an allowed, limited or blocked request. */
 export interface DecisionMessage {
-  /** canonical address of the client; undefined where there is none */
+  /** Canonical address of the client; undefined: it has none, as on a unix socket. */
   readonly ip: string | undefined
-  /** whom it was counted against; of a block the address or range that is blocked */
+  /** The client that was counted; for a block, the blocked address or range. */
   readonly key: string
-  /** name of the limit; undefined for a block */
+  /** Name of the limit; undefined for a block. */
   readonly limit: string | undefined
+  /** What decided: a store, or this process by itself (`local`). */
   readonly source: Source
+  /** HTTP method of the request. */
   readonly method: string
-  /** pattern of the route; undefined for a 404 */
+  /** Pattern of the route, such as `/users/:id`; undefined for a 404. */
   readonly route: string | undefined
-  /** refused only in shadow: the request passed */
+  /** Whether the limit or block is in shadow, so that the request passed. */
   readonly shadow: boolean
 }
 
+/**
+ * The names of the channels. The first three publish a `DecisionMessage`, `switch` the status of the store.
+ *
+ * @example
+ * import diagnostics from 'node:diagnostics_channel'
+ *
+ * diagnostics.subscribe(channelNames.limited, message => { console.log(message) })
+ */
 export const channelNames = {
   allowed: 'fastify-redis-guard:allowed',
   limited: 'fastify-redis-guard:limited',
@@ -36,7 +46,7 @@ const channels = {
   switch: channel(channelNames.switch)
 }
 
-/** An observer of decisions. */
+/** An `Observer`. */
 export function publishDecision ({ kind, source, name: limit, key }: Decision, subject: Subject): void {
   const ofShadow = limit === undefined ? 'blocked' : 'limited'
   const name = kind === 'shadowed' ? ofShadow : kind
@@ -48,7 +58,7 @@ export function publishDecision ({ kind, source, name: limit, key }: Decision, s
   to.publish({ ip: client.address?.text, key, limit, source, method, route, shadow } satisfies DecisionMessage)
 }
 
-/** The store that answers has changed. */
+/** Publishes that another store answers. */
 export function publishSwitch (status: StoreStatus): void {
   if (channels.switch.hasSubscribers) channels.switch.publish(status)
 }

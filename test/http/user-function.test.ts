@@ -1,4 +1,4 @@
-/** What becomes of a request when a function of the options fails, in whatever way and wherever it is counted. */
+/** Functions of the options that fail: what the request gets, for every way to fail and every place to count. */
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { RouteRateLimitOptions } from '../../lib/settings/options.js'
@@ -11,21 +11,21 @@ const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
 
 interface Expected {
-  /** status of a request that the limit lets pass */
+  /** status of a request that fits the limit */
   readonly first: number
-  /** status of one that it does not */
+  /** status of a request that exceeds it */
   readonly second: number
-  /** what the log says of it */
-  readonly told: string | undefined
+  /** message that is logged */
+  readonly logged: string | undefined
 }
 
-const fails: Expected = { first: 500, second: 500, told: undefined }
-const callbackFailed = 'a callback of the rate limit failed'
+const fails: Expected = { first: 500, second: 500, logged: undefined }
+const callbackFailed = 'onExceeding, onExceeded or onBanReach failed; the request goes on'
 const builderFailed = 'errorResponseBuilder must return an object, and not a promise; ' +
   'the default error is sent instead'
-const countWhenFailed: Expected = { first: 200, second: 429, told: 'countWhen failed, the request counts' }
+const countWhenFailed: Expected = { first: 200, second: 429, logged: 'countWhen failed, the request counts' }
 
-/** What becomes of the two requests of a client: with a function that fails at once, and with one that fails later. */
+/** The answers to two requests of a client: with a function that fails at once, and with one that fails later. */
 const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: Expected, later: Expected])[] = [
   ['keyGenerator', fails, fails],
   ['skip', fails, fails],
@@ -33,20 +33,20 @@ const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: 
   ['max', fails, fails],
   ['timeWindow', fails, fails],
   ['cost', fails, fails],
-  ['onExceeding', { first: 500, second: 429, told: undefined }, { first: 200, second: 429, told: callbackFailed }],
-  ['onExceeded', { first: 200, second: 500, told: undefined }, { first: 200, second: 429, told: callbackFailed }],
-  ['onBanReach', { first: 200, second: 500, told: undefined }, { first: 200, second: 403, told: callbackFailed }],
+  ['onExceeding', { first: 500, second: 429, logged: undefined }, { first: 200, second: 429, logged: callbackFailed }],
+  ['onExceeded', { first: 200, second: 500, logged: undefined }, { first: 200, second: 429, logged: callbackFailed }],
+  ['onBanReach', { first: 200, second: 500, logged: undefined }, { first: 200, second: 403, logged: callbackFailed }],
   [
     'errorResponseBuilder',
-    { first: 200, second: 500, told: undefined },
-    { first: 200, second: 429, told: builderFailed }
+    { first: 200, second: 500, logged: undefined },
+    { first: 200, second: 429, logged: builderFailed }
   ],
   ['countWhen', countWhenFailed, countWhenFailed]
 ]
 
 for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
   for (const [name, atOnce, later] of functions) {
-    t.test(`${name} that fails affects no other request, ${where}`, async t => {
+    t.test(`a ${name} that fails affects no other request, ${where}`, async t => {
       const lines: Record<string, unknown>[] = []
       const app = await guardedApp(
         t,
@@ -62,12 +62,12 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
         const rateLimit = { [name]: () => fail(), ...ban } as RouteRateLimitOptions
         app.get(`/${i}`, { config: { rateLimit } }, async () => 'ok')
       }
-      for (const [i, [how, , { first, second, told }]] of ways.entries()) {
+      for (const [i, [how, , { first, second, logged }]] of ways.entries()) {
         lines.length = 0
         t.same([(await app.inject(`/${i}`)).statusCode, (await app.inject(`/${i}`)).statusCode], [first, second], how)
-        if (told !== undefined) await until(() => lines.some(({ msg }) => msg === told))
+        if (logged !== undefined) await until(() => lines.some(({ msg }) => msg === logged))
       }
-      // Whatever nobody has waited for has ended the process by then: what rejects after 5 ms began before.
+      // An unhandled rejection would have ended the process by now: what rejects after 5 ms began before.
       await sleep(5)
       await nextTurn()
     })
