@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'
 import { type Address, type Network, parseAddress, parseNetwork } from '../../lib/addresses/address.js'
-import { AddressList, parseAddressList, type Values } from '../../lib/addresses/address-list.js'
+import { AddressList, parseAddressList, type EntryValues } from '../../lib/addresses/address-list.js'
 import type { HashKey } from '../../lib/addresses/keyed-hash.js'
 import { randomFrom } from '../support/random.js'
 
@@ -14,7 +14,7 @@ const network = (text: string): Network => parseNetwork(text)!
 const address = (text: string): Address => parseAddress(text)!
 
 /** Values as they are, and that no number is read that has none. */
-class Plain<T> implements Values<T> {
+class Plain<T> implements EntryValues<T> {
   readonly items: T[] = []
 
   read (index: number): T {

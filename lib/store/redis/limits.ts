@@ -6,7 +6,7 @@ import { ruleOf } from '../../rules/algorithms.js'
 import type { Check } from '../../rules/rate-limit.js'
 import type { Keys } from '../keys.js'
 import type {
-  CountedHere, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
+  LocalCounter, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
 } from '../limit-store.js'
 import { Batch } from './batch.js'
 import { countRefusals, forget, merge, peek, refund, take } from './encodings/limits.js'
@@ -95,7 +95,7 @@ export class RedisLimits implements LimitStore {
    * @param isIntact  batch numbers prove that Redis has lost nothing, so a counter that is lower than its baseline was
    *   given back or reset by another instance; otherwise the larger of the two counts
    */
-  async merge (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> {
+  async merge (id: string, counters: readonly LocalCounter[], nowMs: number, isIntact: boolean): Promise<void> {
     const merges = counters.flatMap(({ key, limit, baseline, counted }) => {
       const merge = ruleOf(limit).merge(baseline, counted, nowMs, limit)
       return merge === undefined ? [] : [{ key, limit, merge }]
