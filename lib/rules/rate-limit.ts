@@ -34,6 +34,7 @@ export function isChanged ({ left, repaired }: Judged<LimitState>): boolean {
 
 interface JudgedAll<S> {
   readonly accepted: boolean
+  /** `of`: the counter that was passed in */
   readonly judged: readonly { readonly of: S, readonly outcome: Judged<LimitState> }[]
 }
 

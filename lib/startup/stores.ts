@@ -71,7 +71,7 @@ export function makeStores (options: StoresOptions): Stores {
     onForeign (key, fate) {
       onForeign(key, fate)
       // The blocks that were there are known here, too.
-      if (key !== keys.blocks || fate !== 'emptied') return
+      if (key !== keys.blocks || fate !== 'deleted') return
       availability.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
     }
   })

@@ -31,7 +31,7 @@ interface Owner {
   readonly counterKeys?: CounterKeys | undefined
 }
 
-interface OfLimit {
+interface NamedLimit {
   readonly name: string
   readonly limit: { readonly algorithm: Algorithm }
 }
@@ -66,7 +66,7 @@ export class Keys {
   }
 
   /** The Redis key of a counter; taken from the owner's `counterKeys` if it has any. */
-  counter ({ key, counterKeys }: Owner, { name, limit }: OfLimit): string {
+  counter ({ key, counterKeys }: Owner, { name, limit }: NamedLimit): string {
     return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? key)
   }
 

@@ -4,7 +4,7 @@ import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { type Address, parseAddress } from '../../../lib/addresses/address.js'
 import { parseAddressList } from '../../../lib/addresses/address-list.js'
-import { BlockTexts, BlockValues } from '../../../lib/store/memory/block-columns.js'
+import { BlockTexts, BlockColumns } from '../../../lib/store/memory/block-columns.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
 import type { Block } from '../../../lib/store/block-store.js'
@@ -131,7 +131,7 @@ t.test(`a sweep of ${entries} blocks forgets what has run out, and gives the mem
 
 t.test('reasons and origins are kept once, as long as a block has them', async t => {
   const texts = new BlockTexts()
-  const values = new BlockValues(texts)
+  const values = new BlockColumns(texts)
   const pairs = [['a', 'b'], ['ab', ''], ['', 'ab'], ['a', 'b']] as const
   /** The number of the next new pair: the first that no block has. */
   const nextNumber = () => {

@@ -15,14 +15,14 @@ t.test('values are bounded: the oldest goes first', async t => {
 
 t.test('what another store reports of a value is taken over, unless the value was changed here since', async t => {
   const { memory, clock } = setUp(10)
-  const since = memory.clock
+  const since = memory.changeCount
   memory.adopt('told', { text: '5', leftMs: 1000 }, since)
   t.equal(memory.get('told'), '5')
   memory.set('changed', 'here', undefined)
   memory.adopt('changed', { text: 'there', leftMs: Infinity }, since)
   memory.adopt('changed', undefined, since)
   t.equal(memory.get('changed'), 'here')
-  memory.adopt('changed', undefined, memory.clock)
+  memory.adopt('changed', undefined, memory.changeCount)
   t.equal(memory.get('changed'), null)
   clock.ms += 1000
   t.equal(memory.get('told'), null)
