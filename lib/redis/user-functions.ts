@@ -153,7 +153,7 @@ function isPsk (answer: unknown): boolean {
   return psk.length <= 256 && Buffer.byteLength(identity) <= 128
 }
 
-/** Reads one address or a list. Node now asks for all addresses of a name, but many lookup functions still return one. */
+/** Reads one address or a list. Node now asks for all addresses of a name, but many lookups still return one. */
 function readAddresses (answers: readonly unknown[], [, options]: readonly unknown[]): readonly unknown[] | undefined {
   const [found] = answers
   const isOne = typeof found === 'string' && isIP(found) !== 0
