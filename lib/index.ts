@@ -1,4 +1,4 @@
-/** Everything that may be imported. */
+/** The public names of the package. */
 export { default } from './plugin.js'
 export { default as redisGuard, default as fastifyRateLimit } from './plugin.js'
 export type { RateLimitContextConfig } from './plugin.js'
@@ -28,7 +28,7 @@ export type {
   RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions
 } from './settings/options.js'
 export type {
-  CredentialsSource, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption
+  CredentialsSource, RedisClusterOptions, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption
 } from './settings/redis-option.js'
 export type { Algorithm } from './rules/algorithms.js'
 export type { StoreStatus } from './outage/availability.js'

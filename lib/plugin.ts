@@ -11,6 +11,7 @@ import { clientReader } from './http/client-address.js'
 import type { RateLimiter, RateLimitHandler } from './http/decorators.js'
 import { addHooks } from './http/hooks.js'
 import { pluginLog, safeLog } from './observers/safe-log.js'
+import { keepTickShape } from './runtime/tick-shape.js'
 import type { RedisGuardOptions, RouteRateLimitOptions } from './settings/options.js'
 import { resolveOptions } from './settings/settings.js'
 import { assemble } from './startup/assembly.js'
@@ -45,6 +46,7 @@ export interface RateLimitContextConfig {
 }
 
 async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {
+  keepTickShape()
   const settings = resolveOptions(options, process.env)
   const registrations = registrationsOf(fastify)
   const logger = pluginLog(fastify, settings.environment)

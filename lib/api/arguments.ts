@@ -1,29 +1,42 @@
-/** Reads the arguments of the API's methods. What is wrong throws an ArgumentError that names method and argument. */
+/** Reads the arguments of the API's methods. A wrong one throws an ArgumentError that names the method and argument. */
 import { parseAddress, parseNetwork } from '../addresses/address.js'
 import { ArgumentError, show } from '../errors.js'
 import { longestText } from '../limits/change.js'
 import { reservedPrefix } from '../limits/stored-change.js'
 import type { RateLimitEvent } from '../store/event-store.js'
 
-/** An event to record. */
+/** An event of your own, for `logRateLimitEvent`. Every field is optional. Texts have at most 1000 characters. */
 export interface RateLimitEventInput {
-  /** default `limited` */
+  /**
+   * `limited` events make suspects, `blocked` ones do not.
+   *
+   * @default 'limited'
+   */
   type?: RateLimitEvent['type']
+  /** IPv4 or IPv6 address of the client. */
   ip?: string
+  /** Key of the client, if it is not the address. */
   key?: string
+  /** Name of a limit. */
   limit?: string
+  /** HTTP method. */
   method?: string
+  /** Pattern of the route, such as `/users/:id`. */
   route?: string
-  /** how many requests it stands for; default 1 */
+  /**
+   * How many requests the event stands for. A whole number >= 1.
+   *
+   * @default 1
+   */
   count?: number
 }
 
-/** A hundred years. Longer is a mistake in the unit. */
+/** A hundred years. A longer time is a mistake in the unit. */
 const longestMs = 100 * 365 * 86_400_000
 
 export function checkKey (method: string, key: unknown): string {
   if (typeof key === 'string' && key !== '' && !key.startsWith(reservedPrefix)) return key
-  const rule = `a text that is not empty, and does not begin with ${reservedPrefix}`
+  const rule = `a non-empty string that does not begin with ${reservedPrefix}`
   throw new ArgumentError({ option: `the key of ${method}`, rule, received: show(key) })
 }
 
@@ -35,7 +48,7 @@ export function checkLimit (method: string, limit: unknown): void {
 export function checkNetwork (method: string, ip: unknown): string {
   const network = parseNetwork(ip)
   if (network !== undefined) return network.text
-  const rule = 'an IPv4 or IPv6 address, or a range of them such as 192.0.2.0/24'
+  const rule = 'an IPv4 or IPv6 address, or a CIDR range such as 192.0.2.0/24'
   throw new ArgumentError({ option: `the address of ${method}`, rule, received: show(ip) })
 }
 
@@ -57,7 +70,7 @@ export function readEvent (event: RateLimitEventInput, nowMs: number): RateLimit
   if (ip !== undefined && address === undefined) throw wrong('ip', 'an IPv4 or IPv6 address', ip)
   for (const [name, value] of Object.entries({ key, limit, method, route })) {
     if (value !== undefined && (typeof value !== 'string' || value.length > longestText)) {
-      throw wrong(name, `a text of at most ${longestText} characters`, value)
+      throw wrong(name, `a string of at most ${longestText} characters`, value)
     }
   }
   return { type, ip: address?.text, key, limit, method, route, count, atMs: nowMs }

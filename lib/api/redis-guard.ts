@@ -1,7 +1,6 @@
 /**
- * What `fastify.redisGuard` is: the guarded client and the security API. Here
- * arguments are checked; the store does the rest, from memory where Redis is
- * away, so none of the methods fails for that.
+ * `fastify.redisGuard`: blocks, values, events and status. The methods check their arguments here. The stores do the
+ * rest, from memory while Redis is away, so no method fails because of an outage.
  */
 import { EventEmitter } from 'node:events'
 import { attempt } from '../runtime/awaitable.js'
@@ -21,8 +20,13 @@ import {
 } from './arguments.js'
 import type { GuardWarning } from './warning.js'
 
+/** Options of `blockIP`. */
 export interface BlockOptions extends ChangedBy {
-  /** the block stands even where a longer one is in force; default `false` */
+  /**
+   * `true`: the new block replaces one that ends later.
+   *
+   * @default false
+   */
   replace?: boolean
 }
 
@@ -44,20 +48,34 @@ export interface RedisGuardParts {
   readonly now: () => number
   /** throws a ClosedError once the application closes */
   readonly checkOpen: () => void
-  /** called with the error or rejection of a user's listener; must not throw */
+  /** called with an error or rejection of a user's listener; must not throw */
   readonly onListenerError: (error: unknown) => void
 }
 
-/** The decorator `fastify.redisGuard`; see above. */
+/**
+ * The decorator `fastify.redisGuard`. Its methods work the same on Redis and in memory, and none fails because Redis is
+ * away. Each throws an `ArgumentError` for a wrong argument, and a `ClosedError` once the application closes.
+ *
+ * The event `switch` reports, with a `StoreStatus`, that another store answers. Errors of listeners are logged.
+ *
+ * @example
+ * app.redisGuard.on('switch', ({ store, reason }) => app.log.warn({ reason }, `${store} answers`))
+ */
 export class RedisGuard extends EventEmitter<SwitchEvents> {
-  /** The ioredis client, without the breaker and its time limit; undefined where no Redis is configured. */
+  /**
+   * The ioredis client, for commands of your own. They bypass the circuit breaker and `commandTimeout`. `undefined`: no
+   * Redis is configured.
+   */
   readonly client: RedisClient | undefined
   /**
-   * The warnings so far, from start-up and later: each once, in the order in
-   * which they were first found. The README explains their codes in "Warnings".
+   * The warnings since the start, each once, in the order in which they were first found. docs/api.md explains their
+   * codes.
+   *
+   * @example
+   * const codes = app.redisGuard.warnings.map(({ code }) => code)
    */
   readonly warnings: readonly GuardWarning[]
-  /** Limits at run time. */
+  /** Changes limits at run time, and shows and resets the counters of one client. */
   readonly limits: LimitControl
   readonly #status: () => StoreStatus
   readonly #blocks: BlockStore
@@ -85,27 +103,49 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     this.#rotate = rotate
     this.#now = now
     this.#checkOpen = checkOpen
-    // In a promise's turn: a test may have faked queueMicrotask.
+    // A promise, since a test may have faked queueMicrotask.
     availability?.on('switch', status => { Promise.resolve().then(() => this.#notify(status, onListenerError)) })
   }
 
-  /** Which store answers, since when, and why. */
+  /**
+   * Which store answers, since when, and why.
+   *
+   * @example
+   * if (app.redisGuard.status.store === 'memory') app.log.warn(app.redisGuard.status.reason)
+   */
   get status (): StoreStatus {
     return this.#status()
   }
 
-  /** @returns the value; null when there is none */
+  /**
+   * Reads a value that `set` or `incr` stored. While Redis is away, it returns the last value that this instance knew.
+   *
+   * @param key  any non-empty text that does not begin with `redis-guard:`
+   * @returns the value as text; `null`: there is none
+   *
+   * @example
+   * const theme = await app.redisGuard.get('theme:42') ?? 'light'
+   */
   async get (key: string): Promise<string | null> {
     this.#checkOpen()
     return await this.#values.get(checkKey('get', key))
   }
 
-  /** @param options.ttlSeconds  until it is forgotten; left out: never */
+  /**
+   * Stores a value, in place of an earlier one.
+   *
+   * @param value               text, or a finite number, which is stored as text
+   * @param options.ttlSeconds  seconds until the value expires, such as `0.5`; default: never
+   *
+   * @example
+   * await app.redisGuard.set('theme:42', 'dark', { ttlSeconds: 3600 })
+   */
   async set (key: string, value: string | number, options: { ttlSeconds?: number } = {}): Promise<void> {
     this.#checkOpen()
     checkKey('set', key)
     if (typeof value !== 'string' && !Number.isFinite(value)) {
-      throw new ArgumentError({ option: 'the value of set', rule: 'a text or a finite number', received: show(value) })
+      const rule = 'a string or a finite number'
+      throw new ArgumentError({ option: 'the value of set', rule, received: show(value) })
     }
     const { ttlSeconds } = options
     const ttlMs = ttlSeconds === undefined ? undefined : toMs('ttlSeconds of set', ttlSeconds)
@@ -113,31 +153,54 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * Adds one; a key that is not there counts as 0.
+   * Adds 1 to a value. A key without a value counts as 0.
    *
-   * @throws ValueError  when the value is no whole number, or leaves 64 bits
+   * @returns the sum
+   * @throws ValueError  if the value is not a whole number, or the sum has more than 64 bits
+   *
+   * @example
+   * const visits = await app.redisGuard.incr('visits')
    */
   async incr (key: string): Promise<number> {
     this.#checkOpen()
     return await this.#values.incr(checkKey('incr', key))
   }
 
-  /** @returns whether there was such a key */
+  /**
+   * Lets a value expire.
+   *
+   * @param seconds  from now on; more than 0, fractions too
+   * @returns whether there was such a key
+   *
+   * @example
+   * await app.redisGuard.expire('visits', 86_400)
+   */
   async expire (key: string, seconds: number): Promise<boolean> {
     this.#checkOpen()
     return await this.#values.expire(checkKey('expire', key), toMs('the seconds of expire', seconds))
   }
 
-  /** @returns whether there was such a key */
+  /**
+   * Deletes a value.
+   *
+   * @returns whether there was such a key
+   *
+   * @example
+   * await app.redisGuard.del('visits')
+   */
   async del (key: string): Promise<boolean> {
     this.#checkOpen()
     return await this.#values.del(checkKey('del', key))
   }
 
   /**
-   * Records an event; it is in the store when the promise resolves. If Redis
-   * is so slow that it cannot be written within a second, it is counted as
-   * dropped. Refused requests are recorded without this.
+   * Records an event of your own. The guard records refused requests by itself.
+   *
+   * The event is stored when the promise resolves. If Redis is too slow to store it within a second, it is dropped, and
+   * the metric `redis_guard_events_total{type="dropped"}` counts it.
+   *
+   * @example
+   * await app.redisGuard.logRateLimitEvent({ ip: '203.0.113.7', route: '/webhook', count: 3 })
    */
   async logRateLimitEvent (event: RateLimitEventInput): Promise<void> {
     this.#checkOpen()
@@ -145,8 +208,13 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * The latest events, newest first. Like each method that reads events, it
-   * waits half a second at most for refusals that are still being written.
+   * Returns the latest events, newest first. It waits for refusals that are still being written, for at most half a
+   * second.
+   *
+   * @param limit  the most events to return; a whole number >= 1; default 100
+   *
+   * @example
+   * for (const { ip, route, count } of await app.redisGuard.getRateLimitEvents(20)) app.log.info({ ip, route, count })
    */
   async getRateLimitEvents (limit = 100): Promise<readonly RateLimitEvent[]> {
     this.#checkOpen()
@@ -156,9 +224,13 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * Removes events older than this many ms; 0 removes all.
+   * Removes old events.
    *
-   * @returns how many were removed
+   * @param olderThanMs  age in whole ms; 0: all events
+   * @returns how many events were removed
+   *
+   * @example
+   * await app.redisGuard.clearOldRateLimitEvents(7 * 86_400_000)
    */
   async clearOldRateLimitEvents (olderThanMs: number): Promise<number> {
     this.#checkOpen()
@@ -171,14 +243,21 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * Blocks an address, or a range in CIDR form: its requests get a 403, here
-   * at once, on other instances within `syncInterval`. A block never shortens
-   * another: the one that ends last stands, with its reason and origin. An
-   * address and a range around it are blocked separately.
+   * Blocks an address or a CIDR range: its requests get a 403 on every route. The block holds on this instance at once,
+   * and on the others within `syncInterval`.
    *
-   * @param durationSeconds  Infinity: until it is unblocked
-   * @param options.replace  true: this block stands, also where a longer one is in force
-   * @returns the block that stands: an earlier one, where that ends later
+   * A block never shortens another one of the same address or range: the one that ends last stands, with its reason and
+   * origin. An address and a range around it are blocked separately.
+   *
+   * @param ip               such as `203.0.113.7`, `2001:db8::7` or `203.0.113.0/24`
+   * @param durationSeconds  more than 0, at most a hundred years; `Infinity`: until it is unblocked
+   * @param options.reason   why, for the log and `getBlockedIPs`; at most 1000 characters; default: empty
+   * @param options.origin   who or what blocks; at most 1000 characters; default `api`
+   * @param options.replace  `true`: this block replaces one that ends later; default `false`
+   * @returns the block that stands: an earlier one if it ends later
+   *
+   * @example
+   * const { expiresAtMs } = await app.redisGuard.blockIP('203.0.113.7', 3600, { reason: 'credential stuffing' })
    */
   async blockIP (
     ip: string, durationSeconds: number, { reason = '', origin = 'api', replace = false }: BlockOptions = {}
@@ -201,7 +280,14 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     return block
   }
 
-  /** Whether the address is blocked, by itself or by a range around it; the allow list does not count. */
+  /**
+   * Whether an address is blocked, by its own block or by that of a range around it. The allow list is not considered.
+   *
+   * @param ip  an address, not a range
+   *
+   * @example
+   * const isBlocked = await app.redisGuard.isIPBlocked('203.0.113.7')
+   */
   async isIPBlocked (ip: string): Promise<boolean> {
     this.#checkOpen()
     const address = parseAddress(ip)
@@ -213,10 +299,14 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * Unblocks an address or range, however long it was blocked.
+   * Removes the block of an address or range, however long it would have lasted. An address inside a blocked range
+   * stays blocked.
    *
-   * @param by  who unblocks, and why: for the log
-   * @returns whether exactly this address or range was blocked; one inside a blocked range stays blocked
+   * @param by  `reason` and `origin`, for the log
+   * @returns whether exactly this address or range was blocked
+   *
+   * @example
+   * await app.redisGuard.unblockIP('203.0.113.7', { reason: 'false alarm', origin: 'support' })
    */
   async unblockIP (ip: string, { reason = '', origin = 'api' }: ChangedBy = {}): Promise<boolean> {
     this.#checkOpen()
@@ -227,13 +317,27 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
     return wasBlocked
   }
 
-  /** All blocks in force. */
+  /**
+   * Returns all blocks in force, those of ranges too, sorted by the text of the address.
+   *
+   * @example
+   * for (const { ip, reason } of await app.redisGuard.getBlockedIPs()) app.log.info({ ip, reason })
+   */
   async getBlockedIPs (): Promise<readonly Block[]> {
     this.#checkOpen()
     return await this.#blocks.blocks()
   }
 
-  /** The addresses that were limited most often in the recorded events, most limited first. */
+  /**
+   * Returns the addresses with the most limited requests among the recorded events, the most limited first. Of IPv6
+   * clients it names the prefix (by default a /64), which `blockIP` takes.
+   *
+   * @param limit  the most addresses to return; a whole number >= 1; default 10
+   *
+   * @example
+   * const suspects = await app.redisGuard.getSuspiciousIPs()
+   * for (const { ip, count } of suspects) if (count > 10_000) await app.redisGuard.blockIP(ip, 3600)
+   */
   async getSuspiciousIPs (limit = 10): Promise<readonly Suspect[]> {
     this.#checkOpen()
     checkLimit('getSuspiciousIPs', limit)
@@ -242,12 +346,16 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * Asks `redis.credentials` again, and authenticates every open connection
-   * anew with its answer, without dropping one. With Redis away it has asked,
-   * and so does the next connect.
+   * Calls the function `redis.credentials` again, and authenticates every open connection with its answer. No
+   * connection is dropped. While Redis is away there is nothing to authenticate; each new connection calls the function
+   * anyway.
    *
-   * @throws NoCredentialsError  without `redis.credentials`
-   * @throws StoreUnavailableError  of kind `auth`, when the function fails or Redis refuses its answer
+   * @throws NoCredentialsError     without `redis.credentials`
+   * @throws StoreUnavailableError  of kind `auth`, if the function fails or Redis refuses its answer; the connections
+   *   stay as they were
+   *
+   * @example
+   * const timer = setInterval(() => { app.redisGuard.rotate().catch(error => app.log.error(error)) }, 3_600_000)
    */
   async rotate (): Promise<void> {
     this.#checkOpen()
@@ -256,8 +364,8 @@ export class RedisGuard extends EventEmitter<SwitchEvents> {
   }
 
   /**
-   * Calls each listener by itself, and outside the decision that caused the switch. A listener that fails neither
-   * fails a request, nor keeps other listeners from being called. `emit` would leave rejections unhandled.
+   * Calls each listener separately, and outside the decision that caused the switch. So a listener that fails neither
+   * fails a request nor prevents the calls of other listeners. `emit` would leave rejections unhandled.
    */
   #notify (status: StoreStatus, onListenerError: (error: unknown) => void): void {
     for (const listener of this.rawListeners('switch')) {

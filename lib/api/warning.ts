@@ -1,5 +1,6 @@
-/** A finding that is no error but needs attention. The message has no numbers: they are fields of the log line. */
+/** A condition that needs attention, but does not stop the application. docs/api.md lists the codes. */
 export interface GuardWarning {
+  /** Stable name of the warning. */
   readonly code:
     | 'GUARD_WARN_TRUST_PROXY'
     | 'GUARD_WARN_ROUTES_BEFORE'
@@ -12,5 +13,6 @@ export interface GuardWarning {
     | 'GUARD_WARN_MEMORY'
     | 'GUARD_WARN_EVICTED'
     | 'GUARD_WARN_FOREIGN_VALUE'
+  /** What was found, its effect, and what to do. It has no numbers: those are fields of the log line. */
   readonly message: string
 }

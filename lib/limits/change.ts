@@ -3,11 +3,19 @@ import { ArgumentError, show } from '../errors.js'
 import { duration, wrong } from '../settings/option-rules.js'
 import type { LimitChange } from './registry.js'
 
-/** The author of a change, and the reason for it. */
+/** The author of a change, and the reason for it. Both are logged. */
 export interface ChangedBy {
-  /** why; at most 1000 characters; default: none */
+  /**
+   * Why. At most 1000 characters.
+   *
+   * @default ''
+   */
   reason?: string
-  /** who or what; at most 1000 characters; default `api` */
+  /**
+   * Who or what. At most 1000 characters.
+   *
+   * @default 'api'
+   */
   origin?: string
 }
 

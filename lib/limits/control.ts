@@ -15,18 +15,21 @@ import type { LimitRegistry } from './registry.js'
 import { forJson, type SetLimit } from './stored-change.js'
 import { LimitSync, type LimitSyncParts } from './sync.js'
 
-/** How far a client is with one limit. */
+/** The counter of one client at one limit, as `limits.peek` returns it. */
 export interface PeekedLimit {
+  /** Name of the limit; with `@address` at its end: the counter of an address whose requests had no key. */
   readonly name: string
+  /** How the limit counts. */
   readonly algorithm: Algorithm
+  /** Hits that the limit allows in a window. */
   readonly max: number
-  /** ms */
+  /** Length of the window, ms. */
   readonly timeWindow: number
-  /** hits of cost 1 that would still pass */
+  /** Hits of cost 1 that would still pass. */
   readonly remaining: number
-  /** ms until the whole quota is there again */
+  /** ms until the client has its whole quota again. */
   readonly resetMs: number
-  /** ms until a hit of cost 1 passes; 0: it would now */
+  /** ms until a hit of cost 1 passes; 0: it would pass now. */
   readonly retryAfterMs: number
 }
 
@@ -41,6 +44,10 @@ export interface LimitControlParts extends LimitSyncParts {
   readonly changeLog: ChangeLog
 }
 
+/**
+ * `fastify.redisGuard.limits`: changes limits at run time, and shows and resets the counters of one client. The methods
+ * throw an `ArgumentError` for a wrong argument, and a `ClosedError` once the application closes.
+ */
 export class LimitControl {
   readonly #registry: LimitRegistry
   readonly #sync: LimitSync
@@ -61,25 +68,42 @@ export class LimitControl {
     this.#changeLog = changeLog
   }
 
-  /** Names of all limits: `global`, `GET:/login`, `GET:/login:burst`, `group:<groupId>`, `limiter:<n>`. */
+  /**
+   * The names of all limits: `global`, method and path of a route (`GET:/login`), `group:<groupId>`, and `limiter:<n>`
+   * for `rateLimit()` and `createRateLimit()`. A name in the option `limits` follows after a colon:
+   * `GET:/search:burst`.
+   *
+   * @example
+   * app.log.info({ limits: app.redisGuard.limits.names })
+   */
   get names (): readonly string[] {
     return this.#registry.names
   }
 
-  /** The limits that are as they were set at run time, here or elsewhere, as far as this process knows. */
+  /**
+   * Returns the limits that were changed at run time, by this instance or another, as far as this instance knows.
+   *
+   * @example
+   * for (const { name, max, origin } of app.redisGuard.limits.list()) app.log.info({ name, max, origin })
+   */
   list (): readonly SetLimit[] {
     return this.#sync.list()
   }
 
   /**
-   * Changes a limit: here when the promise resolves, on other instances within
-   * `syncInterval`. It stays changed, over restarts too, until it is reset.
+   * Changes a limit: on this instance when the promise resolves, on the others within `syncInterval`. The change
+   * outlives restarts and outages of Redis, until `reset`.
    *
-   * @param limit.max         Infinity: no limit
+   * @param name              one of `names`
+   * @param limit.max         a whole number >= 0; `Infinity`: no limit
    * @param limit.timeWindow  ms, or a text such as `1 minute`
-   * @param by  who sets it, and why: for `list` and the log
-   * @throws ArgumentError  when there is no such limit, or it cannot be such a one
-   * @throws StoreUnavailableError  of kind `reply`, when Redis rejects the change: nothing changes
+   * @param by                `reason` and `origin`, for `list` and the log
+   * @throws ArgumentError  if there is no such limit, or its numbers cannot be counted
+   * @throws StoreUnavailableError  of kind `reply`, if Redis rejects the change: nothing changes
+   *
+   * @example
+   * const limit = { max: 20, timeWindow: '1 minute' }
+   * await app.redisGuard.limits.set('global', limit, { reason: 'attack', origin: 'on call' })
    */
   async set (
     name: string, limit: { readonly max: number, readonly timeWindow: number | string },
@@ -112,14 +136,18 @@ export class LimitControl {
   }
 
   /**
-   * Sets a limit back to what is configured, by its name; or forgets all
-   * counters of a client, by its key, its key's hash or its address. A string
-   * that is the name of a limit means that limit; `{ key }` and `{ name }` say
-   * which is meant.
+   * Resets a limit to its configuration, or all counters of a client to zero.
    *
-   * @param by  who resets it, and why: for the log
+   * @param what  the name of a limit; or a client, by its address, its key or the hash of its key. A string that is the
+   *   name of a limit means the limit; `{ name }` and `{ key }` are never ambiguous. Counters in a `store` of your own
+   *   stay, and those of another registration.
+   * @param by    `reason` and `origin`, for the log
    * @returns whether there was something to reset
-   * @throws StoreUnavailableError  as for `set`
+   * @throws StoreUnavailableError  of kind `reply`, if Redis rejects the reset of a limit: nothing changes
+   *
+   * @example
+   * await app.redisGuard.limits.reset('global')
+   * await app.redisGuard.limits.reset({ key: '203.0.113.7' }, { reason: 'support ticket' })
    */
   async reset (
     what: string | { readonly name: string } | { readonly key: string }, { reason = '', origin = 'api' }: ChangedBy = {}
@@ -140,10 +168,14 @@ export class LimitControl {
   }
 
   /**
-   * How far a client is with each limit; nothing is counted. Limits whose
-   * numbers are computed for each request, and those without an end, are left out.
+   * Returns the counter of a client at each limit, without counting. Limits whose `max` or `timeWindow` is a function
+   * are left out, and limits with `max: Infinity`.
    *
-   * @param key  an address, or an answer of a `keyGenerator`; with `hashKeys`, also the hash that events show
+   * @param key  an address, or the text of a key that `keyGenerator` returns; with `hashKeys`, also the hash in events
+   *
+   * @example
+   * const counters = await app.redisGuard.limits.peek('203.0.113.7')
+   * app.log.info({ counters })
    */
   async peek (key: string): Promise<readonly PeekedLimit[]> {
     this.#checkOpen()

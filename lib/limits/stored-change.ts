@@ -45,16 +45,19 @@ export function parseChange (text: string): StoredChange | undefined {
   }
 }
 
-/** A limit that was set at run time. */
+/** A limit that was changed at run time, as `limits.list` returns it. */
 export interface SetLimit {
+  /** Name of the limit. */
   readonly name: string
+  /** Hits that it allows in a window; `Infinity`: no limit. */
   readonly max: number
-  /** ms */
+  /** Length of the window, ms. */
   readonly timeWindow: number
+  /** Why it was changed; empty: no reason was given. */
   readonly reason: string
-  /** who or what set it; empty: not known */
+  /** Who or what changed it; empty: not known. */
   readonly origin: string
-  /** ms since 1970; undefined: not known */
+  /** When it was changed, ms since 1970; `undefined`: not known. */
   readonly setAtMs: number | undefined
 }
 

@@ -1,16 +1,30 @@
-/** A store of the user's own, as @fastify/rate-limit takes it: the `store` option. */
+/** The option `store`: a store of the user's own, with the contract of `@fastify/rate-limit`. */
 
-/** Answers with how often a key has come in its window, this time among them, and in how many ms the window ends. */
+/**
+ * Called by a custom store with its answer.
+ *
+ * `current`: hits of the key in its window, this one included. `ttl`: ms until the window ends.
+ */
 export type CustomStoreCallback =
   (error: Error | null, result?: { readonly current: number, readonly ttl: number }) => void
 
+/** A store that counts in fixed windows, as `@fastify/rate-limit` takes it. */
 export interface CustomStore {
-  /** @param timeWindow  ms */
+  /**
+   * Counts a hit, and begins a window if the key has none.
+   *
+   * @param timeWindow  ms
+   */
   incr (key: string, callback: CustomStoreCallback, timeWindow: number, max: number): void
-  /** the same without counting */
+  /**
+   * Like `incr`, without counting. Needed for `createRateLimit` with `increment: false`.
+   *
+   * @param timeWindow  ms
+   */
   read? (key: string, callback: CustomStoreCallback, timeWindow: number, max: number): void
-  /** a store for one route, whose options are those of the plugin and its own */
+  /** Returns the store of one route. `options`: those of the plugin, overridden by those of the route. */
   child (options: object): CustomStore
 }
 
+/** The class that the option `store` takes. It is called with the options of the plugin. */
 export type CustomStoreConstructor = new (options: object) => CustomStore

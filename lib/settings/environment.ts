@@ -1,17 +1,18 @@
 /**
- * The environment variables, read once into typed values. Empty is unset, as
- * in a compose file's `REDIS_PASSWORD=`.
+ * The environment variables, read once into typed values. An empty variable counts as not set, as with
+ * `REDIS_PASSWORD=` in a compose file.
  */
 import { type OptionProblem, show } from '../errors.js'
 import { parseRedisUrl, type RedisAddress, redisUrlRule } from './redis-url.js'
 
 export interface Environment {
+  /** NODE_ENV is `production` */
   readonly production: boolean
-  /** NODE_ENV says that this is nobody's service */
+  /** NODE_ENV is `development` or `test` */
   readonly development: boolean
-  /** what REDIS_URL, REDIS_PASSWORD and REDIS_TLS say together; undefined without REDIS_URL */
+  /** from REDIS_URL, REDIS_PASSWORD and REDIS_TLS; undefined: REDIS_URL is not set */
   readonly redis: RedisAddress | undefined
-  /** REDIS_ENABLED; undefined: not said */
+  /** REDIS_ENABLED; undefined: not set */
   readonly enabled: boolean | undefined
   /** REDIS_TIMEOUT, ms */
   readonly connectTimeout: number | undefined
@@ -24,32 +25,32 @@ export interface Variable {
   readonly description: string
 }
 
-/** What README's table of variables says; a test compares the two. */
+/** The variables. A table in the docs repeats them; a test compares the two. */
 export const variables = {
   NODE_ENV: { rule: '`production`', description: 'Redis is used by default only in production' },
-  REDIS_URL: { rule: redisUrlRule, description: 'where Redis is; without it the memory store answers' },
-  REDIS_PASSWORD: { rule: 'any characters, no escaping', description: 'wins over the password in the URL' },
+  REDIS_URL: { rule: redisUrlRule, description: 'where Redis is; not set: memory counts' },
+  REDIS_PASSWORD: { rule: 'any characters, no escaping', description: 'the password; replaces the one in the URL' },
   REDIS_TLS: {
     rule: '`true` or `false`',
-    description: 'TLS on a `redis://` URL; a `rediss://` URL is TLS in any case'
+    description: '`true`: TLS for a `redis://` URL, too; a `rediss://` URL always means TLS'
   },
   REDIS_TIMEOUT: {
     rule: 'a whole number of ms from 1 to 600000',
-    description: 'time limit for connecting, 5000 if unset; the option `connectTimeout` wins'
+    description: 'time limit for connecting; default 5000; the option `connectTimeout` replaces it'
   },
   REDIS_ENABLED: {
     rule: '`true` or `false`',
-    description: '`true`: use Redis outside production too; `false`: never'
+    description: '`true`: use Redis outside production, too; `false`: never use it'
   },
   LOG_LEVEL: {
     rule: 'a level of the logger',
-    description: "level of the plugin's own log lines; `debug` shows what it does"
+    description: "level of the guard's own log lines; with `debug`, each decision is a line"
   }
 } as const satisfies Readonly<Record<string, Variable>>
 
 /**
  * @param env       such as `process.env`
- * @param problems  wrong values are added here, all of them
+ * @param problems  gets one for each wrong value
  */
 export function readEnvironment (
   env: Readonly<Record<string, string | undefined>>, problems: OptionProblem[]

@@ -1,4 +1,4 @@
-/** Reads options by their declarations: what was given, what holds else, and what is wrong. */
+/** Reads options by their declarations: the values that were given, the defaults, and the problems. */
 import { type OptionProblem, show } from '../errors.js'
 import { probablyMeant } from './host-options.js'
 import { wrong } from './option-rules.js'
@@ -9,9 +9,9 @@ export type Given<Declared> = {
 }
 
 export interface Reading {
-  /** how a wrong option is called in the error */
+  /** the name of a wrong option in the error */
   readonly nameOf: (name: string) => string
-  /** whether an option that is not declared is for somebody else; default: none is */
+  /** whether an option that is not declared is ignored; default: it is a problem */
   readonly isIgnored?: (name: string) => boolean
 }
 
@@ -55,7 +55,7 @@ export type Fallbacks<Declared> = {
     : never
 }
 
-/** What holds where nothing is given. */
+/** The defaults of all declared options. */
 export function fallbacks<Declared extends Readonly<Record<string, Option>>> (declared: Declared): Fallbacks<Declared> {
   const entries = Object.entries(declared).map(([name, { fallback }]) => [name, fallback])
   return Object.fromEntries(entries) as Fallbacks<Declared>

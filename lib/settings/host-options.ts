@@ -1,12 +1,11 @@
 /**
- * Which options that we do not know are mistakes, and which are for others.
- * @fastify/autoload gives each plugin the options of the whole application.
- * fastify-cli adds what follows `--` on its command line, and with `--options`
- * those of the server.
+ * Decides whether an unknown option is a mistake or is meant for another part of the application. @fastify/autoload
+ * gives each plugin the options of the whole application. fastify-cli adds those after `--` on its command line, and
+ * with `--options` those of the server.
  */
 import { editDistance, plainName } from './near-name.js'
 
-/** Names that the program around a plugin uses, none of which is an option of ours; a test compares them. */
+/** Option names of Fastify, @fastify/autoload and fastify-cli. A test checks that none is an option of the guard. */
 export const hostOptions: ReadonlySet<string> = new Set([
   // fastify.register
   'prefix', 'logLevel', 'logSerializers',
@@ -30,7 +29,10 @@ export const hostOptions: ReadonlySet<string> = new Set([
   'listenTextResolver'
 ])
 
-/** What other limiters call an option of ours, and what belongs inside of one. No words that any plugin may use. */
+/**
+ * Names that other limiters use for an option of the guard, and names that belong inside one of its options. No general
+ * words: those may be meant for another plugin.
+ */
 const otherNames: ReadonlyMap<string, string> = new Map(Object.entries({
   max: ['limit', 'points', 'maximum', 'maxRequests', 'maxHits'],
   timeWindow: ['window', 'windowMs', 'duration'],
@@ -45,20 +47,21 @@ const otherNames: ReadonlyMap<string, string> = new Map(Object.entries({
   'app.redisGuard.blockIP': ['denyList', 'blackList', 'blockList']
 }).flatMap(([option, names]) => names.map(name => [plainName(name), option])))
 
-/** @param options  all that were given: of one word fastify-cli gives `my-option` beside `myOption` */
+/** @param options  all that were given: fastify-cli gives both `my-option` and `myOption` for one argument */
 export function isOfHost (name: string, options: object): boolean {
   return hostOptions.has(name) || (name.includes('-') && Object.hasOwn(options, camelCase(name)))
 }
 
 /**
- * @param known  the names of our options
- * @returns the option that was probably meant; undefined: none, so that the name is somebody else's
+ * @param known  the names of the guard's options
+ * @returns the option that was probably meant; undefined: none, so the name is meant for another part of the
+ * application
  */
 export function probablyMeant (name: string, known: readonly string[]): string | undefined {
   return otherNames.get(plainName(name)) ?? known.find(option => isNear(plainName(name), plainName(option)))
 }
 
-/** @returns names that are neither ours nor the host's, nor a mistake for one of ours */
+/** @returns names that are not of the guard, not of the host, and not a misspelling of an option of the guard */
 export function foreignOptions (options: object, known: readonly string[]): readonly string[] {
   const given = Object.entries(options).filter(([, value]) => value !== undefined).map(([name]) => name)
   return given.filter(name => !isOfHost(name, options) && probablyMeant(name, known) === undefined)
@@ -68,11 +71,11 @@ function camelCase (name: string): string {
   return name.replaceAll(/-+(\w)/g, (dashed, letter: string) => letter.toUpperCase())
 }
 
-/** Typing errors spare the first letter. Short names are near to many words, so less is near to them. */
+/** Typing errors rarely change the first letter. Many words are near a short name, so it allows fewer changes. */
 function isNear (name: string, option: string): boolean {
   if (name === option) return true
   if (name[0] !== option[0]) return false
-  // "map" and "bar" are words of their own, "maxx" is none.
+  // For `max`, "map" is a different word, and "maxx" is a typing error.
   if (option.length < 4 && name.length === option.length) return false
   return editDistance(name, option) <= (option.length < 6 ? 1 : 2)
 }

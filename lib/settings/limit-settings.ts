@@ -1,6 +1,6 @@
 /**
- * What is made of the options of a limit: the plugin's own, and those of each
- * route, which builds on it. Read once, frozen and complete.
+ * Reads the options of a limit into settings: once, complete and frozen. A route's options are read on top of the
+ * plugin's.
  */
 import type { FastifyRequest } from 'fastify'
 import { type AddressList, parseAddressList } from '../addresses/address-list.js'
@@ -17,36 +17,36 @@ import {
   type RouteRateLimitOptions, type SingleLimitOptions
 } from './options.js'
 
-/** What a limit counts, and whom it refuses. */
+/** The numbers of a limit. */
 export interface LimitDefinition {
   readonly algorithm: Algorithm
   readonly max: Exclude<SingleLimitOptions['max'], undefined>
   /** ms */
   readonly timeWindow: number | ((request: FastifyRequest, key: string) => Awaitable<number>)
-  /** undefined: as much as max */
+  /** undefined: equal to max */
   readonly burst: number | undefined
   readonly cost: Exclude<SingleLimitOptions['cost'], undefined>
   /** refusals in a window; -1: never */
   readonly ban: number
   readonly excess: Excess
-  /** ms; undefined: a day, or the window where that is longer */
+  /** ms; undefined: a day, or the window if that is longer */
   readonly maxBackoff: number | undefined
-  /** part of the clients that it refuses, 0 to 1 */
+  /** the part of the clients that it may refuse, 0 to 1 */
   readonly enforce: number
 }
 
-/** One of the limits of a route; its name is empty where it is the only one. */
+/** One of the limits of a route. The name of an only limit is empty. */
 export interface NamedLimitDefinition extends LimitDefinition {
   readonly name: string
 }
 
-/** A limit's settings: every default filled in; undefined only where "not given" is a setting of its own. */
+/** A limit's settings, with all defaults filled in. A setting is undefined only where that has a meaning. */
 export interface LimitSettings extends LimitDefinition {
-  /** whose counters a route shares; undefined: it has its own */
+  /** the group whose counters a route shares; undefined: it has its own counters */
   readonly groupId: string | undefined
-  /** what each request has to pass */
+  /** the limits that each request has to pass */
   readonly limits: readonly NamedLimitDefinition[]
-  /** as given, for routes to build upon; undefined: there is one limit, without a name */
+  /** `limits` as given, the default of routes; undefined: there is one limit, without a name */
   readonly list: readonly NamedLimitOptions[] | undefined
   readonly countWhen: RateLimitOptions['countWhen']
   readonly hook: LimitHook
@@ -62,7 +62,7 @@ export interface LimitSettings extends LimitDefinition {
   readonly onExceeding: RateLimitOptions['onExceeding']
   readonly onExceeded: RateLimitOptions['onExceeded']
   readonly onBanReach: RateLimitOptions['onBanReach']
-  /** `skipOnError` is read into it, too */
+  /** also set by `skipOnError` */
   readonly onOutage: OnOutage
   readonly addHeaders: Readonly<Record<typeof refusalHeaders[number], boolean>>
   readonly addHeadersOnExceeding: Readonly<Record<typeof limitHeaders[number], boolean>>
@@ -72,7 +72,7 @@ export interface LimitSettings extends LimitDefinition {
 }
 
 export interface AllowList {
-  /** the entries, or the function */
+  /** the entries or the function, as given */
   readonly given: Exclude<RateLimitOptions['allowList'], undefined>
   readonly addresses: AddressList<true>
   /** entries that are neither addresses nor ranges, and keys of `{ key }` entries */
@@ -80,10 +80,10 @@ export interface AllowList {
   readonly decide: ((request: FastifyRequest, key: string) => Awaitable<boolean>) | undefined
 }
 
-/** Other words for `onOutage`, `enforce` and `excess`, and no settings. */
+/** These options are no settings: they set `onOutage`, `enforce`, `excess` and `list`. */
 const { skipOnError, shadow, continueExceeding, exponentialBackoff, limits, ...ownLimitOptions } = limitOptions
 
-/** The plugin's own limit where its options say nothing. */
+/** The plugin's own limit without options. */
 export const limitDefaults: LimitSettings = {
   ...fallbacks(ownLimitOptions),
   ...fallbacks(routeOptions),
@@ -99,8 +99,8 @@ export const limitDefaults: LimitSettings = {
 
 /**
  * @param config  a route's `config.rateLimit`
- * @param base    what the plugin's options say; an option not given is as there
- * @param place   begins the name of a wrong option, such as `GET /login config.rateLimit`
+ * @param base    the plugin's settings: the defaults of a route
+ * @param place   prefix of the name of a wrong option, such as `GET /login config.rateLimit`
  * @throws OptionsError
  */
 export function resolveRouteLimit (
@@ -115,7 +115,7 @@ export function resolveRouteLimit (
   return Object.freeze({ ...settings, groupId: groupId === '' ? undefined : groupId })
 }
 
-/** @param prefix  begins the name of a wrong option; such as `GET /login config.rateLimit.` */
+/** @param prefix  of the name of a wrong option, such as `GET /login config.rateLimit.` */
 export function resolveLimit (
   given: Given<typeof limitOptions>, base: LimitSettings, prefix: string, problems: OptionProblem[]
 ): LimitSettings {
@@ -124,7 +124,7 @@ export function resolveLimit (
     shadow, enforce, continueExceeding, exponentialBackoff, limits, ...rest
   } = given
   const single = resolveSingle(given, base, prefix, problems)
-  // A single limit of a route's own is in place of the plugin's list.
+  // A route with a single limit does not inherit the plugin's list.
   const list = limits ?? (ofSingle.some(name => given[name] !== undefined) ? undefined : base.list)
   const settings: LimitSettings = {
     ...base,
@@ -155,7 +155,7 @@ export function resolveLimit (
   return Object.freeze(settings)
 }
 
-/** Options that say that there is one limit. */
+/** Options of a single limit, which `limits` replaces. */
 const ofSingle = ['max', 'timeWindow', 'burst'] as const
 
 function resolveSingle (
@@ -164,7 +164,7 @@ function resolveSingle (
   const { algorithm, max, timeWindow, burst, cost, maxBackoff, enforce } = base
   const { shadow, continueExceeding, exponentialBackoff, ...rest } = given
   const { hasBurst, notesRefusals } = ruleOf({ algorithm: given.algorithm ?? algorithm })
-  // A limit that does not note refusals inherits nothing that is about them.
+  // A limit that does not note refusals inherits no option about refusals.
   const { ban, excess } = notesRefusals ? base : limitDefaults
   if (shadow !== undefined && given.enforce !== undefined) {
     problems.push({ option: `${prefix}shadow`, rule: 'left out beside enforce', received: show(shadow) })
@@ -220,10 +220,10 @@ function resolveList (
       problems.push({ option: `${place}${option}`, rule: 'given', received: 'nothing' })
     }
     if (name === undefined || !limitName.test(name)) {
-      const rule = 'a text of 1 to 50 letters, digits, ".", "_" or "-"'
+      const rule = '1 to 50 letters, digits, ".", "_" or "-"'
       problems.push({ option: `${place}name`, rule, received: show(options.name) })
     } else if (names.has(name)) {
-      problems.push({ option: `${place}name`, rule: 'another one than those before', received: show(name) })
+      problems.push({ option: `${place}name`, rule: 'different from the names before it', received: show(name) })
     } else names.add(name)
     return checked({ ...resolveSingle(given, base, place, problems), name: name ?? '' }, place, problems)
   }))
@@ -231,7 +231,7 @@ function resolveList (
 
 const limitName = /^[\w.-]{1,50}$/
 
-/** @returns the same with its cap, having looked whether its numbers go together */
+/** Checks whether the numbers of a limit fit together. @returns the limit with its `maxBackoff` */
 function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionProblem[]): NamedLimitDefinition {
   const { algorithm, max, timeWindow, burst, cost, ban, excess, maxBackoff } = limit
   if (!ruleOf(limit).notesRefusals) {
@@ -254,21 +254,21 @@ function checked (limit: NamedLimitDefinition, prefix: string, problems: OptionP
     }
   } catch (error) {
     const remedy = (error as LimitError).message
-    problems.push({ option: `${prefix}max`, rule: 'in range with timeWindow', received: show(max), remedy })
+    const rule = 'a number that can be counted exactly in this timeWindow'
+    problems.push({ option: `${prefix}max`, rule, received: show(max), remedy })
   }
   return capped
 }
 
-/** Equal for equal caps, whether they were given or not. @returns undefined: no refusal makes a window longer */
+/** Returns the same for equal caps, given or default. @returns undefined: refusals do not make the window longer */
 function capOf ({ timeWindow, excess, maxBackoff = defaultBackoffMs }: LimitDefinition): number | undefined {
   if (excess !== 'backoff') return undefined
   return typeof timeWindow === 'number' ? Math.max(maxBackoff, timeWindow) : maxBackoff
 }
 
 /**
- * The plugin's options say what differs from all headers, a route's which
- * there are, as in @fastify/rate-limit. What `enableDraftSpec` calls
- * `ratelimit-limit` is `x-ratelimit-limit` here.
+ * As in @fastify/rate-limit: headers that the plugin's options leave out are on, and those that a route's options leave
+ * out are off. The settings have the names with `x-`, also with `enableDraftSpec`.
  */
 function readHeaders<T extends Readonly<Record<string, boolean>>> (
   given: Readonly<Partial<Record<string, boolean>>> | undefined, { limits }: LimitSettings, base: T

@@ -1,13 +1,14 @@
-/** How alike two names are, to say which option was probably meant by a mistyped one. */
+/** Compares names, to find the option that a misspelt name probably meant. */
 
-/** A name as far as it matters: `timeWindow`, `time_window` and `TIME-WINDOW` are the same. */
+/** A name without case, hyphens and underscores: `timeWindow`, `time_window` and `TIME-WINDOW` become the same. */
 export function plainName (name: string): string {
   return name.toLowerCase().replaceAll(/[-_]/g, '')
 }
 
 /**
- * @param atMost  more than so many changes are no slip of the fingers
- * @returns how many characters have to be added, removed, replaced, or swapped with the next one, to make one text the
+ * @param atMost  the most changes that count as a typing error
+ * @returns how many characters must be added, removed, replaced, or swapped with the next one, to turn one text into
+ * the
  *   other; Infinity: more than `atMost`
  */
 export function editDistance (a: string, b: string, atMost = 3): number {

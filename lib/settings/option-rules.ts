@@ -1,19 +1,19 @@
 /**
- * What a single option may be: its rule in words, and the function that reads
- * a value or refuses it. None of them coerces: `'10'` is no number.
+ * What the value of an option may be: a rule in words, and a function that reads a value or refuses it. No rule
+ * coerces: `'10'` is not a number.
  */
 import { parse as parseDuration } from '@lukeed/ms'
 import { longestWindowMs } from '../rules/rate-limit.js'
 
-/** The value of an option that was refused. */
+/** Returned by `read` in place of a value that breaks the rule. */
 export const wrong = Symbol('wrong')
 
 export interface ValueRule<T> {
   /** follows "must be" */
   readonly rule: string
-  /** errors do not show a wrong value */
+  /** true: an error shows only the type of a wrong value */
   readonly isSecret?: boolean
-  /** @returns what to write in place of a wrong value; undefined: the rule says it all */
+  /** @returns what to write in place of a wrong value; undefined: the rule is enough */
   remedyFor? (value: unknown): string | undefined
   read (value: unknown): T | typeof wrong
 }
@@ -48,7 +48,7 @@ export const flag: ValueRule<boolean> = {
 
 export function oneOf<T extends string> (...choices: readonly T[]): ValueRule<T> {
   return {
-    rule: choices.map(choice => `'${choice}'`).join(', '),
+    rule: `one of ${choices.map(choice => `'${choice}'`).join(', ')}`,
     read: value => choices.find(choice => choice === value) ?? wrong
   }
 }
@@ -67,25 +67,24 @@ export function either<A, B> (a: ValueRule<A>, b: ValueRule<B>): ValueRule<A | B
   }
 }
 
-/** From 0 to 1. */
 export const part: ValueRule<number> = {
   rule: 'a number from 0 to 1',
   read: value => typeof value === 'number' && value >= 0 && value <= 1 ? value : wrong
 }
 
-/** ms as a number, or a text such as '1 minute'; read as whole ms. */
+/** A number of ms, or a string such as '1 minute'; read as whole ms. */
 export const duration: ValueRule<number> = {
-  rule: `whole ms from 1 to ${longestWindowMs}, or a text such as '1 minute'`,
+  rule: `whole ms from 1 to ${longestWindowMs} (ten years), or a string such as '1 minute'`,
   read (value) {
-    // To the microsecond, since '1.1 hours' is 3960000.0000000005 ms to a computer.
+    // Rounded to a microsecond: in floating point, '1.1 hours' is 3960000.0000000005 ms.
     const ms = typeof value === 'string' ? Number(parseDuration(value.trim())?.toFixed(3)) : value
     return isWhole(ms, 1, longestWindowMs) ? ms : wrong
   }
 }
 
-/** Braces are kept for the hash tags that hold a client's keys together in a Cluster. */
+/** Braces are reserved for the hash tags that keep the keys of one client in one slot of a Cluster. */
 export const keyPrefix: ValueRule<string> = {
-  rule: 'a text that is not empty and has no braces',
+  rule: 'a non-empty string without braces',
   read: value => typeof value === 'string' && value !== '' && !/[{}]/.test(value) ? value : wrong
 }
 
@@ -94,7 +93,7 @@ export const text: ValueRule<string> = {
   read: value => typeof value === 'string' ? value : wrong
 }
 
-/** The secret is the key of a hash. All shorter secrets could be tried. */
+/** The secret is the key of an HMAC. An attacker could try all shorter secrets. */
 export const switchOrSecret: ValueRule<boolean | string> = {
   rule: 'true, false, or a secret of at least 16 characters',
   isSecret: true,

@@ -1,6 +1,6 @@
 /**
- * The options, declared once each: rule, default, unit and description. README
- * lists them, and a test compares the two.
+ * The options, declared once each: rule, default, unit and description. The tables in docs/options.md and the doc
+ * comments in options.ts repeat them; tests compare both with this file.
  */
 import { algorithms, type Algorithm } from '../rules/algorithms.js'
 import type { CustomStoreConstructor } from './custom-store.js'
@@ -15,15 +15,21 @@ import {
 } from './options.js'
 import { redisRule } from './redis-option.js'
 
+const customStore: ValueRule<CustomStoreConstructor> = {
+  ...fn<CustomStoreConstructor>(''),
+  rule: 'a class with the methods incr and child'
+}
+
 const no: ValueRule<false> = { rule: 'false', read: value => value === false ? value : wrong }
 
-/** One option: all that README, validation and defaults need to know. */
+/** One option: all that validation, defaults and documentation need to know. */
 export interface Option<T = unknown, Fallback = unknown> {
   readonly value: ValueRule<T>
-  /** what holds when it is not given */
+  /** the value of an option that is not given */
   readonly fallback: Fallback
-  /** the same as README shows it */
+  /** the default as the documentation shows it */
   readonly shown: string
+  /** sentences without the last full stop */
   readonly description: string
 }
 
@@ -37,10 +43,10 @@ function asCode (fallback: unknown): string {
   return typeof fallback === 'string' ? `'${fallback}'` : String(fallback)
 }
 
-/** A function that an option takes, as the types declare it. */
+/** The type of the function that an option takes, as options.ts declares it. */
 type Given<Name extends keyof RateLimitOptions> = Extract<RateLimitOptions[Name], (...args: never[]) => unknown>
 
-/** Other packages take the revision of the draft in place of `true`. */
+/** Other packages take a revision of the draft where this option takes `true`. */
 const noRevision: ValueRule<boolean> = {
   ...flag,
   remedyFor: value => typeof value === 'string' ? 'write true' : undefined
@@ -49,36 +55,41 @@ const noRevision: ValueRule<boolean> = {
 /** Options of one limit, whether it is the only one or one of several. */
 export const singleLimitOptions = {
   algorithm: option(
-    oneOf(...algorithms), 'fixed-window' as Algorithm, 'how hits are counted; see "How a decision is taken"'
+    oneOf(...algorithms), 'fixed-window' as Algorithm,
+    "How hits are counted. `fixed-window`: in windows that begin with a client's first hit. `sliding-window`: the " +
+    'hits of the window before fade out evenly. `gcra`: a bucket that drains evenly'
   ),
   max: option(
     either(either(whole(0), infinite), fn<Given<'max'>>('(request, key) => number')),
-    1000, 'hits allowed per window; `Infinity`: no limit'
+    1000, 'Hits that a client may make in a window. `Infinity`: no limit'
   ),
   timeWindow: option(
-    either(duration, fn<Given<'timeWindow'>>('(request, key) => ms')), 60_000, 'length of the window'
+    either(duration, fn<Given<'timeWindow'>>('(request, key) => ms')), 60_000, 'Length of the window'
   ),
-  burst: option(whole(1), undefined, '`gcra` only: hits that may come at once', '`max`'),
+  burst: option(whole(1), undefined, 'For `gcra` only: hits that may come at once', '`max`'),
   cost: option(
     either(whole(1), fn<Given<'cost'>>('(request) => number')),
-    1, 'how many hits a request counts for; a function may answer 0 (not counted, not refused)'
+    1, 'How many hits a request counts as. A function may return 0: the request is neither counted nor refused'
   ),
   ban: option(
-    whole(-1), -1, '`fixed-window` only: after this many refusals in a window the next get a 403; `-1`: never'
+    whole(-1), -1,
+    'For `fixed-window` only: after this many refusals in a window, further refusals are a 403 instead of a 429. ' +
+    '`-1`: never'
   ),
-  continueExceeding: option(flag, false, '`fixed-window` only: each refused request begins the window anew'),
+  continueExceeding: option(flag, false, 'For `fixed-window` only: each refused request restarts the window'),
   exponentialBackoff: option(
     flag, false,
-    '`fixed-window` only: each refused request begins the window anew, and twice as long, up to `maxBackoff`'
+    'For `fixed-window` only: each refused request restarts the window. From the second refusal on, the window is ' +
+    'twice as long each time, up to `maxBackoff`'
   ),
   maxBackoff: option(
-    duration, undefined, 'the longest window that `exponentialBackoff` makes; at least `timeWindow`',
+    duration, undefined, 'The longest window that `exponentialBackoff` makes. At least `timeWindow`',
     "`'1 day'`, or `timeWindow` where that is longer"
   ),
-  shadow: option(flag, undefined, 'count and report, but refuse nothing', '`false`'),
+  shadow: option(flag, undefined, 'Counts and reports, but refuses nothing', '`false`'),
   enforce: option(
     part, undefined,
-    'for this part of the clients, always the same ones, the limit is in force, for all others in shadow', '`1`'
+    'The part of the clients that the limit refuses, always the same ones. For all others it is in shadow', '`1`'
   )
 } satisfies { readonly [name in keyof Required<SingleLimitOptions>]: Option }
 
@@ -87,66 +98,73 @@ export const limitOptions = {
   ...singleLimitOptions,
   limits: option(
     listOf<NamedLimitOptions>('an array of 1 to 10 limits `{ name, max, timeWindow, ... }`', 1, 10, readNamedLimit),
-    undefined, 'several limits in place of `max` and `timeWindow`, decided together; see "Several limits"', 'none'
+    undefined, 'Several limits instead of `max` and `timeWindow`. They are decided together', 'none'
   ),
   countWhen: option(
     fn<Given<'countWhen'>>('(request, reply) => boolean'), undefined,
-    'asked when the request has been answered: whether it counts; else its hits are given back', 'each counts'
+    'Called when a request has been answered: whether it counts. `false`: its hits are given back',
+    'every request counts'
   ),
-  hook: option(oneOf(...hooks), 'onRequest' as LimitHook, "the route's hook in which the limit is decided"),
+  hook: option(oneOf(...hooks), 'onRequest' as LimitHook, 'The hook of the route in which the limit is decided'),
   allowList: option(
     either(
       listOf<AllowListEntry>('an array of strings and `{ key: string }`', 0, Infinity, readAllowListEntry),
       fn<Given<'allowList'>>('(request, key) => boolean')
     ),
     [],
-    'addresses, CIDR ranges and keys that are not limited; a key that looks like an address is `{ key }`. ' +
-    "In the plugin's options, addresses and ranges listed here are not blocked either",
+    'Addresses, CIDR ranges and keys that are not limited. Write a key that looks like an address as `{ key }`. ' +
+    "Addresses and ranges in the plugin's own list are not blocked either",
     '`[]`'
   ),
   skip: option(
     fn<Given<'skip'>>('(request) => boolean'), undefined,
-    'leaves requests out, such as those of routes of other plugins: they are not limited, but blocks hold; ' +
-    'see "Routes of other plugins"', 'none'
+    'Leaves out the requests for which it returns true, such as those of routes of other plugins. They are not ' +
+    'limited, but blocks apply', 'none'
   ),
   keyGenerator: option(
     fn<Given<'keyGenerator'>>('(request) => string, number, BigInt, bytes, or object with a toString'),
-    undefined, 'identifies the client of a request', 'the address'
+    undefined, 'Returns what identifies the client of a request', 'the address'
   ),
-  ipv6Subnet: option(whole(0, 128), 64, 'IPv6 clients are told apart by a prefix of this many bits'),
+  ipv6Subnet: option(
+    whole(0, 128), 64, 'Length of the IPv6 prefix, in bits. All addresses with the same prefix are one client'
+  ),
   errorResponseBuilder: option(
     fn<Given<'errorResponseBuilder'>>('(request, context) => error'), undefined,
-    'what it returns is thrown as it is', "Fastify's error"
+    'Returns the error that is thrown for a refused request', "Fastify's error"
   ),
   onExceeding: option(
-    fn<Given<'onExceeding'>>('(request, key) => void'), undefined, 'called for each allowed request', 'none'
+    fn<Given<'onExceeding'>>('(request, key) => void'), undefined, 'Called for each allowed request', 'none'
   ),
   onExceeded: option(
-    fn<Given<'onExceeded'>>('(request, key) => void'), undefined, 'called for each refused request', 'none'
+    fn<Given<'onExceeded'>>('(request, key) => void'), undefined, 'Called for each refused request', 'none'
   ),
   onBanReach: option(
     fn<Given<'onBanReach'>>('(request, key) => void'), undefined,
-    'called for each request that `ban` refuses, after `onExceeded`', 'none'
+    'Called for each request that `ban` refuses, after `onExceeded`', 'none'
   ),
   onOutage: option(
     oneOf(...onOutages), 'memory' as typeof onOutages[number],
-    'while Redis is away: `memory`: each instance allows `max`; `share`: all instances together do; ' +
-    '`allow`: requests pass uncounted; `deny`: they get a 503'
+    'What happens while Redis is away. `memory`: each instance allows `max`. `share`: all instances together allow ' +
+    '`max`. `allow`: requests pass uncounted. `deny`: requests get a 503'
   ),
   skipOnError: option(
     flag, undefined,
-    "in place of `onOutage`, as @fastify/rate-limit has it: `true` is `'allow'`; `false`: requests get a 500", 'unset'
+    "The option of `@fastify/rate-limit` in place of `onOutage`. `true` is `onOutage: 'allow'`. `false`: requests " +
+    'get a 500 while Redis is away', 'not set'
   ),
-  addHeaders: option(headerFlags(anyRefusalHeaders), allTrue(refusalHeaders), 'headers of a refusal', 'all `true`'),
+  addHeaders: option(
+    headerFlags(anyRefusalHeaders), allTrue(refusalHeaders), 'Which headers a refused request gets', 'all `true`'
+  ),
   addHeadersOnExceeding: option(
-    headerFlags(anyLimitHeaders), allTrue(limitHeaders), 'headers of an allowed request', 'all `true`'
+    headerFlags(anyLimitHeaders), allTrue(limitHeaders), 'Which headers an allowed request gets', 'all `true`'
   ),
   standardHeaders: option(
     noRevision, false as boolean,
-    'also send `RateLimit` and `RateLimit-Policy`, as draft-ietf-httpapi-ratelimit-headers-11 has them'
+    'Adds the headers `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11'
   ),
   problemDetails: option(
-    flag, false, 'refuse with a body of RFC 9457, `application/problem+json`, in place of an error'
+    flag, false,
+    'Answers refused requests with a problem of RFC 9457 (`application/problem+json`) instead of throwing an error'
   )
 } satisfies { readonly [name in keyof Required<RateLimitOptions>]: Option }
 
@@ -154,8 +172,8 @@ export const limitOptions = {
 export const routeOptions = {
   groupId: option(
     text, undefined,
-    'routes of one group share a counter of each client, as far as their limits count alike: by the same algorithm, ' +
-    'in the same window. With `gcra` each request fills the shared bucket by `timeWindow` / `max` of its own route',
+    'Limits with the same `groupId`, algorithm and window share one counter for each client. With `gcra`, each ' +
+    'request fills the shared bucket by `timeWindow` / `max` of its own route',
     'none'
   )
 } satisfies { readonly [name in Exclude<keyof Required<RouteRateLimitOptions>, keyof RateLimitOptions>]: Option }
@@ -164,48 +182,53 @@ export const routeOptions = {
 export const pluginOptions = {
   redis: option(
     { rule: redisRule, read: (value): unknown => value }, undefined,
-    'where Redis is; `false`: never. With `required: true` in it there is no start without Redis', 'the environment'
+    'Where Redis is. `false`: no Redis. With `required: true` in it, the application does not start without Redis',
+    'the environment'
   ),
   global: option(
-    flag, true, 'limit every route that is registered later; `false`: only those with a `config.rateLimit`'
+    flag, true, 'Limits every route that is registered later. `false`: only routes with a `config.rateLimit`'
   ),
   limitNotFound: option(
-    flag, true, 'limit requests for what is not there, too, by the global limit and on its counter'
+    flag, true, 'Also limits requests that match no route (404), on the counter of the global limit'
   ),
-  enableDraftSpec: option(flag, false, 'headers are called `ratelimit-*` in place of `x-ratelimit-*`'),
-  cache: option(whole(1, 10_000_000), 5000, 'the most keys that the memory store keeps'),
+  enableDraftSpec: option(flag, false, 'Names the headers `ratelimit-*` instead of `x-ratelimit-*`'),
+  cache: option(whole(1, 10_000_000), 5000, 'The most counters that each process keeps in memory'),
   store: option(
-    fn<CustomStoreConstructor>('such as @fastify/rate-limit takes: a class with incr and child'), undefined,
-    'a class of your own that counts in place of Redis and memory; blocks, events and values stay where they are',
+    customStore, undefined,
+    'A class of your own, as for `@fastify/rate-limit`, that counts instead of Redis and memory. Blocks, events and ' +
+    'values stay where they are',
     'none'
   ),
-  nameSpace: option(keyPrefix, 'guard:', 'what every key in Redis starts with'),
+  nameSpace: option(keyPrefix, 'guard:', 'Prefix of every key in Redis'),
   hashKeys: option(
     switchOrSecret, false as boolean | string,
-    "keep and show a hash in place of a `keyGenerator`'s answer; see \"Keys that are secrets\""
+    'Stores and shows a hash instead of the key that `keyGenerator` returns'
   ),
   metrics: option(
     either(no, { rule: '{ path, registry }', read: readMetrics }),
     Object.freeze({ path: '/metrics', registry: undefined }),
-    '`path: false` serves nothing, `registry` is your own, `false` turns metrics off', "`{ path: '/metrics' }`"
+    'Where Prometheus metrics are served (`path`; `false`: nowhere), and the prom-client registry that holds them ' +
+    '(`registry`; default: a new one). `false`: no metrics', "`{ path: '/metrics' }`"
   ),
   commandTimeout: option(
-    whole(1, 60_000), 250, 'ms after which a command to Redis is given up, and memory answers'
+    whole(1, 60_000), 250, 'ms after which the guard gives up a command to Redis, and memory answers'
   ),
   connectTimeout: option(
     whole(1, 600_000), 5000,
-    'ms for connecting, and the most that start-up waits for Redis', '`REDIS_TIMEOUT`, or `5000`'
+    'ms that connecting to Redis may take, and the longest that the start waits for Redis',
+    '`REDIS_TIMEOUT`, or `5000`'
   ),
-  resetTimeout: option(whole(50, 600_000), 500, 'ms from the opening of the circuit breaker to its next probe'),
+  resetTimeout: option(
+    whole(50, 600_000), 500, 'ms from the opening of the circuit breaker until it tries Redis again'
+  ),
   syncInterval: option(
-    whole(10, 60_000), 250,
-    'ms between two looks for changes that other instances made to the block list, and to limits'
+    whole(10, 60_000), 250, 'ms between two reads of the changes that other instances made to blocks and limits'
   ),
-  maxEvents: option(whole(1, 1_000_000), 10_000, 'the most events that are kept'),
+  maxEvents: option(whole(1, 1_000_000), 10_000, 'The most events that are kept'),
   maxJournal: option(
     whole(1, 10_000_000), 100_000,
-    'the most counters, changes of blocks, events and values, all together, that wait while Redis is away. ' +
-    'When it is full, events are dropped first, then counters of clients with most of their quota left'
+    'The most entries that wait while Redis is away: counters, changes of blocks, events and values together. When ' +
+    'the journal is full, events are dropped first, then counters of clients with most of their quota left'
   )
 } satisfies { readonly [name in Exclude<keyof Required<RedisGuardOptions>, keyof RateLimitOptions>]: Option }
 
@@ -226,7 +249,7 @@ function readMetrics (value: unknown): ReadMetrics | typeof wrong {
   return Object.freeze({ path, registry: registry as MetricsRegistry | undefined })
 }
 
-/** What stands in it is read with the limits. */
+/** The options inside a limit are read later, by resolveList. */
 function readNamedLimit (value: unknown): NamedLimitOptions | typeof wrong {
   return isRecord(value) ? value as unknown as NamedLimitOptions : wrong
 }

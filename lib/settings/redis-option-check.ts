@@ -1,34 +1,35 @@
 /**
- * Checks the `redis` option, and the options in it, by the rules of
- * redis-option-rules.ts. No error shows what may be a secret.
+ * Checks the options inside the `redis` option by the rules of redis-option-rules.ts. No error shows a value that may
+ * be a secret.
  */
 import { type OptionProblem, show } from '../errors.js'
 import { editDistance, plainName } from './near-name.js'
 import { isRecord, type ValueRule, wrong } from './option-rules.js'
 
-/** An option that holds options itself. */
+/** An option whose value is an object of options. */
 export interface Nested {
   readonly rule: string
   readonly options: OptionRules
-  /** what to do about a value of a wrong type */
+  /** what to write in place of a value of a wrong type */
   readonly remedy?: string
 }
 
-/** An option that may not be given here, and why. */
+/** An option that may not be given here. */
 export interface Refused {
+  /** follows "must be": `left out`, and why */
   readonly refused: string
 }
 
-/** An option with words of its own for what was received. */
+/** An option that describes a wrong value in its own words. */
 export interface Described {
   readonly describe?: (value: unknown) => Pick<OptionProblem, 'received' | 'remedy'>
 }
 
 export type OptionRules = Readonly<Record<string, ValueRule<unknown> & Described | Nested | Refused>>
 
-/** Names that people bring along from other packages, and what they have here. */
+/** Option names of other packages, and what to write here in place of them. */
 const foreign: Readonly<Record<string, string>> = {
-  socket: 'host, port, path and tls stand side by side, without a socket around them',
+  socket: 'give host, port, path and tls side by side, without a socket object around them',
   uri: 'it is called url',
   connectionString: 'it is called url',
   hostname: 'it is called host',
@@ -79,15 +80,15 @@ function receivedBy (
   return { received: isSecret ? typeName(value) : show(value) }
 }
 
-/** What somebody may have meant who wrote an option that does not exist. */
+/** @returns a remedy for an option that does not exist */
 function meant (name: string, known: readonly string[]): string {
   const own = Object.hasOwn(foreign, name) ? foreign[name] : undefined
   if (own !== undefined) return own
   const nearest = nearestName(name, known)
-  return nearest === undefined ? `known are ${known.join(', ')}` : `${nearest} may be meant`
+  return nearest === undefined ? `known are ${known.join(', ')}` : `did you mean ${nearest}?`
 }
 
-/** @returns the known name that differs least: by three characters at most, and by at most half of its own */
+/** @returns the known name that differs least: by at most three characters, and by at most half of its length */
 function nearestName (name: string, known: readonly string[]): string | undefined {
   const [best] = known
     .map(candidate => ({ candidate, distance: editDistance(plainName(name), plainName(candidate)) }))
@@ -96,12 +97,12 @@ function nearestName (name: string, known: readonly string[]): string | undefine
   return best?.candidate
 }
 
-/** Options, and no date, Buffer, Map or client. */
+/** Whether a value may be an object of options: it is no array and no Buffer. */
 function isPlain (value: unknown): value is Readonly<Record<string, unknown>> {
   return isRecord(value) && !(value instanceof Uint8Array)
 }
 
-/** In place of a value that may be a secret. */
+/** Describes a value that may be a secret, without showing it. */
 export function typeName (value: unknown): string {
   if (value === '') return 'an empty string'
   return value === null ? 'null' : `a value of type ${typeof value}`

@@ -1,9 +1,7 @@
 /**
- * What may stand in the `redis` option: a rule for every option of ioredis and
- * of Node's TLS that the guard passes on. ioredis itself looks at none of
- * them: it takes an unknown one for nothing, and a wrong one ends the process
- * later or leads to another database. A test compares these tables with the
- * types of ioredis and Node.
+ * The rules for the options inside the `redis` option: one for every option of ioredis and of Node's TLS. ioredis
+ * checks none of them: it ignores an unknown one, and a wrong one ends the process later or leads to another database.
+ * A test compares these tables with the types of ioredis and Node.
  */
 import { isIP } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
@@ -12,7 +10,7 @@ import { show } from '../errors.js'
 import { either, flag, fn, isRecord, listOf, oneOf, text, type ValueRule, whole, wrong } from './option-rules.js'
 import { type Described, type Nested, type OptionRules, type Refused, typeName } from './redis-option-check.js'
 
-/** The longest that a timer of Node can run. Above it, it runs at once. */
+/** The longest timeout of Node's timers. With a longer one, a timer fires at once. */
 const longestTimerMs = 2 ** 31 - 1
 
 function only (rule: string, isFine: (value: unknown) => boolean): ValueRule<unknown> {
@@ -20,14 +18,14 @@ function only (rule: string, isFine: (value: unknown) => boolean): ValueRule<unk
 }
 
 const ms = whole(0, longestTimerMs)
-/** Of a time limit: with 0 everything would be late. */
+/** For a time limit: with 0, everything would time out. */
 const limitMs = whole(1, longestTimerMs)
 const port = whole(1, 65_535)
 const filled: ValueRule<string> = {
-  rule: 'a string that is not empty',
+  rule: 'a non-empty string',
   read: value => typeof value === 'string' && value !== '' ? value : wrong
 }
-/** A host is not shown: it may be a URL with a password, put in the wrong place. */
+/** An error does not show a wrong host: it may be a URL with a password, given as `host` by mistake. */
 const host: ValueRule<unknown> & Described = {
   ...only('a host name or address', value => typeof value === 'string' && /^[^\s/@]+$/.test(value)),
   describe: value => typeof value === 'string' && /[/@]/.test(value)
@@ -37,13 +35,13 @@ const host: ValueRule<unknown> & Described = {
 const family = only('0, 4 or 6', value => value === 0 || value === 4 || value === 6)
 const secret: ValueRule<string> = { ...text, isSecret: true }
 const names = listOf('an array of strings', 0, Infinity, text.read)
-/** Braces would put the keys of all clients into one slot of a Cluster. */
+/** With braces in the prefix, the keys of all clients would be in one slot of a Cluster. */
 const prefix: ValueRule<string> = {
   rule: 'a string without braces',
   read: value => typeof value === 'string' && !/[{}]/.test(value) ? value : wrong
 }
 
-/** Null is what ioredis has in place of an option that is not given. */
+/** For ioredis, null means that the option is not given. */
 function orNull<T> ({ rule, isSecret, read }: ValueRule<T>): ValueRule<T | null> {
   return { rule: `${rule}, or null`, isSecret, read: value => value === null ? null : read(value) }
 }
@@ -56,7 +54,7 @@ function isText (value: unknown): boolean {
   return typeof value === 'string' || value instanceof Uint8Array
 }
 
-/** Certificates and keys. Node takes an empty one for none, and then trusts or shows others. */
+/** Certificates and keys. Node ignores an empty one, and then trusts the default authorities, or sends none. */
 function pem (rule: string, isPart: (value: unknown) => boolean): ValueRule<unknown> {
   const isFine = (value: unknown) => isPart(value) && (value as { length?: number }).length !== 0
   return {
@@ -69,7 +67,9 @@ function pem (rule: string, isPart: (value: unknown) => boolean): ValueRule<unkn
 const certificate = pem('a string or Buffer, not empty, or an array of them', isText)
 const privateKey = pem('a string or Buffer, not empty, or an array of them', value => isText(value) || isRecord(value))
 const version = oneOf('TLSv1', 'TLSv1.1', 'TLSv1.2', 'TLSv1.3')
-const ofServers = refused('it is for servers')
+const ofServers = refused('it is an option of TLS servers')
+
+const otherServer = refused('it would connect to a server other than the one in redis')
 
 /** Options of Node's tls.connect. */
 export const tlsRules = {
@@ -107,12 +107,12 @@ export const tlsRules = {
   localAddress: only('an IP address', value => isIP(String(value)) !== 0),
   autoSelectFamily: flag,
   autoSelectFamilyAttemptTimeout: limitMs,
-  // ioredis knows these two by name.
+  // ioredis has TLS profiles of these two names.
   profile: oneOf('RedisCloudFixed', 'RedisCloudFlexible'),
-  host: refused('it would connect to another server than the one that is named'),
-  port: refused('it would connect to another server than the one that is named'),
-  path: refused('it would connect to another server than the one that is named'),
-  socket: refused('a connection that breaks could not be made again'),
+  host: otherServer,
+  port: otherServer,
+  path: otherServer,
+  socket: refused('the guard could not reconnect'),
   SNICallback: ofServers,
   ALPNCallback: ofServers,
   requestCert: ofServers,
@@ -134,13 +134,12 @@ const address: OptionRules = {
   port
 }
 
-/** `{ '10.0.0.1:6379': { host, port } }`, or a function. */
 const natMap = only(
   "an object such as { '10.0.0.1:6379': { host, port } }, or a function (address) => { host, port } or null",
   value => typeof value === 'function' || (isRecord(value) && Object.values(value).every(isAddress))
 )
 
-/** Whether it says host and port, and nothing else: ioredis would take a `db` from it, too. */
+/** Whether a value is `{ host, port }` and nothing else: ioredis would also use a `db` in it. */
 export function isAddress (value: unknown): value is { host: string, port: number } {
   if (!isRecord(value) || Object.keys(value).some(name => !Object.hasOwn(address, name))) return false
   return host.read(value['host']) !== wrong && port.read(value['port']) !== wrong
@@ -157,7 +156,7 @@ function isScript (value: unknown): boolean {
   return typeof lua === 'string' && whole(0).read(numberOfKeys) !== wrong && typeof readOnly === 'boolean'
 }
 
-const fieldsets = only('an array of { name, fields }, each of another name', value => {
+const fieldsets = only('an array of { name, fields } with different names', value => {
   if (!Array.isArray(value) || !value.every(isFieldset)) return false
   return new Set(value.map(({ name }) => Buffer.from(name).toString('base64'))).size === value.length
 })
@@ -173,7 +172,7 @@ const connector = only('a class with a method connect', value => {
 
 const delays = fn<unknown>('(attempt) => ms or null')
 
-/** Of each connection, whatever it leads to. */
+/** Options of any connection. */
 const connectionRules = {
   username: orNull(secret),
   password: orNull(secret),
@@ -199,8 +198,8 @@ const connectionRules = {
   reconnectOnError: orNull(fn('(error) => true, false, 1 or 2')),
   stringNumbers: flag,
   protocol: only('2 or 3', value => value === 2 || value === 3),
-  replyMapping: only("'legacy', the form of replies that the guard reads", value => value === 'legacy'),
-  monitor: only('false, since a connection that monitors takes no commands', value => value === false),
+  replyMapping: only("'legacy': the guard reads replies in this form", value => value === 'legacy'),
+  monitor: only('false: a connection in monitor mode takes no commands', value => value === false),
   maxRetriesPerRequest: orNull(whole(0)),
   enableAutoPipelining: flag,
   autoPipeliningIgnoredCommands: names,
@@ -211,7 +210,7 @@ const connectionRules = {
   scripts
 } satisfies OptionRules
 
-/** Of a connection to one server, or to the one that Sentinels name. */
+/** Options of a connection to one server, or to the primary that Sentinels name. */
 export const serverRules = {
   ...connectionRules,
   host,
@@ -223,8 +222,8 @@ export const serverRules = {
   enableOfflineQueue: flag,
   himportFieldsets: fieldsets,
   name: orNull(filled),
-  role: only("'master', since a replica takes no writes", value => value === 'master'),
-  // Read one by one, where the names of the wrong ones are made.
+  role: only("'master': a replica takes no writes", value => value === 'master'),
+  // checkSentinels reads the items, so that an error names the wrong one.
   sentinels: orNull(only('an array of { host, port }, not empty', value => Array.isArray(value) && value.length > 0)),
   sentinelUsername: orNull(secret),
   sentinelPassword: orNull(secret),
@@ -243,7 +242,7 @@ export const serverRules = {
 const ofNodes = refused('each node has its own, in redis.cluster')
 const misplacedCredentials = { credentials: refused('give it as redis.credentials') }
 
-/** Of the connections to the nodes of a Cluster. */
+/** Options of the connections to the nodes of a Cluster. */
 export const nodeConnectionRules: OptionRules = {
   ...all(serverRules, refused('a Cluster has no Sentinels')),
   ...misplacedCredentials,
@@ -263,7 +262,7 @@ function all (rules: OptionRules, refusal: Refused): OptionRules {
   return Object.fromEntries(Object.keys(rules).map(name => [name, refusal]))
 }
 
-/** Of a Cluster. */
+/** Options of a Cluster. */
 export const clusterRules = {
   keyPrefix: prefix,
   showFriendlyErrorStack: flag,
@@ -292,7 +291,7 @@ export const clusterRules = {
   himportFieldsets: fieldsets
 } satisfies OptionRules & { readonly [name in keyof Required<ClusterOptions>]: unknown }
 
-/** Of one node of a Cluster. Everything else is the same for all nodes. */
+/** Options of one node of a Cluster. All others are the same for all nodes. */
 export const nodeRules: OptionRules = {
   ...all(connectionRules, refused('it is the same for all nodes: give it in redis.redisOptions')),
   ...misplacedCredentials,
@@ -305,7 +304,7 @@ export const nodeRules: OptionRules = {
   tls
 }
 
-/** Of one Sentinel. */
+/** Options of one Sentinel. */
 export const sentinelRules = {
   host,
   port,

@@ -1,7 +1,4 @@
-/**
- * The `redis` option and the environment, made into one answer: whether there
- * is a Redis, and how to reach it.
- */
+/** Reads the `redis` option, or else the environment: whether Redis is used, and how to connect. */
 import type { Cluster, ClusterNode, ClusterOptions, Redis, RedisOptions } from 'ioredis'
 import type { Environment } from './environment.js'
 import { type OptionProblem, show } from '../errors.js'
@@ -10,58 +7,94 @@ import { checkOptions, type OptionRules, typeName } from './redis-option-check.j
 import { clusterRules, nodeRules, sentinelRules, serverRules } from './redis-option-rules.js'
 import { parseRedisUrl, redisUrlRule } from './redis-url.js'
 
-/** As Redis knows them; without a username it is the user `default`. */
+/** The answer of a `CredentialsSource`. */
 export interface RedisCredentials {
+  /**
+   * Name of the Redis user.
+   *
+   * @default 'default'
+   */
   username?: string | undefined
+  /** Password or token of the user. It is never logged. */
   password: string
 }
 
-/** Asked at each connect, and by `redisGuard.rotate()`. */
+/**
+ * Returns the user and password for Redis. The guard calls it at each connect, and in `redisGuard.rotate()`. It must
+ * answer within `connectTimeout`. If it fails, memory answers, and the guard calls it again within half a second.
+ *
+ * @example
+ * redis: {
+ *   url: 'rediss://cache.internal:6379',
+ *   credentials: async () => ({ username: 'guard', password: await secretToken() })
+ * }
+ */
 export type CredentialsSource = () => RedisCredentials | Promise<RedisCredentials>
 
-/** What stands beside the options of ioredis, whatever they lead to. */
+/** An option that each form of the `redis` option takes if it is an object. */
 export interface RedisForm {
   /**
    * `true`: the application does not start unless Redis can be used within `connectTimeout`. `app.register` then
-   * rejects with a `RedisRequiredError`, and the connection is closed. Later outages are as without it.
+   * rejects with a `RedisRequiredError`, and the connection is closed. `required` changes nothing about later outages.
    *
    * @default false
    */
   required?: boolean
 }
 
-/** ioredis' options, and optionally a URL that says host, port, credentials, database and TLS. */
-export type RedisConnectionOptions = RedisOptions & RedisForm & { url?: string, credentials?: CredentialsSource }
+/** Options of ioredis for one server, or for the primary that Sentinels name. */
+export type RedisConnectionOptions = RedisOptions & RedisForm & {
+  /** Host, port, user, password, database and TLS in one URL. Options beside it replace its parts. */
+  url?: string
+  /** Returns the user and password, in place of `username` and `password`. */
+  credentials?: CredentialsSource
+}
 
 /**
- * A client of ioredis 5 or 6, for a server or a Cluster; the structural part
- * that tells it from options, so that any copy of ioredis will do.
+ * Your own client of ioredis 5 or 6, for a server or a Cluster. Only these members are declared, so that any copy of
+ * ioredis will do. The guard does not close it. Create it with `enableOfflineQueue: false` and
+ * `autoResendUnfulfilledCommands: false`.
  */
 export interface OwnRedisClient {
+  /** State of the connection, as ioredis reports it. */
   readonly status: string
+  /** Runs a script; `Redis` and `Cluster` of ioredis have it. */
   evalsha (sha1: string, keyCount: number, ...keysAndArguments: (string | number)[]): Promise<unknown>
+  /** Ends the connection. */
   disconnect (): void
 }
 
+/** Options of ioredis for a Cluster. Those of the connections to its nodes are in `redisOptions`. */
+export type RedisClusterOptions = ClusterOptions & RedisForm & {
+  /** Some of the nodes: `{ host, port }`, a URL, or a port. ioredis finds the others. */
+  cluster: ClusterNode[]
+  /** Returns the user and password for all nodes. */
+  credentials?: CredentialsSource
+}
+
+/** The option `redis`: a URL, options of ioredis, a Cluster, a client of your own, or `false` for no Redis. */
 export type RedisOption =
   | string
   | RedisConnectionOptions
-  | RedisForm & { cluster: ClusterNode[], credentials?: CredentialsSource } & ClusterOptions
+  | RedisClusterOptions
   | OwnRedisClient
-  | RedisForm & { client: OwnRedisClient }
+  | RedisForm & {
+    /** Your own client. */
+    client: OwnRedisClient
+  }
   | false
 
-/** Whether Redis has to be usable at the start. */
+/** `required`: the application does not start unless Redis can be used. */
 interface Required {
   readonly required?: true
 }
 
 export type RedisSettings =
-  /** `isAskedFor`: somebody seems to want a Redis all the same */
+  /** `isAskedFor`: the environment suggests that Redis is wanted, so a warning is logged */
   | { readonly kind: 'none', readonly reason: string, readonly isAskedFor?: true }
-  /** the user's own client: used, and not closed */
+  /** the user's own client, which is not closed */
   | Required & { readonly kind: 'client', readonly client: Redis | Cluster }
-  /** one server, or the one that the sentinels name */
+  /** one server, or the primary that Sentinels name */
   | Required & { readonly kind: 'server', readonly options: RedisOptions, readonly credentials?: CredentialsSource }
   | Required & {
     readonly kind: 'cluster'
@@ -75,10 +108,7 @@ export const redisRule = `a URL (${redisUrlRule}), ioredis options, { cluster: [
 
 const none: RedisSettings = { kind: 'none', reason: 'the redis option is wrong' }
 
-/**
- * What the program passes is explicit and wins; only where it passes nothing,
- * the environment decides.
- */
+/** The environment decides only where the program passes no `redis` option. */
 export function readRedisOption (given: unknown, environment: Environment, problems: OptionProblem[]): RedisSettings {
   if (given === undefined) return fromEnvironment(environment)
   if (given === false) return { kind: 'none', reason: 'the redis option is false' }
@@ -101,7 +131,7 @@ function readForm (given: Readonly<Record<string, unknown>>, problems: OptionPro
     problems.push({ option: 'redis.required', rule: flag.rule, received: show(required) })
   }
   const settings = readKind(options, problems)
-  // Where it says nothing else that is wrong, it is to say where Redis is.
+  // A missing place is reported only where nothing else is wrong: a wrong option may be meant as the place.
   if (problems.length === before && !places.some(name => isGiven(options[name]))) problems.push(...withoutPlace(given))
   if (problems.length > before) return none
   return required === true && settings.kind !== 'none' ? { ...settings, required } : settings
@@ -116,13 +146,13 @@ function isGiven (value: unknown): boolean {
   return value !== undefined && value !== null
 }
 
-/** Each of these says where Redis is. */
+/** The options that name the place of Redis. */
 const places = ['url', 'host', 'port', 'path', 'sentinels', 'cluster', 'client']
 
-/** ioredis would go to 127.0.0.1:6379, and count in whatever is there. */
+/** Without a place, ioredis would connect to 127.0.0.1:6379, and the guard would count in whatever Redis is there. */
 function withoutPlace (given: Readonly<Record<string, unknown>>): readonly OptionProblem[] {
   const remedy = 'say where Redis is, or redis: false for none'
-  // Inherited ones, such as those of a class, are no options: see `defined`.
+  // Inherited properties, such as those of a class, are no options: see `defined`.
   const unset = places.filter(name => Object.hasOwn(given, name))
   if (unset.length === 0) {
     return [{ option: 'redis', rule: redisRule, received: 'options that do not say where Redis is', remedy }]
@@ -130,7 +160,7 @@ function withoutPlace (given: Readonly<Record<string, unknown>>): readonly Optio
   return unset.map(name => ({ option: `redis.${name}`, rule: 'given', received: show(given[name]), remedy }))
 }
 
-/** Options that are checked by functions of their own, and that others may be mistaken for. */
+/** Options with a check of their own. They are listed so that a misspelt name is compared with them, too. */
 const byFunction = { refused: 'checked by its own function' }
 const ofForms = {
   url: byFunction,
@@ -159,7 +189,7 @@ function checkSentinels ({ sentinels, name }: RedisOptions, problems: OptionProb
   sentinels.forEach((sentinel: unknown, i) => checkPlace(sentinel, sentinelRules, `redis.sentinels[${i}]`, problems))
 }
 
-/** One of the Sentinels, or of the nodes of a Cluster. */
+/** Checks one Sentinel, or one node of a Cluster. */
 function checkPlace (place: unknown, rules: OptionRules, option: string, problems: OptionProblem[]): void {
   const before = problems.length
   if (isRecord(place)) checkOptions(place, rules, option, problems)
@@ -221,7 +251,7 @@ function readCluster (given: Readonly<Record<string, unknown>>, problems: Option
     problems.push({
       option: 'redis.cluster',
       rule: 'an array of { host, port }, not empty',
-      received: typeof cluster === 'string' ? 'a text' : show(cluster)
+      received: typeof cluster === 'string' ? 'a string' : show(cluster)
     })
     return none
   }
@@ -234,8 +264,8 @@ function readCluster (given: Readonly<Record<string, unknown>>, problems: Option
 }
 
 /**
- * A node may be a port, a URL, or options. A URL is read here: ioredis would take what stands in its query for options,
- * as texts, and end the process with some of them.
+ * A node may be a port, a URL, or options. A URL is read here, not by ioredis: that would use the query of the URL as
+ * options, as text, and some of these end the process.
  */
 function readNode (node: unknown, option: string, problems: OptionProblem[]): ClusterNode {
   if (typeof node === 'number') {
@@ -253,7 +283,7 @@ function readNode (node: unknown, option: string, problems: OptionProblem[]): Cl
     problems.push({
       option,
       rule: 'redis://[user:password@]host[:port], rediss:// for TLS, a port as a number, or { host, port }',
-      received: isPortAlone ? 'a text of digits' : problem
+      received: isPortAlone ? 'a string of digits' : problem
     })
     return node
   }
@@ -261,12 +291,12 @@ function readNode (node: unknown, option: string, problems: OptionProblem[]): Cl
   return place
 }
 
-/** What one node speaks, those that it names do; ioredis takes a rediss:// node of a Cluster for an unencrypted one. */
+/** TLS of one node means TLS of all: they come from one list. ioredis connects to a rediss:// node without TLS. */
 function withTls (isTls: boolean, { redisOptions, ...options }: ClusterOptions): ClusterOptions {
   return { ...options, redisOptions: { ...(isTls ? { tls: {} } : {}), ...defined({ ...redisOptions }) } }
 }
 
-/** One that is undefined is left out: it is not to hide what the URL says, or what a guard needs. */
+/** Without the options that are undefined: they would replace parts of the URL, and the guard's own options. */
 function defined (options: Readonly<Record<string, unknown>>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
 }
@@ -285,16 +315,13 @@ function readClient (client: Redis | Cluster, problems: OptionProblem[]): RedisS
   return { kind: 'client', client }
 }
 
-/** Of a client of the user's: Sentinels would name a replica. */
+/** Refuses a client of the user's whose Sentinels would name a replica. */
 function checkRole ({ role, sentinels }: RedisOptions, problems: OptionProblem[]): void {
   if (!sentinels || role === undefined || role === 'master') return
   problems.push({ option: 'redis.role', rule: serverRules.role.rule, received: show(role) })
 }
 
-/**
- * @param places  where else a user or password could be given, by the names of
- *   these options; what they are is not to be seen in a problem
- */
+/** @param places  other places for a user and password, by their names; a problem does not show the values */
 function readCredentials (
   credentials: unknown, places: Readonly<Record<string, object | undefined>>, problems: OptionProblem[]
 ): { credentials?: CredentialsSource } {
@@ -314,7 +341,7 @@ function readCredentials (
   if (typeof credentials !== 'function') {
     problems.push({
       option: 'redis.credentials',
-      rule: 'a function () => { username, password } or a promise of them',
+      rule: 'a function () => { username, password }, or a promise of them',
       received: typeName(credentials)
     })
     return {}
@@ -322,7 +349,7 @@ function readCredentials (
   return { credentials: credentials as CredentialsSource }
 }
 
-/** The user and password in a node's own options or URL: a node may be given as a port, a URL, or options. */
+/** The user and password of a node, which may be given as a port, a URL or options. */
 export function nodeCredentials (node: ClusterNode): { username?: unknown, password?: unknown } {
   if (typeof node === 'number') return {}
   if (typeof node === 'object') return node as RedisOptions
@@ -330,7 +357,7 @@ export function nodeCredentials (node: ClusterNode): { username?: unknown, passw
   return { username: username || undefined, password: password || undefined }
 }
 
-/** By its shape, since it may come from another copy or version of ioredis. */
+/** Checks the shape, since the client may come from another copy or version of ioredis. */
 function isClient (value: unknown): value is Redis | Cluster {
   if (typeof value !== 'object' || value === null) return false
   const client = value as Record<string, unknown>
@@ -340,7 +367,7 @@ function isClient (value: unknown): value is Redis | Cluster {
 
 const urlObject = { received: 'a URL object', remedy: 'give url.href' }
 
-/** An object with methods, such as a client of another package. Options have none of these. */
+/** Whether a value is a client of another package: options have none of these methods. */
 function isStranger (value: object): boolean {
   return ['on', 'connect', 'sendCommand'].some(name => typeof (value as Record<string, unknown>)[name] === 'function')
 }

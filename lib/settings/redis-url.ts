@@ -1,22 +1,19 @@
 /**
- * Reads a Redis URL into typed options. Our own, since ioredis 6 takes
- * `REDISS://` for an unencrypted connection, keeps query values as text
- * (`?connectTimeout=300` then throws out of reach), and fails on passwords
- * with a bare `%`; and since people paste access keys with `/`, `#` and `@`
- * into URLs as they are.
+ * Reads a Redis URL into typed options. The parser of ioredis 6 is not used: it connects without TLS for `REDISS://`,
+ * keeps query values as text (`?connectTimeout=300` then throws where nothing can catch it), and fails on passwords
+ * with a bare `%`. This one also takes access keys with `/`, `#` and `@` that are not percent-encoded.
  */
 import type { RedisOptions } from 'ioredis'
 
-/** The part of ioredis' options that a URL can say. */
+/** The options of ioredis that a URL can hold. */
 export type RedisAddress = Pick<RedisOptions, 'host' | 'port' | 'path' | 'username' | 'password' | 'db' | 'tls'>
 
 export const redisUrlRule = 'redis://[user:password@]host[:port][/db], rediss:// for TLS, or unix:///path'
 
 /**
- * @param text  as from REDIS_URL or the `redis` option; the scheme in any case;
- *   credentials percent-encoded or not
- * @returns what to connect to, or in words why it cannot be read; these never
- *   hold the credentials
+ * @param text  from REDIS_URL or the `redis` option; the scheme in upper or lower case, credentials percent-encoded or
+ * not
+ * @returns the options, or a text that describes a URL that cannot be read, without its credentials
  */
 export function parseRedisUrl (text: string): RedisAddress | string {
   const [, scheme = '', rest = ''] = /^([a-z]+):\/\/(.*)$/is.exec(text.trim()) ?? []
@@ -36,7 +33,7 @@ export function parseRedisUrl (text: string): RedisAddress | string {
 const withQuery = 'a URL with a query; give these as options'
 
 function parseAuthority (rest: string): RedisAddress | string {
-  // The last @ ends the credentials: neither a host nor a database number can hold one.
+  // The last @ ends the credentials: a host or database number cannot contain one.
   const at = rest.lastIndexOf('@')
   const credentials = at === -1 ? {} : parseCredentials(rest.slice(0, at))
   const [, host, bracketed, port, db, query] =
@@ -58,7 +55,7 @@ function parseCredentials (text: string): Pick<RedisAddress, 'username' | 'passw
   }
 }
 
-/** Percent-decoded where that is possible; a password such as `100%` stays as it is. */
+/** Percent-decodes if possible; a password such as `100%` stays unchanged. */
 function decode (text: string): string {
   try {
     return decodeURIComponent(text)

@@ -1,7 +1,4 @@
-/**
- * What is made of the options and the environment: settings, read once, frozen
- * and complete.
- */
+/** Reads the options of the plugin and the environment into settings: once, complete and frozen. */
 import { type OptionProblem, OptionsError } from '../errors.js'
 import type { CustomStoreConstructor } from './custom-store.js'
 import { type Environment, readEnvironment } from './environment.js'
@@ -31,10 +28,10 @@ export interface Settings {
   readonly maxJournal: number
 }
 
-/** All names of ours. A route's own are known to the plugin as well: there they are misplaced. */
+/** The names of all options. Those of a route only are among them: in the plugin's options they are an error. */
 const ownOptions = Object.keys({ ...pluginOptions, ...limitOptions, ...routeOptions })
 
-/** @returns names of options that nobody can have meant for this plugin, and that `resolveOptions` ignores */
+/** @returns names of options that are not meant for this plugin; `resolveOptions` ignores them */
 export function ignoredOptions (options: RedisGuardOptions): readonly string[] {
   return foreignOptions(options, ownOptions)
 }
@@ -42,7 +39,7 @@ export function ignoredOptions (options: RedisGuardOptions): readonly string[] {
 /**
  * @param options  as given to `fastify.register`; not changed
  * @param env      such as `process.env`
- * @throws OptionsError  naming everything that is wrong, and unknown options that look like one of ours
+ * @throws OptionsError  names all wrong options, and all unknown ones that look like an option of the guard
  */
 export function resolveOptions (
   options: RedisGuardOptions, env: Readonly<Record<string, string | undefined>>
@@ -68,7 +65,7 @@ export function resolveOptions (
   return Object.freeze(settings)
 }
 
-/** What the program says wins over these, so that they may be wrong. */
+/** Variables that the `redis` option or REDIS_ENABLED makes irrelevant, so they may be wrong. */
 function unusedVariables ({ redis }: RedisGuardOptions, { enabled }: Environment): readonly string[] {
   if (redis !== undefined) return ['REDIS_URL', 'REDIS_TLS', 'REDIS_ENABLED']
   return enabled === false ? ['REDIS_URL', 'REDIS_TLS'] : []

@@ -1,4 +1,4 @@
-/** Addresses and ranges as texts: one canonical text for each, however it is written. */
+/** Texts of addresses and ranges: each address has one canonical text, however it is written. */
 import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'
@@ -12,7 +12,7 @@ const canonicalAddress = (text: unknown) => parseAddress(text)?.text
 const octets = fc.tuple(fc.nat(255), fc.nat(255), fc.nat(255), fc.nat(255))
 const anyGroup =
   fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.constantFrom(1, 0x64, 0xff9b, 0xfffe, 0xffff), fc.nat(0xffff))
-/** Eight groups with random runs of zeros, often with a prefix that carries IPv4, or with one a bit beside it. */
+/** Eight groups with random runs of zeros, often with a prefix that embeds IPv4, or with a prefix one bit beside it. */
 const groups = fc.tuple(
   fc.constantFrom(
     [],
@@ -27,12 +27,12 @@ const groups = fc.tuple(
   fc.array(anyGroup, { minLength: 8, maxLength: 8 })
 ).map(([prefix, rest]) => [...prefix, ...rest].slice(0, 8))
 
-/** The text of eight groups with nothing left out. */
+/** Writes eight groups as text, without `::`. */
 function inFull (list: readonly number[]): string {
   return list.map(group => group.toString(16)).join(':')
 }
 
-/** One of the many texts of eight groups. */
+/** One of the many ways to write eight groups. */
 const written = fc.record({
   groups,
   compressAt: fc.nat(7),
@@ -59,7 +59,7 @@ const written = fc.record({
   return { groups, text: { bare: text, bracketed: `[${text}]`, 'with port': `[${text}]:4711` }[port]! }
 })
 
-/** What ipaddr.js, which shares no line with ours, makes of eight groups. */
+/** The canonical text by ipaddr.js, which shares no code with ours. */
 function oracle (groups: readonly number[]): string {
   const address = new ipaddr.IPv6([...groups])
   if (address.isIPv4MappedAddress()) return address.toIPv4Address().toString()
@@ -69,7 +69,7 @@ function oracle (groups: readonly number[]): string {
     : address.toRFC5952String()
 }
 
-/** The four words of 32 bits that ipaddr.js reads in a text. */
+/** The four 32-bit words of an address, by ipaddr.js. */
 function bitsOf (text: string): [number, number, number, number] {
   const address = ipaddr.parse(text)
   const bytes = address.toByteArray()
@@ -77,14 +77,14 @@ function bitsOf (text: string): [number, number, number, number] {
   return [word(0), word(1), word(2), word(3)]
 }
 
-t.test('every text of an IPv6 address has the one form that ipaddr.js gives it', async t => {
+t.test('gives every spelling of an IPv6 address the canonical text that ipaddr.js gives it', async t => {
   fc.assert(
     fc.property(written, ({ groups, text }) => canonicalAddress(text) === oracle(groups)),
     { seed, numRuns: 10_000 }
   )
 })
 
-t.test('every IPv4 address is the same alone, with a port, IPv4-mapped, and through NAT64', async t => {
+t.test('reads an IPv4 address alike alone, with a port, IPv4-mapped, and through NAT64', async t => {
   fc.assert(fc.property(octets, fc.nat(65535), (bytes, port) => {
     const address = bytes.join('.')
     const hex = `${(bytes[0] * 256 + bytes[1]).toString(16)}:${(bytes[2] * 256 + bytes[3]).toString(16)}`
@@ -96,13 +96,13 @@ t.test('every IPv4 address is the same alone, with a port, IPv4-mapped, and thro
   }), { seed, numRuns: 2000 })
 })
 
-t.test('different addresses never share a text', async t => {
+t.test('different addresses never share a canonical text', async t => {
   fc.assert(fc.property(groups, groups, (a, b) => {
     return oracle(a) === oracle(b) || canonicalAddress(inFull(a)) !== canonicalAddress(inFull(b))
   }), { seed, numRuns: 2000 })
 })
 
-t.test('the forms that clients and proxies write', async t => {
+t.test('reads the forms that clients and proxies write', async t => {
   const texts: [text: string, canonical: string][] = [
     ['192.0.2.1', '192.0.2.1'],
     ['0.0.0.0', '0.0.0.0'],
@@ -113,7 +113,7 @@ t.test('the forms that clients and proxies write', async t => {
     ['::', '::'],
     ['0:0:0:0:0:0:0:1', '::1'],
     ['2001:0DB8:0000:0000:0000:0000:0000:0001', '2001:db8::1'],
-    // RFC 5952 4.2: the longest run, of two the first, and never a single group.
+    // RFC 5952 4.2: `::` stands for the longest run of zeros, for the first of two, and never for a single group.
     ['2001:db8:0:0:1:0:0:1', '2001:db8::1:0:0:1'],
     ['2001:0:0:1:0:0:0:1', '2001:0:0:1::1'],
     ['2001:db8:0:1:1:1:1:1', '2001:db8:0:1:1:1:1:1'],
@@ -125,16 +125,16 @@ t.test('the forms that clients and proxies write', async t => {
     ['::ffff:1.2.3.4%eth0', '1.2.3.4'],
     ['64:ff9b::192.0.2.33', '192.0.2.33'],
     ['64:ff9b:1::192.0.2.33', '64:ff9b:1::c000:221'],
-    // Deprecated (RFC 4291 2.5.5.1), and no way to reach the IPv4 address.
+    // Deprecated (RFC 4291 2.5.5.1); it does not reach the IPv4 address.
     ['::1.2.3.4', '::102:304']
   ]
   for (const [text, canonical] of texts) t.equal(canonicalAddress(text), canonical, text)
 })
 
-t.test('what is no address is refused', async t => {
+t.test('rejects what is not an address', async t => {
   const garbage: unknown[] = [
     '', ' ', '1', '1.2.3', '1.2.3.4.5', '256.0.0.1', '-1.2.3.4', '0x7f.0.0.1', '2130706433',
-    // Eight to some readers, ten to others.
+    // Some parsers read 010 as 8, others as 10.
     '010.0.0.1', '1.2.3.04', '::ffff:010.0.0.1',
     ' 1.2.3.4', '1.2.3.4 ', '1.2.3.4\n', '1.2.3.4:', '1.2.3.4:http', '1.2.3.4:123456', '1.2.3.4:80:90', '1.2.3.4%eth0',
     '[1.2.3.4]', '[1.2.3.4]:80',
@@ -146,7 +146,7 @@ t.test('what is no address is refused', async t => {
   for (const value of garbage) t.equal(canonicalAddress(value), undefined, JSON.stringify(String(value)))
 })
 
-t.test('the canonical text is its own canonical text, whatever was given', async t => {
+t.test('a canonical text parses to itself', async t => {
   const units = fc.constantFrom(...'0123456789abcfABCF:.%[]/ ', '::', '255', 'ffff', '64:ff9b::')
   fc.assert(fc.property(fc.string({ unit: units, maxLength: 24 }), text => {
     const canonical = canonicalAddress(text)
@@ -154,7 +154,7 @@ t.test('the canonical text is its own canonical text, whatever was given', async
   }), { seed, numRuns: 20_000 })
 })
 
-t.test('a text of 100 kB is refused at once', async t => {
+t.test('rejects a text of 100 kB at once', async t => {
   const texts = ['1', ':', '.', '[', ']', '%', '/', '0:', '1.2.3.4', '[::1]:', '::1%', '\n', 'a'].map(part => {
     return part.repeat(100_000 / part.length)
   })
@@ -168,7 +168,7 @@ t.test('a text of 100 kB is refused at once', async t => {
   t.ok(performance.now() - startedAtMs < 500)
 })
 
-t.test('a range is its first address and a length', async t => {
+t.test('reads a range as its first address and a prefix length', async t => {
   const ranges: [text: string, canonical: string, prefixLength: number][] = [
     ['192.0.2.77', '192.0.2.77', 32],
     ['192.0.2.77/32', '192.0.2.77', 32],
@@ -193,7 +193,7 @@ t.test('a range is its first address and a length', async t => {
   t.same(parseNetwork('::ffff:10.0.0.0/104'), parseNetwork('10.0.0.0/8'))
 })
 
-t.test('what is no range is refused', async t => {
+t.test('rejects what is not a range', async t => {
   const texts: unknown[] = [
     '', '/', '/8', '10.0.0.0/', '10.0.0.0/33', '::/129', '::/1000', '10.0.0.0/-1', '10.0.0.0/08', '10.0.0.0/8.0',
     '10.0.0.0/8 ', '10.0.0.0/ 8', '10.0.0.0/8/8',
@@ -202,16 +202,16 @@ t.test('what is no range is refused', async t => {
   for (const text of texts) t.equal(parseNetwork(text), undefined, String(text))
 })
 
-t.test('a range of carried IPv4 addresses that is no IPv4 range is refused', async t => {
+t.test('rejects a range of embedded IPv4 addresses that is not an IPv4 range', async t => {
   const texts = [
     '64:ff9b::/96', '64:ff9b::/32', '64:ff9b::1.2.3.4/96', '::ffff:0:0/96', '::ffff:0:0/90', '::ffff:1.2.3.4/0',
-    // Not NAT64 as written, but so once the host bits are cleared; its text could not be read again.
+    // The text is not NAT64, but becomes NAT64 when the host bits are cleared; that text would not parse again.
     '64:ff9b:0:0:1::/64', '64:ff9b:1::/33'
   ]
   for (const text of texts) t.equal(parseNetwork(text), undefined, text)
 })
 
-t.test('the text of a range is read as the same range', async t => {
+t.test('the canonical text of a range parses to the same range', async t => {
   const addresses = fc.oneof(groups.map(inFull), octets.map(bytes => bytes.join('.')))
   fc.assert(fc.property(addresses, fc.nat(128), (address, length) => {
     const network = parseNetwork(`${address}/${length}`)
@@ -219,7 +219,7 @@ t.test('the text of a range is read as the same range', async t => {
   }), { seed, numRuns: 5000 })
 })
 
-t.test('a mask clears the same bits as ipaddr.js', async t => {
+t.test('mask clears the same bits as ipaddr.js', async t => {
   fc.assert(fc.property(octets, fc.nat(32), (bytes, length) => {
     const text = bytes.join('.')
     const network = ipaddr.IPv4.networkAddressFromCIDR(`${text}/${length}`)
@@ -232,7 +232,7 @@ t.test('a mask clears the same bits as ipaddr.js', async t => {
   }), { seed })
 })
 
-t.test('an address has the family and the bits that ipaddr.js reads in it', async t => {
+t.test('reads the same family and bits as ipaddr.js', async t => {
   fc.assert(fc.property(fc.oneof(fc.ipV4(), fc.ipV6()), text => {
     const { text: canonical, family, bits } = parseAddress(text)!
     return family === (canonical.includes(':') ? 6 : 4) && bits.join() === bitsOf(canonical).join()
@@ -242,7 +242,7 @@ t.test('an address has the family and the bits that ipaddr.js reads in it', asyn
   t.equal(networkOf({ family: 4, bits: [0xffffffff, 0, 0, 0] }, 8).text, '255.0.0.0/8')
 })
 
-t.test('clients are told apart by IPv4 address, and by IPv6 network', async t => {
+t.test('clientKey separates IPv4 clients by address, and IPv6 clients by network', async t => {
   const keys: [address: string, ipv6Subnet: number, key: string][] = [
     ['192.0.2.1', 64, '192.0.2.1'],
     ['192.0.2.1', 0, '192.0.2.1'],
@@ -255,7 +255,7 @@ t.test('clients are told apart by IPv4 address, and by IPv6 network', async t =>
   for (const [address, ipv6Subnet, key] of keys) t.equal(clientKey(parseAddress(address)!, ipv6Subnet), key)
 })
 
-t.test('the first address of a range is its text without the length', async t => {
+t.test('firstAddress returns the text of a range without its length', async t => {
   t.equal(firstAddress('2001:db8::/32'), '2001:db8::')
   t.equal(firstAddress('192.0.2.1'), '192.0.2.1')
   t.equal(firstAddress('no address'), 'no address')

@@ -106,7 +106,7 @@ t.test('wrong arguments are errors with words, on memory as on Redis', async t =
     for (const value of values) wrong.push([async () => await call(value as never), message])
   }
   const noText = [undefined, null, '', 5, {}, []]
-  each(noText, key => guard.get(key), /^the key of get must be a text that is not empty/)
+  each(noText, key => guard.get(key), /^the key of get must be a non-empty string/)
   each(noText, key => guard.set(key, 'x'), /^the key of set/)
   each(noText, key => guard.incr(key), /^the key of incr/)
   each(noText, key => guard.expire(key, 1), /^the key of expire/)
@@ -114,7 +114,7 @@ t.test('wrong arguments are errors with words, on memory as on Redis', async t =
   each(
     [undefined, null, {}, [], true, NaN, Infinity, Symbol('x')],
     value => guard.set('key', value),
-    /^the value of set must be a text or a finite number/
+    /^the value of set must be a string or a finite number/
   )
   const noDuration = [0, -1, NaN, 1e15, 'soon', null, {}, '60']
   each(
@@ -132,7 +132,7 @@ t.test('wrong arguments are errors with words, on memory as on Redis', async t =
     '', 'x', '192.0.2', '192.0.2.256', '010.0.0.1', '1', '192.0.2.1/33', '192.0.2.1/-1', '192.0.2.1/', '::1/129',
     '64:ff9b::/96', 'a'.repeat(1_000_000), undefined, null, 5, {}, ['192.0.2.1'], '192.0.2.1\n192.0.2.2'
   ]
-  each(noAddress, ip => guard.blockIP(ip, 60), /^the address of blockIP must be an IPv4 or IPv6 address, or a range/)
+  each(noAddress, ip => guard.blockIP(ip, 60), /^the address of blockIP must be an IPv4 or IPv6 address, or a CIDR /)
   each(noAddress, ip => guard.unblockIP(ip), /^the address of unblockIP/)
   each([...noAddress, '192.0.2.0/24'], ip => guard.isIPBlocked(ip), /^the address of isIPBlocked/)
   each([5, {}, 'x'.repeat(1001)], reason => guard.blockIP('192.0.2.1', 60, { reason }), /^the reason of blockIP/)

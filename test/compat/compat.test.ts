@@ -1,8 +1,7 @@
 /**
- * What who comes from @fastify/rate-limit relies on: its options, headers,
- * bodies and functions. Each row is played in memory, on Redis and on a Redis
- * that goes down before the first request; and, unless it says why not, with
- * @fastify/rate-limit itself, so that what is expected is proved.
+ * What users of @fastify/rate-limit rely on: its options, headers, bodies and functions. Each row runs in memory, on
+ * Redis and on a Redis that goes down before the first request. It also runs with @fastify/rate-limit itself, which
+ * proves the expectation, unless the row says why not.
  */
 import type { FastifyInstance, FastifyRequest, HTTPMethods } from 'fastify'
 import t, { type Test } from 'tap'
@@ -12,7 +11,7 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { until } from '../../tools/until.js'
 import { Setting, type SettingName, settings, theirNormalizeIP } from './setting.js'
 
-/** A request, and what it is answered. */
+/** A request and its expected answer. */
 interface Step {
   /** default `/` */
   readonly url?: string
@@ -21,7 +20,7 @@ interface Step {
   /** the header x-user */
   readonly user?: string
   readonly status: number
-  /** all headers of the limit, and no others; seconds may be less by those that the row has taken */
+  /** all rate limit headers; seconds may be less by the time that the row has taken */
   readonly headers?: Readonly<Record<string, number>>
   readonly body?: unknown
 }
@@ -31,31 +30,31 @@ interface Scene {
   readonly setting: Setting
   readonly app: FastifyInstance
   readonly heard: unknown[]
-  /** Sends requests one after the other, and compares. */
+  /** Sends requests one after the other, and compares the answers. */
   readonly send: (steps: readonly Step[], app?: FastifyInstance) => Promise<void>
 }
 
-/** What is the same everywhere, or what is expected of each setting. */
+/** One expectation for all settings, or one per setting. */
 type Everywhere<T> = T | ((name: SettingName) => T)
 
 interface Row {
-  /** option, or sentence, of the compatibility table */
+  /** the option, or the sentence, of the compatibility table */
   readonly of: string
   readonly title: string
-  /** why @fastify/rate-limit is left out, such as one of its defects */
+  /** why the row does not run with @fastify/rate-limit, such as one of its defects */
   readonly notTheirs?: string
-  /** the first request may wait as long as a command may take: the user's own client sends it again and again */
+  /** the first request may wait for a whole commandTimeout: the user's own client resends its commands */
   readonly mayWait?: true
-  /** the settings wait side by side: the row changes nothing that they share */
+  /** the settings run in parallel: the row changes nothing that they share */
   readonly waits?: true
   readonly options?: RedisGuardOptions | ((heard: unknown[], setting: Setting) => RedisGuardOptions)
   readonly before?: (app: FastifyInstance) => void
   /** default: GET / */
   readonly routes?: (app: FastifyInstance, heard: unknown[]) => void | Promise<void>
   readonly steps?: Everywhere<readonly Step[]>
-  /** what callbacks, hooks and handlers have noted */
+  /** what callbacks, hooks and handlers recorded */
   readonly heard?: Everywhere<readonly unknown[]>
-  /** what a list of requests cannot say */
+  /** steps that a list of requests cannot express */
   readonly play?: (scene: Scene) => Promise<void>
 }
 
@@ -83,7 +82,7 @@ const hooks = ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as cons
 const rows: readonly Row[] = [
   {
     of: 'global',
-    title: 'limits each route that is added later, and none from before; they share a counter of each client',
+    title: 'limits each route that is added later, and none from before; they share one counter per client',
     options: { max: 2 },
     before: app => { app.get('/before', ok) },
     routes: app => {
@@ -98,7 +97,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'global',
-    title: 'true: a route with a limit of its own counts apart',
+    title: 'true: a route with its own limit has its own counter',
     options: { global: true, max: 1 },
     routes: app => {
       app.get('/', ok)
@@ -111,7 +110,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'global',
-    title: 'false: limits only routes that ask for it',
+    title: 'false: limits only routes with their own rateLimit',
     options: { global: false, max: 1 },
     routes: app => {
       app.get('/', ok)
@@ -121,18 +120,18 @@ const rows: readonly Row[] = [
   },
   {
     of: 'max',
-    title: 'and timeWindow are 1000 in a minute, if not said',
+    title: 'and timeWindow default to 1000 per minute',
     steps: [{ status: 200, headers: left(1000, 999, 60) }, { status: 200, headers: left(1000, 998, 60) }]
   },
   {
     of: 'max',
-    title: 'of 0 refuses all',
+    title: '0 refuses every request',
     options: { max: 0 },
     steps: [{ status: 429, headers: none(0, 60) }, { status: 429, headers: none(0, 60) }]
   },
   {
     of: 'max',
-    title: 'is a function of request and key',
+    title: 'may be a function of request and key',
     options: { ...byUser, max: (request, key) => key === 'premium' && request.url === '/' ? 2 : 1 },
     steps: [
       as('premium', { status: 200, headers: left(2, 1, 60) }),
@@ -144,7 +143,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'max',
-    title: 'is an async function, of a route too',
+    title: 'may be an async function, also of a route',
     options: { max: async () => 1 },
     routes: app => {
       app.get('/', ok)
@@ -154,7 +153,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'timeWindow',
-    title: 'is ms, a text, a function or an async function of request and key',
+    title: 'may be ms, a text, or a sync or async function of request and key',
     options: { max: 1, timeWindow: '2 hours' },
     routes: app => {
       app.get('/', ok)
@@ -174,7 +173,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'timeWindow',
-    title: 'begins with the first hit, and when it is over the client is let in anew, with all of its quota',
+    title: 'starts with the first hit; when it is over, the client has its whole quota again',
     waits: true,
     options: { max: 2, timeWindow: 1000 },
     play: async ({ t, app, send }) => {
@@ -182,14 +181,14 @@ const rows: readonly Row[] = [
       await send([allow, allow, refuse])
       let first
       await until(async () => (first = await app.inject('/')).statusCode === 200)
-      // Two clocks that count whole ms may both have cut one off.
+      // Each of two clocks may have cut off a fraction of a ms.
       t.ok(performance.now() - begunMs >= 998, 'not before')
       t.match(first, { headers: { 'x-ratelimit-remaining': '1' } })
     }
   },
   ...hooks.map((hook): Row => ({
     of: 'hook',
-    title: `${hook}: one function is added to the route, after the hooks of the instance and of the route`,
+    title: `${hook}: adds one function to the route, after the hooks of the instance and of the route`,
     options: heard =>
       ({ hook, max: 3, onExceeding: () => { heard.push('limit') }, onExceeded: () => { heard.push('refused') } }),
     routes: (app, heard) => {
@@ -211,7 +210,7 @@ const rows: readonly Row[] = [
   })),
   {
     of: 'hook',
-    title: 'of a route alone; a request that a hook before it refuses is not counted',
+    title: 'may be set for one route; a request that an earlier hook refuses is not counted',
     options: heard => ({ max: 1, onExceeding: () => { heard.push('limit') } }),
     routes: (app, heard) => {
       app.addHook('preParsing', async (request, reply) => {
@@ -225,25 +224,25 @@ const rows: readonly Row[] = [
   },
   {
     of: 'cache',
-    title: 'is how many clients memory knows; Redis keeps all of them',
+    title: 'bounds the clients that memory keeps; Redis keeps all of them',
     options: { max: 3, cache: 1 },
     steps: name => [allow, from('192.0.2.1', allow), { status: 200, headers: left(3, name === 'on Redis' ? 1 : 2, 60) }]
   },
   {
     of: 'allowList',
-    title: 'of addresses: they are not limited, and told nothing',
+    title: 'of addresses: they are not limited, and get no headers',
     options: { max: 0, allowList: ['127.0.0.1', '192.0.2.1'] },
     steps: [unlimited, from('192.0.2.1', unlimited), from('192.0.2.2', refuse)]
   },
   {
     of: 'allowList',
-    title: 'of keys that a keyGenerator makes',
+    title: 'of keys of a keyGenerator: they are not limited',
     options: { max: 0, allowList: ['partner'], ...byUser },
     steps: [as('partner', unlimited), as('other', refuse)]
   },
   {
     of: 'allowList',
-    title: 'is a function of request and key, also async; no callback hears of whom it lets pass',
+    title: 'may be a function of request and key, also async; no callback is called for exempt requests',
     options: heard => ({
       ...byUser,
       max: 0,
@@ -265,13 +264,13 @@ const rows: readonly Row[] = [
   },
   {
     of: 'allowList',
-    title: 'is a function of which any truthy answer exempts, as the README of @fastify/rate-limit says',
+    title: 'may be a function: any truthy answer exempts, as the README of @fastify/rate-limit says',
     options: { ...byUser, max: 0, allowList: (request, key) => ({ partner: 'yes', friend: [] })[key] as never },
     steps: [as('partner', unlimited), as('friend', unlimited), as('other', refuse)]
   },
   {
     of: 'redis',
-    title: 'is an ioredis client with its defaults, also when it goes down',
+    title: 'may be an ioredis client with default options, also when Redis goes down',
     mayWait: true,
     options: (heard, setting) => ({
       max: 2, ...waitsShortly(setting), ...(setting.name === 'in memory' ? {} : { redis: setting.client() })
@@ -284,7 +283,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'nameSpace',
-    title: 'begins every key: instances of one count together, those of another apart',
+    title: 'begins every key: instances with the same one share counters, others do not',
     mayWait: true,
     options: (heard, setting) => ({
       max: 5,
@@ -318,7 +317,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'skipOnError',
-    title: 'true: while Redis is down requests pass, uncounted, and are told the whole quota',
+    title: 'true: while Redis is down, requests pass uncounted, and headers show the whole quota',
     options: (heard, setting) =>
       ({ max: 1, skipOnError: true, onExceeding: () => { heard.push('passed') }, ...unusable(setting) }),
     steps: name => name === 'in memory' || name === 'on Redis'
@@ -332,7 +331,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'skipOnError',
-    title: 'false: while Redis is down the error is the answer',
+    title: 'false: while Redis is down, each request gets the error',
     options: (heard, setting) => ({ max: 1, skipOnError: false, ...unusable(setting) }),
     steps: name => name === 'in memory' || name === 'on Redis'
       ? [{ status: 200, headers: left(1, 0, 60) }, refuse]
@@ -340,21 +339,21 @@ const rows: readonly Row[] = [
   },
   {
     of: 'skipOnError',
-    title: 'unset: while Redis is down memory answers',
+    title: 'unset: while Redis is down, memory answers',
     notTheirs: 'unset is false there, and each request fails',
     options: { max: 1 },
     steps: [{ status: 200, headers: left(1, 0, 60) }, { status: 429, headers: none(1, 60) }]
   },
   {
     of: 'keyGenerator',
-    title: 'says what clients are told apart by, and each callback its answer',
+    title: 'separates clients by its answer, and each callback gets that answer',
     options: heard => ({ ...byUser, max: 1, onExceeding: note(heard, 'passed'), onExceeded: note(heard, 'refused') }),
     steps: [as('a', allow), as('b', allow), from('192.0.2.1', as('a', refuse))],
     heard: ['passed / a', 'passed / b', 'refused / a']
   },
   {
     of: 'keyGenerator',
-    title: 'is async, of a route too',
+    title: 'may be async, also of a route',
     options: { max: 1, keyGenerator: async request => userOf(request) },
     routes: app => {
       app.get('/', ok)
@@ -364,7 +363,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'keyGenerator',
-    title: 'that answers a number: each function gets the number',
+    title: 'may return a number, and each function gets that number',
     options: heard => {
       const hear = (name: string) => (request: FastifyRequest, key: unknown) => { heard.push([name, typeof key, key]) }
       return {
@@ -385,7 +384,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'createRateLimit()',
-    title: 'answers a number where keyGenerator does, counted or on the allow list',
+    title: 'returns a number if keyGenerator does, both counted and on the allow list',
     options: { keyGenerator: request => Number(userOf(request)), allowList: (request, key) => (key as unknown) === 8 },
     routes: (app, heard) => {
       const check = app.createRateLimit()
@@ -399,7 +398,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'keyGenerator',
-    title: 'that throws fails its request alone, with what it threw',
+    title: 'that throws fails only its own request, with the error that it threw',
     options: {
       max: 1,
       keyGenerator: request => {
@@ -415,7 +414,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'keyGenerator',
-    title: 'left out, is the canonical address',
+    title: 'unset: the key is the canonical address',
     options: heard => ({ max: 1, ipv6Subnet: 128, onExceeding: note(heard, 'passed') }),
     steps: [
       from('192.0.2.1', allow), from('::ffff:192.0.2.1', refuse), from('::FFFF:C000:201', refuse),
@@ -429,7 +428,7 @@ const rows: readonly Row[] = [
     [48, ['2001:db8:0:1::1', '2001:db8:0:2::1'], '2001:db8:1::1']
   ] as const).map(([ipv6Subnet, [one, same], other]): Row => ({
     of: 'ipv6Subnet',
-    title: `${ipv6Subnet ?? 'left out'}: IPv6 clients are told apart by ${ipv6Subnet ?? 64} bits, IPv4 clients by all`,
+    title: `${ipv6Subnet ?? 'left out'}: IPv6 clients are separated by ${ipv6Subnet ?? 64} bits, IPv4 clients by all`,
     options: { max: 1, ...(ipv6Subnet === undefined ? {} : { ipv6Subnet }) },
     steps: [
       from(one, allow), from(same, refuse), from(other, allow), from('192.0.2.1', allow), from('192.0.2.2', allow)
@@ -443,7 +442,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'ipv6Subnet',
-    title: 'of a route is its own, also for those who call a limiter',
+    title: 'may be set for one route, and for a limiter',
     options: heard => ({ max: 1, ipv6Subnet: 48, onExceeding: note(heard, 'passed') }),
     routes: app => {
       app.get('/', ok)
@@ -463,7 +462,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'groupId',
-    title: 'that is no string is refused with its route',
+    title: 'that is not a string is rejected with its route',
     options: {},
     routes: app => {
       for (const groupId of [5, {}, null]) {
@@ -494,7 +493,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'groupId',
-    title: 'of another group, or none, is counted apart',
+    title: 'another group, or none, has its own counter',
     options: { max: 1 },
     routes: app => {
       app.get('/a', own({ groupId: 'one' }), ok)
@@ -505,7 +504,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'ban',
-    title: 'n: after n refusals it is 403, with the same message, and a callback after the others',
+    title: 'n: after n refusals the status is 403 with the same message, and onBanReach is called after the others',
     options: heard => ({
       max: 1,
       ban: 2,
@@ -536,7 +535,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'ban',
-    title: '0 makes each refusal a 403, -1 none; a route may say so for itself',
+    title: '0: each refusal is a 403, -1: none is; a route may set its own',
     options: { max: 1, ban: 0 },
     routes: app => {
       app.get('/', ok)
@@ -550,7 +549,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'ban',
-    title: 'is over with the window',
+    title: 'ends with the window',
     waits: true,
     options: { max: 1, ban: 0, timeWindow: 1000 },
     play: async ({ send, app }) => {
@@ -560,7 +559,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'continueExceeding',
-    title: 'left out, a refusal changes nothing about the end of the window',
+    title: 'unset: a refusal does not change the end of the window',
     options: tellingTtl({ max: 1 }),
     play: async ({ t, heard, send }) => {
       await send([allow])
@@ -574,7 +573,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'continueExceeding',
-    title: 'each refusal begins the window anew; of a route, too',
+    title: 'true: each refusal starts the window again, also for a route',
     options: tellingTtl({ max: 1, continueExceeding: true }),
     routes: app => {
       app.get('/', ok)
@@ -592,14 +591,14 @@ const rows: readonly Row[] = [
   },
   {
     of: 'continueExceeding',
-    title: 'beats exponentialBackoff',
+    title: 'takes precedence over exponentialBackoff',
     options: tellingTtl({ max: 1, continueExceeding: true, exponentialBackoff: true }),
     steps: [allow, refuse, refuse, refuse],
     heard: [60_000, 60_000, 60_000]
   },
   {
     of: 'exponentialBackoff',
-    title: 'each refusal makes it twice as long, as header, body and context say',
+    title: 'each refusal doubles the window, as header, body and context show',
     options: tellingTtl({ max: 1, exponentialBackoff: true }),
     steps: [
       { status: 200, headers: left(1, 0, 60) }, { status: 429, headers: none(1, 60) },
@@ -613,7 +612,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'exponentialBackoff',
-    title: 'of a route, by a window of its own, and with bans',
+    title: 'applies to a route with its own window, and together with ban',
     options: tellingTtl({ max: 9 }),
     routes: app => { app.get('/', own({ max: 1, timeWindow: '2 seconds', exponentialBackoff: true, ban: 1 }), ok) },
     steps: [
@@ -626,7 +625,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'exponentialBackoff',
-    title: 'grows up to a day, where @fastify/rate-limit only stops at the last safe integer',
+    title: 'grows up to a day, while @fastify/rate-limit stops only at the last safe integer',
     options: tellingTtl({ max: 0, timeWindow: '1 hour', exponentialBackoff: true }),
     play: async ({ t, setting, heard, send }) => {
       await send(new Array(60).fill(refuse))
@@ -637,7 +636,7 @@ const rows: readonly Row[] = [
   },
   ...(['onExceeding', 'onExceeded', 'onBanReach'] as const).map((callback): Row => ({
     of: callback,
-    title: 'hears of its requests alone, with request and key; a route may have its own',
+    title: 'is called only for its own requests, with request and key; a route may set its own',
     options: heard => ({ max: 1, ban: 1, [callback]: note(heard, 'plugin') }),
     routes: (app, heard) => {
       app.get('/', ok)
@@ -652,7 +651,7 @@ const rows: readonly Row[] = [
   })),
   {
     of: 'errorResponseBuilder',
-    title: 'is told status, ban, max, ttl and after',
+    title: 'gets status, ban, max, ttl and after',
     options: heard => ({
       max: 0,
       ban: 1,
@@ -674,7 +673,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'errorResponseBuilder',
-    title: 'what it returns is thrown as it is: no Error, with fields of its own',
+    title: 'its result is thrown unchanged, even a plain object with other fields',
     options: {
       max: 0,
       errorResponseBuilder: (request, { max }) => ({ statusCode: 418, code: 'TEAPOT', date: 'today', max })
@@ -697,7 +696,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'addHeadersOnExceeding',
-    title: 'and addHeaders choose headers below and above the limit',
+    title: 'and addHeaders choose the headers below and above the limit',
     options: {
       max: 1,
       addHeadersOnExceeding: { 'x-ratelimit-limit': false },
@@ -710,7 +709,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'addHeaders',
-    title: 'and addHeadersOnExceeding may turn all of them off; a route may say so for itself',
+    title: 'and addHeadersOnExceeding may turn off all headers, also for a route',
     options: { max: 1 },
     routes: app => {
       app.get('/', ok)
@@ -736,7 +735,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'enableDraftSpec',
-    title: 'gives the headers other names, and so do the options for them',
+    title: 'renames the headers, and the options for them',
     options: { max: 1, enableDraftSpec: true },
     routes: app => {
       app.get('/', ok)
@@ -755,7 +754,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'headers',
-    title: 'are on every limited route, seconds from now, rounded up; retry-after on a refusal alone',
+    title: 'are on every limited route, in seconds from now, rounded up; retry-after only on refusals',
     options: { max: 1, timeWindow: 61_001 },
     routes: app => {
       app.get('/', ok)
@@ -794,7 +793,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'body',
-    title: 'setErrorHandler sees an Error with a status, while that of the reply is still 200',
+    title: 'setErrorHandler gets an Error with a status, while that of the reply is still 200',
     options: { max: 0, ban: 1 },
     routes: (app, heard) => {
       app.setErrorHandler((error: Error & { statusCode?: number }, request, reply) => {
@@ -813,7 +812,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'route',
-    title: 'config.rateLimit is an object, or false; nothing and null leave the route to the global limit',
+    title: 'config.rateLimit is an object or false; undefined and null leave the route to the global limit',
     options: { max: 1 },
     routes: app => {
       app.get('/object', own({}), ok)
@@ -828,7 +827,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'route',
-    title: 'config.rateLimit of another kind stops the route',
+    title: 'config.rateLimit of another type throws',
     routes: app => {
       for (const rateLimit of [true, 'yes', 5, () => {}]) {
         t.throws(() => app.get('/', { config: { rateLimit } as object }, ok), {
@@ -841,7 +840,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'route',
-    title: 'begins with what the plugin was given',
+    title: 'inherits the options of the plugin',
     options: heard => ({ ...byUser, max: 1, timeWindow: 30_000, onExceeding: note(heard, 'passed') }),
     routes: app => {
       app.get('/window', own({ timeWindow: 10_000 }), ok)
@@ -856,7 +855,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'registration',
-    title: 'one limit counts a request once; a hook with another limit applies, which there does nothing',
+    title: 'one limit counts a request once; a hook with another limit applies, which @fastify/rate-limit ignores',
     options: { max: 3 },
     routes: app => {
       app.get('/', { preHandler: app.rateLimit({ max: 1 }) }, ok)
@@ -876,7 +875,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'registration',
-    title: 'two of them both apply: that of a scope, and that of the scope around it',
+    title: 'two in nested scopes both apply',
     options: { global: false },
     play: async ({ setting, send }) => {
       const both = setting.empty()
@@ -895,7 +894,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'registration',
-    title: 'two of them in scopes beside each other limit apart',
+    title: 'two in separate scopes limit separately',
     options: { global: false },
     play: async ({ setting, send }) => {
       const both = setting.empty()
@@ -933,7 +932,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'rateLimit()',
-    title: 'with options begins with those of the plugin; fits each hook, and one of the instance',
+    title: 'with options inherits those of the plugin; works as any hook of a route and of the instance',
     options: { max: 9, timeWindow: 30_000, global: false },
     routes: app => {
       for (const hook of hooks) app.get(`/${hook}`, { [hook]: app.rateLimit({ max: 1 }) }, ok)
@@ -970,7 +969,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'createRateLimit()',
-    title: 'answers how far a client is, without headers and callbacks',
+    title: 'returns the state of a client, without headers and callbacks',
     options: heard => ({
       global: false,
       max: 9,
@@ -980,7 +979,7 @@ const rows: readonly Row[] = [
       onBanReach: note(heard, 'banned')
     }),
     routes: app => {
-      // Each refusal begins the window anew, so that its ttl is to the millisecond.
+      // Each refusal starts the window again, so its ttl is exact.
       const check = app.createRateLimit({ max: 2, ban: 1, timeWindow: 1500, continueExceeding: true })
       app.get('/', async request => withoutTime(await check(request)))
     },
@@ -1002,7 +1001,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'createRateLimit()',
-    title: 'for the allow list answers the key alone',
+    title: 'returns only the key for a client on the allow list',
     options: { global: false, max: 0, ...byUser },
     routes: app => {
       const byList = app.createRateLimit({ allowList: ['partner'] })
@@ -1036,7 +1035,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'createRateLimit()',
-    title: 'is no registration that limits a request once: a limited route may ask it, and more than once',
+    title: 'counts at each call, also on a limited route',
     options: { max: 5 },
     routes: app => {
       const check = app.createRateLimit({ max: 3 })
@@ -1055,7 +1054,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'createRateLimit()',
-    title: 'increment: false only looks; true counts',
+    title: 'increment: false only peeks; true counts',
     options: { global: false },
     routes: app => {
       const check = app.createRateLimit({ max: 1, ban: 0 })
@@ -1084,7 +1083,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'createRateLimit()',
-    title: 'increment: false neither begins a window anew nor makes it longer',
+    title: 'increment: false neither starts a window again nor extends it',
     options: { global: false },
     routes: (app, heard) => {
       const check = app.createRateLimit({ max: 1, continueExceeding: true })
@@ -1106,7 +1105,7 @@ const rows: readonly Row[] = [
   },
   {
     of: 'createRateLimit()',
-    title: 'of invalid functions fails with what they threw',
+    title: 'fails with the error that a function of its options threw',
     options: { global: false },
     routes: app => {
       const check = app.createRateLimit({
@@ -1120,13 +1119,13 @@ const rows: readonly Row[] = [
   },
   {
     of: 'the clock',
-    title: 'in memory is Date.now(), asked at every call, without a timer; on Redis that of Redis',
+    title: 'is Date.now() in memory, read at every call, without a timer; on Redis it is that of Redis',
     options: { max: 1, timeWindow: '1 hour' },
     play: async ({ t, setting, app, send }) => {
       if (!setting.isTheirs) await setting.settle(app)
       let nowMs = Date.now()
       t.intercept(Date, 'now', { value: () => nowMs })
-      // They never come: who waited for one would wait for ever.
+      // These timers never fire: code that waits for one would wait for ever.
       const never = {
         ref: () => never,
         unref: () => never,
@@ -1155,18 +1154,18 @@ const rows: readonly Row[] = [
   }
 ]
 
-/** Told by `setErrorHandler`'s row to be the same. */
+/** The row of `setErrorHandler` checks that the handler gets this very object. */
 const thrown = { statusCode: 420, calm: true }
 
-/** What `createRateLimit` answers, but for time; as long as the client is within its limit. */
+/** The answer of `createRateLimit` without times, for a client within its limit. */
 function state (max: number, timeWindow: number, remaining: number) {
   return { isAllowed: false, key: '127.0.0.1', max, timeWindow, remaining, isExceeded: false, isBanned: false }
 }
 
-/** The same answer, with `in time` for a duration that is neither over nor longer than the window. */
+/** Replaces a duration that is neither over nor longer than the window by `in time`. */
 function withoutTime (answer: Awaited<ReturnType<ReturnType<FastifyInstance['createRateLimit']>>>): object {
   if (answer.isAllowed) return answer
-  // Only ours has the name of the limit.
+  // @fastify/rate-limit does not return the name of the limit.
   const { limit, ...result } = answer
   const { ttl, ttlInSeconds, timeWindow, isExceeded } = result
   const isWhole = ttl === 0 || (isExceeded && ttl === timeWindow && timeWindow < 60_000)
@@ -1175,7 +1174,7 @@ function withoutTime (answer: Awaited<ReturnType<ReturnType<FastifyInstance['cre
   return { ...result, ...(isInTime ? { ttl: 'in time', ttlInSeconds: 'in time' } : {}) }
 }
 
-/** Options that note each refusal's ttl, which is to the millisecond where headers are rounded. */
+/** Options that record the ttl of each refusal, which is exact to the ms, while headers are rounded. */
 function tellingTtl (options: RedisGuardOptions): (heard: unknown[]) => RedisGuardOptions {
   return heard => ({
     ...options,
@@ -1186,12 +1185,12 @@ function tellingTtl (options: RedisGuardOptions): (heard: unknown[]) => RedisGua
   })
 }
 
-/** The commands of the user's own client wait where Redis is down; where it answers, a busy machine may need longer. */
+/** The user's own client lets commands wait while Redis is down; on a busy machine a running Redis may be slow too. */
 function waitsShortly ({ name }: Setting): RedisGuardOptions {
   return name === 'on Redis that is down' ? { commandTimeout: 250 } : {}
 }
 
-/** @fastify/rate-limit has no Redis in its play, and so gets one that is not there. */
+/** @fastify/rate-limit gets no Redis in its setting, so it gets one that cannot be reached. */
 function unusable (setting: Setting): RedisGuardOptions {
   return setting.isTheirs ? { redis: setting.client({ port: 1, lazyConnect: true, enableOfflineQueue: false }) } : {}
 }
@@ -1238,7 +1237,7 @@ function onSetting<T> (expected: Everywhere<T>, name: SettingName): T {
   return typeof expected === 'function' ? (expected as (name: SettingName) => T)(name) : expected
 }
 
-/** As far as a step says what is expected. */
+/** The parts of an answer that a step specifies. */
 interface Answer {
   readonly request: string
   readonly status: number
@@ -1268,7 +1267,7 @@ async function sendStep (app: FastifyInstance, step: Step, begunMs: number): Pro
   }
 }
 
-/** A refusal has a code here; all else is the same. Its minute is whole, less the seconds that the row took. */
+/** Removes the code of a refusal, which @fastify/rate-limit lacks, and the seconds that the row took. */
 function withoutCode (body: unknown, begunMs: number): unknown {
   if (typeof body !== 'object' || Array.isArray(body)) return body
   const { code, ...rest } = body as { code?: unknown, message?: string }
@@ -1284,7 +1283,7 @@ function secondsSince (begunMs: number): number {
   return Math.ceil((performance.now() - begunMs) / 1000)
 }
 
-/** The same with the seconds as they were when the row began, as far as its duration accounts for a difference. */
+/** Adds to the seconds in headers the time that the row took, if that explains the difference. */
 function aged (
   found: Readonly<Record<string, number>>,
   expected: Readonly<Record<string, number>>,
@@ -1299,7 +1298,7 @@ function aged (
   }))
 }
 
-/** Options of the table, and what is said below it; `store` has a suite of its own. */
+/** The options of the compatibility table and the sentences below it; `store` has its own test. */
 const promised = [
   'global', 'max', 'timeWindow', 'hook', 'cache', 'allowList', 'redis', 'nameSpace', 'skipOnError', 'keyGenerator',
   'ipv6Subnet', 'groupId', 'ban',
@@ -1308,11 +1307,11 @@ const promised = [
   'enableDraftSpec', 'headers', 'body', 'route', 'registration', 'rateLimit()', 'createRateLimit()', 'the clock'
 ]
 
-t.test('each option and sentence has a row', async t => {
+t.test('each option and each sentence has a row', async t => {
   t.same([...new Set(rows.map(row => row.of))].sort(), [...promised].sort())
 })
 
-t.test('normalizeIP: gives the keys that @fastify/rate-limit gives', async t => {
+t.test('normalizeIP returns the keys that @fastify/rate-limit returns', async t => {
   for (const ip of ['192.0.2.1', '::ffff:192.0.2.1', '::FFFF:C000:0201', 'Not.An.Address']) {
     for (const bits of [undefined, 128, 64, 0]) t.equal(normalizeIP(ip, bits), theirNormalizeIP(ip, bits), ip)
   }

@@ -1,4 +1,4 @@
-/** A store class of the user's, as @fastify/rate-limit takes it. */
+/** A custom store class, as @fastify/rate-limit takes it. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { CustomStore, CustomStoreCallback, RedisGuardOptions } from '../../lib/index.js'
@@ -8,7 +8,7 @@ import type { CustomStoreConstructor } from '../../lib/settings/custom-store.js'
 
 interface Call { readonly store: string, readonly key: string, readonly timeWindow: number, readonly max: number }
 
-/** A class that counts, and notes what it is told. */
+/** A class that counts, and records its calls. */
 function makeStore (calls: Call[], made: object[]) {
   return class Counting implements CustomStore {
     readonly #counts = new Map<string, number>()
@@ -43,7 +43,7 @@ async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyIns
 
 const ok = async () => 'ok'
 
-t.test('a store that promises and fails, or fails with no error, fails as any other', async t => {
+t.test('a store that rejects, or fails without an Error, fails like any other', async t => {
   const failing = [
     async () => { throw new Error('broken') },
     (key: string, done: (error: unknown) => void) => done('broken')
@@ -58,7 +58,7 @@ t.test('a store that promises and fails, or fails with no error, fails as any ot
   }
 })
 
-t.test('a store says how long it refuses; clients without a key never share counters with lookalike keys', async t => {
+t.test('a store says how long it refuses; a client without a key shares no counter with a similar key', async t => {
   const counts = new Map<string, number>()
   class Counts {
     incr (key: string, done: (error: null, result: { current: number, ttl: number }) => void) {
@@ -83,7 +83,7 @@ t.test('a store says how long it refuses; clients without a key never share coun
   t.same([...counts], [['127.0.0.1', 2], ['127.0.0.1@address', 1]])
 })
 
-t.test('a refusal counts towards a ban even where the store says that its window ends now', async t => {
+t.test('a refusal counts towards a ban even if the store says that its window ends now', async t => {
   let current = 0
   class Counts {
     incr (key: string, done: CustomStoreCallback) { done(null, { current: ++current, ttl: 0 }) }
@@ -95,7 +95,7 @@ t.test('a refusal counts towards a ban even where the store says that its window
   for (const statusCode of [200, 429, 403]) t.equal((await app.inject('/')).statusCode, statusCode)
 })
 
-t.test('counts in place of ours, with a child for each route that has a limit of its own', async t => {
+t.test('a custom store counts instead of ours, with a child for each route with its own limit', async t => {
   const [calls, made]: [Call[], { [name: string]: unknown }[]] = [[], []]
   const app =
     await appWith(t, { store: makeStore(calls, made), ban: 1, continueExceding: true } as never).catch(error => error)
@@ -131,12 +131,12 @@ t.test('counts in place of ours, with a child for each route that has a limit of
     hook: 'onRequest',
     skipOnError: false
   })
-  t.equal(made[0]!['custom'], 1, 'the store gets options of its own as well')
+  t.equal(made[0]!['custom'], 1, 'the store also gets its own options')
   t.match(made[1], { max: 1, timeWindow: 5000, groupId: 'group', routeInfo: { url: '/own', method: 'GET' } })
   t.match((await fine.inject('/metrics')).body, /decisions_total\{limit="global",outcome="limited",source="custom"\} 3/)
 })
 
-t.test('createRateLimit asks it, and looks with read', async t => {
+t.test('createRateLimit counts with incr, and peeks with read', async t => {
   const app = await appWith(t, { store: makeStore([], []) })
   const limiter = app.createRateLimit({ max: 1 })
   app.get('/', { config: { rateLimit: false } }, async request => {
@@ -147,7 +147,7 @@ t.test('createRateLimit asks it, and looks with read', async t => {
   t.match([first, second], [{ isExceeded: false, remaining: 0 }, { isExceeded: true, remaining: 0, ttlInSeconds: 60 }])
 })
 
-t.test('one without read cannot look', async t => {
+t.test('a store without read cannot peek', async t => {
   class Blind implements CustomStore {
     incr (key: string, callback: CustomStoreCallback): void { callback(null, { current: 1, ttl: 1 }) }
     child (): CustomStore { return this }
@@ -179,7 +179,7 @@ const broken: Readonly<Record<string, CustomStore['incr']>> = {
 }
 
 for (const [how, incr] of Object.entries(broken)) {
-  t.test(`one that ${how} is stood in for by memory; or lets pass, or fails, as skipOnError says`, async t => {
+  t.test(`memory answers for a store that ${how}, unless skipOnError says otherwise`, async t => {
     class Broken implements CustomStore {
       incr = incr
       read = incr
@@ -204,7 +204,7 @@ for (const [how, incr] of Object.entries(broken)) {
   })
 }
 
-t.test('what a class that only counts cannot do is refused', async t => {
+t.test('rejects options that a class that only counts cannot support', async t => {
   const store = makeStore([], [])
   for (const [options, names] of [
     [{ algorithm: 'gcra' }, ['global algorithm']], [{ cost: 2 }, ['global cost']],
@@ -220,7 +220,7 @@ t.test('what a class that only counts cannot do is refused', async t => {
   }
 })
 
-t.test('a store that cannot count, such as a promise of one, stops the start or the adding of its route', async t => {
+t.test('a store that cannot count, such as a promise, stops the start or the adding of its route', async t => {
   const makes: Readonly<Record<string, () => unknown>> = {
     'an object': () => ({}),
     undefined: () => undefined,

@@ -1,4 +1,4 @@
-/** What @fastify/rate-limit 11.2.0 and its peers get wrong, and this one does not. */
+/** Defects of @fastify/rate-limit 11.2.0 and similar limiters that this plugin does not have. */
 import type { FastifyInstance, FastifyRequest, HTTPMethods } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
@@ -16,7 +16,7 @@ let nameSpaces = 0
 type Open = (options: RedisGuardOptions) => Promise<FastifyInstance>
 type Play = (t: Test, open: Open, place: 'memory' | 'redis') => Promise<void>
 
-/** Plays a test in memory and on Redis, each with counters of its own. */
+/** Runs a test in memory and on Redis, with separate counters. */
 async function onBoth (t: Test, play: Play): Promise<void> {
   for (const place of ['memory', 'redis'] as const) {
     await t.test(place, async t => {
@@ -58,7 +58,7 @@ async function statusesFrom (app: FastifyInstance, ips: readonly string[], url =
   return all
 }
 
-t.test('1. separate limiters of createRateLimit and rateLimit do not share a key', async t => {
+t.test('1. separate limiters of createRateLimit and rateLimit share no key', async t => {
   await onBoth(t, async (t, open) => {
     const app = await open({ max: 9 })
     const first = app.createRateLimit({ max: 2 })
@@ -81,7 +81,7 @@ t.test('1. separate limiters of createRateLimit and rateLimit do not share a key
   })
 })
 
-t.test('2. groupId groups: routes of one group, of whatever method and scope, share a counter', async t => {
+t.test('2. routes of one groupId share a counter, whatever their method and scope', async t => {
   await onBoth(t, async (t, open) => {
     const app = await open({})
     const group = { config: { rateLimit: { max: 3, groupId: 'login' } } }
@@ -99,7 +99,7 @@ t.test('2. groupId groups: routes of one group, of whatever method and scope, sh
   })
 })
 
-t.test('3. exponential backoff is enforced for as long as it is announced', async t => {
+t.test('3. exponential backoff lasts as long as it is announced', async t => {
   t.test('in memory, to the millisecond', async t => {
     const app = await guardedApp(t, { max: 1, timeWindow: 1000, exponentialBackoff: true })
     app.get('/', ok)
@@ -125,7 +125,7 @@ t.test('3. exponential backoff is enforced for as long as it is announced', asyn
     const [key] = await client.keys(`${nameSpace}*127.0.0.1*`) as [string]
     for (const seconds of [60, 120, 240]) {
       t.match(await app.inject('/'), { statusCode: 429, headers: { 'retry-after': `${seconds}` } })
-      // The client is let in when this key has expired.
+      // The client is let in when this key expires.
       const leftMs = await client.pttl(key)
       t.ok(leftMs > seconds * 1000 - 30_000 && leftMs <= seconds * 1000, `${leftMs} ms`)
     }
@@ -135,7 +135,7 @@ t.test('3. exponential backoff is enforced for as long as it is announced', asyn
   })
 })
 
-t.test('4. an allowList of addresses holds for routes with groupId, and for IPv6', async t => {
+t.test('4. an allowList of addresses applies to routes with groupId, and to IPv6', async t => {
   await onBoth(t, async (t, open) => {
     const app = await open({
       max: 0,
@@ -153,7 +153,7 @@ t.test('4. an allowList of addresses holds for routes with groupId, and for IPv6
         await statusesFrom(app, ['192.0.2.1', '2001:db8:0:1::9', '2001:db8::7', '2001:db8:5:6::1'], url),
         [200, 200, 200, 200]
       )
-      // The same /64 as one on the list, and yet another address.
+      // The same /64 as a listed address, and other addresses.
       t.same(await statusesFrom(app, ['192.0.2.2', '2001:db8:0:1::8', '2001:db8:6::1'], url), [429, 429, 429])
     }
     t.equal(await statusOf(app, '/key', { user: 'partner' }), 200)
@@ -161,7 +161,7 @@ t.test('4. an allowList of addresses holds for routes with groupId, and for IPv6
   })
 })
 
-t.test('5. NAT64 addresses are the IPv4 addresses that they carry, and in no common bucket', async t => {
+t.test('5. a NAT64 address counts as the IPv4 address that it embeds, and shares no common bucket', async t => {
   await onBoth(t, async (t, open) => {
     const app = await open({ max: 1 })
     app.get('/', ok)
@@ -188,7 +188,7 @@ t.test('6. a flood of fresh keys frees no limited client', async t => {
     t.match((await app.inject('/metrics')).body, new RegExp(`^redis_guard_memory_keys ([1-4]?\\d|${cache})$`, 'm'))
   })
 
-  t.test('that Redis has refused before it went down', async t => {
+  t.test('a client that Redis refused before it went down', async t => {
     const proxy = await TcpProxy.start(server.port)
     t.teardown(async () => await proxy.stop().catch(() => {}))
     const redis = `redis://127.0.0.1:${proxy.port}`
@@ -202,7 +202,7 @@ t.test('6. a flood of fresh keys frees no limited client', async t => {
   })
 })
 
-t.test('7. a Redis key that has lost its expiry does not refuse for ever', async t => {
+t.test('7. a Redis key that lost its expiry does not refuse for ever', async t => {
   const client = server.client()
   t.teardown(() => client.disconnect())
   const timeWindow = 60_000
@@ -235,10 +235,10 @@ t.test('7. a Redis key that has lost its expiry does not refuse for ever', async
   }
 })
 
-t.test('8. with Redis down no request hangs, with ioredis\' defaults neither', async t => {
+t.test('8. with Redis down no request hangs, not even with the defaults of ioredis', async t => {
   t.jobs = 6
   const commandTimeout = 1000
-  /** ms, on a busy machine; the defect takes more than 8 s */
+  /** ms, generous for a busy machine; with the defect a request takes more than 8 s */
   const soonMs = 7000
   const downs: readonly [string, (proxy: TcpProxy, own: RedisServer) => Promise<void>][] = [
     ['gone', async (proxy, own) => await own.kill()],
@@ -251,14 +251,14 @@ t.test('8. with Redis down no request hangs, with ioredis\' defaults neither', a
         const own = await RedisServer.start()
         t.teardown(async () => await own.stop())
         const proxy = await TcpProxy.start(own.port)
-        // Behind the proxy a server that is gone would still accept connections.
+        // A proxy would still accept connections for a server that is gone.
         const port = what === 'gone' ? own.port : proxy.port
         t.teardown(async () => await proxy.stop().catch(() => {}))
         const client = own.client({ port, lazyConnect: true })
         client.on('error', () => {})
         t.teardown(() => client.disconnect())
         const redis = byClient ? client : `redis://127.0.0.1:${port}`
-        // Redis is not tried again before the test ends.
+        // Redis is not probed again before the test ends.
         const app = await guardedApp(t, { redis, commandTimeout, resetTimeout: 60_000, max: 2 })
         app.get('/', ok)
         const failedCommands = async () =>
@@ -275,13 +275,13 @@ t.test('8. with Redis down no request hangs, with ioredis\' defaults neither', a
         const failed = await failedCommands()
         t.ok(failed!.some(line => !line.endsWith(' 0')), 'a command has failed')
         t.same(await statusesFrom(app, ['192.0.2.2', '192.0.2.2', '192.0.2.2']), [200, 200, 429])
-        t.same(await failedCommands(), failed, 'later ones wait for no command')
+        t.same(await failedCommands(), failed, 'later requests send no command')
       })
     }
   }
 })
 
-t.test('9. invalid values stop the start, or the route, by name', async t => {
+t.test('9. invalid values stop the start or the route, and are named', async t => {
   const invalid: readonly [string, unknown, RegExp][] = [
     ['max', '10', /max must be a whole number >= 0.*, got "10"/],
     ['max', -1, /max must be .*, got -1/],
@@ -324,7 +324,7 @@ t.test('9. invalid values stop the start, or the route, by name', async t => {
   }
 })
 
-t.test('10. 404s are limited like the routes of the global limit; GET and HEAD share the quota of a route', async t => {
+t.test('10. 404s count with the routes of the global limit; GET and HEAD share the quota of a route', async t => {
   await onBoth(t, async (t, open) => {
     const app = await open({ max: 3 })
     app.get('/', ok)
@@ -336,7 +336,7 @@ t.test('10. 404s are limited like the routes of the global limit; GET and HEAD s
   })
 })
 
-t.test('11. windows are not floored to seconds: 0.5 s expires, 1.9 s is no second', async t => {
+t.test('11. windows are not rounded to seconds: 0.5 s expires, and 1.9 s is not 1 s', async t => {
   t.test('in memory, to the millisecond', async t => {
     const app = await guardedApp(t, { max: 1 })
     let nowMs = Date.now()
@@ -367,7 +367,7 @@ t.test('11. windows are not floored to seconds: 0.5 s expires, 1.9 s is no secon
       const leftMs =
         Math.max(...await Promise.all((await client.keys(`seconds:*${url}`)).map(async key => await client.pttl(key))))
       const goneMs = performance.now() - begunMs
-      // Clocks that count whole ms cut off one each. A window that is over has no key any more.
+      // Each clock may cut off a ms. An expired window has no key.
       if (goneMs < timeWindow) {
         t.ok(leftMs <= timeWindow && leftMs >= timeWindow - goneMs - 2, `${leftMs} ms of ${timeWindow} are left`)
       }
@@ -377,7 +377,7 @@ t.test('11. windows are not floored to seconds: 0.5 s expires, 1.9 s is no secon
   })
 })
 
-t.test('12. IPv4 in the form of IPv6 is IPv4: no common bucket, and no way past a deny rule', async t => {
+t.test('12. IPv4-mapped IPv6 is IPv4: clients share no common bucket, and evade no block', async t => {
   await onBoth(t, async (t, open) => {
     for (const ipv6Subnet of [64, 0] as const) {
       const app = await open({

@@ -1,6 +1,6 @@
 /**
- * Where the same row of a table is played: in memory, on Redis, on a Redis that is down; and, as proof of what is
- * expected, with @fastify/rate-limit in memory.
+ * The settings in which each row of the compatibility table runs: in memory, on Redis, on a Redis that is down, and
+ * with @fastify/rate-limit in memory, as proof of the expectation.
  */
 import { createRequire } from 'node:module'
 import Fastify, { type FastifyInstance, type FastifyPluginAsync } from 'fastify'
@@ -13,7 +13,7 @@ import type { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// Not by import: both packages declare Fastify's `config.rateLimit`, and their types would meet.
+// Loaded by require: both packages declare Fastify's `config.rateLimit`, and imported types would conflict.
 const rateLimit = createRequire(import.meta.url)('@fastify/rate-limit') as FastifyPluginAsync & {
   normalizeIP (ip: string, ipv6Subnet?: number): string
 }
@@ -23,14 +23,14 @@ export const theirNormalizeIP = rateLimit.normalizeIP
 export const settings = ['in memory', 'on Redis', 'on Redis that is down', 'as @fastify/rate-limit'] as const
 export type SettingName = typeof settings[number]
 
-/** One play of a row. */
+/** One run of a row. */
 export class Setting {
   readonly name: SettingName
   readonly #t: Test
   readonly #nameSpace: string
   readonly #registries: Registry[] = []
   readonly #proxy: TcpProxy | undefined
-  /** where Redis is, or was */
+  /** the port of Redis, or of the proxy before it */
   readonly #port: number
 
   private constructor (
@@ -54,7 +54,7 @@ export class Setting {
     return new Setting(t, name, server, nameSpace, proxy)
   }
 
-  /** Whether memory counts here. */
+  /** Whether memory counts in this setting. */
   get isMemory (): boolean {
     return this.name !== 'on Redis'
   }
@@ -63,7 +63,7 @@ export class Setting {
     return this.name === 'as @fastify/rate-limit'
   }
 
-  /** A Fastify with the plugin, before it has routes. @param before  adds what is there before the plugin */
+  /** A Fastify with the plugin, before it has routes. @param before  adds routes before the plugin */
   async open (options: RedisGuardOptions, before: (app: FastifyInstance) => void = () => {}): Promise<FastifyInstance> {
     const app = this.empty()
     before(app)
@@ -71,7 +71,7 @@ export class Setting {
     return app
   }
 
-  /** A Fastify without it. */
+  /** A Fastify without the plugin. */
   empty (): FastifyInstance {
     const app = Fastify()
     this.#t.teardown(async () => await app.close())
@@ -89,13 +89,13 @@ export class Setting {
       redis: this.name !== 'in memory' && `redis://127.0.0.1:${this.#port}`,
       nameSpace: this.#nameSpace,
       metrics: { path: false, registry },
-      // On a busy machine as well Redis is to answer where it is there.
+      // Long enough for Redis to answer on a busy machine.
       commandTimeout: 5000,
       ...options
     })
   }
 
-  /** A client with ioredis' defaults, as users pass it; where Redis goes down it goes with it. */
+  /** A client with ioredis' defaults, as users pass it. It loses Redis with the setting. */
   client (options: RedisOptions = {}): Redis {
     const client = new Redis({ host: '127.0.0.1', port: this.#port, ...options })
     client.on('error', () => {})
@@ -103,26 +103,26 @@ export class Setting {
     return client
   }
 
-  /** To be called when all is set up: Redis goes down where it has to, and nobody waits for the guard to notice. */
+  /** Call it after the set-up: it takes Redis down, if the setting says so, without waiting for the guard to notice. */
   async begin (): Promise<void> {
     await this.#proxy?.stop()
   }
 
-  /** Waits until memory answers, where Redis is down: from then on no timer stands between a request and its answer. */
+  /** Waits until memory answers, if Redis is down: then no timer stands between a request and its answer. */
   async settle (app: FastifyInstance): Promise<void> {
     if (this.#proxy !== undefined) await until(() => app.redisGuard.status.store === 'memory')
   }
 
-  /** Checks that only the named store decided, and that no request waited for a time limit, unless it may. */
+  /** Checks that only the expected store decided, and that no request waited for a timeout, unless it may. */
   async check (mayWait = false): Promise<void> {
     const other = this.name === 'on Redis' ? 'memory' : 'redis'
     for (const registry of this.#registries) {
       const metrics = await registry.metrics()
       const counted = /^redis_guard_decisions_total\{.*outcome="(?:allowed|limited)",source="(\w+)"\} [1-9]/gm
       const sources = [...metrics.matchAll(counted)].map(([, source]) => source)
-      this.#t.notOk(sources.includes(other), `${other} has decided nothing`)
+      this.#t.notOk(sources.includes(other), `${other} decided nothing`)
       const isLate = /^redis_guard_errors_total\{kind="timeout"\} [1-9]/m.test(metrics)
-      if (!mayWait) this.#t.notOk(isLate, 'no request has waited for a time limit')
+      if (!mayWait) this.#t.notOk(isLate, 'no request waited for a timeout')
     }
   }
 }

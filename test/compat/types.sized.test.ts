@@ -1,4 +1,4 @@
-/** The types of a project that changes its import, and of one that has both packages during the change. */
+/** The types of a project that changes its import, and of one that uses both packages during the change. */
 import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
@@ -9,7 +9,7 @@ import { typeErrors } from '../support/type-program.js'
 
 const { resolve } = createRequire(import.meta.url)
 
-/** Both extend the types of Fastify, so a conflict is an error in one of them. */
+/** Both files extend the types of Fastify, so a conflict is an error in one of them. */
 const extending = /\/dist\/lib\/plugin\.d\.ts$|\/@fastify\/rate-limit\//
 
 /** Compiles files against the declarations that are published. */
@@ -17,7 +17,7 @@ function errorsOf (sources: Readonly<Record<string, string>>): readonly string[]
   return typeErrors(inRepository('test/compat/'), sources, extending)
 }
 
-/** In place of the test runner of @fastify/rate-limit: each statement is refused where a type does not fit. */
+/** Replaces the test runner of @fastify/rate-limit: each statement fails to compile if a type does not fit. */
 const expectations = `
 declare function expect<Actual> (actual?: Actual): { type: {
   toBe<Expected> (...fits: Actual extends Expected ? [] : [never]): void
@@ -43,17 +43,17 @@ const ofPlugin: RateLimitPluginOptions = { ...ofRoute, global: false, nameSpace:
 export default [storeOf, ofLimiter, ofPlugin, fastifyRateLimit, normalizeIP('192.0.2.1')]
 `
 
-t.test('the type test of @fastify/rate-limit compiles with the import changed, and so does every name', async t => {
+t.test('the type test of @fastify/rate-limit compiles with the import changed, and so does each name', async t => {
   const theirs = await readFile(join(dirname(resolve('@fastify/rate-limit')), 'types', 'index.tst.ts'), 'utf8')
   const changed = theirs
     .replace("from '..'", "from '../../dist/lib/index.js'")
     .replace("import { expect } from 'tstyche'", expectations)
   t.match(changed, /from '\.\.\/\.\.\/dist\/lib\/index\.js'[^]*declare function expect/)
-  // One statement that does not hold shows that the others are looked at.
+  // One wrong statement proves that the others are checked.
   const wrong = "expect(normalizeIP('::1')).type.toBe<number>()"
   // Their file is CommonJS.
   const errors = errorsOf({ 'package.json': '{}', 'theirs.ts': `${changed}\n${wrong}\n`, 'names.ts': everyName })
-  // The first two are ignored there. Here they stop the start, so the compiler says it before.
+  // @fastify/rate-limit ignores the first two. Here they stop the start, so the compiler reports them.
   t.equal(errors.length, 3, '', { errors })
   t.match(errors, [
     /^groupId: '42',: .* 'groupId' does not exist in type 'RedisGuardOptions'/,
@@ -65,7 +65,7 @@ t.test('the type test of @fastify/rate-limit compiles with the import changed, a
 t.test('both packages compile in one program, whichever is imported first', async t => {
   const ours = "import redisGuard from '../../dist/lib/index.js'"
   const theirs = "import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'"
-  // The order is that in which the compiler merges the declarations.
+  // The compiler merges the declarations in this order.
   for (const imports of size([[theirs, ours]], [[ours, theirs], [theirs, ours]])) {
     t.same(errorsOf({
       'service.ts': `

@@ -1,8 +1,8 @@
-/** A cache in bounded room that keeps what is in use. */
+/** A cache of bounded size that keeps the entries in use. */
 import t from 'tap'
 import { BoundedCache } from '../../lib/guard/bounded-cache.js'
 
-t.test('an entry is found by both parts of its key', async t => {
+t.test('finds an entry by both parts of its key', async t => {
   const cache = new BoundedCache<number>(10)
   cache.set('a', 'b', 1)
   cache.set(undefined, 'b', 2)
@@ -22,7 +22,7 @@ t.test('never holds more than its capacity', async t => {
   }
 })
 
-t.test('an entry that is in use stays, whatever else comes and goes', async t => {
+t.test('an entry in use stays, whatever else comes and goes', async t => {
   const cache = new BoundedCache<string>(10)
   cache.set('a', 'used', 'kept')
   for (let i = 0; i < 1000; i++) {
@@ -32,7 +32,7 @@ t.test('an entry that is in use stays, whatever else comes and goes', async t =>
   t.equal(cache.get('a', 'other 0'), undefined)
 })
 
-t.test('an entry that is set again is replaced, and takes no more room', async t => {
+t.test('setting an entry again replaces it, and takes no more room', async t => {
   const cache = new BoundedCache<number>(4)
   cache.set('a', 'first', 1)
   for (let i = 0; i < 100; i++) cache.set('a', 'again', i)

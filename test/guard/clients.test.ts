@@ -1,4 +1,4 @@
-/** How a client is known by its address or its connection, and that what is remembered of clients is bounded. */
+/** Finding a client by address or connection; what is remembered of clients is bounded. */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
@@ -9,7 +9,7 @@ function newClients (): Clients {
   return new Clients({ ipv6Subnet: 56, allowList: parseAddressList(['192.0.2.0/24']).list })
 }
 
-t.test('knows a client by its address, whatever form that comes in', async t => {
+t.test('knows a client by its address, however it is written', async t => {
   const clients = newClients()
   const known: [ip: unknown, text: string | undefined, key: string, isPrefix: boolean, exempt: boolean][] = [
     ['::ffff:198.51.100.1', '198.51.100.1', '198.51.100.1', false, false],
@@ -28,7 +28,7 @@ t.test('knows a client by its address, whatever form that comes in', async t => 
   }
 })
 
-t.test('knows a client by its connection and header, apart from one by its address', async t => {
+t.test('knows a client by its connection and header, apart from clients known by address', async t => {
   const clients = newClients()
   const keyOf = (peer: string | undefined, header: string, ip: string) => clients.byConnection(peer, header, { ip }).key
   t.equal(keyOf('10.0.0.1', '198.51.100.1', '198.51.100.1'), '198.51.100.1')
@@ -38,7 +38,7 @@ t.test('knows a client by its connection and header, apart from one by its addre
   t.equal(clients.byAddress('198.51.100.1').key, '198.51.100.1')
 })
 
-t.test('forgets what came longest ago, and not who comes again and again', async t => {
+t.test('forgets the least recent headers, and keeps one that comes often', async t => {
   const clients = newClients()
   let read = 0
   const byHeader = (header: string) =>
@@ -54,7 +54,7 @@ t.test('forgets what came longest ago, and not who comes again and again', async
   t.equal(read, 3 * mostRemembered + 2)
 })
 
-t.test('equal answers of a keyGenerator share the keys of their counters; long ones are not remembered', async t => {
+t.test('equal answers of a keyGenerator share their counter keys; long answers are not remembered', async t => {
   const clients = newClients()
   for (const answer of ['user-1', 'ünlü', '\ud83d\ude00', '\ud800', '']) {
     t.equal(clients.counterKeysOf(answer).client, answer)
@@ -66,14 +66,14 @@ t.test('equal answers of a keyGenerator share the keys of their counters; long o
   t.not(clients.counterKeysOf(long), clients.counterKeysOf(long))
 })
 
-t.test('answers of a keyGenerator are remembered by their hash, where one is wanted', async t => {
+t.test('with hashKeys, counter keys are made of the hash of an answer', async t => {
   const { list } = parseAddressList([])
   const clients = new Clients({ ipv6Subnet: 64, allowList: list, hashKey: answer => `hash of ${answer}` })
   t.equal(clients.counterKeysOf('secret').client, 'hash of secret')
   t.equal(clients.counterKeysOf('secret'), clients.counterKeysOf('secret'))
 })
 
-t.test('what it remembers of addresses is bounded, and right for each of them', async t => {
+t.test('remembers a bounded number of addresses, and answers correctly for all', async t => {
   const clients = newClients()
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void

@@ -1,4 +1,4 @@
-/** What is refused without asking Redis: only what Redis would refuse, and counted in Redis to the hit. */
+/** The refusal cache refuses only what Redis would refuse, and counts each refusal in Redis. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
@@ -18,11 +18,11 @@ import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
 const startMs = 1_700_000_000_000
-/** How many random runs there are. */
+/** The number of random runs. */
 const seeds = size(50, 200)
 const keys = new Keys('guard:')
 
-/** A cache on a clock that stands still until the test moves it. */
+/** A cache on a clock that moves only when the test moves it. */
 function setUpFor (capacity: number) {
   const clock = { ms: 0 }
   const written: Refusals[] = []
@@ -36,7 +36,7 @@ function setUp (capacity = 100) {
   return { cache: forOneLimit(cache), ...rest }
 }
 
-/** The cache for hits that have one limit. */
+/** The cache, for hits with one limit. */
 function forOneLimit (cache: RefusalCache) {
   return {
     refuse (client: string, check: Check, canAsk: boolean): Explanation | undefined {
@@ -50,7 +50,7 @@ function forOneLimit (cache: RefusalCache) {
   }
 }
 
-/** Redis, as far as the cache is concerned: one counter, by the rules. */
+/** Redis as the cache sees it: one counter that follows the rules. */
 function counter (check: Check) {
   let state: LimitState | undefined
   return (nowMs: number, cost = check.cost): Taken => {
@@ -63,13 +63,13 @@ function counter (check: Check) {
 
 type Judged = ReturnType<typeof takeAll<{ readonly check: Check, readonly state: LimitState | undefined }>>['judged']
 
-/** As Redis tells it. */
+/** The answer of Redis. */
 function takenOf (accepted: boolean, judged: Judged, nowMs: number): Taken {
   const outcomes = judged.map(({ of: { check }, outcome }) => outcomeOf(check, outcome, nowMs))
   return { kind: 'taken', source: 'redis', accepted, nowMs, outcomes }
 }
 
-/** A client's first hit. */
+/** The answer of Redis to the first hit of a client. */
 function freshlyTaken (nowMs: number, checks: readonly Check[]): Taken {
   const { accepted, judged } = takeAll(checks.map(check => ({ check, state: undefined })), nowMs)
   return takenOf(accepted, judged, nowMs)
@@ -79,7 +79,7 @@ function checkOf (algorithm: typeof algorithms[number], max: number, windowMs = 
   return { name: 'login', limit: defineLimit(algorithm, max, windowMs), cost }
 }
 
-t.test('while Redis is slow, refusals are written one by one, and no more wait than keys are kept', async t => {
+t.test('while Redis is slow, refusals are written one at a time, and no more wait than keys are kept', async t => {
   const check = checkOf('fixed-window', 1)
   const [writes, answers] = [[] as number[], [] as (() => void)[]]
   const cache = forOneLimit(new RefusalCache({
@@ -96,7 +96,7 @@ t.test('while Redis is slow, refusals are written one by one, and no more wait t
     for (let i = 0; i < 100; i++) {
       const redis = counter(check)
       redis(startMs)
-      // Each answer of Redis is one more to count on from.
+      // Each answer of Redis starts a new count of refusals.
       cache.learn(`client${i}`, check, redis(startMs))
       cache.refuse(`client${i}`, check, true)
     }
@@ -114,7 +114,7 @@ t.test('while Redis is slow, refusals are written one by one, and no more wait t
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: refuses only what Redis would, and says what Redis would say`, async t => {
+  t.test(`${algorithm}: refuses only what Redis would refuse, with the same explanation`, async t => {
     let refusedHere = 0
     for (let seed = 1; seed <= seeds; seed++) {
       const random = randomFrom(seed)
@@ -132,7 +132,7 @@ for (const algorithm of algorithms) {
           continue
         }
         refusedHere++
-        // `redis` is not told what is written behind, so it knows of fewer refusals.
+        // `redis` does not receive the refusals that the cache writes behind, so it counts fewer.
         const told = { accepted: false, explanation: { ...explanation, refusals: 0 } }
         const explained = ruleOf(check.limit).explain(expected.outcomes[0]!.state, nowMs, check.limit, cost)
         const wanted = {
@@ -147,20 +147,20 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('asks again now and then, with one hit, and believes the answer', async t => {
+t.test('asks Redis again at intervals, with one hit, and adopts the answer', async t => {
   const check = checkOf('fixed-window', 1)
   const { cache, clock } = setUp()
   const redis = counter(check)
   const learn = (taken: Taken) => cache.learn('client', check, taken)
   learn(redis(startMs))
-  t.equal(cache.size, 0, 'what passes is not remembered')
+  t.equal(cache.size, 0, 'an accepted hit is not remembered')
   learn(redis(startMs))
   t.equal(cache.size, 1)
   clock.ms = askAgainMs - 1
   t.ok(cache.refuse('client', check, true))
   clock.ms = askAgainMs
   t.equal(cache.refuse('client', check, true), undefined)
-  t.ok(cache.refuse('client', check, true), 'the answer is on its way')
+  t.ok(cache.refuse('client', check, true), 'while that answer is awaited')
   t.equal(cache.refuse('another', check, true), undefined)
   t.equal(cache.refuse('client', { ...check, name: 'other' }, true), undefined)
   // The key was reset.
@@ -169,7 +169,7 @@ t.test('asks again now and then, with one hit, and believes the answer', async t
   t.equal(cache.refuse('client', check, true), undefined)
 })
 
-t.test('a refusal of a dear hit, or of a limit that was raised since, is none of a hit that fits', async t => {
+t.test('a refusal of an expensive hit, or under a lower max, does not refuse a hit that fits', async t => {
   const dear = checkOf('fixed-window', 10, 60_000, 8)
   const { cache, written } = setUp()
   const redis = counter(dear)
@@ -180,12 +180,12 @@ t.test('a refusal of a dear hit, or of a limit that was raised since, is none of
   })
   t.equal(cache.refuse('client', { ...dear, cost: 2 }, true), undefined)
   t.equal(cache.refuse('client', checkOf('fixed-window', 16, 60_000, 8), true), undefined)
-  t.equal(cache.refuse('client', checkOf('fixed-window', 10, 1000, 8), true), undefined, 'nor is it of another window')
+  t.equal(cache.refuse('client', checkOf('fixed-window', 10, 1000, 8), true), undefined, 'nor under another window')
   await cache.flush()
   t.match(written, [{ client: 'client', count: 1 }])
 })
 
-t.test('ends with the window, by a clock of its own', async t => {
+t.test('a cached refusal ends with the window, by a monotonic clock', async t => {
   const check = checkOf('fixed-window', 0, 300)
   const { cache, clock } = setUp()
   cache.learn('client', check, counter(check)(startMs))
@@ -195,11 +195,11 @@ t.test('ends with the window, by a clock of its own', async t => {
   t.equal(
     cache.refuse('client', check, true),
     undefined,
-    'also where the next one refuses as well: it is for Redis to begin it'
+    'even if the next window also refuses: only Redis may start it'
   )
 })
 
-t.test('what Redis refused stays refused while it cannot be asked', async t => {
+t.test('keeps refusing what Redis refused while Redis cannot be asked', async t => {
   const check = checkOf('gcra', 1, 10_000)
   const { cache, clock } = setUp()
   const redis = counter(check)
@@ -211,7 +211,7 @@ t.test('what Redis refused stays refused while it cannot be asked', async t => {
   t.equal(cache.refuse('client', check, false), undefined)
 })
 
-t.test('a hit that can never fit asks no more often than others, where refusals leave no trace, too', async t => {
+t.test('a hit that can never fit asks Redis no more often than others, even if refusals are not stored', async t => {
   for (const algorithm of algorithms) {
     for (const [max, cost] of [[1, 2], [0, 1]] as const) {
       const check = checkOf(algorithm, max, 60_000, cost)
@@ -224,7 +224,7 @@ t.test('a hit that can never fit asks no more often than others, where refusals 
       const wanted =
         explainHit(ruleOf(check.limit).explain(state, expected.nowMs, check.limit, cost), check.limit, cost)
       t.same(cache.refuse('client', check, true), wanted)
-      if (max > 0) t.equal(cache.refuse('client', { ...check, cost: 1 }, true), undefined, 'a cheaper one asks')
+      if (max > 0) t.equal(cache.refuse('client', { ...check, cost: 1 }, true), undefined, 'a cheaper hit asks Redis')
       clock.ms = askAgainMs
       t.equal(cache.refuse('client', check, true), undefined)
       await cache.flush()
@@ -233,7 +233,7 @@ t.test('a hit that can never fit asks no more often than others, where refusals 
   }
 })
 
-t.test('of several limits: refuses only what Redis would, and tells of each what Redis would', async t => {
+t.test('with several limits, refuses only what Redis would refuse, with the same explanations', async t => {
   let refusedHere = 0
   for (let seed = 1; seed <= seeds; seed++) {
     const random = randomFrom(seed)
@@ -254,7 +254,7 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
       clock.ms += random.chance(0.7) ? random.whole(0, 3) : random.whole(0, 800)
       const checks = limits.map(limit => ({ ...limit, cost: random.chance(0.8) ? 1 : random.whole(0, 7) }))
       const nowMs = startMs + clock.ms
-      // Redis, had it been asked each time.
+      // The answer of Redis if it were asked each time.
       const { accepted, judged } = takeAll(checks.map((check, i) => ({ check, state: states[i] })), nowMs)
       const wanted = takenOf(accepted, judged, nowMs)
       const refused = cache.refuse({ key: 'client', checks }, true)
@@ -280,7 +280,7 @@ t.test('of several limits: refuses only what Redis would, and tells of each what
   t.ok(refusedHere > 5 * seeds, `${refusedHere} refusals`)
 })
 
-t.test('asks again for the one of several limits that is due first', async t => {
+t.test('asks Redis again when the refusal of one of several limits is due', async t => {
   const checks = ['a', 'b'].map(name => ({ ...checkOf('fixed-window', 0), name }))
   const { cache, clock } = setUpFor(100)
   const refusalAt = (nowMs: number, checks: readonly Check[]) => freshlyTaken(nowMs, checks)
@@ -289,11 +289,11 @@ t.test('asks again for the one of several limits that is due first', async t => 
     clock.ms += askAgainMs / 2
   }
   t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
-  t.match(cache.refuse({ key: 'client', checks }, true), { accepted: false }, 'the answer is on its way')
+  t.match(cache.refuse({ key: 'client', checks }, true), { accepted: false }, 'while that answer is awaited')
   t.match(cache.refuse({ key: 'client', checks }, false), { accepted: false })
 })
 
-t.test('a limit that each refusal changes, and one that is not known, ask Redis', async t => {
+t.test('asks Redis for a limit that each refusal changes, and for an unknown limit', async t => {
   const limit = defineLimit('fixed-window', 0, 60_000)
   const plain = { name: 'plain', limit, cost: 1 }
   const { cache } = setUpFor(100)
@@ -306,7 +306,7 @@ t.test('a limit that each refusal changes, and one that is not known, ask Redis'
   t.match(cache.refuse({ key: 'client', checks: [plain] }, true), { accepted: false })
 })
 
-t.test('keeps so many keys; the one that Redis refused longest ago goes first', async t => {
+t.test('keeps a bounded number of keys, and drops the one that Redis refused least recently', async t => {
   const check = checkOf('fixed-window', 0)
   const { cache } = setUp(3)
   const refused = counter(check)(startMs)
@@ -315,7 +315,7 @@ t.test('keeps so many keys; the one that Redis refused longest ago goes first', 
   t.same(['a', 'b', 'c', 'd'].map(client => cache.refuse(client, check, true) !== undefined), [true, false, true, true])
 })
 
-t.test('refusals are added up and written behind', async t => {
+t.test('adds refusals up, and writes them behind', async t => {
   const check = checkOf('fixed-window', 1)
   const { cache, written } = setUp()
   const redis = counter(check)
@@ -323,7 +323,7 @@ t.test('refusals are added up and written behind', async t => {
   for (let i = 0; i < 100; i++) cache.refuse('client', check, true)
   t.same(written, [])
   await until(() => written.length > 0)
-  // What Redis would have counted after each of them.
+  // The state in Redis after each refusal.
   const states = Array.from({ length: 101 }, () => redis(startMs).outcomes[0]!.state)
   const refusals = { client: 'client', name: 'login', limit: check.limit }
   t.same(written, [{ ...refusals, window: states[0], count: 100 }])
@@ -332,7 +332,7 @@ t.test('refusals are added up and written behind', async t => {
   t.same(written.slice(1), [{ ...refusals, window: states[100], count: 1 }])
 })
 
-t.test('a failed write does not end the process, and those after it are made', async t => {
+t.test('a failed write does not end the process, and later writes still happen', async t => {
   const check = checkOf('fixed-window', 0)
   let writes = 0
   const write = async () => { if (++writes === 1) throw new Error('away') }
@@ -360,7 +360,7 @@ t.test('on a server', async t => {
     return [...calls].reduce((sum, [, calls]) => sum + Number(calls), 0)
   }
 
-  t.test('a flood costs Redis next to nothing; counters, events, suspects and metrics count each hit', async t => {
+  t.test('a flood costs Redis next to nothing; counters, events, suspects and metrics count every hit', async t => {
     await redis.flushall()
     const app = await start(t, { max: 10, timeWindow: '1 hour', syncInterval: 60_000 })
     const flood = size(1000, 3000)
@@ -375,7 +375,7 @@ t.test('on a server', async t => {
     }))
     const total = flood + 12
     await until(async () => await redis.get('guard:fixed-window:{192.0.2.1}:global') === `10:${total - 10}`)
-    // In a second: two questions, four writes of what was counted here, two of events, and a heartbeat.
+    // Per second: two questions, four writes of cached refusals, two of events, and a heartbeat.
     const most = 10 + 10 * (Date.now() - startMs) / 1000
     t.ok(await scripts() - before < most, `${await scripts() - before} scripts, at most ${most}`)
     t.same(await app.redisGuard.getSuspiciousIPs(), [{ ip: '192.0.2.1', count: total - 10 }])
@@ -385,7 +385,7 @@ t.test('on a server', async t => {
     t.equal(limited, total - 10)
   })
 
-  t.test('several limits answer as memory does, and ask Redis no more often than one', async t => {
+  t.test('several limits answer as memory does, and ask Redis no more often than one limit', async t => {
     const cost = (request: { headers: object }) => Number((request.headers as { cost: string }).cost)
     const limits: Record<string, NonNullable<RedisGuardOptions['limits']>> = {
       backoff: [
@@ -406,7 +406,7 @@ t.test('on a server', async t => {
       ]
     }
     const askedOf: Record<string, number> = {}
-    // Refusals do not become old: no hit asks again because this machine is slow.
+    // The clock stands still, so a slow machine causes no extra question.
     const nowMs = timers.monotonicMs()
     t.intercept(timers, 'monotonicMs', { value: () => nowMs })
     for (const [name, list] of Object.entries(limits)) {
@@ -430,11 +430,11 @@ t.test('on a server', async t => {
       }))
       t.same(seen[1], seen[0], name)
     }
-    // Each refusal makes the window longer. A limit in shadow is a decision of its own.
+    // `backoff` asks each time: a refusal makes its window longer. A limit in shadow is a decision of its own.
     t.same(askedOf, { backoff: 8, batch: 2, ban: 2, shadow: 4 })
   })
 
-  t.test('a counter that is deleted is free again on every instance within half a second', async t => {
+  t.test('a deleted counter is free again on every instance within half a second', async t => {
     await redis.flushall()
     const apps = await Promise.all([1, 2].map(async () => await start(t, { max: 1, timeWindow: '1 hour' })))
     for (const app of apps) {
@@ -447,7 +447,7 @@ t.test('on a server', async t => {
     }
   })
 
-  t.test('refusals of a window that is over are not added to the next', async t => {
+  t.test('refusals of an expired window are not added to the next window', async t => {
     await redis.flushall()
     const app = await start(t, { max: 1, timeWindow: 1500 })
     for (let i = 0; i < 20; i++) await app.inject('/')
@@ -456,7 +456,7 @@ t.test('on a server', async t => {
     t.equal(await redis.get('guard:fixed-window:{127.0.0.1}:global'), '1')
   })
 
-  t.test('an outage is no second quota for who was refused, unless skipOnError says what to do', async t => {
+  t.test('an outage gives a refused client no second quota, unless skipOnError is set', async t => {
     await Promise.all([undefined, true].map(async skipOnError => {
       const proxy = await TcpProxy.start(server.port)
       const skipping = skipOnError === undefined ? {} : { skipOnError }

@@ -1,8 +1,6 @@
 /**
- * Whose asynchronous context what runs in: all that is about a request in the
- * request's own, whichever requests Redis was asked about together; what the
- * guard does for itself in nobody's. With an AsyncLocalStorage as applications
- * and tracers use it.
+ * Asynchronous contexts, with an AsyncLocalStorage as applications and tracers use it: work for a request runs in the
+ * context of that request, whichever hits share a call to Redis, and the guard's own work runs in no request's context.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
@@ -21,15 +19,15 @@ import { until } from '../../tools/until.js'
 
 const hooks: readonly LimitHook[] = ['onRequest', 'preParsing', 'preValidation', 'preHandler']
 
-/** Holds the user whose request it is: the address, by which clients are told apart. */
+/** Holds the user of the current request: the address, which is also the key of the client. */
 const storage = new AsyncLocalStorage<string>()
 
 let namespaces = 0
 
-/** What ran in another context than that of its user's request. */
+/** Something that ran outside the context of its request. */
 interface Stray { readonly place: string, readonly user: string | undefined, readonly store: string | undefined }
 
-/** A line of the log; `store` is what its mixin saw. */
+/** A line of the log; `store` is what its mixin read. */
 interface Line {
   readonly msg: string
   readonly reqId?: string
@@ -39,7 +37,7 @@ interface Line {
 
 interface Watched { readonly app: FastifyInstance, readonly seen: Sightings }
 
-/** What has run in a request's context: how often, and which of it in another one. */
+/** Counts what ran for requests, and collects what ran outside its context. */
 class Sightings {
   readonly counts = new Map<string, number>()
   readonly strays: Stray[] = []
@@ -50,7 +48,7 @@ class Sightings {
   }
 }
 
-/** All places in which a user's code can run in a request. */
+/** An application with user code in every place where it can run during a request. */
 async function watchedApp (t: Test, hook: LimitHook, options: RedisGuardOptions): Promise<Watched> {
   const seen = new Sightings()
   const at = (place: string) => (request: FastifyRequest) => seen.note(place, request.ip)
@@ -122,7 +120,7 @@ async function watchedApp (t: Test, hook: LimitHook, options: RedisGuardOptions)
           at('errorResponseBuilder')(request)
           return Object.assign(new Error('over the limit'), { statusCode })
         },
-        // These fail when they have been asked, which is logged.
+        // These fail after they were called, which is logged.
         onExceeding: async request => {
           at('onExceeding')(request)
           throw new Error('not today')
@@ -173,7 +171,7 @@ interface Sent { readonly url: string, readonly user: string }
 
 const paths = ['/global', '/functions', '/several', '/count', '/body', '/hook', '/function', '/nowhere']
 
-/** Each of the paths, by several users at once. */
+/** A request to each of the paths from each of several users, all at once. */
 function requests (users: number, urls = paths): Sent[] {
   return urls.flatMap(url => Array.from({ length: users }, (_, i) => ({ url, user: `192.0.2.${i + 1}` })))
 }
@@ -186,14 +184,14 @@ async function inject (app: FastifyInstance, sent: readonly Sent[]): Promise<voi
     : { url, headers: { 'x-forwarded-for': user } })))
 }
 
-/** @param perSocket  how many requests follow on each other without waiting for an answer */
+/** @param perSocket  how many requests are pipelined on one socket */
 function overSockets (perSocket: number): Transport {
   return async (app, sent) => {
     if (!app.server.listening) await app.listen({ port: 0, host: '127.0.0.1' })
     const { port } = app.server.address() as AddressInfo
     const count = Math.ceil(sent.length / perSocket)
     const parts = Array.from({ length: count }, (_, i) => sent.slice(i * perSocket, (i + 1) * perSocket))
-    // All are connected before the first one asks: else the server meets one in each turn of the event loop.
+    // All sockets connect before the first request: otherwise the server would get one request per turn.
     const sockets = await Promise.all(parts.map(async part => {
       const socket = connect(port, '127.0.0.1').setEncoding('utf8')
       await once(socket, 'connect')
@@ -217,11 +215,11 @@ function text ({ url, user }: Sent): string {
   return `${method} ${url} HTTP/1.1\r\nhost: test\r\nx-forwarded-for: ${user}\r\n${ofBody}\r\n${body}`
 }
 
-/** Whatever happens in one of the requests has been seen, each time in its own context. */
+/** Every place has run, and always in the context of its request. */
 function seesAll (t: Test, { counts, strays }: Sightings, places: readonly string[]): void {
   const all = [...counts.values()].reduce((sum, count) => sum + count, 0)
   t.same(strays.slice(0, 5), [], `${strays.length} of ${all} in another context`)
-  t.same(places.filter(place => !counts.has(place)), [], 'all has been seen')
+  t.same(places.filter(place => !counts.has(place)), [], 'every place has run')
 }
 
 const everywhere = [
@@ -240,13 +238,13 @@ const transports: readonly (readonly [how: string, transport: Transport])[] = [
   ['injected', inject], ['each on a socket', overSockets(1)], ['pipelined', overSockets(8)]
 ]
 
-/** The first round passes where the limit is 1, and the second is refused. */
+/** A limit of 1 allows the requests of the first round, and refuses those of the second. */
 const rounds = size(2, 3)
 
-// The small size has each hook and each transport, but not each with each.
+// The small size has each hook and each transport, but not every combination.
 for (const [i, hook] of hooks.entries()) {
   for (const [how, transport] of size([transports[i % transports.length]!], transports)) {
-    t.test(`requests at once, ${how}, limited in ${hook} on Redis, each stay in their own context`, async t => {
+    t.test(`concurrent requests, ${how}, limited in ${hook} on Redis, keep their own context`, async t => {
       const { app, seen } = await watchedApp(t, hook, { redis: server.url, commandTimeout: 20_000 })
       for (let round = 0; round < rounds; round++) await transport(app, requests(5))
       t.equal(app.redisGuard.status.store, 'redis')
@@ -255,7 +253,7 @@ for (const [i, hook] of hooks.entries()) {
   }
 }
 
-t.test('requests at once, in a Cluster, each stay in their own context', async t => {
+t.test('concurrent requests in a Cluster keep their own context', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const redis = { cluster: [{ host: '127.0.0.1', port: cluster.servers[0]!.port }] }
@@ -265,14 +263,14 @@ t.test('requests at once, in a Cluster, each stay in their own context', async t
   seesAll(t, seen, everywhere)
 })
 
-/** Of a function that limits nobody has asked for more than where its own requests go on. */
+/** The paths without limiter functions, which only have to continue in the request that called them. */
 const withoutLimiters = paths.filter(path => path !== '/function')
 
-// Those that follow wait for time limits and heartbeats, each with a server of its own.
+// The following tests wait for timeouts and heartbeats, and each has its own server.
 t.jobs = 4
 const waits = { buffered: true }
 
-t.test('requests stay in their own context when Redis goes, while it is away, and when it is back', waits, async t => {
+t.test('requests keep their context when Redis goes away, while it is away, and when it is back', waits, async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const { app, seen } = await watchedApp(t, 'preHandler', { redis: redis.url, commandTimeout: 1000, resetTimeout: 100 })
@@ -281,7 +279,7 @@ t.test('requests stay in their own context when Redis goes, while it is away, an
   const under = [inject(app, requests(5)), overSockets(8)(app, requests(5))]
   await until(() => app.redisGuard.status.store === 'memory')
   await Promise.all(under)
-  t.ok(seen.counts.get('the handler')! > 0, 'who waited for Redis has an answer')
+  t.ok(seen.counts.get('the handler')! > 0, 'requests that waited for Redis got an answer')
   for (const transport of [inject, overSockets(8)]) await transport(app, requests(5))
   redis.signal('SIGCONT')
   await until(() => app.redisGuard.status.store === 'redis')
@@ -291,7 +289,7 @@ t.test('requests stay in their own context when Redis goes, while it is away, an
 })
 
 for (const [onOutage, place] of [['deny', 'an onSend hook'], ['allow', 'the handler']] as const) {
-  t.test(`with onOutage: ${onOutage}, requests that Redis leaves waiting stay in their own context`, waits, async t => {
+  t.test(`with onOutage: ${onOutage}, requests that Redis leaves waiting keep their own context`, waits, async t => {
     const redis = await RedisServer.start()
     t.teardown(async () => await redis.stop())
     const { app, seen } = await watchedApp(t, 'onRequest', { redis: redis.url, commandTimeout: 1000, onOutage })
@@ -302,7 +300,7 @@ for (const [onOutage, place] of [['deny', 'an onSend hook'], ['allow', 'the hand
   })
 }
 
-t.test('requests that find that Redis has lost its data stay in their own context', async t => {
+t.test('requests that find that Redis has lost its data keep their own context', async t => {
   const { app, seen } = await watchedApp(t, 'onRequest', { redis: server.url, commandTimeout: 20_000, max: 1000 })
   await inject(app, requests(5, ['/global']))
   const observer = server.client()
@@ -314,9 +312,9 @@ t.test('requests that find that Redis has lost its data stay in their own contex
   seesAll(t, seen, ['the handler'])
 })
 
-t.test('requests that a store of the user\'s counts together each stay in their own context', async t => {
+t.test('requests that a custom store counts together keep their own context', async t => {
   const waiting: (() => void)[] = []
-  /** Answers all that was asked in a turn at once, as one that batches does. */
+  /** Answers all calls of a turn at once, like a store that batches. */
   class Batching {
     incr (key: string, done: (error: Error | null, result?: { current: number, ttl: number }) => void): void {
       if (waiting.length === 0) setImmediate(() => { for (const answer of waiting.splice(0)) answer() })
@@ -344,7 +342,7 @@ t.test('requests that a store of the user\'s counts together each stay in their 
   seesAll(t, seen, ['onExceeding', 'the handler'])
 })
 
-/** What is sent to Redis, and in whose context, once this has been called. */
+/** The commands sent to Redis from now on, with the context of each. */
 function commandsOf (app: FastifyInstance): { readonly name: string, readonly store: string | undefined }[] {
   const sent: { name: string, store: string | undefined }[] = []
   const client = app.redisGuard.client as Redis
@@ -356,13 +354,13 @@ function commandsOf (app: FastifyInstance): { readonly name: string, readonly st
   return sent
 }
 
-/** One a second is sent: in between, all else that has waited for a timer is. */
+/** Waits for two heartbeats, one a second: everything else that waits for a timer has been sent by then. */
 async function heartbeats (sent: readonly { readonly name: string }[]): Promise<void> {
   const before = sent.length
   await until(() => sent.slice(before).filter(({ name }) => name === 'pexpire').length >= 2)
 }
 
-t.test("the guard's own work runs in no request's context, a request's work in its own", waits, async t => {
+t.test("the guard's own work runs in no request's context, and work for a request in its own", waits, async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const lines: { msg: string, store: string | undefined }[] = []
@@ -389,8 +387,8 @@ t.test("the guard's own work runs in no request's context, a request's work in i
   await get('/own', '192.0.2.7')
   t.same(inRequests(), ['192.0.2.7 get', '192.0.2.7 pttl'])
 
-  t.comment('a request finds that Redis has lost its data, and the next one that it is away')
-  // Both go over one connection, so that no heartbeat finds it first.
+  t.comment('a request finds that Redis has lost its data, and the next one that Redis is away')
+  // Both go over one connection, so that no heartbeat finds the loss first.
   const lost = client.flushall()
   await storage.run('192.0.2.8', async () => await app.redisGuard.incr('mine'))
   await lost

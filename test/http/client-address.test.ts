@@ -1,4 +1,4 @@
-/** Who sent a request, read from the connection and X-Forwarded-For, and remembered. */
+/** Reading the client of a request from the connection and X-Forwarded-For, and caching it. */
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { parseAddress } from '../../lib/addresses/address.js'
@@ -13,7 +13,7 @@ function textOf ({ address }: Client): string | undefined {
   return address?.text
 }
 
-/** Sends requests to an application whose hook reads each of them twice. */
+/** Sends requests to an application whose hook reads the client of each request twice. */
 async function readings (
   t: Test,
   trustProxy: string[] | string | boolean | ((address: string) => boolean),
@@ -48,7 +48,7 @@ async function readings (
   return { send, parsed: () => parsed }
 }
 
-t.test('the client is the one of request.ip, whatever came before', async t => {
+t.test('the client is that of request.ip, whatever was read before', async t => {
   const { send } = await readings(t, trusted)
   const connections = ['127.0.0.1', '10.1.2.3', '192.0.2.1', '2001:db8::1', '::1']
   const headers = [
@@ -66,7 +66,7 @@ t.test('the client is the one of request.ip, whatever came before', async t => {
   }
 })
 
-t.test('behind a list of proxies, equal connections and headers are read once', async t => {
+t.test('behind a list of proxies, equal connections and headers are parsed once', async t => {
   for (const trustProxy of [trusted, '127.0.0.1']) {
     const { send, parsed } = await readings(t, trustProxy)
     for (let i = 0; i < 3; i++) await send('127.0.0.1', { 'x-forwarded-for': '198.51.100.1' })
@@ -77,14 +77,14 @@ t.test('behind a list of proxies, equal connections and headers are read once', 
   }
 })
 
-t.test('an address that the application has set wins over what is remembered', async t => {
+t.test('an address that the application sets wins over a cached one', async t => {
   const { send } = await readings(t, trusted)
   await send('127.0.0.1', { 'x-forwarded-for': '198.51.100.1' })
   const { read } = await send('127.0.0.1', { 'x-forwarded-for': '198.51.100.1', 'x-own': '203.0.113.5' })
   t.same(read, ['203.0.113.5', '203.0.113.5'])
 })
 
-t.test('a function is asked each time', async t => {
+t.test('a trustProxy function is called for each request', async t => {
   let trusts = true
   const trustProxy = () => trusts
   const { send } = await readings(t, trustProxy)
@@ -93,9 +93,9 @@ t.test('a function is asked each time', async t => {
   t.equal((await send('127.0.0.1', { 'x-forwarded-for': '198.51.100.1' })).read[0], '127.0.0.1')
 })
 
-t.test('a long header is read each time', async t => {
+t.test('a long header is parsed for each request', async t => {
   const { send, parsed } = await readings(t, trusted)
   const header = `${' '.repeat(longestHeader)}198.51.100.1`
   t.same((await send('127.0.0.1', { 'x-forwarded-for': header })).read, ['198.51.100.1', '198.51.100.1'])
-  t.equal(parsed(), 0, 'it is not remembered by its header')
+  t.equal(parsed(), 0, 'it is not cached by its header')
 })

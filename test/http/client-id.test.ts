@@ -1,4 +1,4 @@
-/** What a `keyGenerator` may answer, and that nothing else counts as the address. */
+/** The answers that a `keyGenerator` may give, and those that make the address the key. */
 import { randomUUID } from 'node:crypto'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
@@ -7,7 +7,7 @@ import type { RateLimitOptions } from '../../lib/settings/options.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
 
-/** As BSON has it. */
+/** Like the ObjectId of BSON. */
 class ObjectId {
   readonly #hex: string
 
@@ -65,15 +65,15 @@ const wrong: [what: string, answer: unknown, shown: string][] = [
   ['no bytes', new Uint8Array(), 'an object']
 ]
 
-t.test('a client is counted by the text of its id', async t => {
+t.test('counts a client by the text of its id', async t => {
   for (const [what, id, key] of ids) t.equal(readClientId(id), key, what)
 })
 
-t.test('only undefined, null and an empty string mean the address', async t => {
+t.test('only undefined, null and an empty string stand for the address', async t => {
   for (const [what, answer] of none) t.equal(readClientId(answer), undefined, what)
 })
 
-t.test('an answer that is no id is an error that names keyGenerator and the answer', async t => {
+t.test('an answer that is not an id is an error that names keyGenerator and the answer', async t => {
   for (const [what, answer, shown] of wrong) {
     const rule = 'a string, a finite number, a BigInt, bytes or an object with a toString of its own'
     const message = `keyGenerator must answer ${rule}, got ${shown}`
@@ -81,7 +81,7 @@ t.test('an answer that is no id is an error that names keyGenerator and the answ
   }
 })
 
-t.test('each way to limit reads the answer of keyGenerator alike, on Redis as in memory', async t => {
+t.test('every way to limit reads the answer of keyGenerator alike, in memory and on Redis', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   for (const redis of [false, server.url] as const) {
@@ -116,7 +116,7 @@ t.test('each way to limit reads the answer of keyGenerator alike, on Redis as in
   }
 })
 
-t.test('functions get the very value that keyGenerator answers, and an address where it answers none', async t => {
+t.test('functions get the exact value that keyGenerator returns, or an address if it returns none', async t => {
   for (const hashKeys of [false, true]) {
     let answer: unknown
     const heard: unknown[] = []
@@ -141,7 +141,7 @@ t.test('functions get the very value that keyGenerator answers, and an address w
       await app.inject('/')
       await app.inject('/function')
       const expected = none.some(([, nothing]) => nothing === id) ? '127.0.0.1' : id
-      // The two of the function come behind two calls of allowList.
+      // The 2 keys of the function follow 2 calls of allowList.
       t.equal(heard.length, 10, what)
       t.ok(heard.every(key => Object.is(key, expected)), `${what}: ${String(heard)}`)
     }

@@ -1,4 +1,4 @@
-/** Clients that reset their connection: they get past nothing, and what did not reach them counts. */
+/** Clients that reset their connection: they evade no limit, and requests without a delivered answer count. */
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer, type IncomingMessage, ServerResponse } from 'node:http'
@@ -37,14 +37,14 @@ type Protocol = keyof typeof servers
 
 const get = 'GET / HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.77\r\n\r\n'
 
-/** `GET /` as HTTP/2 has it: the preface, empty settings, and headers of the static table that end the stream. */
+/** `GET /` in HTTP/2: the preface, empty settings, and headers of the static table that end the stream. */
 const getHttp2 = Buffer.concat([
   Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
   Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]),
   Buffer.from([0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x41, 1, 0x78])
 ])
 
-/** Listens on a free port, and counts the connections that are over. */
+/** Listens on a free port, and counts the closed connections. */
 async function listen (app: FastifyInstance): Promise<{ port: number, closed: () => number }> {
   let closed = 0
   app.server.on('connection', (socket: Socket) => socket.once('close', () => { closed++ }))
@@ -52,14 +52,14 @@ async function listen (app: FastifyInstance): Promise<{ port: number, closed: ()
   return { port: (app.server.address() as { port: number }).port, closed: () => closed }
 }
 
-/** Sends all bytes and resets the connection before the server, which is this process too, reads the first of them. */
+/** Sends all bytes and resets the connection before the server, in this same process, reads the first byte. */
 async function sendAndReset (protocol: Protocol, port: number, bytes: string | Buffer): Promise<void> {
   const { raw, socket } = await open(protocol, port)
   socket.write(bytes)
   raw.resetAndDestroy()
 }
 
-/** @returns the connection, and what to write to, which is TLS where the protocol has it */
+/** @returns the connection, and the socket to write to, which uses TLS if the protocol does */
 async function open (protocol: Protocol, port: number): Promise<{ raw: Socket, socket: Socket }> {
   const raw = connect(port, '127.0.0.1').on('error', () => {})
   await once(raw, 'connect')
@@ -74,12 +74,12 @@ function tlsOf (protocol: Protocol): ConnectionOptions {
   return { ca: authority.ca, servername: 'localhost', ALPNProtocols }
 }
 
-/** @returns what a client has left of a limit */
+/** @returns how much of a limit a client has left */
 async function left (app: FastifyInstance, limit = 'GET:/', key = '127.0.0.1'): Promise<number | undefined> {
   return (await app.redisGuard.limits.peek(key)).find(({ name }) => name === limit)?.remaining
 }
 
-/** @returns how many requests the server has read, and how many of them went beyond the hooks of the plugin */
+/** @returns how many requests the server read, and how many of them got past the hooks of the plugin */
 async function flood (
   app: FastifyInstance, protocol: Protocol, count: number, bytes: string | Buffer
 ): Promise<{ read: number, handled: number }> {
@@ -98,7 +98,7 @@ async function flood (
   return { read, handled }
 }
 
-/** As plugins for WebSockets do, whose upgrades go through the hooks of a route. */
+/** Handles upgrades like plugins for WebSockets, whose upgrades go through the hooks of a route. */
 function upgraded (app: FastifyInstance): (request: IncomingMessage, socket: Duplex) => void {
   return (request, socket) => {
     const response = new ServerResponse(request)
@@ -114,7 +114,7 @@ async function appOver (
 }
 
 for (const protocol of Object.keys(servers) as Protocol[]) {
-  t.test(`${protocol}: a client that resets its connection evades no block, and gets no second quota`, async t => {
+  t.test(`${protocol}: a client that resets its connection evades no block and gets no second quota`, async t => {
     const bytes = protocol.startsWith('HTTP/2') ? getHttp2 : get
     const app = await appOver(protocol, t, { max: 1000 })
     await app.redisGuard.blockIP('127.0.0.1', 60)
@@ -126,7 +126,7 @@ for (const protocol of Object.keys(servers) as Protocol[]) {
   })
 }
 
-t.test('a request on a reset connection is not handled, whatever it asks for and whatever trustProxy is', async t => {
+t.test('a request on a reset connection is not handled, whatever its target and whatever trustProxy is', async t => {
   const body = 'x'.repeat(1000)
   const post = (length: number) =>
     `POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: ${length}\r\n\r\n${body}`
@@ -151,7 +151,7 @@ t.test('a request on a reset connection is not handled, whatever it asks for and
   }
 })
 
-t.test('a request on an HTTP/2 stream that is over before the guard sees it is not handled', async t => {
+t.test('a request on an HTTP/2 stream that ends before the guard sees it is not handled', async t => {
   const app = Fastify({ http2: true })
   t.teardown(async () => await app.close())
   let handled = 0
@@ -172,7 +172,7 @@ t.test('a request on an HTTP/2 stream that is over before the guard sees it is n
   session.destroy()
 })
 
-t.test('no server that Fastify makes for localhost handles a request on a reset connection', async t => {
+t.test('no server that Fastify opens for localhost handles a request on a reset connection', async t => {
   const app = await appOver('HTTP', t)
   let handled = 0
   app.get('/', async () => { handled++ })
@@ -184,14 +184,14 @@ t.test('no server that Fastify makes for localhost handles a request on a reset 
     await once(socket, 'connect')
     socket.write(get)
     socket.resetAndDestroy()
-    // Those of a further server are not seen; the next request over it comes after the reset one.
+    // The requests of a second server are not visible here; the next request comes after the reset one.
     if (address === addresses[0]!.address) await read
     await fetch(`http://${address.includes(':') ? `[${address}]` : address}:${port}/nowhere`)
   }
   t.equal(handled, 0)
 })
 
-t.test('on a reset connection an address that the application has set is not read', async t => {
+t.test('on a reset connection, an address set by the application is not read', async t => {
   const app = await appOver('HTTP', t)
   const own = (request: FastifyRequest) => Object.defineProperty(request, 'ip', { value: '203.0.113.5' })
   app.addHook('onRequest', (request, reply, done) => {
@@ -212,7 +212,7 @@ t.test('a unix socket serves requests without an address, also over TLS and whil
     app.get('/', async () => 'ok')
     let closing: Promise<void> | undefined
     let socket: Socket | undefined
-    // Closes the server, and answers when one more request has come over the same connection.
+    // Closes the server, and answers after one more request has arrived on the same connection.
     app.get('/close', async () => {
       closing = app.close()
       await until(() => !app.server.listening)
@@ -236,14 +236,14 @@ t.test('a unix socket serves requests without an address, also over TLS and whil
   }
 })
 
-t.test('a unix socket that was passed as a file descriptor serves requests without an address', async t => {
+t.test('a unix socket passed as a file descriptor serves requests without an address', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'guard-'))
   t.teardown(async () => await rm(folder, { recursive: true }))
   const app = await appOver('HTTP', t, { max: 1 })
   app.get('/', async () => 'ok')
   const path = join(folder, 'socket')
   await app.listen({ path })
-  // As Node answers for a pipe of which it knows only the number.
+  // Node returns null for a pipe of which it knows only the number.
   app.server.address = () => null
   const socket = connect(path)
   t.teardown(() => socket.destroy())
@@ -275,7 +275,7 @@ async function statusOver (session: ClientHttp2Session, headers: OutgoingHttpHea
   return answer[':status']!
 }
 
-t.test("a request on a connection without a network, as from the application's own server, is served", async t => {
+t.test("serves a request on a connection without a network, as from an application's own server", async t => {
   for (const socket of [{}, undefined]) {
     const app = await guardedApp(t, { max: 1 }, {
       serverFactory: handler => createServer((request, response) => {
@@ -290,10 +290,10 @@ t.test("a request on a connection without a network, as from the application's o
   }
 })
 
-/** Whatever is delivered is given back. */
+/** Every delivered answer is refunded. */
 const none = { config: { rateLimit: { max: 1, countWhen: () => false } } }
 
-/** README's example of a limit on failed logins. */
+/** The example of a limit on failed logins in the README. */
 const failedLogins: RouteRateLimitOptions = {
   max: 5, timeWindow: '10 minutes', countWhen: (request, reply) => reply.statusCode === 401
 }
@@ -326,7 +326,7 @@ t.test('guesses on HTTP/2 streams that are reset before the answer count', async
   }
 })
 
-t.test('a request whose client cut off the answer counts', async t => {
+t.test('a request counts if its client cuts off the answer', async t => {
   const length = 50_000_000
   const start = (reply: FastifyReply, length: number) => reply.hijack().raw.writeHead(200, { 'content-length': length })
   interface Cut {
@@ -362,7 +362,7 @@ t.test('a request whose client cut off the answer counts', async t => {
     'while the body of its request waits': {
       bytes: `GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${length}\r\n\r\n${'x'.repeat(1_000_000)}`,
       respond: async (reply, reset) => {
-        // Node has stopped reading, so that it does not see the reset.
+        // Node has stopped reading, so it does not see the reset.
         await until(() => reply.request.raw.readableLength > 0)
         reset().catch(() => {})
         await nextTurn()
@@ -393,7 +393,7 @@ t.test('a request whose client cut off the answer counts', async t => {
   }
 })
 
-t.test('a request whose answer was delivered is given back, though its connection is reset afterwards', async t => {
+t.test('a request is refunded if its answer was delivered, even if its connection is reset afterwards', async t => {
   for (const protocol of Object.keys(servers) as Protocol[]) {
     for (const [method, status] of [['GET', 200], ['HEAD', 200], ['GET', 204], ['GET', 304]] as const) {
       const app = await appOver(protocol, t)

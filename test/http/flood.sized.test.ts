@@ -1,4 +1,4 @@
-/** One host that floods an application with names of its choice, answered from memory. */
+/** One host that floods an application with names of its choice, with memory alone. */
 import t, { type Test } from 'tap'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { guardedApp } from '../support/app.js'
@@ -6,7 +6,7 @@ import { size } from '../support/size.js'
 
 const host = '198.51.100.1'
 
-/** With a part of 10 for each address, and room for 80 beyond all parts. */
+/** Each address has a part of 10 counters, and 80 more are free for all. */
 async function shop (t: Test): Promise<FastifyInstance> {
   const keyGenerator = (request: FastifyRequest) => String(request.headers['x-user'])
   const byUser = { max: 5, timeWindow: '1 hour', keyGenerator }
@@ -22,7 +22,7 @@ async function passes (app: FastifyInstance, url: string, remoteAddress: string,
   return (await app.inject({ method, url, remoteAddress, headers: { 'x-user': user } })).statusCode === 200
 }
 
-t.test('gets five guesses at a name with a limit of five, whatever it sends between them', async t => {
+t.test('a flooding host gets five guesses at a name with a limit of five, whatever it sends between them', async t => {
   const app = await shop(t)
   let guesses = 0
   for (let round = 0; round < size(8, 20); round++) {
@@ -32,9 +32,9 @@ t.test('gets five guesses at a name with a limit of five, whatever it sends betw
   t.equal(guesses, 5)
 })
 
-t.test('has no request of another address refused', async t => {
+t.test('a flooding host gets no request of another address refused', async t => {
   const app = await shop(t)
-  // First names that are limited, as many as there is room for; then enough to use up what newcomers share.
+  // First as many limited names as there is room for, then enough names to use up the counters that newcomers share.
   for (let i = 0; i < 1000; i++) await passes(app, '/login', host, `name ${Math.floor(i / 5)}`)
   for (let i = 0; i < size(500, 2000); i++) await passes(app, '/login', host, `other name ${i}`)
   const refused: string[] = []

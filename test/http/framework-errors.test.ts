@@ -1,4 +1,4 @@
-/** Requests that Fastify answers before any hook: `frameworkErrors` lets the guard block and count them, too. */
+/** Requests that Fastify answers before any hook: `frameworkErrors` lets the guard block and count them. */
 import { once } from 'node:events'
 import { type AddressInfo, connect, type Socket } from 'node:net'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions } from 'fastify'
@@ -12,10 +12,10 @@ const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
 let nameSpaces = 0
 
-/** What each of them asks for, and what Fastify answers. */
+/** Malformed requests, and the status that Fastify answers. */
 const malformed = [['/%zz', 400], [`/user/${'x'.repeat(200)}`, 414], ['/constraint', 500]] as const
 
-/** A constraint that fails for one of them. */
+/** A constraint that fails for one of these requests. */
 const constraints: FastifyServerOptions['constraints'] = {
   failing: {
     name: 'failing',
@@ -56,7 +56,7 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
       const refused = await get(url)
       const { message, ...body } = refused.json()
       t.same(body, error)
-      // A part of the minute may be over.
+      // Part of the minute may be over.
       t.match(message, /^Rate limit exceeded, retry in (1 minute|5\d seconds)$/)
       t.match(refused.headers, { 'x-ratelimit-remaining': '0', 'retry-after': /^(60|5\d)$/ })
     }
@@ -66,7 +66,7 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
     t.match(await app.redisGuard.getRateLimitEvents(), [event])
   })
 
-  t.test(`blocked clients get a 403, those on the allow list pass, shadow refuses nobody (${where})`, async t => {
+  t.test(`blocked clients get a 403, allowed clients pass, and shadow refuses no client (${where})`, async t => {
     const app = await open(t, { max: 0, allowList: ['192.0.2.9'] })
     const shadow = await open(t, { max: 0, shadow: true })
     for (const { redisGuard } of [app, shadow]) await redisGuard.blockIP('192.0.2.8', 60)
@@ -101,7 +101,7 @@ t.test("a malformed request that is not refused gets Fastify's own answer, with 
   }
 })
 
-t.test("the application's own function answers requests that are not refused", async t => {
+t.test("the application's own function answers malformed requests that are not refused", async t => {
   const app = await guarded(t, { max: 1 }, {
     frameworkErrors: guardFrameworkErrors((error, request, reply) => {
       reply.code(418).send({ code: error.code, ip: request.ip })
@@ -112,7 +112,7 @@ t.test("the application's own function answers requests that are not refused", a
   t.same(answers[0]!.json(), { code: 'FST_ERR_BAD_URL', ip: '127.0.0.1' })
 })
 
-t.test('behind a proxy the client is the one of X-Forwarded-For', async t => {
+t.test('behind a proxy, the client of a malformed request is the one in X-Forwarded-For', async t => {
   const app = await guarded(t, { max: 1 }, { trustProxy: ['127.0.0.1'] })
   await app.redisGuard.blockIP('203.0.113.8', 60)
   const from = async (forwarded: string) =>
@@ -134,7 +134,7 @@ t.test('each registration decides about malformed requests, also in an inner sco
   t.same([await statusFor('192.0.2.1'), await statusFor('192.0.2.1'), await statusFor('192.0.2.8')], [400, 429, 403])
 })
 
-t.test('without a global limit malformed requests are not counted, but blocked addresses are refused', async t => {
+t.test('without a global limit, malformed requests are not counted, but blocked addresses are refused', async t => {
   for (const options of [{ global: false }, { limitNotFound: false }]) {
     const app = await guarded(t, { max: 0, ...options })
     await app.redisGuard.blockIP('192.0.2.8', 60)
@@ -143,7 +143,7 @@ t.test('without a global limit malformed requests are not counted, but blocked a
   }
 })
 
-t.test('a refusal has the shape that the options and the error handler give it', async t => {
+t.test('a refused malformed request gets the answer of the options and the error handler', async t => {
   const problem = await guarded(t, { max: 0, problemDetails: true })
   t.match((await problem.inject('/%zz')).json(), { status: 429, title: 'Quota Exceeded' })
   const built = await guarded(t, { max: 0, errorResponseBuilder: () => ({ statusCode: 418, code: 'TEAPOT' }) })
@@ -163,7 +163,7 @@ t.test('a refusal has the shape that the options and the error handler give it',
   }
 })
 
-t.test('an error handler that fails, or answers nothing, gets the answer that it gets on a route', async t => {
+t.test('an error handler that fails or answers nothing gives the same answer as on a route', async t => {
   const wrongType = (error: Error, request: unknown, reply: FastifyReply) => {
     reply.type('text/html')
     return { own: error.message }
@@ -181,7 +181,7 @@ t.test('an error handler that fails, or answers nothing, gets the answer that it
   }
 })
 
-t.test('a trustProxy function that throws costs a malformed request a 500', async t => {
+t.test('a trustProxy function that throws turns a malformed request into a 500', async t => {
   const app = await guarded(t, {}, { trustProxy: () => { throw new Error('no proxy today') } })
   const forwarded = { 'x-forwarded-for': '192.0.2.1' }
   t.match((await app.inject({ url: '/%zz', headers: forwarded })).json(), {
@@ -190,7 +190,7 @@ t.test('a trustProxy function that throws costs a malformed request a 500', asyn
   })
 })
 
-t.test('functions in the options get a request with empty params and query', async t => {
+t.test('functions in the options get a malformed request with empty params and query', async t => {
   const keyGenerator: RedisGuardOptions['keyGenerator'] = request => {
     const { params, query } = request as { params: { id?: string }, query: { key?: string } }
     return params.id ?? query.key ?? request.headers['x-api-key']

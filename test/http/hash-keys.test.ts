@@ -1,4 +1,4 @@
-/** With `hashKeys` nobody who reads Redis, events, log lines or diagnostics learns a client's API key. */
+/** With `hashKeys`, Redis, events, log lines and diagnostics do not contain the API key of a client. */
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
@@ -64,7 +64,7 @@ async function start (t: Test, options: RedisGuardOptions): Promise<Running> {
   return { app, lines, called, get }
 }
 
-/** All that Redis has: names and values. */
+/** All names and values in Redis. */
 async function everythingInRedis (): Promise<string> {
   const names = await observer.keys('*')
   const values = await Promise.all(names.map(async name => {
@@ -82,7 +82,7 @@ const secret = 'a secret of the shop'
 
 for (const hashKeys of [true, secret]) {
   const how = hashKeys === true ? 'true' : 'with a secret'
-  t.test(`hashKeys ${how}: callbacks have the key, and no place that others read has it`, async t => {
+  t.test(`hashKeys ${how}: callbacks get the key, and no place that others read contains it`, async t => {
     const { app, lines, called, get } = await start(t, { hashKeys })
     const published: unknown[] = []
     const listener = (message: unknown) => { published.push(message) }
@@ -118,14 +118,14 @@ for (const hashKeys of [true, secret]) {
   })
 }
 
-t.test('a client is looked at and forgotten by its key, and by the hash that an event shows', async t => {
+t.test('a client is shown and reset by its key, and by the hash that an event shows', async t => {
   const { app, get } = await start(t, { hashKeys: true })
   const [other] = [await start(t, { hashKeys: true })]
   for (const name of [apiKey, keyHash('guard:')(apiKey)]) {
     t.same(
       [await get(apiKey, '/fixed'), await other.get(apiKey, '/fixed'), await get(apiKey, '/fixed')],
       [200, 200, 429],
-      'the same on all instances'
+      'the hash is the same on all instances'
     )
     const peeked = await app.redisGuard.limits.peek(name)
     t.match(peeked.find(limit => limit.name === 'GET:/fixed'), { remaining: 0 })
@@ -134,7 +134,7 @@ t.test('a client is looked at and forgotten by its key, and by the hash that an 
   t.equal(await get(apiKey, '/fixed'), 200)
 })
 
-t.test('addresses are not hashed, and a client without a key is counted by its own', async t => {
+t.test('addresses are not hashed, and a client without a key is counted by its address', async t => {
   const { app, get } = await start(t, { hashKeys: true })
   t.same([
     await get(undefined, '/fixed'),
@@ -145,17 +145,17 @@ t.test('addresses are not hashed, and a client without a key is counted by its o
     (await app.redisGuard.limits.peek('192.0.2.1')).find(({ name }) => name === 'GET:/fixed@address'),
     { remaining: 0 }
   )
-  t.equal(await get('192.0.2.1', '/fixed'), 200, 'whoever sends an address as a key is counted apart')
+  t.equal(await get('192.0.2.1', '/fixed'), 200, 'a client that sends an address as its key is counted separately')
   t.match(await everythingInRedis(), /guard:fixed-window:\{192\.0\.2\.1\}/)
 })
 
-t.test('a client that sends the hash of a key is not taken for the client with that key', async t => {
+t.test('a client that sends the hash of a key is counted separately from the client with that key', async t => {
   const { get } = await start(t, { hashKeys: true })
   t.same([await get(apiKey, '/fixed'), await get(apiKey, '/fixed')], [200, 200])
   t.equal(await get(keyHash('guard:')(apiKey), '/fixed'), 200)
 })
 
-t.test('without hashKeys keys are counted and shown unchanged', async t => {
+t.test('without hashKeys, keys are stored and shown unchanged', async t => {
   const { get } = await start(t, {})
   await get(apiKey, '/fixed')
   t.match(await everythingInRedis(), apiKey)
@@ -172,7 +172,7 @@ t.test('a secret that is too short stops the start, and is not shown', async t =
   }
 })
 
-t.test('keys that differ have hashes that differ, also with half of a character in them', async t => {
+t.test('different keys have different hashes, even if they contain lone surrogates', async t => {
   const hash = keyHash('guard:')
   const keys = ['a', 'A', 'a ', '', '\ud800', '\ud801', '\ufffd', 'a'.repeat(1000), 'a'.repeat(1001)]
   t.equal(new Set(keys.map(hash)).size, keys.length)

@@ -1,4 +1,4 @@
-/** What the hooks decide about a request, by each option, and how they treat bad input and failing functions. */
+/** What the hooks decide about a request, for each option, and how they treat bad input and failing functions. */
 import { connect } from 'node:net'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -17,7 +17,7 @@ const ok = async () => 'ok'
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
 
-t.test('routes with one groupId share a counter of each client, on Redis as in memory', async t => {
+t.test('routes with the same groupId share a counter per client, in memory and on Redis', async t => {
   for (const redis of [false, server.url] as const) {
     const app = await guardedApp(t, { redis, nameSpace: 'groups:', commandTimeout: 20_000, max: 10 })
     const inGroup = (groupId: string) => ({ config: { rateLimit: { max: 3, groupId } } })
@@ -34,7 +34,7 @@ t.test('routes with one groupId share a counter of each client, on Redis as in m
 })
 
 t.test('the global limit', async t => {
-  t.test('counts all routes without a limit of their own together, and tells so in headers', async t => {
+  t.test('counts all routes without their own limit together, and sends headers', async t => {
     const app = await guardedApp(t, { max: 2, timeWindow: '1 minute' })
     app.get('/a', ok)
     app.get('/b', ok)
@@ -44,7 +44,7 @@ t.test('the global limit', async t => {
     t.equal((await app.inject('/b')).headers['x-ratelimit-remaining'], '0')
     const refused = await app.inject('/a')
     t.equal(refused.statusCode, 429)
-    // A part of the minute may be over.
+    // Part of the minute may be over.
     const seconds = /^(60|5\d)$/
     t.match(refused.headers, {
       'x-ratelimit-limit': '2', 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': seconds, 'retry-after': seconds
@@ -54,7 +54,7 @@ t.test('the global limit', async t => {
     t.same(body, { statusCode: 429, code: 'GUARD_LIMITED', error: 'Too Many Requests' })
   })
 
-  t.test('counts 404s with the routes that share it, in whatever hook and scope', async t => {
+  t.test('counts 404s with the routes that it limits, in any hook and scope', async t => {
     for (const hook of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
       const app = await guardedApp(t, { max: 3, hook })
       app.get('/a', ok)
@@ -80,7 +80,7 @@ t.test('the global limit', async t => {
     }
   })
 
-  t.test('leaves 404s alone with limitNotFound: false, and where there is no global limit', async t => {
+  t.test('leaves 404s alone with limitNotFound: false, and without a global limit', async t => {
     for (const options of [{ limitNotFound: false }, { global: false }]) {
       const app = await guardedApp(t, { max: 0, ...options })
       const { statusCode, headers } = await app.inject('/nowhere')
@@ -89,14 +89,14 @@ t.test('the global limit', async t => {
     }
   })
 
-  t.test('exempts from it on a 404 who is on the allow list, and blocks who is blocked', async t => {
+  t.test('on a 404, exempts clients on the allow list and blocks blocked clients', async t => {
     const app = await guardedApp(t, { max: 0, allowList: ['192.0.2.9'] })
     await app.redisGuard.blockIP('192.0.2.8', 60)
     const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/nowhere', remoteAddress })).statusCode
     t.same([await statusFor('192.0.2.9'), await statusFor('192.0.2.8'), await statusFor('192.0.2.7')], [404, 403, 429])
   })
 
-  t.test('tells clients apart by address, IPv6 clients by their /64', async t => {
+  t.test('separates clients by address, and IPv6 clients by /64', async t => {
     const app = await guardedApp(t, { max: 1 })
     app.get('/', ok)
     const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
@@ -109,7 +109,7 @@ t.test('the global limit', async t => {
     t.equal(await statusFor('2001:db8:0:2::1'), 200)
   })
 
-  t.test('ipv6Subnet sets how many bits tell IPv6 clients apart', async t => {
+  t.test('ipv6Subnet sets the number of bits that separate IPv6 clients', async t => {
     const app = await guardedApp(t, { max: 1, ipv6Subnet: 128 })
     app.get('/', ok)
     const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
@@ -120,7 +120,7 @@ t.test('the global limit', async t => {
     ], [200, 200, 429])
   })
 
-  t.test('global: false limits only routes that ask for it', async t => {
+  t.test('global: false limits only routes with their own rateLimit', async t => {
     const app = await guardedApp(t, { max: 1, global: false })
     app.get('/free', ok)
     app.get('/limited', { config: { rateLimit: {} } }, ok)
@@ -129,7 +129,7 @@ t.test('the global limit', async t => {
 })
 
 t.test('a route', async t => {
-  t.test('has its own counter and options, or none', async t => {
+  t.test('has its own counter and options, or no limit', async t => {
     const app = await guardedApp(t, { max: 3 })
     app.get('/', ok)
     app.get('/own', { config: { rateLimit: { max: 1, timeWindow: 1500 } } }, ok)
@@ -143,7 +143,7 @@ t.test('a route', async t => {
     ])
   })
 
-  t.test('shares its quota between GET and HEAD, not with other methods', async t => {
+  t.test('shares its quota between GET and HEAD, but not with other methods', async t => {
     const app = await guardedApp(t, {})
     app.route({ method: ['GET', 'POST'], url: '/both', config: { rateLimit: { max: 1 } }, handler: ok })
     app.get('/x', { config: { rateLimit: { max: 1 } } }, ok)
@@ -163,7 +163,7 @@ t.test('a route', async t => {
     ], [200, 429, 429])
   })
 
-  t.test('is told apart from one of another version or host', async t => {
+  t.test('is counted separately from a route of another version or host', async t => {
     const app = await guardedApp(t, {})
     for (const version of ['1.0.0', '2.0.0']) {
       app.get('/x', { constraints: { version }, config: { rateLimit: { max: 1 } } }, ok)
@@ -178,20 +178,20 @@ t.test('a route', async t => {
     ], [200, 200, 429, 429])
   })
 
-  t.test('may say null for nothing of its own', async t => {
+  t.test('may set rateLimit to null for no options of its own', async t => {
     const app = await guardedApp(t, { max: 1 })
     app.get('/', { config: { rateLimit: null } as object }, ok)
     t.same(await statuses(app, ['/', '/']), [200, 429])
   })
 
-  t.test('shares no counter with another route by the shape of its name', async t => {
+  t.test('shares no counter with a route whose name looks similar', async t => {
     const app = await guardedApp(t, {})
     for (const url of ['/a/:id', '/a/:id/b', '/a/*', '/global']) app.get(url, { config: { rateLimit: { max: 1 } } }, ok)
     t.same(await statuses(app, ['/a/1', '/a/1/b', '/a/1/c', '/global']), [200, 200, 200, 200])
     t.same(await statuses(app, ['/a/2', '/a/2/b', '/a/2/c', '/global']), [429, 429, 429, 429])
   })
 
-  t.test('refuses a config of another shape, and wrong options by name', async t => {
+  t.test('rejects a config of another type, and names wrong options', async t => {
     const app = await guardedApp(t)
     for (const rateLimit of [true, 'yes', 5, []]) {
       t.throws(() => app.get('/x', { config: { rateLimit } as object }, ok), {
@@ -206,7 +206,7 @@ t.test('a route', async t => {
   })
 
   for (const hook of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
-    t.test(`is limited in ${hook}, after the hooks that were there`, async t => {
+    t.test(`is limited in ${hook}, after the existing hooks`, async t => {
       const order: string[] = []
       const note = (name: string) => async () => { order.push(name) }
       const app = await guardedApp(t, { hook, max: 1, onExceeding: () => { order.push('limit') } })
@@ -228,7 +228,7 @@ t.test('a route', async t => {
 })
 
 t.test('allowList', async t => {
-  t.test('of addresses, ranges and keys: these are not limited, in whatever form they come', async t => {
+  t.test('exempts addresses, ranges and keys, however an address is written', async t => {
     const app = await guardedApp(t, { max: 0, allowList: ['192.0.2.1', '198.51.100.0/24', '2001:DB8::/48', 'partner'] })
     app.get('/', ok)
     app.get('/key', { config: { rateLimit: { keyGenerator: request => String(request.headers['x-key']) } } }, ok)
@@ -250,7 +250,7 @@ t.test('allowList', async t => {
     t.notOk('x-ratelimit-limit' in (await app.inject({ url: '/', remoteAddress: '192.0.2.1' })).headers)
   })
 
-  t.test('of addresses exempts nobody who sends one of them as a key', async t => {
+  t.test('does not exempt a client that sends a listed address as its key', async t => {
     const keyGenerator: RateLimitOptions['keyGenerator'] = request => request.headers['x-key']
     const allowList = ['203.0.113.5', '10.0.0.0/8', '2001:db8::9', '2001:db8:5::/64', 'partner']
     const app = await guardedApp(t, { max: 0, allowList, keyGenerator })
@@ -275,7 +275,7 @@ t.test('allowList', async t => {
     }
   })
 
-  t.test('of { key } entries exempts that key, whatever it reads like, and no address of a network', async t => {
+  t.test('a { key } entry exempts exactly that key, even if it looks like an address or a range', async t => {
     const app = await guardedApp(t, { max: 0, allowList: [{ key: '203.0.113.5' }, { key: '10.0.0.0/8' }] })
     app.get('/', ok)
     app.get('/key', { config: { rateLimit: { keyGenerator: request => request.headers['x-key'] } } }, ok)
@@ -285,13 +285,13 @@ t.test('allowList', async t => {
     t.same(
       [await from('203.0.113.5'), await from('10.0.0.1')],
       [200, 429],
-      'the key of who has no other is its address'
+      'the key of a client without another key is its address'
     )
     await app.redisGuard.blockIP('203.0.113.5', 60)
-    t.equal(await from('203.0.113.5'), 403, 'a key exempts from no block')
+    t.equal(await from('203.0.113.5'), 403, 'a { key } entry does not exempt from a block')
   })
 
-  t.test('as a function, which may be async', async t => {
+  t.test('may be a function, also async', async t => {
     const app = await guardedApp(t, { max: 0 })
     const allowList: RateLimitOptions['allowList'] = (request, key) => {
       return key === '127.0.0.1' && request.headers['x-pass'] === 'yes'
@@ -303,7 +303,7 @@ t.test('allowList', async t => {
     t.equal((await app.inject('/async')).statusCode, 200)
   })
 
-  t.test("of the plugin's options exempts from blocks, too", async t => {
+  t.test("in the plugin's options also exempts from blocks", async t => {
     const app = await guardedApp(t, { allowList: ['192.0.2.1'] })
     app.get('/', ok)
     await app.redisGuard.blockIP('192.0.2.0/24', 60)
@@ -312,7 +312,7 @@ t.test('allowList', async t => {
   })
 })
 
-t.test('max, timeWindow and keyGenerator may be functions, async too', async t => {
+t.test('max, timeWindow and keyGenerator may be functions, also async', async t => {
   const app = await guardedApp(t, {
     keyGenerator: async request => request.headers['x-user'] as string,
     max: (request, key) => key === 'premium' ? 2 : 1,
@@ -326,7 +326,7 @@ t.test('max, timeWindow and keyGenerator may be functions, async too', async t =
   t.equal((await as('basic')).statusCode, 429)
 })
 
-t.test('callbacks hear of each allowed and each refused request, with its key', async t => {
+t.test('onExceeding and onExceeded are called for each allowed and each refused request, with its key', async t => {
   const heard: string[] = []
   const app = await guardedApp(t, {
     max: 1,
@@ -356,11 +356,11 @@ t.test('addHeaders and addHeadersOnExceeding choose headers', async t => {
   t.same(await rateLimitHeaders('/'), ['x-ratelimit-limit', 'x-ratelimit-reset'])
   t.same(await rateLimitHeaders('/'), ['x-ratelimit-remaining', 'x-ratelimit-reset'])
   await rateLimitHeaders('/route')
-  t.same(await rateLimitHeaders('/route'), ['x-ratelimit-remaining'], 'a route says which there are')
+  t.same(await rateLimitHeaders('/route'), ['x-ratelimit-remaining'], 'a route replaces the headers of the plugin')
 })
 
 t.test('errorResponseBuilder', async t => {
-  t.test('is told about the refusal, and what it returns is thrown as it is', async t => {
+  t.test('gets the details of the refusal, and its result is thrown unchanged', async t => {
     const contexts: unknown[] = []
     const app = await guardedApp(t, {
       max: 0,
@@ -377,7 +377,7 @@ t.test('errorResponseBuilder', async t => {
     t.match(contexts, [{ statusCode: 429, ban: false, max: 0, ttl: 60_000, after: '1 minute' }])
   })
 
-  t.test('goes through setErrorHandler', async t => {
+  t.test('a refusal goes through setErrorHandler', async t => {
     const app = await guardedApp(t, { max: 0 })
     app.setErrorHandler((error: { statusCode: number, message: string }, request, reply) => {
       return reply.code(error.statusCode).send({ own: error.message, before: reply.statusCode })
@@ -386,7 +386,7 @@ t.test('errorResponseBuilder', async t => {
     t.match((await app.inject('/')).json(), { own: /Rate limit exceeded/ })
   })
 
-  t.test('one that answers nothing, or a promise, lets nobody pass, and is logged', async t => {
+  t.test('one that returns nothing or a promise lets no request pass, and is logged', async t => {
     for (const answer of [undefined, Promise.resolve({ statusCode: 200 }), Promise.reject(new Error('no answer'))]) {
       const lines: Record<string, unknown>[] = []
       const app = await guardedApp(t, { max: 0, errorResponseBuilder: () => answer as unknown as object }, logTo(lines))
@@ -409,7 +409,7 @@ t.test('a blocked address', async t => {
     child.get('/inner', ok)
   }, { prefix: '/child' })
 
-  t.test('gets 403 on every route, 404s included, and before any limit', async t => {
+  t.test('gets 403 on every route, also for 404s, before any limit', async t => {
     await app.redisGuard.blockIP('192.0.2.9', 60)
     for (const url of ['/', '/free', '/child/inner', '/child/nowhere', '/nowhere', '/metrics']) {
       const response = await app.inject({ url, remoteAddress: '192.0.2.9' })
@@ -424,7 +424,7 @@ t.test('a blocked address', async t => {
     t.equal((await app.inject({ url: '/', remoteAddress: '192.0.2.9' })).statusCode, 200)
   })
 
-  t.test('of IPv6 blocks that address alone, a range all in it', async t => {
+  t.test('an IPv6 address blocks only itself, a range all of its addresses', async t => {
     await app.redisGuard.blockIP('2001:db8:0:0:0::1', 60)
     await app.redisGuard.blockIP('2001:db8:1::/48', 60)
     const statusFor = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
@@ -437,7 +437,7 @@ t.test('a blocked address', async t => {
 })
 
 t.test('bad input', async t => {
-  t.test('garbage in X-Forwarded-For shares one counter, and does not evade a block of its sender', async t => {
+  t.test('clients with garbage in X-Forwarded-For share one counter, and a block of the sender holds', async t => {
     const app = await guardedApp(t, { max: 3 }, { trustProxy: ['127.0.0.1'] })
     app.get('/', ok)
     await app.redisGuard.blockIP('192.0.2.1', 60)
@@ -448,11 +448,11 @@ t.test('bad input', async t => {
     t.equal(await forwarded('192.0.2.1'), 403)
     t.equal(await forwarded('192.0.2.1:4711'), 403)
     t.equal(await forwarded('[::ffff:192.0.2.1]:4711'), 403)
-    t.equal(await forwarded('nonsense, 192.0.2.1'), 403, 'what the trusted proxy saw counts')
-    t.equal(await forwarded('192.0.2.1%eth0'), 429, 'a zone has no place in IPv4')
+    t.equal(await forwarded('nonsense, 192.0.2.1'), 403, 'the address that the trusted proxy saw counts')
+    t.equal(await forwarded('192.0.2.1%eth0'), 429, 'IPv4 has no zones')
   })
 
-  t.test('a unix socket has no address: its clients share a counter, and are served', async t => {
+  t.test('clients on a unix socket have no address: they share a counter, and are served', async t => {
     const folder = await mkdtemp(join(tmpdir(), 'guard-'))
     t.teardown(async () => await rm(folder, { recursive: true }))
     const app = await guardedApp(t, { max: 2 })
@@ -468,7 +468,7 @@ t.test('bad input', async t => {
     t.match(await app.redisGuard.getRateLimitEvents(), [{ type: 'limited', key: 'unknown' }])
   })
 
-  t.test('headers of 100 kB as keys', async t => {
+  t.test('headers of 100 kB work as keys', async t => {
     const app = await guardedApp(t, { max: 1, keyGenerator: request => String(request.headers['x-key']) })
     app.get('/', ok)
     const long = 'k'.repeat(100_000)
@@ -476,7 +476,7 @@ t.test('bad input', async t => {
     t.same([await statusFor(long), await statusFor(long), await statusFor(`${long}!`)], [200, 429, 200])
   })
 
-  t.test('nobody uses up the quota of an address by sending it as a key', async t => {
+  t.test('a client cannot use up the quota of an address by sending it as a key', async t => {
     const app = await guardedApp(t, { max: 1, keyGenerator: request => request.headers['x-api-key'] as string })
     app.get('/', ok)
     const statusFor = async (remoteAddress: string, key?: string) =>
@@ -506,7 +506,7 @@ t.test('bad input', async t => {
     ['errorResponseBuilder', error => ({ max: 0, errorResponseBuilder: () => { throw error } })]
   ]
   for (const [name, options] of throwing) {
-    t.test(`${name} that throws fails that request, and nothing else`, async t => {
+    t.test(`${name} that throws fails only its own request`, async t => {
       for (const [what, error, status] of failures) {
         const app = await guardedApp(t, options(error))
         let served = 0
@@ -518,7 +518,7 @@ t.test('bad input', async t => {
     })
   }
 
-  t.test('callbacks that promise and fail are logged; the request is answered, the process lives', async t => {
+  t.test('async callbacks that fail are logged; the request is answered and the process lives', async t => {
     const lines: Record<string, unknown>[] = []
     const later = async () => { throw new Error('audit db is down') }
     const app = await guardedApp(
@@ -532,7 +532,7 @@ t.test('bad input', async t => {
     t.equal(lines.filter(({ msg }) => msg === 'a callback of the rate limit failed').length, 2)
   })
 
-  t.test('a max or timeWindow that is computed wrong fails the request', async t => {
+  t.test('a max or timeWindow function with an invalid result fails the request', async t => {
     for (const wrong of [NaN, -1, '5' as unknown as number, -Infinity, 1.5]) {
       const app = await guardedApp(t, { max: () => wrong })
       app.get('/', ok)
@@ -560,7 +560,7 @@ t.test('bad input', async t => {
   })
 })
 
-t.test('two registrations in scopes of their own decorate, limit and block apart', async t => {
+t.test('two registrations in separate scopes decorate, limit and block separately', async t => {
   const app = Fastify()
   t.teardown(async () => await app.close())
   for (const [name, max] of [['one', 1], ['two', 2]] as const) {
@@ -582,7 +582,7 @@ async function statuses (app: Awaited<ReturnType<typeof guardedApp>>, urls: read
   return all
 }
 
-t.test('two registrations in one scope, or one inside the other, both apply, on separate counters', async t => {
+t.test('two registrations in one scope or in nested scopes both apply, on separate counters', async t => {
   for (const redis of [false, server.url] as const) {
     const commandTimeout = 20_000
     const app = await guardedApp(t, { redis, commandTimeout, max: 5 })
@@ -607,7 +607,7 @@ t.test('two registrations in one scope, or one inside the other, both apply, on 
   }
 })
 
-t.test("functions of the user's see the key of an IPv6 client as the first address of its prefix", async t => {
+t.test('functions in the options get the key of an IPv6 client as the first address of its prefix', async t => {
   const seen: string[] = []
   const see = (request: unknown, key: string) => { seen.push(key) }
   const app = await guardedApp(t, {

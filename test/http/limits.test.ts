@@ -1,4 +1,4 @@
-/** What a limit can be beyond one number per window: several, dear, banned, in shadow, given back. */
+/** Options of a limit beyond one number per window: several limits, costs, bans, shadow, and refunds. */
 import type { FastifyInstance, FastifyServerOptions, InjectOptions } from 'fastify'
 import { parseList } from 'structured-headers'
 import t, { type Test } from 'tap'
@@ -22,15 +22,15 @@ t.teardown(async () => await server.stop())
 const ok = async () => 'ok'
 let namespaces = 0
 
-/** Redis has to answer on a busy machine, too. */
+/** Long enough for Redis to answer on a busy machine. */
 const commandTimeout = 20_000
 
-/** Seconds of a header when a minute, or an hour, has begun a while ago: tests may be slow. */
+/** Seconds in a header when a minute, or an hour, began a while ago: tests may be slow. */
 const upToAMinute = /^(60|5\d)$/
 const upToAnHour = /^(3600|35\d\d)$/
 const retryInAMinute = /^Rate limit exceeded, retry in (1 minute|5\d seconds)$/
 
-/** The same on memory and on Redis. */
+/** Runs a test in memory and on Redis. */
 function onBoth (title: string, run: (
   t: Test, app: (options?: RedisGuardOptions, server?: FastifyServerOptions) => Promise<FastifyInstance>
 ) => Promise<void>): void {
@@ -42,7 +42,7 @@ function onBoth (title: string, run: (
   }
 }
 
-/** Sets the clock by which Redis is asked about a refused client again; for applications that start afterwards. */
+/** Sets the clock that decides when Redis is asked again about a refused client, for applications made afterwards. */
 function steppedClock (t: Test): { nowMs: number } {
   const clock = { nowMs: timers.monotonicMs() }
   t.intercept(timers, 'monotonicMs', { value: () => clock.nowMs })
@@ -50,10 +50,10 @@ function steppedClock (t: Test): { nowMs: number } {
 }
 
 /**
- * Waits until Redis has counted what was refused in the process: another client is refused later, and refusals of all
- * clients are written together.
+ * Waits until Redis has counted the refusals made in the process: refusals of all clients are written together, so the
+ * function waits for a later refusal of another client.
  *
- * @param url  counts each hit
+ * @param url  a route that counts each hit
  */
 async function refusalsAreWritten (app: FastifyInstance, url: string): Promise<void> {
   if (app.redisGuard.status.store === 'memory') return
@@ -93,20 +93,20 @@ const burstAndDaily: RateLimitOptions = {
   ]
 }
 
-onBoth('several limits are decided together: a hit that one refuses counts with none', async (t, newApp) => {
+onBoth('several limits are decided together: a hit that one refuses is counted by none', async (t, newApp) => {
   const app = await newApp()
   app.get('/', { config: { rateLimit: burstAndDaily } }, ok)
   t.same(await statuses(app, 2), [200, 200])
   t.same(await statuses(app, 5), [429, 429, 429, 429, 429])
   await app.redisGuard.limits.set('GET:/:burst', { max: 100, timeWindow: '1 minute' })
-  // 2 were let in, 5 refused; the day has counted the 2.
+  // 2 were accepted and 5 refused; the daily limit has counted the 2.
   await until(async () => (await app.redisGuard.limits.peek('127.0.0.1')).some(({ name, max }) => {
     return name === 'GET:/:burst' && max === 100
   }))
   t.equal((await app.redisGuard.limits.peek('127.0.0.1')).find(({ name }) => name === 'GET:/:daily')!.remaining, 3)
 })
 
-onBoth('headers tell of the tightest of several limits, and of the one that refuses', async (t, newApp) => {
+onBoth('headers show the tightest of several limits, or the one that refuses', async (t, newApp) => {
   const app = await newApp()
   app.get('/', {
     config: {
@@ -130,7 +130,7 @@ onBoth('headers tell of the tightest of several limits, and of the one that refu
   t.match((await get(app)).headers['retry-after'], upToAnHour)
 })
 
-onBoth('a route has its own list of limits, one limit of its own, or the list of the plugin', async (t, newApp) => {
+onBoth('a route has its own list of limits, its own single limit, or the list of the plugin', async (t, newApp) => {
   const app =
     await newApp({ limits: [{ name: 'a', max: 1, timeWindow: 1000 }, { name: 'b', max: 2, timeWindow: 60_000 }] })
   app.get('/plugin', ok)
@@ -146,7 +146,7 @@ onBoth('a route has its own list of limits, one limit of its own, or the list of
   ])
 })
 
-onBoth('a request of some cost counts for as many hits, and cheaper ones still fit', async (t, newApp) => {
+onBoth('a request counts for as many hits as its cost, and a cheaper one may still fit', async (t, newApp) => {
   const app = await newApp()
   const cost = (request: { query: unknown }) => Number((request.query as { cost: string }).cost)
   app.get('/', { config: { rateLimit: { max: 10, cost } } }, ok)
@@ -167,7 +167,7 @@ t.test('a fixed cost that could never fit, or is 0, stops the start', async t =>
   t.throws(adding(0), { message: new RegExp(`${place} must be a whole number >= 1, .*got 0`) })
 })
 
-onBoth('a request whose cost can never fit is a 429 without retry-after that says so', async (t, newApp) => {
+onBoth('a request whose cost can never fit gets a 429 without retry-after that says so', async (t, newApp) => {
   const app = await newApp({ cost: costOf })
   const routes: Record<string, RouteRateLimitOptions> = {
     ...Object.fromEntries(algorithms.map(algorithm => [algorithm, { max: 10, algorithm }])),
@@ -185,7 +185,7 @@ onBoth('a request whose cost can never fit is a 429 without retry-after that say
       t.same(refused.json(), { statusCode: 429, code: 'GUARD_LIMITED', error: 'Too Many Requests', message }, cost)
       t.notOk('retry-after' in refused.headers, cost)
     }
-    t.equal((await get(app, `${url}?cost=10`)).statusCode, 200, 'the quota is untouched')
+    t.equal((await get(app, `${url}?cost=10`)).statusCode, 200, 'no quota was used')
     t.ok(Number((await get(app, `${url}?cost=1`)).headers['retry-after']) > 0)
     t.notOk('retry-after' in (await get(app, `${url}?cost=11`)).headers)
   }
@@ -194,10 +194,10 @@ onBoth('a request whose cost can never fit is a 429 without retry-after that say
     detail: /counts for more than the limit of 2 allows/
   })
   t.notOk('retry-after' in (await get(app, '/computed')).headers, 'a fixed cost above a computed max')
-  t.equal((await get(app, '/nobody?cost=5')).headers['retry-after'], '60', 'a max of 0 refuses all, as ever')
+  t.equal((await get(app, '/nobody?cost=5')).headers['retry-after'], '60', 'a max of 0 has a retry-after for any cost')
 })
 
-onBoth('a request that can never fit counts as a refusal, and uses up nothing', async (t, newApp) => {
+onBoth('a request that can never fit counts as a refusal, and uses no quota', async (t, newApp) => {
   const app = await newApp({ cost: costOf, max: 10 })
   app.get('/', { config: { rateLimit: { ban: 1 } } }, ok)
   const limits = [{ name: 'a', max: 10, timeWindow: '1 minute' }, { name: 'b', max: 100, timeWindow: '1 hour' }]
@@ -221,7 +221,7 @@ onBoth('the application may answer a request that can never fit with a 413', asy
   t.match(await statuses(app, 2, '/?cost=10'), [200, 429])
 })
 
-onBoth('a limiter says that a request that can never fit is exceeded and never passes', async (t, newApp) => {
+onBoth('a limiter reports that a request that can never fit is exceeded and never passes', async (t, newApp) => {
   const app = await newApp()
   for (const algorithm of algorithms) {
     const check = app.createRateLimit({ max: 10, algorithm, cost: costOf })
@@ -241,7 +241,7 @@ onBoth('a limiter says that a request that can never fit is exceeded and never p
   }
 })
 
-onBoth('a request of cost 0 is neither counted nor refused, and is told how far the client is', async (t, newApp) => {
+onBoth('a request of cost 0 is neither counted nor refused, and headers show the quota', async (t, newApp) => {
   const app = await newApp({ cost: costOf, max: 10, countWhen: request => costOf(request) > 0 })
   for (const algorithm of algorithms) app.get(`/${algorithm}`, { config: { rateLimit: { algorithm } } }, ok)
   app.get('/nobody', { config: { rateLimit: { max: 0 } } }, ok)
@@ -264,7 +264,7 @@ onBoth('a request of cost 0 is neither counted nor refused, and is told how far 
 })
 
 t.test('requests of cost 0 do not make a refused client ask Redis again', async t => {
-  // It stands still: half a second later Redis is asked, whatever the cost.
+  // The clock stands still: half a second later Redis would be asked, whatever the cost.
   steppedClock(t)
   const nameSpace = `test${++namespaces}:`
   const app = await guardedApp(t, { redis: server.url, nameSpace, commandTimeout, max: 1, cost: costOf })
@@ -278,7 +278,7 @@ t.test('requests of cost 0 do not make a refused client ask Redis again', async 
   t.match(body, /outcome="limited",source="local"} 5\n/)
 })
 
-t.test('a cost of 0 leaves no trace in an outage, nor in Redis after it', async t => {
+t.test('a cost of 0 leaves no trace during an outage, nor in Redis after it', async t => {
   t.jobs = 2
   for (const onOutage of ['memory', 'share'] as const) {
     t.test(`onOutage: ${onOutage}`, { buffered: true }, async t => {
@@ -322,13 +322,13 @@ t.test('a cost of 0 leaves no trace in an outage, nor in Redis after it', async 
   }
 })
 
-t.test('while Redis is away a request of cost 0 passes, also where others are denied', async t => {
+t.test('while Redis is away, a request of cost 0 passes even with onOutage: deny', async t => {
   const app = await guardedApp(t, { redis: 'redis://127.0.0.1:1', connectTimeout: 50, onOutage: 'deny', cost: costOf })
   app.get('/', ok)
   t.same([await statuses(app, 1, '/?cost=1'), await statuses(app, 1, '/?cost=0')], [[503], [200]])
 })
 
-t.test('a cost that is no whole number, or negative, is a 500 that is logged', async t => {
+t.test('a cost that is negative or not a whole number gives a 500 and a log line', async t => {
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, {}, logTo(lines, 'error'))
   app.get('/', { config: { rateLimit: { max: 10, cost: costOf } } }, ok)
@@ -339,7 +339,7 @@ t.test('a cost that is no whole number, or negative, is a 500 that is logged', a
   t.equal(lines.length, 5)
 })
 
-onBoth('ban: the refusals after so many are 403s, until the window ends', async (t, newApp) => {
+onBoth('ban: further refusals are 403s until the window ends', async (t, newApp) => {
   const calls: string[] = []
   const app = await newApp({
     onExceeding: (request, key) => { calls.push(`exceeding ${key}`) },
@@ -359,7 +359,7 @@ onBoth('ban: the refusals after so many are 403s, until the window ends', async 
   t.equal((await get(app, '/at-once')).statusCode, 403)
 })
 
-onBoth('exponentialBackoff locks nobody for longer than maxBackoff, a day by default', async (t, newApp) => {
+onBoth('exponentialBackoff locks a client no longer than maxBackoff, a day by default', async (t, newApp) => {
   const app = await newApp({ max: 3, timeWindow: '1 minute', exponentialBackoff: true })
   const { limits } = app.redisGuard
   const ofRoute = (maxBackoff: string) => ({ config: { rateLimit: { max: 3, maxBackoff } } })
@@ -373,13 +373,13 @@ onBoth('exponentialBackoff locks nobody for longer than maxBackoff, a day by def
   const waits = async () => (await limits.peek('127.0.0.1')).map(({ retryAfterMs }) => Math.ceil(retryAfterMs / 60_000))
   t.same(await waits(), [24 * 60, 10])
   await limits.set('GET:/short', { max: 3, timeWindow: '20 minutes' })
-  t.equal((await get(app, '/short')).headers['retry-after'], '1200', 'the window is the cap where it is longer')
+  t.equal((await get(app, '/short')).headers['retry-after'], '1200', 'a longer window is the cap')
   await limits.set('GET:/short', { max: 3, timeWindow: '1 second' })
   t.same(await waits(), [24 * 60, 10])
   t.equal((await get(app, '/short')).headers['retry-after'], '600')
 })
 
-t.test('a lock of centuries, from before there was a cap, becomes one of maxBackoff', async t => {
+t.test('a lock of centuries, stored before there was a cap, is shortened to maxBackoff', async t => {
   const nameSpace = `test${++namespaces}:`
   const backoff = { max: 3, timeWindow: '1 minute', exponentialBackoff: true }
   const app = await guardedApp(t, { redis: server.url, nameSpace, commandTimeout, ...backoff })
@@ -395,13 +395,13 @@ t.test('a lock of centuries, from before there was a cap, becomes one of maxBack
   }])
   t.equal((await get(app)).headers['retry-after'], '86400')
   t.ok(await client.pttl(key) <= 86_400_000)
-  // Of a client that is not over its limit, too.
+  // The same for a client that is not over its limit.
   await client.set(key, '1:31', 'PX', 64_424_509_440_000)
   t.match(await get(app), { statusCode: 200, headers: { 'x-ratelimit-reset': '86400' } })
   t.ok(await client.pttl(key) <= 86_400_000)
 })
 
-onBoth('in shadow all is counted and reported, and nothing refused or told to clients', async (t, newApp) => {
+onBoth('in shadow, requests are counted and reported, none is refused, and no headers are sent', async (t, newApp) => {
   const app = await newApp({ max: 1, shadow: true })
   app.get('/', ok)
   app.get('/enforced', { config: { rateLimit: { max: 1, shadow: false } } }, ok)
@@ -417,7 +417,7 @@ onBoth('in shadow all is counted and reported, and nothing refused or told to cl
   t.match(
     (await get(app, '/metrics')).body,
     /decisions_total\{limit="",outcome="shadowed",source="local"\} 2\n/,
-    'one of them is the look at it'
+    'one of the two is the request for /metrics'
   )
 })
 
@@ -442,7 +442,7 @@ onBoth('one of several limits may be in shadow: the others refuse', async (t, ne
   )
 })
 
-onBoth('enforce: a part of the clients is refused, always the same ones', async (t, newApp) => {
+onBoth('enforce: always the same part of the clients is refused', async (t, newApp) => {
   const app = await newApp({ max: 0, enforce: 0.3 })
   app.get('/', ok)
   const refused: string[] = []
@@ -456,14 +456,14 @@ onBoth('enforce: a part of the clients is refused, always the same ones', async 
   t.ok(refused.length > 10 && refused.length < 50, `${refused.length} of 100`)
 })
 
-t.test('a part of all texts is as large as it should be, also where they follow on each other', async t => {
+t.test('a sample of consecutive texts has the requested size', async t => {
   const texts = Array.from({ length: 65_536 }, (_, i) => `global 10.0.${i >> 8}.${i & 255}`)
   const inPart = texts.filter(text => isInPart(text, 0.1)).length
   t.ok(Math.abs(inPart / 65_536 - 0.1) < 0.01, `${inPart}`)
   t.same([isInPart('x', 0), isInPart('x', 1)], [false, true])
 })
 
-onBoth('countWhen: only what it says counts, as failed logins', async (t, newApp) => {
+onBoth('countWhen: only requests that it accepts count, such as failed logins', async (t, newApp) => {
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const app = await newApp()
     const rateLimit: RouteRateLimitOptions = {
@@ -493,7 +493,7 @@ onBoth('countWhen: only what it says counts, as failed logins', async (t, newApp
   }
 })
 
-t.test('countWhen is not asked about a request that nobody has counted', async t => {
+t.test('countWhen is not called for a request that was not counted', async t => {
   let asked = 0
   const countWhen = () => {
     asked++
@@ -507,7 +507,7 @@ t.test('countWhen is not asked about a request that nobody has counted', async t
   t.equal(asked, 0)
 })
 
-t.test('a countWhen that fails, or does not answer true or false, is logged, and the request counts', async t => {
+t.test('a countWhen that fails or does not return a boolean is logged, and the request counts', async t => {
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, {}, logTo(lines, 'error'))
   const answers = [() => { throw new Error('broken') }, () => 'no', async () => { throw new Error('later') }]
@@ -523,8 +523,8 @@ t.test('a countWhen that fails, or does not answer true or false, is logged, and
   t.throws(() => app.createRateLimit({ countWhen: () => true } as RateLimitOptions), /countWhen must be left out/)
 })
 
-t.test('a request that should not count but cannot be taken back is logged', async t => {
-  // Nothing that Redis says makes it fail: this stands for a mistake of our own.
+t.test('a request whose refund fails is logged', async t => {
+  // No answer of Redis can make it fail: this stands for a defect in the guard.
   t.intercept(MemoryLimits.prototype, 'refund', { value: () => { throw new Error('a mistake') } })
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, {}, logTo(lines, 'error'))
@@ -595,7 +595,7 @@ t.test('problemDetails: refusals are problems of RFC 9457', async t => {
   })
 })
 
-onBoth('refused requests leave nothing behind when those before them are given back', async (t, open) => {
+onBoth('refused requests leave nothing behind when earlier hits are refunded', async (t, open) => {
   const app = await open({ max: 5, timeWindow: '10 minutes', countWhen: (request, reply) => reply.statusCode === 401 })
   app.get('/', ok)
   app.get('/wrong', async (request, reply) => await reply.code(401).send())
@@ -607,7 +607,7 @@ onBoth('refused requests leave nothing behind when those before them are given b
   t.same(await statuses(app, 1), [200])
 })
 
-onBoth('refusals count for ban though hits are given back meanwhile, and lock what they lengthen', async (t, open) => {
+onBoth('refusals count for ban despite refunds, and lock a window that they extend', async (t, open) => {
   for (const [penalty, expected] of [
     [{ ban: 3 }, [429, 429, 429, 403, 403, 403]],
     [{ exponentialBackoff: true }, [429, 429, 429, 429, 429, 429]]
@@ -633,9 +633,9 @@ onBoth('refusals count for ban though hits are given back meanwhile, and lock wh
   }
 })
 
-onBoth('of routes of a group with another max each, none lets more pass than its own', async (t, newApp) => {
+onBoth('routes of a group with different max: none lets more pass than its own', async (t, newApp) => {
   const clock = steppedClock(t)
-  // What was refused in the process is written at once.
+  // Refusals made in the process are written at once.
   const { setTimeout } = timers
   const value = (run: () => void, ms: number) => setTimeout(run, ms === writeIntervalMs ? 0 : ms)
   t.intercept(timers, 'setTimeout', { value: value as typeof setTimeout })
@@ -656,7 +656,7 @@ onBoth('of routes of a group with another max each, none lets more pass than its
   }
 })
 
-onBoth('what a larger max let pass stays counted when a hit of a smaller one is given back', async (t, newApp) => {
+onBoth('hits that a larger max allowed stay counted when a hit of a smaller max is refunded', async (t, newApp) => {
   for (const max of [3, () => 3]) {
     const app = await newApp({ timeWindow: '10 minutes' })
     const answers: (() => void)[] = []
@@ -677,7 +677,7 @@ onBoth('what a larger max let pass stays counted when a hit of a smaller one is 
   }
 })
 
-onBoth('a lowered limit bans nobody for what passed, and a raised one frees its clients', async (t, newApp) => {
+onBoth('a lowered limit bans no client for accepted hits, and a raised one frees its clients', async (t, newApp) => {
   const app = await newApp({ max: 10, timeWindow: '10 minutes', ban: 2 })
   app.get('/', ok)
   t.same(await statuses(app, 8), Array(8).fill(200))
@@ -699,7 +699,7 @@ onBoth('a refused request counts as one refusal at any cost, and leaves room for
   t.equal((await get(app, '/?cost=1')).statusCode, 200)
 })
 
-t.test('routes of a group whose windows differ count apart, so that none frees another', async t => {
+t.test('routes of a group with different windows count separately, so that none frees another', async t => {
   const app = await guardedApp(t, { max: 3 })
   app.get('/strict', { config: { rateLimit: { groupId: 'g', timeWindow: '10 minutes' } } }, ok)
   app.get('/alike', { config: { rateLimit: { groupId: 'g', timeWindow: 600_000, max: 4 } } }, ok)
@@ -726,7 +726,7 @@ t.test('routes of a group whose windows differ count apart, so that none frees a
   t.same(await statuses(app, 1, '/slow'), [429])
 })
 
-t.test('limits of different routes that would be called alike are refused', async t => {
+t.test('rejects limits of different routes that would have the same name', async t => {
   const app = await guardedApp(t)
   const limits = [{ name: 'id', max: 1, timeWindow: 1000 }]
   app.get('/files/', { config: { rateLimit: { limits } } }, ok)
@@ -736,7 +736,7 @@ t.test('limits of different routes that would be called alike are refused', asyn
   })
 })
 
-t.test('HEAD shares the quota of GET under a prefix, and where it comes first', async t => {
+t.test('HEAD shares the quota of GET under a prefix, and also if it is added first', async t => {
   const app = await guardedApp(t)
   const config = { rateLimit: { max: 3 } }
   await app.register(async child => { child.get('/', { config }, ok) }, { prefix: '/p' })
@@ -748,14 +748,14 @@ t.test('HEAD shares the quota of GET under a prefix, and where it comes first', 
   }
 })
 
-t.test('a route that finds nothing is limited as the route, once', async t => {
+t.test('a route that calls callNotFound is limited once, as the route', async t => {
   const app = await guardedApp(t, { max: 10, hook: 'preHandler' })
   app.get('/', async (request, reply) => reply.callNotFound())
   t.match((await get(app)).headers, { 'x-ratelimit-remaining': '9' })
   t.match((await get(app)).headers, { 'x-ratelimit-remaining': '8' })
 })
 
-t.test('what is no address is one client whatever the prefix', async t => {
+t.test('all clients without a valid address are one client, whatever ipv6Subnet is', async t => {
   const app = await guardedApp(t, { max: 2 })
   app.get('/', { config: { rateLimit: { ipv6Subnet: 32 } } }, ok)
   const from = async (remoteAddress: string) => await statuses(app, 1, { url: '/', remoteAddress })
@@ -764,7 +764,7 @@ t.test('what is no address is one client whatever the prefix', async t => {
   ], [[200], [200], [429], [200]])
 })
 
-t.test('a route that comes later, and could not be as its group was set, is as it is configured', async t => {
+t.test('a later route that the changed limit of its group does not fit keeps its configured limit', async t => {
   const app = await guardedApp(t)
   app.get('/first', { config: { rateLimit: { max: 3, groupId: 'a' } } }, ok)
   await app.redisGuard.limits.set('group:a', { max: 5, timeWindow: '1 minute' })
@@ -773,7 +773,7 @@ t.test('a route that comes later, and could not be as its group was set, is as i
   t.equal((await get(app, '/first')).headers['x-ratelimit-limit'], '5')
 })
 
-t.test('a look leaves limits in shadow out', async t => {
+t.test('a peek leaves out limits in shadow', async t => {
   const app = await guardedApp(t)
   const shadow = app.createRateLimit({ max: 0, shadow: true })
   const mixed = app.createRateLimit({
@@ -785,7 +785,7 @@ t.test('a look leaves limits in shadow out', async t => {
   t.match((await get(app)).json(), [{ isAllowed: true, key: '127.0.0.1' }, { isExceeded: false, max: 5, remaining: 5 }])
 })
 
-t.test('in memory, who has used much of a quota by one hit is not pushed out by a flood of fresh names', async t => {
+t.test('in memory, a flood of fresh names does not evict a client that has used much of its quota', async t => {
   const app = await guardedApp(t, { cache: 100, keyGenerator: request => request.headers['x-name'] as string })
   app.get('/', ok)
   app.get('/login', { config: { rateLimit: { max: 2, keyGenerator: request => request.ip } } }, ok)
@@ -797,7 +797,7 @@ t.test('in memory, who has used much of a quota by one hit is not pushed out by 
   t.same(answers, [200, 200, 429, 429])
 })
 
-t.test('options that do not go together are refused at registration', async t => {
+t.test('rejects options that exclude each other at registration', async t => {
   const wrong: [RedisGuardOptions, string[]][] = [
     [{ limits: [] }, ['limits']],
     [{ limits: [{ name: 'a', max: 1, timeWindow: 1 }, { name: 'a', max: 1, timeWindow: 1 }] }, ['limits[1].name']],
@@ -832,10 +832,10 @@ t.test('options that do not go together are refused at registration', async t =>
   for (const [i, rateLimit] of [{ algorithm: 'gcra' }, { continueExceeding: true }].entries()) {
     mixed.get(`/${i}`, { config: { rateLimit: rateLimit as RouteRateLimitOptions } }, ok)
   }
-  t.same(await statuses(mixed, 2, '/0'), [200, 200], 'what the plugin says is for the routes that it fits')
+  t.same(await statuses(mixed, 2, '/0'), [200, 200], 'an option of the plugin applies to the routes that it fits')
 })
 
-/** Functions of a limit that answer what cannot be counted by, and what the log says. */
+/** Functions with an invalid result, and the message that is logged. */
 const unusable: readonly (readonly [name: string, options: RouteRateLimitOptions, message: string])[] = [
   ['max', { max: () => NaN }, 'max must be a whole number >= 0, or Infinity, got NaN'],
   ['negative', { max: async () => -1 }, 'max must be a whole number >= 0, or Infinity, got -1'],
@@ -856,7 +856,7 @@ const unusable: readonly (readonly [name: string, options: RouteRateLimitOptions
   ['rejects', { cost: failingLater['rejects with nothing'] as () => never }, 'cost failed without an error']
 ]
 
-onBoth('functions that answer no limit get a bare 500; the log names limit, place and value', async (t, newApp) => {
+onBoth('functions with an invalid result give a bare 500; the log names limit, place and value', async (t, newApp) => {
   const lines: { err: { message: string, stack: string } }[] = []
   const app = await newApp({}, logTo(lines as never[], 'error'))
   for (const [name, rateLimit] of unusable) app.get(`/${name}/:id`, { config: { rateLimit } }, ok)
@@ -889,14 +889,14 @@ onBoth('functions that answer no limit get a bare 500; the log names limit, plac
   }
 })
 
-t.test('the log says of a 404 that cannot be limited that it has no route', async t => {
+t.test('the log of a 404 that cannot be limited says that it has no route', async t => {
   const lines: { err: { message: string } }[] = []
   const app = await guardedApp(t, { max: () => NaN }, logTo(lines as never[], 'error'))
   t.equal((await get(app, '/secret')).statusCode, 500)
   t.match(lines, [{ err: { message: /got NaN, in the limit global at a GET without a route$/ } }])
 })
 
-t.test('what a function of the options throws is the answer, as it is', async t => {
+t.test('an error that a function of the options throws is the answer, unchanged', async t => {
   const app = await guardedApp(t)
   const fail = () => { throw Object.assign(new Error('who?'), { statusCode: 401 }) }
   for (const option of ['max', 'timeWindow', 'cost', 'keyGenerator', 'allowList']) {
@@ -940,7 +940,7 @@ onBoth('a max of Infinity is no limit: requests pass uncounted, without headers'
   }
   t.same(calls, urls.flatMap(url => [url, url, url]))
   const { body } = await get(app, '/metrics')
-  // Those of /, and of the 404.
+  // The requests to / and to the 404.
   t.match(body, /decisions_total\{limit="global",outcome="unlimited",source="local"\} 6\n/)
   t.match(body, /decisions_total\{limit="GET:\/function",outcome="unlimited",source="local"\} 3\n/)
   t.match(body, /^redis_guard_memory_keys 0$/m)
@@ -949,7 +949,7 @@ onBoth('a max of Infinity is no limit: requests pass uncounted, without headers'
   t.same((await client.keys(`${nameSpace}*127.0.0.1*`)), [])
 })
 
-onBoth('of several limits one without an end leaves those that have one', async (t, newApp) => {
+onBoth('among several limits, one with max Infinity does not weaken the others', async (t, newApp) => {
   const app = await newApp()
   const wide = { name: 'wide', timeWindow: '1 minute' } as const
   const tight = { name: 'tight', max: 2, timeWindow: '1 minute' } as const
@@ -989,8 +989,8 @@ t.test('a function of the options that never answers is given up after 5 seconds
   t.match(lines[0]!.err.message, /: max must answer within 5000 ms, got nothing, in the limit GET:\/ at GET \/$/)
 })
 
-t.test('a refusal of several limits is given in the process, too, and tells of the one that lasts', async t => {
-  // It stands still: Redis is asked again half a second later.
+t.test('a cached refusal of several limits shows the one that lasts longest', async t => {
+  // The clock stands still: half a second later Redis would be asked again.
   steppedClock(t)
   const app = await guardedApp(t, { redis: server.url, nameSpace: `test${++namespaces}:`, commandTimeout })
   const limits = [
@@ -1004,7 +1004,7 @@ t.test('a refusal of several limits is given in the process, too, and tells of t
   t.match(body, /decisions_total\{limit="GET:\/:hour",outcome="limited",source="local"\} 3\n/)
 })
 
-t.test('limits that are all in shadow let pass, and are reported once where none would refuse', async t => {
+t.test('limits that are all in shadow let requests pass, and each that would refuse is reported', async t => {
   const app = await guardedApp(t)
   const limits = [{ name: 'a', max: 1, timeWindow: '1 minute' }, { name: 'b', max: 1, timeWindow: '1 minute' }]
   app.get('/', { config: { rateLimit: { limits, shadow: true } } }, ok)
@@ -1015,7 +1015,7 @@ t.test('limits that are all in shadow let pass, and are reported once where none
   t.match(body, /limit="GET:\/:b",outcome="shadowed",source="memory"\} 1\n/)
 })
 
-t.test('of limits with as much left the one that takes longer to be whole again is told of', async t => {
+t.test('among limits with equally much left, headers show the one with the longest reset', async t => {
   const app = await guardedApp(t)
   app.get('/', {
     config: {
@@ -1031,7 +1031,7 @@ t.test('of limits with as much left the one that takes longer to be whole again 
   t.equal((await get(app)).headers['x-ratelimit-reset'], '9')
 })
 
-t.test('with Redis away, onOutage is for limits that are in force', async t => {
+t.test('while Redis is away, onOutage applies only to limits in force', async t => {
   const gone = await RedisServer.start()
   const apps: FastifyInstance[] = []
   for (const onOutage of ['allow', 'deny'] as const) {
@@ -1067,7 +1067,7 @@ t.test('with Redis away, onOutage is for limits that are in force', async t => {
   t.equal((await get(fails, '/1')).statusCode, 418)
 })
 
-t.test('limiters of one groupId, and the routes that have it, count together', async t => {
+t.test('limiters, hooks and routes with the same groupId count together', async t => {
   const app = await guardedApp(t)
   const inGroup = { groupId: 'login', max: 5 }
   const limiter = app.createRateLimit(inGroup)
@@ -1081,7 +1081,7 @@ t.test('limiters of one groupId, and the routes that have it, count together', a
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: a limiter that only looks says whether the limit is exceeded, and counts nothing`, async t => {
+  t.test(`${algorithm}: a limiter that peeks says whether the limit is exceeded, and counts nothing`, async t => {
     const app = await guardedApp(t, { max: 2, timeWindow: '1 hour', algorithm })
     const limiter = app.createRateLimit()
     app.get('/look', { config: { rateLimit: false } }, async request => await limiter(request, { increment: false }))
@@ -1098,7 +1098,7 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('clients without a key are limited by their address, by computed limits too, in shadow or in force', async t => {
+t.test('clients without a key are limited by their address, also by computed limits', async t => {
   const app =
     await guardedApp(t, { max: async () => 1, keyGenerator: request => request.headers['x-api-key'] as string, ban: 0 })
   app.get('/', ok)
@@ -1106,7 +1106,7 @@ t.test('clients without a key are limited by their address, by computed limits t
   t.same(await statuses(app, 2, { url: '/', headers: { 'x-api-key': '127.0.0.1' } }), [200, 403])
 })
 
-t.test('normalizeIP gives the key by which the plugin tells addresses apart', async t => {
+t.test('normalizeIP returns the key that separates clients by address', async t => {
   for (const [ip, bits, key] of [
     ['198.51.100.1', undefined, '198.51.100.1'], ['::ffff:198.51.100.1', undefined, '198.51.100.1'],
     ['64:ff9b::198.51.100.1', undefined, '198.51.100.1'],
@@ -1117,7 +1117,7 @@ t.test('normalizeIP gives the key by which the plugin tells addresses apart', as
   t.throws(() => normalizeIP('::1', 129), { code: 'GUARD_ERR_ARGUMENT' })
 })
 
-t.test('a limit that was changed is so for routes that come later', async t => {
+t.test('a changed limit also applies to routes that are added later', async t => {
   const app = await guardedApp(t)
   const inGroup = { config: { rateLimit: { max: 3, groupId: 'a' } } }
   app.get('/first', inGroup, ok)

@@ -1,4 +1,4 @@
-/** The error that a refused request is answered with, as those see it who handle it. */
+/** The error of a refused request, as error handlers and logs see it. */
 import { inspect } from 'node:util'
 import { isNativeError } from 'node:util/types'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
@@ -11,7 +11,7 @@ import { until } from '../../tools/until.js'
 const ok = async () => 'ok'
 const text = 'Rate limit exceeded, retry in 1 minute'
 
-/** @returns a function that asks for a URL, and gives what the error handler of the application gets */
+/** @returns a function that requests a URL, and returns the error that the application's error handler gets */
 function errorsOf (app: FastifyInstance): (url: string, remoteAddress?: string) => Promise<RefusalError> {
   let handled: unknown
   app.setErrorHandler(async (error, request, reply) => {
@@ -37,7 +37,7 @@ t.test('a refusal is a native Error, without a stack', async t => {
   t.doesNotThrow(() => { error.message = error.stack = 'changed' })
 })
 
-t.test('what the application throws afterwards has its stack', async t => {
+t.test('an error that the application throws after a refusal has its stack', async t => {
   const app = await guardedApp(t, { max: 0 })
   app.get('/', ok)
   const before = Error.stackTraceLimit
@@ -46,7 +46,7 @@ t.test('what the application throws afterwards has its stack', async t => {
   t.equal(Error.stackTraceLimit, before)
 })
 
-t.test('where the application has frozen Error.stackTraceLimit, a refusal has a stack and all else', async t => {
+t.test('if Error.stackTraceLimit is frozen, a refusal has a stack and is otherwise the same', async t => {
   const app = await guardedApp(t, { max: 0 })
   app.get('/', ok)
   Object.defineProperty(Error, 'stackTraceLimit', { writable: false })
@@ -56,7 +56,7 @@ t.test('where the application has frozen Error.stackTraceLimit, a refusal has a 
   t.match(error.stack, /refusal\.ts/)
 })
 
-t.test('each kind of refusal has a code of its own, and those of a limit its name', async t => {
+t.test('each kind of refusal has its own code, and those of a limit name the limit', async t => {
   const app = await guardedApp(t, { max: 0 })
   app.get('/', ok)
   app.get('/ban', { config: { rateLimit: { limits: [{ name: 'burst', max: 0, timeWindow: 1000, ban: 0 }] } } }, ok)
@@ -76,7 +76,7 @@ t.test('each kind of refusal has a code of its own, and those of a limit its nam
   t.notOk('limit' in await errorOf('/', '192.0.2.9'))
 })
 
-t.test('createRateLimit throws one with a code where nobody can count', async t => {
+t.test('createRateLimit throws an error with a code if the request cannot be counted', async t => {
   const gone = await RedisServer.start()
   const app = await guardedApp(t, { redis: gone.url, onOutage: 'deny' })
   const check = app.createRateLimit()
@@ -90,7 +90,7 @@ t.test('createRateLimit throws one with a code where nobody can count', async t 
   t.match(error, { statusCode: 503, code: 'GUARD_DENIED', message: 'Requests cannot be counted at the moment' })
 })
 
-t.test("the body is Fastify's, with the code, and the log line has it, too", async t => {
+t.test("the body is Fastify's with the code, and the log line has the code too", async t => {
   const lines: Record<string, unknown>[] = []
   const app = await guardedApp(t, { max: 0 }, logTo(lines, 'info'))
   app.get('/', ok)
@@ -100,7 +100,7 @@ t.test("the body is Fastify's, with the code, and the log line has it, too", asy
   t.match(lines.find(({ msg }) => msg === text), { err })
 })
 
-t.test('errorResponseBuilder and the results of createRateLimit have the name of the limit', async t => {
+t.test('errorResponseBuilder and the results of createRateLimit get the name of the limit', async t => {
   const contexts: unknown[] = []
   const app = await guardedApp(t, {
     max: 1,

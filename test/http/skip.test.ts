@@ -38,7 +38,7 @@ const skips: Readonly<Record<string, NonNullable<RedisGuardOptions['skip']>>> = 
 
 for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
   for (const [i, [how, skip]] of Object.entries(skips).entries()) {
-    t.test(`skip leaves routes of other plugins out, ${how} (${where})`, async t => {
+    t.test(`skip leaves out the routes of other plugins, ${how} (${where})`, async t => {
       const nameSpace = `skip-${i}:`
       const keys: string[] = []
       const keyGenerator = (request: FastifyRequest) => { keys.push(request.url); return request.ip }
@@ -48,14 +48,14 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
       t.same(await statuses(app, ['/status', '/public/a.css', '/status', '/']), [200, 200, 200, 200])
       t.same(await statuses(app, ['/nowhere', '/', '/status', '/nowhere']), [404, 429, 200, 429])
       t.notOk(Object.keys((await app.inject('/status')).headers).some(name => name.includes('ratelimit')))
-      t.same(keys, ['/', '/nowhere', '/', '/nowhere'], 'a request that is left out needs no key')
+      t.same(keys, ['/', '/nowhere', '/', '/nowhere'], 'keyGenerator is not called for a skipped request')
       const counted = [...(await app.inject('/metrics')).body.matchAll(/^redis_guard_decisions_total.* (\d+)$/gm)]
-      t.equal(counted.reduce((sum, [, count]) => sum + Number(count), 0), 4, 'and is in no metric')
+      t.equal(counted.reduce((sum, [, count]) => sum + Number(count), 0), 4, 'a skipped request is in no metric')
     })
   }
 }
 
-t.test('a block holds for what skip leaves out', async t => {
+t.test('blocks apply to requests that skip leaves out', async t => {
   const app = await guardedApp(t, { max: 0, skip: () => true })
   app.get('/', ok)
   await app.redisGuard.blockIP('192.0.2.9', 60)
@@ -63,7 +63,7 @@ t.test('a block holds for what skip leaves out', async t => {
   t.same(await statuses(app, ['/', '/nowhere'], '192.0.2.9'), [403, 403])
 })
 
-t.test('a URL that reads like one that is left out is counted', async t => {
+t.test('a URL that only looks like a skipped route is counted', async t => {
   const app = await guardedApp(t, { max: 0, skip: isOfOthers })
   await app.register(others)
   const urls = [
@@ -72,7 +72,7 @@ t.test('a URL that reads like one that is left out is counted', async t => {
   t.same(await statuses(app, urls), [200, 200, ...Array(6).fill(429)])
 })
 
-t.test('a route, a hook and a function may have a skip of their own', async t => {
+t.test('a route, a hook and a limiter may have their own skip', async t => {
   const app = await guardedApp(t, { max: 0, skip: request => request.headers['x-check'] === 'health' })
   const own = { skip: () => true }
   app.get('/', ok)
@@ -92,7 +92,7 @@ t.test('a route, a hook and a function may have a skip of their own', async t =>
   t.same(JSON.parse(body), [...both, ...both])
 })
 
-t.test('skip is asked for a malformed URL, too', async t => {
+t.test('skip also applies to malformed URLs', async t => {
   const frameworkErrors = guardFrameworkErrors()
   const skip: RedisGuardOptions['skip'] = request => request.headers['x-check'] === 'health'
   const app = await guardedApp(t, { max: 0, skip }, { frameworkErrors })
@@ -100,7 +100,7 @@ t.test('skip is asked for a malformed URL, too', async t => {
   t.equal((await app.inject({ url: '/%zz', headers: { 'x-check': 'health' } })).statusCode, 400)
 })
 
-t.test('a skip that fails gets the same 500, at once or later, whether it is counted or looked at', async t => {
+t.test('a skip that fails gives the same 500, at once or later, when counting and when peeking', async t => {
   const nothing: unknown = undefined
   for (const skip of [() => { throw nothing }, async () => { throw nothing }]) {
     const lines: { err: { message: string } }[] = []
@@ -132,7 +132,7 @@ t.test('a skip that never answers is given up after 5 seconds', async t => {
   t.match((await answer).json(), { code: 'GUARD_ERR_LIMIT', message: 'The request cannot be rate limited' })
 })
 
-t.test('a skip that is no function stops the start, or the route', async t => {
+t.test('a skip that is not a function stops the start or the route', async t => {
   const wrong = { skip: ['/status'] } as unknown as RedisGuardOptions
   const expected = { code: 'GUARD_ERR_OPTIONS', message: /skip must be a function \(request\) => boolean/ }
   await t.rejects(guardedApp(t, wrong), expected)

@@ -1,4 +1,4 @@
-/** What becomes of a request that several hooks limit: different limits all apply, and each counts it once. */
+/** Requests that several hooks limit: different limits all apply, and each counts a request once. */
 import type { FastifyInstance, FastifyReply, FastifyRequest, InjectOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RateLimitOptions, RedisGuardOptions, RouteRateLimitOptions } from '../../lib/settings/options.js'
@@ -17,7 +17,7 @@ let namespaces = 0
 
 type Open = (options?: RedisGuardOptions) => Promise<FastifyInstance>
 
-/** The same in memory and on Redis. */
+/** Runs a test in memory and on Redis. */
 function onBoth (title: string, run: (t: Test, open: Open) => Promise<void>): void {
   for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
     t.test(`${title} (${where})`, async t => {
@@ -33,7 +33,7 @@ async function statuses (app: FastifyInstance, count: number, ask: InjectOptions
   return all
 }
 
-/** Headers of the limit, and no others. */
+/** The rate limit headers of an answer. */
 async function headersOf (app: FastifyInstance, ask: InjectOptions | string = '/'): Promise<object> {
   const { headers } = await app.inject(ask)
   return Object.fromEntries(Object.entries(headers).filter(([name]) => /ratelimit|retry-after/.test(name)))
@@ -43,7 +43,7 @@ async function remainingOf (app: FastifyInstance, name: string, key = '127.0.0.1
   return (await app.redisGuard.limits.peek(key)).find(limit => limit.name === name)?.remaining
 }
 
-/** Seconds of a header when a minute has begun a while ago. */
+/** Seconds in a header when a minute began a while ago. */
 const upToAMinute = /^(60|5\d)$/
 
 const left = (limit: string, remaining: string) => ({ 'x-ratelimit-limit': limit, 'x-ratelimit-remaining': remaining })
@@ -64,7 +64,7 @@ onBoth('a login is limited by address and by account, however many addresses gue
   t.same(sprayed, [200, 200, 200, 200, 200, 429])
 })
 
-onBoth('a hook with a limit of its own applies beside the global limit, in whatever order', async (t, open) => {
+onBoth('a hook with its own limit applies beside the global limit, in any order', async (t, open) => {
   for (const hook of ['onRequest', 'preHandler'] as const) {
     const app = await open({ max: 4, hook })
     for (const own of ['onRequest', 'preHandler'] as const) {
@@ -76,7 +76,7 @@ onBoth('a hook with a limit of its own applies beside the global limit, in whate
   }
 })
 
-onBoth('the limit that refuses, or has least left, has its headers sent', async (t, open) => {
+onBoth('sends the headers of the limit that refuses, or has least left', async (t, open) => {
   const app = await open({ max: 9 })
   app.get('/tighter', { preHandler: app.rateLimit({ max: 2 }) }, ok)
   app.get('/wider', { preHandler: app.rateLimit({ max: 99 }) }, ok)
@@ -88,7 +88,7 @@ onBoth('the limit that refuses, or has least left, has its headers sent', async 
   t.match(await headersOf(app, '/wider'), { ...left('9', '0'), 'retry-after': upToAMinute })
 })
 
-t.test('headers that the tightest limit leaves out are not those of another one', async t => {
+t.test('a header that the tightest limit leaves out is not filled by another limit', async t => {
   const app = await guardedApp(t, { max: 9 })
   const addHeaders = { 'retry-after': true }
   const addHeadersOnExceeding = { 'x-ratelimit-remaining': true }
@@ -135,18 +135,18 @@ onBoth('one limit counts a request once, wherever its hooks are', async (t, open
   }
 })
 
-t.test('a limit that counts by what only a later hook knows counts by both keys', async t => {
+t.test('a limit whose key is known only to a later hook counts by both keys', async t => {
   const app = await guardedApp(t, { max: 2, keyGenerator: byEmail })
   app.post('/', { preHandler: app.rateLimit() }, ok)
   const from = async (remoteAddress: string, email: string) =>
     (await app.inject({ method: 'POST', url: '/', payload: { email }, remoteAddress })).statusCode
   t.same([await from('192.0.2.1', 'a'), await from('192.0.2.2', 'a'), await from('192.0.2.3', 'a')], [200, 200, 429])
-  // An account that is called like the address: its hits are not those of the address.
+  // The account has the name of the address: its hits do not count against the address.
   t.same([await from('192.0.2.4', '192.0.2.4'), await from('192.0.2.4', '192.0.2.4')], [200, 200])
   t.equal(await from('192.0.2.5', '192.0.2.4'), 429)
 })
 
-onBoth('hooks of one group count once where their limits are the same, and each where they differ', async (t, open) => {
+onBoth('hooks of one group count once if their limits are equal, and each if they differ', async (t, open) => {
   const app = await open()
   const group = { max: 9, groupId: 'g' }
   app.get('/same', { config: { rateLimit: group }, preHandler: app.rateLimit(group) }, ok)
@@ -196,7 +196,7 @@ t.test('an exemption is reported once for each limit', async t => {
   t.match(body, /decisions_total\{limit="limiter:1",outcome="exempt",source="local"\} 1\n/)
 })
 
-onBoth('what countWhen does not count is given back by each hook', async (t, open) => {
+onBoth('a request that countWhen rejects is refunded by each hook', async (t, open) => {
   const app = await open({ max: 9, countWhen: (request, reply) => reply.statusCode !== 429 })
   const countWhen: RateLimitOptions['countWhen'] = (request, reply) => reply.statusCode === 401
   app.get('/', { preHandler: [app.rateLimit({ max: 5, countWhen }), app.rateLimit({ max: 1 })] }, ok)
@@ -223,7 +223,7 @@ t.test('createRateLimit counts at each call, beside the hooks', async t => {
   t.equal((await app.inject('/')).json(), 6)
 })
 
-onBoth('a hook of an instance limits its routes and 404s beside the limits that they have', async (t, open) => {
+onBoth('a hook of an instance limits its routes and 404s beside their own limits', async (t, open) => {
   for (const hook of ['onRequest', 'preHandler'] as const) {
     const app = await open({ max: 4, hook })
     app.register(async child => {
@@ -240,7 +240,7 @@ onBoth('a hook of an instance limits its routes and 404s beside the limits that 
   }
 })
 
-t.test('blocks, problem details and other errors come as with one hook', async t => {
+t.test('blocks, problem details and other errors are the same as with one hook', async t => {
   const app = await guardedApp(t, { max: 9, problemDetails: true })
   const fails = app.rateLimit({ max: () => { throw Object.assign(new Error('no plan'), { statusCode: 402 }) } })
   app.get('/', { preHandler: app.rateLimit({ max: 1 }) }, ok)
@@ -252,7 +252,7 @@ t.test('blocks, problem details and other errors come as with one hook', async t
   t.same(await statuses(app, 1, '/fails'), [402])
 })
 
-t.test('with Redis away each hook is as its onOutage says', async t => {
+t.test('while Redis is away, each hook follows its own onOutage', async t => {
   const gone = await RedisServer.start()
   const app = await guardedApp(t, { redis: gone.url, max: 9, onOutage: 'allow' })
   app.get('/memory', { preHandler: app.rateLimit({ max: 1, onOutage: 'memory' }) }, ok)
@@ -266,7 +266,7 @@ t.test('with Redis away each hook is as its onOutage says', async t => {
   t.same(await statuses(app, 1, '/deny'), [503])
 })
 
-t.test('a store of your own counts for each hook, and once for one limit', async t => {
+t.test('a custom store counts for each hook, and once for one limit', async t => {
   const counts = new Map<string, number>()
   class Store {
     readonly name: string
@@ -284,7 +284,7 @@ t.test('a store of your own counts for each hook, and once for one limit', async
   t.same([...counts], [['9', 3], ['2', 3]])
 })
 
-t.test('a route of which another plugin adds a copy by another URL is limited once', async t => {
+t.test('a route that another plugin copies to another URL is limited once', async t => {
   const app = await guardedApp(t, { max: 9 })
   app.addHook('onRoute', route => {
     if (route.url === '/' && route.method === 'GET') app.route({ ...route, url: '/copy', exposeHeadRoute: false })

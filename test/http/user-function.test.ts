@@ -1,4 +1,4 @@
-/** What becomes of a request when a function of the options fails, in whatever way and wherever it is counted. */
+/** Functions of the options that fail: what the request gets, for every way to fail and every place to count. */
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { RouteRateLimitOptions } from '../../lib/settings/options.js'
@@ -11,11 +11,11 @@ const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
 
 interface Expected {
-  /** status of a request that the limit lets pass */
+  /** status of a request that fits the limit */
   readonly first: number
-  /** status of one that it does not */
+  /** status of a request that exceeds it */
   readonly second: number
-  /** what the log says of it */
+  /** message that is logged */
   readonly told: string | undefined
 }
 
@@ -25,7 +25,7 @@ const builderFailed = 'errorResponseBuilder must return an object, and not a pro
   'the default error is sent instead'
 const countWhenFailed: Expected = { first: 200, second: 429, told: 'countWhen failed, the request counts' }
 
-/** What becomes of the two requests of a client: with a function that fails at once, and with one that fails later. */
+/** The answers to two requests of a client: with a function that fails at once, and with one that fails later. */
 const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: Expected, later: Expected])[] = [
   ['keyGenerator', fails, fails],
   ['skip', fails, fails],
@@ -46,7 +46,7 @@ const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: 
 
 for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as const) {
   for (const [name, atOnce, later] of functions) {
-    t.test(`${name} that fails affects no other request, ${where}`, async t => {
+    t.test(`a ${name} that fails affects no other request, ${where}`, async t => {
       const lines: Record<string, unknown>[] = []
       const app = await guardedApp(
         t,
@@ -67,7 +67,7 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
         t.same([(await app.inject(`/${i}`)).statusCode, (await app.inject(`/${i}`)).statusCode], [first, second], how)
         if (told !== undefined) await until(() => lines.some(({ msg }) => msg === told))
       }
-      // Whatever nobody has waited for has ended the process by then: what rejects after 5 ms began before.
+      // An unhandled rejection would have ended the process by now: what rejects after 5 ms began before.
       await sleep(5)
       await nextTurn()
     })

@@ -1,4 +1,4 @@
-/** Limits changed at run time, on several instances and through an outage. */
+/** Limits that change at run time, on several instances and through an outage. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { ChangeLog } from '../../lib/observers/change-log.js'
@@ -14,10 +14,10 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// They wait most of the time.
+// These tests wait most of the time.
 t.jobs = 4
 
-/** Nobody looks at the log. */
+/** The parts that these tests do not use. */
 const unwatched = {
   changeLog: new ChangeLog(() => {}),
   onTakenOver: () => {},
@@ -35,7 +35,7 @@ async function appWith (t: Test, options: RedisGuardOptions): Promise<FastifyIns
   app.get('/computed', { config: { rateLimit: { max: () => 4 } } }, async () => 'ok')
   await app.ready()
   if (options.redis !== undefined && options.redis !== false && !wasUsed) {
-    // A busy machine: it has not read limits that are set before it was ready.
+    // On a busy machine it is ready before it has read the limits that were set.
     await isUsed(app)
     await hasLooked(app)
   }
@@ -46,7 +46,7 @@ async function isUsed (app: FastifyInstance): Promise<void> {
   await until(() => app.redisGuard.status.store === 'redis')
 }
 
-/** Resolves when an instance has looked for changed limits twice: the second look began after this call. */
+/** Resolves after two looks for changed limits: the second one began after this call. */
 async function hasLooked ({ redisGuard: { limits } }: FastifyInstance): Promise<void> {
   const sync = limits.sync.bind(limits)
   let looks = 0
@@ -61,7 +61,7 @@ async function hasLooked ({ redisGuard: { limits } }: FastifyInstance): Promise<
 const maxOf = async (app: FastifyInstance, url = '/', remoteAddress = '198.51.100.1') =>
   Number((await app.inject({ url, remoteAddress })).headers['x-ratelimit-limit'])
 
-t.test('a limit that is set applies here at once, on others soon, and after a restart', { buffered: true }, async t => {
+t.test('a changed limit applies here at once, elsewhere soon, and after a restart', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const [first, second] = [await appWith(t, { redis: server.url }), await appWith(t, { redis: server.url })]
@@ -72,7 +72,7 @@ t.test('a limit that is set applies here at once, on others soon, and after a re
   await first.redisGuard.limits.set('GET:/computed', { max: 2, timeWindow: 1000 })
   await until(async () => await maxOf(second, '/computed') === 2)
   const third = await appWith(t, { redis: server.url })
-  // On a busy machine it may be ready before it has read them.
+  // On a busy machine it may be ready before it has read the limits.
   await until(async () => await maxOf(third, '/login') === 7 && await maxOf(third, '/computed') === 2)
 
   t.equal(await second.redisGuard.limits.reset('GET:/login'), true)
@@ -83,7 +83,7 @@ t.test('a limit that is set applies here at once, on others soon, and after a re
   t.equal(await maxOf(first, '/computed'), 4)
 })
 
-t.test('a limit set while Redis is away applies here, and elsewhere when it is back', { buffered: true }, async t => {
+t.test('a limit changed while Redis is away applies locally, and remotely afterwards', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const proxy = await TcpProxy.start(server.port)
@@ -104,7 +104,7 @@ t.test('a limit set while Redis is away applies here, and elsewhere when it is b
   t.same([await maxOf(first), await maxOf(first, '/login')], [6, 3])
 })
 
-t.test('limits that were set are written again to a Redis that has lost its data', { buffered: true }, async t => {
+t.test('changed limits are written again to a Redis that lost its data', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const app = await appWith(t, { redis: server.url, syncInterval: 20 })
@@ -118,7 +118,7 @@ t.test('limits that were set are written again to a Redis that has lost its data
   t.equal(await maxOf(app), 6)
 })
 
-t.test('the last limit that was set stands, also after Redis loads an older snapshot', { buffered: true }, async t => {
+t.test('the last change of a limit stands, even after Redis loads an older snapshot', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const options = { redis: server.url, syncInterval: 50 }
@@ -142,14 +142,14 @@ t.test('the last limit that was set stands, also after Redis loads an older snap
   await until(async () => {
     return (await client.get('guard:value:{redis-guard:limit:GET:/login}'))?.includes('"max":5') === true
   })
-  // Each of them has looked once more.
+  // Each instance looks for changes once more.
   for (const app of apps) await hasLooked(app)
   for (const app of [...apps, await appWith(t, options)]) {
     t.same([await maxOf(app), await maxOf(app, '/login')], [10, 5])
   }
 })
 
-t.test('what others have written there, and is no limit, changes none', { buffered: true }, async t => {
+t.test('a foreign value in Redis that is not a limit changes no limit', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const app = await appWith(t, { redis: server.url, algorithm: 'gcra' })
@@ -243,7 +243,7 @@ t.test('wrong arguments are errors that say what is wrong', { buffered: true }, 
   })
 })
 
-t.test('limits added later are as they were set, also when Redis has lost its data', { buffered: true }, async t => {
+t.test('limits added later get their changed values, even after Redis lost its data', { buffered: true }, async t => {
   const keys = new Keys('control:')
   const shared = new MemoryStore({ keys, capacity: 100, maxEvents: 1, now: Date.now })
   const { limit } = resolveOptions({}, {})
@@ -269,7 +269,7 @@ t.test('limits added later are as they were set, also when Redis has lost its da
   t.equal(late.max('b'), 1000)
   await late.sync()
   t.same([late.max('a'), late.max('b')], [1, 2])
-  // Redis loses all, and somebody sets one limit before anybody looks.
+  // Redis loses everything, and a limit is set before any instance looks.
   for (const key of ['redis-guard:limits', 'redis-guard:limit:a', 'redis-guard:limit:b']) shared.values.del(key)
   await two.control.set('b', { max: 3, timeWindow: 1000 })
   for (const { sync } of [one, two, late, one, two, late]) await sync()
@@ -283,7 +283,7 @@ t.test('limits added later are as they were set, also when Redis has lost its da
   for (const { max } of [one, two, late, fresh]) t.equal(max('a'), 1000)
 })
 
-t.test('reset and peek know computed limits, and take the key of a keyGenerator', { buffered: true }, async t => {
+t.test('reset and peek know computed limits, and accept the key of a keyGenerator', { buffered: true }, async t => {
   const app = await guardedApp(t, { max: () => 1, timeWindow: '1 hour' })
   app.get('/', async () => 'ok')
   app.get(
@@ -353,17 +353,17 @@ t.test('Infinity turns a limit off, everywhere and after a restart, until set ag
     await until(async () => await isUnlimited(second, url))
   }
   const third = await appWith(t, { redis: server.url })
-  // On a busy machine it may be ready before it has read them.
+  // On a busy machine it may be ready before it has read the limits.
   await until(async () => await isUnlimited(third, '/login') && await isUnlimited(third, '/computed'))
   t.same((await third.redisGuard.limits.peek('198.51.100.1')).map(({ name }) => name), ['global'])
-  t.equal(await third.redisGuard.limits.reset('198.51.100.1'), true, 'what was counted before is forgotten')
+  t.equal(await third.redisGuard.limits.reset('198.51.100.1'), true, 'counters from before are forgotten')
   await second.redisGuard.limits.set('GET:/login', { max: 7, timeWindow: '1 minute' })
   await until(async () => await maxOf(first, '/login') === 7)
   t.equal(await second.redisGuard.limits.reset('GET:/computed'), true)
   await until(async () => await maxOf(first, '/computed') === 4)
 })
 
-t.test('a limit is not set to less than a request costs', { buffered: true }, async t => {
+t.test('rejects a limit below the cost of a request', { buffered: true }, async t => {
   const app = await guardedApp(t, { max: 100, cost: 10 })
   await t.rejects(app.redisGuard.limits.set('global', { max: 5, timeWindow: 1000 }), {
     code: 'GUARD_ERR_ARGUMENT',
@@ -372,7 +372,7 @@ t.test('a limit is not set to less than a request costs', { buffered: true }, as
   await app.redisGuard.limits.set('global', { max: 0, timeWindow: 1000 })
 })
 
-t.test('a client is looked at and forgotten by what each limit tells it apart by', { buffered: true }, async t => {
+t.test('peek and reset use the key by which each limit separates clients', { buffered: true }, async t => {
   const app = await guardedApp(t, { max: 5, timeWindow: '1 hour' })
   app.get('/wide', { config: { rateLimit: { max: 3, ipv6Subnet: 48 } } }, async () => 'ok')
   app.get(
@@ -396,7 +396,7 @@ t.test('a client is looked at and forgotten by what each limit tells it apart by
   t.equal(await limits.reset('2001:db8:0:1::9'), false)
 })
 
-t.test('what a store answers that is not Redis any more is not taken over', { buffered: true }, async t => {
+t.test('a limit is not adopted if its store is no longer Redis', { buffered: true }, async t => {
   const registry = new LimitRegistry()
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   let isUsable = true
@@ -419,7 +419,7 @@ t.test('what a store answers that is not Redis any more is not taken over', { bu
   t.same(registry.changes().get('global'), { max: 5, windowMs: 1000 })
 })
 
-t.test('a limit that is set while others are being read stays as it was set', { buffered: true }, async t => {
+t.test('a limit that is set while limits are being read keeps the new value', { buffered: true }, async t => {
   const registry = new LimitRegistry()
   registry.add('global', undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
@@ -455,7 +455,7 @@ t.test('a store that fails while limits are read fails the look, and changes not
   t.equal(registry.changes().size, 0)
 })
 
-t.test('a limit that is set while a lost one is written stays as it was set', { buffered: true }, async t => {
+t.test('a limit that is set while a lost one is written again keeps the new value', { buffered: true }, async t => {
   const registry = new LimitRegistry()
   for (const place of ['a', 'b']) {
     registry.add(place, undefined, resolveOptions({}, {}).limit, { ipv6Subnet: 64, hasKeyGenerator: false })
@@ -529,7 +529,7 @@ t.test('the later of two changes of a limit wins; one without a time is the earl
   t.equal(await fresh.control.reset('global'), false)
 })
 
-/** A control of many limits, each set to a max of 5 in the store, which counts what it is asked at once. */
+/** A control of many limits, each set to a max of 5. The store records how many values are read at once. */
 function manyLimits (count: number) {
   const registry = new LimitRegistry()
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 2 * count, maxEvents: 1, now: Date.now })
@@ -553,7 +553,7 @@ function manyLimits (count: number) {
   return { registry, memory, control, asked }
 }
 
-t.test('thousands of limits are read a page at a time', { buffered: true }, async t => {
+t.test('thousands of limits are read page by page', { buffered: true }, async t => {
   const { registry, control, asked } = manyLimits(2050)
   await control.sync(() => true)
   t.equal(registry.changes().size, 2050)
@@ -561,7 +561,7 @@ t.test('thousands of limits are read a page at a time', { buffered: true }, asyn
   t.equal(asked.most, 200)
 })
 
-t.test('no look for changed limits begins while another one is under way', { buffered: true }, async t => {
+t.test('no look for changed limits begins during another one', { buffered: true }, async t => {
   const { registry, control, asked } = manyLimits(250)
   const first = control.sync(() => true)
   await Promise.all([control.sync(() => true), control.sync(() => true), first])
@@ -571,7 +571,7 @@ t.test('no look for changed limits begins while another one is under way', { buf
   t.equal(asked.keys.length, 252)
 })
 
-t.test('a look that is cut short goes on where it ended', { buffered: true }, async t => {
+t.test('an interrupted look continues where it ended', { buffered: true }, async t => {
   const { registry, control, asked } = manyLimits(450)
   await control.sync(() => asked.keys.length <= 201)
   t.equal(registry.changes().size, 200)
@@ -580,7 +580,7 @@ t.test('a look that is cut short goes on where it ended', { buffered: true }, as
   t.same(asked.keys.filter(key => key === 'redis-guard:limit:0').length, 1)
 })
 
-t.test('a version that is not of Redis any more is not taken over', { buffered: true }, async t => {
+t.test('a version is not adopted if its store is no longer Redis', { buffered: true }, async t => {
   const { registry, memory, control, asked } = manyLimits(1)
   await control.sync(() => true)
   memory.values.set('redis-guard:limits', '2', undefined)
@@ -592,7 +592,7 @@ t.test('a version that is not of Redis any more is not taken over', { buffered: 
   t.equal(registry.changes().get('0')!.max, 6)
 })
 
-t.test('a version that cannot be read twice, as a huge foreign value, is replaced', { buffered: true }, async t => {
+t.test('a version that cannot be read twice, such as a huge one, is replaced', { buffered: true }, async t => {
   const { registry, memory, control } = manyLimits(1)
   const get = memory.values.get.bind(memory.values)
   let isUsable = true
@@ -613,7 +613,7 @@ t.test('a version that cannot be read twice, as a huge foreign value, is replace
     return [isUsable, registry.changes().size, await get('redis-guard:limits') === '1']
   }
   t.same(await look(), [false, 0, true])
-  t.same(await look(), [false, 0, true], 'once may be an outage')
+  t.same(await look(), [false, 0, true], 'a single failure may be an outage')
   t.same(await look(), [true, 1, false])
   isHuge = true
   t.same(await look(), [false, 1, false])
@@ -624,10 +624,10 @@ t.test('a version that cannot be read twice, as a huge foreign value, is replace
   await look()
   isHuge = false
   await look()
-  t.equal(await get('redis-guard:limits'), version, 'not in a row')
+  t.equal(await get('redis-guard:limits'), version, 'the two failures are not consecutive')
 })
 
-/** Each way to count refusals; with it a limit of 3 that is used up, and refused 30 more. */
+/** Each way to count refusals. The test uses up a limit of 3, and adds 30 refusals. */
 const waysToRefuse: readonly RedisGuardOptions[] = [
   ...algorithms.filter(algorithm => algorithm !== 'gcra').map(algorithm => ({ algorithm })),
   { ban: 5 },
@@ -636,7 +636,7 @@ const waysToRefuse: readonly RedisGuardOptions[] = [
 ]
 
 for (const where of ['in memory', 'on Redis', 'in an outage', 'on Redis after an outage'] as const) {
-  t.test(`a limit that is raised lets a client pass that kept retrying, ${where}`, { buffered: true }, async t => {
+  t.test(`a raised limit admits a client that kept retrying, ${where}`, { buffered: true }, async t => {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     await Promise.all(waysToRefuse.map(async (way, i) => {
@@ -676,7 +676,7 @@ for (const where of ['in memory', 'on Redis', 'in an outage', 'on Redis after an
   })
 }
 
-t.test('gcra: with a raised limit a client waits for one hit at the new rate', { buffered: true }, async t => {
+t.test('gcra: after a raised limit, a client waits for one hit at the new rate', { buffered: true }, async t => {
   const app = await guardedApp(t, { algorithm: 'gcra', max: 3, timeWindow: '1 minute' })
   app.get('/', async () => 'ok')
   for (let i = 0; i < 3; i++) t.equal((await app.inject('/')).statusCode, 200)
@@ -684,7 +684,7 @@ t.test('gcra: with a raised limit a client waits for one hit at the new rate', {
   t.match(await app.inject('/'), { statusCode: 429, headers: { 'retry-after': '3' } })
 })
 
-t.test('a limit that is raised elsewhere lets a client pass whose refusals are cached', { buffered: true }, async t => {
+t.test('a limit raised on another instance admits a client whose refusals are cached', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   for (const [i, way] of waysToRefuse.entries()) {
@@ -711,7 +711,7 @@ t.test('a limit that is raised elsewhere lets a client pass whose refusals are c
   }
 })
 
-t.test('the list says who set a limit and when; an instance announces it at start', { buffered: true }, async t => {
+t.test('the list says who changed a limit and when; an instance logs it at start', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const first = await appWith(t, { redis: server.url })
@@ -741,7 +741,7 @@ t.test('the list says who set a limit and when; an instance announces it at star
   t.match(said(/set at run time are in force/)[1], { limits: [{ name: 'GET:/login', max: 'Infinity' }], count: 1 })
 })
 
-t.test('a limit whose stored text has no author and no time is listed without them', { buffered: true }, async t => {
+t.test('a stored limit without author and time is listed without them', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const client = server.client()
@@ -778,7 +778,7 @@ t.test('a change that Redis rejects is an error, and changes nothing', { buffere
   t.equal(await maxOf(app), 6)
 })
 
-t.test('of two changes at once the later one stands, whichever is written first', { buffered: true }, async t => {
+t.test('of two concurrent changes the later one stands, whichever is written first', { buffered: true }, async t => {
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 100, maxEvents: 1, now: Date.now })
   const waiting: (() => void)[] = []
   const set = async (key: string, text: string) => {
@@ -799,7 +799,7 @@ t.test('of two changes at once the later one stands, whichever is written first'
   t.match(control.list(), [{ max: 6 }])
 })
 
-t.test('a look does not write an older value over a change that is being written', { buffered: true }, async t => {
+t.test('a look does not overwrite a change that is being written with an older value', { buffered: true }, async t => {
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 100, maxEvents: 1, now: Date.now })
   let isHeld = false
   const written: string[] = []
@@ -825,7 +825,7 @@ t.test('a look does not write an older value over a change that is being written
   t.match(control.list(), [{ max: 6 }])
 })
 
-t.test('who sets or resets a limit, and why, are texts', { buffered: true }, async t => {
+t.test('reason and origin of a change must be texts', { buffered: true }, async t => {
   const { limits } = (await appWith(t, {})).redisGuard
   for (const wrong of [{ origin: 5 }, { reason: 'x'.repeat(1001) }] as never[]) {
     await t.rejects(limits.set('global', { max: 1, timeWindow: 1000 }, wrong), {

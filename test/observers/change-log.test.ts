@@ -1,4 +1,4 @@
-/** What somebody changes is in the log: a line each, and counts where there are many. */
+/** Log lines about changes that a caller makes: one line each, or counts for many. */
 import t from 'tap'
 import { ChangeLog, mostLines } from '../../lib/observers/change-log.js'
 import { guardedApp, logTo } from '../support/app.js'
@@ -8,7 +8,7 @@ import { RedisServer } from '../../tools/redis-server.js'
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
 
-t.test('each change is a line, and the others of a busy second are counted in one', async t => {
+t.test('logs each change in a line, and counts further changes of a busy second in one line', async t => {
   const clock = mockMachinery(t, 'setTimeout')
   const lines: [object, string][] = []
   const log = new ChangeLog((details, message) => lines.push([details, message]))
@@ -28,7 +28,7 @@ t.test('each change is a line, and the others of a busy second are counted in on
   t.same(lines.slice(mostLines + 1), [[{ change: { limit: 'global', reason: `${'x'.repeat(200)}...` } }, 'limit set']])
 })
 
-t.test('blocks and unblocks are logged with what, by whom and why', async t => {
+t.test('logs blocks and unblocks with address, origin and reason', async t => {
   const lines: Record<string, unknown>[] = []
   const { redisGuard } = await guardedApp(t, { redis: server.url, commandTimeout: 30_000 }, logTo(lines, 'info'))
   const changes = () => lines.flatMap(({ change, msg }) => change === undefined ? [] : [{ msg, ...change as object }])
@@ -62,7 +62,7 @@ t.test('blocks and unblocks are logged with what, by whom and why', async t => {
   ])
 })
 
-t.test('limits that are set and reset, and counters, are logged; what is hashed elsewhere is not shown', async t => {
+t.test('logs changed limits and reset counters, and does not show a hashed key', async t => {
   const lines: Record<string, unknown>[] = []
   const options = { timeWindow: '1 hour', hashKeys: true, keyGenerator: () => 'an API key' }
   const app = await guardedApp(t, options, logTo(lines, 'info'))
@@ -86,7 +86,7 @@ t.test('limits that are set and reset, and counters, are logged; what is hashed 
   t.notMatch(JSON.stringify(lines), /an API key/)
 })
 
-t.test('a line of a decision has the id of its request, and no long text', async t => {
+t.test('the line of a decision has the id of its request, and no long text', async t => {
   for (const requestIdLogLabel of ['reqId', 'trace']) {
     const lines: Record<string, unknown>[] = []
     const log = { ...logTo(lines, 'debug'), requestIdLogLabel, genReqId: () => 'the id' }
@@ -102,7 +102,7 @@ t.test('a line of a decision has the id of its request, and no long text', async
   }
 })
 
-t.test('a plugin that refuses nothing says so once, as it starts', async t => {
+t.test('a plugin that refuses nothing says so once, at its start', async t => {
   const said = async (options: object) => {
     const lines: Record<string, unknown>[] = []
     await guardedApp(t, options, logTo(lines, 'info'))

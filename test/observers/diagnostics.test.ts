@@ -1,4 +1,4 @@
-/** What the diagnostics channels publish: each decision, and each switch of stores. */
+/** The diagnostics channels publish each decision and each switch of stores. */
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import t, { type Test } from 'tap'
 import { channelNames } from '../../lib/index.js'
@@ -16,7 +16,7 @@ function listen (t: Test): [name: string, message: unknown][] {
   return heard
 }
 
-t.test('decisions are published with who, what and where', async t => {
+t.test('publishes decisions with client, limit and route', async t => {
   const app = await guardedApp(t, { max: 1, timeWindow: '1 hour' })
   app.get('/things/:id', async () => 'ok')
   app.get('/shadow', { config: { rateLimit: { max: 0, shadow: true } } }, async () => 'ok')
@@ -43,7 +43,7 @@ t.test('decisions are published with who, what and where', async t => {
   ])
 })
 
-t.test('that another store answers is published', async t => {
+t.test('publishes a switch to another store', async t => {
   const server = await RedisServer.start()
   const heard = listen(t)
   const app = await guardedApp(t, { redis: server.url, resetTimeout: 100 })
@@ -55,7 +55,7 @@ t.test('that another store answers is published', async t => {
   t.match(away(), ['switch', { store: 'memory', breaker: 'open', since: Date }])
 })
 
-t.test('where nobody listens, the request is not even read', async t => {
+t.test('does not read the request if there is no subscriber', async t => {
   const { publishDecision } = await import('../../lib/observers/diagnostics.js')
   const decision = { kind: 'allowed', source: 'memory', key: '192.0.2.1', name: 'global' } as never
   const subject = { get client () { throw new Error('was read') } } as never

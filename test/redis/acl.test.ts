@@ -1,4 +1,4 @@
-/** README's ACL lines: with them the guard does all that it does, and it sends each of their commands. */
+/** The ACL lines of docs/redis.md: the guard works with them, and needs each of their commands. */
 import { readFile } from 'node:fs/promises'
 import type { FastifyInstance } from 'fastify'
 import keySlot from 'cluster-key-slot'
@@ -15,34 +15,34 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { Sentinel, sentinelName } from '../../tools/sentinel.js'
 import { until } from '../../tools/until.js'
 
-const readme = await readFile(inRepository('README.md'), 'utf8')
+const page = await readFile(inRepository('docs/redis.md'), 'utf8')
 
-/** What the line behind a marker says of the user. */
+/** The rules for the user in the code block that follows a marker. */
 function rulesBehind (marker: string): readonly string[] {
-  const [, rules] = new RegExp(`<!-- ${marker} -->\\n\`\`\`\\nACL SETUSER guard (.*)\\n\`\`\`\\n`).exec(readme)!
+  const [, rules] = new RegExp(`<!-- ${marker} -->\\n\`\`\`\\nACL SETUSER guard (.*)\\n\`\`\`\\n`).exec(page)!
   return rules!.split(' ')
 }
 
 const forServer = rulesBehind('ACL of a server')
 const forCluster = rulesBehind('ACL of a Cluster')
 
-/** Servers with the user, and how they are seen and treated from outside. */
+/** Servers with the user, and an operator's access to them. */
 interface Place {
   readonly redis: Exclude<RedisGuardOptions['redis'], undefined>
   readonly operators: readonly Redis[]
   readonly signal: (signal: NodeJS.Signals) => void
-  /** moves where the counters of an address lie; called in between */
+  /** moves the slot of an address to another node; runs `between` during the move */
   readonly move?: (address: string, between: () => Promise<void>) => Promise<void>
   /** commands that ioredis tries, and can do without */
   readonly vain?: readonly string[]
 }
 
-// Each test has servers of its own, and mostly waits for an outage to be noticed.
+// Each test has its own servers, and mostly waits until an outage is noticed.
 t.jobs = 3
 
 const operatorPassword = 'of the operator'
 
-/** Whoever is not the operator, nor the user, may do nothing. */
+/** Starts a server on which only the operator and the user have any rights. */
 async function startServer (t: Test, rules: readonly string[]): Promise<Place & { readonly port: number }> {
   const server = await RedisServer.start('--requirepass', operatorPassword, '--maxmemory-policy', 'allkeys-lru')
   t.teardown(async () => await server.stop())
@@ -60,7 +60,7 @@ async function startServer (t: Test, rules: readonly string[]): Promise<Place & 
 
 async function startWithSentinel (t: Test, rules: readonly string[]): Promise<Place> {
   const place = await startServer(t, rules)
-  // Longer than our outage: there is no replica to go to.
+  // Longer than the outage in the test: there is no replica for a failover.
   const sentinel = await Sentinel.start(place.port, 600_000)
   t.teardown(async () => await sentinel.stop())
   return {
@@ -114,8 +114,8 @@ async function refusedIn ({ operators, vain = [] }: Place): Promise<string[]> {
 }
 
 /**
- * The commands of the application that ran since the last CONFIG RESETSTAT, each once, those in scripts too; a refused
- * one has not run. Redis counts a command when it ends, so the INFO of this very reading is none of them.
+ * The commands that the application ran since the last CONFIG RESETSTAT, each once, including those in scripts and
+ * without refused ones. Redis counts a command when it ends, so the INFO of this reading is not among them.
  */
 async function usedIn ({ operators }: Place): Promise<string[]> {
   const texts = await Promise.all(operators.map(async operator => await operator.info('commandstats')))
@@ -123,11 +123,11 @@ async function usedIn ({ operators }: Place): Promise<string[]> {
   return [...new Set(used)].filter(name => !permitted.includes(name) && !ofOperator.includes(name)).sort()
 }
 
-/** No user needs a right for these. */
+/** Every user may run these. */
 const permitted = ['auth', 'hello']
 const ofOperator = ['acl|log', 'cluster|setslot', 'config|resetstat', 'flushall']
 
-/** What rules allow. */
+/** The commands that the rules allow. */
 function grantedBy (rules: readonly string[]): string[] {
   return rules.filter(rule => rule.startsWith('+')).map(rule => rule.slice(1)).sort()
 }
@@ -135,7 +135,7 @@ function grantedBy (rules: readonly string[]): string[] {
 const outages = ['memory', 'share'] as const
 
 async function instance (t: Test, { redis }: Place): Promise<FastifyInstance> {
-  // An outage takes this long to be noticed; a busy machine takes less.
+  // Noticing an outage takes this long; an answer on a busy machine takes less.
   const app = await guardedApp(t, { redis, syncInterval: 20, commandTimeout: 2000, resetTimeout: 50 })
   for (const algorithm of algorithms) {
     for (const onOutage of outages) {
@@ -154,7 +154,7 @@ async function instance (t: Test, { redis }: Place): Promise<FastifyInstance> {
   return app
 }
 
-/** Of each limit one more than it allows. */
+/** Sends to each limit one request more than it allows. */
 async function hit (app: FastifyInstance, remoteAddress: string): Promise<void> {
   for (const url of algorithms.flatMap(algorithm => outages.map(onOutage => `/${algorithm}/${onOutage}`))) {
     for (let i = 0; i < 3; i++) await app.inject({ url, remoteAddress })
@@ -188,9 +188,9 @@ async function read ({ redisGuard }: FastifyInstance): Promise<void> {
 }
 
 /**
- * All that needs Redis, done by two instances.
+ * Does everything that needs Redis, on two instances.
  *
- * @yields those that are still there, where somebody may look how it goes
+ * @yields the open instances, after each step
  */
 async function * everything (t: Test, place: Place): AsyncGenerator<readonly FastifyInstance[], void> {
   const { operators, signal, move } = place
@@ -212,7 +212,7 @@ async function * everything (t: Test, place: Place): AsyncGenerator<readonly Fas
   await until(async () => (await other.inject({ url: '/', remoteAddress: '198.51.100.1' })).statusCode === 403)
 
   signal('SIGSTOP')
-  // Both notice.
+  // Both instances notice the outage.
   await Promise.all(instances.map(async ({ redisGuard }) => await redisGuard.get('text')))
   await hit(app, '192.0.2.2')
   await change(app)
@@ -222,7 +222,7 @@ async function * everything (t: Test, place: Place): AsyncGenerator<readonly Fas
 
   await app.redisGuard.clearOldRateLimitEvents(0)
   yield instances
-  // They tell it again what they know.
+  // The instances restore their state in an empty Redis.
   for (const operator of operators) await operator.flushall()
   await until(async () => {
     await hit(app, '192.0.2.3')
@@ -242,7 +242,7 @@ async function firstRefused (t: Test, place: Place): Promise<string[]> {
   return []
 }
 
-/** Lines of the metrics for failures that an outage does not explain. */
+/** Metrics lines of failures that an outage does not explain. */
 const otherFailures = /^redis_guard_errors_total\{kind="(?!connection|timeout|lost)\w+"\} [1-9]/m
 
 const places = [
@@ -252,7 +252,7 @@ const places = [
 ] as const
 
 for (const [name, start, rules] of places) {
-  t.test(`${name}: nothing is refused, nothing fails but by the outage, and no right is without use`, async t => {
+  t.test(`${name}: Redis refuses no command, nothing fails except by the outage, and every right is used`, async t => {
     const place = await start(t, rules)
     for (const operator of place.operators) await operator.config('RESETSTAT')
     for await (const instances of everything(t, place)) {
@@ -274,12 +274,12 @@ for (const [name, start, rules] of places) {
   })
 }
 
-t.test('a command that is missing is found, also where a script sends it', async t => {
+t.test('a missing right is found, even if only a script uses it', async t => {
   const place = await startServer(t, forServer.filter(rule => rule !== '+zincrby'))
   t.same(await firstRefused(t, place), ['zincrby'])
 })
 
-t.test('without INFO and SLOWLOG LEN only metrics and the warning about eviction are missing', async t => {
+t.test('without INFO and SLOWLOG LEN, only metrics and the warning about eviction are missing', async t => {
   t.capture(console, 'warn')
   const place = await startServer(t, forServer.filter(rule => !['+info', '+slowlog|len'].includes(rule)))
   for await (const instances of everything(t, place)) {
@@ -293,7 +293,7 @@ t.test('without INFO and SLOWLOG LEN only metrics and the warning about eviction
   t.same(await refusedIn(place), ['info', 'slowlog|len'])
 })
 
-t.test('a URL that names a database needs SELECT, and no more', async t => {
+t.test('a URL with a database needs SELECT, and no other right', async t => {
   for (const [rules, refused] of [[forServer, ['select']], [[...forServer, '+select'], []]] as const) {
     const place = await startServer(t, rules)
     const app = await instance(t, { ...place, redis: `${String(place.redis)}/1` })
@@ -302,7 +302,7 @@ t.test('a URL that names a database needs SELECT, and no more', async t => {
   }
 })
 
-t.test('the line of a server has each command that a script names', async t => {
+t.test('the line for a server has each command that a script uses', async t => {
   const named = [...Object.values(ofConnection), ...Object.values(ofStore)].flatMap(script => {
     return [...script.matchAll(/(?:call|read|reader|claim)\('([A-Z]+)'/g)].map(([, name]) => `+${name!.toLowerCase()}`)
   })

@@ -1,4 +1,4 @@
-/** The circuit breaker before Redis: when it opens, what tries Redis again, and that nothing is sent twice. */
+/** The circuit breaker before Redis: when it opens, when Redis is probed, and that no command is sent twice. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
 import t, { type Test } from 'tap'
@@ -20,7 +20,7 @@ t.teardown(async () => {
 
 interface SetUp {
   readonly port?: number
-  /** ms; so long that no command is late on a busy machine, unless a test wants it to be */
+  /** ms; long enough that no command is late on a busy machine, unless a test wants that */
   readonly commandTimeout?: number
 }
 
@@ -36,7 +36,7 @@ async function commandsOf (name: string): Promise<number> {
   return Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(await observer.info('commandstats'))?.[1] ?? 0)
 }
 
-t.test('several reasons to try Redis make one probe', async t => {
+t.test('several reasons to try Redis cause one probe', async t => {
   const before = await commandsOf('set')
   const { connection, guarded } = setUp(t)
   connection.open()
@@ -49,7 +49,7 @@ t.test('several reasons to try Redis make one probe', async t => {
   t.equal(await commandsOf('set'), before + 1)
 })
 
-t.test('no command is sent again: one that was given up may have run, and runs once', async t => {
+t.test('a command that timed out may have run, and is not sent again', async t => {
   const { guarded } = setUp(t)
   await guarded.connect(60_000)
   await observer.del('counter')
@@ -63,17 +63,17 @@ t.test('no command is sent again: one that was given up may have run, and runs o
   t.same(await Promise.all(given), Array(5).fill('timeout'))
   t.equal(guarded.usable, false)
   t.match(guarded.failure, { kind: 'timeout' })
-  await t.rejects(increment(), { code: 'GUARD_ERR_STORE_UNAVAILABLE' }, 'while the breaker is open nothing is sent')
+  await t.rejects(increment(), { code: 'GUARD_ERR_STORE_UNAVAILABLE' }, 'nothing is sent while the breaker is open')
   server.signal('SIGCONT')
   await until(async () => await observer.get('counter') === '5')
   clock.tick(100)
   await until(() => guarded.usable)
-  // What were sent again would come before it.
+  // A command that were sent again would run before this one.
   t.equal(await increment(), 6)
   t.equal(await observer.get('counter'), '6')
 })
 
-t.test('half-open never sticks: a probe that gets no answer opens the breaker again, time after time', async t => {
+t.test('a probe without an answer opens the breaker again, any number of times', async t => {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const { guarded } = setUp(t, { port: proxy.port, commandTimeout: 200 })
@@ -104,7 +104,7 @@ t.test('a script that Redis has forgotten is sent again as text', async t => {
   await observer.del('a')
 })
 
-t.test('closing while a probe is under way leaves no timer behind', async t => {
+t.test('closing during a probe leaves no timer behind', async t => {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const held = () => process.getActiveResourcesInfo().filter(kind => kind === 'Timeout').length
@@ -115,7 +115,7 @@ t.test('closing while a probe is under way leaves no timer behind', async t => {
   proxy.blackhole = true
   t.ok(held() > before)
   guarded.close()
-  // One of them would be held as long as a command may take.
+  // A timer of the probe would last for a whole commandTimeout.
   await until(() => held() <= before)
   t.equal(guarded.usable, false)
 })
@@ -124,7 +124,7 @@ t.test('a connection that broke before its probe was answered is not used until 
   const { connection, guarded } = setUp(t)
   connection.open()
   await once(connection, 'ready')
-  // As when a Cluster finds a node to connect to meanwhile.
+  // This happens when a Cluster finds another node to connect to in between.
   Object.defineProperty(connection, 'ready', { get: () => false, configurable: true })
   const states: string[] = []
   guarded.on('state', state => states.push(state))
@@ -135,13 +135,13 @@ t.test('a connection that broke before its probe was answered is not used until 
   await until(() => guarded.usable)
 })
 
-t.test('closed while it is being tried, it stays closed for good', async t => {
+t.test('a breaker that is closed for good during a probe stays so', async t => {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const { connection, guarded } = setUp(t, { port: proxy.port })
   connection.open()
   await once(connection, 'ready')
-  // The probe is on its way, and so is its answer: what is open is not looked at.
+  // The probe and its answer are on their way; the state of the connection is not checked.
   Object.defineProperty(connection, 'close', { value: () => {}, configurable: true })
   guarded.close()
   await once(guarded, 'probed')
@@ -151,10 +151,10 @@ t.test('closed while it is being tried, it stays closed for good', async t => {
   connection.close()
 })
 
-/** What a request would hold: nobody hears of Redis in it. */
+/** The context of a request, in which no listener may run. */
 const storage = new AsyncLocalStorage<string>()
 
-t.test("a late answer closes no breaker, and listeners run in no request's asynchronous context", async t => {
+t.test("a late answer does not close the breaker, and listeners run in no request's asynchronous context", async t => {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const { guarded } = setUp(t, { port: proxy.port })
@@ -167,7 +167,7 @@ t.test("a late answer closes no breaker, and listeners run in no request's async
   })
   guarded.on('up', () => told.push(['up', storage.getStore()]))
   guarded.on('down', () => told.push(['down', storage.getStore()]))
-  // The probe is not answered, so that it is not what closes the breaker.
+  // The probe gets no answer, so it cannot close the breaker.
   proxy.blackhole = true
   const clock = mockMachinery(t, 'setTimeout')
   const unanswered = async () => await guarded.run(async () => await new Promise(() => {}))
@@ -193,7 +193,7 @@ t.test("a late answer closes no breaker, and listeners run in no request's async
   t.ok(told.every(([, context]) => context === undefined))
 })
 
-t.test('a connection that a request makes is tried in no request\'s asynchronous context', async t => {
+t.test("a connection that a request makes is probed in no request's asynchronous context", async t => {
   const client = server.client({ lazyConnect: true })
   t.teardown(() => client.disconnect())
   const times = { connectTimeout: 60_000, commandTimeout: 60_000, resetTimeout: 100 }
@@ -211,7 +211,7 @@ t.test('a connection that a request makes is tried in no request\'s asynchronous
   t.same(probes, [undefined])
 })
 
-t.test('an error that no failure of Redis explains counts as one, and its reason is kept', async t => {
+t.test('an unknown error counts as a failure of the connection, and keeps its cause', async t => {
   const { guarded } = setUp(t)
   await guarded.connect(60_000)
   const failures: unknown[] = []
@@ -220,10 +220,10 @@ t.test('an error that no failure of Redis explains counts as one, and its reason
   t.match(failure, { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'connection', cause: { message: 'a mistake' } })
   t.same(failures, [failure])
   t.equal(guarded.report(failure), failure)
-  t.equal(failures.length, 1, 'one that was counted is not counted again')
+  t.equal(failures.length, 1, 'a counted failure is not counted again')
 })
 
-t.test('a reply that belongs to another command ends the connection, and Redis is used by a new one', async t => {
+t.test('a reply to another command ends the connection, and Redis is used on a new one', async t => {
   const { connection, guarded } = setUp(t)
   await guarded.connect(60_000)
   const lost = once(connection, 'lost')

@@ -1,4 +1,4 @@
-/** Options of ioredis that are functions of the application's. A process that one of them ends fails this file. */
+/** Functions among the ioredis options that fail. If one of them ends the process, this file fails. */
 import t from 'tap'
 import { guardedApp } from '../support/app.js'
 import { freePort } from '../../tools/program.js'
@@ -8,13 +8,13 @@ import { Sentinel, sentinelName } from '../../tools/sentinel.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// Each test has servers of its own, and mostly waits for them.
+// Each test has its own servers, and mostly waits for them.
 t.jobs = 3
 
-/** A busy machine is no outage, so the time limits are long. */
+/** Long enough that a busy machine is no outage. */
 const patient = { commandTimeout: 10_000, connectTimeout: 10_000 }
 
-/** Ways in which such a function fails; each counts its calls. */
+/** Ways in which such a function fails, with a count of its calls. */
 const failing = {
   throws: () => counted(() => { throw new Error('not today') }),
   'promises, and rejects': () => counted(async () => { throw new Error('not today') })
@@ -102,7 +102,7 @@ t.test('a retryStrategy may set the delay, and may end the attempts to connect',
   t.same(states(), ['end', 'end', 'ready'])
 })
 
-t.test('a Sentinel that hangs is passed over: the next one is asked', async t => {
+t.test('a Sentinel that hangs is skipped: the next one is asked', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const sentinel = await Sentinel.start(server.port, 60_000)
@@ -118,6 +118,6 @@ t.test('a Sentinel that hangs is passed over: the next one is asked', async t =>
   })
   await until(() => app.redisGuard.status.store === 'redis')
   await app.close()
-  // Those that tell of a failover are left as well.
+  // The connections that listen for a failover are closed too.
   await until(() => hung.connected === 0)
 })

@@ -1,4 +1,4 @@
-/** Connections that go, answers that come late and functions that are still being asked: made up, in every order. */
+/** Lost connections, late answers and pending functions, simulated in every order. */
 import { EventEmitter } from 'node:events'
 import type { Socket } from 'node:net'
 import type { RedisOptions } from 'ioredis'
@@ -13,7 +13,7 @@ import { mockMachinery } from '../support/fake-timers.js'
 
 type Answer = (credentials: RedisCredentials) => void
 
-/** Credentials whose function answers when the test says so. */
+/** Credentials whose function answers when the test lets it. */
 function held () {
   const answers: Answer[] = []
   const rejects: ((error: Error) => void)[] = []
@@ -24,7 +24,7 @@ function held () {
   return { credentials, answers, rejects }
 }
 
-t.test('of two answers of the credentials function, the one that was asked for later holds', async t => {
+t.test('of two answers of the credentials function, the one to the later call is used', async t => {
   for (const order of [[0, 1], [1, 0]]) {
     const { credentials, answers } = held()
     const renewals = [credentials.renew(), credentials.renew()]
@@ -33,7 +33,7 @@ t.test('of two answers of the credentials function, the one that was asked for l
       await renewals[i]
     }
     t.same([`${credentials.username}`, `${credentials.password}`], ['user 1', 'password 1'])
-    t.equal(credentials.secrets.length, 4, 'and both are known as secrets')
+    t.equal(credentials.secrets.length, 4, 'both are known as secrets')
   }
 })
 
@@ -45,7 +45,7 @@ interface MadeConnector {
 
 for (const isTriedAgain of [true, false]) {
   const how = isTriedAgain ? 'has a socket that broke' : 'fails'
-  t.test(`a connection that is given up while the function is asked ${how}`, async t => {
+  t.test(`a connection that is closed during the credentials function ${how}`, async t => {
     const { credentials, answers, rejects } = held()
     const { Connector } = credentials.optionsFor({})
     const retryStrategy = isTriedAgain ? () => 10 : undefined
@@ -68,7 +68,7 @@ for (const isTriedAgain of [true, false]) {
   })
 }
 
-t.test('rotate authenticates a connection that is up or about to be, and fails only where Redis refuses', async t => {
+t.test('rotate authenticates open connections and ones being made, and fails only if Redis refuses', async t => {
   const credentials = () => ({ username: 'u', password: 'p' })
   const settings = { kind: 'server', options: { port: 1 }, credentials } as const
   const connection = new Connection(settings, { connectTimeout: 1000, commandTimeout: 1000 })
@@ -91,11 +91,11 @@ t.test('rotate authenticates a connection that is up or about to be, and fails o
   t.same([await rotateWith('wait'), await rotateWith('reconnecting', refused), asked], ['fine', 'fine', 0])
   t.same([await rotateWith('ready'), await rotateWith('connect'), asked], ['fine', 'fine', 2])
   t.same([await rotateWith('ready', refused), await rotateWith('ready', unknown)], ['auth', 'reply'])
-  t.equal(await rotateWith('ready', gone), 'fine', 'it asks when it is made again')
+  t.equal(await rotateWith('ready', gone), 'fine', 'a new connection asks for credentials itself')
   t.same([await rotateWith('connect', refused), await rotateWith('connect', gone)], ['fine', 'fine'])
 })
 
-t.test('Sentinels that are being asked are left with the connection, and no further one is asked', async t => {
+t.test('closing a connection also closes those to Sentinels, and asks no further Sentinel', async t => {
   const left: string[] = []
   class Given {
     connecting = true
@@ -166,7 +166,7 @@ function setUp (t: Test) {
   return { clock, connection, guarded, heard, comeUp }
 }
 
-t.test('an answer that has come in the turn in which its time is over is an answer', async t => {
+t.test('an answer that arrives in the turn of its timeout counts as an answer', async t => {
   const { clock, guarded, comeUp } = setUp(t)
   await comeUp()
   for (const isInTime of [true, false]) {
@@ -183,7 +183,7 @@ t.test('an answer that has come in the turn in which its time is over is an answ
   t.equal(guarded.state, 'open')
 })
 
-t.test('a probe that gets no answer gives up its connection, and its late answer closes nothing', async t => {
+t.test('a probe without an answer gives up its connection, and its late answer does not close the breaker', async t => {
   const { clock, connection, guarded, heard } = setUp(t)
   connection.emit('ready')
   await turns()
@@ -201,7 +201,7 @@ t.test('a probe that gets no answer gives up its connection, and its late answer
   t.equal(guarded.usable, true)
 })
 
-t.test('a probe that is answered when the connection is not whole closes no breaker', async t => {
+t.test('a probe that is answered while the connection is not complete does not close the breaker', async t => {
   const { clock, connection, guarded, heard } = setUp(t)
   connection.emit('ready')
   await turns()
@@ -217,7 +217,7 @@ t.test('a probe that is answered when the connection is not whole closes no brea
   t.same(heard, ['half-open', 'closed'])
 })
 
-t.test('what a probe is answered after the end changes nothing', async t => {
+t.test('the answer to a probe after the end changes nothing', async t => {
   for (const error of [undefined, new Error('gone')]) {
     t.test(error === undefined ? 'well' : 'badly', async t => {
       const { connection, guarded, heard } = setUp(t)
@@ -231,7 +231,7 @@ t.test('what a probe is answered after the end changes nothing', async t => {
   }
 })
 
-t.test('without a connection there is nothing to probe: Redis is looked for, and the breaker opens again', async t => {
+t.test('without a connection there is no probe: the guard looks for Redis, and the breaker opens again', async t => {
   const { clock, connection, guarded, heard } = setUp(t)
   connection.ready = false
   let looked = 0
@@ -248,7 +248,7 @@ t.test('without a connection there is nothing to probe: Redis is looked for, and
   t.equal(guarded.usable, false)
 })
 
-t.test('a connection that is lost opens the breaker once, whoever loses it', async t => {
+t.test('a lost connection opens the breaker once', async t => {
   const { connection, guarded, heard, comeUp } = setUp(t)
   await comeUp()
   const downs: unknown[] = []
@@ -261,7 +261,7 @@ t.test('a connection that is lost opens the breaker once, whoever loses it', asy
   t.match(guarded.failure.message, /ECONNREFUSED/)
 })
 
-t.test('a refused command opens no breaker; a reply to another command ends the connection', async t => {
+t.test('a rejected command does not open the breaker; a reply to another command ends the connection', async t => {
   const { connection, guarded, heard, comeUp } = setUp(t)
   await comeUp()
   const failsWith = async (error: Error) =>
@@ -273,7 +273,7 @@ t.test('a refused command opens no breaker; a reply to another command ends the 
   t.same([guarded.usable, connection.renewed], [false, 1])
 })
 
-t.test('connecting ends with the first probe, the loss of the connection, its end, or the time', async t => {
+t.test('connect returns after the first probe, the loss or the end of the connection, or the timeout', async t => {
   const ends: Record<string, (made: ReturnType<typeof setUp>) => void> = {
     'the probe': ({ connection }) => {
       connection.ready = true
@@ -297,7 +297,7 @@ t.test('connecting ends with the first probe, the loss of the connection, its en
       t.equal(made.guarded.usable, name === 'the probe')
     })
   }
-  t.test('its end, before it is even tried', async t => {
+  t.test('the end, before the first attempt', async t => {
     const { connection, guarded } = setUp(t)
     Object.assign(connection, { ready: false, isEnded: true })
     await guarded.connect(1000)

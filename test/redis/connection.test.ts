@@ -1,4 +1,4 @@
-/** Connections: what they are made from, how a start waits for them, and what a Cluster does to commands. */
+/** Connections: the forms of the `redis` option, waiting at the start, and commands in a Cluster. */
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
@@ -23,7 +23,7 @@ import { Sentinel, sentinelName } from '../../tools/sentinel.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// Each test has servers of its own, and mostly waits for them.
+// Each test has its own servers, and mostly waits for them.
 t.jobs = 3
 
 const password = 'p@ss:w/o#r%d?& with spaces%20'
@@ -34,7 +34,7 @@ async function startRedis (t: Test, ...args: string[]): Promise<RedisServer> {
   return server
 }
 
-/** A busy machine is no outage, so the time limits are long. */
+/** Starts an application with timeouts so long that a busy machine is no outage. */
 async function appOn (
   t: Test, redis: RedisOption, options: RedisGuardOptions = {}, server: FastifyServerOptions = {}
 ): Promise<FastifyInstance> {
@@ -43,13 +43,13 @@ async function appOn (
   return app
 }
 
-/** Of several reasons that take turns, this one comes. */
+/** Waits for the reason: several may alternate. @returns whether memory answers */
 async function unusedFor (app: FastifyInstance, reason: RegExp): Promise<boolean> {
   await until(() => reason.test(app.redisGuard.status.reason ?? ''))
   return app.redisGuard.status.store === 'memory'
 }
 
-/** The store that an app answers from once it is up. */
+/** The store that an application uses after its start. */
 async function storeWith (t: Test, redis: RedisOption): Promise<{ store: string, reason: string | undefined }> {
   const { store, reason } = (await appOn(t, redis)).redisGuard.status
   return { store, reason }
@@ -57,7 +57,7 @@ async function storeWith (t: Test, redis: RedisOption): Promise<{ store: string,
 
 type Variables = Record<string, string>
 
-/** What services with these environments answer from, and with which status. */
+/** The stores and answers of services that start with these environments. */
 async function answersWith (t: Test, environments: readonly Variables[], env: Variables): Promise<unknown[]> {
   const path = inRepository('test/support/environments.mjs')
   const program = new Program(process.execPath, [path, JSON.stringify(environments)], {
@@ -68,7 +68,7 @@ async function answersWith (t: Test, environments: readonly Variables[], env: Va
   return JSON.parse(/^answers (.*)/m.exec(program.output)![1]!) as unknown[]
 }
 
-t.test('the configurations of the environment', async t => {
+t.test('services connect as their environment says', async t => {
   const authority = await Authority.create(t)
   const tls = [...tlsArguments(authority, await authority.issue()), '--tls-auth-clients', 'no']
   const [withTls, withBoth, withPassword] = await Promise.all([
@@ -93,7 +93,7 @@ t.test('the configurations of the environment', async t => {
     ['REDIS_PASSWORD before the one in the URL', {
       ...production, REDIS_URL: `redis://:wrong@localhost:${withPassword.port}`, REDIS_PASSWORD: password
     }, 'redis'],
-    ['a certificate that nobody vouches for', {
+    ['a certificate that is not trusted', {
       ...production, REDIS_URL: `rediss://localhost:${withTls.port}`
     }, 'memory'],
     ['no TLS to a server that wants it', { ...production, REDIS_URL: `redis://localhost:${withTls.port}` }, 'memory'],
@@ -131,7 +131,7 @@ t.test('the redis option', async t => {
     for (const [name, redis] of forms) t.same(await storeWith(t, redis), { store: 'redis', reason: undefined }, name)
   })
 
-  t.test('a wrong password: memory answers, the reason says so, and no log line holds the password', async t => {
+  t.test('a wrong password: memory answers, the reason says so, and no log line contains the password', async t => {
     const lines: Record<string, unknown>[] = []
     const app = await appOn(t, { port, password: 'a wrong secret' }, {}, logTo(lines, 'trace'))
     t.equal((await app.inject('/')).statusCode, 200)
@@ -140,7 +140,7 @@ t.test('the redis option', async t => {
     t.notMatch(JSON.stringify(lines), /a wrong secret/)
   })
 
-  t.test('a database that Redis refuses: memory answers, and nothing is counted in another one', async t => {
+  t.test('a database that Redis refuses: memory answers, and nothing is counted in another database', async t => {
     const server = await startRedis(t, '--databases', '2')
     const operator = server.client()
     t.teardown(() => operator.disconnect())
@@ -151,7 +151,7 @@ t.test('the redis option', async t => {
     t.match(await storeWith(t, `${server.url}/1`), { store: 'redis' })
   })
 
-  t.test('closing the app leaves a client of the user open, without our listeners, and closes ours', async t => {
+  t.test("closing the application leaves the user's client open without our listeners, and closes our own", async t => {
     const own = new Redis({ port, password })
     t.teardown(() => own.disconnect())
     await once(own, 'ready')
@@ -172,14 +172,14 @@ t.test('the redis option', async t => {
   })
 })
 
-t.test('a unix socket', async t => {
+t.test('connects to a unix socket', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'redis-'))
   t.teardown(async () => await rm(folder, { recursive: true }))
   await startRedis(t, '--unixsocket', join(folder, 'redis.sock'))
   t.match(await storeWith(t, `unix://${folder}/redis.sock`), { store: 'redis' })
 })
 
-t.test('Sentinel: the primary that it names', async t => {
+t.test('uses the primary that a Sentinel names', async t => {
   const server = await startRedis(t)
   const sentinel = await Sentinel.start(server.port, 60_000)
   t.teardown(async () => await sentinel.stop())
@@ -188,7 +188,7 @@ t.test('Sentinel: the primary that it names', async t => {
 })
 
 t.test('Cluster', async t => {
-  // No node counts as gone because it is slow, or stopped for a while.
+  // Long enough that no node is declared gone because it is slow or stopped.
   const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '60000'] })
   t.teardown(async () => await cluster.stop())
   const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
@@ -196,24 +196,24 @@ t.test('Cluster', async t => {
   t.teardown(() => operators.forEach(operator => operator.disconnect()))
   const addresses = Array.from({ length: 30 }, (_, i) => `192.0.2.${i}`)
 
-  /** In one turn, so that they are sent together. */
+  /** Sends the requests in one turn, so that their hits share calls. */
   async function askFor (app: FastifyInstance, addresses: readonly string[]) {
     return await Promise.all(addresses.map(async remoteAddress => await app.inject({ url: '/', remoteAddress })))
   }
 
-  /** Which node has the slot, as far as the app knows. */
+  /** The node that has the slot, as far as the application knows. */
   function nodeOf (app: FastifyInstance, slot: number): number {
     const [primary] = (app.redisGuard.client as Cluster).slots[slot]!
     return cluster.servers.findIndex(({ port }) => primary === `127.0.0.1:${port}`)
   }
 
-  t.test('all clients and all methods, whatever slots they lie in', async t => {
+  t.test('all clients and methods work, whatever slots their keys lie in', async t => {
     const app = await appOn(t, { cluster: nodes }, { max: 1, nameSpace: 'all:' })
     t.equal(app.redisGuard.status.store, 'redis')
-    // Each client twice.
+    // Two requests of each client.
     const answers = await askFor(app, [...addresses, ...addresses])
     t.same(answers.map(({ statusCode }) => statusCode), [...addresses.map(() => 200), ...addresses.map(() => 429)])
-    // Refused in this process, and added to the counters of all nodes.
+    // These are refused in the process, and added to the counters on all nodes.
     for (const { statusCode } of await askFor(app, addresses)) t.equal(statusCode, 429)
     const client = app.redisGuard.client!
     const keys = addresses.map(address => `all:fixed-window:{${address}}:global`)
@@ -233,12 +233,12 @@ t.test('Cluster', async t => {
 
   t.test('the hits of one turn take one round trip to each node', async t => {
     const app = await appOn(t, { cluster: nodes }, { syncInterval: 60_000, max: 10, nameSpace: 'turn:' })
-    // The first tells the nodes the script.
+    // The first requests load the script on the nodes.
     await askFor(app, addresses)
     const readings = async () => await Promise.all(operators.map(async operator => {
       return Number(/total_reads_processed:(\d+)/.exec(await operator.info('stats'))![1])
     }))
-    // In some rounds a heartbeat comes as well.
+    // In some rounds there is also a heartbeat.
     const least = [Infinity, Infinity, Infinity]
     for (let round = 0; round < 6; round++) {
       const before = await readings()
@@ -247,12 +247,12 @@ t.test('Cluster', async t => {
       t.ok(answers.every(({ headers }) => headers['x-ratelimit-remaining'] === String(8 - round)))
       after.forEach((reads, i) => { least[i] = Math.min(least[i]!, reads - before[i]!) })
     }
-    // One of them is the reading itself.
+    // One of the two is the reading itself.
     t.same(least, [2, 2, 2])
     await app.close()
   })
 
-  t.test('a hit whose slot has moved is counted where it is now, once', async t => {
+  t.test('a hit whose slot has moved is counted once, on the new node', async t => {
     const app = await appOn(t, { cluster: nodes }, { max: 5, nameSpace: 'moved:' })
     await askFor(app, addresses)
     const key = 'moved:fixed-window:{203.0.113.1}:global'
@@ -260,7 +260,7 @@ t.test('Cluster', async t => {
     const from = nodeOf(app, slot)
     const to = (from + 1) % 3
     const id = String(await operators[to]!.call('CLUSTER', 'MYID'))
-    // Or the others, whose word is as old, may have the slot back.
+    // Without a new epoch, the other nodes may take the slot back.
     await operators[to]!.call('CLUSTER', 'BUMPEPOCH')
     for (const i of [to, from, 3 - to - from]) await operators[i]!.call('CLUSTER', 'SETSLOT', slot, 'NODE', id)
     const answers = await askFor(app, ['203.0.113.1', '192.0.2.1', '203.0.113.1'])
@@ -287,7 +287,7 @@ t.test('Cluster', async t => {
       return sums.flat()
     }
     const incr = async () => await Promise.all(names.map(async name => await app.redisGuard.incr(name)))
-    // From here on the nodes know its script.
+    // This loads the script on the nodes.
     await incr()
     for (const proxy of proxies) proxy.swallowsAnswers = true
     const ofClient = Promise.allSettled(names.map(async name => await app.redisGuard.client!.incr(`lost:own:${name}`)))
@@ -301,10 +301,10 @@ t.test('Cluster', async t => {
     t.ok((await ofClient).every(({ status }) => status === 'rejected'))
     await ofGuard
     await until(() => app.redisGuard.status.store === 'redis')
-    // ioredis would send them again after a tenth of a second.
+    // ioredis would send the commands again after a tenth of a second.
     await sleep(300)
     t.same(await sumsOf('lost:own:*'), twelve(1))
-    // In a Cluster the guard cannot know that they ran, and adds them itself, once.
+    // In a Cluster the guard cannot know that they ran, and adds each again, once.
     t.same(await sumsOf('lost:value:*'), twelve(3))
     await app.close()
   })
@@ -330,7 +330,7 @@ t.test('Cluster', async t => {
     t.equal((await app.inject({ url: '/', remoteAddress: '203.0.113.2' })).statusCode, 200)
     t.equal(app.redisGuard.status.store, 'memory')
     t.ok(asked > 0)
-    // It is given up after all that was sent before it, ASKING too.
+    // The ping times out after everything sent before it, including ASKING.
     await t.rejects(hung.ping())
     await setImmediate()
     cluster.servers[to]!.signal('SIGCONT')
@@ -341,11 +341,11 @@ t.test('Cluster', async t => {
 })
 
 t.test('starting up', async t => {
-  // A start that waited would last as long as this test may.
+  // With this timeout, a start that waits would never end in the test.
   const patient = { connectTimeout: 600_000, commandTimeout: 10_000 }
   const unlimited = { pluginTimeout: 0 }
 
-  /** @returns the port of a server that accepts and says nothing */
+  /** @returns the port of a server that accepts connections and sends nothing */
   async function startSilent (t: Test): Promise<number> {
     const silent = createServer(socket => socket.on('error', () => {})).listen(0, '127.0.0.1')
     t.teardown(() => silent.close())
@@ -359,7 +359,7 @@ t.test('starting up', async t => {
     t.ok(await unusedFor(app, /\(oom\)/))
   })
 
-  t.test('stays on memory, and says so once, where Redis allows no scripts', async t => {
+  t.test('stays on memory, and logs it once, if Redis allows no scripts', async t => {
     const server = await startRedis(t, '--rename-command', 'EVALSHA', '')
     const lines: Record<string, unknown>[] = []
     const app = await appOn(t, server.url, { resetTimeout: 50 }, logTo(lines))
@@ -368,7 +368,7 @@ t.test('starting up', async t => {
     t.equal(lines.length, 1)
   })
 
-  t.test('ends in time for Fastify, whatever connectTimeout says', async t => {
+  t.test('ends in time for Fastify, whatever connectTimeout is', async t => {
     const port = await startSilent(t)
     const app = await appOn(t, { port }, { connectTimeout: 60_000 }, { pluginTimeout: 2000 })
     t.equal(app.redisGuard.status.store, 'memory')
@@ -376,7 +376,7 @@ t.test('starting up', async t => {
     t.equal(other.redisGuard.status.store, 'memory')
   })
 
-  t.test('does not wait for a Redis that refuses, and uses it as soon as it is there', async t => {
+  t.test('does not wait for a Redis that refuses connections, and uses it as soon as it is up', async t => {
     const port = await freePort()
     const app = await appOn(t, `redis://127.0.0.1:${port}`, patient, unlimited)
     t.ok(await unusedFor(app, /ECONNREFUSED/))
@@ -387,12 +387,12 @@ t.test('starting up', async t => {
     t.equal((await app.inject('/')).statusCode, 200)
   })
 
-  t.test('waits no longer than connectTimeout for one that accepts and says nothing', async t => {
+  t.test('waits no longer than connectTimeout for a Redis that accepts connections and sends nothing', async t => {
     const port = await startSilent(t)
     const startMs = performance.now()
     const app = await appOn(t, { port }, { connectTimeout: 400, commandTimeout: 100 })
     const tookMs = performance.now() - startMs
-    // Long before the limit of Fastify, which is the next one.
+    // Far below the timeout of Fastify, which would be the next one.
     t.ok(tookMs >= 390 && tookMs < 4000, `${tookMs} ms`)
     t.equal(app.redisGuard.status.store, 'memory')
     t.equal((await app.inject('/')).statusCode, 200)

@@ -1,4 +1,4 @@
-/** The function that gives user and password: when it is asked, what its answers do, and that nobody reads them. */
+/** The credentials function: when it is called, what its answers do, and that they are not shown. */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -18,7 +18,7 @@ import { Sentinel, sentinelName } from '../../tools/sentinel.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// Each test has servers of its own, and mostly waits for them.
+// Each test has its own servers, and mostly waits for them.
 t.jobs = 3
 
 const secret = 'hunter2-p@ss:w/o#r%d?&"\\'
@@ -38,7 +38,7 @@ async function startWithUser (t: Test, password: string): Promise<{ port: number
   return { port: server.port, operator }
 }
 
-/** A busy machine is no outage, so the time limits are long. */
+/** Starts an application with timeouts so long that a busy machine is no outage. */
 async function appOn (
   t: Test, redis: RedisGuardOptions['redis'], options: RedisGuardOptions = {}, server: FastifyServerOptions = {}
 ): Promise<FastifyInstance> {
@@ -49,7 +49,7 @@ async function appOn (
 
 const idOf = async (app: FastifyInstance) => await (app.redisGuard.client as Redis).client('ID')
 
-t.test('the function is asked at each connect, and its answer used', async t => {
+t.test('calls the function at each connect, and uses its answer', async t => {
   const { port, operator } = await startWithUser(t, 'first')
   let [password, asked] = ['first', 0]
   const credentials = () => {
@@ -65,7 +65,7 @@ t.test('the function is asked at each connect, and its answer used', async t => 
   await until(() => asked === 2 && app.redisGuard.status.store === 'redis')
 })
 
-t.test('it is asked before a unix socket and before TLS, too', async t => {
+t.test('calls the function for a unix socket and for TLS too', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'redis-'))
   t.teardown(async () => await rm(folder, { recursive: true }))
   const authority = await Authority.create(t)
@@ -87,7 +87,7 @@ t.test('it is asked before a unix socket and before TLS, too', async t => {
   }
 })
 
-t.test('after an authentication failure it is asked again', async t => {
+t.test('calls the function again after an authentication failure', async t => {
   const { port, operator } = await startWithUser(t, 'right')
   let answer = 'wrong'
   const app = await appOn(t, { port, credentials: async () => ({ username: 'app', password: answer }) })
@@ -95,7 +95,7 @@ t.test('after an authentication failure it is asked again', async t => {
   t.equal(app.redisGuard.status.store, 'memory')
   answer = 'right'
   await until(() => app.redisGuard.status.store === 'redis')
-  // As if Redis had forgotten who this connection is.
+  // RESET has the effect that Redis no longer knows the user of the connection.
   const switches: string[] = []
   app.redisGuard.on('switch', ({ store }) => switches.push(store))
   await operator.config('SET', 'requirepass', 'not asked for')
@@ -106,7 +106,7 @@ t.test('after an authentication failure it is asked again', async t => {
   t.equal(String(await (app.redisGuard.client as Redis).call('ACL', 'WHOAMI')), 'app')
 })
 
-t.test('credentials have any characters', async t => {
+t.test('credentials may contain any characters', async t => {
   const server = await startRedis(t)
   const operator = server.client()
   t.teardown(() => operator.disconnect())
@@ -127,7 +127,7 @@ t.test('credentials have any characters', async t => {
   t.equal(app.redisGuard.status.store, 'redis', 'without a username, and in RESP2')
 })
 
-t.test('a function that goes wrong is a failure of kind auth, without a word of it, and is asked again', async t => {
+t.test('a function that fails gives a failure of kind auth that does not quote it, and is called again', async t => {
   const { port } = await startWithUser(t, secret)
   const wrongs: [said: RegExp, source: () => unknown][] = [
     [/failed \(TypeError, E_VAULT\)$/, () => { throw Object.assign(new TypeError(secret), { code: 'E_VAULT' }) }],
@@ -147,7 +147,7 @@ t.test('a function that goes wrong is a failure of kind auth, without a word of 
     const source = () => mended ? { username: 'app', password: secret } : wrong() as RedisCredentials
     const app = await appOn(t, { port, credentials: source }, { connectTimeout: 300 }, logTo(lines, 'trace'))
     t.equal((await app.inject('/')).statusCode, 200)
-    // The start may end together with the limit of the function.
+    // The start may end together with the timeout of the function.
     await until(async () => /errors_total\{kind="auth"\} [1-9]/.test((await app.inject('/metrics')).body))
     await t.rejects(app.redisGuard.rotate(), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'auth', message: said })
     mended = true
@@ -168,7 +168,7 @@ t.test('a closed application does not connect when the answer comes', async t =>
   t.equal(String(await operator.client('LIST')).match(/user=app/g), null)
 })
 
-t.test('of two answers the one that was asked for later holds', async t => {
+t.test('of two answers, the one to the later call is used', async t => {
   const { port } = await startWithUser(t, secret)
   const answers: ((_: RedisCredentials) => void)[] = []
   let direct = true
@@ -185,7 +185,7 @@ t.test('of two answers the one that was asked for later holds', async t => {
   await t.resolves(rotations[0]!)
 })
 
-t.test('rotate authenticates the open connection anew', async t => {
+t.test('rotate authenticates the open connection again', async t => {
   const { port, operator } = await startWithUser(t, 'first')
   let current: RedisCredentials = { username: 'app', password: 'first' }
   const app = await appOn(t, { port, credentials: async () => current })
@@ -194,14 +194,14 @@ t.test('rotate authenticates the open connection anew', async t => {
   current = { username: 'other', password: 'second' }
   await app.redisGuard.rotate()
   t.equal(String(await (app.redisGuard.client as Redis).call('ACL', 'WHOAMI')), 'other')
-  t.equal(await idOf(app), id, 'it was not dropped')
+  t.equal(await idOf(app), id, 'the connection was not dropped')
   current = { username: 'other', password: secret }
   await t.rejects(app.redisGuard.rotate(), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'auth', message: /WRONGPASS/ })
-  t.equal(await idOf(app), id, 'nor when Redis refuses')
+  t.equal(await idOf(app), id, 'the connection stays even if Redis refuses')
   t.equal(app.redisGuard.status.store, 'redis')
 })
 
-t.test('rotate has nothing to do without a function, and has asked with Redis away', async t => {
+t.test('rotate fails without a function, and calls the function while Redis is away', async t => {
   for (const redis of [false, { port: await freePort() }] as const) {
     await t.rejects((await appOn(t, redis)).redisGuard.rotate(), { code: 'GUARD_ERR_NO_CREDENTIALS' })
   }
@@ -216,7 +216,7 @@ t.test('rotate has nothing to do without a function, and has asked with Redis aw
   t.ok(asked > before)
 })
 
-t.test('rotate reaches a connection whose handshake has sent the old credentials', async t => {
+t.test('rotate reaches a connection whose handshake has already sent the old credentials', async t => {
   const { port, operator } = await startWithUser(t, 'first')
   await operator.call('ACL', 'SETUSER', 'other', 'on', '>second', '~*', '+@all')
   const proxy = await TcpProxy.start(port)
@@ -225,7 +225,7 @@ t.test('rotate reaches a connection whose handshake has sent the old credentials
   const app = await appOn(t, { port: proxy.port, credentials: () => current })
   const { client } = app.redisGuard
   proxy.delayMs = 100
-  /** The next connection is made, and the first answer is a while away. */
+  /** Makes a new connection. Its first answer takes a while. */
   const reconnect = async () => {
     const connected = new Promise<void>(resolve => client!.once('connect', () => resolve()))
     proxy.cut()
@@ -237,13 +237,13 @@ t.test('rotate reaches a connection whose handshake has sent the old credentials
   await until(() => app.redisGuard.status.store === 'redis')
   t.equal(String(await (client as Redis).call('ACL', 'WHOAMI')), 'other')
 
-  // One that does not come up is no failure of rotate.
+  // A connection that does not come up is no failure of rotate.
   await reconnect()
   const rotation = app.redisGuard.rotate()
   setImmediate(() => proxy.cut())
   await t.resolves(rotation)
 
-  // Nor is one that was up, and goes: it asks when it is made again.
+  // A connection that closes is none either: the next one asks for credentials itself.
   await until(() => app.redisGuard.status.store === 'redis')
   const interrupted = app.redisGuard.rotate()
   setImmediate(() => proxy.cut())
@@ -252,18 +252,18 @@ t.test('rotate reaches a connection whose handshake has sent the old credentials
 })
 
 t.test('Cluster', async t => {
-  // No node counts as gone because it is slow.
+  // Long enough that no node is declared gone because it is slow.
   const cluster = await RedisCluster.start({ args: ['--cluster-node-timeout', '60000'] })
   t.teardown(async () => await cluster.stop())
   const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
 
-  t.test('a function that fails is a failure of kind auth', async t => {
+  t.test('a function that fails gives a failure of kind auth', async t => {
     const app = await appOn(t, { cluster: nodes, credentials: () => { throw new Error(secret) } })
     await until(() => /\(auth\): the credentials function failed/.test(app.redisGuard.status.reason ?? ''))
     t.equal(app.redisGuard.status.store, 'memory')
   })
 
-  t.test('each node is asked for, and rotate reaches all', async t => {
+  t.test('the function is called for each node, and rotate reaches all', async t => {
     const operators = cluster.servers.map(server => server.client())
     t.teardown(() => operators.forEach(operator => operator.disconnect()))
     const acl = async (...args: string[]) => {
@@ -289,7 +289,7 @@ t.test('Cluster', async t => {
   })
 })
 
-t.test('Sentinel: the primary that it names gets the credentials', async t => {
+t.test('the primary that a Sentinel names gets the credentials', async t => {
   const { port: primary } = await startWithUser(t, secret)
   const sentinel = await Sentinel.start(primary, 60_000)
   t.teardown(async () => await sentinel.stop())
@@ -300,7 +300,7 @@ t.test('Sentinel: the primary that it names gets the credentials', async t => {
 })
 
 for (const change of ['ACL', 'requirepass'] as const) {
-  t.test(`requests go on while the password of ${change} changes and connections are killed`, async t => {
+  t.test(`requests succeed while the password of ${change} changes and connections are killed`, async t => {
     const { port, operator } = await startWithUser(t, 'password-0')
     const username = change === 'ACL' ? 'app' : undefined
     if (change === 'requirepass') await operator.config('SET', 'requirepass', 'password-0')
@@ -334,7 +334,7 @@ for (const change of ['ACL', 'requirepass'] as const) {
   })
 }
 
-t.test('a password is in no log line, error, metric, status or warning', async t => {
+t.test('no log line, error, metric, status or warning contains a password', async t => {
   const { port, operator } = await startWithUser(t, 'right')
   const lines: Record<string, unknown>[] = []
   const seen: unknown[] = [lines]
@@ -359,9 +359,9 @@ t.test('a password is in no log line, error, metric, status or warning', async t
   await look(app)
   await operator.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
   await until(() => app.redisGuard.status.store === 'memory')
-  // It stays there, for this is what it is told at each connect.
+  // It stays in memory: each connect gets the wrong password.
   seen.push(app.redisGuard.status)
-  // Redis repeats the arguments of a command that it does not know.
+  // Redis quotes the arguments of an unknown command.
   const old = await startRedis(t, '--rename-command', 'HELLO', '', '--rename-command', 'AUTH', '')
   await look(await appWith({ port: old.port, ...wrong }))
   t.ok(lines.length > 8)

@@ -1,13 +1,13 @@
-/** What an error of Redis or of the network means, in words that hold no secret. */
+/** The kind of an error of Redis or of the network, and its message, which contains no secret. */
 import t from 'tap'
 import { failureOf, valueErrorOf } from '../../lib/redis/failure.js'
 
-/** As ioredis throws an error reply. */
+/** An error reply as ioredis throws it. */
 function reply (message: string): Error {
   return Object.assign(new Error(message), { name: 'ReplyError', command: { name: 'auth', args: ['a secret'] } })
 }
 
-t.test('tells the kinds of failure apart by what Redis and the network say', async t => {
+t.test('finds the kind of a failure in the words of Redis and of the network', async t => {
   const said: [kind: string, error: unknown][] = [
     ['auth', reply('NOAUTH Authentication required.')],
     ['auth', reply('WRONGPASS invalid username-password pair or user is disabled.')],
@@ -45,7 +45,7 @@ t.test('tells the kinds of failure apart by what Redis and the network say', asy
   for (const [kind, error] of said) t.equal(failureOf(error).kind, kind, String(error))
 })
 
-t.test('keeps the words and the stack, and drops the command with its arguments', async t => {
+t.test('keeps the message and the stack, and drops the command with its arguments', async t => {
   const error = reply('WRONGPASS invalid username-password pair')
   const { message, cause } = failureOf(error)
   t.equal(message, 'Redis cannot be used (auth): WRONGPASS invalid username-password pair')
@@ -54,13 +54,13 @@ t.test('keeps the words and the stack, and drops the command with its arguments'
   t.notMatch(JSON.stringify(cause, Object.getOwnPropertyNames(cause)), /secret/)
 })
 
-t.test('drops the arguments that Redis repeats when it does not know a command', async t => {
+t.test('drops the arguments that Redis quotes for an unknown command', async t => {
   const failure = failureOf(reply("ERR unknown command 'AUTH', with args beginning with: 'default' 'a secret' "))
   t.match(failure, { kind: 'reply', message: "Redis cannot be used (reply): ERR unknown command 'AUTH'" })
   t.notMatch(`${failure.stack} ${(failure.cause as Error).stack}`, /secret/)
 })
 
-t.test('a Cluster without nodes fails as its last node did, where that can be mended', async t => {
+t.test('a Cluster without nodes fails like its last node, if that failure can be fixed', async t => {
   const failed = (lastNodeError: unknown) =>
     failureOf(Object.assign(new Error('Failed to refresh slots cache.'), { lastNodeError }))
   t.match(failed(reply('WRONGPASS invalid username-password pair')), { kind: 'auth', message: /WRONGPASS/ })
@@ -68,7 +68,7 @@ t.test('a Cluster without nodes fails as its last node did, where that can be me
   for (const other of [new Error('Connection is closed.'), undefined]) t.match(failed(other), { kind: 'cluster' })
 })
 
-t.test('says something also of errors without words', async t => {
+t.test('gives a message also for errors without one', async t => {
   const both = Object.assign(
     new AggregateError([new Error('connect ECONNREFUSED ::1:1'), new Error('connect ECONNREFUSED 127.0.0.1:1')]),
     { code: 'ECONNREFUSED' }

@@ -1,4 +1,4 @@
-/** A client of the user's own, of either version of ioredis that is in use. */
+/** A client that the user provides, of either supported version of ioredis. */
 import { once } from 'node:events'
 import { performance } from 'node:perf_hooks'
 import { setFlagsFromString } from 'node:v8'
@@ -62,7 +62,7 @@ for (const [version, connect] of Object.entries(versions)) {
   })
 }
 
-t.test('a client that has ended is not waited for, and is named as the reason', async t => {
+t.test('a client that has ended is not waited for, and is given as the reason', async t => {
   const redis = new Redis6({ lazyConnect: true, enableOfflineQueue: false })
   redis.disconnect()
   t.equal(redis.status, 'end')
@@ -75,20 +75,20 @@ t.test('a client that has ended is not waited for, and is named as the reason', 
   t.ok(tookMs < 30_000, `${tookMs} ms`)
 })
 
-/** Stays on its way to the server. */
+/** Never finishes connecting. */
 class EndlessConnector {
   async connect () { return await new Promise<never>(() => {}) }
   disconnect () {}
 }
 
-t.test('a client that is not connected yet is named as the reason', async t => {
+t.test('a client that is not connected yet is given as the reason', async t => {
   const redis = new Redis6({ Connector: EndlessConnector as never, enableOfflineQueue: false })
   t.teardown(() => redis.disconnect())
   const app = await guardedApp(t, { redis, connectTimeout: 50 })
   t.match(app.redisGuard.status, { store: 'memory', reason: /the client is not connected yet \(connecting\)/ })
 })
 
-t.test('an application that is closed leaves memory at once, however long it would have waited for Redis', async t => {
+t.test('a closed application leaves memory at once, however long connectTimeout is', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   setFlagsFromString('--expose-gc')

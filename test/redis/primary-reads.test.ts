@@ -1,4 +1,4 @@
-/** A Cluster whose client may read from replicas: the guard reads from the primaries alone, so no lag is ever seen. */
+/** A Cluster client that may read from replicas: the guard still reads only from primaries, so it sees no lag. */
 import type { FastifyInstance } from 'fastify'
 import { Cluster } from 'ioredis'
 import { Cluster as Cluster5 } from 'ioredis5'
@@ -16,10 +16,10 @@ t.teardown(async () => await cluster.stop())
 const nodes = cluster.servers.slice(0, 3).map(({ port }) => ({ host: '127.0.0.1', port }))
 const operators = cluster.servers.map(server => server.client({ password }))
 t.teardown(() => operators.forEach(operator => operator.disconnect()))
-// No node counts as gone because it is slow.
+// Long enough that no node is declared gone because it is slow.
 for (const operator of operators) await operator.config('SET', 'cluster-node-timeout', 60_000)
 
-/** From then on the replicas answer with what they have, and learn nothing. */
+/** After this, the replicas answer with their old data, and get no updates. */
 async function cutReplicas (): Promise<void> {
   for (const replica of operators.slice(3)) await replica.config('SET', 'masterauth', 'wrong')
   for (const primary of operators.slice(0, 3)) await primary.call('CLIENT', 'KILL', 'TYPE', 'replica')
@@ -37,7 +37,7 @@ interface Watched {
 async function watchedApp (redis: RedisOption, nameSpace: string): Promise<Watched> {
   const lines: Record<string, unknown>[] = []
   const switches: unknown[] = []
-  // A busy machine is no outage, so the time limits are long.
+  // Long enough that a busy machine is no outage.
   const options = { syncInterval: 50, commandTimeout: 10_000, connectTimeout: 10_000 }
   const app = await guardedApp(t, { redis, nameSpace, max: 5, ...options }, logTo(lines))
   app.redisGuard.on('switch', status => switches.push(status))
@@ -83,7 +83,7 @@ for (const { name, a, b } of pairs) {
   })
 }
 
-t.test('redisGuard.client reads from replicas all the same, from the beginning', async t => {
+t.test('redisGuard.client itself still reads from replicas, from the start', async t => {
   const client = pairs[0]!.a.app.redisGuard.client as Cluster
   t.equal(client.options.scaleReads, 'slave')
   await until(() => client.nodes('slave').filter(({ status }) => status === 'ready').length === 3)
@@ -91,11 +91,11 @@ t.test('redisGuard.client reads from replicas all the same, from the beginning',
   await until(async () => await client.get('app') === '1')
   await cutReplicas()
   await client.set('app', 2)
-  t.equal(await client.get('app'), '1', 'they lag from here on')
+  t.equal(await client.get('app'), '1', 'the replicas lag from here on')
 })
 
 for (const { name, a, b } of pairs) {
-  t.test(`${name} shows nothing of replicas that lag`, async t => {
+  t.test(`${name} shows nothing of lagging replicas`, async t => {
     const [first, second] = [a.app, b.app]
     for (let i = 0; i < 12; i++) {
       await first.redisGuard.set(`key${i}`, i)
@@ -119,14 +119,14 @@ for (const { name, a, b } of pairs) {
     t.equal((await peeked()).remaining, 8)
     await first.redisGuard.logRateLimitEvent({ ip: '192.0.2.9' })
     t.ok((await second.redisGuard.getRateLimitEvents()).some(({ ip }) => ip === '192.0.2.9'))
-    // The blocked address may be among them, too.
+    // Refused requests of the blocked address may be among them.
     const suspects = await second.redisGuard.getSuspiciousIPs(100)
     t.same(suspects.filter(({ ip }) => ip === '192.0.2.9'), [{ ip: '192.0.2.9', count: 1 }])
   })
 }
 
-t.test('none of them has had an outage, or an error of Redis', async t => {
-  // A heartbeat has told each that there are two, and there have been many looks at the block list.
+t.test('no application had an outage or an error of Redis', async t => {
+  // By then, heartbeats have counted two instances, and the block list was checked many times.
   for (const { app } of pairs.flatMap(({ a, b }) => [a, b])) {
     await until(async () => {
       const { body } = await app.inject('/metrics')

@@ -1,4 +1,4 @@
-/** Whatever a server says of a user and a password, neither reaches a log, an error or the status. */
+/** User and password reach no log, error or status, whatever a server says about them. */
 import { once } from 'node:events'
 import { createServer, type Socket } from 'node:net'
 import { inspect } from 'node:util'
@@ -13,14 +13,14 @@ import { until } from '../../tools/until.js'
 const user = 'of-the-shop'
 const password = 's3cret p@ss:w/o#r%d "1"'
 
-/** A server that answers each command with an error in its own words, arguments included. */
+/** A server that answers each command with an error that quotes the arguments. */
 async function repeatingServer (t: Test, wordsOf: (command: readonly string[]) => string): Promise<number> {
   const sockets = new Set<Socket>()
   const server = createServer(socket => {
     sockets.add(socket)
     socket.on('error', () => {})
     socket.on('data', data => {
-      // Each command is a list of texts behind their lengths.
+      // Each command is a list of texts, each preceded by its length.
       const commands = data.toString().split(/\*\d+\r\n(?=\$)/).slice(1)
       for (const command of commands) {
         socket.write(`-${wordsOf(command.split(/\$\d+\r\n/).slice(1).map(part => part.slice(0, -2)))}\r\n`)
@@ -59,7 +59,7 @@ const ways: Readonly<Record<string, (port: number) => RedisGuardOptions['redis']
     ({ sentinels: [{ host: '127.0.0.1', port }], name: 'main', sentinelUsername: user, sentinelPassword: password })
 }
 
-/** @throws where one of both is anywhere in it */
+/** Checks that neither user nor password occurs in a value. */
 function hasNone (t: Test, value: unknown, message: string): void {
   const text = typeof value === 'string' ? value : inspect(value, { depth: 10, showHidden: true })
   const forms = [user, password, encodeURIComponent(password), JSON.stringify(password).slice(1, -1)]
@@ -74,7 +74,7 @@ for (const [way, redisFor] of Object.entries(ways)) {
       const times = { connectTimeout: 300, commandTimeout: 100, resetTimeout: 50 }
       const app = await guardedApp(t, { redis, ...times }, logTo(lines, 'trace'))
       await until(async () => /errors_total\{kind="\w+"\} [1-9]/.test((await app.inject('/metrics')).body))
-      // A Cluster says of few words of its nodes that they are the reason; all others repeat them.
+      // A Cluster gives few words of its nodes as the reason; all others do.
       if (!way.includes('Cluster')) await until(() => app.redisGuard.status.reason!.includes('***'))
       hasNone(t, JSON.stringify(lines), `${name}: log lines`)
       const { status, warnings } = app.redisGuard
@@ -127,7 +127,7 @@ t.test("credentials of the user's own client are in no log line, error or status
   }
 })
 
-t.test('the last ten answers of a credentials function are all redacted', async t => {
+t.test('the last ten answers of a credentials function are redacted', async t => {
   let asked = 0
   const lastTen = () => Array.from({ length: 10 }, (_, i) => `token-number-${Math.max(1, asked - i)}`)
   const port = await repeatingServer(t, () => `WRONGPASS not one of ${lastTen().join()}`)
@@ -142,7 +142,7 @@ t.test('the last ten answers of a credentials function are all redacted', async 
   t.notMatch([...reasons].join(), 'token-number')
 })
 
-t.test('secrets are removed from message, stack and cause, and the kind of failure stays', async t => {
+t.test('removes secrets from message, stack and cause, and keeps the kind of failure', async t => {
   const redact = redactor(() => ['user', 'WRONGPASS', undefined, null, '', 'default'])
   const failure = failureOf(Object.assign(new Error('WRONGPASS of user at default'), { name: 'ReplyError' }), redact)
   t.match(failure, { kind: 'auth', message: 'Redis cannot be used (auth): *** of *** at default' })
@@ -152,7 +152,7 @@ t.test('secrets are removed from message, stack and cause, and the kind of failu
   t.equal(valueErrorOf(new Error('WRONGTYPE of user'), redact)!.message, 'WRONGTYPE of ***')
 })
 
-t.test('a long secret is redacted when it is cut off, contains another one, or is encoded', async t => {
+t.test('redacts a long secret also if it is cut off, contains another one, or is encoded', async t => {
   const long = 'x1'.repeat(100)
   const redact = redactor(() => [long, 'pass', 'password', 'p\r\nq\ud800', '%41bcd'])
   t.equal(redact(`${long} and '${long.slice(0, 128)}' and ${long}${long}`), '*** and \'***\' and ******')
@@ -164,7 +164,7 @@ t.test('a long secret is redacted when it is cut off, contains another one, or i
   t.equal(redact('Abcd, %41bcd'), '***, ***')
 })
 
-t.test('a secret of one to three characters is redacted only between quotes and in URLs', async t => {
+t.test('redacts a secret of one to three characters only between quotes and in URLs', async t => {
   for (const short of ['3', '.*', 'a(b', 'é']) {
     const redact = redactor(() => [short])
     t.equal(

@@ -1,4 +1,4 @@
-/** A Redis that has to be there at the start, one that is not used, and one whose commands may run late. */
+/** A Redis that is required at the start, one that is configured but not used, and commands that may run late. */
 import { createServer, type Socket } from 'node:net'
 import { once } from 'node:events'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -15,10 +15,10 @@ import { until } from '../../tools/until.js'
 
 const host = '127.0.0.1'
 
-/** A busy machine is no outage, so the time limits are long. */
+/** Long enough that a busy machine is no outage. */
 const patient = { commandTimeout: 10_000, connectTimeout: 10_000 }
 
-/** A server that counts its connections, answers none of them, and may be there too late. */
+/** A server that counts its connections, and answers none of them. */
 async function silentServer (t: Test) {
   const sockets = new Set<Socket>()
   const server = createServer(socket => {
@@ -32,7 +32,7 @@ async function silentServer (t: Test) {
   return { port: (server.address() as { port: number }).port, sockets }
 }
 
-/** @returns why the application does not start */
+/** @returns the error of the failed start */
 async function failureOf (app: FastifyInstance, redis: RedisOption, connectTimeout = 300): Promise<Error> {
   try {
     await app.register(redisGuard, { redis, connectTimeout })
@@ -49,11 +49,11 @@ function ownClient (t: Test, options: object): Redis {
   return client
 }
 
-// Becomes one while other tests run, which takes seconds; no node counts as gone because it is slow.
+// Starts while other tests run, which takes seconds. No node is declared gone because it is slow.
 const starting = RedisCluster.start({ args: ['--cluster-node-timeout', '60000'] })
 t.teardown(async () => await (await starting).stop())
 
-t.test('a required Redis that is not there fails the start, whatever form the option has', async t => {
+t.test('a required Redis that is missing fails the start, in every form of the option', async t => {
   const port = await freePort()
   const forms: Record<string, RedisOption> = {
     url: { url: `redis://${host}:${port}`, required: true },
@@ -80,7 +80,7 @@ t.test('a required Redis that is not there fails the start, whatever form the op
   }))
 })
 
-t.test('a required Redis that is there starts the application, whatever form the option has', async t => {
+t.test('an application starts with a required Redis that is up, in every form of the option', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const sentinel = await Sentinel.start(server.port, 60_000)
@@ -101,7 +101,7 @@ t.test('a required Redis that is there starts the application, whatever form the
   }
 })
 
-t.test('a required Redis may come up while the application starts', async t => {
+t.test('a required Redis may come up during the start', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   await server.kill()
@@ -114,7 +114,7 @@ function timersNow (): number {
   return process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
 }
 
-/** ms in which an open connection is refused, also on a busy machine; a start that is required lasts as long. */
+/** ms, enough for a refusal on a busy machine; a start that requires Redis takes this long to fail */
 const refusedWithinMs = 1000
 
 t.test('a failed start leaves nothing running', async t => {
@@ -137,7 +137,7 @@ t.test('a failed start says why, without a secret', async t => {
   await locked.close()
 })
 
-t.test('a failed start asks no Sentinel any more, whether one hangs or none listens', async t => {
+t.test('after a failed start no Sentinel is asked, whether it hangs or does not listen', async t => {
   const silent = await silentServer(t)
   for (const port of [silent.port, await freePort()]) {
     const app = Fastify()
@@ -146,17 +146,17 @@ t.test('a failed start asks no Sentinel any more, whether one hangs or none list
     const withinMs = port === silent.port ? 300 : refusedWithinMs
     const { message } = await failureOf(app, { sentinels, name: 'main', required: true }, withinMs)
     t.match(message, port === silent.port ? 'no answer from the Sentinels yet' : 'All sentinels are unreachable')
-    // The longest delay between two rounds is half a second, and Node gives it no end.
+    // The longest delay between two rounds is half a second, and its timer in Node cannot be ended.
     await until(() => silent.sockets.size === 0 && timersNow() <= timersBefore, 5000)
     await app.close()
   }
 })
 
-t.test("a failed start leaves the user's client as it is", async t => {
+t.test("a failed start leaves the user's client unchanged", async t => {
   const server = await RedisServer.start('--requirepass', 'right')
   t.teardown(async () => await server.stop())
   const client = ownClient(t, { port: server.port })
-  // ioredis listens itself while it connects.
+  // ioredis also listens while it connects.
   const listenerCount = async () => {
     await until(() => client.status === 'reconnecting')
     return client.listenerCount('ready')
@@ -169,7 +169,7 @@ t.test("a failed start leaves the user's client as it is", async t => {
   await app.close()
 })
 
-t.test('a Redis that goes after the start is not required any more', async t => {
+t.test('a required Redis may go away after the start', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const app = await guardedApp(t, { redis: { url: server.url, required: true }, ...patient })
@@ -177,7 +177,7 @@ t.test('a Redis that goes after the start is not required any more', async t => 
   await until(() => app.redisGuard.status.store === 'memory')
 })
 
-/** The codes of the warnings of an application, which are also in its log, by the environment. */
+/** The codes of an application's warnings in an environment. Each must also be in the log. */
 async function codesBy (t: Test, variables: Record<string, string>, redis?: RedisOption): Promise<string[]> {
   const names = ['NODE_ENV', 'REDIS_URL', 'REDIS_ENABLED', 'REDIS_PASSWORD']
   const before = names.map(name => [name, process.env[name]] as const)
@@ -197,7 +197,7 @@ async function codesBy (t: Test, variables: Record<string, string>, redis?: Redi
   }
 }
 
-t.test('a Redis that is asked for and not used is a warning', async t => {
+t.test('warns of a Redis that is configured but not used', async t => {
   const url = 'redis://:p@127.0.0.1:1'
   for (const variables of [
     { NODE_ENV: 'production' }, { REDIS_ENABLED: 'true' }, { REDIS_URL: url, NODE_ENV: 'staging' }, { REDIS_URL: url }
@@ -216,7 +216,7 @@ t.test('a Redis that is asked for and not used is a warning', async t => {
   t.same(await codesBy(t, { NODE_ENV: 'production' }, false), [])
 })
 
-t.test("the offline queue of the user's client is a warning", async t => {
+t.test("warns of the offline queue of the user's client", async t => {
   const lazy = { lazyConnect: true, retryStrategy: () => null, port: 1 }
   const clients = (options: object) => ([
     new Redis({ ...lazy, ...options }), new Redis5({ ...lazy, ...options }),

@@ -1,4 +1,4 @@
-/** Scripts in a Cluster: which node is asked, and what its refusal means. */
+/** Scripts in a Cluster: which node gets a call, and what its refusal means. */
 import type { Cluster, Redis } from 'ioredis'
 import t from 'tap'
 import { type RedisClient, Script } from '../../lib/redis/script.js'
@@ -9,12 +9,12 @@ import { scripts } from '../../lib/redis/lua/scripts.js'
 const script = new Script(scripts.probe)
 const call = { keys: ['probe'], args: [] }
 
-/** A Cluster as ioredis shows it while it knows little of the real one. */
+/** A Cluster as ioredis shows it before it knows all nodes and slots. */
 function clusterOf (nodes: readonly Partial<Redis>[], slots: string[][] = []): RedisClient {
   return { isCluster: true, options: {}, nodes: () => nodes, slots } as unknown as Cluster
 }
 
-t.test('a Cluster without nodes fails, and one whose slots are not known yet asks any node', async t => {
+t.test('a Cluster without nodes fails, and one without known slots asks any node', async t => {
   await t.rejects(script.runAll(clusterOf([]), [call]), { message: /no node is known/ })
   const replies = ['done', 'done, too'].map(reply => [null, reply])
   const pipeline = () => ({ evalsha () {}, exec: async () => replies })
@@ -28,7 +28,7 @@ t.test('a Cluster without nodes fails, and one whose slots are not known yet ask
   t.same(await script.runAll(clusterOf([node], Array(16384).fill(['other:1'])), [call]), ['done'])
 })
 
-t.test('a node that refuses for another reason than the place fails the call', async t => {
+t.test('a node that refuses for a reason other than the slot fails the call', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))

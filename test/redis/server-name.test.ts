@@ -1,4 +1,4 @@
-/** TLS asks for a server by its name, as proxies and clouds route by it. */
+/** TLS sends the name of the server (SNI), by which proxies and clouds route. */
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { createServer, type TLSSocket } from 'node:tls'
@@ -11,14 +11,14 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { Sentinel, sentinelName } from '../../tools/sentinel.js'
 import { until } from '../../tools/until.js'
 
-// Each test has servers of its own, and mostly waits for them.
+// Each test has its own servers, and mostly waits for them.
 t.jobs = 3
 
 const authority = await Authority.create(t)
 const certificate = await authority.issue({ names: 'DNS:localhost,DNS:redis.test,IP:127.0.0.1' })
 const tls = { ca: authority.ca }
 
-/** TLS in front of a real server, which keeps the name that each connection asks for; undefined: none. */
+/** TLS in front of a real server; records the name that each connection sends (undefined: none). */
 async function frontOf (t: Test, port: number) {
   const names: (string | undefined)[] = []
   const sockets = new Set<TLSSocket>()
@@ -47,19 +47,19 @@ async function startRedis (t: Test): Promise<RedisServer> {
 }
 
 async function useRedis (t: Test, redis: RedisOption): Promise<void> {
-  // A busy machine is no outage, so the time limits are long.
+  // Long enough that a busy machine is no outage.
   const app = await guardedApp(t, { redis, commandTimeout: 10_000, connectTimeout: 10_000 })
   await until(() => app.redisGuard.status.store === 'redis')
   await app.close()
 }
 
-t.test('a server is asked for by its name, and by none where only its address is known', async t => {
+t.test('sends the name of the server, and none if only its address is known', async t => {
   const { port, names } = await frontOf(t, (await startRedis(t)).port)
   const cases: [redis: RedisOption, name: string | undefined][] = [
     [{ url: `rediss://localhost:${port}`, tls }, 'localhost'],
     [{ url: `REDISS://127.0.0.1:${port}`, tls }, undefined],
     [{ host: 'localhost', port, tls }, 'localhost'],
-    // The dot at the end is no part of the name in TLS.
+    // The final dot is not part of the name in TLS.
     [{ host: 'redis.test.', port, tls: { ...tls, lookup: (host, options, done) => done(null, '127.0.0.1') } },
       'redis.test'],
     [{ port, tls }, 'localhost'],
@@ -87,7 +87,7 @@ t.test('Cluster', async t => {
   const cluster = await RedisCluster.start({
     args: [
       '--cluster-announce-hostname', 'localhost', '--cluster-preferred-endpoint-type', 'hostname',
-      // No node counts as gone because it is slow.
+      // Long enough that no node is declared gone because it is slow.
       '--cluster-node-timeout', '60000'
     ]
   })
@@ -95,7 +95,7 @@ t.test('Cluster', async t => {
   const operators = cluster.servers.map(server => server.client())
   t.teardown(() => operators.forEach(operator => operator.disconnect()))
 
-  /** Each node is known by a front, at this host, once all nodes say so. */
+  /** Puts a front before each node, reachable at this host, after all nodes announce that host. */
   async function frontsAt (t: Test, host: string) {
     await until(async () => {
       const ranges = await Promise.all(operators.map(async operator => await operator.call('CLUSTER', 'SLOTS')))
@@ -107,13 +107,13 @@ t.test('Cluster', async t => {
     return { natMap, port: fronts[0]!.port, names: () => [...new Set(fronts.flatMap(({ names }) => names))] }
   }
 
-  t.test('each node is asked for by its own name', async t => {
+  t.test('sends each node its own name', async t => {
     const { port, natMap, names } = await frontsAt(t, 'localhost')
     await useRedis(t, { cluster: [{ host: 'localhost', port }], natMap, redisOptions: { tls } })
     t.same(names(), ['localhost'])
   })
 
-  t.test('the first node is asked for by its given name, the others by the names they are known by', async t => {
+  t.test('sends the first node its configured name, and the others their announced names', async t => {
     for (const operator of operators) await operator.config('SET', 'cluster-preferred-endpoint-type', 'ip')
     const { port, natMap, names } = await frontsAt(t, '127.0.0.1')
     await useRedis(t, { cluster: [`rediss://localhost:${port}`], natMap, redisOptions: { tls } })
@@ -121,7 +121,7 @@ t.test('Cluster', async t => {
   })
 })
 
-t.test('Sentinels and the primary that they name are asked for by their names', async t => {
+t.test('sends Sentinels and the primary that they name their own names', async t => {
   const server = await startRedis(t)
   const primary = await frontOf(t, server.port)
   const sentinel = await Sentinel.start(server.port, 60_000)

@@ -1,4 +1,4 @@
-/** One client of the user's, shared by many registrations and the application. */
+/** One client of the user, shared by many registrations and the application. */
 import { once } from 'node:events'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { Cluster, Redis } from 'ioredis'
@@ -21,10 +21,10 @@ type Client = OwnRedisClient & Emitter & {
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
 
-/** Nobody leaves Redis because the machine is busy. */
+/** Long enough that no application leaves Redis because the machine is busy. */
 const patience = { connectTimeout: 60_000, commandTimeout: 60_000, resetTimeout: 50 }
 
-/** Warnings of Node about too many listeners, while a test runs. */
+/** The warnings of Node about too many listeners during a test. */
 function leaksOf (t: Test): readonly string[] {
   const leaks: string[] = []
   const listener = (warning: Error) => {
@@ -39,7 +39,7 @@ function listenersOf (emitter: Emitter): Record<string, number> {
   return Object.fromEntries(emitter.eventNames().map(name => [String(name), emitter.listenerCount(name)]))
 }
 
-/** Each in a scope of its own, with a route that gives its hits back. */
+/** Registers each in its own scope, with a route whose hits are refunded. */
 async function appWith (redis: Client, registrations: number): Promise<FastifyInstance> {
   const app = Fastify()
   for (let i = 0; i < registrations; i++) {
@@ -63,7 +63,7 @@ const clients: readonly (readonly [name: string, make: () => Client])[] = [
 const registrations = 50
 
 for (const [name, make] of clients) {
-  t.test(`${name} has one listener for each event for all registrations, and none once all are closed`, async t => {
+  t.test(`${name} has one listener per event for all registrations, and none after all are closed`, async t => {
     const leaks = leaksOf(t)
     const client = make()
     t.teardown(() => client.disconnect())
@@ -86,7 +86,7 @@ for (const [name, make] of clients) {
   })
 }
 
-t.test('each registration sees that a shared client goes and comes back', async t => {
+t.test('each registration notices that a shared client goes away and comes back', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const client = new Redis({ port: server.port, enableOfflineQueue: false, retryStrategy: () => 20 })
@@ -111,7 +111,7 @@ t.test('each registration sees that a shared client goes and comes back', async 
   await until(allUse('redis'))
 })
 
-t.test('a client whose listeners were removed is heard again by all, once another registration listens', async t => {
+t.test('a shared client whose listeners were removed has them again once another registration listens', async t => {
   const client = new Redis({ port: server.port })
   t.teardown(() => client.disconnect())
   const apps = [await guardedApp(t, { redis: client, ...patience })]
@@ -126,14 +126,14 @@ t.test('a client whose listeners were removed is heard again by all, once anothe
   t.same(states, ['memory', 'memory', 'redis', 'redis'])
 })
 
-t.test('the nodes of a shared Cluster have one listener for each event, and none once all are closed', async t => {
+t.test('the nodes of a shared Cluster have one listener per event, and none after all are closed', async t => {
   const leaks = leaksOf(t)
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const client = new Cluster(cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })))
   t.teardown(() => client.disconnect())
   await once(client, 'ready')
-  // All of them are there and connected.
+  // Wait until all nodes are known and connected.
   await until(() => client.nodes().length === 3)
   await Promise.all(client.nodes().map(async node => await node.ping()))
   const all = () => [client, ...client.nodes()].map(listenersOf)
@@ -148,7 +148,7 @@ t.test('the nodes of a shared Cluster have one listener for each event, and none
   t.same(leaks, [])
 })
 
-t.test('a reply that many registrations wait for has one listener of theirs', async t => {
+t.test('a reply that many registrations wait for has one listener of the guard', async t => {
   const leaks = leaksOf(t)
   const app = Fastify()
   t.teardown(async () => await app.close())

@@ -1,4 +1,4 @@
-/** Redis over TLS: which certificates are trusted, what the guard says of others, and how it recovers from them. */
+/** Redis over TLS: which certificates are trusted, the reason given for others, and how the guard recovers. */
 import { X509Certificate } from 'node:crypto'
 import { lookup } from 'node:dns'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
@@ -26,18 +26,18 @@ function pemOf ({ cert, key }: Certificate) {
   return { cert, key }
 }
 
-// Each test has servers of its own, and mostly waits for them.
+// Each test has its own servers, and mostly waits for them.
 t.jobs = 3
 
-/** One authority that all tests trust, and one that none does. */
+/** One authority that all tests trust, and one that none trusts. */
 const [authority, stranger] = await Promise.all([Authority.create(t), Authority.create(t)])
 const [server, renewed, ofClient, expired, ofStranger] = await Promise.all([
   authority.issue(), authority.issue(), authority.issue(), authority.issue({ days: -1 }), stranger.issue()
 ])
-/** What a client needs. */
+/** The TLS options of a client. */
 const tls = { ca: authority.ca, ...pemOf(ofClient) }
 
-/** A Redis that speaks TLS alone, and to nobody without a certificate of the authority. */
+/** A Redis that accepts only TLS, with a client certificate of the authority. */
 async function startTls (t: Test): Promise<TlsRedis> {
   const redis = await RedisServer.start(...tlsArguments(authority, server))
   t.teardown(async () => await redis.stop())
@@ -46,7 +46,7 @@ async function startTls (t: Test): Promise<TlsRedis> {
   return { url: `rediss://localhost:${redis.port}`, operator }
 }
 
-/** A busy machine is no outage, so the time limits are long. */
+/** Starts an application with timeouts so long that a busy machine is no outage. */
 async function appOn (t: Test, redis: RedisOption): Promise<FastifyInstance> {
   const app = await guardedApp(t, { redis, max: 1e6, commandTimeout: 10_000, connectTimeout: 10_000 })
   app.get('/', async () => 'ok')
@@ -61,7 +61,7 @@ async function cutOthers (operator: Redis): Promise<void> {
   await operator.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
 }
 
-/** Of the certificate that the app's connection was made with. */
+/** The serial number of the server certificate on the application's connection. */
 function serialOf (app: FastifyInstance): string {
   return ((app.redisGuard.client as Redis).stream as TLSSocket).getPeerCertificate().serialNumber
 }
@@ -70,7 +70,7 @@ async function failuresOf (app: FastifyInstance, kind: string): Promise<number> 
   return Number(new RegExp(`errors_total{kind="${kind}"} (\\d+)`).exec((await app.inject('/metrics')).body)![1])
 }
 
-/** Requests without end from some clients; @returns what ends them, and then the statuses that there were */
+/** Sends requests of some clients without end. @returns a function that stops them and returns all statuses */
 function load (app: FastifyInstance, clientCount: number): () => Promise<number[]> {
   const statuses = new Set<number>()
   const stop = new AbortController()
@@ -87,13 +87,13 @@ function load (app: FastifyInstance, clientCount: number): () => Promise<number[
   }
 }
 
-/** What happened after this cannot have been on its way before. */
+/** Expects the same connection to be still in use: it answers, so nothing that happened before closed it. */
 async function answersFromRedis (t: Test, app: FastifyInstance, id: unknown): Promise<void> {
   t.equal((await app.inject('/')).statusCode, 200)
-  t.equal(await (app.redisGuard.client as Redis).client('ID'), id, 'the connection goes on')
+  t.equal(await (app.redisGuard.client as Redis).client('ID'), id, 'the connection is the same')
 }
 
-t.test('a private authority is trusted by tls.ca or by NODE_EXTRA_CA_CERTS, and not without', async t => {
+t.test('trusts a private authority by tls.ca or NODE_EXTRA_CA_CERTS, and not without', async t => {
   const { url } = await startTls(t)
   const { cert, key } = tls
   t.equal((await appOn(t, { url, tls })).redisGuard.status.store, 'redis')
@@ -107,7 +107,7 @@ t.test('a private authority is trusted by tls.ca or by NODE_EXTRA_CA_CERTS, and 
   await instance.stop()
 })
 
-t.test('a refused client certificate is of kind tls; nobody waits, and Redis is used once it is mended', async t => {
+t.test('a refused client certificate is of kind tls; no request waits, and Redis is used once it is fixed', async t => {
   const { url, operator } = await startTls(t)
   const { ca } = authority
   const refused: [what: string, reason: RegExp, tls: Tls][] = [
@@ -117,7 +117,7 @@ t.test('a refused client certificate is of kind tls; nobody waits, and Redis is 
     ['of another authority, in TLS 1.2', /unknown ca/, { ca, ...pemOf(ofStranger), maxVersion: 'TLSv1.2' }],
     ['expired', /certificate expired/, { ca, ...pemOf(expired) }]
   ]
-  // A start that waited would last as long as this test may.
+  // With this timeout, a start that waits would never end in the test.
   const patient = { connectTimeout: 600_000, commandTimeout: 10_000 }
   const apps = await Promise.all([...refused, ['right', /./, tls] as const].map(async ([,, tls]) => {
     const app = await guardedApp(t, { redis: { url, tls }, max: 1e6, ...patient }, { pluginTimeout: 0 })
@@ -136,7 +136,7 @@ t.test('a refused client certificate is of kind tls; nobody waits, and Redis is 
     })
     t.match(status, { store: 'memory', reason: /^Redis cannot be used \(tls\): .*\w$/ }, what)
     t.equal(await failuresOf(app, 'connection'), 0, what)
-    // Those that waited for Redis would not be answered before it is mended.
+    // Requests that waited for Redis would get no answer before the certificate is fixed.
     t.equal((await app.inject('/')).statusCode, 200, what)
   }
   await operator.config('SET', 'tls-auth-clients', 'no')
@@ -144,7 +144,7 @@ t.test('a refused client certificate is of kind tls; nobody waits, and Redis is 
   for (const [i, end] of loads.entries()) t.same(await end(), [200], refused[i]![0])
 })
 
-t.test('requests go on while the server certificate is replaced', async t => {
+t.test('requests succeed while the server certificate is replaced', async t => {
   const { url, operator } = await startTls(t)
   const app = await appOn(t, { url, tls })
   const switches: string[] = []
@@ -160,7 +160,7 @@ t.test('requests go on while the server certificate is replaced', async t => {
   await cutOthers(operator)
   await until(() => switches.length === 2)
   t.same(switches, ['memory', 'redis'])
-  t.not(serialOf(app), first, 'and the next one is made with the new certificate')
+  t.not(serialOf(app), first, 'the next connection uses the new certificate')
 
   const wrongs: [reason: RegExp, wrong: Certificate][] = [
     [/\(tls\): unable to verify/, ofStranger],
@@ -201,14 +201,14 @@ t.test('a new client certificate in the same tls object is used once it fits its
   t.equal(new X509Certificate(raw).serialNumber, new X509Certificate(renewed.cert).serialNumber)
 })
 
-/** How often the client of an app begins to connect from now on. */
+/** Counts the attempts of the application's client to connect, from now on. */
 function attemptsOf (app: FastifyInstance): { count: number } {
   const attempts = { count: 0 }
   app.redisGuard.client!.on('connecting', () => attempts.count++)
   return attempts
 }
 
-t.test('an application whose certificate does not fit its key closes at once, and tries no more', async t => {
+t.test('an application whose certificate does not fit its key closes at once, and stops trying', async t => {
   const { url } = await startTls(t)
   const redis = { url, tls: { ...tls, key: renewed.key } }
   const [app, other] = [await appOn(t, redis), await appOn(t, redis)]
@@ -216,16 +216,16 @@ t.test('an application whose certificate does not fit its key closes at once, an
   await until(() => attempts.count > 0 && app.redisGuard.client!.status === 'end')
   await app.close()
   attempts.count = later.count = 0
-  // A delay is half a second at most, and half of that at least.
+  // A delay is between a quarter and half a second.
   await until(() => later.count > 2)
   t.equal(attempts.count, 0)
 })
 
-t.test('closing in the middle of a handshake that fails does not end the process', async t => {
+t.test('closing in the middle of a failing handshake does not end the process', async t => {
   const { url, operator } = await startTls(t)
   const { ca } = stranger
   const credentials = () => ({ password: 'not asked for' })
-  // Of those without a listener for a second error, three in four had one.
+  // Without a listener for a second error, three in four ended the process.
   for (const redis of [{ url, tls: { ...tls, ca } }, { url, tls: { ...tls, ca }, credentials }]) {
     await Promise.all(Array.from({ length: 8 }, async () => {
       const app = await appOn(t, redis)
@@ -234,27 +234,27 @@ t.test('closing in the middle of a handshake that fails does not end the process
       await app.close()
     }))
   }
-  // A second error comes within a turn or two of the first: long before the server has closed all, and answers again.
+  // A second error follows the first within two turns: long before the server has closed all connections and answers.
   await until(async () => String(await operator.client('LIST')).trim().split('\n').length === 1)
   await operator.ping()
   t.pass('no uncaught exception')
 })
 
-t.test('a retryStrategy that gives up is obeyed', async t => {
+t.test('a retryStrategy that gives up is followed', async t => {
   const { url } = await startTls(t)
   const { ca } = stranger
   const app = await appOn(t, { url, tls: { ...tls, ca }, retryStrategy: () => null })
   await until(() => app.redisGuard.client!.status === 'end')
   const attempts = attemptsOf(app)
   const other = attemptsOf(await appOn(t, { url, tls: { ...tls, key: renewed.key } }))
-  // Each after a delay of half a second at most, and half of that at least.
+  // Each attempt follows a delay between a quarter and half a second.
   await until(() => other.count > 2)
   t.equal(attempts.count, 0)
   t.equal(await failuresOf(app, 'tls'), 1)
   t.equal(app.redisGuard.client!.status, 'end')
 })
 
-t.test('redis.credentials over TLS', async t => {
+t.test('rotate works over TLS, and credentials survive a change of certificates', async t => {
   const { url, operator } = await startTls(t)
   await operator.call('ACL', 'SETUSER', 'app', 'on', '>first', '~*', '+@all')
   let current = { username: 'app', password: 'first' }
@@ -274,7 +274,7 @@ t.test('redis.credentials over TLS', async t => {
 })
 
 t.test('Cluster', async t => {
-  // As a provider has it: they name hosts, and so do the nodes.
+  // Like a provider: the nodes are configured and announced by host name.
   const named = await authority.issue({ names: 'DNS:localhost' })
   const servername = 'localhost'
   const cluster = await RedisCluster.start({
@@ -292,7 +292,7 @@ t.test('Cluster', async t => {
 
   const nodes = ports.map(port => ({ host: 'localhost', port }))
 
-  t.test('is used, whatever form the nodes are given in', async t => {
+  t.test('is used, in whatever form the nodes are given', async t => {
     const one = [`rediss://localhost:${ports[0]!}`]
     const forms: RedisOption[] = [
       { cluster: nodes, dnsLookup, redisOptions: { tls } },
@@ -302,7 +302,7 @@ t.test('Cluster', async t => {
     ]
     for (const redis of forms) t.equal((await appOn(t, redis)).redisGuard.status.store, 'redis')
 
-    // By its URL alone; the first node is looked up, and so is an address.
+    // With the URL alone, the first node is looked up by name, which gives an address.
     await Promise.all(operators.map(async operator => {
       await useCertificate(operator, server)
       await operator.config('SET', 'tls-auth-clients', 'no')
@@ -317,11 +317,11 @@ t.test('Cluster', async t => {
     }))
   })
 
-  t.test('says why it cannot be used, and goes on saying so', async t => {
+  t.test('gives the reason that it cannot be used, and keeps giving it', async t => {
     const wrongs: [reason: RegExp, options: ClusterOptions][] = [
       [/\(tls\): .*certificate required/, { redisOptions: { tls: { ca: tls.ca, servername } } }],
       [/\(tls\): (unable to verify|self-signed)/, { redisOptions: { tls: { ...tls, ca: stranger.ca, servername } } }],
-      // By a lookup that replaces the names of nodes.
+      // This lookup replaces the names of nodes by addresses.
       [/\(tls\): Hostname\/IP does not match/, { dnsLookup: lookup, redisOptions: { tls } }]
     ]
     await Promise.all(wrongs.map(async ([reason, options]) => {
@@ -334,7 +334,7 @@ t.test('Cluster', async t => {
         seen.add(app.redisGuard.status.reason!)
         return attempts.count > 3
       })
-      // Or that ioredis broke a handshake off, since other nodes had refused.
+      // It never says that ioredis broke off a handshake because other nodes refused.
       for (const other of seen) t.match(other, /\(tls\)/)
       t.equal(await failuresOf(app, 'cluster'), before)
     }))
@@ -351,7 +351,7 @@ t.test('Cluster', async t => {
     await until(() => app.redisGuard.status.store === 'redis')
   })
 
-  t.test('does not say so any more when the nodes are gone', async t => {
+  t.test('gives another reason when the nodes are gone', async t => {
     const app = await appOn(t, { cluster: nodes, dnsLookup: lookup, redisOptions: { tls } })
     await until(() => /\(tls\)/.test(app.redisGuard.status.reason ?? ''))
     await Promise.all(cluster.servers.map(async server => await server.kill()))
@@ -360,7 +360,7 @@ t.test('Cluster', async t => {
   })
 })
 
-t.test('Sentinel: tls is for the primary, sentinelTLS for the Sentinels', async t => {
+t.test('with Sentinels, tls is for the primary and sentinelTLS for the Sentinels', async t => {
   const redis = await RedisServer.start(...tlsArguments(authority, server))
   t.teardown(async () => await redis.stop())
   const sentinel = await Sentinel.start(redis.port, 60_000, tlsArguments(authority, server))

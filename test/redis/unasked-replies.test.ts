@@ -1,4 +1,4 @@
-/** Replies that no command waits for: ioredis throws on some where nobody can catch it, which would end this file. */
+/** Replies without a command: ioredis throws for some where nothing can catch it, which would end this process. */
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import t, { type Test } from 'tap'
@@ -22,10 +22,10 @@ async function proxyTo (t: Test, port: number): Promise<TcpProxy> {
   return proxy
 }
 
-/** A busy machine is no reason to connect anew. */
+/** Long enough that a busy machine causes no new connection. */
 const patience = { connectTimeout: 60_000, commandTimeout: 60_000, resetTimeout: 50 }
 
-/** Each reply makes the guard connect anew, and use Redis again. */
+/** Expects the guard to reconnect after each reply, and to use Redis again. */
 async function survives (t: Test, redis: RedisOption, proxy: TcpProxy): Promise<void> {
   const app = await guardedApp(t, { redis, max: 100, syncInterval: 60_000, ...patience })
   app.get('/', async () => 'ok')
@@ -40,12 +40,12 @@ async function survives (t: Test, redis: RedisOption, proxy: TcpProxy): Promise<
   t.equal((await app.inject('/')).headers['x-ratelimit-limit'], '100')
 }
 
-t.test('a reply that nobody asked for ends the connection, not the process', async t => {
+t.test('a reply without a command ends the connection, not the process', async t => {
   const proxy = await proxyTo(t, server.port)
   await survives(t, { host: '127.0.0.1', port: proxy.port }, proxy)
 })
 
-t.test('a command that is outstanding when its connection goes fails', async t => {
+t.test('a command that is outstanding when its connection closes fails', async t => {
   const proxy = await proxyTo(t, server.port)
   const app = await guardedApp(t, { redis: { host: '127.0.0.1', port: proxy.port }, ...patience })
   t.equal(app.redisGuard.status.store, 'redis')
@@ -58,14 +58,14 @@ t.test('a command that is outstanding when its connection goes fails', async t =
   await until(() => app.redisGuard.status.store === 'redis')
 })
 
-t.test('the same where the application has failed commands sent again', async t => {
+t.test('a reply without a command ends only the connection, even if failed commands are sent again', async t => {
   const proxy = await proxyTo(t, server.port)
   const reconnectOnError = ({ message }: Error) => message.endsWith(' x') ? 2 : false
   const redis = { host: '127.0.0.1', port: proxy.port, reconnectOnError, autoResendUnfulfilledCommands: true }
   await survives(t, redis, proxy)
 })
 
-t.test('the same in a Cluster', async t => {
+t.test('a reply without a command ends only the connection, in a Cluster', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const proxies = await Promise.all(cluster.servers.map(async ({ port }) => await proxyTo(t, port)))
@@ -74,7 +74,7 @@ t.test('the same in a Cluster', async t => {
   await survives(t, { cluster: places, natMap }, proxies[0]!)
 })
 
-t.test('the same of a Sentinel', async t => {
+t.test('a reply without a command ends only the connection, of a Sentinel', async t => {
   const port = String(server.port)
   const primary = `*2\r\n$9\r\n127.0.0.1\r\n$${port.length}\r\n${port}\r\n`
   let asked = 0

@@ -1,6 +1,6 @@
 /**
- * Functions of the user's that ioredis and Node call, and that fail or answer what makes no sense. A process that one
- * of them ends fails this file.
+ * Functions of the user that ioredis and Node call, and that fail or return nonsense. If one of them ends the process,
+ * this file fails.
  */
 import { lookup, resolveSrv } from 'node:dns'
 import { once } from 'node:events'
@@ -21,7 +21,7 @@ const failing = { ...failingAtOnce, ...failingLater, ...failingWhenRead }
 
 type Call = (...args: unknown[]) => unknown
 
-/** What the safe form of a function answers. */
+/** Calls the safe form of a function. */
 function safe (name: string, given: unknown, ...args: unknown[]): unknown {
   return (withSafeFunctions({ [name]: given as Call }) as Record<string, Call>)[name]!(...args)
 }
@@ -32,7 +32,7 @@ function safeTls (name: string, given: unknown, ...args: unknown[]): unknown {
 
 const strategies = ['retryStrategy', 'clusterRetryStrategy', 'sentinelRetryStrategy', 'sentinelReconnectStrategy']
 
-t.test('a delay before the next attempt is a number of ms that a timer can run, or an end of the attempts', async t => {
+t.test('a retry strategy returns a delay that a timer can run, or ends the attempts', async t => {
   for (const name of [...strategies, 'clusterNodeRetryStrategy']) {
     for (const answer of [0, 1, 1.5, 2 ** 31 - 1, undefined, null, false]) {
       t.equal(safe(name, () => answer, 1), answer, name)
@@ -48,13 +48,13 @@ t.test('a delay before the next attempt is a number of ms that a timer can run, 
   }
 })
 
-t.test('a strategy is called with all that ioredis passes', async t => {
+t.test('a strategy gets all arguments of ioredis', async t => {
   const seen: unknown[] = []
   safe('clusterRetryStrategy', (...args: unknown[]) => { seen.push(...args) }, 3, 'a reason')
   t.same(seen, [3, 'a reason'])
 })
 
-t.test('a natMap that fails or answers no address leaves the address as it is', async t => {
+t.test('a natMap that fails or returns no address leaves the address unchanged', async t => {
   const place = { host: 'h', port: 1 }
   t.same(safe('natMap', () => place, 'a:1'), place)
   for (const none of [null, undefined]) t.equal(safe('natMap', () => none, 'a:1'), none)
@@ -64,7 +64,7 @@ t.test('a natMap that fails or answers no address leaves the address as it is', 
   for (const given of [...nonsense, ...Object.values(failing)]) t.equal(safe('natMap', given, 'a:1'), null)
 })
 
-t.test('a scaleReads that fails or answers none of the nodes leaves the first one', async t => {
+t.test('a scaleReads that fails or returns none of the nodes selects the first one', async t => {
   const nodes = [{}, {}]
   t.equal(safe('scaleReads', () => nodes[1], nodes), nodes[1])
   t.same(safe('scaleReads', () => [nodes[1]], nodes), [nodes[1]])
@@ -73,14 +73,14 @@ t.test('a scaleReads that fails or answers none of the nodes leaves the first on
   }
 })
 
-t.test('a reconnectOnError may answer anything', async t => {
+t.test('a reconnectOnError may return anything', async t => {
   for (const answer of [true, 1, 2, 'a']) t.equal(safe('reconnectOnError', () => answer, new Error('x')), answer)
   for (const given of Object.values(failing)) {
     t.same(['READONLY no', 'ERR no'].map(message => safe('reconnectOnError', given, new Error(message))), [true, false])
   }
 })
 
-t.test('a certificate is trusted only by undefined, and refused with an error', async t => {
+t.test('only undefined trusts a certificate; everything else refuses it with an error', async t => {
   const error = new Error('not this one')
   t.equal(safeTls('checkServerIdentity', () => undefined, 'h', {}), undefined)
   t.equal(safeTls('checkServerIdentity', () => error, 'h', {}), error)
@@ -89,7 +89,7 @@ t.test('a certificate is trusted only by undefined, and refused with an error', 
   }
 })
 
-t.test('a pskCallback gives a key and an identity of a length that OpenSSL takes, or nothing', async t => {
+t.test('a pskCallback returns a key and an identity of a length that OpenSSL accepts, or null', async t => {
   const answer = { psk: Buffer.alloc(16), identity: 'me' }
   t.equal(safeTls('pskCallback', () => answer, null), answer)
   const nonsense = [
@@ -101,18 +101,18 @@ t.test('a pskCallback gives a key and an identity of a length that OpenSSL takes
   }
 })
 
-t.test('other options stay as they are, except undefined ones of TLS', async t => {
+t.test('other options stay unchanged, except undefined TLS options', async t => {
   t.same(withSafeFunctions({ retryStrategy: null, host: 'h' }), { retryStrategy: null, host: 'h' })
   t.same(withSafeTls({ ca: 'c', servername: undefined }), { ca: 'c' })
 })
 
-/** What a lookup answers in its safe form; a function that answers late is waited for. */
+/** The answer of the safe form of a lookup, which may be late. */
 async function found (wrap: typeof safe, name: string, given: unknown, ...args: unknown[]): Promise<unknown[]> {
   return await new Promise(resolve => { wrap(name, given, ...args, (...answer: unknown[]) => resolve(answer)) })
 }
 
 const answering = (...answer: unknown[]) => (...args: unknown[]) => { (args.at(-1) as Call)(...answer) }
-// What never answers is waited for, as with any lookup.
+// A lookup that never answers is waited for, like any lookup.
 const failingLookups =
   Object.fromEntries(Object.entries(failing).filter(([how]) => !how.startsWith('answers what throws')))
 
@@ -155,7 +155,7 @@ t.test('a resolveSrv answers records', async t => {
   t.type((await found(safe, 'resolveSrv', resolveSrv, 'name.invalid'))[0], Error)
 })
 
-t.test('a lookup answers one address, or all of them where Node asks for all', async t => {
+t.test('a lookup answers one address, or all if Node asks for all', async t => {
   const one = [{ address: '127.0.0.1', family: 4 }]
   t.same(await found(safeTls, 'lookup', answering(null, '127.0.0.1', 4), 'h', {}), [null, '127.0.0.1', 4])
   t.same(await found(safeTls, 'lookup', answering(null, '::1'), 'h', {}), [null, '::1', 6])
@@ -172,7 +172,7 @@ t.test('a lookup answers one address, or all of them where Node asks for all', a
   }
 })
 
-/** The same function, and how often it was called. */
+/** The same function with a count of its calls. */
 function counted (call: unknown): { readonly call: never, calls: number } {
   const counter = {
     calls: 0,
@@ -191,7 +191,7 @@ async function memoryAnswers (t: Test, redis: RedisOption, reason: RegExp): Prom
   t.equal((await app.inject('/')).statusCode, 200)
 }
 
-/** The ways to fail wait side by side, each in an application of its own. */
+/** Runs each way to fail in parallel, with its own application. */
 async function sideBySide<Way> (
   t: Test, ways: Readonly<Record<string, Way>>, each: (t: Test, way: Way) => Promise<void>
 ): Promise<void> {
@@ -221,7 +221,7 @@ t.test('a checkServerIdentity or lookup that fails is a failed connection, to a 
   })
 })
 
-t.test('a natMap that fails leads to the servers that a Cluster and Sentinels name', async t => {
+t.test('with a natMap that fails, the guard uses the servers that a Cluster and Sentinels name', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const server = await RedisServer.start()
@@ -243,7 +243,7 @@ t.test('a natMap that fails leads to the servers that a Cluster and Sentinels na
   })
 })
 
-t.test('a Cluster whose names cannot be found is away', async t => {
+t.test('a Cluster whose names cannot be resolved is away', async t => {
   const port = await freePort()
   const cluster = [{ host: 'localhost', port }]
   await sideBySide(t, { ...failingLookups, 'answers nothing': answering(null) }, async (t, find) => {
@@ -256,7 +256,7 @@ t.test('a Cluster whose names cannot be found is away', async t => {
   })
 })
 
-t.test('a server of TLS that asks for a shared key is not reached with a pskCallback that fails', async t => {
+t.test('a pskCallback that fails is a failed connection to a TLS server with a shared key', async t => {
   const server = createServer({ ciphers: 'PSK', maxVersion: 'TLSv1.2', pskCallback: () => Buffer.alloc(16) } as never)
   server.on('tlsClientError', () => {})
   server.listen(0, '127.0.0.1')

@@ -1,6 +1,6 @@
 /**
- * Options of ioredis that look odd and are right: with each of them the application answers, and counts where it was
- * told to. A process that one of them ends fails this file.
+ * Unusual but valid options of ioredis: with each of them the application answers, and counts in the right place. If
+ * one of them ends the process, this file fails.
  */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
@@ -31,7 +31,7 @@ t.teardown(async () => {
 
 const ports: Ports = { server: server.port, node: cluster.servers[0]!.port, sentinel: sentinel.port }
 
-/** With these nobody is reached, or Redis or TLS refuses: memory answers, and the status says why. */
+/** With these, no server is reached, or Redis or TLS refuses: memory answers, and the status says why. */
 const mayBeAway = new Set([
   'host', 'path', 'username', 'password', 'tls', 'ca', 'cert', 'crl', 'key', 'pfx', 'servername', 'ciphers', 'sigalgs',
   'ecdhCurve',
@@ -45,7 +45,7 @@ async function allKeys (): Promise<string> {
 
 interface Case {
   readonly option: string
-  /** what is tried, for messages */
+  /** the option and the kind of value, for messages */
   readonly name: string
   readonly nameSpace: string
   readonly app: FastifyInstance
@@ -55,7 +55,7 @@ let cases = 0
 
 async function startCase (t: Test, redis: object, option: string, kind: string): Promise<Case> {
   const nameSpace = `case${++cases}:`
-  // One that ends without Redis waits as long for it as a command may take.
+  // A start without Redis waits for a whole commandTimeout.
   const times = { connectTimeout: 1000, commandTimeout: 500, resetTimeout: 50 }
   const app = await guardedApp(t, { redis: redis as RedisOption, nameSpace, metrics: false, ...times })
   app.get('/', async () => 'ok')
@@ -63,7 +63,7 @@ async function startCase (t: Test, redis: object, option: string, kind: string):
 }
 
 for (const [form, { redis, taken }] of Object.entries(forms)) {
-  t.test(`each odd value that an option ${form} takes leaves the application well`, async t => {
+  t.test(`the application works with each unusual value of an option ${form}`, async t => {
     const isTls = form === 'redis.tls.'
     const right = Object.entries(taken).flatMap(([option, kinds]) => {
       return kinds.split(' ').map(kind => [option, kind] as const)
@@ -82,11 +82,11 @@ for (const [form, { redis, taken }] of Object.entries(forms)) {
       if (status().store === 'redis') counted.push(one)
       else t.match(status().reason, /^Redis cannot be used \((auth|cluster|connection|timeout|tls)\)/, name)
     }
-    // The first one may have been counted in memory.
+    // The first request may have been counted in memory.
     for (const { app, name } of counted) t.equal((await app.inject('/')).statusCode, 200, name)
     const keys = await allKeys()
     for (const { name, nameSpace } of counted) t.ok(keys.includes(nameSpace), `${name}: counted in Redis`)
-    // All connections break, so that functions are asked what to do.
+    // All connections break, so that functions are called.
     await Promise.all(operators.map(async operator => await operator.call('CLIENT', 'KILL', 'TYPE', 'normal')))
     for (const { app, name } of all) t.equal((await app.inject('/')).statusCode, 200, `${name}: without a connection`)
     await Promise.all(all.map(async ({ app }) => await app.close()))

@@ -1,4 +1,4 @@
-/** The rules of each algorithm by themselves, on a clock that the test sets. */
+/** The rules of each algorithm alone, on a clock that the test sets. */
 import fc from 'fast-check'
 import t from 'tap'
 import { windowOf } from '../../lib/rules/fixed-window.js'
@@ -26,7 +26,7 @@ const steps = fc.array(fc.record({
 
 const most = (limit: Limit) => limit.algorithm === 'gcra' ? limit.burst : limit.max
 
-/** As a store keeps it: forgotten at the moment that expiresAtMs tells. */
+/** Applies the hits as a store would: the state is gone at `expiresAtMs`. */
 function walk (limit: Limit, walked: readonly { waitMs: number, cost: number }[]) {
   let nowMs = 1_000_000
   let state: LimitState | undefined
@@ -41,7 +41,7 @@ function walk (limit: Limit, walked: readonly { waitMs: number, cost: number }[]
 
 for (const algorithm of algorithms) {
   t.test(algorithm, async t => {
-    t.test('refuses at every moment before retry-after, and accepts at it', async t => {
+    t.test('refuses at every moment before retry-after, and accepts at retry-after', async t => {
       fc.assert(fc.property(limits(algorithm), steps, fc.integer({ min: 1, max: 4 }), (limit, walked, wanted) => {
         const { state, nowMs } = walk(limit, walked)
         const cost = Math.min(wanted, most(limit))
@@ -54,7 +54,7 @@ for (const algorithm of algorithms) {
       }), { seed, numRuns: 3000 })
     })
 
-    t.test('lets exactly as many more pass at once as remaining said', async t => {
+    t.test('accepts exactly `remaining` more hits at once', async t => {
       fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
         const { state: before, nowMs } = walk(limit, walked)
         const { remaining } = ruleOf(limit).explain(before, nowMs, limit)
@@ -68,7 +68,7 @@ for (const algorithm of algorithms) {
       }), { seed })
     })
 
-    t.test('has the whole quota again when reset said', async t => {
+    t.test('has its whole quota again at reset', async t => {
       fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
         const { state, nowMs } = walk(limit, walked)
         const { resetMs } = ruleOf(limit).explain(state, nowMs, limit)
@@ -76,7 +76,7 @@ for (const algorithm of algorithms) {
       }), { seed })
     })
 
-    t.test('forgetting a state when it expires changes nothing', async t => {
+    t.test('explains an expired state like no state', async t => {
       fc.assert(fc.property(limits(algorithm), steps, (limit, walked) => {
         const { state, nowMs } = walk(limit, walked)
         if (state === undefined) return true
@@ -86,7 +86,7 @@ for (const algorithm of algorithms) {
       }), { seed, numRuns: 300 })
     })
 
-    t.test('a clock that steps back locks nobody out for longer than using up the quota just then would', async t => {
+    t.test('a clock that steps back locks a client out no longer than a quota used up at that moment', async t => {
       const backwards = fc.integer({ min: 1, max: 10_000_000 })
       fc.assert(fc.property(limits(algorithm), steps, backwards, (limit, walked, backMs) => {
         const { state: before, nowMs } = walk(limit, walked)
@@ -101,7 +101,7 @@ for (const algorithm of algorithms) {
       }), { seed, numRuns: 2000 })
     })
 
-    t.test('a refusal after the clock stepped back is written, so the wait does not begin again', async t => {
+    t.test('a refusal after the clock stepped back is stored, so the wait does not start again', async t => {
       const limit = defineLimit(algorithm, 1, 1000)
       const full = ruleOf(limit).take(undefined, 1_000_000, limit, 1).state
       const refused = ruleOf(limit).take(full, 500_000, limit, 1)
@@ -111,7 +111,7 @@ for (const algorithm of algorithms) {
       t.ok(ruleOf(limit).take(refused.state, 500_000 + waitMs, limit, 1).fits)
     })
 
-    t.test('max 0 refuses everything, and says when to look again', async t => {
+    t.test('max 0 refuses every hit, and retry-after is at least the window', async t => {
       const limit = defineLimit(algorithm, 0, 1000)
       const { fits, state } = ruleOf(limit).take(undefined, 5000, limit, 1)
       t.notOk(fits)
@@ -119,7 +119,7 @@ for (const algorithm of algorithms) {
       t.ok(ruleOf(limit).explain(state, 5000, limit).retryAfterMs >= 1000)
     })
 
-    t.test('a cheaper hit still fits where a dearer one did not', async t => {
+    t.test('accepts a cheaper hit after refusing a more expensive one', async t => {
       const limit = defineLimit(algorithm, 10, 1000)
       const { state } = ruleOf(limit).take(undefined, 5000, limit, 8)
       const refused = ruleOf(limit).take(state, 5000, limit, 3)
@@ -130,20 +130,20 @@ for (const algorithm of algorithms) {
 }
 
 t.test('fixed-window', async t => {
-  t.test('counts hits that are refused once the window is used up', async t => {
+  t.test('counts refusals once the window is used up', async t => {
     const limit = defineLimit('fixed-window', 2, 1000)
     let state: LimitState | undefined
     for (let i = 0; i < 5; i++) state = ruleOf(limit).take(state, 1000 + i, limit, 1).state
     t.same(state, windowOf(2, 3, 2000))
   })
 
-  t.test('a window that was shortened meanwhile ends no later than a new one', async t => {
+  t.test('a window that was shortened since ends no later than a new one', async t => {
     const [long, short] = [defineLimit('fixed-window', 1, 60_000), defineLimit('fixed-window', 1, 1000)]
     const { state } = ruleOf(long).take(undefined, 0, long, 1)
     t.equal(ruleOf(short).explain(state, 10, short).retryAfterMs, 1000)
   })
 
-  t.test('a backoff doubles up to its cap, and never beyond', async t => {
+  t.test('a backoff doubles up to its cap', async t => {
     const limit = defineLimit('fixed-window', 1, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
     let state = ruleOf(limit).take(undefined, 0, limit, 1).state
     const lengths: number[] = []
@@ -157,7 +157,7 @@ t.test('fixed-window', async t => {
     t.equal(ruleOf(limit).expiresAtMs(state, limit), 10_100)
   })
 
-  t.test('a backoff is capped at a day by default, or at its window where that is longer', async t => {
+  t.test('a backoff is capped at a day by default, or at its window if that is longer', async t => {
     const lengthAfter = (limit: Limit) =>
       ruleOf(limit).expiresAtMs(ruleOf(limit).take(windowOf(1, 2000, 10), 0, limit, 1).state, limit)
     t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'backoff' })), 86_400_000)
@@ -166,7 +166,7 @@ t.test('fixed-window', async t => {
     t.equal(lengthAfter(defineLimit('fixed-window', 1, 60_000, { excess: 'restart', maxBackoffMs: 90_000 })), 60_000)
   })
 
-  t.test('a window that ends beyond the cap of a backoff is shortened to it, fit or not', async t => {
+  t.test('a window that ends beyond the backoff cap is shortened to the cap, by accepted and refused hits', async t => {
     const limit = defineLimit('fixed-window', 2, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
     for (const used of [1, 2]) {
       const outcome = ruleOf(limit).take(windowOf(used, 40, 2 ** 40), 500, limit, 1)
@@ -178,11 +178,11 @@ t.test('fixed-window', async t => {
   })
 })
 
-t.test('sliding-window lets no more than max pass in any window, save what fading is off by', async t => {
+t.test('sliding-window allows no more than max in any window, apart from the error of fading', async t => {
   const limit = defineLimit('sliding-window', 10, 1000)
   let state: LimitState | undefined
   let passed = 0
-  // All at the end of one window, and all that fit at the beginning of the next.
+  // All hits of one window come at its end, then as many as fit at the start of the next.
   for (const nowMs of [0, ...Array<number>(20).fill(999), ...Array<number>(20).fill(1001)]) {
     const outcome = ruleOf(limit).take(state, nowMs, limit, 1)
     if (isChanged(outcome)) state = outcome.state
@@ -205,7 +205,7 @@ t.test('gcra', async t => {
     t.same(passedAt, [0, 10, 100, 200, 300, 400, 500])
   })
 
-  t.test('with max 0 nothing drains; the burst is forgotten a window after it was last used', async t => {
+  t.test('with max 0 nothing drains; the burst is free again a window after its last use', async t => {
     const limit = defineLimit('gcra', 0, 1000, { burst: 2 })
     const first = ruleOf(limit).take(undefined, 0, limit, 1)
     const second = ruleOf(limit).take(first.state, 600, limit, 1)
@@ -220,7 +220,7 @@ t.test('gcra', async t => {
     t.equal(ruleOf(limit).expiresAtMs(second.state, limit), 1600)
   })
 
-  t.test('lowering the limit locks nobody out for longer than its own full bucket', async t => {
+  t.test('a lowered limit locks a client out no longer than its own full bucket', async t => {
     const [high, low] = [defineLimit('gcra', 1000, 60_000), defineLimit('gcra', 10, 60_000)]
     const { state } = ruleOf(high).take(undefined, 0, high, 1000)
     t.ok(ruleOf(low).explain(state, 0, low).retryAfterMs <= 60_000)
@@ -231,7 +231,7 @@ t.test('several limits', async t => {
   const perSecond = { limit: defineLimit('sliding-window', 2, 1000), cost: 1 }
   const perHour = { limit: defineLimit('fixed-window', 3, 3_600_000), cost: 1 }
 
-  t.test('all count a hit that fits each of them, none counts one that does not', async t => {
+  t.test('count a hit only if it fits all of them', async t => {
     let states: (LimitState | undefined)[] = [undefined, undefined]
     const passed: boolean[] = []
     for (let i = 0; i < 4; i++) {
@@ -243,7 +243,7 @@ t.test('several limits', async t => {
     t.same(states, [stateOf(perSecond.limit, 2, 0, 1000), windowOf(2, 0, 3_601_000)])
   })
 
-  t.test('the limit that refuses is the one that does not fit', async t => {
+  t.test('only the limit that the hit does not fit counts a refusal', async t => {
     const full = windowOf(3, 0, 9999)
     const { judged } = takeAll([{ check: perSecond, state: undefined }, { check: perHour, state: full }], 1000)
     t.same(judged.map(({ outcome }) => ({ fits: outcome.fits, changed: isChanged(outcome) })), [
@@ -253,7 +253,7 @@ t.test('several limits', async t => {
   })
 })
 
-t.test('defineLimit refuses what cannot be counted exactly', async t => {
+t.test('defineLimit rejects values that cannot be counted exactly', async t => {
   const wrong: [Parameters<typeof defineLimit>, RegExp][] = [
     [['fixed-window', -1, 1000], /max must be a whole number >= 0, or Infinity, got -1/],
     [['fixed-window', NaN, 1000], /max .* got NaN/],
@@ -273,13 +273,13 @@ t.test('defineLimit refuses what cannot be counted exactly', async t => {
   t.equal(defineLimit('fixed-window', 1e9, 86_400_000).burst, 1e9)
 })
 
-t.test('a refund is taken from the window in which the hit was counted, and from no later one', async t => {
+t.test('a refund applies to the window that counted the hit, and to no later one', async t => {
   const fixed = defineLimit('fixed-window', 5, 1000)
   const restarted = defineLimit('fixed-window', 5, 1000, { excess: 'restart' })
   const doubled = defineLimit('fixed-window', 5, 1000, { excess: 'backoff' })
   const sliding = defineLimit('sliding-window', 5, 1000)
   const bucket = defineLimit('gcra', 5, 1000)
-  /** @param expected  undefined: what was stored stays */
+  /** @param expected  undefined: the stored state stays */
   type Row = [
     what: string, limit: Limit, stored: Encoded, cost: number, counted: Encoded, expected: Encoded | undefined
   ]
@@ -312,7 +312,7 @@ t.test('a refund is taken from the window in which the hit was counted, and from
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: hits given back late pass at most twice max in a window (SEED=${seed})`, async t => {
+  t.test(`${algorithm}: late refunds let at most twice max pass in a window (SEED=${seed})`, async t => {
     const random = randomFrom(seed)
     for (const excess of algorithm === 'fixed-window' ? excesses : ['none'] as const) {
       for (const windowMs of [2, 50, 1000, 10_000]) {
@@ -337,7 +337,7 @@ for (const algorithm of algorithms) {
         }
         const most = Math.max(...passed.map((from, i) => passed.slice(i).filter(at => at < from + windowMs).length))
         t.ok(most <= 20, `${most} per ${windowMs} ms`)
-        // Who hits on is locked out for ever by the other two.
+        // The other two lock out a client that keeps sending hits.
         t.ok(passed.length > (excess === 'none' ? 10 : 0))
       }
     }

@@ -1,4 +1,4 @@
-/** What holds for the rule of each algorithm, whatever hits came before. */
+/** Properties of the rule of each algorithm, after any sequence of hits. */
 import fc from 'fast-check'
 import t from 'tap'
 import { algorithms, algorithmsWith, ruleOf, type Algorithm } from '../../lib/rules/algorithms.js'
@@ -10,7 +10,7 @@ t.comment(`seed ${seed}`)
 
 const startMs = 1_700_000_000_000
 
-/** Some hits at one limit, and the counters after them. */
+/** A limit, and its state after some hits. */
 interface Walked {
   readonly limit: Limit
   readonly state: LimitState
@@ -47,7 +47,7 @@ for (const algorithm of algorithms) {
   const holds = (says: (walked: Walked) => boolean) => fc.assert(fc.property(walks, says), { seed, numRuns: 500 })
 
   t.test(`${algorithm} (SEED=${seed})`, async t => {
-    t.test('counters survive the way to another clock and back', async () => {
+    t.test('encoding and decoding on another clock preserves the state', async () => {
       holds(({ limit, state, nowMs }) => {
         const numbers = rule.encode(state, nowMs)
         const decoded = rule.decode(numbers, nowMs + 7)
@@ -57,7 +57,7 @@ for (const algorithm of algorithms) {
       })
     })
 
-    t.test('a hit that was decided elsewhere counts like one that is decided here', async () => {
+    t.test('accept and refuse count a hit that was decided remotely like take does', async () => {
       holds(({ limit, state, nowMs }) => {
         const judged = rule.take(state, nowMs, limit, 1)
         const counted = judged.fits ? rule.accept(state, nowMs, limit, 1) : rule.refuse(state, nowMs, limit)
@@ -65,7 +65,7 @@ for (const algorithm of algorithms) {
       })
     })
 
-    t.test('what a hit leaves says whether it changed the counters', async () => {
+    t.test('`left` says what a hit changed: the hit count, the refusals, or nothing', async () => {
       holds(({ limit, state, nowMs }) => {
         const free = rule.take(state, nowMs, limit, 0)
         const hit = rule.take(state, nowMs, limit, 1)
@@ -75,7 +75,7 @@ for (const algorithm of algorithms) {
       })
     })
 
-    t.test('only where refusals are noted do they count, and those that are added count like others', async () => {
+    t.test('counts refusals only if the algorithm notes them, and added refusals like its own', async () => {
       holds(({ limit, state, nowMs }) => {
         const added = rule.addRefusals(state, 3)
         const before = rule.explain(state, nowMs, limit).refusals
@@ -86,7 +86,7 @@ for (const algorithm of algorithms) {
       })
     })
 
-    t.test('a window that is emptied is the same window, and says what a new client would hear', async () => {
+    t.test('an emptied window stays the same window, and explains itself like that of a new client', async () => {
       holds(({ limit, state, nowMs }) => {
         const emptied = rule.emptied(state)
         return rule.isEmpty(emptied) && !rule.isEmpty(rule.take(emptied, nowMs, limit, 1).state) &&
@@ -95,7 +95,7 @@ for (const algorithm of algorithms) {
       })
     })
 
-    t.test('a hit that is taken back at once leaves what was there before, whichever way it is named', async () => {
+    t.test('a refund at once restores the state before the hit, unless refusals lock the window', async () => {
       holds(({ limit, state, nowMs }) => {
         const { fits, before, state: counted } = rule.take(state, nowMs, limit, 1)
         if (!fits) return true
@@ -108,7 +108,7 @@ for (const algorithm of algorithms) {
       })
     })
 
-    t.test('a hit of long ago is not taken back', async () => {
+    t.test('does not refund a hit whose window is long over', async () => {
       holds(({ limit, state, nowMs }) => {
         const { fits, state: counted } = rule.take(state, nowMs, limit, 1)
         if (!fits) return true
@@ -118,7 +118,7 @@ for (const algorithm of algorithms) {
       })
     })
 
-    t.test('what is merged is what came on top of the baseline, in the window of now', async () => {
+    t.test('merge returns the baseline and the counted state in the current window', async () => {
       const [counts, waits] = [fc.integer({ min: 1, max: 5 }), fc.nat({ max: 6000 })]
       fc.assert(fc.property(walks, counts, waits, ({ limit, state, nowMs }, hits, waitMs) => {
         let counted = state
@@ -134,7 +134,7 @@ for (const algorithm of algorithms) {
       }), { seed, numRuns: 500 })
     })
 
-    t.test('without a baseline all that still counts is merged, and nothing where it is over', async () => {
+    t.test('merge without a baseline starts from empty counters, and skips an expired state', async () => {
       holds(({ limit, state, nowMs }) => {
         const merge = rule.merge(undefined, state, nowMs, limit)
         const endMs = rule.expiresAtMs(state, limit)
@@ -143,13 +143,13 @@ for (const algorithm of algorithms) {
       })
     })
 
-    t.test('a limit has only what its algorithm can use', async () => {
+    t.test('a limit has only the options that its algorithm uses', async () => {
       fc.assert(fc.property(limitsOf(algorithm), ({ max, windowMs, burst, excess, longestMs }) =>
         (rule.hasBurst || burst === max) && (rule.notesRefusals || excess === 'none') &&
         (excess === 'backoff' || longestMs === windowMs)), { seed })
     })
 
-    t.test('where another limit refuses, the counters stay', async () => {
+    t.test('a hit that another limit refuses is not counted; a refusal by this limit is', async () => {
       const never = { limit: defineLimit(algorithm, 0, 1000), cost: 1 }
       holds(({ limit, state, nowMs }) => {
         const alone = rule.take(state, nowMs, limit, 1)
@@ -164,17 +164,17 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('each option of one kind of algorithm belongs to one at least', async t => {
+t.test('algorithmsWith lists the algorithms that use an option', async t => {
   t.same(algorithmsWith('notesRefusals'), ['fixed-window'])
   t.same(algorithmsWith('hasBurst'), ['gcra'])
 })
 
-t.test('counters are merged whole from the window of now', async t => {
+t.test('merge keeps what still counts in the current window', async t => {
   const fixed = defineLimit('fixed-window', 10, 1000)
   const sliding = defineLimit('sliding-window', 10, 1000)
   const bucket = defineLimit('gcra', 10, 1000, { burst: 5 })
   const state = (limit: Limit, numbers: Encoded): LimitState => ruleOf(limit).decode(numbers, startMs)
-  /** moments in ms from the start */
+  /** Times are in ms from the start. */
   type Case = [
     what: string, limit: Limit, afterMs: number, baseline: Encoded | undefined, counted: Encoded,
     merged: [number[], number[]] | undefined
@@ -199,7 +199,7 @@ t.test('counters are merged whole from the window of now', async t => {
   }
 })
 
-t.test('a hit decided elsewhere counts even where it does not fit; a refusal by the rule of its limit', async t => {
+t.test('accept counts a hit that does not fit; refuse counts a refusal if the algorithm notes them', async t => {
   const cases: [limit: Limit, used: number, counted: 'accept' | 'refuse', cost: number, expected: number[]][] = [
     [defineLimit('fixed-window', 10, 1000), 10, 'accept', 3, [13, 0]],
     [defineLimit('fixed-window', 10, 1000), 10, 'refuse', 3, [10, 1]],

@@ -1,6 +1,6 @@
 /**
- * Several limits at one counter: routes of one group with another `max` each, and a `max` that is computed. What a
- * client did before must mean the same whichever of them asks.
+ * Several limits on one counter: routes of one group with a different `max` each, or a computed `max`. The hits that a
+ * client made before must mean the same to each of these limits.
  */
 import fc from 'fast-check'
 import t from 'tap'
@@ -11,14 +11,14 @@ import type { LimitState } from '../../lib/rules/rule.js'
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 t.comment(`seed ${seed}`)
 
-/** A hit that passed and was not given back. */
+/** An accepted hit that was not refunded. */
 interface Passed {
   readonly limit: Limit
   readonly cost: number
   readonly atMs: number
 }
 
-/** A counter as a store keeps it: forgotten when it expires. */
+/** A counter as a store keeps it: its state is gone when it expires. */
 class Counter {
   state: LimitState | undefined
   nowMs = 1_000_000
@@ -29,7 +29,7 @@ class Counter {
     if (this.nowMs >= this.#expiresAtMs) this.state = undefined
   }
 
-  /** @returns the state as the hit left it; undefined: the hit was refused */
+  /** @returns the state after the hit; undefined: the hit was refused */
   hit (limit: Limit, cost = 1): LimitState | undefined {
     const outcome = ruleOf(limit).take(this.state, this.nowMs, limit, cost)
     if (isChanged(outcome)) this.#keep(outcome.state, limit)
@@ -50,7 +50,7 @@ class Counter {
   }
 }
 
-/** Limits of one group: they count by the same algorithm, in the same window. */
+/** Limits of one group: they have the same algorithm and window. */
 function groups (algorithm: Algorithm): fc.Arbitrary<readonly Limit[]> {
   const window = fc.record({ windowMs: fc.integer({ min: 2, max: 2000 }), excess: fc.constantFrom(...excesses) })
   const limit = fc.record({ max: fc.integer({ min: 0, max: 40 }), burst: fc.double({ min: 0.1, max: 1, noNaN: true }) })
@@ -69,7 +69,7 @@ const steps = fc.array(fc.record({
   givesBack: fc.boolean()
 }), { minLength: 20, maxLength: 100 })
 
-/** The largest cost that passed in any window. */
+/** The largest total cost that passed in any window. */
 function mostPerWindow (passed: readonly Passed[], windowMs: number): number {
   const costs = passed.map((first, i) => {
     const within = passed.slice(i).filter(({ atMs }) => atMs < first.atMs + windowMs)
@@ -78,7 +78,7 @@ function mostPerWindow (passed: readonly Passed[], windowMs: number): number {
   return Math.max(0, ...costs)
 }
 
-t.test('gcra: what one limit has counted is no fraction more for another one (SEED=12)', async t => {
+t.test('gcra: hits counted by one limit weigh no fraction more for another limit (SEED=12)', async t => {
   const [full, asking] = [defineLimit('gcra', 14, 1600, { burst: 9 }), defineLimit('gcra', 7, 1600, { burst: 2 })]
   const counter = new Counter()
   counter.passed(full, 9)
@@ -88,7 +88,7 @@ t.test('gcra: what one limit has counted is no fraction more for another one (SE
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: a limit of a group lets no more pass than alone, and all no more than the largest`, async t => {
+  t.test(`${algorithm}: a limit of a group allows no more than alone, the group no more than its largest`, async t => {
     fc.assert(fc.property(groups(algorithm), steps, (limits, walked) => {
       const counter = new Counter()
       const passed: Passed[] = []
@@ -107,7 +107,7 @@ for (const algorithm of algorithms) {
         held = []
       }
       const { windowMs } = limits[0]!
-      // Around the end of a fixed window, while the window before fades, and above a full bucket, twice max.
+      // Up to twice max passes around the end of a fixed window, while a sliding window fades, and above a full bucket.
       for (const limit of limits) {
         const ofLimit = passed.filter(other => other.limit === limit)
         if (mostPerWindow(ofLimit, windowMs) > 2 * limit.max) return false
@@ -116,7 +116,7 @@ for (const algorithm of algorithms) {
     }), { seed, numRuns: 1000 })
   })
 
-  t.test(`${algorithm}: retry-after is true whichever limit asked before`, async t => {
+  t.test(`${algorithm}: retry-after is exact whichever limit counted before`, async t => {
     fc.assert(fc.property(groups(algorithm), steps, fc.nat(), (limits, walked, asking) => {
       const counter = new Counter()
       for (const { wait, route, cost, hits } of walked) {
@@ -131,7 +131,7 @@ for (const algorithm of algorithms) {
     }), { seed, numRuns: 1000 })
   })
 
-  t.test(`${algorithm}: limits of one max say of a counter what one limit would`, async t => {
+  t.test(`${algorithm}: two limits with the same max count like one limit`, async t => {
     const limit = defineLimit(algorithm, 7, 1000)
     const twin = defineLimit(algorithm, 7, 1000)
     fc.assert(fc.property(steps, walked => {
@@ -148,7 +148,7 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('gcra: a route with a large max does not drain the bucket for one with a small max', async t => {
+t.test('gcra: a route with a large max does not drain the bucket of one with a small max', async t => {
   const login = defineLimit('gcra', 5, 60_000)
   const search = defineLimit('gcra', 1000, 60_000)
   const counter = new Counter()
@@ -161,7 +161,7 @@ t.test('gcra: a route with a large max does not drain the bucket for one with a 
   t.ok(logins <= 5, `${logins} logins in 8 s at 5 a minute`)
 })
 
-t.test('gcra: a request takes the share of the bucket that its own limit says', async t => {
+t.test('gcra: a request fills the bucket by the share that its own limit gives it', async t => {
   const login = defineLimit('gcra', 5, 60_000)
   const search = defineLimit('gcra', 1000, 60_000)
   const counter = new Counter()
@@ -175,7 +175,7 @@ t.test('gcra: a request takes the share of the bucket that its own limit says', 
   t.equal(counter.passed(login, 10), 1, 'and one of 5 a minute')
 })
 
-t.test('gcra: a limit that is raised or lowered keeps how full the bucket is, and when it is empty', async t => {
+t.test('gcra: a raised or lowered limit keeps the fill level of the bucket and the time it is empty', async t => {
   const small = defineLimit('gcra', 10, 60_000)
   const large = defineLimit('gcra', 1000, 60_000)
   for (const [before, after] of [[small, large], [large, small]] as const) {
@@ -188,7 +188,7 @@ t.test('gcra: a limit that is raised or lowered keeps how full the bucket is, an
   }
 })
 
-t.test('gcra: numbers that are far apart stay whole numbers that can be stored', async t => {
+t.test('gcra: limits that are far apart still give whole numbers that Redis can store', async t => {
   const slow = defineLimit('gcra', 1, 86_400_000 * 365, { burst: 50_000 })
   const fast = defineLimit('gcra', 2e6, 1000)
   const counter = new Counter()
@@ -200,7 +200,7 @@ t.test('gcra: numbers that are far apart stay whole numbers that can be stored',
   }
 })
 
-t.test('gcra: a limit of max 0 in the group neither drains the bucket nor fills it', async t => {
+t.test('gcra: a limit of max 0 in the group neither drains nor fills the bucket', async t => {
   const none = defineLimit('gcra', 0, 1000, { burst: 0 })
   const some = defineLimit('gcra', 4, 1000)
   const counter = new Counter()
@@ -212,7 +212,7 @@ t.test('gcra: a limit of max 0 in the group neither drains the bucket nor fills 
   t.equal(counter.passed(some, 4), 1)
 })
 
-t.test('fixed-window: what a larger max let pass is no refusal to a smaller one, and is not given back', async t => {
+t.test('fixed-window: hits above a smaller max are no refusals of it, and a refund returns none of them', async t => {
   const small = defineLimit('fixed-window', 100, 600_000)
   const large = defineLimit('fixed-window', 500, 600_000)
   const counter = new Counter()
@@ -225,7 +225,7 @@ t.test('fixed-window: what a larger max let pass is no refusal to a smaller one,
   t.equal(counter.passed(large, 500), 201)
 })
 
-t.test('fixed-window: a raised limit frees a client that went on asking, a lowered one never refuses late', async t => {
+t.test('fixed-window: a raised limit frees a client that kept asking; a lowered limit refuses at once', async t => {
   const small = defineLimit('fixed-window', 3, 60_000)
   const counter = new Counter()
   t.equal(counter.passed(small, 33), 3)

@@ -1,8 +1,8 @@
-/** State that is kept on an object of the application's. */
+/** State attached to an object of the application. */
 import t from 'tap'
 import { attached } from '../../lib/runtime/attached.js'
 
-t.test('state is made once for each owner and key, and shows in no copy of the owner', async t => {
+t.test('makes the state once for each owner and key, and shows it in no copy of the owner', async t => {
   const [first, second] = [Symbol('first'), Symbol('second')]
   const owner = { name: 'server' }
   const state = attached(owner, first, () => ({ count: 0 }))
@@ -12,7 +12,7 @@ t.test('state is made once for each owner and key, and shows in no copy of the o
   t.same(Reflect.ownKeys({ ...owner }), ['name'])
 })
 
-t.test('what inherits from an owner has state of its own', async t => {
+t.test('an object that inherits from an owner has its own state', async t => {
   const key = Symbol('state')
   const owner = {}
   const state = attached(owner, key, () => ({}))

@@ -1,4 +1,4 @@
-/** The clock that durations run on. */
+/** The clock that measures durations. */
 import { performance } from 'node:perf_hooks'
 import { mock } from 'node:test'
 import t from 'tap'
@@ -9,7 +9,7 @@ import { guardedApp } from '../support/app.js'
 
 const hourMs = 3_600_000
 
-/** A wall clock that can be set, beside a monotonic one. */
+/** A wall clock that the test sets, and a monotonic clock. */
 function setUp () {
   const clock = { wallMs: 1_700_000_000_000, monotonicMs: 5000.25, isReal: true }
   const wall = { now: () => clock.wallMs }
@@ -21,14 +21,14 @@ function setUp () {
   return { clock, wall, pass, now }
 }
 
-t.test('it starts at the wall clock, runs on the monotonic clock, and returns whole ms', async t => {
+t.test('starts at the wall clock, follows the monotonic clock, and returns whole ms', async t => {
   const { pass, now } = setUp()
   t.equal(now(), 1_700_000_000_000)
   for (const ms of [0.5, 0.5, 1, 1000]) pass(ms)
   t.equal(now(), 1_700_000_001_002)
 })
 
-t.test('it does not step with the wall clock', async t => {
+t.test('does not step with the wall clock', async t => {
   const { clock, pass, now } = setUp()
   const startMs = now()
   for (const stepMs of [2 * hourMs, -2 * hourMs, -10 * hourMs]) {
@@ -38,7 +38,7 @@ t.test('it does not step with the wall clock', async t => {
   t.equal(now(), startMs + 3)
 })
 
-t.test('it follows a Date.now that is not Node\'s own, and goes on from Node\'s own when that is back', async t => {
+t.test('follows a replaced Date.now, and continues from the real one when that is back', async t => {
   const { clock, wall, pass, now } = setUp()
   now()
   const real = wall.now
@@ -53,7 +53,7 @@ t.test('it follows a Date.now that is not Node\'s own, and goes on from Node\'s 
   t.equal(now(), clock.wallMs)
 })
 
-t.test('fake timers work, before it is made and after', async t => {
+t.test('follows fake timers that start before or after it is made', async t => {
   for (const fakesComeFirst of [true, false]) {
     const fake = () => mock.timers.enable({ apis: ['Date'], now: 1000 })
     if (fakesComeFirst) fake()

@@ -1,4 +1,4 @@
-/** An application whose tests fake timers: Redis goes on deciding, and what memory decides follows the fake clock. */
+/** Applications whose tests fake timers: Redis keeps deciding, and what memory decides follows the fake clock. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
@@ -9,7 +9,7 @@ import { until } from '../../tools/until.js'
 
 const names = Object.keys(frameworks) as Framework[]
 
-/** Without the fakes, an answer that waits for a faked timer would never come. */
+/** Resolves to 'nothing' on the real clock: an answer that waits for a faked timer would never come. */
 async function inTime<T> (promise: Promise<T>): Promise<T | 'nothing'> {
   return await Promise.race([promise, sleep(30_000, 'nothing' as const, { ref: false })])
 }
@@ -28,16 +28,16 @@ async function service (t: Test, server: RedisServer): Promise<FastifyInstance> 
   return app
 }
 
-/** Two requests that fit, and one that is over the limit. */
+/** Sends two requests that fit the limit, and one that exceeds it. */
 async function statuses (app: FastifyInstance, address: string): Promise<(number | 'nothing')[]> {
   return [await statusOf(app, address), await statusOf(app, address), await statusOf(app, address)]
 }
 
 for (const framework of names) {
-  // Without queueMicrotask, Fastify loads no plugin.
+  // Fastify loads no plugin while queueMicrotask is faked.
   for (const isEarly of framework === 'Vitest' ? [true, false] : [false]) {
     const when = isEarly ? 'before the application is built' : 'when the application is ready'
-    t.test(`with the fake timers of ${framework}, from ${when} on`, async t => {
+    t.test(`works with the fake timers of ${framework}, from ${when} on`, async t => {
       const server = await RedisServer.start()
       t.teardown(async () => await server.stop())
       if (isEarly) fakeTimers(t, framework)
@@ -51,10 +51,10 @@ for (const framework of names) {
       await until(() => redisGuard.status.store === 'redis')
 
       server.signal('SIGSTOP')
-      t.equal(await statusOf(app, '192.0.2.2'), 200, 'a Redis that hangs is not waited for')
+      t.equal(await statusOf(app, '192.0.2.2'), 200, 'a hanging Redis delays no request')
       t.equal(redisGuard.status.store, 'memory')
       t.same(await statuses(app, '192.0.2.3'), [200, 200, 429], 'memory answers')
-      t.equal(told, 'memory', 'a listener is told')
+      t.equal(told, 'memory', 'the switch listener is called')
       server.signal('SIGCONT')
       await until(() => redisGuard.status.store === 'redis')
       t.same(await statuses(app, '192.0.2.4'), [200, 200, 429], 'Redis is back')
@@ -64,7 +64,7 @@ for (const framework of names) {
       t.same(await statuses(app, '192.0.2.5'), [200, 200, 429])
       await server.restart()
       await until(() => redisGuard.status.store === 'redis')
-      t.same(await statuses(app, '192.0.2.6'), [200, 200, 429], 'one that was restarted is connected to')
+      t.same(await statuses(app, '192.0.2.6'), [200, 200, 429], 'it reconnects to a restarted Redis')
 
       server.signal('SIGSTOP')
       t.not(await inTime(app.close()), 'nothing', 'the application closes')

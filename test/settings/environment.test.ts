@@ -20,7 +20,7 @@ const unset: Environment = {
   logLevel: undefined
 }
 
-t.test('the configurations of the README work as written', async t => {
+t.test('the configurations of managed services work as docs/redis.md has them', async t => {
   const accessKey = 'p4s/w0rd+with=all#of@it%:'
   const configurations: [where: string, env: Variables, options: object][] = [
     [

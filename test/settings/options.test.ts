@@ -759,7 +759,7 @@ t.test('Sentinels may not name a replica, which takes no writes', async t => {
   const sentinels = [{ host: 'h' }]
   const replica = { sentinels, name: 'main', role: 'slave' as const, preferredSlaves: [{ ip: '192.0.2.1' }] }
   t.match(errorOf({ redis: replica }).problems, [
-    { option: 'redis.role', rule: "'master', since a replica takes no writes", received: '"slave"' },
+    { option: 'redis.role', rule: "'master': a replica takes no writes", received: '"slave"' },
     { option: 'redis.preferredSlaves', rule: /^left out: the guard writes/ }
   ])
   t.same(wrongOnes({ redis: new Redis({ ...replica, lazyConnect: true } as object) }), ['redis.role'])

@@ -1,14 +1,14 @@
-/** A process whose application is closed ends by itself, whatever Redis does. */
+/** A process whose application has closed ends by itself, whatever Redis does. */
 import { performance } from 'node:perf_hooks'
 import t from 'tap'
 import { Instance } from '../support/instance.js'
 import { RedisCluster } from '../../tools/redis-cluster.js'
 import { RedisServer } from '../../tools/redis-server.js'
 
-// A process that starts on a busy machine is slow to connect, and to be answered.
+// On a busy machine a new process is slow to connect and to get answers.
 const options = { commandTimeout: 1000, connectTimeout: 10_000, resetTimeout: 100 }
 
-/** Ten times what closing takes. A process that something keeps alive does not end at all. */
+/** Ten times as long as closing takes. A process that is kept alive never ends. */
 const longestMs = 10 * 2 * options.commandTimeout
 
 const states: readonly (readonly [name: string, begin: (server: RedisServer) => void])[] = [
@@ -17,14 +17,14 @@ const states: readonly (readonly [name: string, begin: (server: RedisServer) => 
   ['hangs', server => server.signal('SIGSTOP')]
 ]
 
-// They wait most of the time.
+// These tests wait most of the time.
 t.jobs = 3
 
 const cluster = await RedisCluster.start()
 t.teardown(async () => await cluster.stop())
 
 for (const [name, begin] of states) {
-  t.test(`where Redis ${name}`, { buffered: true }, async t => {
+  t.test(`ends the process when Redis ${name}`, { buffered: true }, async t => {
     const server = await RedisServer.start()
     t.teardown(async () => await server.stop())
     const redisOptions = name === 'hangs'

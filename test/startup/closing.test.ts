@@ -1,4 +1,4 @@
-/** Closing an application: what is on its way to Redis arrives, or its loss is logged, and nothing goes on. */
+/** Closing an application: what is on its way to Redis arrives or its loss is logged, and no work continues. */
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { performance } from 'node:perf_hooks'
@@ -18,7 +18,7 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// They wait most of the time.
+// These tests wait most of the time.
 t.jobs = 4
 
 const keys = new Keys('guard:')
@@ -44,7 +44,7 @@ async function place (t: Test): Promise<Place> {
   return { server, proxy, operator }
 }
 
-/** To be closed by the test. It is on Redis, unless that cannot be reached. */
+/** The test closes it. It uses Redis, unless that cannot be reached. */
 async function openApp (
   t: Test,
   options: RedisGuardOptions,
@@ -74,8 +74,8 @@ async function msOf (call: () => Promise<unknown>): Promise<number> {
   return performance.now() - startMs
 }
 
-// Alone: the timers of all others in this process would stand still, too.
-t.test('when the time limit is over, and not before, no further command begins', { buffered: false }, async t => {
+// Not in parallel: it would stop the timers of all other tests in this process.
+t.test('when the time limit is over, and not before, no further command starts', { buffered: false }, async t => {
   const clock = mockMachinery(t, 'setTimeout')
   const begun: string[] = []
   let drained = () => {}
@@ -104,15 +104,15 @@ t.test('when the time limit is over, and not before, no further command begins',
   t.same(begun.slice(3), ['stop', 'close'])
 })
 
-t.test('what is under way arrives, also where Redis does not know a script yet', { buffered: true }, async t => {
+t.test('commands under way arrive, even if Redis does not know a script yet', { buffered: true }, async t => {
   const { proxy, operator } = await place(t)
   const app = await openApp(t, { redis: { port: proxy.port }, max: 2, countWhen: ({ url }) => url !== '/free' })
   app.get('/free', async () => 'ok')
-  // One hit that counts, and two refusals, of which the second is this process's own.
+  // Two hits and two refusals: the second refusal is made in this process, without Redis.
   for (let i = 0; i < 4; i++) await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
   proxy.delayMs = 50
   await app.inject({ url: '/free', remoteAddress: '192.0.2.2' })
-  // Nobody waits for these either.
+  // These calls are not awaited either.
   const calls = [
     app.redisGuard.set('value', 1),
     app.redisGuard.incr('sum'),
@@ -129,7 +129,7 @@ t.test('what is under way arrives, also where Redis does not know a script yet',
   await Promise.all(calls)
 })
 
-t.test('what an outage left is sent while a recovery is under way, and right after it', { buffered: true }, async t => {
+t.test('the rest of an outage is sent during a recovery and right after it', { buffered: true }, async t => {
   await Promise.all([false, true].map(async waitsForRecovery => {
     const { server, proxy, operator } = await place(t)
     const app = await openApp(t, { redis: { port: proxy.port }, resetTimeout: 50 })
@@ -147,10 +147,10 @@ t.test('what an outage left is sent while a recovery is under way, and right aft
   }))
 })
 
-t.test('closing sends a Redis that is back what it missed, before anybody looked', { buffered: true }, async t => {
+t.test('closing replays to a Redis that is back, even before the guard noticed', { buffered: true }, async t => {
   const never = { resetTimeout: 60_000 }
   t.jobs = 3
-  t.test('one that was gone', { buffered: true }, async t => {
+  t.test('a Redis that was gone', { buffered: true }, async t => {
     const { server, operator } = await place(t)
     const lines: Record<string, unknown>[] = []
     const app = await openApp(t, { redis: { port: server.port, retryStrategy: () => 60_000 }, ...never }, lines)
@@ -164,7 +164,7 @@ t.test('closing sends a Redis that is back what it missed, before anybody looked
     t.same(lines.filter(({ lost }) => lost !== undefined), [])
   })
 
-  t.test('one that hung', { buffered: true }, async t => {
+  t.test('a Redis that hung', { buffered: true }, async t => {
     const { server, operator } = await place(t)
     const app = await openApp(t, { redis: { port: server.port }, ...never, commandTimeout: 1000 })
     server.signal('SIGSTOP')
@@ -187,7 +187,7 @@ t.test('closing sends a Redis that is back what it missed, before anybody looked
       await until(async () => /cluster_state:ok/.test(String(await operator.call('CLUSTER', 'INFO'))))
     }
     await app.close()
-    // The other nodes say who has the slot.
+    // The other nodes answer that they do not have the slot.
     const found = await Promise.all(operators.map(async operator => {
       return await operator.hexists(keys.blocks, '192.0.2.1').catch(() => 0)
     }))
@@ -195,7 +195,7 @@ t.test('closing sends a Redis that is back what it missed, before anybody looked
   })
 })
 
-t.test('what is lost is logged in one line, by kind', { buffered: true }, async t => {
+t.test('a loss is logged in one line, by kind', { buffered: true }, async t => {
   const { server } = await place(t)
   const lines: Record<string, unknown>[] = []
   const app = await openApp(t, { redis: server.url, max: 1, resetTimeout: 60_000 }, lines)
@@ -212,11 +212,11 @@ t.test('what is lost is logged in one line, by kind', { buffered: true }, async 
   t.equal(logged.length, 1)
 })
 
-t.test('nothing is logged where nothing is lost', { buffered: true }, async t => {
+t.test('nothing is logged if nothing is lost', { buffered: true }, async t => {
   const { server } = await place(t)
   for (const [redis, open] of [[server.url, openApp], [false, openApp], ['redis://127.0.0.1:1', startApp]] as const) {
     const lines: Record<string, unknown>[] = []
-    // Each command may take a minute, and closing ends all the same.
+    // Closing ends soon even if each command may take a minute.
     const app = await open(t, { redis, commandTimeout: 60_000 }, lines)
     const before = lines.length
     t.ok(await msOf(async () => await app.close()) < 30_000)
@@ -224,7 +224,7 @@ t.test('nothing is logged where nothing is lost', { buffered: true }, async t =>
   }
 })
 
-t.test('a call after closing is an error with a code of its own', { buffered: true }, async t => {
+t.test('a call after closing is an error with its own code', { buffered: true }, async t => {
   const { server } = await place(t)
   for (const redis of [server.url, false] as const) {
     const app = await openApp(t, { redis })
@@ -262,7 +262,7 @@ t.test('a call after closing is an error with a code of its own', { buffered: tr
   }
 })
 
-t.test('the application may still use the guard in an onClose hook of its own', { buffered: true }, async t => {
+t.test('the application may still use the guard in its own onClose hook', { buffered: true }, async t => {
   const { server, operator } = await place(t)
   const app = Fastify()
   await app.register(redisGuard, { redis: server.url, commandTimeout: 20_000 })
@@ -276,7 +276,7 @@ t.test('the application may still use the guard in an onClose hook of its own', 
 t.test('closing ends in time', { buffered: true }, async t => {
   t.jobs = 4
   const options = { commandTimeout: 500, connectTimeout: 500, resetTimeout: 100 }
-  /** ms: ten times what it takes where nothing else runs. What it must not wait for takes longer, or never ends. */
+  /** ms: ten times as long as closing takes on an idle machine. Anything that it must not wait for takes longer. */
   const longestMs = 10 * 2 * options.commandTimeout
   const closedInTime = async (t: Test, app: FastifyInstance, lines: readonly Record<string, unknown>[]) => {
     const tookMs = await msOf(async () => await app.close())
@@ -303,8 +303,8 @@ t.test('closing ends in time', { buffered: true }, async t => {
 
   const slow = { commandTimeout: 1000, resetTimeout: 100 }
 
-  // There is time for two round trips, and more are needed.
-  t.test('in a recovery of a slow Redis', { buffered: true }, async t => {
+  // The time is enough for two round trips; the recovery needs more.
+  t.test('during the recovery of a slow Redis', { buffered: true }, async t => {
     const { server, proxy, operator } = await place(t)
     const lines: Record<string, unknown>[] = []
     const app = await openApp(t, { redis: { port: proxy.port }, ...slow }, lines)
@@ -329,13 +329,13 @@ t.test('closing ends in time', { buffered: true }, async t => {
     })
     const { blocks } = await closedInTime(t, app, lines)
     t.ok(blocks! > 0)
-    // Eight calls of fifty may be in doubt.
+    // Up to eight calls of fifty blocks may be in doubt.
     const all = blocks! + await operator.hlen(keys.blocks)
     t.ok(all >= 4000 && all <= 4400, `${all} lost or in Redis`)
     t.equal((await Promise.all(blocking)).length, 4000)
   })
 
-  t.test('also with many registrations, which Fastify closes one after the other', { buffered: true }, async t => {
+  t.test('with many registrations, which Fastify closes one after the other', { buffered: true }, async t => {
     const { server } = await place(t)
     const lines: Record<string, unknown>[] = []
     const app = Fastify(logTo(lines))
@@ -351,7 +351,7 @@ t.test('closing ends in time', { buffered: true }, async t => {
     server.signal('SIGSTOP')
     await Promise.all(scopes.map(async ({ redisGuard }) => await redisGuard.set('value', 1)))
     const tookMs = await msOf(async () => await app.close())
-    // One after the other, each would try Redis for as long as a command may take.
+    // One after the other, each registration would try Redis for a whole commandTimeout.
     t.ok(tookMs < scopes.length * options.commandTimeout / 2, `${tookMs} ms`)
     t.equal(lines.filter(({ lost }) => lost !== undefined).length, 24)
   })

@@ -1,4 +1,4 @@
-/** A Redis that is nearly full, evicts or may evict is reported once: at start, and when it comes to that later. */
+/** A Redis that is nearly full, evicts or may evict keys is reported once, at the start or when that begins. */
 import t, { type Test } from 'tap'
 import { MemoryWatch } from '../../lib/startup/memory-watch.js'
 import { guardedApp, logTo } from '../support/app.js'
@@ -9,7 +9,7 @@ import { until } from '../../tools/until.js'
 
 const maxBytes = 20_000_000
 
-/** A look that times out is not repeated for a minute, and a Redis that times out is a warning more. */
+/** A check that times out is repeated only after a minute, and a timeout adds a warning. */
 const patient = { commandTimeout: 30_000 }
 
 async function startServer (t: Test, policy = 'noeviction') {
@@ -18,7 +18,7 @@ async function startServer (t: Test, policy = 'noeviction') {
   const client = server.client()
   t.teardown(() => client.disconnect())
   const usedBytes = async () => Number(/^used_memory:(\d+)/m.exec(await client.info())![1])
-  /** One key of as many bytes as are missing. */
+  /** Adds one key that takes the missing bytes. */
   const fillTo = async (part: number) => {
     await client.del('filler')
     const missing = Math.floor(maxBytes * part - await usedBytes())
@@ -26,7 +26,7 @@ async function startServer (t: Test, policy = 'noeviction') {
     await client.expire('filler', 600)
   }
   const evictions = async () => Number(/^evicted_keys:(\d+)/m.exec(await client.info())![1])
-  /** Until Redis has to evict what expires. */
+  /** Adds keys until Redis has to evict one. */
   const overfill = async () => {
     const before = await evictions()
     for (let i = 0; await evictions() === before; i++) await client.set(`cache-${i}`, 'x'.repeat(1_000_000), 'EX', 600)
@@ -49,7 +49,7 @@ function watching (t: Test, client: { info: () => Promise<string> }) {
   return { watch, codes, details, clock }
 }
 
-t.test('memory above 80% of maxmemory is reported once, and again after it was below 75%', async t => {
+t.test('reports memory above 80% of maxmemory once, and again after it was below 75%', async t => {
   const { client, fillTo } = await startServer(t)
   const { watch, codes, details } = watching(t, client)
   const codesAt = async (part: number) => {
@@ -66,7 +66,7 @@ t.test('memory above 80% of maxmemory is reported once, and again after it was b
   t.match(details[0], { maxBytes, policy: 'noeviction', usedBytes: Number })
 })
 
-t.test('evictions are reported once, and again after an hour without any', async t => {
+t.test('reports evictions once, and again after an hour without any', async t => {
   const { client, overfill } = await startServer(t, 'volatile-lru')
   const { watch, codes, details, clock } = watching(t, client)
   const evictionsAfter = async (minutes: number, evicts: boolean) => {
@@ -83,7 +83,7 @@ t.test('evictions are reported once, and again after an hour without any', async
   t.match(details[codes.indexOf('GUARD_WARN_EVICTED')], { evictedKeys: Number })
 })
 
-t.test('evictions before the start are reported, and a restarted Redis counts from 0', async t => {
+t.test('reports evictions from before the start, and follows a restarted Redis that counts from 0', async t => {
   const { server, client, overfill } = await startServer(t, 'volatile-ttl')
   await overfill()
   const { watch, codes, clock } = watching(t, client)
@@ -99,7 +99,7 @@ t.test('evictions before the start are reported, and a restarted Redis counts fr
   t.equal(codes.filter(code => code === 'GUARD_WARN_EVICTED').length, 2)
 })
 
-t.test('each maxmemory-policy is reported once', async t => {
+t.test('reports each maxmemory-policy once', async t => {
   const { client } = await startServer(t, 'volatile-lru')
   const { watch, codes } = watching(t, client)
   for (const policy of ['volatile-lru', 'allkeys-lru', 'noeviction', 'allkeys-lru']) {
@@ -109,7 +109,7 @@ t.test('each maxmemory-policy is reported once', async t => {
   t.same(codes, ['GUARD_WARN_VOLATILE_EVICTION', 'GUARD_WARN_EVICTION'])
 })
 
-t.test('without maxmemory, or without a readable answer, there is no warning about memory', async t => {
+t.test('does not warn about memory without maxmemory or without a readable answer', async t => {
   for (const answers of [[], ['used_memory:5\r\nmaxmemory:0\r\n'], ['used_memory:x\r\nmaxmemory:1\r\n'], ['']]) {
     const codes: string[] = []
     await new MemoryWatch({ ask: async () => answers, warn: ({ code }) => codes.push(code), now: () => 0 }).look()
@@ -117,7 +117,7 @@ t.test('without maxmemory, or without a readable answer, there is no warning abo
   }
 })
 
-t.test('old evictions of a server that did not answer in between are not reported again', async t => {
+t.test('does not report old evictions again when their server did not answer in between', async t => {
   const info = (id: string, evicted: number) => `run_id:${id}\r\nevicted_keys:${evicted}\r\n`
   const looks = [
     [info('a', 0), info('b', 5)], [info('a', 0)], [info('a', 0), info('b', 5)], [info('a', 0), info('b', 6)]
@@ -138,7 +138,7 @@ t.test('old evictions of a server that did not answer in between are not reporte
   t.same(counts, [1, 1, 1, 2])
 })
 
-t.test('a look that fails is followed by the next one, until the watch is closed', async t => {
+t.test('a failed check is followed by the next one, until the watch is closed', async t => {
   const clock = mockMachinery(t, 'setInterval')
   let asked = 0
   const watch = new MemoryWatch({ ask: async () => { asked++; throw new Error('away') }, warn: () => {}, now: () => 0 })
@@ -151,7 +151,7 @@ t.test('a look that fails is followed by the next one, until the watch is closed
 })
 
 t.test('an application logs and lists warnings about its Redis while it runs', async t => {
-  // Of what expires the filler goes before the keys of the guard, but for that of its probe.
+  // With volatile-ttl Redis evicts the filler before the keys of the guard, except that of its probe.
   const { server, fillTo, overfill } = await startServer(t, 'volatile-ttl')
   const clock = mockMachinery(t, 'setInterval')
   const lines: Record<string, unknown>[] = []
@@ -178,7 +178,7 @@ t.test('an application logs and lists warnings about its Redis while it runs', a
   t.match(lines[1], { maxBytes, msg: /more than 80% of its maxmemory/ })
 })
 
-t.test('each primary of a Cluster is checked', async t => {
+t.test('checks each primary of a Cluster', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const clients = cluster.servers.map(server => server.client())

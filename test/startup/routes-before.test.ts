@@ -1,4 +1,4 @@
-/** Which routes from before the plugin a warning names: those that would have been limited, and no others. */
+/** The warning about routes from before the plugin: it names those that would have been limited, and no others. */
 import Fastify, { type FastifyInstance } from 'fastify'
 import metricsPlugin from 'fastify-metrics'
 import fp from 'fastify-plugin'
@@ -11,7 +11,7 @@ import { logTo } from '../support/app.js'
 const ok = async () => 'ok'
 const unlimited = { config: { rateLimit: false } } as const
 
-/** Like @fastify/cors: a hook that sets headers, and a route for what no other route answers. */
+/** Like @fastify/cors: a hook that sets headers, and a route for requests that no other route answers. */
 const cors = fp(async (app: FastifyInstance) => {
   app.addHook('onRequest', async (request, reply) => { reply.header('access-control-allow-origin', '*') })
   app.options('*', { schema: {} }, async (request, reply) => await reply.code(204).send())
@@ -21,7 +21,7 @@ async function register (app: FastifyInstance, options: RedisGuardOptions = {}):
   await app.register(redisGuard, { redis: false, ...options })
 }
 
-/** @returns an app, and a function that gives what the last registration has warned of */
+/** @returns an application, and a function that returns the routes in the last registration's warning */
 function open (t: Test): { app: FastifyInstance, warned: () => readonly string[] } {
   const lines: Record<string, unknown>[] = []
   const app: FastifyInstance = Fastify(logTo(lines))
@@ -33,7 +33,7 @@ function open (t: Test): { app: FastifyInstance, warned: () => readonly string[]
   }
 }
 
-t.test('each route is named once, by method and whole URL', async t => {
+t.test('names each route once, by method and full URL', async t => {
   const { app, warned } = open(t)
   const urls = ['/', '/login', '/log', '/logs', '/users/:id', '/users/:id/posts/:post.json', '/files/*', '/ü']
   for (const url of urls) app.get(url, ok)
@@ -56,7 +56,7 @@ t.test('each route is named once, by method and whole URL', async t => {
   t.equal((await app.inject('/child/inside')).headers['x-ratelimit-limit'], undefined)
 })
 
-t.test('no route, and none but wildcard routes of OPTIONS, is no reason to warn', async t => {
+t.test('does not warn without routes, or for wildcard routes of OPTIONS', async t => {
   const { app, warned } = open(t)
   await app.register(cors)
   await register(app, { max: 0 })
@@ -67,14 +67,14 @@ t.test('no route, and none but wildcard routes of OPTIONS, is no reason to warn'
   t.same([blocked.statusCode, blocked.headers['access-control-allow-origin']], [403, '*'])
 })
 
-t.test('routes of OPTIONS that are no wildcards are named', async t => {
+t.test('names OPTIONS routes that are not wildcards', async t => {
   const { app, warned } = open(t)
   app.options('/login', ok)
   await register(app)
   t.same(warned(), ['OPTIONS /login'])
 })
 
-t.test('the route of fastify-metrics, which serves ours, is not named; another one is', async t => {
+t.test('names no route of fastify-metrics that serves our metrics, but any other of its routes', async t => {
   for (const endpoint of ['/metrics', '/other']) {
     const { app, warned } = open(t)
     const defaultMetrics = { enabled: true, register: new Registry() }
@@ -86,7 +86,7 @@ t.test('the route of fastify-metrics, which serves ours, is not named; another o
   }
 })
 
-t.test('without metrics no route is taken for theirs', async t => {
+t.test('without metrics, a route at /metrics is named', async t => {
   for (const metrics of [false, { path: false }] as const) {
     const { app, warned } = open(t)
     app.get('/metrics', ok)
@@ -95,7 +95,7 @@ t.test('without metrics no route is taken for theirs', async t => {
   }
 })
 
-t.test('a second registration names what the first has seen, except what would not have been limited', async t => {
+t.test('a second registration names the routes that the first one saw, if they would have been limited', async t => {
   const { app, warned } = open(t)
   await register(app)
   app.get('/limited', ok)
@@ -112,14 +112,14 @@ t.test('a second registration names what the first has seen, except what would n
   t.same(warned(), ['GET /own'])
 })
 
-t.test('of scopes, only routes of the own one and those inside of it are named', async t => {
+t.test('in a scope, names only routes under its own prefix', async t => {
   const { app, warned } = open(t)
   app.get('/outside', ok)
   await app.register(async one => {
     await register(one)
     one.get('/one', ok)
   })
-  t.same(warned(), ['GET /outside'], 'a scope without a prefix: nobody knows whose route it is')
+  t.same(warned(), ['GET /outside'], 'a scope without a prefix names routes of its parent')
   await app.register(async two => {
     two.get('/inside', ok)
     await two.register(async inner => { inner.get('/inner', ok) })
@@ -127,7 +127,7 @@ t.test('of scopes, only routes of the own one and those inside of it are named',
   }, { prefix: '/two' })
   t.same(warned(), ['GET /two/inside', 'GET /two/inner'])
   await app.register(async three => { await register(three) })
-  t.same(warned(), ['GET /outside', 'GET /two/inside', 'GET /two/inner'], 'but not what the first scope has seen')
+  t.same(warned(), ['GET /outside', 'GET /two/inside', 'GET /two/inner'], 'but not the routes that the first scope saw')
 })
 
 t.test('with global: false it says that limits in the config are not in force', async t => {

@@ -1,4 +1,4 @@
-/** Which options and which Redis are warned of, and which are fine. */
+/** Which options and which kinds of Redis get a warning. */
 import Fastify from 'fastify'
 import { Cluster, Redis } from 'ioredis'
 import t from 'tap'
@@ -7,7 +7,7 @@ import {
 } from '../../lib/startup/warnings.js'
 import type { RedisSettings } from '../../lib/settings/redis-option.js'
 
-t.test('a trustProxy that any client can use, or that trusts nobody, is warned of', async t => {
+t.test('warns of a trustProxy that any client can use or that trusts no proxy', async t => {
   t.match(checkTrustProxy(true), {
     code: 'GUARD_WARN_TRUST_PROXY',
     message: /^trustProxy: true .* any client can make up.* Set trustProxy to/
@@ -18,15 +18,15 @@ t.test('a trustProxy that any client can use, or that trusts nobody, is warned o
   })
 })
 
-t.test('a trustProxy that says whom it trusts is fine', async t => {
+t.test('does not warn of a trustProxy that names its proxies', async t => {
   for (const trustProxy of [undefined, false, '10.0.0.0/8', ['10.0.0.1'], () => true]) {
     t.equal(checkTrustProxy(trustProxy), undefined)
   }
 })
 
-t.test("Fastify's trustProxy is found, also from a child of the instance", async t => {
+t.test("finds Fastify's trustProxy, also from a child of the instance", async t => {
   for (const trustProxy of [true, false, 1, ['10.0.0.1']]) {
-    // Its types have no number any more, programs have.
+    // Fastify's types no longer allow a number, but programs still pass one.
     const app = Fastify({ trustProxy: trustProxy as boolean })
     let inChild: unknown
     app.register(async child => { inChild = trustProxyOf(child) })
@@ -37,12 +37,12 @@ t.test("Fastify's trustProxy is found, also from a child of the instance", async
   t.equal(trustProxyOf(Fastify()), undefined)
 })
 
-t.test('where trustProxy cannot be told, it is undefined', async t => {
+t.test('trustProxy is undefined if Fastify does not show it', async t => {
   t.equal(trustProxyOf({}), undefined)
   t.equal(trustProxyOf({ [Symbol('fastify.options')]: undefined }), undefined)
 })
 
-t.test('routes from before the plugin are warned of by name, on one line', async t => {
+t.test('warns of routes from before the plugin by name, on one line', async t => {
   const names = ['GET /login', 'POST /login']
   const message = /before the plugin was loaded, so they are not limited: GET \/login, POST \/login\. To limit .*$/
   t.match(checkRoutesBefore(names, true), { code: 'GUARD_WARN_ROUTES_BEFORE', message })
@@ -72,23 +72,23 @@ const withoutPassword: RedisSettings[] = [
   { kind: 'client', client: new Redis(lazy) },
   { kind: 'client', client: new Cluster([{ host: 'h' }], { ...lazy, redisOptions: {} }) },
   { kind: 'client', client: new Cluster([{ host: 'h' }], lazy) },
-  // Of another version of ioredis, which keeps a cluster's options as they were given.
+  // Another version of ioredis keeps the options of a Cluster as they were given.
   { kind: 'client', client: { options: { redisOptions: undefined } } as unknown as Cluster }
 ]
 
-t.test('Redis without a password is warned of in production', async t => {
+t.test('warns of a Redis without a password in production', async t => {
   for (const redis of withoutPassword) {
     t.match(checkPassword(redis, true), { code: 'GUARD_WARN_NO_PASSWORD', message: /REDIS_PASSWORD/ })
     t.equal(checkPassword(redis, false), undefined)
   }
 })
 
-t.test('Redis with a password, or no Redis, is fine', async t => {
+t.test('does not warn of a Redis with a password, or without Redis', async t => {
   for (const redis of withPassword) t.equal(checkPassword(redis, true), undefined)
   t.equal(checkPassword({ kind: 'none', reason: 'REDIS_URL is not set' }, true), undefined)
 })
 
-t.test('a maxmemory-policy that drops counters is warned of, by its name', async t => {
+t.test('warns of a maxmemory-policy that drops counters, by its name', async t => {
   for (const policy of ['allkeys-lru', 'allkeys-lfu', 'allkeys-random']) {
     const warning = checkEviction(policy)
     t.equal(warning?.code, 'GUARD_WARN_EVICTION')

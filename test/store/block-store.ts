@@ -1,12 +1,12 @@
-/** What each store does with the block list. */
+/** The contract of a block store, which every implementation passes. */
 import type { Test } from 'tap'
 import type { Make } from './stores.js'
 
-/** @param make  an empty store */
+/** @param make  makes an empty store */
 export function blockStoreContract (t: Test, make: Make): void {
   const block = (ip: string, durationMs: number, reason = '') => ({ ip, durationMs, reason, origin: 'test' })
 
-  t.test('blocks an address until its time is over, or it is lifted', async t => {
+  t.test('blocks an address until the block ends or is lifted', async t => {
     const { blocks, wait, now } = await make(t)
     t.equal(await blocks.isBlocked('192.0.2.1'), false)
     const before = await now()
@@ -20,7 +20,7 @@ export function blockStoreContract (t: Test, make: Make): void {
     await wait(100_000)
     t.equal(await blocks.isBlocked('192.0.2.1'), false)
     t.same(await blocks.blocks(), [])
-    t.equal(await blocks.unblock('192.0.2.1'), false, 'it had run out')
+    t.equal(await blocks.unblock('192.0.2.1'), false, 'the block had already ended')
 
     await blocks.block(block('192.0.2.1', 60_000))
     t.equal(await blocks.unblock('192.0.2.1'), true)
@@ -34,16 +34,16 @@ export function blockStoreContract (t: Test, make: Make): void {
     t.match(await blocks.block(block('192.0.2.1', Infinity, 'second')), { reason: 'second', expiresAtMs: Infinity })
     const third = await blocks.block(block('192.0.2.1', 50_000, 'third'))
     t.match(third, { reason: 'second', expiresAtMs: Infinity }, 'the answer is the block that stands')
-    t.match(await blocks.block(block('192.0.2.1', Infinity, 'fourth')), { reason: 'second' }, 'no longer one')
+    t.match(await blocks.block(block('192.0.2.1', Infinity, 'fourth')), { reason: 'second' }, 'it ends no later')
     await blocks.block(block('192.0.2.0/24', 50_000, 'a range is another entry'))
     await wait(60_000)
     t.equal(await blocks.isBlocked('192.0.2.1'), true)
     t.same(await blocks.blocks(), [third])
     t.equal(await blocks.unblock('192.0.2.1'), true)
-    t.same(await blocks.blocks(), [], 'an unblock leaves nothing of those before it')
+    t.same(await blocks.blocks(), [], 'an unblock ends all earlier blocks')
   })
 
-  t.test('a block with `replace` stands, however long the one before it', async t => {
+  t.test('a block with `replace` stands, however long the previous block is', async t => {
     const { blocks, wait } = await make(t)
     await blocks.block(block('192.0.2.1', Infinity, 'first'))
     t.match(await blocks.block({ ...block('192.0.2.1', 50_000, 'second'), replace: true }), { reason: 'second' })
@@ -51,7 +51,7 @@ export function blockStoreContract (t: Test, make: Make): void {
     await wait(60_000)
     t.same(await blocks.blocks(), [])
     const third = await blocks.block(block('192.0.2.1', 50_000, 'third'))
-    t.match(third, { reason: 'third' }, 'one that has run out is none')
+    t.match(third, { reason: 'third' }, 'an expired block does not stand')
   })
 
   t.test('blocks ranges of both families', async t => {
@@ -62,7 +62,7 @@ export function blockStoreContract (t: Test, make: Make): void {
     t.equal(await blocks.isBlocked('198.51.101.0'), false)
     t.equal(await blocks.isBlocked('2001:db8:ffff::1'), true)
     t.equal(await blocks.isBlocked('2001:db9::1'), false)
-    t.equal(await blocks.unblock('198.51.100.1'), false, 'an address is no range')
+    t.equal(await blocks.unblock('198.51.100.1'), false, 'an address in the range is another entry')
     t.equal(await blocks.unblock('198.51.100.0/24'), true)
     t.equal(await blocks.isBlocked('198.51.100.255'), false)
     t.same((await blocks.blocks()).map(({ ip }) => ip), ['2001:db8::/32'])

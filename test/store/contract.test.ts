@@ -1,4 +1,4 @@
-/** The four contracts, passed by memory, by Redis, and by the outage layer over both, with Redis and without. */
+/** Runs the four store contracts on memory, on Redis, and on the outage layer with and without Redis. */
 import t from 'tap'
 import { blockStoreContract } from './block-store.js'
 import { eventStoreContract } from './event-store.js'

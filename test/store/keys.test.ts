@@ -1,4 +1,4 @@
-/** The names of keys in Redis: readable, in the right slot, and no two things under one name. */
+/** The names of keys in Redis: readable, in the right slot, and different for different things. */
 import crypto from 'node:crypto'
 import { syncBuiltinESMExports } from 'node:module'
 import fc from 'fast-check'
@@ -15,7 +15,7 @@ const parts = [
   '%', '{', '}', ' ', '\n', '\r', ':', '%empty', '%0020', '%007b', '0020', 'a', 'A', 'é', '😀', '\ud800', '\udc00',
   '\0', ''
 ]
-/** Texts of units that could end a part or look escaped, on both sides of the length that is hashed. */
+/** Texts with characters that could end a part or look escaped, around the length above which a text is hashed. */
 const texts = fc.oneof(
   fc.array(fc.constantFrom(...parts), { maxLength: 4 }).map(list => list.join('')),
   fc.string({ unit: 'binary', maxLength: 8 }),
@@ -25,14 +25,14 @@ const texts = fc.oneof(
 )
 const triples = fc.tuple(fc.constantFrom(...algorithms), texts, texts)
 
-/** The part of a key that Redis Cluster chooses the slot by. */
+/** The part of a key that decides its slot in a Redis Cluster. */
 function hashTag (key: string): string {
   const start = key.indexOf('{')
   const end = key.indexOf('}', start)
   return start === -1 || end === -1 || end === start + 1 ? key : key.slice(start + 1, end)
 }
 
-t.test('reads like its description', async t => {
+t.test('a key reads like what it holds', async t => {
   const names: [key: string, expected: string][] = [
     [keys.newCounter('fixed-window', 'login', '203.0.113.7'), 'guard:fixed-window:{203.0.113.7}:login'],
     [keys.newCounter('gcra', 'GET:/users/:id', '2001:db8:1:2::/64'), 'guard:gcra:{2001:db8:1:2::/64}:GET:/users/:id'],
@@ -49,14 +49,14 @@ t.test('reads like its description', async t => {
   for (const [key, expected] of names) t.equal(key, expected)
 })
 
-t.test('what one script touches lies in one slot', async t => {
+t.test('the keys that one script uses lie in one slot', async t => {
   t.same([keys.blocks, keys.blockExpiry, keys.blockChanges, keys.blockSequence].map(hashTag), [
     'blocks', 'blocks', 'blocks', 'blocks'
   ])
   t.same([keys.events, keys.suspects].map(hashTag), ['events', 'events'])
 })
 
-t.test('no two different clients, limits or algorithms share a key', async t => {
+t.test('different clients, limits and algorithms never share a key', async t => {
   fc.assert(fc.property(fc.array(triples, { minLength: 2, maxLength: 100 }), list => {
     const taken = new Map<string, string>()
     return list.every(([algorithm, name, client]) => {
@@ -69,12 +69,12 @@ t.test('no two different clients, limits or algorithms share a key', async t => 
   }), { seed, numRuns: 500 })
 })
 
-t.test('long texts that differ in a lone surrogate differ as keys', async t => {
+t.test('long texts that differ in a lone surrogate have different keys', async t => {
   const long = 'a'.repeat(300)
   t.not(keys.newCounter('gcra', 'login', `${long}\ud800`), keys.newCounter('gcra', 'login', `${long}\ud801`))
 })
 
-t.test('nothing ends its part, the hash tag or the line', async t => {
+t.test('no text can end its part, the hash tag or the line', async t => {
   fc.assert(fc.property(triples, ([algorithm, name, client]) => {
     const key = keys.newCounter(algorithm, name, client)
     return /^guard:[a-z-]+:\{[^{}\s\p{Cc}\p{Cs}]+\}:[^{}\s\p{Cc}\p{Cs}]+$/u.test(key)
@@ -89,7 +89,7 @@ t.test('all limits of a client lie in one slot', async t => {
   t.not(hashTag(keys.newCounter('gcra', 'login', 'a')), hashTag(keys.newCounter('gcra', 'login', 'b')))
 })
 
-t.test('a long text is hashed once for all limits of its client, however often they ask in a row', async t => {
+t.test('a long text is hashed once for all limits of its client, as long as they ask in a row', async t => {
   const { createHash } = crypto
   let hashes = 0
   Object.assign(crypto, {
@@ -110,28 +110,28 @@ t.test('a long text is hashed once for all limits of its client, however often t
   t.equal(hashes, 1)
   t.not(keysOf('b'.repeat(1_000_000))[0], first[0])
   t.same(keysOf('a'.repeat(1_000_000)), first)
-  t.equal(hashes, 3, 'only the last one is remembered')
+  t.equal(hashes, 3, 'only the last hash is remembered')
 })
 
-t.test('a client key of 1 MB is a short key', async t => {
+t.test('a client key of 1 MB becomes a short key', async t => {
   const key = keys.newCounter('fixed-window', 'login', 'x'.repeat(1_000_000))
   t.match(key, /^guard:fixed-window:\{%sha256-[\w-]{43}\}:login$/)
   t.match(keys.newCounter('fixed-window', 'login', 'x'.repeat(200)), 'x'.repeat(200))
   t.ok(keys.newCounter('fixed-window', '\n'.repeat(200), '\n'.repeat(200)).length < 2100)
 })
 
-t.test('nobody can ask for the key of a long text, nor for that of an empty one', async t => {
+t.test('no client key equals the key of a long text or of an empty one', async t => {
   const long = keys.newCounter('gcra', 'login', 'x'.repeat(201))
   t.not(keys.newCounter('gcra', 'login', hashTag(long)), long)
   t.not(keys.newCounter('gcra', 'login', '%empty'), keys.newCounter('gcra', 'login', ''))
 })
 
-t.test('two name spaces share nothing', async t => {
+t.test('two name spaces share no keys', async t => {
   t.not(new Keys('a:').newCounter('gcra', 'login', 'x'), new Keys('b:').newCounter('gcra', 'login', 'x'))
   t.not(new Keys('a:').value('x'), new Keys('b:').value('x'))
 })
 
-t.test('the keys that are kept with a client are those of its name', async t => {
+t.test('the keys cached with a client are the keys built from its name', async t => {
   const kept = new CounterKeys('a client')
   const names = Array.from({ length: 10 }, (_, i) => `limit ${i}`)
   for (const round of [1, 2, 3]) {
@@ -145,7 +145,7 @@ t.test('the keys that are kept with a client are those of its name', async t => 
   }
 })
 
-t.test('the last four keys of a client are kept, so that the memory for them is bounded', async t => {
+t.test('a client caches its last four keys', async t => {
   const kept = new CounterKeys('client')
   for (const name of ['a', 'b', 'c', 'd', 'e']) keys.newCounter('gcra', name, kept)
   t.equal(kept.find('gcra', 'a'), undefined)

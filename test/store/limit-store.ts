@@ -1,4 +1,4 @@
-/** What each store does with the counters of clients. */
+/** The contract of a limit store, which every implementation passes. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { Test } from 'tap'
 import { algorithms, ruleOf } from '../../lib/rules/algorithms.js'
@@ -8,16 +8,16 @@ import { type Asked, hitOf, takeAllOf, takeOf } from '../support/take.js'
 import { until } from '../../tools/until.js'
 import type { Make } from './stores.js'
 
-/** @param make  an empty store */
+/** @param make  makes an empty store */
 export function limitStoreContract (t: Test, make: Make): void {
   const hit = (key: string, name: string, limit: Limit, cost = 1): Asked => ({ key, checks: [{ name, limit, cost }] })
   const fixed = (max: number, windowMs: number) => defineLimit('fixed-window', max, windowMs)
-  /** Which of the hits were accepted. */
+  /** Takes the hits, and says which were accepted. */
   const passed = async (limits: LimitStore, ...hits: readonly Asked[]) =>
     (await takeAllOf(limits, hits)).map(({ accepted }) => accepted)
 
   for (const algorithm of algorithms) {
-    t.test(`${algorithm}: lets max hits pass, and again after the window`, async t => {
+    t.test(`${algorithm}: accepts max hits per window`, async t => {
       const { limits, wait } = await make(t)
       const one = hit('client', 'limit', defineLimit(algorithm, 3, 60_000))
       t.same(await passed(limits, one, one), [true, true])
@@ -27,7 +27,7 @@ export function limitStoreContract (t: Test, make: Make): void {
     })
   }
 
-  t.test('keeps clients, limits and algorithms apart, also where their names run into each other', async t => {
+  t.test('keeps clients, limits and algorithms apart, even if their names contain separators', async t => {
     const { limits } = await make(t)
     const pairs = [
       ['a', 'b'], ['a:b', 'c'], ['a', 'b:c'], ['a}', 'b'], ['a', '}b'], ['', 'a'], ['a', ''], ['a\nb', 'c'],
@@ -39,7 +39,7 @@ export function limitStoreContract (t: Test, make: Make): void {
     t.same(await passed(limits, hit('a', 'b', defineLimit('gcra', 1, 10_000))), [true])
   })
 
-  t.test('takes a hit from all of its limits or from none', async t => {
+  t.test('counts a hit in all of its limits or in none', async t => {
     const { limits } = await make(t)
     const burst = { name: 'burst', limit: defineLimit('sliding-window', 2, 10_000), cost: 1 }
     const daily = { name: 'daily', limit: defineLimit('gcra', 5, 60_000), cost: 1 }
@@ -47,19 +47,19 @@ export function limitStoreContract (t: Test, make: Make): void {
     const taken = await takeAllOf(limits, [both, both, both])
     t.same(taken.map(({ accepted }) => accepted), [true, true, false])
     t.same(taken[2]?.outcomes.map(({ fits }) => fits), [false, true])
-    // The third left nothing behind in `daily`.
+    // The third hit is not counted in `daily`.
     const ofDaily = { key: 'client', checks: [daily] }
     t.same(await passed(limits, ofDaily, ofDaily, ofDaily, ofDaily), [true, true, true, false])
   })
 
-  t.test('answers a hit once: what `take` returns, or later, in the context of the call', async t => {
+  t.test('answers a hit once: by the return value, or later by callback in the context of its call', async t => {
     const { limits } = await make(t)
     const requests = new AsyncLocalStorage<number>()
     const told: (readonly [hit: number, context: number | undefined])[] = []
     const returned = Array.from({ length: 40 }, (_, i) => requests.run(i, () => {
       let isReturned = false
       const answer = limits.take(hitOf(hit(`client${i}`, 'limit', fixed(3, 60_000)), () => {
-        t.equal(isReturned, true, 'it is never called before `take` has returned')
+        t.equal(isReturned, true, 'never before `take` has returned')
         told.push([i, requests.getStore()])
       }))
       isReturned = true
@@ -68,19 +68,19 @@ export function limitStoreContract (t: Test, make: Make): void {
     const isLater = returned.every(answer => answer === undefined)
     if (isLater) await until(() => told.length === returned.length)
     else t.ok(returned.every(answer => answer?.kind === 'taken'))
-    // One of those that a store has shared is answered after all before it.
+    // A hit sent later is answered after all hits before it.
     await passed(limits, hit('last', 'limit', fixed(3, 60_000)))
     t.same(told, isLater ? returned.map((_, i) => [i, i]) : [])
   })
 
-  t.test('takes a cost as a whole', async t => {
+  t.test('accepts or refuses a cost as a whole', async t => {
     const { limits } = await make(t)
     const costs = [4, 7, 6, 1]
     const hits = costs.map(cost => hit('client', 'limit', fixed(10, 10_000), cost))
     t.same(await passed(limits, ...hits), [true, false, true, false])
   })
 
-  t.test('lets a cost of 0 pass and leaves no trace of it', async t => {
+  t.test('accepts a cost of 0, and leaves no trace of it', async t => {
     const { limits } = await make(t)
     for (const algorithm of algorithms) {
       const of = (cost: number) => hit('client', 'limit', defineLimit(algorithm, 3, 10_000), cost)
@@ -92,7 +92,7 @@ export function limitStoreContract (t: Test, make: Make): void {
     }
   })
 
-  t.test('tells when it decided, on its own clock', async t => {
+  t.test('says when it decided, on its own clock', async t => {
     const { limits, now } = await make(t)
     const before = await now()
     const limit = fixed(1, 1000)
@@ -102,7 +102,7 @@ export function limitStoreContract (t: Test, make: Make): void {
     t.equal(ruleOf(limit).explain(outcome?.state, nowMs, limit, 1).resetMs, 1000)
   })
 
-  t.test('shows the counters of a client, and forgets those of the limits that are named', async t => {
+  t.test('peek shows the counters of a client; forget removes those of the named limits', async t => {
     const { limits } = await make(t)
     for (const algorithm of algorithms) {
       const limit = defineLimit(algorithm, 3, 60_000)
@@ -112,7 +112,7 @@ export function limitStoreContract (t: Test, make: Make): void {
         const peeked = await limits.peek('client', [...one.checks, ...other.checks])
         return peeked.map(({ explanation }) => explanation.remaining)
       }
-      t.same([await left(), await left()], [[1, 2], [1, 2]], `${algorithm}: looking counts nothing`)
+      t.same([await left(), await left()], [[1, 2], [1, 2]], `${algorithm}: peek counts nothing`)
       t.equal(await limits.forget('client', one.checks), true)
       t.equal(await limits.forget('client', one.checks), false)
       t.same(await left(), [3, 2], algorithm)

@@ -1,9 +1,9 @@
 /**
- * The same random steps through memory and a real Redis, on Redis' own clock:
- * after each batch both have to say the same of each hit, to the millisecond.
+ * Parity of memory and Redis: the same random hits go through memory and a real Redis, on the clock of Redis. After
+ * each batch both must give the same answers, to the millisecond.
  *
- * Redis' clock cannot be set. To let it jump by d, what Redis has stored is
- * moved by -d instead, which is the same for all that looks at differences.
+ * The clock of Redis cannot be set. To let d ms pass, a script moves the stored times by -d, which has the same effect
+ * on all differences.
  */
 import t from 'tap'
 import { algorithms, ruleOf, type Algorithm } from '../../lib/rules/algorithms.js'
@@ -21,14 +21,14 @@ import { size } from '../support/size.js'
 
 const steps = size(20_000, 100_000)
 /**
- * Redis forgets a shorter window while a batch is still being counted in it, and memory does not: it counts a batch at
- * one moment.
+ * Redis may forget a shorter window while it still counts a batch in it. Memory cannot: it counts a batch at one
+ * moment.
  */
 const shortestMs = 50
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
 const server = await RedisServer.start()
-// Long enough for a busy machine: here nothing may be given up.
+// Long enough for a busy machine: no command may time out here.
 const times = { connectTimeout: 30_000, commandTimeout: 60_000, resetTimeout: 500 }
 const connection = new Connection({ kind: 'server', options: { port: server.port } }, times)
 const guarded = new GuardedRedis(connection, { ...times, probeKey: 'probe' })
@@ -39,8 +39,8 @@ t.teardown(async () => {
 })
 
 /**
- * ARGV: by how much time passes, ms. Returns Redis' clock. Windows that begin at moments of the calendar, and not with
- * a first hit, would stay comparable only where whole windows pass.
+ * ARGV: ms to let pass. Returns the clock of Redis. If windows began at calendar times and not with a first hit, only
+ * jumps by whole windows would keep the two comparable.
  */
 const passTime = `
   local time = redis.call('TIME')
@@ -71,9 +71,9 @@ for (const algorithm of algorithms) {
     let clockMs = 0
     const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 1, now: () => clockMs })
     const others = algorithms.filter(other => other !== algorithm)
-    // At each counter two limits, as routes of one group have them.
+    // Each counter has two limits, as routes of one group do.
     const groups = [algorithm, algorithm, algorithm, random.pick(others)].map((used, i) => aGroup(used, `limit${i}`))
-    // How far memory's clock is ahead of Redis'.
+    // How far the clock of memory is ahead of that of Redis.
     let aheadMs = 0
     let refused = 0
     let decided = 0
@@ -83,7 +83,7 @@ for (const algorithm of algorithms) {
         const windowMs = random.pick(groups)[0]!.limit.windowMs
         const byMs = random.chance(0.4) ? -random.whole(1, 3 * windowMs) : random.whole(1, Math.ceil(1.2 * windowMs))
         const redisNowMs = Number(await guarded.client.eval(passTime, 0, byMs))
-        // What is over just before the jump, or just after it, is gone for both.
+        // Both forget what ends just before the jump, or just after it.
         for (const ahead of [aheadMs, aheadMs += byMs]) {
           clockMs = redisNowMs + ahead
           memory.sweep()
@@ -91,7 +91,7 @@ for (const algorithm of algorithms) {
       }
       const hits = Array.from({ length: random.whole(1, 20) }, aHit)
       const onRedis = await takeAllOf(redis.limits, hits)
-      // They are more than one batch, and each batch has its own time.
+      // The hits take more than one batch, and each batch has its own time.
       const inMemory = hits.map((hit, i) => {
         clockMs = onRedis[i]!.nowMs + aheadMs
         return memory.limits.take(hit)
@@ -128,7 +128,7 @@ for (const algorithm of algorithms) {
   })
 }
 
-/** Times as seen from the decision, so that two clocks can be compared. */
+/** States with times relative to the decision, so that two clocks compare. */
 function relative ({ accepted, nowMs, outcomes }: Taken) {
   return {
     accepted,

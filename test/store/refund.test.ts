@@ -1,4 +1,4 @@
-/** Hits that are given back, and windows that refusals make longer: in both stores alike, and through an outage. */
+/** Refunded hits, and windows that refusals extend: alike in memory and Redis, and through an outage. */
 import t, { type Test } from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
@@ -20,10 +20,10 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// They wait most of the time.
+// These tests wait most of the time.
 t.jobs = 4
 
-/** Of all tests but those that stop it, or empty it. */
+/** The server of all tests, except those that stop or empty theirs. */
 const shared = await startRedis(t)
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
@@ -33,7 +33,7 @@ async function startRedis (t: Test): Promise<RedisServer> {
   return server
 }
 
-t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, async t => {
+t.test(`memory and Redis refund alike (SEED=${seed})`, { buffered: true }, async t => {
   const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: shared.port } }, times), {
     ...times,
@@ -47,13 +47,13 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
   let clockMs = 0
   const memory = new MemoryStore({ keys, capacity: 1000, maxEvents: 1, now: () => clockMs })
   await redis.instance.fence()
-  // At each counter two limits, as routes of one group have them.
+  // Each counter has two limits, as routes of one group do.
   const groups = algorithms.flatMap(algorithm => excesses.map(excess => [1, 2].map(() => ({
     name: `${algorithm}-${excess}`,
     limit: defineLimit(algorithm, random.whole(1, 8), 3_600_000, { excess }),
     cost: random.whole(1, 2)
   }))))
-  // A counter that is empty begins anew in memory, at another moment than in Redis: each is given back its own hit.
+  // An empty counter starts again in memory at another moment than in Redis: each gets its own hit refunded.
   const counted: { hit: Asked, taken: Taken, takenHere: Taken }[] = []
   for (let step = 0; step < 500; step++) {
     const checks = groups.map(group => random.pick(group))
@@ -66,7 +66,7 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
     } else {
       const some = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.4))
       if (some.length === 0) continue
-      // A limit in shadow lets pass what it does not count, and must not be given that back.
+      // A limit in shadow accepts hits that it does not count; such a hit must not be refunded to it.
       const hit = {
         key: `client${random.whole(1, 3)}`,
         checks: some.map(check => ({ ...check, shadow: random.chance(0.3) }))
@@ -82,9 +82,9 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
       const [used, second] = numbersOf(limit, ruleOf(limit).take(state, nowMs, limit, 0).state)
       return { name, used: limit.algorithm === 'gcra' ? used / limit.windowMs : used, second }
     })
-    // All windows are so long that the clocks of the two are near enough.
+    // All windows are so long that the difference of the two clocks does not matter.
     const [found, expected] = [usedOf(here, clockMs), usedOf(there, clockMs)]
-    // A bucket drains while the two are asked.
+    // A bucket drains between the two peeks.
     const isAlike = found.every(({ used, second }, i) =>
       Math.abs(used - expected[i]!.used) < 0.01 && second === expected[i]!.second)
     if (!isAlike) return t.same(found, expected, `step ${step}`)
@@ -92,7 +92,7 @@ t.test(`memory and Redis give back alike (SEED=${seed})`, { buffered: true }, as
   t.pass('500 steps')
 })
 
-t.test('what is no counter is left alone by a refund and a look', { buffered: true }, async t => {
+t.test('a refund and a peek leave a value alone that is not a counter', { buffered: true }, async t => {
   const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const guarded = new GuardedRedis(new Connection({ kind: 'server', options: { port: shared.port } }, times), {
     ...times,
@@ -118,7 +118,7 @@ async function isUsed (app: FastifyInstance): Promise<void> {
   await until(() => app.redisGuard.status.store === 'redis')
 }
 
-/** One behind a proxy that can be cut off. */
+/** An application behind a proxy that can cut it off from Redis. */
 type Behind = { app: FastifyInstance, proxy: TcpProxy, away: (isAway: boolean) => Promise<void> }
 
 async function appBehind (t: Test, options: RedisGuardOptions, server = shared): Promise<Behind> {
@@ -145,7 +145,7 @@ async function appBehind (t: Test, options: RedisGuardOptions, server = shared):
   }
 }
 
-/** A route that answers when it is told to, one that is wrong at once, and how much of the limit is left. */
+/** Adds a route that answers on request and one that answers 401 at once; tells how much of the limit is left. */
 function heldRoutes (app: FastifyInstance): { readonly answer: () => void, readonly left: () => Promise<number> } {
   let resolveRight = (text: string) => {}
   app.get('/right', async () => await new Promise<string>(resolve => { resolveRight = resolve }))
@@ -157,7 +157,7 @@ function heldRoutes (app: FastifyInstance): { readonly answer: () => void, reado
 }
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: what is given back in an outage reaches Redis afterwards`, { buffered: true }, async t => {
+  t.test(`${algorithm}: a refund during an outage reaches Redis afterwards`, { buffered: true }, async t => {
     const { app, away } = await appBehind(t, {
       max: 10,
       algorithm,
@@ -198,12 +198,12 @@ t.test('continueExceeding and exponentialBackoff last through an outage and beyo
     told.push(await retryAfter(), await retryAfter())
     await away(false)
     told.push(await retryAfter())
-    // Part of a minute may have gone by.
+    // Part of a minute may have passed.
     t.same(told.map(seconds => Math.ceil(seconds / 60) * 60), expected, option)
   }))
 })
 
-t.test('a hit that memory counted, answered when Redis is back, is given back there', { buffered: true }, async t => {
+t.test('a hit that memory counted is refunded in Redis once that is back', { buffered: true }, async t => {
   const { app, away } = await appBehind(t, { max: 10, nameSpace: 'late:', countWhen: () => false })
   let answer = () => {}
   app.get('/', async () => await new Promise(resolve => { answer = () => resolve('ok') }))
@@ -219,7 +219,7 @@ t.test('a hit that memory counted, answered when Redis is back, is given back th
 })
 
 for (const [name, { begin, end }] of Object.entries(outages)) {
-  t.test(`a Redis that ${name}: a request that is given back then is so once`, { buffered: true }, async t => {
+  t.test(`a Redis that ${name}: a refund at that moment is applied once`, { buffered: true }, async t => {
     const server = await startRedis(t)
     const { app, proxy } =
       await appBehind(t, { max: 10, countWhen: (request, reply) => reply.statusCode !== 200 }, server)
@@ -243,7 +243,7 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
 }
 
 for (const [name, { begin, end }] of Object.entries(outages)) {
-  t.test(`a Redis that ${name}: a client that is reset then has its quota once`, { buffered: true }, async t => {
+  t.test(`a Redis that ${name}: a client reset at that moment gets its quota once`, { buffered: true }, async t => {
     const server = await startRedis(t)
     const { app, proxy } = await appBehind(t, { max: 5 }, server)
     const { left } = heldRoutes(app)
@@ -261,7 +261,7 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
   })
 }
 
-t.test('a hit answered after Redis lost its data is given back in memory and Redis', { buffered: true }, async t => {
+t.test('a hit answered after Redis lost its data is refunded in memory and in Redis', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app } =
     await appBehind(t, { max: 10, nameSpace: 'lost:', countWhen: (request, reply) => reply.statusCode !== 200 }, server)
@@ -301,7 +301,7 @@ const cluster = await RedisCluster.start()
 t.teardown(async () => await cluster.stop())
 const ofCluster = { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }
 
-t.test('in a Cluster that hangs, a request that is given back in that moment is so once', async t => {
+t.test('in a Cluster that hangs, a request that is refunded at that moment is refunded once', async t => {
   const app = await guardedApp(t, {
     redis: ofCluster,
     commandTimeout: 1000,
@@ -325,7 +325,7 @@ t.test('in a Cluster that hangs, a request that is given back in that moment is 
   await until(() => app.redisGuard.status.store === 'redis')
   t.equal(await left(), 8)
 
-  // A reset in that moment is never lost, but may be done twice.
+  // A reset at that moment is never lost, but may be done twice.
   for (const server of cluster.servers) server.signal('SIGSTOP')
   t.equal(await app.redisGuard.limits.reset('127.0.0.1'), true)
   await app.inject('/wrong')
@@ -334,7 +334,7 @@ t.test('in a Cluster that hangs, a request that is given back in that moment is 
   t.ok(await left() >= 9)
 })
 
-t.test('in a Cluster, too, and of several limits those that were counted', async t => {
+t.test('in a Cluster, a refund reaches each of several limits that counted the hit', async t => {
   const limits = [
     ...algorithms.map(algorithm => ({ name: algorithm, algorithm, max: 5, timeWindow: '1 hour' })),
     { name: 'shadow', max: 0, timeWindow: '1 hour', shadow: true }

@@ -1,4 +1,4 @@
-/** The stores that pass the contracts, each by the methods that a request or the guarded client goes through. */
+/** Makes the stores that pass the contracts, through the methods that requests and the guarded client use. */
 import type { Redis } from 'ioredis'
 import type { Test } from 'tap'
 import { Journal } from '../../lib/outage/journal.js'
@@ -13,7 +13,7 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { type Contracts, contractsOf } from '../support/redis-contracts.js'
 
 export interface StoresUnderTest extends Contracts {
-  /** lets time pass; all durations are so long that none ends by itself */
+  /** lets time pass; durations in the contracts are too long to end on the real clock */
   readonly wait: (ms: number) => Promise<void>
   /** the store's clock, ms since 1970 */
   readonly now: () => Promise<number>
@@ -23,10 +23,10 @@ export type Make = (t: Test, options?: { readonly maxEvents?: number }) => Promi
 
 export const keys = new Keys('guard:')
 
-/** Makes stores, all that use Redis on one server, which is emptied each time. */
+/** Makes stores. Those on Redis share one server, which is emptied each time. */
 export class StoreMaker {
   readonly #server: RedisServer
-  /** sees what lies in Redis */
+  /** reads Redis directly */
   readonly observer: Redis
 
   private constructor (server: RedisServer) {
@@ -113,9 +113,9 @@ function memoryStore (options: { readonly maxEvents?: number } = {}) {
 }
 
 /**
- * As if time had passed: Redis' clock cannot be set, so the ends of what it has stored are moved instead.
+ * Lets time pass in Redis. Its clock cannot be set, so the script moves the ends of the stored entries instead.
  *
- * KEYS: all; the list of blocks and their ends. ARGV: ms.
+ * KEYS: all; the block list and the ends of blocks. ARGV: ms.
  */
 const passTime = `
   local ms = tonumber(ARGV[1])

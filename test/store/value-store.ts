@@ -1,10 +1,10 @@
-/** What each store does with plain values. */
+/** The contract of a value store, which every implementation passes. */
 import type { Test } from 'tap'
 import type { Make } from './stores.js'
 
-/** @param make  an empty store */
+/** @param make  makes an empty store */
 export function valueStoreContract (t: Test, make: Make): void {
-  t.test('keeps values', async t => {
+  t.test('stores values until they expire or are deleted', async t => {
     const { values, wait } = await make(t)
     t.equal(await values.get('key'), null)
     await values.set('key', 'value', undefined)
@@ -23,7 +23,7 @@ export function valueStoreContract (t: Test, make: Make): void {
     await values.set('brief', 'value', 50_000)
     await values.set('brief', 'for good', undefined)
     await wait(60_000)
-    t.equal(await values.get('brief'), 'for good', 'a value without expiry drops the old one')
+    t.equal(await values.get('brief'), 'for good', 'a value without expiry drops the old expiry')
 
     t.equal(await values.expire('nothing', 1000), false)
     t.equal(await values.expire('brief', 30_000), true)
@@ -31,7 +31,7 @@ export function valueStoreContract (t: Test, make: Make): void {
     t.equal(await values.get('brief'), null)
   })
 
-  t.test('counts up whole numbers of 64 bits, and only those', async t => {
+  t.test('increments whole numbers of 64 bits, and rejects other values', async t => {
     const { values, wait } = await make(t)
     t.equal(await values.incr('count'), 1)
     t.equal(await values.incr('count'), 2)
@@ -39,7 +39,7 @@ export function valueStoreContract (t: Test, make: Make): void {
     await values.set('count', '-5', 50_000)
     t.equal(await values.incr('count'), -4)
     await wait(60_000)
-    t.equal(await values.incr('count'), 1, 'counting keeps the expiry')
+    t.equal(await values.incr('count'), 1, 'incr kept the expiry')
     const tooLarge = ['9223372036854775807', '99999999999999999999']
     for (const value of ['', 'ten', '1.5', '1e3', ' 1', '01', '+1', '-0', ...tooLarge]) {
       await values.set('count', value, undefined)

@@ -1,4 +1,4 @@
-/** A block list of a million addresses and ranges: what it takes of memory and of time, and what it shares. */
+/** A block list of a million addresses and ranges: its memory, its speed, and the texts that blocks share. */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
@@ -13,14 +13,14 @@ import { randomFrom } from '../../support/random.js'
 import { size } from '../../support/size.js'
 import { until } from '../../../tools/until.js'
 
-/** A power of two less in the small size, so that tables that double are as full as with a million. */
+/** The small size is smaller by a power of two, so that tables that double are as full as with a million. */
 const entries = size(1_000_000 / 16, 1_000_000)
 
 function block (ip: string, given: Partial<Block> = {}): Block {
   return { ip, reason: 'flood', origin: 'api', blockedAtMs: 1, expiresAtMs: Infinity, ...given }
 }
 
-/** Of both families, addresses and ranges, a quarter each. */
+/** Addresses and ranges of both families, a quarter each. */
 function ipOf (i: number): string {
   const n = i >> 2
   const [a, b, c] = [n >> 16, (n >> 8) & 255, n & 255]
@@ -32,7 +32,7 @@ function ipOf (i: number): string {
   }
 }
 
-/** Bytes that are in use, of objects and typed arrays. */
+/** Bytes in use by objects and typed arrays. */
 function bytesInUse (): number {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void
@@ -54,19 +54,19 @@ function timesAsLong (large: Find, small: Find, addresses: readonly Address[]): 
   return many / few
 }
 
-/** A search would take as many times as long as there are times as many entries: thousands. */
+/** A scan would take thousands of times as long: as many times as there are more entries. */
 const fewEntries = 16
 
-/** A large list lies in no cache of the processor, which is some times as slow. */
+/** A large list does not fit the caches of the processor, which makes a lookup a few times slower. */
 const most = 20
 
-t.test(`${entries} blocks take at most 120 bytes each, and a lookup is no search`, async t => {
+t.test(`${entries} blocks take at most 120 bytes each, and a lookup does not scan them`, async t => {
   const newMemory = () => new MemoryStore({
     keys: new Keys('guard:'), capacity: 10, maxEvents: 10, now: () => 1000, hashKey: [12345, 67890]
   })
   const memory = newMemory()
   const before = bytesInUse()
-  // A text of its own each, as from Redis.
+  // Each block has its own text, as blocks from Redis have.
   for (let i = 0; i < entries; i++) {
     const expiresAtMs = i % 2 === 0 ? Infinity : 2000 + i % 10
     memory.blocks.adopt(block(ipOf(i), { reason: `${'flo'}od`, expiresAtMs }))
@@ -97,7 +97,7 @@ t.test(`${entries} blocks take at most 120 bytes each, and a lookup is no search
   t.ok(looked['IPv4 that is not'].every(ip => !memory.blocks.isBlocked(ip)))
 })
 
-t.test(`an allow list of ${entries} takes no more, and a lookup is no search`, async t => {
+t.test(`an allow list of ${entries} entries takes no more, and a lookup does not scan it`, async t => {
   const texts = Array.from({ length: entries }, (_, i) => ipOf(i))
   const before = bytesInUse()
   const { list } = parseAddressList(texts)
@@ -112,7 +112,7 @@ t.test(`an allow list of ${entries} takes no more, and a lookup is no search`, a
   t.ok(times <= most, `${times} times as long`)
 })
 
-t.test(`a sweep of ${entries} blocks forgets what has run out, and gives the memory back when all has`, async t => {
+t.test(`a sweep of ${entries} blocks removes the expired ones, and frees the memory when all have expired`, async t => {
   let nowMs = 0
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 10, now: () => nowMs })
   const before = bytesInUse()
@@ -125,15 +125,15 @@ t.test(`a sweep of ${entries} blocks forgets what has run out, and gives the mem
   nowMs = 2000
   memory.sweep()
   t.equal(memory.blocks.size, 0)
-  // Arrays that are garbage are given back a moment after the collection, on a busy machine.
+  // On a busy machine the memory of collected arrays is freed a moment after the collection.
   await until(() => bytesInUse() - before < 1e6)
 })
 
-t.test('reasons and origins are kept once, as long as a block has them', async t => {
+t.test('equal reasons and origins are stored once, until no block has them', async t => {
   const texts = new BlockTexts()
   const values = new BlockColumns(texts)
   const pairs = [['a', 'b'], ['ab', ''], ['', 'ab'], ['a', 'b']] as const
-  /** The number of the next new pair: the first that no block has. */
+  /** The number that the next new pair gets: the first that no block uses. */
   const nextNumber = () => {
     const number = texts.hold('next', '')
     texts.release(number)
@@ -144,14 +144,14 @@ t.test('reasons and origins are kept once, as long as a block has them', async t
   const written = pairs.map(([reason, origin]) => block('ip', { reason, origin }))
   t.same(pairs.map((_, i) => values.read(i, () => 'ip')), written)
   values.write(0, block('x', { reason: 'c' }), false)
-  t.equal(nextNumber(), 4, 'another block has the first pair still')
+  t.equal(nextNumber(), 4, 'another block still has the first pair')
   values.delete(3, 3)
   t.equal(nextNumber(), 0, 'no block has the first pair')
   values.delete(0, 2)
-  t.same(values.read(0, () => 'ip'), block('ip', { reason: '', origin: 'ab' }), 'the last one has moved')
+  t.same(values.read(0, () => 'ip'), block('ip', { reason: '', origin: 'ab' }), 'the last block has moved')
   t.equal(nextNumber(), 3)
   values.write(1, block('x', { reason: 'ab', origin: '' }), false)
-  t.same(values.read(1, () => 'ip'), block('ip', { reason: 'ab', origin: '' }), 'written again as it was')
+  t.same(values.read(1, () => 'ip'), block('ip', { reason: 'ab', origin: '' }), 'written again unchanged')
   t.equal(nextNumber(), 3)
   values.write(2, block('x', { reason: 'new' }), true)
   t.equal(values.read(2, () => 'ip').reason, 'new')

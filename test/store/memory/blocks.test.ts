@@ -1,4 +1,4 @@
-/** The block list in this process: what it takes over from another store, and what it knows of lifted blocks. */
+/** The block list in memory: adopting the list of another store, and remembering lifted blocks. */
 import t from 'tap'
 import { MemoryBlocks } from '../../../lib/store/memory/blocks.js'
 
@@ -8,14 +8,14 @@ function setUp () {
   return { clock, memory: new MemoryBlocks({ now, wall: now }) }
 }
 
-t.test('a list that is taken over replaces all that was there', async t => {
+t.test('replace drops all blocks that the new list lacks', async t => {
   const { memory } = setUp()
   memory.block({ ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '' })
   await memory.replace(async () => true)
   t.equal(memory.isBlocked('192.0.2.1'), false)
 })
 
-t.test('what changes while a whole block list is read holds after it', async t => {
+t.test('changes made while a whole list is read hold afterwards', async t => {
   const { memory, clock } = setUp()
   const block = (ip: string) => ({ ip, reason: '', origin: '', blockedAtMs: clock.ms, expiresAtMs: clock.ms + 1000 })
   memory.adopt(block('192.0.2.2'))
@@ -30,7 +30,7 @@ t.test('what changes while a whole block list is read holds after it', async t =
   t.same(memory.blocks().map(({ ip }) => ip), ['192.0.2.1', '192.0.2.3'])
 })
 
-t.test('the last 10,000 blocks that were lifted are known, also where they were placed again', async t => {
+t.test('remembers the last 10,000 lifted blocks, even if they were placed again', async t => {
   const { memory, clock } = setUp()
   const lifted = () => memory.lifted().map(({ unblock }) => unblock)
   for (let i = 0; i <= 10_000; i++) memory.unblock(`10.0.${i >> 8}.${i & 255}`)
@@ -40,13 +40,13 @@ t.test('the last 10,000 blocks that were lifted are known, also where they were 
   t.same([lifted()[0], memory.lifted().at(-1)], ['10.0.0.2', { unblock: '10.0.0.1', atMs: clock.ms }])
   const liftedAtMs = () => memory.lifted().at(-1)!.atMs
   memory.block({ ip: '10.0.0.1', durationMs: 1000, reason: '', origin: '' })
-  t.equal(liftedAtMs(), clock.ms - 1, 'before the block')
+  t.equal(liftedAtMs(), clock.ms - 1, 'lifted before the new block')
   clock.ms += 5
   memory.block({ ip: '10.0.0.1', durationMs: 1000, reason: '', origin: '' })
   t.equal(liftedAtMs(), clock.ms - 6)
 })
 
-t.test('a block that another store replaced by a shorter one is known as lifted', async t => {
+t.test('a block that another store replaced by a shorter one counts as lifted', async t => {
   const { memory, clock } = setUp()
   const block = { ip: '192.0.2.1', reason: '', origin: '', blockedAtMs: clock.ms }
   memory.adopt({ ...block, expiresAtMs: Infinity })
@@ -54,10 +54,10 @@ t.test('a block that another store replaced by a shorter one is known as lifted'
   t.same(memory.lifted(), [{ unblock: '192.0.2.1', atMs: clock.ms - 1 }])
   memory.adopt({ ...block, ip: '192.0.2.2', expiresAtMs: clock.ms + 60_005 })
   memory.adopt({ ...block, ip: '192.0.2.2', expiresAtMs: clock.ms + 60_000 })
-  t.equal(memory.lifted().length, 1, 'the clocks of two stores differ by some ms')
+  t.equal(memory.lifted().length, 1, 'a few ms are the difference of two clocks')
 })
 
-t.test('a change that is made again late spares what was blocked after it', async t => {
+t.test('a late change does not affect a block that was placed after it', async t => {
   const { memory, clock } = setUp()
   const request = { ip: '192.0.2.1', durationMs: 1000, reason: '', origin: '', replace: true }
   memory.adopt({ ip: '192.0.2.1', reason: 'later', origin: '', blockedAtMs: clock.ms, expiresAtMs: clock.ms + 60_000 })

@@ -1,4 +1,4 @@
-/** The table of counters in memory: never more than its capacity, and no flood frees a client that is limited. */
+/** The table of counters in memory: it never exceeds its capacity, and no flood frees a limited client. */
 import fc from 'fast-check'
 import t from 'tap'
 import { windowOf } from '../../../lib/rules/fixed-window.js'
@@ -14,9 +14,9 @@ import { numbersOf } from '../../support/states.js'
 
 interface How {
   limit?: string
-  /** the address that asks, where that is not the key */
+  /** the address that sends the hit, if the key is something else */
   from?: string | undefined
-  /** refused until then */
+  /** the hit is refused until then */
   limitedUntilMs?: number
   expiresAtMs?: number
 }
@@ -24,12 +24,12 @@ interface How {
 const newTable = (capacity: number) => new CounterTable(capacity, [seed, 1])
 const hundred = defineLimit('fixed-window', 100, 1000)
 
-/** Counts one hit, as the memory store does, and tells the count. */
+/** Counts one hit as the memory store does, and returns the count. */
 function hit (table: CounterTable, key: string, nowMs: number, how: How = {}): number {
   return hitAll(table, [key], nowMs, how)[0]!
 }
 
-/** One hit that is subject to several limits: all are looked up before any is kept. */
+/** Counts one hit with several limits: all counters are looked up before any is stored. */
 function hitAll (table: CounterTable, keys: readonly string[], nowMs: number, how: How = {}): number[] {
   const { limit: name = 'login', from, limitedUntilMs = 0, expiresAtMs = nowMs + 60_000 } = how
   const entries = keys.map(key => table.find(key, { name, limit: hundred }, from, nowMs))
@@ -42,7 +42,7 @@ function hitAll (table: CounterTable, keys: readonly string[], nowMs: number, ho
   })
 }
 
-/** The count of a key that has counters of its own; undefined: it has none. */
+/** The count of a key that has its own counter; undefined: it has none. */
 function own (table: CounterTable, key: string, nowMs: number): number | undefined {
   const state = table.peek(key, nowMs)
   return state && usedOf(state)
@@ -58,7 +58,7 @@ function full (capacity: number, limitedUntilMs: number): CounterTable {
   return table
 }
 
-t.test('counts the hits of a key until its counters expire', async t => {
+t.test('counts the hits of a key until its counter expires', async t => {
   const table = newTable(10)
   t.same([0, 1, 2, 99].map(nowMs => hit(table, 'a', nowMs, { expiresAtMs: 100 })), [1, 2, 3, 4])
   t.equal(hit(table, 'a', 100), 1)
@@ -76,7 +76,7 @@ const steps = fc.array(fc.record({
   sweep: fc.boolean()
 }), { maxLength: 80 })
 
-t.test('never keeps more than its capacity, whatever comes, and forgets all of it once it has expired', async t => {
+t.test('never keeps more than its capacity, and forgets everything once it has expired', async t => {
   fc.assert(fc.property(fc.integer({ min: 0, max: 40 }), steps, (capacity, walked) => {
     const table = newTable(capacity)
     let nowMs = 0
@@ -93,7 +93,7 @@ t.test('never keeps more than its capacity, whatever comes, and forgets all of i
   }), { seed, numRuns: 2000 })
 })
 
-t.test('a key that is limited keeps its counters until it may pass again, whatever comes by its limit', async t => {
+t.test('a limited key keeps its counter until it may pass again, whatever other keys its limit counts', async t => {
   fc.assert(fc.property(fc.integer({ min: 1, max: 40 }), steps, (capacity, walked) => {
     const table = newTable(capacity)
     const held = new Map<string, { untilMs: number, entry: Entry }>()
@@ -120,7 +120,7 @@ t.test('a flood of 1,000,000 fresh keys neither grows the table nor frees a limi
   t.equal(table.size, 1000)
 })
 
-t.test('a flood of fresh keys that are limited at once does not either', async t => {
+t.test('a flood of fresh keys that are limited at once neither grows the table nor frees a limited key', async t => {
   const table = newTable(1000)
   for (let i = 0; i < 5; i++) hit(table, 'limited', 0, { limitedUntilMs: 60_000 })
   for (let i = 0; i < 100_000; i++) hit(table, `fresh ${i}`, 1, { limitedUntilMs: 60_000 })
@@ -136,7 +136,7 @@ t.test('keys seen twice outlive keys seen once', async t => {
   t.same(regulars.map(key => own(table, key, 2)), regulars.map(() => 2))
 })
 
-t.test('among keys seen once the one not seen for longest goes first', async t => {
+t.test('of the keys seen once, the one not seen for longest goes first', async t => {
   const table = newTable(3)
   for (const key of ['a', 'b', 'c', 'd']) hit(table, key, 0)
   t.same(['b', 'c', 'd'].map(key => own(table, key, 0)), [1, 1, 1])
@@ -154,11 +154,11 @@ t.test('regulars leave newcomers enough room to become regulars', async t => {
   t.same(counts, [1, 2, 3, 4, 5])
 })
 
-t.test('when all keys are held', async t => {
-  t.test('newcomers are counted, a few of them together', async t => {
+t.test('when all keys are limited', async t => {
+  t.test('newcomers are counted, several of them in one shared counter', async t => {
     const table = full(10, 60_000)
     const used = Array.from({ length: 10_000 }, (_, i) => hit(table, `newcomer ${i}`, 1))
-    // Each hit adds one to one of the counters: those that started at 1 are as many as there are counters.
+    // Each hit adds 1 to one counter, so a count of 1 means a new counter.
     t.equal(used.filter(count => count === 1).length, overflowBuckets)
     const shared = new Map<Entry, number>()
     for (let i = 0; i < 10_000; i++) {
@@ -181,19 +181,19 @@ t.test('when all keys are held', async t => {
     t.equal(hit(table, 'newcomer', 1, { limit: 'search' }), 1)
   })
 
-  t.test('shared counters begin anew when they expire', async t => {
+  t.test('an expired shared counter starts again', async t => {
     const table = full(10, 60_000)
     for (const nowMs of [1, 2]) hit(table, 'newcomer', nowMs, { expiresAtMs: 100 })
     t.equal(hit(table, 'newcomer', 99, { expiresAtMs: 100 }), 3)
     t.equal(hit(table, 'newcomer', 100, { expiresAtMs: 200 }), 1)
   })
 
-  t.test('those that are held are counted on', async t => {
+  t.test('limited keys still count their hits', async t => {
     const table = full(10, 50_000)
     t.equal(hit(table, 'held 3', 1, { limitedUntilMs: 50_000 }), 2)
   })
 
-  t.test('one that may pass again makes room for a newcomer', async t => {
+  t.test('a key that may pass again makes room for a newcomer', async t => {
     const table = full(10, 1000)
     hit(table, 'newcomer', 999)
     t.equal(own(table, 'newcomer', 999), undefined)
@@ -202,7 +202,7 @@ t.test('when all keys are held', async t => {
     t.equal(table.size, 10)
   })
 
-  t.test('one that may pass again is found behind any number of those that may not', async t => {
+  t.test('a key that may pass again is found behind any number of keys that may not', async t => {
     const table = full(100, 50_000)
     hit(table, 'held 70', 1, { limitedUntilMs: 1000 })
     for (let i = 0; i < 20; i++) hit(table, 'newcomer', 2000)
@@ -210,7 +210,7 @@ t.test('when all keys are held', async t => {
     t.equal(own(table, 'held 0', 2000), 1)
   })
 
-  t.test('a hit that gets the last room for one of its limits leaves the counters that others share', async t => {
+  t.test('a hit that takes the last room for one of its limits leaves the shared counters of others alone', async t => {
     const table = newTable(2)
     hit(table, 'held', 0, { limitedUntilMs: 50_000 })
     hit(table, 'going', 0, { limitedUntilMs: 50_000, expiresAtMs: 100 })
@@ -225,18 +225,18 @@ t.test('when all keys are held', async t => {
 t.test('a key that is evicted for another limit of the same hit keeps its count', async t => {
   const table = newTable(2)
   for (const key of ['a', 'a', 'b', 'b']) hit(table, key, 0)
-  // Looking for room for `new` drops `a`, which is then kept all the same.
+  // Making room for `new` drops `a`, which is stored again all the same.
   t.same(hitAll(table, ['a', 'new'], 1), [3, 1])
   t.equal(table.size, 2)
 })
 
-t.test('a table without room counts in shared counters alone', async t => {
+t.test('a table without room counts only in shared counters', async t => {
   const table = newTable(0)
   t.same([hit(table, 'a', 0), hit(table, 'a', 1)], [1, 2])
   t.equal(table.size, 0)
 })
 
-t.test('a sweep forgets what has expired, and nothing else', async t => {
+t.test('a sweep removes only what has expired', async t => {
   const table = full(3, 50)
   hit(table, 'shared', 1, { expiresAtMs: 500 })
   hit(table, 'shared briefly', 1, { expiresAtMs: 100, limit: 'search' })
@@ -256,18 +256,18 @@ t.test('a sweep forgets what has expired, and nothing else', async t => {
 t.test('the keys that one address chooses', async t => {
   const part = 10
   const capacity = 16 * part
-  /** Keys of one address that are counted once each, from the first on. */
+  /** Counts `count` different keys of one address, once each. */
   const flood = (table: CounterTable, from: string, count: number, how: How = {}) => {
     for (let i = 0; i < count; i++) hit(table, `${from} ${i}`, 1, { from, ...how })
   }
-  /** The counters that these keys share. */
+  /** The shared counters of these keys. */
   const sharedBy = (table: CounterTable, from: string, count: number, name = 'login') => {
     const entries = Array.from({ length: count }, (_, i) =>
       table.find(`${from} ${i}`, { name, limit: hundred }, from, 1))
     return [...new Set(entries)].filter(entry => entry?.isShared === true)
   }
 
-  t.test('takes its part and half of the table at most, as long as that is free, limited or not', async t => {
+  t.test('take at most their own part plus half of the table while that is free, limited or not', async t => {
     for (const limitedUntilMs of [0, 50_000]) {
       const table = newTable(capacity)
       flood(table, 'host', 20_000, { limitedUntilMs })
@@ -276,7 +276,7 @@ t.test('the keys that one address chooses', async t => {
     }
   })
 
-  t.test('leaves the others their room, and none of their counters goes for it', async t => {
+  t.test('leave room for others, and evict none of their counters', async t => {
     const table = newTable(capacity)
     const others = Array.from({ length: capacity / 4 }, (_, i) => `other ${i}`)
     for (const key of others) hit(table, key, 0)
@@ -286,7 +286,7 @@ t.test('the keys that one address chooses', async t => {
     t.same(others.map(key => own(table, key, 2)), others.map(() => 1))
   })
 
-  t.test('is not forgotten for more of the same, so that each key counts up to where it is limited', async t => {
+  t.test('are not evicted by more keys of the same address, so each counts up to its limit', async t => {
     const table = newTable(capacity)
     const used: number[] = []
     for (let round = 0; round < 20; round++) {
@@ -296,15 +296,15 @@ t.test('the keys that one address chooses', async t => {
     t.same(used, Array.from({ length: 20 }, (_, i) => i + 1))
   })
 
-  t.test('is counted in counters that no other address shares, once there is no room', async t => {
+  t.test('are counted in counters that no other address shares, once there is no room', async t => {
     const table = newTable(capacity)
     flood(table, 'host', 10_000)
     const usedByHost = hit(table, 'name', 1, { from: 'host' })
-    t.ok(usedByHost > 1, 'with some of the other names')
+    t.ok(usedByHost > 1, 'counted together with other names')
     t.equal(hit(table, 'name', 1, { from: 'other host' }), 1)
   })
 
-  t.test('goes on with a shared counter as long as that lasts, though there is room again', async t => {
+  t.test('stay in a shared counter until it expires, even if there is room again', async t => {
     const table = newTable(capacity)
     flood(table, 'host', part + capacity / 2, { expiresAtMs: 100 })
     t.same([1, 2].map(nowMs => hit(table, 'name', nowMs, { from: 'host', expiresAtMs: 500 })), [1, 2])
@@ -315,14 +315,14 @@ t.test('the keys that one address chooses', async t => {
     t.equal(own(table, 'name', 500), 1)
   })
 
-  t.test('has its room again when it has expired, swept or not', async t => {
+  t.test('get room again when they have expired, swept or not', async t => {
     const table = newTable(capacity)
     flood(table, 'host', part + capacity / 2, { expiresAtMs: 100 })
     hit(table, 'name', 100, { from: 'host' })
     t.equal(own(table, 'name', 100), 1)
   })
 
-  t.test('takes no room of others that is not free, beyond its part', async t => {
+  t.test('take no room in use by others beyond their part', async t => {
     const table = newTable(capacity)
     for (let i = 0; i < capacity; i++) hit(table, `other ${i}`, 0)
     flood(table, 'host', 1000)
@@ -330,9 +330,9 @@ t.test('the keys that one address chooses', async t => {
     t.equal(others.filter(used => used === 1).length, capacity - part)
   })
 
-  t.test('shares a bounded number of counters, and beyond that those of its limit', async t => {
+  t.test('share a bounded number of counters, and then the counters of their limit', async t => {
     const table = newTable(capacity)
-    // Keys of many limits, so that a few addresses are enough.
+    // The keys belong to many limits, so that a few addresses are enough.
     for (let i = 0; i < 10; i++) flood(table, 'host', 20_000, { limit: `limit ${i}` })
     flood(table, 'other host', 10_000, { limit: 'limit 0' })
     flood(table, 'third host', 20_000, { limit: 'limit 1' })
@@ -341,24 +341,24 @@ t.test('the keys that one address chooses', async t => {
       ...sharedBy(table, 'other host', 10_000, 'limit 0'),
       ...sharedBy(table, 'third host', 20_000, 'limit 1')
     )
-    t.equal(new Set(shared).size, shared.length, 'each by one address')
+    t.equal(new Set(shared).size, shared.length, 'no two addresses share a counter')
     t.ok(shared.length > 10 * bucketsOfAddress && shared.length <= 12 * bucketsOfAddress)
     for (let i = 10; i < 20; i++) flood(table, 'host', 20_000, { limit: `limit ${i}` })
     for (let i = 10; i < 20; i++) shared.push(...sharedBy(table, 'host', 20_000, `limit ${i}`))
     t.ok(shared.length > mostSharedByAddresses && shared.length <= mostSharedByAddresses + 20 * overflowBuckets)
     table.sweep(60_001)
     flood(table, 'host', 20_000, { limit: 'limit 19' })
-    t.equal(sharedBy(table, 'host', 20_000, 'limit 19').length, bucketsOfAddress, 'when they have expired, as at first')
+    t.equal(sharedBy(table, 'host', 20_000, 'limit 19').length, bucketsOfAddress, 'as at first, once all expired')
   })
 })
 
-t.test('keys that are limited by one limit', async t => {
+t.test('keys that one limit has limited', async t => {
   const capacity = 100
   const fill = (table: CounterTable, limit: string) => {
     for (let i = 0; i < 10 * capacity; i++) hit(table, `${limit} ${i}`, 0, { limit, limitedUntilMs: 50_000 })
   }
 
-  t.test('leave room for the newcomers of others, though they filled the table when it was free', async t => {
+  t.test('make room for newcomers of other limits, even if they filled the table while it was free', async t => {
     const table = newTable(capacity)
     fill(table, 'login')
     t.equal(table.size, capacity)
@@ -367,7 +367,7 @@ t.test('keys that are limited by one limit', async t => {
     t.same(newcomers.map(key => own(table, key, 1)), newcomers.map(() => 1))
   })
 
-  t.test('leave it even when they were all there before they were limited', async t => {
+  t.test('make room even if all of them were stored before they were limited', async t => {
     const table = newTable(capacity)
     for (const limitedUntilMs of [0, 50_000]) {
       for (let i = 0; i < capacity; i++) hit(table, `login ${i}`, 0, { limitedUntilMs })
@@ -376,7 +376,7 @@ t.test('keys that are limited by one limit', async t => {
     t.equal(own(table, 'search 0', 1), 1)
   })
 
-  t.test('stay limited when they go for the room of others', async t => {
+  t.test('stay limited when they are evicted for keys of other limits', async t => {
     const table = newTable(capacity)
     fill(table, 'login')
     for (let i = 0; i < 25; i++) hit(table, `search ${i}`, 1, { limit: 'search' })
@@ -388,24 +388,24 @@ t.test('keys that are limited by one limit', async t => {
     t.same(gone.filter(key => limitedUntilMs(key) < 50_000), [])
   })
 
-  t.test('leave less room the more limits are flooded, and always some', async t => {
+  t.test('leave less room the more limits are flooded, but always some', async t => {
     const table = newTable(capacity)
     for (const limit of ['a', 'b', 'c']) fill(table, limit)
     hit(table, 'newcomer', 1, { limit: 'd' })
     t.equal(own(table, 'newcomer', 1), 1)
   })
 
-  t.test('take the place of those beyond the part of their limit when there is room for that', async t => {
+  t.test('give way to newcomers of their own limit only if they may pass again', async t => {
     const table = newTable(capacity)
     for (let i = 0; i < capacity; i++) hit(table, `login ${i}`, 0, { limitedUntilMs: i < 50 ? 100 : 50_000 })
     for (let i = 0; i < 20; i++) hit(table, `newcomer ${i}`, 200)
-    t.equal(own(table, 'login 99', 200), 1, 'what is limited is still there')
+    t.equal(own(table, 'login 99', 200), 1, 'the limited key is still there')
     t.ok(own(table, 'newcomer 19', 200) === 1)
   })
 })
 
-t.test('nobody can choose whom to share counters with', async t => {
-  // Under FNV-1a, whatever its seed, these came into one bucket of 256.
+t.test('an attacker cannot choose which key shares a counter with the victim', async t => {
+  // Under FNV-1a these keys fell into one bucket of 256, whatever the seed.
   const chosen = ['victim', ...Array.from({ length: 15 }, (_, i) => `victim${'ao'.repeat(16 * (i + 1))}`)]
   let together = 0
   for (let i = 0; i < 100; i++) {

@@ -1,4 +1,4 @@
-/** The latest events in memory, and who is limited most in them. */
+/** The latest events in memory, and the addresses that were limited most in them. */
 import fc from 'fast-check'
 import t from 'tap'
 import { MemoryEvents } from '../../../lib/store/memory/events.js'
@@ -25,7 +25,7 @@ const steps = fc.array(
   { maxLength: 80 }
 )
 
-/** The same with an array that is searched. */
+/** Suspects by a scan of an array. */
 function naiveSuspects (kept: readonly RateLimitEvent[]): object[] {
   const counts = new Map<string, number>()
   for (const { type, ip, count } of kept) {
@@ -34,7 +34,7 @@ function naiveSuspects (kept: readonly RateLimitEvent[]): object[] {
   return [...counts].sort(([a, x], [b, y]) => y - x || (a < b ? 1 : -1)).map(([ip, count]) => ({ ip, count }))
 }
 
-t.test('answers as an array of the latest events would', async t => {
+t.test('answers like an array of the latest events', async t => {
   fc.assert(fc.property(fc.integer({ min: 1, max: 10 }), steps, fc.nat(12), (capacity, walked, limit) => {
     const log = newEvents(capacity)
     let kept: RateLimitEvent[] = []
@@ -53,7 +53,7 @@ t.test('answers as an array of the latest events would', async t => {
   }), { seed, numRuns: 2000 })
 })
 
-t.test('tells the latest first, and no more than asked for', async t => {
+t.test('lists the latest events first, and no more than requested', async t => {
   const log = newEvents(3)
   for (const atMs of [1, 2, 3, 4]) log.logEvents([event({ atMs })])
   t.same(log.events(10).map(({ atMs }) => atMs), [4, 3, 2])
@@ -61,7 +61,7 @@ t.test('tells the latest first, and no more than asked for', async t => {
   t.same(log.events(0), [])
 })
 
-t.test('suspects are the addresses that were limited, the most limited first', async t => {
+t.test('suspects are the limited addresses, the most limited first', async t => {
   const log = newEvents(10)
   log.logEvents([event({ ip: '192.0.2.1', count: 2 })])
   log.logEvents([event({ ip: '192.0.2.2', count: 5 })])
@@ -75,7 +75,7 @@ t.test('suspects are the addresses that were limited, the most limited first', a
   ])
 })
 
-t.test('an address whose events are all gone is no suspect', async t => {
+t.test('an address without stored events is no suspect', async t => {
   const log = newEvents(2)
   log.logEvents([event({ ip: '192.0.2.1', count: 50, atMs: 1 })])
   log.logEvents([event({ ip: '192.0.2.2', atMs: 2 })])
@@ -85,14 +85,14 @@ t.test('an address whose events are all gone is no suspect', async t => {
   t.same(log.suspects(10), [])
 })
 
-t.test('a clear keeps an event of that very moment', async t => {
+t.test('clearEvents keeps an event of exactly the given age', async t => {
   const log = newEvents(5)
   for (const atMs of [1, 2, 3]) log.logEvents([event({ atMs })])
   t.equal(log.clearEvents(nowMs - 2), 1)
   t.same(log.events(10).map(({ atMs }) => atMs), [3, 2])
 })
 
-t.test('a million events take no more room than the capacity, and none takes longer for a larger one', async t => {
+t.test('a million events take no more room than the capacity, and adding one is as fast in a larger log', async t => {
   const msOf = (log: MemoryEvents, pieces: number) => medianMs(pieces, piece => {
     for (let i = 0; i < 100; i++) log.logEvents([event({ ip: `ip ${piece} ${i}`, atMs: piece })])
   })

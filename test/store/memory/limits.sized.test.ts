@@ -1,4 +1,4 @@
-/** The counters in this process: their bounds, and who keeps one when there is no room for all. */
+/** The counters in memory: their bounds, and which clients keep a counter when there is no room for all. */
 import t from 'tap'
 import { windowOf } from '../../../lib/rules/fixed-window.js'
 import { algorithms, ruleOf, type Algorithm } from '../../../lib/rules/algorithms.js'
@@ -19,7 +19,7 @@ function setUp (capacity: number) {
 
 const limit = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000), cost: 1 }
 
-t.test('a sweep forgets locked clients a day after their last request, however often they were refused', async t => {
+t.test('a sweep forgets a locked client a day after its last request, however often it was refused', async t => {
   const { clock, memory } = setUp(100)
   const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, { excess: 'backoff' }), cost: 1 }
   for (let i = 0; i < 60; i++) memory.take({ key: 'client', checks: [backoff] })
@@ -31,7 +31,7 @@ t.test('a sweep forgets locked clients a day after their last request, however o
   t.equal(memory.size, 0)
 })
 
-t.test('a flood of fresh clients neither outgrows the bound nor frees a limited one: each algorithm', async t => {
+t.test('a flood of fresh clients exceeds no bound and frees no limited client, with each algorithm', async t => {
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const { memory } = setUp(1000)
     const check = { name: 'limit', limit: defineLimit(algorithm, 2, 60_000), cost: 1 }
@@ -66,17 +66,17 @@ t.test('a hit with more limits than there is room for stays within the bound', a
 
 const hourMs = 3_600_000
 
-/** A limit for an hour. */
+/** A limit per hour. */
 function hourly (name: string, max: number, algorithm: Algorithm = 'fixed-window'): Check {
   return { name, limit: defineLimit(algorithm, max, hourMs), cost: 1 }
 }
 
-/** Whether a request that counts by a name of the client's choice passes. */
+/** Whether a request that is counted by a name of the client's choice is accepted. */
 function asks (memory: MemoryLimits, check: Check, key: string, from?: string): boolean {
   return memory.take({ key, checks: [check], from }).accepted
 }
 
-t.test('one host that fills memory with limited names has nobody else refused, by name or by address', async t => {
+t.test('one host that fills memory with limited names gets no other client refused, by name or by address', async t => {
   const { memory } = setUp(5000)
   const [login, search, global] = [hourly('login', 1), hourly('search', 1), hourly('global', 1)]
   for (let i = 0; i < 9100; i++) asks(memory, login, `name ${i}`, '198.51.100.1')
@@ -89,18 +89,18 @@ t.test('one host that fills memory with limited names has nobody else refused, b
   t.ok(memory.size <= 5000)
 })
 
-t.test('ten thousand addresses that one limit limits leave the other limits their room', async t => {
+t.test('ten thousand addresses that one limit has limited leave room for the other limits', async t => {
   const { memory } = setUp(5000)
   const [login, search] = [hourly('login', 1), hourly('search', 1)]
   for (let i = 0; i < 10_000; i++) asks(memory, login, `10.0.${i >> 8}.${i & 255}`)
-  // Three quarters of the quarter that is left.
+  // Three quarters of the quarter that is free.
   const clients = Array.from({ length: 937 }, (_, i) => `192.0.${i >> 8}.${i & 255}`)
   t.same(clients.filter(address => !asks(memory, search, address)), [])
-  t.same(clients.filter(address => asks(memory, search, address)), [], 'and each is counted')
+  t.same(clients.filter(address => asks(memory, search, address)), [], 'each of them is counted')
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: a host that floods with names gets five guesses at each, by a limit of five`, async t => {
+  t.test(`${algorithm}: a host that floods with names gets five guesses at each, under a limit of five`, async t => {
     const { memory } = setUp(1000)
     const login = hourly('login', 5, algorithm)
     const passed = new Map<string, number>()
@@ -111,7 +111,7 @@ for (const algorithm of algorithms) {
     for (let round = 0; round < size(40, 130); round++) {
       guess('admin')
       guess('root')
-      // More than fit, some of them limited.
+      // More names than fit, some of them limited.
       for (let i = 0; i < 1200; i++) guess(`name ${made++}`)
       for (let i = 0; i < 5; i++) guess(`name ${made}`)
     }
@@ -121,7 +121,7 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('a name learned from Redis takes the room of the address that asked for it', async t => {
+t.test('a name adopted from Redis takes the room of the address that sent it', async t => {
   const { memory, clock } = setUp(160)
   const login = hourly('login', 5)
   const state = windowOf(5, 0, clock.ms + hourMs)
@@ -133,7 +133,7 @@ t.test('a name learned from Redis takes the room of the address that asked for i
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: an address beyond its part has no second quota of a name when Redis goes`, async t => {
+  t.test(`${algorithm}: a name of an address beyond its part gets no second quota when Redis goes away`, async t => {
     const { memory, clock } = setUp(160)
     const check = { ...hourly('login', 5), limit: defineLimit(algorithm, 5, hourMs) }
     const tell = (key: string, hits: number, from?: string) => {
@@ -148,11 +148,11 @@ for (const algorithm of algorithms) {
     tell('used', 3, '198.51.100.1')
     tell('used', 2, '198.51.100.1')
     t.same([passes('used up', '198.51.100.1'), passes('used', '198.51.100.1')], [0, 2])
-    t.equal(passes('used up', '192.0.2.1'), 5, 'what an address shares with itself is nobody else\'s')
+    t.equal(passes('used up', '192.0.2.1'), 5, 'its shared counters affect no other address')
   })
 }
 
-t.test('what newcomers of all addresses share is not for one of them to set', async t => {
+t.test('one address cannot fill the counters that newcomers of all addresses share', async t => {
   const passedOf = (told: number) => {
     const { memory, clock } = setUp(16)
     const login = hourly('login', 5)
@@ -164,10 +164,10 @@ t.test('what newcomers of all addresses share is not for one of them to set', as
   t.equal(passedOf(1000), passedOf(0))
 })
 
-// With a sixteenth each, four hosts and the counters of all others fill half of the table.
+// Each of four hosts takes a sixteenth; with the counters of all other clients, half of the table is full.
 const floodCapacity = 16 * Math.ceil(2 * 13 * algorithms.length / 4)
 
-t.test(`in a flood no client passes more than its limit, none is refused before it (SEED=${seed})`, async t => {
+t.test(`in a flood no client passes more than its limit, and none is refused before it (SEED=${seed})`, async t => {
   const random = randomFrom(seed)
   for (let run = 0; run < size(15, 60); run++) {
     const { memory, clock } = setUp(floodCapacity)
@@ -175,7 +175,7 @@ t.test(`in a flood no client passes more than its limit, none is refused before 
     const limitOf = (algorithm: Algorithm) => defineLimit(algorithm, random.whole(1, 6), windowMs)
     const checks = algorithms.map((algorithm, i) => ({ name: `limit ${i}`, limit: limitOf(algorithm), cost: 1 }))
     const hosts = Array.from({ length: random.whole(1, 4) }, (_, i) => `198.51.100.${i}`)
-    /** what each client has passed of each limit, by the rules themselves */
+    /** the hits of each client that each limit accepted, by the rules */
     const passed = new Map<string, { state: LimitState | undefined, count: number, firstMs: number }>()
     const isRight = (key: string, from: string | undefined, isFlood: boolean): boolean => {
       const check = random.pick(checks)
@@ -187,7 +187,7 @@ t.test(`in a flood no client passes more than its limit, none is refused before 
       if (!asks(memory, check, key, from)) return isFlood || !fits
       of.state = state
       of.count++
-      // The windows of shared counters begin with hits at other names.
+      // The windows of a shared counter start with hits of other names.
       const windows = Math.floor((clock.ms - of.firstMs) / windowMs) + 2
       return isFlood && windowMs < hourMs ? of.count <= limit.max * windows : fits
     }
@@ -209,7 +209,7 @@ t.test(`in a flood no client passes more than its limit, none is refused before 
   }
 })
 
-t.test('a hit that is given back where its counter is not known leaves none behind', async t => {
+t.test('a refund without a counter creates none', async t => {
   const { memory } = setUp(10)
   memory.takeBackAt({ key: 'client' }, limit, 1_000_000)
   t.equal(memory.size, 0)

@@ -1,10 +1,10 @@
-/** The stores in this process together. */
+/** All stores in memory together. */
 import t from 'tap'
 import { defineLimit } from '../../../lib/rules/rate-limit.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
 
-t.test('a sweep forgets what has run out, and nothing else', async t => {
+t.test('a sweep removes only what has expired', async t => {
   const clock = { ms: 1_000_000 }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 100, maxEvents: 10, now: () => clock.ms })
   const limit = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000), cost: 1 }

@@ -1,4 +1,4 @@
-/** The counters that keys without room of their own share. */
+/** The shared counters, which count the keys that have no room of their own. */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
@@ -10,7 +10,7 @@ import { SharedCounters } from '../../../lib/store/memory/shared-counters.js'
 setFlagsFromString('--expose-gc')
 const collectGarbage = runInNewContext('gc') as () => void
 
-t.test('a sweep forgets those that have expired', async t => {
+t.test('a sweep removes the expired counters', async t => {
   const counters = new SharedCounters([1, 2])
   const of = { name: 'login', limit: defineLimit('fixed-window', 5, 1000) }
   const entries = (nowMs: number) => [
@@ -20,7 +20,7 @@ t.test('a sweep forgets those that have expired', async t => {
   ]
   const held = entries(0).map((entry, i) => new WeakRef(Object.assign(entry, { expiresAtMs: i < 2 ? 1000 : 2000 })))
   const areKept = async () => {
-    // Within one turn of the event loop nothing that was looked at is collected.
+    // An object that was looked at is not collected within the same turn of the event loop.
     await new Promise(resolve => setImmediate(resolve))
     collectGarbage()
     return held.map(entry => entry.deref() !== undefined)
@@ -34,7 +34,7 @@ t.test('a sweep forgets those that have expired', async t => {
   t.same(await areKept(), [false, false, false])
 })
 
-t.test('a shared counter that has expired begins anew', async t => {
+t.test('an expired shared counter starts again', async t => {
   const counters = new SharedCounters([1, 2])
   const of = { name: 'login', limit: defineLimit('fixed-window', 5, 1000) }
   for (const ask of [
@@ -47,8 +47,8 @@ t.test('a shared counter that has expired begins anew', async t => {
   }
 })
 
-t.test('limits of one name that count by different algorithms share none', async t => {
-  // As many keys as there are counters for each limit, and no room for counters of their own.
+t.test('limits with the same name but different algorithms share no counter', async t => {
+  // There are as many keys as counters of each limit, and no room for their own counters.
   const limits = new MemoryLimits({ keys: new Keys('guard:'), capacity: 0, now: () => 1_000_000 })
   const checkOf = (algorithm: 'fixed-window' | 'gcra') =>
     ({ name: 'group:login', limit: defineLimit(algorithm, 1_000_000, 3_600_000), cost: 1 })

@@ -1,4 +1,4 @@
-/** Plain values in this process: how many are kept, and what another store has reported of them. */
+/** Values in memory: how many are kept, and adopting the values of another store. */
 import t from 'tap'
 import { MemoryValues } from '../../../lib/store/memory/values.js'
 
@@ -7,13 +7,13 @@ function setUp (capacity: number) {
   return { clock, memory: new MemoryValues({ capacity, now: () => clock.ms }) }
 }
 
-t.test('values are bounded: the oldest goes first', async t => {
+t.test('keeps a bounded number of values, and drops the oldest', async t => {
   const { memory } = setUp(2)
   for (const key of ['a', 'b', 'c']) memory.set(key, key, undefined)
   t.same(['a', 'b', 'c'].map(key => memory.get(key)), [null, 'b', 'c'])
 })
 
-t.test('what another store reports of a value is taken over, unless the value was changed here since', async t => {
+t.test('adopts a value from another store, unless it changed here in the meantime', async t => {
   const { memory, clock } = setUp(10)
   const since = memory.changeCount
   memory.adopt('told', { text: '5', leftMs: 1000 }, since)

@@ -1,4 +1,4 @@
-/** Hits of one turn of the event loop share a call to Redis. */
+/** Batches: the hits of one turn of the event loop share a call to Redis. */
 import { setImmediate } from 'node:timers/promises'
 import t from 'tap'
 import { Batch, mostChecks } from '../../../lib/store/redis/batch.js'
@@ -13,12 +13,12 @@ function hit (key: string, checks = 1, answered?: (answer: Answer) => void): Hit
   return hitOf({ key, checks: all }, answered)
 }
 
-/** The clock tells the hits apart: the nth hit of a call is decided at n. */
+/** Numbers the hits of a call: `nowMs` of the nth answer is n. */
 async function inOrder (hits: readonly Hit[]): Promise<readonly Taken[]> {
   return hits.map((_, i) => ({ kind: 'taken', source: 'redis', accepted: true, nowMs: i, outcomes: [] }))
 }
 
-t.test('the hits of one turn of the event loop are sent as one call, and answered in their order', async t => {
+t.test('sends the hits of one turn as one call, and answers them in order', async t => {
   const calls: string[][] = []
   const batch = new Batch(async hits => {
     calls.push(hits.map(({ key }) => key))
@@ -36,7 +36,7 @@ t.test('the hits of one turn of the event loop are sent as one call, and answere
   t.same(answers, [['a', 0], ['b', 1], ['a', 2]])
 })
 
-t.test('a call holds no more checks than its share, and the next does not wait for it', async t => {
+t.test('a call holds a bounded number of checks, and the next call does not wait for it', async t => {
   const sizes: number[] = []
   const batch = new Batch(async hits => {
     sizes.push(hits.reduce((sum, { checks }) => sum + checks.length, 0))
@@ -47,11 +47,11 @@ t.test('a call holds no more checks than its share, and the next does not wait f
   await setImmediate()
   const perCall = 3 * Math.floor(mostChecks / 3)
   t.same(sizes.slice(0, 3), [perCall, perCall, perCall])
-  t.equal(sizes.at(-1), mostChecks + 1, 'a hit of more checks than that goes alone')
+  t.equal(sizes.at(-1), mostChecks + 1, 'a hit with more checks is sent alone')
   t.equal(sizes.reduce((sum, size) => sum + size), 4 * mostChecks + 1)
 })
 
-t.test('a full call is sent while the turn goes on, the rest when it is over', async t => {
+t.test('sends a full call during the turn, and the rest after it', async t => {
   const sizes: number[] = []
   const batch = new Batch(async hits => {
     sizes.push(hits.length)
@@ -63,7 +63,7 @@ t.test('a full call is sent while the turn goes on, the rest when it is over', a
   t.same(sizes, [mostChecks, 1])
 })
 
-t.test('a call that fails has failed for each of its hits', async t => {
+t.test('a failed call fails each of its hits', async t => {
   const failed = { kind: 'unanswered', failure: new Error('gone'), sentIn: undefined } as const
   const batch = new Batch(async () => failed)
   const answers: unknown[] = []

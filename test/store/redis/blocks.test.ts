@@ -1,6 +1,6 @@
 /**
- * The block list on a real Redis: what comes late from instances that were away
- * counts as of its own time, and a list that came back older is found out.
+ * The block list on a real Redis: a late change from an instance that was away counts as of its own time, and a list
+ * that Redis restored from an older state is detected.
  */
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
@@ -21,7 +21,7 @@ t.teardown(async () => {
   await server.stop()
 })
 
-/** The block list as the contract has it, and as the outage layer has it. */
+/** The block list by its contract, and as the outage layer uses it. */
 async function storeOf (t: Test, instance: string): Promise<BlockStore & { readonly redis: RedisBlocks }> {
   const times = { connectTimeout: 30_000, commandTimeout: 30_000, resetTimeout: 500 }
   const keys = new Keys('guard:')
@@ -40,9 +40,9 @@ const reload = async () => await observer.call('DEBUG', 'RELOAD', 'NOSAVE')
 
 t.beforeEach(async () => { await observer.flushall() })
 
-t.test('a list that lacks changes is behind, also when others have changed it as often since', async t => {
+t.test('a list that lacks changes is behind, even after as many new changes by others', async t => {
   const [one, other] = [await storeOf(t, 'one'), await storeOf(t, 'other')]
-  t.equal(await one.redis.isBehind(), false, 'nothing is known yet')
+  t.equal(await one.redis.isBehind(), false, 'nothing to compare with yet')
   await one.block(blockOf('192.0.2.1'))
   const { cursor } = await one.redis.changes()
   await observer.save()
@@ -59,12 +59,12 @@ t.test('a list that lacks changes is behind, also when others have changed it as
     t.equal(await one.redis.isBehind(), true, 'other changes with the same numbers')
     t.match(await one.redis.changes(followed.cursor), { missed: true, isBehind: true })
   }
-  // From a list that is loaded anew it goes on.
+  // Once the list is loaded again, it continues.
   t.match(await one.redis.changes(), { missed: true, isBehind: false })
   t.equal(await one.redis.isBehind(), false)
 })
 
-t.test('a list that lacks only what was changed from here, since it was looked at last, is behind', async t => {
+t.test('a list is behind if it lacks only changes of this instance since the last look', async t => {
   const store = await storeOf(t, 'one')
   await store.block(blockOf('192.0.2.1'))
   await store.redis.changes()
@@ -76,7 +76,7 @@ t.test('a list that lacks only what was changed from here, since it was looked a
   t.equal(await store.redis.isBehind(), true)
 })
 
-t.test('a list whose changes are gone is not behind', async t => {
+t.test('a list whose log of changes was trimmed is not behind', async t => {
   const store = await storeOf(t, 'one')
   await store.block(blockOf('192.0.2.1'))
   const { cursor } = await store.redis.changes()
@@ -88,10 +88,10 @@ t.test('a list whose changes are gone is not behind', async t => {
 
 const ip = '192.0.2.1'
 const minuteMs = 60_000
-/** The operations below are dated by a clock that is 0 now. */
+/** The clock of the operations below is 0 now. */
 const aheadMs = -Date.now()
 
-/** What was done to one address, a minute apart; the last one a minute ago. Reasons tell the blocks apart. */
+/** Operations on one address, a minute apart, the last one a minute ago. The reasons identify the blocks. */
 function history (
   steps: readonly (readonly [kind: 'block' | 'replace' | 'unblock', minutes?: number])[]
 ): BlockOperation[] {
@@ -105,7 +105,7 @@ function history (
   })
 }
 
-/** The reason of the block that stands when all has happened in order; undefined: none. */
+/** The reason of the block that stands after the operations ran in order; undefined: none. */
 function standingAfter (operations: readonly BlockOperation[]): string | undefined {
   let standing: { readonly reason: string, readonly endMs: number } | undefined
   for (const operation of operations) {
@@ -120,18 +120,18 @@ function standingAfter (operations: readonly BlockOperation[]): string | undefin
 }
 
 const lateOperations: Readonly<Record<string, Parameters<typeof history>[0]>> = {
-  'a longer one, then a shorter one': [['block'], ['block', 60]],
-  'a shorter one, then a longer one': [['block', 60], ['block']],
-  'one that is lifted': [['block'], ['unblock']],
-  'one that is lifted, and a shorter one after it': [['block'], ['unblock'], ['block', 60]],
-  'one that is replaced by a shorter one': [['block'], ['replace', 60]],
-  'one that is replaced by a shorter one, and a longer one after it': [['block', 60], ['replace', 30], ['block', 90]],
-  'one that has run out': [['block', 1]],
-  'one that has run out, after a longer one': [['block', 60], ['block', 1]]
+  'a longer block, then a shorter one': [['block'], ['block', 60]],
+  'a shorter block, then a longer one': [['block', 60], ['block']],
+  'a lifted block': [['block'], ['unblock']],
+  'a lifted block, then a shorter one': [['block'], ['unblock'], ['block', 60]],
+  'a block replaced by a shorter one': [['block'], ['replace', 60]],
+  'a block replaced by a shorter one, then a longer one': [['block', 60], ['replace', 30], ['block', 90]],
+  'an expired block': [['block', 1]],
+  'a longer block, then an expired one': [['block', 60], ['block', 1]]
 }
 
 for (const [name, steps] of Object.entries(lateOperations)) {
-  t.test(`${name}: the order in which they arrive makes no difference`, async t => {
+  t.test(`${name}: the order of arrival makes no difference`, async t => {
     const store = await storeOf(t, 'one')
     const operations = history(steps)
     for (const arriving of [operations, operations.toReversed()]) {
@@ -143,7 +143,7 @@ for (const [name, steps] of Object.entries(lateOperations)) {
   })
 }
 
-t.test('what several instances did in an outage ends as if all had been done in order', async t => {
+t.test('changes that several instances made in an outage end as if all had been made in order', async t => {
   const store = await storeOf(t, 'one')
   const step = fc.oneof(
     fc.constantFrom<readonly ['block' | 'replace', number]>(
@@ -172,7 +172,7 @@ t.test('what several instances did in an outage ends as if all had been done in 
   t.pass()
 })
 
-t.test('an older unblock that arrives after a newer one does not make it forgotten', async t => {
+t.test('an older unblock that arrives after a newer one does not replace it', async t => {
   const store = await storeOf(t, 'one')
   const [block, unblock, older] = [...history([['block'], ['unblock']]), { atMs: -3 * minuteMs, unblock: ip }]
   for (const operation of [unblock, older, block]) await store.redis.apply([operation!], aheadMs)
@@ -195,7 +195,7 @@ t.test('a block that changes nothing is not announced', async t => {
   t.equal(await observer.xlen('guard:{blocks}:changes'), 1)
 })
 
-t.test('a foreign value in place of a block counts as none', async t => {
+t.test('a foreign value in place of a block counts as no block', async t => {
   const store = await storeOf(t, 'one')
   const foreign = [
     '', 'no JSON', '5', '[]', '{}', '['.repeat(10_000),

@@ -1,4 +1,4 @@
-/** What expires in Redis, and what is no counter there. */
+/** The expiry of counters, values and blocks in Redis, and foreign values in place of counters. */
 import t from 'tap'
 import { defineLimit } from '../../../lib/rules/rate-limit.js'
 import { until } from '../../../tools/until.js'
@@ -23,7 +23,7 @@ t.test('a key that lost its expiry gets one, and lets its client in again', asyn
   }
 })
 
-t.test('a key that holds something else is not counted on', async t => {
+t.test('a foreign value in place of a counter counts as an empty counter', async t => {
   const { limits } = await maker.redis(t)
   await maker.observer.set(keys.newCounter('fixed-window', 'limit', 'client'), 'not a number')
   await maker.observer.hset(keys.newCounter('gcra', 'limit', 'client'), { level: 'x', max: '1', atMs: '0' })
@@ -43,7 +43,7 @@ t.test('every counter in Redis expires', async t => {
   }
 })
 
-t.test('what has run out on the real clock is gone', async t => {
+t.test('counters, values and blocks expire on the real clock', async t => {
   const { limits, values, blocks } = await maker.redis(t)
   const check = { name: 'limit', limit: defineLimit('fixed-window', 1, 20), cost: 1 }
   await takeOf(limits, { key: 'client', checks: [check] })
@@ -56,7 +56,7 @@ t.test('what has run out on the real clock is gone', async t => {
   t.equal((await takeOf(limits, { key: 'client', checks: [check] })).accepted, true)
 })
 
-t.test('blocks that ran out leave Redis when others are placed', async t => {
+t.test('expired blocks leave Redis when others are placed', async t => {
   const { blocks, wait } = await maker.redis(t)
   for (let i = 0; i < 20; i++) {
     await blocks.block({ ip: `192.0.2.${i}`, durationMs: 10_000, reason: '', origin: 'test' })

@@ -1,4 +1,4 @@
-/** Whatever somebody else has put under a key of the guard, it neither ends the use of Redis nor hides what is ours. */
+/** Foreign values under the keys of the guard neither stop the use of Redis nor hide the guard's own entries. */
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
@@ -42,19 +42,19 @@ const values: Readonly<Record<string, (client: Redis, key: string) => Promise<un
 }
 
 /**
- * Into what is there, where that is of the type; else in its place, at once: what the guard writes in between would be
- * in the way.
+ * Adds to the existing value if it has the type, otherwise replaces it. The rename is atomic: a write of the guard in
+ * between would get in the way.
  */
 async function replace (key: string, put: typeof values[string]): Promise<void> {
   await put(observer, 'foreign')
   const isSame = await observer.type(key) === await observer.type('foreign')
-  // A stream that takes no more entries takes none of these either.
+  // A full stream accepts none of these entries either.
   const isAdded = isSame && await put(observer, key).then(() => true, () => false)
   if (!isAdded) await observer.rename('foreign', key)
   await observer.del('foreign')
 }
 
-/** A key for each member of Keys, of this instance and these clients. */
+/** The keys of each member of Keys, for this instance and these clients. */
 const named: Readonly<Record<string, (instance: string) => readonly string[]>> = {
   blocks: () => [keys.blocks],
   blockExpiry: () => [keys.blockExpiry],
@@ -66,7 +66,7 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   events: () => [keys.events],
   suspects: () => [keys.suspects],
   probe: () => [keys.probe],
-  // It finds what newCounter has built.
+  // It finds keys that newCounter has built.
   counter: () => [],
   newCounter: () => algorithms.map(algorithm => keys.newCounter(algorithm, `GET:/${algorithm}`, '192.0.2.1')),
   batch: instance => [keys.batch(instance)],
@@ -79,7 +79,7 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   written: () => [keys.written('sum')]
 }
 
-t.test('each key that the guard uses has its test', async t => {
+t.test('this file tests each key that the guard uses', async t => {
   const names = [...Object.keys(keys), ...Object.getOwnPropertyNames(Keys.prototype)]
   const members = names.filter(name => name !== 'constructor')
   t.same(members.sort(), Object.keys(named).sort())
@@ -92,7 +92,7 @@ interface Running {
 
 async function start (t: Test): Promise<Running> {
   const lines: Record<string, unknown>[] = []
-  // An outage is the end of a connection, so no time limit has to be short.
+  // An outage here is a closed connection, so no timeout has to be short.
   const times = { syncInterval: 10, resetTimeout: 50, commandTimeout: 10_000, connectTimeout: 10_000 }
   const app = await guardedApp(t, { redis: { port: proxy.port }, max: 1000, ...times }, logTo(lines))
   for (const algorithm of algorithms) {
@@ -110,7 +110,7 @@ const statusOf = async (app: FastifyInstance, url: string, remoteAddress: string
 let clients = 0
 const nextClient = () => `198.51.${++clients >> 8}.${clients & 255}`
 
-/** All that the guard does with its keys, each of it with the result that it has without foreign values. */
+/** Does everything that the guard does with its keys, and expects the same results as without foreign values. */
 async function use (t: Test, app: FastifyInstance, what: string): Promise<void> {
   const { redisGuard } = app
   const [client, blocked] = [nextClient(), nextClient()]
@@ -136,11 +136,11 @@ async function use (t: Test, app: FastifyInstance, what: string): Promise<void> 
     blockedAtMs > 0 && expiresAtMs > blockedAtMs
   t.ok(blocks.every(isWhole), `${what}: nothing else`)
   t.equal(await redisGuard.unblockIP(blocked), true, `${what}: unblockIP`)
-  // A look for changes that was under way may bring the block once more.
+  // A look for changes that was under way may bring the block back once.
   await until(async () => await statusOf(app, '/', blocked) === 200)
 
   await redisGuard.logRateLimitEvent({ ip: client, route: '/own', count: 1000 })
-  // An instance that tells Redis what it has lost reads from memory meanwhile.
+  // While an instance replays to Redis, it reads from memory.
   await until(usesRedis(app))
   const [latest] = await redisGuard.getRateLimitEvents(1)
   t.match(latest, { ip: client, route: '/own', count: 1000 }, `${what}: getRateLimitEvents`)
@@ -162,11 +162,11 @@ async function use (t: Test, app: FastifyInstance, what: string): Promise<void> 
   const read = await redisGuard.get('sum').catch((error: unknown) => error)
   t.ok(
     read === null || typeof read === 'string' || (read as { code?: string }).code === 'GUARD_ERR_VALUE',
-    `${what}: get of what is foreign`
+    `${what}: get of a foreign value`
   )
 }
 
-/** Redis goes for a moment in which something is counted, blocked and set, and is told that. */
+/** Closes the connection to Redis, counts, blocks and sets something in the outage, and expects its replay. */
 async function outage (t: Test, app: FastifyInstance, what: string): Promise<void> {
   proxy.cut()
   await until(() => !usesRedis(app)())
@@ -189,15 +189,15 @@ async function instanceOf (): Promise<string> {
 const isForeign = ({ code }: Record<string, unknown>) => code === 'GUARD_WARN_FOREIGN_VALUE'
 
 for (const [i, [member, keysOf]] of Object.entries(named).entries()) {
-  // In the small size every other value, so that each comes at every other member.
+  // The small size uses every other value, alternating, so that each value meets every other member.
   const some = Object.entries(values).filter((_, j) => isFull || (i + j) % 2 === 0)
-  t.test(`${member}: foreign values that come while the guard is in use`, async t => {
+  t.test(`${member}: foreign values that arrive during use change no result`, async t => {
     await observer.flushall()
     const { app, lines } = await start(t)
     t.ok(usesRedis(app)())
     await app.redisGuard.blockIP('192.0.2.66', Infinity, { reason: 'before' })
     const instance = await instanceOf()
-    // A small number could be the instance's own: it is to be beyond all of those that come.
+    // A foreign number could be smaller than the instance's own: bring its own beyond all of them.
     for (let i = 0; i < 10; i++) await app.redisGuard.logRateLimitEvent({ ip: '192.0.2.9' })
     for (const [name, put] of some) {
       const what = `${member}, ${name}`
@@ -210,14 +210,14 @@ for (const [i, [member, keysOf]] of Object.entries(named).entries()) {
       await outage(t, app, what)
       t.equal(await statusOf(app, '/', '192.0.2.66'), 403, `${what}: a block from before is in force after an outage`)
       await until(async () => await observer.hexists(keys.blocks, '192.0.2.66') === 1)
-      // That of the outage, and of a foreign value one, or that Redis has lost what was there.
+      // One line of the outage, and one of a foreign value, or of data that Redis lost.
       t.ok(lines.filter(({ msg }) => msg !== 'Redis is away, memory answers').length <= 3, what, { lines })
       t.same(lines.filter(({ level }) => (level as number) > 40), [], `${what}: no error is logged`)
     }
   })
 }
 
-t.test('foreign values that are there before the guard starts', async t => {
+t.test('foreign values that are there before the guard starts change no result', async t => {
   for (const [name, put] of Object.entries(values)) {
     await observer.flushall()
     for (const key of Object.values(named).flatMap(keysOf => keysOf('another'))) await replace(key, put)
@@ -226,12 +226,12 @@ t.test('foreign values that are there before the guard starts', async t => {
     await use(t, app, name)
     await outage(t, app, name)
     const told = lines.filter(isForeign).map(({ msg }) => msg)
-    t.equal(new Set(told).size, told.length, `${name}: nothing is told twice`, { told })
+    t.equal(new Set(told).size, told.length, `${name}: each value is reported once`, { told })
     await app.close()
   }
 })
 
-t.test('entries between ours are passed over, and ours are all there', async t => {
+t.test("foreign entries between the guard's own are skipped, and its own are all there", async t => {
   await observer.flushall()
   const { app, lines } = await start(t)
   const { redisGuard } = app
@@ -260,14 +260,14 @@ t.test('entries between ours are passed over, and ours are all there', async t =
   t.same((await redisGuard.getRateLimitEvents(4)).map(({ route }) => route), ['/4', '/3', '/2', '/1'])
   t.same((await redisGuard.getRateLimitEvents()).map(({ route }) => route), ['/4', '/3', '/2', '/1', '/0'])
   t.same(await redisGuard.getSuspiciousIPs(2), [{ ip: '192.0.2.9', count: 5 }])
-  // A count that is none begins anew when its address is counted.
+  // A count that is not a whole number starts again with the next event of its address.
   await redisGuard.logRateLimitEvent({ ip: '192.0.2.2' })
   await redisGuard.logRateLimitEvent({ ip: '192.0.2.2' })
   t.same((await redisGuard.getSuspiciousIPs()).map(({ ip }) => ip), ['192.0.2.9', '192.0.2.2'])
-  // Seven of ours, and thirty that can only be told from them by what they say.
+  // Seven of the guard, and thirty that only their content shows to be foreign.
   t.equal(await redisGuard.clearOldRateLimitEvents(0), 37)
   t.equal(await observer.xlen(keys.events), 0)
-  // A refusal is an event, too, so none comes before.
+  // A refusal is recorded as an event, so it must not come earlier.
   t.same([await statusOf(other.app, '/', '192.0.2.66'), await statusOf(other.app, '/', '192.0.2.3')], [403, 200])
   t.same([...lines, ...other.lines].filter(line => !isForeign(line)), [])
 })
@@ -283,7 +283,7 @@ t.test('foreign entries at the head of the events do not stop their trimming', a
   t.same(await app.redisGuard.getSuspiciousIPs(), [{ ip: '192.0.2.9', count: 20 }])
 })
 
-t.test('old foreign entries are deleted with old events, and young ones stay', async t => {
+t.test('clearing old events also deletes old foreign entries, and keeps recent ones', async t => {
   await observer.flushall()
   const app = await guardedApp(t, { redis: { port: server.port } })
   await observer.xadd(keys.events, '1000-0', 'a', 'b')
@@ -292,7 +292,7 @@ t.test('old foreign entries are deleted with old events, and young ones stay', a
   t.equal(await observer.xlen(keys.events), 1)
 })
 
-t.test('moments in the future count as no instance, and hold back no block', async t => {
+t.test('times in the future count as no instance, and hold back no block', async t => {
   await observer.flushall()
   const { app } = await start(t)
   await observer.zadd(keys.instances, 'inf', 'nobody', String(Date.now() + 86_400_000), 'tomorrow')
@@ -309,7 +309,7 @@ t.test('moments in the future count as no instance, and hold back no block', asy
   t.equal(await observer.get(keys.value('later')), 'set')
 })
 
-t.test('a foreign value in place of a changed limit leaves the limit as it was set, and is reported once', async t => {
+t.test('a foreign value in place of a changed limit is overwritten with the limit, and reported once', async t => {
   await observer.flushall()
   const { app, lines } = await start(t)
   const maxOf = async () =>

@@ -1,4 +1,4 @@
-/** A command that fails because of foreign values: their keys are deleted, and it is run once more. */
+/** A command that fails because of a foreign value: the key is deleted, and the command runs once more. */
 import t from 'tap'
 import { StoreUnavailableError, ValueError } from '../../../lib/errors.js'
 import type { GuardedRedis } from '../../../lib/redis/breaker.js'
@@ -6,7 +6,7 @@ import { type ForeignFate, RepairingRedis } from '../../../lib/store/redis/forei
 
 const types = { 'guard:{events}': 'stream', 'guard:{events}:suspects': 'zset' } as const
 
-/** A Redis that answers three times: the command, which keys were deleted, and the command again. */
+/** Keys on a Redis that answers three times: to the command, to the deletion, and to the second run. */
 function repairing (answers: readonly unknown[]): { redis: RepairingRedis, found: [string, ForeignFate][] } {
   const left = [...answers]
   const found: [string, ForeignFate][] = []
@@ -21,21 +21,21 @@ function repairing (answers: readonly unknown[]): { redis: RepairingRedis, found
 
 const foreign = new ValueError('WRONGTYPE Operation against a key holding the wrong kind of value')
 
-t.test('a command is run again after the foreign value is gone', async t => {
+t.test('runs a command again after deleting the foreign value', async t => {
   const { redis, found } = repairing([foreign, [false, true], 'done'])
   t.equal(await redis.run(async () => 'done'), 'done')
   t.same(found, [['guard:{events}:suspects', 'deleted']])
   t.equal(redis.deletions, 1)
 })
 
-t.test('a foreign value that another program writes at once again is a rejection by Redis', async t => {
+t.test('a foreign value that another program writes again at once is a rejection by Redis', async t => {
   const { redis } = repairing([foreign, [true, false], foreign])
   const failure = await redis.run(async () => 'done').catch((error: unknown) => error)
   t.type(failure, StoreUnavailableError)
   t.match(failure, { kind: 'reply', message: /WRONGTYPE/, cause: foreign })
 })
 
-t.test('any other failure of the second run is reported as it is', async t => {
+t.test('any other failure of the second run is thrown unchanged', async t => {
   const gone = new StoreUnavailableError('connection', 'Redis is gone')
   const { redis } = repairing([foreign, [true, false], gone])
   await t.rejects(redis.run(async () => 'done'), gone)

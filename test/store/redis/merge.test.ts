@@ -1,4 +1,4 @@
-/** What was counted elsewhere is added to what Redis has: store/redis/lua/merge.lua, on a real Redis. */
+/** Merging counters of an outage, or of another instance, into those of a real Redis: store/redis/lua/merge.lua. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { GuardedRedis } from '../../../lib/redis/breaker.js'
@@ -36,7 +36,7 @@ t.teardown(async () => {
 let clients = 0
 let ids = 0
 
-/** A client of its own, with a limit of 100 in 10 s; its counters here and in Redis. */
+/** A new client with one limit, and its counter in Redis. */
 function clientOf (limit: Limit) {
   const client = `client${++clients}`
   const check = { name: 'limit', limit, cost: 1 }
@@ -67,7 +67,7 @@ async function merge (counters: readonly LocalCounter[], id = String(++ids), isI
 for (const algorithm of algorithms) {
   const limit = defineLimit(algorithm, 100, 100_000)
 
-  t.test(`${algorithm}: what was counted elsewhere is added, once for each id`, async t => {
+  t.test(`${algorithm}: merges what was counted remotely, once for each id`, async t => {
     const { key, hit, remaining } = clientOf(limit)
     const baseline = await hit(10)
     const counted = countedOn(baseline, limit, 20)
@@ -77,7 +77,7 @@ for (const algorithm of algorithms) {
     t.ok(await observer.pttl(key) > 0)
   })
 
-  t.test(`${algorithm}: two instances add up, also where Redis has lost what both knew`, async t => {
+  t.test(`${algorithm}: the counts of two instances add up, even if Redis lost the baseline of both`, async t => {
     for (const isLost of [false, true]) {
       const { key, hit, remaining } = clientOf(limit)
       const baseline = await hit(10)
@@ -88,12 +88,12 @@ for (const algorithm of algorithms) {
     }
   })
 
-  t.test(`${algorithm}: after a loss the largest baseline counts, and what was counted on top of each`, async t => {
+  t.test(`${algorithm}: after a loss, the largest baseline counts, plus the hits on top of each`, async t => {
     for (const { kept, order } of [0, 7].flatMap(kept => [{ kept, order: [0, 1] }, { kept, order: [1, 0] }])) {
       const { key, hit, remaining } = clientOf(limit)
       if (kept > 0) await hit(kept)
       const before = await observer.dumpBuffer(key)
-      // Of 10 hits in Redis, one instance has heard of 8.
+      // Redis counted 10 hits; one instance knows of 8.
       const baselines = [await hit(8 - kept), await hit(2)]
       const leftMs = await observer.pttl(key)
       await observer.del(key)
@@ -110,7 +110,7 @@ for (const algorithm of algorithms) {
     }
   })
 
-  t.test(`${algorithm}: a chunk that includes an earlier one adds to it, also after Redis lost its data`, async t => {
+  t.test(`${algorithm}: a chunk that includes an earlier one adds the rest, even after a data loss`, async t => {
     const { key, hit, remaining } = clientOf(limit)
     const baseline = await hit(10)
     await observer.del(key)
@@ -120,7 +120,7 @@ for (const algorithm of algorithms) {
     t.equal(await remaining(), 40)
   })
 
-  t.test(`${algorithm}: what another instance gave back stays so where Redis has all its data`, async t => {
+  t.test(`${algorithm}: refunds by another instance hold if Redis has all its data`, async t => {
     for (const isIntact of [true, false]) {
       const { key, hit, remaining } = clientOf(limit)
       const baseline = await hit(10)
@@ -131,7 +131,7 @@ for (const algorithm of algorithms) {
     }
   })
 
-  t.test(`${algorithm}: a counter that nobody knew begins with what is merged`, async t => {
+  t.test(`${algorithm}: a counter without a baseline starts with the merged count`, async t => {
     const { key, remaining } = clientOf(limit)
     await merge([{ key, limit, baseline: undefined, counted: countedOn(undefined, limit, 60) }])
     t.equal(await remaining(), 40)
@@ -139,18 +139,18 @@ for (const algorithm of algorithms) {
     t.ok(ttl > 0 && ttl <= 200_000, `${ttl}`)
   })
 
-  t.test(`${algorithm}: what other instances have counted meanwhile stays`, async t => {
+  t.test(`${algorithm}: hits that other instances counted in the meantime stay`, async t => {
     const { key, hit, remaining } = clientOf(limit)
     const baseline = await hit(10)
     await hit(25)
     await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 5) }])
     t.equal(await remaining(), 60)
-    // Nothing came on top: what was known is there already.
+    // Nothing was counted on top of the baseline, which Redis has already.
     await merge([{ key, limit, baseline, counted: baseline }])
     t.equal(await remaining(), 59)
   })
 
-  t.test(`${algorithm}: what is over, or somebody else's, is not added to`, async t => {
+  t.test(`${algorithm}: an expired counter is not merged, and a foreign value is replaced`, async t => {
     const short = defineLimit(algorithm, 100, 20)
     const { key, hit } = clientOf(short)
     const baseline = await hit(1)
@@ -165,7 +165,7 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('a window that is over on the way is left out, and so is one that nobody counted in', async t => {
+t.test('an empty window is not merged', async t => {
   const limit = defineLimit('fixed-window', 100, 1000)
   const { key } = clientOf(limit)
   const nowMs = Date.now()
@@ -178,7 +178,7 @@ t.test('a window that is over on the way is left out, and so is one that nobody 
   t.equal(await observer.exists(key), 0)
 })
 
-t.test('fixed-window: what is added leaves the end of the window alone, save where it is too far', async t => {
+t.test('fixed-window: merging keeps the end of the window, unless it is too far away', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
   const { key, hit } = clientOf(limit)
   const baseline = await hit(1)
@@ -193,7 +193,7 @@ t.test('fixed-window: what is added leaves the end of the window alone, save whe
   t.ok(await observer.pttl(key) > 0)
 })
 
-t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or the outage made it', async t => {
+t.test('a backoff that ends beyond its cap is shortened to the cap, whether Redis or the outage made it', async t => {
   const limit = defineLimit('fixed-window', 1, 1000, { excess: 'backoff', maxBackoffMs: 10_000 })
   for (const where of ['in Redis', 'in the outage']) {
     const { key, hit } = clientOf(limit)
@@ -211,16 +211,16 @@ t.test('a backoff that ends beyond its cap is shortened to it, whether Redis or 
   }
 })
 
-t.test('sliding-window: windows that do not begin at the same moment are matched by the nearer beginning', async t => {
+t.test('sliding-window: windows that start at different times are matched by the nearest start', async t => {
   const limit = defineLimit('sliding-window', 100, 10_000)
   interface Window { readonly used: number, readonly fading: number, readonly startsAtMs: number }
   const cases: [inRedis: Window, merged: Window, expected: { used: string, fading: string }][] = [
-    // Ours began nearly a window later: Redis' current one is the one before ours.
+    // The merged window began nearly a window later: the current window of Redis is its previous one.
     [{ used: 7, fading: 3, startsAtMs: -9000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '9' }],
-    // Ours began nearly a window earlier.
+    // The merged window began nearly a window earlier.
     [{ used: 7, fading: 3, startsAtMs: -1000 }, { used: 5, fading: 2, startsAtMs: -9000 }, { used: '7', fading: '8' }],
     [{ used: 7, fading: 3, startsAtMs: -3000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '12', fading: '5' }],
-    // What Redis had stored has become the fading window.
+    // The window that Redis had stored is now the fading one.
     [{ used: 7, fading: 3, startsAtMs: -12_000 }, { used: 5, fading: 2, startsAtMs: -1000 },
       { used: '5', fading: '9' }],
     [{ used: 7, fading: 3, startsAtMs: -25_000 }, { used: 5, fading: 2, startsAtMs: -1000 }, { used: '5', fading: '2' }]
@@ -235,7 +235,7 @@ t.test('sliding-window: windows that do not begin at the same moment are matched
   }
 })
 
-t.test('gcra: hits by another max are added as the time that they take to drain', async t => {
+t.test('gcra: hits under another max are added as the time that they take to drain', async t => {
   const small = defineLimit('gcra', 10, 1_000_000)
   const large = defineLimit('gcra', 1000, 1_000_000)
   const paced = defineLimit('gcra', 1000, 1_000_000, { burst: 20 })
@@ -249,14 +249,14 @@ t.test('gcra: hits by another max are added as the time that they take to drain'
     t.equal(bucket['max'], '1000')
     const hits = Number(bucket['level']) / 1_000_000
     t.ok(hits > 599 && hits <= 600, `${hits} of 1000`)
-    // Another instance knew of the same.
+    // Another instance knew the same baseline.
     await merge([{ key, limit: small, baseline, counted: baseline }])
     const again = await observer.hgetall(key)
     t.ok(Math.abs(Number(again['level']) / Number(again['max']) - 600_000) < 1000, JSON.stringify(again))
   }
 })
 
-t.test('gcra: the bucket is never fuller than full, and one that never drains goes after a window', async t => {
+t.test('gcra: merging never overfills the bucket, and a bucket that never drains expires after a window', async t => {
   const limit = defineLimit('gcra', 10, 60_000, { burst: 5 })
   const { key, hit } = clientOf(limit)
   const baseline = await hit(1)
@@ -268,7 +268,7 @@ t.test('gcra: the bucket is never fuller than full, and one that never drains go
   t.ok(await observer.pttl(other.key) <= 60_000)
 })
 
-t.test('after a fence no batch runs that was sent before it', async t => {
+t.test('after a fence, no batch runs that was sent before it', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
   const hits = (client: string) => [{ key: client, checks: [{ name: 'limit', limit, cost: 1 }] }]
   await store.instance.fence()
@@ -276,9 +276,9 @@ t.test('after a fence no batch runs that was sent before it', async t => {
   const { lastAnswered } = store.instance
   t.ok(lastAnswered > 0)
   t.equal((await store.instance.fence()).last, lastAnswered)
-  // Its answer may be lost: asked again, it is the same.
+  // Its answer may be lost, so a second fence gives the same answer.
   t.equal((await store.instance.fence()).last, lastAnswered)
-  // A batch with an old number, as one that was on its way would have.
+  // A batch with an old number, like one that was still on its way.
   const late = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'one' })
   await t.rejects(takeAllOf(late.limits, hits('fenced')), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.equal(await observer.get(keys.newCounter('fixed-window', 'limit', 'fenced')), '1')
@@ -304,7 +304,7 @@ t.test('a script that Redis has forgotten is sent again under a new number', asy
       await takeAllOf(store.limits, hits)
       numbers.push(store.instance.lastAnswered)
     }))
-    t.same(numbers.toSorted((a, b) => a - b), numbers, 'in the order in which they ran')
+    t.same(numbers.toSorted((a, b) => a - b), numbers, 'in the order of execution')
   }
   t.equal(await observer.get(keys.newCounter('fixed-window', 'limit', 'forgotten')), '15')
 })
@@ -318,7 +318,7 @@ t.test('events that are replayed twice are written once', async t => {
   t.ok(await observer.pttl(keys.replayed(keys.events, 'one:events-1')) > 0)
 })
 
-t.test('a fence tells whether a live write of events ran, and none runs behind it', async t => {
+t.test('a fence says whether a live write of events ran, and no such write runs after it', async t => {
   const events = [{ type: 'limited' as const, ip: '192.0.2.2', count: 1, atMs: Date.now() }]
   await store.instance.fence()
   await store.events.logEvents(events)
@@ -326,7 +326,7 @@ t.test('a fence tells whether a live write of events ran, and none runs behind i
   const late = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'one' })
   await t.rejects(late.events.logEvents(events), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.match(await store.events.suspects(1), [{ ip: '192.0.2.1' }])
-  // A foreign value at the events costs a round trip; in place of the number it counts as lost data.
+  // A foreign value in place of the events costs a round trip; in place of the number it counts as lost data.
   await observer.set(keys.events, 'a text of somebody else')
   await store.events.logEvents(events)
   t.equal((await store.events.events(5)).length, 1)
@@ -367,23 +367,23 @@ t.test('of a block and an unblock the later one holds, whichever is replayed fir
     'a later block of the same address stays'
   )
   const told = (await blocks.blocks()).find(({ ip }) => ip === '192.0.2.6')!
-  t.ok(Math.abs(told.blockedAtMs - (nowMs - 5000)) < 2000, 'it was blocked when it was blocked')
+  t.ok(Math.abs(told.blockedAtMs - (nowMs - 5000)) < 2000, 'it has the time of the original block')
   t.equal(await store.blocks.count(), (await blocks.blocks()).length)
 })
 
-t.test('instances are counted while they are alive, and the epoch stays', async t => {
+t.test('counts the instances that are alive, and keeps the epoch', async t => {
   const first = await store.instance.heartbeat(true, 0)
   t.equal(first.since, first.instances)
   t.ok(Math.abs(first.nowMs - Date.now()) < 60_000)
   const other = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'two' })
   const withOther = { epoch: first.epoch, instances: first.instances + 1 }
-  t.match(await other.instance.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not told all yet')
+  t.match(await other.instance.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not replayed all yet')
   t.match(await store.instance.heartbeat(true, 0), {
     epoch: first.epoch,
     instances: first.instances,
     since: first.since
   })
-  // Until Redis' own clock has gone on.
+  // Wait until the clock of Redis has moved on.
   await sleep(5)
   const later = await other.instance.heartbeat(true, first.nowMs + 1)
   t.match(later, withOther)
@@ -394,19 +394,19 @@ t.test('instances are counted while they are alive, and the epoch stays', async 
   t.not((await store.instance.heartbeat(true, 0)).epoch, first.epoch)
 })
 
-t.test('a fence that comes late does not open the door again for what was sent before', async t => {
+t.test('a late fence does not let earlier batches run again', async t => {
   const fence = new Script(scripts.fence)
   const fenceAt = async (next: number) =>
     Number(await fence.run(observer, [keys.batch('late'), keys.fence('late')], [next, 60_000]))
   await observer.set(keys.batch('late'), 7)
   t.equal(await fenceAt(1000), 7)
-  t.equal(await fenceAt(2000), 7, 'it tells the same where nothing has run since')
+  t.equal(await fenceAt(2000), 7, 'the same answer if nothing has run since')
   t.equal(await fenceAt(1000), 2000)
   t.equal(await observer.get(keys.batch('late')), '2000')
   t.equal(await fenceAt(3000), 7)
 })
 
-t.test('a block list that is replaced while it is read is one that Redis has lost', async t => {
+t.test('a block list that is replaced while it is read counts as lost', async t => {
   const client = guarded.client
   await client.hset(keys.blocks, Object.fromEntries(Array.from({ length: 5000 }, (_, i) => {
     return [`10.0.${i >> 8}.${i & 255}`, '{}']
@@ -418,7 +418,7 @@ t.test('a block list that is replaced while it is read is one that Redis has los
   t.equal(await observer.exists(keys.blocks), 0)
 })
 
-t.test('what is sent again without the first of it is added once', async t => {
+t.test('a chunk that is sent again without its first entry is added once', async t => {
   await store.instance.fence()
   const limit = defineLimit('fixed-window', 100, 100_000)
   const [first, second] = [clientOf(limit), clientOf(limit)]

@@ -1,4 +1,4 @@
-/** A garbled reply fails with kind `reply` or is in range: never a wrong counter, a NaN or a TypeError. */
+/** A garbled reply fails with kind `reply` or is in range: it never gives a wrong counter, a NaN or a TypeError. */
 import { connect, createServer, type Socket } from 'node:net'
 import { once } from 'node:events'
 import fc from 'fast-check'
@@ -24,10 +24,10 @@ import { numbersOf } from '../../support/states.js'
 import { RedisServer } from '../../../tools/redis-server.js'
 import { until } from '../../../tools/until.js'
 
-/** As the contracts have it, and as the outage layer has it. */
+/** The store by its contracts, and as the outage layer uses it. */
 type Asked = Contracts & { readonly redis: RedisStore }
 
-/** A store whose Redis answers each command and script as it is told to. */
+/** A store on a Redis that gives the same answer to each command and script. */
 function storeAnswering (answer: () => unknown): Asked {
   const client = new Proxy({ isCluster: false }, {
     get: (target, name) => name === 'isCluster' ? false : async () => answer()
@@ -44,7 +44,7 @@ const limits: readonly Limit[] = algorithms.flatMap(algorithm => (['none', 'back
   defineLimit(algorithm, 5, 60_000, { excess })))
 const checks: readonly Check[] = limits.map((limit, i) => ({ name: `limit ${i}`, limit, cost: 1 }))
 
-/** Everything that is read from Redis; each throws when what it was told is out of range. */
+/** Everything that reads from Redis. Each reader throws if it returns a value out of range. */
 const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   take: async store => {
     for (const check of checks) {
@@ -136,11 +136,11 @@ function isBoolean (value: unknown): void {
   if (typeof value !== 'boolean') throw new RangeError(`${String(value)} is neither true nor false`)
 }
 
-/** What the reader does with an answer. @throws what is neither a value in range nor a failure of kind `reply` */
+/** Reads an answer. @throws if the result is neither in range nor a failure of kind `reply` */
 async function read (reader: (store: Asked) => Promise<void>, answer: unknown): Promise<'read' | 'refused'> {
   let asked = 0
   try {
-    // One page of anything is enough: the next one is empty.
+    // One page of a list is enough: the later ones are empty.
     await reader(storeAnswering(() => ++asked > 20 ? [] : answer))
     return 'read'
   } catch (error) {
@@ -161,7 +161,7 @@ const { value: anyReply } = fc.letrec<{ value: unknown }>(tie => ({
 }))
 
 for (const [name, reader] of Object.entries(readers)) {
-  t.test(`${name}: any reply is rejected, or its numbers are in range`, async t => {
+  t.test(`${name}: rejects any reply whose numbers are out of range`, async t => {
     await t.resolves(fc.assert(fc.asyncProperty(anyReply, async answer => {
       await read(reader, answer)
     }), { numRuns: 300 }))
@@ -171,7 +171,7 @@ for (const [name, reader] of Object.entries(readers)) {
 const nowMs = 1_700_000_000_000
 const blockJson = `{"blockedAtMs":${nowMs},"expiresAtMs":${nowMs + 1000},"origin":"","reason":""}`
 
-/** As Redis replies; to each reader whose reply is a list or a number with a certain range. */
+/** Correct replies to the readers whose reply is a list or a number with a certain range. */
 const right: Readonly<Record<string, unknown>> = {
   'take of several': [nowMs, ...[1, 2].flatMap(() => limits.flatMap(toldOf)), 1],
   peek: [nowMs, '1', 0, 5000],
@@ -185,7 +185,7 @@ const right: Readonly<Record<string, unknown>> = {
   changes: [nowMs, 1, '1-0', [['1-0', ['sequence', '1', 'ip', '192.0.2.1', 'block', '']]], 'epoch']
 }
 
-/** What a hit is told of a limit that is used up by it, or that refuses it. */
+/** The part of a reply about a limit: every other one refuses the hit, the others are used up by it. */
 function toldOf (limit: Limit, i: number): readonly number[] {
   const rule = ruleOf(limit)
   const full = rule.take(undefined, nowMs, limit, limit.max).state
@@ -194,11 +194,11 @@ function toldOf (limit: Limit, i: number): readonly number[] {
   return [isRefused ? -1 - first : first, ...others]
 }
 
-t.test('a correct reply is read', async t => {
+t.test('reads a correct reply', async t => {
   for (const [name, reply] of Object.entries(right)) t.equal(await read(readers[name]!, reply), 'read', name)
 })
 
-t.test('a reply with a part missing, doubled, or replaced by a value that Number() makes 0 is rejected', async t => {
+t.test('rejects a reply with a part missing, doubled, or replaced by a value that Number() makes 0', async t => {
   for (const [name, reply] of Object.entries(right)) {
     const wrong: unknown[] = ['', null, [], false, NaN, -(2 ** 53)]
     const replies: unknown[] = Array.isArray(reply)
@@ -211,7 +211,7 @@ t.test('a reply with a part missing, doubled, or replaced by a value that Number
         ]
       : wrong
     for (const garbled of replies) {
-      // Fewer suspects, no counter, another epoch, a sum below 0, no block and no changes are possible answers as well.
+      // Fewer suspects, no counter, another epoch, a sum below 0, no block and no changes are possible answers too.
       const parts: unknown[] = Array.isArray(garbled) ? garbled : []
       const isPossible = {
         suspects: parts.length < 2,
@@ -226,20 +226,20 @@ t.test('a reply with a part missing, doubled, or replaced by a value that Number
   }
 })
 
-t.test('a page of events that leads back to itself is rejected', async t => {
+t.test('rejects a page of events that leads back to itself', async t => {
   let asked = 0
   const store = storeAnswering(() => { asked++; return [1, '1-0', nowMs] })
   await t.rejects(async () => await store.events.clearEvents(0), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'reply' })
   t.equal(asked, 2)
 })
 
-/** No reply is waited for in vain, so no time limit has to be short. */
+/** These tests expect every reply, so no timeout has to be short. */
 const optionsOf = ({ port }: Garbler) =>
   ({
     redis: { port }, max: 3, timeWindow: '1 hour', syncInterval: 60_000, commandTimeout: 30_000, connectTimeout: 30_000
   })
 
-t.test('replies that are out of step are nobody\'s counters, and the connection is made anew', async t => {
+t.test('replies out of step count for no client, and the connection is made again', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const garbler = await Garbler.start(server.port)
@@ -249,9 +249,9 @@ t.test('replies that are out of step are nobody\'s counters, and the connection 
   app.get('/', async () => 'ok')
   const status = async (remoteAddress: string) => (await app.inject({ url: '/', remoteAddress })).statusCode
   for (let i = 0; i < 3; i++) t.equal(await status('192.0.2.1'), 200)
-  // The refusal of one client, in place of nothing: the next client would get it.
+  // A refusal for one client, inserted before a reply: the next client would get it.
   garbler.extra = '*5\r\n:1700000000000\r\n:-4\r\n:1\r\n:9999\r\n:3\r\n'
-  // It comes before the reply to a single hit: on a busy machine several may be sent in one call.
+  // It is inserted before the reply to a single hit: on a busy machine several hits may share one call.
   for (let wave = 1; garbler.extra !== ''; wave++) {
     const codes = await Promise.all(Array.from({ length: 8 }, async (_, i) => {
       for (let turn = 0; turn < i; turn++) await new Promise(resolve => setImmediate(resolve))
@@ -265,7 +265,7 @@ t.test('replies that are out of step are nobody\'s counters, and the connection 
   t.equal(await status('192.0.2.1'), 429)
 })
 
-t.test('a garbled reply refuses nobody: memory answers, and Redis stays in use', async t => {
+t.test('a garbled reply refuses no client: memory answers, and Redis stays in use', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const garbler = await Garbler.start(server.port)
@@ -292,11 +292,11 @@ t.test('a garbled reply refuses nobody: memory answers, and Redis stays in use',
   t.match(lines, [{ msg: 'Redis refuses a command, memory answers for it' }])
 })
 
-/** Passes everything on, except the next reply to one hit. */
+/** A proxy that passes on everything except the next reply to one hit. */
 class Garbler {
-  /** in place of the next reply to a hit */
+  /** replaces the next reply to a hit */
   next: string | undefined
-  /** before the next reply to a hit */
+  /** precedes the next reply to a hit */
   extra = ''
   readonly #server
   readonly #sockets = new Set<Socket>()
@@ -334,7 +334,7 @@ class Garbler {
     await once(this.#server, 'close')
   }
 
-  /** The reply to one hit, at a fixed-window that has refused nothing, is [nowMs, used, 0, ms to the end, number]. */
+  /** A fixed-window that has refused nothing replies to one hit with [nowMs, used, 0, ms to the end, number]. */
   #garbled (text: string): string {
     return text.replace(/\*5\r\n:\d{13}\r\n:-?\d+\r\n:0\r\n:\d+\r\n:(\d+)\r\n/, (reply, number: string) => {
       const replacement = this.next!.replace('NUMBER', number)
@@ -351,13 +351,13 @@ class Garbler {
   }
 }
 
-t.test('a page of the block list without a readable cursor or of an odd length is rejected', async t => {
+t.test('rejects a page of the block list with an unreadable cursor or an odd length', async t => {
   const scans = [[1, []], ['x', []], ['', []], ['0', ['192.0.2.1']], ['0'], ['0', [], []]]
   for (const scan of scans) t.equal(await read(readers['blocks']!, scan), 'refused', JSON.stringify(scan))
   await storeAnswering(() => ['0', []]).redis.blocks.pages().next()
 })
 
-t.test('the answer to a block with an unreadable block is rejected', async t => {
+t.test('rejects the answer to a block that contains an unreadable block', async t => {
   for (const json of ['no JSON', '{}']) t.equal(await read(readers['block']!, [1, 0, json, 1]), 'refused', json)
 })
 

@@ -1,0 +1,28 @@
+/** In a process with the guard, `process.nextTick` stays as fast as it was after full garbage collections. */
+import { execFile } from 'node:child_process'
+import { pathToFileURL } from 'node:url'
+import { promisify } from 'node:util'
+import t from 'tap'
+import { inRepository } from '../support/paths.js'
+
+const guard = pathToFileURL(inRepository('dist/lib/index.js')).href
+
+/** @returns how many times slower a call is after the collections */
+async function slowdown (...args: readonly string[]): Promise<number> {
+  const program = inRepository('test/support/tick-speed.mjs')
+  // Without NODE_OPTIONS, in which tap has its loaders.
+  const env = { PATH: process.env['PATH'] }
+  const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', program, ...args], { env })
+  return Number(stdout)
+}
+
+t.test('full garbage collections do not slow nextTick down where the guard is registered', async t => {
+  const slower = await slowdown(guard)
+  t.ok(slower > 0 && slower < 3, String(slower))
+})
+
+t.test('they do without it, on the versions of Node.js that forget the shape of its objects', async t => {
+  const [major] = process.versions.node.split('.').map(Number) as [number]
+  const slower = await slowdown()
+  t.ok(slower > (major <= 24 ? 3 : 0), String(slower))
+})
