@@ -133,11 +133,23 @@ export class StoreUnavailableError extends GuardError {
   }
 }
 
-/** Why Redis could not be used; the `kind` label of `redis_guard_errors_total`. */
-export const storeFailures = [
-  'connection', 'timeout', 'auth', 'oom', 'readonly', 'loading', 'cluster', 'tls', 'lost', 'reply'
-] as const
-export type StoreFailure = typeof storeFailures[number]
+/** Why Redis could not be used, or rejected a command: the `kind` label of `redis_guard_errors_total`, explained. */
+export const storeFailureMeanings = {
+  connection: 'there is none, or it broke',
+  timeout: 'no answer in time',
+  auth: 'Redis refused user or password, or the function credentials failed',
+  oom: 'Redis is full',
+  readonly: 'Redis takes no writes: it is a replica, or cannot persist or replicate',
+  loading: 'Redis is loading its data, or busy',
+  cluster: 'a slot has no node, or moves',
+  tls: 'one side refused a certificate, or the handshake failed',
+  lost: 'Redis has lost its data',
+  reply: 'Redis rejected one command, or its reply made no sense; Redis stays in use'
+} as const
+
+export type StoreFailure = keyof typeof storeFailureMeanings
+
+export const storeFailures = Object.keys(storeFailureMeanings) as readonly StoreFailure[]
 
 export function describe (problem: OptionProblem): string {
   const remedy = problem.remedy === undefined ? '' : `; ${problem.remedy}`

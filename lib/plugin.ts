@@ -66,7 +66,7 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     settings,
     namePrefix: isFirst ? '' : `${registrations.within}:`,
     storeFor: storeMaker(options, settings, { memory: memory.limits, commandTimeout: settings.commandTimeout }),
-    clientOf: clientReader(trustProxyOf(fastify), clients),
+    readClient: clientReader(trustProxyOf(fastify), clients),
     checkOpen
   })
 

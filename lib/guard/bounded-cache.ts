@@ -1,8 +1,7 @@
 /**
- * Remembers what was read lately, in bounded room. It has two generations: once
- * the young one holds half of the capacity it becomes the old one, and what was
- * old is forgotten. An entry that is found in the old one moves to the young
- * one, so that what is in use stays, however many others come and go.
+ * A cache with bounded room, in two generations. When the young generation holds half of the capacity, it becomes the
+ * old one, and the entries of the old one are dropped. An entry that is found in the old generation moves to the young
+ * one, so entries in use stay, however many others come and go.
  */
 export class BoundedCache<V> {
   readonly #most: number
@@ -15,7 +14,7 @@ export class BoundedCache<V> {
     this.#most = Math.ceil(capacity / 2)
   }
 
-  /** Both parts together are the key. Two maps are faster than a text that is put together for each look-up. */
+  /** `outer` and `inner` together are the key. Two maps are faster than joining both strings for each look-up. */
   get (outer: string | undefined, inner: string): V | undefined {
     const young = this.#young.get(outer)?.get(inner)
     if (young !== undefined) return young

@@ -3,9 +3,9 @@ import { type Address, clientKey, firstAddress } from '../addresses/address.js'
 import { CounterKeys } from '../store/keys.js'
 
 export interface ClientParts {
-  /** undefined: a unix socket, or what is no address */
+  /** undefined: the request came through a unix socket, or `request.ip` is no address */
   readonly address: Address | undefined
-  /** bits of the network that one IPv6 client is taken to have */
+  /** bits of the prefix that identifies an IPv6 client */
   readonly ipv6Subnet: number
   /** on the plugin's allow list */
   readonly exempt: boolean
@@ -15,20 +15,20 @@ export class Client {
   readonly address: Address | undefined
   /** the key of its counters, unless a `keyGenerator` gives another one */
   readonly key: string
-  /** the key is a range of addresses, such as the /64 of an IPv6 client */
+  /** whether the key is a range of addresses, such as the /64 of an IPv6 client */
   readonly isPrefix: boolean
-  /** the key as the user's functions see it: of a range the first address, as @fastify/rate-limit has it */
+  /** the key that the user's functions get: for a range its first address, as in @fastify/rate-limit */
   readonly shown: string
-  /** on the plugin's allow list: never blocked, and not limited by limits that use that list */
+  /** on the plugin's allow list: never blocked, and not limited by a limit that uses this list */
   readonly exempt: boolean
   readonly counterKeys: CounterKeys
   readonly #ipv6Subnet: number
-  /** the same client in another subnet, as it was asked for last */
+  /** the same client with the other prefix that was asked for last */
   #other: Client | undefined
 
   constructor ({ address, ipv6Subnet, exempt }: ClientParts) {
     this.address = address
-    // All whose address cannot be read share one counter: it must not be a way around the limit.
+    // All clients without a readable address share one counter: such an address must be no way around the limit.
     this.key = address === undefined ? 'unknown' : clientKey(address, ipv6Subnet)
     this.isPrefix = address?.family === 6 && ipv6Subnet < 128
     this.shown = this.isPrefix ? firstAddress(this.key) : this.key
@@ -37,7 +37,7 @@ export class Client {
     this.#ipv6Subnet = ipv6Subnet
   }
 
-  /** The client as a limit sees it that tells IPv6 clients apart by another prefix. */
+  /** This client for a limit with another `ipv6Subnet`. */
   inSubnet (ipv6Subnet: number): Client {
     if (this.address?.family !== 6 || ipv6Subnet === this.#ipv6Subnet) return this
     if (this.#other === undefined || this.#other.#ipv6Subnet !== ipv6Subnet) {

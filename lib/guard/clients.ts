@@ -1,7 +1,6 @@
 /**
- * Whose request it is. Reading an address, its network and the allow list, and
- * behind proxies a whole X-Forwarded-For, costs more than all else that the
- * guard does for a request; so clients that came lately are remembered.
+ * Finds the client of a request, and caches recent clients. Without the cache, reading the address, the allow list and
+ * the X-Forwarded-For header of proxies would be most of the work that the guard does for a request.
  */
 import { parseAddress } from '../addresses/address.js'
 import type { AddressList } from '../addresses/address-list.js'
@@ -11,11 +10,11 @@ import { Client } from './client.js'
 import type { KeyHash } from './key-hash.js'
 
 export interface ClientsOptions {
-  /** bits of the network that one IPv6 client is taken to have */
+  /** bits of the prefix that identifies an IPv6 client */
   readonly ipv6Subnet: number
   /** addresses that are never blocked */
   readonly allowList: AddressList<true>
-  /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
+  /** hashes the answer of a `keyGenerator`; undefined: the answer itself is counted and shown */
   readonly hashKey?: KeyHash | undefined
 }
 
@@ -23,9 +22,9 @@ export class Clients {
   readonly #ipv6Subnet: number
   readonly #allowList: AddressList<true>
   readonly #hashKey: KeyHash | undefined
-  readonly #byAddress = new BoundedCache<Client>(mostRemembered)
-  readonly #byConnection = new BoundedCache<Client>(mostRemembered)
-  readonly #byAnswer = new BoundedCache<CounterKeys>(mostRemembered)
+  readonly #byAddress = new BoundedCache<Client>(cacheCapacity)
+  readonly #byConnection = new BoundedCache<Client>(cacheCapacity)
+  readonly #byAnswer = new BoundedCache<CounterKeys>(cacheCapacity)
   readonly #unknown: Client
 
   constructor ({ ipv6Subnet, allowList, hashKey }: ClientsOptions) {
@@ -35,7 +34,7 @@ export class Clients {
     this.#unknown = new Client({ address: undefined, ipv6Subnet, exempt: false })
   }
 
-  /** @param ip  `request.ip`: may be undefined, or any text that a trusted proxy passed on */
+  /** @param ip  `request.ip`, which may be undefined, or any string that a trusted proxy passed on */
   byAddress (ip: unknown): Client {
     const known = this.#byAddress.get(undefined, ip as string)
     if (known !== undefined) return known
@@ -45,11 +44,11 @@ export class Clients {
   }
 
   /**
-   * A client behind proxies: equal connections and headers give equal addresses.
+   * A client behind proxies. The same peer and header always give the same address.
    *
    * @param peer     address that the connection comes from
-   * @param header   the proxies' header; short, since it is remembered
-   * @param request  read where the two are not remembered: its `ip` parses both
+   * @param header   X-Forwarded-For; short, since it is cached
+   * @param request  its `ip` parses both; read only if the two are not cached
    */
   byConnection (peer: string | undefined, header: string, request: { readonly ip: unknown }): Client {
     const known = this.#byConnection.get(peer, header)
@@ -60,9 +59,9 @@ export class Clients {
   }
 
   /**
-   * Whom a request is counted against whose client is not known by its address.
+   * The counters of a client that a `keyGenerator` has identified.
    *
-   * @param answer  of a `keyGenerator`
+   * @param answer  of the `keyGenerator`, as a string
    */
   counterKeysOf (answer: string): CounterKeys {
     const key = this.#hashKey?.(answer) ?? answer
@@ -82,7 +81,7 @@ export class Clients {
   }
 }
 
-/** The text itself may be a part of a header, and would keep all of it in memory. */
+/** Copies a string: a slice of a header would keep the whole header in memory. */
 function copy (text: string): string {
   const encoding = beyondLatin1.test(text) ? 'utf16le' : 'latin1'
   return Buffer.from(text, encoding).toString(encoding)
@@ -90,8 +89,8 @@ function copy (text: string): string {
 
 const beyondLatin1 = /[\u0100-\uffff]/
 
-/** Longer answers of a `keyGenerator` are not remembered: nobody is to fill the memory with them. */
+/** Longer answers of a `keyGenerator` are not cached, so that clients cannot fill the memory with them. */
 const longestAnswer = 200
 
-/** Clients that are remembered by their addresses, as many by their connections, and by answers of a `keyGenerator`. */
-export const mostRemembered = 10_000
+/** The capacity of each of the three caches: by address, by connection, and by answer of a `keyGenerator`. */
+export const cacheCapacity = 10_000

@@ -1,4 +1,4 @@
-/** Makes the decision about a counted hit. Of several limits, the one that restricts the client most speaks. */
+/** Turns the outcomes of a counted hit into one decision: that of the limit which restricts the client most. */
 import type { Check } from '../rules/rate-limit.js'
 import type { Explanation } from '../rules/rule.js'
 import type { Outcome, Taken, TakenOutside } from '../store/limit-store.js'
@@ -7,22 +7,22 @@ import type { Counted, Explained, Shadowed, Source } from './decision.js'
 /** @returns undefined: all of the limits are in shadow */
 export function countedDecision (key: string, taken: Taken | TakenOutside): Counted | undefined {
   const { accepted, outcomes } = taken
-  // Almost every request has one limit: it makes no lists.
+  // Almost every request has one limit. This path allocates no list.
   if (outcomes.length === 1) {
     const outcome = firstOf(outcomes)
     return outcome.check.shadow === true ? undefined : decisionBy(outcome, key, taken)
   }
-  let telling: Outcome | undefined
+  let tightest: Outcome | undefined
   for (const outcome of outcomes) {
     if (outcome.check.shadow === true || (!accepted && outcome.fits)) continue
-    if (telling === undefined || isTighter(outcome.explanation, telling.explanation)) telling = outcome
+    if (tightest === undefined || isTighter(outcome.explanation, tightest.explanation)) tightest = outcome
   }
-  if (telling === undefined) return undefined
-  const others = outcomes.filter(outcome => outcome !== telling && outcome.check.shadow !== true)
-  return decisionBy(telling, key, taken, others.map(explained))
+  if (tightest === undefined) return undefined
+  const others = outcomes.filter(outcome => outcome !== tightest && outcome.check.shadow !== true)
+  return decisionBy(tightest, key, taken, others.map(explained))
 }
 
-/** The decision as one limit has it. */
+/** The decision with the name and numbers of one limit. */
 export function decisionBy (
   outcome: Outcome, key: string, taken: Taken | TakenOutside, others: readonly Explained[] = none
 ): Counted {
@@ -43,7 +43,7 @@ export function firstOf<T> (items: readonly T[]): T {
   return items[0]!
 }
 
-/** Whether the first limits a client more: it has to wait longer, or has less left. */
+/** Whether `a` restricts a client more than `b`: the client has to wait longer, or has less left. */
 export function isTighter (a: Explanation, b: Explanation): boolean {
   if (a.retryAfterMs !== b.retryAfterMs) return a.retryAfterMs > b.retryAfterMs
   return a.remaining === b.remaining ? a.resetMs > b.resetMs : a.remaining < b.remaining

@@ -1,7 +1,6 @@
 /**
- * What became of one request, for its reply and for those who watch. A tagged
- * union: whoever switches over `kind` ends in a `never`, so that a new kind
- * fails to compile wherever somebody has to care.
+ * The decision on a request, as a tagged union. Every `switch` over `kind` has a `never` default, so a new kind fails
+ * to compile wherever it must be handled.
  */
 import type { Limit } from '../rules/rate-limit.js'
 import type { Explanation } from '../rules/rule.js'
@@ -11,86 +10,85 @@ import type { Client } from './client.js'
 export type Decision = Counted | Blocked | Passed | Shadowed | Uncounted | Denied | Failed
 
 /**
- * Which store decided. `custom` is a class of the user's; `local` are the lists
- * of this process, its memory of what Redis refused, and `onOutage` where
- * nobody counts.
+ * What decided. `redis`, `memory` and `custom` (a class of the user) counted the request. `local`: this process decided
+ * without a store, by an allow list, the block list or the refusal cache, or by `onOutage` because nothing can count.
  */
 export type Source = 'redis' | 'memory' | 'custom' | 'local'
 
-/** What is known of each decision. */
-interface Of {
+/** What every decision has. */
+interface Common {
   readonly source: Source
-  /** whom it was counted against; of a block the address or range that is blocked */
+  /** the client that was counted; for a block, the blocked address or range */
   readonly key: string
-  /** of the limit; undefined for a block */
+  /** name of the limit; undefined for a block */
   readonly name: string | undefined
 }
 
-/** A limit that a request was counted against, and what that means to its client. */
+/** A limit that counted a request, and where that leaves the client. */
 export interface Explained {
-  /** of the limit */
+  /** name of the limit */
   readonly name: string
   readonly limit: Limit
   readonly explanation: Explanation
 }
 
 /**
- * Counted against limits, which let it pass or refused it. What it says itself
- * is of the limit that tells the client most: of those that refuse it the one
- * that does so for longest, else the one with the least left.
+ * Counted by its limits, which allowed or limited it. `name`, `limit` and `explanation` are those of the limit that
+ * restricts the client most: the one that refuses it for longest, or the one with the least left.
  */
-export interface Counted extends Of, Explained {
+export interface Counted extends Common, Explained {
   readonly kind: 'allowed' | 'limited'
   readonly name: string
-  /** the other limits that were asked, except those in shadow */
+  /** the other limits of the request, except those in shadow */
   readonly others: readonly Explained[]
   readonly taken: Taken | TakenOutside
 }
 
 /** Refused because of its address. */
-export interface Blocked extends Of {
+export interface Blocked extends Common {
   readonly kind: 'blocked'
 }
 
 /**
- * Passed without being counted. `exempt`: on an allow list. `unlimited`: its
- * `max` is Infinity. `skipped`: `skip` leaves it out, or the same limit has
- * decided it in a hook before; nobody is told of these.
+ * Passed without being counted. `exempt`: on an allow list. `unlimited`: its `max` is Infinity. `skipped`: `skip`
+ * leaves it out, or the same limit has decided it in an earlier hook; observers do not see these.
  */
-export interface Passed extends Of {
+export interface Passed extends Common {
   readonly kind: 'exempt' | 'unlimited' | 'skipped'
 }
 
 /**
- * Passed, since what it has is in shadow. Those who watch are told so of each
- * limit that would have refused it, beside what other limits decided.
+ * Passed, because all limits of the request are in shadow, or the block is. Observers also get one of these for each
+ * limit in shadow that would have refused the request, in addition to the decision of the other limits.
  */
-export interface Shadowed extends Of {
+export interface Shadowed extends Common {
   readonly kind: 'shadowed'
-  /** undefined: nobody has counted it */
+  /** undefined: it was not counted */
   readonly taken: Taken | TakenOutside | undefined
 }
 
 /** Passed without being counted: Redis could not answer, and `onOutage` is `allow`. */
-export interface Uncounted extends Of {
+export interface Uncounted extends Common {
   readonly kind: 'uncounted'
-  /** of the first of its limits */
+  /** name of the first limit that is in force */
   readonly name: string
   readonly limit: Limit
 }
 
 /** Refused without being counted: Redis could not answer, and `onOutage` is `deny`. */
-export interface Denied extends Of {
+export interface Denied extends Common {
   readonly kind: 'denied'
 }
 
-/** Neither passed nor refused: Redis could not answer, and `onOutage` is `fail`; or a function of the user's failed. */
-export interface Failed extends Of {
+/**
+ * The request fails with an error: Redis could not answer and `onOutage` is `fail`, or a function of the user failed.
+ */
+export interface Failed extends Common {
   readonly kind: 'failed'
   readonly failure: Error
 }
 
-/** What observers read of a request; read only where somebody wants to know. */
+/** What observers may read of a request; getters compute it only when it is read. */
 export interface Subject {
   readonly client: Client
   readonly method: string
@@ -100,5 +98,5 @@ export interface Subject {
   readonly requestId?: string
 }
 
-/** Called with each decision before it is answered; must not throw. */
+/** Called with each decision before the request is answered. It must not throw. */
 export type Observer = (decision: Decision, subject: Subject) => void

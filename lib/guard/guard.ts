@@ -1,6 +1,5 @@
 /**
- * The decision about a request: exempt, blocked, limited or allowed. Knows the
- * stores and the lists, but nothing of HTTP.
+ * Decides on a request: exempt, blocked, limited or allowed. It knows the stores and the lists, but nothing of HTTP.
  */
 import { ArgumentError } from '../errors.js'
 import type { Check } from '../rules/rate-limit.js'
@@ -14,29 +13,29 @@ import { countedDecision, decisionBy, firstOf, shadowed } from './counted.js'
 import type { Counted, Decision, Denied, Observer, Passed, Shadowed, Subject, Uncounted } from './decision.js'
 import type { RefusalCache } from './refusal-cache.js'
 
-/** A request as the first hook asks about it, which knows no limits. */
+/** A request in the first hook of the instance, before any limit. */
 export interface Entry extends Subject {
   readonly isEntry: true
   /** on the plugin's allow list */
   readonly isListed: boolean
 }
 
-/** Who decides hits: the stores of the guard, or a class of the user's. */
+/** What counts hits: the store of the guard, or a class of the user. */
 export type HitStore = Pick<LimitStore, 'take' | 'peek'>
 
-/** A request as the hook of a limit asks about it. */
+/** A request in the hook of a limit. */
 export interface GuardedHit extends Hit {
   readonly isEntry: false
   readonly subject: Subject
-  /** of the limit, or of what its limits have in common */
+  /** name of the limit, or the common part of the names of its limits */
   readonly name: string
   /** on the allow list of the limit */
   readonly isListed: boolean
-  /** who decides in place of the guard's store */
+  /** counts in place of the guard's store */
   readonly store: HitStore | undefined
 }
 
-/** A limit's question about a client. */
+/** What `peek` asks about a client. */
 export interface Question extends Pick<GuardedHit, 'key' | 'checks' | 'onOutage' | 'store'> {}
 
 export interface GuardOptions {
@@ -48,7 +47,7 @@ export interface GuardOptions {
   /** the counters in this process */
   readonly memory: Pick<MemoryLimits, 'peek'>
   readonly refusals: RefusalCache
-  /** default true; false: blocks are in shadow, as all else */
+  /** default true; false: blocks are in shadow */
   readonly refusesBlocked?: boolean
   readonly observers: readonly Observer[]
 }
@@ -74,10 +73,10 @@ export class Guard {
   }
 
   /**
-   * The precedence. Each request comes as an entry first, and then as a hit for
-   * each of its limits.
+   * The precedence of lists and limits. Each request comes here as an entry first, then as a hit for each of its
+   * limits.
    *
-   * @returns undefined: the entry passes; the hit is answered later, see `conclude`
+   * @returns undefined: an entry passes; a hit is answered later, see `conclude`
    */
   decide (hit: Entry | GuardedHit): Decision | undefined {
     if (hit.isListed) return hit.isEntry ? undefined : this.#pass('exempt', hit) // allow list: passes
@@ -86,7 +85,7 @@ export class Guard {
     return this.#refuseAgain(hit) ?? this.#count(hit)                            // cached refusal: 429; else the store
   }
 
-  /** Takes back a hit that was accepted and is not to count after all. */
+  /** Gives back an accepted hit that should not count after all. */
   async refund (owner: Owner, taken: Taken): Promise<void> {
     const outcomes = taken.outcomes.filter(({ check }) => check.cost > 0)
     if (outcomes.length === 0) return
@@ -95,10 +94,10 @@ export class Guard {
   }
 
   /**
-   * How far a key is, by the limit that tells most; nothing is counted, and no
-   * observer is told.
+   * Where a client stands, by the limit that restricts it most. It counts nothing, and observers do not see it.
    *
-   * @throws the failure of the store, where `fail` asks for it
+   * @throws the failure of the store, if `onOutage` is `fail`
+   * @throws ArgumentError  if a store of the user cannot peek
    */
   async peek (question: Question): Promise<Counted | UnansweredDecision> {
     const { key, checks, onOutage, store = this.#limits } = question
@@ -106,7 +105,7 @@ export class Guard {
     try {
       outcomes = await store.peek(key, checks)
     } catch (failure) {
-      // It is the application's mistake, and no outage.
+      // A mistake of the application, not an outage.
       if (failure instanceof ArgumentError) throw failure
       if (isFallback(onOutage)) outcomes = this.#memory.peek(key, checks)
       else {
@@ -120,21 +119,21 @@ export class Guard {
   }
 
   #pass (kind: Passed['kind'], { name, key, subject }: GuardedHit): Passed {
-    return this.#tell({ kind, source: 'local', key, name }, subject)
+    return this.#observe({ kind, source: 'local', key, name }, subject)
   }
 
-  /** Answered from this process. */
+  /** @returns undefined: the address is not blocked, or blocks are in shadow */
   #refuseBlocked (entry: Entry): Decision | undefined {
     const { address } = entry.client
     const block = address && this.#blocks.find(address)
     if (block === undefined) return undefined
-    const of = { source: 'local', key: block.ip, name: undefined } as const
-    if (this.#refusesBlocked) return this.#tell({ kind: 'blocked', ...of }, entry)
-    this.#tell({ kind: 'shadowed', ...of, taken: undefined }, entry)
+    const common = { source: 'local', key: block.ip, name: undefined } as const
+    if (this.#refusesBlocked) return this.#observe({ kind: 'blocked', ...common }, entry)
+    this.#observe({ kind: 'shadowed', ...common, taken: undefined }, entry)
     return undefined
   }
 
-  /** A refusal of a moment ago, which Redis would repeat. A refusal stays in an outage: it is nobody's second quota. */
+  /** Repeats a recent refusal of Redis. Refusals outlast the beginning of an outage: it must give no second quota. */
   #refuseAgain (hit: GuardedHit): Decision | undefined {
     if (hit.store !== undefined || this.#refusals.size === 0) return undefined
     const canAsk = this.#usesRedis()
@@ -149,23 +148,23 @@ export class Guard {
     return answer && this.conclude(hit, answer)
   }
 
-  /** What the answer of a store means; the hit calls it with an answer that comes later. */
+  /** Turns the answer of a store into a decision. A hit calls this with an answer that comes later. */
   conclude (hit: GuardedHit, answer: Answer): Decision {
     if (answer.kind === 'unanswered') return this.#concludeUnanswered(hit, answer)
-    if (answer.source === 'redis') this.#refusals.learn(hit, answer)
+    if (answer.source === 'redis') this.#refusals.adopt(hit, answer)
     return this.#concludeTaken(hit, answer)
   }
 
-  /** What observers are told differs from the reply where limits are in shadow. */
+  /** With limits in shadow, observers see other decisions than the client: what each limit would have decided. */
   #concludeTaken (hit: GuardedHit, taken: Taken | TakenOutside): Decision {
     const { key, subject } = hit
     const { source, outcomes } = taken
     for (const { check: { name, shadow }, fits } of outcomes) {
-      if (shadow === true && !fits) this.#tell({ kind: 'shadowed', source, key, name, taken }, subject)
+      if (shadow === true && !fits) this.#observe({ kind: 'shadowed', source, key, name, taken }, subject)
     }
     const decision = countedDecision(key, taken)
-    if (decision !== undefined) return this.#tell(decision, subject)
-    if (outcomes.every(({ fits }) => fits)) this.#tell(decisionBy(firstOf(outcomes), key, taken), subject)
+    if (decision !== undefined) return this.#observe(decision, subject)
+    if (outcomes.every(({ fits }) => fits)) this.#observe(decisionBy(firstOf(outcomes), key, taken), subject)
     return shadowed(key, hit.checks, source, taken)
   }
 
@@ -173,29 +172,29 @@ export class Guard {
     const { key, checks, subject } = hit
     const { name, limit } = inForce(checks) ?? firstOf(checks)
     const decision = unansweredDecision(hit) ?? { kind: 'failed', source: 'local', key, name, failure }
-    // Observers hear of a request that nobody counts, though all of its limits are in shadow.
-    if (decision.kind === 'shadowed') this.#tell({ kind: 'uncounted', source: 'local', key, name, limit }, subject)
-    else this.#tell(decision, subject)
+    // Observers see that nothing counted the request, even if all of its limits are in shadow.
+    if (decision.kind === 'shadowed') this.#observe({ kind: 'uncounted', source: 'local', key, name, limit }, subject)
+    else this.#observe(decision, subject)
     return decision
   }
 
-  #tell<D extends Decision> (decision: D, subject: Subject): D {
+  #observe<D extends Decision> (decision: D, subject: Subject): D {
     for (const observer of this.#observers) observer(decision, subject)
     return decision
   }
 }
 
-/** A decision on a request that nobody could count. */
+/** A decision on a request that no store could count. */
 type UnansweredDecision = Shadowed | Uncounted | Denied
 
-/** @returns undefined: it fails */
+/** @returns undefined: the request fails */
 function unansweredDecision ({ key, checks, onOutage }: Question): UnansweredDecision | undefined {
   const check = inForce(checks)
   if (check === undefined) return shadowed(key, checks, 'local')
   if (onOutage === 'fail') return undefined
   const { name, limit } = check
-  const of = { source: 'local', key, name } as const
-  return onOutage === 'deny' ? { kind: 'denied', ...of } : { kind: 'uncounted', ...of, limit }
+  const common = { source: 'local', key, name } as const
+  return onOutage === 'deny' ? { kind: 'denied', ...common } : { kind: 'uncounted', ...common, limit }
 }
 
 /** The first limit that could refuse the request. */

@@ -1,14 +1,16 @@
-/** A hash that is kept and shown in place of a `keyGenerator`'s answer, such as an API key. */
+/**
+ * The hash that the option `hashKeys` stores and shows in place of the answer of a `keyGenerator`, such as an API key.
+ */
 import { createHmac } from 'node:crypto'
 
 /** @returns the same hash of a key on every instance */
 export type KeyHash = (key: string) => string
 
 /**
- * HMAC-SHA-256, cut to 128 bits: nobody can find a second key with the hash of the first.
+ * HMAC-SHA-256, cut to 128 bits, so that nobody can find a second key with the hash of the first.
  *
- * @param secret  the plugin's name space, or the user's own secret. Without the secret, nobody can test by the hash
- *   whether a guessed key is right
+ * @param secret  the user's own secret, or the `nameSpace`. Without the secret, nobody can use the hash to test a
+ *   guessed key
  */
 export function keyHash (secret: string): KeyHash {
   return key => {
@@ -17,7 +19,7 @@ export function keyHash (secret: string): KeyHash {
   }
 }
 
-/** Whether a text has the form of a hash, as events and log lines show it. */
+/** Whether a string has the form of such a hash, as events and log lines show it. */
 export function isKeyHash (text: string): boolean {
   return shape.test(text)
 }

@@ -1,19 +1,16 @@
 /**
- * What Redis has refused is refused here, without a round trip, until it may
- * pass again: a client that floods the service costs Redis two questions a
- * second. Of a refused hit, the counters of all its limits are remembered as
- * Redis reported them, and the rules themselves decide again. So a cheaper hit,
- * or one after its limit was raised, passes where a dearer one is refused, and
- * the answer lists each limit, as that of Redis does. A hit with a counter that
- * is not remembered asks Redis. The clock is monotonic, and starts from that of
- * Redis.
+ * The refusal cache: it repeats a refusal of Redis without a round trip, until the client may pass again. So a client
+ * that floods the service costs Redis two questions a second.
  *
- * That a key was reset, a client unblocked, or a limit raised elsewhere is
- * known as soon as Redis is asked again: within `askAgainMs` on every instance.
+ * When Redis refuses a hit, the cache keeps the counters of all limits of the hit, as Redis reported them. Later hits
+ * are decided by the rules themselves on these counters, by a monotonic clock that starts from the time of Redis. So a
+ * cheaper hit passes if it fits, a hit passes if its limit was raised, and the answer lists each limit as Redis would.
+ * A hit with a counter that is not in the cache asks Redis.
  *
- * A fixed-window counts refusals; those of this cache are added up and written
- * behind. Where each refusal changes the window, the counter is not remembered,
- * so that Redis is asked.
+ * Another instance may reset a key or raise a limit. Redis is asked again within `askAgainMs`, which finds that out.
+ *
+ * A fixed window counts refusals, so the cache adds up its own and writes them later. If each refusal changes the
+ * window (`continueExceeding`, `exponentialBackoff`), the counter is not cached, and Redis is asked.
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Keys } from '../store/keys.js'
@@ -23,36 +20,36 @@ import type { LimitState } from '../rules/rule.js'
 import { type Hit, outcomeOf, type Owner, type Refusals, type Taken, type TakenOutside } from '../store/limit-store.js'
 import { timers } from '../runtime/timers.js'
 
-/** ms after which a hit at a refused key is sent to Redis again. */
+/** Time after which a hit of a refused client is sent to Redis again. */
 export const askAgainMs = 500
 
-/** ms between two writes of what was counted here. */
+/** Time from the first refusal that was counted here to the write. */
 export const writeIntervalMs = 250
 
 export interface RefusalCacheOptions {
   readonly keys: Keys
-  /** the most counters that are kept; the one refused longest ago by Redis goes first */
+  /** counters at most; the one that Redis refused longest ago is dropped first */
   readonly capacity: number
   /** ms, monotonic */
   readonly now: () => number
-  /** adds refusals to the counters; what it cannot write is lost */
+  /** adds refusals to the counters in Redis; refusals that it cannot write are lost */
   readonly write: (refusals: readonly Refusals[]) => Promise<void>
 }
 
 /** A counter of a hit that Redis has refused. */
 interface Remembered {
   readonly windowMs: number
-  /** as Redis told it, and what was refused here on top; undefined: unused */
+  /** as Redis reported it, with the refusals of this cache added; undefined: unused */
   state: LimitState | undefined
-  /** Redis' clock when it refused, ms since 1970 */
+  /** the time of Redis when it refused, ms since 1970 */
   readonly refusedAtMs: number
-  /** this process's, ms */
-  readonly learntAtMs: number
+  /** the same moment by `now`, as are the times below */
+  readonly adoptedAtMs: number
   askAgainAtMs: number
 }
 
-/** A counter that is remembered, and the check that asks for it. */
-interface AskedCounter {
+/** A cached counter, and the check of a hit that needs it. */
+interface CheckedCounter {
   readonly check: Check
   readonly counter: Remembered
   readonly state: LimitState | undefined
@@ -63,46 +60,47 @@ export class RefusalCache {
   readonly #counters = new Map<string, Remembered>()
   #unwritten = new Map<Remembered, Unwritten>()
   #timer: NodeJS.Timeout | undefined
-  readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
+  // Bound here: the refusals belong to many requests, so they are written in the asynchronous context of none.
+  readonly #flushDetached = AsyncResource.bind(() => { this.flush().catch(() => {}) })
   #writing: Promise<void> = Promise.resolve()
 
   constructor (options: RefusalCacheOptions) {
     this.#options = options
   }
 
-  /** How many counters are remembered. */
+  /** How many counters are cached. */
   get size (): number {
     return this.#counters.size
   }
 
   /**
-   * Refuses a hit, if it is certain that Redis would.
+   * Refuses a hit if Redis would refuse it.
    *
-   * @param canAsk  whether Redis can be asked instead; where it cannot, what it
-   *   refused stays refused, so that its outage is nobody's second quota
+   * @param canAsk  whether Redis can be asked instead. If not, the refusal stands without asking again, so that an
+   *   outage gives no second quota
    * @returns undefined: ask the store
    */
   refuse (hit: Owner & Pick<Hit, 'checks'>, canAsk: boolean): TakenOutside | undefined {
     const localMs = this.#options.now()
-    const counters: AskedCounter[] = []
+    const counters: CheckedCounter[] = []
     let nowMs = 0
     let isDue = false
     for (const check of hit.checks) {
       const counter = this.#counters.get(this.#options.keys.counter(hit, check))
       if (counter === undefined || counter.windowMs !== check.limit.windowMs) return undefined
       counters.push({ check, counter, state: counter.state })
-      nowMs = Math.max(nowMs, counter.refusedAtMs + Math.floor(localMs - counter.learntAtMs))
+      nowMs = Math.max(nowMs, counter.refusedAtMs + Math.floor(localMs - counter.adoptedAtMs))
       isDue ||= localMs >= counter.askAgainAtMs
     }
     const { accepted, judged } = takeAll(counters, nowMs)
     if (accepted) return undefined
-    // A refusal that begins a window is for Redis to count: it says when the window ends.
+    // Redis must count a refusal that begins a window, since Redis decides when the window ends.
     const begins = judged.some(({ of: { check, state: known }, outcome: { left, state } }) => {
       return left === 'refusal' && (known === undefined || !ruleOf(check.limit).isSameWindow(known, state, 0))
     })
     if (begins) return undefined
     if (canAsk && isDue) {
-      // One hit asks; those that come while it is on its way need not.
+      // This hit asks Redis. Hits that come before its answer need not ask as well.
       for (const { counter } of counters) counter.askAgainAtMs = localMs + askAgainMs
       return undefined
     }
@@ -113,13 +111,13 @@ export class RefusalCache {
     return { kind: 'taken', source: 'local', accepted, outcomes }
   }
 
-  /** Takes note of what Redis has decided about a hit. */
-  learn (owner: Owner, { accepted, outcomes, nowMs }: Taken): void {
+  /** Adopts the counters with which Redis has decided on a hit, or drops them if it accepted the hit. */
+  adopt (owner: Owner, { accepted, outcomes, nowMs }: Taken): void {
     if (accepted && this.#counters.size === 0) return
     const { keys, capacity, now } = this.#options
     for (const { check, state } of outcomes) {
       const { limit, cost } = check
-      // A hit of cost 0 always passes, so it says nothing about hits that cost something.
+      // A hit of cost 0 always passes, so it does not show that other hits would.
       if (accepted && cost === 0) continue
       const key = keys.counter(owner, check)
       this.#counters.delete(key)
@@ -131,19 +129,21 @@ export class RefusalCache {
         windowMs: limit.windowMs,
         state: ruleOf(limit).isEmpty(state) ? undefined : state,
         refusedAtMs: nowMs,
-        learntAtMs: localMs,
+        adoptedAtMs: localMs,
         askAgainAtMs: localMs + askAgainMs
       })
     }
   }
 
-  /** Lets Redis decide again about a client. */
+  /** Drops the counters of a client, so that Redis decides on its next hit. */
   forget (owner: Owner, checks: readonly Check[]): void {
     if (this.#counters.size === 0) return
     for (const check of checks) this.#counters.delete(this.#options.keys.counter(owner, check))
   }
 
-  /** Writes the refusals counted so far. One write at a time: a slow Redis never has two of them to answer. */
+  /**
+   * Writes the refusals counted so far. Only one write runs at a time, so that writes do not pile up at a slow Redis.
+   */
   async flush (): Promise<void> {
     timers.clearTimeout(this.#timer)
     this.#timer = undefined
@@ -164,15 +164,15 @@ export class RefusalCache {
     counter.state = state
     const unwritten = this.#unwritten.get(counter)
     if (unwritten !== undefined) unwritten.count++
-    // Redis' answers replace what is remembered, so during a slow write there may be more of these than keys.
+    // An answer of Redis replaces a cached counter, so during a slow write more counters may wait than are cached.
     else if (this.#unwritten.size < this.#options.capacity) {
       this.#unwritten.set(counter, { client, name, limit, window: state, count: 1 })
     }
-    this.#timer ??= timers.setTimeout(this.#flushUnasked, writeIntervalMs).unref()
+    this.#timer ??= timers.setTimeout(this.#flushDetached, writeIntervalMs).unref()
   }
 }
 
 type Unwritten = { -readonly [name in keyof Refusals]: Refusals[name] }
 
-/** Counters in one script call. */
+/** Counters in one call of the script. */
 const mostPerWrite = 200

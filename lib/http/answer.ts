@@ -1,4 +1,4 @@
-/** From a decision to the reply: headers, callbacks, and an error or a body. */
+/** Turns a decision into the reply: headers, the user's callbacks, and an error or a body. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { attempt, isThenable } from '../runtime/awaitable.js'
 import type { Counted, Decision } from '../guard/decision.js'
@@ -10,21 +10,21 @@ import type { Asking } from './request-hit.js'
 import type { RequestSubject } from './subject.js'
 import { asError } from './user-function.js'
 
-/** Called once if the request has no answer yet: it goes on, or fails with an error. */
+/** Called once if the request has no answer yet. The request goes on, or fails with the error. */
 export type Done = (error?: Error) => void
 
 export interface AnsweringParts {
-  /** how it answers */
+  /** its settings say how to answer */
   readonly limiter: { readonly settings: LimitSettings, isBanned (decision: Counted): boolean }
   readonly request: FastifyRequest
   readonly reply: FastifyReply
   readonly subject: RequestSubject
   readonly done: Done
-  /** called in place of `done` if the answer is on its way */
+  /** called in place of `done` if the answer has been sent */
   readonly sent?: () => void
 }
 
-/** The one way from a decision to the reply. */
+/** Asks a limit about a request, and answers the request with the decision. */
 export class Answering implements Asking {
   readonly request: FastifyRequest
   readonly reply: FastifyReply
@@ -38,7 +38,7 @@ export class Answering implements Asking {
     this.#parts = parts
   }
 
-  /** Answers a request that is refused, or lets it pass; before it returns. */
+  /** Refuses the request or lets it pass, before this returns. */
   answer (decision: Decision, shown: string): void {
     const { done, sent } = this.#parts
     let error: object | undefined
@@ -47,7 +47,7 @@ export class Answering implements Asking {
       if (response === 'sent') return sent?.()
       error = response
     } catch (thrown) {
-      // A callback of the user's threw: that is the answer to this request, and not the end of the process.
+      // A callback of the user threw. Its error answers this request; it must not end the process.
       error = asError(thrown)
     }
     done(error as Error | undefined)
@@ -93,11 +93,15 @@ export class Answering implements Asking {
   }
 }
 
-/** A callback is not awaited; one that is async and fails is logged, and does not end the process. */
+/**
+ * Calls a callback without waiting for it. If it is async and fails, the error is logged and does not end the process.
+ */
 function call (
   callback: ((request: FastifyRequest, key: string) => unknown) | undefined, request: FastifyRequest, key: string
 ): void {
   const result = callback?.(request, key)
   if (!isThenable(result)) return
-  attempt(() => result, error => safeLog(request.log).error({ err: error }, 'a callback of the rate limit failed'))
+  attempt(() => result, error => safeLog(request.log).error({ err: error }, callbackFailed))
 }
+
+const callbackFailed = 'onExceeding, onExceeded or onBanReach failed; the request goes on'

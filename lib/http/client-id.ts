@@ -1,14 +1,16 @@
-/** The text of an id that a `keyGenerator` returns: equal ids have equal texts, and different ids different texts. */
+/**
+ * Converts the id that a `keyGenerator` returns to a string. Equal ids give equal strings, different ids different
+ * ones.
+ */
 import { isDate, isUint8Array } from 'node:util/types'
 import { LimitError, show } from '../errors.js'
 
 /**
  * @param answer  of a `keyGenerator`
- * @returns undefined: there is no id, as with `request.headers['x-api-key']`
- *   without such a header; then the client is identified by its address
- * @throws LimitError  for an answer that is no id. It is not counted by the
- *   address: then clients of one address would share a quota, and a client with
- *   many addresses would have many quotas
+ * @returns undefined: there is no id, such as `request.headers['x-api-key']` without this header. The caller then uses
+ *   the address of the client
+ * @throws LimitError  if the answer is no id. Counting by the address instead would give clients of one address one
+ *   quota, and a client with many addresses many quotas
  */
 export function readClientId (answer: unknown): string | undefined {
   if (answer === undefined || answer === null || answer === '') return undefined
@@ -19,7 +21,7 @@ export function readClientId (answer: unknown): string | undefined {
 
 const clientIdRule = 'a string, a finite number, a BigInt, bytes or an object with a toString of its own'
 
-/** @returns no string for a value without a text that distinguishes it from others */
+/** @returns no string if the value has no text that tells it apart from other values */
 function textOf (id: NonNullable<unknown>): unknown {
   switch (typeof id) {
     case 'string': return id
@@ -31,13 +33,13 @@ function textOf (id: NonNullable<unknown>): unknown {
 }
 
 function textOfObject (id: object): unknown {
-  // Not as UTF-8: all bytes that are invalid there would become the same character.
+  // As hex, since UTF-8 would turn all invalid bytes into the same character.
   if (isUint8Array(id)) return Buffer.from(id.buffer, id.byteOffset, id.byteLength).toString('hex')
-  // [1] and 1 have the same text, and the text of a date lacks the ms.
+  // [1] and 1 have the same text, and the text of a date has no milliseconds.
   if (Array.isArray(id) || ArrayBuffer.isView(id) || isDate(id)) return undefined
   try {
     const text: unknown = id.toString()
-    // The toString of Object.prototype, of this context or another.
+    // The toString of Object.prototype, of this JavaScript context or another.
     return String(text).startsWith('[object ') ? undefined : text
   } catch {
     return undefined

@@ -1,4 +1,6 @@
-/** What `fastify.rateLimit` and `fastify.createRateLimit` return: limits that the application places by itself. */
+/**
+ * The decorators `fastify.rateLimit` and `fastify.createRateLimit`, for limits that the application places by itself.
+ */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { OptionsError } from '../errors.js'
 import type { Decision, Explained, Uncounted } from '../guard/decision.js'
@@ -16,42 +18,62 @@ import { deniedError, failureError } from './refusal.js'
 import type { SubjectReader } from './subject.js'
 
 /**
- * A request of any server (HTTP, HTTPS, HTTP/2) and route, with any type
- * provider and logger: what does not depend on these. A full `FastifyRequest`
- * here would decide the types of the route that the hook is added to.
+ * A request of any server (HTTP, HTTPS, HTTP/2) and route, with any type provider and logger: only the members whose
+ * types do not depend on these. A full `FastifyRequest` would determine the types of the route that the hook is added
+ * to.
  */
 export type AnyRequest = Pick<FastifyRequest, 'id' | 'ip' | 'method' | 'url' | 'is404'>
 
 /** The reply of any server and route, like AnyRequest. */
 export type AnyReply = Pick<FastifyReply, 'sent' | 'statusCode' | 'elapsedTime'>
 
-/** A hook, or a function to call in one. */
+/**
+ * A hook that limits a request, or a function to call in a hook. It rejects with the error of the refusal. If it has
+ * sent the answer itself (`problemDetails`, or 503 by `onOutage: 'deny'`), it resolves.
+ */
 export type RateLimitHandler = (request: AnyRequest, reply: AnyReply) => Promise<void>
 
-/** What a limiter says of a request. */
+/**
+ * What a function of `createRateLimit` finds. Test `isExceeded` to refuse a request: `isAllowed` only says that no
+ * limit applies to it, as in @fastify/rate-limit.
+ */
 export type RateLimitResult = {
-  /** on the allow list, left out by `skip`, without a limit (`max: Infinity`), or limited only in shadow */
+  /** true: on the allow list, left out by `skip`, without a limit (`max: Infinity`), or all its limits are in shadow */
   readonly isAllowed: true
-  /** what `keyGenerator` answered, a number too; else the address */
+  /** the answer of the `keyGenerator`, unchanged (it may be a number); without one, the address */
   readonly key: string
 } | {
-  /** not left out, so that it was counted */
+  /** false: a limit applies, whether or not the request is over it */
   readonly isAllowed: false
   readonly key: string
-  /** name of the limit that the numbers are of, as in `redisGuard.limits` */
+  /**
+   * name of the limit that restricts the client most, as in `redisGuard.limits`; the numbers below are of this limit
+   */
   readonly limit: string
+  /** hits allowed per window */
   readonly max: number
   /** ms */
   readonly timeWindow: number
+  /** hits left; 0 if the request is over the limit */
   readonly remaining: number
-  /** ms until the window ends; of a request that is over the limit: until it would pass, Infinity if it never can */
+  /** ms until the window ends; if the request is over the limit, until it would pass (Infinity: never) */
   readonly ttl: number
+  /** `ttl`, rounded up to whole seconds */
   readonly ttlInSeconds: number
+  /** whether the request is over the limit */
   readonly isExceeded: boolean
+  /** whether the client is banned by `ban` */
   readonly isBanned: boolean
 }
 
-/** Counts a request; with `increment: false` it only looks. */
+/**
+ * Counts a request; with `increment: false` it only looks.
+ *
+ * @throws RefusalError  503, `GUARD_DENIED`: Redis is away, and `onOutage` is `deny`
+ * @throws StoreUnavailableError  500: Redis is away, and `skipOnError` is `false`
+ * @throws LimitError  if a function of the options does not answer, or its answer is out of range
+ * @throws ClosedError  once the application closes
+ */
 export type RateLimiter = (request: AnyRequest, options?: { readonly increment?: boolean }) => Promise<RateLimitResult>
 
 export interface LimitersParts {
@@ -65,11 +87,11 @@ export interface LimitersParts {
   readonly checkOpen: () => void
 }
 
-/** Adds both to an instance, unless another registration has. */
+/** Adds both decorators to an instance, unless another registration has added them. */
 export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): void {
   const { clients, guard, registry, storeFor, global, subjectOf, checkOpen } = parts
   let count = 0
-  // Each has counters of its own, by the order in which they are made, which is the same on each instance.
+  // Each has counters of its own, named by the order of creation, which is the same on all instances.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
     if (options === undefined || options === null) return global
     count++
@@ -127,7 +149,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
     case 'shadowed': return { isAllowed: true, key: shown }
     case 'denied': throw deniedError()
     case 'failed': throw failureError(decision.failure)
-    /* c8 ignore next 2 -- who is blocked has been answered before any limiter is asked */
+    /* c8 ignore next 2 -- a blocked request has its answer before any limiter is asked */
     case 'blocked': throw new TypeError('a limiter does not block')
   }
 }
@@ -135,7 +157,7 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
 async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
   if (await limiter.skips(request)) return { isAllowed: true, key: client.shown }
-  const { counterKeys, shown, checks } = await limiter.whomOf(request, client)
+  const { counterKeys, shown, checks } = await limiter.targetOf(request, client)
   if (typeof checks === 'string' || checks.length === 0) return { isAllowed: true, key: shown }
   const decision = await limiter.peek(counterKeys.client, checks).catch((failure: Error) => {
     throw failureError(failure)
@@ -145,7 +167,7 @@ async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: Sub
     case 'denied': throw deniedError()
     case 'uncounted': return uncountedResult(limiter, shown, decision)
   }
-  // A client that has just used its last hit has not exceeded the limit yet. Only noted refusals tell the difference.
+  // A client that has just used its last hit has not exceeded the limit yet. Only a noted refusal shows that it has.
   const { notesRefusals } = ruleOf(decision.limit)
   const { explanation: { retryAfterMs, refusals } } = decision
   const isExceeded = retryAfterMs === Infinity || (retryAfterMs > 0 && (!notesRefusals || refusals > 0))

@@ -1,4 +1,4 @@
-/** What a client is told in headers about the limits that it met. */
+/** Headers about the limits of a request: `x-ratelimit-*`, `retry-after`, and the standard `RateLimit` headers. */
 import type { FastifyReply } from 'fastify'
 import { isTighter } from '../guard/counted.js'
 import type { Explanation } from '../rules/rule.js'
@@ -7,15 +7,17 @@ import type { LimitSettings } from '../settings/limit-settings.js'
 
 type HeaderSettings = Pick<LimitSettings, 'addHeaders' | 'addHeadersOnExceeding' | 'headerNames' | 'standardHeaders'>
 
-/** What the headers of a reply show so far: several hooks may limit one request. */
+/** What the headers of a reply show so far, since several hooks may limit one request. */
 export interface HeaderState {
-  /** of the limit that the plain headers are of */
+  /** numbers of the limit that the plain headers show; undefined: none so far */
   tightest: Explanation | undefined
-  /** what the standard headers list */
+  /** limits that the standard headers list */
   listed: readonly Explained[]
 }
 
-/** Headers of a request that passed. After several hooks they are those of the limit with least left. */
+/**
+ * Headers of a request that passed. If several hooks limit it, the plain headers show the limit with the least left.
+ */
 export function setLimitHeaders (
   reply: FastifyReply, decision: Counted | Uncounted, settings: HeaderSettings, state: HeaderState
 ): void {
@@ -25,7 +27,7 @@ export function setLimitHeaders (
   if (standardHeaders && decision.kind !== 'uncounted') listLimits(reply, decision, state, isTightest)
 }
 
-/** Headers of a request that was refused. They are those of the limit that refuses, whatever passed before. */
+/** Headers of a refused request. They show the limit that refuses, even if another limit has less left. */
 export function setRefusalHeaders (
   reply: FastifyReply, decision: Counted, settings: HeaderSettings, state: HeaderState
 ): void {
@@ -35,12 +37,12 @@ export function setRefusalHeaders (
   if (wanted['retry-after'] && canPass(decision)) reply.header('retry-after', retryAfterSeconds(decision))
 }
 
-/** Whether such a request passes sooner or later; false: it counts for more than the whole limit. */
+/** Whether the request can ever pass; false: its cost is more than the whole limit. */
 export function canPass ({ explanation }: Counted): boolean {
   return explanation.retryAfterMs !== Infinity
 }
 
-/** Whole seconds, rounded up: a client that waits for so long passes. At least 1. */
+/** Whole seconds, rounded up, at least 1. A client that waits for so long passes. */
 export function retryAfterSeconds ({ explanation }: Counted): number {
   return Math.max(1, Math.ceil(explanation.retryAfterMs / 1000))
 }
@@ -60,7 +62,7 @@ function setPlainHeaders (
   reply: FastifyReply, decision: Counted | Uncounted, { wanted, headerNames }: PlainHeaders, state: HeaderState
 ): void {
   const explanation = explanationOf(decision)
-  // The limit that is shown now may leave out a header that the one before it has set.
+  // This limit may leave out a header that the limit before it has set.
   if (state.tightest !== undefined) for (const name of headerNames) reply.removeHeader(name)
   state.tightest = explanation
   const [limit, remaining, reset] = headerNames
@@ -69,16 +71,16 @@ function setPlainHeaders (
   if (wanted['x-ratelimit-reset']) reply.header(reset, Math.ceil(explanation.resetMs / 1000))
 }
 
-/** Adds limits to the standard headers. */
-function listLimits (reply: FastifyReply, decision: Counted, state: HeaderState, first: boolean): void {
+/** Adds the limits of a decision to the standard headers, before the listed ones or after them. */
+function listLimits (reply: FastifyReply, decision: Counted, state: HeaderState, isFirst: boolean): void {
   const own = [decision, ...decision.others]
-  state.listed = first ? [...own, ...state.listed] : [...state.listed, ...own]
+  state.listed = isFirst ? [...own, ...state.listed] : [...state.listed, ...own]
   setStandardHeaders(reply, state.listed)
 }
 
 /**
- * Lists of structured fields, the limit that tells most first. They have no
- * partition key: it would show whom a client is taken for.
+ * Lists of structured fields, the limit that restricts the client most first. They have no partition key, which would
+ * show the client the key it is counted by.
  * Source: draft-ietf-httpapi-ratelimit-headers-11
  */
 function setStandardHeaders (reply: FastifyReply, limits: readonly Explained[]): void {
@@ -92,7 +94,7 @@ function setStandardHeaders (reply: FastifyReply, limits: readonly Explained[]):
   reply.header('ratelimit', states.join(', '))
 }
 
-/** A string of structured fields, which has only what ASCII can print. Source: RFC 9651, 3.3.3 */
+/** A string of structured fields, which may have printable ASCII characters only. Source: RFC 9651, 3.3.3 */
 function quoted (text: string): string {
   const printable = text.replace(/[\ud800-\udfff]/gu, '\ufffd').replace(/[^ -~]/gu, encodeURIComponent)
   return `"${printable.replace(/["\\]/g, '\\$&')}"`

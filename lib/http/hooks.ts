@@ -1,7 +1,4 @@
-/**
- * Fastify's side of a decision: a hook for all requests that refuses blocked
- * addresses, and one for each limited route that counts.
- */
+/** Adds the hooks to Fastify: one for all requests, which refuses blocked addresses, and one for each limited route. */
 import type {
   FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction, preParsingHookHandler, RouteOptions
 } from 'fastify'
@@ -16,19 +13,19 @@ import { type LimitParts, RouteLimits } from './route-limits.js'
 import { type RequestSubject, type SubjectReader, subjectReader } from './subject.js'
 import { asError } from './user-function.js'
 
-/** Routes without a limit of their own share one counter per client, by this name. */
+/** The name of the global limit, with whose counter all routes without a limit of their own count a client. */
 export const globalLimitName = 'global'
 
 export interface HookParts extends LimitParts {
-  readonly clientOf: (request: FastifyRequest) => Client
+  readonly readClient: (request: FastifyRequest) => Client
   /** throws a ClosedError once the application closes */
   readonly checkOpen: () => void
 }
 
-/** Adds both to an instance, the second to each route that is added later; and `rateLimit` and `createRateLimit`. */
+/** Adds the hooks, and the decorators `rateLimit` and `createRateLimit`. Routes get a hook if they are added later. */
 export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
-  const { clients, guard, registry, settings, namePrefix, storeFor, clientOf, checkOpen } = parts
-  const subjectOf = subjectReader(fastify, clientOf)
+  const { clients, guard, registry, settings, namePrefix, storeFor, readClient, checkOpen } = parts
+  const subjectOf = subjectReader(fastify, readClient)
   const global = new Limiter({
     clients,
     guard,
@@ -53,7 +50,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     try {
       subject = subjectOf(request)
     } catch (thrown) {
-      // A `trustProxy` function threw. Fastify catches errors of hooks, but this is none.
+      // A `trustProxy` function threw. Fastify catches errors of hooks, but a gate is no hook.
       return done(asError(thrown))
     }
     const asked = { limiter: global, request, reply, subject, done }
@@ -90,11 +87,11 @@ function limitNotFound (fastify: FastifyInstance, global: Limiter, subjectOf: Su
 
 type LimitHandler = (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction) => void
 
-/** The limit of a route, or of a 404 the global one, decides a request once. */
+/** Lets the limit of the route (for a 404, the global limit) decide the request, once. */
 function limitOnce (asked: AnsweringParts & { readonly limiter: Limiter }): void {
   const { limiter, subject, done } = asked
-  // A plugin that adds a copy of a route by another URL copies its hooks, too. A handler that calls callNotFound was
-  // limited as that of a route.
+  // A second call comes from a plugin that copies a route, with its hooks, to another URL; or from a handler of a
+  // limited route that calls `callNotFound`.
   if (subject.hasRouteLimit) return done()
   subject.hasRouteLimit = true
   limiter.decide(new Answering(asked))

@@ -1,7 +1,6 @@
 /**
- * The limits of one route, of one hook or function that `fastify.rateLimit`
- * or `fastify.createRateLimit` gave, or of all other routes together: whom a
- * request is counted against, and by which limits.
+ * The limits of one place: a route, a hook of `fastify.rateLimit`, a function of `fastify.createRateLimit`, or all
+ * other routes together. It finds the client that a request counts against and the checks, and asks the guard.
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { FastifyRequest } from 'fastify'
@@ -18,22 +17,23 @@ import type { Check, Limit } from '../rules/rate-limit.js'
 import { isInPart } from '../rules/sample.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
 import { readClientId } from './client-id.js'
-import { type AskedLimit, type Asking, RequestHit, type Whom } from './request-hit.js'
+import { type AskedLimit, type Asking, RequestHit, type Target } from './request-hit.js'
 import { answerOf, hidden } from './user-function.js'
 
 export class Limiter implements AskedLimit {
   readonly settings: LimitSettings
   readonly guard: Guard
   readonly name: string
-  /** who decides in place of the guard's store */
+  /** counts in place of the guard's store */
   readonly store: HitStore | undefined
   readonly #clients: Clients
   readonly #registry: LimitRegistry
   readonly #limits: readonly LiveLimit[]
+  /** whether the client is found without a function of the user */
   readonly #isPlain: boolean
   /**
-   * The same array for each request that has the same checks, so that a batch tells Redis about them once; by which of
-   * them are in shadow.
+   * Checks that need no function of the user, by the bits of `#shadowsFor`. Requests with the same checks get the same
+   * array, so that a batch sends them to Redis once.
    */
   #fixed = new Map<number, readonly Check[]>()
   #fixedByAddress = new Map<number, readonly Check[]>()
@@ -56,7 +56,7 @@ export class Limiter implements AskedLimit {
     this.#version = registry.version
   }
 
-  /** Decides; before it returns where nobody has to be waited for. */
+  /** Decides on a request: before it returns, unless a function of the user or a store has to be waited for. */
   decide (asking: Asking): void {
     if (this.settings.skip === undefined) this.#decide(asking)
     else this.#decideUnlessSkipped(asking)
@@ -69,7 +69,7 @@ export class Limiter implements AskedLimit {
     else skips.then(continued, (thrown: unknown) => this.#fail(asking, thrown))
   }
 
-  /** Whether the user's `skip` leaves a request out; a promise only where that answers one, or fails. */
+  /** Whether the user's `skip` leaves a request out. A promise only if `skip` returns one, or throws. */
   skips (request: FastifyRequest): Awaitable<boolean> {
     let answer: unknown
     try {
@@ -95,22 +95,22 @@ export class Limiter implements AskedLimit {
     this.#decideLater(asking, client)
   }
 
-  /** Functions of the user's say whom the request is counted against, or by what. */
+  /** Decides after functions of the user have found the client or the checks. */
   #decideLater (asking: Asking, client: Client): void {
     const { reply, subject } = asking
-    // Not a catch behind the then: what fails after the decision must not be answered a second time.
-    // For a plain limit that is done already.
-    const isMarked = reply === undefined || this.#isPlain
-    const marks = isMarked ? undefined : (key: string) => subject.markUnlessCounted(this, key)
-    this.whomOf(asking.request, client, marks).then(
-      whom => this.#ask(asking, whom),
+    // `createRateLimit` marks nothing, and a plain limit has marked the request already.
+    const marksNothing = reply === undefined || this.#isPlain
+    const marks = marksNothing ? undefined : (key: string) => subject.markUnlessCounted(this, key)
+    // No catch after the then: a failure after the decision must not be answered a second time.
+    this.targetOf(asking.request, client, marks).then(
+      target => this.#ask(asking, target),
       (thrown: unknown) => this.#fail(asking, thrown)
     )
   }
 
-  #ask (asking: Asking, whom: Whom): void {
-    if (whom.checks === 'repeated') return this.#skip(asking, { key: whom.counterKeys.client, shown: whom.shown })
-    const hit = new RequestHit(this, asking, whom)
+  #ask (asking: Asking, target: Target): void {
+    if (target.checks === 'repeated') return this.#skip(asking, { key: target.counterKeys.client, shown: target.shown })
+    const hit = new RequestHit(this, asking, target)
     const decision = this.guard.decide(hit)
     if (decision !== undefined) hit.finish(decision)
   }
@@ -119,19 +119,20 @@ export class Limiter implements AskedLimit {
     asking.answer({ kind: 'skipped', source: 'local', key, name: this.name }, shown)
   }
 
-  /** A function of the user's failed, so that nobody knows whom to count. */
+  /** A function of the user failed, so the client or the checks are not known. */
   #fail (asking: Asking, thrown: unknown): void {
     const { key, shown } = this.clientOf(asking.subject)
     asking.answer({ kind: 'failed', source: 'local', key, name: this.name, failure: thrown as Error }, shown)
   }
 
+  /** The client by the `ipv6Subnet` of this limit. */
   clientOf ({ client }: Subject): Client {
     return client.inSubnet(this.settings.ipv6Subnet)
   }
 
   /**
-   * Whether both are the same limit, so that only the first of them counts a request. Two of them may be one limit
-   * where they have a group.
+   * Whether both are the same limit, so that only the first of them counts a request. Limiters of one `groupId` are the
+   * same limit if they count alike.
    */
   isSameAs (other: Limiter): boolean {
     if (other === this) return true
@@ -142,20 +143,20 @@ export class Limiter implements AskedLimit {
       isDeepStrictEqual(settings.limits, this.settings.limits)
   }
 
-  /** How far a client is; nothing is counted. */
+  /** Where a client stands. It counts nothing. */
   async peek (key: string, checks: readonly Check[]): ReturnType<Guard['peek']> {
     return await this.guard.peek({ key, checks, onOutage: this.settings.onOutage, store: this.store })
   }
 
-  /** Whether a refusal is one by `ban`. */
+  /** Whether `ban` has turned a refusal into a 403. */
   isBanned ({ name, explanation }: Pick<Counted, 'name' | 'explanation'>): boolean {
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- a decision names one of its limits
     const { ban } = this.#limits.find(limit => name === limit.name || name === byAddress(limit.name))!.definition
     return ban !== -1 && explanation.refusals > ban
   }
 
-  /** @param marks  see RequestSubject.markUnlessCounted; undefined: each call counts */
-  async whomOf (request: FastifyRequest, client: Client, marks?: (key: string) => boolean): Promise<Whom> {
+  /** @param marks  see `RequestSubject.markUnlessCounted`; undefined: each call counts */
+  async targetOf (request: FastifyRequest, client: Client, marks?: (key: string) => boolean): Promise<Target> {
     try {
       const { keyGenerator, allowList } = this.settings
       const answer = keyGenerator === undefined
@@ -165,7 +166,7 @@ export class Limiter implements AskedLimit {
       const counterKeys = generated === undefined ? client.counterKeys : this.#clients.counterKeysOf(generated)
       const key = counterKeys.client
       const shown = generated === undefined ? client.shown : answer as string
-      // Counted by another name: nobody is to use up a quota by sending its owner's address as a key.
+      // Counted by another name: otherwise a client could send the address of another as a key, and use up its quota.
       const isFallback = keyGenerator !== undefined && generated === undefined
       if (marks?.(isFallback ? byAddress(key) : key) === false) return { counterKeys, shown, checks: 'repeated' }
       if (isListed(client, generated ?? key, this.settings)) return { counterKeys, shown, checks: 'exempt' }
@@ -180,7 +181,7 @@ export class Limiter implements AskedLimit {
     }
   }
 
-  /** @returns undefined: one of the limits has to be computed */
+  /** @returns undefined: a function of the user has to compute one of the limits or costs */
   #fixedChecks (key: string, isFallback: boolean): readonly Check[] | undefined {
     if (this.#version !== this.#registry.version) {
       this.#version = this.#registry.version
@@ -200,7 +201,7 @@ export class Limiter implements AskedLimit {
     return checks
   }
 
-  /** A bit for each limit that is in shadow for a client. */
+  /** One bit for each limit, which is set if the limit is in shadow for this client. */
   #shadowsFor (key: string): number {
     let shadows = 0
     let bit = 1
@@ -259,12 +260,12 @@ async function computed (live: LiveLimit, request: FastifyRequest, key: string):
   )
 }
 
-/** However large: a client may choose the number, such as the length of its batch. 1e999 in JSON is Infinity. */
+/** Has no upper bound: a client may choose the number, such as the length of a batch, and 1e999 in JSON is Infinity. */
 function isCost (cost: unknown): cost is number {
   return (Number.isInteger(cost) || cost === Infinity) && (cost as number) >= 0
 }
 
-/** What a class that only counts cannot do. */
+/** @throws OptionsError  for options that a user's class, which only counts, cannot support */
 function checkForStore (name: string, { limits, countWhen }: LimitSettings): void {
   const problems: OptionProblem[] = []
   const refuse = (option: string, received: unknown) => {
@@ -279,12 +280,15 @@ function checkForStore (name: string, { limits, countWhen }: LimitSettings): voi
   if (problems.length > 0) throw new OptionsError(problems)
 }
 
-/** No method has a small letter: a group cannot be called like a route. */
+/** The name of a group. It cannot be the name of a route, since HTTP methods have no lower-case letters. */
 export function groupName (groupId: string): string {
   return `group:${groupId}`
 }
 
-/** Addresses are compared with the client's address only: a client that chooses its key can make it look like one. */
+/**
+ * Compares addresses of the allow list with the address of the client only, since a client that chooses its key could
+ * choose such an address.
+ */
 function isListed ({ address }: Client, key: string, { allowList: { keys, addresses } }: LimitSettings): boolean {
   if (keys.size > 0 && keys.has(key)) return true
   return !addresses.isEmpty && address !== undefined && addresses.find(address) === true

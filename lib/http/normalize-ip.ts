@@ -1,16 +1,20 @@
-/** The key by which the plugin tells an address from others, for a `keyGenerator` of one's own. */
+/** Gives an own `keyGenerator` the key by which the plugin counts an address. */
 import { ArgumentError, show } from '../errors.js'
 import { clientKey, firstAddress, parseAddress } from '../addresses/address.js'
 
 /**
- * @param ip          an IPv4 address, which is answered as it is; or an IPv6
- *   one, of which the prefix is; IPv4 in the form of IPv6 is IPv4
- * @param ipv6Subnet  bits of the prefix, 0 to 128
- * @returns the text itself, in small letters, where it is no address
+ * The key of an address, for a `keyGenerator`: an IPv4 address, or the first address of the prefix of an IPv6 address.
+ * IPv4 in the form of IPv6, such as `::ffff:192.0.2.1`, is IPv4. A string that is no address is returned in lower case.
+ *
+ * @param ipv6Subnet  bits of the prefix, a whole number from 0 to 128
+ * @throws ArgumentError  if `ip` is no string or `ipv6Subnet` is out of range
+ *
+ * @example
+ * normalizeIP('2001:db8::1:2:3:4') // '2001:db8::'
  */
 export function normalizeIP (ip: string, ipv6Subnet = 64): string {
   if (typeof ip !== 'string') {
-    throw new ArgumentError({ option: 'the address of normalizeIP', rule: 'a text', received: show(ip) })
+    throw new ArgumentError({ option: 'the address of normalizeIP', rule: 'a string', received: show(ip) })
   }
   if (!Number.isInteger(ipv6Subnet) || ipv6Subnet < 0 || ipv6Subnet > 128) {
     const rule = 'a whole number from 0 to 128'

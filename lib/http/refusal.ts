@@ -1,4 +1,4 @@
-/** The errors that a refused request is answered with, in Fastify's own shape. */
+/** The answers to a refused request: an error in Fastify's own shape, or a problem of RFC 9457. */
 import { format } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { attached } from '../runtime/attached.js'
@@ -9,17 +9,19 @@ import type { LimitSettings } from '../settings/limit-settings.js'
 import { safeLog } from '../observers/safe-log.js'
 import { canPass, retryAfterSeconds } from './headers.js'
 
-/** 403: the address is blocked. It is not said until when. */
+/** 403: the address is blocked. The client is not shown until when. */
 export function blockedError (): RefusalError {
   return refusal(403, 'GUARD_BLOCKED', blockedText)
 }
 
 const blockedText = 'Address is blocked'
 
-/** Where a server keeps the builders whose mistake was logged: once each, so that a flood does not flood the log. */
+/**
+ * The server keeps the builders whose mistake was logged. Each is logged once, so that a flood does not flood the log.
+ */
 const loggedBuilders = Symbol('fastify-redis-guard.loggedBuilders')
 
-/** 429, or 403 where `ban` says so: over a limit; or whatever the user's `errorResponseBuilder` makes of it. */
+/** 429, or 403 by `ban`: the client is over a limit. The user's `errorResponseBuilder` may return another error. */
 export function limitedError (
   request: FastifyRequest, decision: Counted, isBanned: boolean, { errorResponseBuilder }: LimitSettings
 ): object {
@@ -27,7 +29,7 @@ export function limitedError (
   const [statusCode, code] = isBanned ? [403, 'GUARD_BANNED'] as const : [429, 'GUARD_LIMITED'] as const
   const { limit: { max }, explanation: { retryAfterMs: ttl }, name: limit } = decision
   const built = errorResponseBuilder?.(request, { statusCode, code, limit, ban: isBanned, max, ttl, after })
-  // An async one cannot be thrown as it is; whether it fails later is no matter.
+  // A promise cannot be thrown as an error. Its later failure must not end the process.
   if (isThenable(built)) attempt(() => built, () => {})
   else if (built) return built
   // A builder that forgets its return must not let the request pass.
@@ -43,7 +45,7 @@ function logOnce (builder: object, { server: { server }, log }: FastifyRequest):
   safeLog(log).error(message)
 }
 
-/** The same as a problem, without an error. */
+/** Like `limitedError`, but sends a problem. */
 export function sendLimited (reply: FastifyReply, decision: Counted, isBanned: boolean): void {
   const [type, title, status] = isBanned
     ? ['abnormal-usage-detected', 'Abnormal Usage Detected', 403] as const
@@ -66,21 +68,21 @@ function afterText (decision: Counted): string {
   return format(retryAfterSeconds(decision) * 1000, true)
 }
 
-/** Thrown by createRateLimit, which has no reply to send. */
+/** 503, for createRateLimit, which has no reply to send. */
 export function deniedError (): RefusalError {
   return refusal(503, 'GUARD_DENIED', deniedText)
 }
 
 const deniedText = 'Requests cannot be counted at the moment'
 
-/** 503: nobody can decide, and `onOutage` is `deny`. */
+/** 503: Redis cannot answer, and `onOutage` is `deny`. */
 export function sendDenied (reply: FastifyReply): void {
   reply.header('retry-after', 1)
   const type = 'temporary-reduced-capacity'
   sendProblem(reply, { type, title: 'Temporary Reduced Capacity', status: 503, detail: deniedText })
 }
 
-/** `type` is the name of one in the registry. */
+/** `type` is a name in the registry of problem types. */
 interface Problem {
   readonly type: string
   readonly title: string
@@ -90,9 +92,8 @@ interface Problem {
 }
 
 /**
- * As a text, which no response schema of a route reshapes.
- * Source: RFC 9457, the registry of problem types that it begins, and
- * draft-ietf-httpapi-ratelimit-headers, which adds these three to it.
+ * Sends a string, since the response schema of a route would change an object.
+ * Source: RFC 9457 and its registry of problem types; draft-ietf-httpapi-ratelimit-headers, which adds these three.
  */
 function sendProblem (reply: FastifyReply, { type, ...rest }: Problem): void {
   const body = JSON.stringify({ type: `https://iana.org/assignments/http-problem-types#${type}`, ...rest })
@@ -100,15 +101,15 @@ function sendProblem (reply: FastifyReply, { type, ...rest }: Problem): void {
   reply.code(rest.status).headers(headers).send(body)
 }
 
-/** 500: `onOutage` is `fail`, and Redis cannot answer. Where Redis is and what it said stays in the cause. */
+/** 500: Redis cannot answer, and `onOutage` is `fail`. Only the cause shows the place and the words of Redis. */
 export function failureError (failure: Error): Error {
   if (!(failure instanceof StoreUnavailableError)) return failure
   return new StoreUnavailableError(failure.kind, 'The rate limit store is unavailable', failure)
 }
 
 /**
- * An error without a stack. To collect one costs as much as the rest of the answer, and a flood asks for many. Nothing
- * but the constructor runs while the limit is 0; where the application has frozen it, the stack is collected.
+ * An error without a stack: collecting one costs as much as the rest of the answer, and a flood causes many. Only the
+ * constructor runs while the limit is 0. If the application has frozen `Error.stackTraceLimit`, the error has a stack.
  */
 function refusal (statusCode: number, code: RefusalCode, message: string, limit?: string): RefusalError {
   const { stackTraceLimit } = Error

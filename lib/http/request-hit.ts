@@ -1,4 +1,4 @@
-/** A limit's question about a request, as the guard gets it. */
+/** The hit of one request on one limit, which the guard decides. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Decision } from '../guard/decision.js'
 import type { Guard, GuardedHit, HitStore } from '../guard/guard.js'
@@ -10,16 +10,16 @@ import type { Answer } from '../store/limit-store.js'
 import { countLater } from './count-when.js'
 import type { RequestSubject } from './subject.js'
 
-/** Who asks a limit about a request, and what becomes of the answer. */
+/** A request that asks a limit, and takes its answer. */
 export interface Asking {
   readonly request: FastifyRequest
-  /** undefined: asked by a function, which has no reply; then each call counts */
+  /** undefined: `createRateLimit` asks, which has no reply; each of its calls counts */
   readonly reply: FastifyReply | undefined
   readonly subject: RequestSubject
   /**
-   * Called once, in the asynchronous context of whoever asks.
+   * Called once, in the asynchronous context of the request.
    *
-   * @param shown  the key as the user's functions see it
+   * @param shown  the key that the user's functions get
    */
   answer (decision: Decision, shown: string): void
 }
@@ -32,14 +32,14 @@ export interface AskedLimit {
   readonly store: HitStore | undefined
 }
 
-/** Whom a request is counted against, and by what; or why it is not. */
-export interface Whom {
+/** The client that a request counts against, and its checks; or why the request is not counted. */
+export interface Target {
   readonly counterKeys: CounterKeys
-  /** as the user's functions get it: the very value that a `keyGenerator` answered, which may be no string */
+  /** the key that the user's functions get: the very value that a `keyGenerator` answered, which may be no string */
   readonly shown: string
   /**
-   * Empty: there is no limit. `exempt`: on the allow list. `repeated`: the same limit has decided the request for this
-   * key before
+   * Empty: there is no limit. `exempt`: on the allow list. `repeated`: the same limit has already decided the request
+   * for this key.
    */
   readonly checks: readonly Check[] | 'exempt' | 'repeated'
 }
@@ -59,7 +59,7 @@ export class RequestHit implements GuardedHit {
   readonly #asking: Asking
   readonly #shown: string
 
-  constructor (limit: AskedLimit, asking: Asking, { counterKeys, shown, checks }: Whom) {
+  constructor (limit: AskedLimit, asking: Asking, { counterKeys, shown, checks }: Target) {
     const { client } = asking.subject
     this.name = limit.name
     this.subject = asking.subject
@@ -90,7 +90,7 @@ export class RequestHit implements GuardedHit {
     if (countWhen === undefined || reply === undefined) return
     if (decision.kind !== 'allowed' && decision.kind !== 'shadowed') return
     const { taken } = decision
-    // A class of the user's cannot take back what it counted, and `countWhen` is refused beside one.
+    // A class of the user cannot give back a hit, and the start fails if `countWhen` is given beside one.
     if (taken?.source !== 'redis' && taken?.source !== 'memory') return
     countLater({ request, reply, name, countWhen, refund: async () => await guard.refund(this, taken) })
   }

@@ -1,7 +1,6 @@
 /**
- * The limit of each route: its name, which tells its counters apart, and its
- * settings. A HEAD route has the name of the GET route at its URL: HEAD asks for
- * what GET would answer, so with counters of its own it would double the quota.
+ * Finds the limit of each route: its settings, and its name, by which its counters are kept. A HEAD route shares the
+ * name of the GET route at its URL; since HEAD asks for the same as GET, counters of its own would double the quota.
  */
 import type { RouteOptions } from 'fastify'
 import type { StoreFor } from '../compat/custom-store.js'
@@ -18,19 +17,19 @@ export interface LimitParts {
   readonly guard: Guard
   readonly registry: LimitRegistry
   readonly settings: Settings
-  /** begins the name of each limit, where another registration has the names without it */
+  /** prefix of the name of each limit, for a second registration; empty for the first */
   readonly namePrefix: string
-  /** who counts where the user has a store */
+  /** returns the store of a limit if the user has one */
   readonly storeFor: StoreFor
 }
 
 export class RouteLimits {
   readonly #parts: LimitParts
   readonly #global: Limiter
-  /** names of limits by URL */
+  /** names of the limits of GET routes, by URL */
   readonly #namesOfGet = new Map<string, string>()
 
-  /** @param global  the limit of routes that have none of their own */
+  /** @param global  the limit of routes without a limit of their own */
   constructor (parts: LimitParts, global: Limiter) {
     this.#parts = parts
     this.#global = global
@@ -61,7 +60,7 @@ export class RouteLimits {
     const methods = methodsOf(route)
     const constraints = Object.entries(route.constraints ?? {}).map(([by, value]) => ` ${by}=${String(value)}`)
     const url = `${route.url}${constraints.join('')}`
-    // With a prefix, HEAD of `/prefix` comes as that of `/prefix/`.
+    // In a scope with a prefix, Fastify adds the HEAD route of `/prefix` as `/prefix/`.
     const place = url.replace(/(?<=.)\/(?= |$)/, '')
     const isHead = methods.length === 1 && methods[0] === 'HEAD'
     const ofGet = isHead ? this.#namesOfGet.get(place) ?? `GET:${url}` : undefined

@@ -1,31 +1,31 @@
-/** What a request is about, and what has become of it so far. */
+/** What the guard knows of a request: its client, and the limits that have decided it so far. */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Client } from '../guard/client.js'
 import type { Explained } from '../guard/decision.js'
 import type { Entry } from '../guard/guard.js'
 import type { Explanation } from '../rules/rule.js'
 
-/** A limit that decides a request; several hooks may have the same one. */
+/** A limit that decides a request. Several hooks may have the same limit. */
 export interface RequestLimit {
   isSameAs (other: this): boolean
 }
 
-/** A limit that has decided a request, and the one before it. */
+/** A limit that has decided the request, in a linked list. */
 interface Mark {
   readonly limit: RequestLimit
   readonly key: string
   readonly before: Mark | undefined
 }
 
-/** `routeOptions` builds an object at each look, so that only refusals look. */
+/** `route` is a getter, because Fastify builds an object at each read of `routeOptions`: most requests need none. */
 export class RequestSubject implements Entry {
   readonly isEntry = true
   readonly client: Client
-  /** the limit of its route has decided it, or of a 404 the global limit */
+  /** whether the limit of the route (for a 404, the global limit) has decided it */
   hasRouteLimit = false
-  /** of the limit whose headers the reply has */
+  /** see `HeaderState` */
   tightest: Explanation | undefined
-  /** limits in the standard headers of the reply */
+  /** see `HeaderState` */
   listed: readonly Explained[] = none
   #marks: Mark | undefined
   readonly #request: FastifyRequest
@@ -38,7 +38,7 @@ export class RequestSubject implements Entry {
   /**
    * Marks the request as counted by a limit.
    *
-   * @returns false: the same limit has counted it for that key already
+   * @returns false: the same limit has already counted it for this key
    */
   markUnlessCounted (limit: RequestLimit, key: string): boolean {
     for (let mark = this.#marks; mark !== undefined; mark = mark.before) {
@@ -69,14 +69,16 @@ const none: readonly Explained[] = []
 
 export type SubjectReader = (request: FastifyRequest) => RequestSubject
 
-/** @returns the subject of a request, made when it is first asked for */
-export function subjectReader (fastify: FastifyInstance, clientOf: (request: FastifyRequest) => Client): SubjectReader {
-  // One for each registration, so that two of them do not meet on a request.
+/** @returns a function that returns the subject of a request, and creates it at the first call */
+export function subjectReader (
+  fastify: FastifyInstance, readClient: (request: FastifyRequest) => Client
+): SubjectReader {
+  // Each registration has its own property on the request.
   const property = Symbol('redisGuard.subject')
   fastify.decorateRequest(property as unknown as string, null)
   return request => {
-    const identified = request as unknown as Record<symbol, RequestSubject | null>
-    identified[property] ??= new RequestSubject(request, clientOf(request))
-    return identified[property]
+    const decorated = request as unknown as Record<symbol, RequestSubject | null>
+    decorated[property] ??= new RequestSubject(request, readClient(request))
+    return decorated[property]
   }
 }

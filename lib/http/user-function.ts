@@ -1,17 +1,18 @@
-/** Functions of the user's, which may throw, fail, answer anything, or never. */
+/** Calls functions of the user, which may throw, reject, answer anything, or never answer. */
 import type { FastifyRequest } from 'fastify'
 import { isThenable, type Awaitable } from '../runtime/awaitable.js'
 import { LimitError } from '../errors.js'
 import { timers } from '../runtime/timers.js'
 
-/** ms that a request waits for an answer. */
+/** Time that a request waits for an answer. */
 export const longestAnswerMs = 5000
 
 /**
- * What a function of the options answers.
+ * Calls a function of the options, and waits for its answer.
  *
- * @param option  its name
- * @throws LimitError  when it does not answer in time, or fails without an error; and whatever else it throws
+ * @param option  the name of the option
+ * @throws LimitError  if the function does not answer in time, or fails without an error
+ * @throws whatever the function throws
  */
 export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
@@ -28,17 +29,16 @@ export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Pro
     return answered
   } catch (thrown) {
     timers.clearTimeout(timer)
-    // Fastify lets a request pass whose hook fails with nothing.
+    // Fastify lets a request pass if its hook fails with a falsy error.
     throw thrown || new LimitError(`${option} failed without an error`)
   }
 }
 
 /**
- * The error of a request that cannot be limited. Clients are not shown how the
- * application is configured: that is in the cause, which Fastify logs. What
- * the application's own functions throw stays as it is.
+ * The error for the client of a request that cannot be limited. It does not show how the application is configured: its
+ * cause does, which Fastify logs. Errors that the application's own functions throw stay unchanged.
  *
- * @param limit  its name
+ * @param limit  the name of the limit
  */
 export function hidden (thrown: unknown, limit: string, { method, routeOptions: { url } }: FastifyRequest): unknown {
   if (!(thrown instanceof LimitError) || thrown.cause !== undefined) return thrown
@@ -47,7 +47,7 @@ export function hidden (thrown: unknown, limit: string, { method, routeOptions: 
   return new LimitError('The request cannot be rate limited', cause)
 }
 
-/** Fastify lets a request pass whose hook fails with nothing, so `throw undefined` must not reach it as it is. */
+/** Replaces a falsy error, since Fastify lets a request pass if its hook fails with one, as `throw undefined` does. */
 export function asError (thrown: unknown): Error {
   return (thrown || new Error('a function of the rate limit failed without an error')) as Error
 }

@@ -1,4 +1,4 @@
-/** What a limit is set to at run time, and by whom: how it is given, and read. */
+/** Checks and reads the arguments of a change of a limit at run time. */
 import { ArgumentError, show } from '../errors.js'
 import { duration, wrong } from '../settings/option-rules.js'
 import type { LimitChange } from './registry.js'
@@ -19,19 +19,19 @@ export interface ChangedBy {
   origin?: string
 }
 
-/** Of a reason or origin. */
+/** Characters of a reason or origin at most. */
 export const longestText = 1000
 
-/** @throws ArgumentError  when the reason or origin is no text, or too long */
+/** @throws ArgumentError  if the reason or origin is no string, or too long */
 export function checkBy (method: string, { reason, origin }: Required<ChangedBy>): void {
   for (const [name, value] of Object.entries({ reason, origin })) {
     if (typeof value === 'string' && value.length <= longestText) continue
-    const rule = `a text of at most ${longestText} characters`
+    const rule = `a string of at most ${longestText} characters`
     throw new ArgumentError({ option: `the ${name} of ${method}`, rule, received: show(value) })
   }
 }
 
-/** @throws ArgumentError  when no limit can be set to it */
+/** @throws ArgumentError  if `max` or `timeWindow` is out of range */
 export function readChange (limit: unknown): LimitChange {
   const given: { max?: unknown, timeWindow?: unknown } = typeof limit === 'object' && limit !== null ? limit : {}
   const { max, timeWindow } = given

@@ -1,6 +1,5 @@
 /**
- * What `fastify.redisGuard.limits` is: limits changed at run time, and the
- * counters of one client looked at and forgotten.
+ * The public object `fastify.redisGuard.limits`: changes limits at run time, and shows and resets counters of a client.
  */
 import { ArgumentError, type LimitError, show } from '../errors.js'
 import { clientKey, parseAddress } from '../addresses/address.js'
@@ -35,9 +34,9 @@ export interface PeekedLimit {
 
 export interface LimitControlParts extends LimitSyncParts {
   readonly counters: Pick<LimitStore, 'peek' | 'forget'>
-  /** forgets what the process knows of a client by itself */
+  /** drops a client's counters from the refusal cache */
   readonly forget: (key: string, checks: readonly Check[]) => void
-  /** replaces the answer of a `keyGenerator`; undefined: the answer itself is counted */
+  /** hashes the answer of a `keyGenerator`; undefined: the answer itself is counted */
   readonly hashKey?: KeyHash | undefined
   /** throws a ClosedError once the application closes */
   readonly checkOpen?: () => void
@@ -113,7 +112,7 @@ export class LimitControl {
     if (this.#registry.find(name).length === 0) {
       throw new ArgumentError({
         option: 'the name of limits.set',
-        rule: 'that of a limit',
+        rule: 'the name of a limit',
         received: show(name),
         remedy: 'limits.names lists them'
       })
@@ -188,7 +187,7 @@ export class LimitControl {
     return (await Promise.all(peeked)).flat()
   }
 
-  /** See LimitSync. */
+  /** For the plugin itself: adopts what other instances have changed. See `LimitSync`. */
   async sync (isUsable: () => boolean): Promise<void> {
     await this.#sync.sync(isUsable)
   }
@@ -207,22 +206,22 @@ export class LimitControl {
       return await this.#counters.forget(client, checks)
     })
     const wasCounted = (await Promise.all(forgotten)).includes(true)
-    // What is hashed elsewhere is hashed in the log, too.
+    // The log shows a hash wherever events do.
     const isShown = this.#hashKey === undefined || isKeyHash(key) || parseAddress(key) !== undefined
     this.#changeLog.note('counters reset', { key: isShown ? key : this.#hashKey(key), wasCounted, ...by })
     return wasCounted
   }
 
   /**
-   * All limits, by what each of them counts the client by.
+   * The checks of all limits, by the key with which each limit counts the client.
    *
-   * @param computed  what stands for limits whose numbers are computed; undefined: they are left out
+   * @param computed  makes a stand-in for a limit whose numbers are computed; undefined: such limits are left out
    */
   #checksOf (
     method: string, key: unknown, computed?: (algorithm: Algorithm) => Limit
   ): ReadonlyMap<string, readonly Check[]> {
     if (typeof key !== 'string' || key === '') {
-      const rule = 'a text that is not empty'
+      const rule = 'a non-empty string'
       throw new ArgumentError({ option: `the key of limits.${method}`, rule, received: show(key) })
     }
     const address = parseAddress(key)
@@ -239,7 +238,8 @@ export class LimitControl {
       const limit = inForce === undefined || inForce.max === Infinity ? computed?.(algorithm) : inForce
       if (limit === undefined) continue
       const byAddressKey = address === undefined ? key : clientKey(address, ipv6Subnet)
-      // The answer of a `keyGenerator` is counted itself, or by its hash.
+      // With a `keyGenerator`, the client is counted by the answer or its hash, or by its address if there is no
+      // answer.
       add(hasKeyGenerator ? counted : byAddressKey, name, limit)
       if (hasKeyGenerator && address !== undefined) add(byAddressKey, byAddress(name), limit)
     }
@@ -247,7 +247,7 @@ export class LimitControl {
   }
 }
 
-/** Of which only the algorithm matters: its counter is forgotten. */
+/** Stands for a limit whose counter is deleted: only its algorithm matters. */
 function anyLimit (algorithm: Algorithm): Limit {
   return defineLimit(algorithm, 1, longestWindowMs)
 }

@@ -1,12 +1,9 @@
-/**
- * The limits of an application by name, and what they are at the moment: as
- * configured, or as somebody has set them at run time.
- */
+/** The limits of an application by name, with the numbers that are in force: the configured ones, or a change. */
 import { LimitError, OptionsError, show } from '../errors.js'
 import { defineLimit, type Limit } from '../rules/rate-limit.js'
 import type { LimitDefinition } from '../settings/limit-settings.js'
 
-/** What a limit can be set to at run time. */
+/** The numbers that a limit is set to at run time. */
 export interface LimitChange {
   readonly max: number
   /** ms */
@@ -15,12 +12,12 @@ export interface LimitChange {
 
 /** How a limit tells clients apart. */
 export interface LimitClients {
-  /** bits */
+  /** bits of the prefix that identifies an IPv6 client */
   readonly ipv6Subnet: number
   readonly hasKeyGenerator: boolean
 }
 
-/** One limit of a route. */
+/** One limit of a place, such as a route, with the numbers that are in force. */
 export class LiveLimit {
   readonly name: string
   readonly place: string
@@ -45,13 +42,21 @@ export class LiveLimit {
     return this.#inForce
   }
 
-  /** @throws LimitError  when the limit cannot be such a one */
+  /**
+   * The limit with these numbers.
+   *
+   * @throws LimitError  if it cannot have them
+   */
   of (max: number, windowMs: number): Limit {
     const { algorithm, burst, excess, maxBackoff } = this.definition
     return defineLimit(algorithm, max, windowMs, { burst, excess, maxBackoffMs: maxBackoff })
   }
 
-  /** @throws LimitError  when the limit cannot be changed to such a one */
+  /**
+   * The limit as a change would make it.
+   *
+   * @throws LimitError  if it cannot be changed so
+   */
   with ({ max, windowMs }: LimitChange): Limit {
     const { cost } = this.definition
     const limit = this.of(max, windowMs)
@@ -61,7 +66,7 @@ export class LiveLimit {
     return limit
   }
 
-  /** @param change  undefined: as configured */
+  /** @param change  undefined: the configured numbers */
   change (change: LimitChange | undefined): void {
     this.#inForce = change === undefined ? this.configured : this.with(change)
   }
@@ -72,7 +77,7 @@ export class LimitRegistry {
   readonly #changes = new Map<string, LimitChange>()
   #version = 0
 
-  /** Goes up with each change. */
+  /** Rises with each change. */
   get version (): number {
     return this.#version
   }
@@ -82,14 +87,12 @@ export class LimitRegistry {
   }
 
   /**
-   * Several routes of one place, as a group is, may share a name, and with it
-   * their clients' counters; and what counts in another window has a name of
-   * its own there: otherwise the shorter window would reset clients that the
-   * longer one limits.
+   * Adds a limit. Limits of one group share a name, and with it the counters of their clients. A limit of the group
+   * with another window gets another name; otherwise the shorter window would reset clients that the longer one limits.
    *
-   * @param place       what the limit is called after: route, group, or limiter
-   * @param ownName     undefined: it is the only one there
-   * @throws OptionsError  where another place has a limit of that name
+   * @param place    the first part of its name: route, group, or limiter
+   * @param ownName  the last part of its name; undefined: it is the only limit of the place
+   * @throws OptionsError  if another place has a limit of this name
    */
   add (place: string, ownName: string | undefined, definition: LimitDefinition, clients: LimitClients): LiveLimit {
     const shared = ownName === undefined ? place : `${place}:${ownName}`
@@ -103,7 +106,7 @@ export class LimitRegistry {
     try {
       limit.change(change)
     } catch {
-      // What was set once for others of this name is no reason for an application not to start.
+      // A change that was made for other limits of this name must not keep the application from starting.
     }
     const others = this.#limits.get(name)
     if (others === undefined) this.#limits.set(name, [limit])
@@ -115,7 +118,7 @@ export class LimitRegistry {
   #nameFor (shared: string, definition: LimitDefinition): string {
     const apart = `${shared}@${windowName(definition)}`
     let name = shared
-    // Two functions of one group may return different windows, so one name for all computed windows is not enough.
+    // Two functions of a group may compute different windows, so they cannot share one name for computed windows.
     for (let number = 1; this.find(name).some(other => !hasSameWindow(other.definition, definition)); number++) {
       name = number === 1 ? apart : `${apart}-${number}`
     }
@@ -126,24 +129,24 @@ export class LimitRegistry {
     return [...this.#limits.values()].flat()
   }
 
-  /** @returns those of a name; none: there is no such limit */
+  /** @returns all limits of a name; empty: there is none */
   find (name: string): readonly LiveLimit[] {
     return this.#limits.get(name) ?? []
   }
 
-  /** What has been set at run time. */
+  /** The changes that are in force, by the name of the limit. */
   changes (): ReadonlyMap<string, LimitChange> {
     return this.#changes
   }
 
-  /** @throws LimitError  when a limit of that name cannot be such a one */
+  /** @throws LimitError  if a limit of this name cannot be changed so */
   check (name: string, change: LimitChange): void {
     for (const limit of this.find(name)) limit.with(change)
   }
 
   /**
-   * @param change  undefined: as configured
-   * @throws LimitError  when a limit of that name cannot be such a one
+   * @param change  undefined: the configured numbers
+   * @throws LimitError  if a limit of this name cannot be changed so
    */
   change (name: string, change: LimitChange | undefined): void {
     const limits = this.find(name)
@@ -156,7 +159,7 @@ export class LimitRegistry {
 }
 
 function hasSameWindow (a: LimitDefinition, b: LimitDefinition): boolean {
-  // The lower of two caps would shorten the lock that the higher one allows.
+  // With two caps on one counter, the lower one would shorten the lock that the higher one allows.
   return a.timeWindow === b.timeWindow && a.excess === b.excess && a.maxBackoff === b.maxBackoff
 }
 

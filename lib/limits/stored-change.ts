@@ -1,11 +1,11 @@
-/** The last change of a limit at run time, as a value in the store: its key, its text, and what users see of it. */
+/** The last change of a limit at run time, as the store keeps it (key and text) and as users see it. */
 import { type ChangedBy, readChange } from './change.js'
 import type { LimitChange } from './registry.js'
 
-/** Keys of values that begin so are the plugin's own. */
+/** Values whose keys begin with this belong to the plugin; `redisGuard.get` and `set` refuse them. */
 export const reservedPrefix = 'redis-guard:'
 
-/** Of a value that is another one after each change of any limit. */
+/** The key of the version, a value that is replaced after each change of any limit. */
 export const versionKey = `${reservedPrefix}limits`
 
 export function keyOf (name: string): string {
@@ -16,9 +16,9 @@ export function keyOf (name: string): string {
 export interface StoredChange extends Required<ChangedBy> {
   /** undefined: the limit was reset */
   readonly change: LimitChange | undefined
-  /** ms since 1970, and above that of the decision before it, so that the later one stands; 0: not known */
+  /** when, in ms since 1970. It is above that of the change before it, so the later change stands. 0: not known */
   readonly atMs: number
-  /** as it is stored */
+  /** the stored text */
   readonly text: string
 }
 
@@ -27,7 +27,7 @@ export function formatChange (change: LimitChange | undefined, atMs: number, by:
   return { change, atMs, text, ...by }
 }
 
-/** @returns undefined for any other text: a foreign value must not change a limit */
+/** @returns undefined: the guard did not write this text, so it must not change a limit */
 export function parseChange (text: string): StoredChange | undefined {
   try {
     const { max, windowMs, isReset, atMs, reason, origin } = JSON.parse(text) as Readonly<Record<string, unknown>>
@@ -67,7 +67,7 @@ export function describe (
   return { name, max, timeWindow: windowMs, reason, origin, setAtMs: atMs === 0 ? undefined : atMs }
 }
 
-/** JSON has no Infinity. */
+/** A copy for JSON, which has no Infinity. */
 export function forJson<T extends { readonly max: number }> (
   limit: T
 ): Omit<T, 'max'> & { readonly max: number | string } {

@@ -1,7 +1,6 @@
 /**
- * Keeps the limits that are set at run time the same on all instances. Changes
- * are plain values in the store, so that an outage of Redis loses none; each
- * instance looks for others' by their common version.
+ * Keeps the limits that are set at run time the same on all instances. Each change is a value in the store, so an
+ * outage of Redis loses none. A common version, also a value, shows the other instances that something has changed.
  */
 import { randomUUID } from 'node:crypto'
 import { ValueError } from '../errors.js'
@@ -12,21 +11,22 @@ import {
   describe, formatChange, keyOf, parseChange, type SetLimit, type StoredChange, versionKey
 } from './stored-change.js'
 
-/** Limits read at once: thousands would hold up the requests, and time out. */
+/** Limits that are read at once. Thousands at once would delay requests, and time out. */
 const pageLength = 200
 
 export interface LimitSyncParts {
   readonly registry: LimitRegistry
-  /** where the limits that are set at run time are kept */
+  /** where the changes are kept */
   readonly values: Pick<ValueStore, 'get' | 'set'>
   /** called with the key of a value that the guard did not write, each time it is read */
   readonly onForeign: (key: string) => void
   /**
-   * Called with limits that were set or reset elsewhere, or before this process began, once they are so here.
+   * Called with limits that were set or reset by another instance, or before this process started, when the change is
+   * in force here.
    *
    * @param reset  names of limits
    */
-  readonly onTakenOver: (set: readonly SetLimit[], reset: readonly string[]) => void
+  readonly onAdopted: (set: readonly SetLimit[], reset: readonly string[]) => void
   /** ms since 1970 */
   readonly now: () => number
 }
@@ -35,29 +35,33 @@ export class LimitSync {
   readonly #registry: LimitRegistry
   readonly #values: Pick<ValueStore, 'get' | 'set'>
   readonly #onForeign: (key: string) => void
-  readonly #onTakenOver: LimitSyncParts['onTakenOver']
+  readonly #onAdopted: LimitSyncParts['onAdopted']
   readonly #now: () => number
-  /** when the changes were made that are being written, by the name of the limit */
+  /** times of the changes that are being written, by the name of the limit */
   readonly #underWay = new Map<string, number>()
   /** the last change of each limit, by its name */
   readonly #known = new Map<string, StoredChange>()
   #version: string | null = null
-  /** names that were read since it is the version */
+  /** names of the limits that were read since the version has this value */
   readonly #read = new Set<string>()
+  /** whether to replace the version at the next look, see `#write` */
   #hasChanged = false
-  /** how often in a row Redis went away as the version was read: it may be a huge foreign value, which is replaced */
+  /**
+   * How often in a row Redis went away while the version was read. A huge foreign value may be the cause; it is
+   * replaced after two times.
+   */
   #unread = 0
   #looking: Promise<void> | undefined
 
-  constructor ({ registry, values, onForeign, onTakenOver, now }: LimitSyncParts) {
+  constructor ({ registry, values, onForeign, onAdopted, now }: LimitSyncParts) {
     this.#registry = registry
     this.#values = values
     this.#onForeign = onForeign
-    this.#onTakenOver = onTakenOver
+    this.#onAdopted = onAdopted
     this.#now = now
   }
 
-  /** The limits that are as they were set at run time, here or elsewhere, as far as this process knows. */
+  /** The limits that were set at run time on any instance, as far as this process knows. */
   list (): readonly SetLimit[] {
     const changes = this.#registry.changes()
     return [...this.#known].flatMap(([name, stored]) => {
@@ -67,15 +71,15 @@ export class LimitSync {
   }
 
   /**
-   * Writes a change, and applies it once it is written.
+   * Writes a change, and then applies it.
    *
-   * @param change  undefined: the limit is reset
-   * @throws StoreUnavailableError  of kind `reply`, when Redis rejects the change: nothing changes
+   * @param change  undefined: reset the limit
+   * @throws StoreUnavailableError  of kind `reply`: Redis rejected the change, and nothing has changed
    */
   async change (name: string, change: LimitChange | undefined, by: Required<ChangedBy>): Promise<void> {
-    // The clocks of two instances may differ: a change with another one in sight is later than that.
-    const inSight = Math.max(this.#known.get(name)?.atMs ?? 0, this.#underWay.get(name) ?? 0)
-    const atMs = Math.max(this.#now(), inSight + 1)
+    // The clocks of two instances may differ. A change must be later than each change that this instance knows.
+    const knownAtMs = Math.max(this.#known.get(name)?.atMs ?? 0, this.#underWay.get(name) ?? 0)
+    const atMs = Math.max(this.#now(), knownAtMs + 1)
     const stored = formatChange(change, atMs, by)
     this.#underWay.set(name, atMs)
     try {
@@ -89,7 +93,7 @@ export class LimitSync {
     this.#registry.change(name, change)
   }
 
-  /** The last change of a limit in the store; undefined: there is none, or the value is not the guard's. */
+  /** The last change of a limit in the store. undefined: there is none, or the guard did not write the value. */
   async stored (name: string): Promise<StoredChange | undefined> {
     const key = keyOf(name)
     const text = await this.#get(key)
@@ -100,16 +104,17 @@ export class LimitSync {
   }
 
   /**
-   * Takes over what others have changed. Where Redis has lost its data, or came
-   * back with older data, it writes what is known here. While one look is under
-   * way, others join it.
+   * Adopts changes of other instances. If Redis has lost its data, or came back with older data, this writes the known
+   * changes to Redis. A call during another call waits for that one.
+   *
+   * @param isUsable  whether Redis answers now
    */
   async sync (isUsable: () => boolean): Promise<void> {
     this.#looking ??= this.#look(isUsable).finally(() => { this.#looking = undefined })
     await this.#looking
   }
 
-  /** One that is cut short goes on next time where it ended. */
+  /** A look that ends early, because Redis went away, is continued by the next one. */
   async #look (isUsable: () => boolean): Promise<void> {
     if (!isUsable()) return
     if (this.#hasChanged || this.#unread > 1) {
@@ -127,15 +132,15 @@ export class LimitSync {
     }
   }
 
-  /** @returns whether the limits were read as they are */
+  /** @returns false: the values may be stale, and are read again next time */
   async #lookAt (names: readonly string[], isUsable: () => boolean): Promise<boolean> {
     const changedBefore = this.#registry.version
     const found = await Promise.all(names.map(async name => await this.stored(name)))
-    // A limit may have been set here meanwhile, and the values read be older: they are read again next time.
+    // If a limit was set here meanwhile, the values that were read may be older.
     if (!isUsable() || this.#registry.version !== changedBefore) return false
     const set: SetLimit[] = []
     const reset: string[] = []
-    // All at once: while one is written, another may be set here.
+    // Adopts all of them before it writes any: during a write, a limit may be set here.
     for (const [i, name] of names.entries()) {
       this.#read.add(name)
       const stored = found[i]
@@ -143,12 +148,12 @@ export class LimitSync {
       if (stored === undefined || (known !== undefined && stored.atMs < known.atMs)) continue
       this.#known.set(name, stored)
       const { change } = stored
-      if (!this.#takeOver(name, this.#registry.changes().get(name), change)) continue
+      if (!this.#adopt(name, this.#registry.changes().get(name), change)) continue
       if (change === undefined) reset.push(name)
       else set.push(describe(name, change, stored))
     }
-    if (set.length + reset.length > 0) this.#onTakenOver(set, reset)
-    // Redis has lost these, or has older ones.
+    if (set.length + reset.length > 0) this.#onAdopted(set, reset)
+    // Redis has lost a change, or has an older one.
     for (const [i, name] of names.entries()) {
       const known = this.#known.get(name)
       const isNewest = (this.#underWay.get(name) ?? 0) <= (known?.atMs ?? 0)
@@ -157,19 +162,19 @@ export class LimitSync {
     return true
   }
 
-  /** @returns whether the limit is another one now */
-  #takeOver (name: string, known: LimitChange | undefined, change: LimitChange | undefined): boolean {
+  /** @returns whether this has changed the limit */
+  #adopt (name: string, known: LimitChange | undefined, change: LimitChange | undefined): boolean {
     if (change?.max === known?.max && change?.windowMs === known?.windowMs) return false
     try {
       this.#registry.change(name, change)
       return true
     } catch {
-      // Another release of the application has a limit of this name that can be so; this one's cannot.
+      // The change fits the limit of this name in another release of the application, but not in this one.
       return false
     }
   }
 
-  /** A value of another type than text is not the guard's and counts as missing: the next change replaces it. */
+  /** A value of another type than string is foreign. It counts as missing, and the next change replaces it. */
   async #get (key: string): Promise<string | null> {
     try {
       return await this.#values.get(key)
@@ -180,11 +185,11 @@ export class LimitSync {
     }
   }
 
-  /** @param mustReach  a value that Redis rejects is an error */
+  /** @param mustReach  whether to throw if Redis rejects the value */
   async #write (name: string, text: string, mustReach = false): Promise<void> {
     await this.#values.set(keyOf(name), text, undefined, mustReach)
     await this.#writeVersion()
-    // Where this was in an outage, the two may reach Redis in any order: others look again when both are there.
+    // In an outage the two values may reach Redis in any order. A new version later makes the others look again.
     this.#hasChanged = true
   }
 

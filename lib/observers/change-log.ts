@@ -1,21 +1,19 @@
 /**
- * Log lines about changes to blocks, limits and counters. Each
- * change is one line, up to `mostLines` a second; the others of that second
- * are counted in one line at its end. So a list of thousands of addresses
- * floods no log, and the line says how many there were.
+ * Log lines about changes to blocks, limits and counters: one line for each change, up to `mostLines` in a second. One
+ * more line at the end of the second counts the others, so blocking thousands of addresses does not flood the log.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { timers } from '../runtime/timers.js'
 import { shorten } from './shorten.js'
 
-/** The most lines in a second, and one with the counts of the others. */
+/** Lines in a second, without the one that counts the others. */
 export const mostLines = 10
 
 export type Change = 'blocked' | 'unblocked' | 'limit set' | 'limit reset' | 'counters reset'
 
 export class ChangeLog {
   readonly #write: (details: object, message: string) => void
-  /** The counts belong to many callers: they are written in the context of none. */
+  /** Bound here: the counts belong to many callers, so they are logged in the asynchronous context of none. */
   readonly #endSecond = AsyncResource.bind(() => this.flush())
   readonly #others = new Map<Change, number>()
   #lines = 0
@@ -26,7 +24,7 @@ export class ChangeLog {
     this.#write = write
   }
 
-  /** @param details  fields of the line; long texts are cut */
+  /** @param details  fields of the line; long strings are cut */
   note (change: Change, details: Readonly<Record<string, unknown>>): void {
     this.#timer ??= timers.setTimeout(this.#endSecond, 1000).unref()
     if (this.#lines++ < mostLines) {
@@ -38,7 +36,7 @@ export class ChangeLog {
     }
   }
 
-  /** Ends the second: writes the counts, if there are any. */
+  /** Ends the second now, and logs the counts if there are any. */
   flush (): void {
     timers.clearTimeout(this.#timer)
     this.#timer = undefined

@@ -1,26 +1,26 @@
-/** One debug line for each decision. */
+/** One log line of level `debug` for each decision. */
 import type { FastifyBaseLogger } from 'fastify'
 import type { Decision, Subject } from '../guard/decision.js'
 import { safeLog } from './safe-log.js'
 import { shorten } from './shorten.js'
 
-/** Loggers other than pino cannot be asked for their level. */
+/** Only pino has `isLevelEnabled`. */
 type Logger = FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }
 
 export class DecisionLog {
   readonly #log: Logger
   readonly #idLabel: string
 
-  /** @param idLabel  under which Fastify logs the id of a request */
+  /** @param idLabel  the field in which Fastify logs the id of a request */
   constructor (log: Logger, idLabel: string) {
     this.#log = log
     this.#idLabel = idLabel
   }
 
-  /** What the line says is put together only where somebody may read it. */
+  /** Builds the line only if the logger would write it: this runs for each request. */
   note ({ kind: outcome, source, name: limit, key }: Decision, subject: Subject): void {
     const log = this.#log
-    // Fastify's own logger of `logger: false` has no level.
+    // With `logger: false`, Fastify's logger has no level.
     if (log.level === undefined || log.isLevelEnabled?.('debug') === false) return
     const { client: { address, key: clientKey, isPrefix, exempt }, method, route, requestId } = subject
     const client = { address: address?.text, key: shorten(clientKey), isPrefix, exempt }

@@ -1,24 +1,24 @@
 /**
- * Messages on channels of node:diagnostics_channel, for whoever wants to know
- * of each decision. Where nobody listens they cost a look at a flag.
+ * Publishes decisions and switches of the store on channels of node:diagnostics_channel. Without a listener, a message
+ * costs one check of a flag.
  */
 import { channel } from 'node:diagnostics_channel'
 import type { StoreStatus } from '../outage/availability.js'
 import type { Decision, Source, Subject } from '../guard/decision.js'
 
-/** What is told of an allowed, limited or blocked request. */
+/** The message about an allowed, limited or blocked request. */
 export interface DecisionMessage {
-  /** canonical address of the client; undefined where there is none */
+  /** canonical address of the client; undefined: it has none, as on a unix socket */
   readonly ip: string | undefined
-  /** whom it was counted against; of a block the address or range that is blocked */
+  /** the client that was counted; for a block, the blocked address or range */
   readonly key: string
   /** name of the limit; undefined for a block */
   readonly limit: string | undefined
   readonly source: Source
   readonly method: string
-  /** pattern of the route; undefined for a 404 */
+  /** pattern of the route, such as `/users/:id`; undefined for a 404 */
   readonly route: string | undefined
-  /** refused only in shadow: the request passed */
+  /** true: the limit or block is in shadow, so the request passed */
   readonly shadow: boolean
 }
 
@@ -36,7 +36,7 @@ const channels = {
   switch: channel(channelNames.switch)
 }
 
-/** An observer of decisions. */
+/** An `Observer`. */
 export function publishDecision ({ kind, source, name: limit, key }: Decision, subject: Subject): void {
   const ofShadow = limit === undefined ? 'blocked' : 'limited'
   const name = kind === 'shadowed' ? ofShadow : kind
@@ -48,7 +48,7 @@ export function publishDecision ({ kind, source, name: limit, key }: Decision, s
   to.publish({ ip: client.address?.text, key, limit, source, method, route, shadow } satisfies DecisionMessage)
 }
 
-/** The store that answers has changed. */
+/** Publishes that another store answers. */
 export function publishSwitch (status: StoreStatus): void {
   if (channels.switch.hasSubscribers) channels.switch.publish(status)
 }

@@ -1,12 +1,10 @@
 /**
- * Refusals on their way to the store: gathered while requests are answered,
- * and written behind, one write at a time. Equal ones become one event with a
- * count, so a flood costs a few events a second, however many requests it has.
+ * Records refusals as events in the store. It collects them while requests are answered and writes them later, one
+ * write at a time. Equal refusals become one event with a count, so a flood costs a few events a second.
  *
- * When writes are slow, the wait is bounded by time. A round of writes takes
- * the events that are there when it begins. It begins no write after
- * `longestRoundMs`, and drops the events that are left. So an event waits for
- * the end of the current round and for its own.
+ * Slow writes make no event wait for long. A round writes the events that were there when it began. After
+ * `longestRoundMs` it begins no further write and drops the events that are left. So an event waits for the rest of
+ * the current round and for its own round at most.
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { RateLimitEvent } from '../store/event-store.js'
@@ -14,19 +12,19 @@ import { shorten } from './shorten.js'
 import { timers } from '../runtime/timers.js'
 import type { Decision, Subject } from '../guard/decision.js'
 
-/** ms between two writes. */
+/** Time from the first event to the round that writes it. */
 export const flushIntervalMs = 250
 
-/** ms after which a round begins no further write: an event waits for two rounds at most. */
+/** Time after which a round begins no further write. */
 export const longestRoundMs = 500
 
-/** ms that a reader of events waits for events that are being written. */
+/** Time that a reader of events waits for events that are being written. */
 export const longestReadWaitMs = 500
 
-/** The most different events between two rounds; more are counted as dropped. */
+/** Different events that may wait for a round; further ones are counted as dropped. */
 export const mostPending = 20_000
 
-/** Events in one write, so that a script of Redis is done in about a millisecond. */
+/** Events in one write, so that the script occupies Redis for about a millisecond. */
 export const mostPerWrite = 200
 
 export class EventLog {
@@ -35,20 +33,20 @@ export class EventLog {
   readonly #now: () => number
   #logged: RateLimitEvent[] = []
   #pending: PendingEvent[] = []
-  /** the same, by address, then in the order of their coming */
+  /** the pending events by address, in the order in which they came */
   #byAddress = new Map<string | undefined, PendingEvent[]>()
   #timer: NodeJS.Timeout | undefined
-  // The events belong to many requests: they are written in the context of none.
-  readonly #writeRoundUnasked = AsyncResource.bind(async () => await this.#writeRound())
-  readonly #flushUnasked = AsyncResource.bind(() => { this.flush().catch(() => {}) })
-  /** the round that is under way, or the last one; it never rejects */
+  // Bound here: the events belong to many requests, so they are written in the asynchronous context of none.
+  readonly #writeRoundDetached = AsyncResource.bind(async () => await this.#writeRound())
+  readonly #flushDetached = AsyncResource.bind(() => { this.flush().catch(() => {}) })
+  /** the current round, or the last one; it never rejects */
   #round: Promise<void> = Promise.resolve()
-  /** the round that begins after it; undefined: none was asked for */
+  /** the round after it; undefined: nobody has asked for one */
   #nextRound: Promise<void> | undefined
 
   /**
    * @param write    stores events
-   * @param dropped  called with the number of requests whose events had no room, or were not written in time
+   * @param dropped  called with the number of requests whose events found no room or were not written in time
    * @param now      ms, monotonic
    */
   constructor (
@@ -62,9 +60,8 @@ export class EventLog {
   }
 
   /**
-   * Adds a decision, if it was a refusal. The event names what was counted or
-   * blocked: an IPv6 client changes its address at will, and is one suspect
-   * all the same.
+   * Adds an event if the decision is a refusal. As `ip` the event has the key that was counted, or the block: an IPv6
+   * client can use any address of its /64, and must still be one suspect.
    */
   record ({ kind, key, name }: Decision, subject: Subject, atMs: number): void {
     if (kind !== 'limited' && kind !== 'blocked') return
@@ -83,14 +80,14 @@ export class EventLog {
     else if (isFull && !isSummary(event)) return this.add(summaryOf(event))
     else if (this.#pending.length >= mostPending) this.#dropped(event.count)
     else this.#begin({ ...event }, ofAddress)
-    this.#timer ??= timers.setTimeout(this.#flushUnasked, flushIntervalMs).unref()
+    this.#timer ??= timers.setTimeout(this.#flushDetached, flushIntervalMs).unref()
   }
 
   /**
-   * Adds an event that a flood of others cannot push out: it is in the first write of the next round.
+   * Adds an event to the first write of the next round, so that a flood of refusals cannot push it out. Resolves when
+   * the event has been written or dropped.
    *
-   * @returns resolves when it has been written or dropped
-   * @throws what the store threw, as for `flush`
+   * @throws the error of the store, as `flush` does
    */
   async log (event: RateLimitEvent): Promise<void> {
     if (this.#logged.length < mostPending) this.#logged.push(event)
@@ -99,19 +96,19 @@ export class EventLog {
   }
 
   /**
-   * Resolves when all events added so far have been written or dropped.
+   * Writes all events added so far. Resolves when they have been written or dropped.
    *
-   * @throws the last error of the store, if it refused some of them
+   * @throws the last error of the store, if it rejected some of them
    */
   async flush (): Promise<void> {
     timers.clearTimeout(this.#timer)
     this.#timer = undefined
     const isNew = this.#logged.length + this.#pending.length > 0
-    if (isNew) this.#nextRound ??= this.#round.then(this.#writeRoundUnasked)
+    if (isNew) this.#nextRound ??= this.#round.then(this.#writeRoundDetached)
     await (this.#nextRound ?? this.#round)
   }
 
-  /** For readers: resolves when all events added so far have been written, or after `longestReadWaitMs`. */
+  /** For readers: writes all events added so far, and waits for that for `longestReadWaitMs` at most. */
   async settle (): Promise<void> {
     const written = this.flush().catch(() => {})
     await new Promise<void>(resolve => {
@@ -124,7 +121,7 @@ export class EventLog {
   }
 
   async #writeRound (): Promise<void> {
-    // The first write holds the logged events, behind as many earlier refusals as fit.
+    // The first write has all logged events, after as many earlier refusals as fit.
     const room = Math.max(0, mostPerWrite - this.#logged.length)
     const events = [...this.#pending.slice(0, room), ...this.#logged, ...this.#pending.slice(room)]
     const written = this.#writeAll(events)
@@ -136,7 +133,7 @@ export class EventLog {
     await written
   }
 
-  /** Events that cannot be written are lost; those after them are not. */
+  /** A failed write loses its events; the later writes still run. */
   async #writeAll (events: readonly RateLimitEvent[]): Promise<void> {
     const endMs = this.#now() + longestRoundMs
     let failure: unknown
@@ -159,9 +156,8 @@ export class EventLog {
 type PendingEvent = { -readonly [name in keyof RateLimitEvent]: RateLimitEvent[name] }
 
 /**
- * Different events of one address between two writes. Who sends another key
- * each time is not to make the list long to search: the rest is told in one
- * event, which says only how many they were.
+ * Different events of one address that may wait for a round. A client may send another key each time; further events
+ * of its address are summed up in one event without key, limit and route, so that the list stays short to search.
  */
 export const mostOfAddress = 50
 

@@ -1,10 +1,9 @@
 /**
- * The plugin's Prometheus metrics. What a request adds to is a plain integer,
- * published when somebody scrapes. No label is per address or key: a label's
- * values are limits, outcomes and stores, of which there are few.
+ * The Prometheus metrics of the plugin. A request adds to plain integers, which prom-client reads at a scrape. No label
+ * is per address or key, so the number of series stays small.
  */
 import { type Aggregator, Counter, Gauge, Histogram, type Registry } from 'prom-client'
-import { type StoreFailure, storeFailures } from '../errors.js'
+import { type StoreFailure, storeFailureMeanings, storeFailures } from '../errors.js'
 import type { Decision, Source } from '../guard/decision.js'
 import type { MetricsRegistry } from '../settings/options.js'
 import { type BreakerState, breakerStates } from '../redis/breaker.js'
@@ -17,82 +16,87 @@ export const described = {
   decisions: {
     name: 'redis_guard_decisions_total',
     labels: ['limit', 'outcome', 'source'],
-    help: 'Requests decided. outcome: allowed, limited (429), blocked (403), exempt (allow list), unlimited (max is ' +
-      'Infinity), shadowed (passed, but a limit in shadow would have refused it; told beside what other limits ' +
-      'decided), uncounted, denied (503) or failed (500) (Redis away, as onOutage and skipOnError say). source: who ' +
-      'decided, redis, memory, custom for a store of your own, or local for the lists in the process, what Redis ' +
-      'refused a moment ago, and what nobody counted. limit: global, or method and route, with :name where there ' +
-      'are several, group:name, limiter:number, or empty for a block.'
+    help: 'Decisions on requests. outcome: allowed; limited (over the limit: 429, or 403 by ban); blocked (403); ' +
+      'exempt (on an allow list); unlimited (max is Infinity); shadowed (passed, but a limit or block in shadow ' +
+      'would have refused it; counted in addition to the decision of the other limits); and while Redis is away, ' +
+      'as onOutage or skipOnError chooses: uncounted (passed), denied (503), failed (500). source: the store that ' +
+      'counted the request (redis, memory, or custom: your own class), or local (this process decided without a ' +
+      'store: by an allow list, the block list or a recent refusal of Redis, or because nothing was counted). limit: ' +
+      'global, GET:/route, group:<groupId> or limiter:<number>, with :<name> if it is one of several limits; empty ' +
+      'for a block.'
   },
   roundTrip: {
     name: 'redis_guard_redis_duration_seconds',
     labels: [],
-    help: 'Time from sending a command to Redis to its answer or failure, in seconds.'
+    help: 'Seconds from sending a command to Redis until its answer or failure. One command may decide many requests.'
   },
   breakerState: {
     name: 'redis_guard_breaker_state',
     labels: ['state'],
-    help: '1 for the state that the circuit breaker before Redis is in: closed (Redis is used), open (it is not), ' +
-      'half-open (it is being tried). Absent without Redis.',
+    help: '1 for the current state of the circuit breaker in front of Redis, 0 for the others: closed (Redis is ' +
+      'used), open (memory answers), half-open (memory answers while a probe tries Redis). Absent if no Redis is ' +
+      'configured.',
     aggregator: 'max'
   },
   breakerTransitions: {
     name: 'redis_guard_breaker_transitions_total',
     labels: ['to'],
-    help: 'Times that the circuit breaker has gone to a state.'
+    help: 'Times that the circuit breaker in front of Redis entered a state: closed, open or half-open.'
   },
   store: {
     name: 'redis_guard_store',
     labels: ['store'],
-    help: '1 for the store that answers now, redis or memory.',
+    help: '1 for the store that answers now, 0 for the other: redis or memory.',
     aggregator: 'max'
   },
   errors: {
     name: 'redis_guard_errors_total',
     labels: ['kind'],
-    help: `Failures of Redis by kind: ${storeFailures.join(', ')}.`
+    help: `Failures of Redis. kind: ${meanings(storeFailureMeanings)}.`
   },
   blocked: {
     name: 'redis_guard_blocked_addresses',
     labels: [],
-    help: 'Addresses and ranges on the block list of this process.',
+    help: 'Addresses and CIDR ranges that this process blocks.',
     aggregator: 'max'
   },
   keys: {
     name: 'redis_guard_memory_keys',
     labels: [],
-    help: 'Counters of clients that this process keeps in its own memory, bounded by the option cache.',
+    help: 'Counters of clients in the memory of this process; at most the option cache.',
     aggregator: 'sum'
   },
   journal: {
     name: 'redis_guard_journal_entries',
     labels: [],
-    help: 'Counters, changes of blocks, events and values that Redis is yet to be told.',
+    help: 'Changes that wait until they can be replayed to Redis: counters, blocks, events and values. At most the ' +
+      'option maxJournal.',
     aggregator: 'sum'
   },
   journalDropped: {
     name: 'redis_guard_journal_dropped_total',
     labels: ['kind'],
-    help: 'What was lost for Redis, because the journal was full or Redis rejected it. kind: counters, blocks, ' +
-      'events, values.'
+    help: 'Changes that will never reach Redis, because the journal was full (raise maxJournal) or Redis rejected ' +
+      'them (the log says why). kind: counters, blocks, events or values.'
   },
   instances: {
     name: 'redis_guard_instances',
     labels: [],
-    help: 'Instances that were alive when Redis last told, this one among them.',
+    help: 'Instances of the service that were alive at the last report of Redis, this one included.',
     aggregator: 'max'
   },
   processes: {
     name: 'redis_guard_processes',
     labels: [],
-    help: 'Processes that these metrics cover: 1, or the workers of a node:cluster that prom-client has aggregated.',
+    help: 'Processes that these metrics cover: 1, or the number of workers that prom-client aggregated under ' +
+      'node:cluster.',
     aggregator: 'sum'
   },
   events: {
     name: 'redis_guard_events_total',
     labels: ['type'],
-    help: 'Refused requests recorded as events. type: limited, blocked, ' +
-      'or dropped when there was no room or Redis was too slow.'
+    help: 'Refused requests by what became of their events. type: limited or blocked (recorded), or dropped (not ' +
+      'recorded, because there were too many or Redis was too slow).'
   }
 } satisfies Record<string, MetricDescription>
 
@@ -106,7 +110,7 @@ export interface MetricsSources {
   readonly redisInfo: InfoSource | undefined
 }
 
-/** What is counted between two scrapes, and the metrics that show it. */
+/** The counts of one registration, and the metrics that show them. */
 export class Metrics {
   readonly #decisions = new Decisions()
   readonly #transitions = new Counts()
@@ -116,17 +120,17 @@ export class Metrics {
   readonly #roundTrip: Histogram
   readonly #registry: MetricsRegistry
 
-  /** @param registry  of any copy of prom-client; what it has under our names is an error */
+  /** @param registry  of any copy of prom-client. It throws if one of the names is taken */
   constructor (registry: MetricsRegistry, sources: MetricsSources) {
     this.#registry = registry
-    // The structural type is all of it that prom-client's constructors use.
+    // prom-client's constructors use no more of a registry than MetricsRegistry has.
     const registers = [registry as Registry]
     counter(described.decisions, this.#decisions, registers)
     counter(described.breakerTransitions, this.#transitions, registers)
     counter(described.errors, this.#errors, registers)
     counter(described.events, this.#events, registers)
     counter(described.journalDropped, this.#dropped, registers)
-    // Series that are known beforehand begin at 0: Prometheus sees no increase in one that begins at 1.
+    // Known series begin at 0: Prometheus would not see the first increase of a series that begins at 1.
     for (const type of ['limited', 'blocked', 'dropped']) this.#events.add([type], 0)
     if (sources.redisInfo !== undefined) {
       for (const kind of journalKinds) this.#dropped.add([kind], 0)
@@ -176,9 +180,9 @@ export class Metrics {
   }
 
   /**
-   * Takes ours out of a registry that may live longer than the application.
+   * Removes these metrics from the registry, which may live longer than the application.
    *
-   * @throws what the registry throws, or rejects with
+   * @throws any error of the registry
    */
   async close (): Promise<void> {
     const all = [...Object.values(described), upMetric, ...infoMetrics]
@@ -191,7 +195,7 @@ interface Count {
   count: number
 }
 
-/** Integers by limit, outcome and source; one for each request, so adding makes no text and no object. */
+/** Counts by limit, outcome and source. Each request adds one, so adding allocates no string and no object. */
 class Decisions {
   readonly #byLimit = new Map<string, Map<Decision['kind'], Map<Source, Count>>>()
   readonly #all: Count[] = []
@@ -220,7 +224,7 @@ function inner<K, V> (map: Map<K, V>, key: K, make: () => V): V {
   return value
 }
 
-/** Integers by label values. */
+/** Counts by label values. */
 class Counts {
   readonly #counts = new Map<string, Count>()
 
@@ -254,8 +258,14 @@ function gauge (description: MetricDescription, registers: Registry[], collect: 
   return new Gauge({ ...prometheusOptions(description), registers, collect () { collect(this) } })
 }
 
+/** Sets the chosen label to 1 and the others to 0. */
 function oneHot (gauge: Gauge, label: string, choices: readonly string[], chosen: string): void {
   for (const choice of choices) gauge.set({ [label]: choice }, choice === chosen ? 1 : 0)
+}
+
+/** Such as `auth (Redis refused user or password); oom (Redis is full)`. */
+function meanings (byName: Readonly<Record<string, string>>): string {
+  return Object.entries(byName).map(([name, meaning]) => `${name} (${meaning})`).join('; ')
 }
 
 function prometheusOptions (

@@ -1,7 +1,6 @@
 /**
- * What Redis tells about itself, asked when somebody scrapes, once for all of
- * these metrics, and within the time limit of a command: a Redis that does not
- * answer costs the scrape no more than that.
+ * Metrics of the Redis server, from its reply to INFO. Each scrape asks once for all of them. A Redis that hangs delays
+ * the scrape by `commandTimeout` at most.
  */
 import { Counter, Gauge, type Registry } from 'prom-client'
 import { parseInfo, type RedisInfo } from '../redis/info.js'
@@ -19,47 +18,54 @@ function field (type: InfoMetric['type'], name: string, of: string, help: string
   return { type, name, help, labels: [], read: fields => number(fields.get(of)) }
 }
 
-/** Metrics read from one reply to INFO, by field; README lists them. */
+/** The metrics of the server; the docs list them. */
 export const infoMetrics: readonly InfoMetric[] = [
-  field('gauge', 'redis_guard_redis_memory_used_bytes', 'used_memory', 'Memory that Redis has allocated, in bytes.'),
+  field('gauge', 'redis_guard_redis_memory_used_bytes', 'used_memory', 'Bytes of memory that Redis has allocated.'),
   field(
     'gauge', 'redis_guard_redis_memory_max_bytes', 'maxmemory',
-    'The most memory that Redis may use, in bytes; 0: no limit.'
+    'Bytes of memory that Redis may use (maxmemory); 0: no limit.'
   ),
   field(
     'gauge', 'redis_guard_redis_memory_fragmentation_ratio', 'mem_fragmentation_ratio',
-    'Memory that Redis holds from the system, relative to what it has allocated.'
+    'Memory that Redis occupies in the system, divided by the memory that it has allocated.'
   ),
-  field('gauge', 'redis_guard_redis_connected_clients', 'connected_clients', 'Clients connected to Redis.'),
-  field('gauge', 'redis_guard_redis_blocked_clients', 'blocked_clients', 'Clients that wait in a blocking command.'),
+  field(
+    'gauge', 'redis_guard_redis_connected_clients', 'connected_clients',
+    'Connections to Redis, of all applications.'
+  ),
+  field(
+    'gauge', 'redis_guard_redis_blocked_clients', 'blocked_clients',
+    'Connections to Redis that wait in a blocking command, such as BLPOP; the guard uses none.'
+  ),
   field(
     'counter', 'redis_guard_redis_evicted_keys_total', 'evicted_keys',
-    'Keys that Redis dropped to stay below its maximum memory. Should be 0: limits and blocks may be among them.'
+    'Keys that Redis evicted to stay below maxmemory. Should not rise: counters and blocks may be among them.'
   ),
   field(
     'counter', 'redis_guard_redis_expired_keys_total', 'expired_keys',
-    'Keys that Redis dropped because their time was over.'
+    'Keys that Redis removed because they had expired.'
   ),
   field(
     'counter', 'redis_guard_redis_commands_processed_total', 'total_commands_processed',
-    'Commands that Redis has run, for all of its clients.'
+    'Commands that Redis has run, for all applications.'
   ),
   field(
     'counter', 'redis_guard_redis_rejected_connections_total', 'rejected_connections',
-    'Connections that Redis refused because it had too many clients.'
+    'Connections that Redis refused because it had reached maxclients.'
   ),
   {
     type: 'counter',
     name: 'redis_guard_redis_cpu_seconds_total',
     labels: [],
-    help: 'CPU time that Redis has used, user and system, in seconds.',
+    help: 'Seconds of CPU time that Redis has used, user and system.',
     read: fields => sum(number(fields.get('used_cpu_user')), number(fields.get('used_cpu_sys')))
   },
   {
     type: 'gauge',
     name: 'redis_guard_redis_slowlog_entries',
     labels: [],
-    help: 'Entries in the slow log of Redis: commands that took longer than slowlog-log-slower-than.',
+    help: 'Entries in the slow log of Redis: commands that took longer than slowlog-log-slower-than. Absent if the ' +
+      'user may not ask.',
     read: (fields, { slowLogLength }) => slowLogLength
   }
 ]
@@ -67,8 +73,8 @@ export const infoMetrics: readonly InfoMetric[] = [
 export const upMetric: MetricDescription = {
   name: 'redis_guard_redis_up',
   labels: [],
-  help: '1 when Redis told about itself in time for this scrape, else 0; then the other redis_guard_redis_* are ' +
-    'left out.',
+  help: '1 if Redis answered INFO in time for this scrape, else 0. While it is 0, the metrics that come from INFO ' +
+    '(redis_guard_redis_*, except redis_guard_redis_duration_seconds) are absent.',
   // 0 if at least one worker of a node:cluster cannot ask.
   aggregator: 'min'
 }
@@ -88,7 +94,7 @@ export function addRedisInfo (registers: Registry[], ask: InfoSource): void {
       name,
       help,
       registers,
-      // All workers of a node:cluster ask the same Redis, so a sum is wrong. Of its counters the largest is the latest.
+      // All workers of a node:cluster ask the same Redis, so a sum would be wrong. The largest count is the latest.
       aggregator: 'max',
       async collect () {
         const answer = await asked.fields()
@@ -101,7 +107,7 @@ export function addRedisInfo (registers: Registry[], ask: InfoSource): void {
   }
 }
 
-/** All metrics of one scrape share one answer: they ask in the same turn of the event loop. */
+/** All metrics of a scrape ask in the same turn of the event loop; they share one question to Redis. */
 class AskedOnce {
   readonly #ask: InfoSource
   #asking: Promise<Answer | undefined> | undefined

@@ -1,4 +1,5 @@
-/** A text may hold a megabyte that a client sent; a copy, since a part of a text keeps all of it alive. */
+/** Cuts strings that a client sent, which may be a megabyte long, to 200 characters. */
 export function shorten (text: string): string {
+  // A copy: a slice of a string keeps the whole string in memory.
   return text.length <= 200 ? text : Buffer.from(`${text.slice(0, 200)}...`).toString()
 }

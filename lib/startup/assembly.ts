@@ -1,4 +1,4 @@
-/** Makes the parts of one registration and puts them together. It starts nothing, and connects nothing. */
+/** Creates the parts of one registration and connects them to each other. It starts no work and no connection. */
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import { RedisGuard } from '../api/redis-guard.js'
 import { Clients } from '../guard/clients.js'
@@ -25,12 +25,12 @@ import { makeStores, type Stores } from './stores.js'
 import type { WarningLog } from './warning-log.js'
 import { foreignValue } from './warnings.js'
 
-/** What a registration brings along. */
+/** What `assemble` is given. */
 export interface Registration {
   readonly settings: Settings
-  /** those of the same application, this one among them */
+  /** all registrations of the application, this one included */
   readonly registrations: Registrations
-  /** may throw */
+  /** it may throw; `log` is the same logger, but never throws */
   readonly logger: FastifyBaseLogger
   readonly log: SafeLog
   readonly warnings: WarningLog
@@ -43,9 +43,11 @@ export interface Parts extends Registration, Stores {
   readonly outageLog: OutageLog
   readonly changeLog: ChangeLog
   readonly eventLog: EventLog
-  /** undefined: none are wanted */
+  /** undefined: metrics are off */
   readonly metrics: Metrics | undefined
-  /** the same, unless another registration made them, and removes them */
+  /**
+   * the metrics that this registration created and has to remove; undefined also if another registration created them
+   */
   readonly ownMetrics: Metrics | undefined
   readonly refusals: RefusalCache
   readonly clients: Clients
@@ -55,12 +57,12 @@ export interface Parts extends Registration, Stores {
   readonly redisGuard: RedisGuard
 }
 
-/** @throws GuardError  as `chooseMetrics` */
+/** @throws GuardError  see `chooseMetrics` */
 export function assemble (fastify: FastifyInstance, registration: Registration): Parts {
   const { settings, registrations, logger, log, warnings } = registration
   const chosen = chooseMetrics(fastify, settings, registrations)
   const now = steadyClock()
-  // Looked up at each call, so that fake timers which come later work.
+  // Date.now is looked up at each call, so that fake timers work that a test installs later.
   const wall = () => Date.now()
   const outageLog = new OutageLog(log)
   const stores = makeStores({
@@ -120,7 +122,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'passed over')),
     checkOpen,
     changeLog,
-    onTakenOver: logTakenOver(log),
+    onAdopted: logAdopted(log),
     now: wall
   })
   const redisGuard = new RedisGuard({
@@ -158,17 +160,18 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
   }
 }
 
-/** Limits that one log line names. */
+/** How many limits a log line names; its `count` is that of all. */
 const mostNamed = 20
 
-function logTakenOver (log: SafeLog): LimitControlParts['onTakenOver'] {
+function logAdopted (log: SafeLog): LimitControlParts['onAdopted'] {
   return (set, reset) => {
     if (set.length > 0) {
       const limits = set.slice(0, mostNamed).map(forJson)
-      log.info({ limits, count: set.length }, 'limits that were set at run time are in force')
+      log.info({ limits, count: set.length }, 'limits that were set at run time are in force here')
     }
     if (reset.length > 0) {
-      log.info({ limits: reset.slice(0, mostNamed), count: reset.length }, 'limits are as configured again')
+      const limits = reset.slice(0, mostNamed)
+      log.info({ limits, count: reset.length }, 'limits were reset: they are as configured again here')
     }
   }
 }

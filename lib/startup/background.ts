@@ -1,4 +1,4 @@
-/** What goes on by itself, whether requests come or not. */
+/** The work that a registration does without being asked: sweeping memory, and following changes in Redis. */
 import type { FastifyInstance } from 'fastify'
 import { StoreUnavailableError } from '../errors.js'
 import { BlockListFollower } from '../outage/block-replica.js'
@@ -8,21 +8,21 @@ import type { Parts } from './assembly.js'
 import { MemoryWatch } from './memory-watch.js'
 import type { RedisParts } from './stores.js'
 
-/** How often expired counters, values and blocks are removed from memory, ms. */
+/** Time between two removals of expired counters, values and blocks from memory. */
 const sweepIntervalMs = 30_000
 
 export interface Background {
   /** undefined: no Redis is configured */
   readonly ofRedis: BackgroundOfRedis | undefined
-  /** ends all but the memory watch */
+  /** ends everything except the memory watch */
   stop (): void
 }
 
-/** What is started once Redis has been connected. */
+/** The background work that `connect` starts. */
 export interface BackgroundOfRedis {
   readonly redis: RedisParts
   readonly follower: BlockListFollower
-  /** it is closed after Redis, which may come back until then, and start it */
+  /** to be closed after Redis: until then Redis may come back, which starts it */
   readonly memoryWatch: MemoryWatch
 }
 
@@ -45,7 +45,7 @@ export function startBackground (fastify: FastifyInstance, parts: Parts): Backgr
   }
 }
 
-/** Takes over limits that were set at run time: when the application is ready, and from Redis again and again. */
+/** Adopts limits that were set at run time: once when the application is ready, then from Redis at every interval. */
 function syncLimits (
   fastify: FastifyInstance, { settings, redis, limitControl, log }: Parts
 ): NodeJS.Timeout | undefined {
@@ -55,13 +55,19 @@ function syncLimits (
       await limitControl.sync(() => redis?.availability.usesRedis === true)
       isFailing = false
     } catch (error) {
-      if (!isFailing) log.warn({ err: error }, 'limits that were set at run time could not be read from Redis')
+      if (!isFailing) log.warn({ err: error }, limitsUnread)
       isFailing = true
     }
   }
   fastify.addHook('onReady', sync)
   return redis === undefined ? undefined : timers.setInterval(sync, settings.syncInterval).unref()
 }
+
+const limitsUnread = 'limits that were set at run time could not be read from Redis. The last known limits stay in ' +
+  'force, and the guard tries again at every syncInterval; `err` says what to fix'
+
+const blocksUnread = 'the block list could not be read from Redis. The last known blocks stay in force, changes by ' +
+  'other instances are missing, and the guard tries again at every syncInterval; `err` says what to fix'
 
 function makeFollower ({ store, availability }: RedisParts, { settings, memory, now, log }: Parts): BlockListFollower {
   return new BlockListFollower({
@@ -72,7 +78,7 @@ function makeFollower ({ store, availability }: RedisParts, { settings, memory, 
     onLost: () => availability.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list')),
     intervalMs: settings.syncInterval,
     now,
-    onError: error => log.warn({ err: error }, 'the block list could not be read from Redis')
+    onError: error => log.warn({ err: error }, blocksUnread)
   })
 }
 

@@ -1,4 +1,4 @@
-/** What is looked at before anything is made: settings that work, but not as somebody may believe. */
+/** The checks before anything is created: they warn of settings that work, but may not do what the user expects. */
 import type { FastifyInstance } from 'fastify'
 import type { SafeLog } from '../observers/safe-log.js'
 import type { RedisGuardOptions } from '../settings/options.js'
@@ -10,19 +10,22 @@ import {
   checkOfflineQueue, checkPassword, checkRoutesBefore, checkTrustProxy, checkUnusedRedis, trustProxyOf, unknownOptions
 } from './warnings.js'
 
-export interface Checked {
+export interface CheckedRegistration {
   readonly options: RedisGuardOptions
   readonly settings: Settings
   readonly registrations: Registrations
 }
 
-/** Logs what it finds, and from then on notes the routes that are added, for registrations that come later. */
+/** Logs its findings. From then on it notes each route that is added, for the check of a later registration. */
 export function checkAtStart (
-  fastify: FastifyInstance, { options, settings, registrations }: Checked, log: SafeLog, warnings: WarningLog
+  fastify: FastifyInstance,
+  { options, settings, registrations }: CheckedRegistration,
+  log: SafeLog,
+  warnings: WarningLog
 ): void {
   const { global, redis, metrics, environment, limit } = settings
   if (limit.enforce === 0) {
-    log.info('the plugin is in shadow: blocks, and limits without `enforce` or `shadow` of their own, refuse nothing')
+    log.info('the plugin is in shadow: it refuses nothing, except by limits with `shadow` or `enforce` of their own')
   }
   const metricsPath = metrics !== false && metrics.path
   const routes = routesBefore(fastify, { global, seen: registrations.routes, metricsPath })

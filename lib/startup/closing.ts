@@ -1,7 +1,4 @@
-/**
- * The end of an application: what is on its way to Redis arrives, or is
- * counted as lost, and neither takes long.
- */
+/** Closes a registration: it sends Redis what still waits, within `commandTimeout`, and logs what is lost. */
 import type { JournalKind } from '../outage/journal.js'
 import { attempt } from '../runtime/awaitable.js'
 import { timers } from '../runtime/timers.js'
@@ -9,7 +6,7 @@ import type { Parts } from './assembly.js'
 import type { Background } from './background.js'
 import type { RedisParts } from './stores.js'
 
-/** Ends a registration. It logs what is lost, and does not throw. */
+/** Never throws. */
 export async function close (parts: Parts, { ofRedis, stop }: Background): Promise<void> {
   const { settings, registrations, lifetime, redis, refusals, eventLog, changeLog, ownMetrics, log } = parts
   lifetime.end()
@@ -20,7 +17,8 @@ export async function close (parts: Parts, { ofRedis, stop }: Background): Promi
   registrations.tryUntilMs ??= timers.monotonicMs() + limitMs
   const lost = await sendLast({ redis, flushes, limitMs, tryUntilMs: registrations.tryUntilMs })
   if (lost !== undefined) {
-    log.warn({ lost }, 'the application closes before Redis has everything: the rest is lost')
+    log.warn({ lost }, 'the application closes before Redis has everything: the rest is lost. `lost` counts it by ' +
+      'kind. If Redis was only slow, raise commandTimeout')
   }
   redis?.guarded.close()
   ofRedis?.memoryWatch.close()
@@ -30,26 +28,27 @@ export async function close (parts: Parts, { ofRedis, stop }: Background): Promi
 }
 
 export interface LastWrites {
-  /** undefined: none is configured */
+  /** undefined: no Redis is configured */
   readonly redis: Pick<RedisParts, 'availability' | 'guarded' | 'journal'> | undefined
-  /** write what waits in this process; none of them begins again by itself */
+  /** each writes what waits in this process, once */
   readonly flushes: readonly (() => Promise<void>)[]
-  /** ms until no further command is begun */
+  /** time after which no further command begins */
   readonly limitMs: number
-  /** until when a Redis that is away is tried once more, by `timers.monotonicMs()` */
+  /** end of the one further try of a Redis that is away, by `timers.monotonicMs()` */
   readonly tryUntilMs: number
 }
 
 /**
- * Sends all that Redis has not got. With a Redis that hangs, it takes the limit, and as long as a command may take.
+ * Sends everything that Redis does not have yet. With a Redis that hangs, this takes `limitMs` and the time limit of a
+ * command.
  *
- * @returns what is lost, by kind; undefined: nothing
+ * @returns how many entries are lost, by kind; undefined: none
  */
 export async function sendLast (
   { redis, flushes, limitMs, tryUntilMs }: LastWrites
 ): Promise<Readonly<Record<JournalKind, number>> | undefined> {
   const timer = timers.setTimeout(() => redis?.guarded.stop(), limitMs)
-  // Writes that fail here wait in the journal.
+  // A write that fails here is in the journal afterwards.
   await Promise.allSettled(flushes.map(async flush => await flush()))
   await redis?.availability.drain(tryUntilMs)
   timers.clearTimeout(timer)

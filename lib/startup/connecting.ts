@@ -1,4 +1,4 @@
-/** Redis comes up: how long the application waits for it, and what becomes of one that cannot do without. */
+/** Connects Redis at the start: how long the application waits, and when it refuses to start without Redis. */
 import type { FastifyInstance } from 'fastify'
 import { RedisRequiredError } from '../errors.js'
 import { publishSwitch } from '../observers/diagnostics.js'
@@ -10,17 +10,17 @@ import type { Background } from './background.js'
 import type { RedisParts } from './stores.js'
 
 /**
- * Connects, and waits until Redis answers; for `connectTimeout` at most.
+ * Connects, and waits until Redis answers, for `connectTimeout` at most.
  *
- * @param close  ends the registration before it fails
- * @throws RedisRequiredError  when Redis is required and does not answer in time
+ * @param close  called before this throws
+ * @throws RedisRequiredError  if Redis is required and does not answer in time
  */
 export async function connect (
   fastify: FastifyInstance, parts: Parts, { ofRedis }: Background, close: () => Promise<void>
 ): Promise<void> {
   const { settings, status, log } = parts
   if (ofRedis === undefined) {
-    log.info({ reason: status().reason }, 'limits and blocks are kept in memory')
+    log.info({ reason: status().reason }, 'limits and blocks are kept in memory, by each process on its own')
     return
   }
   const { redis, follower, memoryWatch } = ofRedis
@@ -38,14 +38,17 @@ export async function connect (
     await close()
     throw new RedisRequiredError(startUpMs, whyAway)
   }
-  // A long list over a slow line goes on loading while the application starts.
+  // A long block list over a slow line goes on loading while the application starts.
   await within(follower.sync(), untilMs)
   follower.start()
   const { store, reason } = status()
-  if (store === 'memory') log.warn({ reason }, 'Redis cannot be used yet, memory answers')
+  if (store === 'memory') log.warn({ reason }, notUsableYet)
 }
 
-/** Logs, counts and publishes what becomes of Redis from now on. */
+const notUsableYet =
+  'Redis cannot be used yet, memory answers. The guard keeps trying Redis; `reason` says what to fix'
+
+/** Logs, counts and publishes outages, failures and losses from now on. */
 function watchRedis ({ guarded, availability }: RedisParts, { metrics, outageLog }: Parts): void {
   availability.on('switch', status => {
     publishSwitch(status)
@@ -56,7 +59,7 @@ function watchRedis ({ guarded, availability }: RedisParts, { metrics, outageLog
     outageLog.rejected(kind, count, error)
   })
   guarded.on('failure', failure => {
-    if (failure.kind === 'reply' && availability.usesRedis) outageLog.commandRefused(failure)
+    if (failure.kind === 'reply' && availability.usesRedis) outageLog.commandRejected(failure)
   })
 }
 
@@ -64,17 +67,17 @@ function isRequired ({ redis }: Settings): boolean {
   return redis.kind !== 'none' && redis.required === true
 }
 
-/** Waits for the work until a moment of the monotonic clock at most. */
+/** Waits for the work, at most until a moment of the monotonic clock. */
 async function within (work: Promise<void>, untilMs: number): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const over = new Promise<void>(resolve => {
     timer = timers.setTimeout(resolve, Math.max(0, untilMs - timers.monotonicMs())).unref()
   })
-  // A timer that is left would keep a closed application in memory.
+  // Cleared: a timer that still runs would keep a closed application in memory.
   await Promise.race([work, over]).finally(() => timers.clearTimeout(timer))
 }
 
-/** Waits for Redis to come up. @returns why memory answers after this time; undefined: Redis answers */
+/** Waits for Redis. @returns why memory still answers after this time; undefined: Redis answers */
 async function reasonAfter (availability: Availability, ms: number): Promise<string | undefined> {
   if (availability.status.store === 'memory') {
     await new Promise<void>(resolve => {
@@ -90,7 +93,7 @@ async function reasonAfter (availability: Availability, ms: number): Promise<str
   return availability.status.reason
 }
 
-/** ms: Fastify gives up a plugin that takes longer than its pluginTimeout. */
+/** ms. Fastify fails a plugin that takes longer than `pluginTimeout`. */
 function longestStartUp ({ initialConfig: { pluginTimeout = 10_000 } }: FastifyInstance): number {
   return pluginTimeout === 0 ? Infinity : pluginTimeout * 0.8
 }

@@ -1,6 +1,6 @@
+/** Whether the application has begun to close. */
 import { ClosedError } from '../errors.js'
 
-/** Whether the application still runs. */
 export class Lifetime {
   #isOver = false
 

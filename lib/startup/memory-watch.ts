@@ -1,6 +1,5 @@
 /**
- * Checks the memory of Redis when it is first used, and every minute: a Redis
- * that is nearly full or evicts keys soon loses counters.
+ * Checks the memory of Redis at its first use and every minute, and warns before Redis loses counters or when it does.
  */
 import { parseInfo } from '../redis/info.js'
 import { timers } from '../runtime/timers.js'
@@ -10,27 +9,29 @@ import { checkEviction } from './warnings.js'
 export interface MemoryWatchOptions {
   /** the reply to INFO of each primary that may be asked */
   readonly ask: () => Promise<readonly string[]>
-  /** called once for each policy, once each time that memory becomes high, and for evictions at most once an hour */
+  /**
+   * called once for each bad policy, each time that memory becomes high, and for evictions after an hour without any
+   */
   readonly warn: (warning: GuardWarning, details: object) => void
   /** ms, monotonic */
   readonly now: () => number
 }
 
-/** ms between two looks. */
+/** Time between two checks. */
 const intervalMs = 60_000
 
-/** Memory becomes high above the first part of maxmemory, and stays high until it is below the second one. */
+/** Parts of maxmemory. Memory becomes high above the first, and stays high until it is below the second. */
 const high = 0.8
 const notHigh = 0.75
 
-/** ms without evictions after which new ones are reported again. */
+/** Time without evictions after which new ones are reported again. */
 const quietMs = 3_600_000
 
 export class MemoryWatch {
   readonly #options: MemoryWatchOptions
   readonly #policies = new Set<string>()
   #isHigh = false
-  /** keys evicted so far, by run id, so that a restarted server counts from 0 */
+  /** keys evicted so far, by the run id of the server: a restarted server has a new id and counts from 0 */
   readonly #evicted = new Map<string, number>()
   #lastEvictionMs = -Infinity
   #timer: NodeJS.Timeout | undefined
@@ -39,7 +40,7 @@ export class MemoryWatch {
     this.#options = options
   }
 
-  /** Looks at once, and then again and again. */
+  /** Checks now, and then at every interval. */
   start (): void {
     const look = () => { this.look().catch(() => {}) }
     look()
@@ -78,7 +79,7 @@ export class MemoryWatch {
   #checkEvictions (servers: readonly Server[]): void {
     const { now, warn } = this.#options
     const count = servers.reduce((sum, { id, evicted }) => sum + Math.max(0, evicted - (this.#evicted.get(id) ?? 0)), 0)
-    // A server that did not answer this time stays; otherwise its old evictions would count as new ones next time.
+    // A server that did not answer this time is kept: otherwise its old evictions would count as new ones next time.
     for (const { id, evicted } of servers) this.#evicted.set(id, evicted)
     if (count === 0) return
     if (now() - this.#lastEvictionMs > quietMs) warn(keysEvicted, { evictedKeys: count })
@@ -86,16 +87,16 @@ export class MemoryWatch {
   }
 }
 
-/** The memory of a server, by its INFO. */
+/** The memory of a server, as its reply to INFO says. */
 interface Server {
   readonly id: string
   readonly policy: string
   readonly usedBytes: number
   /** 0: no limit */
   readonly maxBytes: number
-  /** part of maxmemory; 0 where that has no limit */
+  /** part of maxmemory; 0: no limit */
   readonly used: number
-  /** keys, since it was started */
+  /** keys, since the server started */
   readonly evicted: number
 }
 
@@ -113,18 +114,19 @@ function readServer (info: string): Server {
   }
 }
 
-/** In place of the fullest server, when no server may be asked. */
+/** Stands for the fullest server if the user may ask none. */
 const nothing = { used: 0, usedBytes: 0, maxBytes: 0, policy: '' }
 
 const memoryHigh: GuardWarning = {
   code: 'GUARD_WARN_MEMORY',
-  message: 'Redis uses more than 80% of its maxmemory. When it is full, maxmemory-policy decides: either Redis ' +
-    'refuses writes, and each instance limits on its own, or it drops counters and blocks. Raise maxmemory, lower ' +
+  message: 'Redis uses more than 80% of its maxmemory. Once it is full, it either rejects writes, so that each ' +
+    'instance limits on its own, or drops counters and blocks, as its maxmemory-policy says. Raise maxmemory, lower ' +
     'maxEvents, or look for other data in this Redis'
 }
 
 const keysEvicted: GuardWarning = {
   code: 'GUARD_WARN_EVICTED',
   message: 'Redis has evicted keys to stay below its maxmemory. A client whose counter was evicted has a new quota. ' +
-    'An allkeys-* policy evicts blocks, too. Raise maxmemory, and give the guard its own Redis with noeviction'
+    'With an allkeys-* policy, blocks may be gone, too. Raise maxmemory, and give the guard its own Redis with ' +
+    'noeviction'
 }

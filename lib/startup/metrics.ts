@@ -1,4 +1,4 @@
-/** Where metrics go: a registry of the plugin's, of the user's or of another plugin, and a route that serves it. */
+/** Chooses the registry of the metrics (the plugin's, the user's or another plugin's), and the route that serves it. */
 import type { FastifyInstance } from 'fastify'
 import { Registry } from 'prom-client'
 import { addMetricsRoute, metricsRegistered, metricsRouteTaken } from '../http/metrics-route.js'
@@ -11,15 +11,15 @@ import type { Stores } from './stores.js'
 
 export type ChosenMetrics =
   | { readonly kind: 'none' }
-  /** another registration serves the path: its metrics count for this one, too */
+  /** another registration serves the path, and its metrics count this registration too */
   | { readonly kind: 'shared', readonly metrics: Metrics }
-  /** `path`: undefined where it is not ours to serve */
+  /** `path`: undefined if this registration serves none */
   | { readonly kind: 'own', readonly registry: MetricsRegistry, readonly path: string | undefined }
 
 /**
- * To be called before anything is connected.
+ * To be called before anything is connected, since it may throw.
  *
- * @throws GuardError  when the registry holds the metrics of another registration, or the path is taken
+ * @throws GuardError  if the registry holds the metrics of another registration, or the path is taken
  */
 export function chooseMetrics (
   fastify: FastifyInstance, { metrics: settings }: Settings, { metrics }: Registrations
@@ -35,7 +35,7 @@ export function chooseMetrics (
   return { kind: 'own', registry, path: path === false || isServed ? undefined : path }
 }
 
-/** Fills the chosen registry, and serves it. @returns undefined: no metrics are wanted */
+/** Adds the metrics to the chosen registry, and serves it. @returns undefined: metrics are off */
 export function addMetrics (
   fastify: FastifyInstance, chosen: ChosenMetrics, registrations: Registrations, { status, memory, redis }: Stores
 ): Metrics | undefined {
@@ -59,7 +59,7 @@ export function addMetrics (
   return metrics
 }
 
-/** fastify-metrics serves the path already, and shows its registry: ours go in there. */
+/** The registry of fastify-metrics, which serves the path already: our metrics go there. */
 function registryOfOther (fastify: FastifyInstance, path: string): MetricsRegistry {
   const other = (fastify as { metrics?: { client?: { register?: MetricsRegistry } } }).metrics?.client?.register
   if (typeof other?.registerMetric !== 'function') throw metricsRouteTaken(path)

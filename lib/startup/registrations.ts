@@ -1,4 +1,4 @@
-/** What the registrations of one application know of each other, such as those in sibling scopes. */
+/** What all registrations of one application share, also those in sibling scopes. */
 import { randomUUID } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import type { Metrics } from '../observers/metrics.js'
@@ -6,17 +6,21 @@ import { attached } from '../runtime/attached.js'
 import type { SeenRoutes } from './routes-before.js'
 
 export interface Registrations {
+  /** id of this process's application */
   readonly application: string
-  /** by the path that serves them */
+  /** by the URL that serves them */
   readonly metrics: Map<string, Metrics>
   readonly routes: SeenRoutes
-  /** how many there are in one scope, or in one inside of it: each has counters of its own */
+  /** registrations so far in one scope and the scopes inside it; each has counters of its own */
   within: number
-  /** Fastify closes one after the other: if each of them waited for a Redis that hangs, that would take long */
+  /**
+   * End of the one try that all registrations make, while closing, to reach a Redis that is away. Fastify closes them
+   * one after the other, so a try of each would take long.
+   */
   tryUntilMs?: number
 }
 
-/** Under which the server keeps them: it is all that sibling scopes share. */
+/** The server keeps them: it is the only object that sibling scopes share. */
 const registrations = Symbol('fastify-redis-guard.registrations')
 
 export function registrationsOf ({ server }: FastifyInstance): Registrations {

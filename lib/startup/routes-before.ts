@@ -1,18 +1,18 @@
-/** Routes that were added before a registration of the plugin, which therefore cannot limit them. */
+/** Finds routes that were added before the plugin was registered, which it therefore cannot limit. */
 import type { FastifyInstance } from 'fastify'
 
-/** What one registration saw of a route, for those that come after it. */
+/** A route that a registration saw being added, kept for later registrations. */
 interface SeenRoute {
-  /** on which the route was added */
+  /** the Fastify instance to which the route was added */
   readonly instance: object
   /** `config.rateLimit` */
   readonly rateLimit: unknown
 }
 
-/** By names such as `GET /login`. */
+/** Routes by names such as `GET /login`. */
 export type SeenRoutes = Map<string, SeenRoute>
 
-/** Notes routes that are added from now on. */
+/** Notes each route that is added from now on. */
 export function watchRoutes (fastify: FastifyInstance, seen: SeenRoutes): void {
   fastify.addHook('onRoute', function ({ method, url, config }) {
     const { rateLimit } = (config ?? {}) as { rateLimit?: unknown }
@@ -20,18 +20,18 @@ export function watchRoutes (fastify: FastifyInstance, seen: SeenRoutes): void {
   })
 }
 
-/** What decides which of the routes from before would have been limited. */
+/** What decides which of the earlier routes would have been limited. */
 export interface RoutesBefore {
   readonly global: boolean
   readonly seen: SeenRoutes
-  /** path that serves the metrics; false: none */
+  /** path of the metrics; false: they are not served */
   readonly metricsPath: string | false
 }
 
 /**
- * Names of the routes that a registration would have limited if it had come before them, as far as anybody knows. Of
- * earlier routes Fastify shows only method and URL. Their config and their scope are known only if another registration
- * has seen them.
+ * Names of the routes that this registration would have limited if it had come before them. Fastify shows only method
+ * and URL of an earlier route; its config and scope are known only if an earlier registration has seen it. A route
+ * that nobody has seen is listed if its URL has the prefix of this scope.
  */
 export function routesBefore (
   fastify: FastifyInstance, { global, seen, metricsPath }: RoutesBefore
@@ -41,9 +41,9 @@ export function routesBefore (
     const at = name.indexOf(' ')
     const [method, url] = [name.slice(0, at), name.slice(at + 1)]
     if (method === 'HEAD' && names.includes(`GET ${url}`)) return false
-    // Of @fastify/cors: it has to come first, so that refusals have its headers.
+    // The route of @fastify/cors, which has to come first so that refusals have its headers.
     if (method === 'OPTIONS' && url.endsWith('*')) return false
-    // Of fastify-metrics: it has to come first, so that it serves the metrics of the guard.
+    // The route of fastify-metrics, which has to come first so that it serves the metrics of the guard.
     if (metricsPath !== false && name === `GET ${fastify.prefix}${metricsPath}`) return false
     const route = seen.get(name)
     if (route === undefined) return url.startsWith(fastify.prefix)
@@ -54,12 +54,12 @@ export function routesBefore (
 }
 
 /**
- * A line of `printRoutes`: the lines that lead to it, its part of the URL, and methods where there is a route. All
- * routes of one URL but different constraints have a line each.
+ * A line of `printRoutes`: tree lines, a part of the URL, and methods if there is a route. Routes of one URL with
+ * different constraints have a line each.
  */
 const line = /^((?:│ {3}| {4})*(?:[├└]── )?)(.*?)(?: \(([A-Z-]+(?:, [A-Z-]+)*)\)(?: \{.*\})?)?$/
 
-/** @param printed  the tree of `printRoutes`, four characters a level */
+/** @param printed  the tree of `printRoutes`, indented by four characters a level */
 function namesOf (printed: string): string[] {
   const parts: string[] = []
   return printed.split('\n').flatMap(text => {
@@ -70,7 +70,7 @@ function namesOf (printed: string): string[] {
   })
 }
 
-/** The route `/` of a scope has its URL with and without a slash, of which `onRoute` gets one. */
+/** The route `/` of a scope has two URLs, with and without a slash at the end; `onRoute` gets one of them. */
 function withoutSlash (url: string): string {
   return url.length > 1 && url.endsWith('/') ? url.slice(0, -1) : url
 }

@@ -1,4 +1,4 @@
-/** The stores of one registration: memory, Redis where it is configured, and those over both that answer. */
+/** Creates the stores of one registration: memory, Redis if it is configured, and the stores over both that answer. */
 import { randomInt, randomUUID } from 'node:crypto'
 import type { HashKey } from '../addresses/keyed-hash.js'
 import { StoreUnavailableError } from '../errors.js'
@@ -24,7 +24,7 @@ import type { ValueStore } from '../store/value-store.js'
 export interface Stores {
   readonly keys: Keys
   readonly memory: MemoryStore
-  /** undefined: none is configured */
+  /** undefined: no Redis is configured */
   readonly redis: RedisParts | undefined
   /** which store answers, and why */
   readonly status: () => StoreStatus
@@ -36,7 +36,7 @@ export interface Stores {
 
 type ConfiguredRedis = Exclude<RedisSettings, { readonly kind: 'none' }>
 
-/** What there is where Redis is configured. */
+/** The parts that exist only if Redis is configured. */
 export interface RedisParts extends RedisSide {
   readonly availability: Availability
   readonly limits: OutageLimits
@@ -44,18 +44,18 @@ export interface RedisParts extends RedisSide {
 
 export interface StoresOptions {
   readonly settings: Settings
-  /** tells this application's instance from others, and is the same for all registrations in it */
+  /** id of this process's application, the same for all of its registrations */
   readonly application: string
   /** ms since 1970; it never steps */
   readonly now: () => number
   /** ms since 1970, by the wall clock */
   readonly wall: () => number
-  /** called with what the journal has no room for */
+  /** called when the journal drops entries for want of room */
   readonly onDrop: (kind: JournalKind, count: number) => void
   readonly onForeign: OnForeign
 }
 
-/** Connects nothing yet. */
+/** Opens no connection yet. */
 export function makeStores (options: StoresOptions): Stores {
   const { settings, now, wall, onForeign } = options
   const keys = new Keys(settings.nameSpace)
@@ -70,7 +70,7 @@ export function makeStores (options: StoresOptions): Stores {
     ...options,
     onForeign (key, fate) {
       onForeign(key, fate)
-      // The blocks that were there are known here, too.
+      // An emptied block list is a loss of data: memory has the blocks, and a replay restores them.
       if (key !== keys.blocks || fate !== 'emptied') return
       availability.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
     }
@@ -89,7 +89,7 @@ function makeRedis (
     guarded,
     store: new RedisStore(guarded, { keys, maxEvents, instance: randomUUID(), application, onForeign }),
     journal: new Journal({ capacity, maxEvents: Math.min(capacity, maxEvents), onDrop }),
-    // Two counters for each key.
+    // Twice the capacity: `Shares` keeps two counters for each key.
     shares: new Shares(new MemoryLimits({ keys, capacity: 2 * cache, now, hashKey: randomKey() }), now)
   }
 }

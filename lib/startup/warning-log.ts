@@ -1,4 +1,4 @@
-/** The warnings of one registration. */
+/** Logs the warnings of one registration, and keeps them for `redisGuard.warnings`. */
 import type { GuardWarning } from '../api/warning.js'
 import type { SafeLog } from '../observers/safe-log.js'
 
@@ -10,13 +10,13 @@ export class WarningLog {
     this.#log = log
   }
 
-  /** Each once, in the order in which they were first found; it grows. */
+  /** Each warning once, in the order in which it was first found. The array grows. */
   get found (): readonly GuardWarning[] {
     return this.#found
   }
 
   /**
-   * Logs a warning, also one that was found before.
+   * Logs a warning, even if it was found before.
    *
    * @param details  fields of the log line
    */

@@ -1,14 +1,13 @@
-/** Settings that work but are a security hole: found at start-up or later, and logged with a code. */
+/** The warnings, with their codes and texts: settings and findings that work, but leave a hole or lose data. */
 import { nodeCredentials, type RedisSettings } from '../settings/redis-option.js'
 import type { ForeignFate } from '../store/redis/foreign-values.js'
 import type { GuardWarning } from '../api/warning.js'
 
 /**
- * Fastify's option: `initialConfig` leaves it out, so this looks where Fastify
- * keeps what it was given.
+ * Reads Fastify's option `trustProxy`. `initialConfig` leaves it out, so this looks where Fastify keeps its options.
  *
  * @param fastify  an instance, or one that inherits from it
- * @returns undefined also where it cannot be told; then a warning is missing, no more
+ * @returns undefined also if another release of Fastify keeps its options elsewhere; then a warning is missing
  */
 export function trustProxyOf (fastify: object): unknown {
   for (let instance: object | null = fastify; instance !== null; instance = Object.getPrototypeOf(instance)) {
@@ -18,21 +17,21 @@ export function trustProxyOf (fastify: object): unknown {
   return undefined
 }
 
-/** @param trustProxy  Fastify's option; whom it trusts decides which address a request has */
+/** @param trustProxy  Fastify's option, which decides the address of a request */
 export function checkTrustProxy (trustProxy: unknown): GuardWarning | undefined {
   if (trustProxy === true) {
     return {
       code: 'GUARD_WARN_TRUST_PROXY',
-      message: 'trustProxy: true takes the leftmost address of X-Forwarded-For, which any client can make up: it ' +
-        'evades limits and blocks, and has others blocked. Set trustProxy to the addresses or CIDR ranges of your ' +
-        'proxies'
+      message: 'trustProxy: true takes the leftmost address of X-Forwarded-For, which any client can make up. So a ' +
+        'client can evade limits and blocks, and have others blocked. Set trustProxy to the addresses or CIDR ranges ' +
+        'of your proxies'
     }
   }
   if (typeof trustProxy === 'number') {
     return {
       code: 'GUARD_WARN_TRUST_PROXY',
-      message: `trustProxy: ${trustProxy} trusts no proxy since Fastify 5.12.1: all clients have the proxy's ` +
-        'address, and share its limits and blocks. Set trustProxy to the addresses or CIDR ranges of your proxies'
+      message: `trustProxy: ${trustProxy} trusts no proxy since Fastify 5.12.1. So all clients have the address of ` +
+        'the proxy, and share its limits and blocks. Set trustProxy to the addresses or CIDR ranges of your proxies'
     }
   }
   return undefined
@@ -55,57 +54,57 @@ export function checkRoutesBefore (names: readonly string[], global: boolean): G
   }
 }
 
-/** @param names  of options that the plugin was given and ignores; without their values, which may be secrets */
+/** @param names  of the ignored options, without their values, which may be secrets */
 export function unknownOptions (names: readonly string[]): GuardWarning | undefined {
   if (names.length === 0) return undefined
   return {
     code: 'GUARD_WARN_UNKNOWN_OPTIONS',
-    message: `Options that fastify-redis-guard does not know are ignored: ${names.join(', ')}. ` +
-      'They may be for other plugins of the application. If you meant an option of this plugin, correct the name'
+    message: `fastify-redis-guard ignores options that it does not know: ${names.join(', ')}. ` +
+      'They may be for other plugins of the application. If you meant an option of this plugin, correct its name'
   }
 }
 
-/** @param production  elsewhere a Redis without password is nobody's business */
+/** @param production  false: a Redis without a password is common in development, so there is no warning */
 export function checkPassword (redis: RedisSettings, production: boolean): GuardWarning | undefined {
   if (!production || redis.kind === 'none' || hasPassword(redis)) return undefined
   return {
     code: 'GUARD_WARN_NO_PASSWORD',
-    message: 'Redis is used in production without a password: whoever reaches it can lift every limit and block. ' +
-      'Set one with requirepass or an ACL user, and pass it in REDIS_PASSWORD'
+    message: 'Redis is used in production without a password. Anyone who can connect to it can lift every limit and ' +
+      'block. Set a password with requirepass or an ACL user, and pass it in REDIS_PASSWORD'
   }
 }
 
-/** Somebody who sets variables for Redis, or runs in production, may believe that limits are shared. */
+/** A user who sets variables for Redis, or runs in production, may expect that all processes share the limits. */
 export function checkUnusedRedis (redis: RedisSettings): GuardWarning | undefined {
   if (redis.kind !== 'none' || redis.isAskedFor !== true) return undefined
   return {
     code: 'GUARD_WARN_REDIS_UNUSED',
     message: `Redis is not used: ${redis.reason}. Each process counts and blocks on its own, in memory. ` +
-      'To use Redis, set REDIS_URL, and NODE_ENV=production or REDIS_ENABLED=true, or pass the redis option. ' +
-      'If memory is meant, set REDIS_ENABLED=false, or pass redis: false'
+      'To use Redis, pass the redis option, or set REDIS_URL and NODE_ENV=production or REDIS_ENABLED=true. ' +
+      'To stay in memory without this warning, pass redis: false, or set REDIS_ENABLED=false'
   }
 }
 
-/** Of the user's own client: the guard's are made without the queue, unless the user wants it. */
+/** Checks a client of the user. The guard's own clients have no offline queue, unless the user asks for it. */
 export function checkOfflineQueue (redis: RedisSettings): GuardWarning | undefined {
   if (redis.kind !== 'client' || redis.client.options?.enableOfflineQueue !== true) return undefined
   return {
     code: 'GUARD_WARN_OFFLINE_QUEUE',
-    message: 'The client passed as redis has its offline queue on: when the connection breaks, commands wait in it. ' +
-      'The guard gives them up after commandTimeout and answers from memory, but they run when Redis is back, so ' +
+    message: 'The client passed as redis has an offline queue: commands wait in it while the connection is broken. ' +
+      'The guard gives them up after commandTimeout and answers from memory. They still run when Redis is back, so ' +
       'some changes are made twice. Create the client with enableOfflineQueue: false and ' +
       'autoResendUnfulfilledCommands: false'
   }
 }
 
-/** @param policy  Redis' maxmemory-policy */
+/** @param policy  the maxmemory-policy of Redis */
 export function checkEviction (policy: string): GuardWarning | undefined {
   const begin = `Redis' maxmemory-policy is ${policy}: when memory is short, Redis`
   if (policy.startsWith('allkeys-')) {
     return {
       code: 'GUARD_WARN_EVICTION',
       message: `${begin} silently drops counters and blocks, and attackers go free. Set noeviction. ` +
-        'If caches share this Redis, set a volatile-* policy, which keeps blocks'
+        'If caches share this Redis, set a volatile-* policy instead, which keeps blocks'
     }
   }
   if (policy.startsWith('volatile-')) {
@@ -118,15 +117,15 @@ export function checkEviction (policy: string): GuardWarning | undefined {
   return undefined
 }
 
-/** @param key  one of the guard's own keys in Redis, where the guard found a value that it did not write */
+/** @param key  a key of the guard in Redis, with a value or an entry that the guard did not write */
 export function foreignValue (key: string, fate: ForeignFate): GuardWarning {
   const found = fate === 'emptied'
     ? 'held a value that the guard cannot use. The guard has deleted it'
     : 'holds a value or an entry that the guard did not write. The guard ignores it'
   return {
     code: 'GUARD_WARN_FOREIGN_VALUE',
-    message: `The key ${key} in Redis ${found}. Another program writes to the guard's keys: give the guard its own ` +
-      'nameSpace and its own ACL user'
+    message: `The key ${key} in Redis ${found}. Another program writes to the keys of the guard. Give the guard a ` +
+      'nameSpace and an ACL user of its own'
   }
 }
 

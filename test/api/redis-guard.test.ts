@@ -272,7 +272,7 @@ t.test('events that Redis refuses stop neither limits nor the closing of the app
   const { client } = app.redisGuard
   await app.close()
   await until(() => client!.status === 'end')
-  t.match(lines, [{ msg: 'Redis refuses a command, memory answers for it' }])
+  t.match(lines, [{ msg: 'Redis rejected a command, memory answers for it' }])
 })
 
 t.test('events are written behind, without anybody asking', async t => {

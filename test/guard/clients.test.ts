@@ -3,7 +3,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { parseAddressList } from '../../lib/addresses/address-list.js'
-import { Clients, mostRemembered } from '../../lib/guard/clients.js'
+import { Clients, cacheCapacity } from '../../lib/guard/clients.js'
 
 function newClients (): Clients {
   return new Clients({ ipv6Subnet: 56, allowList: parseAddressList(['192.0.2.0/24']).list })
@@ -43,15 +43,15 @@ t.test('forgets the least recent headers, and keeps one that comes often', async
   let read = 0
   const byHeader = (header: string) =>
     clients.byConnection('10.0.0.1', header, { get ip () { return `read ${++read}` } })
-  for (let i = 0; i < 3 * mostRemembered; i++) {
+  for (let i = 0; i < 3 * cacheCapacity; i++) {
     byHeader(`header ${i}`)
     if (i % 1000 === 0) byHeader('again and again')
   }
-  t.equal(read, 3 * mostRemembered + 1)
-  byHeader(`header ${3 * mostRemembered - 1}`)
-  t.equal(read, 3 * mostRemembered + 1)
+  t.equal(read, 3 * cacheCapacity + 1)
+  byHeader(`header ${3 * cacheCapacity - 1}`)
+  t.equal(read, 3 * cacheCapacity + 1)
   byHeader('header 0')
-  t.equal(read, 3 * mostRemembered + 2)
+  t.equal(read, 3 * cacheCapacity + 2)
 })
 
 t.test('equal answers of a keyGenerator share their counter keys; long answers are not remembered', async t => {

@@ -42,8 +42,8 @@ function forOneLimit (cache: RefusalCache) {
     refuse (client: string, check: Check, canAsk: boolean): Explanation | undefined {
       return cache.refuse({ key: client, checks: [check] }, canAsk)?.outcomes[0]!.explanation
     },
-    learn: (client: string, check: Check, { outcomes: [outcome], ...taken }: Taken) => {
-      cache.learn({ key: client }, { ...taken, outcomes: [{ ...outcome!, check }] })
+    adopt: (client: string, check: Check, { outcomes: [outcome], ...taken }: Taken) => {
+      cache.adopt({ key: client }, { ...taken, outcomes: [{ ...outcome!, check }] })
     },
     flush: async () => await cache.flush(),
     get size () { return cache.size }
@@ -97,7 +97,7 @@ t.test('while Redis is slow, refusals are written one at a time, and no more wai
       const redis = counter(check)
       redis(startMs)
       // Each answer of Redis starts a new count of refusals.
-      cache.learn(`client${i}`, check, redis(startMs))
+      cache.adopt(`client${i}`, check, redis(startMs))
       cache.refuse(`client${i}`, check, true)
     }
     flushed.push(cache.flush())
@@ -128,7 +128,7 @@ for (const algorithm of algorithms) {
         const expected = shadow(nowMs, cost)
         const explanation = cache.refuse('client', { ...check, cost }, true)
         if (explanation === undefined) {
-          cache.learn('client', { ...check, cost }, redis(nowMs, cost))
+          cache.adopt('client', { ...check, cost }, redis(nowMs, cost))
           continue
         }
         refusedHere++
@@ -151,10 +151,10 @@ t.test('asks Redis again at intervals, with one hit, and adopts the answer', asy
   const check = checkOf('fixed-window', 1)
   const { cache, clock } = setUp()
   const redis = counter(check)
-  const learn = (taken: Taken) => cache.learn('client', check, taken)
-  learn(redis(startMs))
+  const adopt = (taken: Taken) => cache.adopt('client', check, taken)
+  adopt(redis(startMs))
   t.equal(cache.size, 0, 'an accepted hit is not remembered')
-  learn(redis(startMs))
+  adopt(redis(startMs))
   t.equal(cache.size, 1)
   clock.ms = askAgainMs - 1
   t.ok(cache.refuse('client', check, true))
@@ -164,7 +164,7 @@ t.test('asks Redis again at intervals, with one hit, and adopts the answer', asy
   t.equal(cache.refuse('another', check, true), undefined)
   t.equal(cache.refuse('client', { ...check, name: 'other' }, true), undefined)
   // The key was reset.
-  learn(counter(check)(startMs + askAgainMs))
+  adopt(counter(check)(startMs + askAgainMs))
   t.equal(cache.size, 0)
   t.equal(cache.refuse('client', check, true), undefined)
 })
@@ -173,8 +173,8 @@ t.test('a refusal of an expensive hit, or under a lower max, does not refuse a h
   const dear = checkOf('fixed-window', 10, 60_000, 8)
   const { cache, written } = setUp()
   const redis = counter(dear)
-  cache.learn('client', dear, redis(startMs))
-  cache.learn('client', dear, redis(startMs))
+  cache.adopt('client', dear, redis(startMs))
+  cache.adopt('client', dear, redis(startMs))
   t.same(cache.refuse('client', dear, true), {
     remaining: 2, resetMs: 60_000, retryAfterMs: 60_000, refusals: 2
   })
@@ -188,7 +188,7 @@ t.test('a refusal of an expensive hit, or under a lower max, does not refuse a h
 t.test('a cached refusal ends with the window, by a monotonic clock', async t => {
   const check = checkOf('fixed-window', 0, 300)
   const { cache, clock } = setUp()
-  cache.learn('client', check, counter(check)(startMs))
+  cache.adopt('client', check, counter(check)(startMs))
   clock.ms = 299.9
   t.equal(cache.refuse('client', check, true)!.retryAfterMs, 1)
   clock.ms = 300
@@ -204,7 +204,7 @@ t.test('keeps refusing what Redis refused while Redis cannot be asked', async t 
   const { cache, clock } = setUp()
   const redis = counter(check)
   redis(startMs)
-  cache.learn('client', check, redis(startMs))
+  cache.adopt('client', check, redis(startMs))
   clock.ms = 9999
   t.ok(cache.refuse('client', check, false))
   clock.ms = 10_000
@@ -217,7 +217,7 @@ t.test('a hit that can never fit asks Redis no more often than others, even if r
       const check = checkOf(algorithm, max, 60_000, cost)
       const { cache, clock, written } = setUp()
       const redis = counter(check)
-      cache.learn('client', check, redis(startMs))
+      cache.adopt('client', check, redis(startMs))
       clock.ms = askAgainMs - 1
       const expected = redis(startMs + clock.ms)
       const { state } = expected.outcomes[0]!
@@ -263,7 +263,7 @@ t.test('with several limits, refuses only what Redis would refuse, with the same
         if (refused !== undefined && outcome.left === 'refusal') written[i]!++
       })
       if (refused === undefined) {
-        cache.learn({ key: 'client' }, wanted)
+        cache.adopt({ key: 'client' }, wanted)
         continue
       }
       refusedHere++
@@ -285,7 +285,7 @@ t.test('asks Redis again when the refusal of one of several limits is due', asyn
   const { cache, clock } = setUpFor(100)
   const refusalAt = (nowMs: number, checks: readonly Check[]) => freshlyTaken(nowMs, checks)
   for (const check of checks) {
-    cache.learn({ key: 'client' }, refusalAt(startMs + clock.ms, [check]))
+    cache.adopt({ key: 'client' }, refusalAt(startMs + clock.ms, [check]))
     clock.ms += askAgainMs / 2
   }
   t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
@@ -299,7 +299,7 @@ t.test('asks Redis for a limit that each refusal changes, and for an unknown lim
   const { cache } = setUpFor(100)
   for (const excess of ['restart', 'backoff'] as const) {
     const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, { excess }), cost: 1 }]
-    cache.learn({ key: 'client' }, freshlyTaken(startMs, checks))
+    cache.adopt({ key: 'client' }, freshlyTaken(startMs, checks))
     t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
   }
   t.equal(cache.refuse({ key: 'client', checks: [plain, { ...plain, name: 'other' }] }, true), undefined)
@@ -310,7 +310,7 @@ t.test('keeps a bounded number of keys, and drops the one that Redis refused lea
   const check = checkOf('fixed-window', 0)
   const { cache } = setUp(3)
   const refused = counter(check)(startMs)
-  for (const client of ['a', 'b', 'c', 'a', 'd']) cache.learn(client, check, refused)
+  for (const client of ['a', 'b', 'c', 'a', 'd']) cache.adopt(client, check, refused)
   t.equal(cache.size, 3)
   t.same(['a', 'b', 'c', 'd'].map(client => cache.refuse(client, check, true) !== undefined), [true, false, true, true])
 })
@@ -319,7 +319,7 @@ t.test('adds refusals up, and writes them behind', async t => {
   const check = checkOf('fixed-window', 1)
   const { cache, written } = setUp()
   const redis = counter(check)
-  for (let i = 0; i < 2; i++) cache.learn('client', check, redis(startMs))
+  for (let i = 0; i < 2; i++) cache.adopt('client', check, redis(startMs))
   for (let i = 0; i < 100; i++) cache.refuse('client', check, true)
   t.same(written, [])
   await until(() => written.length > 0)
@@ -337,7 +337,7 @@ t.test('a failed write does not end the process, and later writes still happen',
   let writes = 0
   const write = async () => { if (++writes === 1) throw new Error('away') }
   const cache = new RefusalCache({ keys, capacity: 1, now: () => 0, write })
-  cache.learn({ key: 'client' }, counter(check)(startMs))
+  cache.adopt({ key: 'client' }, counter(check)(startMs))
   cache.refuse({ key: 'client', checks: [check] }, true)
   await until(() => writes === 1)
   cache.refuse({ key: 'client', checks: [check] }, true)

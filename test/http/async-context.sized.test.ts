@@ -55,7 +55,7 @@ async function watchedApp (t: Test, hook: LimitHook, options: RedisGuardOptions)
   const line = (text: string) => {
     const { msg, reqId, decision, store } = JSON.parse(text) as Line
     if (decision !== undefined) seen.note('a debug line', decision.client.address, store)
-    if (msg === 'a callback of the rate limit failed') seen.note('a line about a callback', reqId, store)
+    if (msg.startsWith('onExceeding, onExceeded or onBan')) seen.note('a line about a callback', reqId, store)
   }
   const app = Fastify({
     trustProxy: ['127.0.0.1'],
@@ -415,5 +415,5 @@ t.test("the guard's own work runs in no request's context, and work for a reques
     '192.0.2.7 get', '192.0.2.7 pttl', '192.0.2.8 evalsha', '192.0.2.8 eval', '192.0.2.9 get', '192.0.2.9 pttl'
   ])
   t.same(lines.filter(({ store }) => store !== undefined), [])
-  t.ok(lines.some(({ msg }) => msg === 'Redis is away, memory answers'))
+  t.ok(lines.some(({ msg }) => String(msg).startsWith('Redis is away, memory answers')))
 })

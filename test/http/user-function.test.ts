@@ -20,7 +20,7 @@ interface Expected {
 }
 
 const fails: Expected = { first: 500, second: 500, told: undefined }
-const callbackFailed = 'a callback of the rate limit failed'
+const callbackFailed = 'onExceeding, onExceeded or onBanReach failed; the request goes on'
 const builderFailed = 'errorResponseBuilder must return an object, and not a promise; ' +
   'the default error is sent instead'
 const countWhenFailed: Expected = { first: 200, second: 429, told: 'countWhen failed, the request counts' }

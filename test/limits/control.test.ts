@@ -20,7 +20,7 @@ t.jobs = 4
 /** The parts that these tests do not use. */
 const unwatched = {
   changeLog: new ChangeLog(() => {}),
-  onTakenOver: () => {},
+  onAdopted: () => {},
   forget: () => {},
   onForeign: () => {},
   now: Date.now
@@ -222,7 +222,7 @@ t.test('wrong arguments are errors that say what is wrong', { buffered: true }, 
   const fine = { max: 1, timeWindow: 1000 }
   const wrong: [() => Promise<unknown>, RegExp][] = [
     [async () => await limits.set('none', fine),
-      /the name of limits.set must be that of a limit, got "none"; limits.names lists them/],
+      /the name of limits.set must be the name of a limit, got "none"; limits.names lists them/],
     [async () => await limits.set('global', { ...fine, max: -1 }),
       /max of limits.set must be a whole number >= 0, or Infinity, got -1/],
     [async () => await limits.set('global', { ...fine, timeWindow: 'soon' }),
@@ -232,7 +232,7 @@ t.test('wrong arguments are errors that say what is wrong', { buffered: true }, 
     [async () => await limits.reset({} as never), /the argument of limits.reset/],
     [async () => await limits.reset({ name: 5 } as never), /the argument of limits.reset/],
     [async () => await limits.reset(''), /the key of limits.reset/],
-    [async () => await limits.peek(5 as never), /the key of limits.peek must be a text that is not empty, got 5/],
+    [async () => await limits.peek(5 as never), /the key of limits.peek must be a non-empty string, got 5/],
     [async () => await app.redisGuard.get('redis-guard:x'), /does not begin with redis-guard:/]
   ]
   for (const [call, message] of wrong) await t.rejects(call(), { code: 'GUARD_ERR_ARGUMENT', message })
@@ -830,11 +830,11 @@ t.test('reason and origin of a change must be texts', { buffered: true }, async 
   for (const wrong of [{ origin: 5 }, { reason: 'x'.repeat(1001) }] as never[]) {
     await t.rejects(limits.set('global', { max: 1, timeWindow: 1000 }, wrong), {
       code: 'GUARD_ERR_ARGUMENT',
-      message: /of limits\.set must be a text/
+      message: /of limits\.set must be a string/
     })
     await t.rejects(limits.reset('global', wrong), {
       code: 'GUARD_ERR_ARGUMENT',
-      message: /of limits\.reset must be a text/
+      message: /of limits\.reset must be a string/
     })
   }
   t.same(limits.list(), [])

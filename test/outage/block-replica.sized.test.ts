@@ -314,7 +314,7 @@ t.test('a list that cannot be read leaves the one in force as it is, and is repo
   await until(async () => await refused() >= 4)
   t.equal(await statusFor(one, '192.0.2.1'), 403)
   t.match(lines.map(({ msg }) => msg).sort(), [
-    'Redis refuses a command, memory answers for it',
+    'Redis rejected a command, memory answers for it',
     'the block list could not be read from Redis'
   ])
   await observer.call('ACL', 'SETUSER', 'default', '+xread')

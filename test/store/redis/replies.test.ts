@@ -289,7 +289,7 @@ t.test('a garbled reply refuses no client: memory answers, and Redis stays in us
     t.equal(app.redisGuard.status.store, 'redis')
   }
   t.match((await app.inject('/metrics')).body, /^redis_guard_errors_total\{kind="reply"\} 4$/m)
-  t.match(lines, [{ msg: 'Redis refuses a command, memory answers for it' }])
+  t.match(lines, [{ msg: 'Redis rejected a command, memory answers for it' }])
 })
 
 /** A proxy that passes on everything except the next reply to one hit. */
