@@ -5,6 +5,7 @@
 import { execFile, type ExecFileException } from 'node:child_process'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import ts from 'typescript'
 import { type Block, blocksOf, readPages } from '../support/markdown.js'
@@ -58,13 +59,23 @@ t.test('each block that is marked to run prints what the next block shows', asyn
   t.teardown(async () => await rm(folder, { recursive: true }))
   const run = blocks.filter(({ note }) => note === 'run')
   t.ok(run.length > 2)
-  for (const block of run) {
+  await Promise.all(run.map(async (block, index) => {
     const next = blocks[blocks.indexOf(block) + 1]
-    if (next?.language !== 'text' || next.note !== 'output') {
-      t.fail(`no output follows ${block.place}`)
-      continue
-    }
-    t.equal(await outputOf(block, folder), next.code, block.place)
+    t.match(next, { language: 'text', note: 'output' }, `output follows ${block.place}`)
+    t.equal(await outputOf(block, join(folder, `${index}.mjs`)), next?.code, block.place)
+  }))
+})
+
+t.test('the costs by a body that the manual shows are never 0, whatever a client sends', async t => {
+  const source = await readFile(inRepository('lib/settings/options.ts'), 'utf8')
+  const costs = [...blocks.map(({ code }) => code), source].flatMap(text => {
+    return [...text.matchAll(/cost: (request => .*body.*?),?\n/g)].map(([, cost]) => cost!)
+  })
+  t.ok(costs.length > 1)
+  for (const cost of costs) {
+    const ask = runInNewContext(cost) as (request: { readonly body: unknown }) => unknown
+    const bodies = [[], { length: 0 }, null, undefined, '', 0, [1], [1, 2, 3]]
+    t.same(bodies.map(body => ask({ body })), [1, 1, 1, 1, 1, 1, 1, 3], cost)
   }
 })
 
@@ -83,7 +94,7 @@ t.test('commands of npm are scripts of the package', async t => {
   }
   const commands = blocks.filter(({ language }) => language === 'sh').flatMap(({ code, place }) => {
     return [...code.matchAll(/npm (?:run )?(start|test|[\w]+:?[\w]*)/g)].map(([, name]) => ({ name: name!, place }))
-  }).filter(({ name }) => !['ci', 'install', 'i', 'uninstall'].includes(name))
+  }).filter(({ name }) => !['ci', 'init', 'install', 'pkg', 'uninstall'].includes(name))
   t.ok(commands.length > 2)
   for (const { name, place } of commands) t.ok(name in scripts, `${place}: ${name}`)
 })
@@ -108,11 +119,10 @@ t.test('each block has a language that a test looks at', t => {
   t.end()
 })
 
-async function outputOf ({ code }: Block, folder: string): Promise<string> {
+async function outputOf ({ code }: Block, file: string): Promise<string> {
   const { outputText } = ts.transpileModule(code, {
     compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2023 }
   })
-  const file = join(folder, 'block.mjs')
   await writeFile(file, outputText)
   // Without NODE_OPTIONS, in which tap has its loaders; and without what the guard reads.
   const env = { PATH: process.env['PATH'], HOME: process.env['HOME'] }

@@ -19,7 +19,8 @@ const patterns: Readonly<Record<string, RegExp>> = {
   again: /\banew\b/i,
   'another client, a person, anybody': /\bsomebody\b/i,
   'the one that, any client that': /\bwho(so)?ever\b/i,
-  'is reported, is sent, learns, receives': /\b(is|are|was|were|be|been|being|last|has|have|had) told\b|\b(un)?told\b|\btoldMs\b/i,
+  'is reported, is sent, learns':
+    /\b(is|are|was|were|be|been|being|last|has|have|had) told\b|\b(un)?told\b|\btoldMs\b/i,
   'reports, says, sends': /\btells? (of|redis|memory|it|them|all|us|nobody)\b/i,
   'must not': /\b(is|are|was) not to\b/i,
   'except, other than': /, save\b|\bsave (for|that|where|what|in)\b/i,

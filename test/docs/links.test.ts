@@ -17,7 +17,8 @@ const links = pages.flatMap(page => {
 })
 
 t.test('a link to a page leads to a file of the package, and its anchor to a heading', async t => {
-  const isPackaged = (path: string) => path.startsWith('docs/') || ['README.md', 'CHANGELOG.md', 'LICENSE'].includes(path)
+  const papers = ['README.md', 'CHANGELOG.md', 'LICENSE']
+  const isPackaged = (path: string) => path.startsWith('docs/') || papers.includes(path)
   let followed = 0
   for (const { page, target } of links) {
     if (/^https?:/.test(target)) continue
@@ -46,7 +47,8 @@ t.test('each page can be reached from README', async t => {
   const seen = new Set(['README.md'])
   for (const path of seen) {
     for (const { page, target } of links) {
-      if (page.path === path && !/^https?:/.test(target)) seen.add(normalize(join(dirname(path), target.replace(/#.*/, ''))))
+      if (page.path !== path || /^https?:/.test(target)) continue
+      seen.add(normalize(join(dirname(path), target.replace(/#.*/, ''))))
     }
   }
   for (const { path } of pages) t.ok(seen.has(path), path)

@@ -31,12 +31,15 @@ export async function writePage ({ path, text }: Page): Promise<void> {
 }
 
 export function blocksOf ({ path, text }: Page): readonly Block[] {
-  return [...text.matchAll(/^( *)```(\w+)(.*)\n([^]*?)^\1```$/gm)].map(({ index, 1: indent, 2: language, 3: note, 4: code }) => ({
-    language: language!,
-    note: note!.trim(),
-    code: code!.replaceAll(new RegExp(`^${indent}`, 'gm'), ''),
-    place: `${path}:${text.slice(0, index).split('\n').length}`
-  }))
+  return [...text.matchAll(/^( *)```(\w+)(.*)\n([^]*?)^\1```$/gm)].map(found => {
+    const [, indent = '', language = '', note = '', code = ''] = found
+    return {
+      language,
+      note: note.trim(),
+      code: code.replaceAll(new RegExp(`^${indent}`, 'gm'), ''),
+      place: `${path}:${text.slice(0, found.index).split('\n').length}`
+    }
+  })
 }
 
 /** A page without its blocks of code: prose, tables and headings. */
@@ -53,7 +56,9 @@ export function tableAfter (marker: string): RegExp {
 export function pageWith (pages: readonly Page[], marker: string): Page {
   const found = pages.filter(({ text }) => text.includes(`<!-- ${marker} -->`))
   const [page] = found
-  if (page === undefined || found.length > 1) throw new Error(`<!-- ${marker} --> stands on ${found.length} pages, not on one`)
+  if (page === undefined || found.length > 1) {
+    throw new Error(`<!-- ${marker} --> stands on ${found.length} pages, not on one`)
+  }
   return page
 }
 
