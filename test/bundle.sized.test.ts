@@ -1,4 +1,4 @@
-/** The built package in a bundle: it must not need the files that it came in. */
+/** The built package in a bundle, where its own files are missing. */
 import { execFile, type ExecFileException } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -14,13 +14,13 @@ const program = join(root, 'test', 'support', 'bundled.mjs')
 
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
-/** Each program counts in a database of its own. */
+/** Each program uses its own database. */
 let database = 0
 
-/** Dependencies in CommonJS need `require`, which an ES module lacks. */
+/** CommonJS dependencies need `require`, which an ES module lacks. */
 const banner = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url)"
 
-/** Commands that write bundles of the program into a folder, without anything for the guard's own code. */
+/** Commands that write bundles of the program into a folder, with no settings for the guard's own code. */
 const bundlers: Readonly<Record<string, (folder: string) => readonly string[]>> = {
   'esbuild as an ES module': folder => [
     'esbuild', program, '--bundle', '--platform=node', '--format=esm', `--outfile=${folder}/program.mjs`,
@@ -37,7 +37,7 @@ const largeBundlers: typeof bundlers = {
 }
 
 for (const [name, commandFor] of Object.entries({ ...bundlers, ...(isFull ? largeBundlers : {}) })) {
-  t.test(`a program that is bundled by ${name} limits in a folder that holds nothing else`, async t => {
+  t.test(`a program bundled by ${name} limits requests in a folder without other files`, async t => {
     const folder = await emptyFolder(t)
     await bundle(t, commandFor(folder))
     const bundles = await readdir(folder)
@@ -46,7 +46,7 @@ for (const [name, commandFor] of Object.entries({ ...bundlers, ...(isFull ? larg
   })
 }
 
-t.test('a program that rollup bundles with the guard, but without other packages, limits as both formats', async t => {
+t.test('a program that rollup bundles with the guard alone limits requests in both formats', async t => {
   const folder = await emptyFolder(t)
   await bundle(t, [
     'rollup', '--config', 'test/support/rollup.config.mjs', '--configOwn', '--configFolder', join(folder, 'bundles')
@@ -59,14 +59,14 @@ t.test('a program that rollup bundles with the guard, but without other packages
 
 type Transpile = (source: string) => Promise<string>
 
-/** Each turns a file into CommonJS, with default imports as Babel has them. */
+/** Each turns a file into CommonJS, with default imports as in Babel. */
 const transpilers: Readonly<Record<string, Transpile>> = {
   esbuild: async source => (await transform(source, { format: 'cjs', platform: 'node', target: 'es2023' })).code,
   ...(isFull ? { TypeScript: transpiledByTypeScript } : {})
 }
 
 for (const [name, transpile] of Object.entries(transpilers)) {
-  t.test(`a program whose every file ${name} turned into CommonJS, as Babel does for Jest, limits`, async t => {
+  t.test(`a program whose files ${name} turned into CommonJS, as Babel does for Jest, limits requests`, async t => {
     const folder = await emptyFolder(t)
     const lib = join(root, 'dist', 'lib')
     const files = (await readdir(lib, { recursive: true })).filter(file => file.endsWith('.js'))
@@ -98,7 +98,7 @@ async function bundle (t: Test, [bundler, ...args]: readonly string[]): Promise<
   t.equal(code, 0, `${bundler} succeeds`, { output })
 }
 
-/** Runs a program on memory, then on Redis: each time its third request is over the limit. */
+/** Runs a program on memory, then on Redis. Its third request must exceed the limit each time. */
 async function limits (t: Test, file: string): Promise<void> {
   const args = [file, `${server.url}/${++database}`]
   const { code, stdout, output } = await run(process.execPath, args, dirname(file))
@@ -113,7 +113,7 @@ interface Result {
 }
 
 async function run (path: string, args: readonly string[], cwd: string): Promise<Result> {
-  // Without NODE_OPTIONS, in which tap has its loaders; and without what the guard reads.
+  // Without NODE_OPTIONS, which contains tap's loaders, and without variables that the guard reads.
   const env = { PATH: process.env['PATH'], HOME: process.env['HOME'] }
   return await new Promise(resolve => {
     execFile(path, args, { cwd, env }, (error: ExecFileException | null, stdout, stderr) => {

@@ -1,6 +1,8 @@
 /** An editor shows a doc comment for each export, member and option. Those of options agree with option-table.ts. */
+import { readFile } from 'node:fs/promises'
 import t from 'tap'
 import ts from 'typescript'
+import { channelNames } from '../lib/index.js'
 import { limitOptions, type Option, pluginOptions, routeOptions } from '../lib/settings/option-table.js'
 import { inRepository } from './support/paths.js'
 import { typeErrors, typeProgram } from './support/type-program.js'
@@ -49,7 +51,7 @@ const pending: ReadonlySet<string> = new Set([
   'ArgumentError.code', 'ClosedError.code', 'GuardError', 'GuardError.code', 'LimitError.code',
   'NoCredentialsError.code', 'OptionsError.problems', 'OptionsError.code', 'RedisRequiredError.code',
   'RefusalError.code', 'StoreUnavailableError.statusCode', 'StoreUnavailableError.kind', 'StoreUnavailableError.code',
-  'ValueError.code', 'StoreFailure', 'Algorithm', 'StoreStatus', 'Block', 'Block.reason', 'Block.blockedAtMs',
+  'ValueError.code', 'StoreFailure', 'Block', 'Block.reason', 'Block.blockedAtMs',
   'RateLimitEvent', 'RateLimitEvent.method', 'Suspect.ip'
 ])
 
@@ -116,4 +118,14 @@ t.test('every method of the client has an example, and all examples compile', as
     }
   }
   t.same(typeErrors(folder, sources, /\/dist\/lib\/index\.d\.ts$/), [])
+})
+
+t.test('docs/api.md names every export, error code, channel and method', async t => {
+  const page = await readFile(inRepository('docs/api.md'), 'utf8')
+  const { types } = checker.getDeclaredTypeOfSymbol(exported.get('GuardErrorCode')!) as ts.UnionType
+  const codes = types.map(type => (type as ts.StringLiteralType).value)
+  t.ok(codes.length > 5)
+  const methods = ['RedisGuard', 'LimitControl'].flatMap(name => membersOf(exported.get(name)!)).map(({ name }) => name)
+  const names = [...exported.keys(), ...codes, ...methods, ...Object.values(channelNames)]
+  t.same(names.filter(name => name !== 'default' && !new RegExp(`\\b${name}\\b`).test(page)), [])
 })

@@ -1,4 +1,4 @@
-/** Errors: names and codes that stay, and messages that say what to do. */
+/** Errors: stable names and codes, and messages that say what to do. */
 import t from 'tap'
 import {
   ArgumentError, ClosedError, GuardError, LimitError, OptionsError, show, StoreUnavailableError, ValueError
@@ -7,7 +7,7 @@ import {
 const problem = { option: 'max', rule: 'a whole number >= 0', received: '"ten"' }
 const cause = new Error('connect ECONNREFUSED')
 
-t.test('every error has its own name and a code that does not change', async t => {
+t.test('every error has its own name and a stable code', async t => {
   const errors: [GuardError, name: string, code: string][] = [
     [new GuardError('GUARD_ERR_METRICS_ROUTE', 'taken'), 'GuardError', 'GUARD_ERR_METRICS_ROUTE'],
     [new OptionsError([problem]), 'OptionsError', 'GUARD_ERR_OPTIONS'],
@@ -24,7 +24,7 @@ t.test('every error has its own name and a code that does not change', async t =
   }
 })
 
-t.test('a wrong option is told with what it must be, what it was, and what to do', async t => {
+t.test('a wrong option is reported with its rule, the received value and the remedy', async t => {
   t.equal(new ArgumentError(problem).message, 'max must be a whole number >= 0, got "ten"')
   t.equal(
     new ArgumentError({ ...problem, remedy: 'leave it out' }).message,
@@ -32,7 +32,7 @@ t.test('a wrong option is told with what it must be, what it was, and what to do
   )
 })
 
-t.test('all wrong options stand in one message, a line each', async t => {
+t.test('one error lists all wrong options, a line each', async t => {
   const error = new OptionsError([
     problem,
     { option: 'hook', rule: "'onRequest'", received: '7', remedy: 'leave it out' }
@@ -43,17 +43,17 @@ t.test('all wrong options stand in one message, a line each', async t => {
   t.equal(error.problems.length, 2)
 })
 
-t.test('an unavailable store keeps the cause and its kind, and is a 500 where it is thrown', async t => {
+t.test('an unavailable store keeps the cause and its kind, and is a 500 if a route throws it', async t => {
   const error = new StoreUnavailableError('connection', 'Redis cannot be used', cause)
   t.equal(error.cause, cause)
   t.match(error, { kind: 'connection', statusCode: 500 })
 })
 
-t.test('an error without a cause has no property of that name', async t => {
+t.test('an error without a cause has no property `cause`', async t => {
   t.notOk(Object.hasOwn(new StoreUnavailableError('timeout', 'late'), 'cause'))
 })
 
-t.test('a received value shows its type', async t => {
+t.test('a received value is shown with its type', async t => {
   const values: [value: unknown, shown: string][] = [
     ['10', '"10"'],
     [10, '10'],
@@ -71,7 +71,7 @@ t.test('a received value shows its type', async t => {
   for (const [value, shown] of values) t.equal(show(value), shown)
 })
 
-t.test('a received value is shortened, and says so', async t => {
+t.test('a long received value is shortened visibly', async t => {
   t.equal(show('x'.repeat(60)), `"${'x'.repeat(60)}"`)
   t.equal(show('x'.repeat(61)), `"${'x'.repeat(60)}..."`)
   t.equal(show(10n ** 100_000n), `1${'0'.repeat(59)}...`)

@@ -1,4 +1,4 @@
-/** Limits hold to the request, however many processes count at once. */
+/** Limits are exact to the request, however many processes count at once. */
 import t from 'tap'
 import { algorithms } from '../lib/rules/algorithms.js'
 import { guardedApp } from './support/app.js'
@@ -10,7 +10,7 @@ t.setTimeout(300_000)
 const server = await RedisServer.start()
 t.teardown(async () => await server.stop())
 
-/** Windows that no test sees the end of, and time limits that a busy machine keeps. */
+/** Windows that do not end during a test, and timeouts that a busy machine meets. */
 const options = { redis: server.url, timeWindow: '1 hour', connectTimeout: 60_000, commandTimeout: 60_000 }
 
 /** One route for each algorithm, beside `/` with a limit of 2. */
@@ -27,7 +27,7 @@ t.test('all 4 processes count in Redis', async t => {
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: of 1,000 requests at once through 4 processes exactly 100 pass`, async t => {
+  t.test(`${algorithm}: of 1,000 concurrent requests through 4 processes exactly 100 pass`, async t => {
     const statuses =
       await Promise.all(Array.from({ length: 1000 }, async (_, i) => await instances[i % 4]!.get({}, `/${algorithm}`)))
     t.equal(statuses.filter(status => status === 200).length, 100)
@@ -40,12 +40,12 @@ t.test('limits survive the restart of an instance', async t => {
   await Promise.all(instances.map(async instance => await instance.stop()))
   const next = await start()
   t.equal(next.store, 'redis')
-  t.same([await next.get(), await next.get()], [200, 429], 'it counts on where the other one ended')
+  t.same([await next.get(), await next.get()], [200, 429], 'it continues the count')
   for (const algorithm of algorithms) t.equal(await next.get({}, `/${algorithm}`), 429, algorithm)
 })
 
 for (const algorithm of algorithms) {
-  t.test(`${algorithm}: of 1,000 requests in one turn of the event loop the first 100 pass, and no other`, async t => {
+  t.test(`${algorithm}: of 1,000 requests in one turn of the event loop exactly the first 100 pass`, async t => {
     const app = await guardedApp(t, { ...options, nameSpace: `batch:${algorithm}:`, algorithm, max: 100 })
     app.get('/', async () => 'ok')
     await app.ready()

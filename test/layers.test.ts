@@ -1,10 +1,10 @@
-/** The rows of CONTRIBUTING.md: a file imports only from its own row or from rows above it, in no circle. */
+/** The table of rows in CONTRIBUTING.md: a file imports only from its own row or rows above, and never in a circle. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { posix } from 'node:path'
 import t from 'tap'
 import { inRepository } from './support/paths.js'
 
-/** The rooms of lib, by row. A name that ends in a slash is a folder; the longest name that fits is the room. */
+/** The rooms of lib, by row. A name that ends in a slash is a folder; the longest matching name is the room. */
 const rows: readonly (readonly string[])[] = [
   ['errors.ts', 'runtime/', 'rules/', 'addresses/'],
   ['settings/', 'store/'],
@@ -17,7 +17,7 @@ const rows: readonly (readonly string[])[] = [
   ['plugin.ts', 'index.ts']
 ]
 
-/** What the folders beside lib/ may import from, themselves included. */
+/** The folders from which each folder beside lib/ may import. */
 const beside: Readonly<Record<string, readonly string[]>> = {
   lib: ['lib'],
   tools: ['tools', 'lib'],
@@ -27,7 +27,7 @@ const beside: Readonly<Record<string, readonly string[]>> = {
   test: ['test', 'examples', 'bench', 'chaos', 'tools', 'lib']
 }
 
-/** Packages that only the adapter to Redis may run; their types are for all. */
+/** Packages that only the adapter to Redis may run; every file may use their types. */
 const ofRedis = ['ioredis', 'opossum']
 
 interface Import {
@@ -37,7 +37,7 @@ interface Import {
 
 type Sources = Readonly<Record<string, string>>
 
-/** What each node imports, by name. */
+/** The imports of each node, by name. */
 type Graph = ReadonlyMap<string, ReadonlySet<string>>
 
 function importsOf (source: string): Import[] {
@@ -51,7 +51,7 @@ function targetOf (file: string, from: string): string | undefined {
   return from.startsWith('.') ? posix.join(posix.dirname(file), from).replace(/\.js$/, '.ts') : undefined
 }
 
-/** @returns undefined: in none */
+/** @returns undefined: the file is in no room */
 function roomOf (file: string): { readonly name: string, readonly row: number } | undefined {
   const isIn = (name: string) => name.endsWith('/') ? file.startsWith(name) : file === name
   const rooms = rows.flatMap((names, row) => names.filter(isIn).map(name => ({ name, row })))
@@ -74,7 +74,7 @@ function violations (sources: Sources): string[] {
   })
 }
 
-/** What each file imports of the others, types included. */
+/** The imports between files, including types. */
 function fileGraph (sources: Sources): Graph {
   return new Map(Object.entries(sources).map(([file, source]) => {
     const targets = importsOf(source).map(({ from }) => targetOf(file, from))
@@ -82,7 +82,7 @@ function fileGraph (sources: Sources): Graph {
   }))
 }
 
-/** What each room of lib imports of other rooms in its own row. @param sources  by path inside lib/ */
+/** The imports between rooms of the same row. @param sources  by path inside lib/ */
 function roomGraph (sources: Sources): Graph {
   const graph = new Map<string, Set<string>>()
   for (const [file, targets] of fileGraph(sources)) {
@@ -102,7 +102,7 @@ function circles (graph: Graph): string[] {
   return [...new Set(together.filter(nodes => nodes.length > 0).map(nodes => `circle: ${nodes.sort().join(', ')}`))]
 }
 
-/** The nodes that one leads to; itself only where it is in a circle. */
+/** The nodes that can be reached from a node. It contains the node itself only if that is in a circle. */
 function reachedFrom (graph: Graph, start: string): ReadonlySet<string> {
   const reached = new Set<string>()
   const waiting = [start]
@@ -125,7 +125,7 @@ function strayImports (sources: Sources): string[] {
   })
 }
 
-/** Declarations at the top level of a file that can change. A table of constants says so: it has a read-only type. */
+/** Top-level declarations that can change. A constant table has a read-only type. */
 function stateOf (file: string, source: string): string[] {
   const mutable = /^(?:export )?(?:(?:let|var) .*|const [^=]*= new (?:Weak)?(?:Map|Set)\b.*)$/gm
   const constant = /^(?:export )?const \w+: Readonly(?:Map|Set)</
@@ -144,12 +144,12 @@ const sources = sourcesIn('lib')
 const all = Object.fromEntries(Object.keys(beside).flatMap(folder =>
   Object.entries(sourcesIn(folder)).map(([file, source]) => [`${folder}/${file}`, source])))
 
-t.test('every file of lib imports only from its own row or rows above it', async t => {
+t.test('every file of lib imports only from its own row or rows above', async t => {
   t.ok(Object.keys(sources).length > 20)
   t.same(violations(sources).sort(), [])
 })
 
-t.test('no file imports itself through others, not even its types', async t => {
+t.test('no file imports itself through others, not even types', async t => {
   t.ok(Object.keys(all).length > 200)
   t.same(circles(fileGraph(all)), [])
 })
@@ -158,35 +158,35 @@ t.test('no two rooms of one row import each other', async t => {
   t.same(circles(roomGraph(sources)), [])
 })
 
-t.test('what tests, bench and chaos share is in tools', async t => {
+t.test('tests, bench and chaos share only the files in tools', async t => {
   t.same(strayImports(all), [])
 })
 
 t.test('only rules/ and the declaration of the option name an algorithm; all others ask its rule', async t => {
   const naming = Object.keys(sources).filter(file => /'(fixed-window|sliding-window|gcra)'/.test(sources[file] ?? ''))
-  // The Lua of the rules is written into scripts.ts.
+  // scripts.ts contains the Lua of the rules.
   const others = naming.filter(file => !file.startsWith('rules/') && file !== 'store/redis/lua/scripts.ts')
   t.same(others, ['settings/option-table.ts', 'settings/options.ts'])
   t.ok(naming.includes('rules/algorithms.ts'))
 })
 
-t.test('every import of lib is seen', async t => {
+t.test('the check sees every import of lib', async t => {
   for (const [file, source] of Object.entries(sources)) {
     t.equal(importsOf(source).length, source.match(/\bfrom '|\bimport '|\bimport\('/g)?.length ?? 0, file)
   }
 })
 
-t.test('no file of lib depends on where it lies: in a bundle it lies elsewhere', async t => {
+t.test('no file of lib depends on its location, which differs in a bundle', async t => {
   for (const [file, source] of Object.entries(sources)) {
     t.notMatch(source, /\bimport\.meta\b|\b__(dirname|filename)\b|\bcreateRequire\b/, file)
   }
 })
 
-t.test('no file of lib has state of its own, which several copies or applications would share or miss', async t => {
+t.test('no file of lib has module-level state, which copies and applications would share or miss', async t => {
   t.same(Object.entries(sources).flatMap(([file, source]) => stateOf(file, source)).sort(), [])
 })
 
-t.test('state of a file is found', async t => {
+t.test('finds module-level state', async t => {
   const cases: [source: string, found: string[]][] = [
     ['let count = 0\n', ['a.ts: let count = 0']],
     ['export let count = 0\n', ['a.ts: export let count = 0']],
@@ -200,7 +200,7 @@ t.test('state of a file is found', async t => {
   for (const [source, found] of cases) t.same(stateOf('a.ts', source), found, source)
 })
 
-t.test('an import that breaks the rule is found', async t => {
+t.test('finds an import that breaks the rule', async t => {
   const cases: [sources: Record<string, string>, found: string[]][] = [
     [{ 'settings/a.ts': "import { x } from '../errors.js'\n", 'errors.ts': '' }, []],
     [{ 'errors.ts': "import { x } from './settings/a.js'\n", 'settings/a.ts': '' },
@@ -231,7 +231,7 @@ t.test('an import that breaks the rule is found', async t => {
   for (const [made, found] of cases) t.same(violations(made), found, JSON.stringify(made))
 })
 
-t.test('a circle is found, of values and of types, of files and of rooms', async t => {
+t.test('finds circles of values and of types, between files and between rooms', async t => {
   const a = 'guard/a.ts'
   const cases: [sources: Record<string, string>, ofFiles: string[], ofRooms: string[]][] = [
     [{ [a]: "import { x } from './b.js'\n", 'guard/b.ts': '' }, [], []],
@@ -262,7 +262,7 @@ t.test('a circle is found, of values and of types, of files and of rooms', async
   }
 })
 
-t.test('an import from a folder beside lib that is not for it is found', async t => {
+t.test('finds an import that a folder beside lib may not use', async t => {
   const target = { 'tools/a.ts': '', 'test/a.ts': '' }
   t.same(strayImports({ ...target, 'bench/a.ts': "import '../tools/a.js'\n" }), [])
   t.same(strayImports({ ...target, 'bench/a.ts': "import '../test/a.js'\n" }), ['bench/a.ts imports test/a.ts'])

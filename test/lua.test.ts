@@ -1,4 +1,4 @@
-/** The Lua scripts as they travel in the JavaScript, and how they are composed. */
+/** The Lua scripts embedded in JavaScript, and how they are composed. */
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -18,7 +18,7 @@ const rooms: Readonly<Record<string, Readonly<Record<string, string>>>> = {
 }
 
 for (const [folder, scripts] of Object.entries(rooms)) {
-  t.test(`the scripts of ${folder} are composed of the Lua there; if not, run \`npm run lua\``, async t => {
+  t.test(`the scripts of ${folder} match its Lua files; if not, run \`npm run lua\``, async t => {
     const files = (await readdir(inRepository(folder))).filter(file => file.endsWith('.lua'))
     t.ok(files.length > 0)
     t.same(Object.keys(scripts).sort(), files.map(file => file.replace('.lua', '')).sort())
@@ -38,7 +38,7 @@ t.test('Redis compiles each script', async t => {
   }
 })
 
-t.test('no script or part defines a function of a part again', async t => {
+t.test('no script or part redefines a function of a part', async t => {
   const prelude = join(inRepository('lib/store/redis/lua'), 'prelude')
   const parts =
     await Promise.all((await readdir(prelude)).map(async file => await readFile(join(prelude, file), 'utf8')))
@@ -50,7 +50,7 @@ t.test('no script or part defines a function of a part again', async t => {
   }
 })
 
-/** Writes Lua files below a folder of its own. */
+/** Writes Lua files into a new folder. */
 async function folderOf (files: Readonly<Record<string, string>>): Promise<string> {
   const folder = t.testdir({})
   for (const [path, text] of Object.entries(files)) {
@@ -60,7 +60,7 @@ async function folderOf (files: Readonly<Record<string, string>>): Promise<strin
   return folder
 }
 
-t.test('a script begins with its parts, each once and behind those that it uses', async t => {
+t.test('a script begins with its parts, each once and after those that it uses', async t => {
   const folder = await folderOf({
     'script.lua': '-- uses     b, a\nreturn\n',
     'other.lua': 'return 1\n',
@@ -74,7 +74,7 @@ t.test('a script begins with its parts, each once and behind those that it uses'
   })
 })
 
-t.test('the rules stand in place of --@rules, behind the parts that only they use', async t => {
+t.test('the rules replace --@rules, after the parts that only they use', async t => {
   const folder = await folderOf({
     'script.lua': '-- uses     a\n-- before\n  --@rules\n-- behind\n',
     'prelude/a.lua': '-- a\n',
@@ -91,7 +91,7 @@ t.test('the rules stand in place of --@rules, behind the parts that only they us
   t.match(script, /\n-- behind\n$/)
 })
 
-t.test('parts that do not exist or use each other are refused, and so are rules that stand twice', async t => {
+t.test('rejects missing parts, parts that use each other, and a second --@rules', async t => {
   const cases: readonly (readonly [files: Readonly<Record<string, string>>, message: RegExp])[] = [
     [{ 'script.lua': '-- uses     a\n' }, /script\.lua uses a, which is no part/],
     [{ 'script.lua': '-- uses     a\n', 'prelude/a.lua': '-- uses     b\n' }, /a\.lua uses b, which is no part/],

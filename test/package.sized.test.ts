@@ -1,4 +1,4 @@
-/** The published package, used by its name from node_modules, with its declared dependencies only. */
+/** The published package, used by name from node_modules, with only its declared dependencies. */
 import { execFile, type ExecFileException } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -20,7 +20,7 @@ const manifest = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) 
 const folder = await mkdtemp(join(tmpdir(), 'package-'))
 t.teardown(async () => await rm(folder, { recursive: true, force: true }))
 
-// Without the build that npm would run first: other tests may be reading dist right now.
+// Without the build that npm would run first: other tests may be reading dist now.
 const packed =
   await run('npm', ['pack', '--ignore-scripts', '--pack-destination', folder, '--cache', join(folder, 'cache')], root)
 const tarball = join(folder, `fastify-redis-guard-${manifest.version}.tgz`)
@@ -29,18 +29,18 @@ const installed = join(consumer, 'node_modules', 'fastify-redis-guard')
 await mkdir(installed, { recursive: true })
 const unpacked = await run('tar', ['-xzf', tarball, '--strip-components=1', '-C', installed], folder)
 
-// Only these: what the package uses without declaring it is not found.
+// Only these are linked, so an undeclared dependency is not found.
 for (const name of [...Object.keys(manifest.dependencies), ...Object.keys(manifest.peerDependencies), '@types/node']) {
   const link = join(consumer, 'node_modules', name)
   await mkdir(dirname(link), { recursive: true })
   await symlink(join(root, 'node_modules', name), link)
 }
 
-t.test('the package holds the compiled lib and its papers, and nothing else', async t => {
+t.test('the package contains the compiled lib, its documents and nothing else', async t => {
   t.equal(packed.code, 0, 'npm pack succeeds', { output: packed.output })
   t.equal(unpacked.code, 0, 'tar succeeds', { output: unpacked.output })
   const sources = await filesIn(join(root, 'lib'))
-  // Types of others' code are not compiled, nor are ours made of them.
+  // Declarations of other packages are not compiled.
   const ownSources = sources.filter(file => file.endsWith('.ts') && !file.endsWith('.d.ts'))
   const compiled = ownSources.flatMap(file => [file.replace(/ts$/, 'js'), file.replace(/ts$/, 'd.ts')])
   const pages = await filesIn(join(root, 'docs'))
@@ -61,7 +61,7 @@ async function serve () {
 serve()
 `
 
-t.test('an ES module imports it, and its second request is refused', async t => {
+t.test('an ES module imports the package, and its second request is refused', async t => {
   await writeFile(
     join(consumer, 'service.mjs'),
     `import Fastify from 'fastify'\nimport redisGuard from 'fastify-redis-guard'\n${use}`
@@ -70,7 +70,7 @@ t.test('an ES module imports it, and its second request is refused', async t => 
   t.same({ code, stdout }, { code: 0, stdout: '200 429\n' }, { output })
 })
 
-t.test('a CommonJS module requires it, and its second request is refused', async t => {
+t.test('a CommonJS module requires the package, and its second request is refused', async t => {
   await writeFile(
     join(consumer, 'service.cjs'),
     `const Fastify = require('fastify')\nconst redisGuard = require('fastify-redis-guard')\n${use}`
@@ -103,16 +103,16 @@ app.get('/text', { config: { rateLimit: { max: '5' } } }, async () => 'text')
 await app.redisGuard.blockIP('203.0.113.7', '1 hour')
 `
 
-t.test('its types let through what works, and nothing else', async t => {
+t.test('the types accept correct code, and reject wrong code', async t => {
   await writeFile(join(consumer, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type: 'module' }))
-  // One line that does not fit shows that the others are looked at.
+  // One wrong line proves that the others are checked.
   const wrong = 'const text: string = redisGuard'
   const errors = typeErrors(consumer, { 'service.ts': `${typedService}\n${wrong}\n` }, /\/fastify-redis-guard\/dist\//)
   t.equal(errors.length, 1, '', { errors })
   t.ok(errors[0]!.startsWith(wrong))
 })
 
-/** Declarations of all packages are checked as well: a conflict with ours may be reported in them. */
+/** Also checks the declarations of all packages: a conflict with ours may be reported there. */
 async function compilesWhole (t: Test): Promise<void> {
   await writeFile(join(consumer, 'tsconfig.json'), JSON.stringify({
     compilerOptions: {
@@ -139,7 +139,7 @@ async function filesIn (folder: string): Promise<string[]> {
 type Ended = { code: number | string, stdout: string, output: string }
 
 async function run (program: string, args: readonly string[], cwd: string): Promise<Ended> {
-  // Without NODE_OPTIONS, in which tap has its loaders; and without what the guard reads.
+  // Without NODE_OPTIONS, which contains tap's loaders, and without variables that the guard reads.
   const env = { PATH: process.env['PATH'], HOME: process.env['HOME'] }
   return await new Promise(resolve => {
     execFile(program, args, { cwd, env }, (error: ExecFileException | null, stdout, stderr) => {

@@ -1,4 +1,4 @@
-/** What the plugin does as a whole: options at registration, warnings, log levels, and its end. */
+/** The plugin as a whole: options at registration, warnings, log levels, and closing. */
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import redisGuard from '../lib/index.js'
@@ -18,7 +18,7 @@ function environment (t: Test, env: Record<string, string>): void {
   })
 }
 
-t.test('wrong options: one error at registration, that names all of them', async t => {
+t.test('wrong options give one error at registration that names all of them', async t => {
   const app = Fastify()
   t.teardown(async () => await app.close())
   const wrong = { max: '10', timeWindow: 'soon', redis: 'http://user:secret@host', ipv6Subnet: 129, maxx: 5 }
@@ -32,13 +32,13 @@ t.test('wrong options: one error at registration, that names all of them', async
 })
 
 t.test('an application of fastify-cli whose plugins are loaded by @fastify/autoload', async t => {
-  /** What both do with a file of the folder plugins/, whose `autoConfig` are its own options. */
+  /** Loads the plugin as both do for a file in the folder plugins/, whose `autoConfig` contains its own options. */
   const load = async (autoConfig: object, ofCommandLine: object, prefix?: string) => {
     const lines: Record<string, unknown>[] = []
     const app = Fastify(logTo(lines))
     t.teardown(async () => await app.close())
     const serverOptions = { trustProxy: '10.0.0.0/8', requestTimeout: 1000, pluginTimeout: 9000, forceESM: true }
-    // fastify-cli, with --options, and its helper for tests
+    // fastify-cli with --options, and its helper for tests
     const ofApplication = Object.assign({}, serverOptions, ofCommandLine, { skipOverride: true })
     await app.register(async application => {
       const options: Record<string, unknown> = Object.assign({}, autoConfig, ofApplication)
@@ -49,7 +49,7 @@ t.test('an application of fastify-cli whose plugins are loaded by @fastify/autol
     return { app, lines }
   }
 
-  t.test('starts with the options of its own', async t => {
+  t.test('starts with its own options', async t => {
     const { app, lines } = await load({ redis: false, max: 1 }, {})
     t.same([(await app.inject('/')).statusCode, (await app.inject('/')).statusCode], [200, 429])
     t.same(lines.filter(({ code }) => code !== undefined), [])
@@ -64,13 +64,13 @@ t.test('an application of fastify-cli whose plugins are loaded by @fastify/autol
     t.notMatch(JSON.stringify(lines), 'hunter2')
   })
 
-  t.test('does not start with a mistake', async t => {
+  t.test('does not start with a misspelt option', async t => {
     const mistake = { code: 'GUARD_ERR_OPTIONS', message: /did you mean timeWindow/ }
     await t.rejects(load({ redis: false, windowMs: 1000 }, {}), mistake)
   })
 })
 
-t.test('a warning for each hole that is allowed', async t => {
+t.test('warns of each risky configuration', async t => {
   const warningsOf = async (server: object, options: object = {}) => {
     const lines: Record<string, unknown>[] = []
     const app = await guardedApp(t, options, { ...logTo(lines), ...server })
@@ -118,7 +118,7 @@ t.test('a warning for each hole that is allowed', async t => {
 })
 
 t.test('LOG_LEVEL', async t => {
-  t.test('debug shows what is done, whatever the level of the application', async t => {
+  t.test('debug shows each decision, whatever the level of the application', async t => {
     environment(t, { LOG_LEVEL: 'debug' })
     const lines: Record<string, unknown>[] = []
     const app = await guardedApp(t, { max: 0 }, logTo(lines))
@@ -140,7 +140,7 @@ t.test('LOG_LEVEL', async t => {
     ])
   })
 
-  t.test('of a name that the logger does not know is left to the application', async t => {
+  t.test('a level that the logger does not know is left to the application', async t => {
     environment(t, { LOG_LEVEL: 'verbose' })
     const lines: Record<string, unknown>[] = []
     await guardedApp(t, {}, logTo(lines, 'info'))
@@ -148,7 +148,7 @@ t.test('LOG_LEVEL', async t => {
   })
 })
 
-t.test('after closing no connection is left, and nothing is sent any more', async t => {
+t.test('after closing, no connection is left and nothing is sent', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const observer = server.client()
@@ -175,11 +175,11 @@ t.test('closing while Redis hangs takes no longer than a command may', async t =
   server.signal('SIGSTOP')
   const startMs = performance.now()
   await app.close()
-  // 250 ms on a machine that does nothing else.
+  // 250 ms on an idle machine.
   t.ok(performance.now() - startMs < 2500, `${performance.now() - startMs} ms`)
 })
 
-t.test('what has expired is forgotten, every half minute', async t => {
+t.test('expired counters are removed every half minute', async t => {
   const clock = mockMachinery(t, 'setInterval')
   const app = await guardedApp(t, { redis: { port: 1 }, onOutage: 'share', timeWindow: 20 })
   app.get('/', async () => 'ok')

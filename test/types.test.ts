@@ -1,4 +1,4 @@
-/** What TypeScript refuses: this file compiles only if each marked line does not. */
+/** What TypeScript rejects: this file compiles only if each marked line would not. */
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyTypeProvider } from 'fastify'
 import t from 'tap'
 import redisGuard, {
@@ -61,7 +61,7 @@ async function wrongCalls (app: FastifyInstance): Promise<void> {
   await app.redisGuard.blockIP(5, 60)
 }
 
-/** Each leaves requests out. */
+/** Each of these leaves requests out. */
 const skips: RedisGuardOptions['skip'][] = [
   request => request.routeOptions.url?.startsWith('/public/'),
   async request => request.method === 'OPTIONS'
@@ -70,7 +70,7 @@ const skips: RedisGuardOptions['skip'][] = [
 const codeOf = (refusal: RefusalError | RefusalContext): RefusalCode => refusal.code
 const nameOf = (refusal: RefusalError): string | undefined => refusal.limit
 
-/** Each is an id. */
+/** Each of these returns an id. */
 const keyGenerators: RedisGuardOptions['keyGenerator'][] = [
   request => request.headers['x-api-key'],
   request => request.id.length,
@@ -127,7 +127,7 @@ async function otherServers (): Promise<void> {
   typed.get<{ Params: { id: string } }>('/:id', { onRequest: limit }, async request => request.params.id)
 }
 
-t.test('right options compile, and their results have their types', async t => {
+t.test('correct options compile, and their results have the declared types', async t => {
   t.equal(wrong.length, 18)
   t.type(wrongCalls, 'function')
   t.type(otherServers, 'function')
@@ -148,7 +148,7 @@ t.test('right options compile, and their results have their types', async t => {
   const limiter = app.createRateLimit()
   app.get('/look', { config: { rateLimit: false } }, async (request, reply) => {
     const result: RateLimitResult = await limiter(request)
-    // Only one that was counted has numbers.
+    // Only the result of a counted request has numbers.
     const { remaining, limit } = result.isAllowed ? { remaining: undefined, limit: undefined } : result
     return { remaining, limit, headers: reply.getHeaders() }
   })

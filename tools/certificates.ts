@@ -1,4 +1,4 @@
-/** Certificate authorities of a test's own, and certificates by them, for servers and clients alike. */
+/** Certificate authorities for tests, and the certificates that they issue to servers and clients. */
 import { execFile } from 'node:child_process'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 import { findProgram } from './program.js'
 
 export interface Certificate {
-  /** files */
+  /** paths */
   readonly certFile: string
   readonly keyFile: string
   /** PEM */
@@ -15,13 +15,13 @@ export interface Certificate {
   readonly key: string
 }
 
-/** Removes all files when it is done, as a test does. */
+/** Removes all files at its end, as a test does. */
 interface Owner {
   teardown: (remove: () => Promise<void>) => void
 }
 
 export interface CertificateOptions {
-  /** what it is valid for; openssl's subjectAltName */
+  /** the names that it is valid for, as openssl's subjectAltName */
   names?: string
   /** -1: it has expired */
   days?: number

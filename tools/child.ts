@@ -1,6 +1,6 @@
 /**
- * A Node.js process of the bench's or of chaos: prints its port when it is ready, answers what it is asked, and ends
- * with who started it.
+ * A Node.js process of the bench or of chaos: it prints its port when it is ready, answers questions of its parent, and
+ * ends with its parent.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { pinned } from './cores.js'
 
-/** As long as a machine under load may take, to start and to answer. */
+/** Long enough for a machine under load to start it and to answer. */
 const startWithinMs = 60_000
 const answerWithinMs = 60_000
 
@@ -39,12 +39,12 @@ export class Child {
 
   /**
    * @param core  undefined: any
-   * @throws when it does not say `port N` in time
+   * @throws if it does not print `port N` in time
    */
   static async start (core: number | undefined, file: URL, ...args: string[]): Promise<Child> {
     const ofNode = [fileURLToPath(file), ...args]
     const [program, all] = core === undefined ? [process.execPath, ofNode] : pinned(core, process.execPath, ofNode)
-    // As in production, and without what the guard would read.
+    // As in production, and without variables that the guard reads.
     const env = { PATH: process.env['PATH'], NODE_ENV: 'production' }
     const child = spawn(program, all, { stdio: ['ignore', 'pipe', 'inherit', 'ipc'], env })
     const lines = createInterface(child.stdout!)
@@ -60,12 +60,12 @@ export class Child {
     }
   }
 
-  /** CPU time that it has used since its start, in us. */
+  /** CPU time used since the start, in us. */
   async cpuMicros (): Promise<number> {
     return await this.ask<number>('cpu')
   }
 
-  /** @param question  what the process knows to answer (`answerParent`) */
+  /** @param question  a question that the process answers (`answerParent`) */
   async ask<T> (question: unknown): Promise<T> {
     const id = ++this.#lastId
     return await new Promise((resolve, reject) => {
@@ -85,7 +85,7 @@ export class Child {
   }
 }
 
-/** In the process: answers what its parent asks, and ends with it. */
+/** Runs in the child: answers the questions of its parent, and ends with it. */
 export function answerParent (answer: (question: unknown) => unknown): void {
   process.on('message', ({ id, question }: Question) => {
     Promise.resolve(answer(question)).then(

@@ -1,7 +1,6 @@
 /**
- * Which process runs on which core: the server that is measured has one of its
- * own; the load, Redis and the proxy share the other, as they would be
- * elsewhere in production. Redis pins itself (`--server_cpulist`).
+ * Assigns processes to cores: the measured server has its own core; the load, Redis and the proxy share the other one,
+ * since in production they run on other machines. Redis pins itself (`--server_cpulist`).
  */
 import { availableParallelism } from 'node:os'
 import { findProgram } from './program.js'

@@ -1,28 +1,27 @@
 /**
- * Makes sure that the programs which the tests and the bench start are there:
+ * Makes sure that the programs that the tests and the bench start are installed:
  *
  *   node tools/install-programs.mjs redis-server prometheus
  *
- * One that is missing is installed with the system's package manager where
- * that needs no password; its service is not started. Otherwise this fails
- * with the one line to type.
+ * A missing program is installed with the system's package manager if that needs no password; its service is not
+ * started. Otherwise this fails with the one line to type.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
-/** Packages by package manager; the first program of a list is looked for, then its stand-ins. */
+/** Packages by package manager. Any program in `found` will do. */
 const programs = {
   'redis-server': { found: ['redis-server', 'valkey-server'], apt: 'redis-server', brew: 'redis' },
   openssl: { found: ['openssl'], apt: 'openssl', brew: 'openssl' },
   prometheus: { found: ['prometheus'], apt: 'prometheus', brew: 'prometheus' },
   promtool: { found: ['promtool'], apt: 'prometheus', brew: 'prometheus' },
   wrk: { found: ['wrk'], apt: 'wrk', brew: 'wrk' },
-  // Elsewhere the bench runs without it, and says so.
+  // On other systems the bench runs without it, and says so.
   taskset: { found: ['taskset'], apt: 'util-linux', onLinuxOnly: true }
 }
 
-// Debian keeps servers where the PATH of a user does not look.
+// Debian puts servers in folders that are not in the PATH of a user.
 const usual = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
 const folders = [...(process.env.PATH ?? '').split(delimiter), ...usual]
 const has = name => folders.some(folder => existsSync(join(folder, name)))
@@ -32,12 +31,10 @@ function isMissing (program) {
 }
 
 /**
- * Run by sh as root, with the packages as arguments. Under systemd only
- * policy-rc.d keeps a package from starting its service (RUNLEVEL=1, often
- * named for this, is for init scripts, and sudo drops it); one that is there
- * already is the administrator's, and stays. Ours goes whatever happens: left
- * behind, it would keep every service of the machine from starting after its
- * next update.
+ * Run by sh as root, with the packages as arguments. Under systemd only policy-rc.d keeps a package from starting its
+ * service (RUNLEVEL=1, often recommended for this, is for init scripts, and sudo drops it). An existing policy-rc.d is
+ * the administrator's, and stays. Ours is removed whatever happens: left behind, it would keep every service of the
+ * machine from starting after its next update.
  */
 const aptInstall = `
   export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1

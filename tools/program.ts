@@ -1,4 +1,4 @@
-/** Programs that tests start: found where the distribution puts them, stopped by their own process id. */
+/** Programs that tests start: found where distributions put them, and stopped by their own process id. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
@@ -7,13 +7,13 @@ import { createServer } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-// tap would measure coverage in children, too, and no line of lib is covered by them alone.
+// Otherwise tap would measure coverage in children too; every line of lib is covered without them.
 process.env['_TAPJS_PROCESSINFO_COVERAGE_'] = '0'
 
 const usual = ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/opt/homebrew/bin']
 const folders = [...(process.env['PATH'] ?? '').split(delimiter), ...usual]
 
-/** @param names  stand-ins for each other; @throws when none is installed: a missing program fails the test */
+/** @param names  alternatives; @throws if none is installed: a missing program fails the test */
 export function findProgram (...names: string[]): string {
   const found = names.flatMap(name => folders.map(folder => join(folder, name))).find(path => existsSync(path))
   if (found === undefined) throw new Error(`${names.join(' or ')} is not installed; see CONTRIBUTING.md`)
@@ -21,8 +21,9 @@ export function findProgram (...names: string[]): string {
 }
 
 /**
- * A port on which nobody listens. It lies below those that the system gives to clients, so that no connection takes it
- * while a server is down; 10,000 above it, where a node of a Cluster talks to the others, nothing listens either.
+ * A port on which nothing listens. It lies below the ports that the system gives to clients, so that no connection
+ * takes it while a server is down. Nothing listens 10,000 above it either, where a node of a Cluster talks to the
+ * others.
  */
 export async function freePort (): Promise<number> {
   while (true) {
@@ -31,7 +32,7 @@ export async function freePort (): Promise<number> {
   }
 }
 
-/** Starts a program on a free port; on another one where somebody else has taken it meanwhile. */
+/** Starts a program on a free port, and on another one if that was taken in the meantime. */
 export async function onFreePort<Started> (start: (port: number) => Promise<Started>): Promise<Started> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -69,7 +70,7 @@ export class Program {
     return this.#output
   }
 
-  /** @throws with the program's output, when it ends or says nothing of the kind in time */
+  /** @throws with the program's output, if it ends or does not print the pattern in time */
   async saying (pattern: RegExp, withinMs = 30_000): Promise<void> {
     const untilMs = Date.now() + withinMs
     while (!pattern.test(this.#output)) {
@@ -84,14 +85,14 @@ export class Program {
     this.#child.kill(signal)
   }
 
-  /** @returns the exit code; null when a signal ended it */
+  /** @returns the exit code; null: a signal ended it */
   async exited (): Promise<number | null> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, 'exit')
     return this.#child.exitCode
   }
 
   async stop (signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    // A stopped program hears SIGKILL only.
+    // A stopped program receives only SIGKILL.
     if (signal !== 'SIGKILL') this.signal('SIGCONT')
     this.signal(signal)
     await this.exited()

@@ -1,17 +1,17 @@
-/** A real Cluster of three primaries, each with a replica where wanted. */
+/** A real Cluster of three primaries, each with a replica if requested. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Redis, RedisOptions } from 'ioredis'
 import { RedisServer } from './redis-server.js'
 
 interface ClusterStart {
   readonly withReplicas?: boolean
-  /** of each server */
+  /** for each server */
   readonly args?: readonly string[]
   readonly client?: RedisOptions
 }
 
 export class RedisCluster {
-  /** the primaries that it began with, then their replicas in the same order */
+  /** the initial primaries, then their replicas in the same order */
   readonly servers: readonly RedisServer[]
 
   private constructor (servers: readonly RedisServer[]) {
@@ -19,8 +19,8 @@ export class RedisCluster {
   }
 
   /**
-   * @param args  more of redis-server's arguments
-   * @param client  what a client of these servers needs, such as `tls`
+   * @param args  additional arguments of redis-server
+   * @param client  options that a client of these servers needs, such as `tls`
    */
   static async start (
     { withReplicas = false, args = [], client: clientOptions = {} }: ClusterStart = {}
@@ -29,7 +29,7 @@ export class RedisCluster {
     const servers = await Promise.all(Array.from({ length: count }, async (_, i) =>
       await RedisServer.start(
         '--cluster-enabled', 'yes', '--cluster-config-file', `nodes-${i}.conf`, '--cluster-node-timeout', '2000',
-        // Or a replica gets its first data, and then a first command, seconds later.
+        // Without these, a replica gets its first data, and then its first command, seconds later.
         '--repl-diskless-sync-delay', '0', '--repl-ping-replica-period', '1', ...args
       )))
     const clients = servers.map(server => server.client(clientOptions))
@@ -47,7 +47,7 @@ export class RedisCluster {
     for (const client of clients.slice(3)) {
       while (!/master_link_status:up/.test(await client.info('replication'))) await sleep(20)
     }
-    // One of them may not have heard of a replica's first data yet, and leaves that out.
+    // A node may not know yet that a replica has its first data, and leaves that replica out.
     const namesAll = async (client: Redis) => {
       const ranges = await client.call('CLUSTER', 'SLOTS') as readonly unknown[][]
       return ranges.flatMap(([, , ...nodes]) => nodes).length === count

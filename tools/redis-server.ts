@@ -1,4 +1,4 @@
-/** A real redis-server of a test's own, on a free port; without persistence, unless its arguments say otherwise. */
+/** A real redis-server for a test, on a free port, without persistence unless its arguments say otherwise. */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,7 +6,7 @@ import { Redis, type RedisOptions } from 'ioredis'
 import type { Authority, Certificate } from './certificates.js'
 import { findProgram, onFreePort, Program } from './program.js'
 
-/** Arguments for TLS alone, also among servers, and for nobody without a certificate of the same authority. */
+/** Arguments for a server that accepts only TLS with a client certificate of the authority, also from other servers. */
 export function tlsArguments ({ caFile }: Authority, { certFile, keyFile }: Certificate): readonly string[] {
   return [
     '--port', '0', '--tls-port', '{port}', '--tls-auth-clients', 'yes', '--tls-cluster', 'yes',
@@ -28,7 +28,7 @@ export class RedisServer {
     this.#program = this.#spawn()
   }
 
-  /** @param args  more of redis-server's arguments, such as `--requirepass secret`; `--port 0` with TLS */
+  /** @param args  additional arguments of redis-server, such as `--requirepass secret`; `--port 0` with TLS */
   static async start (...args: string[]): Promise<RedisServer> {
     const folder = await mkdtemp(join(tmpdir(), 'redis-'))
     return await onFreePort(async port => {
@@ -42,7 +42,7 @@ export class RedisServer {
     return `redis://127.0.0.1:${this.port}`
   }
 
-  /** A client of the test's own, with ioredis' defaults; the test ends it. */
+  /** A new client with ioredis' defaults; the test closes it. */
   client (options: RedisOptions = {}): Redis {
     return new Redis({ host: '127.0.0.1', port: this.port, ...options })
   }
@@ -55,13 +55,13 @@ export class RedisServer {
     await this.#program.stop('SIGKILL')
   }
 
-  /** Starts again on the same port; empty, unless it keeps what it has on disk. */
+  /** Starts again on the same port; empty, unless its data is on disk. */
   async restart (): Promise<void> {
     this.launch()
     await this.ready()
   }
 
-  /** The same without waiting: a large file takes a while to load. */
+  /** Restarts without waiting: a large file takes a while to load. */
   launch (): void {
     this.#program = this.#spawn()
   }

@@ -1,4 +1,4 @@
-/** One Sentinel that watches a primary by the name `main`, and may replace it by a replica on its own. */
+/** One Sentinel that watches a primary named `main`, and may replace it by a replica on its own. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -15,14 +15,14 @@ export class Sentinel {
   private constructor (port: number, folder: string) {
     this.port = port
     this.#folder = folder
-    // Debian's redis-sentinel is this program by another name.
+    // Debian's redis-sentinel is the same program under another name.
     const args = [join(folder, 'sentinel.conf'), '--sentinel']
     this.#program = new Program(findProgram('redis-server', 'valkey-server'), args)
   }
 
   /**
-   * @param downAfterMs  without an answer the primary counts as gone
-   * @param args  more of redis-server's arguments, with a value each; `--port 0` with TLS
+   * @param downAfterMs  without an answer for this long, the primary counts as gone
+   * @param args  additional arguments of redis-server, with a value each; `--port 0` with TLS
    */
   static async start (primaryPort: number, downAfterMs = 1000, args: readonly string[] = []): Promise<Sentinel> {
     const folder = await mkdtemp(join(tmpdir(), 'sentinel-'))
@@ -39,12 +39,12 @@ export class Sentinel {
     })
   }
 
-  /** A client of the Sentinel itself; the test ends it. */
+  /** A client of the Sentinel itself; the test closes it. */
   client (): Redis {
     return new Redis({ host: '127.0.0.1', port: this.port })
   }
 
-  /** Where it says that the primary is. */
+  /** The port of the primary, as the Sentinel reports it. */
   async primaryPort (): Promise<number> {
     const client = this.client()
     try {

@@ -1,15 +1,15 @@
-/** A TCP proxy before a server, which delays, cuts, resets and swallows what passes, or only what is large. */
+/** A TCP proxy before a server, which can delay, cut, reset and swallow traffic, or only large packets. */
 import { once } from 'node:events'
 import { connect, createServer, type Server, type Socket } from 'node:net'
 
 export class TcpProxy {
   /** ms added to each direction */
   delayMs = 0
-  /** accept, and pass nothing on */
+  /** accept connections, and pass nothing on */
   blackhole = false
-  /** the most bytes that a client may send at once: behind more, nothing of its connection passes any more */
+  /** the most bytes that a client may send at once; after more, nothing passes on that connection */
   largest = Infinity
-  /** pass on what clients send, and none of the answers: behind one, no answer of its connection passes any more */
+  /** pass on what clients send, and no answers; after a swallowed answer, none passes on that connection */
   swallowsAnswers = false
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
@@ -40,17 +40,17 @@ export class TcpProxy {
     return (this.#server.address() as { port: number }).port
   }
 
-  /** how many connections there have been */
+  /** all connections so far */
   get accepted (): number {
     return this.#accepted
   }
 
-  /** how many connections there are */
+  /** the open connections */
   get connected (): number {
     return this.#clients.size
   }
 
-  /** Sends bytes to all clients that the server has not sent. */
+  /** Sends bytes to all clients that the server did not send. */
   say (bytes: string): void {
     for (const client of this.#clients) client.write(bytes)
   }
@@ -58,13 +58,13 @@ export class TcpProxy {
   /** Resets all connections; new ones are accepted. */
   cut (): void {
     for (const socket of this.#sockets) {
-      // Node.js 20 spins for ever at exit after a reset of one that is connecting.
+      // Node.js 20 spins for ever at exit after the reset of a connecting socket.
       if (socket.connecting || socket.destroyed || socket.writableEnded) socket.destroy()
       else socket.resetAndDestroy()
     }
   }
 
-  /** Resets all connections again and again. @param everyMs  undefined: no more */
+  /** Resets all connections repeatedly. @param everyMs  undefined: stops that */
   reset (everyMs: number | undefined): void {
     clearInterval(this.#resets)
     this.#resets = everyMs === undefined ? undefined : setInterval(() => this.cut(), everyMs)

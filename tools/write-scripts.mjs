@@ -1,14 +1,13 @@
 /**
- * Composes the Lua scripts of each room of lib, and writes them into a module beside them, so that they travel in the
- * JavaScript: a bundle leaves files behind. Run it by `npm run lua` after a change of a .lua file; test/lua.test.ts
- * says whether both agree.
+ * Composes the Lua scripts of each room of lib, and writes them into a module beside them: a bundle leaves other files
+ * behind, but not JavaScript. Run it with `npm run lua` after changing a .lua file; test/lua.test.ts compares the two.
  *
  *   lua/<script>.lua          one script each
- *   lua/prelude/<part>.lua    what several scripts need. A script names its parts in its header, as
- *                             `-- uses     sequence, time`, and gets these before its own text, with the parts that
- *                             they use themselves. Lua builds the functions of a part in each call, so parts are small.
- *   lua/rules/<algorithm>.lua the rule of one algorithm: Lua that returns a table of functions. In place of a line
- *                             `--@rules` a script gets `ruleOf(algorithm)`, which builds a rule when it is asked for.
+ *   lua/prelude/<part>.lua    parts that several scripts need. A script names its parts in its header, as in
+ *                             `-- uses     sequence, time`, and gets them before its own text, together with the
+ *                             parts that they use. Lua builds the functions of a part in each call, so parts are small.
+ *   lua/rules/<algorithm>.lua the rule of one algorithm: Lua that returns a table of functions. In a script, the line
+ *                             `--@rules` becomes `ruleOf(algorithm)`, which builds a rule on its first use.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
@@ -18,7 +17,7 @@ const header = '/** Made of the Lua files beside it by `npm run lua`: change tho
 
 /**
  * @param folder  a folder `lua`
- * @returns the text of each script, by its name
+ * @returns the text of each script, by name
  * @throws Error  if a script or a part uses a part that does not exist, or parts use each other
  */
 export async function compose (folder) {
@@ -27,7 +26,7 @@ export async function compose (folder) {
     [name, pieces.map(({ part, text }) => part === undefined ? text : parts.get(part).text).join('')]))
 }
 
-/** Each script as a list of pieces: either a `part`, or a `text` of its own. */
+/** Each script as a list of pieces: either a `part`, or its own `text`. */
 async function piecesOf (folder) {
   const prelude = await luaIn(join(folder, 'prelude'))
   const parts = new Map([...prelude].map(([name, text]) => [name, { text, uses: usesOf(text) }]))
@@ -45,7 +44,7 @@ async function piecesOf (folder) {
   return { parts, scripts }
 }
 
-/** The texts of the Lua files of a folder, by their names, in the order of these. */
+/** The texts of the Lua files in a folder, by name, sorted. */
 async function luaIn (folder) {
   const files = await readdir(folder).catch(() => [])
   const names = files.filter(file => file.endsWith('.lua')).map(file => basename(file, '.lua')).sort()
@@ -57,7 +56,7 @@ function usesOf (text) {
   return /^-- uses +(.*)$/m.exec(text)?.[1].split(', ') ?? []
 }
 
-/** The parts, each once and behind those that it uses. */
+/** The parts, each once and after those that it uses. */
 function inOrder (names, parts, user, path = []) {
   const ordered = names.flatMap(name => {
     if (path.includes(name)) throw new Error(`${[...path, name].join(' -> ')}: parts use each other`)
@@ -84,7 +83,7 @@ end
 `
 }
 
-/** The module of a room: parts are written once, and joined when it is loaded. */
+/** The module of a room. It contains each part once, and joins them when it is loaded. */
 async function moduleOf (folder) {
   const { parts, scripts } = await piecesOf(folder)
   const used = new Set(scripts.flatMap(([, pieces]) => pieces.flatMap(({ part }) => part ?? [])))

@@ -6,13 +6,13 @@ import type { LimitChange } from './registry.js'
 /** The author of a change, and the reason for it. Both are logged. */
 export interface ChangedBy {
   /**
-   * Why. At most 1000 characters.
+   * The reason. At most 1000 characters.
    *
    * @default ''
    */
   reason?: string
   /**
-   * Who or what. At most 1000 characters.
+   * Name of a person or a program. At most 1000 characters.
    *
    * @default 'api'
    */

@@ -17,6 +17,7 @@ import { aliveMs } from '../store/redis/instance.js'
 import type { RedisStore } from '../store/redis/redis-store.js'
 import type { Shares } from './shares.js'
 
+/** Which store answers, since when, and why. */
 export interface StoreStatus {
   /** which store answers now */
   readonly store: 'redis' | 'memory'

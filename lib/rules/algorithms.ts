@@ -15,6 +15,7 @@ const rules = {
   gcra
 } as const satisfies Readonly<Record<string, Rule<LimitState>>>
 
+/** How a limit counts: the values of the option `algorithm`. */
 export type Algorithm = keyof typeof rules
 
 export const algorithms = Object.keys(rules) as readonly Algorithm[]

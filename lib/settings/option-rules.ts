@@ -1,6 +1,6 @@
 /**
- * What the value of an option may be: a rule in words, and a function that reads a value or refuses it. No rule
- * coerces: `'10'` is not a number.
+ * The rules for values of options. A rule has a text for errors, and a function that reads a value or refuses it. No
+ * rule coerces: `'10'` is not a number.
  */
 import { parse as parseDuration } from '@lukeed/ms'
 import { longestWindowMs } from '../rules/rate-limit.js'

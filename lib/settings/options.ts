@@ -45,7 +45,7 @@ export type LimitHeader = typeof anyLimitHeaders[number]
 export type RefusalHeader = typeof anyRefusalHeaders[number]
 
 /**
- * What happens to a request that cannot be counted in Redis. Memory counts it, as if this were the only instance
+ * How a request is answered that cannot be counted in Redis. Memory counts it, as if this were the only instance
  * (`memory`) or one of several (`share`); or it is not counted, and passes (`allow`), gets a 503 (`deny`) or a 500
  * (`fail`).
  */
@@ -305,8 +305,9 @@ export interface RateLimitOptions extends SingleLimitOptions {
    */
   onBanReach?: (request: FastifyRequest, key: string) => void
   /**
-   * What happens while Redis is away. `memory`: each instance allows `max`. `share`: all instances together allow
-   * `max`. `allow`: requests pass uncounted. `deny`: requests get a 503. One of 'memory', 'share', 'allow', 'deny'.
+   * How requests are answered while Redis is away. `memory`: each instance allows `max`. `share`: all instances
+   * together allow `max`. `allow`: requests pass uncounted. `deny`: requests get a 503. One of 'memory', 'share',
+   * 'allow', 'deny'.
    *
    * @default 'memory'
    */

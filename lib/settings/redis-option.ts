@@ -341,7 +341,7 @@ function readCredentials (
   if (typeof credentials !== 'function') {
     problems.push({
       option: 'redis.credentials',
-      rule: 'a function () => { username, password }, or a promise of them',
+      rule: 'a function that returns { username, password } or a promise of them',
       received: typeName(credentials)
     })
     return {}

@@ -1,4 +1,4 @@
-/** The methods of `fastify.redisGuard`, on both stores: values, events, blocks, wrong arguments and listeners. */
+/** The methods of `fastify.redisGuard`, in memory and on Redis: values, events, blocks, wrong arguments, listeners. */
 import Fastify from 'fastify'
 import t from 'tap'
 import redisGuard from '../../lib/index.js'
@@ -7,7 +7,7 @@ import { failingAtOnce, failingLater, failingWhenRead } from '../support/failing
 import { RedisServer } from '../../tools/redis-server.js'
 import { until } from '../../tools/until.js'
 
-/** These tests are not about a Redis that is slow, and not about the end of a window. */
+/** Long times: these tests are about neither a slow Redis nor the end of a window. */
 const patient = { commandTimeout: 30_000, timeWindow: '1 hour' }
 
 const server = await RedisServer.start()
@@ -36,7 +36,7 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
       t.equal(guard.status.store, redis === false ? 'memory' : 'redis', "a caller's mistake is no failure of Redis")
     })
 
-    t.test('refused requests are events, and make suspects', async t => {
+    t.test('refused requests become events, and make suspects', async t => {
       for (let i = 0; i < 5; i++) await app.inject({ url: '/limited', remoteAddress: '192.0.2.1' })
       for (let i = 0; i < 3; i++) await app.inject({ url: '/limited', remoteAddress: '2001:db8::5' })
       await guard.blockIP('192.0.2.7', 60)
@@ -45,7 +45,7 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
       const limited = { type: 'limited', limit: 'global', method: 'GET', route: '/limited' }
       t.match(events[0], { type: 'blocked', ip: '192.0.2.7', method: 'GET', count: 1 })
       t.match(events[1], { ...limited, ip: '2001:db8::/64', count: 1 })
-      // Those that come while others are being written are an event of their own.
+      // Requests that arrive while others are being written become a separate event.
       const others = events.slice(2)
       t.ok(others.length >= 1)
       for (const event of others) t.match(event, { ...limited, ip: '192.0.2.1' })
@@ -54,7 +54,7 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
       t.same(await guard.getSuspiciousIPs(1), [{ ip: '192.0.2.1', count: 3 }])
     })
 
-    t.test('events of your own are recorded, and old ones cleared', async t => {
+    t.test('your own events are recorded, and old events cleared', async t => {
       const { length } = await guard.getRateLimitEvents()
       t.equal(await guard.clearOldRateLimitEvents(0), length)
       t.same(await guard.getRateLimitEvents(), [])
@@ -70,7 +70,7 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
       t.equal((await guard.getRateLimitEvents()).length, 2)
     })
 
-    t.test('blockIP, isIPBlocked, unblockIP and getBlockedIPs work on addresses in any form', async t => {
+    t.test('blockIP, isIPBlocked, unblockIP and getBlockedIPs accept an address in any form', async t => {
       await guard.unblockIP('192.0.2.7')
       const block = await guard.blockIP('::FFFF:192.0.2.8', 60, { reason: 'tests', origin: 'me' })
       t.match(block, { ip: '192.0.2.8', reason: 'tests', origin: 'me', expiresAtMs: block.blockedAtMs + 60_000 })
@@ -99,7 +99,7 @@ for (const [name, redis] of [['memory', false], ['Redis', server.url]] as const)
   })
 }
 
-t.test('wrong arguments are errors with words, on memory as on Redis', async t => {
+t.test('wrong arguments are errors that say what is wrong', async t => {
   const { redisGuard: guard } = await guardedApp(t)
   const wrong: [() => Promise<unknown>, RegExp][] = []
   const each = (values: readonly unknown[], call: (value: never) => Promise<unknown>, message: RegExp) => {
@@ -172,7 +172,7 @@ t.test('wrong arguments are errors with words, on memory as on Redis', async t =
   t.same(await guard.getRateLimitEvents(), [])
 })
 
-t.test('what is called in Redis cannot be called by another name', async t => {
+t.test('a key cannot reach other entries in Redis', async t => {
   const app = await guardedApp(t, { redis: server.url, nameSpace: 'inject:', ...patient })
   const { redisGuard: guard } = app
   for (const key of [
@@ -185,7 +185,7 @@ t.test('what is called in Redis cannot be called by another name', async t => {
   t.equal(await guard.isIPBlocked('192.0.2.1'), true)
 })
 
-t.test('keys that no text can hold do not poison the events, nor do long ones fill them', async t => {
+t.test('keys that are not valid text do not break the events, and long keys do not fill them', async t => {
   for (const redis of [server.url, false] as const) {
     const keys = ['\ud800', '\udc00"\\', 'x'.repeat(1_000_000)]
     let next = 0
@@ -217,7 +217,7 @@ t.test('a host that changes its address within its network is one suspect; a blo
   t.same(new Set(events.filter(({ type }) => type === 'blocked').map(({ ip }) => ip)), new Set(['2001:db8:1::/48']))
 })
 
-t.test('a listener of the switch event that throws costs no request its answer', async t => {
+t.test('a switch listener that throws fails no request', async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const lines: Record<string, unknown>[] = []
@@ -256,7 +256,7 @@ t.test('a switch listener that throws or rejects is logged, and the other listen
   t.equal(app.redisGuard.listenerCount('switch'), failing.length + 2)
 })
 
-t.test('events that Redis refuses stop neither limits nor the closing of the app, and are logged', async t => {
+t.test('events that Redis rejects stop neither limits nor the closing of the application, and are logged', async t => {
   const observer = server.client()
   t.teardown(() => observer.disconnect())
   await observer.call('ACL', 'SETUSER', 'default', '-xadd')
@@ -275,7 +275,7 @@ t.test('events that Redis refuses stop neither limits nor the closing of the app
   t.match(lines, [{ msg: 'Redis rejected a command, memory answers for it' }])
 })
 
-t.test('events are written behind, without anybody asking', async t => {
+t.test('events are written in the background', async t => {
   const app = await guardedApp(t, { redis: server.url, max: 0, nameSpace: 'behind:', ...patient })
   const observer = server.client()
   t.teardown(() => observer.disconnect())
@@ -284,7 +284,7 @@ t.test('events are written behind, without anybody asking', async t => {
   await until(async () => await observer.xlen('behind:{events}') === 1)
 })
 
-t.test('what was not written yet is written on close', async t => {
+t.test('events that are not yet written are written on close', async t => {
   const app = Fastify()
   await app.register(redisGuard, { redis: server.url, max: 0, nameSpace: 'close:', ...patient })
   app.get('/', async () => 'ok')

@@ -1,4 +1,4 @@
-/** Memory and handles of a process that serves random addresses; `npm run bench:flat` does it longer. */
+/** Memory and handles of a process that serves random addresses; `npm run bench:flat` runs it longer. */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import t from 'tap'
@@ -9,17 +9,17 @@ import { size } from '../support/size.js'
 
 t.setTimeout(600_000)
 
-/** The compiled one: it takes a process of its own, where nothing else keeps anything. */
+/** The compiled bench: it runs in its own process, where nothing else keeps memory. */
 const program = inRepository('dist/bench/flat.js')
 
-/** Enough requests to fill and empty what remembers 10,000 clients, so that each look sees it equally full. */
+/** Enough requests to fill and empty a cache of 10,000 clients, so that each look finds it equally full. */
 const step = 10_000
 const looks = size(2, 8)
 
-/** Bytes: an address that is kept takes 90; over a longer time, more of what is bounded comes and goes. */
+/** Bytes. A leaked address takes 90; over a longer time, more of the bounded memory comes and goes. */
 const most = size(50, 80)
 
-/** `1000,0`: each of two routes gets half of the requests. */
+/** `1000,0` sends half of the requests to each of two routes. */
 for (const max of size(['1000,0'], ['1000', '0'])) {
   t.test(`max ${max}: heap and handles stay flat over requests from random addresses`, async t => {
     const server = await RedisServer.start()

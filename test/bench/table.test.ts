@@ -1,4 +1,4 @@
-/** The bench itself only measures; what it makes of the numbers is tested here. */
+/** Tests of what the bench computes from its measurements. */
 import t from 'tap'
 import { goalsOf, isReached } from '../../bench/goals.js'
 import type { Row } from '../../bench/measure.js'
@@ -13,14 +13,14 @@ t.test('the median is the middle number, or halfway between the two', async t =>
   t.throws(() => median([]), RangeError)
 })
 
-t.test('a figure has as many decimals as say something', async t => {
+t.test('a figure has at most two decimals, fewer for larger numbers', async t => {
   const shown: [value: number | undefined, text: string][] = [
     [12345.6, '12,346'], [123.4, '123'], [12.34, '12.3'], [1.234, '1.23'], [0, '0.00'], [undefined, '-'], [NaN, '-']
   ]
   for (const [value, text] of shown) t.equal(figure(value), text)
 })
 
-t.test('a table is aligned, and is Markdown', async t => {
+t.test('a table is aligned Markdown', async t => {
   t.equal(renderTable(['name', 'n'], [['plain', '1'], ['b', '1,000']]), [
     '| name  |     n |',
     '| ----- | ----: |',
@@ -29,7 +29,7 @@ t.test('a table is aligned, and is Markdown', async t => {
   ].join('\n'))
 })
 
-t.test('options have defaults, and wrong ones are told by name', async t => {
+t.test('options have defaults, and wrong ones are named', async t => {
   t.same(readOptions([]), {
     json: false, rounds: 15, seconds: 1, connections: [8, 64, 256], only: undefined, scenario: undefined
   })
@@ -39,7 +39,7 @@ t.test('options have defaults, and wrong ones are told by name', async t => {
   t.throws(() => readOptions(['--scenario', 'none']), /flood-few/)
 })
 
-t.test('a goal is told with what was measured of it, and only then', async t => {
+t.test('a goal is reported if it was measured', async t => {
   const row = (variant: VariantName, p99Ms: number, ratios: Row['ratios']): Row => ({
     variant,
     connections: 64,

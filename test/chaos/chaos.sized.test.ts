@@ -1,4 +1,4 @@
-/** Faults of `npm run chaos`, each for a second: those that differ most, and all of them in the full size. */
+/** Faults of `npm run chaos`, each for a second: one of each kind in the small size, all of them in the full size. */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import t from 'tap'
@@ -9,10 +9,10 @@ import { size } from '../support/size.js'
 
 t.setTimeout(600_000)
 
-/** `npm test` has built what runs. */
+/** Built by `npm test`. */
 const program = inRepository('dist/chaos/index.js')
 
-/** One of each kind: lost data, a hanging server, a bad line, nodes that take over, commands that fail. */
+/** One of each kind: lost data, a hanging server, a bad connection, failovers, commands that fail. */
 const chosen = [
   'kill -9, back empty', 'SIGSTOP', 'connections reset every 50 ms', 'Sentinel fail-over', 'Cluster, a primary lost',
   'out of memory'
@@ -20,28 +20,28 @@ const chosen = [
 const names = size(chosen, faults.map(({ name }) => name))
 const [rate, seconds, atOnce] = [200, 1, size(3, 4)]
 
-/** For commands, ms: less than the latency that is played, and what a machine that runs all other tests keeps. */
+/** ms: less than the latency of the faults, and enough for a machine that runs all other tests. */
 const commandTimeout = 900
 
-/** ms; times on a quiet machine are judged by the program itself, and what is never told is a miss. */
+/** ms. On a quiet machine the program itself judges times; here only an answer that never comes counts. */
 const patienceMs = 30_000
 
 const args = [
   '--json', '--at-once', `${atOnce}`, '--seconds', `${seconds}`, '--rate', `${rate}`, '--timeout', `${commandTimeout}`,
   ...names.flatMap(name => ['--fault', `=${name}`])
 ]
-// Where all is not as it must be, it fails and prints the same.
+// If a play has misses, the program fails and prints the same JSON.
 const { stdout, stderr } = await promisify(execFile)(process.execPath, [program, ...args], {
   maxBuffer: 16 * 1024 * 1024
 }).catch((error: { stdout: string, stderr: string }) => error)
 
-t.test('each fault that is asked for is played once', async t => {
+t.test('each requested fault is played once', async t => {
   t.match(stdout, /^\[/, { stderr })
   t.same((JSON.parse(stdout) as Row[]).map(({ fault }) => fault).sort(), [...names].sort())
 })
 
 for (const { fault: name, figures, misses, details } of JSON.parse(stdout) as Row[]) {
-  t.test(`${name}: nothing is lost, and nobody hangs`, async t => {
+  t.test(`${name}: nothing is lost, and no request hangs`, async t => {
     t.same(misses.filter(({ isTime }) => !isTime), [], { figures, details })
     const { requests, slowestMs: { noticing, away }, recoveryMs } = figures
     t.ok(requests > 3 * seconds * rate, `${requests} requests`)

@@ -1,4 +1,4 @@
-/** The judge of `npm run chaos`: it turns a play into figures, and names those that are wrong. */
+/** The judge of `npm run chaos`: it turns a play into figures, and names the misses. */
 import t from 'tap'
 import { lostBetween } from '../../chaos/clock.js'
 import type { InstanceState } from '../../chaos/instance.js'
@@ -48,7 +48,7 @@ function state (changes: Partial<InstanceState> = {}): InstanceState {
   }
 }
 
-/** One in which all is as it must be, but for the changes. */
+/** A play without misses, apart from the changes. */
 function played (
   { answered = [], hanging = 0, ...changes }: Partial<Play> & { answered?: readonly Answered[], hanging?: number } = {}
 ): Play {
@@ -79,7 +79,7 @@ function played (
 const passing = (count: number, changes: Partial<Answered>) =>
   Array.from({ length: count }, () => answer({ dueMs: 3000, ...changes }))
 
-t.test('a play in which all is as it must be has no misses', async t => {
+t.test('a play in which everything worked has no misses', async t => {
   const figures = figuresOf(played())
   t.match(figures, { requests: 4, slowestMs: { before: 2, noticing: 240, away: 2 }, recoveryMs: 400 })
   t.same(missesOf(figures), [])
@@ -87,31 +87,31 @@ t.test('a play in which all is as it must be has no misses', async t => {
 
 const misses: Record<string, { readonly play: Play, readonly what: RegExp, readonly isTime?: boolean }> = {
   'a 500': { play: played({ answered: [answer({ status: 500 })] }), what: /^5xx: 1$/ },
-  'a connection that broke': { play: played({ answered: [answer({ status: 0 })] }), what: /^unanswered: 1$/ },
-  'a request that hangs': { play: played({ hanging: 2 }), what: /^unanswered: 2$/ },
-  'an error that nobody handled': {
+  'a broken connection': { play: played({ answered: [answer({ status: 0 })] }), what: /^unanswered: 1$/ },
+  'a hanging request': { play: played({ hanging: 2 }), what: /^unanswered: 2$/ },
+  'an unhandled error': {
     play: played({ instances: [state({ errors: ['boom'] }), state()] }),
     what: /^errors: 1$/
   },
-  'a quota and one more with memory': {
+  'one request above max with memory': {
     play: played({ answered: passing(limitedMax + 1, { path: '/memory' }) }),
     what: /^over the limit with memory: 1$/
   },
-  'more than was left with memory': {
+  'more requests than were left with memory': {
     play: played({ answered: [answer({ path: '/memory', remaining: 3 }), ...passing(5, { path: '/memory' })] }),
     what: /^over the limit with memory: 2$/
   },
-  'more than max in all with share': {
+  'more than max in total with share': {
     play: played({ answered: [...passing(30, { path: '/share' }), ...passing(30, { path: '/share', instance: 1 })] }),
     what: /^over the limit with share: 10$/
   },
-  'a counter that is off': {
+  'a wrong counter': {
     play: played({
       countersOff: [{ key: 'a', counted: 7, least: 9, most: 9 }, { key: 'b', counted: 4, least: 1, most: 3 }]
     }),
     what: /^counters off: 3$/
   },
-  'a block that is not there': {
+  'a missing block': {
     play: played({ missing: { blocks: ['a'], events: [], values: [] } }),
     what: /^blocks lost: 1$/
   },
@@ -119,20 +119,20 @@ const misses: Record<string, { readonly play: Play, readonly what: RegExp, reado
     play: played({ answered: [answer({ client: blockedClient })] }),
     what: /^blocks lost: 1$/
   },
-  'an event that is not there': {
+  'a missing event': {
     play: played({ missing: { blocks: [], events: ['a'], values: [] }, eventsOff: 2 }),
     what: /^events lost: 3$/
   },
-  'a value that is not there': {
+  'a missing value': {
     play: played({ missing: { blocks: [], events: [], values: ['a'] } }),
     what: /^values lost: 1$/
   },
-  'what Redis was never told': {
+  'a journal that was not replayed': {
     play: played({ instances: [state({ journalEntries: 5 }), state()] }),
     what: /^untold: 5$/
   },
   'a Redis that is not used again': { play: played({ usedAgainMs: undefined }), what: /^Redis was not used again$/ },
-  'a slow answer that was due before the fault': {
+  'a slow answer to a request from before the fault': {
     play: played({ answered: [answer({ dueMs: 1900, answeredMs: 2201 })] }),
     what: /^slowest while noticing: 301.0 ms/,
     isTime: true
@@ -142,24 +142,24 @@ const misses: Record<string, { readonly play: Play, readonly what: RegExp, reado
     what: /^slowest while noticing: 301.0 ms/,
     isTime: true
   },
-  'a slow answer afterwards': {
+  'a slow answer during the outage': {
     play: played({ answered: [answer({ dueMs: 3000, answeredMs: 3013 })] }),
     what: /^slowest while away: 13.0 ms, above 12.0$/,
     isTime: true
   },
   'a slow recovery': { play: played({ usedAgainMs: 6001 }), what: /^recovery: 1001.0 ms/, isTime: true },
-  'what Redis was told late': { play: played({ toldMs: 1001 }), what: /^told: 1001.0 ms/, isTime: true }
+  'a late replay': { play: played({ toldMs: 1001 }), what: /^told: 1001.0 ms/, isTime: true }
 }
 
 for (const [name, { play, what, isTime = false }] of Object.entries(misses)) {
-  t.test(`${name} is a miss, and the only one`, async t => {
+  t.test(`${name} is the only miss`, async t => {
     const found = missesOf(figuresOf(play))
     t.match(found, [{ what, isTime }])
     t.equal(found.length, 1)
   })
 }
 
-t.test('where one instance is cut off alone, its part comes on top', async t => {
+t.test('if one instance alone is cut off, its part is allowed on top', async t => {
   const answered = [
     ...passing(limitedMax, { path: '/share' }),
     ...passing(limitedMax / 2, { path: '/share', instance: 1 })
@@ -184,7 +184,7 @@ t.test('where Redis loses data, share may let in again what only one instance ha
   t.match(missesOf(figuresOf(playWith('nothing', limitedMax + 3))), [{ what: 'over the limit with share: 3' }])
 })
 
-t.test('what nobody noticed has no time without Redis, and lost events of before are not asked for', async t => {
+t.test('a fault that no instance noticed has no time without Redis, and events of a loss are not counted', async t => {
   const figures = figuresOf(played({
     instances: [state({ switches: [] }), state({ switches: [] })],
     usedAgainMs: backMs,
@@ -193,7 +193,7 @@ t.test('what nobody noticed has no time without Redis, and lost events of before
   t.match(figures, { slowestMs: { away: undefined, noticing: 240 }, recoveryMs: 0, eventsLost: 0 })
 })
 
-t.test('time in which the machine did not run a process is nobody\'s fault', async t => {
+t.test('time in which the machine did not run a process is not counted', async t => {
   const stalls = [{ fromMs: 3000, untilMs: 3100, lostMs: 60 }, { fromMs: 3200, untilMs: 3300, lostMs: 100 }]
   t.equal(lostBetween(stalls, 3050, 3250), 100)
   t.equal(lostBetween(stalls, 3100, 3200), 0)
@@ -207,7 +207,7 @@ t.test('time in which the machine did not run a process is nobody\'s fault', asy
   t.equal(figures.stalledMs, 160)
 })
 
-t.test('the table has a row for each fault, and says which is not as it must be', async t => {
+t.test('the table has a row for each fault, and says whether it passed', async t => {
   const rows = [played(), played({ hanging: 1 })].map((play, i) => {
     return { fault: `fault ${i}`, figures: figuresOf(play), misses: missesOf(figuresOf(play)) }
   })
@@ -217,7 +217,7 @@ t.test('the table has a row for each fault, and says which is not as it must be'
   t.match(lines[3], /^\| fault 1 .* no \|$/)
 })
 
-t.test('options', async t => {
+t.test('options have defaults, and wrong ones are named', async t => {
   t.same(readOptions([]), {
     json: false, names: [], atOnce: 1, commandTimeout: 250, holdMs: undefined, rate: 400, connections: 64
   })

@@ -1,7 +1,7 @@
 /**
- * What changes for a service that leaves @fastify/rate-limit for this package:
- * the import. The same compiled examples/migration.ts is asked the same with
- * both, each in a process of its own, and must answer the same.
+ * A service that moves from @fastify/rate-limit to this package changes only its import. The same compiled
+ * examples/migration.ts gets the same requests with both packages, each in its own process, and must give the same
+ * answers.
  */
 import { execFile } from 'node:child_process'
 import { mkdtemp, realpath, rm, writeFile } from 'node:fs/promises'
@@ -17,7 +17,7 @@ const root = inRepository('./')
 const packages = { theirs: '@fastify/rate-limit', ours: 'fastify-redis-guard' } as const
 
 interface Ask {
-  /** each is an app of its own */
+  /** each name is a separate application */
   readonly shop?: string
   readonly options?: { readonly enableDraftSpec: boolean }
   /** the client's address */
@@ -38,7 +38,7 @@ interface Answer {
   readonly body: string
 }
 
-/** Equal requests, one for each expected status; a text among these is a pause in which nothing happens. */
+/** Equal requests, one for each expected status. A text among the statuses is a pause. */
 type Series = readonly [
   title: string, request: `${string} ${string}`, ask: Ask, expected: readonly (number | `${number} ms`)[]
 ]
@@ -66,7 +66,7 @@ const script: readonly Series[] = [
   ['an IPv6 client has a /64', 'GET /', { from: '2001:db8:1:2::1' }, [200, 200, 200]],
   ['... whichever address it takes', 'GET /', { from: '2001:DB8:1:2:ffff::9' }, [200, 200, 429]],
   ['... and that next to it is another one', 'GET /', { from: '2001:db8:1:3::1' }, [200]],
-  ['an IPv4 client in IPv6 clothes', 'GET /', { from: '::ffff:203.0.113.2' }, [200]],
+  ['an IPv4 client written as IPv6', 'GET /', { from: '::ffff:203.0.113.2' }, [200]],
 
   ['a body that does not fit is not counted in preHandler', 'POST /login', { payload: {} }, [400, 400, 400]],
   ['attempts of a user', 'POST /login', { from: '203.0.113.4', ...as('mallory') }, [200]],
@@ -76,10 +76,10 @@ const script: readonly Series[] = [
   ['... are not another one\'s', 'POST /login', { from: '203.0.113.5', ...as('alice') }, [200]],
   ['... nor of the plugin\'s limit', 'GET /quota', { from: '203.0.113.5' }, [200]],
 
-  ['who goes on asking', 'GET /search', { from: '203.0.113.6' },
+  ['a client that keeps asking', 'GET /search', { from: '203.0.113.6' },
     [200, '4000 ms', 200, '1 ms', 429, '9000 ms', 429, '9999 ms', 429]],
-  ['... goes on waiting', 'GET /search', { from: '203.0.113.6' }, ['10000 ms', 200, 200, 429]],
-  ['who comes too early', 'GET /invoice.pdf', { from: '203.0.113.6' }, [200, 429, 429, 429, 429]],
+  ['... keeps waiting', 'GET /search', { from: '203.0.113.6' }, ['10000 ms', 200, 200, 429]],
+  ['a client that comes too early', 'GET /invoice.pdf', { from: '203.0.113.6' }, [200, 429, 429, 429, 429]],
   ['headers that are turned off', 'GET /till', { from: '203.0.113.6' }, [200, 429, 429, 403]],
 
   ['the route\'s own hook comes first', 'GET /admin', { from: '203.0.113.7' }, [401, 401, 401]],
@@ -92,12 +92,12 @@ const script: readonly Series[] = [
   ['... and exports over the limit', 'POST /exports', { from: '203.0.113.9' }, [202, 429, 429, 403]],
   ['... which a look shows, too', 'GET /exports/quota', { from: '203.0.113.9' }, [200]],
   ['... until the hour is over', 'POST /exports', { from: '203.0.113.9' }, ['3598500 ms', 202]],
-  ['exports of who is on the allow list', 'POST /exports', { from: '198.51.100.7' }, [202, 202, 202]],
+  ['exports of a client on the allow list', 'POST /exports', { from: '198.51.100.7' }, [202, 202, 202]],
   ['... and a look', 'GET /exports/quota', { from: '198.51.100.7' }, [200]],
 
   ['404s by a limit of their own', 'GET /wp-login.php', { from: '203.0.113.10' }, [404, 404, 404, 429]],
   ['... of any method', 'POST /xmlrpc.php', { from: '203.0.113.10' }, [429]],
-  ['... but none of who is on the allow list', 'GET /wp-login.php', { from: '198.51.100.7' }, [404, 404, 404, 404]],
+  ['... but not for a client on the allow list', 'GET /wp-login.php', { from: '198.51.100.7' }, [404, 404, 404, 404]],
   ['404s of an encapsulated plugin by the plugin\'s limit', 'GET /partners/olds', { from: '203.0.113.11' },
     [404, 404, 404]],
   ['... which is that of found pages', 'GET /', { from: '203.0.113.11' }, [200, 200, 429]],
@@ -117,7 +117,7 @@ const script: readonly Series[] = [
   ['callbacks were told of an address', 'GET /usage/203.0.113.1', {}, [200]],
   ['... of none on the allow list', 'GET /usage/198.51.100.7', {}, [200]],
   ['... of what was announced', 'GET /usage/203.0.113.6', {}, [200]],
-  ['... of nothing by a limiter that a handler asks', 'GET /usage/203.0.113.9', {}, [200]],
+  ['... but not of a limiter that a handler calls', 'GET /usage/203.0.113.9', {}, [200]],
   ['... of a user', 'GET /usage/user:mallory', {}, [200]],
   ['... of the one key of all', 'GET /usage/the%20office', {}, [200]],
   ['... of a partner', 'GET /usage/key-of-corner-store', {}, [200]],
@@ -129,7 +129,7 @@ const script: readonly Series[] = [
   ['... for 404s', 'GET /nothing', { ...draft, from: '203.0.113.13' }, [404, 404, 404, 429]]
 ]
 
-/** What both are asked and answer otherwise, on purpose. Each in a shop of its own. */
+/** A request that both answer differently, on purpose. Each has its own shop. */
 interface Difference {
   readonly title: string
   readonly why: string
@@ -139,22 +139,22 @@ interface Difference {
 const differences: readonly Difference[] = [
   {
     title: 'HEAD of a route with a limit of its own',
-    why: 'it asks for what GET would answer: a quota apart would double that of the route',
+    why: 'HEAD asks for what GET would answer: its own quota would double that of the route',
     asked: [['GET /till', {}, [200, 429], [200, 429]], ['HEAD /till', {}, [200], [429]]]
   },
   {
     title: '404s and the plugin\'s limit',
-    why: 'who tries out addresses is limited, even where no handler of the service asks for it',
+    why: 'a client that probes URLs is limited, even if no handler of the service asks for it',
     asked: [['GET /.env', {}, [404, 404, 404, 429], [404, 404, 404, 429]], ['GET /', {}, [200, 200], [200, 429]]]
   },
   {
     title: 'exponential backoff in memory',
-    why: 'they say retry-after: 20, and let the client in after 5',
+    why: '@fastify/rate-limit says retry-after: 20, and admits the client after 5 s',
     asked: [['GET /invoice.pdf', {}, [200, 429, 429, 429, '19999 ms', 200], [200, 429, 429, 429, '19999 ms', 429]]]
   },
   {
     title: 'clients behind NAT64',
-    why: 'these are two IPv4 clients: one /64 for all of them would be one quota for a whole carrier',
+    why: 'these are two IPv4 clients: one /64 would give a whole carrier one quota',
     asked: [
       ['GET /', { from: '64:ff9b::c000:201' }, [200, 200, 200, 200, 200, 429], [200, 200, 200, 200, 200, 429]],
       ['GET /', { from: '64:ff9b::c000:202' }, [429], [200]]
@@ -162,7 +162,7 @@ const differences: readonly Difference[] = [
   },
   {
     title: 'GET /metrics',
-    why: 'a service that has none gets one for Prometheus',
+    why: 'a service without this route gets one for Prometheus',
     asked: [['GET /metrics', {}, [404], [200]]]
   }
 ]
@@ -173,7 +173,7 @@ interface Step {
   readonly status: number
 }
 
-/** @returns what is asked, in order, each with the status that it is to have */
+/** @returns the requests in order, each with its expected status */
 function unfold (series: readonly Series[]): Step[] {
   return series.flatMap(([title, request, ask, expected]) => {
     const [method, url] = request.split(' ') as [string, string]
@@ -195,7 +195,7 @@ function unfold (series: readonly Series[]): Step[] {
   })
 }
 
-/** The requests by which the differences of one side are seen. */
+/** The requests that show the differences of one side. */
 function differing (side: keyof typeof packages): (Step & Pick<Difference, 'why'>)[] {
   return differences.flatMap(({ title, why, asked }) => asked.flatMap(([request, ask, theirs, ours]) => (
     unfold([[title, request, { ...ask, shop: title }, side === 'ours' ? ours : theirs]]).map(step => ({ ...step, why }))
@@ -203,8 +203,8 @@ function differing (side: keyof typeof packages): (Step & Pick<Difference, 'why'
 }
 
 /**
- * Without NODE_OPTIONS, in which tap has its loaders; and without a REDIS_URL, with which ours would not be in memory.
- * Log lines would stand between the answers.
+ * Without NODE_OPTIONS, which contains tap's loaders, and without REDIS_URL, which would take ours out of memory. Log
+ * lines would mix with the answers.
  */
 const env = { PATH: process.env['PATH'], HOME: process.env['HOME'], LOG_LEVEL: 'fatal' }
 
@@ -220,7 +220,7 @@ async function ask (name: string, requests: readonly Request[]): Promise<Answer[
   return answers
 }
 
-/** Our bodies have more: errors a code, and results of `createRateLimit` the name of the limit. */
+/** Removes what only our bodies have: the code of errors, and the limit's name in results of `createRateLimit`. */
 function withoutAdditions (answer: Answer, { method }: Request): Answer {
   const { status, headers, body } = answer
   // HEAD has the length of a body that it does not send.
@@ -231,14 +231,14 @@ function withoutAdditions (answer: Answer, { method }: Request): Answer {
   return { ...answer, headers: { ...headers, 'content-length': length }, body: body.replace(addition, '') }
 }
 
-/** Each side is asked once: all that has to be the same, and then all that is meant to differ, in shops of its own. */
+/** Each side gets all requests once: first those with equal answers, then, in their own shops, the others. */
 const same = unfold(script)
 const unlike = { theirs: differing('theirs'), ours: differing('ours') } as const
 const [theirs, ours] = await Promise.all((['theirs', 'ours'] as const).map(async side => (
   await ask(packages[side], [...same, ...unlike[side]].map(({ request }) => request))
 ))) as [Answer[], Answer[]]
 
-t.test('a service is answered as it was with @fastify/rate-limit', async t => {
+t.test('gives the answers of @fastify/rate-limit', async t => {
   t.same([theirs.length, ours.length], [same.length + unlike.theirs.length, same.length + unlike.ours.length])
   for (const [i, { title, request, status }] of same.entries()) {
     t.equal(theirs[i]!.status, status, `${title} is asked with ${status} in mind`, { request, answer: theirs[i] })
@@ -250,11 +250,11 @@ t.test('a service is answered as it was with @fastify/rate-limit', async t => {
   const tells = (name: string) => compared.filter(({ headers }) => headers[name] !== undefined).length
   t.ok(
     tells('x-ratelimit-remaining') > 60 && tells('ratelimit-remaining') > 5 && tells('retry-after') > 20,
-    'there was something to compare'
+    'enough answers have these headers'
   )
 })
 
-t.test('a service is answered otherwise where that is meant', async t => {
+t.test('gives other answers only where that is intended', async t => {
   for (const [side, answers] of [['theirs', theirs], ['ours', ours]] as const) {
     for (const [i, { title, why, request, status }] of unlike[side].entries()) {
       const answer = answers[same.length + i]
@@ -263,7 +263,7 @@ t.test('a service is answered otherwise where that is meant', async t => {
   }
 })
 
-t.test('it starts, serves and ends as a program of its own with either', async t => {
+t.test('starts, serves and ends as its own program with either package', async t => {
   for (const name of Object.values(packages)) {
     const program = new Program(process.execPath, [
       '--import', './test/support/import-as.mjs', 'dist/examples/migration.js'
@@ -275,14 +275,14 @@ t.test('it starts, serves and ends as a program of its own with either', async t
     const { status, headers } = await fetch(/http:\S+/.exec(program.output)![0])
     t.same([status, headers.get('x-ratelimit-limit'), headers.get('x-ratelimit-remaining')], [200, '5', '4'], name)
     program.signal('SIGTERM')
-    t.equal(await program.exited(), 0, `${name} ends when it is told to`)
+    t.equal(await program.exited(), 0, `${name} ends on SIGTERM`)
   }
 })
 
-t.test('it compiles with their types as it does with ours', async t => {
+t.test('compiles with the types of either package', async t => {
   const folder = await mkdtemp(join(tmpdir(), 'migration-'))
   t.teardown(async () => await rm(folder, { recursive: true, force: true }))
-  // The compiler lists files by the names that links lead to.
+  // The compiler lists files by their real paths.
   const types = await realpath(join(root, 'node_modules/@fastify/rate-limit/types/index.d.ts'))
   await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({
     extends: join(root, 'tsconfig.json'),
@@ -297,7 +297,7 @@ t.test('it compiles with their types as it does with ours', async t => {
   }))
   const output = await new Promise<string>(resolve => {
     const tsc = join(root, 'node_modules/typescript/bin/tsc')
-    // What it says on stdout is the result, whether or not it finds errors.
+    // Its stdout is the result, with or without errors.
     execFile(
       process.execPath,
       [tsc, '-p', folder, '--listFiles'],
@@ -305,6 +305,6 @@ t.test('it compiles with their types as it does with ours', async t => {
       (_, stdout) => resolve(stdout)
     )
   })
-  t.ok(output.split('\n').includes(types), 'they are what was read', { output })
+  t.ok(output.split('\n').includes(types), 'their types were used', { output })
   t.same(output.split('\n').filter(line => line.includes('error TS')), [])
 })

@@ -1,4 +1,4 @@
-/** Refusals are gathered, merged and written behind; a slow store bounds neither their number nor a reader's wait. */
+/** Refusals are collected, merged and written behind. A slow store lets neither their number nor a read wait grow. */
 import t from 'tap'
 import {
   EventLog, flushIntervalMs, longestReadWaitMs, longestRoundMs, mostOfAddress, mostPending, mostPerWrite
@@ -9,7 +9,7 @@ import { mockMachinery } from '../support/fake-timers.js'
 const event = (given: Partial<RateLimitEvent> = {}): RateLimitEvent =>
   ({ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0, ...given })
 
-/** A log over a store that remembers its writes and answers when `answer` says so, in no time of its clock. */
+/** A log on a store that records its writes. `answer` delays an answer or fails it; the log's clock does not move. */
 function watched (answer: (write: number) => Promise<void> = async () => {}, now = () => 0) {
   const writes: (readonly RateLimitEvent[])[] = []
   let dropped = 0
@@ -17,14 +17,14 @@ function watched (answer: (write: number) => Promise<void> = async () => {}, now
   return { log, writes, dropped: () => dropped }
 }
 
-t.test('equal refusals are written as one event, with a count and the time of the first', async t => {
+t.test('writes equal refusals as one event, with a count and the time of the first', async t => {
   const { log, writes } = watched()
   for (const atMs of [1, 2, 3]) log.add(event({ atMs, count: 2 }))
   await log.flush()
   t.same(writes, [[event({ atMs: 1, count: 6 })]])
 })
 
-t.test('refusals that differ in anything but time are told apart', async t => {
+t.test('keeps refusals apart that differ in anything but time', async t => {
   const different: Partial<RateLimitEvent>[] = [
     {}, { type: 'blocked' }, { ip: '192.0.2.2' }, { ip: undefined }, { key: 'k' }, { limit: 'l' }, { method: 'GET' },
     { route: '/r' }
@@ -35,7 +35,7 @@ t.test('refusals that differ in anything but time are told apart', async t => {
   t.same(writes, [different.map(event)])
 })
 
-t.test('the events given are not changed', async t => {
+t.test('does not change the given events', async t => {
   const given = Object.freeze(event())
   const { log, writes } = watched()
   log.add(given)
@@ -45,7 +45,7 @@ t.test('the events given are not changed', async t => {
   t.equal(given.count, 1)
 })
 
-t.test('a flush writes once, and one with nothing new writes nothing', async t => {
+t.test('a flush writes once, and writes nothing if there is nothing new', async t => {
   const { log, writes } = watched()
   await log.flush()
   log.add(event())
@@ -54,7 +54,7 @@ t.test('a flush writes once, and one with nothing new writes nothing', async t =
   t.equal(writes.length, 1)
 })
 
-t.test('what has no room is counted as dropped, by requests', async t => {
+t.test('counts refusals without room as dropped, by requests', async t => {
   const { log, writes, dropped } = watched()
   for (let i = 0; i < mostPending; i++) log.add(event({ ip: `ip ${i}` }))
   t.equal(dropped(), 0)
@@ -72,7 +72,7 @@ t.test('what has no room is counted as dropped, by requests', async t => {
   t.same(writes[before], [event({ ip: 'one more' })])
 })
 
-t.test('an address with many different refusals is counted to the last of them, the rest in one event', async t => {
+t.test('counts every refusal of an address with many different ones, the excess in one event', async t => {
   const { log, writes, dropped } = watched()
   for (let i = 0; i < 1000; i++) log.add(event({ key: `key ${i % 500}`, atMs: i }))
   log.add(event({ type: 'blocked', route: '/' }))
@@ -90,7 +90,7 @@ t.test('an address with many different refusals is counted to the last of them, 
   ])
 })
 
-t.test('writes one piece after the other, and a flush waits for all of them', async t => {
+t.test('writes one chunk after the other, and a flush waits for all of them', async t => {
   const order: string[] = []
   let answerFirst = () => {}
   const { log } = watched(async write => {
@@ -110,7 +110,7 @@ t.test('writes one piece after the other, and a flush waits for all of them', as
   t.same(order, ['begin 1', 'end 1', 'begin 2', 'end 2', 'flushed'])
 })
 
-t.test('a piece that cannot be written fails its own flush, and no later one', async t => {
+t.test('a chunk that cannot be written fails its own flush, and no later one', async t => {
   const { log, writes } = watched(async write => { if (write === 1) throw new Error('WRONGTYPE') })
   log.add(event({ atMs: 1 }))
   await t.rejects(log.flush(), { message: 'WRONGTYPE' })
@@ -120,7 +120,7 @@ t.test('a piece that cannot be written fails its own flush, and no later one', a
   t.same(writes, [[event({ atMs: 1 })], [event({ atMs: 2 })]])
 })
 
-t.test('a round of slow writes ends after half a second, and drops what it has left', async t => {
+t.test('a round of slow writes ends after half a second, and drops the rest', async t => {
   let clockMs = 0
   const { log, writes, dropped } = watched(async () => { clockMs += 240 }, () => clockMs)
   for (let i = 0; i < 10 * mostPerWrite; i++) log.add(event({ ip: `ip ${i}`, count: 2 }))
@@ -130,7 +130,7 @@ t.test('a round of slow writes ends after half a second, and drops what it has l
   t.same(writes.flat().map(({ ip }) => ip), Array.from({ length: 3 * mostPerWrite }, (_, i) => `ip ${i}`))
 })
 
-t.test('while a round is written, equal refusals are merged into one event of the next round', async t => {
+t.test('merges equal refusals into one event of the next round while a round is being written', async t => {
   let answer = () => {}
   const { log, writes } = watched(async write => {
     if (write === 1) await new Promise<void>(resolve => { answer = resolve })
@@ -147,7 +147,7 @@ t.test('while a round is written, equal refusals are merged into one event of th
   t.same(writes, [[event({ ip: 'first' })], [event({ count: 1000 })]])
 })
 
-t.test('an event that is logged is written at once, and finds room beside as many refusals as may wait', async t => {
+t.test('writes a logged event at once, even if the queue of refusals is full', async t => {
   const { log, writes, dropped } = watched()
   for (let i = 0; i < mostPending; i++) log.add(event({ ip: `ip ${i}` }))
   await log.log(event({ key: 'logged' }))
@@ -155,7 +155,7 @@ t.test('an event that is logged is written at once, and finds room beside as man
   t.equal(dropped(), 0)
 })
 
-t.test('logged events beyond what may wait are counted as dropped', async t => {
+t.test('counts logged events beyond the limit of waiting ones as dropped', async t => {
   let answer = () => {}
   const { log, writes, dropped } = watched(async write => {
     if (write === 1) await new Promise<void>(resolve => { answer = resolve })
@@ -179,7 +179,7 @@ t.test('a logged event that cannot be written fails its caller, but no reader', 
 t.test('by the clock', async t => {
   const settle = async () => await new Promise(resolve => setImmediate(resolve))
 
-  t.test('writes behind, an interval after the first event', async t => {
+  t.test('writes behind, one interval after the first event', async t => {
     const clock = mockMachinery(t, 'setTimeout')
     const { log, writes } = watched()
     log.add(event())
@@ -196,7 +196,7 @@ t.test('by the clock', async t => {
     t.equal(writes.length, 2)
   })
 
-  t.test('a reader waits half a second at most for events that are being written', async t => {
+  t.test('a reader waits at most half a second for events that are being written', async t => {
     const clock = mockMachinery(t, 'setTimeout')
     let answer = () => {}
     const { log, writes } = watched(async write => {
@@ -217,7 +217,7 @@ t.test('by the clock', async t => {
     answer()
   })
 
-  t.test('a flush stands in for the write behind', async t => {
+  t.test('a flush replaces the write behind', async t => {
     const clock = mockMachinery(t, 'setTimeout')
     const { log, writes } = watched()
     log.add(event())
@@ -228,7 +228,7 @@ t.test('by the clock', async t => {
     t.equal(writes.length, 1)
   })
 
-  t.test('a write behind that fails does not end the process', async t => {
+  t.test('a failed write behind does not end the process', async t => {
     const clock = mockMachinery(t, 'setTimeout')
     const { log, writes } = watched(async write => { if (write === 1) throw new Error('WRONGTYPE') })
     for (let i = 0; i < 2; i++) {

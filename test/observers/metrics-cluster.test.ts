@@ -14,10 +14,10 @@ cluster.setupPrimary({
   execArgv: []
 })
 
-/** A worker is to stay on Redis, however busy the machine is. */
+/** Timeouts so long that a worker stays on Redis, however busy the machine is. */
 const patient = { syncInterval: 20, connectTimeout: 30_000, commandTimeout: 30_000 }
 
-/** One worker for each of the `redis` options. */
+/** Starts one worker for each of the `redis` options. */
 async function startWorkers (t: Test, redis: readonly unknown[]): Promise<void> {
   const workers = redis.map((redis, i) =>
     cluster.fork({ WORKER: String(i + 1), GUARD_OPTIONS: JSON.stringify({ redis, ...patient }) }))
@@ -31,7 +31,7 @@ async function stop (worker: Worker): Promise<void> {
   await gone
 }
 
-/** prom-client gives workers that are busy five seconds to answer. */
+/** Asks the workers again if they time out: prom-client gives busy workers only five seconds. */
 async function clusterMetrics (): Promise<string> {
   while (true) {
     try {
@@ -42,7 +42,7 @@ async function clusterMetrics (): Promise<string> {
   }
 }
 
-/** The series of all workers together. */
+/** The aggregated series of all workers. */
 async function scrape (): Promise<ReadonlyMap<string, number>> {
   const lines = (await clusterMetrics()).split('\n').filter(line => line !== '' && !line.startsWith('#'))
   return new Map(lines.map(line => {
@@ -73,12 +73,12 @@ t.test('workers on one Redis: shared values appear once, and counts add up', asy
     'redis_guard_breaker_state{state="open"}': 0,
     'redis_guard_decisions_total{limit="global",outcome="allowed",source="redis"}': 6,
     'redis_guard_breaker_transitions_total{to="closed"}': 3,
-    // Each has counted a client of its own.
+    // Each worker has counted its own client.
     redis_guard_memory_keys: 3
   }
   for (const [name, value] of Object.entries(expected)) t.equal(series.get(name), value, name)
   t.ok(series.get('redis_guard_redis_duration_seconds_count')! >= 3)
-  // Redis goes on counting, so the metric is at most what Redis says now.
+  // Redis keeps counting, so the metric is at most the current number.
   const processed = Number(/total_commands_processed:(\d+)/.exec(await observer.info('stats'))![1])
   const told = series.get('redis_guard_redis_commands_processed_total')!
   t.ok(told > 0 && told <= processed, `${told} of ${processed}`)
@@ -90,7 +90,7 @@ t.test('workers on one Redis: shared values appear once, and counts add up', asy
   t.equal(away.get('redis_guard_redis_up'), 0)
 })
 
-t.test('one worker without Redis is visible beside one that has it', async t => {
+t.test('one worker without Redis is visible beside one with Redis', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   await startWorkers(t, [server.url, { port: 1 }])

@@ -1,4 +1,4 @@
-/** What the metrics count and tell of Redis, how they are described, and how they share a registry and a path. */
+/** The metrics: their counts, what Redis reports, their descriptions, and sharing a registry and a path. */
 import Fastify, { type FastifyInstance, type RouteOptions } from 'fastify'
 import metricsPlugin from 'fastify-metrics'
 import { Counter, Registry } from 'prom-client'
@@ -17,10 +17,10 @@ t.teardown(async () => await server.stop())
 
 const ok = async () => 'ok'
 
-/** For an app that is to stay on Redis, however busy the machine is. */
+/** Timeouts so long that an application stays on Redis, however busy the machine is. */
 const patient = { commandTimeout: 30_000 }
 
-/** The series of a scrape, as the text says them. */
+/** The series of a scrape, by name and labels. */
 async function scrape (app: FastifyInstance, url = '/metrics'): Promise<ReadonlyMap<string, number>> {
   const { payload } = await app.inject(url)
   const lines = payload.split('\n').filter(line => line !== '' && !line.startsWith('#'))
@@ -56,11 +56,11 @@ t.test('counts every decision by limit, outcome and source', async t => {
   for (const [name, value] of Object.entries(expected)) t.equal(series.get(name), value, name)
   t.notOk([...series.keys()].some(name => {
     return name.startsWith('redis_guard_breaker_state') || name.startsWith('redis_guard_redis_up')
-  }), 'nothing of a Redis that is not there')
+  }), 'no metrics of Redis')
   t.same(await scrape(app), series, 'a scrape counts nothing')
 })
 
-t.test('/metrics is not limited, and says what it is', async t => {
+t.test('/metrics is not limited, and has the content type of Prometheus', async t => {
   const app = await guardedApp(t, { max: 0 })
   const { statusCode, headers } = await app.inject('/metrics')
   t.equal(statusCode, 200)
@@ -71,24 +71,24 @@ t.test('/metrics is not limited, and says what it is', async t => {
   t.match([refused.statusCode, refused.headers['content-type']], [403, /^application\/json/])
 })
 
-t.test('/metrics is no part of the document of an API: neither GET nor HEAD, under any prefix', async t => {
+t.test('/metrics is hidden from API documents, for GET and HEAD, under any prefix', async t => {
   const app = Fastify({ exposeHeadRoutes: true })
   t.teardown(async () => await app.close())
   const routes: RouteOptions[] = []
   app.addHook('onRoute', route => { routes.push(route) })
   await app.register(async scope => await scope.register(redisGuard, { redis: false }), { prefix: '/v1' })
-  // What @fastify/swagger and others leave out.
+  // @fastify/swagger and similar plugins leave out routes with `hide`.
   const seen = routes.map(({ method, url, schema, logLevel, config }) => ({ method, url, schema, logLevel, config }))
   const hidden = { url: '/v1/metrics', schema: { hide: true }, logLevel: 'warn', config: { rateLimit: false } }
   t.match(seen.toSorted((a, b) => String(a.method).localeCompare(String(b.method))), [
     { ...hidden, method: 'GET' }, { ...hidden, method: 'HEAD' }
   ])
-  t.equal(routes.length, 2, 'and there is no other route')
+  t.equal(routes.length, 2, 'there is no other route')
   t.equal((await app.inject('/v1/metrics')).statusCode, 200)
   t.equal((await app.inject({ method: 'HEAD', url: '/v1/metrics' })).statusCode, 200)
 })
 
-t.test('every metric is described for people: what it counts, in base units, by few labels', async t => {
+t.test('every metric has a name in base units, a help text, and few labels', async t => {
   const all = [...Object.values(described), ...infoMetrics, upMetric]
   for (const { name, help, labels } of all) {
     t.match(name, /^redis_guard_[a-z_]+$/)
@@ -113,7 +113,7 @@ t.test('every gauge names its aggregator for many processes; counters add up', a
   }
 })
 
-t.test('with Redis: round trips, the breaker, and what Redis tells about itself', async t => {
+t.test('with Redis: round trips, the breaker, and values that Redis reports', async t => {
   const redis = await RedisServer.start('--maxmemory', '100mb')
   t.teardown(async () => await redis.stop())
   const app = await guardedApp(t, { redis: redis.url, max: 10, ...patient })
@@ -131,7 +131,7 @@ t.test('with Redis: round trips, the breaker, and what Redis tells about itself'
   t.ok(series.get('redis_guard_redis_commands_processed_total')! > 3)
 })
 
-t.test('a Redis that hangs is told as down, does not hang the scrape, and is told when it is back', async t => {
+t.test('a Redis that hangs is reported as down, does not block the scrape, and is reported when back', async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const app = await guardedApp(t, { redis: redis.url })
@@ -150,7 +150,7 @@ t.test('a Redis that hangs is told as down, does not hang the scrape, and is tol
   await until(async () => (await scrape(app)).get('redis_guard_redis_memory_used_bytes')! > 100_000)
 })
 
-t.test('what Redis does not tell is left out', async t => {
+t.test('leaves out values that Redis does not report', async t => {
   const nothing = { info: '', slowLogLength: undefined }
   for (const { name, read } of infoMetrics) {
     t.equal(read(new Map(), nothing), undefined, name)
@@ -162,7 +162,7 @@ t.test('what Redis does not tell is left out', async t => {
   }
 })
 
-t.test('a Redis that goes while it is asked is told as down', async t => {
+t.test('a Redis that goes away during the scrape is reported as down', async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const app = await guardedApp(t, { redis: redis.url, ...patient })
@@ -182,7 +182,7 @@ t.test('a Redis that does not allow INFO stays in use', async t => {
   t.equal(app.redisGuard.status.store, 'redis')
 })
 
-t.test('a Redis that allows INFO but no SLOWLOG tells the rest', async t => {
+t.test('a Redis that allows INFO but not SLOWLOG reports the rest', async t => {
   const redis = await RedisServer.start('--rename-command', 'SLOWLOG', '')
   t.teardown(async () => await redis.stop())
   const series = await scrape(await guardedApp(t, { redis: redis.url, ...patient }))
@@ -236,7 +236,7 @@ t.test('the option metrics', async t => {
     }
   })
 
-  t.test('false: no route, no metrics, and all else works', async t => {
+  t.test('false: no route and no metrics, and everything else works', async t => {
     const options = { redis: server.url, nameSpace: 'off:', metrics: false, max: 1, timeWindow: '1 hour' } as const
     const app = await guardedApp(t, { ...options, ...patient })
     app.get('/', ok)
@@ -249,8 +249,8 @@ t.test('the option metrics', async t => {
   })
 })
 
-t.test('a service that serves /metrics already', async t => {
-  t.test('with fastify-metrics: ours are in there', async t => {
+t.test('a service that already serves /metrics', async t => {
+  t.test('with fastify-metrics: our metrics are in its registry', async t => {
     const registry = new Registry()
     const app = Fastify()
     t.teardown(async () => await app.close())
@@ -264,7 +264,7 @@ t.test('a service that serves /metrics already', async t => {
     t.match((await app.inject('/metrics')).payload, /process_cpu[^]*redis_guard_store|redis_guard_store[^]*process_cpu/)
   })
 
-  t.test('by a route of its own: an error that names the option', async t => {
+  t.test('by its own route: an error that names the option', async t => {
     const app = Fastify()
     t.teardown(async () => await app.close())
     app.get('/metrics', ok)
@@ -274,7 +274,7 @@ t.test('a service that serves /metrics already', async t => {
     })
   })
 
-  t.test('later, by another plugin: the same error instead of a bare duplicate', async t => {
+  t.test("later, by another plugin: the same error instead of Fastify's duplicate route", async t => {
     const app = await guardedApp(t)
     t.throws(() => app.get('/metrics', ok), { code: 'GUARD_ERR_METRICS_ROUTE' })
     app.get('/metrics/other', ok)
@@ -283,14 +283,14 @@ t.test('a service that serves /metrics already', async t => {
   })
 })
 
-t.test('reads the fields of a reply to INFO, and none of its headings', async t => {
+t.test('parseInfo reads the fields of an INFO reply, and skips its headings', async t => {
   const memory = ['# Memory', 'maxmemory_policy:noeviction', 'used_memory:1024', '']
   const reply = ['# Server', 'redis_version:7.0.15', '', ...memory].join('\r\n')
   const fields = [['redis_version', '7.0.15'], ['maxmemory_policy', 'noeviction'], ['used_memory', '1024']]
   t.same([...parseInfo(reply)], fields)
 })
 
-t.test('a value may hold colons, and may be empty', async t => {
+t.test('a value may contain colons, and may be empty', async t => {
   const fields = [['executable', 'C:\\redis:7'], ['config_file', '']]
   t.same([...parseInfo('executable:C:\\redis:7\r\nconfig_file:\r\n')], fields)
 })

@@ -1,4 +1,4 @@
-/** A logger of the application's that throws, as one does whose mixin counts on a store where there is none. */
+/** A logger that throws, such as one whose mixin needs an AsyncLocalStorage store where there is none. */
 import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t from 'tap'
 import redisGuard from '../../lib/index.js'
@@ -8,7 +8,7 @@ import { until } from '../../tools/until.js'
 
 const levels = ['debug', 'info', 'warn', 'error'] as const
 
-t.test('a logger is called as it is, on each level', async t => {
+t.test('calls a logger unchanged, on each level', async t => {
   const lines: unknown[] = []
   const logger = Object.fromEntries(levels.map(level => [level, function (this: unknown, ...line: unknown[]) {
     lines.push([level, this === logger, ...line])
@@ -24,7 +24,7 @@ t.test('a logger that throws loses its lines, but fails no request and no switch
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   let thrown = 0
-  // Fastify's own lines, of which it leaves what they throw to the process, are not written here.
+  // Fastify's own lines do not throw here: Fastify would not catch that.
   const write = (line: unknown, message?: string) => {
     const text = message ?? line
     if (typeof text !== 'string' || /^(incoming request|request completed|Server listening)/.test(text)) return

@@ -1,4 +1,4 @@
-/** Refusals are recorded behind; a Redis that is slow is not to gather them without end. */
+/** Refusals are recorded in the background; a slow Redis must not let them pile up. */
 import { performance } from 'node:perf_hooks'
 import { Registry } from 'prom-client'
 import t from 'tap'
@@ -10,7 +10,7 @@ import { until } from '../../tools/until.js'
 
 const registry = new Registry()
 
-/** From its metric alone: a scrape would ask Redis as well. */
+/** Reads only this metric: a full scrape would also ask Redis. */
 async function recorded (): Promise<{ limited: number, dropped: number }> {
   const { values } = await registry.getSingleMetric('redis_guard_events_total')!.get()
   const of = (type: string) => values.find(({ labels }) => labels['type'] === type)?.value ?? 0
@@ -32,7 +32,7 @@ t.test('a flood of refusals at a slow Redis is dropped in part, and a reader doe
   })
   app.get('/', async () => 'ok')
   await until(() => app.redisGuard.status.store === 'redis')
-  // A write takes longer than a round may, so each round is one write; to write the whole flood would take 20 s.
+  // A write takes longer than a round may, so each round is one write; writing the whole flood would take 20 s.
   proxy.delayMs = 1000
   const refused = 10 * mostPerWrite
   const names = Array.from({ length: refused }, (_, i) => `198.51.${i >> 8}.${i & 255}`)
@@ -48,7 +48,7 @@ t.test('a flood of refusals at a slow Redis is dropped in part, and a reader doe
     return limited + dropped === refused
   })
   const { limited, dropped } = await recorded()
-  t.ok(limited - before <= 2 * mostPerWrite, 'after the flood come the round that is under way, and one more')
+  t.ok(limited - before <= 2 * mostPerWrite, 'the current round and one more are written after the flood')
   t.ok(dropped > 0, `${dropped} were dropped, and counted`)
   // A refusal after the flood is written like any other.
   await app.inject({ url: '/', remoteAddress: '192.0.2.1' })

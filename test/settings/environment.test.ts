@@ -1,4 +1,4 @@
-/** The variables of the environment: what each may hold, and which of them wins. */
+/** The environment variables: their values, and which of them wins. */
 import t from 'tap'
 import { type Environment, readEnvironment, variables } from '../../lib/settings/environment.js'
 import type { OptionProblem } from '../../lib/errors.js'
@@ -20,7 +20,7 @@ const unset: Environment = {
   logLevel: undefined
 }
 
-t.test('the configurations of managed services work as docs/redis.md has them', async t => {
+t.test('the configurations of managed services work as in docs/redis.md', async t => {
   const accessKey = 'p4s/w0rd+with=all#of@it%:'
   const configurations: [where: string, env: Variables, options: object][] = [
     [
@@ -44,7 +44,7 @@ t.test('the configurations of managed services work as docs/redis.md has them', 
   }
 })
 
-t.test('empty is unset', async t => {
+t.test('an empty variable counts as unset', async t => {
   t.same(read({}), { ...unset, problems: [] })
   const empty = Object.fromEntries(Object.keys(variables).map(name => [name, '']))
   t.same(read(empty), { ...unset, problems: [] })
@@ -54,7 +54,7 @@ t.test('an empty REDIS_PASSWORD leaves the password of the URL', async t => {
   t.equal(read({ REDIS_URL: 'redis://:fromUrl@redis', REDIS_PASSWORD: '' }).redis?.password, 'fromUrl')
 })
 
-t.test('REDIS_PASSWORD wins over the URL, and is taken as it is', async t => {
+t.test('REDIS_PASSWORD wins over the URL, and is used unchanged', async t => {
   for (const password of ['a b', '%41', '100%', '@:/#?&', ' lead', 'trail ', '"quoted"']) {
     t.match(read({ REDIS_URL: 'redis://me:fromUrl@redis', REDIS_PASSWORD: password }).redis, {
       username: 'me',
@@ -63,14 +63,14 @@ t.test('REDIS_PASSWORD wins over the URL, and is taken as it is', async t => {
   }
 })
 
-t.test('TLS is what the URL or REDIS_TLS asks for', async t => {
+t.test('TLS follows the URL or REDIS_TLS', async t => {
   const cases: [url: string, tls: string | undefined, expected: object | undefined][] = [
     ['redis://h', undefined, undefined],
     ['redis://h', 'false', undefined],
     ['redis://h', 'true', {}],
     ['rediss://h', undefined, {}],
     ['rediss://h', 'true', {}],
-    // Somebody who writes rediss:// is not to talk in the clear for a left-over variable.
+    // A left-over REDIS_TLS must not turn off the TLS of rediss://.
     ['rediss://h', 'false', {}],
     ['unix:///run/redis.sock', 'true', undefined]
   ]
@@ -94,7 +94,7 @@ t.test('only NODE_ENV=production is production', async t => {
   }
 })
 
-t.test('development and test are nobody\'s service', async t => {
+t.test('development and test are not services', async t => {
   for (const mode of ['development', 'test']) t.equal(read({ NODE_ENV: mode }).development, true)
   for (const mode of ['production', 'staging', undefined]) t.equal(read({ NODE_ENV: mode }).development, false)
 })
@@ -116,7 +116,7 @@ t.test('a wrong value is named, counts as unset, and hides no other', async t =>
     ['REDIS_TLS', 'yes'],
     ['REDIS_TLS', '1'],
     ['REDIS_ENABLED', 'on'],
-    // A name that every JavaScript object has is no boolean.
+    // Names that every JavaScript object has are not booleans.
     ['REDIS_ENABLED', 'constructor'],
     ['REDIS_ENABLED', '__proto__'],
     ['REDIS_TIMEOUT', '5s'],
@@ -135,7 +135,7 @@ t.test('a wrong value is named, counts as unset, and hides no other', async t =>
   t.same(all.problems.map(({ option }) => option).sort(), ['REDIS_ENABLED', 'REDIS_TIMEOUT', 'REDIS_TLS', 'REDIS_URL'])
 })
 
-t.test('a wrong value is told with its rule', async t => {
+t.test('a wrong value is reported with its rule', async t => {
   t.same(read({ REDIS_TIMEOUT: '5s' }).problems, [{
     option: 'REDIS_TIMEOUT',
     rule: 'a whole number of ms from 1 to 600000',
@@ -149,6 +149,6 @@ t.test('no other variable is read', async t => {
   t.same([...asked].sort(), Object.keys(variables).sort())
 })
 
-t.test('what was read is frozen', async t => {
+t.test('the result is frozen', async t => {
   t.ok(Object.isFrozen(readEnvironment({}, [])))
 })

@@ -12,7 +12,7 @@ import { longestWindowMs } from '../../lib/rules/rate-limit.js'
 
 type Variables = Readonly<Record<string, string | undefined>>
 
-/** What no type checker has looked at. */
+/** Resolves options without the type checker. */
 function resolve (options: object, env: Variables = {}): Settings {
   return resolveOptions(options as RedisGuardOptions, env)
 }
@@ -31,7 +31,7 @@ function caught (call: () => unknown): OptionsError {
   throw new Error('nothing was thrown')
 }
 
-/** The names of all wrong options; empty: all are fine. */
+/** The names of all wrong options; empty: all are correct. */
 function wrongOnes (options: object, env: Variables = {}): string[] {
   try {
     resolve(options, env)
@@ -110,7 +110,7 @@ t.test('undefined counts as not given', async t => {
   t.same(resolve(undefinedOnes), resolve({}))
 })
 
-t.test('what is given is taken over', async t => {
+t.test('given options become settings', async t => {
   const registry = new Registry()
   const ofPlugin: [options: RedisGuardOptions, settings: object][] = [
     [{ global: false }, { global: false }],
@@ -152,7 +152,7 @@ t.test('what is given is taken over', async t => {
   for (const [options, settings] of ofLimit) t.match(resolve(options).limit, settings)
 })
 
-t.test('onOutage and skipOnError mean the same: not both at once, and the last one counts on a route', async t => {
+t.test('onOutage and skipOnError exclude each other, and a route may replace either', async t => {
   t.throws(() => resolve({ onOutage: 'deny', skipOnError: true }), {
     message: /skipOnError must be left out beside onOutage, got true/
   })
@@ -162,7 +162,7 @@ t.test('onOutage and skipOnError mean the same: not both at once, and the last o
   t.equal(resolveRouteLimit({ skipOnError: true }, resolve({ onOutage: 'deny' }).limit, 'GET /').onOutage, 'allow')
 })
 
-t.test('addresses, ranges and keys of an allow list are told apart', async t => {
+t.test('an allow list separates addresses, ranges and keys', async t => {
   const given = ['10.0.0.0/8', '::1', 'partner', { key: '10.0.0.1' }]
   const { addresses, keys, decide } = resolve({ allowList: given }).limit.allowList
   t.same([...addresses.entries()].map(([text]) => text), ['10.0.0.0/8', '::1'])
@@ -189,9 +189,9 @@ const values: Readonly<Record<string, unknown>> = {
   bigint: 10n
 }
 
-/** Which of these values an option takes; all others are to be refused. */
+/** The values that each option accepts; all others must be rejected. */
 const taken: Readonly<Record<string, readonly string[]>> = {
-  // What stands in it has tests of its own, in redis-option.test.ts.
+  // Its contents are tested in redis-option.test.ts.
   redis: [],
   global: ['true'],
   limitNotFound: ['true'],
@@ -209,11 +209,11 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   maxEvents: [],
   maxJournal: [],
   algorithm: [],
-  // whole, so that only its product with the window could be out of range, which fixed-window does not form
+  // A whole number: only its product with the window could be out of range, which fixed-window does not compute.
   max: ['huge', 'function', 'Infinity'],
-  // '10' is a text of 10 ms to @lukeed/ms
+  // @lukeed/ms reads '10' as 10 ms
   timeWindow: ['number', 'function'],
-  // gcra only
+  // only for gcra
   burst: [],
   hook: [],
   allowList: ['function'],
@@ -240,7 +240,7 @@ const taken: Readonly<Record<string, readonly string[]>> = {
   problemDetails: ['true']
 }
 
-t.test('every option refuses every value of a wrong type or size, by its name', async t => {
+t.test('every option rejects every value of a wrong type or size, by its name', async t => {
   t.same(Object.keys(taken).sort(), Object.keys({ ...pluginOptions, ...limitOptions }).sort())
   for (const [option, fine] of Object.entries(taken)) {
     for (const [kind, value] of Object.entries(values)) {
@@ -250,7 +250,7 @@ t.test('every option refuses every value of a wrong type or size, by its name', 
   }
 })
 
-t.test('every option of a route refuses the same values, by its place', async t => {
+t.test('every option of a route rejects the same values, by its place', async t => {
   const base = resolve({}).limit
   for (const option of Object.keys(limitOptions)) {
     for (const [kind, value] of Object.entries(values).filter(([kind]) => !taken[option]!.includes(kind))) {
@@ -260,14 +260,14 @@ t.test('every option of a route refuses the same values, by its place', async t 
   }
 })
 
-t.test('standardHeaders names no revision of its draft, and says what to write in place of one', async t => {
+t.test('standardHeaders rejects the revision of a draft, and says what to write instead', async t => {
   t.same(caught(() => resolve({ standardHeaders: 'draft-11' as unknown as boolean })).problems, [
     { option: 'standardHeaders', rule: 'true or false', received: '"draft-11"', remedy: 'write true' }
   ])
   t.equal(caught(() => resolve({ standardHeaders: 1 as unknown as boolean })).problems[0]?.remedy, undefined)
 })
 
-t.test('groupId is a string, and of a route only', async t => {
+t.test('groupId is a string, and only for routes', async t => {
   const base = resolve({}).limit
   const place = 'GET /login config.rateLimit'
   for (const [kind, value] of Object.entries(values).filter(([, value]) => typeof value !== 'string')) {
@@ -284,7 +284,7 @@ t.test('groupId is a string, and of a route only', async t => {
   t.same(wrongOnes({ groupId: 'a' }), ['groupId'])
 })
 
-t.test('numbers are refused just outside their range, and taken at its ends', async t => {
+t.test('numbers are rejected just outside their range, and accepted at its ends', async t => {
   const ranges: [option: string, min: number, max: number][] = [
     ['cache', 1, 10_000_000],
     ['ipv6Subnet', 0, 128],
@@ -319,7 +319,7 @@ t.test('maxBackoff is at least the time window, wherever both are given; a longe
   t.same(wrongOnes({ ...backoff, timeWindow: () => 1000, maxBackoff: 1 }), [])
 })
 
-t.test('parts of an option are checked as well', async t => {
+t.test('the parts of an option are checked too', async t => {
   const wrong: object[] = [
     { metrics: true },
     { metrics: { path: 'metrics' } },
@@ -361,7 +361,7 @@ t.test('parts of an option are checked as well', async t => {
   t.same(wrongOnes({ redis: { url: 6379 } }), ['redis.url'])
 })
 
-t.test('durations', async t => {
+t.test('reads durations in ms and as texts', async t => {
   const read: [given: number | string, ms: number][] = [
     [1, 1],
     [500, 500],
@@ -386,7 +386,7 @@ t.test('durations', async t => {
   }
 })
 
-t.test("no value is made into another: max '10' is refused, and is shown with its type", async t => {
+t.test("converts no value: max '10' is rejected, and shown with its type", async t => {
   t.equal(errorOf({ max: '10' }).problems[0]!.received, '"10"')
   t.match(
     errorOf({ max: '10' }).message,
@@ -401,7 +401,7 @@ t.test('a misspelt option is named, with the known ones, and without its value',
   for (const name of Object.keys({ ...pluginOptions, ...limitOptions })) t.match(problem!.remedy, name)
 })
 
-t.test('a name that looks like one of ours, or is that of another limiter, is a mistake', async t => {
+t.test('a name that resembles an option, or belongs to another limiter, is a mistake', async t => {
   const mistakes: [name: string, meant: string][] = [
     ['Max', 'max'],
     ['mx', 'max'],
@@ -431,7 +431,7 @@ t.test('a name that looks like one of ours, or is that of another limiter, is a 
   t.match(errorOf({ groupId: 'a' }).problems, [{ option: 'groupId', rule: 'a known option' }])
 })
 
-t.test('a name that looks like no option is ignored, and listed for the warning', async t => {
+t.test('a name that resembles no option is ignored, and listed for the warning', async t => {
   const foreign = { foo: 1, bar: 2, map: 3, url: 'redis://h', constructor: 4, maxUploadSize: 5, colour: 'red' }
   t.same(resolve(foreign), resolve({}))
   t.same(ignoredOptions(foreign as RedisGuardOptions), Object.keys(foreign))
@@ -440,7 +440,7 @@ t.test('a name that looks like no option is ignored, and listed for the warning'
   t.same(ignoredOptions(inherited), ['__proto__'])
 })
 
-t.test('in a route and inside of an option every unknown name is refused', async t => {
+t.test('in a route and inside an option every unknown name is rejected', async t => {
   const unknown = { foo: 1, windowMs: 2, prefix: '/' } as RateLimitOptions
   const { problems } = caught(() => resolveRouteLimit(unknown, resolve({}).limit, 'GET /'))
   t.match(problems, [
@@ -462,7 +462,7 @@ t.test('an option of the plugin is unknown to a route', async t => {
   }
 })
 
-t.test('options of the host are ignored: of Fastify, @fastify/autoload and fastify-cli', async t => {
+t.test('ignores the options of the host: Fastify, @fastify/autoload and fastify-cli', async t => {
   const ours = { ...pluginOptions, ...limitOptions, ...routeOptions }
   t.same([...hostOptions].filter(name => Object.hasOwn(ours, name)), [])
   const ofHost = Object.fromEntries([...hostOptions].map(name => [name, 1]))
@@ -470,14 +470,14 @@ t.test('options of the host are ignored: of Fastify, @fastify/autoload and fasti
   t.same(ignoredOptions(ofHost as RedisGuardOptions), [])
 })
 
-t.test('fastify-cli gives an option of two words twice, which is one option', async t => {
+t.test('an option of two words that fastify-cli passes twice counts as one', async t => {
   // fastify start app.js -- --time-window 5000 --my-own 1
   const parsed = { 'time-window': 5000, timeWindow: 5000, 'my-own': 1, myOwn: 1 }
   t.equal(resolve(parsed).limit.timeWindow, 5000)
   t.same(ignoredOptions(parsed), ['myOwn'])
 })
 
-t.test('all problems are told together, of options and variables', async t => {
+t.test('one error reports all problems of options and variables', async t => {
   const error = errorOf({ max: '10', timeWindow: 'soon', hook: 'onSend', colour: 'red', hasKeys: true }, {
     REDIS_TLS: 'yes',
     REDIS_URL: 'h'
@@ -495,7 +495,7 @@ t.test('variables that are not used may be wrong', async t => {
   t.same(wrongOnes({}, { ...wrong, REDIS_ENABLED: 'false' }), ['REDIS_TIMEOUT'])
 })
 
-t.test('a URL as host is refused before its password can be told as the name of a host', async t => {
+t.test('a URL as host is rejected, before its password could be reported as a host name', async t => {
   for (const host of ['redis://:secret@h', 'h/1', 'user@h']) {
     const [problem] = errorOf({ redis: { host } }).problems
     t.match(problem, { option: 'redis.host', received: 'a URL', remedy: 'give a URL as redis.url' })
@@ -513,7 +513,7 @@ t.test('burst is for gcra, which a route may choose or leave', async t => {
   })
 })
 
-t.test('numbers that cannot be counted exactly together are refused', async t => {
+t.test('rejects numbers that cannot be counted exactly together', async t => {
   const together: RateLimitOptions = { algorithm: 'sliding-window', max: 1e9, timeWindow: '1 day' }
   t.match(errorOf(together).problems, [{
     option: 'max',
@@ -521,7 +521,7 @@ t.test('numbers that cannot be counted exactly together are refused', async t =>
     remedy: /below 2\^51 for sliding-window/
   }])
   t.same(wrongOnes({ ...together, algorithm: 'fixed-window' }), [])
-  // The function is asked with each request; what it answers is looked at there.
+  // The function runs for each request, and its result is checked then.
   t.same(wrongOnes({ ...together, max: twice }), [])
   t.same(wrongOnes({ ...together, timeWindow: twice }), [])
 })
@@ -529,7 +529,7 @@ t.test('numbers that cannot be counted exactly together are refused', async t =>
 t.test('a route', async t => {
   const place = 'GET /login config.rateLimit'
 
-  t.test("has what the plugin's options say, save what it gives itself", async t => {
+  t.test("inherits the plugin's options, except those that it sets itself", async t => {
     const base = resolve({
       max: 7,
       timeWindow: '1 hour',
@@ -553,20 +553,20 @@ t.test('a route', async t => {
     t.equal(limit.allowList, base.allowList)
   })
 
-  t.test('has an allow list of its own in place of the other', async t => {
+  t.test('replaces the allow list by its own', async t => {
     const base = resolve({ allowList: ['10.0.0.1'] }).limit
     const { addresses, keys } = resolveRouteLimit({ allowList: ['partner'] }, base, place).allowList
     t.same({ size: addresses.size, keys: [...keys] }, { size: 0, keys: ['partner'] })
   })
 
-  t.test('does not change the settings that it starts from', async t => {
+  t.test('does not change the inherited settings', async t => {
     const base = resolve({}).limit
     resolveRouteLimit({ max: 1, allowList: ['10.0.0.1'], addHeaders: { 'retry-after': false } }, base, place)
     t.same(base, resolve({}).limit)
     t.equal(base.allowList.addresses.size, 0)
   })
 
-  t.test('is refused for what it makes of inherited numbers', async t => {
+  t.test('is rejected if its own numbers do not fit the inherited ones', async t => {
     const base = resolve({ algorithm: 'gcra', timeWindow: '1 year' }).limit
     t.match(caught(() => resolveRouteLimit({ max: 1e9 }, base, place)).problems, [{
       option: `${place}.max`,
@@ -575,7 +575,7 @@ t.test('a route', async t => {
   })
 })
 
-t.test('settings are frozen, and what was given is as it was', async t => {
+t.test('settings are frozen, and the given options stay unchanged', async t => {
   const given = {
     max: 5,
     allowList: ['10.0.0.1'],
@@ -598,7 +598,7 @@ t.test('settings are frozen, and what was given is as it was', async t => {
   t.same(given, copy)
 })
 
-t.test('an array that is changed later changes no setting', async t => {
+t.test('changing an array later changes no setting', async t => {
   const allowList = ['10.0.0.1', 'partner', { key: 'friend' }]
   const { limit } = resolve({ allowList })
   allowList.push('10.0.0.2', 'other')
@@ -609,7 +609,7 @@ t.test('an array that is changed later changes no setting', async t => {
 const production = { NODE_ENV: 'production', REDIS_URL: 'redis://env' }
 const ofEnv = { kind: 'server', options: { host: 'env', port: 6379, db: 0 } }
 
-t.test('where the program says nothing, the environment decides', async t => {
+t.test('without a redis option, the environment decides', async t => {
   const cases: [env: Variables, redis: object][] = [
     [{}, { kind: 'none', reason: 'REDIS_URL is not set' }],
     [{ NODE_ENV: 'production' }, { kind: 'none', reason: 'REDIS_URL is not set', isAskedFor: true }],
@@ -628,7 +628,7 @@ t.test('where the program says nothing, the environment decides', async t => {
   for (const [env, redis] of cases) t.same(resolve({}, env).redis, redis, JSON.stringify(env))
 })
 
-t.test('what the program says wins over all variables', async t => {
+t.test('the redis option wins over all variables', async t => {
   const env = { ...production, REDIS_PASSWORD: 'fromEnv', REDIS_TLS: 'true' }
   const server = (options: object) => ({ kind: 'server', options })
   const cases: [redis: unknown, settings: object][] = [
@@ -639,7 +639,7 @@ t.test('what the program says wins over all variables', async t => {
     [{ url: 'redis://h:1/2', db: 3, keepAlive: 9 }, server({ host: 'h', port: 1, db: 3, keepAlive: 9 })],
     [{ sentinels: [{ host: 's' }], name: 'main' }, server({ sentinels: [{ host: 's' }], name: 'main' })],
     [{ cluster: [6379] }, { kind: 'cluster', nodes: [6379], options: { redisOptions: {} } }],
-    // Each node speaks TLS if one of the URLs does.
+    // Each node uses TLS if one of the URLs does.
     [{ cluster: ['redis://h', 'REDISS://h'] }, {
       kind: 'cluster',
       nodes: [{ host: 'h', port: 6379 }, { host: 'h', port: 6379 }],
@@ -647,7 +647,7 @@ t.test('what the program says wins over all variables', async t => {
     }],
     [{ cluster: ['rediss://h'], redisOptions: { tls: { ca: 'c' } } },
       { kind: 'cluster', nodes: [{ host: 'h', port: 6379 }], options: { redisOptions: { tls: { ca: 'c' } } } }],
-    // What is undefined is left out.
+    // Undefined entries are left out.
     [{ url: 'rediss://:p@h', tls: undefined, password: undefined, enableOfflineQueue: undefined },
       server({ host: 'h', port: 6379, db: 0, password: 'p', tls: {} })],
     [{ cluster: ['rediss://h'], redisOptions: { tls: undefined } },
@@ -667,7 +667,7 @@ t.test('what the program says wins over all variables', async t => {
   }
 })
 
-t.test("a client is taken as it is, whoever's ioredis it is from", async t => {
+t.test('a client is used unchanged, whichever copy of ioredis it is from', async t => {
   const stranger = { evalsha () {}, on () {}, status: 'ready' }
   for (const client of [
     new Redis({ lazyConnect: true }),
@@ -680,13 +680,13 @@ t.test("a client is taken as it is, whoever's ioredis it is from", async t => {
   }
 })
 
-t.test('connectTimeout wins over REDIS_TIMEOUT, and that over the default', async t => {
+t.test('connectTimeout wins over REDIS_TIMEOUT, which wins over the default', async t => {
   t.equal(resolve({ connectTimeout: 7 }, { REDIS_TIMEOUT: '8' }).connectTimeout, 7)
   t.equal(resolve({}, { REDIS_TIMEOUT: '8' }).connectTimeout, 8)
   t.equal(resolve({}, {}).connectTimeout, 5000)
 })
 
-t.test('no secret is ever in the message', async t => {
+t.test('no error contains a secret', async t => {
   const secret = 'hunter2'
   const url = `redis://user:${secret}@h:70000`
   const cases: [options: object, env?: Variables][] = [
@@ -699,7 +699,7 @@ t.test('no secret is ever in the message', async t => {
     [{ redis: { cluster: [null, { password: secret }] } }],
     [{ redis: { cluster: { password: secret } } }],
     [{ redis: { cluster: [6379], tls: { key: secret } } }],
-    // Put in the wrong place by somebody who trusts us.
+    // A secret that the user put in the wrong place.
     [{ passwords: secret, max: 'x' }],
     [{ url, max: 'x' }],
     [{ redisOptions: { password: secret } }],
@@ -713,7 +713,7 @@ t.test('no secret is ever in the message', async t => {
   }
 })
 
-t.test('redis.credentials is a function, and the only place for a user and a password', async t => {
+t.test('redis.credentials is a function, and the only place for user and password', async t => {
   const secret = 'hunter2'
   const credentials = () => ({ password: secret })
   const nodes = [
@@ -755,7 +755,7 @@ t.test('redis.credentials is a function, and the only place for a user and a pas
   }
 })
 
-t.test('Sentinels may not name a replica, which takes no writes', async t => {
+t.test('Sentinels may not select a replica, which takes no writes', async t => {
   const sentinels = [{ host: 'h' }]
   const replica = { sentinels, name: 'main', role: 'slave' as const, preferredSlaves: [{ ip: '192.0.2.1' }] }
   t.match(errorOf({ redis: replica }).problems, [
@@ -766,7 +766,7 @@ t.test('Sentinels may not name a replica, which takes no writes', async t => {
   for (const role of [undefined, 'master']) t.same(wrongOnes({ redis: { sentinels, name: 'main', role } }), [])
 })
 
-t.test('every option has a default and a description for the README', async t => {
+t.test('every option has a default and a description for the documentation', async t => {
   for (const [name, { shown, description }] of Object.entries({ ...pluginOptions, ...routeOptions, ...limitOptions })) {
     t.match(shown, /./, name)
     t.match(description, /./, name)

@@ -1,4 +1,4 @@
-/** The `redis` option: everything in it is read by a rule, and nothing wrong in it leads to another Redis. */
+/** The `redis` option: a rule checks everything in it, and a mistake never leads to another Redis. */
 import { EventEmitter } from 'node:events'
 import { Redis } from 'ioredis'
 import t from 'tap'
@@ -12,7 +12,7 @@ import { inRepository } from '../support/paths.js'
 import { forms, type Ports, values } from '../support/redis-options.js'
 import { typeProgram } from '../support/type-program.js'
 
-/** What no type checker has looked at. */
+/** Resolves options without the type checker. */
 function resolve (redis: unknown, env: Readonly<Record<string, string>> = {}): Settings['redis'] {
   return resolveOptions({ redis: redis as never }, env).redis
 }
@@ -44,7 +44,7 @@ class Valkey {
   connect () {}
 }
 
-t.test('contents that do not say where Redis is are refused, each by its name and with a remedy', async t => {
+t.test('rejects contents that do not say where Redis is, each by name and with a remedy', async t => {
   const place = { remedy: 'say where Redis is, or redis: false for none' }
   const another = 'give an ioredis client, or what it connects to'
   const wrongs: [redis: unknown, problems: Partial<OptionProblem>[]][] = [
@@ -68,7 +68,7 @@ t.test('contents that do not say where Redis is are refused, each by its name an
     [{ client: new NodeRedis() }, [{ option: 'redis.client', received: 'a client of node-redis', remedy: another }]],
     [new RedisMock(), [{ option: 'redis', received: 'a client of ioredis-mock', remedy: /redis: false/ as never }]],
     [new Valkey(), [{ option: 'redis', received: 'a client of another package', remedy: another }]],
-    // Each has something of a client of ioredis, and is none.
+    // Each has something of an ioredis client, but is none.
     [{ on () {}, status: 'ready' }, [{ option: 'redis', received: 'a client of another package' }]],
     [{ evalsha () {}, status: 'ready' }, [{ option: 'redis.evalsha' }, { option: 'redis.status' }]],
     [{ client: { host: 'h' } }, [{ option: 'redis.client', rule: 'a client of ioredis', received: 'an object' }]],
@@ -100,7 +100,7 @@ t.test('contents that do not say where Redis is are refused, each by its name an
   }
 })
 
-t.test('the same holds for the nodes of a Cluster, for their options, and for Sentinels', async t => {
+t.test('rejects wrong nodes of a Cluster, options of nodes, and Sentinels alike', async t => {
   const node = 'redis://[user:password@]host[:port], rediss:// for TLS, a port as a number, or { host, port }'
   const wrongs: [redis: unknown, problems: Partial<OptionProblem>[]][] = [
     [{ cluster: [{}] },
@@ -119,7 +119,7 @@ t.test('the same holds for the nodes of a Cluster, for their options, and for Se
     [{ cluster: ['redis://h/3'] }, [{ option: 'redis.cluster[0]', received: 'a URL with a path or a database' }]],
     [{ cluster: ['unix:///redis.sock'] },
       [{ option: 'redis.cluster[0]', received: 'a URL with a path or a database' }]],
-    // As an option of ioredis, the text would end the process.
+    // ioredis would end the process over a text in this option.
     [{ cluster: ['redis://h?connectTimeout=500'] },
       [{ option: 'redis.cluster[0]', received: 'a URL with a query; give these as options' }]],
     [{ cluster: [{ host: 'h', connectTimeout: 1 }] },
@@ -153,7 +153,7 @@ t.test('the same holds for the nodes of a Cluster, for their options, and for Se
       [{ option: 'redis.tls.port' }, { option: 'redis.tls.sevrername', remedy: 'did you mean servername?' }]],
     [{ host: 'h', tls: true },
       [{ option: 'redis.tls', remedy: 'give {} for TLS with the defaults, and leave it out for none' }]],
-    // A URL that says TLS is not to be undone by it.
+    // It must not turn off the TLS of the URL.
     [{ url: 'rediss://h', tls: false }, [{ option: 'redis.tls' }]],
     [{ host: 'h', natMap: { 'a:1': { host: 'b', port: 1, db: 3 } } }, [{ option: 'redis.natMap' }]],
     [{ host: 'h', scripts: { a: { lua: 7 }, b: 1 } }, [{ option: 'redis.scripts' }]],
@@ -171,14 +171,14 @@ t.test('the same holds for the nodes of a Cluster, for their options, and for Se
   }
 })
 
-t.test('all wrong entries are in one error', async t => {
+t.test('one error names all wrong entries', async t => {
   const redis = { hots: 'h', port: '6379', db: NaN, tls: { ca: 7 }, sentinels: [{ port: 0 }] }
   t.same(problemsOf(redis).map(({ option }) => option), [
     'redis.hots', 'redis.port', 'redis.db', 'redis.tls.ca', 'redis.name', 'redis.sentinels[0].port'
   ])
 })
 
-t.test('what says where Redis is may stand beside what is undefined, or null as with ioredis', async t => {
+t.test('accepts undefined beside what says where Redis is, and null as ioredis does', async t => {
   const { options } = new Redis({ lazyConnect: true, host: 'h' })
   const fines: unknown[] = [
     { host: undefined, port: 6379 }, { url: undefined, host: 'h' }, { path: '/redis.sock', host: undefined },
@@ -215,7 +215,7 @@ t.test('what says where Redis is may stand beside what is undefined, or null as 
   for (const redis of fines) t.same(problemsOf(redis), [])
 })
 
-t.test('required is handed on with every form', async t => {
+t.test('required is passed on in every form', async t => {
   for (const redis of [
     { url: 'redis://h' }, { port: 1 }, { sentinels: [{ host: 's' }], name: 'main' }, { cluster: [1] }, { client: lazy }
   ]) {
@@ -225,7 +225,7 @@ t.test('required is handed on with every form', async t => {
   }
 })
 
-/** All options that ioredis and Node have, out of their types. */
+/** The names of all options in the types of ioredis and Node. */
 function namesInTypes (types: Readonly<Record<string, string>>): Record<string, string[]> {
   const folder = inRepository('test/')
   const text = [
@@ -241,7 +241,7 @@ function namesInTypes (types: Readonly<Record<string, string>>): Record<string, 
   }))
 }
 
-t.test('every option in the types of ioredis and Node has a rule, and there is a rule for no other', async t => {
+t.test('there is a rule for each option in the types of ioredis and Node, and for no other', async t => {
   const names = namesInTypes({
     server: 'RedisOptions',
     sentinelConnection: 'SentinelConnectionOptions',
@@ -262,7 +262,7 @@ t.test('every option in the types of ioredis and Node has a rule, and there is a
   t.same(sorted(nodeRules).filter(name => !names['server']!.includes(name)), ['credentials'])
   t.same(sorted(sentinelRules), names['sentinel'])
   t.same(names['tls']!.filter(name => !(name in tlsRules)), [])
-  // tls.connect hands some on to net.connect; ioredis has its profiles.
+  // tls.connect passes some on to net.connect; ioredis has its profiles.
   t.same(
     sorted(tlsRules).filter(name => !names['tls']!.includes(name) && !names['socket']!.includes(name)),
     ['profile']
@@ -283,7 +283,7 @@ t.test('an option that may not be given says why', async t => {
 const ports: Ports = { server: 6379, node: 6379, sentinel: 26_379 }
 
 for (const [form, { rules, redis, taken }] of Object.entries(forms)) {
-  t.test(`every option ${form} refuses what it cannot take, by its name`, async t => {
+  t.test(`every option ${form} rejects wrong values by its name`, async t => {
     for (const option of Object.keys(rules)) {
       for (const [kind, value] of Object.entries(values)) {
         const problems = problemsOf(redis({ [option]: value }, ports))
@@ -299,7 +299,7 @@ for (const [form, { rules, redis, taken }] of Object.entries(forms)) {
   })
 }
 
-t.test('a database is a whole number wherever it is given', async t => {
+t.test('a database is a whole number in every form', async t => {
   for (const db of [NaN, 'cache', '1', -1, 1.5, Infinity, null, {}, 2 ** 31]) {
     for (const redis of [
       { port: 1, db },

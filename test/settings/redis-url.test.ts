@@ -1,4 +1,4 @@
-/** URLs of Redis as people write them: every password arrives, and what cannot be read is refused in words. */
+/** Redis URLs as people write them: every password works, and an unreadable URL gets a clear reason. */
 import fc from 'fast-check'
 import t from 'tap'
 import { parseRedisUrl, type RedisAddress } from '../../lib/settings/redis-url.js'
@@ -8,7 +8,7 @@ t.comment(`seed ${seed}`)
 
 const local = { host: 'h', port: 6379, db: 0 }
 
-t.test('reads what a URL says', async t => {
+t.test('reads the parts of a URL', async t => {
   const urls: [url: string, address: RedisAddress][] = [
     ['redis://h', local],
     ['redis://h/', local],
@@ -36,12 +36,12 @@ t.test('reads what a URL says', async t => {
   for (const [url, address] of urls) t.same(parseRedisUrl(url), address, url)
 })
 
-t.test('REDISS:// in capitals is TLS', async t => {
+t.test('REDISS:// in capitals means TLS', async t => {
   for (const scheme of ['REDISS', 'Rediss', 'redisS']) t.same(parseRedisUrl(`${scheme}://h`), { ...local, tls: {} })
   t.same(parseRedisUrl('REDIS://h'), local)
 })
 
-t.test('any password can be pasted as it is, save that %40 is read as @', async t => {
+t.test('any password can be pasted unchanged, except that %40 is read as @', async t => {
   const unit =
     fc.oneof(fc.constantFrom(...'@:/#?&+= []\\"\'\n'), fc.string({ unit: 'grapheme', minLength: 1, maxLength: 1 }))
   const passwords = fc.string({ unit, minLength: 1 }).filter(text => !text.includes('%'))
@@ -52,7 +52,7 @@ t.test('any password can be pasted as it is, save that %40 is read as @', async 
   }), { seed, numRuns: 2000 })
 })
 
-t.test('any user name and password can be percent-encoded', async t => {
+t.test('any username and password can be percent-encoded', async t => {
   const texts = fc.string({ unit: 'grapheme', minLength: 1 })
   fc.assert(fc.property(texts, texts, (username, password) => {
     const address = parseRedisUrl(`redis://${encodeURIComponent(username)}:${encodeURIComponent(password)}@h`)
@@ -72,7 +72,7 @@ t.test('a % that encodes nothing stays', async t => {
   for (const [written, read] of passwords) t.same(parseRedisUrl(`redis://:${written}@h`), { ...local, password: read })
 })
 
-t.test('what cannot be read is told in words', async t => {
+t.test('gives the reason why a URL cannot be read', async t => {
   const kind = 'a URL of another kind'
   const part = 'a URL without a readable host, port or database number'
   const query = 'a URL with a query; give these as options'
@@ -108,7 +108,7 @@ t.test('what cannot be read is told in words', async t => {
   for (const [url, reason] of urls) t.equal(parseRedisUrl(url), reason, url)
 })
 
-t.test('the reason never holds the credentials', async t => {
+t.test('the reason never contains the credentials', async t => {
   const schemes = fc.constantFrom('redis', 'rediss', 'REDIS', 'unix', 'http', 'redi s', '')
   const tails = fc.constantFrom('', ':', ':0', ':65536', ':99999/x', '?x=1', '#1', ' ', '/a/b', '[')
   const passwords = fc.string({ unit: 'grapheme' }).map(text => `hunter2${text}`)
@@ -120,7 +120,7 @@ t.test('the reason never holds the credentials', async t => {
   }), { seed, numRuns: 2000 })
 })
 
-t.test('a text of 1 MB is answered at once', async t => {
+t.test('answers a text of 1 MB at once', async t => {
   const texts = [
     'redis://'.repeat(125_000), `redis://${'@'.repeat(1e6)}`, `redis://${':'.repeat(1e6)}`,
     `redis://[${':'.repeat(1e6)}`,

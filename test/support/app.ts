@@ -1,10 +1,10 @@
-/** A Fastify with the guard, for tests that need no process of its own. */
+/** A Fastify with the guard, for tests that need no separate process. */
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import redisGuard from '../../lib/index.js'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
 
-/** In memory, unless the options say otherwise; closed with the test. */
+/** Opens an application, in memory unless the options say otherwise. It closes with the test. */
 export async function guardedApp (
   t: Test,
   options: RedisGuardOptions = {},
@@ -16,7 +16,7 @@ export async function guardedApp (
   return app
 }
 
-/** Log lines of level `warn` and above, as they come. */
+/** Collects log lines of this level and above. */
 export function logTo (lines: Record<string, unknown>[], level = 'warn'): FastifyServerOptions {
   return { logger: { level, stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } } }
 }

@@ -1,14 +1,13 @@
 /**
- * A service that is bundled with the built package and all its dependencies.
- * It limits on memory, then on the Redis whose URL is its argument, and prints
- * each time which store answered and what the answers were.
+ * A service that is bundled with the built package and all its dependencies. It limits requests on memory, then on the
+ * Redis whose URL is its argument. Each time it prints the store that answered and the statuses.
  */
 import Fastify from 'fastify'
 import redisGuard from '../../dist/lib/index.js'
 
 async function serve (redis) {
   const app = Fastify()
-  // On a busy machine Redis needs its time, too.
+  // Long enough for Redis to answer on a busy machine.
   const times = { connectTimeout: 60_000, commandTimeout: 60_000 }
   await app.register(redisGuard, { redis, max: 2, timeWindow: '1 hour', ...times })
   app.get('/', async () => 'served')

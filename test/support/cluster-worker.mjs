@@ -1,6 +1,6 @@
 /**
- * One worker of a node:cluster, from the built package, whose metrics the primary collects with prom-client's
- * AggregatorRegistry. Its options are the JSON in GUARD_OPTIONS. When it is ready it has answered two requests.
+ * One worker of a node:cluster, from the built package. The primary collects its metrics with prom-client's
+ * AggregatorRegistry. GUARD_OPTIONS contains its options as JSON. It sends 'ready' after it has answered two requests.
  */
 import Fastify from 'fastify'
 import redisGuard from 'fastify-redis-guard'
@@ -8,7 +8,7 @@ import { AggregatorRegistry, Registry } from 'prom-client'
 
 const registry = new Registry()
 AggregatorRegistry.setRegistries([registry])
-// It is this that listens for the primary.
+// This object listens to the primary.
 new AggregatorRegistry() // eslint-disable-line no-new
 
 const app = Fastify()

@@ -1,4 +1,4 @@
-/** Coverage is that of lib/: instances in processes of their own run the same compiled code. */
+/** Coverage is measured of lib/ alone; instances in their own processes run the same compiled code. */
 import { readdirSync } from 'node:fs'
 
 const files = readdirSync(new URL('../../lib/', import.meta.url), { recursive: true })

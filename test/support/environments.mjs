@@ -1,9 +1,9 @@
 /**
- * Services with one environment after the other, from the built package, in a process that trusts who it is told to:
+ * Starts services with one environment after the other, from the built package, in one process:
  *
  *   NODE_EXTRA_CA_CERTS=ca.pem node test/support/environments.mjs '[{ "REDIS_URL": "rediss://localhost" }]'
  *
- * Prints what each of them answers from, and the status of GET /.
+ * Prints the store that each of them uses, and the status of GET /.
  */
 import Fastify from 'fastify'
 import redisGuard from 'fastify-redis-guard'
@@ -13,7 +13,7 @@ const answers = []
 for (const variables of JSON.parse(process.argv[2])) {
   process.env = { ...own, ...variables }
   const app = Fastify()
-  // A busy machine is no outage.
+  // Long enough that a busy machine is no outage.
   await app.register(redisGuard, { commandTimeout: 10_000 })
   app.get('/', async () => 'ok')
   const { statusCode } = await app.inject('/')

@@ -1,12 +1,12 @@
-/** Ways in which a function of the application's fails. None may end the process, which tap takes for a failed test. */
+/** Ways in which a function of the application fails. None may end the process, which tap counts as a failed test. */
 
 const error = new Error('not today')
 const rejecting = { then: (kept: unknown, broken: (error: Error) => void) => broken(error) }
 
-/** What is thrown need be no error. */
+/** A thrown value need not be an Error. */
 const [nothing, text]: readonly unknown[] = [undefined, 'not today']
 
-/** Before it returns. */
+/** Fails before it returns. */
 export const failingAtOnce: Readonly<Record<string, () => never>> = {
   'throws an error': () => { throw error },
   'throws nothing': () => { throw nothing },
@@ -14,7 +14,7 @@ export const failingAtOnce: Readonly<Record<string, () => never>> = {
   'throws what cannot be made a text': () => { throw Object.create(null) }
 }
 
-/** Later, or where somebody waits for what it has answered. */
+/** Fails later, or when the returned value is awaited. */
 export const failingLater: Readonly<Record<string, () => unknown>> = {
   'rejects with an error': async () => { throw error },
   'rejects with nothing': async () => { throw nothing },
@@ -25,7 +25,7 @@ export const failingLater: Readonly<Record<string, () => unknown>> = {
   'answers a function that is a thenable': () => Object.assign(() => {}, rejecting)
 }
 
-/** Its answer fails when it is looked at, which may be either. */
+/** Fails when the returned value is read, which may be at once or later. */
 export const failingWhenRead: Readonly<Record<string, () => unknown>> = {
   'answers what throws when it is read': () => ({ get then () { throw error } })
 }

@@ -1,4 +1,4 @@
-/** Timers and clocks as the test frameworks fake them: nothing comes by itself, and time stands still. */
+/** Timers and clocks as test frameworks fake them: no timer fires by itself, and time stands still. */
 import { createRequire } from 'node:module'
 import { mock } from 'node:test'
 import type { Test } from 'tap'
@@ -9,8 +9,8 @@ const common = [
 ] as const
 
 /**
- * What the frameworks fake when they are not told what. Jest fakes process.nextTick, too: then neither Fastify nor
- * Node's own streams work, with or without the guard.
+ * What the frameworks fake by default. Jest also fakes process.nextTick: then neither Fastify nor Node's own streams
+ * work, with or without the guard.
  */
 export const frameworks = {
   Vitest: common,
@@ -24,7 +24,7 @@ export interface FakeClock {
   nowMs: number
 }
 
-/** Until the test ends. As their package does, this fakes the global functions and those of require('node:timers'). */
+/** Fakes timers until the test ends: the global functions and those of require('node:timers'), like their package. */
 export function fakeTimers (t: Test, framework: Framework): FakeClock {
   const clock: FakeClock = { nowMs: Date.now() }
   const timer = { ref: () => timer, unref: () => timer, hasRef: () => false, refresh: () => timer, close: () => timer }
@@ -51,9 +51,9 @@ export function fakeTimers (t: Test, framework: Framework): FakeClock {
 }
 
 /**
- * Until the test ends, the guard's own machinery follows the timers of node:test, as it does in no application.
+ * Until the test ends, the guard's own timers follow those of node:test, which no application does.
  *
- * @throws  where other tests of the file run side by side: their timers would stand still, too
+ * @throws  if other tests of the file run in parallel: it would stop their timers too
  */
 export function mockMachinery (t: Test, api: 'setTimeout' | 'setInterval'): typeof mock.timers {
   if (t.buffered) throw new Error('the timers of a process are faked in a test that runs alone: { buffered: false }')

@@ -1,11 +1,10 @@
 /**
- * An instance that floods itself, as a process of its own, from the built package:
+ * An instance that floods itself, in its own process, from the built package:
  *
  *   node --max-old-space-size=64 test/support/flood.mjs '{ "maxJournal": 2000 }' '{ "requests": 6000 }'
  *
- * Refuses requests of ever new clients and sets ever new values, and prints
- * what has become of its journal. The second argument may say how many
- * requests there are, and how large a value is.
+ * It refuses requests of new clients, sets new values, and prints the size of its journal. The second argument may set
+ * the number of requests and the size of a value.
  */
 import { setTimeout } from 'node:timers/promises'
 import Fastify from 'fastify'
@@ -22,7 +21,7 @@ for (let i = 0; i < requests; i++) {
   if (i % 200 !== 0) continue
   const [, entries] = /^redis_guard_journal_entries (\d+)$/m.exec((await app.inject('/metrics')).payload)
   most = Math.max(most, Number(entries))
-  // Answers that need no Redis leave its connection no turn of the event loop.
+  // Answers without Redis leave its connection no turn of the event loop.
   await setTimeout(2)
 }
 console.log(`store ${app.redisGuard.status.store}, at most ${most} entries`)

@@ -1,10 +1,9 @@
 /**
- * Lets a program import another package in place of this one:
+ * Makes a program import another package instead of this one:
  *
  *   IMPORT_AS=@fastify/rate-limit node --import ./test/support/import-as.mjs program.js
  *
- * Node loads this twice: into the program, where it registers itself, and
- * into the thread that resolves for it.
+ * Node loads this file twice: into the program, where it registers itself, and into the thread that resolves imports.
  */
 import { register } from 'node:module'
 import { isMainThread } from 'node:worker_threads'

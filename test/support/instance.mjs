@@ -1,9 +1,9 @@
 /**
- * One instance of a service, as a process of its own, from the built package:
+ * One instance of a service, in its own process, from the built package:
  *
  *   node test/support/instance.mjs '{ "max": 100 }' '{ "/gcra": { "algorithm": "gcra" } }'
  *
- * Prints its port. GET / is limited by the given options, other paths by limits of their own.
+ * Prints its port. The options limit GET /; other paths have their own limits.
  */
 import Fastify from 'fastify'
 import redisGuard from 'fastify-redis-guard'

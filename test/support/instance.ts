@@ -1,4 +1,4 @@
-/** Instances of a service in processes of their own; `npm test` has built what they run. */
+/** Instances of a service in their own processes, which run the code that `npm test` has built. */
 import { Agent, get } from 'node:http'
 import type { RedisGuardOptions, RouteRateLimitOptions } from '../../lib/settings/options.js'
 import { inRepository } from './paths.js'
@@ -13,8 +13,8 @@ export class Instance {
   }
 
   /**
-   * @param env  in place of this process's, save PATH
-   * @param routes  paths beside `/`, each with a limit of its own
+   * @param env  replaces the environment of this process, except PATH
+   * @param routes  paths beside `/`, each with its own limit
    */
   static async start (
     options: RedisGuardOptions, env: Record<string, string> = {}, routes: Record<string, RouteRateLimitOptions> = {}
@@ -29,7 +29,7 @@ export class Instance {
     return Number(/port (\d+)/.exec(this.#program.output)![1])
   }
 
-  /** Which store answered when the instance was up. */
+  /** The store in use when the instance was up. */
   get store (): string {
     return /store (\w+)/.exec(this.#program.output)![1]!
   }

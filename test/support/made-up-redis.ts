@@ -1,6 +1,6 @@
 /**
- * A Redis and a breaker that are made up, for moments that a real server shows
- * only by luck. A test replaces the methods whose answers it decides itself.
+ * A simulated Redis and breaker, for moments that a real server shows only by luck. A test replaces the methods whose
+ * answers it decides.
  */
 import { EventEmitter } from 'node:events'
 import type { Test } from 'tap'
@@ -23,7 +23,7 @@ import { type Fence, SentError } from '../../lib/store/redis/sequence.js'
 
 export const keys = new Keys('guard:')
 
-/** Why this Redis cannot be used. */
+/** The reason why this Redis cannot be used. */
 export const gone = new StoreUnavailableError('connection', 'gone')
 
 export class MadeUpBreaker extends EventEmitter {
@@ -46,14 +46,14 @@ export class MadeUpRedis {
   heartbeats = 0
   /** its clock, ms since 1970 */
   now = Date.now
-  /** what was merged into its counters */
+  /** the counters merged into it, by call */
   readonly mergeCalls: { readonly isIntact: boolean, readonly counters: readonly CountedHere[] }[] = []
   readonly applied: BlockOperation[] = []
   listed: Block[] = []
 
   readonly instance = {
     lastAnswered: 0,
-    /** It has run all that was sent so far; what is sent from here on has numbers from 1 on. */
+    /** Everything sent so far has run; later calls are numbered from 1. */
     fence: async (): Promise<Fence> => ({ last: 0, next: 1 }),
     heartbeat: async (isUpToDate: boolean) => {
       this.heartbeats++
@@ -64,7 +64,7 @@ export class MadeUpRedis {
   readonly limits = {
     batch: new Batch(async hits => await this.#answer(hits)),
     take (hit: Hit) { this.batch.add(hit) },
-    /** Decides hits of one turn; it may throw. */
+    /** Decides the hits of one turn; it may throw. */
     decide: async (hits: readonly Hit[]): Promise<readonly Taken[]> => { throw gone },
     peek: async (): Promise<unknown> => { throw gone },
     forget: async (): Promise<boolean> => { throw gone },
@@ -106,13 +106,13 @@ export class MadeUpRedis {
     }
   }
 
-  /** Counters that were merged, in their order. */
+  /** All merged counters, in order. */
   get merged (): readonly CountedHere[] {
     return this.mergeCalls.flatMap(({ counters }) => counters)
   }
 }
 
-/** What Redis answers to hits of one limit of 1 minute, the first of which finds `used - 1` hits in the window. */
+/** Redis' answers to hits of one limit with a window of 1 minute that already contains `used - 1` hits. */
 export function countedBy (hits: readonly Hit[], check: Check, used = 1): readonly Taken[] {
   const nowMs = Date.now()
   return hits.map((_, i) => {
@@ -122,7 +122,7 @@ export function countedBy (hits: readonly Hit[], check: Check, used = 1): readon
   })
 }
 
-/** The outage layer over memory and a made-up Redis that is away. @param capacity  of memory */
+/** The outage layer on memory and a simulated Redis that is away. @param capacity  of memory */
 export function madeUpStores (t: Test, capacity = 1000) {
   const now = Date.now
   const memory = new MemoryStore({ keys, capacity, maxEvents: 10, now })

@@ -1,7 +1,7 @@
-/** How long work takes on a busy machine, on which now and then a piece of it is interrupted. */
+/** Measures work on a busy machine, which interrupts some pieces of it. */
 import { performance } from 'node:perf_hooks'
 
-/** @returns the median of the times that short pieces of work take, ms; each piece is done once, in their order */
+/** @returns the median time of the pieces of work, ms; each piece is done once, in order */
 export function medianMs (pieces: number, work: (piece: number) => void): number {
   const times = Array.from({ length: pieces }, (_, piece) => {
     const startedAtMs = performance.now()

@@ -1,4 +1,4 @@
-/** Ways in which Redis goes with a command under way: it never runs, runs later, or has run and nobody was told. */
+/** Ways in which Redis goes away during a command: it never runs, runs later, or has run without an answer. */
 import type { RedisServer } from '../../tools/redis-server.js'
 import type { TcpProxy } from '../../tools/tcp-proxy.js'
 
@@ -8,7 +8,7 @@ export interface Outage {
 }
 
 export const outages: Readonly<Record<string, Outage>> = {
-  'hangs, and runs later what it was sent': {
+  'hangs, and runs commands later': {
     begin: server => server.signal('SIGSTOP'),
     end: server => server.signal('SIGCONT')
   },
@@ -16,7 +16,7 @@ export const outages: Readonly<Record<string, Outage>> = {
     begin: (server, proxy) => { proxy.blackhole = true },
     end: (server, proxy) => { proxy.blackhole = false }
   },
-  'answers after the time limit': {
+  'answers after the timeout': {
     begin: (server, proxy) => { proxy.delayMs = 1000 },
     end: (server, proxy) => { proxy.delayMs = 0 }
   }

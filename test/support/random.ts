@@ -1,4 +1,4 @@
-/** Random numbers that come again with the same seed (mulberry32). */
+/** Random numbers that repeat with the same seed (mulberry32). */
 export function randomFrom (seed: number) {
   let state = seed >>> 0
   const next = (): number => {

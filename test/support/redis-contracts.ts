@@ -1,4 +1,4 @@
-/** A store in Redis as its four contracts, by the methods that the outage layer calls. */
+/** The four contracts on a store in Redis, through the methods that the outage layer calls. */
 import type { Block, BlockRequest, BlockStore } from '../../lib/store/block-store.js'
 import type { EventStore } from '../../lib/store/event-store.js'
 import type { LimitStore } from '../../lib/store/limit-store.js'
@@ -12,7 +12,7 @@ export interface Contracts {
   readonly values: ValueStore
 }
 
-/** `store.instance.fence()` must have been called: it begins the numbers of calls. */
+/** Call `store.instance.fence()` first: it starts the sequence of calls. */
 export function contractsOf ({ limits, blocks, events, values }: RedisStore): Contracts {
   const change = async (operation: ValueOperation) => await values.change(operation, 0)
   return {

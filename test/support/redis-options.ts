@@ -1,10 +1,10 @@
-/** What is often passed as an option of ioredis, and which of it is right; every other value has to be refused. */
+/** Values that are often passed as options of ioredis, and which of them each option accepts. */
 import type { OptionRules } from '../../lib/settings/redis-option-check.js'
 import {
   clusterRules, nodeConnectionRules, nodeRules, sentinelRules, serverRules, tlsRules
 } from '../../lib/settings/redis-option-rules.js'
 
-/** What is often there in place of a value. */
+/** Values that often stand in the place of a correct one. */
 export const values: Readonly<Record<string, unknown>> = {
   NaN,
   empty: '',
@@ -33,7 +33,7 @@ const ofConnection = {
   autoPipeliningIgnoredCommands: 'array',
   scripts: 'record'
 }
-/** Where the servers of a test are. */
+/** The ports of a test's servers. */
 export interface Ports {
   readonly server: number
   readonly node: number
@@ -44,11 +44,11 @@ interface Form {
   readonly rules: OptionRules
   /** the `redis` option with these options in their place */
   readonly redis: (options: object, ports: Ports) => object
-  /** the kinds of values that each option takes; every other is refused */
+  /** the kinds of values that each option accepts; every other is rejected */
   readonly taken: Readonly<Record<string, string>>
 }
 
-/** By the name under which a wrong option is reported, up to the first space. */
+/** By the prefix under which a wrong option is reported, up to the first space. */
 export const forms: Readonly<Record<string, Form>> = {
   'redis.': {
     rules: serverRules,

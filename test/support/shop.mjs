@@ -1,11 +1,10 @@
 /**
- * Sends requests to shops of examples/migration.ts, in the order of a script
- * on stdin, and prints the answers as JSON:
+ * Sends requests to shops of examples/migration.ts, in the order of a script on stdin, and prints the answers as JSON:
  *
  *   node test/support/shop.mjs < script.json
  *
- * The clock stands still, save where the script moves it: so that seconds in
- * headers are the same in each run, and the end of a window needs no waiting.
+ * The clock moves only when the script says so: then seconds in headers are the same in each run, and the end of a
+ * window needs no waiting.
  */
 import { text } from 'node:stream/consumers'
 import rateLimit from 'fastify-redis-guard'
@@ -26,5 +25,5 @@ for (const { shop, options, afterMs, from, method, url, headers, payload } of JS
 }
 for (const shop of shops.values()) await shop.close()
 
-// By its name, so that a run against the wrong package cannot pass for one against the right one.
+// With the name of the package, so that a run with the wrong package is noticed.
 console.log(JSON.stringify({ name: rateLimit[Symbol.for('fastify.display-name')], answers }))

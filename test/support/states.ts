@@ -1,4 +1,4 @@
-/** Counters in tests. Only the rule of their limit knows its fields, so it makes and reads them. */
+/** States of counters in tests. Only the rule of a limit knows their fields, so it makes and reads them. */
 import { type Algorithm, ruleOf } from '../../lib/rules/algorithms.js'
 import type { Encoded, LimitState } from '../../lib/rules/rule.js'
 
@@ -6,7 +6,7 @@ interface Of {
   readonly algorithm: Algorithm
 }
 
-/** @param numbers  as the rule's `encode` gives them, with their moment in ms since 1970 */
+/** @param numbers  as the rule's `encode` returns them, with times in ms since 1970 */
 export function stateOf (limit: Of, ...numbers: Encoded): LimitState {
   return ruleOf(limit).decode(numbers, 0)
 }

@@ -1,10 +1,10 @@
-/** Hits for any store of limits, and their answers. */
+/** Sends hits to any limit store, and waits for the answers. */
 import type { Answer, Hit, LimitStore, Taken } from '../../lib/store/limit-store.js'
 
-/** What a test says of a hit. */
+/** The parts of a hit that a test gives. */
 export type Asked = Omit<Hit, 'onOutage' | 'answered'> & Partial<Pick<Hit, 'onOutage'>>
 
-/** Asks a store about a hit, now or later. */
+/** Sends a hit to a store, and waits for its answer. */
 export async function answerOf (store: Pick<LimitStore, 'take'>, asked: Asked): Promise<Answer> {
   return await new Promise(resolve => {
     const hit = hitOf(asked, resolve)
@@ -17,7 +17,7 @@ export function hitOf (asked: Asked, answered: (answer: Answer) => void = () => 
   return { onOutage: 'memory', ...asked, answered }
 }
 
-/** Takes hits in one turn of the event loop. @throws the failure of the first that is not answered */
+/** Takes hits in one turn of the event loop. @throws the failure of the first hit without an answer */
 export async function takeAllOf (
   store: Pick<LimitStore, 'take'>, hits: readonly Asked[]
 ): Promise<readonly Taken[]> {

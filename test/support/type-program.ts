@@ -1,11 +1,11 @@
-/** Programs of TypeScript for tests of types: their files are not on the disk, and only what matters is checked. */
+/** TypeScript programs for tests of types: their files are not on disk, and only the relevant ones are checked. */
 import { join } from 'node:path'
 import ts from 'typescript'
 
 const common: ts.CompilerOptions = {
   module: ts.ModuleKind.NodeNext,
   target: ts.ScriptTarget.ES2023,
-  // Without it the types of browsers are read as well, which takes a second.
+  // Without this, the types of browsers are read too, which takes a second.
   lib: ['lib.es2023.d.ts'],
   strict: true,
   noEmit: true,
@@ -13,15 +13,15 @@ const common: ts.CompilerOptions = {
   types: ['node']
 }
 
-/** Declarations that were parsed once serve all programs of a process. */
+/** Parsed declarations, shared by all programs of the process. */
 const known = new Map<string, ts.SourceFile | undefined>()
 
-/** @param sources  by their names in the folder; a package.json among them says what kind of modules they are */
+/** @param sources  by file name in the folder; a package.json among them sets the kind of modules */
 export function typeProgram (folder: string, sources: Readonly<Record<string, string>>): ts.Program {
   const own = new Map(Object.entries(sources).map(([name, source]) => [join(folder, name), source]))
   const host = ts.createCompilerHost(common)
   const { getSourceFile, fileExists, readFile } = host
-  // Where the search for @types/node begins.
+  // The search for @types/node starts here.
   host.getCurrentDirectory = () => folder
   host.fileExists = name => own.has(name) || fileExists(name)
   host.readFile = name => own.get(name) ?? readFile(name)
@@ -36,9 +36,9 @@ export function typeProgram (folder: string, sources: Readonly<Record<string, st
 }
 
 /**
- * Most of the time would go into the types of Node.js and of Fastify, so these are not checked.
+ * Checks only some files: the types of Node.js and Fastify would take most of the time.
  *
- * @param sources  by their names in the folder; they are checked
+ * @param sources  by file name in the folder; they are checked
  * @param checked  other files that are checked
  * @returns errors in the sources as `text of the line: message`, in other files as `file: message`
  */

@@ -1,4 +1,4 @@
-/** The example with a real Redis, watched by a real Prometheus with the configuration and the alerts that we ship. */
+/** The example service and a real Redis, watched by a real Prometheus with the shipped configuration and alerts. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
@@ -13,7 +13,7 @@ import { RedisServer } from '../../tools/redis-server.js'
 const shipped = inRepository('examples/prometheus/')
 const example = inRepository('dist/examples/server.js')
 
-t.test('promtool accepts what we ship', async t => {
+t.test('promtool accepts the files that we ship', async t => {
   const checks = [
     { promise: 'the configuration', args: ['check', 'config', 'prometheus.yml'] },
     { promise: 'the alert rules', args: ['check', 'rules', 'alerts.yml'] },
@@ -33,7 +33,7 @@ t.test('each alert has a test', async t => {
   t.same(alerts.filter(name => !tests.includes(`alertname="${name}"`)), [])
 })
 
-t.test('Prometheus sees what the clients met, and what becomes of it without Redis', async t => {
+t.test('Prometheus sees the decisions, and the service without Redis', async t => {
   const redis = await RedisServer.start()
   t.teardown(async () => await redis.stop())
   const service = await startExample(redis.url)
@@ -55,12 +55,12 @@ t.test('Prometheus sees what the clients met, and what becomes of it without Red
     t.match(target, { health: 'up', lastError: '' })
   })
 
-  await t.test('promtool finds no fault in the metrics', async t => {
+  await t.test('promtool finds no error in the metrics', async t => {
     const { code, output } = await promtool(['check', 'metrics'], await service.metrics())
     t.match({ code, output }, { code: 0, output: /^$/ })
   })
 
-  await t.test('the alerts ask for metrics that are served', async t => {
+  await t.test('the alerts use only metrics that are served', async t => {
     const text = await service.metrics()
     const served = [...text.matchAll(/^# TYPE (\w+)/gm)].map(([, name]) => name!)
     const asked = new Set((await readFile(join(shipped, 'alerts.yml'), 'utf8')).match(/redis_guard_\w+/g))
@@ -77,13 +77,13 @@ t.test('Prometheus sees what the clients met, and what becomes of it without Red
     ])), {
       'POST:/login allowed': 3,
       'POST:/login limited': 2,
-      // two for the home page, and the request that blocked
+      // two requests to the home page, and the one that blocked
       'global allowed': 3,
       ' blocked': 3
     })
   })
 
-  await t.test('Redis tells about itself', async t => {
+  await t.test('Redis reports its own values', async t => {
     t.equal(await prometheus.value('redis_guard_redis_up', 1), 1)
     t.equal(await prometheus.value('redis_guard_store{store="redis"}', 1), 1)
     t.equal(await prometheus.value('redis_guard_breaker_state{state="closed"}', 1), 1)
@@ -91,7 +91,7 @@ t.test('Prometheus sees what the clients met, and what becomes of it without Red
     t.ok(memory!.value > 0)
   })
 
-  await t.test('Redis is killed: Prometheus sees it, and an alert fires', async t => {
+  await t.test('Prometheus sees that Redis was killed, and an alert fires', async t => {
     await redis.kill()
     t.equal(await prometheus.value('redis_guard_redis_up', 0), 0)
     t.equal(await prometheus.value('redis_guard_store{store="memory"}', 1), 1)
@@ -99,15 +99,15 @@ t.test('Prometheus sees what the clients met, and what becomes of it without Red
     t.equal(await prometheus.value(firing, 1), 1)
   })
 
-  await t.test('meanwhile clients are answered as before', async t => {
+  await t.test('clients are answered during the outage', async t => {
     t.same(await statusesOf(5, service.login('198.51.100.3')), [200, 200, 200, 429, 429])
-    t.same(await statusesOf(1, service.home('203.0.113.7')), [403], 'who was blocked still is')
+    t.same(await statusesOf(1, service.home('203.0.113.7')), [403], 'a blocked client is still blocked')
     const allowed =
       await prometheus.value('redis_guard_decisions_total{limit="POST:/login", outcome="allowed", source="memory"}', 3)
     t.equal(allowed, 3)
   })
 
-  await t.test('Redis is back: Prometheus sees that, too', async t => {
+  await t.test('Prometheus sees that Redis is back', async t => {
     await redis.restart()
     t.equal(await prometheus.value('redis_guard_redis_up', 1), 1)
     t.equal(await prometheus.value('redis_guard_store{store="redis"}', 1), 1)
@@ -133,7 +133,7 @@ async function promtool (args: readonly string[], input = ''): Promise<{ code: n
 async function startExample (redisUrl: string) {
   const port = await freePort()
   const url = `http://127.0.0.1:${port}`
-  // Nothing else of our own environment: it holds tap's loaders, and may hold variables that the guard reads.
+  // Nothing else of this environment: it contains tap's loaders, and perhaps variables that the guard reads.
   const env = { PORT: String(port), REDIS_URL: redisUrl, REDIS_ENABLED: 'true' }
   const program = new Program(process.execPath, [example], { env })
   await program.saying(/for Prometheus/)
@@ -181,7 +181,7 @@ async function startPrometheus (targetPort: number) {
   return {
     api,
     series,
-    /** The query's only value; waits until it is the expected one. */
+    /** The only value of a query; waits for the expected one. */
     value: async (query: string, expected: number) =>
       (await series(query, found => found.length === 1 && found[0]!.value === expected))[0]?.value,
     stop: async () => {
@@ -191,7 +191,7 @@ async function startPrometheus (targetPort: number) {
   }
 }
 
-/** @throws when there is nothing to change, so that no test runs with other settings than it believes */
+/** @throws if there is nothing to change: otherwise the test would run with other settings */
 async function change (path: string, changes: ReadonlyArray<readonly [from: RegExp, to: string]>): Promise<void> {
   let text = await readFile(path, 'utf8')
   for (const [from, to] of changes) {
@@ -215,7 +215,7 @@ function total (series: readonly Series[]): number {
   return series.reduce((sum, { value }) => sum + value, 0)
 }
 
-/** Asks until the answer is accepted; after the time limit, the last answer is what the assertion gets to see. */
+/** Asks until the answer is accepted. After the timeout, returns the last answer for the assertion. */
 async function eventually<T> (ask: () => Promise<T>, accept: (answer: T) => boolean, withinMs = 20_000): Promise<T> {
   const untilMs = Date.now() + withinMs
   for (;;) {
