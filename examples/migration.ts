@@ -1,19 +1,18 @@
 /**
- * A shop's service that was written for @fastify/rate-limit and limits its
- * clients with this package now. The line that imports it is the only one
- * that had to change: `import rateLimit from '@fastify/rate-limit'`.
- * migration.test.ts runs it with both, and compares what clients see.
+ * A shop that was written for @fastify/rate-limit and now uses this package. Only the import line has changed; it was
+ * `import rateLimit from '@fastify/rate-limit'`. migration.test.ts runs the shop with both packages and compares the
+ * answers that clients get.
  */
 import { pathToFileURL } from 'node:url'
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyRequest } from 'fastify'
 import rateLimit from 'fastify-redis-guard'
 
 interface ShopOptions {
-  /** headers without `x-`, for partners whose clients read those of the draft */
+  /** send `ratelimit-*` in place of `x-ratelimit-*`, for clients that follow the draft */
   enableDraftSpec?: boolean
 }
 
-/** What partners have paid for. */
+/** Limits by API key. */
 const plans = new Map([
   ['key-of-corner-store', { max: 2, timeWindow: 60_000 }],
   ['key-of-supermarket', { max: 5, timeWindow: 10_000 }],
@@ -42,7 +41,7 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
     onBanReach: (request, key) => { banned.set(key, [...banned.get(key) ?? [], request.url]) }
   })
 
-  // Limited as the plugin says, and together.
+  // These routes use the limit of the plugin and share one counter for each client.
   app.get('/', async () => ({ shop: 'open' }))
   app.get('/products', async () => [{ name: 'tea' }, { name: 'rice' }])
   app.post('/basket', async (request, reply) => await reply.code(201).send({ items: 1 }))
@@ -53,7 +52,7 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
     return { passed: passed.get(key) ?? 0, refused: refused.get(key) ?? 0, banned: banned.get(key) ?? [] }
   })
 
-  // By user name, wherever the attempts come from: the body is known in preHandler only.
+  // Limits by user name, from any address. The body is not parsed before preHandler.
   app.post<{ Body: { user: string } }>('/login', {
     schema: { body: { type: 'object', required: ['user'], properties: { user: { type: 'string' } } } },
     config: {
@@ -73,7 +72,7 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
     }
   }, async ({ body }) => ({ token: `token of ${body.user}` }))
 
-  // Costly for the database: who goes on asking goes on waiting.
+  // A costly query: each refused request restarts the window.
   app.get('/search', {
     config: { rateLimit: { max: 2, timeWindow: 10_000, ban: -1, continueExceeding: true } }
   }, async () => [])
@@ -82,7 +81,7 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
     config: { rateLimit: { max: 1, timeWindow: '5 seconds', ban: -1, exponentialBackoff: true } }
   }, async (request, reply) => await reply.type('application/pdf').send(Buffer.from('%PDF-')))
 
-  // An old till of ours stops at headers that it does not know.
+  // Old tills fail on headers that they do not know.
   app.get('/till', {
     config: {
       rateLimit: {
@@ -99,7 +98,7 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
     }
   }, async () => ({ open: true }))
 
-  // A closed door does not count against those who have no key to it.
+  // The hook of the route runs first, so requests without the token are not counted.
   app.get('/admin', {
     onRequest: async (request, reply) => {
       if (request.headers.authorization !== 'Bearer manager') {
@@ -116,7 +115,7 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
     }
   }, async () => ({ office: 'open' }))
 
-  // Only an export that is begun counts; to look at the quota is free.
+  // Only starting an export counts. Looking at the quota does not.
   const countExport = app.createRateLimit({ max: 2, timeWindow: '1 hour' })
   app.post('/exports', { config: { rateLimit: false } }, async (request, reply) => {
     const quota = await countExport(request)
@@ -127,7 +126,7 @@ export async function buildShop ({ enableDraftSpec = false }: ShopOptions = {}):
     return await countExport(request, { increment: false })
   })
 
-  // What is left of the plugin's own limit.
+  // Shows what is left of the plugin's own limit, without counting.
   const look = app.createRateLimit()
   app.get('/quota', { config: { rateLimit: false } }, async request => await look(request, { increment: false }))
 
@@ -158,7 +157,7 @@ async function partners (app: FastifyInstance): Promise<void> {
     keyGenerator: byKey,
     max: async (request: FastifyRequest, key: string) => plans.get(key)?.max ?? 1,
     timeWindow: async (request: FastifyRequest, key: string) => plans.get(key)?.timeWindow ?? 60_000,
-    // The nightly import is ours, and only reads.
+    // Exempts the nightly import from the limit, but only its reads.
     allowList: async (request: FastifyRequest, key: string) =>
       key === 'key-of-nightly-import' && request.method === 'GET'
   }
