@@ -11,7 +11,7 @@
 import { ruleOf } from '../rules/algorithms.js'
 import { type Limit, usedPart } from '../rules/rate-limit.js'
 import { type LimitState, otherClockMs } from '../rules/rule.js'
-import type { LocalCounter, CounterBaseline, Refusals } from '../store/limit-store.js'
+import type { CounterBaseline, LocalCounter, Refusals } from '../store/limit-store.js'
 import { Levels } from '../store/memory/levels.js'
 import type { Fence } from '../store/redis/sequence.js'
 
