@@ -38,31 +38,32 @@ export type RateLimitHandler = (request: AnyRequest, reply: AnyReply) => Promise
  * limit applies to it, as in @fastify/rate-limit.
  */
 export type RateLimitResult = {
-  /** true: on the allow list, left out by `skip`, without a limit (`max: Infinity`), or all its limits are in shadow */
+  /**
+   * True: on the allow list, left out by `skip`, without a limit (`max: Infinity`), or all its limits are in shadow.
+   */
   readonly isAllowed: true
-  /** the answer of the `keyGenerator`, unchanged (it may be a number); without one, the address */
+  /** The answer of the `keyGenerator`, unchanged (it may be a number); without one, the address. */
   readonly key: string
 } | {
-  /** false: a limit applies, whether or not the request is over it */
+  /** False: a limit applies, whether or not the request is over it. */
   readonly isAllowed: false
+  /** The answer of the `keyGenerator`, unchanged (it may be a number); without one, the address. */
   readonly key: string
-  /**
-   * name of the limit that restricts the client most, as in `redisGuard.limits`; the numbers below are of this limit
-   */
+  /** Name of the limit that restricts the client most, as in `redisGuard.limits`. The numbers below are its numbers. */
   readonly limit: string
-  /** hits allowed per window */
+  /** Hits allowed per window. */
   readonly max: number
-  /** ms */
+  /** Length of the window, ms. */
   readonly timeWindow: number
-  /** hits left; 0 if the request is over the limit */
+  /** Hits left; 0 if the request is over the limit. */
   readonly remaining: number
-  /** ms until the window ends; if the request is over the limit, until it would pass (Infinity: never) */
+  /** ms until the window ends; if the request is over the limit, ms until it would pass (`Infinity`: never). */
   readonly ttl: number
-  /** `ttl`, rounded up to whole seconds */
+  /** `ttl`, rounded up to whole seconds. */
   readonly ttlInSeconds: number
-  /** whether the request is over the limit */
+  /** Whether the request is over the limit. */
   readonly isExceeded: boolean
-  /** whether the client is banned by `ban` */
+  /** Whether the client is banned by `ban`. */
   readonly isBanned: boolean
 }
 
