@@ -119,7 +119,7 @@ export function checkEviction (policy: string): GuardWarning | undefined {
 
 /** @param key  a key of the guard in Redis, with a value or an entry that the guard did not write */
 export function foreignValue (key: string, fate: ForeignFate): GuardWarning {
-  const found = fate === 'emptied'
+  const found = fate === 'deleted'
     ? 'held a value that the guard cannot use. The guard has deleted it'
     : 'holds a value or an entry that the guard did not write. The guard ignores it'
   return {
