@@ -57,7 +57,7 @@ export interface LimitMirror {
    *
    * @param countedAtMs  by the clock of this store
    */
-  takeBackAt (owner: Owner, check: Check, countedAtMs: number): void
+  refundAt (owner: Owner, check: Check, countedAtMs: number): void
   /** All counters in memory that are not shared, with their keys in Redis. Some may have expired. */
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }>
 }
@@ -120,7 +120,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     this.#table.adopt(entry, key, updateOf(owner, { check, state, explanation }, nowMs), nowMs)
   }
 
-  takeBackAt (owner: Owner, check: Check, countedAtMs: number): void {
+  refundAt (owner: Owner, check: Check, countedAtMs: number): void {
     const { limit, cost } = check
     this.#change(owner, check, known => ruleOf(limit).refundAt(known, limit, cost, countedAtMs))
   }
