@@ -51,7 +51,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.#owned = settings.kind !== 'client'
     this.#credentials = credentialsOf(settings, times)
     this.redact = redactor(() => [...secretsOf(settings), ...this.#credentials?.secrets ?? []])
-    // ioredis waits with a global timer, which a test may fake. Our timer fires 1 ms later, and usually finds it done.
+    // ioredis waits with a global timer, which a test may fake. Our timer fires 1 ms later, and normally has no effect.
     const onRetry = (delayMs: number) => this.#connectIn(delayMs + 1, 'reconnecting')
     this.client = makeClient(settings, { times, credentials: this.#credentials, onRetry })
     this.guardClient = readingPrimaries(this.client)

@@ -120,7 +120,7 @@ function isEmpty (state: FixedWindow): boolean {
   return state.used + state.refused === 0
 }
 
-/** Gives back a hit. A window that refusals have restarted stays as it is: it is locked until it ends. */
+/** Refunds a hit. A window that refusals have restarted stays as it is: it is locked until it ends. */
 function refunded (stored: FixedWindow, { excess }: RuleLimit, cost: number): FixedWindow {
   const { used, refused, endsAtMs } = stored
   const isLocked = excess !== 'none' && refused > 0

@@ -108,7 +108,7 @@ interface Members<S> {
    */
   define (limit: RuleLimit): RuleLimit
   /**
-   * Gives back an accepted hit, as far as it still counts. Refusals stay unchanged.
+   * Refunds an accepted hit, as far as it still counts. Refusals stay unchanged.
    *
    * @param counted  the counters right after the hit; they may be dated by another clock
    */

@@ -53,7 +53,7 @@ export interface LimitMirror {
    */
   adopt (owner: Owner, counter: Reported, othersNowMs: number): void
   /**
-   * Gives back an accepted hit that was counted in a window that may have begun at another moment.
+   * Refunds an accepted hit that was counted in a window that may have begun at another moment.
    *
    * @param countedAtMs  by the clock of this store
    */
@@ -91,7 +91,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes }
   }
 
-  /** Gives back an accepted hit at those limits whose counters are in memory. */
+  /** Refunds an accepted hit at those limits whose counters are in memory. */
   refund (owner: Owner, { outcomes }: Taken): void {
     for (const { check, fits, state } of outcomes) {
       if (fits) this.#change(owner, check, known => ruleOf(check.limit).refund(known, check.limit, check.cost, state))

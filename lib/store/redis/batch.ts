@@ -16,7 +16,7 @@ import { timers } from '../../runtime/timers.js'
  */
 export const mostChecks = 32
 
-/** Decides hits in their order. One failure answers all of them. It never rejects. */
+/** Decides hits in their order. If it fails, one answer is for all of them. It never rejects. */
 export type Send = (hits: readonly Hit[]) => Promise<readonly Taken[] | Unanswered>
 
 /** A hit that waits for its answer, and the asynchronous context in which it was added. */
