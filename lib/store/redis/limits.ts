@@ -95,7 +95,7 @@ export class RedisLimits implements LimitStore {
    *
    * @param id        id of this merge; no replay of events or values may have the same
    * @param nowMs     now, by the clock of the counters
-   * @param isIntact  whether call numbers prove that Redis has lost nothing. If so, a counter below its baseline stands:
+   * @param isIntact  call numbers prove that Redis has lost nothing. If so, a counter below its baseline stands:
    *   another instance has refunded hits or reset it. Otherwise the larger of counter and baseline counts
    */
   async merge (id: string, counters: readonly LocalCounter[], nowMs: number, isIntact: boolean): Promise<void> {
