@@ -1,9 +1,9 @@
 /**
- * Errors, whose messages say what to do. Inside of the guard, limited and blocked requests are values (see
- * guard/decision.ts). They are answered with a `RefusalError`.
+ * The errors of the package; their messages say what to do. Inside the guard, refusals are values (guard/decision.ts);
+ * only the answer to a client is a `RefusalError`.
  */
 
-/** Every error of this package has one of these codes; they do not change within a major version. */
+/** The codes of all errors of the package. They do not change within a major version. */
 export type GuardErrorCode =
   | 'GUARD_ERR_OPTIONS'
   | 'GUARD_ERR_ARGUMENT'
@@ -16,7 +16,9 @@ export type GuardErrorCode =
   | 'GUARD_ERR_METRICS_ROUTE'
   | 'GUARD_ERR_METRICS_REGISTRY'
 
+/** The base class of all errors of the package, except `RefusalError`. */
 export class GuardError extends Error {
+  /** Stable name of the error; docs/api.md lists them. */
   readonly code: GuardErrorCode
 
   constructor (code: GuardErrorCode, message: string, cause?: Error) {
@@ -26,15 +28,19 @@ export class GuardError extends Error {
   }
 }
 
-/** Why a request was refused: over a limit, banned by it, blocked, or nobody can count and `onOutage` is `deny`. */
+/**
+ * Why a request was refused: it is over a limit, the client is banned by the limit, its address is blocked, or Redis is
+ * away and `onOutage` is `deny`.
+ */
 export type RefusalCode = 'GUARD_LIMITED' | 'GUARD_BANNED' | 'GUARD_BLOCKED' | 'GUARD_DENIED'
 
-/** A refused request: what an error handler gets. It is no failure of the guard, so it is no GuardError. */
+/** The error that error handlers get for a refused request. It is no failure of the guard, so it is no `GuardError`. */
 export class RefusalError extends Error {
-  /** 429, 403 or 503 */
+  /** 429, 403 or 503. */
   readonly statusCode: number
+  /** Why the request was refused. */
   readonly code: RefusalCode
-  /** name of the limit; absent: no limit has decided */
+  /** Name of the limit that refused; absent if no limit did. */
   declare readonly limit?: string
 
   constructor (statusCode: number, code: RefusalCode, message: string, limit?: string) {
@@ -45,20 +51,21 @@ export class RefusalError extends Error {
   }
 }
 
-/** One wrong option, in four parts, so that a reader can mend it without the manual. */
+/** One wrong option, with all that a reader needs to correct it. */
 export interface OptionProblem {
-  /** path of the option, such as `redis.url`, or the environment variable, such as `REDIS_URL` */
+  /** Path of the option, such as `redis.url`, or the environment variable, such as `REDIS_URL`. */
   readonly option: string
-  /** what it has to be */
+  /** What the option must be. */
   readonly rule: string
-  /** what it was, shortened; never a secret */
+  /** The value, shortened; never a secret. */
   readonly received: string
-  /** what to do about it, where that is more than following the rule */
+  /** What to do, if that is more than following the rule. */
   readonly remedy?: string
 }
 
-/** All wrong and unknown options of one registration, together. */
+/** All wrong and unknown options of one registration, in one error. */
 export class OptionsError extends GuardError {
+  /** Each wrong option. */
   readonly problems: readonly OptionProblem[]
 
   constructor (problems: readonly OptionProblem[]) {
@@ -68,7 +75,7 @@ export class OptionsError extends GuardError {
   }
 }
 
-/** A method was called with something that it cannot take. */
+/** A method was called with a wrong argument. */
 export class ArgumentError extends GuardError {
   constructor (problem: OptionProblem) {
     super('GUARD_ERR_ARGUMENT', describe(problem))
@@ -76,9 +83,8 @@ export class ArgumentError extends GuardError {
 }
 
 /**
- * A limit cannot be decided: its numbers are out of range, or a key is no
- * usable id. The error of a request says no more to its client; its cause names
- * limit, route, option and value.
+ * A limit cannot be decided: its numbers are out of range, or a key is no usable id. A client sees no more than that;
+ * the `cause` names limit, route, option and value.
  */
 export class LimitError extends GuardError {
   constructor (message: string, cause?: Error) {
@@ -86,24 +92,24 @@ export class LimitError extends GuardError {
   }
 }
 
-/** A stored value is not what the command needs, such as `incr` on text. Redis is well. */
+/** A stored value is not what a method needs, such as text for `incr`. Redis itself works. */
 export class ValueError extends GuardError {
   constructor (message: string) {
     super('GUARD_ERR_VALUE', message)
   }
 }
 
-/** `rotate` has nobody to ask. */
+/** `rotate` was called without a function `redis.credentials`. */
 export class NoCredentialsError extends GuardError {
   constructor () {
     super(
       'GUARD_ERR_NO_CREDENTIALS',
-      'there is nothing to rotate: rotate asks the function in redis: { credentials }, which is not given'
+      'rotate() asks the function in redis: { credentials }, and none is given. Pass one to rotate credentials'
     )
   }
 }
 
-/** The application does not start without Redis, since `redis: { required: true }` asks for that. */
+/** Redis could not be used at the start, and `redis` has `required: true`. */
 export class RedisRequiredError extends GuardError {
   /** @param reason  why Redis could not be used, without secrets */
   constructor (withinMs: number, reason: string) {
@@ -115,16 +121,21 @@ export class RedisRequiredError extends GuardError {
   }
 }
 
-/** A method was called after the application had begun to close. */
+/** A method was called after the application began to close. */
 export class ClosedError extends GuardError {
   constructor () {
     super('GUARD_ERR_CLOSED', 'the application is closed, so the guard neither reads nor writes any more')
   }
 }
 
-/** Redis did not answer in time, refused, or is not connected. The cause holds its words, without the command. */
+/**
+ * Redis is not connected, did not answer in time, or rejected a command. The `cause` has the words of Redis, without
+ * the command.
+ */
 export class StoreUnavailableError extends GuardError {
+  /** A request that fails with this error gets a 500. */
   readonly statusCode = 500
+  /** Why Redis could not be used. */
   readonly kind: StoreFailure
 
   constructor (kind: StoreFailure, message: string, cause?: Error) {
@@ -133,11 +144,11 @@ export class StoreUnavailableError extends GuardError {
   }
 }
 
-/** Why Redis could not be used, or rejected a command: the `kind` label of `redis_guard_errors_total`, explained. */
+/** Each kind of failure of Redis, and what it means. The kinds are the label of `redis_guard_errors_total`. */
 export const storeFailureMeanings = {
   connection: 'there is none, or it broke',
   timeout: 'no answer in time',
-  auth: 'Redis refused user or password, or the function credentials failed',
+  auth: 'Redis refused user or password, or the credentials function failed',
   oom: 'Redis is full',
   readonly: 'Redis takes no writes: it is a replica, or cannot persist or replicate',
   loading: 'Redis is loading its data, or busy',
@@ -147,6 +158,7 @@ export const storeFailureMeanings = {
   reply: 'Redis rejected one command, or its reply made no sense; Redis stays in use'
 } as const
 
+/** Why Redis could not be used, or rejected a command. */
 export type StoreFailure = keyof typeof storeFailureMeanings
 
 export const storeFailures = Object.keys(storeFailureMeanings) as readonly StoreFailure[]
@@ -156,7 +168,7 @@ export function describe (problem: OptionProblem): string {
   return `${problem.option} must be ${problem.rule}, got ${problem.received}${remedy}`
 }
 
-/** How a received value is shown in a message: its type is visible, and its length is bounded. */
+/** Shows a received value in a message: its type is visible, and its length is bounded. */
 export function show (value: unknown): string {
   switch (typeof value) {
     case 'string': return JSON.stringify(shorten(value))

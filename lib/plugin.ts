@@ -1,7 +1,4 @@
-/**
- * One registration of the plugin, from its options to its closing. Each step
- * has a file in startup/; what they make stays in the rooms above.
- */
+/** The Fastify plugin: one registration, from its options to its closing. Each step has a file in startup/. */
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { RedisGuard } from './api/redis-guard.js'
@@ -28,20 +25,56 @@ declare module 'fastify' {
   // @fastify/rate-limit.
   // eslint-disable-next-line @typescript-eslint/no-unused-vars
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
+    /**
+     * Blocks, events, values and limits at run time, the same on Redis and in memory. Of several registrations in one
+     * scope, this is the first one's.
+     *
+     * @example
+     * await app.redisGuard.blockIP('203.0.113.7', 3600, { reason: 'credential stuffing' })
+     */
     redisGuard: RedisGuard
-    /** A hook that limits whatever it is added to; without options by the plugin's limit, and on its counters. */
+    /**
+     * Makes a hook that limits the requests for which it runs, in addition to the limit of their route.
+     *
+     * @param options  default: the options of the plugin. With options, the hook has counters of its own, named by the
+     *   order in which hooks are made, or by `groupId`. Without options, the hook is the global limit: it uses its
+     *   counters, and does not count a request twice
+     * @throws OptionsError  if an option is wrong
+     *
+     * @example
+     * // Limits tries to log in to one account, from any address. The schema of the route requires the email.
+     * const byAccount = app.rateLimit({
+     *   max: 5,
+     *   timeWindow: '10 minutes',
+     *   keyGenerator: request => (request.body as { email: string }).email.toLowerCase()
+     * })
+     * app.post('/login', { schema, preHandler: byAccount }, login)
+     */
     rateLimit (options?: RouteRateLimitOptions): RateLimitHandler
-    /** A function that counts a request and says how far its client is. */
+    /**
+     * Makes a function that counts a request and returns where its client stands. It refuses nothing by itself.
+     *
+     * @param options  as for `rateLimit`. The function counts at every call, even if a hook has counted the request
+     * @throws OptionsError  if an option is wrong
+     *
+     * @example
+     * const countExport = app.createRateLimit({ max: 3, timeWindow: '1 hour' })
+     * app.get('/export', async (request, reply) => {
+     *   const found = await countExport(request)
+     *   if (!found.isAllowed && found.isExceeded) return await reply.code(429).send(`Retry in ${found.ttlInSeconds} s`)
+     *   return await makeExport()
+     * })
+     */
     createRateLimit (options?: CreateRateLimitOptions): RateLimiter
   }
 
-  // Inherited, since two declared properties must have the same type, and @fastify/rate-limit declares this one, too.
+  // Inherited: @fastify/rate-limit declares `rateLimit` here too, and two declared properties must have the same type.
   interface FastifyContextConfig extends RateLimitContextConfig {}
 }
 
-/** What this plugin reads in the `config` of a route. */
+/** What the plugin reads in the `config` of a route. */
 export interface RateLimitContextConfig {
-  /** This route's own limit; `false`: none. */
+  /** The route's own limit. Default: the global limit; `false`: no limit. */
   rateLimit?: RouteRateLimitOptions | false
 }
 
@@ -76,4 +109,26 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
   await connect(fastify, parts, background, end)
 }
 
-export default fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
+/**
+ * The plugin: limits requests and blocks addresses, on Redis or in memory. Await its registration, since it limits only
+ * routes that are added later.
+ *
+ * @throws OptionsError  if options or environment variables are wrong; it names all of them
+ * @throws RedisRequiredError  if `redis` has `required: true`, and Redis cannot be used within `connectTimeout`
+ * @throws GuardError  if another plugin serves the path of the metrics, or the registry already has these metrics
+ *
+ * @example
+ * import Fastify from 'fastify'
+ * import redisGuard from 'fastify-redis-guard'
+ *
+ * const app = Fastify({ trustProxy: ['10.0.0.0/8'] }) // the addresses of your load balancers
+ * await app.register(redisGuard, {
+ *   redis: 'rediss://cache.internal:6379',
+ *   max: 100,
+ *   timeWindow: '1 minute'
+ * })
+ * app.get('/', async () => 'hello')
+ */
+const plugin = fp(redisGuard, { fastify: '5.x', name: 'fastify-redis-guard' })
+
+export default plugin

@@ -172,7 +172,9 @@ t.test('only rules/ and the declaration of the option name an algorithm; all oth
 
 t.test('the check sees every import of lib', async t => {
   for (const [file, source] of Object.entries(sources)) {
-    t.equal(importsOf(source).length, source.match(/\bfrom '|\bimport '|\bimport\('/g)?.length ?? 0, file)
+    // Without the lines of doc comments, whose examples import the package.
+    const code = source.replaceAll(/^ *\* .*$/gm, '')
+    t.equal(importsOf(source).length, code.match(/\bfrom '|\bimport '|\bimport\('/g)?.length ?? 0, file)
   }
 })
 

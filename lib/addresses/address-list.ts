@@ -1,5 +1,5 @@
 /**
- * A set of addresses and CIDR ranges of both families, each with a value.
+ * A list of addresses and CIDR ranges, IPv4 and IPv6, each with a value.
  * Finding the entry that covers an address costs one lookup for each prefix
  * length in use, however long the list is.
  */
@@ -9,25 +9,25 @@ import {
 import { AddressTable } from './address-table.js'
 import type { HashKey } from './keyed-hash.js'
 
-/** Where values are kept, by numbers that have no gap. */
-export interface Values<T> {
-  /** @param ip  tells the text of the entry's address or range; costs more than finding it */
+/** Stores the values of entries by index. Indexes have no gaps. */
+export interface EntryValues<T> {
+  /** @param ip  returns the entry's address or range as text; making the text costs more than finding the entry */
   read (index: number, ip: () => string): T
-  /** @param index  one that is in use, or the next; what was there is over */
+  /** @param index  one in use, whose value is replaced, or the next free one (`isNew`) */
   write (index: number, value: T, isNew: boolean): void
-  /** Forgets one; the last one gets its number. */
+  /** Deletes a value, and moves the value at `last` to its index. */
   delete (index: number, last: number): void
 }
 
-export class AddressList<T, Kept extends Values<T> = Values<T>> {
+export class AddressList<T, Kept extends EntryValues<T> = EntryValues<T>> {
   readonly #makeValues: () => Kept
   readonly #hashKey: HashKey
   /** exact addresses first, then ranges in the order in which their lengths came into use */
   readonly #layers: Record<Family, Layer<Kept>[]> = { 4: [], 6: [] }
 
   /**
-   * @param makeValues  called for each prefix length that comes into use
-   * @param hashKey     see AddressTable; a list that the application writes itself needs none
+   * @param makeValues  called for each new prefix length; returns the storage of its values
+   * @param hashKey     see AddressTable; a list that only the application writes needs no secret
    */
   constructor (makeValues: () => Kept, hashKey: HashKey = [0, 0]) {
     this.#makeValues = makeValues
@@ -41,7 +41,7 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
     return size
   }
 
-  /** costs less than the size */
+  /** cheaper than `size` */
   get isEmpty (): boolean {
     return this.#layers[4].length === 0 && this.#layers[6].length === 0
   }
@@ -53,13 +53,13 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
     values.write(index, value, table.size > before)
   }
 
-  /** @returns the value of exactly this entry; a range that covers it does not count */
+  /** @returns the value of exactly this address or range; ranges around it do not count */
   get (network: Network): T | undefined {
     const entry = this.#entryOf(network)
     return entry?.layer.values.read(entry.index, () => network.text)
   }
 
-  /** @returns whether there was exactly this entry */
+  /** @returns whether exactly this address or range was in the list */
   delete (network: Network): boolean {
     const entry = this.#entryOf(network)
     if (entry === undefined) return false
@@ -69,11 +69,11 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
   }
 
   /**
-   * The value of an entry that covers an address: the exact one first, then
-   * the ranges, in the order in which their lengths came into use.
+   * The value of the first entry that covers an address: the exact address
+   * first, then ranges, in the order in which their lengths came into use.
    *
-   * @param accepts  asked by where the entry's value is kept; those that it
-   *   refuses (such as expired ones) are passed over
+   * @param accepts  gets the storage and index of an entry's value; an entry
+   *   that it refuses, such as an expired one, is skipped
    */
   find (address: Address, accepts: (values: Kept, index: number) => boolean = always): T | undefined {
     const [a, b, c, d] = address.bits
@@ -87,7 +87,7 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
     return undefined
   }
 
-  /** All entries, as canonical text and value. */
+  /** All entries: canonical text and value. */
   * entries (): Generator<readonly [text: string, value: T]> {
     for (const layer of this.#allLayers()) {
       for (let index = 0; index < layer.table.size; index++) {
@@ -97,10 +97,10 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
     }
   }
 
-  /** Takes out all entries of which `isOver` says so. */
+  /** Deletes all entries for which `isOver` returns true. */
   sweep (isOver: (values: Kept, index: number) => boolean): void {
     for (const layer of this.#allLayers()) {
-      // From the end: the last one, which gets the number of one that goes, has been looked at.
+      // From the end: a deletion moves the last entry to the free index, and that entry has been checked.
       for (let index = layer.table.size - 1; index >= 0; index--) {
         if (isOver(layer.values, index)) remove(layer, index)
       }
@@ -130,7 +130,7 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
     return layer
   }
 
-  /** Each length in use costs every lookup: those without entries go, and their memory with them. */
+  /** Drops prefix lengths without entries: each length slows down every lookup and holds memory. */
   #dropEmpty (): void {
     for (const family of [4, 6] as const) {
       this.#layers[family] = this.#layers[family].filter(({ table }) => table.size > 0)
@@ -138,7 +138,7 @@ export class AddressList<T, Kept extends Values<T> = Values<T>> {
   }
 }
 
-/** @returns the list, and the texts that are neither address nor range */
+/** @returns the list of addresses and ranges, and `rest`, the texts that are neither */
 export function parseAddressList (texts: readonly string[]): { list: AddressList<true>, rest: readonly string[] } {
   const list = new AddressList<true>(() => alwaysTrue)
   const rest: string[] = []
@@ -159,10 +159,10 @@ interface Layer<Kept> {
   readonly values: Kept
 }
 
-/** Entries that have nothing to keep. */
-const alwaysTrue: Values<true> = { read: () => true, write () {}, delete () {} }
+/** The values of a list that only says whether an address is in it. */
+const alwaysTrue: EntryValues<true> = { read: () => true, write () {}, delete () {} }
 
-function remove<Kept extends Values<unknown>> ({ table, values }: Layer<Kept>, index: number): void {
+function remove<Kept extends EntryValues<unknown>> ({ table, values }: Layer<Kept>, index: number): void {
   table.delete(index)
   values.delete(index, table.size)
 }

@@ -1,16 +1,16 @@
 /**
- * Numbers, from 0 on without a gap, for addresses of one length: a hash table
- * in typed arrays, since a million objects would be a hundred megabytes and
- * work for the garbage collector. Whoever keeps something for each address
- * keeps it in arrays by that number.
+ * Gives each address of one family an index, from 0 on without gaps. Callers
+ * store what belongs to an address in arrays, by its index. The hash table lies
+ * in typed arrays: a million objects would take a hundred megabytes and load
+ * the garbage collector.
  *
- * Open addressing with linear probing; an entry that goes leaves no mark
- * behind, those after it move up (Knuth, The Art of Computer Programming 3,
+ * It uses open addressing with linear probing. A deletion leaves no mark, but
+ * moves up the entries behind it (Knuth, The Art of Computer Programming 3,
  * 6.4, algorithm R).
  *
  * An attacker may choose addresses that are slow to find, so a keyed hash
- * places them. MurmurHash3 is cheaper, but has sets of eight IPv6 addresses
- * that collide under every seed.
+ * places them. MurmurHash3 is cheaper, but there are sets of eight IPv6
+ * addresses that collide under every seed.
  */
 import type { AddressBits } from './address.js'
 import { type HashKey, keyedHash } from './keyed-hash.js'
@@ -18,22 +18,23 @@ import { type HashKey, keyedHash } from './keyed-hash.js'
 export class AddressTable {
   readonly #width: 1 | 4
   readonly #hashKey: HashKey
-  /** the address whose cell is looked for */
-  readonly #words: number[]
-  #keys: Uint32Array
-  /** number of the entry plus 1; 0: free */
+  /** input of the hash function, reused for each lookup */
+  readonly #hashed: number[]
+  /** the words of all addresses, by index */
+  #addresses: Uint32Array
+  /** index of the entry plus 1; 0: free */
   #cells: Int32Array
   #size = 0
 
   /**
-   * @param width    words of an address: 1 for IPv4, 4 for IPv6
+   * @param width    words of 32 bits in an address: 1 for IPv4, 4 for IPv6
    * @param hashKey  secret and random, so that nobody can choose addresses that are slow to find
    */
   constructor (width: 1 | 4, hashKey: HashKey) {
     this.#width = width
     this.#hashKey = hashKey
-    this.#words = width === 1 ? [0] : [0, 0, 0, 0]
-    this.#keys = new Uint32Array(leastCapacity * width)
+    this.#hashed = width === 1 ? [0] : [0, 0, 0, 0]
+    this.#addresses = new Uint32Array(leastCapacity * width)
     this.#cells = new Int32Array(leastCapacity * 2)
   }
 
@@ -41,12 +42,12 @@ export class AddressTable {
     return this.#size
   }
 
-  /** @returns the number of an address; -1: it has none */
+  /** @returns the index of an address; -1: it is not in the table */
   indexOf (a: number, b: number, c: number, d: number): number {
     return at(this.#cells, this.#cellOf(a, b, c, d)) - 1
   }
 
-  /** @returns its number; that of a new address is the size before */
+  /** @returns the index of the address; for a new one, the size before the call */
   add (a: number, b: number, c: number, d: number): number {
     let cell = this.#cellOf(a, b, c, d)
     const known = at(this.#cells, cell) - 1
@@ -57,16 +58,17 @@ export class AddressTable {
       cell = this.#cellOf(a, b, c, d)
     }
     const index = this.#size++
-    if (index * this.#width === this.#keys.length) this.#keys = grown(this.#keys, this.#keys.length * 2)
+    const { length } = this.#addresses
+    if (index * this.#width === length) this.#addresses = grown(this.#addresses, length * 2)
     this.#write(index, [a, b, c, d])
     this.#cells[cell] = index + 1
     return index
   }
 
   /**
-   * Takes an address out; the last one gets its number, so that there is no gap.
+   * Removes an address. The last address gets its index, so that there is no gap.
    *
-   * @param index  of an address that is in
+   * @param index  below `size`
    */
   delete (index: number): void {
     this.#free(this.#cellOf(...this.bitsAt(index)))
@@ -78,34 +80,34 @@ export class AddressTable {
   }
 
   bitsAt (index: number): AddressBits {
-    const keys = this.#keys
-    if (this.#width === 1) return [at(keys, index), 0, 0, 0]
+    const words = this.#addresses
+    if (this.#width === 1) return [at(words, index), 0, 0, 0]
     const first = index * 4
-    return [at(keys, first), at(keys, first + 1), at(keys, first + 2), at(keys, first + 3)]
+    return [at(words, first), at(words, first + 1), at(words, first + 2), at(words, first + 3)]
   }
 
   #write (index: number, bits: AddressBits): void {
     const first = index * this.#width
-    for (let word = 0; word < this.#width; word++) this.#keys[first + word] = at(bits, word)
+    for (let word = 0; word < this.#width; word++) this.#addresses[first + word] = at(bits, word)
   }
 
-  /** The cell that an address is in, or the free one that it would be put into. */
+  /** The cell of an address, or the free cell that it would be put into. */
   #cellOf (a: number, b: number, c: number, d: number): number {
-    const keys = this.#keys
+    const words = this.#addresses
     const mask = this.#cells.length - 1
     let cell = this.#hash(a, b, c, d) & mask
     for (let entry = at(this.#cells, cell); entry !== 0; entry = at(this.#cells, cell)) {
       const first = (entry - 1) * this.#width
-      const isFirst = keys[first] === a
+      const isFirst = words[first] === a
       if (isFirst && this.#width === 1) break
-      if (isFirst && keys[first + 1] === b && keys[first + 2] === c && keys[first + 3] === d) break
+      if (isFirst && words[first + 1] === b && words[first + 2] === c && words[first + 3] === d) break
       cell = (cell + 1) & mask
     }
     return cell
   }
 
   #hash (a: number, b: number, c: number, d: number): number {
-    const words = this.#words
+    const words = this.#hashed
     words[0] = a | 0
     if (this.#width === 4) {
       words[1] = b | 0
@@ -121,7 +123,7 @@ export class AddressTable {
     for (let next = (free + 1) & mask; this.#cells[next] !== 0; next = (next + 1) & mask) {
       const entry = at(this.#cells, next)
       const home = this.#hash(...this.bitsAt(entry - 1)) & mask
-      // It may not move before the cell where looking for it begins.
+      // An entry must not move before its home cell, where a lookup begins.
       if (((next - home) & mask) < ((next - free) & mask)) continue
       this.#cells[free] = entry
       free = next
@@ -135,7 +137,7 @@ export class AddressTable {
   }
 }
 
-/** An element at an index that is inside: the number of an entry or a cell of the table, of which no type knows. */
+/** The element at an index that is within the array, which TypeScript cannot know. */
 export function at (array: Numbers, index: number): number {
   // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- see above; a fallback would be dead code
   return array[index]!
@@ -143,7 +145,7 @@ export function at (array: Numbers, index: number): number {
 
 type Numbers = Uint32Array | Int32Array | Float64Array | AddressBits
 
-/** A copy of an array with more room. */
+/** A copy of an array that has room for `length` elements. */
 export function grown<T extends Uint32Array | Float64Array> (array: T, length: number): T {
   const copy = new (array.constructor as new (length: number) => T)(length)
   copy.set(array)

@@ -1,20 +1,20 @@
 /**
- * Addresses, parsed once into one canonical text and its bits: whatever form a
- * client, a proxy or an operator writes an address in, the same host has the
- * same text here, and different hosts never share one. Keys compare the texts,
+ * Parses an address once, into a canonical text and its bits. Clients, proxies
+ * and operators write addresses in many forms. In canonical form, one host
+ * always has the same text, and two hosts never share one. Keys use the text;
  * lists look up by the bits.
  *
- * - IPv4-mapped (::ffff:192.0.2.1) and NAT64 (64:ff9b::c000:201) addresses are
- *   the IPv4 address that they carry (RFC 4291 2.5.5.2, RFC 6052 2.1).
- * - IPv6 is written as RFC 5952 says: lower case, longest run of zeros as `::`.
- * - A zone (`%eth0`) goes; so does a port, which some proxies add to
+ * - An IPv4-mapped (::ffff:192.0.2.1) or NAT64 (64:ff9b::c000:201) address
+ *   becomes the IPv4 address in it (RFC 4291 2.5.5.2, RFC 6052 2.1).
+ * - IPv6 is written by RFC 5952: lower case, longest run of zeros as `::`.
+ * - A zone (`%eth0`) is dropped. So is a port, which some proxies add to
  *   X-Forwarded-For (`192.0.2.1:4711`, `[2001:db8::1]:4711`).
  */
 import { isIPv4, isIPv6 } from 'node:net'
 
 export type Family = 4 | 6
 
-/** Whole numbers of 32 bits, from 0 to 2^32 - 1, the first bits first; IPv4 uses the first, and the others are 0. */
+/** Four whole numbers of 32 bits, 0 to 2^32 - 1, highest bits first. IPv4 uses the first number; the others are 0. */
 export type AddressBits = readonly [number, number, number, number]
 
 export interface Address {
@@ -24,12 +24,12 @@ export interface Address {
   readonly bits: AddressBits
 }
 
-/** A range of addresses; that of one address has the text of the address. */
+/** A range of addresses. A range of a single address is written like the address. */
 export interface Network {
   /** canonical: `192.0.2.0/24`, `2001:db8::/32`, `192.0.2.1` */
   readonly text: string
   readonly family: Family
-  /** of the first address */
+  /** bits of the first address */
   readonly bits: AddressBits
   /** 0 to 32 for IPv4, 0 to 128 for IPv6 */
   readonly prefixLength: number
@@ -39,8 +39,8 @@ export interface Network {
 type Parsed = Pick<Address, 'family' | 'bits'>
 
 /**
- * @param text  as found in `request.ip`, a header or an argument
- * @returns undefined for what is no address
+ * @param text  from `request.ip`, a header or an argument
+ * @returns undefined if it is not an address
  */
 export function parseAddress (text: unknown): Address | undefined {
   if (typeof text !== 'string') return undefined
@@ -53,8 +53,8 @@ export function parseAddress (text: unknown): Address | undefined {
 
 /**
  * @param text  an address, or address/length in CIDR form; host bits are cleared
- * @returns undefined for what is neither, and for a range of IPv4-mapped or
- *   NAT64 addresses that is not inside one IPv4 range (such as ::ffff:0:0/90)
+ * @returns undefined if it is neither, or if it is an IPv4-mapped or NAT64
+ *   address with a length of 96 or less, such as ::ffff:0:0/90
  */
 export function parseNetwork (text: unknown): Network | undefined {
   if (typeof text !== 'string') return undefined
@@ -68,10 +68,10 @@ export function parseNetwork (text: unknown): Network | undefined {
   if (parsed === undefined || !/^(0|[1-9]\d{0,2})$/.test(length)) return undefined
   const prefixLength = Number(length)
   if (prefixLength > lengthOf(parsed.family)) return undefined
-  // Also with the host bits cleared: `64:ff9b:0:0:1::/64` is the range `64:ff9b::/64`.
+  // Also checked with the host bits cleared: `64:ff9b:0:0:1::/64` is the range `64:ff9b::/64`.
   const embedded = embeddedIPv4(parsed) ?? embeddedIPv4({ ...parsed, bits: mask(parsed.bits, prefixLength) })
   if (embedded === undefined) return networkOf(parsed, prefixLength)
-  // `64:ff9b::/96` means all clients that come through NAT64. All of IPv4 is written 0.0.0.0/0.
+  // `64:ff9b::/96` is refused: it means all clients behind NAT64, not all of IPv4, which is 0.0.0.0/0.
   return prefixLength > 96 ? networkOf(embedded, prefixLength - 96) : undefined
 }
 
@@ -81,7 +81,7 @@ export function networkOf ({ family, bits }: Parsed, prefixLength: number): Netw
   return { text: formatNetwork(family, masked, prefixLength), family, bits: masked, prefixLength }
 }
 
-/** @param masked  bits of the address, without those behind the length */
+/** @param masked  bits of the first address, with the host bits cleared */
 export function formatNetwork (family: Family, masked: AddressBits, prefixLength: number): string {
   const first = formatAddress(family, masked)
   return prefixLength === lengthOf(family) ? first : `${first}/${prefixLength}`
@@ -97,12 +97,12 @@ export function clientKey (address: Address, ipv6Subnet: number): string {
   return address.family === 4 ? address.text : networkOf(address, ipv6Subnet).text
 }
 
-/** The first address of a range; an address, and any other text, as it is. */
+/** The first address of a range. An address, or any other text, is returned unchanged. */
 export function firstAddress (network: string): string {
   return network.replace(/\/\d+$/, '')
 }
 
-/** Bits of an address: 32 or 128. */
+/** Number of bits in an address: 32 or 128. */
 export function lengthOf (family: Family): number {
   return family === 4 ? 32 : 128
 }
@@ -113,7 +113,7 @@ export function mask ([a, b, c, d]: AddressBits, prefixLength: number): AddressB
   return [(a & keptA) >>> 0, (b & keptB) >>> 0, (c & keptC) >>> 0, (d & keptD) >>> 0]
 }
 
-/** Four numbers of 32 bits, signed, whose first `prefixLength` bits are set. */
+/** A mask whose first `prefixLength` bits are set, as four signed numbers of 32 bits. */
 export function maskOf (prefixLength: number): AddressBits {
   const word = (i: number) => {
     const kept = Math.min(32, Math.max(0, prefixLength - 32 * i))
@@ -138,7 +138,7 @@ function parseBits (text: string): Parsed | undefined {
   return isIPv6(bare) ? { family: 6, bits: ipv6Bits(bare) } : undefined
 }
 
-/** `[` 45 characters of IPv6, a zone and a port: more is no address, and is not worth a regular expression. */
+/** A longer text is no address (45 characters of IPv6, brackets, zone and port), so no regular expression reads it. */
 const longestText = 100
 
 function withoutPort (text: string): string {
@@ -147,7 +147,7 @@ function withoutPort (text: string): string {
   return text.replace(/^(\d+\.\d+\.\d+\.\d+):\d{1,5}$/, '$1')
 }
 
-/** Reads character by character: it is called for each client that is not known yet. */
+/** Reads character by character, which is fast: it runs for each new client. */
 function ipv4Bits (text: string): number {
   let bits = 0
   let byte = 0
@@ -186,7 +186,7 @@ function groupsOf (text: string): number[] {
   })
 }
 
-/** The IPv4 address that an IPv6 address carries. */
+/** The IPv4 address inside an IPv4-mapped or NAT64 address; undefined for others. */
 function embeddedIPv4 ({ family, bits: [a, b, c, d] }: Parsed): Parsed | undefined {
   if (family === 4 || b !== 0) return undefined
   const isMapped = a === 0 && c === 0xffff
@@ -194,7 +194,7 @@ function embeddedIPv4 ({ family, bits: [a, b, c, d] }: Parsed): Parsed | undefin
   return isMapped || isNat64 ? { family: 4, bits: [d, 0, 0, 0] } : undefined
 }
 
-/** Of two runs of one length the first (RFC 5952 4.2.3). */
+/** The longest run of zeros; of two runs of one length, the first (RFC 5952 4.2.3). */
 function longestZeroRun (groups: readonly number[]): readonly [start: number, length: number] {
   let [best, bestLength, length] = [0, 0, 0]
   for (const [i, group] of groups.entries()) {

@@ -1,6 +1,6 @@
 /**
- * A store of the user's own, as @fastify/rate-limit takes one: a class that
- * counts. It decides in place of Redis; where it fails, memory does.
+ * Counts with a class of the user, as @fastify/rate-limit does, in place of Redis. If the class fails, memory counts,
+ * or whatever `onOutage` chooses.
  */
 import { inThisContext } from '../runtime/async-context.js'
 import { attempt } from '../runtime/awaitable.js'
@@ -14,14 +14,14 @@ import type { CustomStore, CustomStoreCallback } from '../settings/custom-store.
 
 export interface CustomLimitsParts {
   readonly store: CustomStore
-  /** follows each key */
+  /** appended to each key */
   readonly suffix: string
   readonly memory: MemoryLimits
   /** ms */
   readonly commandTimeout: number
 }
 
-/** One route's part of such a store. Its hits have one check. */
+/** The store of one route or limiter. Its hits have one check. */
 export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
   readonly #parts: CustomLimitsParts
 
@@ -29,12 +29,12 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
     this.#parts = parts
   }
 
-  /** @returns the answer of a store that calls back at once */
+  /** @returns the answer, if the class calls back at once; undefined: it comes later */
   take (hit: Hit): Answer | undefined {
     let answer: Answer | undefined
     let isLater = false
-    this.#ask('incr', hit.key, checkOf(hit.checks), inThisContext(told => {
-      answer = this.#answerTo(hit, told)
+    this.#ask('incr', hit.key, checkOf(hit.checks), inThisContext(result => {
+      answer = this.#answerTo(hit, result)
       if (isLater) hit.answered(answer)
     }))
     isLater = true
@@ -42,8 +42,8 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
   }
 
   /**
-   * @throws ArgumentError  when the store has no `read`
-   * @throws Error  when the store does
+   * @throws ArgumentError  if the class has no `read`
+   * @throws any error of the class
    */
   async peek (client: string, checks: readonly Check[]): Promise<readonly Outcome[]> {
     if (typeof this.#parts.store.read !== 'function') {
@@ -51,42 +51,47 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
       throw new ArgumentError({ option: '{ increment: false }', rule, received: 'a store without read' })
     }
     return await new Promise((resolve, reject) => {
-      this.#ask('read', client, checkOf(checks), told => told instanceof Error ? reject(told) : resolve([told]))
+      this.#ask('read', client, checkOf(checks), result => {
+        if (result instanceof Error) reject(result)
+        else resolve([result])
+      })
     })
   }
 
-  #answerTo (hit: Hit, told: Outcome | Error): Answer {
-    if (!(told instanceof Error)) return { kind: 'taken', source: 'custom', accepted: told.fits, outcomes: [told] }
-    if (isFallback(hit.onOutage)) return this.#parts.memory.take(hit)
-    return { kind: 'unanswered', failure: told, sentIn: undefined }
+  #answerTo (hit: Hit, result: Outcome | Error): Answer {
+    if (result instanceof Error) {
+      if (isFallback(hit.onOutage)) return this.#parts.memory.take(hit)
+      return { kind: 'unanswered', failure: result, sentIn: undefined }
+    }
+    return { kind: 'taken', source: 'custom', accepted: result.fits, outcomes: [result] }
   }
 
-  /** @param answer  called once, in time, whatever the store does */
-  #ask (method: 'incr' | 'read', client: string, check: Check, answer: (told: Outcome | Error) => void): void {
+  /** @param answer  called once, within `commandTimeout`, whatever the class does */
+  #ask (method: 'incr' | 'read', client: string, check: Check, answer: (result: Outcome | Error) => void): void {
     const { store, suffix, commandTimeout } = this.#parts
     const { name, limit } = check
     let isAnswered = false
     let timer: NodeJS.Timeout | undefined
-    const settle = (told: Outcome | Error) => {
+    const settle = (result: Outcome | Error) => {
       if (isAnswered) return
       isAnswered = true
       timers.clearTimeout(timer)
-      answer(told)
+      answer(result)
     }
     const fail = (error: unknown) => {
       if (error instanceof Error) settle(error)
       else settle(new StoreUnavailableError('reply', `the store failed with ${show(error)}`))
     }
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- `peek` refuses a store without `read`
-    attempt(() => store[method]!(`${client}${suffix}${suffixOf(name)}`, (error, result) => {
+    attempt(() => store[method]!(`${client}${suffix}${suffixOf(name)}`, (error, counted) => {
       if (error) return fail(error)
-      let told: Outcome
+      let outcome: Outcome
       try {
-        told = readAnswer(result, check)
+        outcome = readAnswer(counted, check)
       } catch (thrown) {
         return fail(thrown)
       }
-      settle(told)
+      settle(outcome)
     }, limit.windowMs, limit.max), fail)
     const late = () => {
       settle(new StoreUnavailableError('timeout', `the store did not answer within ${commandTimeout} ms`))
@@ -96,21 +101,24 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
 }
 
 function checkOf (checks: readonly Check[]): Check {
-  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- more limits than one are refused at start
+  // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the start fails for `limits` beside `store`
   return checks[0]!
 }
 
-/** @throws StoreUnavailableError  if the answer has no numbers; and any error that reading it throws */
-function readAnswer (result: Parameters<CustomStoreCallback>[1], check: Check): Outcome {
-  const { current, ttl } = result ?? {}
+/**
+ * @throws StoreUnavailableError  if the answer has no numbers
+ * @throws any error that reading it throws
+ */
+function readAnswer (counted: Parameters<CustomStoreCallback>[1], check: Check): Outcome {
+  const { current, ttl } = counted ?? {}
   if (!isNumber(current) || !isNumber(ttl)) {
     throw new StoreUnavailableError('reply', 'the store answered without numbers `current` and `ttl`')
   }
   const { max } = check.limit
   const leftMs = Math.max(0, ttl)
   const fits = current <= max
-  // The store's own window is shown, though it may be longer than that of the limit.
-  // Such a class also counts the hits it refuses.
+  // The answer shows the window of the class, which may be longer than that of the limit. Such a class also counts hits
+  // over the limit.
   const refusals = Math.max(0, current - max)
   const remaining = Math.max(0, max - current)
   const explanation = { remaining, resetMs: leftMs, retryAfterMs: fits ? 0 : leftMs, refusals }

@@ -1,4 +1,4 @@
-/** The class of the user's that counts, made with the options that @fastify/rate-limit gives it. */
+/** Creates the user's store class, with the options that @fastify/rate-limit would give it. */
 import { attempt } from '../runtime/awaitable.js'
 import { OptionsError, show } from '../errors.js'
 import type { HitStore } from '../guard/guard.js'
@@ -9,9 +9,9 @@ import { CustomLimits, type CustomLimitsParts } from './custom-limits.js'
 import type { CustomStore } from '../settings/custom-store.js'
 
 /**
- * @param config     what a route or limiter has of its own; undefined: the plugin's limit
- * @param routeInfo  the route, as Fastify's hook `onRoute` has it
- * @returns undefined: the user has no store
+ * @param config     the options of a route or limiter; undefined: the global limit
+ * @param routeInfo  the route, as Fastify's hook `onRoute` gets it
+ * @returns undefined: the option `store` is not given
  */
 export type StoreFor = (settings: LimitSettings, config?: object, routeInfo?: object) => HitStore | undefined
 
@@ -32,10 +32,10 @@ export function storeMaker (
   }
 }
 
-/** @throws OptionsError  if it cannot count, as a promise of a store cannot: each request would fail */
+/** @throws OptionsError  if the store has no `incr`, such as the promise of a store: each request would fail */
 function checked (option: string, store: CustomStore): CustomStore {
   if (typeof (store as Partial<CustomStore> | null | undefined)?.incr === 'function') return store
-  // If it is a promise, its rejection must not end the process.
+  // The rejection of a promise must not end the process.
   attempt(() => store, () => {})
   throw new OptionsError([{ option, rule: 'a store with a method incr', received: show(store) }])
 }

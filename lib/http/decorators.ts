@@ -38,31 +38,32 @@ export type RateLimitHandler = (request: AnyRequest, reply: AnyReply) => Promise
  * limit applies to it, as in @fastify/rate-limit.
  */
 export type RateLimitResult = {
-  /** true: on the allow list, left out by `skip`, without a limit (`max: Infinity`), or all its limits are in shadow */
+  /**
+   * True: on the allow list, left out by `skip`, without a limit (`max: Infinity`), or all its limits are in shadow.
+   */
   readonly isAllowed: true
-  /** the answer of the `keyGenerator`, unchanged (it may be a number); without one, the address */
+  /** The answer of the `keyGenerator`, unchanged (it may be a number); without one, the address. */
   readonly key: string
 } | {
-  /** false: a limit applies, whether or not the request is over it */
+  /** False: a limit applies, whether or not the request is over it. */
   readonly isAllowed: false
+  /** The answer of the `keyGenerator`, unchanged (it may be a number); without one, the address. */
   readonly key: string
-  /**
-   * name of the limit that restricts the client most, as in `redisGuard.limits`; the numbers below are of this limit
-   */
+  /** Name of the limit that restricts the client most, as in `redisGuard.limits`. The numbers below are its numbers. */
   readonly limit: string
-  /** hits allowed per window */
+  /** Hits allowed per window. */
   readonly max: number
-  /** ms */
+  /** Length of the window, ms. */
   readonly timeWindow: number
-  /** hits left; 0 if the request is over the limit */
+  /** Hits left; 0 if the request is over the limit. */
   readonly remaining: number
-  /** ms until the window ends; if the request is over the limit, until it would pass (Infinity: never) */
+  /** ms until the window ends; if the request is over the limit, ms until it would pass (`Infinity`: never). */
   readonly ttl: number
-  /** `ttl`, rounded up to whole seconds */
+  /** `ttl`, rounded up to whole seconds. */
   readonly ttlInSeconds: number
-  /** whether the request is over the limit */
+  /** Whether the request is over the limit. */
   readonly isExceeded: boolean
-  /** whether the client is banned by `ban` */
+  /** Whether the client is banned by `ban`. */
   readonly isBanned: boolean
 }
 
@@ -76,7 +77,7 @@ export type RateLimitResult = {
  */
 export type RateLimiter = (request: AnyRequest, options?: { readonly increment?: boolean }) => Promise<RateLimitResult>
 
-export interface LimitersParts {
+export interface DecoratorParts {
   readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
@@ -88,7 +89,7 @@ export interface LimitersParts {
 }
 
 /** Adds both decorators to an instance, unless another registration has added them. */
-export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): void {
+export function addDecorators (fastify: FastifyInstance, parts: DecoratorParts): void {
   const { clients, guard, registry, storeFor, global, subjectOf, checkOpen } = parts
   let count = 0
   // Each has counters of its own, named by the order of creation, which is the same on all instances.
@@ -127,14 +128,16 @@ export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): vo
       const limiter = limiterOf(options, 'createRateLimit')
       const limit = async (request: FastifyRequest, options?: Parameters<RateLimiter>[1]) => {
         checkOpen()
-        return await (options?.increment ?? true ? taken : peeked)(limiter, request, subjectOf)
+        return await (options?.increment ?? true ? takeHit : peekHit)(limiter, request, subjectOf)
       }
       return limit as RateLimiter
     })
   }
 }
 
-async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
+async function takeHit (
+  limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader
+): Promise<RateLimitResult> {
   const { decision, shown } = await new Promise<{ decision: Decision, shown: string }>(resolve => {
     const answer = (decision: Decision, shown: string) => resolve({ decision, shown })
     limiter.decide({ request, reply: undefined, subject: subjectOf(request), answer })
@@ -154,7 +157,9 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
   }
 }
 
-async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
+async function peekHit (
+  limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader
+): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
   if (await limiter.skips(request)) return { isAllowed: true, key: client.shown }
   const { counterKeys, shown, checks } = await limiter.targetOf(request, client)

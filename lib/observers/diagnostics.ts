@@ -8,20 +8,30 @@ import type { Decision, Source, Subject } from '../guard/decision.js'
 
 /** The message about an allowed, limited or blocked request. */
 export interface DecisionMessage {
-  /** canonical address of the client; undefined: it has none, as on a unix socket */
+  /** Canonical address of the client; undefined: it has none, as on a unix socket. */
   readonly ip: string | undefined
-  /** the client that was counted; for a block, the blocked address or range */
+  /** The client that was counted; for a block, the blocked address or range. */
   readonly key: string
-  /** name of the limit; undefined for a block */
+  /** Name of the limit; undefined for a block. */
   readonly limit: string | undefined
+  /** What decided: a store, or this process by itself (`local`). */
   readonly source: Source
+  /** HTTP method of the request. */
   readonly method: string
-  /** pattern of the route, such as `/users/:id`; undefined for a 404 */
+  /** Pattern of the route, such as `/users/:id`; undefined for a 404. */
   readonly route: string | undefined
-  /** true: the limit or block is in shadow, so the request passed */
+  /** Whether the limit or block is in shadow, so that the request passed. */
   readonly shadow: boolean
 }
 
+/**
+ * The names of the channels. The first three publish a `DecisionMessage`, `switch` the status of the store.
+ *
+ * @example
+ * import diagnostics from 'node:diagnostics_channel'
+ *
+ * diagnostics.subscribe(channelNames.limited, message => { console.log(message) })
+ */
 export const channelNames = {
   allowed: 'fastify-redis-guard:allowed',
   limited: 'fastify-redis-guard:limited',
@@ -36,7 +46,7 @@ const channels = {
   switch: channel(channelNames.switch)
 }
 
-/** An `Observer`. */
+/** An observer: publishes allowed, limited and blocked requests. */
 export function publishDecision ({ kind, source, name: limit, key }: Decision, subject: Subject): void {
   const ofShadow = limit === undefined ? 'blocked' : 'limited'
   const name = kind === 'shadowed' ? ofShadow : kind

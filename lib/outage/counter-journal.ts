@@ -10,7 +10,7 @@
 import { ruleOf } from '../rules/algorithms.js'
 import { type Limit, usedPart } from '../rules/rate-limit.js'
 import { type LimitState, otherClockMs } from '../rules/rule.js'
-import type { CountedHere, Refusals } from '../store/limit-store.js'
+import type { LocalCounter, Refusals } from '../store/limit-store.js'
 import { Levels } from '../store/memory/levels.js'
 import type { Fence } from '../store/redis/sequence.js'
 
@@ -45,7 +45,7 @@ export interface BeforeReset {
 export interface CounterChunk {
   readonly kind: 'counters'
   readonly id: number
-  readonly counters: ReadonlySet<CountedHere>
+  readonly counters: ReadonlySet<LocalCounter>
 }
 
 /** A change that was sent to Redis and never answered. */
@@ -78,7 +78,7 @@ interface Counter {
 }
 
 interface Chunk extends CounterChunk {
-  readonly counters: Set<Counter & CountedHere>
+  readonly counters: Set<Counter & LocalCounter>
 }
 
 export class CounterJournal {
@@ -252,7 +252,7 @@ export class CounterJournal {
   }
 
   #cut (atMost: number): void {
-    const ready: (Counter & CountedHere)[] = []
+    const ready: (Counter & LocalCounter)[] = []
     for (const rank of this.#ranks.all.toReversed()) {
       for (const counter of rank) {
         if (ready.length === atMost) break
@@ -319,7 +319,7 @@ export class CounterJournal {
       return
     }
     if (this.#sent.get(key) === counter) this.#sent.delete(key)
-    chunk.counters.delete(counter as Counter & CountedHere)
+    chunk.counters.delete(counter as Counter & LocalCounter)
     if (chunk.counters.size === 0) this.#chunks = this.#chunks.filter(other => other !== chunk)
   }
 }
@@ -344,7 +344,7 @@ function isSame (a: InDoubt, b: InDoubt): boolean {
     a.hit.cost === b.hit.cost && a.hit.left === b.hit.left
 }
 
-function isReady (counter: Counter): counter is Counter & CountedHere {
+function isReady (counter: Counter): counter is Counter & LocalCounter {
   return counter.counted !== undefined && counter.inDoubt.length === 0 && counter.resetIn === undefined
 }
 

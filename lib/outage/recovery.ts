@@ -13,7 +13,7 @@ import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { Heartbeat } from '../store/redis/encodings/instance.js'
 import type { RedisStore } from '../store/redis/redis-store.js'
 import { noNumbers } from '../store/redis/sequence.js'
-import type { CountedHere } from '../store/limit-store.js'
+import type { LocalCounter } from '../store/limit-store.js'
 import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
 
@@ -147,7 +147,7 @@ export class Recovery {
 
   /** Restores the baselines of counters that are known here; those in the journal carry theirs themselves. */
   async #restoreCounters (): Promise<void> {
-    let some: CountedHere[] = []
+    let some: LocalCounter[] = []
     const restore = async () => {
       const calls = inCalls(some)
       some = []

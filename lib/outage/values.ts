@@ -40,7 +40,7 @@ export class OutageValues implements ValueStore {
   }
 
   get (key: string): Awaitable<string | null> {
-    const since = this.#memory.clock
+    const since = this.#memory.changeCount
     return this.#calls.read(async () => {
       const stored = await this.#redis.store.values.get(key)
       this.#memory.adopt(key, stored, since)
@@ -61,7 +61,7 @@ export class OutageValues implements ValueStore {
   }
 
   async incr (key: string): Promise<number> {
-    const since = this.#memory.clock
+    const since = this.#memory.changeCount
     let sum = 0
     const changed = await this.#change({
       operation: { kind: 'incr', key, atMs: this.#now(), by: 1 },

@@ -1,9 +1,9 @@
 /**
  * Redis behind a circuit breaker. Every round trip has a time limit. The first
- * one that fails opens the breaker, for a guard that tries again and again
- * keeps each client waiting. From then on nothing is sent but a probe, one
- * cheap write after each `resetTimeout` and whenever the connection is back;
- * the first that succeeds closes the breaker. No request ever is the probe.
+ * failure opens the breaker, because a guard that tries several times keeps each
+ * client waiting. While the breaker is open, only a probe is sent: one cheap
+ * write after each `resetTimeout`, and whenever the connection is back. The first
+ * probe that succeeds closes the breaker. A request is never the probe.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
@@ -16,11 +16,11 @@ import { type RedisClient, Script } from './script.js'
 import { scripts } from './lua/scripts.js'
 
 export interface BreakerOptions {
-  /** ms */
+  /** ms after which a command has failed */
   readonly commandTimeout: number
-  /** ms */
+  /** ms between two probes */
   readonly resetTimeout: number
-  /** the key that the probe writes */
+  /** the key in Redis that the probe writes */
   readonly probeKey: string
 }
 
@@ -28,14 +28,14 @@ export const breakerStates = ['closed', 'open', 'half-open'] as const
 export type BreakerState = typeof breakerStates[number]
 
 interface GuardedRedisEvents {
-  /** Redis may be used again */
+  /** the breaker closed: Redis may be used */
   up: []
-  /** Redis may not be used any more */
+  /** the breaker opened: Redis may not be used */
   down: [failure: StoreUnavailableError]
   state: [state: BreakerState]
-  /** a probe came to an end, well or not */
+  /** a probe ended, with or without success */
   probed: []
-  /** no command is under way any more */
+  /** the last command under way has ended */
   idle: []
   roundTrip: [seconds: number]
   failure: [failure: StoreUnavailableError]
@@ -43,13 +43,13 @@ interface GuardedRedisEvents {
 
 type Command = (client: RedisClient) => Promise<unknown>
 
-/** The longest time that a timer of Node takes, ms: some 25 days. */
+/** The longest time of a timer in Node, some 25 days. */
 const longestTimerMs = 2 ** 31 - 1
 
-/** What a decision needs of Redis: scripts, its clock, and a write, which a full Redis and a replica refuse. */
+/** Tries what a decision needs: scripts, Redis' clock, and a write, which a full Redis and a replica refuse. */
 const probe = new Script(scripts.probe)
 
-/** The connection, the breaker before it, and what they tell; see above. */
+/** The connection and the breaker before it. Emits their changes and failures. */
 export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   readonly #connection: Connection
   readonly #options: BreakerOptions
@@ -57,11 +57,11 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   readonly #window: NodeJS.Timeout
   #failure: StoreUnavailableError
   #probing = false
-  /** the breaker is open, and Redis is being tried */
+  /** the breaker is open, and the next probe is due or under way */
   #isHalfOpen = false
-  /** until Redis is tried */
+  /** timer until the next probe */
   #retry: NodeJS.Timeout | undefined
-  /** commands under way */
+  /** number of commands under way */
   #running = 0
   #stopped = false
 
@@ -72,20 +72,20 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     this.#failure = failureOf(new Error(connection.firstReason))
     const rotateBucketController = new EventEmitter()
     this.#breaker = new CircuitBreaker((command: Command) => this.#send(command), {
-      // Our own, below: opossum's cannot look twice.
+      // #inTime limits the time instead: opossum's timeout cannot read once more before it gives up.
       timeout: false,
-      // Opossum's timers are global ones, which a test may fake. So ours say when it half opens, and rotate its window.
+      // Opossum uses global timers, which a test may fake. So our timers half-open the breaker and rotate its window.
       resetTimeout: longestTimerMs,
       rotateBucketController,
       errorThresholdPercentage: 0,
-      // The first failure decides, so there is nothing to remember of earlier ones.
+      // The first failure decides, so earlier ones need not be remembered.
       rollingCountBuckets: 1,
       rollingPercentilesEnabled: false,
       enableSnapshots: false
     })
     this.#window = timers.setInterval(() => { rotateBucketController.emit('rotate') }, 1000).unref()
     this.#breaker.open()
-    // These run in no request's context: what they start lasts longer than the request whose command failed.
+    // Bound here, outside of any request: the timers that they start outlive the request whose command failed.
     this.#breaker.on('open', AsyncResource.bind(() => {
       this.#opened()
       this.emit('down', this.#failure)
@@ -119,20 +119,17 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     return this.#isHalfOpen ? 'half-open' : 'open'
   }
 
-  /** Why Redis could not be used when it last could not. */
+  /** The last reason why Redis could not be used. */
   get failure (): StoreUnavailableError {
     return this.#failure
   }
 
-  /** How long a command may take, ms. */
+  /** ms */
   get commandTimeout (): number {
     return this.#options.commandTimeout
   }
 
-  /**
-   * Connects, and waits until Redis can be used or the first attempt has
-   * failed; at most `withinMs`.
-   */
+  /** Connects, and waits at most `withinMs` until Redis can be used or the first attempt has failed. */
   async connect (withinMs: number): Promise<void> {
     await new Promise<void>(resolve => {
       const settle = () => {
@@ -151,11 +148,11 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   /**
-   * One round trip.
+   * Runs a command: one round trip.
    *
-   * @throws StoreUnavailableError  when Redis may not be used, failed, or did
-   *   not answer within `commandTimeout`; the command may have run all the same
-   * @throws ValueError  when Redis is well, but the value is not what the command needs
+   * @throws StoreUnavailableError  if Redis may not be used, failed, or did not
+   *   answer within `commandTimeout`; the command may still have run
+   * @throws ValueError  if Redis works, but the value is not one that the command can use
    */
   async run<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
     if (!this.usable) throw this.#failure
@@ -170,7 +167,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
       this.emit('roundTrip', (timers.monotonicMs() - startMs) / 1000)
       if (--this.#running === 0) this.emit('idle')
     }
-    if (answer instanceof Refused) {
+    if (answer instanceof ReturnedError) {
       if (answer.error instanceof StoreUnavailableError) this.emit('failure', answer.error)
       throw answer.error
     }
@@ -178,8 +175,8 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   /**
-   * What a failed `run` means to those who only need Redis to work. One that no failure of Redis explains is counted
-   * as such a failure.
+   * Turns any error of `run` into a failure of Redis, for callers that do not tell errors apart. An error that is none
+   * yet is also reported as a failure.
    */
   report (error: unknown): StoreUnavailableError {
     return error instanceof StoreUnavailableError ? error : this.#fail(error)
@@ -195,7 +192,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     }
   }
 
-  /** Resolves when no command is under way, nor one that follows on the answer to another. */
+  /** Resolves when no command is under way, including commands that are sent on the answer to another. */
   async idle (): Promise<void> {
     do {
       if (this.#running > 0) await new Promise<void>(resolve => this.once('idle', resolve))
@@ -203,13 +200,13 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     } while (this.#running > 0)
   }
 
-  /** Begins no command any more; those under way come to their end. */
+  /** Refuses all further commands. Those under way still end. */
   stop (): void {
     this.#stopped = true
-    this.#failure = new StoreUnavailableError('connection', 'Redis is not used any more: the application closes')
+    this.#failure = new StoreUnavailableError('connection', 'Redis is no longer used: the application is closing')
   }
 
-  /** Ends timers, and our own connection. */
+  /** Ends the timers, and the connection if it is our own. */
   close (): void {
     this.#breaker.shutdown()
     timers.clearInterval(this.#window)
@@ -220,9 +217,9 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   /**
-   * An error about one value or command is no failure of Redis: the breaker
-   * does not see it, since it would end all other commands as well. An example
-   * is a command on a key that another program has written.
+   * The action of the breaker. An error about one value or command, such as one
+   * on a key that another program has written, is not a failure of Redis. So it is
+   * returned, not thrown: the breaker would refuse all other commands too.
    */
   async #send (command: Command): Promise<unknown> {
     try {
@@ -230,20 +227,20 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     } catch (error) {
       const { redact } = this.#connection
       const valueError = valueErrorOf(error, redact)
-      if (valueError !== undefined) return new Refused(valueError)
+      if (valueError !== undefined) return new ReturnedError(valueError)
       const failure = failureOf(error, redact)
-      if (failure.kind === 'reply' || failure.kind === 'lost') return new Refused(failure)
+      if (failure.kind === 'reply' || failure.kind === 'lost') return new ReturnedError(failure)
       if (failure instanceof OutOfStepError) this.#connection.renew()
-      // Set before the breaker sees it, so that `down` tells the reason.
+      // Set before the breaker opens, so that `down` carries this reason.
       this.#failure = failure
       throw failure
     }
   }
 
   /**
-   * Waits `commandTimeout` for an answer. This process itself may be held up
-   * for longer, by a computation or by the machine: then the answer may be
-   * there, and nobody has read it yet. So it reads once more before it gives up.
+   * Waits `commandTimeout` for an answer. A computation or the machine may block
+   * this process for longer. Then the answer may have arrived but not been read,
+   * so the event loop reads once more before the command is given up.
    */
   async #inTime<T> (answer: Promise<T>): Promise<T> {
     return await new Promise((resolve, reject) => {
@@ -277,7 +274,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     this.emit('state', 'open')
   }
 
-  /** @param ms  until the breaker is half-open; undefined: it is not to be */
+  /** Schedules the next probe. @param ms  delay; undefined: no probe */
   #retryIn (ms: number | undefined): void {
     this.#isHalfOpen = false
     timers.clearTimeout(this.#retry)
@@ -291,9 +288,9 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
 
   #probe (): void {
     if (this.#probing || this.#breaker.closed) return
-    // Still not connected: nothing to ask, and nothing new to tell.
+    // Still not connected: no probe can be sent, and there is no new failure to report.
     if (!this.#connection.ready) {
-      this.#connection.lookAround().catch(() => {})
+      this.#connection.refreshSlots().catch(() => {})
       return this.#open()
     }
     this.#probing = true
@@ -308,7 +305,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     Promise.race([this.#ask(), late])
       .then(() => {
         if (this.#breaker.isShutdown) return
-        // A node of a Cluster may have gone, or come, meanwhile: there is another probe when all of them are connected.
+        // A node of a Cluster may have gone or come meanwhile. Another probe follows when all nodes are connected.
         if (this.#connection.ready) this.#breaker.close()
         else this.#open()
       }, error => {
@@ -323,13 +320,13 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
   }
 
   async #ask (): Promise<void> {
-    await this.#connection.lookAround()
+    await this.#connection.refreshSlots()
     await probe.run(this.#connection.guardClient, [this.#options.probeKey], [])
   }
 }
 
-/** An answer of the breaker's action that stands for an error which is no failure of Redis. */
-class Refused {
+/** An error that the breaker's action returns, since it is not a failure of Redis. */
+class ReturnedError {
   readonly error: ValueError | StoreUnavailableError
 
   constructor (error: ValueError | StoreUnavailableError) {

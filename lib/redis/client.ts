@@ -1,6 +1,6 @@
 /**
- * How a client of ioredis is made for a guard: the options that it needs, and
- * what ioredis leaves undone.
+ * Makes an ioredis client with the options that the guard needs, and works
+ * around some gaps of ioredis.
  */
 import { Cluster, type ClusterNode, type ClusterOptions, Redis, type RedisOptions } from 'ioredis'
 import type { RedisSettings } from '../settings/redis-option.js'
@@ -17,12 +17,12 @@ export interface ConnectionTimes {
   readonly commandTimeout: number
 }
 
-/** What a client is made with, besides its settings. */
+/** The parts of a client, in addition to its settings. */
 export interface ClientParts {
   readonly times: ConnectionTimes
-  /** undefined: those of the settings are used, if there are any */
+  /** undefined: user and password are in the settings, if there are any */
   readonly credentials: Credentials | undefined
-  /** called when a connection has gone, with the ms after which ioredis makes another one */
+  /** called when a connection was lost, with the delay after which ioredis reconnects */
   readonly onRetry: (delayMs: number) => void
 }
 
@@ -46,9 +46,8 @@ function makeRedis (
 }
 
 /**
- * What a guard needs of a connection it makes; see "ioredis" in README's
- * Design. A command fails rather than wait for a connection, and none is ever
- * sent a second time.
+ * The options of the guard's own connection; docs/design.md says why. Without a
+ * connection a command fails at once, and no command is ever sent a second time.
  */
 function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
   const handshakeTimeout = Math.max(commandTimeout * 2, 1000)
@@ -57,28 +56,28 @@ function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
     connectTimeout,
-    // For each command of the handshake, which connectTimeout does not cover: a server that accepts and says
-    // nothing would else be waited for when it is well again. Other commands have the shorter limit of
-    // the breaker.
+    // For each command of the handshake, which connectTimeout does not cover. Otherwise the client would wait for a
+    // server that accepted and said nothing, even after the server works again. The breaker limits other commands to
+    // a shorter time.
     commandTimeout: handshakeTimeout,
-    // Without it the next Sentinel would never be asked where one accepts and does not answer.
+    // Without it, a Sentinel that accepts but does not answer would keep the next one from being asked.
     sentinelCommandTimeout: handshakeTimeout,
-    // A connection that is given up is gone at once, also where nobody answers its goodbye.
+    // A connection that is given up ends at once, even if the server does not answer the goodbye.
     disconnectTimeout: 50,
     retryStrategy: delayBeforeRetry,
-    // ioredis' own waits for up to a second, also once the connection is closed.
+    // The default of ioredis waits for up to a second, even after the connection was closed.
     sentinelRetryStrategy: delayBeforeRetry,
-    // A primary that became a replica: connecting again finds the new one. And a connection that Redis no longer
-    // knows: connecting again tells it who we are.
+    // Reconnects if the primary became a replica, to find the new primary; and if Redis asks for authentication on an
+    // open connection, to authenticate again.
     reconnectOnError,
-    // Two more commands at each connect, which a user with few rights may not send.
+    // Client info would send two more commands at each connect, which a user with few rights may not send.
     disableClientInfo: true,
-    // Where `tls` is given beside `sentinels`: without this ioredis forgets it, and sends the password as it is.
+    // With `tls` and `sentinels`: without this ioredis ignores `tls`, and sends the password in clear text.
     enableTLSForSentinelMode: true
   } satisfies RedisOptions
 }
 
-/** What no option may change. */
+/** Options that the user cannot change. */
 const alwaysOptions = { lazyConnect: true, stringNumbers: false }
 
 function makeCluster (
@@ -87,12 +86,12 @@ function makeCluster (
   const own: ClusterOptions = {
     enableOfflineQueue: false,
     clusterRetryStrategy: delayBeforeRetry,
-    // It asks a node that may not be connected yet, and fails. Ours comes when all of them are: the breaker's probe.
+    // The ready check fails if it asks a node that is not connected yet. The breaker's probe waits for all nodes.
     enableReadyCheck: false,
-    // With a delay, ioredis sends commands again whose node went away: they may have run.
+    // With a delay, ioredis would resend commands whose node went away, although they may have run.
     retryDelayOnFailover: 0,
     retryDelayOnClusterDown: 0,
-    // Its connection asks for credentials first, which has a limit of its own.
+    // The connection of the refresh may ask for credentials first, which takes at most connectTimeout too.
     slotsRefreshTimeout: times.connectTimeout * (credentials === undefined ? 1 : 2),
     ...(isTls(nodes, options) ? { dnsLookup: keepName } : {}),
     ...withSafeFunctions(options),
@@ -114,15 +113,16 @@ function isTls (nodes: readonly ClusterNode[], { redisOptions }: ClusterOptions)
 }
 
 /**
- * ioredis connects to the addresses of a name, so that neither a certificate could be checked, nor a server be named.
+ * Keeps host names. By default ioredis connects to the address of a name; then TLS could neither check the certificate
+ * nor name the server.
  */
 const keepName: NonNullable<ClusterOptions['dnsLookup']> = (name, done) => done(null, name)
 
 /**
- * ioredis sends ASKING before a command for a slot that is on its way to the
- * node, and does not look at the answer: where there is none, or the user may
- * not, a rejection that nobody handles would end the process. The command
- * itself fails as well, or is answered.
+ * Handles rejections of ASKING. ioredis sends ASKING before a command for a slot
+ * that is moving to the node, and ignores the answer. If none comes, or the user
+ * may not send ASKING, the unhandled rejection would end the process. The
+ * command itself still fails or succeeds.
  */
 function expectAskingToFail (node: Redis): void {
   const asking = node.asking.bind(node)
@@ -139,7 +139,7 @@ function withConnector (options: RedisOptions): RedisOptions {
 
 type RetryStrategy = NonNullable<ClusterOptions['clusterRetryStrategy']>
 
-/** The same strategy, whose delays are heard of; without one, ioredis makes no new connection. */
+/** The same strategy, which also reports each delay. Without a delay, ioredis does not reconnect. */
 function watched (strategy: RetryStrategy | null | undefined, onRetry: (delayMs: number) => void): typeof strategy {
   if (typeof strategy !== 'function') return strategy
   return (attempt, reason) => {

@@ -1,6 +1,6 @@
 /**
- * The connection to Redis: one of our own, made with the options that a guard
- * needs, or the user's client as it is.
+ * The connection to Redis: the guard's own, with the options that it needs, or
+ * the user's client, unchanged.
  */
 import { EventEmitter } from 'node:events'
 import type { Cluster, Redis } from 'ioredis'
@@ -18,31 +18,31 @@ import { delayBeforeRetry } from './user-functions.js'
 
 interface ConnectionEvents {
   ready: []
-  /** the connection went, or could not be made */
+  /** the connection was lost, or could not be made */
   lost: []
   error: [error: Error]
 }
 
-/** One connection, and when it comes and goes. */
+/** One connection. Emits when it becomes ready, is lost, or has an error. */
 export class Connection extends EventEmitter<ConnectionEvents> {
   readonly client: RedisClient
-  /** The same for commands of the guard: it reads from primaries, whatever the user has chosen for the client. */
+  /** The client for the guard's commands: it always reads from primaries, whatever the user's `scaleReads` says. */
   readonly guardClient: RedisClient
-  /** Takes the users and passwords of this connection out of a text. */
+  /** Removes the users and passwords of this connection from a text. */
   readonly redact: Redact
-  /** Why no command may be sent before the first attempt to connect has ended. */
+  /** The reason to show until the first attempt to connect has ended. */
   readonly firstReason: string
   readonly #owned: boolean
   readonly #credentials: Credentials | undefined
   readonly #stopListening: (() => void)[] = []
-  /** nodes of a Cluster that are listened to, and what ends that */
+  /** nodes of a Cluster with our listeners, and the functions that remove these */
   readonly #watched = new Map<Redis, readonly (() => void)[]>()
   #wasReady = false
-  /** its database was refused, so it is in database 0 */
-  #isElsewhere = false
-  /** what a node of the Cluster said last, where a user can mend it: the Cluster itself does not know */
+  /** Redis refused to select the database, so the connection is in database 0 */
+  #isInWrongDatabase = false
+  /** the last error of a Cluster's node that a user can fix; the Cluster's own error does not name it */
   #nodeError: Error | undefined
-  /** the client has given up a connection since it began to make one */
+  /** whether the client has closed a connection since it last began to connect */
   #wasClosed = false
   #restart: NodeJS.Timeout | undefined
 
@@ -51,7 +51,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.#owned = settings.kind !== 'client'
     this.#credentials = credentialsOf(settings, times)
     this.redact = redactor(() => [...secretsOf(settings), ...this.#credentials?.secrets ?? []])
-    // ioredis waits with a global timer, which a test may fake. Ours fires after it, and then has nothing to do.
+    // ioredis waits with a global timer, which a test may fake. Our timer fires 1 ms later, and normally has no effect.
     const onRetry = (delayMs: number) => this.#connectIn(delayMs + 1, 'reconnecting')
     this.client = makeClient(settings, { times, credentials: this.#credentials, onRetry })
     this.guardClient = readingPrimaries(this.client)
@@ -59,7 +59,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     const lost = () => this.emit('lost')
     const listeners: Readonly<Record<string, (error: Error) => void>> = {
       connecting: () => { this.#wasClosed = false },
-      ready: () => this.#isElsewhere ? this.#giveUp() : this.#comeUp(),
+      ready: () => this.#isInWrongDatabase ? this.#reconnect() : this.#reportReady(),
       '+node': () => this.#watchNodes(),
       'node error': error => this.#reportNode(error),
       close: () => {
@@ -74,61 +74,61 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     }
     for (const [event, listener] of Object.entries(listeners)) {
       const stop = listen(this.client, event, listener)
-      // What is ours may still fail while it closes, and nobody else listens.
+      // Our own client keeps its error listener: it may still fail while it closes, and nothing else listens.
       if (!this.#owned || event !== 'error') this.#stopListening.push(stop)
     }
   }
 
-  /** Commands may be sent. Only then: on a user's client they could wait in a queue otherwise, and run much later. */
+  /** Whether commands may be sent. Otherwise a user's client could queue them, and run them much later. */
   get ready (): boolean {
     const { client } = this
-    // Asked several times for each hit, so that the one server of most users costs no list.
+    // This runs several times for each hit, so a single server, which most users have, needs no list of nodes.
     if (client.status !== 'ready' || !isCluster(client)) return client.status === 'ready'
     return client.nodes('master').every(({ status }) => status === 'ready')
   }
 
-  /** It is a user's client that has ended: nobody but the user can connect it again. */
+  /** Whether this is a user's client that has ended. Only the user can connect it again. */
   get isEnded (): boolean {
     return !this.#owned && this.client.status === 'end'
   }
 
-  /** Connects now, where nobody has yet, or our own client would only after a delay; failures come as events. */
+  /** Connects now, unless the client already does. A delay of our own client is cut short. Failures come as events. */
   open (): void {
     const { client } = this
     const waits = this.#owned && client.status === 'reconnecting'
-    // Ends the delay: otherwise ioredis would connect a second time.
+    // Cancels the delay; otherwise ioredis would connect a second time.
     if (waits) client.disconnect()
     if (waits || client.status === 'wait') client.connect().catch(() => {})
   }
 
   /**
-   * Asks a Cluster who has which slots. ioredis does when it loses a node, too
-   * early to hear of the one that takes its place, and then when a command has
-   * failed: the probe would be that command, and the next one half a second later.
+   * Asks a Cluster which node has which slots. ioredis asks when it loses a node,
+   * which is too early to learn the node's successor, and when a command has
+   * failed. That command would be the probe, and the next probe comes half a
+   * second later.
    */
-  async lookAround (): Promise<void> {
+  async refreshSlots (): Promise<void> {
     const { client } = this
     if (!isCluster(client) || client.status !== 'ready') return
     await new Promise<void>(resolve => client.refreshSlotsCache(() => resolve()))
-    this.#comeUp()
+    this.#reportReady()
   }
 
   /**
-   * Gives up a connection that took commands and does not answer, and makes a
-   * new one: it may be dead whatever TCP believes, and answers that are
-   * outstanding on it would come before those to new commands. A user's client
-   * stays as it is.
+   * Replaces a connection that took commands but does not answer. It may be dead
+   * although TCP has not noticed. And on the old connection, outstanding answers
+   * would come before those to new commands. A user's client stays as it is.
    */
   renew (): void {
     if (this.#owned && this.ready) this.client.disconnect(true)
   }
 
   /**
-   * Asks for credentials, and authenticates anew with them where there is a
-   * connection. None is dropped; those that are made from now on use them too.
+   * Asks for new credentials, and authenticates each open connection with them.
+   * No connection is dropped. New connections use the new credentials too.
    *
-   * @throws NoCredentialsError  when there is nobody to ask
-   * @throws StoreUnavailableError  of kind `auth` when there was no answer, or Redis refuses them
+   * @throws NoCredentialsError  if there is no credentials function
+   * @throws StoreUnavailableError  of kind `auth`, if the function does not answer, or Redis refuses the credentials
    */
   async rotate (): Promise<void> {
     const credentials = this.#credentials
@@ -137,20 +137,20 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     const { username, password } = credentials
     const nodes = isCluster(this.client) ? this.client.nodes() : [this.client]
     await Promise.all(nodes.map(async node => {
-      // During a handshake: it may have sent the old ones.
+      // `connect` is the state of a handshake, which may have sent the old credentials.
       const settled = node.status === 'ready'
       if (!settled && node.status !== 'connect') return
       await node.auth(username, password).catch((error: unknown) => {
         const failure = failureOf(error, this.redact)
-        // A connection that goes meanwhile, or that does not come up, asks when it is made again.
+        // A connection that is lost meanwhile, or does not become ready, asks for credentials when it reconnects.
         if (settled && (failure.kind === 'auth' || failure.kind === 'reply')) throw failure
       })
     }))
   }
 
-  /** A Cluster says only that none of its nodes is of use; what a user can mend has its reason with the node. */
+  /** Reports a node's error that a user can fix. The Cluster's own error says only that no node can be used. */
   #reportNode (error: Error): void {
-    // Of a connection that fails ioredis tells why, and then that it is closed.
+    // If a connection fails, ioredis reports the reason first, and then that it is closed.
     if (error.message === 'Connection is closed.') return
     const { kind } = failureOf(error)
     this.#nodeError = kind === 'auth' || kind === 'tls' ? error : undefined
@@ -159,21 +159,21 @@ export class Connection extends EventEmitter<ConnectionEvents> {
 
   #report (error: Error): void {
     const { command } = error as { command?: { name: string } }
-    if (this.#owned && command?.name === 'select') this.#isElsewhere = true
+    if (this.#owned && command?.name === 'select') this.#isInWrongDatabase = true
     this.emit('error', this.#nodeError ?? error)
   }
 
   /**
-   * A socket that cannot even be made, such as with a certificate that does
-   * not fit its key yet, ends a client of ioredis for good. Whoever else ends
-   * ours, close or a retryStrategy of the user's, means it.
+   * Restarts our client if it ended because no socket could be made, for example
+   * with a certificate that does not fit its key yet. ioredis ends for good then.
+   * If `close` or the user's retryStrategy ended the client, it stays ended.
    */
   #startAgain (): void {
     if (!this.#owned || this.#wasClosed) return
     this.#connectIn(delayBeforeRetry(10), 'end')
   }
 
-  /** Connects again, if the client is still in the state by then. */
+  /** Connects again after a delay, if the client is still in that state then. */
   #connectIn (ms: number, state: 'reconnecting' | 'end'): void {
     timers.clearTimeout(this.#restart)
     this.#restart = timers.setTimeout(() => {
@@ -182,14 +182,15 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   }
 
   /**
-   * ioredis would go on in a database that may be somebody else's. The next connection asks for the right one again.
+   * Reconnects to select the right database. ioredis would continue in database 0, which may belong to another
+   * application.
    */
-  #giveUp (): void {
-    this.#isElsewhere = false
+  #reconnect (): void {
+    this.#isInWrongDatabase = false
     this.client.disconnect(true)
   }
 
-  #comeUp (): void {
+  #reportReady (): void {
     this.#watchNodes()
     if (!this.ready) return
     this.#wasReady = true
@@ -197,7 +198,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.emit('ready')
   }
 
-  #goDown (): void {
+  #reportLost (): void {
     if (!this.#wasReady || this.ready) return
     this.#wasReady = false
     this.emit('lost')
@@ -208,19 +209,19 @@ export class Connection extends EventEmitter<ConnectionEvents> {
   }
 
   /**
-   * ioredis connects to a node of a Cluster when its first command is due, and
-   * that command fails for want of a connection. So all of them are connected
-   * before the Cluster counts as ready; and while one is away it does not: a
-   * Cluster of which a part answers would open and close the breaker for ever.
-   * Replicas, where the application reads from them, are not waited for.
+   * Connects to all primaries of a Cluster, and listens to them. By itself,
+   * ioredis connects to a node only for its first command, and that command fails.
+   * The Cluster counts as ready only while all primaries are connected: with a
+   * part of them, the breaker would open and close for ever. Replicas that the
+   * application reads from are connected too, but not waited for.
    */
   #watchNodes (): void {
     for (const node of this.#primaries()) {
       if (this.#watched.has(node)) continue
       this.#watched.set(node, [
-        listen(node, 'ready', () => this.#comeUp()),
-        listen(node, 'close', () => this.#goDown()),
-        // The Cluster has dropped it; one that comes back is another object.
+        listen(node, 'ready', () => this.#reportReady()),
+        listen(node, 'close', () => this.#reportLost()),
+        // The Cluster has dropped the node. If the node comes back, it is another object.
         listen(node, 'end', () => this.#unwatch(node))
       ])
       if (node.status === 'wait') node.connect().catch(() => {})
@@ -228,7 +229,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     for (const node of this.#replicasToRead()) if (node.status === 'wait') node.connect().catch(() => {})
   }
 
-  /** Where the application reads from them by our connection: its first read would fail for want of a connection. */
+  /** Replicas that the application reads from over our client. Without a connection its first read would fail. */
   #replicasToRead (): readonly Redis[] {
     return this.#owned && this.client !== this.guardClient ? (this.client as Cluster).nodes('slave') : []
   }
@@ -238,7 +239,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.#watched.delete(node)
   }
 
-  /** Ends our own connection at once; a user's client stays as it is. */
+  /** Ends our own connection at once. A user's client stays as it is. */
   close (): void {
     timers.clearTimeout(this.#restart)
     this.#stopListening.forEach(stop => stop())
@@ -261,6 +262,6 @@ function firstReasonOf (settings: Exclude<RedisSettings, { kind: 'none' }>): str
   }
   const { status } = settings.client
   return status === 'end'
-    ? 'the client was ended before, and does not connect by itself'
+    ? 'the client was ended before, and does not reconnect by itself'
     : `the client is not connected yet (${status})`
 }

@@ -1,12 +1,14 @@
 /**
  * Opens the sockets for ioredis. It differs from ioredis' own connector in five
- * points. Every error of a socket is listened for: ioredis listens for one, and TLS may
- * report two, of which the second would end the process. TLS names the server
- * (SNI), since proxies and clouds route by it. Functions in the TLS options are
- * safe to call. A socket belongs to no request: a new one that replaces a
- * broken one would otherwise keep the asynchronous context of the request whose
- * command found it broken. And Sentinels that are still being asked are left
- * when the connection is given up: one that hangs would keep the process alive.
+ * points:
+ * - Every error of a socket has a listener. ioredis listens for one error, but
+ *   TLS may report two, and the second would end the process.
+ * - TLS names the server (SNI), since proxies and clouds route by it.
+ * - Functions in the TLS options are safe to call.
+ * - A socket belongs to no request. Otherwise a socket that replaces a broken one
+ *   would keep the asynchronous context of the request that found it broken.
+ * - When a connection is given up, so are the clients that still ask Sentinels. A
+ *   Sentinel that hangs would keep the process alive.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { connect as connectTcp, isIP, type NetConnectOpts } from 'node:net'
@@ -20,25 +22,25 @@ type Connector = NonNullable<RedisOptions['Connector']>
 export type Emit = Parameters<AbstractConnector['connect']>[0]
 export type Connecting = ReturnType<AbstractConnector['connect']>
 
-/** Where the Sentinels say that the primary is. */
+/** The primary's place, as a Sentinel reports it. */
 interface Place {
   readonly host: string
   readonly port: number
 }
 
-/** Only the one for Sentinels makes clients of its own, and asks them; ioredis hides the methods. */
+/** Adds two methods that ioredis does not export; only its connector for Sentinels has them. */
 interface AnyConnector extends ServerConnector {
   connectToSentinel (endpoint: unknown, options?: RedisOptions): Redis
   resolve (endpoint: unknown): Promise<Place | null>
 }
 
-/** @param options  whose connector, if they have one, is the one that is used */
+/** @param options  a `Connector` in them is extended; default: that of ioredis for Sentinels, or ServerConnector */
 export function connectorFor ({ Connector, sentinels, disconnectTimeout }: RedisOptions): Connector {
   const given: unknown = Connector ?? (sentinels ? SentinelConnector : ServerConnector)
   const Base = given as new (options: RedisOptions) => AnyConnector
   const inOwn = AsyncResource.bind(async (connect: () => Connecting) => await connect())
   return class extends Base {
-    /** clients of Sentinels that have not ended */
+    /** clients that still ask Sentinels */
     readonly #asked = new Set<Redis>()
 
     constructor (options: RedisOptions) {
@@ -54,8 +56,7 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
       const { stream } = this
       super.disconnect()
       for (const sentinel of this.#asked) sentinel.disconnect()
-      // A Redis that hangs does not close its end. ioredis destroys the socket by a global timer, which a test may
-      // fake.
+      // A Redis that hangs does not close its end. ioredis would destroy the socket by a timer that a test may fake.
       timers.setTimeout(() => stream?.destroy(), disconnectTimeout).unref()
     }
 
@@ -69,27 +70,27 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
     }
 
     override async resolve (endpoint: unknown): Promise<Place | null> {
-      // Between two rounds ioredis waits, and does not look whether it is still to connect.
+      // ioredis waits between two rounds of Sentinels, and then does not check whether the connection was given up.
       if (!this.connecting) throw new Error('Connection is closed.')
       const place = await super.resolve(endpoint)
-      // ioredis puts the options of TLS over these.
+      // Options in `tls` override these.
       return place && { ...place, ...serverNameOf(place.host) }
     }
   } as Connector
 }
 
-/** Certificates and keys may be replaced in the object that was given, so it is read at each connect. */
+/** Reads `tls` anew at each connect: the user may replace certificates and keys in that object. */
 function withCurrentTls (options: RedisOptions): RedisOptions {
   const { tls } = options
   return tls ? { ...options, get tls () { return withSafeTls(tls) } } : options
 }
 
-/** The name by which TLS asks for a server; an address is none. */
+/** The server's name for TLS. An address is not a name. */
 function serverNameOf (host: string | undefined): ConnectionOptions {
   return host === undefined || isIP(host) !== 0 ? {} : { servername: host.replace(/\.$/, '') }
 }
 
-/** To one server; ioredis does not export its own. */
+/** Connects to one server. ioredis has such a connector, but does not export it. */
 export class ServerConnector extends AbstractConnector {
   protected readonly options: RedisOptions
 

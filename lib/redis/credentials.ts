@@ -1,9 +1,9 @@
 /**
- * User and password that a function of the user's gives, asked for at each
- * connect. ioredis takes both as it begins to connect, before there is an
- * answer, and makes text of them as it sends them. So it is given two objects,
- * whose text is the latest answer, and a connector, of which it wants a socket
- * and which asks first.
+ * Username and password from the user's credentials function, which is asked at
+ * each connect. ioredis reads both options when it begins to connect, before the
+ * function has answered, but turns them into text only when it sends them. So
+ * both options are objects whose text is the latest answer, and a connector asks
+ * the function before it opens the socket.
  */
 import { Socket } from 'node:net'
 import { type RedisOptions, SentinelConnector } from 'ioredis'
@@ -12,9 +12,9 @@ import { type Connecting, type Emit, ServerConnector } from './connector.js'
 import type { CredentialsSource, RedisCredentials } from '../settings/redis-option.js'
 import { timers } from '../runtime/timers.js'
 
-/** The latest credentials, and how ioredis comes by them; see above. */
+/** The latest credentials, and the options with which ioredis asks for them. */
 export class Credentials {
-  /** Text where it is sent; whoever prints or serializes it sees nothing. */
+  /** Becomes text only when it is sent. Printed or serialized it shows nothing. */
   readonly username = new Secret(() => this.#latest.username || 'default') as unknown as string
   readonly password = new Secret(() => this.#latest.password) as unknown as string
   readonly #source: CredentialsSource
@@ -29,29 +29,29 @@ export class Credentials {
     this.#timeoutMs = timeoutMs
   }
 
-  /** Users and passwords of the last answers: a server may still mention an earlier one. */
+  /** Usernames and passwords of the last ten answers, to redact: a server may still mention an earlier one. */
   get secrets (): readonly unknown[] {
     return this.#answers.flatMap(({ username, password }) => [username, password])
   }
 
   /**
-   * Asks anew.
+   * Asks the function for new credentials.
    *
-   * @throws StoreUnavailableError  of kind `auth`, without a word of what the
-   *   function threw or answered: there may be a password in it
+   * @throws StoreUnavailableError  of kind `auth`. The message holds nothing that
+   *   the function threw or answered, since that may contain a password
    */
   async renew (): Promise<void> {
     const number = ++this.#asked
     const answer = readAnswer(await this.#ask())
     this.#answers.push(answer)
     if (this.#answers.length > mostAnswers) this.#answers.shift()
-    // One that was asked for earlier and comes later is out of date.
+    // An answer that was asked for earlier but arrives later is out of date.
     if (number < this.#answered) return
     this.#answered = number
     this.#latest = answer
   }
 
-  /** What makes a client of ioredis ask; over all that its options say. */
+  /** The options with which an ioredis client asks for credentials; they override the user's. */
   optionsFor ({ sentinels }: RedisOptions): Pick<RedisOptions, 'username' | 'password' | 'Connector'> {
     const { username, password } = this
     const Connector = this.#askBefore(sentinels ? SentinelConnector : ServerConnector)
@@ -60,15 +60,15 @@ export class Credentials {
 
   #askBefore (Base: typeof ServerConnector | typeof SentinelConnector): unknown {
     const renew = async () => await this.renew()
-    // Their constructors differ in what they read of ioredis' options, of which they are given all.
+    // The two constructors read different options, but both get all of them.
     return class extends (Base as typeof ServerConnector) {
       override async connect (emit: Emit): Connecting {
         this.connecting = true
         const failure = await renew().then(() => undefined, (error: Error) => error)
         if (failure === undefined && this.connecting) return await super.connect(emit)
         const error = failure ?? new Error('Connection is closed.')
-        // A connector that fails ends its client for good, which is right where another one is made for the next
-        // attempt, as in a Cluster. Others try again after a socket that broke.
+        // A connector that throws ends its client for good. That is right in a Cluster, which makes another client for
+        // the next attempt. Other clients must retry, so they get a broken socket.
         if (typeof this.options.retryStrategy !== 'function') throw error
         this.firstError = error
         this.stream = new Socket().destroy()
@@ -88,9 +88,10 @@ export class Credentials {
   }
 }
 
-/** How many answers are kept, so that they can be redacted. */
+/** The number of answers that are kept, to redact them. */
 const mostAnswers = 10
 
+/** Hides a secret from loggers: only `toString` returns it. */
 class Secret {
   readonly #read: () => string
 
@@ -110,7 +111,7 @@ function readAnswer (answer: unknown): RedisCredentials {
   }
   const { username, password } = answer as Readonly<Record<string, unknown>>
   if (typeof password !== 'string' || password === '') throw failed('answered no password')
-  if (username !== undefined && typeof username !== 'string') throw failed('answered a username that is no text')
+  if (username !== undefined && typeof username !== 'string') throw failed('answered a username that is not a string')
   return { username, password }
 }
 
@@ -118,7 +119,7 @@ function failed (how: string): StoreUnavailableError {
   return new StoreUnavailableError('auth', `Redis cannot be used (auth): the credentials function ${how}`)
 }
 
-/** Name and code of what was thrown; its message may hold what nobody is to read. */
+/** Name and code of a thrown error. Its message is left out, since it may contain a secret. */
 function nameOf (error: unknown): string {
   if (!(error instanceof Error)) return ''
   const { name, code } = error as { name: unknown, code?: unknown }

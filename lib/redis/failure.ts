@@ -1,19 +1,19 @@
 /**
- * Tells apart what Redis and the network can answer: failures, on which memory
- * takes over, and values that a command cannot work on, which are the
- * caller's mistake and leave Redis in use.
+ * Sorts the errors of Redis and the network into failures, after which memory
+ * answers, and value errors. A value error is the caller's mistake: the command
+ * cannot use the value, and Redis stays in use.
  */
 import { StoreUnavailableError, type StoreFailure, ValueError } from '../errors.js'
 import type { Redact } from './redaction.js'
 
-/** A reply that is one to another command: something was lost, or came twice, and the next ones would be wrong, too. */
+/** A reply belongs to another command. A reply was lost or came twice, so all later replies would be wrong too. */
 export class OutOfStepError extends StoreUnavailableError {
   constructor () {
-    super('connection', 'Redis cannot be used (connection): a reply was one to another command')
+    super('connection', 'Redis cannot be used (connection): a reply belonged to another command')
   }
 }
 
-/** First match wins. Redis 6 puts words of its own before an error inside a script, so these may stand anywhere. */
+/** The first match wins. The words may be anywhere: Redis 6 puts its own words before an error inside a script. */
 const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
   ['lost', /\bGUARDLOST\b/],
   ['auth', /\b(NOAUTH|WRONGPASS)\b|invalid (username|password)/],
@@ -22,24 +22,26 @@ const kinds: readonly (readonly [kind: StoreFailure, pattern: RegExp])[] = [
   ['loading', /\b(LOADING|BUSY|MASTERDOWN)\b/],
   ['cluster', /\b(CLUSTERDOWN|MOVED|ASK|TRYAGAIN|CROSSSLOT)\b|slots cache|Cluster/],
   ['timeout', /timed? ?out|ETIMEDOUT/i],
-  // Before tls, of which these speak all the same: ENOTFOUND with a host such as redis-tls.internal, ECONNRESET of a
-  // server that goes during the handshake.
+  // Before tls, whose words these errors may contain: ENOTFOUND for a host such as redis-tls.internal, or ECONNRESET
+  // from a server that goes away during the TLS handshake.
   ['connection', /\b(ENOTFOUND|EAI_AGAIN|ECONNRESET)\b/],
   ['tls', /certificate|TLS|SSL|_CERT/i]
 ]
 
 /**
- * @param error   as thrown by ioredis or opossum; its command, and with it a password, is left behind
- * @param redact  removes user and password from messages of servers and ioredis
+ * Makes a StoreUnavailableError of any error.
+ *
+ * @param error   as thrown by ioredis or opossum; its command, which may contain a password, is dropped
+ * @param redact  removes usernames and passwords from the message
  */
-export function failureOf (error: unknown, redact: Redact = asItIs): StoreUnavailableError {
+export function failureOf (error: unknown, redact: Redact = unredacted): StoreUnavailableError {
   if (error instanceof StoreUnavailableError) return error
   const ofNode = lastNodeError(error, redact)
   if (ofNode !== undefined) return ofNode
   const cause = withoutCommand(error)
   const { message, code } = cause as Error & { code?: string }
   const text = `${message} ${code ?? ''}`.trim()
-  // Before the redaction: the word that decides may be part of a password.
+  // Matched before the redaction: the word that decides may be part of a password.
   const [known] = kinds.find(([, pattern]) => pattern.test(text)) ?? []
   const kind = known ?? (cause.name === 'ReplyError' ? 'reply' : 'connection')
   cause.message = redact(message)
@@ -47,18 +49,18 @@ export function failureOf (error: unknown, redact: Redact = asItIs): StoreUnavai
   return new StoreUnavailableError(kind, `Redis cannot be used (${kind}): ${cause.message || code}`, cause)
 }
 
-const asItIs: Redact = text => text
+const unredacted: Redact = text => text
 
-/** The error for a value that a command cannot work on; undefined for all others. */
-export function valueErrorOf (error: unknown, redact: Redact = asItIs): ValueError | undefined {
+/** @returns a ValueError if the command cannot use the value; undefined for all other errors */
+export function valueErrorOf (error: unknown, redact: Redact = unredacted): ValueError | undefined {
   const { message } = withoutCommand(error)
-  // Redis 6 puts its own words before an error inside a script.
   return valueWords.test(message) ? new ValueError(redact(message)) : undefined
 }
 
+/** Redis 6 puts its own words before an error inside a script. */
 const valueWords = /(^|@user_script: ?\d+: )(WRONGTYPE|ERR value is not an integer|ERR increment or decrement would)/
 
-/** Of a Cluster of which no node answers: the reason of the last one, where that can be mended. */
+/** The failure of the last node, if no node of a Cluster answers and the user can fix that failure. */
 function lastNodeError (error: unknown, redact: Redact): StoreUnavailableError | undefined {
   const { lastNodeError: cause } = Object(error) as { lastNodeError?: unknown }
   const failure = cause instanceof Error ? failureOf(cause, redact) : undefined
@@ -66,14 +68,15 @@ function lastNodeError (error: unknown, redact: Redact): StoreUnavailableError |
 }
 
 /**
- * ioredis hangs the command on its errors, with the arguments: those of AUTH
- * are the password, and loggers print all of an error. A Redis that does not
- * know AUTH, or HELLO, says so with the arguments.
+ * A copy of an error without the command. ioredis adds the command and its
+ * arguments to its errors. The arguments of AUTH are the password, and loggers
+ * print the whole error. A Redis that does not know AUTH or HELLO repeats the
+ * arguments in its message.
  */
 function withoutCommand (error: unknown): Error {
   if (!(error instanceof Error)) return new Error(String(error))
   const { code, errors } = error as { code?: string, errors?: readonly Error[] }
-  // A name with several addresses fails as one error without a message.
+  // If a name has several addresses and all fail, the error has no message of its own but a list of errors.
   const message = error.message.replace(/, with args beginning with:.*/s, '').trim()
   const clean = new Error(message === '' ? (errors ?? []).map(({ message }) => message).join('; ') : message)
   clean.name = error.name

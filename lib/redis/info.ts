@@ -1,17 +1,17 @@
-/** What Redis says about itself, and how it is asked. */
+/** Reads what Redis reports about itself: INFO and the length of the slow log. */
 import type { GuardedRedis } from './breaker.js'
 import { isCluster } from './script.js'
 
 export interface RedisInfo {
   /** the reply to INFO */
   readonly info: string
-  /** entries in the slow log; undefined where that may not be asked */
+  /** entries in the slow log; undefined: the user may not ask */
   readonly slowLogLength: number | undefined
 }
 
 /**
- * @returns the reply to INFO of each primary that may be asked
- * @throws StoreUnavailableError  as `GuardedRedis.run`
+ * @returns the reply to INFO of each primary, without those that do not allow INFO
+ * @throws StoreUnavailableError  see GuardedRedis.run
  */
 export async function infoOfPrimaries (guarded: GuardedRedis): Promise<readonly string[]> {
   const infos = await guarded.run(async client => {
@@ -21,13 +21,13 @@ export async function infoOfPrimaries (guarded: GuardedRedis): Promise<readonly 
   return infos.filter(info => info !== undefined)
 }
 
-/** @throws where Redis may not be asked, and as `GuardedRedis.run` */
+/** @throws Error  if the user may not send INFO; StoreUnavailableError, see GuardedRedis.run */
 export async function readInfo (guarded: GuardedRedis): Promise<RedisInfo> {
   const [info, slowLogLength] = await guarded.run(async client => await Promise.all([
     client.info().catch(unlessRefused),
     client.slowlog('LEN').then(Number).catch(unlessRefused)
   ]))
-  if (info === undefined) throw new Error('Redis does not allow INFO')
+  if (info === undefined) throw new Error('Redis does not allow this user to send INFO')
   return { info, slowLogLength }
 }
 
@@ -37,7 +37,7 @@ export function parseInfo (text: string): ReadonlyMap<string, string> {
   return new Map(lines.map(line => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1)]))
 }
 
-/** Managed Redis and ACL users are often not allowed to ask: that is no failure of Redis. */
+/** Ignores a refusal: managed Redis and ACL users often may not send these commands, and that is not a failure. */
 function unlessRefused (error: Error): undefined {
   if (error.name !== 'ReplyError') throw error
 }

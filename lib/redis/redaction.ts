@@ -1,6 +1,6 @@
 /**
- * Removes user and password from messages of servers, proxies and ioredis. Some
- * of them repeat AUTH or the URL, and their messages go into logs and
+ * Removes usernames and passwords from messages of servers, proxies and ioredis.
+ * Some of these messages repeat AUTH or the URL, and they go into logs and
  * `status.reason`.
  */
 import type { ClusterNode, RedisOptions } from 'ioredis'
@@ -9,31 +9,33 @@ import { nodeCredentials, type RedisSettings } from '../settings/redis-option.js
 /** @returns the text without secrets */
 export type Redact = (text: string) => string
 
-/** Replaces a secret. */
+/** The text in place of a secret. */
 const mask = '***'
 
 /**
- * A secret of fewer characters is part of many words, so it is replaced only
+ * A secret with fewer characters is part of many words, so it is replaced only
  * between quotes and in the credentials of a URL.
  */
 const shortSecret = 4
 
-/** So many characters of a longer secret are enough: Redis shortens what it repeats. */
+/** A text that begins with so many characters of a secret is redacted: Redis shortens what it repeats. */
 const headLength = 16
 
 /**
- * @param secretsOf  returns the current users and passwords; called each time,
- *   since they may change. Missing ones and `default` are no secrets
+ * Makes a function that removes secrets from a text.
+ *
+ * @param secretsOf  returns the current usernames and passwords; called for each
+ *   text, since they may change. undefined, null, '' and `default` are no secrets
  */
 export function redactor (secretsOf: () => Iterable<unknown>): Redact {
   return text => {
     const known = new Set([...secretsOf()].flatMap(secret => isSecret(secret) ? formsOf(String(secret)) : []))
-    // The longest first: one may be a part of another.
+    // The longest first: one secret may be a part of another.
     return [...known].sort((a, b) => b.length - a.length).reduce(without, text)
   }
 }
 
-/** Users and passwords of the servers and Sentinels in the settings, or of the user's own client. */
+/** Usernames and passwords of servers and Sentinels, from the settings or from the user's client. */
 export function secretsOf (settings: Exclude<RedisSettings, { kind: 'none' }>): readonly unknown[] {
   switch (settings.kind) {
     case 'server': return secretsIn(settings.options)
@@ -45,7 +47,7 @@ export function secretsOf (settings: Exclude<RedisSettings, { kind: 'none' }>): 
   }
 }
 
-/** Where an ioredis client, for a server or a Cluster, keeps them. */
+/** The members of an ioredis client, for a server or a Cluster, that hold credentials. */
 interface ClientOptions {
   readonly options: RedisOptions & { readonly redisOptions?: RedisOptions }
   readonly startupNodes?: readonly ClusterNode[]
@@ -60,12 +62,12 @@ function secretsIn (options: object | undefined): readonly unknown[] {
   return ['username', 'password', 'sentinelUsername', 'sentinelPassword'].map(name => given[name])
 }
 
-/** An object may stand for a string that is made when it is sent. */
+/** A secret may be an object whose text is made when it is sent (credentials.ts). */
 function isSecret (secret: unknown): boolean {
   return secret !== undefined && secret !== null && String(secret) !== '' && String(secret) !== 'default'
 }
 
-/** The forms of a secret in messages: plain, in a URL, with escapes, and with spaces in place of line ends. */
+/** The forms of a secret in messages: plain, in a URL, JSON-escaped, and with spaces in place of line breaks. */
 function formsOf (secret: string): readonly string[] {
   const encoded = encodeURIComponent(Buffer.from(secret).toString())
   const inUrl = [encoded, encoded.replace(/%../g, escape => escape.toLowerCase()), decoded(secret)]

@@ -1,7 +1,7 @@
 /**
- * A Lua script, sent as its hash, and as text where Redis does not know it
- * yet. Our own, since ioredis' defineCommand would add methods to a client
- * that may be the user's.
+ * Runs Lua scripts. A script is sent as its hash, or as text if Redis does not
+ * know it yet. ioredis' defineCommand is not used: it would add methods to the
+ * client, which may be the user's.
  */
 import { createHash } from 'node:crypto'
 import keySlot from 'cluster-key-slot'
@@ -13,7 +13,7 @@ export type Arguments = readonly (string | number)[]
 
 /** Keys and arguments of one call. */
 export interface ScriptCall {
-  /** at least one */
+  /** keys in Redis, at least one */
   readonly keys: readonly string[]
   readonly args: Arguments
 }
@@ -29,9 +29,10 @@ export class Script {
   }
 
   /**
-   * One round trip; two when Redis does not know the script. NOSCRIPT says that nothing was run, so nothing runs twice.
+   * Runs the script: one round trip, or two if Redis does not know the script. NOSCRIPT means that nothing ran, so
+   * nothing runs twice.
    *
-   * @param args  made anew for the second one by a function
+   * @param args  a function makes new arguments for the second round trip
    */
   async run (client: RedisClient, keys: readonly string[], args: Arguments | (() => Arguments)): Promise<unknown> {
     const made = () => typeof args === 'function' ? args() : args
@@ -44,13 +45,12 @@ export class Script {
   }
 
   /**
-   * Several calls at once, each with keys of one slot; for each node of a
-   * Cluster one write, and so one round trip.
+   * Runs several calls at once: one round trip for each node of a Cluster. The keys of each call lie in one slot.
    *
-   * @returns what each of them returns, in their order
+   * @returns the replies, in the order of the calls
    */
   async runAll (client: RedisClient, calls: readonly ScriptCall[]): Promise<unknown[]> {
-    // ioredis puts a prefix before keys only where the Cluster itself is asked.
+    // With a key prefix the calls go through the Cluster: ioredis does not add the prefix if a node is asked directly.
     if (!isCluster(client) || client.options.keyPrefix) {
       return await Promise.all(calls.map(async ({ keys, args }) => await this.run(client, keys, args)))
     }
@@ -75,15 +75,15 @@ export function isCluster (client: RedisClient): client is Cluster {
   return client.isCluster
 }
 
-/** The node refused because it does not know the script, or because another one has the slot: the Cluster finds it. */
+/** Errors of a node that does not know the script or does not have the slot. The call is then sent by the Cluster. */
 const wasNotRun = /^(NOSCRIPT|MOVED|ASK|TRYAGAIN) /
 
 interface PlacedCall extends ScriptCall {
-  /** its index among all calls */
+  /** index of the call among all calls */
   readonly place: number
 }
 
-/** Which node each call belongs to, as far as is known; where it is not, any node says who has the slot. */
+/** Groups calls by node. If the node of a slot is unknown, any node will do: it replies which node has the slot. */
 function byNode (cluster: Cluster, calls: readonly ScriptCall[]): Map<Redis, PlacedCall[]> {
   const nodes = new Map(cluster.nodes('master').map(node => [`${node.options.host}:${node.options.port}`, node]))
   const grouped = new Map<Redis, PlacedCall[]>()

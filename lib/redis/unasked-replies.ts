@@ -1,7 +1,7 @@
 /**
- * Replies that no command waits for, such as one that a proxy sent twice.
- * ioredis reports them and goes on, and throws on one that is null, in a place
- * where nobody can catch it: that ends the process. Here the connection ends.
+ * Ends a connection on a reply that no command waits for, such as one that a
+ * proxy sent twice. ioredis only reports such a reply and continues. If it is
+ * null, ioredis throws where nobody can catch it, and the process ends.
  */
 import { Command, type Redis } from 'ioredis'
 import { OutOfStepError } from './failure.js'
@@ -12,7 +12,7 @@ interface Item {
   readonly select: number
 }
 
-/** The members of an ioredis client that it uses itself. */
+/** Internal members of an ioredis client. */
 interface Internals {
   commandQueue: { shift: () => Item | undefined }
   readonly condition: { readonly select: number }
@@ -21,28 +21,28 @@ interface Internals {
   flushQueue: (...args: unknown[]) => void
 }
 
-/** Makes a client end its connection at a reply that no command waits for; a client that is not connected yet. */
+/** Makes a client end its connection at a reply that no command waits for. The client must not be connected yet. */
 export function endAtUnasked (redis: Redis): void {
   const client = redis as unknown as Internals
   const { resetCommandQueue, flushQueue } = client
   let isFlushing = false
-  // It shifts until there is nothing left.
+  // flushQueue shifts until the queue is empty, so shifting an empty queue does not mean a reply here.
   client.flushQueue = (...args) => {
     isFlushing = true
     flushQueue.apply(client, args)
     isFlushing = false
   }
-  // With each new connection.
+  // ioredis makes a new queue for each connection.
   client.resetCommandQueue = () => {
     resetCommandQueue.call(client)
     const { commandQueue } = client
     const shift = commandQueue.shift.bind(commandQueue)
-    // All other callers look first whether the queue is empty: then it is a reply.
+    // All other callers check first whether the queue is empty. So a shift of an empty queue means an unasked reply.
     commandQueue.shift = () => shift() ?? (isFlushing ? undefined : unasked(client))
   }
 }
 
-/** Ends the connection. @returns what takes the reply, and may fail or be sent again like any other command */
+/** Ends the connection. @returns a command that takes the reply; like any other, it may fail or be sent again */
 function unasked ({ stream, condition: { select } }: Internals): Item {
   stream.destroy(new OutOfStepError())
   const command = new Command('ping')

@@ -1,8 +1,9 @@
 /**
- * Functions of the user's that ioredis and Node call when connections come and
- * go. Nobody catches there what they throw or reject, and an answer that makes
- * no sense ends the process as well, or the attempts to connect. So each is
- * wrapped: the guard's own function answers instead, or the lookup fails.
+ * Wraps the user's functions that ioredis and Node call when a connection is
+ * made or lost. If such a function throws, rejects or gives an invalid answer,
+ * nothing catches that: the process ends, or no further attempt to connect is
+ * made. So the wrapper answers with the guard's own function, or lets the lookup
+ * fail.
  */
 import { isIP } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
@@ -11,20 +12,20 @@ import { isRecord } from '../settings/option-rules.js'
 import { isAddress } from '../settings/redis-option-rules.js'
 
 type UserFunction = (...args: unknown[]) => unknown
-/** The last argument of a lookup. */
+/** The callback of a lookup, its last argument. */
 type Done = (error: Error | null, ...answers: unknown[]) => void
 type Wrap = (given: UserFunction) => UserFunction
 
-/** Of ioredis' options for a server, Sentinels and a Cluster alike. */
+/** By name: functions in ioredis' options for a server, Sentinels or a Cluster. */
 const ofRedis: Readonly<Record<string, Wrap>> = {
   reconnectOnError: answering(() => true, reconnectOnError),
   retryStrategy: answering(isDelay, delayBeforeRetry),
   clusterRetryStrategy: answering(isDelay, delayBeforeRetry),
   sentinelRetryStrategy: answering(isDelay, delayBeforeRetry),
   sentinelReconnectStrategy: answering(isDelay, delayBeforeRetry),
-  // ioredis finds the nodes anew without it.
+  // null: no retry of this node; the Cluster discovers its nodes again.
   clusterNodeRetryStrategy: answering(isDelay, () => null),
-  // The address that Redis gives.
+  // null: the address that Redis reports is used.
   natMap: answering(answer => !answer || isAddress(answer), () => null),
   scaleReads: answering(
     (answer, nodes) => isNode(answer, nodes as readonly unknown[]), nodes => (nodes as readonly unknown[])[0]
@@ -35,32 +36,35 @@ const ofRedis: Readonly<Record<string, Wrap>> = {
   resolveSrv: lookingUp('resolveSrv', answers => isListOf(answers[0], isSrvRecord) ? answers : undefined)
 }
 
-/** Of the options of tls.connect. */
+/** By name: functions in the options of tls.connect. */
 const ofTls: Readonly<Record<string, Wrap>> = {
   checkServerIdentity: answering(
     isIdentityResult, () => new Error('checkServerIdentity failed, so the certificate is not trusted')
   ),
-  // Without an answer there is no handshake.
+  // null: the handshake fails.
   pskCallback: answering(isPsk, () => null),
   lookup: lookingUp('lookup', readAddresses)
 }
 
-/** @returns a copy of ioredis' options, in which each function is safe to call */
+/** @returns a copy of ioredis' options in which each function is safe to call */
 export function withSafeFunctions<Options extends object> (options: Options): Options {
   return wrapped(options, ofRedis)
 }
 
-/** The same for the options of tls.connect, without those that are undefined. */
+/** Like `withSafeFunctions`, for the options of tls.connect. Options that are undefined are dropped. */
 export function withSafeTls (options: ConnectionOptions): ConnectionOptions {
   return wrapped(Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)), ofTls)
 }
 
-/** Whether an error of Redis is mended by a new connection. */
+/** Whether a new connection can fix an error of Redis. */
 export function reconnectOnError (error: unknown): boolean {
   return /\b(READONLY|NOAUTH)\b/.test((error as Error).message)
 }
 
-/** ms: doubling from 50 to 500, less up to half, so that instances do not come back in step. */
+/**
+ * ms to wait before an attempt to connect: doubles from 50 to 500, less a random part of up to half, so that instances
+ * do not reconnect at the same moment.
+ */
 export function delayBeforeRetry (attempt: unknown): number {
   return Math.min(500, 50 * 2 ** Math.min(Number(attempt) - 1, 10)) * (1 - Math.random() / 2)
 }
@@ -74,8 +78,10 @@ function wrapped<Options extends object> (options: Options, wraps: Readonly<Reco
 }
 
 /**
- * @param isFine  whether it is an answer to these arguments
- * @param own     answers where the user's function throws, promises an answer, or answers what makes no sense
+ * Wraps a function that must answer synchronously.
+ *
+ * @param isFine  whether an answer to these arguments is valid
+ * @param own     answers if the user's function throws, returns a promise, or gives an invalid answer
  */
 function answering (isFine: (answer: unknown, ...args: unknown[]) => boolean, own: UserFunction): Wrap {
   return given => (...args) => {
@@ -84,13 +90,13 @@ function answering (isFine: (answer: unknown, ...args: unknown[]) => boolean, ow
       if (isThenable(answer)) attempt(() => answer, () => {})
       else if (isFine(answer, ...args)) return answer
     } catch {
-      // Answered below.
+      // `own` answers below.
     }
     return own(...args)
   }
 }
 
-/** @param read  returns what to hand on; undefined: these make no sense */
+/** Wraps a lookup. @param read  returns the answers to pass on; undefined: they are invalid */
 function lookingUp (
   name: string, read: (answers: readonly unknown[], args: readonly unknown[]) => readonly unknown[] | undefined
 ): Wrap {
@@ -102,7 +108,7 @@ function lookingUp (
       isDone = true
       if (error) return done(error instanceof Error ? error : new Error(`${name} failed`))
       const found = read(answers, args)
-      if (found === undefined) done(new Error(`${name} answered what is no address`))
+      if (found === undefined) done(new Error(`${name} did not answer with an address`))
       else done(null, ...found)
     }
     attempt(() => given(...args, finish), error => finish(error ?? new Error(`${name} failed`)))
@@ -110,7 +116,8 @@ function lookingUp (
 }
 
 /**
- * A timer that gets anything else runs at once. No number at all ends the attempts, which is for the user to decide.
+ * Whether an answer is a delay that a timer can wait. With other numbers the timer would run at once. undefined, null
+ * and false end the attempts to connect, which the user may want.
  */
 function isDelay (answer: unknown): boolean {
   if (answer === undefined || answer === null || answer === false) return true
@@ -133,12 +140,12 @@ function isSrvRecord (value: unknown): boolean {
   return isAddress({ host: name, port }) && isWhole(priority) && isWhole(weight)
 }
 
-/** Anything else, `true` too, would refuse the certificate without a reason. */
+/** Whether an answer is valid: any other, even `true`, would refuse the certificate without a reason. */
 function isIdentityResult (answer: unknown): boolean {
   return answer === undefined || answer instanceof Error
 }
 
-/** At most as long as OpenSSL takes. */
+/** Whether an answer is a pre-shared key of at most the length that OpenSSL accepts. */
 function isPsk (answer: unknown): boolean {
   if (!isRecord(answer)) return false
   const { psk, identity } = answer
@@ -146,7 +153,7 @@ function isPsk (answer: unknown): boolean {
   return psk.length <= 256 && Buffer.byteLength(identity) <= 128
 }
 
-/** Node wants all addresses of a name by now, and many a lookup still answers one. */
+/** Reads one address or a list. Node now asks for all addresses of a name, but many lookups still return one. */
 function readAddresses (answers: readonly unknown[], [, options]: readonly unknown[]): readonly unknown[] | undefined {
   const [found] = answers
   const isOne = typeof found === 'string' && isIP(found) !== 0

@@ -1,8 +1,8 @@
 /**
- * The algorithms that there are. A new one has its rule in a file of this
- * folder, its row in the table below, and the same in Lua in
- * store/redis/lua/rules/, by the same name; `npm run lua` then writes it into
- * the scripts. test/store/parity.sized.test.ts compares the two.
+ * The table of algorithms. To add one, write its rule in this folder, add a row
+ * to the table, and write the same rule in Lua under the same name in
+ * store/redis/lua/rules/. `npm run lua` then copies it into the scripts.
+ * test/store/parity.sized.test.ts compares the two rules.
  */
 import { fixedWindow } from './fixed-window.js'
 import { gcra } from './gcra.js'
@@ -20,12 +20,12 @@ export type Algorithm = keyof typeof rules
 
 export const algorithms = Object.keys(rules) as readonly Algorithm[]
 
-/** The rule of a limit; counters of the limit are for no other one. */
+/** The rule of a limit. No other rule can read the limit's counters. */
 export function ruleOf ({ algorithm }: { readonly algorithm: Algorithm }): Rule<LimitState> {
   return rules[algorithm]
 }
 
-/** The algorithms for which some options have a meaning. */
+/** The algorithms that have a trait, and so the options that come with it. */
 export function algorithmsWith (trait: 'notesRefusals' | 'hasBurst'): readonly Algorithm[] {
   return algorithms.filter(algorithm => rules[algorithm][trait])
 }

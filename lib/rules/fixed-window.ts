@@ -1,18 +1,19 @@
 /**
- * One window per key, from its first hit. Up to max hits pass in it; at its
- * end the key is forgotten. Cheapest to store, and a client that times it well
- * gets 2 * max around a window's end.
+ * One window per key, which begins at the key's first hit. Up to max hits pass
+ * in it. When it ends, the key is forgotten. This algorithm is the cheapest to
+ * store, but a client that times its requests well gets 2 * max around the end
+ * of a window.
  *
- * Hits that passed and hits that were refused are separate numbers, so that
- * neither depends on max: routes of one group may each have their own max, and
- * a max may change while the window runs.
+ * Allowed and refused hits are separate numbers, so neither depends on max.
+ * Routes of one group may each have their own max, and a max may change while
+ * the window runs.
  */
 import { makeRule, sameMomentMs, type LimitState, type RuleLimit } from './rule.js'
 
 interface FixedWindow {
-  /** hits that passed */
+  /** allowed hits */
   readonly used: number
-  /** hits that were refused; bans and backoff count them */
+  /** refused hits; `ban` and `exponentialBackoff` count them */
   readonly refused: number
   readonly endsAtMs: number
 }
@@ -68,12 +69,12 @@ export const fixedWindow = makeRule<FixedWindow>({
   },
 
   refund (stored, limit, cost, counted) {
-    return Math.abs(stored.endsAtMs - counted.endsAtMs) <= sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
+    return Math.abs(stored.endsAtMs - counted.endsAtMs) <= sameMomentMs(limit) ? refunded(stored, limit, cost) : stored
   },
 
   refundAt (stored, limit, cost, countedAtMs) {
     const beginsAtMs = stored.endsAtMs - limit.windowMs
-    return countedAtMs >= beginsAtMs - sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
+    return countedAtMs >= beginsAtMs - sameMomentMs(limit) ? refunded(stored, limit, cost) : stored
   },
 
   addRefusals (state, refusals) {
@@ -107,10 +108,10 @@ export const fixedWindow = makeRule<FixedWindow>({
   }
 })
 
-/** How a store of the user's own counts, which answers with hits and the end of their window. */
+/** The algorithm of a custom store, which answers with a number of hits and the end of their window. */
 export const storeAlgorithm = 'fixed-window'
 
-/** The counters that such a store keeps. */
+/** The counters of a custom store as a state. */
 export function windowOf (used: number, refused: number, endsAtMs: number): LimitState {
   return fixedWindow.decode([used, refused, endsAtMs], 0)
 }
@@ -119,18 +120,18 @@ function isEmpty (state: FixedWindow): boolean {
   return state.used + state.refused === 0
 }
 
-/** Where refusals begin the window anew, they lock it until it ends. */
-function takenBack (stored: FixedWindow, { excess }: RuleLimit, cost: number): FixedWindow {
+/** Refunds a hit. A window that refusals have restarted stays as it is: it is locked until it ends. */
+function refunded (stored: FixedWindow, { excess }: RuleLimit, cost: number): FixedWindow {
   const { used, refused, endsAtMs } = stored
   const isLocked = excess !== 'none' && refused > 0
   return isLocked ? stored : { used: Math.max(0, used - cost), refused, endsAtMs }
 }
 
-/** End of the window of which a state came about now, ms since 1970. */
+/** When a window ends that begins now, ms since 1970. With `backoff`, each refusal after the first doubles it. */
 function endMs ({ refused }: FixedWindow, nowMs: number, { windowMs, excess, longestMs }: RuleLimit): number {
   if (excess !== 'backoff' || refused === 0) return nowMs + windowMs
   return nowMs + Math.min(windowMs * 2 ** Math.min(refused - 1, mostDoublings), longestMs)
 }
 
-/** With more, any window is longer than the longest. */
+/** 2^53 times 1 ms is longer than any longest window. */
 const mostDoublings = 53

@@ -1,13 +1,13 @@
 /**
- * A bucket that holds `burst` hits and drains `max` of them per window,
- * evenly: a client that has used its burst passes once every windowMs / max.
- * Smoothest for what lies behind it; over the first window up to burst + max
- * hits pass. A refusal leaves no trace.
+ * A bucket that holds `burst` hits and drains `max` hits per window at a steady
+ * rate. A client that has used its burst may send one hit every windowMs / max.
+ * This is the smoothest load for the service behind the limit. In the first
+ * window up to burst + max hits pass. A refusal leaves no trace.
  *
  * Routes of one group may each have their own max. They share the time until
- * the bucket is empty, level / max, which passes equally fast for all of them.
- * So a hit weighs what its own limit says: a fifth of a window at 5 per window,
- * and a thousandth at 1000.
+ * the bucket is empty, level / max, because that time passes equally fast for
+ * all of them. So each hit fills the bucket by what its own limit says: a fifth
+ * of a window at 5 per window, a thousandth at 1000.
  *
  * Source: the continuous-state leaky bucket, equivalent to the virtual
  * scheduling form of the generic cell rate algorithm: ITU-T I.371, annex A.
@@ -15,11 +15,11 @@
 import { checkProducts, makeRule, type RuleLimit } from './rule.js'
 
 interface Bucket {
-  /** what is in the bucket; one hit adds windowMs and each ms takes away max, so that all numbers stay whole */
+  /** content of the bucket: a hit adds windowMs and each ms drains max, so all numbers stay whole */
   readonly level: number
-  /** of the limit that counted it */
+  /** max of the limit that counted last */
   readonly max: number
-  /** when that was in the bucket */
+  /** when the bucket had this level */
   readonly atMs: number
 }
 
@@ -41,7 +41,7 @@ export const gcra = makeRule<Bucket>({
   },
 
   accepted (state, limit, cost) {
-    // Redis may have accepted a hit that does not fit here. Then the bucket is full, and no more than full.
+    // Redis may have accepted a hit that does not fit into this bucket. Then the bucket is full, but never overfull.
     const level = Math.max(state.level, Math.min(state.level + cost * limit.windowMs, capacity(limit)))
     return { level, max: state.max, atMs: state.atMs }
   },
@@ -71,11 +71,11 @@ export const gcra = makeRule<Bucket>({
 
   refund (stored, limit, cost, counted) {
     const drainedSince = Math.max(0, stored.atMs - counted.atMs) * limit.max
-    return takenBack(stored, limit, Math.min(counted.level - drainedSince, cost * limit.windowMs))
+    return refunded(stored, limit, Math.min(counted.level - drainedSince, cost * limit.windowMs))
   },
 
   refundAt (stored, limit, cost, countedAtMs) {
-    return takenBack(stored, limit, cost * limit.windowMs - Math.max(0, stored.atMs - countedAtMs) * limit.max)
+    return refunded(stored, limit, cost * limit.windowMs - Math.max(0, stored.atMs - countedAtMs) * limit.max)
   },
 
   addRefusals (state) {
@@ -111,8 +111,8 @@ export const gcra = makeRule<Bucket>({
   }
 })
 
-/** @param added  what has not drained of a hit, counted by the limit's max */
-function takenBack ({ level, max, atMs }: Bucket, limit: RuleLimit, added: number): Bucket {
+/** @param added  the part of a hit that has not drained yet, counted by the limit's max */
+function refunded ({ level, max, atMs }: Bucket, limit: RuleLimit, added: number): Bucket {
   // Converted to the max of the bucket, and rounded up as `current` does.
   return { level: Math.max(0, level - countedBy(max, limit.max, Math.max(0, added))), max, atMs }
 }
@@ -121,16 +121,16 @@ function capacity (limit: RuleLimit): number {
   return limit.burst * limit.windowMs
 }
 
-/** What drains in a time; where nothing ever does (max 0), all at once after a window, when the state expires. */
+/** How much drains in `elapsedMs`. With max 0 nothing drains until the state expires after a window; then all does. */
 function drained ({ level, max }: Bucket, elapsedMs: number, { windowMs }: RuleLimit): number {
   if (max > 0) return elapsedMs * max
   return elapsedMs >= windowMs ? level : 0
 }
 
 /**
- * Converts an amount from one max to another, so that it takes the same time to
- * drain. It is rounded up, so that no client gains by it, and cut off far
- * beyond any bucket, so that it stays a whole number. With a max of 0 nothing
+ * Converts an amount from `otherMax` to `max`, so that it takes the same time to
+ * drain. It is rounded up, so no client gains by the conversion. It is capped far
+ * beyond any bucket, so it stays a whole number. With a max of 0 nothing
  * drains, and the amount stays the same.
  */
 function countedBy (max: number, otherMax: number, amount: number): number {
@@ -141,7 +141,7 @@ function countedBy (max: number, otherMax: number, amount: number): number {
 /** Buckets hold less than 2^51: see defineLimit. */
 const beyondAnyBucket = 2 ** 52
 
-/** How long `amount` takes to drain; a window where nothing ever drains (max 0). */
+/** ms that `amount` takes to drain; one window if nothing drains (max 0). */
 function drainMs (amount: number, max: number, { windowMs }: RuleLimit): number {
   return max === 0 ? windowMs : Math.ceil(amount / max)
 }

@@ -1,13 +1,16 @@
-/** Names of counters that are made of those of limits. */
+/** Names of counters that are derived from the names of limits. */
 
 const suffix = '@address'
 
-/** Clients for whom a `keyGenerator` has no key are counted by their address, and apart. */
+/** The counter for clients that a `keyGenerator` has no key for. They are counted by address, apart from others. */
 export function byAddress (limit: string): string {
   return `${limit}${suffix}`
 }
 
-/** What tells the address of such a client from a key that reads like it, where the name of the limit does not. */
+/**
+ * The suffix of a counter's name, or ''. It tells the address of such a client apart from a generated key of the same
+ * text, in a place that does not name the limit.
+ */
 export function suffixOf (name: string): string {
   return name.endsWith(suffix) ? suffix : ''
 }

@@ -1,10 +1,10 @@
 /**
- * The limits that there are, and how a hit is counted against several of them,
- * without I/O, clock or framework.
+ * Defines a limit, and counts a hit against several limits at once, without
+ * I/O, clock or framework.
  *
- * Each algorithm is a rule over its own counters (algorithms.ts). Memory keeps
- * these counters by calling the rule, Redis by store/redis/lua/take.lua, which
- * repeats it step for step.
+ * Each algorithm is a rule over its own counters (algorithms.ts). The memory
+ * store calls the rule. In Redis, store/redis/lua/take.lua repeats the rule
+ * step for step.
  */
 import { LimitError, show } from '../errors.js'
 import { type Algorithm, ruleOf } from './algorithms.js'
@@ -16,14 +16,14 @@ export interface Limit extends RuleLimit {
   readonly algorithm: Algorithm
 }
 
-/** One limit that a hit has to pass, and how much of it the hit takes. */
+/** One limit that a hit has to pass, and the cost of the hit. */
 export interface Check {
-  /** of the limit; it tells a client's counters apart */
+  /** name of the limit; it tells a client's counters apart */
   readonly name: string
   readonly limit: Limit
   /** whole number >= 0; 0: neither counted nor refused */
   readonly cost: number
-  /** counted as any other, but refuses nothing */
+  /** the limit counts like any other, but refuses nothing */
   readonly shadow?: boolean
 }
 
@@ -34,23 +34,24 @@ export function isChanged ({ left, repaired }: Judged<LimitState>): boolean {
 
 interface JudgedAll<S> {
   readonly accepted: boolean
+  /** `of`: the counter that was passed in */
   readonly judged: readonly { readonly of: S, readonly outcome: Judged<LimitState> }[]
 }
 
 /** A check, and the counters that are stored for it. */
 export interface Stored {
   readonly check: Pick<Check, 'limit' | 'cost' | 'shadow'>
-  /** undefined: there are none */
+  /** undefined: nothing is stored */
   readonly state: LimitState | undefined
 }
 
 /**
- * Counts one hit against several limits: against all of them when it fits
- * each that is no shadow, else against none. A limit that it does not fit, a
- * shadow too, notes that by its own rule; one that would have let the hit pass
- * stays as it was where another refuses.
+ * Counts one hit against several limits: against all of them if it fits every
+ * limit that is not in shadow, otherwise against none. A limit that the hit
+ * does not fit, in shadow or not, counts the refusal by its own rule. A limit
+ * that the hit fits stays unchanged if another limit refuses the hit.
  *
- * @returns whether the hit passed, and what became of each counter, in their order
+ * @returns whether the hit passed, and the outcome at each limit, in the order of `counters`
  */
 export function takeAll<S extends Stored> (counters: readonly S[], nowMs: number): JudgedAll<S> {
   let accepted = true
@@ -64,45 +65,45 @@ export function takeAll<S extends Stored> (counters: readonly S[], nowMs: number
   return { accepted, judged: judged.map(({ of, outcome }) => ({ of, outcome: withoutHit(outcome) })) }
 }
 
-/** The outcome where another limit has refused the hit. */
+/** The outcome at a limit if another limit has refused the hit. */
 function withoutHit (outcome: Judged<LimitState>): Judged<LimitState> {
   if (outcome.left !== 'hit') return outcome
   const { before, repaired } = outcome
   return { fits: true, state: before, before, left: 'nothing', repaired }
 }
 
-/** How much of a quota is used, from 0 to 1. @param explanation  of the counters, by `explain` */
+/** The used part of the quota, from 0 to 1. @param explanation  of the counters, as `explain` returns it */
 export function usedPart ({ remaining }: Explanation, { burst }: Limit): number {
   return 1 - remaining / Math.max(1, burst)
 }
 
 /**
- * What counters mean to one hit: a hit of cost 0 passes in any case, and one
- * beyond the whole quota never.
+ * What counters mean to one hit. A hit of cost 0 always passes, and a hit that
+ * costs more than the whole quota never does.
  *
- * @param explanation  of the counters, by `explain`
+ * @param explanation  of the counters, as `explain` returns it
  */
 export function explainHit (explanation: Explanation, limit: Limit, cost: number): Explanation {
   if (cost === 0) return { ...explanation, retryAfterMs: 0 }
-  // Where nothing is allowed at all (max 0), a hit is refused like any other: the limit may be raised.
+  // With max 0 a hit gets a time to retry, like at any other limit: the limit may be raised.
   const canNeverFit = limit.burst > 0 && cost > limit.burst
   return canNeverFit ? { ...explanation, retryAfterMs: Infinity } : explanation
 }
 
-/** Numbers that not every limit has. */
+/** The optional numbers of a limit. */
 export interface LimitExtras {
   /** default: max */
   readonly burst?: number | undefined
   /** default: `none` */
   readonly excess?: Excess | undefined
-  /** the cap of a backoff; where it is shorter than the window, the window is the cap; default: a day */
+  /** the longest window of a backoff; if it is shorter than the window, the window is; default: a day */
   readonly maxBackoffMs?: number | undefined
 }
 
 /**
  * Makes a limit whose arithmetic stays exact.
  *
- * @throws LimitError  naming the number that is out of range
+ * @throws LimitError  if a number is out of range; the message names it
  */
 export function defineLimit (
   algorithm: Algorithm, max: number, windowMs: number, extras: LimitExtras = {}

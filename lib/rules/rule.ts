@@ -1,25 +1,25 @@
 /**
- * What an algorithm is: its limit, its counters, and the functions that each
- * algorithm has. All functions are pure. Times are ms since 1970 on the clock of
- * whoever keeps the counters, and that clock may step back.
+ * The interface of an algorithm: its limit, its counters and its functions. All
+ * functions are pure. Times are ms since 1970 on the clock of the store that
+ * keeps the counters. That clock may step back.
  */
 import { LimitError } from '../errors.js'
 
 /**
- * What a hit beyond max does to the window of a fixed-window: nothing
- * (`none`), it begins anew (`restart`), or anew and twice as long with each, up
- * to a cap (`backoff`). Source: `continueExceeding` and `exponentialBackoff` of
+ * What a hit beyond max does to a fixed window. `none`: nothing. `restart`: the
+ * window restarts. `backoff`: the window restarts, twice as long with each such
+ * hit, up to a cap. Source: `continueExceeding` and `exponentialBackoff` of
  * @fastify/rate-limit, which has no cap.
  */
 export type Excess = 'none' | 'restart' | 'backoff'
 
 /** The numbers of a limit. */
 export interface RuleLimit {
-  /** hits allowed per window; whole number >= 0. Infinity is no limit: stores are never asked to count by it */
+  /** hits allowed per window; whole number >= 0. Infinity: no limit; no store ever counts it */
   readonly max: number
   /** length of the window; whole number >= 1 */
   readonly windowMs: number
-  /** hits that may come at once, where the algorithm `hasBurst`; elsewhere, and without a limit, equal to max */
+  /** hits that may come at once, if the algorithm `hasBurst`; otherwise, and if max is Infinity, equal to max */
   readonly burst: number
   /** `none` unless the algorithm `notesRefusals` */
   readonly excess: Excess
@@ -38,115 +38,117 @@ export interface LimitState {
 export interface Explanation {
   /** hits of cost 1 that would still pass */
   readonly remaining: number
-  /** until the whole quota is there again */
+  /** ms until the whole quota is available again */
   readonly resetMs: number
-  /** until a hit of the given cost passes; 0 when it would pass now, Infinity when it never can (see explainHit) */
+  /** ms until a hit of the given cost passes; 0: it would pass now; Infinity: it never can (see explainHit) */
   readonly retryAfterMs: number
-  /** hits that were refused, as far as they still count; 0 unless the algorithm `notesRefusals` */
+  /** refused hits that still count; 0 unless the algorithm `notesRefusals` */
   readonly refusals: number
 }
 
-/** What became of one hit at one limit. */
+/** The outcome of one hit at one limit. */
 export interface Judged<S> {
   /** whether this limit alone would let the hit pass */
   readonly fits: boolean
   /** the counters after the decision */
   readonly state: S
-  /** the counters before it, as of now: they stay where another limit refuses the hit */
+  /** the counters before the hit, brought up to now; they stay if another limit refuses the hit */
   readonly before: S
   /** what the hit leaves in the counters; `nothing` also for a hit of cost 0 */
   readonly left: 'hit' | 'refusal' | 'nothing'
   /**
-   * The stored counters came from the future (the clock stepped back) and were
-   * moved to now. They must be written even if nothing is left. Otherwise each
-   * later refusal would start from the future again, and the client stay
-   * limited until the clock has caught up.
+   * The stored counters were dated in the future (the clock stepped back) and
+   * were moved to now. They must be written even if the hit left nothing.
+   * Otherwise each later refusal would start from the future again, and the
+   * client would stay limited until the clock has caught up.
    */
   readonly repaired: boolean
 }
 
-/** What a Redis that is back has to add to its own counter: `counted` less `baseline`. */
+/** Redis adds `counted` minus `baseline` to its own counter once it is back. */
 export interface Merge<S> {
-  /** what Redis last reported, as far as it still counts */
+  /** the last state that Redis reported; empty if that no longer counts */
   readonly baseline: S
   readonly counted: S
 }
 
-/** Counters as three whole numbers. Each but the last is >= 0; the last is a moment, in ms from now. */
+/** Counters as three whole numbers. The first two are >= 0. The last is a moment, in ms from `nowMs`. */
 export type Encoded = readonly [number, number, number]
 
-/** One algorithm. A stored counter is undefined where a key was never seen, or where its counter has expired. */
+/** One algorithm. A stored counter is undefined if the key was never seen, or if its counter has expired. */
 export interface Rule<S> extends Members<S> {
   /** Counts one hit against one limit. A hit of cost 0 passes and leaves nothing. */
   take (stored: S | undefined, nowMs: number, limit: RuleLimit, cost: number): Judged<S>
-  /** Counts a hit that was accepted elsewhere, whether or not it fits. */
+  /** Counts a hit that was accepted by other counters, whether or not it fits these. */
   accept (stored: S | undefined, nowMs: number, limit: RuleLimit, cost: number): S
-  /** Counts a hit that was refused elsewhere, whether or not it would fit. */
+  /** Counts a hit that was refused by other counters, whether or not it would fit these. */
   refuse (stored: S | undefined, nowMs: number, limit: RuleLimit): S
   /** What the counters mean to a hit of `cost`, which is 1 by default. */
   explain (stored: S | undefined, nowMs: number, limit: RuleLimit, cost?: number): Explanation
   /**
-   * @param baseline  as Redis last reported it; undefined: never
-   * @param counted   what became of it since, by the same rule
-   * @returns undefined: nothing still counts
+   * What a counter of this process adds to the one in Redis.
+   *
+   * @param baseline  the last state that Redis reported; undefined: none
+   * @param counted   the baseline with all that was counted since, by the same rule
+   * @returns undefined: nothing counts any more
    */
   merge (baseline: S | undefined, counted: S, nowMs: number, limit: RuleLimit): Merge<S> | undefined
 }
 
-/** What an algorithm says by itself. */
+/** The members that an algorithm defines itself; `makeRule` derives the others. */
 interface Members<S> {
-  /** whether refusals are counted: `ban`, `continueExceeding`, `exponentialBackoff` and `maxBackoff` have a meaning */
+  /** whether refusals are counted, so that `ban`, `continueExceeding`, `exponentialBackoff` and `maxBackoff` apply */
   readonly notesRefusals: boolean
-  /** whether `burst` has a meaning */
+  /** whether `burst` applies */
   readonly hasBurst: boolean
 
   /**
-   * @returns the limit, with neutral numbers where the algorithm has no use for them
+   * @returns the limit, with neutral values for numbers that the algorithm does not use
    * @throws LimitError  if its arithmetic would not stay exact
    */
   define (limit: RuleLimit): RuleLimit
   /**
-   * Takes back a hit that was accepted, as far as it still counts. Refusals stay what they are.
+   * Refunds an accepted hit, as far as it still counts. Refusals stay unchanged.
    *
-   * @param counted  the counters as the hit left them; their moment may be that of another clock
+   * @param counted  the counters right after the hit; they may be dated by another clock
    */
   refund (stored: S, limit: RuleLimit, cost: number, counted: S): S
-  /** Like `refund`, for counters that say of a hit only when it was counted: their windows may begin elsewhere. */
+  /** Like `refund`, if only the time of the hit is known. Its window may have begun at another moment. */
   refundAt (stored: S, limit: RuleLimit, cost: number, countedAtMs: number): S
   /** Adds refusals to the window that the counters are in. */
   addRefusals (state: S, refusals: number): S
-  /** When counters that were just written say nothing any more and may be forgotten. */
+  /** When counters that were just written stop counting and may be forgotten. */
   expiresAtMs (state: S, limit: RuleLimit): number
-  /** Whether counters belong to one window, whose moment may differ by `withinMs`; without windows always true. */
+  /** Whether two counters belong to one window. Their moments may differ by `withinMs`. Without windows always true. */
   isSameWindow (a: S, b: S, withinMs: number): boolean
-  /** Whether the counters are those of a client that has never come. */
+  /** Whether nothing is counted, as for a client that was never seen. */
   isEmpty (state: S): boolean
   /** The same window with nothing counted in it. */
   emptied (state: S): S
-  /** The same counters on a clock that is ahead by `byMs`. */
+  /** The same counters on a clock that is `byMs` ahead. */
   shift (state: S, byMs: number): S
   encode (state: S, nowMs: number): Encoded
   decode (numbers: Encoded, nowMs: number): S
 }
 
-/** The steps that an algorithm decides a hit in. A `state` is the result of `current`. */
+/** The steps in which an algorithm decides a hit. A `state` is a result of `current`. */
 interface Steps<S> {
-  /** What stored counters are worth now: windows that are over are dropped, counters from the future moved to now. */
+  /** Brings stored counters up to now: drops windows that are over, and moves counters from the future to now. */
   current (stored: S | undefined, nowMs: number, limit: RuleLimit): S
-  /** Whether `current` has moved counters from the future. */
+  /** Whether `current` has moved counters from the future to now. */
   isRepaired (stored: S, state: S): boolean
   fits (state: S, nowMs: number, limit: RuleLimit, cost: number): boolean
   accepted (state: S, limit: RuleLimit, cost: number): S
-  /** The same object when a refusal leaves no trace. */
+  /** @returns the same object if a refusal leaves no trace */
   refused (state: S, nowMs: number, limit: RuleLimit): S
   explained (state: S, nowMs: number, limit: RuleLimit, cost: number): Explanation
 }
 
 /**
- * Makes a rule of an algorithm's steps. store/redis/lua/take.lua repeats `take` step for step.
+ * Makes a rule from an algorithm's steps. store/redis/lua/take.lua repeats `take` step for step.
  *
- * Outside of its file, nobody sees the fields of S: counters lie beside their limit, or under a key that names its
- * algorithm, so that no rule gets those of another one.
+ * Only the algorithm's own file knows the fields of S. Counters are stored with their limit, or under a key that names
+ * its algorithm, so no rule gets the counters of another one.
  */
 export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<LimitState> {
   const { current, isRepaired, fits, accepted, refused, explained } = steps
@@ -180,7 +182,7 @@ export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<LimitSt
       const now = current(counted, nowMs, limit)
       const before = current(baseline, nowMs, limit)
       if (members.isEmpty(now) && members.isEmpty(before)) return undefined
-      // In another window nothing of the baseline counts. A window that refusals made longer is still the same.
+      // The baseline of another window no longer counts. A window that refusals have extended is still the same window.
       const stillCounts = limit.excess !== 'none' || members.isSameWindow(before, now, 0)
       return { baseline: stillCounts ? before : members.emptied(now), counted: now }
     }
@@ -188,15 +190,15 @@ export function makeRule<S> (steps: Steps<S>, members: Members<S>): Rule<LimitSt
   return rule as unknown as Rule<LimitState>
 }
 
-/** ms by which one moment may differ on two clocks that were compared over a network */
+/** ms by which two clocks that were compared over a network may disagree about one moment */
 export const otherClockMs = 1000
 
-/** ms by which one moment of a limit may differ on two clocks; no two of its windows are so near. */
+/** ms by which two clocks may disagree about one moment of a limit; less than the distance of two of its windows. */
 export function sameMomentMs ({ windowMs }: RuleLimit): number {
   return Math.min(otherClockMs, Math.floor((windowMs - 1) / 2))
 }
 
-/** @throws LimitError  unless the products of max and window that an algorithm compares are whole numbers below 2^53 */
+/** @throws LimitError  unless all products of max and window in an algorithm's comparisons stay exact, below 2^53 */
 export function checkProducts (algorithm: string, { max, windowMs, burst }: RuleLimit): void {
   if (max === Infinity || Math.max(max, burst) * windowMs <= Number.MAX_SAFE_INTEGER / 4) return
   const rule = `max times timeWindow must stay below 2^51 for ${algorithm}`

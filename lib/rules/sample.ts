@@ -1,16 +1,19 @@
 /**
- * A part of all clients: always the same ones, on every instance and after a
- * restart. So the choice uses no secret. A client that chooses its own name can
- * choose whether it is in the part, and so whether a limit with `enforce` below
- * 1 refuses it. Such a limit is for trying out, or for names that the
- * application has verified.
+ * Chooses a part of all clients for `enforce`. The part is the same on every
+ * instance and after a restart, so the choice uses no secret. A client that
+ * chooses its own key can therefore choose whether it is in the part, and so
+ * whether a limit with `enforce` below 1 refuses it. Use such a limit to try
+ * out a limit, or with keys that the application has verified.
  */
 
 /**
- * @param text  whom it is asked of; of a long one only the ends are read
- * @param part  how many of all, 0 to 1
- * Source: FNV-1a, 32 bits, and the last mixing of MurmurHash3, without which
- *   addresses that follow on each other would stay together.
+ * Whether a client is in the part.
+ *
+ * @param text  name of the limit and key of the client; only the two ends of a long text are read
+ * @param part  size of the part, 0 to 1
+ *
+ * Source: FNV-1a, 32 bits, with the final mixing of MurmurHash3. Without the
+ *   mixing, consecutive addresses would be chosen together.
  */
 export function isInPart (text: string, part: number): boolean {
   const read = text.length <= 2 * longestEnd ? text : text.slice(0, longestEnd) + text.slice(-longestEnd)
@@ -21,5 +24,5 @@ export function isInPart (text: string, part: number): boolean {
   return ((bits ^ (bits >>> 16)) >>> 0) / 2 ** 32 < part
 }
 
-/** A client may send a megabyte as its name, and each limit asks. Tokens begin alike, but end in their signatures. */
+/** A client may send a key of a megabyte, and each limit reads it. Tokens begin alike but end in their signatures. */
 const longestEnd = 500

@@ -1,8 +1,8 @@
 /**
- * Two windows per key: the hits of the current one, and those of the one
- * before, which fade in proportion as the current one passes. Close to a true
- * log of hits at the price of three integers, with no double quota around a
- * window's end. A refusal leaves no trace.
+ * Two windows per key: the hits of the current window, and the hits of the
+ * window before, which fade as the current window passes. It is close to a true
+ * log of hits but stores only three integers. There is no double quota around
+ * the end of a window. A refusal leaves no trace.
  *
  * Compared in hits * ms, so that all numbers stay whole:
  *   fading * (windowMs - elapsed) + (used + cost) * windowMs <= max * windowMs
@@ -17,7 +17,7 @@ interface SlidingWindow {
   readonly used: number
   /** hits accepted in the window before */
   readonly fading: number
-  /** of the current window: a whole number of windows after the first hit of the key */
+  /** start of the current window, a whole number of windows after the key's first hit */
   readonly startsAtMs: number
 }
 
@@ -126,7 +126,7 @@ function takenFromFading ({ used, fading, startsAtMs }: SlidingWindow, cost: num
   return { used, fading: Math.max(0, fading - cost), startsAtMs }
 }
 
-/** What is left of the window before, in hits * ms. */
+/** The part of the window before that still counts, in hits * ms. */
 function fadingPart (state: SlidingWindow, nowMs: number, limit: RuleLimit): number {
   return state.fading * (limit.windowMs - (nowMs - state.startsAtMs))
 }
@@ -137,7 +137,7 @@ function passesAtMs (state: SlidingWindow, limit: RuleLimit, cost: number): numb
   if (cost > max) return state.startsAtMs + 2 * windowMs
   const room = max - state.used - cost
   if (room >= 0) return state.startsAtMs + elapsedUntilFits(state.fading, room, windowMs)
-  // Not before the current window has become the fading one.
+  // The hit fits only after the current window has become the fading one.
   return state.startsAtMs + windowMs + elapsedUntilFits(state.used, max - cost, windowMs)
 }
 

@@ -1,14 +1,14 @@
 /**
  * The clock for durations: windows, blocks, values and the journal. It returns
  * ms since 1970 like Date.now(), but never steps. If durations ran on the wall
- * clock, a step of two hours ahead would end blocks that are in force, and the
+ * clock, a step two hours ahead would end blocks that are in force, and the
  * step back would not restore them.
  *
  * Fake timers must work too, whether they are installed before the plugin or
  * after it, and whether they replace only Date or also performance. So this
- * clock follows Date.now() while that is not Node's own function, and the
- * monotonic clock otherwise. Like any monotonic clock, it stands still while
- * the process is suspended.
+ * clock follows Date.now() while that is not Node's own function, and otherwise
+ * the monotonic clock. Like any monotonic clock, it stands still while the
+ * process is suspended.
  *
  * Times that people see are on the wall clock: see MemoryBlocks.blocks, and
  * `atMs` of events.
@@ -17,7 +17,7 @@ import { performance } from 'node:perf_hooks'
 
 /** The functions that a clock reads. */
 export interface ClockSources {
-  /** looked up at each call, since fake timers replace it */
+  /** called each time, since fake timers replace the global Date */
   readonly date: () => { now (): number }
   /** ms; it never steps */
   readonly monotonicMs: () => number

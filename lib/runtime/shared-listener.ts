@@ -1,48 +1,49 @@
 /**
- * Listeners on an emitter that many registrations share, such as the user's
- * client. Node warns of a leak at the eleventh listener of one event, and the
- * limit is the user's to raise. So all of them share one.
+ * Puts one listener on an emitter for many registrations, such as on the user's
+ * client. Node warns of a leak at the eleventh listener of one event, and only
+ * the user may raise that number.
  */
 import type { EventEmitter } from 'node:events'
 import { attached } from './attached.js'
 
 type Listener = (...args: never[]) => void
 
-/** The part of an emitter that is needed; each version of ioredis types its own. */
+/** The methods that are used; each version of ioredis has its own types. */
 type Emitter = Pick<EventEmitter, 'on' | 'off' | 'listeners'>
 
-interface Shared {
+/** The one listener on the emitter for an event, and the listeners that it calls. */
+interface SharedListener {
   readonly listeners: Set<Listener>
   readonly call: (...args: unknown[]) => void
 }
 
-/** Under which an emitter keeps what registrations share on it, by event: they know nothing of each other. */
+/** The property under which an emitter keeps its shared listeners, by event. Registrations do not know each other. */
 const sharedListeners = Symbol('fastify-redis-guard.listeners')
 
 /**
- * Like `on`; several listeners for an event put one on the emitter.
+ * Like `emitter.on`, but all listeners of an event put only one on the emitter.
  *
- * @param listener  a function of the caller's own, which is in use nowhere else
- * @returns stops listening; the last one to stop leaves nothing on the emitter
+ * @param listener  a function that is used nowhere else
+ * @returns a function that stops listening; the last one removes the shared listener
  */
 export function listen (emitter: Emitter, event: string, listener: Listener): () => void {
-  const ofEmitter = attached(emitter, sharedListeners, () => new Map<string, Shared>())
-  const { listeners, call } = ofEmitter.get(event) ?? share(emitter, event, ofEmitter)
+  const byEvent = attached(emitter, sharedListeners, () => new Map<string, SharedListener>())
+  const { listeners, call } = byEvent.get(event) ?? makeShared(emitter, event, byEvent)
   listeners.add(listener)
-  // Asked each time: the application may have removed all listeners of its client.
+  // Checked each time: the application may have removed all listeners of its client.
   if (!emitter.listeners(event).includes(call)) emitter.on(event, call)
   return () => {
     if (!listeners.delete(listener) || listeners.size > 0) return
-    ofEmitter.delete(event)
+    byEvent.delete(event)
     emitter.off(event, call)
   }
 }
 
-function share (emitter: Emitter, event: string, ofEmitter: Map<string, Shared>): Shared {
+function makeShared (emitter: Emitter, event: string, byEvent: Map<string, SharedListener>): SharedListener {
   const listeners = new Set<Listener>()
-  // A copy: what begins to listen during an event hears of the next one.
+  // Calls a copy: a listener that is added during an event gets the next event first.
   const call = (...args: unknown[]) => { for (const listener of [...listeners]) Reflect.apply(listener, emitter, args) }
   const shared = { listeners, call }
-  ofEmitter.set(event, shared)
+  byEvent.set(event, shared)
   return shared
 }

@@ -44,7 +44,7 @@ function asCode (fallback: unknown): string {
 }
 
 /** The type of the function that an option takes, as options.ts declares it. */
-type Given<Name extends keyof RateLimitOptions> = Extract<RateLimitOptions[Name], (...args: never[]) => unknown>
+type FunctionOf<Name extends keyof RateLimitOptions> = Extract<RateLimitOptions[Name], (...args: never[]) => unknown>
 
 /** Other packages take a revision of the draft where this option takes `true`. */
 const noRevision: ValueRule<boolean> = {
@@ -60,15 +60,15 @@ export const singleLimitOptions = {
     'hits of the window before fade out evenly. `gcra`: a bucket that drains evenly'
   ),
   max: option(
-    either(either(whole(0), infinite), fn<Given<'max'>>('(request, key) => number')),
+    either(either(whole(0), infinite), fn<FunctionOf<'max'>>('(request, key) => number')),
     1000, 'Hits that a client may make in a window. `Infinity`: no limit'
   ),
   timeWindow: option(
-    either(duration, fn<Given<'timeWindow'>>('(request, key) => ms')), 60_000, 'Length of the window'
+    either(duration, fn<FunctionOf<'timeWindow'>>('(request, key) => ms')), 60_000, 'Length of the window'
   ),
   burst: option(whole(1), undefined, 'For `gcra` only: hits that may come at once', '`max`'),
   cost: option(
-    either(whole(1), fn<Given<'cost'>>('(request) => number')),
+    either(whole(1), fn<FunctionOf<'cost'>>('(request) => number')),
     1, 'How many hits a request counts as. A function may return 0: the request is neither counted nor refused'
   ),
   ban: option(
@@ -101,7 +101,7 @@ export const limitOptions = {
     undefined, 'Several limits instead of `max` and `timeWindow`. They are decided together', 'none'
   ),
   countWhen: option(
-    fn<Given<'countWhen'>>('(request, reply) => boolean'), undefined,
+    fn<FunctionOf<'countWhen'>>('(request, reply) => boolean'), undefined,
     'Called when a request has been answered: whether it counts. `false`: its hits are given back',
     'every request counts'
   ),
@@ -109,7 +109,7 @@ export const limitOptions = {
   allowList: option(
     either(
       listOf<AllowListEntry>('an array of strings and `{ key: string }`', 0, Infinity, readAllowListEntry),
-      fn<Given<'allowList'>>('(request, key) => boolean')
+      fn<FunctionOf<'allowList'>>('(request, key) => boolean')
     ),
     [],
     'Addresses, CIDR ranges and keys that are not limited. Write a key that looks like an address as `{ key }`. ' +
@@ -117,29 +117,29 @@ export const limitOptions = {
     '`[]`'
   ),
   skip: option(
-    fn<Given<'skip'>>('(request) => boolean'), undefined,
+    fn<FunctionOf<'skip'>>('(request) => boolean'), undefined,
     'Leaves out the requests for which it returns true, such as those of routes of other plugins. They are not ' +
     'limited, but blocks apply', 'none'
   ),
   keyGenerator: option(
-    fn<Given<'keyGenerator'>>('(request) => string, number, BigInt, bytes, or object with a toString'),
+    fn<FunctionOf<'keyGenerator'>>('(request) => string, number, BigInt, bytes, or object with a toString'),
     undefined, 'Returns what identifies the client of a request', 'the address'
   ),
   ipv6Subnet: option(
     whole(0, 128), 64, 'Length of the IPv6 prefix, in bits. All addresses with the same prefix are one client'
   ),
   errorResponseBuilder: option(
-    fn<Given<'errorResponseBuilder'>>('(request, context) => error'), undefined,
+    fn<FunctionOf<'errorResponseBuilder'>>('(request, context) => error'), undefined,
     'Returns the error that is thrown for a refused request', "Fastify's error"
   ),
   onExceeding: option(
-    fn<Given<'onExceeding'>>('(request, key) => void'), undefined, 'Called for each allowed request', 'none'
+    fn<FunctionOf<'onExceeding'>>('(request, key) => void'), undefined, 'Called for each allowed request', 'none'
   ),
   onExceeded: option(
-    fn<Given<'onExceeded'>>('(request, key) => void'), undefined, 'Called for each refused request', 'none'
+    fn<FunctionOf<'onExceeded'>>('(request, key) => void'), undefined, 'Called for each refused request', 'none'
   ),
   onBanReach: option(
-    fn<Given<'onBanReach'>>('(request, key) => void'), undefined,
+    fn<FunctionOf<'onBanReach'>>('(request, key) => void'), undefined,
     'Called for each request that `ban` refuses, after `onExceeded`', 'none'
   ),
   onOutage: option(

@@ -119,7 +119,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     values,
     forget: (key, checks) => refusals.forget({ key }, checks),
     hashKey,
-    onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'passed over')),
+    onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'ignored')),
     checkOpen,
     changeLog,
     onAdopted: logAdopted(log),

@@ -70,8 +70,8 @@ export function makeStores (options: StoresOptions): Stores {
     ...options,
     onForeign (key, fate) {
       onForeign(key, fate)
-      // An emptied block list is a loss of data: memory has the blocks, and a replay restores them.
-      if (key !== keys.blocks || fate !== 'emptied') return
+      // A deleted block list is a loss of data: memory has the blocks, and a replay restores them.
+      if (key !== keys.blocks || fate !== 'deleted') return
       availability.lostData(new StoreUnavailableError('lost', 'Redis has lost its block list'))
     }
   })

@@ -1,4 +1,4 @@
-/** The warnings, with their codes and texts: settings and findings that work, but leave a hole or lose data. */
+/** The codes and texts of the warnings: the guard works, but a setting leaves a hole, or Redis may lose data. */
 import { nodeCredentials, type RedisSettings } from '../settings/redis-option.js'
 import type { ForeignFate } from '../store/redis/foreign-values.js'
 import type { GuardWarning } from '../api/warning.js'
@@ -119,7 +119,7 @@ export function checkEviction (policy: string): GuardWarning | undefined {
 
 /** @param key  a key of the guard in Redis, with a value or an entry that the guard did not write */
 export function foreignValue (key: string, fate: ForeignFate): GuardWarning {
-  const found = fate === 'emptied'
+  const found = fate === 'deleted'
     ? 'held a value that the guard cannot use. The guard has deleted it'
     : 'holds a value or an entry that the guard did not write. The guard ignores it'
   return {

@@ -1,51 +1,55 @@
 /**
- * What a store does with the block list. Addresses that come in are canonical
- * (addresses/address.ts); the caller checks the arguments (api/redis-guard.ts).
+ * The contract of a store for the block list. Callers pass canonical addresses
+ * (addresses/address.ts) and check the arguments (api/redis-guard.ts).
  */
 import type { Awaitable } from '../runtime/awaitable.js'
 
+/** A block of an address or range. */
 export interface Block {
   /** address or CIDR range, canonical */
   readonly ip: string
+  /** why it was blocked; empty: no reason was given */
   readonly reason: string
-  /** who or what placed it */
+  /** who or what blocked it */
   readonly origin: string
+  /** ms since 1970 */
   readonly blockedAtMs: number
-  /** Infinity: until it is lifted */
+  /** ms since 1970; Infinity: until it is unblocked */
   readonly expiresAtMs: number
 }
 
 export interface BlockRequest {
+  /** address or CIDR range, canonical */
   readonly ip: string
-  /** Infinity: until it is lifted */
+  /** Infinity: until it is unblocked */
   readonly durationMs: number
   readonly reason: string
   readonly origin: string
-  /** it stands even where a longer block is in force; default: the longer one stands */
+  /** true: this block replaces a longer one; default: the longer one stands */
   readonly replace?: boolean
 }
 
-/** A change of the block list, and when it was, ms since 1970. */
+/** A change of the block list. `atMs`: when it was made, ms since 1970. */
 export type BlockOperation =
   { readonly atMs: number } & ({ readonly block: BlockRequest } | { readonly unblock: string })
 
-/** The address or range that an operation is about. */
+/** The address or range that an operation blocks or unblocks. */
 export function blockedIn (operation: BlockOperation): string {
   return 'block' in operation ? operation.block.ip : operation.unblock
 }
 
 export interface BlockStore {
   /**
-   * Of two blocks of one address or range the one that ends later stands, with its reason and origin; of two that end
-   * at once, the earlier one. `replace`: this one stands in any case.
+   * Blocks an address or range. If it is already blocked, the block that ends later stands, with its reason and origin.
+   * If both end at the same moment, the earlier one stands. With `replace` the new block always stands.
    *
    * @returns the block that stands
    */
   block (request: BlockRequest): Awaitable<Block>
   /** @returns whether exactly this address or range was blocked */
   unblock (ip: string): Awaitable<boolean>
-  /** Whether a block of the address, or of a range around it, is in force. */
+  /** Whether the address, or a range around it, is blocked. */
   isBlocked (address: string): Awaitable<boolean>
-  /** Those in force, in the order of their addresses' texts. */
+  /** The blocks in force, sorted by the text of their address. */
   blocks (): Awaitable<readonly Block[]>
 }

@@ -1,37 +1,37 @@
 /**
- * The names of all keys in Redis, made to be read with redis-cli:
+ * The names of all keys in Redis, readable in redis-cli:
  *
  *   guard:fixed-window:{203.0.113.7}:login   counters of a client
  *   guard:{blocks}                           hash: address -> reason, origin, times
  *   guard:{blocks}:expiry                    sorted set: address by end of block
- *   guard:{blocks}:changes                   stream: what was blocked and unblocked
+ *   guard:{blocks}:changes                   stream: blocks and unblocks
  *   guard:{blocks}:sequence                  number of the last change
  *   guard:{blocks}:lifted                    sorted set: address by the time of its unblocking
  *   guard:{blocks}:instances                 sorted set: instance by its last heartbeat
- *   guard:{blocks}:epoch                     a random text, gone when Redis loses its data
+ *   guard:{blocks}:epoch                     a random text, which is gone if Redis loses its data
  *   guard:{events}                           stream: requests that were refused
  *   guard:{events}:suspects                  sorted set: address by refusals
- *   guard:batch:<instance>                   number of the last call that it sent
+ *   guard:batch:<instance>                   number of the last call of the instance that ran
  *   guard:batch:<instance>:fence             what Redis answered when the instance came back
- *   guard:replayed:<instance>:<id>           says that what an outage left was added
+ *   guard:replayed:<instance>:<id>           marker: this chunk of a journal was replayed
  *   guard:replayed:{203.0.113.7}:<instance>:<id>
- *                                            the same in a Cluster, for one client, value, or the events
- *   guard:value:{<key>}                      what get, set and incr work on
- *   guard:written:{<key>}                    when, and by which instance, it was set or deleted last
+ *                                            the same in a Cluster, for one client, one value, or the events
+ *   guard:value:{<key>}                      value of get, set and incr
+ *   guard:written:{<key>}                    when the value was last set or deleted, and by which instance
  *
- * The braces are hash tags: what one script touches lies in one slot of a
- * Cluster, so all counters of one client do.
+ * The braces are hash tags: all keys of one script call lie in one slot of a
+ * Cluster, so all counters of one client do too.
  */
 import { createHash } from 'node:crypto'
 import type { Algorithm } from '../rules/algorithms.js'
 
-/** Whom a counter belongs to; see store/limit-store.ts. */
+/** The owner of a counter; see store/limit-store.ts. */
 interface Owner {
   readonly key: string
   readonly counterKeys?: CounterKeys | undefined
 }
 
-interface OfLimit {
+interface NamedLimit {
   readonly name: string
   readonly limit: { readonly algorithm: Algorithm }
 }
@@ -48,7 +48,7 @@ export class Keys {
   readonly suspects: string
   readonly probe: string
   readonly #nameSpace: string
-  /** the long text of a client that was asked for last, and its part of a key */
+  /** the last long client key, and its part of a Redis key */
   #long: { readonly client: string, readonly part: string } | undefined
 
   constructor (nameSpace: string) {
@@ -65,16 +65,16 @@ export class Keys {
     this.probe = `${nameSpace}probe`
   }
 
-  /** The key of a counter, found with its owner where that keeps its keys. */
-  counter ({ key, counterKeys }: Owner, { name, limit }: OfLimit): string {
+  /** The Redis key of a counter; taken from the owner's `counterKeys` if it has any. */
+  counter ({ key, counterKeys }: Owner, { name, limit }: NamedLimit): string {
     return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? key)
   }
 
   /**
-   * Builds the key of a counter.
+   * Builds the Redis key of a counter.
    *
-   * @param name    of the limit; any text
-   * @param client  whom it counts: any text, or where its keys are kept
+   * @param name    name of the limit; any text
+   * @param client  key of the client, any text; or the `CounterKeys` that remember its counters' keys
    */
   newCounter (algorithm: Algorithm, name: string, client: string | CounterKeys): string {
     if (typeof client === 'string') return `${this.#nameSpace}${algorithm}:{${this.#partOf(client)}}:${part(name)}`
@@ -82,8 +82,9 @@ export class Keys {
   }
 
   /**
-   * A request asks for all of its limits, one after the other and several times.
-   * Hashing a megabyte for each of them would hold up all other requests.
+   * A client's part of a Redis key. A request asks for the part once or more for
+   * each limit, so the last long one is remembered: hashing a client key of a
+   * megabyte each time would delay all other requests.
    */
   #partOf (client: string): string {
     if (client.length <= longestPart) return part(client)
@@ -91,7 +92,7 @@ export class Keys {
     return this.#long.part
   }
 
-  /** @param instance  its id */
+  /** @param instance  id of the instance */
   batch (instance: string): string {
     return `${this.#nameSpace}batch:${instance}`
   }
@@ -100,14 +101,14 @@ export class Keys {
     return `${this.batch(instance)}:fence`
   }
 
-  /** @param beside  a key in whose slot of a Cluster it lies; undefined: there are no slots */
+  /** @param beside  a key in the slot of a Cluster that the marker must lie in; undefined: there are no slots */
   replayed (beside: string | undefined, id: string): string {
     if (beside === undefined) return `${this.#nameSpace}replayed:${id}`
     const start = beside.indexOf('{')
     return `${this.#nameSpace}replayed:${beside.slice(start, beside.indexOf('}', start) + 1)}:${id}`
   }
 
-  /** @param key  any text */
+  /** @param key  key of the value; any text */
   value (key: string): string {
     return `${this.#nameSpace}value:{${part(key)}}`
   }
@@ -117,7 +118,7 @@ export class Keys {
   }
 }
 
-/** Keys of counters of one client, kept with it: a returning client finds its counters without a text being built. */
+/** Remembers the Redis keys of one client's counters, so that a returning client needs no new texts. */
 export class CounterKeys {
   readonly client: string
   readonly #kept: KeptKey[] = []
@@ -132,7 +133,7 @@ export class CounterKeys {
     return undefined
   }
 
-  /** In place of the one that was kept longest, if there are as many as are kept. */
+  /** Remembers a key. If there are `mostKept` already, the oldest is dropped. */
   keep (algorithm: Algorithm, name: string, key: string): string {
     this.#kept[this.#next] = { algorithm, name, key }
     this.#next = (this.#next + 1) % mostKept
@@ -146,16 +147,16 @@ interface KeptKey {
   readonly key: string
 }
 
-/** Of each client. More would be memory for clients times limits. */
+/** The most keys that are remembered for a client. With more, memory would grow with clients times limits. */
 const mostKept = 4
 
-/** Longer texts are stored as their hash: a header of 100 kB is no key for a million counters. */
+/** Longer texts are stored as their hash. Otherwise a header of 100 kB would be part of the key of every counter. */
 const longestPart = 200
 
 /**
- * A part of a key in which nothing can end the part, the hash tag or the line.
- * Different texts stay different: `%` itself is escaped, so that `%empty` and
- * `%sha256-...` cannot be had by asking for them.
+ * Escapes a text as a part of a Redis key, so that it cannot end the part, the
+ * hash tag or the line. Different texts stay different: `%` itself is escaped,
+ * so no client can send a text that becomes `%empty` or `%sha256-...`.
  */
 function part (text: string): string {
   if (text.length <= longestPart) {
@@ -163,7 +164,7 @@ function part (text: string): string {
     if (text === '') return '%empty'
     return text.replace(notPlain, escape)
   }
-  // As UTF-16: UTF-8 has one and the same code for all lone surrogates.
+  // As UTF-16: in UTF-8 all lone surrogates have the same code.
   return `%sha256-${createHash('sha256').update(text, 'utf16le').digest('base64url')}`
 }
 

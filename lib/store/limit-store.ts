@@ -1,8 +1,8 @@
 /**
- * What a store does with the counters of clients. Memory, Redis and the outage
- * layer over the two do it with equal results.
+ * The contract of a store for the counters of clients. Memory, Redis and the
+ * outage layer over both implement it with equal results.
  *
- * Each method of a store may throw StoreUnavailableError, except those of memory.
+ * Each method may throw StoreUnavailableError, except those of the memory store.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
 import { ruleOf } from '../rules/algorithms.js'
@@ -11,33 +11,35 @@ import type { Explanation, LimitState } from '../rules/rule.js'
 import type { OnOutage } from '../settings/options.js'
 import type { CounterKeys } from './keys.js'
 
-/** Whom counters belong to. */
+/** The client that counters belong to. */
 export interface Owner {
-  /** any text */
+  /** key of the client: any text */
   readonly key: string
-  /** where the keys of its counters are kept; undefined: nowhere */
+  /** remembers the Redis keys of the client's counters; undefined: nothing does */
   readonly counterKeys?: CounterKeys | undefined
   /**
-   * the address that asks, or its prefix if addresses are counted by prefix;
-   * undefined: the key itself. Memory bounds the room for the keys of one address
+   * the address that sent the request, or its prefix if addresses are counted by prefix; undefined: the client's key is
+   * that address. Memory bounds the room for the keys of one address
    */
   readonly from?: string | undefined
 }
 
-/** One request, and all limits that it has to pass together. It is not kept after its answer. */
+/** One request, and all limits that it has to pass together. Stores do not keep it after they have answered. */
 export interface Hit extends Owner {
   /**
-   * one at least; the same array for each hit that has the same limits, so that
-   * a batch tells Redis about them once
+   * at least one. Hits with the same limits share one array, so that a batch sends these limits to Redis once
    */
   readonly checks: readonly Check[]
   /** who answers when Redis cannot */
   readonly onOutage: OnOutage
-  /** Called once, in a later turn and in the asynchronous context of the call of `take`, if that returned undefined. */
+  /**
+   * Called once if `take` returned undefined: in a later turn of the event loop, and in the asynchronous context of the
+   * caller of `take`.
+   */
   answered (answer: Answer): void
 }
 
-/** How memory answers for Redis: as the only instance, or as one of several. */
+/** How memory answers in place of Redis: as if it were the only instance, or as one of several. */
 export type Fallback = 'memory' | 'share'
 
 export function isFallback (onOutage: OnOutage): onOutage is Fallback {
@@ -46,7 +48,7 @@ export function isFallback (onOutage: OnOutage): onOutage is Fallback {
 
 export type Answer = Taken | TakenOutside | Unanswered
 
-/** Decided by counters of ours. */
+/** A decision by the guard's own counters. */
 export interface Taken {
   readonly kind: 'taken'
   readonly source: 'redis' | 'memory'
@@ -54,11 +56,11 @@ export interface Taken {
   readonly accepted: boolean
   /** the store's clock at the decision, ms since 1970 */
   readonly nowMs: number
-  /** one for each check, in their order */
+  /** one for each check, in the order of the checks */
   readonly outcomes: readonly CountedOutcome[]
 }
 
-/** Decided by a class of the user's, which keeps its counters to itself, or by what this process remembers. */
+/** A decision without counters: by a custom store, which does not show its counters, or by the refusal cache. */
 export interface TakenOutside {
   readonly kind: 'taken'
   readonly source: 'custom' | 'local'
@@ -66,52 +68,56 @@ export interface TakenOutside {
   readonly outcomes: readonly Outcome[]
 }
 
-/** Nobody has counted the hit, and memory must not. */
+/** No decision: the store failed. Only the outage layer may let memory decide in its place. */
 export interface Unanswered {
   readonly kind: 'unanswered'
   readonly failure: Error
-  /** number of the call that Redis may have run; undefined: it has not, or there are no numbers, as in a Cluster */
+  /** number of the call, which Redis may have run; undefined: Redis has not run it, or in a Cluster has no numbers */
   readonly sentIn: number | undefined
 }
 
-/** What one limit says to a hit. */
+/** The outcome of a hit at one limit. */
 export interface Outcome {
   readonly check: Check
   /** whether this limit alone would let the hit pass */
   readonly fits: boolean
-  /** what that means to the client */
+  /** what the counters mean to the client */
   readonly explanation: Explanation
 }
 
+/** An outcome with the counters that it was decided by. */
 export interface CountedOutcome extends Outcome {
   /** the counters after the decision */
   readonly state: LimitState
 }
 
-/** A counter that nobody has added to. */
+/** The outcome that a hit would have; nothing was counted. */
 export interface Peeked extends Outcome {
-  /** undefined: there is none */
+  /** undefined: there are no counters */
   readonly state: LimitState | undefined
 }
 
-/** Hits at one limit that were refused without asking the store, where its rule notes refusals. */
+/** Refusals at one limit that the store does not know yet, because the refusal cache decided them. */
 export interface Refusals {
+  /** key of the client */
   readonly client: string
-  /** of the limit */
+  /** name of the limit */
   readonly name: string
+  /** a limit whose rule notes refusals */
   readonly limit: Limit
-  /** counters of the window that they belong to, by the store's clock */
+  /** counters of the window that the refusals belong to, by the store's clock */
   readonly window: LimitState
   readonly count: number
 }
 
-/** One counter: as Redis reported it last, and what became of it here. */
-export interface CountedHere {
-  /** in Redis */
+/** A counter as Redis last reported it, with what was counted locally since. */
+export interface LocalCounter {
+  /** key of the counter in Redis */
   readonly key: string
   readonly limit: Limit
-  /** undefined: Redis has reported nothing of it, or it was forgotten */
+  /** the last state that Redis reported; undefined: it reported none, or this process has forgotten it */
   readonly baseline: LimitState | undefined
+  /** the baseline with the local hits on top of it */
   readonly counted: LimitState
 }
 
@@ -119,21 +125,21 @@ export interface LimitStore {
   /**
    * Decides one hit. Atomic over all of its checks.
    *
-   * @returns undefined: `hit.answered` is called later
+   * @returns the answer; undefined: `hit.answered` gets it later
    */
   take (hit: Hit): Answer | undefined
 
-  /** How far a client is with each check; nothing is counted. */
+  /** The outcome that each check would have now. Nothing is counted. */
   peek (client: string, checks: readonly Check[]): Awaitable<readonly Outcome[]>
 
-  /** Removes counters of a client; @returns whether there were any */
+  /** Removes counters of a client. @returns whether there were any */
   forget (client: string, checks: readonly Check[]): Awaitable<boolean>
 
-  /** Takes back a hit that was accepted, and is not to count after all. */
+  /** Refunds an accepted hit: it no longer counts. */
   refund (owner: Owner, taken: Taken): Awaitable<void>
 }
 
-/** What counters say to a hit. */
+/** The outcome of a hit, from the counters after it. */
 export function outcomeOf (
   check: Check, { fits, state }: Pick<CountedOutcome, 'fits' | 'state'>, nowMs: number
 ): CountedOutcome {
@@ -141,7 +147,7 @@ export function outcomeOf (
   return { check, fits, explanation: explainHit(ruleOf(limit).explain(state, nowMs, limit, cost), limit, cost), state }
 }
 
-/** What counters say to a client that only asks. */
+/** The outcome that a hit would have, from counters that have not counted it. */
 export function peekedOf (check: Check, state: LimitState | undefined, nowMs: number): Peeked {
   const { limit, cost } = check
   const explanation = explainHit(ruleOf(limit).explain(state, nowMs, limit, cost), limit, cost)

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
 import t from 'tap'
 import { type Address, type Network, parseAddress, parseNetwork } from '../../lib/addresses/address.js'
-import { AddressList, parseAddressList, type Values } from '../../lib/addresses/address-list.js'
+import { AddressList, parseAddressList, type EntryValues } from '../../lib/addresses/address-list.js'
 import type { HashKey } from '../../lib/addresses/keyed-hash.js'
 import { randomFrom } from '../support/random.js'
 
@@ -14,7 +14,7 @@ const network = (text: string): Network => parseNetwork(text)!
 const address = (text: string): Address => parseAddress(text)!
 
 /** Keeps values in an array. Throws if the list reads or deletes a position that it never wrote. */
-class Plain<T> implements Values<T> {
+class Plain<T> implements EntryValues<T> {
   readonly items: T[] = []
 
   read (index: number): T {

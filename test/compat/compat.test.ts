@@ -560,7 +560,7 @@ const rows: readonly Row[] = [
   {
     of: 'continueExceeding',
     title: 'unset: a refusal does not change the end of the window',
-    options: tellingTtl({ max: 1 }),
+    options: recordingTtl({ max: 1 }),
     play: async ({ t, heard, send }) => {
       await send([allow])
       const begunMs = Date.now()
@@ -574,7 +574,7 @@ const rows: readonly Row[] = [
   {
     of: 'continueExceeding',
     title: 'true: each refusal starts the window again, also for a route',
-    options: tellingTtl({ max: 1, continueExceeding: true }),
+    options: recordingTtl({ max: 1, continueExceeding: true }),
     routes: app => {
       app.get('/', ok)
       app.get('/own', own({ timeWindow: 10_000 }), ok)
@@ -592,14 +592,14 @@ const rows: readonly Row[] = [
   {
     of: 'continueExceeding',
     title: 'takes precedence over exponentialBackoff',
-    options: tellingTtl({ max: 1, continueExceeding: true, exponentialBackoff: true }),
+    options: recordingTtl({ max: 1, continueExceeding: true, exponentialBackoff: true }),
     steps: [allow, refuse, refuse, refuse],
     heard: [60_000, 60_000, 60_000]
   },
   {
     of: 'exponentialBackoff',
     title: 'each refusal doubles the window, as header, body and context show',
-    options: tellingTtl({ max: 1, exponentialBackoff: true }),
+    options: recordingTtl({ max: 1, exponentialBackoff: true }),
     steps: [
       { status: 200, headers: left(1, 0, 60) }, { status: 429, headers: none(1, 60) },
       {
@@ -613,7 +613,7 @@ const rows: readonly Row[] = [
   {
     of: 'exponentialBackoff',
     title: 'applies to a route with its own window, and together with ban',
-    options: tellingTtl({ max: 9 }),
+    options: recordingTtl({ max: 9 }),
     routes: app => { app.get('/', own({ max: 1, timeWindow: '2 seconds', exponentialBackoff: true, ban: 1 }), ok) },
     steps: [
       allow,
@@ -626,7 +626,7 @@ const rows: readonly Row[] = [
   {
     of: 'exponentialBackoff',
     title: 'grows up to a day, while @fastify/rate-limit stops only at the last safe integer',
-    options: tellingTtl({ max: 0, timeWindow: '1 hour', exponentialBackoff: true }),
+    options: recordingTtl({ max: 0, timeWindow: '1 hour', exponentialBackoff: true }),
     play: async ({ t, setting, heard, send }) => {
       await send(new Array(60).fill(refuse))
       const last = Number(heard.at(-1))
@@ -1175,7 +1175,7 @@ function withoutTime (answer: Awaited<ReturnType<ReturnType<FastifyInstance['cre
 }
 
 /** Options that record the ttl of each refusal, which is exact to the ms, while headers are rounded. */
-function tellingTtl (options: RedisGuardOptions): (heard: unknown[]) => RedisGuardOptions {
+function recordingTtl (options: RedisGuardOptions): (heard: unknown[]) => RedisGuardOptions {
   return heard => ({
     ...options,
     errorResponseBuilder: (request, { statusCode, ttl, after }) => {

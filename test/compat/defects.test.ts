@@ -206,7 +206,7 @@ t.test('7. a Redis key that lost its expiry does not refuse for ever', async t =
   const client = server.client()
   t.teardown(() => client.disconnect())
   const timeWindow = 60_000
-  for (const where of ['the same instance', 'another instance, which has not been told of the refusal'] as const) {
+  for (const where of ['the same instance', 'another instance, which does not know of the refusal'] as const) {
     t.test(`on ${where}`, async t => {
       const options = {
         redis: server.url,

@@ -114,7 +114,7 @@ const script: readonly Series[] = [
   ['a key that a function allows', 'GET /partners/orders', key('nightly-import'), [200, 200, 200]],
   ['... for what it allows', 'POST /partners/orders', key('nightly-import'), [201, 429]],
 
-  ['callbacks were told of an address', 'GET /usage/203.0.113.1', {}, [200]],
+  ['callbacks heard of an address', 'GET /usage/203.0.113.1', {}, [200]],
   ['... of none on the allow list', 'GET /usage/198.51.100.7', {}, [200]],
   ['... of what was announced', 'GET /usage/203.0.113.6', {}, [200]],
   ['... but not of a limiter that a handler calls', 'GET /usage/203.0.113.9', {}, [200]],
@@ -241,15 +241,15 @@ const [theirs, ours] = await Promise.all((['theirs', 'ours'] as const).map(async
 t.test('gives the answers of @fastify/rate-limit', async t => {
   t.same([theirs.length, ours.length], [same.length + unlike.theirs.length, same.length + unlike.ours.length])
   for (const [i, { title, request, status }] of same.entries()) {
-    t.equal(theirs[i]!.status, status, `${title} is asked with ${status} in mind`, { request, answer: theirs[i] })
+    t.equal(theirs[i]!.status, status, `${title}, with @fastify/rate-limit`, { request, answer: theirs[i] })
     const answer = withoutAdditions(ours[i]!, request)
     t.same(answer, theirs[i], `${title} has the same status, headers and body`, { request })
   }
 
   const compared = theirs.slice(0, same.length)
-  const tells = (name: string) => compared.filter(({ headers }) => headers[name] !== undefined).length
+  const withHeader = (name: string) => compared.filter(({ headers }) => headers[name] !== undefined).length
   t.ok(
-    tells('x-ratelimit-remaining') > 60 && tells('ratelimit-remaining') > 5 && tells('retry-after') > 20,
+    withHeader('x-ratelimit-remaining') > 60 && withHeader('ratelimit-remaining') > 5 && withHeader('retry-after') > 20,
     'enough answers have these headers'
   )
 })

@@ -115,7 +115,7 @@ t.test('while Redis is slow, refusals are written one at a time, and no more wai
 
 for (const algorithm of algorithms) {
   t.test(`${algorithm}: refuses only what Redis would refuse, with the same explanation`, async t => {
-    let refusedHere = 0
+    let refusedLocally = 0
     for (let seed = 1; seed <= seeds; seed++) {
       const random = randomFrom(seed)
       const check = checkOf(algorithm, random.whole(1, 5), random.whole(1, 3000))
@@ -131,19 +131,19 @@ for (const algorithm of algorithms) {
           cache.adopt('client', { ...check, cost }, redis(nowMs, cost))
           continue
         }
-        refusedHere++
+        refusedLocally++
         // `redis` does not receive the refusals that the cache writes behind, so it counts fewer.
-        const told = { accepted: false, explanation: { ...explanation, refusals: 0 } }
+        const found = { accepted: false, explanation: { ...explanation, refusals: 0 } }
         const explained = ruleOf(check.limit).explain(expected.outcomes[0]!.state, nowMs, check.limit, cost)
         const wanted = {
           accepted: expected.accepted, explanation: { ...explainHit(explained, check.limit, cost), refusals: 0 }
         }
-        if (!isDeepStrictEqual(told, wanted)) return t.same(told, wanted, `seed ${seed}, step ${step}`)
+        if (!isDeepStrictEqual(found, wanted)) return t.same(found, wanted, `seed ${seed}, step ${step}`)
       }
       await cache.flush()
       if (algorithm !== 'fixed-window') t.same(written, [], `seed ${seed}`)
     }
-    t.ok(refusedHere > 5 * seeds, `${refusedHere} refusals`)
+    t.ok(refusedLocally > 5 * seeds, `${refusedLocally} refusals`)
   })
 }
 
@@ -234,7 +234,7 @@ t.test('a hit that can never fit asks Redis no more often than others, even if r
 })
 
 t.test('with several limits, refuses only what Redis would refuse, with the same explanations', async t => {
-  let refusedHere = 0
+  let refusedLocally = 0
   for (let seed = 1; seed <= seeds; seed++) {
     const random = randomFrom(seed)
     const limits = Array.from({ length: random.whole(2, 4) }, (_, i) => ({
@@ -266,18 +266,18 @@ t.test('with several limits, refuses only what Redis would refuse, with the same
         cache.adopt({ key: 'client' }, wanted)
         continue
       }
-      refusedHere++
-      const toldOf = ({ accepted, outcomes }: { accepted: boolean, outcomes: readonly Outcome[] }) => ({
+      refusedLocally++
+      const answerOf = ({ accepted, outcomes }: { accepted: boolean, outcomes: readonly Outcome[] }) => ({
         accepted,
         outcomes: outcomes.map(({ fits, explanation }) => [fits, explanation])
       })
-      const [told, expected] = [toldOf(refused), toldOf(wanted)]
-      if (!isDeepStrictEqual(told, expected)) return t.same(told, expected, `seed ${seed}, step ${step}`)
+      const [found, expected] = [answerOf(refused), answerOf(wanted)]
+      if (!isDeepStrictEqual(found, expected)) return t.same(found, expected, `seed ${seed}, step ${step}`)
     }
     await cache.flush()
     if (!isDeepStrictEqual(counted, written)) return t.same(counted, written, `seed ${seed}`)
   }
-  t.ok(refusedHere > 5 * seeds, `${refusedHere} refusals`)
+  t.ok(refusedLocally > 5 * seeds, `${refusedLocally} refusals`)
 })
 
 t.test('asks Redis again when the refusal of one of several limits is due', async t => {

@@ -16,14 +16,14 @@ interface Expected {
   /** status of a request that exceeds it */
   readonly second: number
   /** message that is logged */
-  readonly told: string | undefined
+  readonly logged: string | undefined
 }
 
-const fails: Expected = { first: 500, second: 500, told: undefined }
+const fails: Expected = { first: 500, second: 500, logged: undefined }
 const callbackFailed = 'onExceeding, onExceeded or onBanReach failed; the request goes on'
 const builderFailed = 'errorResponseBuilder must return an object, and not a promise; ' +
   'the default error is sent instead'
-const countWhenFailed: Expected = { first: 200, second: 429, told: 'countWhen failed, the request counts' }
+const countWhenFailed: Expected = { first: 200, second: 429, logged: 'countWhen failed, the request counts' }
 
 /** The answers to two requests of a client: with a function that fails at once, and with one that fails later. */
 const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: Expected, later: Expected])[] = [
@@ -33,13 +33,13 @@ const functions: readonly (readonly [name: keyof RouteRateLimitOptions, atOnce: 
   ['max', fails, fails],
   ['timeWindow', fails, fails],
   ['cost', fails, fails],
-  ['onExceeding', { first: 500, second: 429, told: undefined }, { first: 200, second: 429, told: callbackFailed }],
-  ['onExceeded', { first: 200, second: 500, told: undefined }, { first: 200, second: 429, told: callbackFailed }],
-  ['onBanReach', { first: 200, second: 500, told: undefined }, { first: 200, second: 403, told: callbackFailed }],
+  ['onExceeding', { first: 500, second: 429, logged: undefined }, { first: 200, second: 429, logged: callbackFailed }],
+  ['onExceeded', { first: 200, second: 500, logged: undefined }, { first: 200, second: 429, logged: callbackFailed }],
+  ['onBanReach', { first: 200, second: 500, logged: undefined }, { first: 200, second: 403, logged: callbackFailed }],
   [
     'errorResponseBuilder',
-    { first: 200, second: 500, told: undefined },
-    { first: 200, second: 429, told: builderFailed }
+    { first: 200, second: 500, logged: undefined },
+    { first: 200, second: 429, logged: builderFailed }
   ],
   ['countWhen', countWhenFailed, countWhenFailed]
 ]
@@ -62,10 +62,10 @@ for (const [where, redis] of [['in memory', false], ['on Redis', server.url]] as
         const rateLimit = { [name]: () => fail(), ...ban } as RouteRateLimitOptions
         app.get(`/${i}`, { config: { rateLimit } }, async () => 'ok')
       }
-      for (const [i, [how, , { first, second, told }]] of ways.entries()) {
+      for (const [i, [how, , { first, second, logged }]] of ways.entries()) {
         lines.length = 0
         t.same([(await app.inject(`/${i}`)).statusCode, (await app.inject(`/${i}`)).statusCode], [first, second], how)
-        if (told !== undefined) await until(() => lines.some(({ msg }) => msg === told))
+        if (logged !== undefined) await until(() => lines.some(({ msg }) => msg === logged))
       }
       // An unhandled rejection would have ended the process by now: what rejects after 5 ms began before.
       await sleep(5)

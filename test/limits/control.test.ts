@@ -706,7 +706,7 @@ t.test('a limit raised on another instance admits a client whose refusals are ca
     for (let i = 0; i < 3; i++) t.equal((await refusing.inject('/')).statusCode, 200)
     for (let i = 0; i < 30; i++) for (const app of apps) t.ok((await app.inject('/')).statusCode > 400)
     await raising.redisGuard.limits.set('global', { max: 20, timeWindow: '1 hour' })
-    t.equal((await raising.inject('/')).statusCode, 200, `${JSON.stringify(way)} here`)
+    t.equal((await raising.inject('/')).statusCode, 200, `${JSON.stringify(way)}, on the instance that raised it`)
     await until(async () => (await refusing.inject('/')).statusCode === 200)
   }
 })

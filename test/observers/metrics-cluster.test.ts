@@ -80,8 +80,8 @@ t.test('workers on one Redis: shared values appear once, and counts add up', asy
   t.ok(series.get('redis_guard_redis_duration_seconds_count')! >= 3)
   // Redis keeps counting, so the metric is at most the current number.
   const processed = Number(/total_commands_processed:(\d+)/.exec(await observer.info('stats'))![1])
-  const told = series.get('redis_guard_redis_commands_processed_total')!
-  t.ok(told > 0 && told <= processed, `${told} of ${processed}`)
+  const reported = series.get('redis_guard_redis_commands_processed_total')!
+  t.ok(reported > 0 && reported <= processed, `${reported} of ${processed}`)
 
   await server.kill()
   await until(async () => (await scrape()).get('redis_guard_store{store="redis"}') === 0)

@@ -159,14 +159,14 @@ t.test("a late answer does not close the breaker, and listeners run in no reques
   t.teardown(async () => await proxy.stop())
   const { guarded } = setUp(t, { port: proxy.port })
   await guarded.connect(60_000)
-  const told: [string, string | undefined][] = []
+  const heard: [string, string | undefined][] = []
   let answer = () => {}
   guarded.on('state', state => {
-    told.push([state, storage.getStore()])
+    heard.push([state, storage.getStore()])
     if (state === 'half-open') answer()
   })
-  guarded.on('up', () => told.push(['up', storage.getStore()]))
-  guarded.on('down', () => told.push(['down', storage.getStore()]))
+  guarded.on('up', () => heard.push(['up', storage.getStore()]))
+  guarded.on('down', () => heard.push(['down', storage.getStore()]))
   // The probe gets no answer, so it cannot close the breaker.
   proxy.blackhole = true
   const clock = mockMachinery(t, 'setTimeout')
@@ -181,16 +181,16 @@ t.test("a late answer does not close the breaker, and listeners run in no reques
   clock.tick(100)
   await second
   t.equal(guarded.usable, false)
-  t.same(told.map(([event]) => event), ['open', 'down', 'half-open'])
+  t.same(heard.map(([event]) => event), ['open', 'down', 'half-open'])
   clock.tick(60_000)
   proxy.blackhole = false
   await until(() => {
     clock.tick(10)
     return guarded.usable
   })
-  const events = told.map(([event]) => event)
+  const events = heard.map(([event]) => event)
   t.same(events.slice(-2), ['closed', 'up'])
-  t.ok(told.every(([, context]) => context === undefined))
+  t.ok(heard.every(([, context]) => context === undefined))
 })
 
 t.test("a connection that a request makes is probed in no request's asynchronous context", async t => {

@@ -138,7 +138,7 @@ class MadeUpConnection extends EventEmitter {
 
   open (): void { this.opened++ }
   renew (): void { this.renewed++ }
-  async lookAround (): Promise<void> {}
+  async refreshSlots (): Promise<void> {}
   close (): void {}
 }
 
@@ -235,7 +235,7 @@ t.test('without a connection there is no probe: the guard looks for Redis, and t
   const { clock, connection, guarded, heard } = setUp(t)
   connection.ready = false
   let looked = 0
-  connection.lookAround = async () => {
+  connection.refreshSlots = async () => {
     looked++
     throw new Error('gone')
   }

@@ -139,7 +139,7 @@ t.test('a function that fails gives a failure of kind auth that does not quote i
     [/answered a value of type undefined, /, () => {}],
     [/answered no password$/, () => ({ username: secret })],
     [/answered no password$/, () => ({ password: '' })],
-    [/answered a username that is no text$/, () => ({ username: 1, password: secret })]
+    [/answered a username that is not a string$/, () => ({ username: 1, password: secret })]
   ]
   await Promise.all(wrongs.map(async ([said, wrong]) => {
     let mended = false

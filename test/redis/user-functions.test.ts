@@ -124,7 +124,7 @@ t.test('a dnsLookup answers a name or an address, once', async t => {
   for (const nonsense of [undefined, '', 7, {}, ['127.0.0.1']]) {
     t.match(
       await found(safe, 'dnsLookup', answering(null, nonsense), 'h'),
-      [{ message: 'dnsLookup answered what is no address' }]
+      [{ message: 'dnsLookup did not answer with an address' }]
     )
   }
   for (const [how, given] of Object.entries(failingLookups)) {
@@ -149,7 +149,7 @@ t.test('a resolveSrv answers records', async t => {
   ]) {
     t.match(
       await found(safe, 'resolveSrv', answering(null, nonsense), 'h'),
-      [{ message: 'resolveSrv answered what is no address' }]
+      [{ message: 'resolveSrv did not answer with an address' }]
     )
   }
   t.type((await found(safe, 'resolveSrv', resolveSrv, 'name.invalid'))[0], Error)
@@ -166,7 +166,7 @@ t.test('a lookup answers one address, or all if Node asks for all', async t => {
     for (const nonsense of [undefined, 'name', 7, [], [7], [{ address: 'name' }]]) {
       t.match(
         await found(safeTls, 'lookup', answering(null, nonsense), 'h', options),
-        [{ message: 'lookup answered what is no address' }]
+        [{ message: 'lookup did not answer with an address' }]
       )
     }
   }

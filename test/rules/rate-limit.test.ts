@@ -300,7 +300,7 @@ t.test('a refund applies to the window that counted the hit, and to no later one
     ['of 1200, 500 have drained', bucket, [2500, 5, 5000], 1, [1200, 5, 4900], [1800, 5, 5000]],
     ['all has drained', bucket, [2500, 5, 5000], 1, [1000, 5, 4700], [2500, 5, 5000]],
     ['never below an empty bucket', bucket, [500, 5, 5000], 1, [1000, 5, 9000], [0, 5, 5000]],
-    ['counted by 10 per window meanwhile', bucket, [2500, 10, 5000], 1, [1250, 5, 5000], [500, 10, 5000]]
+    ['the limit is 10 per window since', bucket, [2500, 10, 5000], 1, [1250, 5, 5000], [500, 10, 5000]]
   ]
   for (const [what, limit, numbers, cost, counted, expected] of rows) {
     const stored = stateOf(limit, ...numbers)

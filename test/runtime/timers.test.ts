@@ -44,8 +44,8 @@ for (const framework of names) {
       const app = await service(t, server)
       if (!isEarly) fakeTimers(t, framework)
       const { redisGuard } = app
-      let told: string | undefined
-      redisGuard.on('switch', ({ store }) => { told = store })
+      let lastStore: string | undefined
+      redisGuard.on('switch', ({ store }) => { lastStore = store })
 
       t.same(await statuses(app, '192.0.2.1'), [200, 200, 429], 'Redis answers')
       await until(() => redisGuard.status.store === 'redis')
@@ -54,7 +54,7 @@ for (const framework of names) {
       t.equal(await statusOf(app, '192.0.2.2'), 200, 'a hanging Redis delays no request')
       t.equal(redisGuard.status.store, 'memory')
       t.same(await statuses(app, '192.0.2.3'), [200, 200, 429], 'memory answers')
-      t.equal(told, 'memory', 'the switch listener is called')
+      t.equal(lastStore, 'memory', 'the switch listener is called')
       server.signal('SIGCONT')
       await until(() => redisGuard.status.store === 'redis')
       t.same(await statuses(app, '192.0.2.4'), [200, 200, 429], 'Redis is back')

@@ -40,9 +40,9 @@ function watching (t: Test, client: { info: () => Promise<string> }) {
   const clock = { ms: 1 }
   const watch = new MemoryWatch({
     ask: async () => [await client.info()],
-    warn: ({ code }, told) => {
+    warn: ({ code }, given) => {
       codes.push(code)
-      details.push(told)
+      details.push(given)
     },
     now: () => clock.ms
   })
@@ -75,10 +75,10 @@ t.test('reports evictions once, and again after an hour without any', async t =>
     await watch.look()
     return codes.filter(code => code === 'GUARD_WARN_EVICTED').length
   }
-  for (const [minutes, evicts, told] of [
+  for (const [minutes, evicts, count] of [
     [1, false, 0], [1, true, 1], [59, true, 1], [59, true, 1], [59, false, 1], [2, true, 2]
   ] as const) {
-    t.equal(await evictionsAfter(minutes, evicts), told)
+    t.equal(await evictionsAfter(minutes, evicts), count)
   }
   t.match(details[codes.indexOf('GUARD_WARN_EVICTED')], { evictedKeys: Number })
 })

@@ -55,22 +55,22 @@ export function limitStoreContract (t: Test, make: Make): void {
   t.test('answers a hit once: by the return value, or later by callback in the context of its call', async t => {
     const { limits } = await make(t)
     const requests = new AsyncLocalStorage<number>()
-    const told: (readonly [hit: number, context: number | undefined])[] = []
+    const answers: (readonly [hit: number, context: number | undefined])[] = []
     const returned = Array.from({ length: 40 }, (_, i) => requests.run(i, () => {
       let isReturned = false
       const answer = limits.take(hitOf(hit(`client${i}`, 'limit', fixed(3, 60_000)), () => {
         t.equal(isReturned, true, 'never before `take` has returned')
-        told.push([i, requests.getStore()])
+        answers.push([i, requests.getStore()])
       }))
       isReturned = true
       return answer
     }))
     const isLater = returned.every(answer => answer === undefined)
-    if (isLater) await until(() => told.length === returned.length)
+    if (isLater) await until(() => answers.length === returned.length)
     else t.ok(returned.every(answer => answer?.kind === 'taken'))
     // A hit sent later is answered after all hits before it.
     await passed(limits, hit('last', 'limit', fixed(3, 60_000)))
-    t.same(told, isLater ? returned.map((_, i) => [i, i]) : [])
+    t.same(answers, isLater ? returned.map((_, i) => [i, i]) : [])
   })
 
   t.test('accepts or refuses a cost as a whole', async t => {

@@ -54,7 +54,7 @@ t.test(`memory and Redis refund alike (SEED=${seed})`, { buffered: true }, async
     cost: random.whole(1, 2)
   }))))
   // An empty counter starts again in memory at another moment than in Redis: each gets its own hit refunded.
-  const counted: { hit: Asked, taken: Taken, takenHere: Taken }[] = []
+  const counted: { hit: Asked, taken: Taken, takenInMemory: Taken }[] = []
   for (let step = 0; step < 500; step++) {
     const checks = groups.map(group => random.pick(group))
     const given = random.chance(0.4)
@@ -62,7 +62,7 @@ t.test(`memory and Redis refund alike (SEED=${seed})`, { buffered: true }, async
       : undefined
     if (given !== undefined) {
       await redis.limits.refund(given.hit, given.taken)
-      memory.limits.refund(given.hit, given.takenHere)
+      memory.limits.refund(given.hit, given.takenInMemory)
     } else {
       const some = random.chance(0.5) ? [random.pick(checks)] : checks.filter(() => random.chance(0.4))
       if (some.length === 0) continue
@@ -73,17 +73,17 @@ t.test(`memory and Redis refund alike (SEED=${seed})`, { buffered: true }, async
       }
       const taken = await takeOf(redis.limits, hit)
       clockMs = taken.nowMs
-      const takenHere = memory.limits.take(hit)
-      if (taken.accepted) counted.push({ hit, taken, takenHere })
+      const takenInMemory = memory.limits.take(hit)
+      if (taken.accepted) counted.push({ hit, taken, takenInMemory })
     }
     const key = `client${random.whole(1, 3)}`
-    const [here, there] = [memory.limits.peek(key, checks), await redis.limits.peek(key, checks)]
-    const usedOf = (peeked: typeof here, nowMs: number) => peeked.map(({ check: { name, limit }, state }) => {
+    const [inMemory, onRedis] = [memory.limits.peek(key, checks), await redis.limits.peek(key, checks)]
+    const usedOf = (peeked: typeof inMemory, nowMs: number) => peeked.map(({ check: { name, limit }, state }) => {
       const [used, second] = numbersOf(limit, ruleOf(limit).take(state, nowMs, limit, 0).state)
       return { name, used: limit.algorithm === 'gcra' ? used / limit.windowMs : used, second }
     })
     // All windows are so long that the difference of the two clocks does not matter.
-    const [found, expected] = [usedOf(here, clockMs), usedOf(there, clockMs)]
+    const [found, expected] = [usedOf(inMemory, clockMs), usedOf(onRedis, clockMs)]
     // A bucket drains between the two peeks.
     const isAlike = found.every(({ used, second }, i) =>
       Math.abs(used - expected[i]!.used) < 0.01 && second === expected[i]!.second)
@@ -193,13 +193,13 @@ t.test('continueExceeding and exponentialBackoff last through an outage and beyo
     app.get('/', async () => 'ok')
     const retryAfter = async () => Number((await app.inject('/')).headers['retry-after'] ?? 0)
     t.equal(await retryAfter(), 0)
-    const told = [await retryAfter()]
+    const waits = [await retryAfter()]
     await away(true)
-    told.push(await retryAfter(), await retryAfter())
+    waits.push(await retryAfter(), await retryAfter())
     await away(false)
-    told.push(await retryAfter())
+    waits.push(await retryAfter())
     // Part of a minute may have passed.
-    t.same(told.map(seconds => Math.ceil(seconds / 60) * 60), expected, option)
+    t.same(waits.map(seconds => Math.ceil(seconds / 60) * 60), expected, option)
   }))
 })
 

@@ -13,7 +13,7 @@ import type { Block, BlockOperation } from '../../lib/store/block-store.js'
 import { Keys } from '../../lib/store/keys.js'
 import { windowOf } from '../../lib/rules/fixed-window.js'
 import type { Check } from '../../lib/rules/rate-limit.js'
-import { type CountedHere, type Hit, outcomeOf, type Taken } from '../../lib/store/limit-store.js'
+import { type LocalCounter, type Hit, outcomeOf, type Taken } from '../../lib/store/limit-store.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { Batch } from '../../lib/store/redis/batch.js'
@@ -47,7 +47,7 @@ export class MadeUpRedis {
   /** its clock, ms since 1970 */
   now = Date.now
   /** the counters merged into it, by call */
-  readonly mergeCalls: { readonly isIntact: boolean, readonly counters: readonly CountedHere[] }[] = []
+  readonly mergeCalls: { readonly isIntact: boolean, readonly counters: readonly LocalCounter[] }[] = []
   readonly applied: BlockOperation[] = []
   listed: Block[] = []
 
@@ -70,7 +70,7 @@ export class MadeUpRedis {
     forget: async (): Promise<boolean> => { throw gone },
     refund: async (): Promise<void> => { throw gone },
     countRefusals: async (): Promise<void> => {},
-    merge: async (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> => {
+    merge: async (id: string, counters: readonly LocalCounter[], nowMs: number, isIntact: boolean): Promise<void> => {
       this.mergeCalls.push({ isIntact, counters })
     }
   }
@@ -107,7 +107,7 @@ export class MadeUpRedis {
   }
 
   /** All merged counters, in order. */
-  get merged (): readonly CountedHere[] {
+  get merged (): readonly LocalCounter[] {
     return this.mergeCalls.flatMap(({ counters }) => counters)
   }
 }

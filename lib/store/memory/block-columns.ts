@@ -1,19 +1,19 @@
 /**
- * Blocks by number, in columns: with the table of their addresses some 40 to
- * 80 bytes each, where an object for each would be 200. Texts that many blocks
- * share, as reasons and origins are, are kept once.
+ * Stores blocks by index, in columns. With the table of its address a block
+ * takes 40 to 80 bytes; as an object it would take 200. Many blocks have the same
+ * reason and origin, so each pair of these texts is stored once.
  */
 import { at, grown } from '../../addresses/address-table.js'
-import type { Values } from '../../addresses/address-list.js'
+import type { EntryValues } from '../../addresses/address-list.js'
 import type { Block } from '../block-store.js'
 
-export class BlockValues implements Values<Block> {
+export class BlockColumns implements EntryValues<Block> {
   readonly #texts: BlockTexts
   #blockedAtMs = new Float64Array(leastCapacity)
   #expiresAtMs = new Float64Array(leastCapacity)
   #textIds = new Uint32Array(leastCapacity)
 
-  /** @param texts  shared by all values of one list */
+  /** @param texts  the texts of all blocks in one list */
   constructor (texts: BlockTexts) {
     this.#texts = texts
   }
@@ -28,7 +28,7 @@ export class BlockValues implements Values<Block> {
     if (index === this.#textIds.length) this.#grow(index * 2)
     const before = at(this.#textIds, index)
     this.#textIds[index] = this.#texts.hold(reason, origin)
-    // After the new text is held, which may be the same.
+    // Released only after the new pair is held: the two may be the same.
     if (!isNew) this.#texts.release(before)
     this.#blockedAtMs[index] = blockedAtMs
     this.#expiresAtMs[index] = expiresAtMs
@@ -59,7 +59,7 @@ interface Texts {
   uses: number
 }
 
-/** Pairs of reason and origin, each kept as long as a block has it. */
+/** Pairs of reason and origin. Each pair is stored as long as a block uses it. */
 export class BlockTexts {
   readonly #known = new Map<string, Texts>()
   /** by id */
@@ -70,7 +70,7 @@ export class BlockTexts {
     return this.#entryOf(id)
   }
 
-  /** @returns the id of the pair, to be released as often as it was held */
+  /** @returns the id of the pair; release it as often as it was held */
   hold (reason: string, origin: string): number {
     const known = this.#known.get(keyOf(reason, origin))
     if (known !== undefined) {
@@ -97,7 +97,7 @@ export class BlockTexts {
   }
 }
 
-/** The length tells where the reason ends. */
+/** The length marks where the reason ends, so two different pairs never have the same key. */
 function keyOf (reason: string, origin: string): string {
   return `${reason.length}:${reason}${origin}`
 }

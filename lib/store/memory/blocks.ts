@@ -1,14 +1,15 @@
 /**
- * The block list in this process. Every request is checked against it,
- * whichever store is in use: see outage/block-replica.ts.
+ * The block list in this process. Every request is checked against it, with
+ * Redis or without: see outage/block-replica.ts.
  *
- * Its times are on the steady clock `now`; what people see is on the wall clock.
+ * Its times are on the steady clock `now`. Times that people see are on the wall
+ * clock.
  */
 import { AddressList } from '../../addresses/address-list.js'
 import { type Address, type Network, parseAddress, parseNetwork } from '../../addresses/address.js'
 import type { HashKey } from '../../addresses/keyed-hash.js'
 import type { Block, BlockOperation, BlockRequest, BlockStore } from '../block-store.js'
-import { BlockTexts, BlockValues } from './block-columns.js'
+import { BlockTexts, BlockColumns } from './block-columns.js'
 
 export interface MemoryBlocksOptions {
   /** ms since 1970; the clock of durations (see runtime/clock.ts) */
@@ -19,30 +20,31 @@ export interface MemoryBlocksOptions {
   readonly hashKey?: HashKey
 }
 
-type BlockList = AddressList<Block, BlockValues>
+type BlockList = AddressList<Block, BlockColumns>
 
-/** What only the outage layer needs to keep this list like the one in Redis. All times are on the clock `now`. */
+/** Methods for the outage layer, which keeps this list equal to the one in Redis. All times are on the clock `now`. */
 export interface BlockReplica {
-  /** How many blocks are kept; some may have expired since the last sweep. */
+  /** number of blocks, some of which may have expired since the last sweep */
   readonly size: number
-  /** @param atMs  when it was, if that was earlier: what was blocked since then stays */
+  /** @param atMs  when the block was made; default: now. With `replace`, blocks made since then stay */
   block (request: BlockRequest, atMs?: number): Block
-  /** @param atMs  as for `block` */
+  /** @param atMs  when the unblock was made; default: now. Blocks made since then stay */
   unblock (ip: string, atMs?: number): boolean
-  /** Takes over the block that stands in another store. */
+  /** Adopts a block that stands in the other store. */
   adopt (block: Block): void
-  /** Takes over what stands in another store for one address or range; undefined: nothing. */
+  /** Adopts what stands in the other store for one address or range; undefined: no block stands. */
   adoptStanding (ip: string, block: Block | undefined): void
   /**
-   * Takes over the whole list of another store in place of its own. Changes that are made here meanwhile are made in
-   * the new list, too: it may have been read before them.
+   * Replaces the whole list by that of the other store. Local changes made meanwhile are repeated in the new list,
+   * since it may have been read before them.
    *
-   * @param read  puts all of its blocks; @returns whether it is to be taken over
+   * @param read  calls `put` for all blocks of the other store; returns whether to adopt them
+   * @returns what `read` returned
    */
   replace (read: (put: (block: Block) => void) => Promise<boolean>): Promise<boolean>
-  /** Like `blocks`, with times on the clock `now`. */
+  /** Like `blocks`, but with times on the clock `now`. */
   steady (): readonly Block[]
-  /** The last blocks that were lifted, blocked again or not. */
+  /** The latest unblocks, also of addresses that were blocked again. */
   lifted (): readonly (BlockOperation & { readonly unblock: string })[]
 }
 
@@ -51,9 +53,9 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   readonly #wall: () => number
   readonly #hashKey: HashKey
   #list: BlockList
-  /** made while another list is being read, to be made in that one, too */
+  /** changes made while another list is being read, to be repeated in that list */
   #changes: (() => void)[] | undefined
-  /** when which block was lifted; the oldest first */
+  /** by address or range: when it was last unblocked; the oldest first */
   readonly #lifted = new Map<string, number>()
 
   constructor ({ now, wall, hashKey = [0, 0] }: MemoryBlocksOptions) {
@@ -72,7 +74,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     const blockedAtMs = atMs ?? this.#now()
     this.#changes?.push(() => { this.block(request, blockedAtMs) })
     if (replace === true) this.#lift(ip, atMs)
-    const standing = this.#list.get(networkOf(ip))
+    const standing = this.#list.get(parseCanonical(ip))
     const block = { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
     if (standing !== undefined && standing.expiresAtMs >= block.expiresAtMs) return this.#shown(standing)
     this.#put(block)
@@ -90,7 +92,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     return parsed !== undefined && this.find(parsed) !== undefined
   }
 
-  /** The block that is in force for an address; each request asks this. */
+  /** The block in force for an address. Runs for each request. */
   find (address: Address): Block | undefined {
     if (this.#list.isEmpty) return undefined
     const nowMs = this.#now()
@@ -103,15 +105,15 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
 
   adopt (block: Block): void {
     this.#changes?.push(() => this.#put(block))
-    const known = this.#list.get(networkOf(block.ip))
-    // The other store has lifted the longer one first.
+    const known = this.#list.get(parseCanonical(block.ip))
+    // A shorter block stands in the other store, so the longer one was unblocked there first.
     if (known !== undefined && known.expiresAtMs > block.expiresAtMs + sameEndMs) this.#lift(block.ip)
     this.#put(block)
   }
 
   adoptStanding (ip: string, block: Block | undefined): void {
     if (block !== undefined) this.adopt(block)
-    else if (this.#list.get(networkOf(ip)) !== undefined) this.unblock(ip)
+    else if (this.#list.get(parseCanonical(ip)) !== undefined) this.unblock(ip)
   }
 
   async replace (read: (put: (block: Block) => void) => Promise<boolean>): Promise<boolean> {
@@ -119,10 +121,10 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     const changes: (() => void)[] = []
     this.#changes = changes
     try {
-      if (!await read(block => list.set(networkOf(block.ip), block))) return false
+      if (!await read(block => list.set(parseCanonical(block.ip), block))) return false
       this.#list = list
     } finally {
-      // An outage may be long: they would grow without end.
+      // Otherwise the list of changes would grow without end in a long outage.
       this.#changes = undefined
     }
     for (const change of changes) change()
@@ -149,27 +151,27 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
 
   #newList (): BlockList {
     const texts = new BlockTexts()
-    return new AddressList(() => new BlockValues(texts), this.#hashKey)
+    return new AddressList(() => new BlockColumns(texts), this.#hashKey)
   }
 
   /** A block with its times on the wall clock. */
   #shown (block: Block): Block {
-    // In whole seconds: the two clocks round differently, and a block must show the same times each time.
+    // In whole seconds: the two clocks round differently, and a block must always show the same times.
     const aheadMs = Math.round((this.#wall() - this.#now()) / 1000) * 1000
     return { ...block, blockedAtMs: block.blockedAtMs + aheadMs, expiresAtMs: block.expiresAtMs + aheadMs }
   }
 
   #put (block: Block): void {
     const { ip, blockedAtMs } = block
-    this.#list.set(networkOf(ip), block)
-    // Still known as lifted, but before this block: a Redis that comes back with older data may have an earlier one.
+    this.#list.set(parseCanonical(ip), block)
+    // The unblock is kept, dated before this block: a Redis that comes back with older data may have an earlier block.
     const liftedAtMs = this.#lifted.get(ip)
     if (liftedAtMs !== undefined && liftedAtMs >= blockedAtMs) this.#lifted.set(ip, blockedAtMs - 1)
   }
 
-  /** @returns the block that was lifted, if there was one */
+  /** Unblocks, unless the block was made after `atMs`. @returns the block that was removed; undefined: none was */
   #lift (ip: string, atMs?: number): Block | undefined {
-    const network = networkOf(ip)
+    const network = parseCanonical(ip)
     const block = this.#list.get(network)
     if (block !== undefined && atMs !== undefined && block.blockedAtMs > atMs) return undefined
     this.#list.delete(network)
@@ -183,13 +185,13 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   }
 }
 
-function networkOf (ip: string): Network {
+function parseCanonical (ip: string): Network {
   // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- block-store.ts: callers pass canonical text
   return parseNetwork(ip)!
 }
 
-/** Blocks of one address whose ends differ by less, in ms, are taken for the same: two stores have two clocks. */
+/** Two blocks of one address count as the same if their ends differ by at most this: the two stores have two clocks. */
 export const sameEndMs = 1000
 
-/** As many as Redis keeps: see `maxChanges` in store/redis/blocks.ts. */
+/** Redis keeps as many: see `maxChanges` in store/redis/blocks.ts. */
 const mostLifted = 10_000

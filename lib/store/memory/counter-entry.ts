@@ -1,38 +1,38 @@
-/** What the table of counters keeps of a key, and the lists that order keys by their last use. */
+/** The entries of the counter table, and the lists that order them by their last use. */
 import type { Limit } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
 
-/** Whose counter it is: a limit by its name. */
-export interface OfLimit {
+/** A limit and its name. */
+export interface NamedLimit {
   readonly name: string
   readonly limit: Limit
 }
 
-/** What is to be kept of a key. */
-export interface Kept extends OfLimit {
-  /** the address that asks; undefined: that is the key itself */
+/** What the table writes into the entry of a counter. Times are on the clock of `nowMs`. */
+export interface CounterUpdate extends NamedLimit {
+  /** the address that sent the request; undefined: the client's key is that address */
   readonly from: string | undefined
   readonly state: LimitState
-  /** on the same clock as `nowMs` */
   readonly expiresAtMs: number
-  /** until when it is limited; not later than now: it is not */
-  readonly heldUntilMs: number
-  /** part of the quota that is used, 0 to 1 */
-  readonly share: number
+  /** until when the client is limited; now or earlier: it is not limited */
+  readonly limitedUntilMs: number
+  /** used part of the quota, 0 to 1 */
+  readonly quotaUsed: number
 }
 
-/** A key with a counter of its own. */
+/** A counter that only one key uses. */
 export interface OwnEntry {
   readonly isShared: false
+  /** key of the counter */
   readonly key: string
   readonly limitName: string
-  /** the address that first asked for it; undefined: that is the key itself */
+  /** the address that first used the key; undefined: the client's key is that address */
   readonly holder: Holder | undefined
   limit: Limit
   state: LimitState
   expiresAtMs: number
-  heldUntilMs: number
-  /** undefined: it has been evicted */
+  limitedUntilMs: number
+  /** the list that the entry is in; undefined: the entry was evicted */
   list: EntryList | undefined
   newer: OwnEntry | undefined
   older: OwnEntry | undefined
@@ -41,51 +41,51 @@ export interface OwnEntry {
 /** A counter that several keys share. */
 export interface SharedEntry {
   readonly isShared: true
-  /** by keys of one address only */
+  /** whether only keys of one address share it */
   readonly isOfAddress: boolean
   limit: Limit
-  /** undefined: nothing is counted yet */
+  /** undefined: nothing was counted yet */
   state: LimitState | undefined
   expiresAtMs: number
-  heldUntilMs: number
+  limitedUntilMs: number
 }
 
 export type Entry = OwnEntry | SharedEntry
 
-type Counted = Pick<Kept, 'limit' | 'state' | 'expiresAtMs' | 'heldUntilMs'>
+type Counted = Pick<CounterUpdate, 'limit' | 'state' | 'expiresAtMs' | 'limitedUntilMs'>
 
-/** An address that counts by keys other than itself. */
+/** An address whose clients have keys other than the address. */
 export interface Holder {
   readonly address: string
-  /** entries in its part of the table */
+  /** number of entries in its part of the table */
   size: number
 }
 
-/** Field by field: with spreads a fresh key costs 10 us instead of 0.4, and a flood is made of fresh keys. */
-export function newEntry (key: string, kept: Kept, holder: Holder | undefined): OwnEntry {
+/** Copies field by field: with spreads a new key costs 10 us instead of 0.4, and a flood consists of new keys. */
+export function newEntry (key: string, update: CounterUpdate, holder: Holder | undefined): OwnEntry {
   return {
     isShared: false,
     key,
-    limitName: kept.name,
+    limitName: update.name,
     holder,
-    limit: kept.limit,
-    state: kept.state,
-    expiresAtMs: kept.expiresAtMs,
-    heldUntilMs: kept.heldUntilMs,
+    limit: update.limit,
+    state: update.state,
+    expiresAtMs: update.expiresAtMs,
+    limitedUntilMs: update.limitedUntilMs,
     list: undefined,
     newer: undefined,
     older: undefined
   }
 }
 
-export function write (entry: Entry, { limit, state, expiresAtMs, heldUntilMs }: Counted): void {
+export function write (entry: Entry, { limit, state, expiresAtMs, limitedUntilMs }: Counted): void {
   entry.limit = limit
   entry.state = state
   entry.expiresAtMs = expiresAtMs
-  entry.heldUntilMs = heldUntilMs
+  entry.limitedUntilMs = limitedUntilMs
 }
 
-/** Entries in the order of their last use, linked, so that moving one costs the same however many there are. */
+/** Entries in the order of their last use. The list is linked, so moving an entry costs the same at any length. */
 export class EntryList {
   size = 0
   oldest: OwnEntry | undefined

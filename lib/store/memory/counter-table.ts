@@ -1,24 +1,25 @@
 /**
- * The memory store's counters, never more than `capacity` of them.
+ * The memory store's counters, at most `capacity` of them. A key here is the key
+ * of a counter: one client at one limit (store/keys.ts).
  *
- * When room is needed, keys that have come once are evicted first, as long as
- * they are more than an eighth. Then come the keys that have used the smallest
- * part of their quota, the longest unseen first. A limited key is held until it
- * may pass again, so a flood of new keys does not free it.
+ * If the table is full, keys that were used once are evicted first, as long as
+ * they take more than an eighth of the table. Then come the keys that have used
+ * the smallest part of their quota, the least recently used first. A limited key
+ * is held until it may pass again, so a flood of new keys does not free it.
  *
- * A client that chooses its own name can fill any table with names, so the room
+ * A client that chooses its own key could fill any table with keys, so the room
  * is divided:
- *   by address   an address has a sixteenth for keys other than itself. Beyond
- *                that its keys take only free room, at most half of the table
- *                for all such addresses together. Beyond that the address has
- *                counters that its own keys share
+ *   by address   an address gets a sixteenth of the table for keys other than
+ *                itself. More keys of the address borrow free room. All borrowed
+ *                room together is at most half of the table. After that, keys of
+ *                the address share counters
  *   by limit     held keys of one limit take at most three quarters of the
- *                room that held keys of the others leave. Limited keys beyond
+ *                room that held keys of other limits leave. Limited keys beyond
  *                that are evicted first when another limit needs room
- * Keys beyond the part of their address stay until they expire. So an address
- * that guesses at a name cannot flood the table to have that name forgotten.
+ * Keys in borrowed room stay until they expire. So an address that guesses at a
+ * key cannot flood the table to have that key forgotten.
  *
- * A newcomer without room shares a counter with others of its limit: see
+ * A new key without room shares a counter with others of its limit: see
  * shared-counters.ts.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
@@ -26,7 +27,8 @@ import { ruleOf } from '../../rules/algorithms.js'
 import { usedPart } from '../../rules/rate-limit.js'
 import type { LimitState } from '../../rules/rule.js'
 import {
-  type Entry, EntryList, type Holder, type Kept, newEntry, type OfLimit, type OwnEntry, type SharedEntry, write
+  type CounterUpdate, type Entry, EntryList, type Holder, type NamedLimit, newEntry, type OwnEntry, type SharedEntry,
+  write
 } from './counter-entry.js'
 import { Levels } from './levels.js'
 import { SharedCounters } from './shared-counters.js'
@@ -34,17 +36,17 @@ import { SharedCounters } from './shared-counters.js'
 export class CounterTable {
   readonly #capacity: number
   readonly #entries = new Map<string, OwnEntry>()
-  /** keys that have come once */
+  /** keys that were used once */
   readonly #fresh = new EntryList()
-  /** keys that have come again, by the part of their quota that is used */
+  /** keys that were used again, by the used part of their quota */
   readonly #known = new Levels(leastUsed, () => new EntryList())
-  /** keys that are limited, within the part of their limit */
+  /** limited keys within the part of their limit; they are never evicted */
   readonly #held = new EntryList()
-  /** how many of them each limit has */
+  /** by limit: number of its keys in `#held` */
   readonly #heldBy = new Map<string, number>()
-  /** keys that are limited, beyond the part of their limit */
-  readonly #beyond = new EntryList()
-  /** keys beyond the part of their address */
+  /** limited keys beyond the part of their limit */
+  readonly #beyondPart = new EntryList()
+  /** keys beyond the part of their address, in borrowed room */
   readonly #borrowed = new EntryList()
   readonly #holders = new Map<string, Holder>()
   readonly #shared: SharedCounters
@@ -60,30 +62,30 @@ export class CounterTable {
   }
 
   /**
-   * The counters of a key, and where to keep them.
+   * The entry that counts for a key, its own or a shared one. Makes room for a new key.
    *
-   * @param from  the address that asks; undefined where that is the key itself
-   * @returns undefined: the key has none, and there is room for it
+   * @param from  the address that sent the request; undefined: the client's key is that address
+   * @returns undefined: the key is new, and has room for its own entry
    */
-  find (key: string, of: OfLimit, from: string | undefined, nowMs: number): Entry | undefined {
+  find (key: string, named: NamedLimit, from: string | undefined, nowMs: number): Entry | undefined {
     const entry = this.#entries.get(key)
     if (entry !== undefined) {
       if (nowMs < entry.expiresAtMs) return entry
       this.#remove(entry)
     }
-    // Otherwise a name would have a second quota in its own counter when there is room again.
-    const shared = from === undefined ? undefined : this.#shared.find(from, key, of, nowMs)
+    // Used even if there is room again: otherwise the key would get a second quota in its own counter.
+    const shared = from === undefined ? undefined : this.#shared.find(from, key, named, nowMs)
     if (shared !== undefined) return shared
-    return this.#makeRoom(of.name, from, nowMs) ? undefined : this.#share(key, of, from, nowMs)
+    return this.#makeRoom(named.name, from, nowMs) ? undefined : this.#sharedFor(key, named, from, nowMs)
   }
 
-  /** The counters of a key; makes no room, and looks at no shared ones. */
+  /** The counters of a key, unless they are shared. Makes no room. */
   peek (key: string, nowMs: number): LimitState | undefined {
     const entry = this.#entries.get(key)
     return entry !== undefined && nowMs < entry.expiresAtMs ? entry.state : undefined
   }
 
-  /** @returns whether there was such a key, and it had not expired */
+  /** @returns whether the key was in the table and had not expired */
   delete (key: string, nowMs: number): boolean {
     const entry = this.#entries.get(key)
     if (entry === undefined) return false
@@ -91,34 +93,35 @@ export class CounterTable {
     return nowMs < entry.expiresAtMs
   }
 
-  /** All that are kept, some of which may have expired; without shared ones. */
+  /** All entries but the shared ones. Some may have expired. */
   entries (): Iterable<Readonly<OwnEntry>> {
     return this.#entries.values()
   }
 
-  /** Keeps counters in the entry that `find` gave, or in a new one. */
-  keep (entry: Entry | undefined, key: string, kept: Kept, nowMs: number): void {
-    if (entry?.isShared === true) return write(entry, kept)
-    // It may have been evicted since `find`, to make room for another limit of the same hit.
+  /** Writes counters into the entry that `find` returned, or into a new one. */
+  keep (entry: Entry | undefined, key: string, update: CounterUpdate, nowMs: number): void {
+    if (entry?.isShared === true) return write(entry, update)
+    // The entry may have been evicted since `find`, to make room for another limit of the same hit.
     if (entry?.list !== undefined) {
-      write(entry, kept)
-      return this.#file(entry, this.#listFor(entry, kept, false, nowMs))
+      write(entry, update)
+      return this.#file(entry, this.#listFor(entry, update, false, nowMs))
     }
-    const { name, from } = kept
-    if (this.#makeRoom(name, from, nowMs)) return this.#add(key, kept, entry === undefined, nowMs)
-    const shared = this.#share(key, kept, from, nowMs)
-    // The hits of others there are worth more than this one.
-    if (shared.state === undefined) write(shared, kept)
+    const { name, from } = update
+    if (this.#makeRoom(name, from, nowMs)) return this.#add(key, update, entry === undefined, nowMs)
+    const shared = this.#sharedFor(key, update, from, nowMs)
+    // A shared counter that others have counted in stays: their hits are worth more than this one.
+    if (shared.state === undefined) write(shared, update)
   }
 
   /**
-   * Like `keep`, for counters that another store has reported. What newcomers share
-   * is not for one of them to set; what an address shares with itself becomes
-   * tighter only, so that none of its names has a quota here and one there.
+   * Like `keep`, for counters that another store has reported. A counter that the
+   * new keys of a limit share stays: no single key may set it. A counter that keys
+   * of one address share may only become tighter, so that no key has one quota
+   * in memory and another in the other store.
    */
-  adopt (entry: Entry | undefined, key: string, kept: Kept, nowMs: number): void {
-    if (entry?.isShared !== true) this.keep(entry, key, kept, nowMs)
-    else if (entry.isOfAddress && isTighter(kept, entry, nowMs)) write(entry, kept)
+  adopt (entry: Entry | undefined, key: string, update: CounterUpdate, nowMs: number): void {
+    if (entry?.isShared !== true) this.keep(entry, key, update, nowMs)
+    else if (entry.isOfAddress && isTighter(update, entry, nowMs)) write(entry, update)
   }
 
   /** Forgets what has expired. */
@@ -129,26 +132,28 @@ export class CounterTable {
     this.#shared.sweep(nowMs)
   }
 
-  #add (key: string, kept: Kept, isNew: boolean, nowMs: number): void {
-    const { from } = kept
+  #add (key: string, update: CounterUpdate, isNew: boolean, nowMs: number): void {
+    const { from } = update
     const holder = from === undefined ? undefined : this.#holderOf(from)
-    const entry = newEntry(key, kept, holder)
+    const entry = newEntry(key, update, holder)
     this.#entries.set(key, entry)
     if (this.#isFull(holder)) return this.#file(entry, this.#borrowed)
     if (holder !== undefined) holder.size++
-    this.#file(entry, this.#listFor(entry, kept, isNew, nowMs))
+    this.#file(entry, this.#listFor(entry, update, isNew, nowMs))
   }
 
-  #listFor (entry: OwnEntry, { name, heldUntilMs, share }: Kept, isNew: boolean, nowMs: number): EntryList {
+  #listFor (
+    entry: OwnEntry, { name, limitedUntilMs, quotaUsed }: CounterUpdate, isNew: boolean, nowMs: number
+  ): EntryList {
     if (entry.list === this.#borrowed) return this.#borrowed
-    if (heldUntilMs > nowMs) {
-      return entry.list !== this.#held && this.#hasItsPart(name) ? this.#beyond : this.#held
+    if (limitedUntilMs > nowMs) {
+      return entry.list !== this.#held && this.#hasItsPart(name) ? this.#beyondPart : this.#held
     }
-    if (isNew && share < muchAtOnce) return this.#fresh
-    return this.#known.of(share)
+    if (isNew && quotaUsed < muchAtOnce) return this.#fresh
+    return this.#known.of(quotaUsed)
   }
 
-  /** Makes room for a newcomer. @returns whether it gets its own counters */
+  /** Makes room for a new key. @returns whether the key gets its own entry */
   #makeRoom (limitName: string, from: string | undefined, nowMs: number): boolean {
     if (from !== undefined && this.#isFull(this.#holders.get(from))) return this.#canLend(nowMs)
     while (this.#entries.size >= this.#capacity) {
@@ -160,12 +165,12 @@ export class CounterTable {
     return true
   }
 
-  /** Whether an address has all the room that it may push others out for. */
+  /** Whether an address has used its part of the table, the only room for which others may be evicted. */
   #isFull (holder: Holder | undefined): boolean {
     return holder !== undefined && holder.size >= Math.max(1, Math.floor(this.#capacity / 16))
   }
 
-  /** Whether an address beyond its part may have free room. */
+  /** Whether an address beyond its part may borrow room. */
   #canLend (nowMs: number): boolean {
     const isLent = () => this.#borrowed.size * 2 >= this.#capacity
     let entry = this.#borrowed.oldest
@@ -177,49 +182,49 @@ export class CounterTable {
     return !isLent() && this.#entries.size < this.#capacity
   }
 
-  /** Whether held keys of a limit take all the room that they may. */
+  /** Whether the held keys of a limit use their whole part. */
   #hasItsPart (limitName: string): boolean {
     const held = this.#heldBy.get(limitName) ?? 0
     return held >= partOfLimit * (this.#capacity - this.#borrowed.size - (this.#held.size - held))
   }
 
-  /** The entry to evict for a newcomer of a limit; undefined: none may be evicted. */
+  /** The entry to evict for a new key of a limit; undefined: no entry may be evicted. */
   #victim (limitName: string): OwnEntry | undefined {
-    const beyond = this.#beyond.oldest
+    const beyond = this.#beyondPart.oldest
     if (beyond !== undefined && beyond.limitName !== limitName) return beyond
-    // Newcomers always have some room; otherwise keys that came twice would keep all others out.
+    // New keys always keep an eighth; otherwise keys that were used twice would keep all others out.
     if (this.#fresh.size * 8 > this.#capacity) return this.#fresh.oldest
     return this.#known.all.find(({ size }) => size > 0)?.oldest ?? this.#fresh.oldest
   }
 
   /**
-   * Releases held keys that may pass again. It looks at a few of them at a time,
-   * so that newcomers do not search a full table each time.
+   * Releases held keys that may pass again. It checks only a few of them, so that
+   * a new key does not search a full table each time.
    */
   #loosen (nowMs: number): void {
     for (let looked = 0; looked < mostLooks; looked++) {
       const entry = this.#held.oldest
       if (entry === undefined) return
-      const { expiresAtMs, heldUntilMs } = entry
-      // A bucket that lets one hit pass again is still nearly full. There is a list for each level.
+      const { expiresAtMs, limitedUntilMs } = entry
+      // Once its time is over, a bucket may pass one hit but is still nearly full; so the key gets the highest level.
       const ordinary = this.#known.of(nowMs < expiresAtMs ? 1 : 0)
-      this.#file(entry, nowMs < heldUntilMs ? this.#held : ordinary)
+      this.#file(entry, nowMs < limitedUntilMs ? this.#held : ordinary)
     }
   }
 
-  /** Evicts an entry. If its key is limited, the counter that the key shares from now on is limited, too. */
+  /** Evicts an entry. If its key is limited, the counter that the key shares from now on is limited too. */
   #evict (victim: OwnEntry, nowMs: number): void {
-    const { key, limitName, limit, heldUntilMs } = victim
+    const { key, limitName, limit, limitedUntilMs } = victim
     this.#remove(victim)
-    if (nowMs >= heldUntilMs) return
+    if (nowMs >= limitedUntilMs) return
     const shared = this.#shared.ofLimit(key, { name: limitName, limit }, nowMs)
-    if (shared.heldUntilMs < heldUntilMs) write(shared, victim)
+    if (shared.limitedUntilMs < limitedUntilMs) write(shared, victim)
   }
 
-  /** The shared counter of a newcomer without room. */
-  #share (key: string, of: OfLimit, from: string | undefined, nowMs: number): SharedEntry {
-    if (from === undefined || !this.#isFull(this.#holders.get(from))) return this.#shared.ofLimit(key, of, nowMs)
-    return this.#shared.ofAddress(from, key, of, nowMs)
+  /** The shared counter of a new key without room. */
+  #sharedFor (key: string, named: NamedLimit, from: string | undefined, nowMs: number): SharedEntry {
+    if (from === undefined || !this.#isFull(this.#holders.get(from))) return this.#shared.ofLimit(key, named, nowMs)
+    return this.#shared.ofAddress(from, key, named, nowMs)
   }
 
   #holderOf (address: string): Holder {
@@ -253,20 +258,20 @@ export class CounterTable {
   }
 }
 
-/** The part of the room left by others that held keys of one limit may take. */
+/** Held keys of one limit take at most this part of the room that other limits leave. */
 const partOfLimit = 3 / 4
 
-/** The most entries that are looked at for one newcomer. */
+/** The most entries that are checked for one new key. */
 const mostLooks = 8
 
-/** Whether a key is limited for longer, or has used more, than a shared counter says. */
-function isTighter (kept: Kept, { state, limit, heldUntilMs }: SharedEntry, nowMs: number): boolean {
-  if (state === undefined || kept.heldUntilMs > Math.max(nowMs, heldUntilMs)) return true
-  return heldUntilMs <= nowMs && kept.share > usedPart(ruleOf(limit).explain(state, nowMs, limit), limit)
+/** Whether an update limits a key for longer than a shared counter does, or has used more of the quota. */
+function isTighter (update: CounterUpdate, { state, limit, limitedUntilMs }: SharedEntry, nowMs: number): boolean {
+  if (state === undefined || update.limitedUntilMs > Math.max(nowMs, limitedUntilMs)) return true
+  return limitedUntilMs <= nowMs && update.quotaUsed > usedPart(ruleOf(limit).explain(state, nowMs, limit), limit)
 }
 
-/** Who uses so much of a quota by the first hit is no newcomer that others may push out. */
+/** A key whose first hit uses this part of its quota, or more, does not count as fresh, so it is not evicted first. */
 const muchAtOnce = 1 / 16
 
-/** Where the levels of use begin, as parts of the quota. */
+/** The lower bounds of the levels, as used parts of the quota. */
 const leastUsed = [0, 1 / 64, muchAtOnce, 1 / 4, 1 / 2, 3 / 4] as const

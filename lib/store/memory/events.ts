@@ -1,6 +1,6 @@
 /**
- * The latest events in this process, at most `capacity` of them, and how often
- * each address was limited in them.
+ * The latest events in this process, at most `capacity` of them, and the number
+ * of limited requests of each address in them.
  */
 import type { EventStore, RateLimitEvent, Suspect } from '../event-store.js'
 
@@ -14,9 +14,10 @@ export interface MemoryEventsOptions {
 export class MemoryEvents implements EventStore {
   readonly #capacity: number
   readonly #wall: () => number
-  /** oldest first, beginning at #start; what lies before it is dropped now and then */
+  /** oldest first, from #start on; the events before it are dropped now and then */
   #events: RateLimitEvent[] = []
   #start = 0
+  /** by address: number of its limited requests */
   readonly #limited = new Map<string, number>()
 
   constructor ({ capacity, wall }: MemoryEventsOptions) {

@@ -1,7 +1,7 @@
 /**
- * The counters of clients in this process. They answer when there is no Redis,
- * or while it is away. Everything happens at once, so that no promise stands
- * between a request and its answer.
+ * The counters of clients in this process. They answer if no Redis is used, or
+ * while it is away. All methods are synchronous, so a request waits for no
+ * promise.
  */
 import type { HashKey } from '../../addresses/keyed-hash.js'
 import { ruleOf } from '../../rules/algorithms.js'
@@ -13,12 +13,12 @@ import type { Keys } from '../keys.js'
 import {
   type CountedOutcome, type Hit, type LimitStore, type Owner, type Peeked, peekedOf, type Taken
 } from '../limit-store.js'
-import type { Entry, Kept } from './counter-entry.js'
+import type { Entry, CounterUpdate } from './counter-entry.js'
 import { CounterTable } from './counter-table.js'
 
 export interface MemoryLimitsOptions {
   readonly keys: Keys
-  /** the most counters that are kept */
+  /** the most counters in memory */
   readonly capacity: number
   /** ms since 1970 */
   readonly now: () => number
@@ -26,7 +26,7 @@ export interface MemoryLimitsOptions {
   readonly hashKey?: HashKey
 }
 
-/** What memory has decided, and what that left in the counters. */
+/** A decision of memory, and what it left in the counters. */
 export interface Decided extends Taken {
   readonly source: 'memory'
   readonly outcomes: readonly DecidedOutcome[]
@@ -34,31 +34,31 @@ export interface Decided extends Taken {
 
 export interface DecidedOutcome extends CountedOutcome, Pick<Judged<LimitState>, 'left'> {}
 
-/** A counter, as a store has reported it. */
+/** A counter as a store has reported it. */
 export interface Reported {
   readonly check: Check
   readonly state: LimitState
-  /** what it says to a hit of the check's cost; undefined: nobody has asked */
+  /** what the counter means to a hit of the check's cost; undefined: not computed yet */
   readonly explanation?: Explanation | undefined
 }
 
-/** What only the outage layer needs: memory goes on from what Redis has reported. */
+/** Methods for the outage layer, with which memory continues from the counters that Redis has reported. */
 export interface LimitMirror {
-  /** A counter, as far as it is known here. */
-  known (of: Owner, check: Check): LimitState | undefined
+  /** The counter in memory; undefined: none, or it is shared. */
+  known (owner: Owner, check: Check): LimitState | undefined
   /**
-   * Takes over a counter that another store has reported, to go on from there.
+   * Adopts a counter that another store has reported.
    *
    * @param othersNowMs  the other store's clock at that moment
    */
-  adopt (of: Owner, counter: Reported, othersNowMs: number): void
+  adopt (owner: Owner, counter: Reported, othersNowMs: number): void
   /**
-   * Takes back an accepted hit from a counter whose windows may begin elsewhere.
+   * Refunds an accepted hit that was counted in a window that may have begun at another moment.
    *
    * @param countedAtMs  by the clock of this store
    */
-  takeBackAt (of: Owner, check: Check, countedAtMs: number): void
-  /** All counters that are known here, by their keys in Redis; some may have expired. */
+  refundAt (owner: Owner, check: Check, countedAtMs: number): void
+  /** All counters in memory that are not shared, with their keys in Redis. Some may have expired. */
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }>
 }
 
@@ -73,7 +73,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     this.#table = new CounterTable(capacity, hashKey)
   }
 
-  /** How many counters are kept. */
+  /** number of counters in memory */
   get size (): number {
     return this.#table.size
   }
@@ -85,16 +85,16 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     const { accepted, judged } = takeAll(hit.checks.map(check => this.#find(hit, check, nowMs)), nowMs)
     const outcomes = judged.map(({ of: { check, key, entry }, outcome }) => {
       const decided = decidedOf(check, outcome, nowMs)
-      if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(hit, decided, nowMs), nowMs)
+      if (isChanged(outcome)) this.#table.keep(entry, key, updateOf(hit, decided, nowMs), nowMs)
       return decided
     })
     return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes }
   }
 
-  /** Takes back an accepted hit, as far as its counters are known here. */
-  refund (of: Owner, { outcomes }: Taken): void {
+  /** Refunds an accepted hit at those limits whose counters are in memory. */
+  refund (owner: Owner, { outcomes }: Taken): void {
     for (const { check, fits, state } of outcomes) {
-      if (fits) this.#change(of, check, known => ruleOf(check.limit).refund(known, check.limit, check.cost, state))
+      if (fits) this.#change(owner, check, known => ruleOf(check.limit).refund(known, check.limit, check.cost, state))
     }
   }
 
@@ -108,21 +108,21 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return checks.map(check => peekedOf(check, this.known({ key: client }, check), nowMs))
   }
 
-  known (of: Owner, check: Check): LimitState | undefined {
-    return this.#table.peek(this.#keys.counter(of, check), this.#now())
+  known (owner: Owner, check: Check): LimitState | undefined {
+    return this.#table.peek(this.#keys.counter(owner, check), this.#now())
   }
 
-  adopt (of: Owner, { check, state: reported, explanation }: Reported, othersNowMs: number): void {
+  adopt (owner: Owner, { check, state: reported, explanation }: Reported, othersNowMs: number): void {
     const nowMs = this.#now()
-    const { key, entry } = this.#find(of, check, nowMs)
+    const { key, entry } = this.#find(owner, check, nowMs)
     const state = ruleOf(check.limit).shift(reported, nowMs - othersNowMs)
-    // What it says to a client is the same on both clocks.
-    this.#table.adopt(entry, key, keptOf(of, { check, state, explanation }, nowMs), nowMs)
+    // The explanation holds durations, so it is the same on both clocks.
+    this.#table.adopt(entry, key, updateOf(owner, { check, state, explanation }, nowMs), nowMs)
   }
 
-  takeBackAt (of: Owner, check: Check, countedAtMs: number): void {
+  refundAt (owner: Owner, check: Check, countedAtMs: number): void {
     const { limit, cost } = check
-    this.#change(of, check, known => ruleOf(limit).refundAt(known, limit, cost, countedAtMs))
+    this.#change(owner, check, known => ruleOf(limit).refundAt(known, limit, cost, countedAtMs))
   }
 
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }> {
@@ -134,31 +134,31 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     this.#table.sweep(this.#now())
   }
 
-  /** Almost every hit has one limit: it makes no lists. */
-  #takeSingle (of: Owner, check: Check, nowMs: number): Decided {
+  /** Almost every hit has one limit, so this way makes no lists. */
+  #takeSingle (owner: Owner, check: Check, nowMs: number): Decided {
     const { limit, cost } = check
-    const key = this.#keys.counter(of, check)
-    const entry = this.#table.find(key, check, of.from, nowMs)
+    const key = this.#keys.counter(owner, check)
+    const entry = this.#table.find(key, check, owner.from, nowMs)
     const outcome = ruleOf(limit).take(entry?.state, nowMs, limit, cost)
     const decided = decidedOf(check, outcome, nowMs)
-    if (isChanged(outcome)) this.#table.keep(entry, key, keptOf(of, decided, nowMs), nowMs)
+    if (isChanged(outcome)) this.#table.keep(entry, key, updateOf(owner, decided, nowMs), nowMs)
     const accepted = outcome.fits || check.shadow === true
     return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes: [decided] }
   }
 
-  #change (of: Owner, check: Check, changed: (known: LimitState) => LimitState): void {
-    const known = this.known(of, check)
-    if (known !== undefined) this.adopt(of, { check, state: changed(known) }, this.#now())
+  #change (owner: Owner, check: Check, changed: (known: LimitState) => LimitState): void {
+    const known = this.known(owner, check)
+    if (known !== undefined) this.adopt(owner, { check, state: changed(known) }, this.#now())
   }
 
-  #find (of: Owner, check: Check, nowMs: number): Found {
-    const key = this.#keys.counter(of, check)
-    const entry = this.#table.find(key, check, of.from, nowMs)
+  #find (owner: Owner, check: Check, nowMs: number): Found {
+    const key = this.#keys.counter(owner, check)
+    const entry = this.#table.find(key, check, owner.from, nowMs)
     return { check, key, entry, state: entry?.state }
   }
 }
 
-/** A hit that only memory is asked about. */
+/** A hit that only memory decides. */
 export type CountedAlone = Owner & Pick<Hit, 'checks'>
 
 interface Found extends Stored {
@@ -173,10 +173,10 @@ function decidedOf (check: Check, { fits, state, left }: Judged<LimitState>, now
   return { check, fits, explanation, state, left }
 }
 
-function keptOf ({ from }: Owner, { check, state, explanation }: Reported, nowMs: number): Kept {
+function updateOf ({ from }: Owner, { check, state, explanation }: Reported, nowMs: number): CounterUpdate {
   const { name, limit, cost } = check
   const rule = ruleOf(limit)
-  // What a hit of another cost may do says nothing about the next one.
+  // An explanation for a hit of another cost does not tell when a hit of cost 1 passes.
   const ofOne = explanation !== undefined && cost === 1 ? explanation : rule.explain(state, nowMs, limit)
   return {
     name,
@@ -184,7 +184,7 @@ function keptOf ({ from }: Owner, { check, state, explanation }: Reported, nowMs
     from,
     state,
     expiresAtMs: rule.expiresAtMs(state, limit),
-    heldUntilMs: nowMs + ofOne.retryAfterMs,
-    share: usedPart(ofOne, limit)
+    limitedUntilMs: nowMs + ofOne.retryAfterMs,
+    quotaUsed: usedPart(ofOne, limit)
   }
 }

@@ -1,4 +1,4 @@
-/** The stores in this process, one for each contract. They answer when there is no Redis, or while it is away. */
+/** The stores in this process, one for each contract. They answer if no Redis is used, or while it is away. */
 import type { HashKey } from '../../addresses/keyed-hash.js'
 import type { Keys } from '../keys.js'
 import { MemoryBlocks } from './blocks.js'
@@ -8,7 +8,7 @@ import { MemoryValues } from './values.js'
 
 export interface MemoryStoreOptions {
   readonly keys: Keys
-  /** the most counters that are kept, and the most values */
+  /** the most counters in memory, and the most values */
   readonly capacity: number
   readonly maxEvents: number
   /** ms since 1970; the clock of durations (see runtime/clock.ts) */

@@ -1,23 +1,23 @@
-/** Plain values in this process: `get`, `set`, `incr`, `expire` and `del`. The oldest go where there are too many. */
+/** Plain values in this process, for `get`, `set`, `incr`, `expire` and `del`. If there are too many, the oldest go. */
 import { ValueError } from '../../errors.js'
 import type { ReportedValue, ValueStore } from '../value-store.js'
 
 export interface MemoryValuesOptions {
-  /** the most values that are kept */
+  /** the most values in memory */
   readonly capacity: number
   /** ms since 1970 */
   readonly now: () => number
 }
 
-/** What only the outage layer needs: memory knows the values that Redis has reported. */
+/** Members for the outage layer, with which memory adopts the values that Redis has reported. */
 export interface ValueMirror {
-  /** counts the changes made to values here */
-  readonly clock: number
+  /** number of changes made in this store */
+  readonly changeCount: number
   /**
-   * Takes over a value that another store has reported.
+   * Adopts a value that another store has reported, unless it was changed here since.
    *
-   * @param reported  undefined: there is none
-   * @param since   `clock` when the other store was asked; what was changed here since then is newer, and stays
+   * @param reported  undefined: there is no value
+   * @param since     `changeCount` when the other store was asked
    */
   adopt (key: string, reported: ReportedValue | undefined, since: number): void
 }
@@ -27,15 +27,15 @@ export class MemoryValues implements ValueStore, ValueMirror {
   readonly #now: () => number
   /** in the order of their last `set` */
   readonly #values = new Map<string, Value>()
-  #clock = 0
+  #changeCount = 0
 
   constructor ({ capacity, now }: MemoryValuesOptions) {
     this.#capacity = capacity
     this.#now = now
   }
 
-  get clock (): number {
-    return this.#clock
+  get changeCount (): number {
+    return this.#changeCount
   }
 
   get (key: string): string | null {
@@ -44,7 +44,7 @@ export class MemoryValues implements ValueStore, ValueMirror {
 
   set (key: string, value: string, ttlMs: number = Infinity): void {
     this.#values.delete(key)
-    this.#values.set(key, { text: value, expiresAtMs: this.#now() + ttlMs, changed: ++this.#clock })
+    this.#values.set(key, { text: value, expiresAtMs: this.#now() + ttlMs, changed: ++this.#changeCount })
     for (const oldest of this.#values.keys()) {
       if (this.#values.size <= this.#capacity) break
       this.#values.delete(oldest)
@@ -58,14 +58,14 @@ export class MemoryValues implements ValueStore, ValueMirror {
     const next = BigInt(text) + 1n
     if (BigInt.asIntN(64, next) !== next) throw new ValueError(notWhole)
     if (value === undefined) this.set(key, String(next))
-    else Object.assign(value, { text: String(next), changed: ++this.#clock })
+    else Object.assign(value, { text: String(next), changed: ++this.#changeCount })
     return Number(next)
   }
 
   expire (key: string, ttlMs: number): boolean {
     const value = this.#find(key)
     if (value === undefined) return false
-    Object.assign(value, { expiresAtMs: this.#now() + ttlMs, changed: ++this.#clock })
+    Object.assign(value, { expiresAtMs: this.#now() + ttlMs, changed: ++this.#changeCount })
     return true
   }
 
@@ -99,7 +99,7 @@ interface Value {
   text: string
   /** ms since 1970; Infinity: never */
   expiresAtMs: number
-  /** `clock` after its last change */
+  /** `changeCount` after its last change */
   changed: number
 }
 

@@ -1,26 +1,26 @@
 /**
- * Many hits, one round trip. What is asked for in one turn of the event loop
- * is sent when the turn is over, as one script call; or sooner, once it holds
- * `mostChecks`: then Redis decides while the turn goes on, and is not held for
- * long. The next call is sent without waiting for the answer to the last.
+ * Sends many hits in one round trip. The hits of one turn of the event loop are
+ * sent when the turn is over, as one script call. A call with `mostChecks` is
+ * sent at once: Redis then decides while the turn goes on, and no call blocks it
+ * for long. The next call does not wait for the answer to the last.
  */
 import { AsyncResource } from 'node:async_hooks'
 import type { Answer, Hit, Taken, Unanswered } from '../limit-store.js'
 import { timers } from '../../runtime/timers.js'
 
 /**
- * Checks in one script call. Of these a fixed-window takes Redis some 3 us, the
- * others some 10 (measured on 7.0), so a call is done in a third of a
- * millisecond; a larger one saves little, for what a call costs by itself is
- * shared by 32 already.
+ * The most checks in one script call. A check takes Redis some 3 us with
+ * fixed-window and some 10 us with the other algorithms (measured on 7.0), so a
+ * call takes at most a third of a millisecond. Larger calls save little, since 32
+ * checks already share the cost of the call itself.
  */
 export const mostChecks = 32
 
-/** Decides hits in their order; when it fails, all of them have failed. It never rejects. */
+/** Decides hits in their order. If it fails, one answer is for all of them. It never rejects. */
 export type Send = (hits: readonly Hit[]) => Promise<readonly Taken[] | Unanswered>
 
-/** A hit that waits for its answer, and the asynchronous context that it was added in. */
-class Waiting extends AsyncResource {
+/** A hit that waits for its answer, and the asynchronous context in which it was added. */
+class WaitingHit extends AsyncResource {
   readonly hit: Hit
 
   constructor (hit: Hit) {
@@ -28,7 +28,7 @@ class Waiting extends AsyncResource {
     this.hit = hit
   }
 
-  /** A hit that throws ends the process, as it would by itself, but not before the others have their answers. */
+  /** A callback that throws ends the process, as without a batch, but only after the other hits have their answers. */
   answer (answer: Answer): void {
     try {
       this.runInAsyncScope(this.hit.answered, this.hit, answer)
@@ -40,26 +40,26 @@ class Waiting extends AsyncResource {
 
 export class Batch {
   readonly #send: Send
-  /** A batch belongs to none of its requests. */
+  /** bound at start, so that a batch runs in the context of no request */
   readonly #flush = AsyncResource.bind(async () => await this.#sendAll())
-  #waiting: Waiting[] = []
+  #waiting: WaitingHit[] = []
   #checks = 0
 
   constructor (send: Send) {
     this.#send = send
   }
 
-  /** The hit is answered in a later turn. */
+  /** Adds a hit, which is answered in a later turn of the event loop. */
   add (hit: Hit): void {
     const { length } = hit.checks
     if (this.#waiting.length > 0 && this.#checks + length > mostChecks) this.#flush()
     if (this.#waiting.length === 0) timers.setImmediate(this.#flush)
-    this.#waiting.push(new Waiting(hit))
+    this.#waiting.push(new WaitingHit(hit))
     this.#checks += length
     if (this.#checks >= mostChecks) this.#flush()
   }
 
-  /** Sends what has come so far. */
+  /** Sends the hits that wait. */
   async #sendAll (): Promise<void> {
     const all = this.#waiting
     if (all.length === 0) return

@@ -8,41 +8,43 @@ import type { Keys } from '../keys.js'
 import {
   type AnnouncedBlock, blockChanges, changeBlocks, type ChangedBlock, isNetwork, parseBlock, type ReadChanges, readScan
 } from './encodings/blocks.js'
-import { type OnForeign, OwnKeys } from './foreign-values.js'
+import { type OnForeign, RepairingRedis } from './foreign-values.js'
 import { clockOf, listOf, pageLength, textOf, wholeOf } from './replies.js'
 
-/** One change of the block list, as the stream of changes tells it. */
+/** One entry of the stream of changes. */
 export interface BlockChange {
+  /** address or CIDR range, canonical */
   readonly ip: string
-  /** undefined: the block was lifted */
+  /** the block that stands; undefined: the address was unblocked */
   readonly block: Block | undefined
 }
 
 export interface BlockChanges {
   /** Redis' clock, ms since 1970 */
   readonly nowMs: number
-  /** where to go on from */
+  /** pass it to the next call of `changes` */
   readonly cursor: BlockCursor
   readonly changes: readonly BlockChange[]
-  /** the changes do not follow on the cursor: some are gone, or the whole list is another one */
+  /** true: changes after the cursor are missing, or the list is another one, so the caller must load the whole list */
   readonly missed: boolean
-  /** Redis has other changes than the cursor's, or fewer: it came back with older data */
+  /** true: Redis lacks changes that it had at the cursor, so it came back with older data */
   readonly isBehind: boolean
-  /** empty: there is none yet */
+  /** empty: Redis has no epoch yet */
   readonly epoch: string
 }
 
+/** A place in the stream of changes: id and number of the last change that was read. */
 export interface BlockCursor {
   readonly id: string
   readonly sequence: number
 }
 
-/** Behind every change: asks only for where the stream stands. */
+/** A place behind every change. Asking from there returns only the end of the stream. */
 const atEnd: BlockCursor = { id: '18446744073709551615-18446744073709551615', sequence: -1 }
 
-/** The keys of the block list, and of what else lies in its slot of a Cluster. */
-export function ownKeysOfBlocks (redis: GuardedRedis, keys: Keys, onForeign: OnForeign): OwnKeys {
-  return new OwnKeys(redis, {
+/** Redis for the keys of the block list and for all other keys in its slot of a Cluster. */
+export function redisOfBlocks (redis: GuardedRedis, keys: Keys, onForeign: OnForeign): RepairingRedis {
+  return new RepairingRedis(redis, {
     [keys.blocks]: 'hash',
     [keys.blockExpiry]: 'zset',
     [keys.blockChanges]: 'stream',
@@ -54,24 +56,24 @@ export function ownKeysOfBlocks (redis: GuardedRedis, keys: Keys, onForeign: OnF
 }
 
 export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
-  readonly #redis: OwnKeys
+  readonly #redis: RepairingRedis
   readonly #keys: Keys
-  /** the last change that Redis reported, unless it was behind by then */
+  /** the last change that Redis reported while it was not behind */
   #seen = atEnd
-  /** changes that were made from here since then */
+  /** number of changes that this instance made since */
   #madeSince = 0
 
-  constructor (redis: OwnKeys, keys: Keys) {
+  constructor (redis: RepairingRedis, keys: Keys) {
     this.#redis = redis
     this.#keys = keys
   }
 
   /**
-   * Does what is asked for now, in order; one round trip. A call that hangs, and runs after `promptUntilMs`, must not
-   * undo what was done since: then each operation counts as of its own time.
+   * Makes changes now, in order, in one round trip. A call may hang and run after `promptUntilMs`. Then each operation
+   * counts as of its own time, so that it does not undo later changes.
    *
-   * @param aheadMs        the clock of the operations and of `promptUntilMs` less that of Redis
-   * @param promptUntilMs  until when the operations count as done now
+   * @param aheadMs        the clock of the operations and of `promptUntilMs` minus the clock of Redis
+   * @param promptUntilMs  if Redis runs the call by then, the operations count as of now
    */
   async change (
     operations: readonly BlockOperation[], aheadMs: number, promptUntilMs: number
@@ -81,7 +83,7 @@ export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
     return changed
   }
 
-  /** Whether `changes` has returned a change after that one. */
+  /** Whether `changes` has returned a change after this number. */
   hasSeenMore (sequence: number): boolean {
     return this.#seen.sequence > sequence
   }
@@ -105,33 +107,33 @@ export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
   }
 
   /**
-   * All blocks, some of which may have run out, a page per round trip. What
-   * changes meanwhile may be missing; a block may come twice.
+   * All blocks, one page per round trip. Some may have expired. Changes made
+   * meanwhile may be missing, and a block may come twice.
    *
-   * @throws StoreUnavailableError  of kind `lost`, if the list was replaced by a foreign value
+   * @throws StoreUnavailableError  of kind `lost`, if a foreign value had replaced the list
    */
   async * pages (): AsyncGenerator<readonly Block[]> {
     let cursor = '0'
-    const { emptied } = this.#redis
+    const { deletions } = this.#redis
     do {
       const [next, entries] = await this.#redis.run(async client =>
         readScan(await client.hscan(this.#keys.blocks, cursor, 'COUNT', pageLength)))
-      if (this.#redis.emptied !== emptied) throw new StoreUnavailableError('lost', 'Redis has lost its block list')
+      if (this.#redis.deletions !== deletions) throw new StoreUnavailableError('lost', 'Redis has lost its block list')
       yield entries.flatMap(([ip, json]) => this.#blockOf(ip, json) ?? [])
       cursor = next
     } while (cursor !== '0')
   }
 
   /**
-   * What has changed in the block list since `cursor`.
+   * The changes of the block list after a cursor.
    *
-   * @param cursor  undefined: nothing is known yet, so everything was missed
+   * @param cursor  undefined: the caller knows no change yet; then `missed` is true
    */
   async changes (cursor = atEnd): Promise<BlockChanges> {
     const { id, sequence } = cursor
     const answer = await this.#changesAfter(id, pageLength)
     const { nowMs, lastSequence, lastId, entries, epoch } = answer
-    // A foreign entry has no number, or not the next one: then the whole list is loaded.
+    // A foreign entry has no number, or not the next one. Then the caller loads the whole list.
     const follows = entries.every(([, fields], i) => Number(fields[1]) === sequence + 1 + i)
     const complete = entries.length === pageLength || sequence + entries.length === lastSequence
     if (!follows || !complete) {
@@ -143,32 +145,27 @@ export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
     const next = { id: entries.at(-1)?.[0] ?? id, sequence: sequence + entries.length }
     this.#note(next)
     const changes = entries.flatMap(([, [, , , ip, , json]]) => this.#changeOf(ip, json) ?? [])
-    return {
-      nowMs,
-      cursor: next,
-      changes,
-      missed: false,
-      isBehind: false,
-      epoch
-    }
+    return { nowMs, cursor: next, changes, missed: false, isBehind: false, epoch }
   }
 
-  /** Whether Redis lacks changes of the block list that it had: it came back with older data. */
+  /** Whether Redis lacks changes of the block list that it once had, so that it came back with older data. */
   async isBehind (): Promise<boolean> {
     const { id, sequence } = this.#seen
     return lacks(await this.#changesAfter(id, 1), sequence, sequence + this.#madeSince)
   }
 
   /**
-   * Does what was done elsewhere, each at its own time: a block that another instance has lifted since stays lifted.
+   * Replays changes that were made without Redis, each as of its own time. If another instance has unblocked an address
+   * since, it stays unblocked.
    *
-   * @param aheadMs  the clock of the operations less that of Redis; operations that must keep their order need the same
+   * @param aheadMs  the clock of the operations minus the clock of Redis; use one value for operations that must keep
+   *   their order
    */
   async apply (operations: readonly BlockOperation[], aheadMs: number): Promise<void> {
     await this.#change(operations, aheadMs, 0)
   }
 
-  /** How many blocks there are; some may have run out. */
+  /** The number of blocks, some of which may have expired. */
   async count (): Promise<number> {
     return await this.#redis.run(async client => wholeOf(await client.hlen(this.#keys.blocks)))
   }
@@ -184,7 +181,7 @@ export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
     this.#madeSince = 0
   }
 
-  /** @param untilMs  by Redis' clock */
+  /** @param untilMs  `promptUntilMs` by Redis' clock; 0: each operation counts as of its own time */
   async #change (
     operations: readonly BlockOperation[], aheadMs: number, untilMs: number
   ): Promise<readonly AnnouncedBlock[]> {
@@ -195,10 +192,10 @@ export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
       changeBlocks.read(await changeBlocks.script.run(client, keys, changeBlocks.args(given)), given))
   }
 
-  /** @returns undefined for a foreign entry, which must not hide the others */
+  /** @returns undefined for a foreign entry, which is ignored so that the other blocks are still read */
   #blockOf (ip: string, json: string): Block | undefined {
     const block = parseBlock(ip, json)
-    if (block === undefined) this.#redis.passedOver(this.#keys.blocks)
+    if (block === undefined) this.#redis.reportIgnored(this.#keys.blocks)
     return block
   }
 
@@ -207,20 +204,20 @@ export class RedisBlocks implements Pick<BlockStore, 'isBlocked' | 'blocks'> {
     const block = parseBlock(ip, json)
     if (block !== undefined) return { ip: block.ip, block }
     if (json === '' && isNetwork(ip)) return { ip, block: undefined }
-    this.#redis.passedOver(this.#keys.blockChanges)
+    this.#redis.reportIgnored(this.#keys.blockChanges)
     return undefined
   }
 }
 
-/** An instance that was away for more changes than this loads the whole list. */
+/** The length of the stream. An instance that missed more changes loads the whole list. */
 const maxChanges = 10_000
 
 /**
- * Whether changes that Redis had are missing.
+ * Whether Redis lacks changes that it once had.
  *
- * @param answer  what came after a change that is known
- * @param seen    the number of that change
- * @param atLeast a number that Redis had reached
+ * @param answer   the changes after a known change
+ * @param seen     number of that known change
+ * @param atLeast  a number that Redis had reached
  */
 function lacks ({ lastSequence, entries }: ReadChanges, seen: number, atLeast: number): boolean {
   return lastSequence < atLeast || entries.slice(0, 1).some(([, fields]) => Number(fields[1]) <= seen)

@@ -1,42 +1,42 @@
 /**
- * Keys that only the guard may write. If another program has written a value
- * there that the guard cannot use, the key is deleted; otherwise the guard could
- * not use Redis.
+ * Repairs keys that only the guard may write. If another program has written a
+ * foreign value, one that the guard cannot use, the key is deleted. Otherwise the
+ * guard could not use Redis.
  */
 import { StoreUnavailableError, ValueError } from '../../errors.js'
 import type { GuardedRedis } from '../../redis/breaker.js'
 import type { RedisClient } from '../../redis/script.js'
-import { mend, type OwnType } from './encodings/instance.js'
+import { mend, type KeyType } from './encodings/instance.js'
 
-/** The fate of a foreign value. */
-export type ForeignFate = 'emptied' | 'passed over'
+/** What the guard did with a foreign value: it deleted the key, or ignored the entry. */
+export type ForeignFate = 'deleted' | 'ignored'
 
-/** Called each time that a foreign value is found at a key of the guard. */
+/** Called each time a foreign value is found. @param key  the guard's key in Redis */
 export type OnForeign = (key: string, fate: ForeignFate) => void
 
-export class OwnKeys {
+export class RepairingRedis {
   readonly #redis: GuardedRedis
-  readonly #types: Readonly<Record<string, OwnType>>
+  readonly #types: Readonly<Record<string, KeyType>>
   readonly #onForeign: OnForeign
-  #emptied = 0
+  #deletions = 0
 
-  /** @param types  by key; all keys of one slot of a Cluster */
-  constructor (redis: GuardedRedis, types: Readonly<Record<string, OwnType>>, onForeign: OnForeign) {
+  /** @param types  by key: the type that its value must have. All keys lie in one slot of a Cluster */
+  constructor (redis: GuardedRedis, types: Readonly<Record<string, KeyType>>, onForeign: OnForeign) {
     this.#redis = redis
     this.#types = types
     this.#onForeign = onForeign
   }
 
-  /** How often keys were deleted: parts that were read before and after that do not belong together. */
-  get emptied (): number {
-    return this.#emptied
+  /** Number of deleted keys. If it changes between two reads, their replies do not belong together. */
+  get deletions (): number {
+    return this.#deletions
   }
 
   /**
-   * One round trip; three if a key has to be deleted first.
+   * Runs a command: one round trip, or three if a key must be deleted first.
    *
-   * @param command  uses these keys; it is run again if it failed because of their values
-   * @throws StoreUnavailableError  never a ValueError, since no caller has asked for one of these values
+   * @param command  uses only these keys; it runs again if it failed because of a foreign value
+   * @throws StoreUnavailableError  never a ValueError, since the value is not one that the caller has set
    */
   async run<T> (command: (client: RedisClient) => Promise<T>): Promise<T> {
     try {
@@ -45,11 +45,11 @@ export class OwnKeys {
       if (!isOfValue(error)) throw error
     }
     const [names, types] = [Object.keys(this.#types), Object.values(this.#types)]
-    const emptied = await this.#redis.run(async client =>
+    const deleted = await this.#redis.run(async client =>
       mend.read(await mend.script.run(client, names, mend.args(types)), types))
-    for (const name of names.filter((_, i) => emptied[i])) {
-      this.#emptied++
-      this.#onForeign(name, 'emptied')
+    for (const name of names.filter((_, i) => deleted[i])) {
+      this.#deletions++
+      this.#onForeign(name, 'deleted')
     }
     try {
       return await this.#redis.run(command)
@@ -59,15 +59,16 @@ export class OwnKeys {
     }
   }
 
-  /** Reports a foreign entry. The other entries are still used. */
-  passedOver (key: string): void {
-    this.#onForeign(key, 'passed over')
+  /** Reports a foreign entry that was ignored. The other entries of the key are still used. */
+  reportIgnored (key: string): void {
+    this.#onForeign(key, 'ignored')
   }
 }
 
+/** Errors of a stream that takes no more entries, because its last id is the largest possible one. */
 const takesNoMore = /exhausted the last possible ID|equal or smaller than the target stream/
 
-/** Also true for a stream whose last id is the largest possible one: it takes no more entries. */
+/** Whether a command failed because of the value at its key. */
 function isOfValue (error: unknown): boolean {
   return error instanceof ValueError || (error instanceof StoreUnavailableError && takesNoMore.test(error.message))
 }

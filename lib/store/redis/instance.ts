@@ -1,20 +1,20 @@
-/** This instance among all others in Redis: what it has sent, and that it is alive. */
+/** This instance in Redis: which of its calls ran (fence), and that it is alive (heartbeat). */
 import { randomUUID } from 'node:crypto'
 import type { GuardedRedis } from '../../redis/breaker.js'
 import { isCluster } from '../../redis/script.js'
 import type { Keys } from '../keys.js'
 import { fence, type Heartbeat, heartbeat } from './encodings/instance.js'
-import type { OwnKeys } from './foreign-values.js'
+import type { RepairingRedis } from './foreign-values.js'
 import { type Fence, keptMs, noNumbers, type Sequence } from './sequence.js'
 
 export interface RedisInstanceOptions {
   readonly keys: Keys
-  /** the keys of the block list, in whose slot the instances are counted */
-  readonly ownKeys: OwnKeys
+  /** Redis for the keys of the block list; the keys of instances lie in the same slot */
+  readonly blockRedis: RepairingRedis
   readonly sequence: Sequence
-  /** tells this instance from all others; a text without braces */
+  /** unique id of this instance; a text without braces */
   readonly instance: string
-  /** what is counted once, however many instances it has */
+  /** id of the application, which all its registrations share; they count as one instance */
   readonly application: string
 }
 
@@ -27,40 +27,40 @@ export class RedisInstance {
     this.#options = options
   }
 
-  /** Number of the last call that Redis has answered; 0: none, or Redis is a Cluster. */
+  /** Number of the last call that Redis has answered; 0: there is none, or Redis is a Cluster. */
   get lastAnswered (): number {
     return this.#options.sequence.lastAnswered
   }
 
   /**
-   * Sees to it that calls which were sent and have not run yet never will.
+   * Makes sure that calls that were sent but have not run yet will never run.
    *
-   * @returns `noNumbers` in a Cluster
+   * @returns which calls ran; `noNumbers` in a Cluster
    */
   async fence (): Promise<Fence> {
     const { keys, sequence, instance } = this.#options
     return await this.#redis.run(async client => {
       if (isCluster(client)) return noNumbers
-      const given = { next: sequence.leap(), keptMs }
+      const given = { next: sequence.nextFence(), keptMs }
       const reply = await fence.script.run(client, [sequence.key, keys.fence(instance)], fence.args(given))
       const last = fence.read(reply, given)
-      // A number above `next` is foreign, but only calls with larger numbers run.
+      // A number above `next` is foreign, but Redis will run only calls with larger numbers.
       const next = Math.max(given.next, last)
-      sequence.goOnFrom(next)
+      sequence.continueFrom(next)
       return { last, next }
     })
   }
 
   /**
-   * Says that this instance is alive.
+   * Reports that this instance is alive, and asks how many are.
    *
-   * @param isUpToDate  the replay is over; otherwise the instance is not counted
-   * @param sinceMs     a moment by Redis' clock, ms since 1970
+   * @param isUpToDate  whether the replay is over; otherwise Redis does not register the instance as alive
+   * @param sinceMs     by Redis' clock, ms since 1970: the reply says how many instances had a heartbeat since
    */
   async heartbeat (isUpToDate: boolean, sinceMs: number): Promise<Heartbeat> {
-    const { keys, ownKeys, sequence, application } = this.#options
+    const { keys, blockRedis, sequence, application } = this.#options
     const beat = { application, isUpToDate, aliveMs, newEpoch: randomUUID(), sinceMs }
-    return await ownKeys.run(async client => {
+    return await blockRedis.run(async client => {
       const [reply] = await Promise.all([
         heartbeat.script.run(client, [keys.instances, keys.epoch], heartbeat.args(beat)),
         client.pexpire(sequence.key, keptMs)
@@ -70,5 +70,5 @@ export class RedisInstance {
   }
 }
 
-/** ms since the last heartbeat; one a second is sent. */
+/** How long an instance counts as alive after a heartbeat. It sends one a second. */
 export const aliveMs = 5000

@@ -1,4 +1,4 @@
-/** The counters of clients in Redis. Each decision is one Lua script on Redis' own clock. */
+/** The counters of clients in Redis. Each call of a Lua script decides a batch of hits, on Redis' own clock. */
 import type { StoreUnavailableError } from '../../errors.js'
 import type { GuardedRedis } from '../../redis/breaker.js'
 import { isCluster, type RedisClient } from '../../redis/script.js'
@@ -6,7 +6,7 @@ import { ruleOf } from '../../rules/algorithms.js'
 import type { Check } from '../../rules/rate-limit.js'
 import type { Keys } from '../keys.js'
 import type {
-  CountedHere, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
+  LocalCounter, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
 } from '../limit-store.js'
 import { Batch } from './batch.js'
 import { countRefusals, forget, merge, peek, refund, take } from './encodings/limits.js'
@@ -15,19 +15,22 @@ import { keptMs, SentError, type Sequence } from './sequence.js'
 export interface RedisLimitsOptions {
   readonly keys: Keys
   readonly sequence: Sequence
-  /** tells this instance from all others; a text without braces */
+  /** unique id of this instance; a text without braces */
   readonly instance: string
 }
 
-/** A hit that was not answered, and why. */
+/** No decision, because Redis failed. */
 export interface UnansweredByRedis extends Unanswered {
   readonly failure: StoreUnavailableError
 }
 
-/** What Redis answers to a hit. */
+/** The answer to a hit. */
 export type RedisAnswer = Taken | UnansweredByRedis
 
-/** Each method is one round trip; in a Cluster one for each node. Hits of one turn of the event loop share theirs. */
+/**
+ * Each method is one round trip, in a Cluster one for each node. The hits of one turn of the event loop share a round
+ * trip.
+ */
 export class RedisLimits implements LimitStore {
   readonly #redis: GuardedRedis
   readonly #keys: Keys
@@ -42,7 +45,7 @@ export class RedisLimits implements LimitStore {
     this.#instance = instance
   }
 
-  /** @returns undefined: the hit is always answered later */
+  /** @returns undefined, since the hit is always answered later */
   take (hit: Hit): undefined {
     this.#batch.add(hit)
   }
@@ -53,7 +56,7 @@ export class RedisLimits implements LimitStore {
       peek.read(await peek.script.run(redis, keys, peek.args(checks)), checks))
   }
 
-  /** @throws SentError  see Sequence */
+  /** @throws SentError  if the call was sent with a number, and failed */
   async forget (client: string, checks: readonly Check[]): Promise<boolean> {
     if (checks.length === 0) return false
     const call = { keys: this.#keysOf({ key: client }, checks), args: forget.args(checks) }
@@ -61,7 +64,7 @@ export class RedisLimits implements LimitStore {
       forget.read(await sent.send(client, forget.script, call), checks) > 0)
   }
 
-  /** @throws SentError  see Sequence */
+  /** @throws SentError  if the call was sent with a number, and failed */
   async refund (owner: Owner, taken: Taken): Promise<void> {
     const keys = taken.outcomes.map(({ check }) => this.#keys.counter(owner, check))
     const call = { keys, args: refund.args(taken) }
@@ -69,9 +72,9 @@ export class RedisLimits implements LimitStore {
   }
 
   /**
-   * Adds refusals to the counters that they belong to; those of windows that are over are left out.
+   * Adds refusals to their counters. Refusals of a window that is over are left out.
    *
-   * @throws SentError  see Sequence
+   * @throws SentError  if the call was sent with a number, and failed
    */
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { script } = countRefusals
@@ -81,29 +84,29 @@ export class RedisLimits implements LimitStore {
     })
     await this.#sequence.run(this.#redis, async (client, sent) => {
       if (!isCluster(client)) return await sent.send(client, script, callOf(refusals))
-      // The counters lie in different slots.
+      // In a Cluster the counters lie in different slots, so each needs its own call.
       const calls = refusals.map(one => callOf([one]))
       return await script.runAll(client, calls.map(({ keys, args }) => ({ keys, args: [0, ...args] })))
     })
   }
 
   /**
-   * Adds what was counted elsewhere; once for each id, however often it is sent.
+   * Merges local counters into those of Redis: once for each id, however often they are sent.
    *
-   * @param id        of these counters: no replay of events or values may have it, too
-   * @param nowMs     of the clock that the counters are on
-   * @param isIntact  batch numbers prove that Redis has lost nothing, so a counter that is lower than its baseline was
-   *   given back or reset by another instance; otherwise the larger of the two counts
+   * @param id        id of this merge; no replay of events or values may have the same
+   * @param nowMs     now, by the clock of the counters
+   * @param isIntact  call numbers prove that Redis has lost nothing. If so, a counter below its baseline stands:
+   *   another instance has refunded hits or reset it. Otherwise the larger of counter and baseline counts
    */
-  async merge (id: string, counters: readonly CountedHere[], nowMs: number, isIntact: boolean): Promise<void> {
+  async merge (id: string, counters: readonly LocalCounter[], nowMs: number, isIntact: boolean): Promise<void> {
     const merges = counters.flatMap(({ key, limit, baseline, counted }) => {
       const merge = ruleOf(limit).merge(baseline, counted, nowMs, limit)
       return merge === undefined ? [] : [{ key, limit, merge }]
     })
     if (merges.length === 0) return
     await this.#redis.run(async client => {
-      // In a Cluster those of different clients lie in different slots; those of one client have one marker. Elsewhere
-      // the marker has no client's name: when these are sent again, the first of them may be missing.
+      // In a Cluster the counters of each client have their own slot, and so their own marker. Without slots there is
+      // one marker, which must not name a client: on the next attempt the first counter may be missing.
       const hasSlots = isCluster(client)
       const markerOf = ({ key }: typeof merges[number]) =>
         this.#keys.replayed(hasSlots ? key : undefined, `${this.#instance}:${id}`)
@@ -120,13 +123,13 @@ export class RedisLimits implements LimitStore {
       return await this.#decide(hits)
     } catch (error) {
       const failure = this.#redis.report(error)
-      // What has found that Redis has lost its data has not run.
+      // The call has not run if it found that Redis has lost its data.
       const mayHaveRun = failure instanceof SentError && failure.kind !== 'lost'
       return { kind: 'unanswered', failure, sentIn: mayHaveRun ? failure.sentIn : undefined }
     }
   }
 
-  /** Decides hits in their order. Atomic over the hits; in a Cluster over those of one client. */
+  /** Decides hits in their order. Atomic over all hits; in a Cluster over the hits of each client. */
   async #decide (hits: readonly Hit[]): Promise<readonly Taken[]> {
     return await this.#sequence.run(this.#redis, async (client, sent) => {
       if (isCluster(client)) return await this.#takeByClient(client, hits)
@@ -135,7 +138,7 @@ export class RedisLimits implements LimitStore {
     })
   }
 
-  /** The counters of different clients lie in different slots: a script call for each client, all sent at once. */
+  /** In a Cluster each client's counters lie in one slot, so each client gets its own call. All are sent at once. */
   async #takeByClient (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
     const groups = [...groupedBy(hits, ({ key }) => key).values()]
     const replies = await take.script.runAll(client, groups.map(hits => ({
@@ -154,7 +157,7 @@ export class RedisLimits implements LimitStore {
 
   #keysOfHits (hits: readonly Hit[]): readonly string[] {
     const keys: string[] = []
-    // Loops: this is done for each hit.
+    // Loops, not flatMap, since this runs for each hit.
     for (const hit of hits) for (const check of hit.checks) keys.push(this.#keys.counter(hit, check))
     return keys
   }

@@ -1,7 +1,7 @@
 /**
- * Readers of Redis' replies. A truncated or garbled reply is a failure of kind
- * `reply`, and is never taken for a counter: `Number('')`, `Number(null)` and
- * `Number([])` are 0.
+ * Reads the parts of Redis' replies. A truncated or garbled reply is a failure of
+ * kind `reply`. It must not pass for a counter: `Number('')`, `Number(null)` and
+ * `Number([])` are all 0.
  */
 import { StoreUnavailableError } from '../../errors.js'
 
@@ -16,7 +16,7 @@ export function wholeOf (value: unknown, min = 0, max = Number.MAX_SAFE_INTEGER)
   return number as number
 }
 
-/** A moment by Redis' clock, ms since 1970. */
+/** Reads a moment by Redis' clock, ms since 1970. */
 export function clockOf (value: unknown): number {
   return wholeOf(value, 1, latestDateMs)
 }
@@ -26,19 +26,19 @@ export function textOf (value: unknown): string {
   return value
 }
 
-/** @param length  undefined: any */
+/** @param length  the length that the list must have; undefined: any */
 export function listOf (value: unknown, length?: number): readonly unknown[] {
   if (!Array.isArray(value) || (length !== undefined && value.length !== length)) throw unreadable()
   return value
 }
 
-/** Such as `1700000000000-0`. */
+/** Reads the id of a stream entry, such as `1700000000000-0`. */
 export function streamIdOf (value: unknown): string {
   if (typeof value !== 'string' || !/^\d{1,20}-\d{1,20}$/.test(value)) throw unreadable()
   return value
 }
 
-/** @returns undefined if the text is no JSON */
+/** @returns undefined if the text is not JSON */
 export function parseJson (text: unknown): unknown {
   try {
     return JSON.parse(String(text))
@@ -48,11 +48,11 @@ export function parseJson (text: unknown): unknown {
 }
 
 export function unreadable (): StoreUnavailableError {
-  return new StoreUnavailableError('reply', 'Redis sent a reply of another form than the command returns')
+  return new StoreUnavailableError('reply', 'Redis sent a reply that does not fit the command')
 }
 
-/** Entries that are read at a time. */
+/** Number of entries that are read in one round trip. */
 export const pageLength = 500
 
-/** The latest moment of a Date. */
+/** The latest moment that a Date can hold, ms since 1970. */
 const latestDateMs = 8.64e15

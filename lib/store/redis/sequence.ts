@@ -1,25 +1,26 @@
 /**
- * The one sequence of numbers under which this instance sends its hits, refunds, resets, values and events. Redis keeps
- * the last number that ran, and runs none below it, so a fence tells afterwards which calls ran.
+ * Numbers the calls of this instance: its hits, refunds, resets, values and events share one sequence. Redis keeps the
+ * number of the last call that ran, and refuses a call unless its number is higher. So after an outage a fence shows
+ * which calls ran.
  */
 import { StoreUnavailableError } from '../../errors.js'
 import { isCluster, type RedisClient, type Script, type ScriptCall } from '../../redis/script.js'
 
-/** What Redis reported of an instance's numbers when the instance came back (store/redis/lua/fence.lua). */
+/** What Redis reported when the instance came back (store/redis/lua/fence.lua). */
 export interface Fence {
-  /** the last that ran; -1: Redis does not know, so none that would still count */
+  /** number of the last call that ran; -1: Redis does not know it, so no call that ran still counts */
   readonly last: number
-  /** of those below, none will run any more */
+  /** no call with a lower number will run any more */
   readonly next: number
 }
 
-/** In a Cluster calls have no numbers: nobody knows whether one ran. */
+/** The fence in a Cluster, where calls have no numbers. Whether a call ran is unknown there. */
 export const noNumbers: Fence = { last: 0, next: 0 }
 
-/** ms that Redis keeps what it knows of an instance that is gone; an outage may be as long. */
+/** How long Redis keeps the numbers and markers of an instance that is gone. An outage may last as long. */
 export const keptMs = 86_400_000
 
-/** The failure of a call that was sent, and that Redis may have run all the same. */
+/** A call was sent and failed, but Redis may have run it. */
 export class SentError extends StoreUnavailableError {
   /** number of the call */
   readonly sentIn: number
@@ -31,13 +32,13 @@ export class SentError extends StoreUnavailableError {
   }
 }
 
-/** Whoever sends commands to Redis. */
+/** Sends commands to Redis: GuardedRedis or RepairingRedis. */
 interface Runner {
   run<T> (command: (client: RedisClient) => Promise<T>): Promise<T>
 }
 
 export class Sequence {
-  /** where Redis keeps the last number */
+  /** key in Redis of the last number that ran */
   readonly key: string
   #last = 0
   #lastAnswered = 0
@@ -46,7 +47,7 @@ export class Sequence {
     this.key = key
   }
 
-  /** Number of the last call that Redis has answered; 0: none. */
+  /** Number of the last call that Redis has answered; 0: there is none. */
   get lastAnswered (): number {
     return this.#lastAnswered
   }
@@ -54,7 +55,7 @@ export class Sequence {
   /**
    * Runs a command that sends one call.
    *
-   * @throws SentError  when the call was sent under a number, and failed
+   * @throws SentError  if the call was sent with a number, and failed
    */
   async run<T> (redis: Runner, command: (client: RedisClient, call: NumberedCall) => Promise<T>): Promise<T> {
     const call = new NumberedCall(this.key, () => ++this.#last)
@@ -68,17 +69,18 @@ export class Sequence {
     }
   }
 
-  /** The number to go on from once the earlier ones are void: no instance sends so many in between. */
-  leap (): number {
+  /** The number for the next fence. It lies far ahead, so that no call sent until then has a higher number. */
+  nextFence (): number {
     return this.#last + 2 ** 32
   }
 
-  goOnFrom (number: number): void {
+  /** The next call gets the number after this one. */
+  continueFrom (number: number): void {
     this.#last = number
   }
 }
 
-/** A call under a number of its own. */
+/** A call with its own number. */
 class NumberedCall {
   readonly #key: string
   readonly #nextNumber: () => number
@@ -89,14 +91,14 @@ class NumberedCall {
     this.#nextNumber = nextNumber
   }
 
-  /** undefined: it has not been sent, or to a Cluster */
+  /** undefined: the call has not been sent, or was sent to a Cluster */
   get number (): number | undefined {
     return this.#number
   }
 
   /**
-   * Runs a script whose first argument is the number of the call, and whose last key is that of the sequence; in a
-   * Cluster without a number, which is 0, and without that key. A script that is sent twice gets a new number.
+   * Runs a script whose first argument is the number of the call, and whose last key is the key of the sequence. In a
+   * Cluster the number is 0, and that key is left out. A script that is sent twice (NOSCRIPT) gets a new number.
    */
   async send (client: RedisClient, script: Script, { keys, args }: ScriptCall): Promise<unknown> {
     if (isCluster(client)) return await script.run(client, keys, [0, ...args])

@@ -10,7 +10,7 @@ import { keptMs, type Sequence } from './sequence.js'
 export interface RedisValuesOptions {
   readonly keys: Keys
   readonly sequence: Sequence
-  /** tells this instance from all others; a text without braces */
+  /** unique id of this instance; a text without braces */
   readonly instance: string
 }
 
@@ -23,6 +23,7 @@ export class RedisValues {
     this.#options = options
   }
 
+  /** @returns undefined: there is no value */
   async get (key: string): Promise<ReportedValue | undefined> {
     const name = this.#options.keys.value(key)
     return await this.#redis.run(async client => {
@@ -32,9 +33,11 @@ export class RedisValues {
   }
 
   /**
-   * @param nowMs   of the clock that the operation is dated by
-   * @throws ValueError  if the value is of another type, or no number that can be increased
-   * @throws SentError  see Sequence
+   * Makes one change.
+   *
+   * @param nowMs  now, by the clock of `operation.atMs`
+   * @throws ValueError  if the value has another type, or is not a number that can be incremented
+   * @throws SentError  if the call was sent with a number, and failed
    */
   async change (operation: ValueOperation, nowMs: number): Promise<ChangedValue> {
     const { keys, sequence, instance } = this.#options
@@ -44,7 +47,7 @@ export class RedisValues {
       value.read(await sent.send(client, value.script, call), given))
   }
 
-  /** Does what was done elsewhere; once for each id, however often it is sent. */
+  /** Replays changes that were made without Redis: once for each id, however often they are sent. */
   async merge (id: string, changes: readonly ValueChange[], nowMs: number): Promise<void> {
     const { keys, instance } = this.#options
     const keysOf = ({ key }: ValueChange) => [keys.value(key), keys.written(key)]
@@ -53,7 +56,7 @@ export class RedisValues {
       args: mergeValues.args({ changes: some, instance, keptMs, nowMs })
     })
     await this.#redis.run(async client => {
-      // In a Cluster they lie in different slots.
+      // In a Cluster the values lie in different slots, so each needs its own call.
       const calls = isCluster(client)
         ? changes.map(change => callOf([change], keys.value(change.key)))
         : [callOf(changes)]

@@ -4,7 +4,7 @@ import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { type Address, parseAddress } from '../../../lib/addresses/address.js'
 import { parseAddressList } from '../../../lib/addresses/address-list.js'
-import { BlockTexts, BlockValues } from '../../../lib/store/memory/block-columns.js'
+import { BlockTexts, BlockColumns } from '../../../lib/store/memory/block-columns.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { MemoryStore } from '../../../lib/store/memory/memory-store.js'
 import type { Block } from '../../../lib/store/block-store.js'
@@ -131,7 +131,7 @@ t.test(`a sweep of ${entries} blocks removes the expired ones, and frees the mem
 
 t.test('equal reasons and origins are stored once, until no block has them', async t => {
   const texts = new BlockTexts()
-  const values = new BlockValues(texts)
+  const values = new BlockColumns(texts)
   const pairs = [['a', 'b'], ['ab', ''], ['', 'ab'], ['a', 'b']] as const
   /** The number that the next new pair gets: the first that no block uses. */
   const nextNumber = () => {

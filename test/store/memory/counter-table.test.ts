@@ -17,7 +17,7 @@ interface How {
   /** the address that sends the hit, if the key is something else */
   from?: string | undefined
   /** the hit is refused until then */
-  heldUntilMs?: number
+  limitedUntilMs?: number
   expiresAtMs?: number
 }
 
@@ -31,13 +31,13 @@ function hit (table: CounterTable, key: string, nowMs: number, how: How = {}): n
 
 /** Counts one hit with several limits: all counters are looked up before any is stored. */
 function hitAll (table: CounterTable, keys: readonly string[], nowMs: number, how: How = {}): number[] {
-  const { limit: name = 'login', from, heldUntilMs = 0, expiresAtMs = nowMs + 60_000 } = how
+  const { limit: name = 'login', from, limitedUntilMs = 0, expiresAtMs = nowMs + 60_000 } = how
   const entries = keys.map(key => table.find(key, { name, limit: hundred }, from, nowMs))
   return entries.map((entry, i) => {
     const used = usedOf(entry?.state) + 1
     const state = windowOf(used, 0, nowMs)
-    const share = Math.min(1, used / 100)
-    table.keep(entry, keys[i]!, { name, from, limit: hundred, state, expiresAtMs, heldUntilMs, share }, nowMs)
+    const quotaUsed = Math.min(1, used / 100)
+    table.keep(entry, keys[i]!, { name, from, limit: hundred, state, expiresAtMs, limitedUntilMs, quotaUsed }, nowMs)
     return used
   })
 }
@@ -52,9 +52,9 @@ function usedOf (state: LimitState | undefined): number {
   return state === undefined ? 0 : numbersOf(hundred, state)[0]
 }
 
-function full (capacity: number, heldUntilMs: number): CounterTable {
+function full (capacity: number, limitedUntilMs: number): CounterTable {
   const table = newTable(capacity)
-  for (let i = 0; i < capacity; i++) hit(table, `held ${i}`, 0, { heldUntilMs })
+  for (let i = 0; i < capacity; i++) hit(table, `held ${i}`, 0, { limitedUntilMs })
   return table
 }
 
@@ -83,8 +83,8 @@ t.test('never keeps more than its capacity, and forgets everything once it has e
     const isBounded = walked.every(({ keys, limit, from, waitMs, heldForMs, lastsMs, sweep }) => {
       nowMs += waitMs
       const ofLimit = keys.map(key => `${limit} ${key}`)
-      const heldUntilMs = nowMs + Math.min(heldForMs, lastsMs)
-      hitAll(table, ofLimit, nowMs, { limit, from, heldUntilMs, expiresAtMs: nowMs + lastsMs })
+      const limitedUntilMs = nowMs + Math.min(heldForMs, lastsMs)
+      hitAll(table, ofLimit, nowMs, { limit, from, limitedUntilMs, expiresAtMs: nowMs + lastsMs })
       if (sweep) table.sweep(nowMs)
       return table.size <= capacity
     })
@@ -101,7 +101,7 @@ t.test('a limited key keeps its counter until it may pass again, whatever other 
     return walked.every(({ keys: [key], from, waitMs, heldForMs, lastsMs, sweep }) => {
       nowMs += waitMs
       const untilMs = nowMs + Math.min(heldForMs, lastsMs)
-      hit(table, key!, nowMs, { from, heldUntilMs: untilMs, expiresAtMs: nowMs + lastsMs })
+      hit(table, key!, nowMs, { from, limitedUntilMs: untilMs, expiresAtMs: nowMs + lastsMs })
       if (sweep) table.sweep(nowMs)
       const entry = table.find(key!, { name: 'login', limit: hundred }, from, nowMs)
       if (entry !== undefined && !entry.isShared) held.set(key!, { untilMs, entry })
@@ -114,7 +114,7 @@ t.test('a limited key keeps its counter until it may pass again, whatever other 
 
 t.test('a flood of 1,000,000 fresh keys neither grows the table nor frees a limited key', async t => {
   const table = newTable(1000)
-  for (let i = 0; i < 5; i++) hit(table, 'limited', 0, { heldUntilMs: 60_000 })
+  for (let i = 0; i < 5; i++) hit(table, 'limited', 0, { limitedUntilMs: 60_000 })
   for (let i = 0; i < 1_000_000; i++) hit(table, `fresh ${i}`, 1)
   t.equal(own(table, 'limited', 2), 5)
   t.equal(table.size, 1000)
@@ -122,8 +122,8 @@ t.test('a flood of 1,000,000 fresh keys neither grows the table nor frees a limi
 
 t.test('a flood of fresh keys that are limited at once neither grows the table nor frees a limited key', async t => {
   const table = newTable(1000)
-  for (let i = 0; i < 5; i++) hit(table, 'limited', 0, { heldUntilMs: 60_000 })
-  for (let i = 0; i < 100_000; i++) hit(table, `fresh ${i}`, 1, { heldUntilMs: 60_000 })
+  for (let i = 0; i < 5; i++) hit(table, 'limited', 0, { limitedUntilMs: 60_000 })
+  for (let i = 0; i < 100_000; i++) hit(table, `fresh ${i}`, 1, { limitedUntilMs: 60_000 })
   t.equal(own(table, 'limited', 2), 5)
   t.equal(table.size, 1000)
 })
@@ -190,7 +190,7 @@ t.test('when all keys are limited', async t => {
 
   t.test('limited keys still count their hits', async t => {
     const table = full(10, 50_000)
-    t.equal(hit(table, 'held 3', 1, { heldUntilMs: 50_000 }), 2)
+    t.equal(hit(table, 'held 3', 1, { limitedUntilMs: 50_000 }), 2)
   })
 
   t.test('a key that may pass again makes room for a newcomer', async t => {
@@ -204,7 +204,7 @@ t.test('when all keys are limited', async t => {
 
   t.test('a key that may pass again is found behind any number of keys that may not', async t => {
     const table = full(100, 50_000)
-    hit(table, 'held 70', 1, { heldUntilMs: 1000 })
+    hit(table, 'held 70', 1, { limitedUntilMs: 1000 })
     for (let i = 0; i < 20; i++) hit(table, 'newcomer', 2000)
     t.ok(own(table, 'newcomer', 2000)! > 0)
     t.equal(own(table, 'held 0', 2000), 1)
@@ -212,11 +212,11 @@ t.test('when all keys are limited', async t => {
 
   t.test('a hit that takes the last room for one of its limits leaves the shared counters of others alone', async t => {
     const table = newTable(2)
-    hit(table, 'held', 0, { heldUntilMs: 50_000 })
-    hit(table, 'going', 0, { heldUntilMs: 50_000, expiresAtMs: 100 })
+    hit(table, 'held', 0, { limitedUntilMs: 50_000 })
+    hit(table, 'going', 0, { limitedUntilMs: 50_000, expiresAtMs: 100 })
     for (let i = 0; i < 7; i++) hit(table, 'second limit', 1)
     table.sweep(100)
-    hitAll(table, ['first limit', 'second limit'], 100, { heldUntilMs: 50_000 })
+    hitAll(table, ['first limit', 'second limit'], 100, { limitedUntilMs: 50_000 })
     t.equal(own(table, 'first limit', 100), 1)
     t.equal(usedOf(table.find('second limit', { name: 'login', limit: hundred }, undefined, 100)?.state), 7)
   })
@@ -240,15 +240,15 @@ t.test('a sweep removes only what has expired', async t => {
   const table = full(3, 50)
   hit(table, 'shared', 1, { expiresAtMs: 500 })
   hit(table, 'shared briefly', 1, { expiresAtMs: 100, limit: 'search' })
-  hit(table, 'held 0', 2, { heldUntilMs: 50, expiresAtMs: 100 })
-  hit(table, 'held 1', 2, { heldUntilMs: 200, expiresAtMs: 200 })
+  hit(table, 'held 0', 2, { limitedUntilMs: 50, expiresAtMs: 100 })
+  hit(table, 'held 1', 2, { limitedUntilMs: 200, expiresAtMs: 200 })
   table.sweep(99)
   t.equal(table.size, 3)
   table.sweep(100)
   t.equal(table.size, 2)
   t.equal(own(table, 'held 1', 100), 2)
-  hit(table, 'one more', 100, { heldUntilMs: 50_000 })
-  hit(table, 'held 2', 100, { heldUntilMs: 50_000 })
+  hit(table, 'one more', 100, { limitedUntilMs: 50_000 })
+  hit(table, 'held 2', 100, { limitedUntilMs: 50_000 })
   t.equal(hit(table, 'shared', 100), 2)
   t.equal(hit(table, 'shared briefly', 100, { limit: 'search' }), 1)
 })
@@ -268,9 +268,9 @@ t.test('the keys that one address chooses', async t => {
   }
 
   t.test('take at most their own part plus half of the table while that is free, limited or not', async t => {
-    for (const heldUntilMs of [0, 50_000]) {
+    for (const limitedUntilMs of [0, 50_000]) {
       const table = newTable(capacity)
-      flood(table, 'host', 20_000, { heldUntilMs })
+      flood(table, 'host', 20_000, { limitedUntilMs })
       t.equal(table.size, part + capacity / 2)
       t.equal(sharedBy(table, 'host', 20_000).length, bucketsOfAddress)
     }
@@ -280,7 +280,7 @@ t.test('the keys that one address chooses', async t => {
     const table = newTable(capacity)
     const others = Array.from({ length: capacity / 4 }, (_, i) => `other ${i}`)
     for (const key of others) hit(table, key, 0)
-    for (const from of ['host 1', 'host 2', 'host 3', 'host 4']) flood(table, from, 1000, { heldUntilMs: 50_000 })
+    for (const from of ['host 1', 'host 2', 'host 3', 'host 4']) flood(table, from, 1000, { limitedUntilMs: 50_000 })
     t.same(others.map(key => own(table, key, 1)), others.map(() => 1))
     for (let i = 0; i < capacity / 4 - 4 * part; i++) t.equal(hit(table, `newcomer ${i}`, 2), 1)
     t.same(others.map(key => own(table, key, 2)), others.map(() => 1))
@@ -355,7 +355,7 @@ t.test('the keys that one address chooses', async t => {
 t.test('keys that one limit has limited', async t => {
   const capacity = 100
   const fill = (table: CounterTable, limit: string) => {
-    for (let i = 0; i < 10 * capacity; i++) hit(table, `${limit} ${i}`, 0, { limit, heldUntilMs: 50_000 })
+    for (let i = 0; i < 10 * capacity; i++) hit(table, `${limit} ${i}`, 0, { limit, limitedUntilMs: 50_000 })
   }
 
   t.test('make room for newcomers of other limits, even if they filled the table while it was free', async t => {
@@ -369,8 +369,8 @@ t.test('keys that one limit has limited', async t => {
 
   t.test('make room even if all of them were stored before they were limited', async t => {
     const table = newTable(capacity)
-    for (const heldUntilMs of [0, 50_000]) {
-      for (let i = 0; i < capacity; i++) hit(table, `login ${i}`, 0, { heldUntilMs })
+    for (const limitedUntilMs of [0, 50_000]) {
+      for (let i = 0; i < capacity; i++) hit(table, `login ${i}`, 0, { limitedUntilMs })
     }
     for (let i = 0; i < 25; i++) hit(table, `search ${i}`, 1, { limit: 'search' })
     t.equal(own(table, 'search 0', 1), 1)
@@ -383,10 +383,9 @@ t.test('keys that one limit has limited', async t => {
     const keys = Array.from({ length: capacity }, (_, i) => `login ${i}`)
     const gone = keys.filter(key => own(table, key, 1) === undefined)
     t.equal(gone.length, 25)
-    t.same(
-      gone.filter(key => (table.find(key, { name: 'login', limit: hundred }, undefined, 1)?.heldUntilMs ?? 0) < 50_000),
-      []
-    )
+    const limitedUntilMs = (key: string) =>
+      table.find(key, { name: 'login', limit: hundred }, undefined, 1)?.limitedUntilMs ?? 0
+    t.same(gone.filter(key => limitedUntilMs(key) < 50_000), [])
   })
 
   t.test('leave less room the more limits are flooded, but always some', async t => {
@@ -398,7 +397,7 @@ t.test('keys that one limit has limited', async t => {
 
   t.test('give way to newcomers of their own limit only if they may pass again', async t => {
     const table = newTable(capacity)
-    for (let i = 0; i < capacity; i++) hit(table, `login ${i}`, 0, { heldUntilMs: i < 50 ? 100 : 50_000 })
+    for (let i = 0; i < capacity; i++) hit(table, `login ${i}`, 0, { limitedUntilMs: i < 50 ? 100 : 50_000 })
     for (let i = 0; i < 20; i++) hit(table, `newcomer ${i}`, 200)
     t.equal(own(table, 'login 99', 200), 1, 'the limited key is still there')
     t.ok(own(table, 'newcomer 19', 200) === 1)

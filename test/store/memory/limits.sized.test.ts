@@ -125,10 +125,10 @@ t.test('a name adopted from Redis takes the room of the address that sent it', a
   const { memory, clock } = setUp(160)
   const login = hourly('login', 5)
   const state = windowOf(5, 0, clock.ms + hourMs)
-  const told = (key: string, from: string) => memory.adopt({ key, from }, { check: login, state }, clock.ms)
-  for (let i = 0; i < 1000; i++) told(`name ${i}`, '198.51.100.1')
+  const adopt = (key: string, from: string) => memory.adopt({ key, from }, { check: login, state }, clock.ms)
+  for (let i = 0; i < 1000; i++) adopt(`name ${i}`, '198.51.100.1')
   t.equal(memory.size, 10 + 80)
-  told('name', '192.0.2.1')
+  adopt('name', '192.0.2.1')
   t.match(memory.known({ key: 'name' }, login), state)
 })
 
@@ -136,29 +136,29 @@ for (const algorithm of algorithms) {
   t.test(`${algorithm}: a name of an address beyond its part gets no second quota when Redis goes away`, async t => {
     const { memory, clock } = setUp(160)
     const check = { ...hourly('login', 5), limit: defineLimit(algorithm, 5, hourMs) }
-    const tell = (key: string, hits: number, from?: string) => {
+    const adoptHits = (key: string, hits: number, from?: string) => {
       let state: LimitState | undefined
       for (let i = 0; i < hits; i++) state = ruleOf(check.limit).take(state, clock.ms, check.limit, 1).state
       memory.adopt(from === undefined ? { key } : { key, from }, { check, state: state! }, clock.ms)
     }
     const passes = (key: string, from: string) =>
       Array.from({ length: 6 }, () => asks(memory, check, key, from)).filter(Boolean).length
-    for (let i = 0; i < 1000; i++) tell(`name ${i}`, 1, '198.51.100.1')
-    tell('used up', 5, '198.51.100.1')
-    tell('used', 3, '198.51.100.1')
-    tell('used', 2, '198.51.100.1')
+    for (let i = 0; i < 1000; i++) adoptHits(`name ${i}`, 1, '198.51.100.1')
+    adoptHits('used up', 5, '198.51.100.1')
+    adoptHits('used', 3, '198.51.100.1')
+    adoptHits('used', 2, '198.51.100.1')
     t.same([passes('used up', '198.51.100.1'), passes('used', '198.51.100.1')], [0, 2])
     t.equal(passes('used up', '192.0.2.1'), 5, 'its shared counters affect no other address')
   })
 }
 
 t.test('one address cannot fill the counters that newcomers of all addresses share', async t => {
-  const passedOf = (told: number) => {
+  const passedOf = (adopted: number) => {
     const { memory, clock } = setUp(16)
     const login = hourly('login', 5)
     for (let i = 0; i < 16; i++) for (let j = 0; j < 5; j++) asks(memory, login, `limited ${i}`)
     const state = windowOf(5, 0, clock.ms + hourMs)
-    for (let i = 0; i < told; i++) memory.adopt({ key: `told ${i}` }, { check: login, state }, clock.ms)
+    for (let i = 0; i < adopted; i++) memory.adopt({ key: `adopted ${i}` }, { check: login, state }, clock.ms)
     return Array.from({ length: 200 }, (_, i) => asks(memory, login, `newcomer ${i}`)).filter(Boolean).length
   }
   t.equal(passedOf(1000), passedOf(0))
@@ -211,6 +211,6 @@ t.test(`in a flood no client passes more than its limit, and none is refused bef
 
 t.test('a refund without a counter creates none', async t => {
   const { memory } = setUp(10)
-  memory.takeBackAt({ key: 'client' }, limit, 1_000_000)
+  memory.refundAt({ key: 'client' }, limit, 1_000_000)
   t.equal(memory.size, 0)
 })

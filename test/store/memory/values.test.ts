@@ -15,15 +15,15 @@ t.test('keeps a bounded number of values, and drops the oldest', async t => {
 
 t.test('adopts a value from another store, unless it changed here in the meantime', async t => {
   const { memory, clock } = setUp(10)
-  const since = memory.clock
-  memory.adopt('told', { text: '5', leftMs: 1000 }, since)
-  t.equal(memory.get('told'), '5')
-  memory.set('changed', 'here', undefined)
-  memory.adopt('changed', { text: 'there', leftMs: Infinity }, since)
+  const since = memory.changeCount
+  memory.adopt('adopted', { text: '5', leftMs: 1000 }, since)
+  t.equal(memory.get('adopted'), '5')
+  memory.set('changed', 'local', undefined)
+  memory.adopt('changed', { text: 'remote', leftMs: Infinity }, since)
   memory.adopt('changed', undefined, since)
-  t.equal(memory.get('changed'), 'here')
-  memory.adopt('changed', undefined, memory.clock)
+  t.equal(memory.get('changed'), 'local')
+  memory.adopt('changed', undefined, memory.changeCount)
   t.equal(memory.get('changed'), null)
   clock.ms += 1000
-  t.equal(memory.get('told'), null)
+  t.equal(memory.get('adopted'), null)
 })

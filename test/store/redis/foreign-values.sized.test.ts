@@ -226,8 +226,8 @@ t.test('foreign values that are there before the guard starts change no result',
     await until(usesRedis(app))
     await use(t, app, name)
     await outage(t, app, name)
-    const told = lines.filter(isForeign).map(({ msg }) => msg)
-    t.equal(new Set(told).size, told.length, `${name}: each value is reported once`, { told })
+    const reported = lines.filter(isForeign).map(({ msg }) => msg)
+    t.equal(new Set(reported).size, reported.length, `${name}: each value is reported once`, { reported })
     await app.close()
   }
 })

@@ -9,7 +9,7 @@ import { defineLimit, type Limit } from '../../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../../lib/rules/rule.js'
 import { Keys } from '../../../lib/store/keys.js'
 import { RedisStore } from '../../../lib/store/redis/redis-store.js'
-import type { CountedHere } from '../../../lib/store/limit-store.js'
+import type { LocalCounter } from '../../../lib/store/limit-store.js'
 import type { BlockOperation } from '../../../lib/store/block-store.js'
 import { contractsOf } from '../../support/redis-contracts.js'
 import { numbersOf, stateOf } from '../../support/states.js'
@@ -60,7 +60,7 @@ function countedOn (baseline: LimitState | undefined, limit: Limit, hits: number
   return state!
 }
 
-async function merge (counters: readonly CountedHere[], id = String(++ids), isIntact = false): Promise<void> {
+async function merge (counters: readonly LocalCounter[], id = String(++ids), isIntact = false): Promise<void> {
   await store.limits.merge(id, counters, Date.now(), isIntact)
 }
 
@@ -422,7 +422,7 @@ t.test('a chunk that is sent again without its first entry is added once', async
   await store.instance.fence()
   const limit = defineLimit('fixed-window', 100, 100_000)
   const [first, second] = [clientOf(limit), clientOf(limit)]
-  const counters = await Promise.all([first, second].map(async ({ key, hit }): Promise<CountedHere> => {
+  const counters = await Promise.all([first, second].map(async ({ key, hit }): Promise<LocalCounter> => {
     const baseline = await hit(10)
     return { key, limit, baseline, counted: countedOn(baseline, limit, 20) }
   }))

@@ -85,8 +85,8 @@ const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   },
   get: async store => { const text = await store.values.get('key'); if (text !== null) isText(text) },
   'get with its end': async store => {
-    const told = await store.redis.values.get('key')
-    if (told !== undefined && told.leftMs !== Infinity) inRange(told.leftMs, 0)
+    const found = await store.redis.values.get('key')
+    if (found !== undefined && found.leftMs !== Infinity) inRange(found.leftMs, 0)
   },
   set: async store => await store.values.set('key', 'value', undefined),
   incr: async store => { if (!Number.isFinite(await store.values.incr('key'))) throw new RangeError('no sum') },
@@ -173,7 +173,7 @@ const blockJson = `{"blockedAtMs":${nowMs},"expiresAtMs":${nowMs + 1000},"origin
 
 /** Correct replies to the readers whose reply is a list or a number with a certain range. */
 const right: Readonly<Record<string, unknown>> = {
-  'take of several': [nowMs, ...[1, 2].flatMap(() => limits.flatMap(toldOf)), 1],
+  'take of several': [nowMs, ...[1, 2].flatMap(() => limits.flatMap(replyOf)), 1],
   peek: [nowMs, '1', 0, 5000],
   fence: 7,
   heartbeat: ['epoch', 2, 1, nowMs],
@@ -186,7 +186,7 @@ const right: Readonly<Record<string, unknown>> = {
 }
 
 /** The part of a reply about a limit: every other one refuses the hit, the others are used up by it. */
-function toldOf (limit: Limit, i: number): readonly number[] {
+function replyOf (limit: Limit, i: number): readonly number[] {
   const rule = ruleOf(limit)
   const full = rule.take(undefined, nowMs, limit, limit.max).state
   const isRefused = i % 2 === 1

@@ -8,25 +8,26 @@ import type { Encoding } from './encoding.js'
 
 export interface DatedOperations {
   readonly operations: readonly BlockOperation[]
-  /** the clock of the operations less that of Redis */
+  /** the clock of the operations minus the clock of Redis */
   readonly aheadMs: number
-  /** until when they count as done now, by Redis' clock; 0: each counts as of its own time */
+  /** until when the operations count as of now, by Redis' clock; 0: each counts as of its own time */
   readonly untilMs: number
+  /** the most changes that the stream keeps */
   readonly maxChanges: number
 }
 
-/** What became of one operation on the block list. */
+/** The result of one operation on the block list. */
 export interface ChangedBlock {
-  /** a block of exactly this address or range was in force before */
+  /** whether exactly this address or range was blocked before */
   readonly wasBlocked: boolean
-  /** the block that is in force now; undefined: none */
+  /** the block that stands now; undefined: none */
   readonly standing: Block | undefined
-  /** number of the last change when it was so */
+  /** number of the last change at that moment */
   readonly sequence: number
 }
 
 export interface AnnouncedBlock extends ChangedBlock {
-  /** other instances learn of it from the stream of changes */
+  /** whether the operation was added to the stream of changes, for the other instances */
   readonly isAnnounced: boolean
 }
 
@@ -52,17 +53,18 @@ export const changeBlocks: Encoding<DatedOperations, readonly AnnouncedBlock[]> 
   }
 }
 
-/** What came after a change that is known. */
+/** The changes after a known change. */
 export interface ReadChanges {
   readonly nowMs: number
-  /** of the last change */
+  /** number of the last change in the stream */
   readonly lastSequence: number
+  /** id of the last change in the stream */
   readonly lastId: string
   readonly entries: readonly (readonly [id: string, fields: readonly string[]])[]
   readonly epoch: string
 }
 
-/** `id`: of the change that is known. */
+/** `id`: id of the known change. */
 export const blockChanges: Encoding<{ readonly id: string, readonly count: number }, ReadChanges> = {
   script: new Script(scripts['block-changes']),
 
@@ -102,7 +104,7 @@ export function parseBlock (ip: string | undefined, json: string | undefined): B
   return { ip, reason, origin, blockedAtMs, expiresAtMs }
 }
 
-/** Whether a text is an address or range, in the form in which they are stored. */
+/** Whether a text is an address or range in canonical form, as Redis stores it. */
 export function isNetwork (ip: string | undefined): ip is string {
   return ip !== undefined && parseNetwork(ip)?.text === ip
 }

@@ -1,4 +1,4 @@
-/** The scripts and replies of recorded events, and of the addresses that were limited often. */
+/** The scripts and replies of recorded events and suspects. */
 import { type Arguments, Script } from '../../../redis/script.js'
 import type { RateLimitEvent } from '../../event-store.js'
 import { scripts } from '../lua/scripts.js'
@@ -6,7 +6,7 @@ import { clockOf, listOf, parseJson, streamIdOf, textOf, unreadable, wholeOf } f
 import type { Command, Encoding } from './encoding.js'
 
 export interface LoggedEvents {
-  /** ms to keep the marker of a replay; 0: it is none */
+  /** ms to keep the marker of a replay; 0: this is no replay */
   readonly markerMs: number
   readonly maxEvents: number
   readonly events: readonly RateLimitEvent[]
@@ -17,19 +17,20 @@ export const logEvents: Command<LoggedEvents> = {
   args: ({ markerMs, maxEvents, events }) => [markerMs, maxEvents, ...events.flatMap(eventRow)]
 }
 
-/** A page of events that are to be removed if they are old. */
+/** A page of the stream, whose old events the script removes. */
 export interface ClearedPage {
+  /** age in ms; 0: all events are removed */
   readonly olderThanMs: number
-  /** id of its first event; `-` for the oldest */
+  /** id of the first event in the page; `-`: the oldest */
   readonly from: string
   readonly length: number
-  /** from when the age counts; undefined: from now */
+  /** the moment from which the age is measured, ms since 1970; undefined: now */
   readonly nowMs: number | undefined
 }
 
 export interface Cleared {
   readonly removed: number
-  /** where the next page begins; empty after the last one */
+  /** id of the first event in the next page; empty: this was the last page */
   readonly next: string
   readonly nowMs: number
 }
@@ -45,7 +46,7 @@ export const clearEvents: Encoding<ClearedPage, Cleared> = {
   }
 }
 
-/** Reads entries of the stream of events; a foreign entry has an id and no event. */
+/** Reads entries of the stream of events. A foreign entry has an id but no event. */
 export function readEntries (
   reply: unknown
 ): readonly { readonly id: string, readonly event: RateLimitEvent | undefined }[] {
@@ -55,7 +56,7 @@ export function readEntries (
   })
 }
 
-/** Reads members and scores: pairs in RESP3, one flat list in RESP2. A foreign member may have any score. */
+/** Reads members and scores: pairs in RESP3, a flat list in RESP2. A foreign member may have any score. */
 export function readRanks (reply: unknown): readonly { readonly ip: string, readonly count: number }[] {
   const rows = listOf(reply)
   const pairs = Array.isArray(rows[0])

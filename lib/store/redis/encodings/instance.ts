@@ -1,24 +1,25 @@
-/** The scripts about this instance, and about the guard's own keys. */
+/** The scripts of an instance (fence and heartbeat), and the script that deletes foreign values. */
 import { Script } from '../../../redis/script.js'
 import { scripts } from '../lua/scripts.js'
 import { clockOf, listOf, textOf, wholeOf } from '../replies.js'
 import type { Encoding } from './encoding.js'
 
-/** `next`: the number to go on from. The reply is the last number that ran; -1: Redis does not know it. */
+/** `next`: only calls with higher numbers will run. The reply is the last number that ran; -1: Redis does not know. */
 export const fence: Encoding<{ readonly next: number, readonly keptMs: number }, number> = {
   script: new Script(scripts.fence),
   args: ({ next, keptMs }) => [next, keptMs],
   read: reply => wholeOf(reply, -1)
 }
 
+/** The arguments of `heartbeat`. */
 export interface Beat {
-  /** what is counted once, however many instances it has */
+  /** id of the application, which all its registrations share; they count as one instance */
   readonly application: string
-  /** the replay is over; otherwise the instance is not counted */
+  /** whether the replay is over; otherwise Redis does not register the instance as alive */
   readonly isUpToDate: boolean
-  /** ms after the last heartbeat in which an instance counts as alive */
+  /** how long an instance counts as alive after a heartbeat */
   readonly aliveMs: number
-  /** the epoch to begin where there is none */
+  /** the epoch to set if Redis has none */
   readonly newEpoch: string
   /** a moment by Redis' clock, ms since 1970 */
   readonly sinceMs: number
@@ -26,11 +27,11 @@ export interface Beat {
 
 /** The reply of `heartbeat`. */
 export interface Heartbeat {
-  /** another one than before: Redis has lost its data */
+  /** a different one than before means that Redis has lost its data */
   readonly epoch: string
-  /** that are alive, this one among them */
+  /** number of instances that are alive, including this one */
   readonly instances: number
-  /** of them, those that have said so since a moment that was asked for */
+  /** number of instances that had a heartbeat since `sinceMs` */
   readonly since: number
   /** Redis' clock, ms since 1970 */
   readonly nowMs: number
@@ -48,11 +49,11 @@ export const heartbeat: Encoding<Beat, Heartbeat> = {
   }
 }
 
-/** The type of a key's value. A stream must also take new entries, and a number be safe to increment. */
-export type OwnType = 'hash' | 'zset' | 'stream' | 'number' | 'text'
+/** The type of a key's value. A stream must also take new entries, and a number must be safe to increment. */
+export type KeyType = 'hash' | 'zset' | 'stream' | 'number' | 'text'
 
-/** The types of keys. The reply says of each key whether it was deleted. */
-export const mend: Encoding<readonly OwnType[], readonly boolean[]> = {
+/** Deletes foreign values. The argument is the type of each key; the reply says for each key whether it was deleted. */
+export const mend: Encoding<readonly KeyType[], readonly boolean[]> = {
   script: new Script(scripts.mend),
   args: types => types,
   read: (reply, types) => listOf(reply, types.length).map(flag => wholeOf(flag, 0, 1) === 1)

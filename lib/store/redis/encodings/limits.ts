@@ -1,6 +1,6 @@
 /**
- * The scripts of counters. A limit is six arguments, and a counter three whole
- * numbers, the last of which is a moment: see `encode` and `decode` of a rule.
+ * The scripts of counters. A limit takes six arguments. A counter takes three
+ * whole numbers, the last of which is a moment: see `Encoded` in rules/rule.ts.
  */
 import { OutOfStepError } from '../../../redis/failure.js'
 import { type Arguments, Script } from '../../../redis/script.js'
@@ -16,7 +16,7 @@ import type { Command, Encoding } from './encoding.js'
 
 export interface SentHits {
   readonly hits: readonly Hit[]
-  /** of the batch; undefined: it has none */
+  /** number of the call; undefined: it has none */
   readonly number?: number
 }
 
@@ -42,8 +42,8 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
   },
 
   read (reply, { hits, number }) {
-    const told = listOf(reply)
-    const nowMs = clockOf(told[0])
+    const values = listOf(reply)
+    const nowMs = clockOf(values[0])
     let at = 1
     const taken: Taken[] = []
     for (const { checks } of hits) {
@@ -51,21 +51,21 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
       const outcomes: CountedOutcome[] = []
       for (const check of checks) {
         const { limit, shadow } = check
-        const first = wholeOf(told[at], -Number.MAX_SAFE_INTEGER)
+        const first = wholeOf(values[at], -Number.MAX_SAFE_INTEGER)
         const fits = first >= 0
         accepted &&= fits || shadow === true
-        // At most the longest window lies between now and the moment of a counter.
-        const offsetMs = wholeOf(told[at + 2], -limit.longestMs, limit.longestMs)
-        const state = ruleOf(limit).decode([fits ? first : -1 - first, wholeOf(told[at + 1]), offsetMs], nowMs)
+        // The moment of a counter is at most the longest window away from now.
+        const offsetMs = wholeOf(values[at + 2], -limit.longestMs, limit.longestMs)
+        const state = ruleOf(limit).decode([fits ? first : -1 - first, wholeOf(values[at + 1]), offsetMs], nowMs)
         at += 3
         outcomes.push(outcomeOf(check, { fits, state }, nowMs))
       }
       taken.push({ kind: 'taken', source: 'redis', accepted, nowMs, outcomes })
     }
-    const toldNumber = number === undefined ? undefined : wholeOf(told[at++])
-    if (at !== told.length) throw unreadable()
-    // The reply to another batch would refuse somebody by accident.
-    if (toldNumber !== number) throw new OutOfStepError()
+    const repliedNumber = number === undefined ? undefined : wholeOf(values[at++])
+    if (at !== values.length) throw unreadable()
+    // The reply to another batch would limit the wrong clients.
+    if (repliedNumber !== number) throw new OutOfStepError()
     return taken
   }
 }
@@ -75,12 +75,12 @@ export const peek: Encoding<readonly Check[], readonly Peeked[]> = {
 
   args: checks => checks.flatMap(({ limit }) => limitRow(limit)),
 
-  /** The counters are as stored, and may have expired long ago. */
+  /** The reply holds the counters as stored; they may have expired long ago. */
   read (reply, checks) {
-    const told = listOf(reply, 1 + 3 * checks.length)
-    const nowMs = clockOf(told[0])
+    const values = listOf(reply, 1 + 3 * checks.length)
+    const nowMs = clockOf(values[0])
     return checks.map((check, i) => {
-      const [first, second, offsetMs] = told.slice(1 + 3 * i)
+      const [first, second, offsetMs] = values.slice(1 + 3 * i)
       if (first === '') return peekedOf(check, undefined, nowMs)
       const numbers: Encoded = [wholeOf(first), wholeOf(second), wholeOf(offsetMs, -Number.MAX_SAFE_INTEGER)]
       return peekedOf(check, ruleOf(check.limit).decode(numbers, nowMs), nowMs)
@@ -110,7 +110,7 @@ export interface Merges {
   readonly keptMs: number
   readonly isIntact: boolean
   readonly counters: readonly { readonly limit: Limit, readonly merge: Merge<LimitState> }[]
-  /** of the clock that the counters are on */
+  /** now, by the clock of the counters */
   readonly nowMs: number
 }
 

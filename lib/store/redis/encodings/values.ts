@@ -5,17 +5,19 @@ import { scripts } from '../lua/scripts.js'
 import { listOf, unreadable, wholeOf } from '../replies.js'
 import type { Command, Encoding } from './encoding.js'
 
-/** Who does something to values, and by which clock it is dated. */
+/** The instance that changes values, and the time by its clock. */
 export interface Writer {
+  /** id of the instance */
   readonly instance: string
-  /** ms that markers and notes are kept */
+  /** how long Redis keeps markers, and notes of the last `set` or `del` */
   readonly keptMs: number
+  /** now, by the clock of the changes */
   readonly nowMs: number
 }
 
-/** What became of a value. */
+/** The result of one change. */
 export interface ChangedValue {
-  /** before */
+  /** whether there was a value before; always true for `set` and `incr` */
   readonly existed: boolean
   /** the value after an `incr`; undefined after any other operation */
   readonly reported: ReportedValue | undefined
@@ -42,7 +44,7 @@ export const mergeValues: Command<Writer & { readonly changes: readonly ValueCha
     [keptMs, instance, ...changes.flatMap(change => changeRow(change, nowMs))]
 }
 
-/** @param leftMs  as PTTL has it: below 0 there is no end */
+/** Reads a time to live. @param leftMs  a reply of PTTL; below 0: no expiry */
 export function leftOf (leftMs: unknown): number {
   const ms = wholeOf(leftMs, -2)
   return ms < 0 ? Infinity : ms
