@@ -104,12 +104,12 @@ export class NoCredentialsError extends GuardError {
   constructor () {
     super(
       'GUARD_ERR_NO_CREDENTIALS',
-      'there is nothing to rotate: rotate asks the function in redis: { credentials }, which is not given'
+      'rotate() asks the function in redis: { credentials }, and none is given. Pass one to rotate credentials'
     )
   }
 }
 
-/** Redis could not be used at the start, and `redis: { required: true }` forbids to start without it. */
+/** Redis could not be used at the start, and `redis` has `required: true`. */
 export class RedisRequiredError extends GuardError {
   /** @param reason  why Redis could not be used, without secrets */
   constructor (withinMs: number, reason: string) {
@@ -148,7 +148,7 @@ export class StoreUnavailableError extends GuardError {
 export const storeFailureMeanings = {
   connection: 'there is none, or it broke',
   timeout: 'no answer in time',
-  auth: 'Redis refused user or password, or the function credentials failed',
+  auth: 'Redis refused user or password, or the credentials function failed',
   oom: 'Redis is full',
   readonly: 'Redis takes no writes: it is a replica, or cannot persist or replicate',
   loading: 'Redis is loading its data, or busy',

@@ -1,6 +1,6 @@
 /**
- * The decision on a request, as a tagged union. Every `switch` over `kind` has a `never` default, so a new kind fails
- * to compile wherever it must be handled.
+ * The decision on a request, as a tagged union. Each `switch` over `kind` is exhaustive, so a new kind fails to compile
+ * wherever it must be handled.
  */
 import type { Limit } from '../rules/rate-limit.js'
 import type { Explanation } from '../rules/rule.js'

@@ -94,7 +94,7 @@ export class Guard {
   }
 
   /**
-   * Where a client stands, by the limit that restricts it most. It counts nothing, and observers do not see it.
+   * Shows where a client stands, by the limit that restricts it most. This counts nothing, and observers do not see it.
    *
    * @throws the failure of the store, if `onOutage` is `fail`
    * @throws ArgumentError  if a store of the user cannot peek
@@ -133,7 +133,7 @@ export class Guard {
     return undefined
   }
 
-  /** Repeats a recent refusal of Redis. Refusals outlast the beginning of an outage: it must give no second quota. */
+  /** Repeats a recent refusal of Redis. It also stands in an outage, which must give no client a second quota. */
   #refuseAgain (hit: GuardedHit): Decision | undefined {
     if (hit.store !== undefined || this.#refusals.size === 0) return undefined
     const canAsk = this.#usesRedis()
@@ -155,7 +155,7 @@ export class Guard {
     return this.#concludeTaken(hit, answer)
   }
 
-  /** With limits in shadow, observers see other decisions than the client: what each limit would have decided. */
+  /** Observers see more than the client: also each refusal by a limit in shadow. */
   #concludeTaken (hit: GuardedHit, taken: Taken | TakenOutside): Decision {
     const { key, subject } = hit
     const { source, outcomes } = taken

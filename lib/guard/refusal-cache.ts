@@ -3,11 +3,11 @@
  * that floods the service costs Redis two questions a second.
  *
  * When Redis refuses a hit, the cache keeps the counters of all limits of the hit, as Redis reported them. Later hits
- * are decided by the rules themselves on these counters, by a monotonic clock that starts from the time of Redis. So a
- * cheaper hit passes if it fits, a hit passes if its limit was raised, and the answer lists each limit as Redis would.
- * A hit with a counter that is not in the cache asks Redis.
+ * are decided by the rules themselves on these counters, by a monotonic clock that starts from the time of Redis. So
+ * the cache does not refuse a cheaper hit that fits, nor a hit after its limit was raised, and its answer lists each
+ * limit as Redis would. A hit with a counter that is not in the cache asks Redis.
  *
- * Another instance may reset a key or raise a limit. Redis is asked again within `askAgainMs`, which finds that out.
+ * Another instance may reset a key or raise a limit. So once in `askAgainMs`, a hit asks Redis again.
  *
  * A fixed window counts refusals, so the cache adds up its own and writes them later. If each refusal changes the
  * window (`continueExceeding`, `exponentialBackoff`), the counter is not cached, and Redis is asked.

@@ -77,7 +77,7 @@ export type RateLimitResult = {
  */
 export type RateLimiter = (request: AnyRequest, options?: { readonly increment?: boolean }) => Promise<RateLimitResult>
 
-export interface LimitersParts {
+export interface DecoratorParts {
   readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
@@ -89,7 +89,7 @@ export interface LimitersParts {
 }
 
 /** Adds both decorators to an instance, unless another registration has added them. */
-export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): void {
+export function addDecorators (fastify: FastifyInstance, parts: DecoratorParts): void {
   const { clients, guard, registry, storeFor, global, subjectOf, checkOpen } = parts
   let count = 0
   // Each has counters of its own, named by the order of creation, which is the same on all instances.
@@ -128,14 +128,16 @@ export function addLimiters (fastify: FastifyInstance, parts: LimitersParts): vo
       const limiter = limiterOf(options, 'createRateLimit')
       const limit = async (request: FastifyRequest, options?: Parameters<RateLimiter>[1]) => {
         checkOpen()
-        return await (options?.increment ?? true ? taken : peeked)(limiter, request, subjectOf)
+        return await (options?.increment ?? true ? takeHit : peekHit)(limiter, request, subjectOf)
       }
       return limit as RateLimiter
     })
   }
 }
 
-async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
+async function takeHit (
+  limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader
+): Promise<RateLimitResult> {
   const { decision, shown } = await new Promise<{ decision: Decision, shown: string }>(resolve => {
     const answer = (decision: Decision, shown: string) => resolve({ decision, shown })
     limiter.decide({ request, reply: undefined, subject: subjectOf(request), answer })
@@ -155,7 +157,9 @@ async function taken (limiter: Limiter, request: FastifyRequest, subjectOf: Subj
   }
 }
 
-async function peeked (limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader): Promise<RateLimitResult> {
+async function peekHit (
+  limiter: Limiter, request: FastifyRequest, subjectOf: SubjectReader
+): Promise<RateLimitResult> {
   const client = limiter.clientOf(subjectOf(request))
   if (await limiter.skips(request)) return { isAllowed: true, key: client.shown }
   const { counterKeys, shown, checks } = await limiter.targetOf(request, client)

@@ -8,15 +8,15 @@ import { Answering, type AnsweringParts } from './answer.js'
 import { hangUp, isReset } from './connection.js'
 import { addGate } from './framework-errors.js'
 import { Limiter } from './limiter.js'
-import { addLimiters } from './decorators.js'
-import { type LimitParts, RouteLimits } from './route-limits.js'
+import { addDecorators } from './decorators.js'
+import { type RouteLimitsParts, RouteLimits } from './route-limits.js'
 import { type RequestSubject, type SubjectReader, subjectReader } from './subject.js'
 import { asError } from './user-function.js'
 
 /** The name of the global limit, with whose counter all routes without a limit of their own count a client. */
 export const globalLimitName = 'global'
 
-export interface HookParts extends LimitParts {
+export interface HookParts extends RouteLimitsParts {
   readonly readClient: (request: FastifyRequest) => Client
   /** throws a ClosedError once the application closes */
   readonly checkOpen: () => void
@@ -59,7 +59,7 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     else if (limitsNotFound) limitOnce(asked)
     else done()
   })
-  addLimiters(fastify, { clients, guard, registry, storeFor, global, subjectOf, checkOpen })
+  addDecorators(fastify, { clients, guard, registry, storeFor, global, subjectOf, checkOpen })
 
   const limits = new RouteLimits(parts, global)
   fastify.addHook('onRoute', route => {

@@ -18,7 +18,7 @@ import { isInPart } from '../rules/sample.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
 import { readClientId } from './client-id.js'
 import { type AskedLimit, type Asking, RequestHit, type Target } from './request-hit.js'
-import { answerOf, hidden } from './user-function.js'
+import { answerOf, withoutDetails } from './user-function.js'
 
 export class Limiter implements AskedLimit {
   readonly settings: LimitSettings
@@ -79,7 +79,7 @@ export class Limiter implements AskedLimit {
       answer = Promise.reject(thrown)
     }
     return answerOf('skip', () => answer).then(Boolean, (thrown: unknown) => {
-      throw hidden(thrown, this.name, request)
+      throw withoutDetails(thrown, this.name, request)
     })
   }
 
@@ -143,7 +143,7 @@ export class Limiter implements AskedLimit {
       isDeepStrictEqual(settings.limits, this.settings.limits)
   }
 
-  /** Where a client stands. It counts nothing. */
+  /** Shows where a client stands, without counting anything. */
   async peek (key: string, checks: readonly Check[]): ReturnType<Guard['peek']> {
     return await this.guard.peek({ key, checks, onOutage: this.settings.onOutage, store: this.store })
   }
@@ -177,7 +177,7 @@ export class Limiter implements AskedLimit {
       const fixed = this.#fixedChecks(key, isFallback)
       return { counterKeys, shown, checks: fixed ?? await this.#computedChecks(request, key, shown, isFallback) }
     } catch (thrown) {
-      throw hidden(thrown, this.name, request)
+      throw withoutDetails(thrown, this.name, request)
     }
   }
 
@@ -219,7 +219,7 @@ export class Limiter implements AskedLimit {
     const checks = await Promise.all(this.#limits.map(async (live, i): Promise<Check> => {
       const { name, inForce, definition: { cost } } = live
       try {
-        const limit = inForce ?? await computed(live, request, shown)
+        const limit = inForce ?? await computeLimit(live, request, shown)
         const hits = typeof cost === 'number' ? cost : await answerOf('cost', () => cost(request))
         if (!isCost(hits)) throw new LimitError(`cost must be a whole number >= 0, got ${show(hits)}`)
         return {
@@ -229,7 +229,7 @@ export class Limiter implements AskedLimit {
           shadow: (shadows & 1 << i) !== 0
         }
       } catch (thrown) {
-        throw hidden(thrown, name, request)
+        throw withoutDetails(thrown, name, request)
       }
     }))
     return checks.some(isUnlimited) ? checks.filter(check => !isUnlimited(check)) : checks
@@ -252,7 +252,7 @@ function isUnlimited ({ limit }: Check): boolean {
   return limit.max === Infinity
 }
 
-async function computed (live: LiveLimit, request: FastifyRequest, key: string): Promise<Limit> {
+async function computeLimit (live: LiveLimit, request: FastifyRequest, key: string): Promise<Limit> {
   const { max, timeWindow } = live.definition
   return live.of(
     typeof max === 'function' ? await answerOf('max', () => max(request, key)) : max,

@@ -12,7 +12,7 @@ import type { RouteRateLimitOptions } from '../settings/options.js'
 import type { Settings } from '../settings/settings.js'
 import { groupName, Limiter } from './limiter.js'
 
-export interface LimitParts {
+export interface RouteLimitsParts {
   readonly clients: Clients
   readonly guard: Guard
   readonly registry: LimitRegistry
@@ -24,13 +24,13 @@ export interface LimitParts {
 }
 
 export class RouteLimits {
-  readonly #parts: LimitParts
+  readonly #parts: RouteLimitsParts
   readonly #global: Limiter
   /** names of the limits of GET routes, by URL */
   readonly #namesOfGet = new Map<string, string>()
 
   /** @param global  the limit of routes without a limit of their own */
-  constructor (parts: LimitParts, global: Limiter) {
+  constructor (parts: RouteLimitsParts, global: Limiter) {
     this.#parts = parts
     this.#global = global
   }

@@ -40,7 +40,9 @@ export async function answerOf<T> (option: string, ask: () => Awaitable<T>): Pro
  *
  * @param limit  the name of the limit
  */
-export function hidden (thrown: unknown, limit: string, { method, routeOptions: { url } }: FastifyRequest): unknown {
+export function withoutDetails (
+  thrown: unknown, limit: string, { method, routeOptions: { url } }: FastifyRequest
+): unknown {
   if (!(thrown instanceof LimitError) || thrown.cause !== undefined) return thrown
   const place = url === undefined ? `a ${method} without a route` : `${method} ${url}`
   const cause = new LimitError(`${thrown.message}, in the limit ${limit} at ${place}`)

@@ -1,6 +1,4 @@
-/**
- * The public object `fastify.redisGuard.limits`: changes limits at run time, and shows and resets counters of a client.
- */
+/** The class behind `fastify.redisGuard.limits`. */
 import { ArgumentError, type LimitError, show } from '../errors.js'
 import { clientKey, parseAddress } from '../addresses/address.js'
 import { byAddress } from '../rules/limit-name.js'

@@ -46,7 +46,7 @@ const channels = {
   switch: channel(channelNames.switch)
 }
 
-/** An `Observer`. */
+/** An observer: publishes allowed, limited and blocked requests. */
 export function publishDecision ({ kind, source, name: limit, key }: Decision, subject: Subject): void {
   const ofShadow = limit === undefined ? 'blocked' : 'limited'
   const name = kind === 'shadowed' ? ofShadow : kind

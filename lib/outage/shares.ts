@@ -110,9 +110,9 @@ export class Shares {
     const of = ownerOf(owner)
     for (const { check, fits } of outcomes) {
       if (!fits) continue
-      this.#counters.takeBackAt(of, ownOf(check, instances), nowMs)
+      this.#counters.refundAt(of, ownOf(check, instances), nowMs)
       // A hit that Redis counted is only once in `left`, as part of the baseline.
-      this.#counters.takeBackAt(of, leftOf(check, source === 'memory' ? instances : 1, outage), nowMs)
+      this.#counters.refundAt(of, leftOf(check, source === 'memory' ? instances : 1, outage), nowMs)
     }
   }
 

@@ -1,4 +1,4 @@
-/** The warnings, with their codes and texts: settings and findings that work, but leave a hole or lose data. */
+/** The codes and texts of the warnings: the guard works, but a setting leaves a hole, or Redis may lose data. */
 import { nodeCredentials, type RedisSettings } from '../settings/redis-option.js'
 import type { ForeignFate } from '../store/redis/foreign-values.js'
 import type { GuardWarning } from '../api/warning.js'

@@ -24,8 +24,8 @@ export interface MergedInto {
   /** as Redis reported it last */
   readonly epoch: string
   /**
-   * whether Redis surely has all baselines. Then a counter below its baseline counts: another instance has given hits
-   * back or reset it. Otherwise the larger of counter and baseline counts
+   * Redis surely has all baselines. If so, a counter below its baseline stands: another instance has refunded hits or
+   * reset it. Otherwise the larger of counter and baseline counts
    */
   readonly hasBaselines: boolean
 }
@@ -67,7 +67,7 @@ export class RedisLimits implements LimitStore {
       peek.read(await peek.script.run(redis, keys, peek.args(checks)), checks))
   }
 
-  /** @throws SentError  see Sequence */
+  /** @throws SentError  if the call was sent with a number, and failed */
   async forget (client: string, checks: readonly Check[]): Promise<boolean> {
     if (checks.length === 0) return false
     const call = { keys: this.#keysOf({ key: client }, checks), args: forget.args(checks) }
@@ -75,7 +75,7 @@ export class RedisLimits implements LimitStore {
       forget.read(await sent.send(client, forget.script, call), checks) > 0)
   }
 
-  /** @throws SentError  see Sequence */
+  /** @throws SentError  if the call was sent with a number, and failed */
   async refund (owner: Owner, taken: Taken): Promise<void> {
     const keys = taken.outcomes.map(({ check }) => this.#keys.counter(owner, check))
     const call = { keys, args: refund.args(taken) }
@@ -85,7 +85,7 @@ export class RedisLimits implements LimitStore {
   /**
    * Adds refusals to their counters. Refusals of a window that is over are left out.
    *
-   * @throws SentError  see Sequence
+   * @throws SentError  if the call was sent with a number, and failed
    */
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { script } = countRefusals

@@ -17,7 +17,7 @@ export interface Beat {
   readonly application: string
   /** of the data that its journal was replayed to; undefined, or not that of Redis: it is not registered as alive */
   readonly epoch: string | undefined
-  /** an instance is alive for so many ms after a heartbeat */
+  /** how long an instance counts as alive after a heartbeat */
   readonly aliveMs: number
   /** the epoch to set if Redis has none */
   readonly newEpoch: string
