@@ -2,7 +2,7 @@
  * Compares the guard with plain Fastify and with other limiters:
  *
  *   npm run bench
- *   npm run bench -- --rounds 1 --seconds 1 --connections 8      a quick look
+ *   npm run bench -- --quick      one table of the variants that matter most, in under four minutes
  *   npm run --silent bench -- --json --scenario normal --only redis
  *
  * options.ts has all options. Everything is started here, on free ports, and
@@ -23,7 +23,7 @@ import { type BenchOptions, readOptions, sizes } from './options.js'
 import { measureRedisBytes } from './redis-bytes.js'
 import { pingMicros } from './redis-meter.js'
 import { renderAdded, renderGoals, renderScenario, renderSizes } from './report.js'
-import { type Scenario, scenarios } from './scenarios.js'
+import { quick, type Scenario, scenarios } from './scenarios.js'
 import { type VariantName, variants } from './variants.js'
 
 const options = readOptions(process.argv.slice(2))
@@ -37,7 +37,7 @@ try {
   await server.stop()
 }
 
-async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
+async function run ({ json, quick: isQuick, scenario: wanted }: BenchOptions): Promise<void> {
   const machine = {
     cpu: cpus()[0]?.model ?? 'unknown',
     cores: cpus().length,
@@ -51,7 +51,7 @@ async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
   print(Object.entries(machine).map(([name, value]) => `${name}: ${value}`).join('\n'))
 
   const reports: ScenarioReport[] = []
-  for (const scenario of scenarios) {
+  for (const scenario of isQuick ? [quick] : scenarios) {
     if (wanted !== undefined && wanted !== scenario.name) continue
     const report = await runScenario(scenario)
     if (report === undefined) continue
@@ -60,7 +60,7 @@ async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
     if (scenario.name === 'one-at-a-time') print(renderAdded(report))
   }
 
-  const withSizes = wanted === sizes || (wanted === undefined && options.only === undefined)
+  const withSizes = wanted === sizes || (wanted === undefined && options.only === undefined && !isQuick)
   const redisBytes = withSizes ? await measureRedisBytes(redis, server.port) : undefined
   const heap = withSizes ? await measureHeap() : undefined
   if (redisBytes !== undefined && heap !== undefined) print(renderSizes(redisBytes, heap))
@@ -71,7 +71,8 @@ async function run ({ json, scenario: wanted }: BenchOptions): Promise<void> {
 
 /** @returns undefined when `--only` leaves nothing of it */
 async function runScenario (scenario: Scenario): Promise<ScenarioReport | undefined> {
-  const chosen = scenario.variants.filter(isChosen)
+  const hasIncrex = (await redis.call('COMMAND', 'INFO', 'INCREX') as readonly unknown[])[0] !== null
+  const chosen = scenario.variants.filter(name => isChosen(name) && (name !== 'increx' || hasIncrex))
   if (chosen.length === 0) return undefined
   const proxyFile = new URL('./delay-proxy.js', import.meta.url)
   const proxy = scenario.redisDelayMs === 0

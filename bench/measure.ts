@@ -1,8 +1,9 @@
 /**
  * Runs a scenario: its servers are all started first, then loaded one after
  * the other, round by round, each round beginning with another one, so that a
- * machine that gets slower or faster meanwhile does so for all of them. What
- * is told is the median of the rounds; ratios are taken within a round.
+ * machine that gets slower or faster meanwhile does so for all of them. The
+ * result is the median of the rounds. Ratios are taken within a round, and only
+ * between servers whose nextTick is in the same state.
  */
 import type { Redis } from 'ioredis'
 import { Child } from '../tools/child.js'
@@ -11,7 +12,8 @@ import { readUse } from './redis-meter.js'
 import type { Scenario } from './scenarios.js'
 import type { ServerSettings } from './server.js'
 import { median } from '../tools/table.js'
-import type { VariantName } from './variants.js'
+import type { NextTick } from './next-tick.js'
+import { type Variant, type VariantName, variants } from './variants.js'
 import { type Load, type LoadResult, runWrk } from './wrk.js'
 
 /** One run of one variant. */
@@ -29,6 +31,8 @@ export interface Measurement {
 export interface Row extends Measurement {
   readonly variant: VariantName
   readonly connections: number
+  /** of one call of process.nextTick in the server, before the rounds */
+  readonly nextTickNs: number
   /** to each of the variants that others are compared with, where it ran as well */
   readonly ratios: Readonly<Partial<Record<VariantName, Ratios>>>
 }
@@ -77,13 +81,17 @@ export async function measure (plan: Plan): Promise<Row[]> {
       }
       servers.set(
         variant,
-        await Child.start(serverCore, new URL('./server.js', import.meta.url), JSON.stringify(settings))
+        await Child.start(
+          serverCore, new URL('./server.js', import.meta.url), JSON.stringify(settings), nextTickOf(variant)
+        )
       )
     }
     const runs = new Map<string, Measurement[]>()
+    const nextTicks = new Map<VariantName, number>()
     for (const [variant, server] of servers) {
       plan.onProgress(`${scenario.name}: warming up ${variant}`)
       await runWrk(server.port, loadOf(plan, plan.connections[0]!, Math.min(2, plan.seconds)))
+      nextTicks.set(variant, await server.ask<number>('next tick'))
     }
     for (let round = 1; round <= plan.rounds; round++) {
       for (const connections of plan.connections) {
@@ -94,7 +102,9 @@ export async function measure (plan: Plan): Promise<Row[]> {
         }
       }
     }
-    return plan.connections.flatMap(connections => plan.variants.map(variant => summarize(runs, variant, connections)))
+    return plan.connections.flatMap(connections => plan.variants.map(variant => {
+      return summarize({ runs, nextTicks }, variant, connections)
+    }))
   } finally {
     for (const server of servers.values()) await server.stop()
   }
@@ -130,19 +140,29 @@ function perRequest (result: LoadResult, cpuMicros: number, redisMicros: number,
   }
 }
 
-function summarize (runs: ReadonlyMap<string, readonly Measurement[]>, variant: VariantName, connections: number): Row {
+/** What all servers of a scenario showed. */
+interface Runs {
+  /** by `idOf` */
+  readonly runs: ReadonlyMap<string, readonly Measurement[]>
+  /** ns of one call, by variant */
+  readonly nextTicks: ReadonlyMap<VariantName, number>
+}
+
+function summarize ({ runs, nextTicks }: Runs, variant: VariantName, connections: number): Row {
   const own = runs.get(idOf(variant, connections))!
+  const nextTickNs = nextTicks.get(variant)!
   const of = (field: keyof Measurement) => median(own.map(run => run[field]))
   const ratios: Partial<Record<VariantName, Ratios>> = {}
   for (const other of comparedWith) {
     const others = runs.get(idOf(other, connections))
-    if (others === undefined) continue
+    if (others === undefined || !isSameState(nextTickNs, nextTicks.get(other)!)) continue
     const ratio = (field: keyof Ratios) => median(own.map((run, round) => run[field] / others[round]![field]))
     ratios[other] = Object.fromEntries(compared.map(field => [field, ratio(field)])) as Ratios
   }
   return {
     variant,
     connections,
+    nextTickNs,
     requestsPerSecond: of('requestsPerSecond'),
     p50Ms: of('p50Ms'),
     p99Ms: of('p99Ms'),
@@ -153,6 +173,16 @@ function summarize (runs: ReadonlyMap<string, readonly Measurement[]>, variant: 
     failed: own.reduce((sum, run) => sum + run.failed, 0),
     ratios
   }
+}
+
+function nextTickOf (name: VariantName): NextTick {
+  const { nextTick = 'kept' }: Variant = variants[name]
+  return nextTick
+}
+
+/** A call takes 25 ns or 190; a busy machine makes both longer. */
+function isSameState (ns: number, otherNs: number): boolean {
+  return Math.max(ns, otherNs) < 3 * Math.min(ns, otherNs)
 }
 
 function rotated<T> (list: readonly T[], by: number): T[] {

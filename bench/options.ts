@@ -1,9 +1,11 @@
-/** What `npm run bench -- ...` may be told. */
+/** Options of `npm run bench -- ...`. */
 import { parseArgs } from 'node:util'
 import { scenarios } from './scenarios.js'
 
 export interface BenchOptions {
   readonly json: boolean
+  /** one table of the variants that matter most, in under four minutes */
+  readonly quick: boolean
   readonly rounds: number
   /** of one run of wrk */
   readonly seconds: number
@@ -23,9 +25,10 @@ export function readOptions (args: readonly string[]): BenchOptions {
     args: [...args],
     options: {
       json: { type: 'boolean', default: false },
+      quick: { type: 'boolean', default: false },
       rounds: { type: 'string', default: '15' },
       seconds: { type: 'string', default: '1' },
-      connections: { type: 'string', default: '8,64,256' },
+      connections: { type: 'string' },
       only: { type: 'string' },
       scenario: { type: 'string' }
     }
@@ -34,11 +37,13 @@ export function readOptions (args: readonly string[]): BenchOptions {
   if (values.scenario !== undefined && !names.includes(values.scenario)) {
     throw new Error(`--scenario must be one of ${names.join(', ')}, got ${values.scenario}`)
   }
+  const { connections = values.quick ? '8,64' : '8,64,256' } = values
   return {
     json: values.json,
+    quick: values.quick,
     rounds: whole('--rounds', values.rounds),
     seconds: whole('--seconds', values.seconds),
-    connections: values.connections.split(',').map(text => whole('--connections', text)),
+    connections: connections.split(',').map(text => whole('--connections', text)),
     only: values.only,
     scenario: values.scenario
   }

@@ -21,6 +21,15 @@ export interface Scenario {
 const high = 1_000_000_000
 const usual = { connections: 64, addresses: 1000, blockedPercent: 0, max: high, redisDelayMs: 0 } as const
 
+/** What `--quick` runs alone: one table, in under four minutes. */
+export const quick: Scenario = {
+  ...usual,
+  name: 'quick',
+  title: 'Normal traffic: 1,000 addresses, none over its limit',
+  connections: 'given',
+  variants: ['plain-headers', 'guard-memory', 'fastify-memory', 'guard-everything', 'fastify-redis', 'incr', 'increx']
+}
+
 export const scenarios: readonly Scenario[] = [
   {
     ...usual,
@@ -28,9 +37,9 @@ export const scenarios: readonly Scenario[] = [
     title: 'Normal traffic: 1,000 addresses, none over its limit',
     connections: 'given',
     variants: [
-      'plain', 'plain-headers', 'guard-everything', 'fastify-redis', 'flexible-redis', 'guard-fixed-window',
-      'guard-sliding-window', 'guard-gcra',
-      'flexible-memory', 'fastify-memory', 'guard-memory'
+      'plain', 'plain-headers', 'guard-everything', 'fastify-redis', 'incr', 'increx', 'flexible-redis',
+      'guard-fixed-window', 'guard-sliding-window', 'guard-gcra',
+      'flexible-memory', 'fastify-memory', 'guard-memory', 'plain-headers-lost', 'fastify-memory-lost'
     ]
   },
   {
@@ -60,6 +69,13 @@ export const scenarios: readonly Scenario[] = [
     title: 'Half of the requests from blocked addresses',
     blockedPercent: 50,
     variants: ['plain', 'plain-headers', 'guard-everything', 'guard-memory']
+  },
+  {
+    ...usual,
+    name: 'all-blocked',
+    title: 'All requests from blocked addresses',
+    blockedPercent: 100,
+    variants: ['plain', 'plain-headers', 'guard-everything']
   },
   {
     ...usual,

@@ -1,12 +1,13 @@
 /**
  * One variant in a process of its own:
  *
- *   node dist/bench/server.js '{ "variant": "guard-everything", "redisPort": 6379, "nearRedisPort": 6379,
- *     "max": 100, "blocks": false }'
+ *   node dist/bench/server.js '{ "variant": "guard-everything", "redisPort": 6379,
+ *     "nearRedisPort": 6379, "max": 100, "blocks": false }' kept
  *
- * Prints its port. Its parent is answered with the CPU time that the process
- * has used so far, in us; it ends with its parent.
+ * The last argument is the state of nextTick (next-tick.ts). It prints its port, and ends with its parent. Asked for
+ * `cpu`, it answers the CPU time that the process has used so far, in us; asked for `next tick`, the ns of a call.
  */
+import { nextTickNanos, settleNextTick } from './next-tick.js'
 import Fastify from 'fastify'
 import { answerParent } from '../tools/child.js'
 import { variants, type VariantName, type VariantSettings } from './variants.js'
@@ -28,7 +29,10 @@ if (settings.blocks && app.hasDecorator('redisGuard')) {
   for (let i = 0; i < 256; i++) await app.redisGuard.blockIP(`203.0.113.${i}`, 3600)
 }
 
-answerParent(() => {
+await settleNextTick()
+
+answerParent(async question => {
+  if (question === 'next tick') return await nextTickNanos()
   const { user, system } = process.cpuUsage()
   return user + system
 })

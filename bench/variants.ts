@@ -5,6 +5,7 @@
 import type { FastifyInstance, FastifyPluginCallback, FastifyReply } from 'fastify'
 import redisGuard, { type RedisGuardOptions } from 'fastify-redis-guard'
 import { Redis } from 'ioredis'
+import type { NextTick } from './next-tick.js'
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
 
 export interface VariantSettings {
@@ -19,6 +20,8 @@ export interface Variant {
   readonly label: string
   /** where it counts; `none`: it does not */
   readonly store: 'none' | 'memory' | 'Redis'
+  /** default: kept */
+  readonly nextTick?: NextTick
   add (app: FastifyInstance, settings: VariantSettings): Promise<void>
 }
 
@@ -32,9 +35,36 @@ export const variants = {
     store: 'none',
     add: addHeadersOnly
   },
+  'plain-headers-lost': {
+    label: 'the same, nextTick slowed down by a garbage collection',
+    store: 'none',
+    nextTick: 'lost',
+    add: addHeadersOnly
+  },
+  incr: {
+    label: 'a bare INCR for each request, pipelined by ioredis',
+    store: 'Redis',
+    add: async (app, { max, redisPort }) => addBareCounter(app, max, redisPort, async (client, key) => {
+      return await client.incr(key)
+    })
+  },
+  increx: {
+    label: 'a bare INCREX for each request, pipelined by ioredis',
+    store: 'Redis',
+    add: async (app, { max, redisPort }) => addBareCounter(app, max, redisPort, async (client, key) => {
+      const [count] = await client.call('INCREX', key, 'EX', windowSeconds, 'ENX', 'UBOUND', max) as [number]
+      return count
+    })
+  },
   'fastify-memory': {
     label: '@fastify/rate-limit',
     store: 'memory',
+    add: async (app, { max }) => await addFastifyRateLimit(app, max)
+  },
+  'fastify-memory-lost': {
+    label: 'the same, nextTick slowed down by a garbage collection',
+    store: 'memory',
+    nextTick: 'lost',
     add: async (app, { max }) => await addFastifyRateLimit(app, max)
   },
   'fastify-redis': {
@@ -56,7 +86,7 @@ export const variants = {
       max
     )
   },
-  'guard-memory': { label: 'fastify-redis-guard', store: 'memory', add: guard({ metrics: false }, false) },
+  'guard-memory': { label: 'fastify-redis-guard, with metrics', store: 'memory', add: guard({}, false) },
   'guard-fixed-window': {
     label: 'fastify-redis-guard, fixed-window, no metrics',
     store: 'Redis',
@@ -72,7 +102,7 @@ export const variants = {
     store: 'Redis',
     add: guard({ algorithm: 'gcra', metrics: false })
   },
-  'guard-everything': { label: 'fastify-redis-guard, as it comes (with metrics)', store: 'Redis', add: guard({}) },
+  'guard-everything': { label: 'fastify-redis-guard, with metrics', store: 'Redis', add: guard({}) },
   'guard-three-limits': {
     label: 'fastify-redis-guard, three limits',
     store: 'Redis',
@@ -87,7 +117,7 @@ export const variants = {
     })(app, settings)
   },
   'guard-near': {
-    label: 'fastify-redis-guard, as it comes, Redis at hand',
+    label: 'fastify-redis-guard, with metrics, Redis at hand',
     store: 'Redis',
     add: async (app, settings) => await guard({})(app, { ...settings, redisPort: settings.nearRedisPort })
   }
@@ -100,6 +130,16 @@ async function addHeadersOnly (app: FastifyInstance, { max }: VariantSettings): 
     if (request.ip === '') throw new Error('no address')
     setHeaders(reply, max, max, windowSeconds)
     done()
+  })
+}
+
+/** The floor for a limiter that asks Redis about each request: it counts and decides nothing. */
+function addBareCounter (
+  app: FastifyInstance, max: number, port: number, count: (client: Redis, key: string) => Promise<number>
+): void {
+  const client = clientOf(app, port, true)
+  app.addHook('onRequest', async (request, reply) => {
+    setHeaders(reply, max, max - await count(client, `bare:${request.ip}`), windowSeconds)
   })
 }
 
@@ -139,8 +179,8 @@ function guard (options: RedisGuardOptions, isShared = true): Variant['add'] {
   }
 }
 
-function clientOf (app: FastifyInstance, port: number): Redis {
-  const client = new Redis({ host: '127.0.0.1', port })
+function clientOf (app: FastifyInstance, port: number, enableAutoPipelining = false): Redis {
+  const client = new Redis({ host: '127.0.0.1', port, enableAutoPipelining })
   app.addHook('onClose', () => client.disconnect())
   return client
 }

@@ -26,7 +26,7 @@ export interface RedisCredentials {
  * @example
  * redis: {
  *   url: 'rediss://cache.internal:6379',
- *   credentials: async () => ({ username: 'guard', password: await secretToken() })
+ *   credentials: async () => ({ username: 'guard', password: await fetchToken() })
  * }
  */
 export type CredentialsSource = () => RedisCredentials | Promise<RedisCredentials>

@@ -4,9 +4,11 @@
  */
 import type { Awaitable } from '../runtime/awaitable.js'
 
+/** A block of an address or range. */
 export interface Block {
   /** address or CIDR range, canonical */
   readonly ip: string
+  /** why it was blocked; empty: no reason was given */
   readonly reason: string
   /** who or what blocked it */
   readonly origin: string

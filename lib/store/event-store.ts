@@ -1,6 +1,7 @@
 /** The contract of a store for recorded events, and for suspects: addresses that were limited often in them. */
 import type { Awaitable } from '../runtime/awaitable.js'
 
+/** Equal refusals of a moment, or an event that the application has recorded. */
 export interface RateLimitEvent {
   /** only `limited` events make suspects */
   readonly type: 'limited' | 'blocked'
@@ -10,6 +11,7 @@ export interface RateLimitEvent {
   readonly key?: string | undefined
   /** name of the limit */
   readonly limit?: string | undefined
+  /** HTTP method */
   readonly method?: string | undefined
   /** pattern of the route */
   readonly route?: string | undefined
@@ -21,6 +23,7 @@ export interface RateLimitEvent {
 
 /** An address that was limited often. */
 export interface Suspect {
+  /** address; of an IPv6 client the prefix, such as a /64 */
   readonly ip: string
   /** number of its limited requests in the recorded events */
   readonly count: number
