@@ -107,9 +107,9 @@ export class Shares {
     const of = ownerOf(owner)
     for (const { check, fits } of outcomes) {
       if (!fits) continue
-      this.#counters.takeBackAt(of, ownOf(check, instances), nowMs)
+      this.#counters.refundAt(of, ownOf(check, instances), nowMs)
       // What Redis has counted is in what is left only once.
-      this.#counters.takeBackAt(of, leftOf(check, source === 'memory' ? instances : 1, outage), nowMs)
+      this.#counters.refundAt(of, leftOf(check, source === 'memory' ? instances : 1, outage), nowMs)
     }
   }
 

@@ -135,7 +135,7 @@ export interface LimitStore {
   /** Removes counters of a client. @returns whether there were any */
   forget (client: string, checks: readonly Check[]): Awaitable<boolean>
 
-  /** Gives back an accepted hit. */
+  /** Refunds an accepted hit: it no longer counts. */
   refund (owner: Owner, taken: Taken): Awaitable<void>
 }
 

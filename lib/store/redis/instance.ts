@@ -70,5 +70,5 @@ export class RedisInstance {
   }
 }
 
-/** An instance is alive for so many ms after a heartbeat; it sends one a second. */
+/** How long an instance counts as alive after a heartbeat. It sends one a second. */
 export const aliveMs = 5000

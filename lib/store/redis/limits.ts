@@ -56,7 +56,7 @@ export class RedisLimits implements LimitStore {
       peek.read(await peek.script.run(redis, keys, peek.args(checks)), checks))
   }
 
-  /** @throws SentError  see Sequence */
+  /** @throws SentError  if the call was sent with a number, and failed */
   async forget (client: string, checks: readonly Check[]): Promise<boolean> {
     if (checks.length === 0) return false
     const call = { keys: this.#keysOf({ key: client }, checks), args: forget.args(checks) }
@@ -64,7 +64,7 @@ export class RedisLimits implements LimitStore {
       forget.read(await sent.send(client, forget.script, call), checks) > 0)
   }
 
-  /** @throws SentError  see Sequence */
+  /** @throws SentError  if the call was sent with a number, and failed */
   async refund (owner: Owner, taken: Taken): Promise<void> {
     const keys = taken.outcomes.map(({ check }) => this.#keys.counter(owner, check))
     const call = { keys, args: refund.args(taken) }
@@ -74,7 +74,7 @@ export class RedisLimits implements LimitStore {
   /**
    * Adds refusals to their counters. Refusals of a window that is over are left out.
    *
-   * @throws SentError  see Sequence
+   * @throws SentError  if the call was sent with a number, and failed
    */
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { script } = countRefusals
@@ -95,8 +95,8 @@ export class RedisLimits implements LimitStore {
    *
    * @param id        id of this merge; no replay of events or values may have the same
    * @param nowMs     now, by the clock of the counters
-   * @param isIntact  whether call numbers prove that Redis has lost nothing. Then a counter below its baseline counts:
-   *   another instance has given hits back or reset it. Otherwise the larger of counter and baseline counts
+   * @param isIntact  call numbers prove that Redis has lost nothing. If so, a counter below its baseline stands:
+   *   another instance has refunded hits or reset it. Otherwise the larger of counter and baseline counts
    */
   async merge (id: string, counters: readonly LocalCounter[], nowMs: number, isIntact: boolean): Promise<void> {
     const merges = counters.flatMap(({ key, limit, baseline, counted }) => {

@@ -17,7 +17,7 @@ export interface Beat {
   readonly application: string
   /** whether the replay is over; otherwise Redis does not register the instance as alive */
   readonly isUpToDate: boolean
-  /** an instance is alive for so many ms after a heartbeat */
+  /** how long an instance counts as alive after a heartbeat */
   readonly aliveMs: number
   /** the epoch to set if Redis has none */
   readonly newEpoch: string
