@@ -68,7 +68,7 @@ export class Keys {
     this.probe = `${nameSpace}probe`
   }
 
-  /** The Redis key of a counter; taken from the owner's `counterKeys` if it has any. */
+  /** The Redis key of a counter; the owner's `counterKeys` may remember it. */
   counter ({ key, counterKeys }: Owner, { name, limit }: NamedLimit): string {
     return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? key)
   }
@@ -81,7 +81,8 @@ export class Keys {
    */
   newCounter (algorithm: Algorithm, name: string, client: string | CounterKeys): string {
     if (typeof client === 'string') return `${this.#nameSpace}${algorithm}:{${this.#partOf(client)}}:${part(name)}`
-    return client.find(algorithm, name) ?? client.keep(algorithm, name, this.newCounter(algorithm, name, client.client))
+    const known = client.find(algorithm, name)
+    return known ?? client.remember(algorithm, name, this.newCounter(algorithm, name, client.client))
   }
 
   /**
@@ -129,7 +130,7 @@ export class Keys {
 /** Remembers the Redis keys of one client's counters, so that a returning client needs no new texts. */
 export class CounterKeys {
   readonly client: string
-  readonly #kept: KeptKey[] = []
+  readonly #keys: CounterKey[] = []
   #next = 0
 
   constructor (client: string) {
@@ -137,26 +138,26 @@ export class CounterKeys {
   }
 
   find (algorithm: Algorithm, name: string): string | undefined {
-    for (const kept of this.#kept) if (kept.name === name && kept.algorithm === algorithm) return kept.key
+    for (const known of this.#keys) if (known.name === name && known.algorithm === algorithm) return known.key
     return undefined
   }
 
-  /** Remembers a key. If there are `mostKept` already, the oldest is dropped. */
-  keep (algorithm: Algorithm, name: string, key: string): string {
-    this.#kept[this.#next] = { algorithm, name, key }
-    this.#next = (this.#next + 1) % mostKept
+  /** Remembers a key in place of the oldest, if there are `mostRemembered` already. @returns the key */
+  remember (algorithm: Algorithm, name: string, key: string): string {
+    this.#keys[this.#next] = { algorithm, name, key }
+    this.#next = (this.#next + 1) % mostRemembered
     return key
   }
 }
 
-interface KeptKey {
+interface CounterKey {
   readonly algorithm: Algorithm
   readonly name: string
   readonly key: string
 }
 
 /** The most keys that are remembered for a client. With more, memory would grow with clients times limits. */
-const mostKept = 4
+const mostRemembered = 4
 
 /** Longer texts are stored as their hash. Otherwise a header of 100 kB would be part of the key of every counter. */
 const longestPart = 200

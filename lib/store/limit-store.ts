@@ -72,7 +72,7 @@ export interface TakenOutside {
 export interface Unanswered {
   readonly kind: 'unanswered'
   readonly failure: Error
-  /** number of the call, which Redis may have run; undefined: Redis has not run it, or in a Cluster has no numbers */
+  /** number of the call, which Redis may have run; undefined: it has not run, or has no number (in a Cluster) */
   readonly sentIn: number | undefined
 }
 
