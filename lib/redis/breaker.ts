@@ -72,7 +72,7 @@ export class GuardedRedis extends EventEmitter<GuardedRedisEvents> {
     this.#failure = failureOf(new Error(connection.firstReason))
     const rotateBucketController = new EventEmitter()
     this.#breaker = new CircuitBreaker((command: Command) => this.#send(command), {
-      // #inTime has its own time limit: opossum's cannot look twice.
+      // #inTime limits the time instead: opossum's timeout cannot read once more before it gives up.
       timeout: false,
       // Opossum uses global timers, which a test may fake. So our timers half-open the breaker and rotate its window.
       resetTimeout: longestTimerMs,

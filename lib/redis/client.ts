@@ -46,9 +46,8 @@ function makeRedis (
 }
 
 /**
- * The options of the guard's own connection; see "ioredis" in README's Design.
- * Without a connection a command fails at once, and no command is ever sent a
- * second time.
+ * The options of the guard's own connection; docs/design.md says why. Without a
+ * connection a command fails at once, and no command is ever sent a second time.
  */
 function guardOptions ({ connectTimeout, commandTimeout }: ConnectionTimes) {
   const handshakeTimeout = Math.max(commandTimeout * 2, 1000)

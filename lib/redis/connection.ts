@@ -51,7 +51,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.#owned = settings.kind !== 'client'
     this.#credentials = credentialsOf(settings, times)
     this.redact = redactor(() => [...secretsOf(settings), ...this.#credentials?.secrets ?? []])
-    // ioredis waits with a global timer, which a test may fake. Our timer fires 1 ms later, and usually finds it done.
+    // ioredis waits with a global timer, which a test may fake. Our timer fires 1 ms later, and normally has no effect.
     const onRetry = (delayMs: number) => this.#connectIn(delayMs + 1, 'reconnecting')
     this.client = makeClient(settings, { times, credentials: this.#credentials, onRetry })
     this.guardClient = readingPrimaries(this.client)
@@ -59,7 +59,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     const lost = () => this.emit('lost')
     const listeners: Readonly<Record<string, (error: Error) => void>> = {
       connecting: () => { this.#wasClosed = false },
-      ready: () => this.#isInWrongDatabase ? this.#reconnect() : this.#comeUp(),
+      ready: () => this.#isInWrongDatabase ? this.#reconnect() : this.#reportReady(),
       '+node': () => this.#watchNodes(),
       'node error': error => this.#reportNode(error),
       close: () => {
@@ -111,7 +111,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     const { client } = this
     if (!isCluster(client) || client.status !== 'ready') return
     await new Promise<void>(resolve => client.refreshSlotsCache(() => resolve()))
-    this.#comeUp()
+    this.#reportReady()
   }
 
   /**
@@ -190,7 +190,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.client.disconnect(true)
   }
 
-  #comeUp (): void {
+  #reportReady (): void {
     this.#watchNodes()
     if (!this.ready) return
     this.#wasReady = true
@@ -198,7 +198,7 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     this.emit('ready')
   }
 
-  #goDown (): void {
+  #reportLost (): void {
     if (!this.#wasReady || this.ready) return
     this.#wasReady = false
     this.emit('lost')
@@ -219,8 +219,8 @@ export class Connection extends EventEmitter<ConnectionEvents> {
     for (const node of this.#primaries()) {
       if (this.#watched.has(node)) continue
       this.#watched.set(node, [
-        listen(node, 'ready', () => this.#comeUp()),
-        listen(node, 'close', () => this.#goDown()),
+        listen(node, 'ready', () => this.#reportReady()),
+        listen(node, 'close', () => this.#reportLost()),
         // The Cluster has dropped the node. If the node comes back, it is another object.
         listen(node, 'end', () => this.#unwatch(node))
       ])

@@ -56,8 +56,7 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
       const { stream } = this
       super.disconnect()
       for (const sentinel of this.#asked) sentinel.disconnect()
-      // A Redis that hangs does not close its end. ioredis destroys the socket with a global timer, which a test may
-      // fake.
+      // A Redis that hangs does not close its end. ioredis would destroy the socket by a timer that a test may fake.
       timers.setTimeout(() => stream?.destroy(), disconnectTimeout).unref()
     }
 

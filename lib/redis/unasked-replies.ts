@@ -26,7 +26,7 @@ export function endAtUnasked (redis: Redis): void {
   const client = redis as unknown as Internals
   const { resetCommandQueue, flushQueue } = client
   let isFlushing = false
-  // ioredis' flushQueue shifts until the queue is empty, so an empty queue is no reply here.
+  // flushQueue shifts until the queue is empty, so shifting an empty queue does not mean a reply here.
   client.flushQueue = (...args) => {
     isFlushing = true
     flushQueue.apply(client, args)

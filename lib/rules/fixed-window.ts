@@ -69,12 +69,12 @@ export const fixedWindow = makeRule<FixedWindow>({
   },
 
   refund (stored, limit, cost, counted) {
-    return Math.abs(stored.endsAtMs - counted.endsAtMs) <= sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
+    return Math.abs(stored.endsAtMs - counted.endsAtMs) <= sameMomentMs(limit) ? refunded(stored, limit, cost) : stored
   },
 
   refundAt (stored, limit, cost, countedAtMs) {
     const beginsAtMs = stored.endsAtMs - limit.windowMs
-    return countedAtMs >= beginsAtMs - sameMomentMs(limit) ? takenBack(stored, limit, cost) : stored
+    return countedAtMs >= beginsAtMs - sameMomentMs(limit) ? refunded(stored, limit, cost) : stored
   },
 
   addRefusals (state, refusals) {
@@ -120,8 +120,8 @@ function isEmpty (state: FixedWindow): boolean {
   return state.used + state.refused === 0
 }
 
-/** Gives back a hit. A window that refusals have restarted stays as it is: it is locked until it ends. */
-function takenBack (stored: FixedWindow, { excess }: RuleLimit, cost: number): FixedWindow {
+/** Refunds a hit. A window that refusals have restarted stays as it is: it is locked until it ends. */
+function refunded (stored: FixedWindow, { excess }: RuleLimit, cost: number): FixedWindow {
   const { used, refused, endsAtMs } = stored
   const isLocked = excess !== 'none' && refused > 0
   return isLocked ? stored : { used: Math.max(0, used - cost), refused, endsAtMs }

@@ -71,11 +71,11 @@ export const gcra = makeRule<Bucket>({
 
   refund (stored, limit, cost, counted) {
     const drainedSince = Math.max(0, stored.atMs - counted.atMs) * limit.max
-    return takenBack(stored, limit, Math.min(counted.level - drainedSince, cost * limit.windowMs))
+    return refunded(stored, limit, Math.min(counted.level - drainedSince, cost * limit.windowMs))
   },
 
   refundAt (stored, limit, cost, countedAtMs) {
-    return takenBack(stored, limit, cost * limit.windowMs - Math.max(0, stored.atMs - countedAtMs) * limit.max)
+    return refunded(stored, limit, cost * limit.windowMs - Math.max(0, stored.atMs - countedAtMs) * limit.max)
   },
 
   addRefusals (state) {
@@ -112,7 +112,7 @@ export const gcra = makeRule<Bucket>({
 })
 
 /** @param added  the part of a hit that has not drained yet, counted by the limit's max */
-function takenBack ({ level, max, atMs }: Bucket, limit: RuleLimit, added: number): Bucket {
+function refunded ({ level, max, atMs }: Bucket, limit: RuleLimit, added: number): Bucket {
   // Converted to the max of the bucket, and rounded up as `current` does.
   return { level: Math.max(0, level - countedBy(max, limit.max, Math.max(0, added))), max, atMs }
 }
@@ -138,7 +138,7 @@ function countedBy (max: number, otherMax: number, amount: number): number {
   return Math.min(Math.ceil(amount * max / otherMax), beyondAnyBucket)
 }
 
-/** Buckets hold less than 2^51: see defineLimit. */
+/** Buckets hold less than 2^51: see checkProducts. */
 const beyondAnyBucket = 2 ** 52
 
 /** ms that `amount` takes to drain; one window if nothing drains (max 0). */

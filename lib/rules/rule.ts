@@ -79,9 +79,9 @@ export type Encoded = readonly [number, number, number]
 export interface Rule<S> extends Members<S> {
   /** Counts one hit against one limit. A hit of cost 0 passes and leaves nothing. */
   take (stored: S | undefined, nowMs: number, limit: RuleLimit, cost: number): Judged<S>
-  /** Counts a hit that was accepted elsewhere, whether or not it fits. */
+  /** Counts a hit that was accepted by other counters, whether or not it fits these. */
   accept (stored: S | undefined, nowMs: number, limit: RuleLimit, cost: number): S
-  /** Counts a hit that was refused elsewhere, whether or not it would fit. */
+  /** Counts a hit that was refused by other counters, whether or not it would fit these. */
   refuse (stored: S | undefined, nowMs: number, limit: RuleLimit): S
   /** What the counters mean to a hit of `cost`, which is 1 by default. */
   explain (stored: S | undefined, nowMs: number, limit: RuleLimit, cost?: number): Explanation
@@ -108,7 +108,7 @@ interface Members<S> {
    */
   define (limit: RuleLimit): RuleLimit
   /**
-   * Gives back an accepted hit, as far as it still counts. Refusals stay unchanged.
+   * Refunds an accepted hit, as far as it still counts. Refusals stay unchanged.
    *
    * @param counted  the counters right after the hit; they may be dated by another clock
    */

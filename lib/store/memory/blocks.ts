@@ -74,7 +74,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     const blockedAtMs = atMs ?? this.#now()
     this.#changes?.push(() => { this.block(request, blockedAtMs) })
     if (replace === true) this.#lift(ip, atMs)
-    const standing = this.#list.get(networkOf(ip))
+    const standing = this.#list.get(parseCanonical(ip))
     const block = { ip, reason, origin, blockedAtMs, expiresAtMs: blockedAtMs + durationMs }
     if (standing !== undefined && standing.expiresAtMs >= block.expiresAtMs) return this.#shown(standing)
     this.#put(block)
@@ -105,7 +105,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
 
   adopt (block: Block): void {
     this.#changes?.push(() => this.#put(block))
-    const known = this.#list.get(networkOf(block.ip))
+    const known = this.#list.get(parseCanonical(block.ip))
     // A shorter block stands in the other store, so the longer one was unblocked there first.
     if (known !== undefined && known.expiresAtMs > block.expiresAtMs + sameEndMs) this.#lift(block.ip)
     this.#put(block)
@@ -113,7 +113,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
 
   adoptStanding (ip: string, block: Block | undefined): void {
     if (block !== undefined) this.adopt(block)
-    else if (this.#list.get(networkOf(ip)) !== undefined) this.unblock(ip)
+    else if (this.#list.get(parseCanonical(ip)) !== undefined) this.unblock(ip)
   }
 
   async replace (read: (put: (block: Block) => void) => Promise<boolean>): Promise<boolean> {
@@ -121,7 +121,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     const changes: (() => void)[] = []
     this.#changes = changes
     try {
-      if (!await read(block => list.set(networkOf(block.ip), block))) return false
+      if (!await read(block => list.set(parseCanonical(block.ip), block))) return false
       this.#list = list
     } finally {
       // Otherwise the list of changes would grow without end in a long outage.
@@ -143,7 +143,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     return [...this.#lifted].map(([unblock, atMs]) => ({ atMs, unblock }))
   }
 
-  /** Forgets what has expired. */
+  /** Removes expired blocks. */
   sweep (): void {
     const nowMs = this.#now()
     this.#list.sweep((values, index) => values.expiresAtMs(index) <= nowMs)
@@ -163,7 +163,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
 
   #put (block: Block): void {
     const { ip, blockedAtMs } = block
-    this.#list.set(networkOf(ip), block)
+    this.#list.set(parseCanonical(ip), block)
     // The unblock is kept, dated before this block: a Redis that comes back with older data may have an earlier block.
     const liftedAtMs = this.#lifted.get(ip)
     if (liftedAtMs !== undefined && liftedAtMs >= blockedAtMs) this.#lifted.set(ip, blockedAtMs - 1)
@@ -171,7 +171,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
 
   /** Unblocks, unless the block was made after `atMs`. @returns the block that was removed; undefined: none was */
   #lift (ip: string, atMs?: number): Block | undefined {
-    const network = networkOf(ip)
+    const network = parseCanonical(ip)
     const block = this.#list.get(network)
     if (block !== undefined && atMs !== undefined && block.blockedAtMs > atMs) return undefined
     this.#list.delete(network)
@@ -185,7 +185,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
   }
 }
 
-function networkOf (ip: string): Network {
+function parseCanonical (ip: string): Network {
   // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- block-store.ts: callers pass canonical text
   return parseNetwork(ip)!
 }

@@ -53,11 +53,11 @@ export interface LimitMirror {
    */
   adopt (owner: Owner, counter: Reported, othersNowMs: number): void
   /**
-   * Gives back an accepted hit that was counted in a window that may have begun at another moment.
+   * Refunds an accepted hit that was counted in a window that may have begun at another moment.
    *
    * @param countedAtMs  by the clock of this store
    */
-  takeBackAt (owner: Owner, check: Check, countedAtMs: number): void
+  refundAt (owner: Owner, check: Check, countedAtMs: number): void
   /** All counters in memory that are not shared, with their keys in Redis. Some may have expired. */
   counters (): Iterable<{ readonly key: string, readonly limit: Limit, readonly state: LimitState }>
 }
@@ -91,7 +91,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes }
   }
 
-  /** Gives back an accepted hit at those limits whose counters are in memory. */
+  /** Refunds an accepted hit at those limits whose counters are in memory. */
   refund (owner: Owner, { outcomes }: Taken): void {
     for (const { check, fits, state } of outcomes) {
       if (fits) this.#change(owner, check, known => ruleOf(check.limit).refund(known, check.limit, check.cost, state))
@@ -120,7 +120,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     this.#table.adopt(entry, key, updateOf(owner, { check, state, explanation }, nowMs), nowMs)
   }
 
-  takeBackAt (owner: Owner, check: Check, countedAtMs: number): void {
+  refundAt (owner: Owner, check: Check, countedAtMs: number): void {
     const { limit, cost } = check
     this.#change(owner, check, known => ruleOf(limit).refundAt(known, limit, cost, countedAtMs))
   }
@@ -129,7 +129,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return this.#table.entries()
   }
 
-  /** Forgets what has expired. */
+  /** Removes expired counters. */
   sweep (): void {
     this.#table.sweep(this.#now())
   }

@@ -16,11 +16,11 @@ import { timers } from '../../runtime/timers.js'
  */
 export const mostChecks = 32
 
-/** Decides hits in their order. One failure answers all of them. It never rejects. */
+/** Decides hits in their order. If it fails, one answer is for all of them. It never rejects. */
 export type Send = (hits: readonly Hit[]) => Promise<readonly Taken[] | Unanswered>
 
 /** A hit that waits for its answer, and the asynchronous context in which it was added. */
-class Waiting extends AsyncResource {
+class WaitingHit extends AsyncResource {
   readonly hit: Hit
 
   constructor (hit: Hit) {
@@ -42,7 +42,7 @@ export class Batch {
   readonly #send: Send
   /** bound at start, so that a batch runs in the context of no request */
   readonly #flush = AsyncResource.bind(async () => await this.#sendAll())
-  #waiting: Waiting[] = []
+  #waiting: WaitingHit[] = []
   #checks = 0
 
   constructor (send: Send) {
@@ -54,12 +54,11 @@ export class Batch {
     const { length } = hit.checks
     if (this.#waiting.length > 0 && this.#checks + length > mostChecks) this.#flush()
     if (this.#waiting.length === 0) timers.setImmediate(this.#flush)
-    this.#waiting.push(new Waiting(hit))
+    this.#waiting.push(new WaitingHit(hit))
     this.#checks += length
     if (this.#checks >= mostChecks) this.#flush()
   }
 
-  /** Sends the hits that wait. */
   async #sendAll (): Promise<void> {
     const all = this.#waiting
     if (all.length === 0) return

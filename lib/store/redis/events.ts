@@ -27,7 +27,7 @@ export class RedisEvents implements EventStore {
     this.#options = options
   }
 
-  /** @throws SentError  see Sequence */
+  /** @throws SentError  if the call was sent with a number, and failed */
   async logEvents (events: readonly RateLimitEvent[]): Promise<void> {
     const { maxEvents, sequence } = this.#options
     const call = { keys: this.#keys, args: logEvents.args({ markerMs: 0, maxEvents, events }) }

@@ -1,7 +1,7 @@
 /**
  * Numbers the calls of this instance: its hits, refunds, resets, values and events share one sequence. Redis keeps the
- * number of the last call that ran, and refuses calls with a lower one. So after an outage a fence shows which calls
- * ran.
+ * number of the last call that ran, and refuses a call unless its number is higher. So after an outage a fence shows
+ * which calls ran.
  */
 import { StoreUnavailableError } from '../../errors.js'
 import { isCluster, type RedisClient, type Script, type ScriptCall } from '../../redis/script.js'
@@ -17,7 +17,7 @@ export interface Fence {
 /** The fence in a Cluster, where calls have no numbers. Whether a call ran is unknown there. */
 export const noNumbers: Fence = { last: 0, next: 0 }
 
-/** Redis keeps numbers and markers of an instance that is gone for so long; an outage may last as long. */
+/** How long Redis keeps the numbers and markers of an instance that is gone. An outage may last as long. */
 export const keptMs = 86_400_000
 
 /** A call was sent and failed, but Redis may have run it. */

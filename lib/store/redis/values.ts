@@ -37,7 +37,7 @@ export class RedisValues {
    *
    * @param nowMs  now, by the clock of `operation.atMs`
    * @throws ValueError  if the value has another type, or is not a number that can be incremented
-   * @throws SentError  see Sequence
+   * @throws SentError  if the call was sent with a number, and failed
    */
   async change (operation: ValueOperation, nowMs: number): Promise<ChangedValue> {
     const { keys, sequence, instance } = this.#options

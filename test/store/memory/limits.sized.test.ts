@@ -211,6 +211,6 @@ t.test(`in a flood no client passes more than its limit, and none is refused bef
 
 t.test('a refund without a counter creates none', async t => {
   const { memory } = setUp(10)
-  memory.takeBackAt({ key: 'client' }, limit, 1_000_000)
+  memory.refundAt({ key: 'client' }, limit, 1_000_000)
   t.equal(memory.size, 0)
 })

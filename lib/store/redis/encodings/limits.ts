@@ -8,7 +8,7 @@ import { ruleOf } from '../../../rules/algorithms.js'
 import type { Check, Limit } from '../../../rules/rate-limit.js'
 import type { Encoded, LimitState, Merge } from '../../../rules/rule.js'
 import {
-  type CountedOutcome, type Hit, outcomeOf, type Peeked, peekedOf, type Refusals, type Taken
+  type CountedOutcome, type CounterBaseline, type Hit, outcomeOf, type Peeked, peekedOf, type Refusals, type Taken
 } from '../../limit-store.js'
 import { scripts } from '../lua/scripts.js'
 import { clockOf, listOf, unreadable, wholeOf } from '../replies.js'
@@ -42,8 +42,8 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
   },
 
   read (reply, { hits, number }) {
-    const told = listOf(reply)
-    const nowMs = clockOf(told[0])
+    const values = listOf(reply)
+    const nowMs = clockOf(values[0])
     let at = 1
     const taken: Taken[] = []
     for (const { checks } of hits) {
@@ -51,21 +51,21 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
       const outcomes: CountedOutcome[] = []
       for (const check of checks) {
         const { limit, shadow } = check
-        const first = wholeOf(told[at], -Number.MAX_SAFE_INTEGER)
+        const first = wholeOf(values[at], -Number.MAX_SAFE_INTEGER)
         const fits = first >= 0
         accepted &&= fits || shadow === true
         // The moment of a counter is at most the longest window away from now.
-        const offsetMs = wholeOf(told[at + 2], -limit.longestMs, limit.longestMs)
-        const state = ruleOf(limit).decode([fits ? first : -1 - first, wholeOf(told[at + 1]), offsetMs], nowMs)
+        const offsetMs = wholeOf(values[at + 2], -limit.longestMs, limit.longestMs)
+        const state = ruleOf(limit).decode([fits ? first : -1 - first, wholeOf(values[at + 1]), offsetMs], nowMs)
         at += 3
         outcomes.push(outcomeOf(check, { fits, state }, nowMs))
       }
       taken.push({ kind: 'taken', source: 'redis', accepted, nowMs, outcomes })
     }
-    const toldNumber = number === undefined ? undefined : wholeOf(told[at++])
-    if (at !== told.length) throw unreadable()
+    const repliedNumber = number === undefined ? undefined : wholeOf(values[at++])
+    if (at !== values.length) throw unreadable()
     // The reply to another batch would limit the wrong clients.
-    if (toldNumber !== number) throw new OutOfStepError()
+    if (repliedNumber !== number) throw new OutOfStepError()
     return taken
   }
 }
@@ -77,10 +77,10 @@ export const peek: Encoding<readonly Check[], readonly Peeked[]> = {
 
   /** The reply holds the counters as stored; they may have expired long ago. */
   read (reply, checks) {
-    const told = listOf(reply, 1 + 3 * checks.length)
-    const nowMs = clockOf(told[0])
+    const values = listOf(reply, 1 + 3 * checks.length)
+    const nowMs = clockOf(values[0])
     return checks.map((check, i) => {
-      const [first, second, offsetMs] = told.slice(1 + 3 * i)
+      const [first, second, offsetMs] = values.slice(1 + 3 * i)
       if (first === '') return peekedOf(check, undefined, nowMs)
       const numbers: Encoded = [wholeOf(first), wholeOf(second), wholeOf(offsetMs, -Number.MAX_SAFE_INTEGER)]
       return peekedOf(check, ruleOf(check.limit).decode(numbers, nowMs), nowMs)
@@ -108,7 +108,9 @@ export const countRefusals: Command<readonly Refusals[]> = {
 
 export interface Merges {
   readonly keptMs: number
-  readonly isIntact: boolean
+  /** '' in a Cluster */
+  readonly epoch: string
+  readonly hasBaselines: boolean
   readonly counters: readonly { readonly limit: Limit, readonly merge: Merge<LimitState> }[]
   /** now, by the clock of the counters */
   readonly nowMs: number
@@ -116,11 +118,24 @@ export interface Merges {
 
 export const merge: Command<Merges> = {
   script: new Script(scripts.merge),
-  args: ({ keptMs, isIntact, counters, nowMs }) => [
-    keptMs, isIntact ? 1 : 0,
+  args: ({ keptMs, epoch, hasBaselines, counters, nowMs }) => [
+    keptMs, epoch, hasBaselines ? 1 : 0,
     ...counters.flatMap(({ limit, merge: { baseline, counted } }) =>
       [...limitRow(limit), ...stateRow(baseline, limit, nowMs), ...stateRow(counted, limit, nowMs)])
   ]
+}
+
+export interface Restores {
+  readonly epoch: string
+  readonly counters: readonly Omit<CounterBaseline, 'key'>[]
+  /** of the clock that the counters are on */
+  readonly nowMs: number
+}
+
+export const restore: Command<Restores> = {
+  script: new Script(scripts.restore),
+  args: ({ epoch, counters, nowMs }) =>
+    [epoch, ...counters.flatMap(({ limit, baseline }) => [...limitRow(limit), ...stateRow(baseline, limit, nowMs)])]
 }
 
 function limitRow ({ algorithm, max, windowMs, burst, excess, longestMs }: Limit): Arguments {

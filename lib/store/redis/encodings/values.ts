@@ -9,7 +9,7 @@ import type { Command, Encoding } from './encoding.js'
 export interface Writer {
   /** id of the instance */
   readonly instance: string
-  /** Redis keeps markers, and notes of the last `set` or `del`, for so long */
+  /** how long Redis keeps markers, and notes of the last `set` or `del` */
   readonly keptMs: number
   /** now, by the clock of the changes */
   readonly nowMs: number
