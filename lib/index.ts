@@ -25,7 +25,7 @@ export {
 export type { GuardErrorCode, OptionProblem, RefusalCode, StoreFailure } from './errors.js'
 export type {
   AllowListEntry, ClientId, LimitHeader, LimitHook, MetricsOptions, MetricsRegistry, NamedLimitOptions,
-  RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions
+  NoRateLimit, RedisGuardOptions, RefusalContext, RefusalHeader, RouteRateLimitOptions, SingleLimitOptions
 } from './settings/options.js'
 export type {
   CredentialsSource, RedisClusterOptions, RedisConnectionOptions, OwnRedisClient, RedisCredentials, RedisOption

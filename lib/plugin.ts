@@ -9,7 +9,7 @@ import type { RateLimiter, RateLimitHandler } from './http/decorators.js'
 import { addHooks } from './http/hooks.js'
 import { pluginLog, safeLog } from './observers/safe-log.js'
 import { keepTickShape } from './runtime/tick-shape.js'
-import type { RedisGuardOptions, RouteRateLimitOptions } from './settings/options.js'
+import type { NoRateLimit, RedisGuardOptions, RouteRateLimitOptions } from './settings/options.js'
 import { resolveOptions } from './settings/settings.js'
 import { assemble } from './startup/assembly.js'
 import { startBackground } from './startup/background.js'
@@ -36,9 +36,9 @@ declare module 'fastify' {
     /**
      * Makes a hook that limits the requests for which it runs, in addition to the limit of their route.
      *
-     * @param options  default: the options of the plugin. With options, the hook has counters of its own, named by the
-     *   order in which hooks are made, or by `groupId`. Without options, the hook is the global limit: it uses its
-     *   counters, and does not count a request twice
+     * @param options  by default those of the plugin. With options, the hook has counters of its own,
+     *   named by the order in which hooks are made, or by `groupId`. Without any, the hook is the global limit: it uses
+     *   its counters, and does not count a request twice
      * @throws OptionsError  if an option is wrong
      *
      * @example
@@ -75,7 +75,7 @@ declare module 'fastify' {
 /** What the plugin reads in the `config` of a route. */
 export interface RateLimitContextConfig {
   /** The route's own limit. Default: the global limit; `false`: no limit. */
-  rateLimit?: RouteRateLimitOptions | false
+  rateLimit?: RouteRateLimitOptions | NoRateLimit
 }
 
 async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions): Promise<void> {

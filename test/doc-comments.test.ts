@@ -8,7 +8,14 @@ import { inRepository } from './support/paths.js'
 import { typeErrors, typeProgram } from './support/type-program.js'
 
 const folder = inRepository('test/')
-const program = typeProgram(folder, { 'all.ts': "import * as all from '../dist/lib/index.js'\nexport { all }" })
+const program = typeProgram(folder, {
+  'all.ts': "import * as all from '../dist/lib/index.js'\nexport { all }",
+  'route.ts': `
+import Fastify from 'fastify'
+import '../dist/lib/index.js'
+Fastify().get('/', { config: { rateLimit: { max: 5, groupId: 'a', onOutage: 'share' } } }, async () => 'ok')
+`
+})
 const checker = program.getTypeChecker()
 const index = program.getSourceFiles().find(({ fileName }) => fileName.endsWith('/dist/lib/index.d.ts'))!
 const exported = new Map(checker.getExportsOfModule(checker.getSymbolAtLocation(index)!).map(symbol => {
@@ -69,6 +76,24 @@ for (const [type, options] of Object.entries(declared)) {
     }
   })
 }
+
+t.test("an editor that points at an option in a route's config shows its doc comment", async t => {
+  const options: ts.PropertyAssignment[] = []
+  const visit = (node: ts.Node): void => {
+    if (ts.isPropertyAssignment(node) && ts.isLiteralExpression(node.initializer)) options.push(node)
+    ts.forEachChild(node, visit)
+  }
+  visit(program.getSourceFile(`${folder}route.ts`)!)
+  t.equal(options.length, 3)
+  for (const option of options) {
+    // An editor looks here, and shows nothing where it finds two declarations.
+    const type = checker.getContextualType(option.parent)!
+    const name = option.name.getText()
+    const found = (type.isUnion() ? type.types : [type]).map(part => part.getProperty(name)).filter(symbol => symbol)
+    t.equal(new Set(found).size, 1, name)
+    t.not(textOf(found[0]!), '', name)
+  }
+})
 
 /** The types whose methods have an example. */
 const withExamples = ['RedisGuard', 'LimitControl']

@@ -363,6 +363,14 @@ export interface RouteRateLimitOptions extends RateLimitOptions {
   groupId?: string
 }
 
+/**
+ * `false` in a route's `config.rateLimit`: the route has no limit.
+ *
+ * The properties, which `false` does not have, are for editors: without them, TypeScript finds two declarations of an
+ * option in a route's `config`, and an editor that points at the option shows no documentation.
+ */
+export type NoRateLimit = false & { readonly [name in keyof RouteRateLimitOptions]?: undefined }
+
 /** The methods of a prom-client `Registry` that the guard calls. So any copy or version of prom-client will do. */
 export type MetricsRegistry = Pick<
   Registry, 'registerMetric' | 'getSingleMetric' | 'removeSingleMetric' | 'metrics' | 'contentType'
