@@ -152,9 +152,9 @@ function overMemory ({ load: { answered }, instances, struckMs }: Play): number 
 /**
  * With `share` all instances together let in `max`. Where one of them is cut
  * off alone, the others go on with all that Redis has left, so that its part
- * comes on top. Where Redis loses data, the largest value that an instance
- * knows of a counter is restored: what the others had not heard of yet may be
- * let in once more, and so may what was under way.
+ * comes on top. Where Redis loses its latest writes, the largest value that an
+ * instance knows of a counter counts: hits that the others do not know may be
+ * let in once more, and so may hits under way.
  */
 function overShare ({ fault, load: { answered }, instances, lossMs }: Play): number {
   const allowed = limitedMax + (fault.seenByOne ? Math.floor(limitedMax / instances.length) : 0)
@@ -169,7 +169,7 @@ function overShare ({ fault, load: { answered }, instances, lossMs }: Play): num
     const underWay = admitted.filter(({ dueMs, answeredMs }) => {
       return dueMs < lossMs.until + underWayMs && answeredMs > lossMs.from
     })
-    const mayBeLost = fault.loss === 'nothing' ? 0 : Math.max(...known) - Math.min(...known) + underWay.length
+    const mayBeLost = fault.loss === 'latest writes' ? Math.max(...known) - Math.min(...known) + underWay.length : 0
     return Math.max(0, admitted.length - allowed - mayBeLost)
   }))
 }

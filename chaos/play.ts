@@ -122,7 +122,9 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
     await sleep(Math.min(afterMs, holdMs))
     const report = await load.ask<LoadReport>('stop' satisfies LoadAsk)
     const stoppedMs = nowMs()
-    const loss: Lost = { loss: fault.loss, fromMs: lossFromMs, untilMs: lossUntilMs, givenUpMs: [] }
+    // What was under way when an instance was cut off may have run in the Redis that lost its data later.
+    const atMs = [{ fromMs: struckMs, untilMs: struckMs }, { fromMs: lossFromMs, untilMs: lossUntilMs }]
+    const loss: Lost = { loss: fault.loss, atMs, givenUpMs: [] }
     if (client instanceof Cluster) {
       const standings = await Promise.all(instances.map(async instance => await instance.standing()))
       loss.givenUpMs = standings.map(({ switches }) => {
@@ -158,11 +160,16 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
   }
 }
 
+interface Period {
+  readonly fromMs: number
+  readonly untilMs: number
+}
+
 /** What Redis lost, and when. */
 interface Lost {
   readonly loss: Fault['loss']
-  readonly fromMs: number
-  readonly untilMs: number
+  /** when the fault struck, and when data was lost */
+  readonly atMs: readonly Period[]
   /** of each instance: when it gave up a Cluster, which cannot tell what of the requests under way it has run */
   givenUpMs: readonly (readonly number[])[]
 }
@@ -270,40 +277,46 @@ async function missingAfter (
 }
 
 /**
- * What Redis has counted of each client and limit is what it was answered, to
- * the hit. What the shares alone have refused does not count. Refusals on top
- * of a quota that is used up are forgotten with the data of a Redis that
- * loses it: the client stays limited all the same. Of the counters that it
- * loses, the largest that an instance knows is restored, so what one of them
- * had not heard of yet may be missing. And whether it had run what was under
- * way when the fault struck, such a Redis cannot tell, while one instance may
- * have seen it counted and another one not: so that counts up to twice, or not
- * at all. In a Cluster, what was under way when an instance gave it up counts
- * once or twice.
+ * Compares what Redis has counted of each client and limit with the answers. The
+ * two agree to the hit, with these exceptions:
+ *
+ * - Hits that only the part of an instance refused (`share`) are not counted.
+ * - After a loss, refusals beyond a used quota may be missing: the client stays
+ *   limited all the same.
+ * - A hit that was under way when data was lost counts once or twice: Redis no
+ *   longer knows whether it ran, and another instance may have seen it counted.
+ *   In a Cluster the same holds for a hit that was under way when its instance
+ *   went to memory.
+ * - After a loss of the latest writes the larger value of each counter counts.
+ *   So hits that only some of the instances know may be missing, and so may hits
+ *   under way.
  */
 async function compareCounters (
   client: Redis | Cluster,
   answered: readonly Answered[],
-  { loss, fromMs, untilMs, givenUpMs }: Lost
+  { loss, atMs, givenUpMs }: Lost
 ): Promise<CounterOff[]> {
   const expected = new Map<string, { path: Path, least: number, most: number, known: number[] }>()
   for (const { path, client: ip, instance, status, dueMs, answeredMs, remaining } of answered) {
     if (status !== 200 && status !== 429) continue
-    const wasUnderWay = (fromMs: number, untilMs = fromMs) => dueMs < untilMs + underWayMs && answeredMs > fromMs
-    const mayBeLost = loss !== 'nothing' && wasUnderWay(fromMs, untilMs)
-    const isInDoubt = mayBeLost || givenUpMs[instance]?.some(atMs => wasUnderWay(atMs)) === true
+    const wasUnderWay = ({ fromMs, untilMs }: Period) => dueMs < untilMs + underWayMs && answeredMs > fromMs
+    const isInDoubt = (loss !== 'nothing' && atMs.some(wasUnderWay)) ||
+      givenUpMs[instance]?.some(atMs => wasUnderWay({ fromMs: atMs, untilMs: atMs })) === true
     const key = `guard:fixed-window:{${ip}}:${limitNames[path]}`
     const bounds = expected.get(key) ??
       { path, least: 0, most: 0, known: Array.from({ length: instanceCount }, () => 0) }
     expected.set(key, bounds)
     bounds.most += isInDoubt ? 2 : 1
-    if (!mayBeLost && (path !== '/share' || status === 200)) bounds.least++
+    const mayBeMissing = loss === 'latest writes' && isInDoubt
+    if (!mayBeMissing && (path !== '/share' || status === 200)) bounds.least++
     const max = path === '/counted' ? instanceOptions.max : limitedMax
-    if (answeredMs < fromMs) bounds.known[instance] = Math.max(bounds.known[instance]!, max - remaining)
+    const isBeforeLoss = atMs.every(({ fromMs }) => answeredMs < fromMs)
+    if (isBeforeLoss) bounds.known[instance] = Math.max(bounds.known[instance]!, max - remaining)
   }
   const off: CounterOff[] = []
   for (const [key, { path, least: answers, most, known }] of expected) {
-    const least = loss === 'nothing' ? answers : answers - (Math.max(...known) - Math.min(...known))
+    const mayBeMissing = loss === 'latest writes' ? Math.max(...known) - Math.min(...known) : 0
+    const least = answers - mayBeMissing
     const counts = (hits: number) => loss !== 'nothing' && path !== '/counted' ? Math.min(hits, limitedMax) : hits
     const [used, refused = 0] = (await client.get(key) ?? '0').split(':').map(Number)
     const counted = used! + refused

@@ -34,7 +34,6 @@ export class AddressList<T, Kept extends EntryValues<T> = EntryValues<T>> {
     this.#hashKey = hashKey
   }
 
-  /** number of entries */
   get size (): number {
     let size = 0
     for (const { table } of this.#allLayers()) size += table.size

@@ -273,17 +273,18 @@ export class Availability extends EventEmitter<InnerEvents> {
     mode.beat = timers.setTimeout(() => {
       const askedAtMs = this.#now()
       const { instance } = this.#redis.store
-      instance.heartbeat(true, mode.waiting?.sinceMs ?? 0).then(({ epoch, instances, since, nowMs }) => {
+      instance.heartbeat(this.#known.epoch, mode.waiting?.sinceMs).then(({ epoch, instances, since, nowMs }) => {
         this.#clock.note(askedAtMs, nowMs)
         if (this.#mode !== mode) return
+        // A Redis without its data does not know the other instances either.
+        if (epoch !== this.#known.epoch) {
+          this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
+          return
+        }
         const { waiting } = mode
         if (waiting === undefined || since >= this.#known.instances || timers.monotonicMs() > waiting.untilMs) {
           mode.waiting = undefined
           this.#known.instances = instances
-        }
-        if (epoch !== this.#known.epoch) {
-          this.lostData(new StoreUnavailableError('lost', 'Redis has lost its data'))
-          return
         }
         this.#recovery.replayLate()
         this.#beat(mode)

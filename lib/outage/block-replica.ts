@@ -1,7 +1,7 @@
 /**
- * Keeps this process's block list like the one in Redis, so that a request is
- * checked without a round trip, and with Redis away. It follows the stream of
- * changes; where it cannot tell what it missed, it loads the whole list.
+ * Keeps the block list of this process equal to the one in Redis, so that
+ * requests are checked without a round trip, and while Redis is away. It follows
+ * the stream of changes, and loads the whole list if it may have missed some.
  */
 import type { BlockReplica } from '../store/memory/blocks.js'
 import type { BlockChanges, BlockCursor, RedisBlocks } from '../store/redis/blocks.js'
@@ -13,7 +13,7 @@ export interface BlockListOptions {
   readonly redis: RedisBlocks
   /** whether Redis can be asked now */
   readonly usable: () => boolean
-  /** whether this is the epoch of the Redis that is known: another one has lost its list, which must not be adopted */
+  /** whether this is the epoch of the last recovery: a Redis of another epoch has lost its list, so none is adopted */
   readonly knowsEpoch: (epoch: string) => boolean
   readonly onLost: () => void
   readonly intervalMs: number
@@ -33,14 +33,14 @@ export class BlockListFollower {
     this.#options = options
   }
 
-  /** Follows from now on. */
+  /** Looks for changes from now on, every `intervalMs`. */
   start (): void {
     this.#timer = timers.setTimeout(() => {
       this.sync().finally(() => { if (!this.#closed) this.start() })
     }, this.#options.intervalMs).unref()
   }
 
-  /** Resolves when the list is as Redis has it, or Redis cannot be asked. */
+  /** Resolves when the list is equal to that of Redis, or Redis cannot be asked. */
   async sync (): Promise<void> {
     if (this.#closed) return
     this.#running ??= this.#catchUp()
@@ -54,7 +54,7 @@ export class BlockListFollower {
     timers.clearTimeout(this.#timer)
   }
 
-  /** Reported once, not at each interval. */
+  /** Reports the first failure of a row, and not one at each interval. */
   #failed (error: Error): void {
     if (!this.#failing && !this.#closed) this.#options.onError(error)
     this.#failing = true
@@ -68,7 +68,7 @@ export class BlockListFollower {
       if (!this.#isOurs(answer)) return onLost()
       const offsetMs = now() - answer.nowMs
       if (answer.missed) {
-        // A list that changes faster than it loads is looked at again at the next interval.
+        // The list changes faster than it loads: the next interval continues.
         if (loaded) return
         if (!await this.#load(answer.cursor, offsetMs)) return onLost()
         loaded = true
@@ -83,14 +83,14 @@ export class BlockListFollower {
     }
   }
 
-  /** Whether the list that was looked at has all that is known of it. An older one must not replace the one here. */
+  /** Whether Redis has all changes that this process has seen. An older list must not replace the local one. */
   #isOurs ({ epoch, isBehind }: BlockChanges): boolean {
     // Recovery restores the list in Redis, which is then loaded.
     if (isBehind) this.#cursor = undefined
     return !isBehind && this.#options.knowsEpoch(epoch)
   }
 
-  /** @returns whether the list was taken over: Redis may lose it while it loads */
+  /** @returns whether the list was adopted: Redis may lose it while it loads */
   async #load (cursor: BlockCursor, offsetMs: number): Promise<boolean> {
     const { memory, redis } = this.#options
     return await memory.replace(async put => {
@@ -102,7 +102,7 @@ export class BlockListFollower {
   }
 }
 
-/** Times are compared with this process's clock, which may differ from that of Redis. */
+/** The block with times of this process's clock, by which they are compared. */
 function onLocalClock (block: Block, offsetMs: number): Block {
   return { ...block, blockedAtMs: block.blockedAtMs + offsetMs, expiresAtMs: block.expiresAtMs + offsetMs }
 }

@@ -1,7 +1,7 @@
 /**
- * The block list over the two stores. A block is in force here when the call
- * returns, and on the other instances as soon as they look: see
- * outage/block-replica.ts. What Redis does not get waits in the journal.
+ * The block list over memory and Redis. A block is in force on this instance
+ * when the call returns, and on the others when they next look at the list
+ * (outage/block-replica.ts). Changes that Redis did not get wait in the journal.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
 import { type Block, blockedIn, type BlockOperation, type BlockRequest, type BlockStore } from '../store/block-store.js'
@@ -32,7 +32,7 @@ export class OutageBlocks implements BlockStore {
   readonly #now: () => number
   readonly #calls: RedisCalls
   readonly #changes: CallQueue<BlockOperation, ChangedBlock>
-  /** by address: the order of the last change of a block, while it is under way */
+  /** by address: the order of the last change, while that is under way */
   readonly #orders = new Map<string, number>()
 
   constructor ({ memory, redis, availability, now }: OutageBlocksOptions) {
@@ -43,7 +43,7 @@ export class OutageBlocks implements BlockStore {
     this.#calls = new RedisCalls(availability)
     this.#changes = new CallQueue({
       send: async operations => {
-        // An answer after that is too late: the call has failed, and memory has answered.
+        // A call that runs later than this has failed for its caller, and memory has answered.
         const promptUntilMs = now() + redis.guarded.commandTimeout
         return await redis.store.blocks.change(operations, availability.aheadMs, promptUntilMs)
       },
@@ -78,7 +78,7 @@ export class OutageBlocks implements BlockStore {
     return this.#calls.read(async () => await this.#redis.store.blocks.blocks(), () => this.#memory.blocks())
   }
 
-  /** @returns what became of it in Redis; undefined: memory has the last word */
+  /** @returns the block in Redis after the change; undefined: what memory has holds */
   async #change (operation: BlockOperation): Promise<ChangedBlock | undefined> {
     const { journal } = this.#redis
     const ip = blockedIn(operation)
@@ -87,13 +87,13 @@ export class OutageBlocks implements BlockStore {
     return await this.#calls.write({
       call: async () => {
         const changed = await this.#changes.ask(operation)
-        // A later change of this instance says what holds here.
+        // A later change of this instance decides what holds on it.
         if (this.#orders.get(ip) === order) this.#adopt(ip, changed)
         return changed
       },
       keep: () => {
         journal.addBlock(operation, order)
-        // An older change of another instance may have come in between.
+        // Meanwhile the replica may have adopted an older change of another instance.
         if ('block' in operation) this.#memory.block(operation.block, operation.atMs)
         else this.#memory.unblock(operation.unblock, operation.atMs)
       }
@@ -102,7 +102,10 @@ export class OutageBlocks implements BlockStore {
     })
   }
 
-  /** An older change of another instance may have come in between; a newer one that has come already holds. */
+  /**
+   * Adopts the result of a change: the replica may have adopted an older change of another instance meanwhile. A newer
+   * one that it has adopted holds.
+   */
   #adopt (ip: string, { standing, sequence }: ChangedBlock): void {
     if (this.#redis.store.blocks.hasSeenMore(sequence)) return
     const { aheadMs } = this.#availability

@@ -1,11 +1,13 @@
 /**
- * Calls to Redis that may come by the thousand at once, as when a list of
- * addresses is blocked. All sent together, they would hold up the event loop
- * and each other until they time out. Here a bounded number is under way; the
- * others wait in their order, at some hundred bytes each, and several of them
- * share a call where one call can do several. What is asked for in one turn of
- * the event loop is sent when the turn is over: a call that is under way while
- * a long loop asks for more would time out before anybody looks for its answer.
+ * A queue for calls to Redis that may come by the thousand at once, as when a
+ * list of addresses is blocked. All sent together, they would hold up the event
+ * loop and each other until they time out. So a bounded number is under way; the
+ * others wait in order, at some hundred bytes each, and several items share a
+ * call where one call can do several.
+ *
+ * The queue sends when the turn of the event loop is over. A call that was sent
+ * earlier, while a long loop asks for more, would time out before its answer is
+ * read.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { inThisContext } from '../runtime/async-context.js'
@@ -29,10 +31,10 @@ interface Waiting<Item, Answer> {
 
 export class CallQueue<Item, Answer> {
   readonly #options: CallQueueOptions<Item, Answer>
-  /** A call belongs to none of those who wait for it. */
+  /** A call serves several callers, so it runs in the asynchronous context of none of them. */
   readonly #sendMore = AsyncResource.bind(() => this.#sendWaiting())
   #isScheduled = false
-  /** a linked list: to shift an array of 50,000 costs more than a call */
+  /** a linked list: shifting an array of 50,000 items costs more than a call */
   #first: Waiting<Item, Answer> | undefined
   #last: Waiting<Item, Answer> | undefined
   #underWay = 0
@@ -54,7 +56,7 @@ export class CallQueue<Item, Answer> {
     })
   }
 
-  /** Fails those that wait; calls under way end by themselves. */
+  /** Fails the items that wait; calls under way go on. */
   empty (error: Error): void {
     let waiting = this.#first
     this.#first = this.#last = undefined
@@ -82,7 +84,7 @@ export class CallQueue<Item, Answer> {
   }
 }
 
-/** The same for calls of any kind, each of them alone, and in the asynchronous context of its caller. */
+/** A queue for calls of any kind. Each runs alone, in the asynchronous context of its caller. */
 export class SingleCallQueue {
   readonly #queue: CallQueue<() => Promise<unknown>, unknown>
 
@@ -97,7 +99,7 @@ export class SingleCallQueue {
     return await this.#queue.ask(inThisContext(call)) as T
   }
 
-  /** Fails those that wait; calls under way end by themselves. */
+  /** Fails the items that wait; calls under way go on. */
   empty (error: Error): void {
     this.#queue.empty(error)
   }

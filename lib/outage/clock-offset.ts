@@ -1,9 +1,9 @@
 /**
  * How far the clock of this process is ahead of Redis' clock. An answer takes
- * time, so each look at Redis' clock says only between which two values the
- * offset lies. The known one stays as long as it lies there: what is dated by
- * it keeps its order, however long an answer takes. A clock that was set, or
- * another server, moves it.
+ * time, so each look at Redis' clock only says between which two values the
+ * offset lies. The known offset stays as long as it lies between them, so that
+ * operations dated by it keep their order however long an answer takes. It moves
+ * when a clock is set or another server takes over.
  */
 export class ClockOffset {
   readonly #now: () => number
@@ -14,13 +14,13 @@ export class ClockOffset {
     this.#now = now
   }
 
-  /** Infinity: not known yet */
+  /** ms; Infinity: not known yet */
   get ms (): number {
     return this.#ms
   }
 
   /**
-   * Takes note of an answer that has just come.
+   * Corrects the offset by an answer that has just come.
    *
    * @param askedAtMs  when Redis was asked
    * @param redisMs    Redis' clock when it answered

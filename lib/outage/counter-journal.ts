@@ -1,46 +1,47 @@
 /**
- * Hits that were counted without Redis, one entry for each counter, until Redis
- * has them. When there is no room, counters of clients with most of their quota
- * left are dropped first, so that a flood of new names frees no limited client.
+ * Keeps hits that were counted without Redis, in one entry for each counter,
+ * until Redis has them. If there is no room, counters of clients with most of
+ * their quota left are dropped first, so that a flood of new names frees no
+ * limited client.
  *
- * A hit is in doubt when Redis was sent it and never answered. Batches have
+ * A hit is in doubt if it was sent to Redis and never answered. Batches have
  * numbers, and Redis runs them in order (store/redis/lua/take.lua): those up to the
  * last number that Redis knows did run.
  */
 import { ruleOf } from '../rules/algorithms.js'
 import { type Limit, usedPart } from '../rules/rate-limit.js'
 import { type LimitState, otherClockMs } from '../rules/rule.js'
-import type { LocalCounter, Refusals } from '../store/limit-store.js'
+import type { CounterBaseline, LocalCounter, Refusals } from '../store/limit-store.js'
 import { Levels } from '../store/memory/levels.js'
 import type { Fence } from '../store/redis/sequence.js'
 
-/** A hit that this instance decided. */
-export interface HitHere {
+/** A hit that this instance decided without Redis. */
+export interface LocalHit {
   readonly key: string
   readonly limit: Limit
   readonly cost: number
   readonly nowMs: number
-  /** what it leaves in the counter */
+  /** how the counter changes by it */
   readonly left: 'hit' | 'refusal'
 }
 
 /** Hits that this instance refused without asking Redis. */
-export interface RefusalsHere extends Pick<Refusals, 'limit' | 'window' | 'count'> {
+export interface LocalRefusals extends Pick<Refusals, 'limit' | 'window' | 'count'> {
   readonly key: string
 }
 
 /** A counter as it was before a reset. */
 export interface BeforeReset {
   readonly state: LimitState
-  /** batch in which Redis was sent the reset, where it has not answered */
+  /** number of the call that may have run the reset; undefined: none */
   readonly sentIn?: number | undefined
 }
 
 /**
- * Counters that are sent to Redis in one call. Until Redis has answered, the
- * chunk is sent again under the same id, which Redis runs once. Later hits at
- * its counters become new entries. A counter may be dropped from a chunk for
- * lack of room; the others are sent all the same.
+ * Counters for one call to Redis. The chunk is sent under the same id until Redis
+ * has answered, and Redis runs each id once. Later hits at its counters become
+ * new entries. If there is no room, a counter may be dropped from a chunk; the
+ * others are still sent.
  */
 export interface CounterChunk {
   readonly kind: 'counters'
@@ -48,11 +49,12 @@ export interface CounterChunk {
   readonly counters: ReadonlySet<LocalCounter>
 }
 
-/** A change that was sent to Redis and never answered. */
+/** Changes that were sent to Redis and never answered. */
 interface InDoubt {
   readonly batch: number
-  readonly hit: HitHere | undefined
-  /** how many equal hits of one batch it stands for */
+  /** undefined: refusals or a refund */
+  readonly hit: LocalHit | undefined
+  /** equal hits of the batch, whole number >= 1 */
   times: number
   readonly baseline: LimitState | undefined
   readonly applyTo: (counter: Counter) => void
@@ -60,20 +62,20 @@ interface InDoubt {
 
 interface Counter {
   readonly key: string
-  /** of the latest hit: a limit may be changed meanwhile */
+  /** of the latest hit: limits may change during an outage */
   limit: Limit
-  /** the baseline, below all changes; meaningless until `hasBegun` */
+  /** below all changes; meaningless until `hasBegun` */
   baseline: LimitState | undefined
   hasBegun: boolean
-  /** undefined: nothing has changed the baseline */
+  /** the baseline with all changes that are certain; undefined: there are none */
   counted: LimitState | undefined
-  /** batch of a reset in doubt, which `counted` includes; undefined: there is none */
+  /** number of a reset in doubt, which `counted` includes; undefined: there is none */
   resetIn: number | undefined
   readonly inDoubt: InDoubt[]
-  /** the counter with all hits in doubt; undefined: there are none */
+  /** `counted` with all hits in doubt; undefined: there are none */
   likely: LimitState | undefined
   rank: Set<Counter> | undefined
-  /** in which it was sent */
+  /** undefined: not sent yet */
   chunk: Chunk | undefined
 }
 
@@ -84,29 +86,41 @@ interface Chunk extends CounterChunk {
 export class CounterJournal {
   /** not sent yet */
   readonly #waiting = new Map<string, Counter>()
-  /** by key: the counter that was sent last */
+  /** by key: the counter of the latest chunk */
   readonly #sent = new Map<string, Counter>()
-  /** all counters by the used part of the quota; those of limited clients last */
+  /** all counters, by the used part of their quota; those of limited clients come last */
   readonly #ranks = new Levels(leastUsed, () => new Set<Counter>())
   #chunks: Chunk[] = []
   #fence: Fence = { last: 0, next: 0 }
   #lastId = 0
   #size = 0
 
-  /** Counters and hits in doubt. */
+  /** Entries: counters, and changes in doubt. */
   get size (): number {
     return this.#size
   }
 
-  /** Whether the counter of a key has changes. */
+  /** Whether the counter of a key has changes that Redis does not have yet. */
   has (key: string): boolean {
     return this.#waiting.get(key)?.counted !== undefined || this.#sent.has(key)
   }
 
+  /** See Journal. If a counter is in a chunk and waits again, only the chunk's baseline is below all changes. */
+  baselines (): readonly CounterBaseline[] {
+    const first = new Map<string, Counter>()
+    const sent = this.#chunks.flatMap(({ counters }) => [...counters])
+    for (const counter of [...sent, ...this.#waiting.values()]) {
+      if (!first.has(counter.key)) first.set(counter.key, counter)
+    }
+    return [...first.values()].flatMap(({ key, limit, baseline }) => {
+      return baseline === undefined ? [] : [{ key, limit, baseline }]
+    })
+  }
+
   /** See Journal. */
-  addHit (hit: HitHere, baseline: LimitState | undefined, batch: number | undefined): void {
+  addHit (hit: LocalHit, baseline: LimitState | undefined, batch: number | undefined): void {
     if (this.#hasRun(batch)) return
-    // The baseline of the first hit is kept even if that is in doubt and only a later hit changes the counter.
+    // The first hit sets the baseline, even if it is in doubt and only a later one changes the counter.
     const counter = this.#begun(this.#counterOf(hit), baseline)
     counter.limit = hit.limit
     if (this.#isInDoubt(batch)) {
@@ -121,19 +135,19 @@ export class CounterJournal {
 
   /** See Journal. */
   addRefusals (
-    { key, limit, window, count }: RefusalsHere, baseline: LimitState | undefined, batch: number | undefined
+    { key, limit, window, count }: LocalRefusals, baseline: LimitState | undefined, batch: number | undefined
   ): void {
     const rule = ruleOf(limit)
     if (baseline === undefined || !rule.isSameWindow(baseline, window, otherClockMs)) return
     this.#change({ key, limit }, baseline, batch, counter => {
-      // Memory has counted hits in doubt already. In the journal they are still to come, on top of the baseline.
+      // Memory has counted the hits in doubt already. Here they come later, on top of the baseline.
       counter.counted = rule.addRefusals(counter.counted ?? counter.baseline ?? rule.emptied(baseline), count)
     })
   }
 
   /** See Journal. */
   addRefund (
-    { key, limit, cost }: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState,
+    { key, limit, cost }: Pick<LocalHit, 'key' | 'limit' | 'cost'>, counted: LimitState,
     baseline: LimitState | undefined, batch: number | undefined
   ): void {
     this.#change({ key, limit }, baseline, batch, counter => {
@@ -160,7 +174,7 @@ export class CounterJournal {
     for (const counter of this.#waiting.values()) {
       this.#settle(counter, fence.last)
       const { limit, baseline, resetIn } = counter
-      // Redis has reset it already, so only what was counted since is left to send.
+      // Redis has run the reset, so only the hits since then are left to send.
       const wasReset = resetIn !== undefined && resetIn <= fence.last
       if (wasReset && baseline !== undefined) counter.baseline = ruleOf(limit).emptied(baseline)
       counter.resetIn = undefined
@@ -168,7 +182,7 @@ export class CounterJournal {
     }
   }
 
-  /** The next chunks for Redis, the same ones until they are `done`. Counters of clients that used most come first. */
+  /** The next chunks for Redis, the same ones until they are `done`. Clients that have used most come first. */
   next (atMost: number): readonly CounterChunk[] {
     if (this.#chunks.length === 0) this.#cut(atMost * inChunk)
     return this.#chunks.slice(0, atMost)
@@ -192,13 +206,13 @@ export class CounterJournal {
         if (before - this.#size >= atMost) break
         this.#remove(counter)
       }
-      // Fewer than asked for is enough: counters of the next rank are worth more.
+      // Fewer than `atMost` is enough: the counters of the next rank are worth more.
       if (this.#size < before) break
     }
     return before - this.#size
   }
 
-  /** Forgets counters that have expired. A reset or a refund is kept as long as Redis may have what it takes back. */
+  /** Forgets expired counters. A reset or a refund stays as long as Redis may have the hits that it takes back. */
   sweep (nowMs: number): void {
     for (const counter of this.#ranks.all.flatMap(rank => [...rank])) {
       const { baseline, counted, limit } = counter
@@ -209,9 +223,9 @@ export class CounterJournal {
     }
   }
 
-  /** Adds refusals or a refund: their baseline matters only if nothing else has changed the counter. */
+  /** Adds refusals or a refund. Their baseline counts only if nothing has changed the counter before. */
   #change (
-    { key, limit }: Pick<HitHere, 'key' | 'limit'>, baseline: LimitState | undefined, batch: number | undefined,
+    { key, limit }: Pick<LocalHit, 'key' | 'limit'>, baseline: LimitState | undefined, batch: number | undefined,
     applyTo: (counter: Counter) => void
   ): void {
     if (this.#hasRun(batch)) return
@@ -225,7 +239,7 @@ export class CounterJournal {
     return batch !== undefined && batch >= this.#fence.next
   }
 
-  /** This is known when the hit failed only after the recovery. */
+  /** Whether the last recovery has settled that Redis ran the batch: its failure may come only afterwards. */
   #hasRun (batch: number | undefined): boolean {
     return batch !== undefined && batch <= this.#fence.last
   }
@@ -270,7 +284,7 @@ export class CounterJournal {
     }
   }
 
-  #counterOf ({ key, limit }: Pick<HitHere, 'key' | 'limit'>): Counter {
+  #counterOf ({ key, limit }: Pick<LocalHit, 'key' | 'limit'>): Counter {
     const found = this.#waiting.get(key)
     if (found !== undefined) return found
     const counter: Counter = {
@@ -305,7 +319,7 @@ export class CounterJournal {
     rank.add(counter)
   }
 
-  /** The baseline counts too; otherwise a reset counter would rank like a new one. */
+  /** Looks at the baseline too: otherwise a reset counter would rank like a new one. */
   #rankOf ({ likely, counted, baseline, limit }: Counter, nowMs: number): Set<Counter> {
     return this.#ranks.of(Math.max(usedOf(likely ?? counted, nowMs, limit), usedOf(baseline, nowMs, limit)))
   }
@@ -324,13 +338,13 @@ export class CounterJournal {
   }
 }
 
-/** So that Redis is held for about a millisecond. */
+/** Counters, blocks or values in one call, which holds Redis for about a millisecond. */
 export const inChunk = 100
 
-/** More than any part of a quota. */
+/** The rank of limited clients: more than any part of a quota. */
 const limited = Infinity
 
-/** Where the levels of use begin, as parts of the quota. */
+/** Where the ranks begin, as used parts of the quota. */
 const leastUsed = [0, 1 / 16, 1 / 4, 1 / 2, 3 / 4, limited] as const
 
 function usedOf (state: LimitState | undefined, nowMs: number, limit: Limit): number {
@@ -348,11 +362,11 @@ function isReady (counter: Counter): counter is Counter & LocalCounter {
   return counter.counted !== undefined && counter.inDoubt.length === 0 && counter.resetIn === undefined
 }
 
-function apply (counter: Counter, hit: HitHere): void {
+function apply (counter: Counter, hit: LocalHit): void {
   counter.counted = after(counter.counted ?? counter.baseline, hit)
 }
 
-function after (before: LimitState | undefined, { nowMs, limit, cost, left }: HitHere): LimitState {
+function after (before: LimitState | undefined, { nowMs, limit, cost, left }: LocalHit): LimitState {
   const rule = ruleOf(limit)
   return left === 'hit' ? rule.accept(before, nowMs, limit, cost) : rule.refuse(before, nowMs, limit)
 }

@@ -1,12 +1,12 @@
 /**
- * Events that were recorded without Redis, in chunks, until Redis has them. A
- * chunk is replayed under its id, which Redis runs once. A write that was sent
- * and never answered is in doubt: its number says later whether Redis ran it.
+ * Keeps events that were recorded without Redis, in chunks, until Redis has
+ * them. Redis runs each chunk once, by its id. A write that was sent and never
+ * answered is in doubt: its number says later whether Redis ran it.
  */
 import type { RateLimitEvent } from '../store/event-store.js'
 import type { Fence } from '../store/redis/sequence.js'
 
-/** Events that are sent to Redis in one call, again under the same id until Redis has answered. */
+/** Events for one call to Redis. They are sent under the same id until Redis has answered. */
 export interface EventChunk {
   readonly kind: 'events'
   readonly id: number
@@ -14,13 +14,13 @@ export interface EventChunk {
 }
 
 interface Chunk extends EventChunk {
-  /** number of the write that may have run; undefined: it has not, and will not */
+  /** number of the write that may have run; undefined: it did not run and never will */
   readonly batch: number | undefined
 }
 
 export class EventJournal {
   readonly #chunks = new Map<number, Chunk>()
-  /** the last chunk, where it may still grow: it was never sent */
+  /** the last chunk, if it was never sent and may still grow */
   #open: Chunk | undefined
   #fence: Fence = { last: 0, next: 0 }
   #lastId = 0
@@ -33,7 +33,7 @@ export class EventJournal {
 
   /** @param batch  number of the write that may have run; undefined: none */
   add (events: readonly RateLimitEvent[], batch: number | undefined): void {
-    // The write failed only after the recovery, when this was known.
+    // The write failed only after the recovery, which has settled that it ran.
     if (batch !== undefined && batch <= this.#fence.last) return
     const isInDoubt = batch !== undefined && batch >= this.#fence.next
     this.#size += events.length
@@ -89,5 +89,5 @@ export class EventJournal {
   }
 }
 
-/** So that Redis is held for about a millisecond: an outage brings a write every quarter of a second. */
+/** A call of this size holds Redis for about a millisecond. In an outage a write comes every quarter of a second. */
 const mostEvents = 200

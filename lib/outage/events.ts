@@ -28,7 +28,7 @@ export class OutageEvents implements EventStore {
         await store.events.logEvents(events)
         return true
       },
-      // In a Cluster nobody can tell whether the write ran: twice is better than never.
+      // In a Cluster it is unknown whether the write ran: twice is better than never.
       keep: sentIn => journal.addEvents(events, sentIn)
     })
     if (isLogged !== true) await this.#memory.logEvents(events)

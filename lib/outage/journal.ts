@@ -1,22 +1,23 @@
 /**
- * Changes that were made without Redis, until Redis has them: counters, blocks,
- * events and values. One bound holds for all entries together, including those
- * that were sent and not answered yet. Entries without room are dropped and
+ * Keeps changes that were made without Redis until Redis has them: counters,
+ * blocks, events and values. One bound holds for all entries together, including
+ * those that were sent and not answered yet. Entries beyond it are dropped and
  * reported.
  */
 import type { Limit } from '../rules/rate-limit.js'
 import type { LimitState } from '../rules/rule.js'
 import {
-  type BeforeReset, type CounterChunk, CounterJournal, type HitHere, inChunk, type RefusalsHere
+  type BeforeReset, type CounterChunk, CounterJournal, type LocalHit, inChunk, type LocalRefusals
 } from './counter-journal.js'
 import { type EventChunk, EventJournal } from './event-journal.js'
 import { blockedIn, type BlockOperation } from '../store/block-store.js'
 import type { RateLimitEvent } from '../store/event-store.js'
+import type { CounterBaseline } from '../store/limit-store.js'
 import type { Fence } from '../store/redis/sequence.js'
 import type { ValueOperation } from '../store/value-store.js'
 import { type ValueChunk, ValueJournal } from './value-journal.js'
 
-/** The entries that are sent to Redis in one call. */
+/** Entries for one call to Redis. */
 export type Chunk =
   | CounterChunk
   | { readonly kind: 'blocks', readonly operations: readonly BlockOperation[] }
@@ -27,7 +28,7 @@ export const journalKinds = ['counters', 'blocks', 'events', 'values'] as const
 export type JournalKind = typeof journalKinds[number]
 
 export interface JournalOptions {
-  /** the most entries: counters, changes of blocks, events, operations on values, and hits in doubt */
+  /** the most entries: counters, changes of blocks, events, operations on values, and changes in doubt */
   readonly capacity: number
   /** the most events among them */
   readonly maxEvents: number
@@ -40,7 +41,7 @@ export class Journal {
   readonly #counters = new CounterJournal()
   readonly #events = new EventJournal()
   readonly #values = new ValueJournal()
-  /** by address, in their order: the operations that still matter */
+  /** by address or range: the operations that still matter, in order */
   readonly #blocks = new Map<string, BlockStep[]>()
   #blockCount = 0
   #lastBlockOrder = 0
@@ -54,21 +55,26 @@ export class Journal {
     return this.#counters.size + this.#blockCount + this.#events.size + this.#values.size
   }
 
-  /** The same by kind. */
+  /** Entries that wait, by kind. */
   get sizes (): Readonly<Record<JournalKind, number>> {
     return Object.fromEntries(journalKinds.map(kind => [kind, this.#sizeOf(kind)])) as Record<JournalKind, number>
   }
 
-  /** Whether the journal has hits, refunds or a reset of a counter. */
+  /** Whether hits, refunds or a reset of a counter wait. */
   has (key: string): boolean {
     return this.#counters.has(key)
   }
 
+  /** The baseline of each counter that waits, below all of its changes. */
+  baselines (): readonly CounterBaseline[] {
+    return this.#counters.baselines()
+  }
+
   /**
-   * @param baseline  the counter before any hit of this outage, as Redis reported it
-   * @param batch  number of the batch in which it was sent, and may have run; undefined: it was not sent
+   * @param baseline  the counter before the hit: as Redis reported it, with the hits of earlier entries
+   * @param batch     number of the batch that may have run it; undefined: it was not sent
    */
-  addHit (hit: HitHere, baseline: LimitState | undefined, batch: number | undefined): void {
+  addHit (hit: LocalHit, baseline: LimitState | undefined, batch: number | undefined): void {
     this.#counters.addHit(hit, baseline, batch)
     this.#makeRoom()
   }
@@ -76,27 +82,27 @@ export class Journal {
   /**
    * Adds refusals, if their window is still the one that is counted.
    *
-   * @param batch  number of the call in which they were sent, as for `addHit`
+   * @param batch  number of the call that may have run; undefined: they were not sent
    */
-  addRefusals (refusals: RefusalsHere, baseline: LimitState | undefined, batch: number | undefined): void {
+  addRefusals (refusals: LocalRefusals, baseline: LimitState | undefined, batch: number | undefined): void {
     this.#counters.addRefusals(refusals, baseline, batch)
     this.#makeRoom()
   }
 
   /**
-   * Takes back a hit.
+   * Takes back a hit that was accepted.
    *
    * @param counted  the counter as the hit left it, by the clock of `baseline`
    */
   addRefund (
-    hit: Pick<HitHere, 'key' | 'limit' | 'cost'>, counted: LimitState,
+    hit: Pick<LocalHit, 'key' | 'limit' | 'cost'>, counted: LimitState,
     baseline: LimitState | undefined, batch: number | undefined
   ): void {
     this.#counters.addRefund(hit, counted, baseline, batch)
     this.#makeRoom()
   }
 
-  /** Takes back all that was counted, as far as it is known. */
+  /** Takes back all hits that are known of a counter. @param before  undefined: none are known */
   addReset (key: string, limit: Limit, before: BeforeReset | undefined): void {
     this.#counters.addReset(key, limit, before)
     this.#makeRoom()
@@ -109,13 +115,13 @@ export class Journal {
     this.#blockCount -= steps.length
     const kept = [...steps, { order, operation }].sort((a, b) => a.order - b.order).reduce(withStep, [])
     this.#blockCount += kept.length
-    // In the order of the last change of each.
+    // The map is in the order of the last change of each address.
     this.#blocks.delete(ip)
     this.#blocks.set(ip, kept)
     this.#makeRoom()
   }
 
-  /** Addresses and ranges that are blocked by what waits. */
+  /** Addresses and ranges whose last waiting change is a block. */
   get blockedCount (): number {
     let count = 0
     for (const steps of this.#blocks.values()) {
@@ -130,12 +136,12 @@ export class Journal {
     return this.#blocks.get(ip)?.some(step => endOf(step) >= untilMs) === true
   }
 
-  /** Whether what waits lifts the blocks of exactly this address or range. */
+  /** Whether an unblock, or a block that replaces others, waits for exactly this address or range. */
   hasLift (ip: string): boolean {
     return this.#blocks.get(ip)?.some(isLift) === true
   }
 
-  /** Taken when an operation begins: one that fails late came before those that were begun meanwhile. */
+  /** The place of an operation that begins now: it may fail late, and still comes before those that begin meanwhile. */
   nextBlockOrder (): number {
     return ++this.#lastBlockOrder
   }
@@ -157,7 +163,7 @@ export class Journal {
     this.#makeRoom()
   }
 
-  /** Taken when an operation begins: one that fails late came before those that were begun meanwhile. */
+  /** As `nextBlockOrder`, for values. */
   nextValueOrder (): number {
     return this.#values.nextOrder()
   }
@@ -170,7 +176,7 @@ export class Journal {
   }
 
   /**
-   * The next chunks for Redis, the same ones until they are `done`. They are of one kind, so they may be sent at once.
+   * The next chunks for Redis, the same ones until they are `done`. All are of one kind, so they may be sent at once.
    *
    * @param atMost  chunks, whole number >= 1
    * @returns an empty list when nothing waits
@@ -196,7 +202,7 @@ export class Journal {
       case 'values': return this.#values.done(chunk)
       case 'events': return this.#events.done(chunk)
       case 'blocks':
-        // What has come since then stays.
+        // Operations that were added after the chunk was made stay.
         for (const operation of chunk.operations) {
           this.#keepBlocks(blockedIn(operation), step => step.operation !== operation)
         }
@@ -219,7 +225,7 @@ export class Journal {
     if (operations.length > 0) yield { kind: 'blocks', operations }
   }
 
-  /** Several at a time: finding the oldest of a Map or Set costs more, the more were deleted before it. */
+  /** Drops several at a time: the oldest entry of a Map or Set costs more to find, the more were deleted before it. */
   #makeRoom (): void {
     const { capacity } = this.#options
     if (this.size <= capacity) return
@@ -266,9 +272,9 @@ export class Journal {
 }
 
 /**
- * The order in which kinds are dropped when there is no room. A kind is dropped
- * only while it has more than an eighth of the room, so that a flood of one
- * kind leaves room for the others.
+ * The order in which kinds are dropped if there is no room. A kind is dropped
+ * only while it has more than an eighth of the room, so that a flood of one kind
+ * leaves room for the others.
  */
 const leastWorth = ['events', 'counters', 'values', 'blocks'] as const satisfies readonly JournalKind[]
 
@@ -292,8 +298,8 @@ function withStep (steps: readonly BlockStep[], given: BlockStep): BlockStep[] {
 }
 
 /**
- * A step that is done later than those before it, by at least 1 ms. Of two at the same moment Redis could not tell the
- * order, where the call with the first is sent again after the call with the second.
+ * Dates a step at least 1 ms after those before it. Redis could not tell the order of two steps of one moment if the
+ * call with the first is sent again after the call with the second.
  */
 function afterAll (steps: readonly BlockStep[], step: BlockStep): BlockStep {
   const last = steps.at(-1)
@@ -306,7 +312,7 @@ function isLift ({ operation }: BlockStep): boolean {
   return 'unblock' in operation || operation.block.replace === true
 }
 
-/** @returns ms since 1970; of an unblock, which blocks nothing, less than of any block */
+/** @returns when the block of a step ends, ms since 1970; -Infinity for an unblock */
 function endOf ({ operation }: BlockStep): number {
   return 'block' in operation ? operation.atMs + operation.block.durationMs : -Infinity
 }

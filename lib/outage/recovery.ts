@@ -1,7 +1,7 @@
 /**
- * Brings a Redis that is back up to date before it answers again. The journal
- * is replayed. Where Redis has lost its data or is a little behind, counters and
- * blocks that are known here are restored, too.
+ * Brings a Redis that is back up to date before it answers again: the journal is
+ * replayed. If Redis has lost data, the counters and blocks that this instance
+ * knows are restored first.
  */
 import { StoreUnavailableError } from '../errors.js'
 import type { ClockOffset } from './clock-offset.js'
@@ -13,7 +13,7 @@ import type { MemoryStore } from '../store/memory/memory-store.js'
 import type { Heartbeat } from '../store/redis/encodings/instance.js'
 import type { RedisStore } from '../store/redis/redis-store.js'
 import { noNumbers } from '../store/redis/sequence.js'
-import type { LocalCounter } from '../store/limit-store.js'
+import type { CounterBaseline } from '../store/limit-store.js'
 import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
 
@@ -47,6 +47,10 @@ export class Recovery {
   readonly #clock: ClockOffset
   readonly #onRejected: OnRejected
   #restores = 0
+  /** of Redis' data, as of the last replay */
+  #epoch = ''
+  /** the counters as they were when Redis lost all of its data and began this epoch; empty once they are restored */
+  #lost: { readonly epoch: string, baselines: readonly CounterBaseline[] } | undefined
   /** chunks of `replayRest` that Redis has not answered yet */
   #underWay = 0
 
@@ -70,23 +74,27 @@ export class Recovery {
     const { lastAnswered } = this.#store.instance
     const fence = await this.#store.instance.fence()
     const askedAtMs = this.#now()
-    const heartbeat = await this.#store.instance.heartbeat(false, 0)
+    const heartbeat = await this.#store.instance.heartbeat()
     this.#clock.note(askedAtMs, heartbeat.nowMs)
+    this.#epoch = heartbeat.epoch
     const isLost = epoch !== undefined && heartbeat.epoch !== epoch
     // A replica that became the primary, or a file that was read again, may be a little behind.
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
     const hasNumbers = fence !== noNumbers
+    // Where Redis still knows the last number, only the key of the epoch is gone: the counters may be there.
+    const isEmptied = isLost && fence.last < 0
+    if (isEmptied) await this.#restoreCounters(heartbeat.epoch)
+    else if (isLost || isBehind || !hasNumbers) await this.#raiseCounters()
     // A Redis without a last number has lost it, and perhaps more.
-    const isIntact = hasNumbers && fence.last >= 0 && !isLost && !isBehind
-    if (isLost || isBehind || !hasNumbers) await this.#restoreCounters()
+    const hasBaselines = isEmptied || (hasNumbers && fence.last >= 0 && !isLost && !isBehind)
     // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
     const lacksBlocks = isLost || isBehind || await this.#store.blocks.isBehind() ||
       (await this.#store.blocks.count()) < this.#memory.blocks.size - this.#journal.blockedCount
     if (lacksBlocks) await this.#restoreBlocks()
     // With each pass less is left, since it takes less time.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
-      await this.#replayWaiting(isIntact, pass === 0)
+      await this.#replayWaiting(hasBaselines, pass === 0)
     }
     return heartbeat
   }
@@ -111,7 +119,7 @@ export class Recovery {
    *
    * @param isFirst  the first chunk goes alone: a Redis that rejects all, such as one that is full, rejects only one
    */
-  async #replayWaiting (isIntact: boolean, isFirst: boolean): Promise<void> {
+  async #replayWaiting (hasBaselines: boolean, isFirst: boolean): Promise<void> {
     let atMost = isFirst ? 1 : atOnce
     let left = this.#journal.size
     while (left > 0) {
@@ -119,14 +127,17 @@ export class Recovery {
       if (chunks.length === 0) return
       atMost = atOnce
       for (const chunk of chunks) left -= sizeOf(chunk)
-      await all(chunks.map(async chunk => await this.#replayChunk(chunk, isIntact)))
+      await all(chunks.map(async chunk => await this.#replayChunk(chunk, hasBaselines)))
     }
   }
 
-  async #replayChunk (chunk: Chunk, isIntact: boolean): Promise<void> {
+  async #replayChunk (chunk: Chunk, hasBaselines: boolean): Promise<void> {
     await this.#offer(chunk.kind, sizeOf(chunk), async () => {
       switch (chunk.kind) {
-        case 'counters': return await this.#store.limits.merge(idOf(chunk), [...chunk.counters], this.#now(), isIntact)
+        case 'counters': {
+          const into = { epoch: this.#epoch, hasBaselines }
+          return await this.#store.limits.merge(idOf(chunk), [...chunk.counters], this.#now(), into)
+        }
         case 'blocks': return await this.#store.blocks.apply(chunk.operations, this.#clock.ms)
         case 'events': return await this.#store.events.replayEvents(idOf(chunk), chunk.events)
         case 'values': return await this.#store.values.merge(idOf(chunk), chunk.changes, this.#now())
@@ -145,20 +156,34 @@ export class Recovery {
     }
   }
 
-  /** Restores the baselines of counters that are known here; those in the journal carry theirs themselves. */
-  async #restoreCounters (): Promise<void> {
-    let some: LocalCounter[] = []
-    const restore = async () => {
-      const calls = inCalls(some)
-      some = []
-      await all(calls.map(async counters => await this.#offer('counters', counters.length, async () =>
-        await this.#store.limits.merge(`known-${++this.#restores}`, counters, this.#now(), false))))
+  /**
+   * Restores the counters of a Redis that has lost all of its data, as they were before the loss. A recovery that is
+   * tried again restores the same ones: by then, those in memory include hits that may have been replayed already.
+   */
+  async #restoreCounters (epoch: string): Promise<void> {
+    if (this.#lost?.epoch !== epoch) {
+      this.#lost = { epoch, baselines: [...this.#journal.baselines(), ...this.#known()] }
     }
-    for (const { key, limit, state } of this.#memory.limits.counters()) {
-      if (!this.#journal.has(key)) some.push({ key, limit, baseline: state, counted: state })
-      if (some.length === atOnce * inCall) await restore()
-    }
-    await restore()
+    const lost = this.#lost
+    await this.#offerAll('counters', lost.baselines, async some =>
+      await this.#store.limits.restore(some, this.#now(), epoch))
+    lost.baselines = []
+  }
+
+  /** Raises the counters of a Redis that may be behind to what is known here. The journal does it for its own ones. */
+  async #raiseCounters (): Promise<void> {
+    const into = { epoch: this.#epoch, hasBaselines: false }
+    await this.#offerAll('counters', this.#known(), async some => {
+      const counters = some.map(({ key, limit, baseline }) => ({ key, limit, baseline, counted: baseline }))
+      await this.#store.limits.merge(`known-${++this.#restores}`, counters, this.#now(), into)
+    })
+  }
+
+  /** The counters in memory that nothing has changed since Redis reported them. */
+  #known (): CounterBaseline[] {
+    return [...this.#memory.limits.counters()]
+      .filter(({ key }) => !this.#journal.has(key))
+      .map(({ key, limit, state }) => ({ key, limit, baseline: state }))
   }
 
   /**
@@ -185,10 +210,18 @@ export class Recovery {
       const { unblock: ip } = operation
       if (endsThere.has(ip) && !this.#journal.hasLift(ip)) operations.push(operation)
     }
-    const calls = inCalls(operations)
-    const apply = async (operations: readonly BlockOperation[]) => await this.#offer('blocks', operations.length,
-      async () => await this.#store.blocks.apply(operations, this.#clock.ms))
-    for (let i = 0; i < calls.length; i += atOnce) await all(calls.slice(i, i + atOnce).map(apply))
+    await this.#offerAll('blocks', operations, async some => await this.#store.blocks.apply(some, this.#clock.ms))
+  }
+
+  /** Offers many entries, in as many calls as it takes. */
+  async #offerAll<T> (
+    what: JournalKind, entries: readonly T[], call: (some: readonly T[]) => Promise<void>
+  ): Promise<void> {
+    const calls = inCalls(entries)
+    for (let i = 0; i < calls.length; i += atOnce) {
+      await all(calls.slice(i, i + atOnce).map(async some =>
+        await this.#offer(what, some.length, async () => await call(some))))
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 /**
- * How a store of the outage layer asks Redis: a bounded number of calls at
- * once, memory in place of an answer that does not come, and the journal for
- * changes that Redis did not get.
+ * Asks Redis for a store of the outage layer. A bounded number of calls is under
+ * way at once, memory answers where Redis does not, and changes that Redis did
+ * not get go to the journal.
  */
 import { StoreUnavailableError } from '../errors.js'
 import type { Awaitable } from '../runtime/awaitable.js'
@@ -9,23 +9,23 @@ import { SentError } from '../store/redis/sequence.js'
 import type { Availability } from './availability.js'
 import { SingleCallQueue } from './call-queue.js'
 
-/** A change that holds in memory already. */
+/** A change of a store. */
 export interface Write<T> {
   readonly call: () => Promise<T>
   /**
-   * Called where Redis is away: keeps the change in the journal.
+   * Keeps the change in the journal. Called if Redis is away.
    *
    * @param sentIn  number of the call that Redis may have run; undefined: there is none, as in a Cluster
-   * @param isLost  Redis has not run the call, and will not
+   * @param isLost  Redis did not run the call, and never will
    */
   readonly keep: (sentIn: number | undefined, isLost: boolean) => void
-  /** Called where Redis rejected the command: resending it would fail too, so it is not journaled. Default: a no-op */
+  /** Called if Redis rejected the command. Resending it would fail too, so it is not journaled. Default: a no-op */
   readonly rejected?: (error: StoreUnavailableError) => void
 }
 
 /**
- * The most calls of one store under way: they take Redis some 5 ms. Decisions about requests come between them, and
- * each store has a queue of its own.
+ * The most calls of one store under way. They take Redis some 5 ms, and decisions about requests wait as long. Each
+ * store has its own queue.
  */
 const callsAtOnce = 256
 
@@ -38,17 +38,17 @@ export class RedisCalls {
     emptyOnOutage(this.#queue, availability)
   }
 
-  /** @throws what the call threw; StoreUnavailableError  where Redis went before it was sent */
+  /** @throws what the call threw; StoreUnavailableError  if Redis went before the call was sent */
   async ask<T> (call: () => Promise<T>): Promise<T> {
     return await this.#queue.ask(call)
   }
 
-  /** @returns what Redis has, or memory where Redis does not answer */
+  /** @returns the answer of Redis, or that of memory if Redis does not answer */
   read<T> (remote: () => Promise<T>, local: () => Awaitable<T>): Awaitable<T> {
     return this.#availability.usesRedis ? this.#readRemote(remote, local) : local()
   }
 
-  /** @returns the answer of Redis; undefined: Redis has not done it */
+  /** @returns the answer of Redis; undefined: Redis has not done it, as far as is known */
   async write<T> ({ call, keep, rejected = () => {} }: Write<T>): Promise<T | undefined> {
     let sentIn: number | undefined
     let isLost = false
@@ -80,7 +80,7 @@ export class RedisCalls {
   }
 }
 
-/** Fails calls that wait when Redis goes: by the time that a recovery begins, memory has gone on without them. */
+/** Fails the waiting calls when Redis goes: when Redis is back, memory has gone on without them. */
 export function emptyOnOutage (queue: { empty (error: Error): void }, availability: Availability): void {
   availability.on('switch', ({ store }) => {
     if (store === 'memory') {

@@ -1,15 +1,16 @@
 /**
- * What one of several instances lets pass while none of them can ask Redis, so
- * that all of them together stay within the limit: its part of what was left
- * when Redis went, and never more than its part of the whole in one window.
+ * Decides for one of several instances while none of them can ask Redis, so that
+ * all of them together stay within the limit. Each lets pass its part of what
+ * was left when Redis went, and never more than its part of the whole limit in
+ * one window.
  *
- * Two counters for each key say so, beside the one that memory keeps. Both
- * have to let a hit pass:
- *   left  goes on from what Redis told last; each hit counts once for every
- *         instance, since each of them will let as many pass
- *   own   counts what this instance lets pass, before the outage too: what the
- *         others did meanwhile, and Redis did not tell here any more, cannot
- *         be more than their parts
+ * Besides the counter of memory, each key has two counters here, and both must
+ * let a hit pass:
+ *   left  begins at the baseline. A hit counts once for each instance, since all
+ *         of them let as many pass
+ *   own   counts all hits that this instance lets pass, those before the outage
+ *         too. Of the others' latest hits this instance may not have heard, but
+ *         they cannot be more than their parts
  */
 import { ruleOf } from '../rules/algorithms.js'
 import type { Check, Limit } from '../rules/rate-limit.js'
@@ -17,29 +18,31 @@ import type { Explanation, LimitState } from '../rules/rule.js'
 import type { MemoryLimits } from '../store/memory/limits.js'
 import type { Owner, Taken } from '../store/limit-store.js'
 
-/** A counter of a hit, as memory has it. */
+/** A counter of a hit, as memory knows it. */
 export interface Known {
   readonly check: Check
-  /** undefined: there is none */
+  /** undefined: memory has none */
   readonly state: LimitState | undefined
 }
 
-/** What the shares say of a hit. */
+/** How the shares decide a hit. */
 export interface Shared {
   readonly accepted: boolean
+  /** ms since 1970 */
   readonly nowMs: number
-  /** of each counter: whether its shares would let the hit pass, and what that means to the client */
+  /** for each check: whether the parts of this instance would let the hit pass, and what that means to the client */
   readonly parts: readonly (Known & { readonly fits: boolean, readonly explanation: OfShare })[]
 }
 
-/** Instances that were alive when Redis last told, whole number >= 1, and the number of the outage. */
+/** Among how many instances a limit is shared, and in which outage. */
 export interface Sharing {
+  /** alive at Redis' last report; whole number >= 1 */
   readonly instances: number
-  /** in each outage what is left is known anew */
+  /** its number: each outage begins with a new `left` */
   readonly outage: number
 }
 
-/** Refusals are not shared: they are those of the whole limit. */
+/** An explanation without its refusals, which are those of the whole limit. */
 export type OfShare = Omit<Explanation, 'refusals'>
 
 export class Shares {
@@ -47,15 +50,15 @@ export class Shares {
   readonly #now: () => number
 
   /**
-   * @param counters  for nothing else: it keeps two counters for each key
-   * @param now       ms since 1970; the clock of those counters
+   * @param counters  used for nothing else: it keeps two counters for each key
+   * @param now       ms since 1970; the clock of `counters`
    */
   constructor (counters: MemoryLimits, now: () => number) {
     this.#counters = counters
     this.#now = now
   }
 
-  /** Takes note of a hit that Redis let pass here. */
+  /** Counts a hit that Redis let pass through this instance. */
   passed (owner: Owner, { outcomes, nowMs: redisNowMs }: Taken, instances: number): void {
     const nowMs = this.#now()
     for (const { check, state: counted } of outcomes) {
@@ -84,7 +87,7 @@ export class Shares {
     const { accepted, nowMs, outcomes } = this.#counters.take({ ...of, checks })
     const partOf = new Map(outcomes.map(({ check, fits, state }) => {
       const { limit, cost } = check
-      // Not what that means to the hit: one beyond a part may fit the whole.
+      // `explainHit` comes later, with the whole limit: a hit that costs more than a part may fit the whole.
       return [check, { fits, explanation: ruleOf(limit).explain(state, nowMs, limit, cost) }]
     }))
     const parts = pairs.map(({ counter, left, own }) => {
@@ -99,16 +102,16 @@ export class Shares {
   }
 
   /**
-   * Takes back a hit that is not to count after all.
+   * Takes back a hit that was accepted and must not count after all.
    *
-   * @param taken  on the clock of this process
+   * @param taken  by the clock of this process
    */
   refund (owner: Owner, { source, outcomes, nowMs }: Taken, { instances, outage }: Sharing): void {
     const of = ownerOf(owner)
     for (const { check, fits } of outcomes) {
       if (!fits) continue
       this.#counters.refundAt(of, ownOf(check, instances), nowMs)
-      // What Redis has counted is in what is left only once.
+      // A hit that Redis counted is only once in `left`, as part of the baseline.
       this.#counters.refundAt(of, leftOf(check, source === 'memory' ? instances : 1, outage), nowMs)
     }
   }
@@ -119,7 +122,7 @@ export class Shares {
   }
 }
 
-/** The names of these counters are not kept with the client, where they would push out those of its limits. */
+/** Without `counterKeys`, where the keys of these counters would push out those of the limits. */
 function ownerOf ({ key, from }: Owner): Owner {
   return { key, from }
 }
@@ -132,7 +135,7 @@ function ownOf (check: Check, instances: number): Check {
   return { ...check, name: `${check.name}#own`, limit: partOf(check.limit, instances) }
 }
 
-/** Of what is left, each instance lets its part pass. */
+/** Joins both parts: of what is left, this instance lets its part pass. */
 function bothOf (left: Explanation, own: Explanation, fits: boolean, instances: number): OfShare {
   return {
     remaining: Math.min(Math.floor(left.remaining / instances), own.remaining),
@@ -141,7 +144,7 @@ function bothOf (left: Explanation, own: Explanation, fits: boolean, instances: 
   }
 }
 
-/** Rounded down: all parts together are not to be more than the whole. */
+/** Rounded down, so that all parts together are never more than the whole. */
 function partOf (limit: Limit, instances: number): Limit {
   return { ...limit, max: Math.floor(limit.max / instances), burst: Math.floor(limit.burst / instances) }
 }

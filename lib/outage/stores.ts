@@ -1,4 +1,4 @@
-/** The four contracts over memory and Redis, and what says which of the two answers. */
+/** Makes the four contracts over memory and Redis, and the part that decides which of the two answers. */
 import type { Keys } from '../store/keys.js'
 import type { MemoryStore } from '../store/memory/memory-store.js'
 import { Availability, type RedisSide } from './availability.js'

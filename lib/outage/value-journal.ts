@@ -1,12 +1,13 @@
 /**
- * What was done to values without Redis, one short list for each key: what a
- * later `set` or `del` makes void is forgotten, and what was added is summed up.
+ * Keeps the changes of values that were made without Redis, as one short list
+ * for each key. Changes before a later `set` or `del` are dropped, and `incr` are
+ * summed up.
  */
 import { inChunk } from './counter-journal.js'
 import type { Fence } from '../store/redis/sequence.js'
 import type { ValueChange, ValueOperation } from '../store/value-store.js'
 
-/** Values for Redis in one call; see CounterChunk. */
+/** Changes of values for one call to Redis; see CounterChunk. */
 export interface ValueChunk {
   readonly kind: 'values'
   readonly id: number
@@ -17,10 +18,10 @@ interface Chunk extends ValueChunk {
   readonly changes: ValueChange[]
 }
 
-/** An operation, and in which call it was sent to Redis, that may have run it; undefined: it was not. */
 interface Step {
   readonly order: number
   readonly operation: ValueOperation
+  /** number of the call that may have run it; undefined: none */
   readonly batch: number | undefined
 }
 
@@ -33,12 +34,12 @@ export class ValueJournal {
   #lastId = 0
   #size = 0
 
-  /** Entries: a few operations for each key, and one for each operation in doubt. */
+  /** Entries: a few operations for each key, and those in doubt. */
   get size (): number {
     return this.#size
   }
 
-  /** Taken when an operation begins: one that fails late came before those that were begun meanwhile. */
+  /** The place of an operation that begins now: it may fail late, and still comes before those that begin meanwhile. */
   nextOrder (): number {
     return ++this.#lastOrder
   }
@@ -49,7 +50,7 @@ export class ValueJournal {
    */
   add (operation: ValueOperation, order: number, batch: number | undefined): void {
     const { key } = operation
-    // One that failed when Redis was trusted again already.
+    // The call failed only after the recovery, which has settled that it ran.
     if (batch !== undefined && batch <= this.#fence.last) return
     const steps = this.#steps.get(key) ?? []
     this.#size -= steps.length
@@ -60,7 +61,7 @@ export class ValueJournal {
     this.#size += steps.length
   }
 
-  /** Settles which of the calls that Redis never answered it has run. */
+  /** Decides which of the operations in doubt Redis has run. */
   settle (fence: Fence): void {
     this.#fence = fence
     for (const [key, steps] of this.#steps) {
@@ -74,7 +75,7 @@ export class ValueJournal {
     }
   }
 
-  /** The next chunks for Redis, with the operations on a key summed up; the same ones until they are `done`. */
+  /** The next chunks for Redis, with one change for each key; the same ones until they are `done`. */
   next (atMost: number): readonly ValueChunk[] {
     if (this.#chunks.length === 0) this.#cut(atMost * inChunk)
     return this.#chunks.slice(0, atMost)
@@ -91,7 +92,7 @@ export class ValueJournal {
     this.#chunks = this.#chunks.filter(chunk => chunk.id !== id)
   }
 
-  /** Drops keys, the oldest first. @returns how many entries were dropped */
+  /** Drops the oldest keys. @returns how many entries were dropped */
   drop (atMost: number): number {
     const before = this.#size
     for (const { changes } of this.#chunks) this.#size -= changes.splice(0, atMost - (before - this.#size)).length
@@ -122,9 +123,9 @@ export class ValueJournal {
 }
 
 /**
- * Appends a step. A `set` or `del` makes all steps before it irrelevant, whether
- * it ran or not. Of two `expire` only the later one stays, and two `incr` become
- * one. Steps in doubt stay separate.
+ * Appends a step. A `set` or `del` replaces all steps before it, whether they ran
+ * or not. Of two `expire` only the later one stays, and two `incr` become one.
+ * Steps in doubt stay separate.
  */
 function append (steps: Step[], step: Step): void {
   const { kind } = step.operation
@@ -166,7 +167,7 @@ function sumOf (key: string, steps: readonly Step[]): ValueChange {
         change = { ...change, add: change.add + operation.by, addedAtMs: atMs }
         break
       case 'expire':
-        // What is not there is given no end.
+        // A value that does not exist gets no expiry.
         if (change.base === undefined || change.base.text !== undefined || change.add > 0) {
           change = { ...change, end: { atMs, expiresAtMs: operation.expiresAtMs } }
         }

@@ -1,7 +1,7 @@
 /**
- * Plain values over the two stores. `set`, `expire` and `del` are done in
- * memory in any case, so that it knows them should Redis go; what `get` and
- * `incr` read is noted there. What Redis does not get waits in the journal.
+ * Plain values over memory and Redis. `set`, `expire` and `del` always change
+ * memory too, and memory adopts what `get` and `incr` read, so that it knows the
+ * values if Redis goes. Changes that Redis did not get wait in the journal.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
 import type { MemoryValues } from '../store/memory/values.js'
@@ -20,9 +20,9 @@ export interface OutageValuesOptions {
 
 interface Change {
   readonly operation: ValueOperation
-  /** does it in memory, where Redis does not; default: that is done */
+  /** changes memory, if Redis does not do it; default: a no-op, since memory is changed already */
   readonly local?: () => void
-  /** a command that Redis rejects is an error */
+  /** throw if Redis rejects the command; default: memory alone is changed */
   readonly mustReach?: boolean
 }
 
@@ -86,11 +86,11 @@ export class OutageValues implements ValueStore {
   }
 
   /**
-   * Does something to a value in Redis; where that is away, keeps it in the journal.
+   * Changes a value in Redis. If Redis is away, the journal keeps the change.
    *
-   * @returns what became of it in Redis; undefined: nothing
+   * @returns the result in Redis; undefined: Redis did not do it
    * @throws ValueError  of Redis, or of `local`
-   * @throws StoreUnavailableError  of kind `reply`, where it must reach Redis, which rejects it
+   * @throws StoreUnavailableError  of kind `reply`, if it `mustReach` Redis and Redis rejects it
    */
   async #change ({ operation, local = () => {}, mustReach = false }: Change): Promise<ChangedValue | undefined> {
     const { store, journal } = this.#redis

@@ -138,7 +138,7 @@ function countedBy (max: number, otherMax: number, amount: number): number {
   return Math.min(Math.ceil(amount * max / otherMax), beyondAnyBucket)
 }
 
-/** Buckets hold less than 2^51: see defineLimit. */
+/** Buckets hold less than 2^51: see checkProducts. */
 const beyondAnyBucket = 2 ** 52
 
 /** ms that `amount` takes to drain; one window if nothing drains (max 0). */

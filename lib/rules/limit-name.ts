@@ -2,7 +2,7 @@
 
 const suffix = '@address'
 
-/** The counter for clients that a `keyGenerator` has no key for. They are counted by address, apart from others. */
+/** The name of the counter for clients that a `keyGenerator` has no key for. They are counted apart, by address. */
 export function byAddress (limit: string): string {
   return `${limit}${suffix}`
 }

@@ -126,7 +126,7 @@ function takenFromFading ({ used, fading, startsAtMs }: SlidingWindow, cost: num
   return { used, fading: Math.max(0, fading - cost), startsAtMs }
 }
 
-/** The part of the window before that still counts, in hits * ms. */
+/** How much of the window before still counts, in hits * ms. */
 function fadingPart (state: SlidingWindow, nowMs: number, limit: RuleLimit): number {
   return state.fading * (limit.windowMs - (nowMs - state.startsAtMs))
 }

@@ -16,6 +16,9 @@
  *   guard:replayed:<instance>:<id>           marker: this chunk of a journal was replayed
  *   guard:replayed:{203.0.113.7}:<instance>:<id>
  *                                            the same in a Cluster, for one client, one value, or the events
+ *   guard:restored:fixed-window:{203.0.113.7}:login
+ *                                            the largest baseline restored of a counter after Redis has lost all of
+ *                                            its data; stored like the counter
  *   guard:value:{<key>}                      value of get, set and incr
  *   guard:written:{<key>}                    when the value was last set or deleted, and by which instance
  *
@@ -65,7 +68,7 @@ export class Keys {
     this.probe = `${nameSpace}probe`
   }
 
-  /** The Redis key of a counter; taken from the owner's `counterKeys` if it has any. */
+  /** The Redis key of a counter; the owner's `counterKeys` may remember it. */
   counter ({ key, counterKeys }: Owner, { name, limit }: NamedLimit): string {
     return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? key)
   }
@@ -78,7 +81,8 @@ export class Keys {
    */
   newCounter (algorithm: Algorithm, name: string, client: string | CounterKeys): string {
     if (typeof client === 'string') return `${this.#nameSpace}${algorithm}:{${this.#partOf(client)}}:${part(name)}`
-    return client.find(algorithm, name) ?? client.keep(algorithm, name, this.newCounter(algorithm, name, client.client))
+    const known = client.find(algorithm, name)
+    return known ?? client.remember(algorithm, name, this.newCounter(algorithm, name, client.client))
   }
 
   /**
@@ -108,6 +112,11 @@ export class Keys {
     return `${this.#nameSpace}replayed:${beside.slice(start, beside.indexOf('}', start) + 1)}:${id}`
   }
 
+  /** @param counter  a key from `newCounter` */
+  restored (counter: string): string {
+    return `${this.#nameSpace}restored:${counter.slice(this.#nameSpace.length)}`
+  }
+
   /** @param key  key of the value; any text */
   value (key: string): string {
     return `${this.#nameSpace}value:{${part(key)}}`
@@ -121,7 +130,7 @@ export class Keys {
 /** Remembers the Redis keys of one client's counters, so that a returning client needs no new texts. */
 export class CounterKeys {
   readonly client: string
-  readonly #kept: KeptKey[] = []
+  readonly #keys: CounterKey[] = []
   #next = 0
 
   constructor (client: string) {
@@ -129,26 +138,26 @@ export class CounterKeys {
   }
 
   find (algorithm: Algorithm, name: string): string | undefined {
-    for (const kept of this.#kept) if (kept.name === name && kept.algorithm === algorithm) return kept.key
+    for (const known of this.#keys) if (known.name === name && known.algorithm === algorithm) return known.key
     return undefined
   }
 
-  /** Remembers a key. If there are `mostKept` already, the oldest is dropped. */
-  keep (algorithm: Algorithm, name: string, key: string): string {
-    this.#kept[this.#next] = { algorithm, name, key }
-    this.#next = (this.#next + 1) % mostKept
+  /** Remembers a key in place of the oldest, if there are `mostRemembered` already. @returns the key */
+  remember (algorithm: Algorithm, name: string, key: string): string {
+    this.#keys[this.#next] = { algorithm, name, key }
+    this.#next = (this.#next + 1) % mostRemembered
     return key
   }
 }
 
-interface KeptKey {
+interface CounterKey {
   readonly algorithm: Algorithm
   readonly name: string
   readonly key: string
 }
 
 /** The most keys that are remembered for a client. With more, memory would grow with clients times limits. */
-const mostKept = 4
+const mostRemembered = 4
 
 /** Longer texts are stored as their hash. Otherwise a header of 100 kB would be part of the key of every counter. */
 const longestPart = 200

@@ -72,7 +72,7 @@ export interface TakenOutside {
 export interface Unanswered {
   readonly kind: 'unanswered'
   readonly failure: Error
-  /** number of the call, which Redis may have run; undefined: Redis has not run it, or in a Cluster has no numbers */
+  /** number of the call, which Redis may have run; undefined: it has not run, or has no number (in a Cluster) */
   readonly sentIn: number | undefined
 }
 
@@ -108,6 +108,15 @@ export interface Refusals {
   /** counters of the window that the refusals belong to, by the store's clock */
   readonly window: LimitState
   readonly count: number
+}
+
+/** A counter as Redis last reported it. */
+export interface CounterBaseline {
+  /** key of the counter in Redis */
+  readonly key: string
+  readonly limit: Limit
+  /** the last state that Redis reported */
+  readonly baseline: LimitState
 }
 
 /** A counter as Redis last reported it, with what was counted locally since. */

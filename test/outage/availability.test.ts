@@ -57,8 +57,18 @@ t.test('a heartbeat that finds another epoch ends the use of Redis until the rep
   clock.tick(0)
   await turns()
   t.same(switches, ['redis', 'Redis has lost its data', 'redis'])
-  t.match(redis.mergeCalls, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
+  t.match(redis.mergeCalls, [{ hasBaselines: false, counters: [{ key: counterOf('client') }] }])
   t.equal(redis.merged.length, 1)
+})
+
+t.test('a Redis without its data does not know how many instances there are', async t => {
+  const { clock, redis, stores, isUp } = setUp(t)
+  redis.instances = 2
+  await isUp()
+  Object.assign(redis, { epoch: 'second', instances: 1 })
+  clock.tick(0)
+  await turns()
+  t.same([stores.availability.status.store, stores.availability.instances], ['redis', 2])
 })
 
 t.test('a heartbeat that Redis rejects is followed by the next one', async t => {
@@ -120,9 +130,54 @@ t.test('a Redis that is a few batches behind gets back the counters that it had'
   breaker.down()
   redis.instance.fence = async () => ({ last: 4, next: 10 })
   await isUp()
-  t.match(redis.mergeCalls, [{ isIntact: false, counters: [{ key: counterOf('client') }] }])
+  t.match(redis.mergeCalls, [{ hasBaselines: false, counters: [{ key: counterOf('client') }] }])
   t.equal(redis.merged.length, 1)
 })
+
+for (const isSecondLoss of [false, true]) {
+  const what = isSecondLoss ? 'all that is known by then' : 'the same counters, without the hits since'
+  t.test(`a recovery after a loss that fails half-way, and is tried again, restores ${what}`, async t => {
+    const { clock, breaker, redis, stores, isUp, hit, counterOf } = setUp(t)
+    await isUp()
+    redis.limits.decide = async hits => counted(hits)
+    for (const client of ['quiet', 'active']) await hit(client)
+    breaker.down()
+    for (let i = 0; i < 2; i++) await hit('active')
+    await stores.values.set('value', 'text')
+    Object.assign(redis, { epoch: 'second' })
+    redis.instance.fence = async () => ({ last: -1, next: 2 ** 32 })
+    const { restore } = redis.limits
+    const { merge } = redis.values
+    redis.limits.restore = async () => { throw gone }
+    redis.values.merge = async () => { throw gone }
+    const tryAgain = async () => {
+      clock.tick(1000)
+      await turns()
+    }
+
+    // First the counters fail, then the values behind them.
+    breaker.up()
+    await stores.availability.settle()
+    await hit('quiet')
+    redis.limits.restore = restore
+    await tryAgain()
+    t.equal(stores.availability.status.store, 'memory')
+    const restored = (used: number, client: string) => ({ key: counterOf(client), baseline: { used } })
+    t.match(redis.restored, [restored(1, 'active'), restored(1, 'quiet')])
+    const merged = (from: number, to: number) => ({ baseline: { used: from }, counted: { used: to } })
+    t.match(redis.mergeCalls, [{ hasBaselines: true, counters: [merged(1, 3), merged(1, 2)] }])
+
+    await hit('active')
+    if (isSecondLoss) redis.epoch = 'third'
+    redis.values.merge = merge
+    await tryAgain()
+    t.equal(stores.availability.status.store, 'redis')
+    const again = isSecondLoss ? [restored(3, 'active'), restored(2, 'quiet')] : []
+    t.match(redis.restored.slice(2), again)
+    t.equal(redis.restored.length, 2 + again.length)
+    t.match(redis.merged.slice(2), [merged(3, 4)])
+  })
+}
 
 t.test('entries that Redis rejects during a replay are reported, and the others are sent', async t => {
   const { breaker, redis, stores, journal, hit, isUp } = setUp(t)

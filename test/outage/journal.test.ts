@@ -3,7 +3,7 @@ import t from 'tap'
 import { windowOf } from '../../lib/rules/fixed-window.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../lib/rules/rule.js'
-import type { BeforeReset, CounterChunk, HitHere, RefusalsHere } from '../../lib/outage/counter-journal.js'
+import type { BeforeReset, CounterChunk, LocalHit, LocalRefusals } from '../../lib/outage/counter-journal.js'
 import { type JournalKind, type Chunk, Journal, sizeOf } from '../../lib/outage/journal.js'
 import type { BlockOperation } from '../../lib/store/block-store.js'
 import type { RateLimitEvent } from '../../lib/store/event-store.js'
@@ -21,11 +21,11 @@ function setUp (capacity = 1000, maxEvents = 1000) {
   }
 }
 
-function hit (key: string, left: HitHere['left'] = 'hit'): HitHere {
+function hit (key: string, left: LocalHit['left'] = 'hit'): LocalHit {
   return { key, limit, cost: 1, nowMs, left }
 }
 
-function refusals (key: string, count: number, endsAtMs = windowEndsAtMs): RefusalsHere {
+function refusals (key: string, count: number, endsAtMs = windowEndsAtMs): LocalRefusals {
   return { key, limit, window: windowOf(0, 0, endsAtMs), count }
 }
 
@@ -110,6 +110,19 @@ t.test('a chunk stays the next one until it is done, and what comes meanwhile wa
   journal.done(second!)
   t.equal(journal.next(1)[0], first, 'also where one behind it is done sooner')
   t.match(drain(journal), [{ id: 1 }, { id: 3 }, { id: 4, counters: [{ key: 'key0', counted: { used: 1 } }] }])
+})
+
+t.test('the baseline of a counter is the one below all of its changes, those that were sent included', async t => {
+  const { journal } = setUp()
+  const [known, later] = [stateOf(limit, 3, 0, windowEndsAtMs), stateOf(limit, 4, 0, windowEndsAtMs)]
+  journal.addHit(hit('sent'), known, undefined)
+  const [chunk] = journal.next(1)
+  journal.addHit(hit('sent'), later, undefined)
+  journal.addHit(hit('waits'), later, undefined)
+  journal.addHit(hit('new'), undefined, undefined)
+  t.same(journal.baselines(), [{ key: 'sent', limit, baseline: known }, { key: 'waits', limit, baseline: later }])
+  journal.done(chunk!)
+  t.same(journal.baselines(), ['sent', 'waits'].map(key => ({ key, limit, baseline: later })))
 })
 
 t.test('as long as Redis has not taken a chunk, no other is made', async t => {

@@ -182,12 +182,12 @@ t.test('entries that did not arrive at the end of a replay are sent by the next 
   const { breaker, redis, stores, hit, journal } = setUp(t)
   hit('before')
   let merges = 0
-  redis.limits.merge = async (id, counters, nowMs, isIntact) => {
+  redis.limits.merge = async (id, counters, nowMs, into) => {
     merges++
     // While the first one is replayed, there is another hit.
     if (merges === 1) hit('meanwhile')
     if (merges === 2) throw gone
-    redis.mergeCalls.push({ isIntact, counters })
+    redis.mergeCalls.push({ hasBaselines: into.hasBaselines, counters })
   }
   breaker.up()
   await stores.availability.settle()
@@ -261,8 +261,8 @@ t.test('as long as many entries come meanwhile, further passes replay them', asy
   const { breaker, redis, stores, hit } = setUp(t)
   hit('first')
   let left = 3
-  redis.limits.merge = async (id, counters, nowMs, isIntact) => {
-    redis.mergeCalls.push({ isIntact, counters })
+  redis.limits.merge = async (id, counters, nowMs, into) => {
+    redis.mergeCalls.push({ hasBaselines: into.hasBaselines, counters })
     if (left-- > 0) for (let i = 0; i < 120; i++) hit(`client${left}-${i}`)
   }
   breaker.up()
@@ -482,8 +482,8 @@ t.test('at closing, entries that came after the recovery are sent to a Redis tha
   await settled()
   breaker.down()
   // No heartbeat has an answer, which would send it first.
-  const beat = async (isUpToDate: boolean) =>
-    isUpToDate ? await new Promise<never>(() => {}) : { epoch: 'first', instances: 2, since: 2, nowMs: 0 }
+  const beat = async (epoch?: string) =>
+    epoch !== undefined ? await new Promise<never>(() => {}) : { epoch: 'first', instances: 2, since: 2, nowMs: 0 }
   Object.assign(redis.instance, { heartbeat: beat })
   breaker.up()
   await stores.availability.settle()

@@ -345,6 +345,33 @@ t.test('a Redis that loses its data has it again before anybody has a second quo
   }
 })
 
+for (const order of [[0, 1], [1, 0]]) {
+  const title = `a lost counter is exact again, with instance ${order[0]} back first, and hits taken before it`
+  t.test(title, { buffered: true }, async t => {
+    const server = await startRedis(t)
+    const instances = [await instance(t, server, { max: 100 }), await instance(t, server, { max: 100 })]
+    const third = await instance(t, server, { max: 100 })
+    // The first knows of 3, the second of 7.
+    for (const [i, { app }] of instances.entries()) t.same(await statuses(app, 3 + i), { 200: 3 + i })
+    for (const { proxy } of instances) proxy.blackhole = true
+    for (const { app } of instances) await goes(app, 'memory')
+    const observer = server.client()
+    t.teardown(() => observer.disconnect())
+    await observer.flushall()
+    t.same(await statuses(third.app, 2), { 200: 2 })
+    await goes(third.app, 'redis')
+    t.same(await statuses(third.app, 1), { 200: 1 })
+    for (const { app } of instances) t.same(await statuses(app, 5), { 200: 5 })
+    for (const i of order) {
+      instances[i]!.proxy.blackhole = false
+      await goes(instances[i]!.app, 'redis')
+      t.same(await statuses(instances[i]!.app, 1), { 200: 1 })
+    }
+    await until(async () => await usedInRedis(server) >= 22)
+    t.equal(await usedInRedis(server), 7 + 3 + 2 * (5 + 1))
+  })
+}
+
 t.test('a Redis that comes back with an older snapshot is brought up to date', { buffered: true }, async t => {
   const server = await startRedis(t)
   const [first, second] = [await instance(t, server, { max: 100 }), await instance(t, server, { max: 100 })]

@@ -14,8 +14,10 @@ import { Shares } from '../../lib/outage/shares.js'
 import { outcomeOf, type Taken } from '../../lib/store/limit-store.js'
 import { guardedApp } from '../support/app.js'
 import { RedisServer } from '../../tools/redis-server.js'
+import { madeUpStores } from '../support/made-up-redis.js'
 import { size } from '../support/size.js'
 import { stateOf } from '../support/states.js'
+import { takeOf } from '../support/take.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
@@ -140,6 +142,34 @@ t.test('what is left is known anew in each outage, and forgotten when it is over
   a!.shares.sweep()
   t.equal(a!.away(1).accepted, true)
 })
+
+for (const algorithm of algorithms) {
+  t.test(`${algorithm}: a hit that costs more than a part, and fits the whole, may pass later`, async t => {
+    const { breaker, redis, stores } = madeUpStores(t)
+    redis.instances = 2
+    const isUp = async () => {
+      breaker.up()
+      await stores.availability.settle()
+      t.equal(stores.availability.instances, 2)
+    }
+    const limit = defineLimit(algorithm, 10, 60_000)
+    const refusedForMs = async (cost: number) => {
+      const checks = [{ name: 'limit', limit, cost }]
+      const { accepted, outcomes } = await takeOf(stores.limits, { key: 'client', checks, onOutage: 'share' })
+      t.equal(accepted, false)
+      return outcomes[0]!.explanation.retryAfterMs
+    }
+    await isUp()
+    breaker.down()
+    for (const when of ['in an outage', 'back before the others']) {
+      const laterMs = await refusedForMs(6)
+      t.ok(laterMs > 0 && laterMs <= 2 * 60_000, `${when}: ${laterMs}`)
+      t.equal(await refusedForMs(11), Infinity, `${when}: a hit beyond the whole never passes`)
+      await isUp()
+      t.equal(stores.availability.isWaiting, true)
+    }
+  })
+}
 
 t.test('a max below the number of instances lets nobody pass: all parts never exceed the whole', async t => {
   const { all } = setUp('fixed-window', 2, 3)

@@ -13,11 +13,13 @@ import type { Block, BlockOperation } from '../../lib/store/block-store.js'
 import { Keys } from '../../lib/store/keys.js'
 import { windowOf } from '../../lib/rules/fixed-window.js'
 import type { Check } from '../../lib/rules/rate-limit.js'
-import { type LocalCounter, type Hit, outcomeOf, type Taken } from '../../lib/store/limit-store.js'
+import {
+  type CounterBaseline, type Hit, type LocalCounter, outcomeOf, type Taken
+} from '../../lib/store/limit-store.js'
 import { MemoryLimits } from '../../lib/store/memory/limits.js'
 import { MemoryStore } from '../../lib/store/memory/memory-store.js'
 import { Batch } from '../../lib/store/redis/batch.js'
-import type { UnansweredByRedis } from '../../lib/store/redis/limits.js'
+import type { MergedInto, UnansweredByRedis } from '../../lib/store/redis/limits.js'
 import type { RedisStore } from '../../lib/store/redis/redis-store.js'
 import { type Fence, SentError } from '../../lib/store/redis/sequence.js'
 
@@ -47,7 +49,9 @@ export class MadeUpRedis {
   /** its clock, ms since 1970 */
   now = Date.now
   /** the counters merged into it, by call */
-  readonly mergeCalls: { readonly isIntact: boolean, readonly counters: readonly LocalCounter[] }[] = []
+  readonly mergeCalls: { readonly hasBaselines: boolean, readonly counters: readonly LocalCounter[] }[] = []
+  /** the baselines restored in it */
+  readonly restored: CounterBaseline[] = []
   readonly applied: BlockOperation[] = []
   listed: Block[] = []
 
@@ -55,7 +59,7 @@ export class MadeUpRedis {
     lastAnswered: 0,
     /** Everything sent so far has run; later calls are numbered from 1. */
     fence: async (): Promise<Fence> => ({ last: 0, next: 1 }),
-    heartbeat: async (isUpToDate: boolean) => {
+    heartbeat: async () => {
       this.heartbeats++
       return { epoch: this.epoch, instances: this.instances, since: this.instances, nowMs: this.now() }
     }
@@ -70,8 +74,13 @@ export class MadeUpRedis {
     forget: async (): Promise<boolean> => { throw gone },
     refund: async (): Promise<void> => { throw gone },
     countRefusals: async (): Promise<void> => {},
-    merge: async (id: string, counters: readonly LocalCounter[], nowMs: number, isIntact: boolean): Promise<void> => {
-      this.mergeCalls.push({ isIntact, counters })
+    merge: async (
+      id: string, counters: readonly LocalCounter[], nowMs: number, { hasBaselines }: MergedInto
+    ): Promise<void> => {
+      this.mergeCalls.push({ hasBaselines, counters })
+    },
+    restore: async (baselines: readonly CounterBaseline[]): Promise<void> => {
+      this.restored.push(...baselines)
     }
   }
 

@@ -143,7 +143,7 @@ export class MemoryBlocks implements BlockStore, BlockReplica {
     return [...this.#lifted].map(([unblock, atMs]) => ({ atMs, unblock }))
   }
 
-  /** Forgets what has expired. */
+  /** Removes expired blocks. */
   sweep (): void {
     const nowMs = this.#now()
     this.#list.sweep((values, index) => values.expiresAtMs(index) <= nowMs)

@@ -124,7 +124,7 @@ export class CounterTable {
     else if (entry.isOfAddress && isTighter(update, entry, nowMs)) write(entry, update)
   }
 
-  /** Forgets what has expired. */
+  /** Removes expired counters. */
   sweep (nowMs: number): void {
     for (const entry of this.#entries.values()) {
       if (nowMs >= entry.expiresAtMs) this.#remove(entry)

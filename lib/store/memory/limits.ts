@@ -129,7 +129,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
     return this.#table.entries()
   }
 
-  /** Forgets what has expired. */
+  /** Removes expired counters. */
   sweep (): void {
     this.#table.sweep(this.#now())
   }

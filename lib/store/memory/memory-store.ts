@@ -32,7 +32,7 @@ export class MemoryStore {
     this.values = new MemoryValues({ capacity, now })
   }
 
-  /** Forgets what has expired. */
+  /** Removes expired counters, blocks and values. */
   sweep (): void {
     this.limits.sweep()
     this.blocks.sweep()

@@ -58,7 +58,7 @@ export class SharedCounters {
     return entry
   }
 
-  /** Forgets what has expired. */
+  /** Removes expired counters. */
   sweep (nowMs: number): void {
     for (const [bucket, entry] of this.#ofLimits) {
       if (nowMs >= entry.expiresAtMs) this.#ofLimits.delete(bucket)

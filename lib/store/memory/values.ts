@@ -79,7 +79,7 @@ export class MemoryValues implements ValueStore, ValueMirror {
     else this.set(key, reported.text, reported.leftMs)
   }
 
-  /** Forgets what has expired. */
+  /** Removes expired values. */
   sweep (): void {
     const nowMs = this.#now()
     for (const [key, value] of this.#values) {

@@ -59,7 +59,6 @@ export class Batch {
     if (this.#checks >= mostChecks) this.#flush()
   }
 
-  /** Sends the hits that wait. */
   async #sendAll (): Promise<void> {
     const all = this.#waiting
     if (all.length === 0) return

@@ -54,12 +54,13 @@ export class RedisInstance {
   /**
    * Reports that this instance is alive, and asks how many are.
    *
-   * @param isUpToDate  whether the replay is over; otherwise Redis does not register the instance as alive
-   * @param sinceMs     by Redis' clock, ms since 1970: the reply says how many instances had a heartbeat since
+   * @param epoch    epoch of the data that its journal was replayed to. If it is undefined or not that of Redis, the
+   *   replay is not over, and Redis does not register the instance as alive
+   * @param sinceMs  by Redis' clock, ms since 1970: the reply says how many instances had a heartbeat since
    */
-  async heartbeat (isUpToDate: boolean, sinceMs: number): Promise<Heartbeat> {
+  async heartbeat (epoch?: string, sinceMs = 0): Promise<Heartbeat> {
     const { keys, blockRedis, sequence, application } = this.#options
-    const beat = { application, isUpToDate, aliveMs, newEpoch: randomUUID(), sinceMs }
+    const beat = { application, epoch, aliveMs, newEpoch: randomUUID(), sinceMs }
     return await blockRedis.run(async client => {
       const [reply] = await Promise.all([
         heartbeat.script.run(client, [keys.instances, keys.epoch], heartbeat.args(beat)),

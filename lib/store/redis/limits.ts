@@ -6,10 +6,10 @@ import { ruleOf } from '../../rules/algorithms.js'
 import type { Check } from '../../rules/rate-limit.js'
 import type { Keys } from '../keys.js'
 import type {
-  LocalCounter, Hit, LimitStore, Owner, Peeked, Refusals, Taken, Unanswered
+  CounterBaseline, Hit, LimitStore, LocalCounter, Owner, Peeked, Refusals, Taken, Unanswered
 } from '../limit-store.js'
 import { Batch } from './batch.js'
-import { countRefusals, forget, merge, peek, refund, take } from './encodings/limits.js'
+import { countRefusals, forget, merge, peek, refund, restore, take } from './encodings/limits.js'
 import { keptMs, SentError, type Sequence } from './sequence.js'
 
 export interface RedisLimitsOptions {
@@ -17,6 +17,17 @@ export interface RedisLimitsOptions {
   readonly sequence: Sequence
   /** unique id of this instance; a text without braces */
   readonly instance: string
+}
+
+/** The data that counters are merged into. */
+export interface MergedInto {
+  /** as Redis reported it last */
+  readonly epoch: string
+  /**
+   * Redis surely has all baselines. If so, a counter below its baseline stands: another instance has refunded hits or
+   * reset it. Otherwise the larger of counter and baseline counts
+   */
+  readonly hasBaselines: boolean
 }
 
 /** No decision, because Redis failed. */
@@ -93,12 +104,11 @@ export class RedisLimits implements LimitStore {
   /**
    * Merges local counters into those of Redis: once for each id, however often they are sent.
    *
-   * @param id        id of this merge; no replay of events or values may have the same
-   * @param nowMs     now, by the clock of the counters
-   * @param isIntact  call numbers prove that Redis has lost nothing. If so, a counter below its baseline stands:
-   *   another instance has refunded hits or reset it. Otherwise the larger of counter and baseline counts
+   * @param id     id of this merge; no replay of events or values may have the same
+   * @param nowMs  now, by the clock of the counters
+   * @throws StoreUnavailableError  of kind `lost`, if Redis has lost its data since it reported `into.epoch`
    */
-  async merge (id: string, counters: readonly LocalCounter[], nowMs: number, isIntact: boolean): Promise<void> {
+  async merge (id: string, counters: readonly LocalCounter[], nowMs: number, into: MergedInto): Promise<void> {
     const merges = counters.flatMap(({ key, limit, baseline, counted }) => {
       const merge = ruleOf(limit).merge(baseline, counted, nowMs, limit)
       return merge === undefined ? [] : [{ key, limit, merge }]
@@ -111,10 +121,33 @@ export class RedisLimits implements LimitStore {
       const markerOf = ({ key }: typeof merges[number]) =>
         this.#keys.replayed(hasSlots ? key : undefined, `${this.#instance}:${id}`)
       const groups = groupedBy(merges, markerOf)
+      const { hasBaselines } = into
+      const epoch = hasSlots ? '' : into.epoch
+      const epochKey = hasSlots ? [] : [this.#keys.epoch]
       await merge.script.runAll(client, [...groups].map(([marker, counters]) => ({
-        keys: [marker, ...counters.map(({ key }) => key)],
-        args: merge.args({ keptMs, isIntact, counters, nowMs })
+        keys: [marker, ...counters.map(({ key }) => key), ...epochKey],
+        args: merge.args({ keptMs, epoch, hasBaselines, counters, nowMs })
       })))
+    })
+  }
+
+  /**
+   * Restores counters of a Redis that has lost all of its data; not of a Cluster. The largest baseline of all instances
+   * counts once, however often each is sent.
+   *
+   * @param nowMs  now, by the clock of the counters
+   * @param epoch  as Redis reported it after the loss
+   * @throws StoreUnavailableError  of kind `lost`, if Redis has lost its data again
+   */
+  async restore (baselines: readonly CounterBaseline[], nowMs: number, epoch: string): Promise<void> {
+    const counters = baselines.flatMap(({ key, limit, baseline }) => {
+      const merge = ruleOf(limit).merge(baseline, baseline, nowMs, limit)
+      return merge === undefined ? [] : [{ key, limit, baseline: merge.counted }]
+    })
+    if (counters.length === 0) return
+    const keys = counters.flatMap(({ key }) => [key, this.#keys.restored(key)])
+    await this.#redis.run(async client => {
+      await restore.script.run(client, [...keys, this.#keys.epoch], restore.args({ epoch, counters, nowMs }))
     })
   }
 

@@ -75,6 +75,8 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
     ...['counters-1', 'values-1', 'values-2', 'known-1'].map(id => keys.replayed(undefined, `${instance}:${id}`)),
     keys.replayed(keys.events, `${instance}:events-1`)
   ],
+  restored: () =>
+    algorithms.map(algorithm => keys.restored(keys.newCounter(algorithm, `GET:/${algorithm}`, '192.0.2.1'))),
   value: () => ['sum', 'redis-guard:limits', 'redis-guard:limit:global'].map(key => keys.value(key)),
   written: () => [keys.written('sum')]
 }

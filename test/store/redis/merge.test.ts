@@ -60,8 +60,9 @@ function countedOn (baseline: LimitState | undefined, limit: Limit, hits: number
   return state!
 }
 
-async function merge (counters: readonly LocalCounter[], id = String(++ids), isIntact = false): Promise<void> {
-  await store.limits.merge(id, counters, Date.now(), isIntact)
+async function merge (counters: readonly LocalCounter[], id = String(++ids), hasBaselines = false): Promise<void> {
+  const { epoch } = await store.instance.heartbeat()
+  await store.limits.merge(id, counters, Date.now(), { epoch, hasBaselines })
 }
 
 for (const algorithm of algorithms) {
@@ -121,13 +122,13 @@ for (const algorithm of algorithms) {
   })
 
   t.test(`${algorithm}: refunds by another instance hold if Redis has all its data`, async t => {
-    for (const isIntact of [true, false]) {
+    for (const hasBaselines of [true, false]) {
       const { key, hit, remaining } = clientOf(limit)
       const baseline = await hit(10)
       await observer.del(key)
       await hit(2)
-      await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 20) }], undefined, isIntact)
-      t.equal(await remaining(), isIntact ? 78 : 70)
+      await merge([{ key, limit, baseline, counted: countedOn(baseline, limit, 20) }], undefined, hasBaselines)
+      t.equal(await remaining(), hasBaselines ? 78 : 70)
     }
   })
 
@@ -169,12 +170,7 @@ t.test('an empty window is not merged', async t => {
   const limit = defineLimit('fixed-window', 100, 1000)
   const { key } = clientOf(limit)
   const nowMs = Date.now()
-  await store.limits.merge(
-    String(++ids),
-    [{ key, limit, baseline: undefined, counted: stateOf(limit, 0, 0, nowMs + 500) }],
-    nowMs,
-    false
-  )
+  await merge([{ key, limit, baseline: undefined, counted: stateOf(limit, 0, 0, nowMs + 500) }])
   t.equal(await observer.exists(key), 0)
 })
 
@@ -372,26 +368,29 @@ t.test('of a block and an unblock the later one holds, whichever is replayed fir
 })
 
 t.test('counts the instances that are alive, and keeps the epoch', async t => {
-  const first = await store.instance.heartbeat(true, 0)
+  const { epoch } = await store.instance.heartbeat()
+  const first = await store.instance.heartbeat(epoch)
   t.equal(first.since, first.instances)
   t.ok(Math.abs(first.nowMs - Date.now()) < 60_000)
   const other = new RedisStore(guarded, { keys, maxEvents: 1, instance: 'two' })
   const withOther = { epoch: first.epoch, instances: first.instances + 1 }
-  t.match(await other.instance.heartbeat(false, 0), { ...withOther, since: first.since }, 'it has not replayed all yet')
-  t.match(await store.instance.heartbeat(true, 0), {
+  t.match(await other.instance.heartbeat(), { ...withOther, since: first.since }, 'it has not replayed all yet')
+  t.match(await store.instance.heartbeat(epoch), {
     epoch: first.epoch,
     instances: first.instances,
     since: first.since
   })
   // Wait until the clock of Redis has moved on.
   await sleep(5)
-  const later = await other.instance.heartbeat(true, first.nowMs + 1)
+  const later = await other.instance.heartbeat(epoch, first.nowMs + 1)
   t.match(later, withOther)
-  t.match(await other.instance.heartbeat(true, later.nowMs), { since: 1 })
+  t.match(await other.instance.heartbeat(epoch, later.nowMs), { since: 1 })
   await observer.zadd(keys.instances, Date.now() - 6000, 'two')
-  t.match(await store.instance.heartbeat(true, 0), { epoch: first.epoch, instances: first.instances })
+  t.match(await store.instance.heartbeat(epoch), { epoch: first.epoch, instances: first.instances })
   await observer.flushall()
-  t.not((await store.instance.heartbeat(true, 0)).epoch, first.epoch)
+  const afterLoss = await store.instance.heartbeat(epoch)
+  t.not(afterLoss.epoch, epoch)
+  t.equal(afterLoss.since, 0, 'an instance that has not replayed to the new data is not counted')
 })
 
 t.test('a late fence does not let earlier batches run again', async t => {

@@ -77,7 +77,7 @@ const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
     inRange(next, last)
   },
   heartbeat: async store => {
-    const { epoch, instances, since, nowMs } = await store.redis.instance.heartbeat(true, 0)
+    const { epoch, instances, since, nowMs } = await store.redis.instance.heartbeat()
     isText(epoch)
     inRange(instances, 1)
     inRange(since, 0)

@@ -15,8 +15,8 @@ export const fence: Encoding<{ readonly next: number, readonly keptMs: number },
 export interface Beat {
   /** id of the application, which all its registrations share; they count as one instance */
   readonly application: string
-  /** whether the replay is over; otherwise Redis does not register the instance as alive */
-  readonly isUpToDate: boolean
+  /** of the data that its journal was replayed to; undefined, or not that of Redis: it is not registered as alive */
+  readonly epoch: string | undefined
   /** how long an instance counts as alive after a heartbeat */
   readonly aliveMs: number
   /** the epoch to set if Redis has none */
@@ -40,8 +40,8 @@ export interface Heartbeat {
 export const heartbeat: Encoding<Beat, Heartbeat> = {
   script: new Script(scripts.heartbeat),
 
-  args: ({ application, isUpToDate, aliveMs, newEpoch, sinceMs }) =>
-    [application, isUpToDate ? 1 : 0, aliveMs, newEpoch, sinceMs],
+  args: ({ application, epoch = '', aliveMs, newEpoch, sinceMs }) =>
+    [application, epoch, aliveMs, newEpoch, sinceMs],
 
   read (reply) {
     const [epoch, instances, since, nowMs] = listOf(reply, 4)

@@ -8,7 +8,7 @@ import { ruleOf } from '../../../rules/algorithms.js'
 import type { Check, Limit } from '../../../rules/rate-limit.js'
 import type { Encoded, LimitState, Merge } from '../../../rules/rule.js'
 import {
-  type CountedOutcome, type Hit, outcomeOf, type Peeked, peekedOf, type Refusals, type Taken
+  type CountedOutcome, type CounterBaseline, type Hit, outcomeOf, type Peeked, peekedOf, type Refusals, type Taken
 } from '../../limit-store.js'
 import { scripts } from '../lua/scripts.js'
 import { clockOf, listOf, unreadable, wholeOf } from '../replies.js'
@@ -108,7 +108,9 @@ export const countRefusals: Command<readonly Refusals[]> = {
 
 export interface Merges {
   readonly keptMs: number
-  readonly isIntact: boolean
+  /** '' in a Cluster */
+  readonly epoch: string
+  readonly hasBaselines: boolean
   readonly counters: readonly { readonly limit: Limit, readonly merge: Merge<LimitState> }[]
   /** now, by the clock of the counters */
   readonly nowMs: number
@@ -116,11 +118,24 @@ export interface Merges {
 
 export const merge: Command<Merges> = {
   script: new Script(scripts.merge),
-  args: ({ keptMs, isIntact, counters, nowMs }) => [
-    keptMs, isIntact ? 1 : 0,
+  args: ({ keptMs, epoch, hasBaselines, counters, nowMs }) => [
+    keptMs, epoch, hasBaselines ? 1 : 0,
     ...counters.flatMap(({ limit, merge: { baseline, counted } }) =>
       [...limitRow(limit), ...stateRow(baseline, limit, nowMs), ...stateRow(counted, limit, nowMs)])
   ]
+}
+
+export interface Restores {
+  readonly epoch: string
+  readonly counters: readonly Omit<CounterBaseline, 'key'>[]
+  /** of the clock that the counters are on */
+  readonly nowMs: number
+}
+
+export const restore: Command<Restores> = {
+  script: new Script(scripts.restore),
+  args: ({ epoch, counters, nowMs }) =>
+    [epoch, ...counters.flatMap(({ limit, baseline }) => [...limitRow(limit), ...stateRow(baseline, limit, nowMs)])]
 }
 
 function limitRow ({ algorithm, max, windowMs, burst, excess, longestMs }: Limit): Arguments {

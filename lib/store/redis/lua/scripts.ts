@@ -11,6 +11,16 @@ end
 
 `,
 
+  epoch: `-- uses     foreign
+-- An error to reply where this Redis has lost its data since it reported \`epoch\`; nil otherwise. '': nobody knows, as in
+-- a Cluster.
+local function lostSince (epoch, key)
+  if epoch == '' or read('GET', key) == epoch then return nil end
+  return redis.error_reply('GUARDLOST the epoch is another one')
+end
+
+`,
+
   expiry: `-- uses     time
 -- Redis 7 tells the moment of expiry, older versions only the time left.
 local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
@@ -184,18 +194,19 @@ return {
     return true
   end,
 
-  -- A window that is over counts no more. One that is still running here keeps its own end: refusals name their window
-  -- by it.
-  merge = function (key, limit, baseline, counted, merged)
+  -- \`merged\` gets a number of the stored state and the field of \`counted\` to merge it with, and returns the number to
+  -- store. A window of \`counted\` that is over counts no more. A stored window that still runs keeps its own end: refusals
+  -- name their window by it.
+  merge = function (key, limit, counted, merged)
     if counted.endsAtMs <= nowMs then return end
-    local stored, hasLostExpiry = load(claim, key, limit)
-    local here = stored or { used = 0, refused = 0, endsAtMs = nowMs }
-    write(key, merged(here.used, baseline.used, counted.used), merged(here.refused, baseline.refused, counted.refused))
-    local isOver = hasLostExpiry or here.endsAtMs <= nowMs
-    if isOver or (limit.excess ~= 'none' and counted.endsAtMs > here.endsAtMs) then
+    local found, hasLostExpiry = load(claim, key, limit)
+    local stored = found or { used = 0, refused = 0, endsAtMs = nowMs }
+    write(key, merged(stored.used, 'used'), merged(stored.refused, 'refused'))
+    local isOver = hasLostExpiry or stored.endsAtMs <= nowMs
+    if isOver or (limit.excess ~= 'none' and counted.endsAtMs > stored.endsAtMs) then
       redis.call('PEXPIREAT', key, counted.endsAtMs)
     end
-    if here.endsAtMs > nowMs + limit.longestMs then redis.call('PEXPIREAT', key, nowMs + limit.longestMs) end
+    if stored.endsAtMs > nowMs + limit.longestMs then redis.call('PEXPIREAT', key, nowMs + limit.longestMs) end
   end
 }
 end
@@ -278,12 +289,13 @@ return {
     return false
   end,
 
-  -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket of
-  -- another limit of the group may be larger than this one's, and may hold more already.
-  merge = function (key, limit, baseline, counted, merged)
-    local here = current(load(claim, key), limit)
-    local most = math.max(limit.burst * limit.windowMs, here.level, counted.level)
-    local level = math.min(most, merged(here.level, baseline.level, counted.level))
+  -- \`merged\` as in rules/fixed-window.lua. Several instances together may have accepted more than fits: then the bucket
+  -- is full, but not more. The bucket of another limit of the group may be larger than this one's, and may hold more
+  -- already.
+  merge = function (key, limit, counted, merged)
+    local stored = current(load(claim, key), limit)
+    local most = math.max(limit.burst * limit.windowMs, stored.level, counted.level)
+    local level = math.min(most, merged(stored.level, 'level'))
     if level == 0 then return redis.call('DEL', key) end
     save(key, { level = level, max = limit.max, atMs = nowMs }, limit)
   end
@@ -371,18 +383,19 @@ return {
     return false
   end,
 
-  -- The windows of the two may begin at different moments; which is which, the nearer beginning says.
-  merge = function (key, limit, baseline, counted, merged)
-    local here = current(load(claim, key), limit)
-    local used, fading, startsAtMs = here.used, here.fading, here.startsAtMs
+  -- \`merged\` as in rules/fixed-window.lua. The windows of the two may begin at different moments: the nearer beginning
+  -- says which window of the one is which of the other.
+  merge = function (key, limit, counted, merged)
+    local stored = current(load(claim, key), limit)
+    local used, fading, startsAtMs = stored.used, stored.fading, stored.startsAtMs
     if used + fading == 0 then startsAtMs = counted.startsAtMs end
     local apart = math.floor((counted.startsAtMs - startsAtMs) / limit.windowMs + 0.5)
     if apart > 0 then used, fading, startsAtMs = 0, used, counted.startsAtMs end
     if apart < 0 then
-      fading = merged(fading, baseline.used, counted.used)
+      fading = merged(fading, 'used')
     else
-      used = merged(used, baseline.used, counted.used)
-      fading = merged(fading, baseline.fading, counted.fading)
+      used = merged(used, 'used')
+      fading = merged(fading, 'fading')
     end
     if used + fading == 0 then return redis.call('DEL', key) end
     save(key, { used = used, fading = fading, startsAtMs = startsAtMs }, limit)
@@ -691,26 +704,33 @@ local count = ARGV[1] == '0' and #KEYS or #KEYS - 1
 return redis.call('DEL', unpack(KEYS, 1, count))
 `,
 
-  heartbeat: parts.time + `-- Tells how many instances are alive, and whether this is still the Redis that
--- it was: data that is lost takes the epoch with it. Of an instance that has
--- told what it kept in an outage, says that it is among them.
+  heartbeat: parts.time + `-- Says how many instances are alive, and the epoch of Redis' data: data that is
+-- lost takes the epoch with it. Counts an instance as alive once it has replayed
+-- its journal to this data.
 --
 -- KEYS     instances, epoch (see store/keys.ts)
--- ARGV     id of the instance, 1 where it has told all, else 0; ms without a
---          heartbeat after which one counts as gone; the epoch to begin where
---          there is none; a moment by the clock here, ms since 1970
+-- ARGV     id of the instance; the epoch that its replay went to, or '' where that
+--          is not over; ms without a heartbeat after which an instance counts as
+--          gone; the epoch to begin where there is none; a moment by Redis' clock,
+--          ms since 1970
 -- returns  epoch; number of instances, this one among them; how many of them
 --          have had a heartbeat since that moment; ms since 1970
 -- cost     O(log n)
 -- uses     time
 
-if ARGV[2] == '1' then redis.call('ZADD', KEYS[1], nowMs, ARGV[1]) end
+local epoch = redis.call('GET', KEYS[2])
+-- An epoch that would not survive the way to the instance and back is foreign.
+if not epoch or not string.match(epoch, '^[%w-]+$') then
+  epoch = ARGV[4]
+  redis.call('SET', KEYS[2], epoch)
+end
+if epoch == ARGV[2] then redis.call('ZADD', KEYS[1], nowMs, ARGV[1]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', nowMs - ARGV[3])
--- A heartbeat in the future is foreign.
+-- So is a heartbeat in the future.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], nowMs + ARGV[3], '+inf')
-redis.call('SET', KEYS[2], ARGV[4], 'NX')
 local isThere = redis.call('ZSCORE', KEYS[1], ARGV[1])
-return { redis.call('GET', KEYS[2]), redis.call('ZCARD', KEYS[1]) + (isThere and 0 or 1), redis.call('ZCOUNT', KEYS[1], ARGV[5], '+inf'), nowMs }
+local instances = redis.call('ZCARD', KEYS[1]) + (isThere and 0 or 1)
+return { epoch, instances, redis.call('ZCOUNT', KEYS[1], ARGV[5], '+inf'), nowMs }
 `,
 
   'log-events': parts.foreign + parts.number + parts.sequence + `-- Records events, and counts how often each address was limited in those that
@@ -800,39 +820,42 @@ end
 return emptied
 `,
 
-  merge: parts.limit + parts.foreign + parts.marker + parts.time + `-- Adds what was counted without Redis to the counters here; atomic, and once
+  merge: parts.foreign + parts.epoch + parts.limit + parts.marker + parts.time + `-- Adds hits that were counted without Redis to its counters; atomic, and once
 -- for each marker however often it is sent. See \`merge\` in rules/rule.ts.
 --
--- KEYS     marker, then the counters
--- ARGV     ms to keep the marker; whether this Redis surely has all that it ever
---          reported (1 or 0); then for each counter its limit: algorithm, max,
+-- KEYS     marker, then the counters. Behind them, with an epoch, its key
+-- ARGV     ms to keep the marker; epoch, or '' for none; 1 where Redis surely has
+--          all baselines, else 0; then for each counter its limit: algorithm, max,
 --          windowMs, burst, excess, longestMs; the state of the baseline, and the
 --          state that was counted on top of it, each as three whole numbers, the
 --          last one a moment in ms from now
 -- returns  1; 0 where the marker was there already
+-- error    GUARDLOST: nothing was added, since Redis has lost its data
 -- cost     up to five commands for each counter; O(1) each
--- uses     limit, marker, time
+-- uses     epoch, limit, marker, time
 
+local lost = lostSince(ARGV[2], KEYS[#KEYS])
+if lost then return lost end
+local count = ARGV[2] == '' and #KEYS or #KEYS - 1
 if isReplayed(KEYS[1], ARGV[1]) then return 0 end
 
-local isIntact = ARGV[2] == '1'
+local hasBaselines = ARGV[3] == '1'
 
-` + parts.claim + parts.expiry + parts.moment + parts.number + parts.rules + `-- A number of the counter here with what was counted on top of the baseline. An intact counter stands: it is lower than
--- the baseline only by what others gave back or reset since. Otherwise the larger of the two counts.
-local function merged (here, baseline, counted)
-  if not isIntact then here = math.max(here, baseline) end
-  return math.max(0, here + counted - baseline)
-end
-
-local function stateAt (i, rule)
+` + parts.claim + parts.expiry + parts.moment + parts.number + parts.rules + `local function stateAt (i, rule)
   return rule.decode(tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), nowMs)
 end
 
-for i = 2, #KEYS do
-  local first = 3 + 12 * (i - 2)
+for i = 2, count do
+  local first = 4 + 12 * (i - 2)
   local limit = limitAt(first)
   local rule = ruleOf(limit.algorithm)
-  rule.merge(KEYS[i], limit, stateAt(first + 6, rule), stateAt(first + 9, rule), merged)
+  local baseline, counted = stateAt(first + 6, rule), stateAt(first + 9, rule)
+  -- Where Redis has all baselines, a smaller number stands: other instances gave hits back or reset the counter.
+  -- Elsewhere the larger one counts.
+  rule.merge(KEYS[i], limit, counted, function (stored, field)
+    if not hasBaselines then stored = math.max(stored, baseline[field]) end
+    return math.max(0, stored + counted[field] - baseline[field])
+  end)
 end
 
 return 1
@@ -939,6 +962,44 @@ for i = 1, count do
   local counted = rule.decode(tonumber(ARGV[first + 7]), tonumber(ARGV[first + 8]), tonumber(ARGV[first + 9]), 0)
   if cost > 0 then rule.refund(KEYS[i], limit, cost, counted) end
 end
+return 1
+`,
+
+  restore: parts.foreign + parts.epoch + parts.limit + parts.time + `-- Restores counters of a Redis that has lost all of its data; atomic. Several
+-- instances restore one counter, each with the baseline that it knows. The
+-- largest baseline counts once, in whatever order they come and however often
+-- each is sent; what Redis has counted since the loss stays on top of it.
+--
+-- KEYS     for each counter: the counter, and its note: the largest baseline that
+--          was restored so far. Behind them the key of the epoch
+-- ARGV     epoch; then for each counter its limit: algorithm, max, windowMs,
+--          burst, excess, longestMs; and its baseline: three whole numbers, the
+--          last one a moment in ms from now
+-- returns  1
+-- error    GUARDLOST: nothing was restored, since Redis has lost its data again
+-- cost     up to ten commands for each counter; O(1) each
+-- uses     epoch, limit, time
+
+local lost = lostSince(ARGV[1], KEYS[#KEYS])
+if lost then return lost end
+
+` + parts.claim + parts.expiry + parts.moment + parts.number + parts.rules + `for i = 1, (#KEYS - 1) / 2 do
+  local counter, note = KEYS[2 * i - 1], KEYS[2 * i]
+  local first = 2 + 9 * (i - 1)
+  local limit = limitAt(first)
+  local rule = ruleOf(limit.algorithm)
+  local baseline = rule.decode(tonumber(ARGV[first + 6]), tonumber(ARGV[first + 7]), tonumber(ARGV[first + 8]), nowMs)
+  local restored = {}
+  rule.merge(note, limit, baseline, function (noted, field)
+    restored[field] = noted
+    return math.max(noted, baseline[field])
+  end)
+  -- A field that the note has not is of a window that is over.
+  rule.merge(counter, limit, baseline, function (stored, field)
+    return stored + math.max(0, baseline[field] - (restored[field] or baseline[field]))
+  end)
+end
+
 return 1
 `,
 

@@ -88,17 +88,18 @@ return {
     return true
   end,
 
-  -- A window that is over counts no more. One that is still running here keeps its own end: refusals name their window
-  -- by it.
-  merge = function (key, limit, baseline, counted, merged)
+  -- `merged` gets a number of the stored state and the field of `counted` to merge it with, and returns the number to
+  -- store. A window of `counted` that is over counts no more. A stored window that still runs keeps its own end: refusals
+  -- name their window by it.
+  merge = function (key, limit, counted, merged)
     if counted.endsAtMs <= nowMs then return end
-    local stored, hasLostExpiry = load(claim, key, limit)
-    local here = stored or { used = 0, refused = 0, endsAtMs = nowMs }
-    write(key, merged(here.used, baseline.used, counted.used), merged(here.refused, baseline.refused, counted.refused))
-    local isOver = hasLostExpiry or here.endsAtMs <= nowMs
-    if isOver or (limit.excess ~= 'none' and counted.endsAtMs > here.endsAtMs) then
+    local found, hasLostExpiry = load(claim, key, limit)
+    local stored = found or { used = 0, refused = 0, endsAtMs = nowMs }
+    write(key, merged(stored.used, 'used'), merged(stored.refused, 'refused'))
+    local isOver = hasLostExpiry or stored.endsAtMs <= nowMs
+    if isOver or (limit.excess ~= 'none' and counted.endsAtMs > stored.endsAtMs) then
       redis.call('PEXPIREAT', key, counted.endsAtMs)
     end
-    if here.endsAtMs > nowMs + limit.longestMs then redis.call('PEXPIREAT', key, nowMs + limit.longestMs) end
+    if stored.endsAtMs > nowMs + limit.longestMs then redis.call('PEXPIREAT', key, nowMs + limit.longestMs) end
   end
 }

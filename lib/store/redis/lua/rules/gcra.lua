@@ -76,12 +76,13 @@ return {
     return false
   end,
 
-  -- Several instances together may have accepted more than fits: then the bucket is full, but not more. The bucket of
-  -- another limit of the group may be larger than this one's, and may hold more already.
-  merge = function (key, limit, baseline, counted, merged)
-    local here = current(load(claim, key), limit)
-    local most = math.max(limit.burst * limit.windowMs, here.level, counted.level)
-    local level = math.min(most, merged(here.level, baseline.level, counted.level))
+  -- `merged` as in rules/fixed-window.lua. Several instances together may have accepted more than fits: then the bucket
+  -- is full, but not more. The bucket of another limit of the group may be larger than this one's, and may hold more
+  -- already.
+  merge = function (key, limit, counted, merged)
+    local stored = current(load(claim, key), limit)
+    local most = math.max(limit.burst * limit.windowMs, stored.level, counted.level)
+    local level = math.min(most, merged(stored.level, 'level'))
     if level == 0 then return redis.call('DEL', key) end
     save(key, { level = level, max = limit.max, atMs = nowMs }, limit)
   end

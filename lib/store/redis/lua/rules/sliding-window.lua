@@ -79,18 +79,19 @@ return {
     return false
   end,
 
-  -- The windows of the two may begin at different moments; which is which, the nearer beginning says.
-  merge = function (key, limit, baseline, counted, merged)
-    local here = current(load(claim, key), limit)
-    local used, fading, startsAtMs = here.used, here.fading, here.startsAtMs
+  -- `merged` as in rules/fixed-window.lua. The windows of the two may begin at different moments: the nearer beginning
+  -- says which window of the one is which of the other.
+  merge = function (key, limit, counted, merged)
+    local stored = current(load(claim, key), limit)
+    local used, fading, startsAtMs = stored.used, stored.fading, stored.startsAtMs
     if used + fading == 0 then startsAtMs = counted.startsAtMs end
     local apart = math.floor((counted.startsAtMs - startsAtMs) / limit.windowMs + 0.5)
     if apart > 0 then used, fading, startsAtMs = 0, used, counted.startsAtMs end
     if apart < 0 then
-      fading = merged(fading, baseline.used, counted.used)
+      fading = merged(fading, 'used')
     else
-      used = merged(used, baseline.used, counted.used)
-      fading = merged(fading, baseline.fading, counted.fading)
+      used = merged(used, 'used')
+      fading = merged(fading, 'fading')
     end
     if used + fading == 0 then return redis.call('DEL', key) end
     save(key, { used = used, fading = fading, startsAtMs = startsAtMs }, limit)
