@@ -30,7 +30,7 @@ import type { Algorithm } from '../rules/algorithms.js'
 
 /** The owner of a counter; see store/limit-store.ts. */
 interface Owner {
-  readonly key: string
+  readonly clientKey: string
   readonly counterKeys?: CounterKeys | undefined
 }
 
@@ -69,8 +69,8 @@ export class Keys {
   }
 
   /** The Redis key of a counter; the owner's `counterKeys` may remember it. */
-  counter ({ key, counterKeys }: Owner, { name, limit }: NamedLimit): string {
-    return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? key)
+  counter ({ clientKey, counterKeys }: Owner, { name, limit }: NamedLimit): string {
+    return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? clientKey)
   }
 
   /**
