@@ -10,7 +10,8 @@ import type { Make } from './stores.js'
 
 /** @param make  makes an empty store */
 export function limitStoreContract (t: Test, make: Make): void {
-  const hit = (key: string, name: string, limit: Limit, cost = 1): Asked => ({ clientKey: key, checks: [{ name, limit, cost }] })
+  const hit = (clientKey: string, name: string, limit: Limit, cost = 1): Asked =>
+    ({ clientKey, checks: [{ name, limit, cost }] })
   const fixed = (max: number, windowMs: number) => defineLimit('fixed-window', max, windowMs)
   /** Takes the hits, and says which were accepted. */
   const passed = async (limits: LimitStore, ...hits: readonly Asked[]) =>

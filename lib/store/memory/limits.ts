@@ -100,7 +100,8 @@ export class MemoryLimits implements LimitStore, LimitMirror {
 
   forget (client: string, checks: readonly Check[]): boolean {
     const nowMs = this.#now()
-    return checks.map(check => this.#table.delete(this.#keys.counter({ clientKey: client }, check), nowMs)).includes(true)
+    const owner = { clientKey: client }
+    return checks.map(check => this.#table.delete(this.#keys.counter(owner, check), nowMs)).includes(true)
   }
 
   peek (client: string, checks: readonly Check[]): readonly Peeked[] {
@@ -173,7 +174,9 @@ function decidedOf (check: Check, { fits, state, left }: Judged<LimitState>, now
   return { check, fits, explanation, state, left }
 }
 
-function updateOf ({ fromAddress: from }: Owner, { check, state, explanation }: Reported, nowMs: number): CounterUpdate {
+function updateOf (
+  { fromAddress }: Owner, { check, state, explanation }: Reported, nowMs: number
+): CounterUpdate {
   const { name, limit, cost } = check
   const rule = ruleOf(limit)
   // An explanation for a hit of another cost does not tell when a hit of cost 1 passes.
@@ -181,7 +184,7 @@ function updateOf ({ fromAddress: from }: Owner, { check, state, explanation }: 
   return {
     name,
     limit,
-    from,
+    fromAddress,
     state,
     expiresAtMs: rule.expiresAtMs(state, limit),
     limitedUntilMs: nowMs + ofOne.retryAfterMs,

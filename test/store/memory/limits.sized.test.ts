@@ -125,7 +125,8 @@ t.test('a name adopted from Redis takes the room of the address that sent it', a
   const { memory, clock } = setUp(160)
   const login = hourly('login', 5)
   const state = windowOf(5, 0, clock.ms + hourMs)
-  const adopt = (key: string, from: string) => memory.adopt({ clientKey: key, fromAddress: from }, { check: login, state }, clock.ms)
+  const adopt = (clientKey: string, fromAddress: string) =>
+    memory.adopt({ clientKey, fromAddress }, { check: login, state }, clock.ms)
   for (let i = 0; i < 1000; i++) adopt(`name ${i}`, '198.51.100.1')
   t.equal(memory.size, 10 + 80)
   adopt('name', '192.0.2.1')
@@ -136,10 +137,10 @@ for (const algorithm of algorithms) {
   t.test(`${algorithm}: a name of an address beyond its part gets no second quota when Redis goes away`, async t => {
     const { memory, clock } = setUp(160)
     const check = { ...hourly('login', 5), limit: defineLimit(algorithm, 5, hourMs) }
-    const adoptHits = (key: string, hits: number, from?: string) => {
+    const adoptHits = (clientKey: string, hits: number, fromAddress?: string) => {
       let state: LimitState | undefined
       for (let i = 0; i < hits; i++) state = ruleOf(check.limit).take(state, clock.ms, check.limit, 1).state
-      memory.adopt(from === undefined ? { clientKey: key } : { clientKey: key, fromAddress: from }, { check, state: state! }, clock.ms)
+      memory.adopt({ clientKey, fromAddress }, { check, state: state! }, clock.ms)
     }
     const passes = (key: string, from: string) =>
       Array.from({ length: 6 }, () => asks(memory, check, key, from)).filter(Boolean).length
