@@ -21,11 +21,11 @@ export interface RedisLimitsOptions {
 
 /** The data that counters are merged into. */
 export interface MergedInto {
-  /** as Redis reported it last */
+  /** the last epoch that Redis reported */
   readonly epoch: string
   /**
-   * Redis surely has all baselines. If so, a counter below its baseline stands: another instance has refunded hits or
-   * reset it. Otherwise the larger of counter and baseline counts
+   * whether Redis surely has all baselines. If so, a counter below its baseline stands: another instance has refunded
+   * hits or reset it. Otherwise the larger of counter and baseline counts
    */
   readonly hasBaselines: boolean
 }
@@ -132,8 +132,8 @@ export class RedisLimits implements LimitStore {
   }
 
   /**
-   * Restores counters of a Redis that has lost all of its data; not of a Cluster. The largest baseline of all instances
-   * counts once, however often each is sent.
+   * Restores counters after Redis has lost all of its data; not in a Cluster. For each counter, the largest baseline of
+   * all instances counts once, however often the instances send theirs.
    *
    * @param nowMs  now, by the clock of the counters
    * @param epoch  as Redis reported it after the loss
