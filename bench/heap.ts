@@ -54,7 +54,7 @@ async function measureClients (): Promise<HeapBytes[]> {
     const limit: Limit = { algorithm, max: 1000, windowMs: 60_000, burst: 1000, excess: 'none', longestMs: 60_000 }
     rows.push(await each(
       `fastify-redis-guard, ${algorithm}`,
-      ip => store.limits.take({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }),
+      ip => store.limits.take({ clientKey: ip, checks: [{ name: 'global', limit, cost: 1 }] }),
       store
     ))
   }

@@ -33,7 +33,7 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
   take (hit: Hit): Answer | undefined {
     let answer: Answer | undefined
     let isLater = false
-    this.#ask('incr', hit.key, checkOf(hit.checks), inThisContext(result => {
+    this.#ask('incr', hit.clientKey, checkOf(hit.checks), inThisContext(result => {
       answer = this.#answerTo(hit, result)
       if (isLater) hit.answered(answer)
     }))
