@@ -50,7 +50,7 @@ t.test('a failure before an outage has begun is no line', t => {
   t.end()
 })
 
-t.test('when Redis is stopped, the log says that connections are refused, and nothing about the block list', async t => {
+t.test('when Redis is stopped, the log says that connections are refused, and nothing of the block list', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const lines: Record<string, unknown>[] = []
