@@ -1,5 +1,5 @@
 /**
- * Whether memory and handles stay as they are while requests come from random
+ * Shows whether memory and handles stay the same while requests come from random
  * addresses:
  *
  *   npm run bench:flat                              5 million requests on Redis, some 10 minutes
@@ -39,7 +39,7 @@ const app = Fastify({ trustProxy: ['127.0.0.1'] })
 try {
   await app.register(redisGuard, {
     redis: { port: server?.port ?? Number(values.redis) },
-    // What is measured is memory with Redis in use, on a busy machine too.
+    // On a busy machine, too, Redis must stay in use, since its memory is measured.
     commandTimeout: 10_000,
     timeWindow: '1 minute',
     cache: 1000,
@@ -74,7 +74,7 @@ function anyAddress (): string {
   return `2001:db8:${part(65536).toString(16)}:${part(65536).toString(16)}::1`
 }
 
-/** The least of some: what is written behind, and what waits for an answer, is gone by one of them. */
+/** The smallest of several looks. In one of them no write and no answer is pending. */
 async function look (requests: number): Promise<Look> {
   const bytes: number[] = []
   for (let i = 0; i < 4; i++) {

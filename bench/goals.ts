@@ -1,6 +1,6 @@
 /**
- * What is wanted of the figures: that a guarded service is as fast as an
- * unguarded one, and the guard cheaper than what a user would take instead.
+ * The goals: a guarded service is as fast as an unguarded one, and the guard is
+ * cheaper than the limiters that a user would take instead.
  */
 import type { HeapReport } from './heap.js'
 import type { Ratios, Row, ScenarioReport } from './measure.js'
@@ -25,7 +25,7 @@ export function isReached ({ measured, atLeast = -Infinity, atMost = Infinity }:
   return measured >= atLeast && measured <= atMost
 }
 
-/** @returns those whose figures have been measured */
+/** @returns the goals whose figures have been measured */
 export function goalsOf ({ scenarios, redisBytes, heap }: Measured): Goal[] {
   const all = scenarios.flatMap(({ name, pingMicros, rows }): MaybeGoal[] => {
     const row = (variant: VariantName, connections?: number) =>

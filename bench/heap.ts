@@ -1,7 +1,7 @@
 /**
- * What clients and blocks take in this process' memory, and how long finding a
- * block takes. Prints JSON; needs --expose-gc, and a process that does nothing
- * else.
+ * Measures the memory that clients and blocks take in this process, and the time
+ * to find a block. Prints JSON. Needs --expose-gc, and a process that does
+ * nothing else.
  */
 import { createRequire } from 'node:module'
 import { RateLimiterMemory } from 'rate-limiter-flexible'
@@ -31,7 +31,7 @@ export interface HeapReport {
 
 const clientCount = 100_000
 const lookups = 1_000_000
-/** what must not be collected before it is measured */
+/** objects that must not be collected before they are measured */
 const held = new Set<object>()
 
 const report: HeapReport = {
@@ -54,7 +54,7 @@ async function measureClients (): Promise<HeapBytes[]> {
     const limit: Limit = { algorithm, max: 1000, windowMs: 60_000, burst: 1000, excess: 'none', longestMs: 60_000 }
     rows.push(await each(
       `fastify-redis-guard, ${algorithm}`,
-      ip => store.limits.take({ key: ip, checks: [{ name: 'global', limit, cost: 1 }] }),
+      ip => store.limits.take({ clientKey: ip, checks: [{ name: 'global', limit, cost: 1 }] }),
       store
     ))
   }
@@ -103,12 +103,12 @@ function newStore (): MemoryStore {
   return new MemoryStore({ keys: new Keys('guard:'), capacity: clientCount, maxEvents: 1, now: Date.now })
 }
 
-/** Of both families in turn. */
+/** Addresses of both families by turns. */
 function eitherAddressOf (i: number): string {
   return i % 2 === 0 ? addressOf(i) : `2001:db8:${(i >> 16).toString(16)}:${(i & 65535).toString(16)}::1`
 }
 
-/** 11.0.0.0 and following; a text of its own each time, as from a header. */
+/** 11.0.0.0 and following; each call makes a new string, as a header does. */
 function addressOf (i: number): string {
   return `11.${i >> 16}.${(i >> 8) & 255}.${i & 255}`
 }

@@ -1,6 +1,6 @@
 /**
- * What one allowed hit costs in the guard's own code: calls, closures, allocations. Counted, not timed, so it is the
- * same on every machine:
+ * Counts what one allowed hit costs in the guard's own code: calls, closures, allocations. Counts are the same on
+ * every machine, unlike times:
  *
  *   npm run bench:hit
  *   npm run bench:hit -- --calls-only   without allocations, in a few seconds
@@ -13,8 +13,8 @@
  * - closures: function literals of dist/lib that were evaluated
  * - allocations, bytes: objects that functions of dist/lib allocated (V8's tracker of allocations)
  *
- * Needs --no-opt --no-maglev: V8 does not count the calls of a function that it has inlined, nor the objects that it
- * has spared.
+ * Needs --no-opt --no-maglev: V8 counts neither the calls of an inlined function nor the objects that optimized code
+ * avoids.
  */
 import { Session } from 'node:inspector/promises'
 import type { HeapProfiler, Profiler } from 'node:inspector'

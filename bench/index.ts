@@ -5,8 +5,8 @@
  *   npm run bench -- --quick      one table of the variants that matter most, in under four minutes
  *   npm run --silent bench -- --json --scenario normal --only redis
  *
- * options.ts has all options. Everything is started here, on free ports, and
- * ended by its own process id.
+ * options.ts has all options. The bench starts all servers itself, on free ports,
+ * and stops each by its process id.
  */
 import { execFile } from 'node:child_process'
 import { cpus } from 'node:os'
@@ -69,7 +69,7 @@ async function run ({ json, quick: isQuick, scenario: wanted }: BenchOptions): P
   if (json) console.log(JSON.stringify({ machine, options, scenarios: reports, redisBytes, heap, goals }, null, 2))
 }
 
-/** @returns undefined when `--only` leaves nothing of it */
+/** @returns undefined if `--only` leaves out all of its variants */
 async function runScenario (scenario: Scenario): Promise<ScenarioReport | undefined> {
   const hasIncrex = (await redis.call('COMMAND', 'INFO', 'INCREX') as readonly unknown[])[0] !== null
   const chosen = scenario.variants.filter(name => isChosen(name) && (name !== 'increx' || hasIncrex))
@@ -101,7 +101,7 @@ async function runScenario (scenario: Scenario): Promise<ScenarioReport | undefi
   }
 }
 
-/** On the way that the servers take, from this process. */
+/** Measures from this process, through the proxy if the servers use one. */
 async function measurePing (port: number): Promise<number> {
   const client: Redis = redis.duplicate({ port })
   try {
@@ -123,7 +123,7 @@ function isChosen (name: VariantName): boolean {
     `${name} ${variants[name].store}`.toLowerCase().includes(options.only.toLowerCase())
 }
 
-/** One line that is written over, in a terminal only. */
+/** Overwrites one line of the terminal. */
 function showProgress (text: string): void {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
 }

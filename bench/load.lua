@@ -1,5 +1,5 @@
--- What wrk sends: GET / from many addresses, one after the other, as a trusted
--- proxy would name them. Its arguments, after `--`:
+-- The requests of wrk: GET / from many addresses, one after the other, named as
+-- a trusted proxy names them. Arguments, after `--`:
 --
 --   addresses  how many of 198.18.0.0/15, the range set aside for benchmarks
 --   blocked    how many of each 100 requests come from 203.0.113.0/24 instead,
@@ -25,7 +25,7 @@ function init (args)
     end
     requests[#requests + 1] = requestFrom(address)
   end
-  -- Else each run of a few seconds would begin with the same of the 100,000 addresses.
+  -- Otherwise each short run would begin with the same of the 100,000 addresses.
   math.randomseed(os.time())
   sent = math.random(#requests)
 end

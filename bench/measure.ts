@@ -1,8 +1,8 @@
 /**
- * Runs a scenario: its servers are all started first, then loaded one after
- * the other, round by round, each round beginning with another one, so that a
- * machine that gets slower or faster meanwhile does so for all of them. The
- * result is the median of the rounds. Ratios are taken within a round, and only
+ * Runs a scenario. All of its servers are started first, then loaded one after
+ * the other, round by round. Each round begins with another one, so a machine
+ * that gets slower or faster does so for all of them. The result is the median of
+ * the rounds. Ratios are taken within a round, and only
  * between servers whose nextTick is in the same state.
  */
 import type { Redis } from 'ioredis'
@@ -37,13 +37,13 @@ export interface Row extends Measurement {
   readonly ratios: Readonly<Partial<Record<VariantName, Ratios>>>
 }
 
-/** What a variant has of what another one has. */
+/** The figures of a variant, divided by those of another one. */
 export type Ratios = Readonly<Record<typeof compared[number], number>>
 
 export interface ScenarioReport {
   readonly name: string
   readonly title: string
-  /** p50 of a bare PING on the way that the servers take, us */
+  /** p50 of a bare PING, through the proxy if the servers use one, us */
   readonly pingMicros: number
   readonly rows: readonly Row[]
 }
@@ -57,7 +57,7 @@ export interface Plan {
   readonly connections: readonly number[]
   readonly rounds: number
   readonly seconds: number
-  /** of Redis, or of what stands before it */
+  /** of Redis, or of the proxy before it */
   readonly redisPort: number
   /** of Redis itself */
   readonly nearRedisPort: number

@@ -12,7 +12,7 @@ import { keepTickShape } from '../lib/runtime/tick-shape.js'
 
 export type NextTick = 'kept' | 'lost'
 
-/** What a server is asked to have, as the last argument of its process. */
+/** The state that this server shall have: the last argument of the process. */
 const wanted = process.argv.at(-1)
 
 if (wanted !== 'lost') keepTickShape()

@@ -7,11 +7,11 @@ export interface BenchOptions {
   /** one table of the variants that matter most, in under four minutes */
   readonly quick: boolean
   readonly rounds: number
-  /** of one run of wrk */
+  /** length of one run of wrk */
   readonly seconds: number
-  /** of the normal scenario; the others have their own */
+  /** for the scenarios `normal` and `quick`; the others have their own */
   readonly connections: readonly number[]
-  /** part of the names of the variants to run (variants.ts), or where they count, such as `memory` */
+  /** runs only variants whose name (variants.ts) or store contains it, such as `memory` */
   readonly only: string | undefined
   /** name of the one scenario to run; `sizes` are the tables without load */
   readonly scenario: string | undefined
@@ -19,7 +19,7 @@ export interface BenchOptions {
 
 export const sizes = 'sizes'
 
-/** @throws with what was wrong, for people */
+/** @throws Error  its message names the wrong option */
 export function readOptions (args: readonly string[]): BenchOptions {
   const { values } = parseArgs({
     args: [...args],

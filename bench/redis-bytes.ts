@@ -1,4 +1,4 @@
-/** How many bytes one client takes in Redis: the keys that one request leaves behind, by MEMORY USAGE. */
+/** Measures the bytes that one client takes in Redis: MEMORY USAGE of the keys that one request leaves. */
 import Fastify from 'fastify'
 import type { Redis } from 'ioredis'
 import { type VariantName, variants } from './variants.js'
@@ -6,7 +6,7 @@ import { type VariantName, variants } from './variants.js'
 export interface RedisBytes {
   readonly variant: VariantName
   readonly key: string
-  /** of the name alone, which is in `bytes` too */
+  /** bytes of the key's name, which `bytes` includes */
   readonly keyLength: number
   /** name, value and entry; without the entry of the table of expiry times */
   readonly bytes: number

@@ -1,4 +1,4 @@
-/** What Redis did for the servers, read from INFO. */
+/** Reads from INFO what Redis did for the servers. */
 import type { Redis } from 'ioredis'
 
 export interface RedisUse {
@@ -6,9 +6,8 @@ export interface RedisUse {
   readonly cpuMicros: number
   /**
    * Scripts that clients sent. All three libraries decide by one script each,
-   * and look for news by scripts as well. Redis' own count,
-   * total_commands_processed, has what scripts call in it too, and cannot tell
-   * one round trip from five.
+   * and poll by scripts as well. Redis' own count, total_commands_processed,
+   * includes the commands that scripts call, so it does not show round trips.
    */
   readonly commands: number
 }

@@ -32,7 +32,7 @@ export function renderScenario ({ title, pingMicros, rows }: ScenarioReport): st
   return `${title} (PING to Redis: ${figure(pingMicros)} us)\n\n${renderTable(head, cells)}`
 }
 
-/** What we want of these figures, and whether it is so. */
+/** The goals, and which of them are reached. */
 export function renderGoals (goals: readonly Goal[]): string {
   return renderTable(['goal', 'measured', 'wanted', 'reached'], goals.map(goal => [
     goal.what,
@@ -42,7 +42,7 @@ export function renderGoals (goals: readonly Goal[]): string {
   ]))
 }
 
-/** What each limiter adds to the latency of a request that has the server for itself. */
+/** The latency that each limiter adds to a request that is alone in the server. */
 export function renderAdded ({ pingMicros, rows }: ScenarioReport): string | undefined {
   const plain = rows.find(row => row.variant === 'plain')
   const counting = rows.filter(row => variants[row.variant].store === 'Redis')

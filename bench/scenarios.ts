@@ -1,4 +1,4 @@
-/** What the variants are put through: who sends how much, and which of them it tells something about. */
+/** The loads of the bench, and the variants that each of them compares. */
 import type { VariantName } from './variants.js'
 
 export interface Scenario {
@@ -12,16 +12,16 @@ export interface Scenario {
   readonly blockedPercent: number
   /** requests per minute and address */
   readonly max: number
-  /** ms that a packet to Redis, or from it, takes longer */
+  /** ms by which packets to and from Redis are delayed, each way */
   readonly redisDelayMs: number
-  /** in the order of their runs: those that are compared run in a row, since the machine's pace changes in seconds */
+  /** in the order of their runs: compared variants are neighbours, since the machine's speed changes within seconds */
   readonly variants: readonly VariantName[]
 }
 
 const high = 1_000_000_000
 const usual = { connections: 64, addresses: 1000, blockedPercent: 0, max: high, redisDelayMs: 0 } as const
 
-/** What `--quick` runs alone: one table, in under four minutes. */
+/** `--quick` runs only this one: one table, in under four minutes. */
 export const quick: Scenario = {
   ...usual,
   name: 'quick',
@@ -81,9 +81,9 @@ export const scenarios: readonly Scenario[] = [
     ...usual,
     name: 'far-redis',
     title: 'Redis about 5 ms away',
-    // As many as keep a server busy at this distance: 64 cannot get more than 64 / 5 ms = 12,800 answers/s.
+    // Enough to keep a server busy at this distance: 64 get at most 64 / 5 ms = 12,800 answers/s.
     connections: 256,
-    // 2 ms on the timers of Node.js come out as more; the PING that is printed says how far it really was.
+    // Timers of Node.js make more than 2 ms of it. The PING that is printed shows the real distance.
     redisDelayMs: 2,
     variants: ['plain', 'plain-headers', 'fastify-redis', 'guard-near', 'guard-everything']
   },

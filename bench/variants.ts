@@ -1,6 +1,6 @@
 /**
- * What is compared: the same GET / behind different limiters. Each of them
- * reads `request.ip`, counts it per minute, and sends the three headers.
+ * The servers that the bench compares: the same GET / behind different limiters.
+ * Each limiter reads `request.ip`, counts it per minute, and sends the three headers.
  */
 import type { FastifyInstance, FastifyPluginCallback, FastifyReply } from 'fastify'
 import redisGuard, { type RedisGuardOptions } from 'fastify-redis-guard'
@@ -10,7 +10,7 @@ import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limite
 
 export interface VariantSettings {
   readonly redisPort: number
-  /** of the same Redis, without what a scenario puts before it */
+  /** of Redis itself, also where a scenario puts a proxy before it */
   readonly nearRedisPort: number
   /** requests per minute and address */
   readonly max: number
@@ -27,7 +27,7 @@ export interface Variant {
 
 const windowSeconds = 60
 
-/** By the name that the server's arguments and `--only` know. */
+/** By name, as the server's arguments and `--only` use it. */
 export const variants = {
   plain: { label: 'plain Fastify', store: 'none', async add () {} },
   'plain-headers': {

@@ -49,6 +49,16 @@ export class RefusalError extends Error {
     this.code = code
     if (limit !== undefined) this.limit = limit
   }
+
+  /** The same as `statusCode`. Frameworks such as NestJS know errors of HTTP by `status` and `expose`. */
+  get status (): number {
+    return this.statusCode
+  }
+
+  /** Whether the message may be sent to the client: true, except with a 503. */
+  get expose (): boolean {
+    return this.statusCode < 500
+  }
 }
 
 /** One wrong option, with all that a reader needs to correct it. */

@@ -36,9 +36,9 @@ declare module 'fastify' {
     /**
      * Makes a hook that limits the requests for which it runs, in addition to the limit of their route.
      *
-     * @param options  by default those of the plugin. With options, the hook has counters of its own,
-     *   named by the order in which hooks are made, or by `groupId`. Without any, the hook is the global limit: it uses
-     *   its counters, and does not count a request twice
+     * @param options  default: those of the plugin. With options, the hook has counters of its own, named by the order
+     *   in which hooks are made, or by `groupId`. Without options, the hook is the global limit: it uses its counters,
+     *   and does not count a request twice
      * @throws OptionsError  if an option is wrong
      *
      * @example

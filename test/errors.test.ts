@@ -1,7 +1,8 @@
 /** Errors: stable names and codes, and messages that say what to do. */
 import t from 'tap'
 import {
-  ArgumentError, ClosedError, GuardError, LimitError, OptionsError, show, StoreUnavailableError, ValueError
+  ArgumentError, ClosedError, GuardError, LimitError, OptionsError, RefusalError, show, StoreUnavailableError,
+  ValueError
 } from '../lib/errors.js'
 
 const problem = { option: 'max', rule: 'a whole number >= 0', received: '"ten"' }
@@ -75,4 +76,13 @@ t.test('a long received value is shortened visibly', async t => {
   t.equal(show('x'.repeat(60)), `"${'x'.repeat(60)}"`)
   t.equal(show('x'.repeat(61)), `"${'x'.repeat(60)}..."`)
   t.equal(show(10n ** 100_000n), `1${'0'.repeat(59)}...`)
+})
+
+t.test('a refusal has the status of its code twice, and hides its message only with a 503', async t => {
+  const refusals = [[429, 'GUARD_LIMITED', true], [403, 'GUARD_BLOCKED', true], [503, 'GUARD_DENIED', false]] as const
+  for (const [statusCode, code, expose] of refusals) {
+    const refusal = new RefusalError(statusCode, code, 'refused')
+    t.match(refusal, { statusCode, status: statusCode, expose })
+    t.same(Object.keys(refusal).sort(), ['code', 'statusCode'])
+  }
 })

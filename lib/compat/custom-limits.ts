@@ -33,7 +33,7 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
   take (hit: Hit): Answer | undefined {
     let answer: Answer | undefined
     let isLater = false
-    this.#ask('incr', hit.key, checkOf(hit.checks), inThisContext(result => {
+    this.#ask('incr', hit.clientKey, checkOf(hit.checks), inThisContext(result => {
       answer = this.#answerTo(hit, result)
       if (isLater) hit.answered(answer)
     }))
@@ -87,7 +87,7 @@ export class CustomLimits implements Pick<LimitStore, 'take' | 'peek'> {
       if (error) return fail(error)
       let outcome: Outcome
       try {
-        outcome = readAnswer(counted, check)
+        outcome = readCount(counted, check)
       } catch (thrown) {
         return fail(thrown)
       }
@@ -109,7 +109,7 @@ function checkOf (checks: readonly Check[]): Check {
  * @throws StoreUnavailableError  if the answer has no numbers
  * @throws any error that reading it throws
  */
-function readAnswer (counted: Parameters<CustomStoreCallback>[1], check: Check): Outcome {
+function readCount (counted: Parameters<CustomStoreCallback>[1], check: Check): Outcome {
   const { current, ttl } = counted ?? {}
   if (!isNumber(current) || !isNumber(ttl)) {
     throw new StoreUnavailableError('reply', 'the store answered without numbers `current` and `ttl`')

@@ -22,10 +22,10 @@ export function storeMaker (
   if (Store === undefined) return () => undefined
   let root: CustomStore | undefined
   return (ofLimit, config, routeInfo) => {
-    root ??= checked('an instance of store', new Store(parametersOf(options, settings, settings.limit)))
+    root ??= withIncr('an instance of store', new Store(parametersOf(options, settings, settings.limit)))
     const childOf = (parent: CustomStore, own: object) => {
       const parameters = parametersOf({ ...options, ...own }, settings, ofLimit)
-      return checked('the answer of store.child', parent.child({ ...parameters, routeInfo }))
+      return withIncr('the answer of store.child', parent.child({ ...parameters, routeInfo }))
     }
     const store = config === undefined ? root : childOf(root, config)
     return new CustomLimits({ ...parts, store, suffix: ofLimit.groupId ?? '' })
@@ -33,7 +33,7 @@ export function storeMaker (
 }
 
 /** @throws OptionsError  if the store has no `incr`, such as the promise of a store: each request would fail */
-function checked (option: string, store: CustomStore): CustomStore {
+function withIncr (option: string, store: CustomStore): CustomStore {
   if (typeof (store as Partial<CustomStore> | null | undefined)?.incr === 'function') return store
   // The rejection of a promise must not end the process.
   attempt(() => store, () => {})

@@ -2,7 +2,7 @@
 import { type Address, clientKey, firstAddress } from '../addresses/address.js'
 import { CounterKeys } from '../store/keys.js'
 
-export interface ClientParts {
+export interface ClientIdentity {
   /** undefined: the request came through a unix socket, or `request.ip` is no address */
   readonly address: Address | undefined
   /** bits of the prefix that identifies an IPv6 client */
@@ -26,7 +26,7 @@ export class Client {
   /** the same client with the other prefix that was asked for last */
   #other: Client | undefined
 
-  constructor ({ address, ipv6Subnet, exempt }: ClientParts) {
+  constructor ({ address, ipv6Subnet, exempt }: ClientIdentity) {
     this.address = address
     // All clients without a readable address share one counter: such an address must be no way around the limit.
     this.key = address === undefined ? 'unknown' : clientKey(address, ipv6Subnet)

@@ -36,7 +36,7 @@ export interface GuardedHit extends Hit {
 }
 
 /** What `peek` asks about a client. */
-export interface Question extends Pick<GuardedHit, 'key' | 'checks' | 'onOutage' | 'store'> {}
+export interface Question extends Pick<GuardedHit, 'clientKey' | 'checks' | 'onOutage' | 'store'> {}
 
 export interface GuardOptions {
   readonly limits: LimitStore
@@ -100,7 +100,7 @@ export class Guard {
    * @throws ArgumentError  if a store of the user cannot peek
    */
   async peek (question: Question): Promise<Counted | UnansweredDecision> {
-    const { key, checks, onOutage, store = this.#limits } = question
+    const { clientKey: key, checks, onOutage, store = this.#limits } = question
     let outcomes: readonly Outcome[]
     try {
       outcomes = await store.peek(key, checks)
@@ -118,7 +118,7 @@ export class Guard {
     return countedDecision(key, peeked) ?? shadowed(key, checks, 'local')
   }
 
-  #pass (kind: Passed['kind'], { name, key, subject }: GuardedHit): Passed {
+  #pass (kind: Passed['kind'], { name, clientKey: key, subject }: GuardedHit): Passed {
     return this.#observe({ kind, source: 'local', key, name }, subject)
   }
 
@@ -157,7 +157,7 @@ export class Guard {
 
   /** Observers see more than the client: also each refusal by a limit in shadow. */
   #concludeTaken (hit: GuardedHit, taken: Taken | TakenOutside): Decision {
-    const { key, subject } = hit
+    const { clientKey: key, subject } = hit
     const { source, outcomes } = taken
     for (const { check: { name, shadow }, fits } of outcomes) {
       if (shadow === true && !fits) this.#observe({ kind: 'shadowed', source, key, name, taken }, subject)
@@ -169,7 +169,7 @@ export class Guard {
   }
 
   #concludeUnanswered (hit: GuardedHit, { failure }: Unanswered): Decision {
-    const { key, checks, subject } = hit
+    const { clientKey: key, checks, subject } = hit
     const { name, limit } = inForce(checks) ?? firstOf(checks)
     const decision = unansweredDecision(hit) ?? { kind: 'failed', source: 'local', key, name, failure }
     // Observers see that nothing counted the request, even if all of its limits are in shadow.
@@ -188,7 +188,7 @@ export class Guard {
 type UnansweredDecision = Shadowed | Uncounted | Denied
 
 /** @returns undefined: the request fails */
-function unansweredDecision ({ key, checks, onOutage }: Question): UnansweredDecision | undefined {
+function unansweredDecision ({ clientKey: key, checks, onOutage }: Question): UnansweredDecision | undefined {
   const check = inForce(checks)
   if (check === undefined) return shadowed(key, checks, 'local')
   if (onOutage === 'fail') return undefined

@@ -105,7 +105,7 @@ export class RefusalCache {
       return undefined
     }
     const outcomes = judged.map(({ of: { check, counter }, outcome }) => {
-      if (outcome.left === 'refusal') this.#count(counter, outcome.state, hit.key, check)
+      if (outcome.left === 'refusal') this.#count(counter, outcome.state, hit.clientKey, check)
       return outcomeOf(check, outcome, nowMs)
     })
     return { kind: 'taken', source: 'local', accepted, outcomes }

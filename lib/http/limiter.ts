@@ -145,7 +145,7 @@ export class Limiter implements AskedLimit {
 
   /** Shows where a client stands, without counting anything. */
   async peek (key: string, checks: readonly Check[]): ReturnType<Guard['peek']> {
-    return await this.guard.peek({ key, checks, onOutage: this.settings.onOutage, store: this.store })
+    return await this.guard.peek({ clientKey: key, checks, onOutage: this.settings.onOutage, store: this.store })
   }
 
   /** Whether `ban` has turned a refusal into a 403. */

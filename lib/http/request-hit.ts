@@ -48,8 +48,8 @@ export class RequestHit implements GuardedHit {
   readonly isEntry = false
   readonly name: string
   readonly subject: RequestSubject
-  readonly key: string
-  readonly from: string | undefined
+  readonly clientKey: string
+  readonly fromAddress: string | undefined
   readonly counterKeys: CounterKeys
   readonly checks: readonly Check[]
   readonly isListed: boolean
@@ -63,8 +63,8 @@ export class RequestHit implements GuardedHit {
     const { client } = asking.subject
     this.name = limit.name
     this.subject = asking.subject
-    this.key = counterKeys.client
-    this.from = this.key === client.key ? undefined : client.key
+    this.clientKey = counterKeys.client
+    this.fromAddress = this.clientKey === client.key ? undefined : client.key
     this.counterKeys = counterKeys
     this.checks = typeof checks === 'string' ? none : checks
     this.isListed = checks === 'exempt'

@@ -8,7 +8,7 @@ export const reservedPrefix = 'redis-guard:'
 /** The key of the version, a value that is replaced after each change of any limit. */
 export const versionKey = `${reservedPrefix}limits`
 
-export function keyOf (name: string): string {
+export function storedKey (name: string): string {
   return `${reservedPrefix}limit:${name}`
 }
 
@@ -61,7 +61,7 @@ export interface SetLimit {
   readonly setAtMs: number | undefined
 }
 
-export function describe (
+export function toSetLimit (
   name: string, { max, windowMs }: LimitChange, { reason, origin, atMs }: StoredChange
 ): SetLimit {
   return { name, max, timeWindow: windowMs, reason, origin, setAtMs: atMs === 0 ? undefined : atMs }

@@ -8,7 +8,7 @@ import type { ValueStore } from '../store/value-store.js'
 import type { ChangedBy } from './change.js'
 import type { LimitChange, LimitRegistry } from './registry.js'
 import {
-  describe, formatChange, keyOf, parseChange, type SetLimit, type StoredChange, versionKey
+  formatChange, parseChange, type SetLimit, type StoredChange, storedKey, toSetLimit, versionKey
 } from './stored-change.js'
 
 /** Limits that are read at once. Thousands at once would delay requests, and time out. */
@@ -66,7 +66,7 @@ export class LimitSync {
     const changes = this.#registry.changes()
     return [...this.#known].flatMap(([name, stored]) => {
       const change = changes.get(name)
-      return change === undefined ? [] : [describe(name, change, stored)]
+      return change === undefined ? [] : [toSetLimit(name, change, stored)]
     })
   }
 
@@ -95,7 +95,7 @@ export class LimitSync {
 
   /** The last change of a limit in the store. undefined: there is none, or the guard did not write the value. */
   async stored (name: string): Promise<StoredChange | undefined> {
-    const key = keyOf(name)
+    const key = storedKey(name)
     const text = await this.#get(key)
     if (text === null) return undefined
     const stored = parseChange(text)
@@ -150,7 +150,7 @@ export class LimitSync {
       const { change } = stored
       if (!this.#adopt(name, this.#registry.changes().get(name), change)) continue
       if (change === undefined) reset.push(name)
-      else set.push(describe(name, change, stored))
+      else set.push(toSetLimit(name, change, stored))
     }
     if (set.length + reset.length > 0) this.#onAdopted(set, reset)
     // Redis has lost a change, or has an older one.
@@ -187,7 +187,7 @@ export class LimitSync {
 
   /** @param mustReach  whether to throw if Redis rejects the value */
   async #write (name: string, text: string, mustReach = false): Promise<void> {
-    await this.#values.set(keyOf(name), text, undefined, mustReach)
+    await this.#values.set(storedKey(name), text, undefined, mustReach)
     await this.#writeVersion()
     // In an outage the two values may reach Redis in any order. A new version later makes the others look again.
     this.#hasChanged = true

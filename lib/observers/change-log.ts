@@ -9,13 +9,13 @@ import { shorten } from './shorten.js'
 /** Lines in a second, without the one that counts the others. */
 export const mostLines = 10
 
-export type Change = 'blocked' | 'unblocked' | 'limit set' | 'limit reset' | 'counters reset'
+export type ChangeKind = 'blocked' | 'unblocked' | 'limit set' | 'limit reset' | 'counters reset'
 
 export class ChangeLog {
   readonly #write: (details: object, message: string) => void
   /** Bound here: the counts belong to many callers, so they are logged in the asynchronous context of none. */
   readonly #endSecond = AsyncResource.bind(() => this.flush())
-  readonly #others = new Map<Change, number>()
+  readonly #others = new Map<ChangeKind, number>()
   #lines = 0
   #timer: NodeJS.Timeout | undefined
 
@@ -25,7 +25,7 @@ export class ChangeLog {
   }
 
   /** @param details  fields of the line; long strings are cut */
-  note (change: Change, details: Readonly<Record<string, unknown>>): void {
+  note (change: ChangeKind, details: Readonly<Record<string, unknown>>): void {
     this.#timer ??= timers.setTimeout(this.#endSecond, 1000).unref()
     if (this.#lines++ < mostLines) {
       const cut = (value: unknown) => typeof value === 'string' ? shorten(value) : value

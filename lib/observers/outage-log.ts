@@ -5,6 +5,9 @@ import type { JournalKind } from '../outage/journal.js'
 import { timers } from '../runtime/timers.js'
 import type { SafeLog } from './safe-log.js'
 
+/** The most reasons of one outage that are logged. */
+const mostReasons = 5
+
 /** Time between two lines about rejected commands. */
 const rejectedIntervalMs = 60_000
 
@@ -12,16 +15,35 @@ export class OutageLog {
   readonly #log: SafeLog
   /** kinds of entries that the journal has dropped in this outage */
   readonly #dropped = new Set<JournalKind>()
+  /** reasons of this outage that are logged already; empty: there is no outage */
+  readonly #reasons = new Set<string>()
   #rejectedAtMs = -Infinity
 
   constructor (log: SafeLog) {
     this.#log = log
   }
 
-  switched ({ store, reason }: StoreStatus): void {
-    if (store === 'memory') return this.#log.warn({ reason }, redisAway)
+  startedWithoutRedis (reason: string): void {
+    this.#reasons.add(reason)
+    this.#log.warn({ reason }, notUsableYet)
+  }
+
+  switched ({ reason }: StoreStatus): void {
+    if (reason !== undefined) {
+      this.#reasons.add(reason)
+      return this.#log.warn({ reason }, redisAway)
+    }
     this.#dropped.clear()
+    this.#reasons.clear()
     this.#log.info('Redis is in use: it answers from now on')
+  }
+
+  /** A probe of this outage has failed. Often only its reason says what to fix: the first was a closed connection. */
+  stillAway ({ message: reason }: StoreUnavailableError): void {
+    const { size } = this.#reasons
+    if (size === 0 || size >= mostReasons || this.#reasons.has(reason)) return
+    this.#reasons.add(reason)
+    this.#log.warn({ reason }, redisStillAway)
   }
 
   /** The journal has dropped an entry. One line for each kind in an outage. */
@@ -44,7 +66,12 @@ export class OutageLog {
   }
 }
 
+const notUsableYet =
+  'Redis cannot be used yet, memory answers. The guard keeps trying Redis; `reason` says what to fix'
+
 const redisAway = 'Redis is away, memory answers. The guard keeps trying Redis; `reason` says what to fix'
+
+const redisStillAway = 'Redis is still away, now for another reason; `reason` says what to fix'
 
 const commandRejected = 'Redis rejected a command, memory answers for it. Redis stays in use; `err` says what to ' +
   'fix. This is logged once a minute'

@@ -110,18 +110,18 @@ export function addRedisInfo (registers: Registry[], ask: InfoSource): void {
 /** All metrics of a scrape ask in the same turn of the event loop; they share one question to Redis. */
 class AskedOnce {
   readonly #ask: InfoSource
-  #asking: Promise<Answer | undefined> | undefined
+  #asking: Promise<ParsedInfo | undefined> | undefined
 
   constructor (ask: InfoSource) {
     this.#ask = ask
   }
 
-  async fields (): Promise<Answer | undefined> {
+  async fields (): Promise<ParsedInfo | undefined> {
     this.#asking ??= this.#read().finally(() => { this.#asking = undefined })
     return await this.#asking
   }
 
-  async #read (): Promise<Answer | undefined> {
+  async #read (): Promise<ParsedInfo | undefined> {
     try {
       const info = await this.#ask()
       return { info, fields: parseInfo(info.info) }
@@ -131,7 +131,7 @@ class AskedOnce {
   }
 }
 
-interface Answer {
+interface ParsedInfo {
   readonly info: RedisInfo
   readonly fields: ReadonlyMap<string, string>
 }

@@ -54,9 +54,10 @@ export class BlockListFollower {
     timers.clearTimeout(this.#timer)
   }
 
-  /** Reports the first failure of a row, and not one at each interval. */
+  /** Reports the first failure of a row, not one at each interval. An outage has log lines of its own. */
   #failed (error: Error): void {
-    if (!this.#failing && !this.#closed) this.#options.onError(error)
+    if (this.#closed || !this.#options.usable()) return
+    if (!this.#failing) this.#options.onError(error)
     this.#failing = true
   }
 

@@ -103,9 +103,9 @@ export class OutageLimits implements LimitStore {
       keep: sentIn => {
         for (const { client, name, limit, window, count } of refusals) {
           const check = { name, limit, cost: 1 }
-          const baseline = this.#memory.known({ key: client }, check)
+          const baseline = this.#memory.known({ clientKey: client }, check)
           const shiftedWindow = ruleOf(limit).shift(window, this.#offsetMs)
-          const key = this.#keys.counter({ key: client }, check)
+          const key = this.#keys.counter({ clientKey: client }, check)
           journal.addRefusals({ key, limit, window: shiftedWindow, count }, baseline, sentIn)
         }
       }
@@ -137,7 +137,7 @@ export class OutageLimits implements LimitStore {
   }
 
   async forget (client: string, checks: readonly Check[]): Promise<boolean> {
-    const counters = checks.map(check => ({ limit: check.limit, ...this.#find({ key: client }, check) }))
+    const counters = checks.map(check => ({ limit: check.limit, ...this.#find({ clientKey: client }, check) }))
     const local = this.#memory.forget(client, checks)
     const { store, journal } = this.#redis
     const wasThere = await this.#calls.write({
@@ -235,8 +235,8 @@ function counterOf (check: Check, counters: readonly KnownCounter[]): KnownCount
 
 /** A hit on its way to Redis. */
 class SentHit implements Hit {
-  readonly key: string
-  readonly from: string | undefined
+  readonly clientKey: string
+  readonly fromAddress: string | undefined
   readonly counterKeys: CounterKeys | undefined
   readonly checks: readonly Check[]
   readonly onOutage: OnOutage
@@ -246,8 +246,8 @@ class SentHit implements Hit {
   readonly #answerTo: (hit: SentHit, answer: RedisAnswer) => Answer
 
   constructor (hit: Hit, share: Shared | undefined, answerTo: (hit: SentHit, answer: RedisAnswer) => Answer) {
-    this.key = hit.key
-    this.from = hit.from
+    this.clientKey = hit.clientKey
+    this.fromAddress = hit.fromAddress
     this.counterKeys = hit.counterKeys
     this.checks = hit.checks
     this.onOutage = hit.onOutage

@@ -123,8 +123,8 @@ export class Shares {
 }
 
 /** Without `counterKeys`, where the keys of these counters would push out those of the limits. */
-function ownerOf ({ key, from }: Owner): Owner {
-  return { key, from }
+function ownerOf ({ clientKey, fromAddress }: Owner): Owner {
+  return { clientKey, fromAddress }
 }
 
 function leftOf (check: Check, instances: number, outage: number): Check {

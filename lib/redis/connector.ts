@@ -79,7 +79,7 @@ export function connectorFor ({ Connector, sentinels, disconnectTimeout }: Redis
   } as Connector
 }
 
-/** Reads `tls` anew at each connect: the user may replace certificates and keys in that object. */
+/** Reads `tls` again at each connect: the user may replace certificates and keys in that object. */
 function withCurrentTls (options: RedisOptions): RedisOptions {
   const { tls } = options
   return tls ? { ...options, get tls () { return withSafeTls(tls) } } : options

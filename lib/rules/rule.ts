@@ -201,6 +201,7 @@ export function sameMomentMs ({ windowMs }: RuleLimit): number {
 /** @throws LimitError  unless all products of max and window in an algorithm's comparisons stay exact, below 2^53 */
 export function checkProducts (algorithm: string, { max, windowMs, burst }: RuleLimit): void {
   if (max === Infinity || Math.max(max, burst) * windowMs <= Number.MAX_SAFE_INTEGER / 4) return
-  const rule = `max times timeWindow must stay below 2^51 for ${algorithm}`
-  throw new LimitError(`${rule}, got ${max} per ${windowMs} ms; use fixed-window or a shorter window`)
+  const [name, hits] = burst > max ? ['burst', burst] : ['max', max]
+  const rule = `${name} times timeWindow must stay below 2^51 for ${algorithm}`
+  throw new LimitError(`${rule}, got ${hits} per ${windowMs} ms; use fixed-window or a shorter window`)
 }

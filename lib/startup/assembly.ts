@@ -117,7 +117,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     registry,
     counters: limits,
     values,
-    forget: (key, checks) => refusals.forget({ key }, checks),
+    forget: (key, checks) => refusals.forget({ clientKey: key }, checks),
     hashKey,
     onForeign: key => warnings.warnOnce(foreignValue(keys.value(key), 'ignored')),
     checkOpen,

@@ -55,6 +55,8 @@ function syncLimits (
       await limitControl.sync(() => redis?.availability.usesRedis === true)
       isFailing = false
     } catch (error) {
+      // An outage has log lines of its own.
+      if (redis?.availability.usesRedis !== true) return
       if (!isFailing) log.warn({ err: error }, limitsUnread)
       isFailing = true
     }

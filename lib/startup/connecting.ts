@@ -18,7 +18,7 @@ import type { RedisParts } from './stores.js'
 export async function connect (
   fastify: FastifyInstance, parts: Parts, { ofRedis }: Background, close: () => Promise<void>
 ): Promise<void> {
-  const { settings, status, log } = parts
+  const { settings, status, log, outageLog } = parts
   if (ofRedis === undefined) {
     log.info({ reason: status().reason }, 'limits and blocks are kept in memory, by each process on its own')
     return
@@ -41,12 +41,9 @@ export async function connect (
   // A long block list over a slow line goes on loading while the application starts.
   await within(follower.sync(), untilMs)
   follower.start()
-  const { store, reason } = status()
-  if (store === 'memory') log.warn({ reason }, notUsableYet)
+  const { reason } = status()
+  if (reason !== undefined) outageLog.startedWithoutRedis(reason)
 }
-
-const notUsableYet =
-  'Redis cannot be used yet, memory answers. The guard keeps trying Redis; `reason` says what to fix'
 
 /** Logs, counts and publishes outages, failures and losses from now on. */
 function watchRedis ({ guarded, availability }: RedisParts, { metrics, outageLog }: Parts): void {
@@ -59,7 +56,8 @@ function watchRedis ({ guarded, availability }: RedisParts, { metrics, outageLog
     outageLog.rejected(kind, count, error)
   })
   guarded.on('failure', failure => {
-    if (failure.kind === 'reply' && availability.usesRedis) outageLog.commandRejected(failure)
+    if (!guarded.usable) outageLog.stillAway(failure)
+    else if (failure.kind === 'reply' && availability.usesRedis) outageLog.commandRejected(failure)
   })
 }
 

@@ -53,7 +53,7 @@ export class MemoryWatch {
 
   /** @throws what `ask` throws, such as while Redis is away */
   async look (): Promise<void> {
-    const servers = (await this.#options.ask()).map(readServer)
+    const servers = (await this.#options.ask()).map(readServerMemory)
     for (const { policy } of servers) this.#checkPolicy(policy)
     this.#checkMemory(servers)
     this.#checkEvictions(servers)
@@ -66,7 +66,7 @@ export class MemoryWatch {
     if (warning !== undefined) this.#options.warn(warning, {})
   }
 
-  #checkMemory (servers: readonly Server[]): void {
+  #checkMemory (servers: readonly ServerMemory[]): void {
     const [fullest] = servers.toSorted((a, b) => b.used - a.used)
     const { used, usedBytes, maxBytes, policy } = fullest ?? nothing
     if (used > high && !this.#isHigh) {
@@ -76,7 +76,7 @@ export class MemoryWatch {
     if (used < notHigh) this.#isHigh = false
   }
 
-  #checkEvictions (servers: readonly Server[]): void {
+  #checkEvictions (servers: readonly ServerMemory[]): void {
     const { now, warn } = this.#options
     const count = servers.reduce((sum, { id, evicted }) => sum + Math.max(0, evicted - (this.#evicted.get(id) ?? 0)), 0)
     // A server that did not answer this time is kept: otherwise its old evictions would count as new ones next time.
@@ -88,7 +88,7 @@ export class MemoryWatch {
 }
 
 /** The memory of a server, as its reply to INFO says. */
-interface Server {
+interface ServerMemory {
   readonly id: string
   readonly policy: string
   readonly usedBytes: number
@@ -100,7 +100,7 @@ interface Server {
   readonly evicted: number
 }
 
-function readServer (info: string): Server {
+function readServerMemory (info: string): ServerMemory {
   const fields = parseInfo(info)
   const numberOf = (name: string) => Number(fields.get(name)) || 0
   const [usedBytes, maxBytes] = [numberOf('used_memory'), numberOf('maxmemory')]

@@ -66,7 +66,7 @@ export function makeStores (options: StoresOptions): Stores {
     const { limits, blocks, events, values } = memory
     return { keys, memory, redis: undefined, status: () => status, limits, blocks, events, values }
   }
-  const side = makeRedis(settings.redis, keys, {
+  const side = makeRedisSide(settings.redis, keys, {
     ...options,
     onForeign (key, fate) {
       onForeign(key, fate)
@@ -80,7 +80,7 @@ export function makeStores (options: StoresOptions): Stores {
   return { keys, memory, redis, status: () => availability.status, limits, ...others }
 }
 
-function makeRedis (
+function makeRedisSide (
   place: ConfiguredRedis, keys: Keys, { settings, application, now, onDrop, onForeign }: StoresOptions
 ): RedisSide {
   const guarded = new GuardedRedis(new Connection(place, settings), { ...settings, probeKey: keys.probe })

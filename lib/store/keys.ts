@@ -17,8 +17,8 @@
  *   guard:replayed:{203.0.113.7}:<instance>:<id>
  *                                            the same in a Cluster, for one client, one value, or the events
  *   guard:restored:fixed-window:{203.0.113.7}:login
- *                                            the largest baseline restored of a counter after Redis has lost all of
- *                                            its data; stored like the counter
+ *                                            largest baseline restored to this counter after Redis lost all of its
+ *                                            data; stored like the counter
  *   guard:value:{<key>}                      value of get, set and incr
  *   guard:written:{<key>}                    when the value was last set or deleted, and by which instance
  *
@@ -30,7 +30,7 @@ import type { Algorithm } from '../rules/algorithms.js'
 
 /** The owner of a counter; see store/limit-store.ts. */
 interface Owner {
-  readonly key: string
+  readonly clientKey: string
   readonly counterKeys?: CounterKeys | undefined
 }
 
@@ -69,8 +69,8 @@ export class Keys {
   }
 
   /** The Redis key of a counter; the owner's `counterKeys` may remember it. */
-  counter ({ key, counterKeys }: Owner, { name, limit }: NamedLimit): string {
-    return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? key)
+  counter ({ clientKey, counterKeys }: Owner, { name, limit }: NamedLimit): string {
+    return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? clientKey)
   }
 
   /**
@@ -112,7 +112,7 @@ export class Keys {
     return `${this.#nameSpace}replayed:${beside.slice(start, beside.indexOf('}', start) + 1)}:${id}`
   }
 
-  /** @param counter  a key from `newCounter` */
+  /** The key of a counter's restored baseline. @param counter  key of the counter, from `newCounter` */
   restored (counter: string): string {
     return `${this.#nameSpace}restored:${counter.slice(this.#nameSpace.length)}`
   }

@@ -14,14 +14,14 @@ import type { CounterKeys } from './keys.js'
 /** The client that counters belong to. */
 export interface Owner {
   /** key of the client: any text */
-  readonly key: string
+  readonly clientKey: string
   /** remembers the Redis keys of the client's counters; undefined: nothing does */
   readonly counterKeys?: CounterKeys | undefined
   /**
    * the address that sent the request, or its prefix if addresses are counted by prefix; undefined: the client's key is
    * that address. Memory bounds the room for the keys of one address
    */
-  readonly from?: string | undefined
+  readonly fromAddress?: string | undefined
 }
 
 /** One request, and all limits that it has to pass together. Stores do not keep it after they have answered. */

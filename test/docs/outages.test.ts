@@ -18,7 +18,7 @@ async function sourcesOf (folder: string): Promise<string> {
 
 t.test('each log line begins like one in the source', async t => {
   const source = await sourcesOf('lib')
-  const [, rows] = /<!-- log lines -->\n\|.*\n\|.*\n((?:\|.*\n)+)/.exec(page)!
+  const [, rows] = /<!-- log lines of outages -->\n\|.*\n\|.*\n((?:\|.*\n)+)/.exec(page)!
   const cells = rows!.split('\n').map(row => row.split('|')[2] ?? '')
   const messages = cells.flatMap(cell => [...cell.matchAll(/`([^`]+)`/g)].map(([, message]) => message!))
   t.ok(messages.length >= 9)

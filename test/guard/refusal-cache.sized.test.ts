@@ -40,10 +40,10 @@ function setUp (capacity = 100) {
 function forOneLimit (cache: RefusalCache) {
   return {
     refuse (client: string, check: Check, canAsk: boolean): Explanation | undefined {
-      return cache.refuse({ key: client, checks: [check] }, canAsk)?.outcomes[0]!.explanation
+      return cache.refuse({ clientKey: client, checks: [check] }, canAsk)?.outcomes[0]!.explanation
     },
     adopt: (client: string, check: Check, { outcomes: [outcome], ...taken }: Taken) => {
-      cache.adopt({ key: client }, { ...taken, outcomes: [{ ...outcome!, check }] })
+      cache.adopt({ clientKey: client }, { ...taken, outcomes: [{ ...outcome!, check }] })
     },
     flush: async () => await cache.flush(),
     get size () { return cache.size }
@@ -257,13 +257,13 @@ t.test('with several limits, refuses only what Redis would refuse, with the same
       // The answer of Redis if it were asked each time.
       const { accepted, judged } = takeAll(checks.map((check, i) => ({ check, state: states[i] })), nowMs)
       const wanted = takenOf(accepted, judged, nowMs)
-      const refused = cache.refuse({ key: 'client', checks }, true)
+      const refused = cache.refuse({ clientKey: 'client', checks }, true)
       judged.forEach(({ outcome }, i) => {
         if (isChanged(outcome)) states[i] = outcome.state
         if (refused !== undefined && outcome.left === 'refusal') written[i]!++
       })
       if (refused === undefined) {
-        cache.adopt({ key: 'client' }, wanted)
+        cache.adopt({ clientKey: 'client' }, wanted)
         continue
       }
       refusedLocally++
@@ -285,12 +285,12 @@ t.test('asks Redis again when the refusal of one of several limits is due', asyn
   const { cache, clock } = setUpFor(100)
   const refusalAt = (nowMs: number, checks: readonly Check[]) => freshlyTaken(nowMs, checks)
   for (const check of checks) {
-    cache.adopt({ key: 'client' }, refusalAt(startMs + clock.ms, [check]))
+    cache.adopt({ clientKey: 'client' }, refusalAt(startMs + clock.ms, [check]))
     clock.ms += askAgainMs / 2
   }
-  t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
-  t.match(cache.refuse({ key: 'client', checks }, true), { accepted: false }, 'while that answer is awaited')
-  t.match(cache.refuse({ key: 'client', checks }, false), { accepted: false })
+  t.equal(cache.refuse({ clientKey: 'client', checks }, true), undefined)
+  t.match(cache.refuse({ clientKey: 'client', checks }, true), { accepted: false }, 'while that answer is awaited')
+  t.match(cache.refuse({ clientKey: 'client', checks }, false), { accepted: false })
 })
 
 t.test('asks Redis for a limit that each refusal changes, and for an unknown limit', async t => {
@@ -299,11 +299,11 @@ t.test('asks Redis for a limit that each refusal changes, and for an unknown lim
   const { cache } = setUpFor(100)
   for (const excess of ['restart', 'backoff'] as const) {
     const checks = [plain, { name: excess, limit: defineLimit('fixed-window', 0, 60_000, { excess }), cost: 1 }]
-    cache.adopt({ key: 'client' }, freshlyTaken(startMs, checks))
-    t.equal(cache.refuse({ key: 'client', checks }, true), undefined)
+    cache.adopt({ clientKey: 'client' }, freshlyTaken(startMs, checks))
+    t.equal(cache.refuse({ clientKey: 'client', checks }, true), undefined)
   }
-  t.equal(cache.refuse({ key: 'client', checks: [plain, { ...plain, name: 'other' }] }, true), undefined)
-  t.match(cache.refuse({ key: 'client', checks: [plain] }, true), { accepted: false })
+  t.equal(cache.refuse({ clientKey: 'client', checks: [plain, { ...plain, name: 'other' }] }, true), undefined)
+  t.match(cache.refuse({ clientKey: 'client', checks: [plain] }, true), { accepted: false })
 })
 
 t.test('keeps a bounded number of keys, and drops the one that Redis refused least recently', async t => {
@@ -337,10 +337,10 @@ t.test('a failed write does not end the process, and later writes still happen',
   let writes = 0
   const write = async () => { if (++writes === 1) throw new Error('away') }
   const cache = new RefusalCache({ keys, capacity: 1, now: () => 0, write })
-  cache.adopt({ key: 'client' }, counter(check)(startMs))
-  cache.refuse({ key: 'client', checks: [check] }, true)
+  cache.adopt({ clientKey: 'client' }, counter(check)(startMs))
+  cache.refuse({ clientKey: 'client', checks: [check] }, true)
   await until(() => writes === 1)
-  cache.refuse({ key: 'client', checks: [check] }, true)
+  cache.refuse({ clientKey: 'client', checks: [check] }, true)
   await until(() => writes === 2)
 })
 

@@ -849,6 +849,9 @@ const unusable: readonly (readonly [name: string, options: RouteRateLimitOptions
   ['large', { max: () => 1e9, timeWindow: 1e9, algorithm: 'gcra' },
     'max times timeWindow must stay below 2^51 for gcra, got 1000000000 per 1000000000 ms; ' +
     'use fixed-window or a shorter window'],
+  ['large-burst', { max: () => 1, burst: 1e9, timeWindow: 1e9, algorithm: 'gcra' },
+    'burst times timeWindow must stay below 2^51 for gcra, got 1000000000 per 1000000000 ms; ' +
+    'use fixed-window or a shorter window'],
   ['cost', { cost: () => -1 }, 'cost must be a whole number >= 0, got -1'],
   ['key', { keyGenerator: () => ['a'] as never },
     'keyGenerator must answer a string, a finite number, a BigInt, bytes or an object with a toString of its own, ' +

@@ -40,6 +40,7 @@ interface Setup {
 }
 
 const setups: Readonly<Record<string, Setup>> = {
+  'by itself': { options: {}, filters: [] },
   'with problemDetails': { options: { problemDetails: true }, filters: [] },
   'with a filter': { options: {}, filters: [new RefusalFilter()] }
 }

@@ -36,7 +36,7 @@ function setUp (t: Test) {
     t.equal(stores.availability.status.store, 'redis')
   }
   const hit = async (key: string, onOutage: Fallback | 'fail' = 'memory') => {
-    const answer = await answerOf(stores.limits, { key, checks, onOutage })
+    const answer = await answerOf(stores.limits, { clientKey: key, checks, onOutage })
     return answer.kind === 'unanswered' ? answer.failure.message : `${answer.source} ${answer.accepted}`
   }
   const counterOf = (client: string) => keys.newCounter('fixed-window', 'limit', client)
@@ -268,7 +268,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     await made.isUp()
     made.redis.instance.fence = async () => { throw gone }
     const state = windowOf(3, 0, Date.now() + 60_000)
-    made.memory.limits.adopt({ key: 'client' }, { check, state }, Date.now())
+    made.memory.limits.adopt({ clientKey: 'client' }, { check, state }, Date.now())
     return { ...made, state }
   }
   const size = isInDoubt ? 2 : 1
@@ -304,7 +304,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     const nowMs = Date.now()
     const outcomes = [outcomeOf(check, { fits: true, state }, nowMs)]
     const taken: Taken = { kind: 'taken', source: 'redis', accepted: true, nowMs, outcomes }
-    await stores.limits.refund({ key: 'client' }, taken)
+    await stores.limits.refund({ clientKey: 'client' }, taken)
     t.equal(journal.size, number === 0 ? 0 : size)
   })
 

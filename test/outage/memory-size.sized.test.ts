@@ -54,7 +54,7 @@ for (const fallback of ['memory', 'share'] as const) {
     let [sent, answered] = [0, 0]
     for (let second = 0; second < minutes * 60; second++, nowMs += 1000) {
       for (let i = 0; i < rate; i++) {
-        const hit = hitOf({ key: `192.0.2.${sent++ * 7919 % clients}`, checks, onOutage: fallback })
+        const hit = hitOf({ clientKey: `192.0.2.${sent++ * 7919 % clients}`, checks, onOutage: fallback })
         if (stores.limits.take(hit)?.kind === 'taken') answered++
       }
       await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: nowMs }])

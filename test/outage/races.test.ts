@@ -16,7 +16,7 @@ import { type Asked, hitOf, takeOf } from '../support/take.js'
 
 const limit = defineLimit('fixed-window', 10, 60_000)
 const check = { name: 'limit', limit, cost: 1 }
-const asked: Asked = { key: 'client', checks: [check] }
+const asked: Asked = { clientKey: 'client', checks: [check] }
 
 /** What a Redis tells that does not know this instance. */
 const unknown: Fence = { last: -1, next: 2 ** 32 }
@@ -30,7 +30,7 @@ function setUp (t: Test, capacity?: number) {
   redis.blocks.hasSeenMore = sequence => sequence < 5
   redis.instance.fence = async () => unknown
   const hit = (key: string, cost = 1) =>
-    stores.limits.take(hitOf({ key, checks: [{ name: 'limit', limit, cost }] }))
+    stores.limits.take(hitOf({ clientKey: key, checks: [{ name: 'limit', limit, cost }] }))
   return { ...made, hit }
 }
 
@@ -114,7 +114,7 @@ t.test('an answer that comes when Redis is gone does not take back what memory h
   hit('client')
   answer.resolve(countedBy([hitOf(asked)], check))
   await settled()
-  t.match(memory.limits.known({ key: 'client' }, check), { used: 3 })
+  t.match(memory.limits.known({ clientKey: 'client' }, check), { used: 3 })
 })
 
 t.test('answers that come when Redis is gone let no more pass than this instance has as its share', async t => {
@@ -247,7 +247,7 @@ t.test('refusals that a Redis without its data did not take are replayed with th
   const { breaker, redis, stores, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
   const state = windowOf(11, 0, windowEndsAtMs)
-  memory.limits.adopt({ key: 'client' }, { check: { name: 'limit', limit, cost: 1 }, state }, Date.now())
+  memory.limits.adopt({ clientKey: 'client' }, { check: { name: 'limit', limit, cost: 1 }, state }, Date.now())
   breaker.up()
   await stores.availability.settle()
   redis.limits.countRefusals = async () => { throw new StoreUnavailableError('lost', 'it is not the next one') }
@@ -274,7 +274,7 @@ t.test('as long as many entries come meanwhile, further passes replay them', asy
 t.test('where nobody knows which counters Redis still has, all are restored, a hundred at a time', async t => {
   const { breaker, redis, stores, memory, hit } = setUp(t)
   const state = windowOf(3, 0, 60_000)
-  for (let i = 0; i < 250; i++) memory.limits.adopt({ key: `client${i}` }, { check, state }, 0)
+  for (let i = 0; i < 250; i++) memory.limits.adopt({ clientKey: `client${i}` }, { check, state }, 0)
   hit('client7')
   redis.instance.fence = async () => noNumbers
   breaker.up()
@@ -288,7 +288,7 @@ t.test('a refused hit is not counted at limits that would have let it pass', asy
   const narrow = defineLimit('fixed-window', 1, 60_000)
   const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
   for (const expected of [true, false]) {
-    t.equal((await takeOf(stores.limits, { key: 'client', checks })).accepted, expected)
+    t.equal((await takeOf(stores.limits, { clientKey: 'client', checks })).accepted, expected)
   }
   t.match(journal.rest(), [{ counters: new Set([{ counted: { used: 1, refused: 1 } }, { counted: { used: 1 } }]) }])
   t.equal(breaker.usable, false)
@@ -307,7 +307,7 @@ t.test('an error that is no failure of Redis is not answered from memory', async
 t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
   const { breaker, memory, redis, stores } = setUp(t, 2000)
   const state = windowOf(3, 0, 60_000)
-  for (let i = 0; i < 1650; i++) memory.limits.adopt({ key: `client${i}` }, { check, state }, 0)
+  for (let i = 0; i < 1650; i++) memory.limits.adopt({ clientKey: `client${i}` }, { check, state }, 0)
   redis.instance.fence = async () => noNumbers
   breaker.up()
   await stores.availability.settle()

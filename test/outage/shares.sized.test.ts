@@ -47,7 +47,7 @@ function setUp (algorithm: Algorithm, max: number, instances: number) {
   let nowMs = 1_700_000_000_000
   let counter: LimitState | undefined
   const check: Check = { name: 'limit', limit: defineLimit(algorithm, max, 60_000), cost: 1 }
-  const hit = { key: 'client', checks: [check] }
+  const hit = { clientKey: 'client', checks: [check] }
   const takenBy = (
     source: Taken['source'], { fits, state }: { fits: boolean, state: LimitState }, atMs: number
   ): Taken =>
@@ -155,7 +155,7 @@ for (const algorithm of algorithms) {
     const limit = defineLimit(algorithm, 10, 60_000)
     const refusedForMs = async (cost: number) => {
       const checks = [{ name: 'limit', limit, cost }]
-      const { accepted, outcomes } = await takeOf(stores.limits, { key: 'client', checks, onOutage: 'share' })
+      const { accepted, outcomes } = await takeOf(stores.limits, { clientKey: 'client', checks, onOutage: 'share' })
       t.equal(accepted, false)
       return outcomes[0]!.explanation.retryAfterMs
     }
@@ -383,7 +383,7 @@ t.test('one host that floods an outage with names has nobody else refused', asyn
   const check: Check = { name: 'login', limit: defineLimit('fixed-window', 2, 60_000), cost: 1 }
   const sharing = { instances: 2, outage: 1 }
   const takes = (key: string, from: string) =>
-    shares.take({ key, from }, [{ check, state: undefined }], sharing).accepted
+    shares.take({ clientKey: key, fromAddress: from }, [{ check, state: undefined }], sharing).accepted
   for (let i = 0; i < 8000; i++) takes(`name ${Math.floor(i / 2)}`, '198.51.100.1')
   t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => !accepted), [])
   t.same(Array.from({ length: 40 }, (_, i) => takes(`user ${i}`, `192.0.2.${i}`)).filter(accepted => accepted), [])

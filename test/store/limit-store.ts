@@ -10,7 +10,8 @@ import type { Make } from './stores.js'
 
 /** @param make  makes an empty store */
 export function limitStoreContract (t: Test, make: Make): void {
-  const hit = (key: string, name: string, limit: Limit, cost = 1): Asked => ({ key, checks: [{ name, limit, cost }] })
+  const hit = (clientKey: string, name: string, limit: Limit, cost = 1): Asked =>
+    ({ clientKey, checks: [{ name, limit, cost }] })
   const fixed = (max: number, windowMs: number) => defineLimit('fixed-window', max, windowMs)
   /** Takes the hits, and says which were accepted. */
   const passed = async (limits: LimitStore, ...hits: readonly Asked[]) =>
@@ -34,8 +35,8 @@ export function limitStoreContract (t: Test, make: Make): void {
       ['a b', 'c'], ['a%0020b', 'c'], ['x'.repeat(300), 'c'], ['x'.repeat(301), 'c'], ['%empty', 'a']
     ] as const
     const hits = pairs.map(([key, name]) => hit(key, name, fixed(1, 10_000)))
-    for (const one of hits) t.same(await passed(limits, one), [true], JSON.stringify(one.key))
-    for (const one of hits) t.same(await passed(limits, one), [false], JSON.stringify(one.key))
+    for (const one of hits) t.same(await passed(limits, one), [true], JSON.stringify(one.clientKey))
+    for (const one of hits) t.same(await passed(limits, one), [false], JSON.stringify(one.clientKey))
     t.same(await passed(limits, hit('a', 'b', defineLimit('gcra', 1, 10_000))), [true])
   })
 
@@ -43,12 +44,12 @@ export function limitStoreContract (t: Test, make: Make): void {
     const { limits } = await make(t)
     const burst = { name: 'burst', limit: defineLimit('sliding-window', 2, 10_000), cost: 1 }
     const daily = { name: 'daily', limit: defineLimit('gcra', 5, 60_000), cost: 1 }
-    const both = { key: 'client', checks: [burst, daily] }
+    const both = { clientKey: 'client', checks: [burst, daily] }
     const taken = await takeAllOf(limits, [both, both, both])
     t.same(taken.map(({ accepted }) => accepted), [true, true, false])
     t.same(taken[2]?.outcomes.map(({ fits }) => fits), [false, true])
     // The third hit is not counted in `daily`.
-    const ofDaily = { key: 'client', checks: [daily] }
+    const ofDaily = { clientKey: 'client', checks: [daily] }
     t.same(await passed(limits, ofDaily, ofDaily, ofDaily, ofDaily), [true, true, true, false])
   })
 
@@ -85,7 +86,7 @@ export function limitStoreContract (t: Test, make: Make): void {
     for (const algorithm of algorithms) {
       const of = (cost: number) => hit('client', 'limit', defineLimit(algorithm, 3, 10_000), cost)
       t.same(await passed(limits, of(0), of(3), of(1), of(0), of(0)), [true, true, false, true, true], algorithm)
-      await takeOf(limits, { ...of(0), key: 'other' })
+      await takeOf(limits, { ...of(0), clientKey: 'other' })
       const untouched = [{ fits: true, explanation: { remaining: 3, resetMs: 0 } }]
       t.match(await limits.peek('other', of(1).checks), untouched, algorithm)
       t.equal(await limits.forget('other', of(0).checks), false, algorithm)

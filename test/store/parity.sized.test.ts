@@ -123,7 +123,7 @@ for (const algorithm of algorithms) {
       const cost = () => random.chance(0.7) ? 1 : random.whole(0, 40)
       const counted = (used.length > 0 ? used : checks)
         .map(check => ({ ...check, cost: cost(), shadow: random.chance(0.2) }))
-      return { key: `client${random.whole(1, 5)}`, checks: counted }
+      return { clientKey: `client${random.whole(1, 5)}`, checks: counted }
     }
   })
 }

@@ -68,7 +68,7 @@ t.test(`memory and Redis refund alike (SEED=${seed})`, { buffered: true }, async
       if (some.length === 0) continue
       // A limit in shadow accepts hits that it does not count; such a hit must not be refunded to it.
       const hit = {
-        key: `client${random.whole(1, 3)}`,
+        clientKey: `client${random.whole(1, 3)}`,
         checks: some.map(check => ({ ...check, shadow: random.chance(0.3) }))
       }
       const taken = await takeOf(redis.limits, hit)
@@ -108,7 +108,7 @@ t.test('a refund and a peek leave a value alone that is not a counter', { buffer
   for (const { limit } of checks) {
     await guarded.client.sadd(new Keys('other:').newCounter(limit.algorithm, 'a', 'client'), 'x')
   }
-  await store.limits.refund({ key: 'client' }, taken)
+  await store.limits.refund({ clientKey: 'client' }, taken)
   t.same((await store.limits.peek('client', checks)).map(({ state }) => state), checks.map(() => undefined))
   t.equal(await store.limits.forget('client', checks), true)
   t.equal(await store.limits.forget('client', []), false)

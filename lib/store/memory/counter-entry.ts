@@ -11,7 +11,7 @@ export interface NamedLimit {
 /** What the table writes into the entry of a counter. Times are on the clock of `nowMs`. */
 export interface CounterUpdate extends NamedLimit {
   /** the address that sent the request; undefined: the client's key is that address */
-  readonly from: string | undefined
+  readonly fromAddress: string | undefined
   readonly state: LimitState
   readonly expiresAtMs: number
   /** until when the client is limited; now or earlier: it is not limited */

@@ -64,19 +64,19 @@ export class CounterTable {
   /**
    * The entry that counts for a key, its own or a shared one. Makes room for a new key.
    *
-   * @param from  the address that sent the request; undefined: the client's key is that address
+   * @param fromAddress  the address that sent the request; undefined: the client's key is that address
    * @returns undefined: the key is new, and has room for its own entry
    */
-  find (key: string, named: NamedLimit, from: string | undefined, nowMs: number): Entry | undefined {
+  find (key: string, named: NamedLimit, fromAddress: string | undefined, nowMs: number): Entry | undefined {
     const entry = this.#entries.get(key)
     if (entry !== undefined) {
       if (nowMs < entry.expiresAtMs) return entry
       this.#remove(entry)
     }
     // Used even if there is room again: otherwise the key would get a second quota in its own counter.
-    const shared = from === undefined ? undefined : this.#shared.find(from, key, named, nowMs)
+    const shared = fromAddress === undefined ? undefined : this.#shared.find(fromAddress, key, named, nowMs)
     if (shared !== undefined) return shared
-    return this.#makeRoom(named.name, from, nowMs) ? undefined : this.#sharedFor(key, named, from, nowMs)
+    return this.#makeRoom(named.name, fromAddress, nowMs) ? undefined : this.#sharedFor(key, named, fromAddress, nowMs)
   }
 
   /** The counters of a key, unless they are shared. Makes no room. */
@@ -106,9 +106,9 @@ export class CounterTable {
       write(entry, update)
       return this.#file(entry, this.#listFor(entry, update, false, nowMs))
     }
-    const { name, from } = update
-    if (this.#makeRoom(name, from, nowMs)) return this.#add(key, update, entry === undefined, nowMs)
-    const shared = this.#sharedFor(key, update, from, nowMs)
+    const { name, fromAddress } = update
+    if (this.#makeRoom(name, fromAddress, nowMs)) return this.#add(key, update, entry === undefined, nowMs)
+    const shared = this.#sharedFor(key, update, fromAddress, nowMs)
     // A shared counter that others have counted in stays: their hits are worth more than this one.
     if (shared.state === undefined) write(shared, update)
   }
@@ -133,8 +133,8 @@ export class CounterTable {
   }
 
   #add (key: string, update: CounterUpdate, isNew: boolean, nowMs: number): void {
-    const { from } = update
-    const holder = from === undefined ? undefined : this.#holderOf(from)
+    const { fromAddress } = update
+    const holder = fromAddress === undefined ? undefined : this.#holderOf(fromAddress)
     const entry = newEntry(key, update, holder)
     this.#entries.set(key, entry)
     if (this.#isFull(holder)) return this.#file(entry, this.#borrowed)
@@ -154,8 +154,8 @@ export class CounterTable {
   }
 
   /** Makes room for a new key. @returns whether the key gets its own entry */
-  #makeRoom (limitName: string, from: string | undefined, nowMs: number): boolean {
-    if (from !== undefined && this.#isFull(this.#holders.get(from))) return this.#canLend(nowMs)
+  #makeRoom (limitName: string, fromAddress: string | undefined, nowMs: number): boolean {
+    if (fromAddress !== undefined && this.#isFull(this.#holders.get(fromAddress))) return this.#canLend(nowMs)
     while (this.#entries.size >= this.#capacity) {
       if (this.#hasItsPart(limitName)) this.#loosen(nowMs)
       const victim = this.#hasItsPart(limitName) ? undefined : this.#victim(limitName)
@@ -222,9 +222,10 @@ export class CounterTable {
   }
 
   /** The shared counter of a new key without room. */
-  #sharedFor (key: string, named: NamedLimit, from: string | undefined, nowMs: number): SharedEntry {
-    if (from === undefined || !this.#isFull(this.#holders.get(from))) return this.#shared.ofLimit(key, named, nowMs)
-    return this.#shared.ofAddress(from, key, named, nowMs)
+  #sharedFor (key: string, named: NamedLimit, fromAddress: string | undefined, nowMs: number): SharedEntry {
+    const isBeyondPart = fromAddress !== undefined && this.#isFull(this.#holders.get(fromAddress))
+    if (!isBeyondPart) return this.#shared.ofLimit(key, named, nowMs)
+    return this.#shared.ofAddress(fromAddress, key, named, nowMs)
   }
 
   #holderOf (address: string): Holder {

@@ -100,12 +100,13 @@ export class MemoryLimits implements LimitStore, LimitMirror {
 
   forget (client: string, checks: readonly Check[]): boolean {
     const nowMs = this.#now()
-    return checks.map(check => this.#table.delete(this.#keys.counter({ key: client }, check), nowMs)).includes(true)
+    const owner = { clientKey: client }
+    return checks.map(check => this.#table.delete(this.#keys.counter(owner, check), nowMs)).includes(true)
   }
 
   peek (client: string, checks: readonly Check[]): readonly Peeked[] {
     const nowMs = this.#now()
-    return checks.map(check => peekedOf(check, this.known({ key: client }, check), nowMs))
+    return checks.map(check => peekedOf(check, this.known({ clientKey: client }, check), nowMs))
   }
 
   known (owner: Owner, check: Check): LimitState | undefined {
@@ -138,7 +139,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   #takeSingle (owner: Owner, check: Check, nowMs: number): Decided {
     const { limit, cost } = check
     const key = this.#keys.counter(owner, check)
-    const entry = this.#table.find(key, check, owner.from, nowMs)
+    const entry = this.#table.find(key, check, owner.fromAddress, nowMs)
     const outcome = ruleOf(limit).take(entry?.state, nowMs, limit, cost)
     const decided = decidedOf(check, outcome, nowMs)
     if (isChanged(outcome)) this.#table.keep(entry, key, updateOf(owner, decided, nowMs), nowMs)
@@ -153,7 +154,7 @@ export class MemoryLimits implements LimitStore, LimitMirror {
 
   #find (owner: Owner, check: Check, nowMs: number): Found {
     const key = this.#keys.counter(owner, check)
-    const entry = this.#table.find(key, check, owner.from, nowMs)
+    const entry = this.#table.find(key, check, owner.fromAddress, nowMs)
     return { check, key, entry, state: entry?.state }
   }
 }
@@ -173,7 +174,9 @@ function decidedOf (check: Check, { fits, state, left }: Judged<LimitState>, now
   return { check, fits, explanation, state, left }
 }
 
-function updateOf ({ from }: Owner, { check, state, explanation }: Reported, nowMs: number): CounterUpdate {
+function updateOf (
+  { fromAddress }: Owner, { check, state, explanation }: Reported, nowMs: number
+): CounterUpdate {
   const { name, limit, cost } = check
   const rule = ruleOf(limit)
   // An explanation for a hit of another cost does not tell when a hit of cost 1 passes.
@@ -181,7 +184,7 @@ function updateOf ({ from }: Owner, { check, state, explanation }: Reported, now
   return {
     name,
     limit,
-    from,
+    fromAddress,
     state,
     expiresAtMs: rule.expiresAtMs(state, limit),
     limitedUntilMs: nowMs + ofOne.retryAfterMs,

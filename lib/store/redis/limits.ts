@@ -21,11 +21,11 @@ export interface RedisLimitsOptions {
 
 /** The data that counters are merged into. */
 export interface MergedInto {
-  /** as Redis reported it last */
+  /** the last epoch that Redis reported */
   readonly epoch: string
   /**
-   * Redis surely has all baselines. If so, a counter below its baseline stands: another instance has refunded hits or
-   * reset it. Otherwise the larger of counter and baseline counts
+   * whether Redis surely has all baselines. If so, a counter below its baseline stands: another instance has refunded
+   * hits or reset it. Otherwise the larger of counter and baseline counts
    */
   readonly hasBaselines: boolean
 }
@@ -62,7 +62,7 @@ export class RedisLimits implements LimitStore {
   }
 
   async peek (client: string, checks: readonly Check[]): Promise<readonly Peeked[]> {
-    const keys = this.#keysOf({ key: client }, checks)
+    const keys = this.#keysOf({ clientKey: client }, checks)
     return await this.#redis.run(async redis =>
       peek.read(await peek.script.run(redis, keys, peek.args(checks)), checks))
   }
@@ -70,7 +70,7 @@ export class RedisLimits implements LimitStore {
   /** @throws SentError  if the call was sent with a number, and failed */
   async forget (client: string, checks: readonly Check[]): Promise<boolean> {
     if (checks.length === 0) return false
-    const call = { keys: this.#keysOf({ key: client }, checks), args: forget.args(checks) }
+    const call = { keys: this.#keysOf({ clientKey: client }, checks), args: forget.args(checks) }
     return await this.#sequence.run(this.#redis, async (client, sent) =>
       forget.read(await sent.send(client, forget.script, call), checks) > 0)
   }
@@ -90,7 +90,7 @@ export class RedisLimits implements LimitStore {
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { script } = countRefusals
     const callOf = (some: readonly Refusals[]) => ({
-      keys: some.map(({ client, ...of }) => this.#keys.counter({ key: client }, of)),
+      keys: some.map(({ client, ...of }) => this.#keys.counter({ clientKey: client }, of)),
       args: countRefusals.args(some)
     })
     await this.#sequence.run(this.#redis, async (client, sent) => {
@@ -132,8 +132,8 @@ export class RedisLimits implements LimitStore {
   }
 
   /**
-   * Restores counters of a Redis that has lost all of its data; not of a Cluster. The largest baseline of all instances
-   * counts once, however often each is sent.
+   * Restores counters after Redis has lost all of its data; not in a Cluster. For each counter, the largest baseline of
+   * all instances counts once, however often the instances send theirs.
    *
    * @param nowMs  now, by the clock of the counters
    * @param epoch  as Redis reported it after the loss
@@ -173,7 +173,7 @@ export class RedisLimits implements LimitStore {
 
   /** In a Cluster each client's counters lie in one slot, so each client gets its own call. All are sent at once. */
   async #takeByClient (client: RedisClient, hits: readonly Hit[]): Promise<readonly Taken[]> {
-    const groups = [...groupedBy(hits, ({ key }) => key).values()]
+    const groups = [...groupedBy(hits, ({ clientKey }) => clientKey).values()]
     const replies = await take.script.runAll(client, groups.map(hits => ({
       keys: this.#keysOfHits(hits), args: [0, ...take.args({ hits })]
     })))

@@ -37,7 +37,8 @@ function hitAll (table: CounterTable, keys: readonly string[], nowMs: number, ho
     const used = usedOf(entry?.state) + 1
     const state = windowOf(used, 0, nowMs)
     const quotaUsed = Math.min(1, used / 100)
-    table.keep(entry, keys[i]!, { name, from, limit: hundred, state, expiresAtMs, limitedUntilMs, quotaUsed }, nowMs)
+    const update = { name, fromAddress: from, limit: hundred, state, expiresAtMs, limitedUntilMs, quotaUsed }
+    table.keep(entry, keys[i]!, update, nowMs)
     return used
   })
 }

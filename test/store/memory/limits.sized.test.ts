@@ -22,7 +22,7 @@ const limit = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000), cost
 t.test('a sweep forgets a locked client a day after its last request, however often it was refused', async t => {
   const { clock, memory } = setUp(100)
   const backoff = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000, { excess: 'backoff' }), cost: 1 }
-  for (let i = 0; i < 60; i++) memory.take({ key: 'client', checks: [backoff] })
+  for (let i = 0; i < 60; i++) memory.take({ clientKey: 'client', checks: [backoff] })
   clock.ms += 86_399_999
   memory.sweep()
   t.equal(memory.size, 1)
@@ -35,7 +35,7 @@ t.test('a flood of fresh clients exceeds no bound and frees no limited client, w
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const { memory } = setUp(1000)
     const check = { name: 'limit', limit: defineLimit(algorithm, 2, 60_000), cost: 1 }
-    const accepted = (key: string) => memory.take({ key, checks: [check] }).accepted
+    const accepted = (key: string) => memory.take({ clientKey: key, checks: [check] }).accepted
     t.same([accepted('attacker'), accepted('attacker'), accepted('attacker')], [true, true, false])
     for (let i = 0; i < 20_000; i++) accepted(`fresh ${i}`)
     t.ok(memory.size <= 1000)
@@ -46,7 +46,7 @@ t.test('a flood of fresh clients exceeds no bound and frees no limited client, w
 t.test('a counter that is nearly used up outlives a flood of names that come twice each', async t => {
   const { memory } = setUp(1000)
   const check = { name: 'login', limit: defineLimit('fixed-window', 5, 3_600_000), cost: 1 }
-  const accepted = (key: string) => memory.take({ key, checks: [check] }).accepted
+  const accepted = (key: string) => memory.take({ clientKey: key, checks: [check] }).accepted
   for (let i = 0; i < 4; i++) accepted('admin')
   for (let i = 0; i < 20_000; i++) {
     accepted(`name ${i}`)
@@ -59,7 +59,7 @@ t.test('a hit with more limits than there is room for stays within the bound', a
   const { memory } = setUp(1)
   const other = { ...limit, name: 'other' }
   for (let i = 0; i < 5; i++) {
-    memory.take({ key: 'client', checks: [limit, other] })
+    memory.take({ clientKey: 'client', checks: [limit, other] })
     t.equal(memory.size, 1)
   }
 })
@@ -73,7 +73,7 @@ function hourly (name: string, max: number, algorithm: Algorithm = 'fixed-window
 
 /** Whether a request that is counted by a name of the client's choice is accepted. */
 function asks (memory: MemoryLimits, check: Check, key: string, from?: string): boolean {
-  return memory.take({ key, checks: [check], from }).accepted
+  return memory.take({ clientKey: key, checks: [check], fromAddress: from }).accepted
 }
 
 t.test('one host that fills memory with limited names gets no other client refused, by name or by address', async t => {
@@ -125,21 +125,22 @@ t.test('a name adopted from Redis takes the room of the address that sent it', a
   const { memory, clock } = setUp(160)
   const login = hourly('login', 5)
   const state = windowOf(5, 0, clock.ms + hourMs)
-  const adopt = (key: string, from: string) => memory.adopt({ key, from }, { check: login, state }, clock.ms)
+  const adopt = (clientKey: string, fromAddress: string) =>
+    memory.adopt({ clientKey, fromAddress }, { check: login, state }, clock.ms)
   for (let i = 0; i < 1000; i++) adopt(`name ${i}`, '198.51.100.1')
   t.equal(memory.size, 10 + 80)
   adopt('name', '192.0.2.1')
-  t.match(memory.known({ key: 'name' }, login), state)
+  t.match(memory.known({ clientKey: 'name' }, login), state)
 })
 
 for (const algorithm of algorithms) {
   t.test(`${algorithm}: a name of an address beyond its part gets no second quota when Redis goes away`, async t => {
     const { memory, clock } = setUp(160)
     const check = { ...hourly('login', 5), limit: defineLimit(algorithm, 5, hourMs) }
-    const adoptHits = (key: string, hits: number, from?: string) => {
+    const adoptHits = (clientKey: string, hits: number, fromAddress?: string) => {
       let state: LimitState | undefined
       for (let i = 0; i < hits; i++) state = ruleOf(check.limit).take(state, clock.ms, check.limit, 1).state
-      memory.adopt(from === undefined ? { key } : { key, from }, { check, state: state! }, clock.ms)
+      memory.adopt({ clientKey, fromAddress }, { check, state: state! }, clock.ms)
     }
     const passes = (key: string, from: string) =>
       Array.from({ length: 6 }, () => asks(memory, check, key, from)).filter(Boolean).length
@@ -158,7 +159,7 @@ t.test('one address cannot fill the counters that newcomers of all addresses sha
     const login = hourly('login', 5)
     for (let i = 0; i < 16; i++) for (let j = 0; j < 5; j++) asks(memory, login, `limited ${i}`)
     const state = windowOf(5, 0, clock.ms + hourMs)
-    for (let i = 0; i < adopted; i++) memory.adopt({ key: `adopted ${i}` }, { check: login, state }, clock.ms)
+    for (let i = 0; i < adopted; i++) memory.adopt({ clientKey: `adopted ${i}` }, { check: login, state }, clock.ms)
     return Array.from({ length: 200 }, (_, i) => asks(memory, login, `newcomer ${i}`)).filter(Boolean).length
   }
   t.equal(passedOf(1000), passedOf(0))
@@ -211,6 +212,6 @@ t.test(`in a flood no client passes more than its limit, and none is refused bef
 
 t.test('a refund without a counter creates none', async t => {
   const { memory } = setUp(10)
-  memory.refundAt({ key: 'client' }, limit, 1_000_000)
+  memory.refundAt({ clientKey: 'client' }, limit, 1_000_000)
   t.equal(memory.size, 0)
 })

@@ -8,8 +8,8 @@ t.test('a sweep removes only what has expired', async t => {
   const clock = { ms: 1_000_000 }
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 100, maxEvents: 10, now: () => clock.ms })
   const limit = { name: 'limit', limit: defineLimit('fixed-window', 2, 1000), cost: 1 }
-  memory.limits.take({ key: 'short', checks: [limit] })
-  memory.limits.take({ key: 'long', checks: [{ ...limit, limit: defineLimit('fixed-window', 2, 5000) }] })
+  memory.limits.take({ clientKey: 'short', checks: [limit] })
+  memory.limits.take({ clientKey: 'long', checks: [{ ...limit, limit: defineLimit('fixed-window', 2, 5000) }] })
   memory.values.set('short', 'x', 1000)
   memory.values.set('long', 'x', 5000)
   memory.values.set('good', 'x', undefined)

@@ -52,9 +52,9 @@ t.test('limits with the same name but different algorithms share no counter', as
   const limits = new MemoryLimits({ keys: new Keys('guard:'), capacity: 0, now: () => 1_000_000 })
   const checkOf = (algorithm: 'fixed-window' | 'gcra') =>
     ({ name: 'group:login', limit: defineLimit(algorithm, 1_000_000, 3_600_000), cost: 1 })
-  for (let i = 0; i < 1000; i++) limits.take({ key: `client ${i}`, checks: [checkOf('gcra')] })
+  for (let i = 0; i < 1000; i++) limits.take({ clientKey: `client ${i}`, checks: [checkOf('gcra')] })
   const refused = { name: 'group:login', limit: defineLimit('fixed-window', 1, 3_600_000), cost: 1 }
-  limits.take({ key: 'client', checks: [refused] })
-  for (let i = 0; i < 1000; i++) limits.take({ key: `client ${i}`, checks: [checkOf('gcra')] })
-  t.equal(limits.take({ key: 'client', checks: [refused] }).accepted, false)
+  limits.take({ clientKey: 'client', checks: [refused] })
+  for (let i = 0; i < 1000; i++) limits.take({ clientKey: `client ${i}`, checks: [checkOf('gcra')] })
+  t.equal(limits.take({ clientKey: 'client', checks: [refused] }).accepted, false)
 })

@@ -10,7 +10,7 @@ const limit = defineLimit('fixed-window', 10, 1000)
 
 function hit (key: string, checks = 1, answered?: (answer: Answer) => void): Hit {
   const all = Array.from({ length: checks }, (_, i) => ({ name: `limit${i}`, limit, cost: 1 }))
-  return hitOf({ key, checks: all }, answered)
+  return hitOf({ clientKey: key, checks: all }, answered)
 }
 
 /** Numbers the hits of a call: `nowMs` of the nth answer is n. */
@@ -21,7 +21,7 @@ async function inOrder (hits: readonly Hit[]): Promise<readonly Taken[]> {
 t.test('sends the hits of one turn as one call, and answers them in order', async t => {
   const calls: string[][] = []
   const batch = new Batch(async hits => {
-    calls.push(hits.map(({ key }) => key))
+    calls.push(hits.map(({ clientKey: key }) => key))
     return await inOrder(hits)
   })
   const answers: unknown[] = []

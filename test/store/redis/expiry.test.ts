@@ -10,7 +10,7 @@ const maker = await StoreMaker.start(t)
 t.test('a key that lost its expiry gets one, and lets its client in again', async t => {
   const { limits, wait } = await maker.redis(t)
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
-    const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
+    const hit = { clientKey: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
     const key = keys.newCounter(algorithm, 'limit', 'client')
     const accepted = async () => (await takeOf(limits, hit)).accepted
     t.equal(await accepted(), true)
@@ -28,7 +28,7 @@ t.test('a foreign value in place of a counter counts as an empty counter', async
   await maker.observer.set(keys.newCounter('fixed-window', 'limit', 'client'), 'not a number')
   await maker.observer.hset(keys.newCounter('gcra', 'limit', 'client'), { level: 'x', max: '1', atMs: '0' })
   for (const algorithm of ['fixed-window', 'gcra'] as const) {
-    const hit = { key: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
+    const hit = { clientKey: 'client', checks: [{ name: 'limit', limit: defineLimit(algorithm, 1, 100_000), cost: 1 }] }
     t.same((await takeAllOf(limits, [hit, hit])).map(({ accepted }) => accepted), [true, false])
   }
 })
@@ -37,7 +37,7 @@ t.test('every counter in Redis expires', async t => {
   const { limits } = await maker.redis(t)
   for (const algorithm of ['fixed-window', 'sliding-window', 'gcra'] as const) {
     const check = { name: 'limit', limit: defineLimit(algorithm, 3, 9000), cost: 2 }
-    await takeOf(limits, { key: 'client', checks: [check] })
+    await takeOf(limits, { clientKey: 'client', checks: [check] })
     const ttl = await maker.observer.pttl(keys.newCounter(algorithm, 'limit', 'client'))
     t.ok(ttl > 0 && ttl <= 18_000, `${algorithm}: ${ttl}`)
   }
@@ -46,14 +46,14 @@ t.test('every counter in Redis expires', async t => {
 t.test('counters, values and blocks expire on the real clock', async t => {
   const { limits, values, blocks } = await maker.redis(t)
   const check = { name: 'limit', limit: defineLimit('fixed-window', 1, 20), cost: 1 }
-  await takeOf(limits, { key: 'client', checks: [check] })
+  await takeOf(limits, { clientKey: 'client', checks: [check] })
   await values.set('key', 'value', 20)
   await blocks.block({ ip: '192.0.2.1', durationMs: 20, reason: '', origin: 'test' })
   await until(async () => (await limits.peek('client', [check]))[0]!.explanation.resetMs === 0)
   await until(async () => await values.get('key') === null)
   await until(async () => !await blocks.isBlocked('192.0.2.1'))
   t.same(await blocks.blocks(), [])
-  t.equal((await takeOf(limits, { key: 'client', checks: [check] })).accepted, true)
+  t.equal((await takeOf(limits, { clientKey: 'client', checks: [check] })).accepted, true)
 })
 
 t.test('expired blocks leave Redis when others are placed', async t => {

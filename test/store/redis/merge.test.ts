@@ -43,12 +43,12 @@ function clientOf (limit: Limit) {
   return {
     key: keys.newCounter(limit.algorithm, 'limit', client),
     async hit (times: number): Promise<LimitState> {
-      const hits = Array.from({ length: times }, () => ({ key: client, checks: [check] }))
+      const hits = Array.from({ length: times }, () => ({ clientKey: client, checks: [check] }))
       const taken = await takeAllOf(store.limits, hits)
       return taken.at(-1)!.outcomes[0]!.state
     },
     async remaining (): Promise<number> {
-      const { outcomes } = await takeOf(store.limits, { key: client, checks: [check] })
+      const { outcomes } = await takeOf(store.limits, { clientKey: client, checks: [check] })
       return outcomes[0]!.explanation.remaining + 1
     }
   }
@@ -266,7 +266,7 @@ t.test('gcra: merging never overfills the bucket, and a bucket that never drains
 
 t.test('after a fence, no batch runs that was sent before it', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
-  const hits = (client: string) => [{ key: client, checks: [{ name: 'limit', limit, cost: 1 }] }]
+  const hits = (client: string) => [{ clientKey: client, checks: [{ name: 'limit', limit, cost: 1 }] }]
   await store.instance.fence()
   await takeAllOf(store.limits, hits('fenced'))
   const { lastAnswered } = store.instance
@@ -291,7 +291,7 @@ t.test('after a fence, no batch runs that was sent before it', async t => {
 
 t.test('a script that Redis has forgotten is sent again under a new number', async t => {
   const limit = defineLimit('fixed-window', 100, 100_000)
-  const hits = [{ key: 'forgotten', checks: [{ name: 'limit', limit, cost: 1 }] }]
+  const hits = [{ clientKey: 'forgotten', checks: [{ name: 'limit', limit, cost: 1 }] }]
   await store.instance.fence()
   for (let round = 0; round < 3; round++) {
     await observer.script('FLUSH')

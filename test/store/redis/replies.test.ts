@@ -48,7 +48,7 @@ const checks: readonly Check[] = limits.map((limit, i) => ({ name: `limit ${i}`,
 const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
   take: async store => {
     for (const check of checks) {
-      const taken = await takeOf(store.limits, { key: 'client', checks: [check] })
+      const taken = await takeOf(store.limits, { clientKey: 'client', checks: [check] })
       const [first, second, atMs] = numbersOf(check.limit, taken.outcomes[0]!.state)
       inRange(taken.nowMs, 1)
       inRange(first, 0)
@@ -58,7 +58,7 @@ const readers: Readonly<Record<string, (store: Asked) => Promise<void>>> = {
     }
   },
   'take of several': async store => {
-    const hits = [{ key: 'client', checks }, { key: 'other', checks }]
+    const hits = [{ clientKey: 'client', checks }, { clientKey: 'other', checks }]
     for (const { nowMs, outcomes } of await takeAllOf(store.limits, hits)) {
       inRange(nowMs, 1)
       for (const { check, state } of outcomes) inRange(numbersOf(check.limit, state)[0], 0)

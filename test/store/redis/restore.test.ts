@@ -72,7 +72,7 @@ function clientOf (limit: Limit) {
       await store.limits.merge(`counters-${++ids}`, [{ key, limit, baseline, counted }], Date.now(), into)
     },
     async hit (hits: number): Promise<void> {
-      await takeAllOf(store.limits, Array.from({ length: hits }, () => ({ key: client, checks })))
+      await takeAllOf(store.limits, Array.from({ length: hits }, () => ({ clientKey: client, checks })))
     },
     /** The counter in Redis, in whole hits. */
     async counted (): Promise<Numbers> {

@@ -15,7 +15,7 @@ export const fence: Encoding<{ readonly next: number, readonly keptMs: number },
 export interface Beat {
   /** id of the application, which all its registrations share; they count as one instance */
   readonly application: string
-  /** of the data that its journal was replayed to; undefined, or not that of Redis: it is not registered as alive */
+  /** epoch of the data that the journal was replayed to; if undefined or not that of Redis, nothing is registered */
   readonly epoch: string | undefined
   /** how long an instance counts as alive after a heartbeat */
   readonly aliveMs: number

@@ -108,7 +108,7 @@ export const countRefusals: Command<readonly Refusals[]> = {
 
 export interface Merges {
   readonly keptMs: number
-  /** '' in a Cluster */
+  /** see MergedInto in store/redis/limits.ts; '' in a Cluster */
   readonly epoch: string
   readonly hasBaselines: boolean
   readonly counters: readonly { readonly limit: Limit, readonly merge: Merge<LimitState> }[]
@@ -126,9 +126,10 @@ export const merge: Command<Merges> = {
 }
 
 export interface Restores {
+  /** as Redis reported it after the loss */
   readonly epoch: string
   readonly counters: readonly Omit<CounterBaseline, 'key'>[]
-  /** of the clock that the counters are on */
+  /** now, by the clock of the counters */
   readonly nowMs: number
 }
 
