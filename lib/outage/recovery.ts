@@ -114,7 +114,7 @@ export class Recovery {
   /**
    * Replays as many entries as wait now.
    *
-   * @param isFirst  sends the first chunk alone: a Redis that is full, or rejects all for another reason, rejects only one
+   * @param isFirst  sends the first chunk alone: a Redis that rejects all, such as one that is full, rejects only one
    */
   async #replayWaiting (hasBaselines: boolean, isFirst: boolean): Promise<void> {
     let atMost = isFirst ? 1 : atOnce
@@ -184,7 +184,7 @@ export class Recovery {
   }
 
   /**
-   * Sends the blocks that Redis lacks or has shorter; Redis ignores those that it knows were lifted. Lifts the blocks in
+   * Sends the blocks that Redis lacks or has shorter; Redis ignores those that it knows were lifted. Lifts blocks in
    * Redis that this instance has seen lifted, unless they were set again. Changes of the outage are in the journal.
    */
   async #restoreBlocks (): Promise<void> {
