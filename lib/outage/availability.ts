@@ -1,7 +1,7 @@
 /**
- * Which of the two stores answers. Redis answers from the end of the replay
- * until it fails, or turns out to have lost its data; otherwise memory answers.
- * A heartbeat a second says how many instances are alive.
+ * Decides whether Redis or memory answers. Redis answers from the end of a replay
+ * until it fails or turns out to have lost its data; otherwise memory does. A
+ * heartbeat each second counts the instances that are alive.
  */
 import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
@@ -23,7 +23,7 @@ export interface StoreStatus {
   readonly store: 'redis' | 'memory'
   /** `off`: no Redis is configured */
   readonly breaker: BreakerState | 'off'
-  /** why memory answers; undefined while Redis does */
+  /** why memory answers; undefined while Redis answers */
   readonly reason: string | undefined
   /** since when this store answers */
   readonly since: Date
@@ -49,7 +49,7 @@ interface InnerEvents extends AvailabilityEvents {
   settled: []
 }
 
-/** Redis as the outage layer needs it: store, breaker, what waits to be replayed, and what may pass without it. */
+/** Redis and the parts of the outage layer that stand in for it. */
 export interface RedisSide {
   readonly store: RedisStore
   readonly guarded: GuardedRedis
@@ -57,11 +57,11 @@ export interface RedisSide {
   readonly shares: Shares
 }
 
-/** What outlives each mode. */
+/** Kept over all modes. */
 interface LastKnown {
-  /** of Redis' data; undefined: it has not reported one yet */
+  /** of Redis' data; undefined: Redis has not reported one yet */
   epoch: string | undefined
-  /** that were alive, this one among them */
+  /** instances that were alive, this one among them */
   instances: number
   /** outages so far */
   outage: number
@@ -80,7 +80,7 @@ interface Away {
 /** Memory answers while the journal is replayed. */
 interface Replaying {
   readonly kind: 'replaying'
-  /** as in the mode before: memory has answered since then */
+  /** since when memory answers: as in the mode before */
   readonly since: Date
   readonly why: Error | undefined
 }
@@ -95,18 +95,18 @@ interface Back {
   waiting: Waiting | undefined
 }
 
-/** For instances that are not back from the outage yet. */
+/** The wait for instances that are not back from the outage yet. */
 interface Waiting {
   /** when this instance came back, by Redis' clock */
   readonly sinceMs: number
-  /** when the wait ends, by the monotonic clock, since Redis' clock may step */
+  /** when the wait ends, by the monotonic clock: Redis' clock may step */
   readonly untilMs: number
 }
 
 /** An attempt or a heartbeat is current while the mode is the very object that it began with. */
 type Mode = Away | Replaying | Back
 
-/** ms between two heartbeats, and between two attempts to replay to a Redis that works and fails them */
+/** ms between two heartbeats, and between two replays to a Redis that works but fails them */
 const heartbeatMs = 1000
 
 export class Availability extends EventEmitter<InnerEvents> {
@@ -167,19 +167,20 @@ export class Availability extends EventEmitter<InnerEvents> {
     return this.#mode.kind === 'back' && this.#mode.waiting !== undefined
   }
 
-  /** Another epoch than the known one: Redis has lost its data. */
+  /** Whether Redis has reported this epoch last. Under another epoch, Redis has lost its data. */
   knowsEpoch (epoch: string): boolean {
     return epoch === this.#known.epoch
   }
 
-  /** Resolves when Redis answers, has failed the replay, or cannot be used. */
+  /** Resolves when no replay runs: Redis answers, has failed the replay, or cannot be used. */
   async settle (): Promise<void> {
     while (this.#mode.kind === 'replaying') await new Promise<void>(resolve => this.once('settled', resolve))
   }
 
   /**
-   * Redis works but has lost data, so everything known here is replayed. It is
-   * bound to no request, since a request may have found the loss.
+   * Redis works but has lost data: leaves it, restores what this instance knows,
+   * and replays the journal. Bound to the asynchronous context of no request,
+   * though the call of a request may have found the loss.
    */
   readonly lostData = AsyncResource.bind((failure: StoreUnavailableError): void => {
     if (this.#mode.kind !== 'back') return
@@ -188,7 +189,7 @@ export class Availability extends EventEmitter<InnerEvents> {
   })
 
   /**
-   * Sends what waits for Redis, and resolves when nothing is under way. A Redis that is away is tried once more.
+   * Replays the journal, and resolves when no call is under way. If Redis is away, it is tried once more.
    *
    * @param tryUntilMs  when that try ends, by `timers.monotonicMs()`
    */
@@ -196,7 +197,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     const { guarded, journal } = this.#redis
     await guarded.idle()
     if (journal.size === 0) return
-    // The calls under way may have taken all of the time.
+    // The calls under way may have taken all of that time.
     const withinMs = tryUntilMs - timers.monotonicMs()
     if (!guarded.usable && withinMs > 0) await guarded.connect(withinMs)
     this.#replay()
@@ -213,12 +214,12 @@ export class Availability extends EventEmitter<InnerEvents> {
   #reason (): string {
     const { guarded } = this.#redis
     const mode = this.#mode
-    // Redis answers in the mode `back`, unless the breaker is open.
+    // Memory answers in the mode `back` only if the breaker is open.
     if (!guarded.usable || mode.kind === 'back') return guarded.failure.message
-    return mode.why?.message ?? 'Redis is back, and what it has missed is replayed'
+    return mode.why?.message ?? 'Redis is back, and the journal is replayed'
   }
 
-  /** @param lost  what Redis has lost, where it works all the same */
+  /** @param lost  why memory answers though Redis works */
   #leave (lost?: StoreUnavailableError): void {
     const before = this.#mode
     clearTimer(before)
@@ -240,7 +241,7 @@ export class Availability extends EventEmitter<InnerEvents> {
       if (this.#mode === mode) this.#comeBack(heartbeat)
     }, (error: Error) => {
       if (this.#mode !== mode) return
-      // Where Redis is gone again, the breaker says when it is back; this one works, and has failed the replay.
+      // If Redis is gone again, the breaker says when it is back. If it works, nobody else would start the next try.
       const triesAgain = this.#redis.guarded.usable && !this.#closed
       this.#mode = {
         kind: 'away',
@@ -257,7 +258,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     const known = this.#known
     const isAfterOutage = known.outage > 0
     known.epoch = epoch
-    // Those that are not back yet are not among the ones that Redis reports.
+    // Redis does not report those that are not back yet.
     known.instances = isAfterOutage ? Math.max(known.instances, instances) : instances
     const waiting = isAfterOutage ? { sinceMs: nowMs, untilMs: timers.monotonicMs() + aliveMs } : undefined
     const mode: Back = { kind: 'back', since: new Date(), beat: undefined, waiting }
@@ -267,7 +268,7 @@ export class Availability extends EventEmitter<InnerEvents> {
     this.#beat(mode, 0)
   }
 
-  /** From then on, every second; more often while others are waited for. */
+  /** Sends the next heartbeat, and from then on one each second; more often while it waits for other instances. */
   #beat (mode: Back, afterMs = mode.waiting === undefined ? heartbeatMs : heartbeatMs / 4): void {
     if (this.#closed) return
     mode.beat = timers.setTimeout(() => {
@@ -289,7 +290,7 @@ export class Availability extends EventEmitter<InnerEvents> {
         this.#recovery.replayLate()
         this.#beat(mode)
       }, () => {
-        // The breaker has seen the failure as well, unless Redis only rejected this command.
+        // The breaker has seen this failure too, unless Redis only rejected the command.
         if (this.#mode === mode) this.#beat(mode)
       })
     }, afterMs).unref()

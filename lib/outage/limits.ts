@@ -1,10 +1,10 @@
 /**
- * Counters over the two stores: Redis decides while it can, memory at once when
- * it cannot. Requests that are under way when Redis goes wait for the time
- * limit of a command at most; later ones do not wait.
+ * Counters over memory and Redis. Redis decides while it can be used, and memory
+ * otherwise. Requests under way when Redis goes wait for `commandTimeout` at
+ * most; later ones do not wait.
  *
- * Memory goes on from what Redis reported last, and the journal keeps what it
- * accepts until the recovery replays it: see outage/availability.ts.
+ * Memory goes on from the baselines, and the journal keeps the hits that memory
+ * decides until they are replayed: see outage/availability.ts.
  */
 import type { Awaitable } from '../runtime/awaitable.js'
 import { ruleOf } from '../rules/algorithms.js'
@@ -37,7 +37,7 @@ export class OutageLimits implements LimitStore {
   readonly #keys: Keys
   readonly #now: () => number
   readonly #calls: RedisCalls
-  /** this process's clock less that of Redis, ms, at its last answer to a hit */
+  /** how far this process's clock was ahead of that of Redis at its last answer to a hit, ms */
   #offsetMs = 0
 
   constructor ({ memory, redis, availability, keys, now }: OutageLimitsOptions) {
@@ -49,11 +49,11 @@ export class OutageLimits implements LimitStore {
     this.#calls = new RedisCalls(availability)
   }
 
-  /** Decides from memory before it returns, from Redis together with all others of this turn of the event loop. */
+  /** Memory decides before `take` returns. Redis decides all hits of this turn of the event loop in one round trip. */
   take (hit: Hit): Answer | undefined {
     const { onOutage } = hit
     if (!this.#availability.usesRedis) {
-      if (isFallback(onOutage)) return this.#takeHere(hit, onOutage, undefined)
+      if (isFallback(onOutage)) return this.#takeLocally(hit, onOutage, undefined)
       return { kind: 'unanswered', failure: this.#redis.guarded.failure, sentIn: undefined }
     }
     let share: Shared | undefined
@@ -65,7 +65,7 @@ export class OutageLimits implements LimitStore {
     return undefined
   }
 
-  /** What becomes of a hit that Redis was asked about. */
+  /** Makes the answer to a hit of what Redis said. */
   readonly #answerTo = (hit: SentHit, answer: RedisAnswer): Answer => {
     if (answer.kind === 'unanswered') return this.#withoutRedis(hit, answer)
     this.#offsetMs = this.#now() - answer.nowMs
@@ -79,9 +79,9 @@ export class OutageLimits implements LimitStore {
       return answer
     }
     const share = hit.onOutage === 'share' && answer.accepted ? hit.share ?? this.#shareOf(hit) : undefined
-    // Memory has counted on by itself meanwhile: this comes on top, and Redis has it.
+    // Redis has counted the hit, but memory has answered others since: it adds this one to its own count.
     this.#memory.take(hit)
-    // The instances may have shared out all that was left when Redis went.
+    // The parts of the instances may be used up: together they are all that was left when Redis went.
     return share === undefined || share.accepted ? answer : refusedBy(share)
   }
 
@@ -91,11 +91,11 @@ export class OutageLimits implements LimitStore {
     if (failure.kind === 'lost') this.#availability.lostData(failure)
     if (!isFallback(onOutage)) return answer
     // Redis rejected the command, or its reply was garbled: resending it would fail too, so it is not journaled.
-    if (failure.kind === 'reply') return this.#decideHere(hit, onOutage, this.#knownOf(hit), share)
-    return this.#takeHere(hit, onOutage, sentIn, share)
+    if (failure.kind === 'reply') return this.#decideLocally(hit, onOutage, this.#knownOf(hit), share)
+    return this.#takeLocally(hit, onOutage, sentIn, share)
   }
 
-  /** Adds refusals that were decided without a store to Redis' counters. */
+  /** Adds refusals that were decided locally to the counters of Redis. */
   async countRefusals (refusals: readonly Refusals[]): Promise<void> {
     const { store, journal } = this.#redis
     await this.#calls.write({
@@ -127,10 +127,10 @@ export class OutageLimits implements LimitStore {
         await store.limits.refund(owner, remote)
       }),
       keep: (sentIn, isLost) => {
-        // In a Cluster nobody can tell whether it ran: once too few is better than once too many.
+        // In a Cluster it is unknown whether the refund ran: never is better than twice.
         if (wasSent && !isLost && sentIn === undefined) return
-        for (const { check: { limit, cost }, fits, state, key, known } of counters) {
-          if (fits && cost > 0) journal.addRefund({ key, limit, cost }, state, known, sentIn)
+        for (const { check: { limit, cost }, fits, state, key, baseline } of counters) {
+          if (fits && cost > 0) journal.addRefund({ key, limit, cost }, state, baseline, sentIn)
         }
       }
     })
@@ -143,9 +143,9 @@ export class OutageLimits implements LimitStore {
     const wasThere = await this.#calls.write({
       call: async () => await this.#calls.ask(async () => await store.limits.forget(client, checks)),
       keep: sentIn => {
-        // In a Cluster nobody can tell whether it ran. Twice is better than never: the client would stay limited.
-        for (const { key, limit, known } of counters) {
-          journal.addReset(key, limit, known && { state: known, sentIn })
+        // In a Cluster it is unknown whether the reset ran. Twice is better than never: the client would stay limited.
+        for (const { key, limit, baseline } of counters) {
+          journal.addReset(key, limit, baseline && { state: baseline, sentIn })
         }
       }
     })
@@ -160,12 +160,14 @@ export class OutageLimits implements LimitStore {
   }
 
   /**
-   * @param batch  in which it was sent to Redis, that may have run it
-   * @param share  what the shares have said of it already
+   * Decides a hit from memory, and keeps it in the journal.
+   *
+   * @param batch  number of the batch that may have run it; undefined: it was not sent
+   * @param share  how the shares have decided it; undefined: they were not asked yet
    */
-  #takeHere (hit: Hit, fallback: Fallback, batch: number | undefined, share?: Shared): Taken {
+  #takeLocally (hit: Hit, fallback: Fallback, batch: number | undefined, share?: Shared): Taken {
     const known = this.#knownOf(hit)
-    const taken = this.#decideHere(hit, fallback, known, share)
+    const taken = this.#decideLocally(hit, fallback, known, share)
     for (const { check, left } of taken.outcomes) {
       if (left === 'nothing') continue
       const { limit, cost } = check
@@ -175,40 +177,40 @@ export class OutageLimits implements LimitStore {
     return taken
   }
 
-  #decideHere (hit: Hit, fallback: Fallback, known: readonly KnownCounter[], share?: Shared): Decided {
+  #decideLocally (hit: Hit, fallback: Fallback, known: readonly KnownCounter[], share?: Shared): Decided {
     if (fallback === 'memory') return this.#memory.take(hit)
     return this.#takeShare(hit, known, share ?? this.#shareOf(hit, known))
   }
 
   #knownOf (hit: Hit): readonly KnownCounter[] {
     return hit.checks.map(check => {
-      const { key, known: state } = this.#find(hit, check)
+      const { key, baseline: state } = this.#find(hit, check)
       return { check, key, state }
     })
   }
 
   #find (owner: Owner, check: Check) {
-    return { key: this.#keys.counter(owner, check), known: this.#memory.known(owner, check) }
+    return { key: this.#keys.counter(owner, check), baseline: this.#memory.known(owner, check) }
   }
 
   /**
-   * Asked in an outage, and after it until all instances are back: what the
-   * others let pass Redis does not know before they have told it, so that its
-   * word alone would let their parts pass once more.
+   * Asks the shares: in an outage, and after it until all instances are back.
+   * Until then Redis lacks the hits that the others let pass, so it alone would
+   * let their parts pass once more.
    */
   #shareOf (hit: Hit, known: readonly KnownCounter[] = this.#knownOf(hit)): Shared {
     return this.#redis.shares.take(hit, known, this.#availability)
   }
 
-  /** The counters are those of all instances, as far as they are known, whatever the shares have decided. */
+  /** Takes the decision of the shares, and counts it in the counters of the whole limit. */
   #takeShare (hit: Hit, counters: readonly KnownCounter[], { accepted, nowMs, parts }: Shared): Decided {
     const outcomes = parts.map(({ check, fits, explanation }): DecidedOutcome => {
       const { limit, cost } = check
-      // As it is now: the shares may have been asked before Redis was.
+      // The state of now: the shares may have been asked before the hit was sent to Redis.
       const { state: known } = counterOf(check, counters)
       const rule = ruleOf(limit)
       const whole = rule.take(known, nowMs, limit, cost)
-      // A refusal by this instance's part alone is none of the whole limit.
+      // If only the part of this instance refuses, the whole limit counts no refusal.
       const isCounted = fits ? accepted && cost > 0 : !whole.fits
       if (!isCounted) {
         return { ...outcomeOfShare(check, { fits, state: whole.before }, nowMs, explanation), left: 'nothing' }
@@ -221,7 +223,7 @@ export class OutageLimits implements LimitStore {
   }
 }
 
-/** A counter of a hit, as memory has it; and its key. */
+/** A counter of a hit as memory knows it, with its key. */
 interface KnownCounter extends Known {
   readonly key: string
 }
@@ -238,7 +240,7 @@ class SentHit implements Hit {
   readonly counterKeys: CounterKeys | undefined
   readonly checks: readonly Check[]
   readonly onOutage: OnOutage
-  /** what the shares have said of it before it was sent */
+  /** how the shares decided it before it was sent; undefined: they were not asked */
   readonly share: Shared | undefined
   readonly #hit: Hit
   readonly #answerTo: (hit: SentHit, answer: RedisAnswer) => Answer
@@ -259,7 +261,7 @@ class SentHit implements Hit {
   }
 }
 
-/** What the shares say to a hit; refusals are those of the whole limit. */
+/** The outcome of a hit that the shares decided. `explainHit` looks at the whole limit, and so do the refusals. */
 function outcomeOfShare (
   check: Check, { fits, state }: Pick<CountedOutcome, 'fits' | 'state'>, nowMs: number, explanation: OfShare
 ): CountedOutcome {
@@ -268,7 +270,7 @@ function outcomeOfShare (
   return { check, fits, state, explanation: explainHit({ ...explanation, refusals }, limit, cost) }
 }
 
-/** The same on another clock. */
+/** The hit by a clock that is ahead by `aheadMs`. */
 function shifted (taken: Taken, aheadMs: number): Taken {
   const outcomes = taken.outcomes.map(outcome => {
     return { ...outcome, state: ruleOf(outcome.check.limit).shift(outcome.state, aheadMs) }
@@ -276,7 +278,7 @@ function shifted (taken: Taken, aheadMs: number): Taken {
   return { ...taken, nowMs: taken.nowMs + aheadMs, outcomes }
 }
 
-/** A hit that Redis is not asked about, or asked in vain, and that leaves the counters as they are. */
+/** The answer to a hit that the shares refused. It leaves the counters of the whole limit as they are. */
 function refusedBy ({ nowMs, parts }: Shared): Taken {
   const outcomes = parts.map(({ check, state, fits, explanation }) => {
     const { before } = ruleOf(check.limit).take(state, nowMs, check.limit, 0)

@@ -17,15 +17,15 @@ import type { CounterBaseline } from '../store/limit-store.js'
 import type { BlockOperation } from '../store/block-store.js'
 import type { ValueChunk } from './value-journal.js'
 
-/** Called with what Redis rejected. */
+/** Called with the number of entries that Redis rejected. */
 type OnRejected = (what: JournalKind, count: number, error: Error) => void
 
 /** Counters or blocks that are restored in one call. */
 const inCall = 100
 
 /**
- * Calls that are sent at once. One by one, each would take a round trip: with a Redis that is 50 ms away, a flood of
- * names would add entries faster than they are sent, and memory would answer for ever. Together they take Redis 16 ms.
+ * Calls that are sent at once. One by one, each takes a round trip: with a Redis that is 50 ms away, a flood of names
+ * would add entries faster than they are sent, and memory would answer for ever. Together they take Redis 16 ms.
  */
 export const atOnce = 16
 
@@ -47,7 +47,7 @@ export class Recovery {
   readonly #clock: ClockOffset
   readonly #onRejected: OnRejected
   #restores = 0
-  /** of Redis' data, as of the last replay */
+  /** of Redis' data at the last replay */
   #epoch = ''
   /** the counters as they were when Redis lost all of its data and began this epoch; empty once they are restored */
   #lost: { readonly epoch: string, baselines: readonly CounterBaseline[] } | undefined
@@ -64,11 +64,10 @@ export class Recovery {
   }
 
   /**
-   * Replays all but what is journaled meanwhile.
+   * Restores what Redis has lost, and replays the journal. Some entries that are added meanwhile may be left.
    *
-   * @param epoch  as Redis reported it last; undefined: never
-   * @returns what Redis reported of itself
-   * @throws StoreUnavailableError  when some of it did not arrive; what arrived is not sent again
+   * @param epoch  as Redis reported it last; undefined: it never did
+   * @throws StoreUnavailableError  if some entries did not arrive; those that arrived are not sent again
    */
   async replayAll (epoch: string | undefined): Promise<Heartbeat> {
     const { lastAnswered } = this.#store.instance
@@ -78,30 +77,28 @@ export class Recovery {
     this.#clock.note(askedAtMs, heartbeat.nowMs)
     this.#epoch = heartbeat.epoch
     const isLost = epoch !== undefined && heartbeat.epoch !== epoch
-    // A replica that became the primary, or a file that was read again, may be a little behind.
+    // A replica that became the primary, or data that was loaded from a file, may be a little behind.
     const isBehind = fence.last > noNumbers.last && fence.last < lastAnswered
     this.#journal.settle(fence)
     const hasNumbers = fence !== noNumbers
-    // Where Redis still knows the last number, only the key of the epoch is gone: the counters may be there.
+    // If Redis still has the number of the last call, only the key of the epoch is gone, and the counters may be there.
     const isEmptied = isLost && fence.last < 0
     if (isEmptied) await this.#restoreCounters(heartbeat.epoch)
     else if (isLost || isBehind || !hasNumbers) await this.#raiseCounters()
-    // A Redis without a last number has lost it, and perhaps more.
+    // A Redis without that number has lost it, and perhaps more.
     const hasBaselines = isEmptied || (hasNumbers && fence.last >= 0 && !isLost && !isBehind)
-    // Blocks may have changed where nothing was counted, and in a Cluster there are no numbers of batches.
+    // The numbers of calls say nothing about blocks, which have none, and a Cluster has no numbers at all.
     const lacksBlocks = isLost || isBehind || await this.#store.blocks.isBehind() ||
       (await this.#store.blocks.count()) < this.#memory.blocks.size - this.#journal.blockedCount
     if (lacksBlocks) await this.#restoreBlocks()
-    // With each pass less is left, since it takes less time.
+    // Each pass takes less time than the one before, so less is added meanwhile.
     for (let pass = 0; pass === 0 || (this.#journal.size > inCall && pass < 10); pass++) {
       await this.#replayWaiting(hasBaselines, pass === 0)
     }
     return heartbeat
   }
 
-  /**
-   * Sends the rest before it returns. If some of it does not arrive, the breaker opens, and it is replayed next time.
-   */
+  /** Sends the rest, without waiting. Entries that do not arrive stay in the journal. */
   replayRest (): void {
     for (const chunk of this.#journal.rest()) {
       this.#underWay++
@@ -109,15 +106,15 @@ export class Recovery {
     }
   }
 
-  /** Sends entries that came after the recovery, unless Redis still has chunks to answer. */
+  /** Sends entries that were added after the recovery, unless chunks of the last call are still unanswered. */
   replayLate (): void {
     if (this.#underWay === 0 && this.#journal.size > 0) this.replayRest()
   }
 
   /**
-   * Replays as much as waits now.
+   * Replays as many entries as wait now.
    *
-   * @param isFirst  the first chunk goes alone: a Redis that rejects all, such as one that is full, rejects only one
+   * @param isFirst  sends the first chunk alone: a Redis that rejects all, such as one that is full, rejects only one
    */
   async #replayWaiting (hasBaselines: boolean, isFirst: boolean): Promise<void> {
     let atMost = isFirst ? 1 : atOnce
@@ -157,8 +154,8 @@ export class Recovery {
   }
 
   /**
-   * Restores the counters of a Redis that has lost all of its data, as they were before the loss. A recovery that is
-   * tried again restores the same ones: by then, those in memory include hits that may have been replayed already.
+   * Restores the counters of a Redis that has lost all of its data, as they were before the loss. If the recovery fails
+   * and is tried again, it restores the same states: those in memory may include hits that were replayed meanwhile.
    */
   async #restoreCounters (epoch: string): Promise<void> {
     if (this.#lost?.epoch !== epoch) {
@@ -170,7 +167,7 @@ export class Recovery {
     lost.baselines = []
   }
 
-  /** Raises the counters of a Redis that may be behind to what is known here. The journal does it for its own ones. */
+  /** Raises counters of a Redis that may be behind to the local states. Journal entries raise theirs themselves. */
   async #raiseCounters (): Promise<void> {
     const into = { epoch: this.#epoch, hasBaselines: false }
     await this.#offerAll('counters', this.#known(), async some => {
@@ -179,7 +176,7 @@ export class Recovery {
     })
   }
 
-  /** The counters in memory that nothing has changed since Redis reported them. */
+  /** The counters in memory that have no changes in the journal. */
   #known (): CounterBaseline[] {
     return [...this.#memory.limits.counters()]
       .filter(({ key }) => !this.#journal.has(key))
@@ -187,28 +184,27 @@ export class Recovery {
   }
 
   /**
-   * Sends Redis the blocks that it lacks or has shorter, unless it knows that they were lifted. Lifts the blocks in
-   * Redis that this instance has seen lifted, unless they were set again. The journal sends what was done in the
-   * outage.
+   * Sends the blocks that Redis lacks or has shorter; Redis ignores those that it knows were lifted. Lifts blocks in
+   * Redis that this instance has seen lifted, unless they were set again. Changes of the outage are in the journal.
    */
   async #restoreBlocks (): Promise<void> {
-    const endsThere = new Map<string, number>()
+    const remoteEndsMs = new Map<string, number>()
     for await (const page of this.#store.blocks.pages()) {
-      for (const { ip, expiresAtMs } of page) endsThere.set(ip, expiresAtMs + this.#clock.ms)
+      for (const { ip, expiresAtMs } of page) remoteEndsMs.set(ip, expiresAtMs + this.#clock.ms)
     }
     const lifted = new Map(this.#memory.blocks.lifted().map(operation => [operation.unblock, operation]))
     const operations: BlockOperation[] = []
     for (const { ip, reason, origin, blockedAtMs, expiresAtMs } of this.#memory.blocks.steady()) {
       if (this.#journal.hasBlock(ip, expiresAtMs - sameEndMs)) continue
-      const end = endsThere.get(ip) ?? -Infinity
-      const replace = lifted.delete(ip) && end > expiresAtMs + sameEndMs
-      if (!replace && end >= expiresAtMs - sameEndMs) continue
+      const remoteEndMs = remoteEndsMs.get(ip) ?? -Infinity
+      const replace = lifted.delete(ip) && remoteEndMs > expiresAtMs + sameEndMs
+      if (!replace && remoteEndMs >= expiresAtMs - sameEndMs) continue
       const durationMs = expiresAtMs - blockedAtMs
       operations.push({ atMs: blockedAtMs, block: { ip, reason, origin, durationMs, replace } })
     }
     for (const operation of lifted.values()) {
       const { unblock: ip } = operation
-      if (endsThere.has(ip) && !this.#journal.hasLift(ip)) operations.push(operation)
+      if (remoteEndsMs.has(ip) && !this.#journal.hasLift(ip)) operations.push(operation)
     }
     await this.#offerAll('blocks', operations, async some => await this.#store.blocks.apply(some, this.#clock.ms))
   }
@@ -225,7 +221,7 @@ export class Recovery {
   }
 }
 
-/** Chunks of each kind are numbered separately, and a client and a value may have the same name. */
+/** Names the kind, too: the chunks of each kind are numbered separately. */
 function idOf ({ kind, id }: CounterChunk | EventChunk | ValueChunk): string {
   return `${kind}-${id}`
 }
@@ -235,9 +231,9 @@ function inCalls<T> (items: readonly T[]): (readonly T[])[] {
 }
 
 /**
- * Waits for all calls, also where one fails: a chunk that is still under way must not be sent again.
+ * Waits for all calls, even if one fails: a chunk that is still under way must not be sent again.
  *
- * @throws what the first call that failed threw
+ * @throws the error of the first call that failed
  */
 async function all (calls: readonly Promise<void>[]): Promise<void> {
   await Promise.allSettled(calls)

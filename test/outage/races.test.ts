@@ -53,7 +53,7 @@ t.test('Redis goes again during a replay: what was replayed in vain changes noth
     const fence = promised<Fence>()
     redis.instance.fence = async () => await fence.promise
     breaker.up()
-    t.equal(stores.availability.status.reason, 'Redis is back, and what it has missed is replayed')
+    t.equal(stores.availability.status.reason, 'Redis is back, and the journal is replayed')
     breaker.down()
     await stores.availability.settle()
     if (isReplayed) fence.resolve(unknown)

@@ -234,7 +234,7 @@ t.test('hits that come during a replay are decided, and none is lost', { buffere
   proxy.blackhole = false
   let [sent, sentMeanwhile] = [0, 0]
   await until(async () => {
-    if (/what it has missed is replayed/.test(String(app.redisGuard.status.reason))) sentMeanwhile++
+    if (/the journal is replayed/.test(String(app.redisGuard.status.reason))) sentMeanwhile++
     sent++
     await app.inject({ url: '/', remoteAddress: '192.0.2.1' })
     return app.redisGuard.status.store === 'redis'

@@ -1,5 +1,5 @@
--- What has changed in the block list since a change that the caller knows.
--- Writes nothing, so that it answers on a full Redis, too.
+-- Returns the changes of the block list since one that the caller knows. It
+-- writes nothing, so it also works on a full Redis.
 --
 -- KEYS     changes, sequence, epoch (see store/keys.ts)
 -- ARGV     id of the last known change, most changes to return

@@ -1,18 +1,17 @@
--- Blocks and unblocks addresses or ranges, and announces what stands to the
--- other instances; atomic. A block never shortens another: the one that ends
--- last stands, with its reason and origin. Behind it lie those that end sooner
--- but began later: an unblock that arrives late leaves them in force.
+-- Blocks and unblocks addresses or ranges, and announces the result to the other
+-- instances; atomic. A block never shortens another: the one that ends last
+-- stands, with its reason and origin. Blocks that end sooner but began later are
+-- kept behind it: an unblock that arrives late leaves them in force.
 --
 -- KEYS     blocks, expiry, changes, sequence, lifted (see store/keys.ts)
--- ARGV     most changes to keep; until when operations count as done now: a
---          call that hung longer is late, and so is what was done without
---          Redis (0); then for each operation: block, replace or unblock; ip;
---          when it was, for one that is late; of a block its durationMs (''
---          for good), reason and origin; all moments by Redis' clock
--- returns  for each operation: 1 where it was announced, else 0; 1 where a
---          block was in force before, else 0; the block that stands as JSON,
---          or '' for none; at last the number of the last change (0: missing
---          or foreign)
+-- ARGV     most changes to keep; until when operations count as done now. Later,
+--          they are late and count as of their own time; so do operations that
+--          were done without Redis (0). Then for each operation: block, replace
+--          or unblock; ip; when it was done; of a block its durationMs ('' for
+--          good), reason and origin. All moments are by Redis' clock
+-- returns  for each operation: 1 if it was announced, else 0; 1 if a block was in
+--          force before, else 0; the block that stands as JSON, or '' for none;
+--          last, the number of the last change (0: missing or foreign)
 -- cost     O(log n) for each operation, and up to 100 expired blocks removed
 -- uses     number, time
 
@@ -72,13 +71,13 @@ local function liftedAt (ip)
   return atMs ~= nil and atMs <= nowMs and atMs or 0
 end
 
--- For operations that come late, from an instance that could not reach Redis.
+-- Remembers an unblock, for late blocks of an instance that could not reach Redis.
 local function noteLifted (ip, atMs)
   redis.call('ZADD', KEYS[5], math.max(atMs, liftedAt(ip)), ip)
   redis.call('ZREMRANGEBYRANK', KEYS[5], 0, -maxChanges - 1)
 end
 
--- What an unblock leaves.
+-- The blocks that a late unblock leaves: those that began after it.
 local function after (blocks, atMs)
   local left = {}
   for _, block in ipairs(blocks) do
@@ -104,7 +103,7 @@ end
 
 local function announce (ip, json)
   local sequence = redis.call('INCR', KEYS[4])
-  -- A new list begins at a number of its own, so that nobody takes its changes for the next ones of an older list.
+  -- A new list begins at a number that no older list has reached, so that its changes are not taken for that list's.
   if sequence <= 1 or sequence > 9007199254740991 then
     sequence = time[1] * 1000000 + time[2]
     redis.call('SET', KEYS[4], sequence)
@@ -131,7 +130,7 @@ for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LI
   redis.call('ZREM', KEYS[2], expired)
 end
 
-local told = {}
+local reply = {}
 for i = 3, #ARGV, 6 do
   local kind, ip, doneAtMs, durationMs, reason, origin = unpack(ARGV, i, i + 5)
   local atMs = isLate and math.min(doneAtMs, nowMs) or nowMs
@@ -156,9 +155,9 @@ for i = 3, #ARGV, 6 do
   -- A late operation that changes nothing is announced, too: the instance that sends it may believe otherwise.
   local isAnnounced = isLate or json ~= jsonOf(before[1], '')
   if isAnnounced then announce(ip, json) end
-  table.insert(told, isAnnounced and 1 or 0)
-  table.insert(told, before[1] ~= nil and 1 or 0)
-  table.insert(told, json)
+  table.insert(reply, isAnnounced and 1 or 0)
+  table.insert(reply, before[1] ~= nil and 1 or 0)
+  table.insert(reply, json)
 end
-table.insert(told, whole(redis.call('GET', KEYS[4])) or 0)
-return told
+table.insert(reply, whole(redis.call('GET', KEYS[4])) or 0)
+return reply

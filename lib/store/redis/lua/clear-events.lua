@@ -1,5 +1,5 @@
--- Removes old events, a page at a time so that Redis is not held, with what
--- they added to the count of their address; atomic per page.
+-- Removes old events, and takes them off the counts of their addresses; a page at
+-- a time, so that Redis is not held; atomic per page.
 --
 -- KEYS     events, suspects (see store/keys.ts)
 -- ARGV     age in ms beyond which events go (0: all of them), id of the first event of the page
@@ -16,7 +16,7 @@ local length = tonumber(ARGV[3])
 local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
 local removed = 0
 for i = 1, math.min(length, #page) do
-  -- ip, count, atMs, event: each behind its name
+  -- The fields are ip, count, atMs and event, each behind its name.
   local id, fields = page[i][1], page[i][2]
   local count, atMs = whole(fields[4]), whole(fields[6])
   if fields[1] ~= 'ip' or count == nil or atMs == nil then

@@ -1,6 +1,6 @@
--- Records events, and counts how often each address was limited in those that
--- are kept; atomic. What it needs of an event stands in fields of its own: the
--- text of an event holds what clients have sent.
+-- Records events, and counts how often each address was limited in the events
+-- that are kept; atomic. It reads an event's address and count from fields of
+-- their own: the JSON of an event contains texts that clients have sent.
 --
 -- KEYS     events, suspects; with a number, where the last one of the instance is
 --          kept; else, with ms to keep it, the marker of a replay (see store/keys.ts)
@@ -19,8 +19,8 @@ local function count (ip, by)
   if sum <= 0 or sum > 9007199254740991 or sum ~= math.floor(sum) then redis.call('ZREM', KEYS[2], ip) end
 end
 
--- A foreign value at these keys raises an error before anything is written. Then the key is deleted, and this is sent
--- again.
+-- A foreign value at these keys raises an error before anything is written. Then the caller deletes the key and sends
+-- this again.
 redis.call('ZCARD', KEYS[2])
 local length = redis.call('XLEN', KEYS[1])
 
@@ -33,14 +33,14 @@ for i = 4, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'ip', ARGV[i], 'count', ARGV[i + 1], 'atMs', ARGV[i + 2], 'event', ARGV[i + 3])
   count(ARGV[i], ARGV[i + 1])
 end
--- Not before: a stream that takes no more entries is deleted, and this is sent again.
+-- Not earlier: a stream that takes no more entries raises an error above, is deleted, and this is sent again.
 if isReplay then redis.call('SET', KEYS[3], 1, 'PX', ARGV[2]) end
 
 local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[3])
 if excess > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, 1000))) do
     local fields = entry[2]
-    -- A foreign entry has added to no count; it is deleted as well.
+    -- A foreign entry was counted for no address; it is only deleted.
     if fields[1] == 'ip' and whole(fields[4]) then count(fields[2], -whole(fields[4])) end
     redis.call('XDEL', KEYS[1], entry[1])
   end

@@ -1,21 +1,21 @@
--- Does to values what was done without Redis, save where another instance has
--- set or deleted one later; atomic, and once for each marker however often it
--- is sent.
+-- Makes the changes of values that were made without Redis, except where another
+-- instance has set or deleted a value later; atomic, and once for each marker
+-- however often it is sent.
 --
 -- KEYS     marker, then for each: value, its note (see store/keys.ts)
 -- ARGV     ms to keep the marker and the notes, id of the instance, then for
 --          each: 'set', 'del' or '', the text of set, how many ms ago; how much
 --          to add afterwards, and how many ms ago that was; 1 where it is given
 --          an end, else 0, ms to it, and how many ms ago that was said
--- returns  1; 0 where the marker was there already
+-- returns  1; 0 if the marker was there already
 -- cost     up to six commands for each; O(1) each
 -- uses     foreign, marker, time
 
 if isReplayed(KEYS[1], ARGV[1]) then return 0 end
 
 local keptMs, instance = ARGV[1], ARGV[2]
--- To what is no number that can be counted with, nothing is added; that the user
--- may not, or that there is no memory, is an error as everywhere.
+-- Adds nothing to a value that is no number or would become too large. Other errors, such as missing rights or memory,
+-- are raised.
 local function increase (key, by)
   local reply = redis.pcall('INCRBY', key, by)
   if type(reply) == 'number' then return true end
@@ -32,7 +32,8 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
   -- A moment in the future is foreign.
   if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
 
-  -- What this instance did itself came before: it sends in order.
+  -- Whether no other instance has set or deleted the value later. What this instance did itself came before: it sends
+  -- in order.
   local function stands (agoMs)
     return writtenAtMs == nil or writer == instance or tonumber(writtenAtMs) <= nowMs - agoMs
   end

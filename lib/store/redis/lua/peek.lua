@@ -11,7 +11,7 @@
 --@rules
 local reply = { nowMs }
 
--- A foreign value counts as none; it is replaced when somebody is counted there.
+-- A foreign value counts as none; the next hit replaces it.
 for i, key in ipairs(KEYS) do
   local limit = limitAt(6 * i - 5)
   local rule = ruleOf(limit.algorithm)

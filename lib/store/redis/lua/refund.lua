@@ -1,5 +1,5 @@
--- Takes back hits that are not to count, from the windows in which they were
--- counted; atomic. See `refund` in rules/rule.ts.
+-- Takes back hits that must not count after all, from the windows in which they
+-- were counted; atomic. See `refund` in rules/rule.ts.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
 -- ARGV     number of the call, 0 for none; for each counter its limit: algorithm,

@@ -22,12 +22,12 @@ end
 `,
 
   expiry: `-- uses     time
--- Redis 7 tells the moment of expiry, older versions only the time left.
-local tellsExpiry = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
+-- Redis 7 has PEXPIRETIME; older versions only have PTTL, the time left.
+local hasExpireTime = redis.REDIS_VERSION_NUM ~= nil and redis.REDIS_VERSION_NUM >= 0x00070000
 
 -- When a key expires, ms since 1970; below 0 as PTTL has it.
 local function expiryOf (key)
-  if tellsExpiry then return redis.call('PEXPIRETIME', key) end
+  if hasExpireTime then return redis.call('PEXPIRETIME', key) end
   local leftMs = redis.call('PTTL', key)
   return leftMs < 0 and leftMs or nowMs + leftMs
 end
@@ -417,8 +417,8 @@ end
 }
 
 export const scripts = {
-  'block-changes': parts.number + parts.time + `-- What has changed in the block list since a change that the caller knows.
--- Writes nothing, so that it answers on a full Redis, too.
+  'block-changes': parts.number + parts.time + `-- Returns the changes of the block list since one that the caller knows. It
+-- writes nothing, so it also works on a full Redis.
 --
 -- KEYS     changes, sequence, epoch (see store/keys.ts)
 -- ARGV     id of the last known change, most changes to return
@@ -433,21 +433,20 @@ local read = redis.call('XREAD', 'COUNT', ARGV[2], 'STREAMS', KEYS[1], ARGV[1])
 return { nowMs, sequence, last and last[1] or '0-0', read and read[1][2] or {}, redis.call('GET', KEYS[3]) or '' }
 `,
 
-  'change-blocks': parts.number + parts.time + `-- Blocks and unblocks addresses or ranges, and announces what stands to the
--- other instances; atomic. A block never shortens another: the one that ends
--- last stands, with its reason and origin. Behind it lie those that end sooner
--- but began later: an unblock that arrives late leaves them in force.
+  'change-blocks': parts.number + parts.time + `-- Blocks and unblocks addresses or ranges, and announces the result to the other
+-- instances; atomic. A block never shortens another: the one that ends last
+-- stands, with its reason and origin. Blocks that end sooner but began later are
+-- kept behind it: an unblock that arrives late leaves them in force.
 --
 -- KEYS     blocks, expiry, changes, sequence, lifted (see store/keys.ts)
--- ARGV     most changes to keep; until when operations count as done now: a
---          call that hung longer is late, and so is what was done without
---          Redis (0); then for each operation: block, replace or unblock; ip;
---          when it was, for one that is late; of a block its durationMs (''
---          for good), reason and origin; all moments by Redis' clock
--- returns  for each operation: 1 where it was announced, else 0; 1 where a
---          block was in force before, else 0; the block that stands as JSON,
---          or '' for none; at last the number of the last change (0: missing
---          or foreign)
+-- ARGV     most changes to keep; until when operations count as done now. Later,
+--          they are late and count as of their own time; so do operations that
+--          were done without Redis (0). Then for each operation: block, replace
+--          or unblock; ip; when it was done; of a block its durationMs ('' for
+--          good), reason and origin. All moments are by Redis' clock
+-- returns  for each operation: 1 if it was announced, else 0; 1 if a block was in
+--          force before, else 0; the block that stands as JSON, or '' for none;
+--          last, the number of the last change (0: missing or foreign)
 -- cost     O(log n) for each operation, and up to 100 expired blocks removed
 -- uses     number, time
 
@@ -507,13 +506,13 @@ local function liftedAt (ip)
   return atMs ~= nil and atMs <= nowMs and atMs or 0
 end
 
--- For operations that come late, from an instance that could not reach Redis.
+-- Remembers an unblock, for late blocks of an instance that could not reach Redis.
 local function noteLifted (ip, atMs)
   redis.call('ZADD', KEYS[5], math.max(atMs, liftedAt(ip)), ip)
   redis.call('ZREMRANGEBYRANK', KEYS[5], 0, -maxChanges - 1)
 end
 
--- What an unblock leaves.
+-- The blocks that a late unblock leaves: those that began after it.
 local function after (blocks, atMs)
   local left = {}
   for _, block in ipairs(blocks) do
@@ -539,7 +538,7 @@ end
 
 local function announce (ip, json)
   local sequence = redis.call('INCR', KEYS[4])
-  -- A new list begins at a number of its own, so that nobody takes its changes for the next ones of an older list.
+  -- A new list begins at a number that no older list has reached, so that its changes are not taken for that list's.
   if sequence <= 1 or sequence > 9007199254740991 then
     sequence = time[1] * 1000000 + time[2]
     redis.call('SET', KEYS[4], sequence)
@@ -566,7 +565,7 @@ for _, expired in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', nowMs, 'LI
   redis.call('ZREM', KEYS[2], expired)
 end
 
-local told = {}
+local reply = {}
 for i = 3, #ARGV, 6 do
   local kind, ip, doneAtMs, durationMs, reason, origin = unpack(ARGV, i, i + 5)
   local atMs = isLate and math.min(doneAtMs, nowMs) or nowMs
@@ -591,16 +590,16 @@ for i = 3, #ARGV, 6 do
   -- A late operation that changes nothing is announced, too: the instance that sends it may believe otherwise.
   local isAnnounced = isLate or json ~= jsonOf(before[1], '')
   if isAnnounced then announce(ip, json) end
-  table.insert(told, isAnnounced and 1 or 0)
-  table.insert(told, before[1] ~= nil and 1 or 0)
-  table.insert(told, json)
+  table.insert(reply, isAnnounced and 1 or 0)
+  table.insert(reply, before[1] ~= nil and 1 or 0)
+  table.insert(reply, json)
 end
-table.insert(told, whole(redis.call('GET', KEYS[4])) or 0)
-return told
+table.insert(reply, whole(redis.call('GET', KEYS[4])) or 0)
+return reply
 `,
 
-  'clear-events': parts.number + parts.time + `-- Removes old events, a page at a time so that Redis is not held, with what
--- they added to the count of their address; atomic per page.
+  'clear-events': parts.number + parts.time + `-- Removes old events, and takes them off the counts of their addresses; a page at
+-- a time, so that Redis is not held; atomic per page.
 --
 -- KEYS     events, suspects (see store/keys.ts)
 -- ARGV     age in ms beyond which events go (0: all of them), id of the first event of the page
@@ -617,7 +616,7 @@ local length = tonumber(ARGV[3])
 local page = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', length + 1)
 local removed = 0
 for i = 1, math.min(length, #page) do
-  -- ip, count, atMs, event: each behind its name
+  -- The fields are ip, count, atMs and event, each behind its name.
   local id, fields = page[i][1], page[i][2]
   local count, atMs = whole(fields[4]), whole(fields[6])
   if fields[1] ~= 'ip' or count == nil or atMs == nil then
@@ -661,29 +660,29 @@ end
 return counted
 `,
 
-  fence: parts.foreign + parts.number + `-- Closes the door behind an instance that comes back: of its batches that have
--- not run yet, none will, since from now on only later numbers are taken
--- (take.lua). Asked again because its answer was lost, it tells the same.
+  fence: parts.foreign + parts.number + `-- Closes the door behind an instance that comes back: from now on only calls with
+-- later numbers run (take.lua), so none of its earlier calls will. If the answer
+-- is lost and the instance asks again, it gets the same answer.
 --
--- KEYS     number of the instance's last batch, what was told last (see
+-- KEYS     number of the instance's last call; the last answer of this script (see
 --          store/keys.ts)
--- ARGV     the number to go on from, ms to keep it
--- returns  the number of the last batch that ran; -1 where it is not known here
+-- ARGV     the number to go on from; ms to keep it
+-- returns  the number of the last call that ran; -1 if Redis does not know it
 -- cost     O(1)
 -- uses     foreign, number
 
--- A value that is no number that can be incremented is foreign: it is replaced below.
+-- A text that is no number is foreign, and so is one too large to go on from. It is replaced below.
 local function known (text)
   local number = whole(text)
   return number and number <= 4503599627370496 and text or '-1'
 end
 
 local last = known(read('GET', KEYS[1]))
-local told, door = string.match(read('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
--- One that was sent long ago, and comes now: the door is not opened again.
+local answered, door = string.match(read('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
+-- This call was sent long ago and comes late: it must not open the door again.
 if tonumber(last) > tonumber(ARGV[1]) then return tonumber(last) end
--- No batch has run since: the door is not what ran.
-if door == last then last = known(told) end
+-- No call has run since the last answer, so the number is that of the door and not of a call.
+if door == last then last = known(answered) end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], last .. ' ' .. ARGV[1], 'PX', ARGV[2])
 return tonumber(last)
@@ -733,9 +732,9 @@ local instances = redis.call('ZCARD', KEYS[1]) + (isThere and 0 or 1)
 return { epoch, instances, redis.call('ZCOUNT', KEYS[1], ARGV[5], '+inf'), nowMs }
 `,
 
-  'log-events': parts.foreign + parts.number + parts.sequence + `-- Records events, and counts how often each address was limited in those that
--- are kept; atomic. What it needs of an event stands in fields of its own: the
--- text of an event holds what clients have sent.
+  'log-events': parts.foreign + parts.number + parts.sequence + `-- Records events, and counts how often each address was limited in the events
+-- that are kept; atomic. It reads an event's address and count from fields of
+-- their own: the JSON of an event contains texts that clients have sent.
 --
 -- KEYS     events, suspects; with a number, where the last one of the instance is
 --          kept; else, with ms to keep it, the marker of a replay (see store/keys.ts)
@@ -754,8 +753,8 @@ local function count (ip, by)
   if sum <= 0 or sum > 9007199254740991 or sum ~= math.floor(sum) then redis.call('ZREM', KEYS[2], ip) end
 end
 
--- A foreign value at these keys raises an error before anything is written. Then the key is deleted, and this is sent
--- again.
+-- A foreign value at these keys raises an error before anything is written. Then the caller deletes the key and sends
+-- this again.
 redis.call('ZCARD', KEYS[2])
 local length = redis.call('XLEN', KEYS[1])
 
@@ -768,14 +767,14 @@ for i = 4, #ARGV, 4 do
   redis.call('XADD', KEYS[1], '*', 'ip', ARGV[i], 'count', ARGV[i + 1], 'atMs', ARGV[i + 2], 'event', ARGV[i + 3])
   count(ARGV[i], ARGV[i + 1])
 end
--- Not before: a stream that takes no more entries is deleted, and this is sent again.
+-- Not earlier: a stream that takes no more entries raises an error above, is deleted, and this is sent again.
 if isReplay then redis.call('SET', KEYS[3], 1, 'PX', ARGV[2]) end
 
 local excess = length + (#ARGV - 3) / 4 - tonumber(ARGV[3])
 if excess > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, 1000))) do
     local fields = entry[2]
-    -- A foreign entry has added to no count; it is deleted as well.
+    -- A foreign entry was counted for no address; it is only deleted.
     if fields[1] == 'ip' and whole(fields[4]) then count(fields[2], -whole(fields[4])) end
     redis.call('XDEL', KEYS[1], entry[1])
   end
@@ -861,24 +860,24 @@ end
 return 1
 `,
 
-  'merge-values': parts.foreign + parts.marker + parts.time + `-- Does to values what was done without Redis, save where another instance has
--- set or deleted one later; atomic, and once for each marker however often it
--- is sent.
+  'merge-values': parts.foreign + parts.marker + parts.time + `-- Makes the changes of values that were made without Redis, except where another
+-- instance has set or deleted a value later; atomic, and once for each marker
+-- however often it is sent.
 --
 -- KEYS     marker, then for each: value, its note (see store/keys.ts)
 -- ARGV     ms to keep the marker and the notes, id of the instance, then for
 --          each: 'set', 'del' or '', the text of set, how many ms ago; how much
 --          to add afterwards, and how many ms ago that was; 1 where it is given
 --          an end, else 0, ms to it, and how many ms ago that was said
--- returns  1; 0 where the marker was there already
+-- returns  1; 0 if the marker was there already
 -- cost     up to six commands for each; O(1) each
 -- uses     foreign, marker, time
 
 if isReplayed(KEYS[1], ARGV[1]) then return 0 end
 
 local keptMs, instance = ARGV[1], ARGV[2]
--- To what is no number that can be counted with, nothing is added; that the user
--- may not, or that there is no memory, is an error as everywhere.
+-- Adds nothing to a value that is no number or would become too large. Other errors, such as missing rights or memory,
+-- are raised.
 local function increase (key, by)
   local reply = redis.pcall('INCRBY', key, by)
   if type(reply) == 'number' then return true end
@@ -895,7 +894,8 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
   -- A moment in the future is foreign.
   if writtenAtMs ~= nil and tonumber(writtenAtMs) > nowMs then writtenAtMs = nil end
 
-  -- What this instance did itself came before: it sends in order.
+  -- Whether no other instance has set or deleted the value later. What this instance did itself came before: it sends
+  -- in order.
   local function stands (agoMs)
     return writtenAtMs == nil or writer == instance or tonumber(writtenAtMs) <= nowMs - agoMs
   end
@@ -923,7 +923,7 @@ return 1
 
 ` + parts.claim + parts.expiry + parts.moment + parts.number + parts.rules + `local reply = { nowMs }
 
--- A foreign value counts as none; it is replaced when somebody is counted there.
+-- A foreign value counts as none; the next hit replaces it.
 for i, key in ipairs(KEYS) do
   local limit = limitAt(6 * i - 5)
   local rule = ruleOf(limit.algorithm)
@@ -937,8 +937,8 @@ end
 return reply
 `,
 
-  refund: parts.limit + parts.foreign + parts.sequence + parts.time + `-- Takes back hits that are not to count, from the windows in which they were
--- counted; atomic. See \`refund\` in rules/rule.ts.
+  refund: parts.limit + parts.foreign + parts.sequence + parts.time + `-- Takes back hits that must not count after all, from the windows in which they
+-- were counted; atomic. See \`refund\` in rules/rule.ts.
 --
 -- KEYS     counters; with a number, where the last one of the instance is kept
 -- ARGV     number of the call, 0 for none; for each counter its limit: algorithm,
@@ -1113,7 +1113,7 @@ while at <= #ARGV do
     -- place outside of rules/ that knows how a counter is stored.
     local used = adds and states[key] == nil and pcall('INCR', key)
     if type(used) == 'number' and used > 0 and used <= 9007199254740991 then
-      local atMs = used > 1 and (tellsExpiry and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
+      local atMs = used > 1 and (hasExpireTime and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
       local leftMs = atMs - nowMs
       if leftMs <= 0 or leftMs > windowMs then
         -- A new window; or one that begins anew, since its end was lost or lies too far ahead.
@@ -1147,7 +1147,8 @@ if ARGV[1] ~= '0' then reply[length + 1] = tonumber(ARGV[1]) end
 return reply
 `,
 
-  value: parts.foreign + parts.sequence + parts.time + `-- Does one thing to a value, and notes who set or deleted it when; atomic.
+  value: parts.foreign + parts.sequence + parts.time + `-- Changes a value, and notes when it was set or deleted and by which instance;
+-- atomic.
 --
 -- KEYS     value, its note; with a number, where the last one of the instance
 --          is kept (see store/keys.ts)
@@ -1155,8 +1156,8 @@ return reply
 --          note; set, incr, expire or del; of set the text, and ms to live or ''
 --          for good; of expire ms to live
 -- returns  set: 1; incr: the sum as a text, ms to live as PTTL has it; expire
---          and del: 1 where there was such a key, else 0
--- error    GUARDLOST: as in take.lua; or that INCR rejects the value
+--          and del: 1 if there was such a key, else 0
+-- error    GUARDLOST: as in take.lua; the error of INCR if it rejects the value
 -- cost     up to four commands; O(1) each
 -- uses     sequence, time
 
@@ -1165,7 +1166,7 @@ if lost then return lost end
 
 local operation = ARGV[4]
 if operation == 'incr' then
-  -- As a text: Lua's numbers have 53 bits. As pcall: an error of call is put into words of Lua's own.
+  -- The sum is a text, since Lua's numbers have 53 bits. pcall, since \`call\` would put its own words before the error.
   local sum = redis.pcall('INCR', KEYS[1])
   if type(sum) == 'table' then return sum end
   return { redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]) }

@@ -109,7 +109,7 @@ while at <= #ARGV do
     -- place outside of rules/ that knows how a counter is stored.
     local used = adds and states[key] == nil and pcall('INCR', key)
     if type(used) == 'number' and used > 0 and used <= 9007199254740991 then
-      local atMs = used > 1 and (tellsExpiry and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
+      local atMs = used > 1 and (hasExpireTime and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
       local leftMs = atMs - nowMs
       if leftMs <= 0 or leftMs > windowMs then
         -- A new window; or one that begins anew, since its end was lost or lies too far ahead.

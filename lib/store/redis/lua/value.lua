@@ -1,4 +1,5 @@
--- Does one thing to a value, and notes who set or deleted it when; atomic.
+-- Changes a value, and notes when it was set or deleted and by which instance;
+-- atomic.
 --
 -- KEYS     value, its note; with a number, where the last one of the instance
 --          is kept (see store/keys.ts)
@@ -6,8 +7,8 @@
 --          note; set, incr, expire or del; of set the text, and ms to live or ''
 --          for good; of expire ms to live
 -- returns  set: 1; incr: the sum as a text, ms to live as PTTL has it; expire
---          and del: 1 where there was such a key, else 0
--- error    GUARDLOST: as in take.lua; or that INCR rejects the value
+--          and del: 1 if there was such a key, else 0
+-- error    GUARDLOST: as in take.lua; the error of INCR if it rejects the value
 -- cost     up to four commands; O(1) each
 -- uses     sequence, time
 
@@ -16,7 +17,7 @@ if lost then return lost end
 
 local operation = ARGV[4]
 if operation == 'incr' then
-  -- As a text: Lua's numbers have 53 bits. As pcall: an error of call is put into words of Lua's own.
+  -- The sum is a text, since Lua's numbers have 53 bits. pcall, since `call` would put its own words before the error.
   local sum = redis.pcall('INCR', KEYS[1])
   if type(sum) == 'table' then return sum end
   return { redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]) }
