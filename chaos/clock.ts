@@ -1,7 +1,7 @@
 /**
- * Time that several processes of one machine can compare, and what the machine
- * took of it: on a shared one a process may stand still for tens of ms, which
- * is no fault of what runs in it.
+ * A clock that all processes of one machine share, and the stalls of a process:
+ * on a shared machine a process may stand still for tens of ms, which is no
+ * fault of its code.
  */
 
 /** ms since 1970, with fractions */
@@ -9,17 +9,17 @@ export function nowMs (): number {
   return performance.timeOrigin + performance.now()
 }
 
-/** A while in which this process did not run, though it had something to do. */
+/** A time in which this process did not run, though it had something to do. */
 export interface Stall {
   readonly fromMs: number
   readonly untilMs: number
-  /** of that while, without what the process used of the CPU: code of ours that is slow is no stall */
+  /** ms of that time, without the CPU time of the process: slow code is no stall */
   readonly lostMs: number
 }
 
 const tickMs = 2
 
-/** Shorter ones are what a timer is late anyway. */
+/** ms; a timer is often late by less. */
 const noticedMs = 2
 
 /** Collects the stalls of this process from now on. */
@@ -39,7 +39,7 @@ export function watchStalls (): readonly Stall[] {
   return stalls
 }
 
-/** What of the time between two moments was lost to stalls, in ms. */
+/** How much of the time between two moments was lost to stalls, in ms. */
 export function lostBetween (stalls: readonly Stall[], fromMs: number, untilMs: number): number {
   return stalls.reduce((sum, stall) => {
     const overlap = Math.min(untilMs, stall.untilMs) - Math.max(fromMs, stall.fromMs)

@@ -1,4 +1,4 @@
-/** What is done to Redis, each to a stage of its own, and how it is mended. */
+/** The faults: how each breaks Redis on its own stage, and how that is mended. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import type { RedisServer } from '../tools/redis-server.js'
@@ -9,33 +9,33 @@ import { ClusterStage, PasswordStage, SentinelStage, ServerStage, type Stage, Tl
 /** Ends the fault; done when Redis is back. */
 export type Mend = (instances: readonly InstanceProcess[]) => Promise<void> | void
 
-/** What Redis itself forgets by the fault; counters and blocks have to be there all the same. */
+/** Which data Redis loses by the fault. The instances must restore counters and blocks all the same. */
 export type Loss = 'nothing' | 'latest writes' | 'everything'
 
 export interface Fault {
   readonly name: string
   readonly loss: Loss
-  /** only the first instance sees it, so that the second does not know what the first lets in */
+  /** only the first instance is cut off, so the second does not know which hits the first lets in */
   readonly seenByOne: boolean
-  /** while it lasts, unless the command line says otherwise */
+  /** how long it lasts, ms, unless the command line says otherwise; undefined: the usual time */
   readonly holdMs: number | undefined
-  /** instances that leave Redis for memory in it, for sure */
+  /** instances that surely go to memory in the fault */
   readonly noticedBy: readonly number[]
   readonly start: () => Promise<StartedFault>
 }
 
 export interface StartedFault {
   readonly stage: Stage
-  /** what comes right before the fault, and is none */
+  /** runs right before the fault */
   readonly prepare: () => Promise<void>
   readonly strike: (instances: readonly InstanceProcess[], loses: () => void) => Promise<Mend>
 }
 
-/** @param loses  is called right before Redis loses something, where that is not at once */
+/** @param loses  called right before Redis loses data, if that is later than the beginning of the fault */
 type Strike<S extends Stage> =
   (stage: S, instances: readonly InstanceProcess[], loses: () => void) => Promise<Mend> | Mend
 
-/** ms that servers may take to agree: on a busy machine a Sentinel may pause for 30 s. */
+/** ms that servers may take to agree: on a busy machine a Sentinel may pause for 30 s */
 const patienceMs = 90_000
 
 const withoutEviction = ['--maxmemory-policy', 'noeviction']
@@ -92,10 +92,10 @@ export const faults: readonly Fault[] = [
     const [lost, ...others] = cluster.servers
     await lost!.kill()
     return async () => {
-      const replication = async () => await told(others[2]!, async client => await client.info('replication'))
+      const replication = async () => await replyOf(others[2]!, async client => await client.info('replication'))
       await until(async () => /role:master/.test(await replication()), patienceMs)
       for (const server of others) {
-        const state = async () => await told(server, async client => String(await client.call('CLUSTER', 'INFO')))
+        const state = async () => await replyOf(server, async client => String(await client.call('CLUSTER', 'INFO')))
         await until(async () => /cluster_state:ok/.test(await state()), patienceMs)
       }
     }
@@ -196,7 +196,7 @@ async function onServer (stage: ServerStage, action: (client: Redis) => Promise<
   }
 }
 
-/** @returns what ends it, after a last time */
+/** Repeats an action. @returns a function that runs it a last time and ends it */
 async function repeat (
   stage: ServerStage,
   everyMs: number,
@@ -212,7 +212,7 @@ async function repeat (
   }
 }
 
-async function told<T> (server: RedisServer, question: (client: Redis) => Promise<T>): Promise<T> {
+async function replyOf<T> (server: RedisServer, question: (client: Redis) => Promise<T>): Promise<T> {
   const client = server.client()
   try {
     return await question(client)
@@ -221,7 +221,7 @@ async function told<T> (server: RedisServer, question: (client: Redis) => Promis
   }
 }
 
-/** The first slots of one node to another, with their keys, as `redis-cli --cluster reshard` does it. */
+/** Moves the first slots of one node to another, with their keys, as `redis-cli --cluster reshard` does. */
 async function moveSlots (from: RedisServer, to: RedisServer, count: number): Promise<void> {
   const [source, target] = [from.client(), to.client()]
   try {

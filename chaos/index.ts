@@ -1,15 +1,14 @@
 /**
- * Breaks Redis under a service of two instances, in every way that it breaks,
- * and prints what their clients saw of it:
+ * Breaks Redis under a service of two instances, in twenty ways, and prints what
+ * their clients saw:
  *
  *   npm run chaos
  *   npm run chaos -- --fault SIGSTOP --fault 'kill -9' --seconds 10
  *   npm run --silent chaos -- --json --fault Cluster
- *   npm run chaos -- --at-once 3 --timeout 900      on a busy machine, where times tell nothing
+ *   npm run chaos -- --at-once 3 --timeout 900      on a busy machine, where times say nothing
  *
- * options.ts has all options. Ends with 1 when something was not as it must
- * be. Everything is started here, on free ports, and ended by its own process
- * id.
+ * options.ts has all options. The exit code is 1 if a play has a miss. All
+ * servers are started here, on free ports, and ended by their own process ids.
  */
 import { faults } from './faults.js'
 import { figuresOf, missesOf } from './judge.js'
@@ -37,15 +36,15 @@ await Promise.all(Array.from({ length: Math.min(atOnce, chosen.length) }, async 
     const misses = missesOf(figures)
     const details = detailsOf(seen)
     rows[i] = { fault: fault.name, figures, misses, details }
-    const told = [...misses.map(({ what }) => `  ${what}`), ...details.map(detail => `    ${detail}`)]
-    // Of several at once, all of one stands together, below its name.
-    if (told.length > 0) process.stderr.write(`${[fault.name, ...told].slice(atOnce > 1 ? 0 : 1).join('\n')}\n`)
+    const report = [...misses.map(({ what }) => `  ${what}`), ...details.map(detail => `    ${detail}`)]
+    // With several plays at once, the lines of one stand together below its name.
+    if (report.length > 0) process.stderr.write(`${[fault.name, ...report].slice(atOnce > 1 ? 0 : 1).join('\n')}\n`)
   }
 }))
 console.log(json ? JSON.stringify(rows, null, 2) : `\n${renderRows(rows)}`)
 if (rows.some(({ misses }) => misses.length > 0)) process.exitCode = 1
 
-/** What helps to find out why. */
+/** Details that help to find the cause of a miss. */
 function detailsOf ({ instances, missing, countersOff }: Awaited<ReturnType<typeof play>>): string[] {
   return [
     ...instances.flatMap(({ errors }) => errors),

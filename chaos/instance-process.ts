@@ -1,4 +1,4 @@
-/** An instance, as who started it sees it. */
+/** An instance, as seen by the process that started it. */
 import { Child } from '../tools/child.js'
 import type { Ask, InstanceSettings, InstanceState, Standing } from './instance.js'
 

@@ -1,6 +1,5 @@
 /**
- * One instance of the service that is put through the faults, as a process of
- * its own:
+ * One instance of the service under the faults, as a process of its own:
  *
  *   node dist/chaos/instance.js '{ "redis": { "port": 6379 } }'
  *
@@ -15,7 +14,7 @@ import { instanceOptions, limitedMax, openPath } from './plan.js'
 /** Where its Redis is. */
 export interface RedisSettings {
   readonly redis: RedisOption
-  /** what a credentials function answers; undefined: there is none */
+  /** answer of the credentials function; undefined: there is no such function */
   readonly password?: string | undefined
 }
 
@@ -25,11 +24,11 @@ export interface InstanceSettings extends RedisSettings {
 
 export type Ask =
   | { readonly ask: 'state' }
-  /** the part of it that Redis is not asked for */
+  /** the part of the state that needs no Redis */
   | { readonly ask: 'standing' }
   /** calls a method of the guard */
   | { readonly ask: 'call', readonly method: keyof RedisGuard, readonly args: readonly unknown[] }
-  /** what the credentials function answers from now on */
+  /** sets the answer of the credentials function */
   | { readonly ask: 'password', readonly password: string }
 
 export interface Switch {
@@ -40,15 +39,15 @@ export interface Switch {
 
 export interface Standing {
   readonly store: 'redis' | 'memory'
-  /** since its start */
+  /** since the process started */
   readonly switches: readonly Switch[]
 }
 
 export interface InstanceState extends Standing {
-  /** that nobody handled, and all that was logged as an error */
+  /** unhandled errors, and lines that were logged as errors */
   readonly errors: readonly string[]
   readonly stalls: readonly Stall[]
-  /** entries that Redis is yet to be told */
+  /** entries that wait for a replay */
   readonly journalEntries: number
 }
 

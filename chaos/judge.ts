@@ -1,4 +1,4 @@
-/** What a play showed, in figures, and which of them are not as they must be. */
+/** Turns a play into figures, and names those that are wrong. */
 import { lostBetween } from './clock.js'
 import type { Answered } from './load.js'
 import { blockedClient, limitedMax } from './plan.js'
@@ -10,63 +10,62 @@ export interface Figures {
   readonly serverErrors: number
   /** requests that failed without an answer, or have none yet */
   readonly unanswered: number
-  /** what an instance logged as an error, or did not handle */
+  /** lines that an instance logged as errors, and unhandled errors */
   readonly errors: number
   /**
-   * slowest answers, in ms, less what the machine stood still: before the fault; until every instance had noticed it;
-   * and from then until Redis was back
+   * slowest answers, ms, without stalls of the machine: before the fault; until every instance had noticed it; and from
+   * then until Redis was back
    */
   readonly slowestMs: {
     readonly before: number, readonly noticing: number | undefined, readonly away: number | undefined
   }
   /** the longest time for which the machine did not let one of the processes run, in ms */
   readonly stalledMs: number
-  /** hits that were let in beyond what these two allow */
+  /** hits that were let in beyond the limit, with `onOutage: 'memory'` and `'share'` */
   readonly overMemory: number
   readonly overShare: number
-  /** by how many hits the counters in Redis differ from the answers, all together */
+  /** hits by which the counters in Redis differ from the answers, in all */
   readonly countersOff: number
-  /** blocks and unblocks that are not everywhere, and requests of a blocked client that were let in */
+  /** blocks and unblocks that are missing anywhere, and requests of a blocked client that were let in */
   readonly blocksLost: number
   /** events that are not in Redis; NaN is not counted */
   readonly eventsLost: number
-  /** values that are not what was added up */
+  /** values with a wrong sum */
   readonly valuesLost: number
-  /** from Redis being back to all instances using it, in ms; undefined: they never did */
+  /** ms from when Redis was back until all instances used it; undefined: they never did */
   readonly recoveryMs: number | undefined
-  /** the longest that blocks, events, values or counters took until all of them were in Redis, in ms */
-  readonly toldMs: number
-  /** the time limit of a command, which the slowest answers are measured by, in ms */
+  /** ms until all blocks, events, values and counters were in Redis */
+  readonly replayedMs: number
+  /** time limit of a command, ms: the slowest answers are compared with it */
   readonly commandTimeout: number
-  /** entries that Redis was never told */
-  readonly untold: number
+  /** journal entries that were never replayed */
+  readonly notReplayed: number
 }
 
-/**
- * @param what  that is not as it must be
- * @param isTime  it is a matter of time, which a machine under load may not have
- */
+/** A figure that is wrong. */
 export interface Miss {
+  /** the figure and its value */
   readonly what: string
+  /** it was too slow, as it may be on a machine under load */
   readonly isTime: boolean
 }
 
-/** ms: what the slowest answers may take beyond the time limit, or beyond the normal state */
+/** ms that the slowest answers may take beyond the time limit, and beyond the slowest before the fault */
 const noticingExtraMs = 50
 const awayExtraMs = 10
 const recoveryWithinMs = 1000
-const toldWithinMs = 1000
+const replayedWithinMs = 1000
 
 export function figuresOf (play: Play): Figures {
   const {
-    load: { answered, hanging, stalls }, instances, warmMs, struckMs, backMs, usedAgainMs, toldMs, missing, countersOff,
-    eventsOff, commandTimeout
+    load: { answered, hanging, stalls }, instances, warmMs, struckMs, backMs, usedAgainMs, replayedMs, missing,
+    countersOff, eventsOff, commandTimeout
   } = play
   const noticedMs = noticedAtMs(play)
   const allStalls = [...stalls, ...instances.flatMap(({ stalls }) => stalls)]
   const tookMs = ({ instance, dueMs, answeredMs }: Answered) => answeredMs - dueMs -
     lostBetween(stalls, dueMs, answeredMs) - lostBetween(instances[instance]!.stalls, dueMs, answeredMs)
-  // One that was due before the fault, and answered in it, has met it.
+  // A request that was due before the fault and answered in it has met it.
   const slowestOf = (isMeant: (answer: Answered) => boolean) => greatest(answered.filter(isMeant).map(tookMs))
   return {
     requests: answered.length + hanging,
@@ -87,15 +86,15 @@ export function figuresOf (play: Play): Figures {
     eventsLost: missing.events.length + (Number.isNaN(eventsOff) ? 0 : eventsOff),
     valuesLost: missing.values.length,
     recoveryMs: usedAgainMs === undefined ? undefined : usedAgainMs - backMs,
-    toldMs,
+    replayedMs,
     commandTimeout,
-    untold: sum(instances.map(({ journalEntries }) => journalEntries))
+    notReplayed: sum(instances.map(({ journalEntries }) => journalEntries))
   }
 }
 
 export function missesOf ({
   serverErrors, unanswered, errors, slowestMs: { before, noticing, away }, overMemory, overShare, countersOff,
-  blocksLost, eventsLost, valuesLost, recoveryMs, toldMs, commandTimeout, untold
+  blocksLost, eventsLost, valuesLost, recoveryMs, replayedMs, commandTimeout, notReplayed
 }: Figures): Miss[] {
   const misses: Miss[] = []
   const counts = {
@@ -108,7 +107,7 @@ export function missesOf ({
     'blocks lost': blocksLost,
     'events lost': eventsLost,
     'values lost': valuesLost,
-    untold
+    'not replayed': notReplayed
   }
   for (const [what, count] of Object.entries(counts)) {
     if (count > 0) misses.push({ what: `${what}: ${count}`, isTime: false })
@@ -121,7 +120,7 @@ export function missesOf ({
   within('slowest while noticing', noticing, commandTimeout + noticingExtraMs)
   within('slowest while away', away, before + awayExtraMs)
   within('recovery', recoveryMs, recoveryWithinMs)
-  within('told', toldMs, toldWithinMs)
+  within('replay', replayedMs, replayedWithinMs)
   if (recoveryMs === undefined) misses.push({ what: 'Redis was not used again', isTime: false })
   return misses
 }
@@ -135,9 +134,9 @@ function noticedAtMs ({ instances, struckMs, backMs }: Play): number | undefined
 }
 
 /**
- * With `memory` each instance lets in what was left when Redis last told it,
- * and no more: `x-ratelimit-remaining` of its last answer before the fault. Of
- * a client that came later it knows nothing.
+ * With `memory` each instance lets in the hits that were left at the last report
+ * of Redis: `x-ratelimit-remaining` of its last answer before the fault. A client
+ * that came later gets its whole quota from each instance.
  */
 function overMemory ({ load: { answered }, instances, struckMs }: Play): number {
   const hits = answered.filter(({ path }) => path === '/memory')
@@ -152,9 +151,10 @@ function overMemory ({ load: { answered }, instances, struckMs }: Play): number 
 /**
  * With `share` all instances together let in `max`. Where one of them is cut
  * off alone, the others go on with all that Redis has left, so that its part
- * comes on top. Where Redis loses its latest writes, the largest value that an
- * instance knows of a counter counts: hits that the others do not know may be
- * let in once more, and so may hits under way.
+ * comes on top. If Redis loses data, hits under way at that moment may be let in
+ * once more. If it loses only its latest writes, the largest value that an
+ * instance knows of a counter counts, so hits that only others know may be let in
+ * once more, too.
  */
 function overShare ({ fault, load: { answered }, instances, lossMs }: Play): number {
   const allowed = limitedMax + (fault.seenByOne ? Math.floor(limitedMax / instances.length) : 0)
@@ -169,7 +169,8 @@ function overShare ({ fault, load: { answered }, instances, lossMs }: Play): num
     const underWay = admitted.filter(({ dueMs, answeredMs }) => {
       return dueMs < lossMs.until + underWayMs && answeredMs > lossMs.from
     })
-    const mayBeLost = fault.loss === 'latest writes' ? Math.max(...known) - Math.min(...known) + underWay.length : 0
+    const spread = fault.loss === 'latest writes' ? Math.max(...known) - Math.min(...known) : 0
+    const mayBeLost = fault.loss === 'nothing' ? 0 : spread + underWay.length
     return Math.max(0, admitted.length - allowed - mayBeLost)
   }))
 }

@@ -5,7 +5,7 @@
  *
  *   node dist/chaos/load.js '{ "ports": [3001, 3002], "rate": 400, "connections": 64 }'
  *
- * Prints a port, which is nobody's, answers its parent (LoadAsk), and ends with it.
+ * Prints port 0, since it has none, answers its parent (LoadAsk), and ends with it.
  */
 import { Agent, get } from 'node:http'
 import { answerParent } from '../tools/child.js'
@@ -22,7 +22,7 @@ export interface LoadSettings {
 
 export type LoadAsk = 'start' | 'struck' | 'stop'
 
-/** One request that was answered, or that failed. */
+/** One request that was answered or failed. */
 export interface Answered {
   readonly path: Path
   readonly client: string
@@ -48,7 +48,7 @@ const patienceMs = 30_000
 
 const { ports, rate, connections } = JSON.parse(process.argv[2]!) as LoadSettings
 
-/** Those of two seconds: a machine that is this late would only be later with more, and is not as it must be anyway. */
+/** The requests of two seconds. A machine that is this late would only get later with more. */
 const mostWaiting = 2 * rate
 
 const stalls = watchStalls()

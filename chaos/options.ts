@@ -1,16 +1,16 @@
-/** What `npm run chaos -- ...` may be told. */
+/** The options of `npm run chaos -- ...`. */
 import { parseArgs } from 'node:util'
 import type { PlayOptions } from './play.js'
 
 export interface ChaosOptions extends PlayOptions {
   readonly json: boolean
-  /** faults that are played side by side; more than one tells nothing about times */
+  /** faults that are played at the same time; with more than one, times say nothing */
   readonly atOnce: number
   /** parts of the names of the faults to play, or `=` and a whole name; empty: all */
   readonly names: readonly string[]
 }
 
-/** @throws with what was wrong, for people */
+/** @throws Error  that names the wrong option and the value received */
 export function readOptions (args: readonly string[]): ChaosOptions {
   const { values } = parseArgs({
     args: [...args],

@@ -1,17 +1,17 @@
-/** Who asks for what while a fault is played: the same for every fault, so that their rows can be compared. */
+/** The requests and orders of a play: the same for every fault, so that their rows can be compared. */
 import type { RedisGuardOptions } from '../lib/settings/options.js'
 
-/** hits of a client that `/memory` and `/share` let pass, each on its own */
+/** hits of a client that `/memory` and `/share` each let pass */
 export const limitedMax = 50
 
-/** A window that no run sees the end of, and a limit for `/counted` that nobody reaches. */
+/** The window outlasts every run, and no client reaches the limit of `/counted`. */
 export const instanceOptions = {
   max: 1_000_000, timeWindow: '1 hour', nameSpace: 'guard:', resetTimeout: 500, connectTimeout: 2000
 } satisfies RedisGuardOptions
 
 export type Path = '/counted' | '/memory' | '/share'
 
-/** in keys */
+/** the names of limits in Redis keys */
 export const limitNames: Readonly<Record<Path, string>> = {
   '/counted': 'global',
   '/memory': 'GET:/memory',
@@ -26,12 +26,12 @@ export interface Visit {
   readonly client: string
 }
 
-/** blocked before the fault, asking all along, and never to be let in */
+/** blocked before the fault; it asks all the time and must never be let in */
 export const blockedClient = '203.0.113.1'
 
 const countedClients = clients('192.0.2', 40)
 const limitedClients = clients('198.51.100', 2)
-/** those who come when Redis is away, of whom nobody knows anything */
+/** clients that first come when Redis is away, so no instance knows them */
 const lateClients = clients('198.51.101', 2)
 
 /**
@@ -54,15 +54,15 @@ export function visit (n: number, struck: boolean): Visit {
   }
 }
 
-/** What the instances are told to do in the middle of the fault; all of it has to be in Redis afterwards. */
+/** What the instances do in the middle of the fault. All of it must be in Redis afterwards. */
 export const orders = {
-  /** done before, and undone in the fault */
+  /** blocked before the fault, and unblocked in it */
   liftedByFirst: '203.0.113.2',
   liftedBySecond: '203.0.113.3',
   blockedByFirst: ['203.0.113.11', '203.0.113.12'],
   blockedBySecond: ['203.0.113.13', '2001:db8::/32'],
   events: [{ ip: '203.0.113.21', count: 7 }, { ip: '203.0.113.22', count: 5 }],
-  /** a value that both add to */
+  /** a value that both instances add to */
   sum: { key: 'chaos', before: 3, first: 5, second: 7 }
 } as const
 

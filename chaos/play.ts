@@ -1,4 +1,4 @@
-/** Plays one fault: a service under load before it, in it and after it, and what came of it all. */
+/** Plays one fault: puts a service under load before, in and after it, and collects what was seen. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Cluster, type Redis } from 'ioredis'
 import { Child } from '../tools/child.js'
@@ -13,47 +13,47 @@ import { blockedClient, instanceOptions, limitedMax, limitNames, openPath, order
 import { instanceCount } from './stage.js'
 
 export interface PlayOptions {
-  /** while a fault lasts; undefined: its own time, or `usualHoldMs` */
+  /** how long a fault lasts, ms; undefined: its own time, or `usualHoldMs` */
   readonly holdMs: number | undefined
   /** requests in a second, over all instances */
   readonly rate: number
   /** to each instance */
   readonly connections: number
-  /** of the instances, in ms: one that a busy machine keeps, where times are not what is asked for */
+  /** of the instances, ms; longer on a busy machine, where times do not count */
   readonly commandTimeout: number
 }
 
-/** What was seen of one fault. Times are ms since 1970. */
+/** The observations of one play. Times are ms since 1970. */
 export interface Play {
   readonly fault: Fault
   readonly load: LoadReport
   readonly instances: readonly InstanceState[]
-  /** from then on, a server that has begun counts as warm */
+  /** from then on the servers count as warm */
   readonly warmMs: number
   readonly struckMs: number
   /** when Redis lost its data, where the fault makes it lose some */
   readonly lossMs: { readonly from: number, readonly until: number }
   /** Redis was back */
   readonly backMs: number
-  /** of all instances; undefined: one was still on memory at the end */
+  /** when all instances used Redis again; undefined: one was still on memory at the end */
   readonly usedAgainMs: number | undefined
-  /** the longest that anything took to be in Redis: from its use on, and counters and events from the last answer on */
-  readonly toldMs: number
+  /** ms until all was in Redis: counters and events from the last answer on, the rest from its use on */
+  readonly replayedMs: number
   readonly commandTimeout: number
-  /** what was to be in Redis, and never was */
+  /** entries that never reached Redis */
   readonly missing: {
     readonly blocks: readonly string[], readonly events: readonly string[], readonly values: readonly string[]
   }
-  /** counters in Redis that at the end are not what the clients were answered */
+  /** counters in Redis that differ from the answers at the end */
   readonly countersOff: readonly CounterOff[]
-  /** refused requests that no event tells of; NaN where Redis has lost events with its data */
+  /** refused requests without an event; NaN if Redis has lost events with its data */
   readonly eventsOff: number
 }
 
 export interface CounterOff {
   readonly key: string
   readonly counted: number
-  /** that it has to be */
+  /** the smallest right value */
   readonly least: number
   readonly most: number
 }
@@ -71,10 +71,10 @@ const warmUpMs = 1500
 const calmMs = 2000
 const afterMs = 2000
 
-/** ms that an instance may take to notice, to use Redis again, and to replay; judge.ts says what is too long */
+/** ms to wait for an instance to notice, to use Redis again, and to replay; judge.ts says what is too long */
 const patienceMs = 60_000
 
-/** @throws when a process or a server does not start, or Redis does not come back */
+/** @throws Error  if a process or a server does not start, or Redis does not come back */
 export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
   const { rate, connections, commandTimeout, holdMs = fault.holdMs ?? usualHoldMs } = options
   const { stage, prepare: prepareFault, strike } = await fault.start()
@@ -118,7 +118,7 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
     client = stage.client()
     const fromMs = usedAgainMs ?? backMs
     const missing = await missingAfter(client, [first, second], fault)
-    const toldMs = [nowMs() - fromMs]
+    const replayedMs = [nowMs() - fromMs]
     await sleep(Math.min(afterMs, holdMs))
     const report = await load.ask<LoadReport>('stop' satisfies LoadAsk)
     const stoppedMs = nowMs()
@@ -136,7 +136,7 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
     const eventsOff = fault.loss === 'nothing'
       ? await soon(async () => await compareEvents(client!, report.answered), off => off === 0)
       : Number.NaN
-    toldMs.push(nowMs() - stoppedMs)
+    replayedMs.push(nowMs() - stoppedMs)
     const states = await settled(instances)
     return {
       fault,
@@ -147,7 +147,7 @@ export async function play (fault: Fault, options: PlayOptions): Promise<Play> {
       lossMs: { from: lossFromMs, until: lossUntilMs },
       backMs,
       usedAgainMs,
-      toldMs: Math.max(...toldMs),
+      replayedMs: Math.max(...replayedMs),
       commandTimeout,
       missing,
       countersOff,
@@ -170,11 +170,11 @@ interface Lost {
   readonly loss: Fault['loss']
   /** when the fault struck, and when data was lost */
   readonly atMs: readonly Period[]
-  /** of each instance: when it gave up a Cluster, which cannot tell what of the requests under way it has run */
+  /** by instance: when it left a Cluster, of which it is unknown which of the requests under way it has run */
   givenUpMs: readonly (readonly number[])[]
 }
 
-/** Waits until all use Redis, and have told it all. @returns their states, whether or not they do */
+/** Waits until all use Redis and have replayed their journals. @returns their states, even if they do not */
 async function settled (instances: readonly InstanceProcess[]): Promise<InstanceState[]> {
   return await Promise.all(instances.map(async instance => (
     await soon(async () => await instance.state(), ({ store, journalEntries }) => {
@@ -225,13 +225,13 @@ async function giveOrders (first: InstanceProcess, second: InstanceProcess): Pro
   for (let i = 0; i < sum.second; i++) await second.call('incr', sum.key)
 }
 
-/** Asks for what no one is counted for. */
+/** Whether an instance refuses an address on a path without a limit. */
 async function isRefused ({ port }: InstanceProcess, ip: string): Promise<boolean> {
   const { status } = await fetch(`http://127.0.0.1:${port}${openPath}`, { headers: { 'x-forwarded-for': ip } })
   return status === 403
 }
 
-/** When the last instance took to Redis for good. */
+/** When the last instance used Redis for good. */
 async function usedAgain (instances: readonly InstanceProcess[], backMs: number): Promise<number | undefined> {
   const times = await Promise.all(instances.map(async instance => {
     const { store, switches } = await soon(async () => await instance.standing(), ({ store }) => store === 'redis')
@@ -283,13 +283,13 @@ async function missingAfter (
  * - Hits that only the part of an instance refused (`share`) are not counted.
  * - After a loss, refusals beyond a used quota may be missing: the client stays
  *   limited all the same.
- * - A hit that was under way when data was lost counts once or twice: Redis no
- *   longer knows whether it ran, and another instance may have seen it counted.
- *   In a Cluster the same holds for a hit that was under way when its instance
- *   went to memory.
- * - After a loss of the latest writes the larger value of each counter counts.
- *   So hits that only some of the instances know may be missing, and so may hits
- *   under way.
+ * - A hit that was under way when data was lost counts up to twice, or not at
+ *   all: Redis no longer knows whether it ran, another instance may have seen it
+ *   counted, and its answer may come when memory has gone on without it. In a
+ *   Cluster a hit that was under way when its instance went to memory counts once
+ *   or twice.
+ * - After a loss of the latest writes the larger value of each counter counts, so
+ *   hits that only some of the instances know may be missing.
  */
 async function compareCounters (
   client: Redis | Cluster,
@@ -300,14 +300,14 @@ async function compareCounters (
   for (const { path, client: ip, instance, status, dueMs, answeredMs, remaining } of answered) {
     if (status !== 200 && status !== 429) continue
     const wasUnderWay = ({ fromMs, untilMs }: Period) => dueMs < untilMs + underWayMs && answeredMs > fromMs
-    const isInDoubt = (loss !== 'nothing' && atMs.some(wasUnderWay)) ||
+    const mayBeMissing = loss !== 'nothing' && atMs.some(wasUnderWay)
+    const isInDoubt = mayBeMissing ||
       givenUpMs[instance]?.some(atMs => wasUnderWay({ fromMs: atMs, untilMs: atMs })) === true
     const key = `guard:fixed-window:{${ip}}:${limitNames[path]}`
     const bounds = expected.get(key) ??
       { path, least: 0, most: 0, known: Array.from({ length: instanceCount }, () => 0) }
     expected.set(key, bounds)
     bounds.most += isInDoubt ? 2 : 1
-    const mayBeMissing = loss === 'latest writes' && isInDoubt
     if (!mayBeMissing && (path !== '/share' || status === 200)) bounds.least++
     const max = path === '/counted' ? instanceOptions.max : limitedMax
     const isBeforeLoss = atMs.every(({ fromMs }) => answeredMs < fromMs)
@@ -315,8 +315,8 @@ async function compareCounters (
   }
   const off: CounterOff[] = []
   for (const [key, { path, least: answers, most, known }] of expected) {
-    const mayBeMissing = loss === 'latest writes' ? Math.max(...known) - Math.min(...known) : 0
-    const least = answers - mayBeMissing
+    const spread = loss === 'latest writes' ? Math.max(...known) - Math.min(...known) : 0
+    const least = answers - spread
     const counts = (hits: number) => loss !== 'nothing' && path !== '/counted' ? Math.min(hits, limitedMax) : hits
     const [used, refused = 0] = (await client.get(key) ?? '0').split(':').map(Number)
     const counted = used! + refused
@@ -328,11 +328,11 @@ async function compareCounters (
 /** @returns how many refused requests have no event, or how many events no refused request */
 async function compareEvents (client: Redis | Cluster, answered: readonly Answered[]): Promise<number> {
   const refused = answered.filter(({ status }) => status === 429 || status === 403).length
-  // Not those that were ordered, nor those of our own looking around.
-  const told = (await eventsIn(client))
+  // Without the events of the orders, and of the requests of `isRefused`.
+  const recorded = (await eventsIn(client))
     .filter(({ route }) => route !== undefined && route !== openPath)
     .reduce((sum, { count }) => sum + count, 0)
-  return Math.abs(refused - told)
+  return Math.abs(refused - recorded)
 }
 
 async function eventsIn (client: Redis | Cluster): Promise<RateLimitEvent[]> {
@@ -340,7 +340,7 @@ async function eventsIn (client: Redis | Cluster): Promise<RateLimitEvent[]> {
   return entries.map(([, fields]) => JSON.parse(fields[fields.indexOf('event') + 1]!) as RateLimitEvent)
 }
 
-/** Looks until it is as it should be, or time is up; @returns what was seen last */
+/** Looks until `isGood`, or until `patienceMs` is over. @returns what was seen last */
 async function soon<T> (look: () => Promise<T>, isGood: (seen: T) => boolean): Promise<T> {
   const untilMs = nowMs() + patienceMs
   for (;;) {

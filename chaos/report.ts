@@ -6,7 +6,7 @@ export interface Row {
   readonly fault: string
   readonly figures: Figures
   readonly misses: readonly Miss[]
-  /** what helps to find out why */
+  /** that help to find the cause of a miss */
   readonly details: readonly string[]
 }
 

@@ -1,4 +1,4 @@
-/** Where a fault is played: real servers, and the way of each instance to them. */
+/** The stages on which faults are played: real servers, and how each instance reaches them. */
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
 import { Authority, type Certificate } from '../tools/certificates.js'
 import { RedisCluster } from '../tools/redis-cluster.js'
@@ -10,11 +10,10 @@ import type { RedisSettings } from './instance.js'
 
 export const instanceCount = 2
 
-/** What every stage is. */
 export interface Stage {
   /** @param instance  0 or 1 */
   settingsOf: (instance: number) => RedisSettings
-  /** of the conductor's own, past everything that is broken; who asks for it ends it */
+  /** makes a client that bypasses the fault; the caller ends it */
   client: () => Redis | Cluster
   stop: () => Promise<void>
 }
@@ -50,7 +49,7 @@ export class ServerStage implements Stage {
   }
 }
 
-/** A server with a password, which the instances ask a function for. */
+/** A server with a password, which the instances get from a credentials function. */
 export class PasswordStage extends ServerStage {
   password: string
 
@@ -74,7 +73,7 @@ export class PasswordStage extends ServerStage {
   }
 }
 
-/** A server that speaks TLS alone, and two authorities, of which the instances trust the first. */
+/** A server with TLS only, and two authorities, of which the instances trust the first. */
 export class TlsStage extends ServerStage {
   readonly #folders: readonly (() => Promise<void>)[]
   readonly #trustedCa: string
@@ -109,7 +108,7 @@ export class TlsStage extends ServerStage {
     return { redis: { ...redis as RedisOptions, tls: { ca: this.#trustedCa } } }
   }
 
-  /** The server's certificate from now on; connections that there are stay as they are. */
+  /** Replaces the certificate of the server; open connections stay. */
   async present ({ certFile, keyFile }: Certificate): Promise<void> {
     const client = this.client()
     try {
@@ -125,7 +124,7 @@ export class TlsStage extends ServerStage {
   }
 }
 
-/** A primary, its replica, and a Sentinel that tells which is which. */
+/** A primary, its replica, and a Sentinel. */
 export class SentinelStage implements Stage {
   readonly primary: RedisServer
   readonly replica: RedisServer
@@ -207,7 +206,7 @@ async function hasCaughtUp (replica: RedisServer): Promise<void> {
   })
 }
 
-/** One that comes back by itself and says nothing about it. */
+/** A client that reconnects by itself; errors of the connection are ignored. */
 function quiet<C extends Redis | Cluster> (client: C): C {
   client.on('error', () => {})
   return client

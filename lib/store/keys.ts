@@ -69,20 +69,26 @@ export class Keys {
   }
 
   /** The Redis key of a counter; the owner's `counterKeys` may remember it. */
-  counter ({ clientKey, counterKeys }: Owner, { name, limit }: NamedLimit): string {
-    return counterKeys?.find(limit.algorithm, name) ?? this.newCounter(limit.algorithm, name, counterKeys ?? clientKey)
+  counter (owner: Owner, check: NamedLimit): string {
+    return this.place(owner, check).key
+  }
+
+  /** The place of a counter: the same object for each hit, as long as the owner's `counterKeys` remember it. */
+  place ({ clientKey, counterKeys }: Owner, { name, limit }: NamedLimit): CounterPlace {
+    const known = counterKeys?.find(limit.algorithm, name)
+    if (known !== undefined) return known
+    const key = this.newCounter(limit.algorithm, name, clientKey)
+    return counterKeys?.remember(limit.algorithm, name, key) ?? { key, entry: undefined }
   }
 
   /**
    * Builds the Redis key of a counter.
    *
    * @param name    name of the limit; any text
-   * @param client  key of the client, any text; or the `CounterKeys` that remember its counters' keys
+   * @param client  key of the client; any text
    */
-  newCounter (algorithm: Algorithm, name: string, client: string | CounterKeys): string {
-    if (typeof client === 'string') return `${this.#nameSpace}${algorithm}:{${this.#partOf(client)}}:${part(name)}`
-    const known = client.find(algorithm, name)
-    return known ?? client.remember(algorithm, name, this.newCounter(algorithm, name, client.client))
+  newCounter (algorithm: Algorithm, name: string, client: string): string {
+    return `${this.#nameSpace}${algorithm}:{${this.#partOf(client)}}:${part(name)}`
   }
 
   /**
@@ -127,36 +133,53 @@ export class Keys {
   }
 }
 
-/** Remembers the Redis keys of one client's counters, so that a returning client needs no new texts. */
+/**
+ * Remembers the places of one client's counters. So a returning client needs no new text, and the memory store finds
+ * its counter without a look-up by text.
+ */
 export class CounterKeys {
   readonly client: string
-  readonly #keys: CounterKey[] = []
+  /** almost every client has one counter, so the last one that was used is looked at first */
+  #last: KnownPlace | undefined
+  readonly #places: KnownPlace[] = []
   #next = 0
 
   constructor (client: string) {
     this.client = client
   }
 
-  find (algorithm: Algorithm, name: string): string | undefined {
-    for (const known of this.#keys) if (known.name === name && known.algorithm === algorithm) return known.key
+  find (algorithm: Algorithm, name: string): CounterPlace | undefined {
+    const last = this.#last
+    if (last !== undefined && last.name === name && last.algorithm === algorithm) return last
+    for (const place of this.#places) {
+      if (place.name === name && place.algorithm === algorithm) return (this.#last = place)
+    }
     return undefined
   }
 
-  /** Remembers a key in place of the oldest, if there are `mostRemembered` already. @returns the key */
-  remember (algorithm: Algorithm, name: string, key: string): string {
-    this.#keys[this.#next] = { algorithm, name, key }
+  /** Remembers a place instead of the oldest one, if there are `mostRemembered` already. */
+  remember (algorithm: Algorithm, name: string, key: string): CounterPlace {
+    const place: KnownPlace = { algorithm, name, key, entry: undefined }
+    this.#last = this.#places[this.#next] = place
     this.#next = (this.#next + 1) % mostRemembered
-    return key
+    return place
   }
 }
 
-interface CounterKey {
-  readonly algorithm: Algorithm
-  readonly name: string
+/** Where a counter is found. */
+export interface CounterPlace {
+  /** its key in Redis */
   readonly key: string
+  /** its entry in memory, if the memory store has found it here before; only that store reads and writes it */
+  entry: unknown
 }
 
-/** The most keys that are remembered for a client. With more, memory would grow with clients times limits. */
+interface KnownPlace extends CounterPlace {
+  readonly algorithm: Algorithm
+  readonly name: string
+}
+
+/** The most places that are remembered for a client. With more, memory would grow with clients times limits. */
 const mostRemembered = 4
 
 /** Longer texts are stored as their hash. Otherwise a header of 100 kB would be part of the key of every counter. */

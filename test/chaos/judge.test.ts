@@ -67,7 +67,7 @@ function played (
     lossMs: { from: struckMs, until: struckMs },
     backMs,
     usedAgainMs,
-    toldMs: 900,
+    replayedMs: 900,
     commandTimeout: 250,
     missing: { blocks: [], events: [], values: [] },
     countersOff: [],
@@ -129,7 +129,7 @@ const misses: Record<string, { readonly play: Play, readonly what: RegExp, reado
   },
   'a journal that was not replayed': {
     play: played({ instances: [state({ journalEntries: 5 }), state()] }),
-    what: /^untold: 5$/
+    what: /^not replayed: 5$/
   },
   'a Redis that is not used again': { play: played({ usedAgainMs: undefined }), what: /^Redis was not used again$/ },
   'a slow answer to a request from before the fault': {
@@ -148,7 +148,7 @@ const misses: Record<string, { readonly play: Play, readonly what: RegExp, reado
     isTime: true
   },
   'a slow recovery': { play: played({ usedAgainMs: 6001 }), what: /^recovery: 1001.0 ms/, isTime: true },
-  'a late replay': { play: played({ toldMs: 1001 }), what: /^told: 1001.0 ms/, isTime: true }
+  'a late replay': { play: played({ replayedMs: 1001 }), what: /^replay: 1001.0 ms/, isTime: true }
 }
 
 for (const [name, { play, what, isTime = false }] of Object.entries(misses)) {

@@ -3,7 +3,7 @@ import crypto from 'node:crypto'
 import { syncBuiltinESMExports } from 'node:module'
 import fc from 'fast-check'
 import t from 'tap'
-import { algorithms } from '../../lib/rules/algorithms.js'
+import { type Algorithm, algorithms } from '../../lib/rules/algorithms.js'
 import { CounterKeys, Keys } from '../../lib/store/keys.js'
 
 const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
@@ -131,24 +131,36 @@ t.test('two name spaces share no keys', async t => {
   t.not(new Keys('a:').value('x'), new Keys('b:').value('x'))
 })
 
-t.test('the keys cached with a client are the keys built from its name', async t => {
-  const kept = new CounterKeys('a client')
+const limitOf = (algorithm: Algorithm, name: string) => ({ name, limit: { algorithm } })
+
+t.test('the keys that a client remembers are the keys built from its name', async t => {
+  const owner = { clientKey: 'a client', counterKeys: new CounterKeys('a client') }
   const names = Array.from({ length: 10 }, (_, i) => `limit ${i}`)
   for (const round of [1, 2, 3]) {
     for (const algorithm of algorithms) {
       for (const name of names) {
         const key = keys.newCounter(algorithm, name, 'a client')
-        t.equal(keys.newCounter(algorithm, name, kept), key, `${round} ${key}`)
-        t.equal(keys.newCounter(algorithm, name, kept), key, `${round} ${key}, kept`)
+        t.equal(keys.counter(owner, limitOf(algorithm, name)), key, `${round} ${key}`)
+        t.equal(keys.counter(owner, limitOf(algorithm, name)), key, `${round} ${key}, remembered`)
       }
     }
   }
 })
 
-t.test('a client caches its last four keys', async t => {
-  const kept = new CounterKeys('client')
-  for (const name of ['a', 'b', 'c', 'd', 'e']) keys.newCounter('gcra', name, kept)
-  t.equal(kept.find('gcra', 'a'), undefined)
-  for (const name of ['b', 'c', 'd', 'e']) t.equal(kept.find('gcra', name), `guard:gcra:{client}:${name}`)
-  t.equal(kept.find('fixed-window', 'e'), undefined)
+t.test('a client remembers the places of its last four counters', async t => {
+  const counterKeys = new CounterKeys('client')
+  const placeOf = (name: string) => keys.place({ clientKey: 'client', counterKeys }, limitOf('gcra', name))
+  const [a, ...others] = ['a', 'b', 'c', 'd', 'e'].map(name => ({ name, place: placeOf(name) }))
+  t.equal(counterKeys.find('gcra', a!.name), undefined)
+  for (const { name, place } of others) {
+    t.equal(place.key, `guard:gcra:{client}:${name}`)
+    t.equal(placeOf(name), place, 'the same object')
+  }
+  t.equal(counterKeys.find('fixed-window', 'e'), undefined)
+})
+
+t.test('without such a memory, each place is a new one', async t => {
+  const [one, other] = [1, 2].map(() => keys.place({ clientKey: 'client' }, limitOf('gcra', 'login')))
+  t.same(one, other)
+  t.not(one, other)
 })

@@ -22,6 +22,7 @@
  * A new key without room shares a counter with others of its limit: see
  * shared-counters.ts.
  */
+import type { CounterPlace } from '../keys.js'
 import type { HashKey } from '../../addresses/keyed-hash.js'
 import { ruleOf } from '../../rules/algorithms.js'
 import { usedPart } from '../../rules/rate-limit.js'
@@ -64,11 +65,13 @@ export class CounterTable {
   /**
    * The entry that counts for a key, its own or a shared one. Makes room for a new key.
    *
+   * @param place  of the counter; the table leaves the entry there, and finds it again at the next hit
    * @param fromAddress  the address that sent the request; undefined: the client's key is that address
    * @returns undefined: the key is new, and has room for its own entry
    */
-  find (key: string, named: NamedLimit, fromAddress: string | undefined, nowMs: number): Entry | undefined {
-    const entry = this.#entries.get(key)
+  find (place: CounterPlace, named: NamedLimit, fromAddress: string | undefined, nowMs: number): Entry | undefined {
+    const { key } = place
+    const entry = this.#entryAt(place)
     if (entry !== undefined) {
       if (nowMs < entry.expiresAtMs) return entry
       this.#remove(entry)
@@ -77,6 +80,15 @@ export class CounterTable {
     const shared = fromAddress === undefined ? undefined : this.#shared.find(fromAddress, key, named, nowMs)
     if (shared !== undefined) return shared
     return this.#makeRoom(named.name, fromAddress, nowMs) ? undefined : this.#sharedFor(key, named, fromAddress, nowMs)
+  }
+
+  #entryAt (place: CounterPlace): OwnEntry | undefined {
+    const left = place.entry as OwnEntry | undefined
+    // An entry that was evicted is in no list.
+    if (left?.list !== undefined) return left
+    const entry = this.#entries.get(place.key)
+    place.entry = entry
+    return entry
   }
 
   /** The counters of a key, unless they are shared. Makes no room. */

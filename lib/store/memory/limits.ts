@@ -138,11 +138,11 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   /** Almost every hit has one limit, so this way makes no lists. */
   #takeSingle (owner: Owner, check: Check, nowMs: number): Decided {
     const { limit, cost } = check
-    const key = this.#keys.counter(owner, check)
-    const entry = this.#table.find(key, check, owner.fromAddress, nowMs)
+    const place = this.#keys.place(owner, check)
+    const entry = this.#table.find(place, check, owner.fromAddress, nowMs)
     const outcome = ruleOf(limit).take(entry?.state, nowMs, limit, cost)
     const decided = decidedOf(check, outcome, nowMs)
-    if (isChanged(outcome)) this.#table.keep(entry, key, updateOf(owner, decided, nowMs), nowMs)
+    if (isChanged(outcome)) this.#table.keep(entry, place.key, updateOf(owner, decided, nowMs), nowMs)
     const accepted = outcome.fits || check.shadow === true
     return { kind: 'taken', source: 'memory', accepted, nowMs, outcomes: [decided] }
   }
@@ -153,8 +153,9 @@ export class MemoryLimits implements LimitStore, LimitMirror {
   }
 
   #find (owner: Owner, check: Check, nowMs: number): Found {
-    const key = this.#keys.counter(owner, check)
-    const entry = this.#table.find(key, check, owner.fromAddress, nowMs)
+    const place = this.#keys.place(owner, check)
+    const { key } = place
+    const entry = this.#table.find(place, check, owner.fromAddress, nowMs)
     return { check, key, entry, state: entry?.state }
   }
 }

@@ -5,6 +5,7 @@ import { windowOf } from '../../../lib/rules/fixed-window.js'
 import { defineLimit } from '../../../lib/rules/rate-limit.js'
 import type { LimitState } from '../../../lib/rules/rule.js'
 import type { Entry } from '../../../lib/store/memory/counter-entry.js'
+import type { CounterPlace } from '../../../lib/store/keys.js'
 import { CounterTable } from '../../../lib/store/memory/counter-table.js'
 import { bucketsOfAddress, mostSharedByAddresses, overflowBuckets } from '../../../lib/store/memory/shared-counters.js'
 
@@ -24,6 +25,17 @@ interface How {
 const newTable = (capacity: number) => new CounterTable(capacity, [seed, 1])
 const hundred = defineLimit('fixed-window', 100, 1000)
 
+/** The places of each table's counters. They are kept, as a returning client keeps them, also beyond an eviction. */
+const placesOf = new WeakMap<CounterTable, Map<string, CounterPlace>>()
+
+function placeOf (table: CounterTable, key: string): CounterPlace {
+  const places = placesOf.get(table) ?? new Map<string, CounterPlace>()
+  placesOf.set(table, places)
+  const place = places.get(key) ?? { key, entry: undefined }
+  places.set(key, place)
+  return place
+}
+
 /** Counts one hit as the memory store does, and returns the count. */
 function hit (table: CounterTable, key: string, nowMs: number, how: How = {}): number {
   return hitAll(table, [key], nowMs, how)[0]!
@@ -32,7 +44,7 @@ function hit (table: CounterTable, key: string, nowMs: number, how: How = {}): n
 /** Counts one hit with several limits: all counters are looked up before any is stored. */
 function hitAll (table: CounterTable, keys: readonly string[], nowMs: number, how: How = {}): number[] {
   const { limit: name = 'login', from, limitedUntilMs = 0, expiresAtMs = nowMs + 60_000 } = how
-  const entries = keys.map(key => table.find(key, { name, limit: hundred }, from, nowMs))
+  const entries = keys.map(key => table.find(placeOf(table, key), { name, limit: hundred }, from, nowMs))
   return entries.map((entry, i) => {
     const used = usedOf(entry?.state) + 1
     const state = windowOf(used, 0, nowMs)
@@ -104,10 +116,11 @@ t.test('a limited key keeps its counter until it may pass again, whatever other 
       const untilMs = nowMs + Math.min(heldForMs, lastsMs)
       hit(table, key!, nowMs, { from, limitedUntilMs: untilMs, expiresAtMs: nowMs + lastsMs })
       if (sweep) table.sweep(nowMs)
-      const entry = table.find(key!, { name: 'login', limit: hundred }, from, nowMs)
+      const entry = table.find(placeOf(table, key!), { name: 'login', limit: hundred }, from, nowMs)
       if (entry !== undefined && !entry.isShared) held.set(key!, { untilMs, entry })
       return [...held].every(([key, { untilMs, entry }]) => {
-        return untilMs <= nowMs || table.find(key, { name: 'login', limit: hundred }, undefined, nowMs) === entry
+        if (untilMs <= nowMs) return true
+        return table.find(placeOf(table, key), { name: 'login', limit: hundred }, undefined, nowMs) === entry
       })
     })
   }), { seed, numRuns: 2000 })
@@ -163,7 +176,7 @@ t.test('when all keys are limited', async t => {
     t.equal(used.filter(count => count === 1).length, overflowBuckets)
     const shared = new Map<Entry, number>()
     for (let i = 0; i < 10_000; i++) {
-      const entry = table.find(`newcomer ${i}`, { name: 'login', limit: hundred }, undefined, 1)!
+      const entry = table.find(placeOf(table, `newcomer ${i}`), { name: 'login', limit: hundred }, undefined, 1)!
       shared.set(entry, usedOf(entry.state))
     }
     t.equal(shared.size, overflowBuckets)
@@ -219,7 +232,8 @@ t.test('when all keys are limited', async t => {
     table.sweep(100)
     hitAll(table, ['first limit', 'second limit'], 100, { limitedUntilMs: 50_000 })
     t.equal(own(table, 'first limit', 100), 1)
-    t.equal(usedOf(table.find('second limit', { name: 'login', limit: hundred }, undefined, 100)?.state), 7)
+    const place = placeOf(table, 'second limit')
+    t.equal(usedOf(table.find(place, { name: 'login', limit: hundred }, undefined, 100)?.state), 7)
   })
 })
 
@@ -264,7 +278,7 @@ t.test('the keys that one address chooses', async t => {
   /** The shared counters of these keys. */
   const sharedBy = (table: CounterTable, from: string, count: number, name = 'login') => {
     const entries = Array.from({ length: count }, (_, i) =>
-      table.find(`${from} ${i}`, { name, limit: hundred }, from, 1))
+      table.find(placeOf(table, `${from} ${i}`), { name, limit: hundred }, from, 1))
     return [...new Set(entries)].filter(entry => entry?.isShared === true)
   }
 
@@ -385,7 +399,7 @@ t.test('keys that one limit has limited', async t => {
     const gone = keys.filter(key => own(table, key, 1) === undefined)
     t.equal(gone.length, 25)
     const limitedUntilMs = (key: string) =>
-      table.find(key, { name: 'login', limit: hundred }, undefined, 1)?.limitedUntilMs ?? 0
+      table.find(placeOf(table, key), { name: 'login', limit: hundred }, undefined, 1)?.limitedUntilMs ?? 0
     t.same(gone.filter(key => limitedUntilMs(key) < 50_000), [])
   })
 
