@@ -2,7 +2,7 @@
 import t from 'tap'
 import { exampleOf } from '../support/example.js'
 
-t.test('a query costs its fields, however it spells them, and one too large never passes', async t => {
+t.test('a query costs one hit per field, fragments included, and one above the limit never passes', async t => {
   const url = await exampleOf(t, 'graphql')
   const ask = async (query: unknown) => {
     const response = await fetch(`${url}/graphql`, {

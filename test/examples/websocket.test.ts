@@ -9,7 +9,7 @@ import redisGuard from '../../lib/index.js'
 import { exampleOf } from '../support/example.js'
 import { until } from '../../tools/until.js'
 
-t.test('a client over its limit of messages is hung up on, and over that of connections not let in', async t => {
+t.test('a client over its message limit is disconnected, and over its connection limit not admitted', async t => {
   const url = (await exampleOf(t, 'websocket')).replace('http', 'ws')
   const open = async () => {
     const socket = new WebSocket(`${url}/chat`)

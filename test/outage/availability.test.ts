@@ -1,6 +1,6 @@
 /**
- * What becomes of each answer and failure of Redis in the moments of a switch: heartbeats, replays and calls under way.
- * Redis and the breaker are made up here, and timers are the test's own, so that nothing depends on who comes first.
+ * Answers and failures of Redis at the moment of a switch: heartbeats, replays and calls under way. Redis and the
+ * breaker are simulated, and the test sets the timers, so that no order depends on luck.
  */
 import t, { type Test } from 'tap'
 import { StoreUnavailableError } from '../../lib/errors.js'
@@ -19,7 +19,7 @@ const checks = [check]
 const lost = new StoreUnavailableError('lost', 'lost')
 const rejected = new StoreUnavailableError('reply', 'reply')
 
-/** Lets all promises that can go on do so. */
+/** Lets all promises that can continue do so. */
 async function turns (): Promise<void> {
   for (let i = 0; i < 20; i++) await new Promise(resolve => setImmediate(resolve))
 }
@@ -43,7 +43,7 @@ function setUp (t: Test) {
   return { clock, memory, breaker, redis, journal, stores, switches, isUp, hit, counterOf }
 }
 
-/** What Redis answers to a hit that it counts. */
+/** Redis' answers to hits that it counts. */
 function counted (hits: readonly Hit[]): readonly Taken[] {
   return hits.flatMap(hit => countedBy([hit], check))
 }
@@ -104,7 +104,7 @@ for (const closes of [false, true]) {
   })
 }
 
-t.test('where Redis goes during a replay, the breaker says when the next one begins', async t => {
+t.test('if Redis goes away during a replay, the breaker decides when the next one starts', async t => {
   const { clock, breaker, redis, stores, hit } = setUp(t)
   await hit('client')
   redis.instance.fence = async () => {
@@ -119,7 +119,7 @@ t.test('where Redis goes during a replay, the breaker says when the next one beg
   t.match(stores.availability.status, { store: 'memory', reason: 'gone' })
 })
 
-t.test('a Redis that is a few batches behind gets back the counters that it had', async t => {
+t.test('a Redis that is a few batches behind gets its counters back', async t => {
   const { breaker, redis, isUp, hit, counterOf } = setUp(t)
   await isUp()
   redis.limits.decide = async hits => {
@@ -191,7 +191,7 @@ t.test('entries that Redis rejects during a replay are reported, and the others 
   t.same([redis.mergeCalls.length, journal.size, breaker.usable], [1, 0, true])
 })
 
-t.test('what is sent last and does not arrive is sent with a later heartbeat', async t => {
+t.test('the rest of a replay that does not arrive is sent with a later heartbeat', async t => {
   const { clock, breaker, redis, journal, hit, isUp } = setUp(t)
   await isUp()
   let fail = (_: Error) => {}
@@ -214,21 +214,21 @@ t.test('what is sent last and does not arrive is sent with a later heartbeat', a
   t.same([journal.size, redis.mergeCalls.length], [0, 1])
 })
 
-t.test('blocks are restored where Redis lacks them, and lifted where it still has them, once each', async t => {
+t.test('blocks are restored if Redis lacks them, and lifted if it still has them, once each', async t => {
   const { breaker, redis, memory, stores, isUp } = setUp(t)
   await isUp()
   const durationMs = 60_000
   const request = (ip: string, ms = durationMs) => ({ ip, durationMs: ms, reason: '', origin: '' })
   const standing = ({ ip, reason, origin, durationMs }: ReturnType<typeof request>): Block =>
     ({ ip, reason, origin, blockedAtMs: Date.now(), expiresAtMs: Date.now() + durationMs })
-  // Before the outage: Redis loses 1, 6 and 7, and does not hear of what follows.
+  // Before the outage: Redis loses 1, 6 and 7, and does not get the changes that follow.
   for (const i of [1, 2, 3, 4, 5, 6, 7]) memory.blocks.block(request(`192.0.2.${i}`))
   memory.blocks.unblock('192.0.2.3')
   memory.blocks.unblock('192.0.2.5')
   memory.blocks.block(request('192.0.2.5', 30_000))
   memory.blocks.unblock('192.0.2.9')
   breaker.down()
-  // In the outage.
+  // During the outage.
   await stores.blocks.unblock('192.0.2.4')
   await stores.blocks.block(request('192.0.2.6', 120_000))
   redis.listed = [2, 3, 4, 5].map(i => standing(request(`192.0.2.${i}`)))
@@ -253,7 +253,7 @@ t.test('a hit that Redis rejects is decided by memory and not journaled', async 
   t.same(switches, ['redis'])
 })
 
-/** Ways in which a call fails: which error, and the number under which it was sent; 0: it was not, or to a Cluster. */
+/** Ways in which a call fails: the error, and the number it was sent under (0: it was not sent, or to a Cluster). */
 const failures = [
   { name: 'was sent', error: gone, number: 7, isInDoubt: true },
   { name: 'has no number', error: gone, number: 0, isInDoubt: false },
@@ -262,7 +262,7 @@ const failures = [
 
 for (const { name, error, number, isInDoubt } of failures) {
   const fails = async (): Promise<never> => { throw number === 0 ? error : new SentError(error, number) }
-  /** Redis as it is when the call fails: nothing that it has lost is told again. */
+  /** Redis when the call fails: nothing that it lost is replayed. */
   const setUpFailing = async (t: Test) => {
     const made = setUp(t)
     await made.isUp()
@@ -273,7 +273,7 @@ for (const { name, error, number, isInDoubt } of failures) {
   }
   const size = isInDoubt ? 2 : 1
 
-  t.test(`a hit whose call ${name} is decided by memory and waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
+  t.test(`a hit whose call ${name} is decided by memory and journaled, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
     const { redis, journal, hit } = await setUpFailing(t)
     redis.limits.decide = fails
     t.equal(await hit('client'), 'memory true')
@@ -281,7 +281,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
   })
 
-  t.test(`a hit whose call ${name} fails where memory must not answer`, async t => {
+  t.test(`a hit whose call ${name} fails if memory must not answer`, async t => {
     const { breaker, redis, journal, hit } = await setUpFailing(t)
     redis.limits.decide = fails
     t.equal(await hit('client', 'fail'), error.message)
@@ -290,7 +290,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     t.equal(journal.size, 0)
   })
 
-  t.test(`a reset whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
+  t.test(`a reset whose call ${name} is journaled, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
     const { redis, journal, stores } = await setUpFailing(t)
     redis.limits.forget = fails
     t.equal(await stores.limits.forget('client', checks), true)
@@ -308,7 +308,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     t.equal(journal.size, number === 0 ? 0 : size)
   })
 
-  t.test(`a write of events whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
+  t.test(`a write of events whose call ${name} is journaled, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
     const { redis, journal, memory, stores } = await setUpFailing(t)
     redis.events.logEvents = fails
     await stores.events.logEvents([{ type: 'limited', ip: '192.0.2.1', count: 1, atMs: 0 }])
@@ -316,7 +316,7 @@ for (const { name, error, number, isInDoubt } of failures) {
     t.equal(journal.next(1).length, isInDoubt ? 0 : 1)
   })
 
-  t.test(`a value whose call ${name} waits, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
+  t.test(`a value whose call ${name} is journaled, ${isInDoubt ? '' : 'not '}in doubt`, async t => {
     const { redis, journal, stores } = await setUpFailing(t)
     redis.values.change = fails
     await stores.values.set('key', 'x', undefined, true)
@@ -342,10 +342,10 @@ t.test('after an outage an instance keeps to its share until the others are back
   }
   for (let i = 0; i < limit.max / 2; i++) t.equal(await hit('client', 'share'), 'redis true')
   t.equal(await hit('client', 'share'), 'memory false')
-  t.equal(asked, limit.max / 2, 'Redis is not asked about what is refused')
+  t.equal(asked, limit.max / 2, 'Redis is not asked about a refused hit')
   for (const error of [gone, rejected]) {
     redis.limits.decide = async () => { throw error }
-    t.equal(await hit(error.kind, 'share'), 'memory true', 'one that fails counts against the share once')
+    t.equal(await hit(error.kind, 'share'), 'memory true', 'a failed hit counts against the share once')
   }
   redis.limits.decide = async hits => counted(hits)
   told = { ...told, instances: 2, since: 2 }
@@ -354,7 +354,7 @@ t.test('after an outage an instance keeps to its share until the others are back
   t.equal(await hit('client', 'share'), 'redis true')
 })
 
-t.test('reads that fail are answered by memory, and mistakes are not', async t => {
+t.test('memory answers a failed read, unless its error is no failure of Redis', async t => {
   const { redis, stores, isUp } = setUp(t)
   await isUp()
   t.equal(await stores.values.get('key'), null)
@@ -368,7 +368,7 @@ t.test('reads that fail are answered by memory, and mistakes are not', async t =
   await t.rejects(async () => await stores.limits.peek('client', checks), mistake)
 })
 
-t.test('a value that Redis rejects is kept by memory, or is an error where it must reach Redis', async t => {
+t.test('a value that Redis rejects is kept by memory, or is an error if it must reach Redis', async t => {
   const { redis, journal, stores, isUp } = setUp(t)
   await isUp()
   redis.values.change = async () => { throw rejected }
@@ -388,7 +388,7 @@ t.test('events that Redis rejects are kept by memory alone', async t => {
 
 for (const hasTime of [true, false]) {
   const tried = hasTime ? 'tried once more' : 'not tried where no time is left'
-  t.test(`at the end a Redis that is away is ${tried}`, async t => {
+  t.test(`at closing, a Redis that is away is ${tried}`, async t => {
     const { breaker, journal, stores, hit } = setUp(t)
     let connects = 0
     breaker.connect = async () => {
@@ -405,6 +405,6 @@ for (const hasTime of [true, false]) {
     }
     breaker.usable = true
     await stores.availability.drain(-Infinity)
-    t.same([connects, journal.size], [0, 0], 'what is usable is told')
+    t.same([connects, journal.size], [0, 0], 'a usable Redis gets the journal')
   })
 }

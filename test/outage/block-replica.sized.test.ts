@@ -1,4 +1,4 @@
-/** The block list of a process follows the one in Redis, and is never replaced by one that Redis has lost. */
+/** The block list of a process follows the one in Redis, and is never replaced by a list that Redis has lost. */
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -24,7 +24,7 @@ t.teardown(async () => {
 
 const syncInterval = 50
 
-/** For a follower by itself: Redis never loses its data. */
+/** For a follower alone: Redis never loses its data. */
 const known = { knowsEpoch: () => true, onLost: () => {} }
 
 async function instance (t: Test, port = server.port, commandTimeout = 10_000): Promise<FastifyInstance> {
@@ -40,14 +40,14 @@ async function statusFor (app: FastifyInstance, remoteAddress: string): Promise<
 
 t.beforeEach(async () => { await observer.flushall() })
 
-t.test('what one instance blocks and unblocks, another does at its next look', async t => {
+t.test('blocks and unblocks of one instance reach another at its next look', async t => {
   const [one, other] = [await instance(t), await instance(t)]
   await one.redisGuard.blockIP('192.0.2.1', 60)
   await one.redisGuard.blockIP('198.51.100.0/24', 60)
   t.same(
     [await statusFor(one, '192.0.2.1'), await statusFor(one, '198.51.100.7')],
     [403, 403],
-    'at once where it was said'
+    'at once on the instance that was called'
   )
   await until(
     async () => await statusFor(other, '192.0.2.1') === 403 && await statusFor(other, '198.51.100.7') === 403,
@@ -59,7 +59,7 @@ t.test('what one instance blocks and unblocks, another does at its next look', a
   t.equal(await statusFor(one, '198.51.100.7'), 403)
 })
 
-t.test('an instance that starts has all blocks before its first request', async t => {
+t.test('an instance has all blocks before its first request', async t => {
   const one = await instance(t)
   // Redis returns the list in pages of 500.
   const addresses = Array.from({ length: 1200 }, (_, i) => `192.0.${i >> 8}.${i & 255}`)
@@ -84,7 +84,7 @@ t.test('a block ends by itself on every instance', async t => {
   t.same([await statusFor(one, '192.0.2.1'), await statusFor(other, '192.0.2.1')], [200, 200])
 })
 
-t.test('an instance that was away loads what it cannot follow any more', async t => {
+t.test('an instance that was away loads the list if it missed too many changes', async t => {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
   const [one, away] = [await instance(t), await instance(t, proxy.port, 500)]
@@ -100,7 +100,7 @@ t.test('an instance that was away loads what it cannot follow any more', async t
   t.same(
     [await statusFor(away, '192.0.2.1'), await statusFor(away, '192.0.2.2')],
     [403, 403],
-    'meanwhile it goes on with what it knows'
+    'in the meantime it uses the list that it knows'
   )
 
   proxy.blackhole = false
@@ -109,7 +109,7 @@ t.test('an instance that was away loads what it cannot follow any more', async t
   t.same([await statusFor(away, '192.0.2.1'), await statusFor(away, '192.0.2.2')], [200, 403])
 })
 
-t.test('a Redis that has lost its list gets it again, and its new changes are not taken for old ones', async t => {
+t.test('a Redis that lost its list gets it back, and its new changes are not taken for old ones', async t => {
   const one = await instance(t)
   await one.redisGuard.blockIP('192.0.2.1', 60)
   await observer.flushall()
@@ -119,12 +119,12 @@ t.test('a Redis that has lost its list gets it again, and its new changes are no
   await until(async () => await statusFor(other, '192.0.2.1') === 403)
   t.equal(await statusFor(one, '192.0.2.1'), 403)
   t.same((await other.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.1', '192.0.2.2'])
-  // It was told nothing that has been lifted since.
+  // Redis did not get back a block that has been lifted since.
   await other.redisGuard.unblockIP('192.0.2.1')
   await until(async () => await statusFor(one, '192.0.2.1') === 200)
 })
 
-t.test('an entry that is no block hides none of the others', async t => {
+t.test('a foreign entry hides no block', async t => {
   await observer.hset('guard:{blocks}', {
     'not an address': '{}',
     '192.0.2.7': 'not JSON',
@@ -133,7 +133,7 @@ t.test('an entry that is no block hides none of the others', async t => {
   })
   const first = await instance(t)
   await first.redisGuard.blockIP('192.0.2.1', 60)
-  // It loads the list as it starts, so what comes from here on it reads as changes.
+  // It loads the list at its start, so it reads what comes later as changes.
   const second = await instance(t)
   const change = async (ip: string, block: string) => {
     const sequence = String(await observer.incr('guard:{blocks}:sequence'))
@@ -154,7 +154,7 @@ t.test('an entry that is no block hides none of the others', async t => {
   t.same((await second.redisGuard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.1', '192.0.2.2'])
 })
 
-t.test('a client that answers numbers as texts, of ours or the user\'s, makes no difference', async t => {
+t.test("a client with `stringNumbers`, ours or the user's, makes no difference", async t => {
   const own = new Redis({ port: server.port, stringNumbers: true })
   t.teardown(() => own.disconnect())
   for (const redis of [{ port: server.port, stringNumbers: true }, own]) {
@@ -172,7 +172,7 @@ t.test('a client that answers numbers as texts, of ours or the user\'s, makes no
   }
 })
 
-/** The answer of Redis to a look for changes. It does not follow on the known ones, so the list is loaded. */
+/** The answer of Redis to a look for changes. It does not continue from the known ones, so the list is loaded. */
 const missed =
   { nowMs: 0, cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true, isBehind: false, epoch: 'known' }
 
@@ -183,7 +183,7 @@ const losses = {
   'is replaced by an older one while it loads': { answers: [missed, { ...missed, isBehind: true }], loads: 1 }
 }
 for (const [name, { answers, loads }] of Object.entries(losses)) {
-  t.test(`a list that a Redis has lost is not taken over: the loss ${name}`, async t => {
+  t.test(`a list that a Redis has lost is not adopted: the loss ${name}`, async t => {
     let [asked, loaded, lost] = [0, 0, 0]
     const redis = {
       changes: async () => answers[asked++]!,
@@ -209,7 +209,7 @@ for (const [name, { answers, loads }] of Object.entries(losses)) {
     t.equal(memory.blocks.isBlocked('192.0.2.1'), true)
     follower.close()
     await follower.sync()
-    t.equal(asked, answers.length, 'a follower that is closed asks no more')
+    t.equal(asked, answers.length, 'a closed follower asks nothing')
   })
 }
 
@@ -233,7 +233,7 @@ t.test('a list that changes faster than it loads is looked at again later, not a
   t.equal(loads, 1)
 })
 
-t.test('after a failed load of the list, changes are no longer noted', async t => {
+t.test('after a failed load of the list, changes are no longer recorded for it', async t => {
   const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
   const redis = {
     changes: async () =>
@@ -254,7 +254,7 @@ t.test('after a failed load of the list, changes are no longer noted', async t =
   t.match(errors, [{ message: 'gone' }])
   memory.blocks.block({ ip: '192.0.2.1', durationMs: 60_000, reason: '', origin: '' })
   await memory.blocks.replace(async () => true)
-  t.same(memory.blocks.blocks(), [], 'a list that comes later is taken as it is')
+  t.same(memory.blocks.blocks(), [], 'a later list is adopted unchanged')
 })
 
 t.test('times follow the clock of this process, not of Redis; changes during a load are kept', async t => {
@@ -298,7 +298,7 @@ t.test('times follow the clock of this process, not of Redis; changes during a l
   t.same(blocked(), [false, false, false, false])
 })
 
-t.test('a list that cannot be read leaves the one in force as it is, and is reported once', async t => {
+t.test('a list that cannot be read leaves the current one in force, and is reported once', async t => {
   const lines: Record<string, unknown>[] = []
   const options = { redis: { port: server.port }, syncInterval, commandTimeout: 10_000 }
   const one = await guardedApp(t, options, logTo(lines))
@@ -378,7 +378,7 @@ t.test(`two instances and Redis end alike, whatever is blocked, with outages bet
     for (const i of away) await cut(i)
     for (let i = 0; i < 5; i++) {
       await step(`${round}.${i}`)
-      // Longer than Redis takes to hear of it, so that the order of two is certain.
+      // Longer than Redis takes to get the change, so that the order of two changes is certain.
       await sleep(50)
     }
     for (const i of away) {
@@ -387,7 +387,7 @@ t.test(`two instances and Redis end alike, whatever is blocked, with outages bet
     }
     t.same(await found(apps[0]!), expected(), `round ${round}, away: ${away}`)
   }
-  // Each of them has followed all changes when it knows the last one of the other.
+  // An instance that knows the other's last block has followed all changes.
   for (const [i, app] of apps.entries()) {
     const ip = `198.51.100.${i}`
     await app.redisGuard.blockIP(ip, 600, { reason: 'last' })

@@ -1,4 +1,4 @@
-/** When blocks and unblocks count as done: in the order in which they were done, though some reach Redis late. */
+/** The order of blocks and unblocks: they count in the order of the calls, even if some reach Redis late. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { GuardedRedis } from '../../lib/redis/breaker.js'
@@ -19,9 +19,9 @@ import { until } from '../../tools/until.js'
 
 const hourMs = 3_600_000
 const ip = '192.0.2.1'
-/** after which a call that hangs is given up */
+/** the timeout of a call that hangs */
 const hungMs = 200
-/** by which the call that hangs runs later than what came after it, on Redis' own clock */
+/** how much later than the next call a hanging call runs, on Redis' own clock */
 const laterMs = 100
 const keys = new Keys('guard:')
 
@@ -33,9 +33,9 @@ t.teardown(async () => {
 })
 
 interface How {
-  /** this instance's clock less that of Redis */
+  /** how far this instance's clock is ahead of that of Redis */
   readonly aheadMs?: number
-  /** short where a call has to hang */
+  /** short if a call has to hang */
   readonly commandTimeout?: number
 }
 
@@ -77,7 +77,7 @@ const blockLonger: Step = async blocks => await blocks.block(blockOf(ip, 2 * hou
 const replace: Step = async blocks => await blocks.block({ ...blockOf(ip, hourMs / 2), replace: true })
 const unblock: Step = async blocks => await blocks.unblock(ip)
 
-/** Each with the reasons of what stands in the end. */
+/** Calls, and the reasons of the blocks that stand in the end. */
 type History = readonly [before: Step | undefined, hung: Step, after: Step, standing: string[]]
 
 const histories: Readonly<Record<string, History>> = {
@@ -88,7 +88,7 @@ const histories: Readonly<Record<string, History>> = {
 
 for (const aheadMs of [0, hourMs, -hourMs]) {
   for (const [name, [before, hung, after, standing]] of Object.entries(histories)) {
-    t.test(`${name}: a call that hangs, and runs later, undoes nothing (clock ${aheadMs} ms ahead)`, async t => {
+    t.test(`${name}: a call that hangs and runs later undoes nothing (clock ${aheadMs} ms ahead)`, async t => {
       await observer.flushall()
       const one = await instance(t, 'one', { aheadMs, commandTimeout: hungMs })
       const other = await instance(t, 'other', { aheadMs: -aheadMs, commandTimeout: hungMs })
@@ -107,7 +107,7 @@ for (const aheadMs of [0, hourMs, -hourMs]) {
   }
 }
 
-t.test('of two instances whose clocks differ, the one that calls last has the last word', async t => {
+t.test('of two instances whose clocks differ, the later call decides', async t => {
   await observer.flushall()
   const stores = [await instance(t, 'one', { aheadMs: hourMs }), await instance(t, 'other', { aheadMs: -hourMs })]
   for (let i = 0; i < 20; i++) {
@@ -118,7 +118,7 @@ t.test('of two instances whose clocks differ, the one that calls last has the la
   }
 })
 
-t.test('Cluster: a block that hangs, and runs later, does not undo an unblock, nor the other way round', async t => {
+t.test('Cluster: a block that hangs and runs later does not undo an unblock, nor an unblock a block', async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const redis = { cluster: cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port })) }
@@ -137,7 +137,7 @@ t.test('Cluster: a block that hangs, and runs later, does not undo an unblock, n
   t.same((await guard.getBlockedIPs()).map(({ ip }) => ip), ['192.0.2.2'])
 })
 
-t.test('a call that Redis ran, and that is sent again after the next one, undoes nothing of that', async t => {
+t.test('a call that Redis ran, and that is sent again after the next one, does not undo that one', async t => {
   await observer.flushall()
   const guarded = connection(30_000)
   t.teardown(() => guarded.close())
@@ -156,11 +156,11 @@ t.test('a call that Redis ran, and that is sent again after the next one, undoes
   t.ok(await observer.hexists(keys.blocks, ip))
 })
 
-t.test('what an outage did to one address keeps its order, in however many calls it is sent', async t => {
+t.test('the changes of one address in an outage keep their order, in however many calls they are sent', async t => {
   await observer.flushall()
   const stores = await instance(t, 'one', { commandTimeout: hungMs })
   server.signal('SIGSTOP')
-  // So that each pair below lies across the border of two calls, one time in a hundred.
+  // With this one, every hundredth pair below lies across the border of two calls.
   await stores.blocks.block(blockOf('192.0.2.2'))
   t.equal(stores.availability.usesRedis, false)
   const ips = Array.from({ length: 4000 }, (_, i) => `10.0.${i >> 8}.${i & 255}`)

@@ -1,11 +1,11 @@
-/** Calls that come by the thousand: a bounded number is under way, and the others wait in their order. */
+/** Queues for thousands of calls: a bounded number is under way, and the others wait in order. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import t from 'tap'
 import { CallQueue, SingleCallQueue } from '../../lib/outage/call-queue.js'
 
 const turn = async () => await new Promise(resolve => setImmediate(resolve))
 
-/** A queue whose calls end when they are told to. */
+/** A queue whose calls end when the test ends them. */
 function setUp (inCall: number, atOnce: number) {
   const calls: {
     readonly items: readonly number[],
@@ -22,7 +22,7 @@ function setUp (inCall: number, atOnce: number) {
   return { queue, calls, end, sent: () => calls.map(({ items }) => items) }
 }
 
-t.test('what is asked for in one turn is sent when it is over, and what waits shares calls', async t => {
+t.test('sends the items of one turn after it, and waiting items share calls', async t => {
   const { queue, end, sent } = setUp(3, 2)
   const answers = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10].map(async item => await queue.ask(item))
   t.same(sent(), [])
@@ -30,7 +30,7 @@ t.test('what is asked for in one turn is sent when it is over, and what waits sh
   t.same(sent(), [[1, 2, 3], [4, 5, 6]])
   const later = queue.ask(11)
   await turn()
-  t.equal(sent().length, 2, 'two calls under way at most')
+  t.equal(sent().length, 2, 'at most two calls under way')
   await end(1)
   t.same(sent().at(-1), [7, 8, 9])
   await end(0)
@@ -44,7 +44,7 @@ t.test('what is asked for in one turn is sent when it is over, and what waits sh
   t.equal(await last, 'answer 12')
 })
 
-t.test('a call that fails fails those that share it, and no others', async t => {
+t.test('a call that fails fails the items in it, and no others', async t => {
   const { queue, calls, end } = setUp(2, 1)
   const results = Promise.allSettled([1, 2, 3, 4, 5].map(async item => await queue.ask(item)))
   await turn()
@@ -56,7 +56,7 @@ t.test('a call that fails fails those that share it, and no others', async t => 
   t.match(await results, [{ value: 'answer 1' }, { value: 'answer 2' }, failed, failed, { value: 'answer 5' }])
 })
 
-t.test('a queue that is emptied fails those that wait, and takes new ones', async t => {
+t.test('emptying a queue fails the waiting items, and it accepts new ones', async t => {
   const { queue, end, sent } = setUp(1, 1)
   const first = queue.ask(1)
   await turn()
@@ -69,7 +69,7 @@ t.test('a queue that is emptied fails those that wait, and takes new ones', asyn
   t.same([await first, await later, sent()], ['answer 1', 'answer 4', [[1], [4]]])
 })
 
-t.test('those who ask go on in their own asynchronous context, and so do their calls', async t => {
+t.test('callers and their calls keep their own asynchronous context', async t => {
   const storage = new AsyncLocalStorage<number>()
   const contexts: unknown[] = []
   const queue = new SingleCallQueue(1)

@@ -1,8 +1,8 @@
-/** How far this process's clock is ahead of that of Redis, as far as answers tell. */
+/** How far this process's clock is ahead of that of Redis, by its answers. */
 import t from 'tap'
 import { ClockOffset } from '../../lib/outage/clock-offset.js'
 
-/** Redis is asked at `askedAtMs`, and answers on its way there; the answer comes at `answeredAtMs`. */
+/** Redis is asked at `askedAtMs`, and its answer, with the time `redisMs`, arrives at `answeredAtMs`. */
 type Look = readonly [askedAtMs: number, redisMs: number, answeredAtMs: number]
 
 function offsetsAfter (looks: readonly Look[]): number[] {
@@ -16,10 +16,10 @@ function offsetsAfter (looks: readonly Look[]): number[] {
 }
 
 const looks: Readonly<Record<string, readonly [looks: readonly Look[], offsets: readonly number[]]>> = {
-  'the first look makes it known': [[[1000, 400, 1001]], [601]],
-  'a quicker answer is more exact': [[[1000, 450, 1100], [2000, 1401, 2002]], [650, 601]],
+  'the first answer sets the offset': [[[1000, 400, 1001]], [601]],
+  'a quicker answer makes it more exact': [[[1000, 450, 1100], [2000, 1401, 2002]], [650, 601]],
   'a slow answer changes nothing': [[[1000, 400, 1001], [2000, 1401, 2900], [3000, 2900, 3500]], [601, 601, 600]],
-  'a clock of Redis that is set back or ahead is followed': [
+  'it follows a clock of Redis that is set back or ahead': [
     [[1000, 400, 1001], [2000, 400, 2001], [3000, 9000, 3001]], [601, 1598, -5999]
   ],
   'rounding does not move it': [[[1000, 400, 1000], [2000, 1399, 2000], [3000, 2400, 3000]], [600, 600, 600]]

@@ -1,4 +1,4 @@
-/** Redis fails in many ways, and comes back: requests are answered meanwhile, promptly and by the rules. */
+/** Faults of Redis and its return: requests get prompt and correct answers throughout. */
 import { performance } from 'node:perf_hooks'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
@@ -8,12 +8,12 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// They wait most of the time.
+// These tests wait most of the time.
 t.jobs = 4
 
-/** ms: longer than a busy machine keeps a command, so that Redis is given up only where it fails */
+/** ms: longer than a command takes on a busy machine, so that Redis is given up only if it fails */
 const commandTimeout = 1000
-/** ms: no request that waits for Redis itself would be answered by then */
+/** ms: a request that waited for Redis itself would take longer */
 const promptMs = 10 * commandTimeout
 
 interface Setup {
@@ -41,13 +41,13 @@ async function isUsed (app: FastifyInstance): Promise<void> {
   await until(() => app.redisGuard.status.store === 'redis')
 }
 
-/** What a metric without labels, or with these, says. */
+/** The value of a metric, with these labels or none. */
 async function metric (app: FastifyInstance, name: string): Promise<number> {
   const { body } = await app.inject('/metrics')
   return Number(body.split('\n').find(line => line.startsWith(`${name} `))!.split(' ')[1])
 }
 
-/** How often Redis was tried in vain, or given up. */
+/** How often the breaker opened: Redis failed, or a probe did. */
 async function timesOpened (app: FastifyInstance): Promise<number> {
   return await metric(app, 'redis_guard_breaker_transitions_total{to="open"}')
 }
@@ -67,7 +67,7 @@ async function command (server: RedisServer, ...args: string[]): Promise<void> {
 interface Fault {
   readonly begin: (setup: Setup) => Promise<void> | void
   readonly end: (setup: Setup) => Promise<void> | void
-  /** what the status says meanwhile */
+  /** the reason in the status during the fault */
   readonly reason: RegExp
 }
 
@@ -82,7 +82,7 @@ const faults: Record<string, Fault> = {
     end: ({ server }) => server.signal('SIGCONT'),
     reason: /\(timeout\)/
   },
-  'swallows what it is sent': {
+  'swallows all commands': {
     begin: ({ proxy }) => { proxy.blackhole = true },
     end: ({ proxy }) => { proxy.blackhole = false },
     reason: /\(timeout\)/
@@ -115,7 +115,7 @@ const faults: Record<string, Fault> = {
       observer.disconnect()
     },
     end: async ({ server }) => {
-      // ioredis would wait until all is loaded.
+      // ioredis would wait until all data is loaded.
       const client = server.client({ enableReadyCheck: false })
       await client.call('CONFIG', 'SET', 'key-load-delay', '0')
       client.disconnect()
@@ -147,7 +147,7 @@ const faults: Record<string, Fault> = {
   }
 }
 for (const [name, fault] of Object.entries(faults)) {
-  t.test(`a Redis that ${name}: at most one command of waiting, no 500, used again`, { buffered: true }, async t => {
+  t.test(`a Redis that ${name}: one command of waiting at most, no 500, used again`, { buffered: true }, async t => {
     const setup = await setUp(t)
     const { app, lines } = setup
     for (let i = 0; i < 5; i++) await timed(app)
@@ -163,7 +163,7 @@ for (const [name, fault] of Object.entries(faults)) {
     const slowest = Math.max(...[...first, ...later].map(({ tookMs }) => tookMs))
     t.ok(slowest < promptMs, `${slowest} ms while Redis did not answer`)
     t.equal(await metric(app, 'redis_guard_redis_duration_seconds_count'), asked, 'no later request asked Redis')
-    // Its reason may be that of a lost connection at first.
+    // At first the reason may be that of a lost connection.
     await until(() => fault.reason.test(String(app.redisGuard.status.reason)))
     const opened = await timesOpened(app)
     await until(async () => await timesOpened(app) > opened + 1)
@@ -179,11 +179,11 @@ for (const [name, fault] of Object.entries(faults)) {
   })
 }
 
-t.test('connections that are reset cost no request its answer', { buffered: true }, async t => {
+t.test('reset connections cost no request its answer', { buffered: true }, async t => {
   const { app, proxy } = await setUp(t)
   for (let round = 0; round < 5; round++) {
     const requests = Array.from({ length: 20 }, async () => await timed(app))
-    // Not before their commands are on their way.
+    // Wait until the commands are on their way.
     await new Promise(resolve => setImmediate(resolve))
     proxy.cut()
     t.same((await Promise.all(requests)).filter(({ status }) => status !== 200), [])
@@ -208,7 +208,7 @@ t.test('limits and blocks hold while Redis is away', { buffered: true }, async t
   t.match(await app.redisGuard.getSuspiciousIPs(), [{ ip: '127.0.0.1', count: 2 }])
 })
 
-t.test('a method that finds Redis gone is answered from memory, within the time limit', { buffered: true }, async t => {
+t.test('memory answers a method that finds Redis gone, within the timeout', { buffered: true }, async t => {
   const { app, server } = await setUp(t)
   server.signal('SIGSTOP')
   const startMs = performance.now()
@@ -218,7 +218,7 @@ t.test('a method that finds Redis gone is answered from memory, within the time 
   t.match(await app.redisGuard.getBlockedIPs(), [{ ip: '192.0.2.1' }])
 })
 
-t.test('skipOnError while Redis is away: true lets pass uncounted, false fails', { buffered: true }, async t => {
+t.test('skipOnError while Redis is away: true allows uncounted, false fails', { buffered: true }, async t => {
   const { app, server } = await setUp(t, { max: 2 })
   app.get('/skip', { config: { rateLimit: { skipOnError: true, timeWindow: '1 minute' } } }, async () => 'ok')
   app.get('/fail', { config: { rateLimit: { skipOnError: false } } }, async () => 'ok')
@@ -236,7 +236,7 @@ t.test('skipOnError while Redis is away: true lets pass uncounted, false fails',
   }
 })
 
-t.test('onOutage: allow lets pass uncounted, deny answers 503, both until the end', { buffered: true }, async t => {
+t.test('onOutage: allow passes uncounted and deny answers 503, until Redis is back', { buffered: true }, async t => {
   const { app, server } = await setUp(t, { max: 2 })
   const finished: string[] = []
   app.addHook('onResponse', async ({ url }) => { finished.push(url) })
@@ -250,7 +250,7 @@ t.test('onOutage: allow lets pass uncounted, deny answers 503, both until the en
   server.signal('SIGSTOP')
   for (let i = 0; i < 4; i++) {
     t.match((await app.inject('/allow')).headers, { 'x-ratelimit-remaining': '2' })
-    // Of an IPv6 client another key is shown than is counted.
+    // The key of an IPv6 client is shown otherwise than it is counted.
     const denied = await app.inject({ url: '/deny', ...(i === 0 ? { remoteAddress: '2001:db8::1' } : {}) })
     t.match(denied.headers, {
       'content-type': 'application/problem+json',
@@ -273,7 +273,7 @@ t.test('onOutage: allow lets pass uncounted, deny answers 503, both until the en
   )
 })
 
-t.test('skipOnError and onOutage change nothing where memory is the chosen store', { buffered: true }, async t => {
+t.test('skipOnError and onOutage change nothing if memory is the chosen store', { buffered: true }, async t => {
   for (const option of [
     { skipOnError: true }, { skipOnError: false }, { onOutage: 'allow' }, { onOutage: 'deny' }, { onOutage: 'share' }
   ] as const) {
@@ -283,7 +283,7 @@ t.test('skipOnError and onOutage change nothing where memory is the chosen store
   }
 })
 
-t.test('a switch is an event, once in each direction', { buffered: true }, async t => {
+t.test('each switch is one event', { buffered: true }, async t => {
   const { app, server } = await setUp(t)
   const heard: string[] = []
   const startMs = Date.now()
@@ -300,7 +300,7 @@ t.test('a switch is an event, once in each direction', { buffered: true }, async
   t.same(heard, ['memory open false true', 'redis closed true true'])
 })
 
-t.test('a reply that makes no sense refuses nobody: memory answers, which counts', { buffered: true }, async t => {
+t.test('an unreadable reply refuses no client: memory answers and counts', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const own = server.client()
@@ -322,7 +322,7 @@ t.test('a reply that makes no sense refuses nobody: memory answers, which counts
   t.ok(Number(errors) >= 10, `${errors} errors`)
 })
 
-t.test('with replies that make no sense, instances that share keep to their parts', { buffered: true }, async t => {
+t.test('with unreadable replies, instances that share keep to their parts', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const clients = [server.client(), server.client()]
@@ -361,11 +361,11 @@ t.test('a foreign value in place of the last batch number is lost data, and repl
   t.equal((await app.inject('/')).statusCode, 200)
   t.equal(switched[0], 'memory')
   await isUsed(app)
-  t.equal((await app.inject('/')).statusCode, 429, 'both hits have counted')
+  t.equal((await app.inject('/')).statusCode, 429, 'both hits were counted')
   t.equal(await client.type(key!), 'string')
 })
 
-t.test('a client with an offline queue makes no request wait and counts none twice', { buffered: true }, async t => {
+t.test('a client with an offline queue delays no request and counts none twice', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const own = server.client()
@@ -376,16 +376,16 @@ t.test('a client with an offline queue makes no request wait and counts none twi
   await timed(app)
   await server.kill()
   await until(() => app.redisGuard.status.store === 'memory')
-  // Redis starts again only after them, so that none waits for it in the queue.
+  // Redis starts again only after these, so none waits for it in the queue.
   for (let i = 0; i < 20; i++) t.equal((await timed(app)).status, 200)
   await server.restart()
   await isUsed(app)
   await timed(app)
-  // One before, 20 meanwhile, and one after: what Redis had lost was restored.
+  // One before, 20 during the outage, one after: the lost count was restored.
   t.equal(await own.get('guard:fixed-window:{127.0.0.1}:global'), '22')
 })
 
-t.test('a counter and a value of the same name both reach a Redis that is back', { buffered: true }, async t => {
+t.test('a counter and a value with the same name both reach a Redis that is back', { buffered: true }, async t => {
   const { server, proxy, app } = await setUp(t)
   const observer = server.client()
   t.teardown(() => observer.disconnect())

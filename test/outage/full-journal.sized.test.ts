@@ -1,4 +1,4 @@
-/** A Redis that works, and refuses the replay of what it missed: real servers, under a flood of fresh names. */
+/** A Redis that works but refuses the replay: real servers, under a flood of fresh names. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Redis } from 'ioredis'
@@ -14,16 +14,16 @@ import { size } from '../support/size.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-/** More than fits into a call, several times. */
+/** Several times more than fits into a call. */
 const maxJournal = size(500, 2000)
-/** How long a flood lasts at least; until Redis was found to work some times, in any case. */
+/** The least duration of a flood. It also lasts until Redis was found to work several times. */
 const floodMs = size(0, 5000)
-/** between a hundred names and the next */
+/** ms between a hundred names and the next */
 const pauseMs = size(20, 1)
-/** Larger values in place of more requests: together they are twice the heap. */
+/** Larger values instead of more requests: together they are twice the heap. */
 const small = { requests: 6000, valueBytes: 20_000 }
 const max = 5
-/** Long enough for a probe on a busy machine; what is dropped on its way is waited for as long. */
+/** Long enough for a probe on a busy machine; a dropped packet costs as long. */
 const times = { resetTimeout: 100, commandTimeout: size(1000, 250), connectTimeout: 30_000 }
 
 interface Flooded {
@@ -59,13 +59,13 @@ async function metric (app: FastifyInstance, name: string): Promise<number> {
 
 const dropped = (kind: string) => `redis_guard_journal_dropped_total\\{kind="${kind}"\\}`
 
-/** Names that have come, each of them once. */
+/** The names of the flood, each used once. */
 const freshName = (i: number) => `198.${i >> 16}.${(i >> 8) & 255}.${i & 255}`
 
 /**
- * Goes on until Redis was found to work three times more, and would not take the journal.
+ * Continues until Redis was found to work three more times, and refused the journal each time.
  *
- * @returns how many names came, and the most that the journal held
+ * @returns the number of names, and the most entries that the journal had
  */
 async function flood (
   app: FastifyInstance, forMs: number, meanwhile: () => Promise<void>
@@ -75,7 +75,7 @@ async function flood (
   let [names, most] = [0, 0]
   while (Date.now() < endMs || names < 3 * maxJournal || await timesUp() < enough) {
     for (let i = 0; i < 100; i++) await hit(app, freshName(names++))
-    // Answers that need no Redis leave its connection no turn of the event loop.
+    // Answers without Redis leave its connection no turn of the event loop.
     await sleep(pauseMs)
     await meanwhile()
     most = Math.max(most, await metric(app, 'redis_guard_journal_entries'))
@@ -83,14 +83,14 @@ async function flood (
   return { names, most }
 }
 
-/** @returns the sum of what Redis has counted of fresh names, and the most of one */
+/** @returns the sum of the fresh names' counters in Redis, and the largest one */
 async function countedOf (admin: Redis, names: number): Promise<{ sum: number, most: number }> {
   const keys = Array.from({ length: names }, (_, i) => `guard:fixed-window:{${freshName(i)}}:global`)
   const counts = (await admin.mget(keys)).map(Number)
   return { sum: counts.reduce((a, b) => a + b, 0), most: Math.max(...counts) }
 }
 
-/** Leaves room for the probe, the fence and the heartbeat, and none for a hundred counters. */
+/** Leaves room for the probe, the fence and the heartbeat, but not for a hundred counters. */
 async function fill (admin: Redis): Promise<void> {
   const used = Number(/^used_memory:(\d+)/m.exec(await admin.info('memory'))![1])
   await admin.config('SET', 'maxmemory', String(used + 12_000))
@@ -110,7 +110,7 @@ const refusals: Record<string, { readonly begin: Change, readonly end: Change }>
 }
 
 for (const [name, { begin, end }] of Object.entries(refusals)) {
-  t.test(`with a Redis that ${name}, the journal stays inside its bound, and what it keeps arrives once`, async t => {
+  t.test(`with a Redis that ${name}, the journal stays in its bound, and what it keeps arrives once`, async t => {
     const flooded = await setUp(t)
     const { app, admin, proxy, lines } = flooded
     t.equal(await hit(app, '192.0.2.1'), 200)
@@ -121,7 +121,7 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     await app.redisGuard.blockIP('203.0.113.1', 600)
     await app.redisGuard.incr('sum')
     const { names, most } = await flood(app, floodMs, async () => {
-      // From the first hundred names on: enough for a chunk that Redis refuses.
+      // After the first hundred names: enough for a chunk that Redis refuses.
       await begin(flooded)
       proxy.blackhole = false
     })
@@ -137,7 +137,7 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     await until(async () => await metric(app, 'redis_guard_journal_entries') === 0)
     for (const address of ['192.0.2.1', '192.0.2.2']) {
       const used = await admin.get(`guard:fixed-window:{${address}}:global`)
-      t.equal(used, String(max), `${address} has used its quota, and Redis knows`)
+      t.equal(used, String(max), `${address} has used its quota in Redis`)
       t.equal(await hit(app, address), 429)
     }
     t.equal(await admin.hexists('guard:{blocks}', '203.0.113.1'), 1)
@@ -146,12 +146,12 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     t.equal(told.most, 1, 'no hit is counted twice')
     const arrivedOrDropped = told.sum + await metric(app, dropped('counters'))
     t.ok(arrivedOrDropped >= names, `${arrivedOrDropped} of ${names} hits have arrived or were counted as dropped`)
-    // What is dropped while Redis has it, and has not answered yet, may be both.
+    // An entry that Redis has but has not answered may be dropped as well, and counts as both.
     t.ok(arrivedOrDropped <= names + atOnce * inChunk, `${arrivedOrDropped} of ${names} hits, some of them twice`)
   })
 }
 
-t.test('a process with a small heap survives a Redis that does not take the journal', async t => {
+t.test('a process with a small heap survives a Redis that does not accept the journal', async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const proxy = await TcpProxy.start(server.port)

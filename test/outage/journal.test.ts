@@ -1,4 +1,4 @@
-/** What Redis is to be told when it is back: in order, inside a bound, and nothing twice. */
+/** The journal of changes to replay: in order, within a bound, and nothing twice. */
 import t from 'tap'
 import { windowOf } from '../../lib/rules/fixed-window.js'
 import { defineLimit } from '../../lib/rules/rate-limit.js'
@@ -33,14 +33,14 @@ function sentIn (batch: number, state: LimitState): BeforeReset {
   return { state, sentIn: batch }
 }
 
-/** All that Redis is told; it takes each chunk. */
+/** All chunks of the journal; each is taken. */
 function drain (journal: Journal): object[] {
   const chunks = journal.rest().map(contentsOf)
   for (const chunk of journal.rest()) journal.done(chunk)
   return chunks
 }
 
-/** As it is when it is sent: a chunk grows empty when it is done. */
+/** A copy of a chunk as it is sent: it becomes empty when it is done. */
 function contentsOf (chunk: Chunk): object {
   if (chunk.kind !== 'counters') return chunk
   const counters = [...chunk.counters].map(({ key, baseline, counted }) => ({ key, baseline, counted }))
@@ -60,7 +60,7 @@ function usedOf (state: LimitState): number {
   return numbersOf(limit, state)[0]
 }
 
-t.test('hits at one counter are one entry, on top of what was known', async t => {
+t.test('hits of one counter are one entry, on top of its baseline', async t => {
   const { journal } = setUp()
   const baseline = windowOf(5, 0, windowEndsAtMs)
   const changed = windowOf(99, 0, windowEndsAtMs)
@@ -82,25 +82,25 @@ t.test('a counter is replayed with the limit of its latest hit', async t => {
   const changed = defineLimit('fixed-window', 5, 3_600_000)
   journal.addHit(hit('a'), undefined, undefined)
   journal.addHit({ ...hit('a'), limit: changed, nowMs: windowEndsAtMs }, undefined, undefined)
-  // What was counted before the change, and is given back after it, is no hit.
+  // A refund of a hit from before the change is not subtracted.
   journal.addRefund({ key: 'a', limit, cost: 1 }, windowOf(1, 0, windowEndsAtMs), undefined, undefined)
   journal.sweep(windowEndsAtMs + 60_000)
   const counted = windowOf(1, 0, windowEndsAtMs + 3_600_000)
   t.match(journal.rest(), [{ counters: new Set([{ key: 'a', limit: changed, counted }]) }])
 })
 
-t.test('of the hits that were never answered, those count that did not run', async t => {
+t.test('of the hits in doubt, those count that did not run', async t => {
   const { journal } = setUp()
   for (const batch of [5, 6, 7]) journal.addHit(hit('a'), windowOf(10, 0, windowEndsAtMs), batch)
   journal.addHit(hit('sent'), undefined, 5)
   t.equal(journal.size, 6, 'two counters, and four hits in doubt')
   journal.settle({ last: 5, next: 2 ** 32 })
-  // What was known before any of them is where counting goes on; what only might have run has left no trace.
+  // The baseline is the state before all of them; a hit that only might have run leaves no trace in it.
   t.same(countersOf(drain(journal)), { a: 12 })
   t.equal(journal.size, 0)
 })
 
-t.test('a chunk stays the next one until it is done, and what comes meanwhile waits', async t => {
+t.test('a chunk stays the next one until it is done, and later entries wait', async t => {
   const { journal } = setUp()
   for (let i = 0; i < 250; i++) journal.addHit(hit(`key${i}`), undefined, undefined)
   const [first, second] = journal.rest()
@@ -108,7 +108,7 @@ t.test('a chunk stays the next one until it is done, and what comes meanwhile wa
   t.same([journal.next(1)[0] === first, journal.rest()[1] === second], [true, true])
   t.equal(journal.size, 251)
   journal.done(second!)
-  t.equal(journal.next(1)[0], first, 'also where one behind it is done sooner')
+  t.equal(journal.next(1)[0], first, 'even if a later chunk is done sooner')
   t.match(drain(journal), [{ id: 1 }, { id: 3 }, { id: 4, counters: [{ key: 'key0', counted: { used: 1 } }] }])
 })
 
@@ -173,7 +173,7 @@ t.test('of the blocks of an address, those stay that may stand in the end', asyn
   }
 })
 
-t.test('a block that fails late came before the unblock that was begun after it', async t => {
+t.test('a block that fails late comes before an unblock that began after it', async t => {
   const { journal } = setUp()
   const [first, second] = [journal.nextBlockOrder(), journal.nextBlockOrder()]
   journal.addBlock({ atMs: nowMs, unblock: '192.0.2.1' }, second)
@@ -181,21 +181,21 @@ t.test('a block that fails late came before the unblock that was begun after it'
   t.same(drain(journal), [{ kind: 'blocks', operations: [{ atMs: nowMs + 1, unblock: '192.0.2.1' }] }])
 })
 
-t.test('refusals are added where their window is the one that is known', async t => {
+t.test('refusals are added if their window is that of the baseline', async t => {
   const { journal } = setUp()
   const baseline = windowOf(100, 0, windowEndsAtMs)
   journal.addRefusals(refusals('a', 7, windowEndsAtMs + 2), baseline, undefined)
   journal.addRefusals(refusals('a', 3), baseline, undefined)
   journal.addRefusals(refusals('b', 7, windowEndsAtMs - 60_000), baseline, undefined)
   journal.addRefusals(refusals('c', 7), undefined, undefined)
-  // Redis never answered these, and has run the first.
+  // Redis never answered these, and ran the first.
   journal.addRefusals(refusals('a', 20), baseline, 5)
   journal.addRefusals(refusals('a', 40), baseline, 6)
   journal.settle({ last: 5, next: 100 })
   t.same(countersOf(drain(journal)), { a: 150 })
 })
 
-t.test('a refusal counts also where hits before it may have run in Redis', async t => {
+t.test('a refusal counts even if earlier hits may have run in Redis', async t => {
   const { journal } = setUp()
   for (let i = 0; i < 60; i++) journal.addHit(hit('a'), undefined, 5)
   for (let i = 0; i < 40; i++) journal.addHit(hit('a'), undefined, undefined)
@@ -210,7 +210,7 @@ function events (count: number, key?: string): RateLimitEvent[] {
 
 const unblock = (ip: string): BlockOperation => ({ atMs: nowMs, unblock: ip })
 
-/** Adds one entry of each kind, by the number that makes it differ from others. */
+/** Adds one entry of a kind; the number makes it different from others. */
 const adding: Record<JournalKind, (journal: Journal, i: number) => void> = {
   counters: (journal, i) => journal.addHit(hit(`key${i}`), undefined, undefined),
   blocks: (journal, i) => journal.addBlock(unblock(`192.0.${i >> 8}.${i & 255}`)),
@@ -220,12 +220,12 @@ const adding: Record<JournalKind, (journal: Journal, i: number) => void> = {
 }
 
 for (const [kind, add] of Object.entries(adding)) {
-  t.test(`${kind} never take more than the whole room, sent or not, and each that finds none is counted`, async t => {
+  t.test(`${kind} never exceed the capacity, sent or not, and each dropped entry is counted`, async t => {
     const { journal, dropped } = setUp(640, 1000)
     for (let i = 0; i < 2000; i++) {
       add(journal, i)
       if (journal.size > 640) t.fail(`${journal.size} entries`)
-      // An attempt that fails; a later one sends all, in vain as well.
+      // A failed attempt; a later one sends everything, and fails too.
       if (i % 100 === 0) journal.next(1)
       if (i === 1000) journal.rest()
     }
@@ -245,14 +245,14 @@ t.test('a flood of one kind leaves an eighth of the room to each of the others',
   }
 })
 
-t.test('events go first, and blocks last', async t => {
+t.test('events are dropped first, and blocks last', async t => {
   const { journal, dropped } = setUp(800, 800)
   const inOrder = ['events', 'counters', 'values', 'blocks'] as const
   for (const kind of inOrder) for (let i = 0; i < 900; i++) adding[kind](journal, i)
   t.same([...new Set(dropped.map(([kind]) => kind))], inOrder)
 })
 
-t.test('the last events of a large write are kept', async t => {
+t.test('of a large write, the last events are kept', async t => {
   const { journal, dropped } = setUp(1000, 5)
   journal.addEvents(events(2, 'first'), 1)
   journal.addEvents([...events(1, 'dropped'), ...events(5, 'last')], 2)
@@ -261,7 +261,7 @@ t.test('the last events of a large write are kept', async t => {
   t.match(drain(journal), [{ id: 2, events: events(5, 'last') }])
 })
 
-t.test('events that were never sent go together, as far as one call takes them', async t => {
+t.test('unsent events share chunks, up to the size of one call', async t => {
   const { journal } = setUp(10_000, 10_000)
   for (let i = 0; i < 250; i++) journal.addEvents(events(1), undefined)
   // In doubt, and so a chunk of its own.
@@ -279,7 +279,7 @@ t.test('events that were never sent go together, as far as one call takes them',
   t.equal(journal.size, 0)
 })
 
-t.test('a chunk of events that loses its oldest ones takes later ones in a chunk of their own', async t => {
+t.test('after a chunk of events loses its oldest ones, later events get a new chunk', async t => {
   const { journal, dropped } = setUp(1000, 5)
   journal.addEvents(events(4, 'first'), undefined)
   journal.addEvents(events(2, 'second'), undefined)
@@ -288,14 +288,14 @@ t.test('a chunk of events that loses its oldest ones takes later ones in a chunk
   t.match(drain(journal), [{ events: [...events(2, 'first'), ...events(2, 'second')] }, { events: events(1, 'third') }])
 })
 
-t.test('of the writes of events that were never answered, those are replayed that did not run', async t => {
+t.test('of the writes of events in doubt, those that did not run are replayed', async t => {
   const { journal } = setUp()
   for (const batch of [5, 6]) journal.addEvents(events(1, `in ${batch}`), batch)
   t.equal(journal.size, 2)
-  t.same(journal.next(16), [], 'not before it is decided')
+  t.same(journal.next(16), [], 'not before they are settled')
   journal.settle({ last: 5, next: 100 })
   t.match(drain(journal), [{ events: events(1, 'in 6') }])
-  // Those that fail only after the recovery are decided at once, as far as Redis was asked.
+  // Writes that fail after the recovery are settled at once, as far as the fence knows them.
   for (const batch of [5, 6, 101]) journal.addEvents(events(1, `late in ${batch}`), batch)
   t.match(journal.rest(), [{ events: events(1, 'late in 6') }])
   t.equal(journal.size, 2)
@@ -315,7 +315,7 @@ t.test('several chunks of one kind may be sent at once', async t => {
   }
 })
 
-t.test('a flood of fresh names drops nobody who has used more of a quota', async t => {
+t.test('a flood of fresh names drops no client that has used more of its quota', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   for (const isSent of [false, true]) {
     const { journal } = setUp(640)
@@ -324,7 +324,7 @@ t.test('a flood of fresh names drops nobody who has used more of a quota', async
     }
     hits('limited', 5)
     hits('nearly', 4)
-    // Sent, with all others, when Redis went again: it counts as long as that is not known.
+    // It was sent with all others when Redis went away again: its use still counts until that is settled.
     if (isSent) {
       for (let i = 0; i < 638; i++) hits(`earlier${i}`, 1)
       journal.rest()
@@ -335,7 +335,7 @@ t.test('a flood of fresh names drops nobody who has used more of a quota', async
   }
 })
 
-t.test('a client that is limited by hits in doubt is kept, too', async t => {
+t.test('a client that is limited by hits in doubt is kept too', async t => {
   const quota = defineLimit('fixed-window', 5, 60_000)
   const { journal } = setUp(640)
   for (let i = 0; i < 5; i++) journal.addHit({ ...hit('limited'), limit: quota }, undefined, i + 1)
@@ -346,7 +346,7 @@ t.test('a client that is limited by hits in doubt is kept, too', async t => {
   t.match(countersOf(drain(journal)), { limited: 3 })
 })
 
-t.test('a flood of hits in doubt on one counter takes one entry for each batch', async t => {
+t.test('a flood of hits in doubt on one counter takes one entry per batch', async t => {
   const { journal } = setUp()
   for (let i = 0; i < 3200; i++) journal.addHit(hit('a'), undefined, 1 + Math.floor(i / 32))
   t.equal(journal.size, 101)
@@ -363,7 +363,7 @@ t.test('counters of clients that have used most are sent first', async t => {
   t.match(drain(journal), [{ counters: [5, 4, 3, 2, 1].map(used => ({ key: `used${used}` })) }])
 })
 
-t.test('a counter whose window is over takes no room, and is not counted as dropped', async t => {
+t.test('an expired counter takes no room, and does not count as dropped', async t => {
   const { journal, dropped } = setUp()
   journal.addHit(hit('over'), undefined, undefined)
   journal.addHit({ ...hit('running'), nowMs: nowMs + 1000 }, undefined, undefined)
@@ -386,7 +386,7 @@ t.test('a reset is kept like the use that it forgets', async t => {
   t.match(countersOf(drain(journal)), { a: 1 })
 })
 
-t.test('a reset is kept until what it takes back has expired', async t => {
+t.test('a reset is kept until the state that it forgets has expired', async t => {
   const { journal } = setUp()
   const sliding = defineLimit('sliding-window', 5, 60_000)
   journal.addReset('a', sliding, { state: stateOf(sliding, 5, 0, nowMs) })
@@ -420,7 +420,7 @@ t.test('a chunk whose entries were dropped on the way can be done', async t => {
   }
 })
 
-t.test('a hit that fails when Redis has been asked what it ran already is settled at once', async t => {
+t.test('a hit that fails after the fence is settled at once', async t => {
   const { journal } = setUp()
   journal.settle({ last: 5, next: 100 })
   journal.addHit(hit('ran'), undefined, 5)
@@ -433,7 +433,7 @@ t.test('a hit that fails when Redis has been asked what it ran already is settle
   t.same(countersOf(drain(journal)), { 'never ran': 1, refused: 103 })
 })
 
-t.test('refusals do not count a hit before them, which Redis may not have run, a second time', async t => {
+t.test('refusals do not count an earlier hit in doubt a second time', async t => {
   for (const last of [5, 6]) {
     const { journal } = setUp()
     const baseline = (used: number) => windowOf(used, 0, windowEndsAtMs)
@@ -452,7 +452,7 @@ t.test('refusals do not count a hit before them, which Redis may not have run, a
   }
 })
 
-t.test('a hit that is given back is taken from what it was counted in, once', async t => {
+t.test('a refund is subtracted from the window that counted the hit, once', async t => {
   const { journal } = setUp()
   const baseline = windowOf(10, 0, windowEndsAtMs)
   const over = windowOf(10, 0, windowEndsAtMs + 60_000)
@@ -466,7 +466,7 @@ t.test('a hit that is given back is taken from what it was counted in, once', as
   t.equal(journal.size, 0)
 })
 
-t.test('a counter that is reset forgets what only might have run', async t => {
+t.test('a counter that is reset forgets hits in doubt', async t => {
   const { journal } = setUp()
   const baseline = windowOf(10, 0, windowEndsAtMs)
   journal.addHit(hit('a'), baseline, 6)
@@ -478,7 +478,7 @@ t.test('a counter that is reset forgets what only might have run', async t => {
   t.same(countersOf(drain(journal)), { a: 0 })
 })
 
-t.test('a reset in doubt is sent where it did not run; what was counted since is kept either way', async t => {
+t.test('a reset in doubt is sent if it did not run; later hits are kept either way', async t => {
   const baseline = windowOf(10, 0, windowEndsAtMs)
   for (const [last, expected] of [[4, { baseline: 10, counted: 1 }], [5, { baseline: 0, counted: 1 }]] as const) {
     const { journal } = setUp()
@@ -487,7 +487,7 @@ t.test('a reset in doubt is sent where it did not run; what was counted since is
     journal.addHit(hit('a'), undefined, undefined)
     journal.addReset('unknown', limit, undefined)
     t.equal(journal.size, 1)
-    t.same(journal.next(1), [], 'not before it is decided')
+    t.same(journal.next(1), [], 'not before it is settled')
     journal.settle({ last, next: 2 ** 32 })
     const [chunk] = journal.next(1) as readonly CounterChunk[]
     t.same(
@@ -496,11 +496,11 @@ t.test('a reset in doubt is sent where it did not run; what was counted since is
     )
     journal.done(chunk!)
     journal.addReset('a', limit, sentIn(4, baseline))
-    t.equal(journal.size, 0, 'one that fails after the recovery has run')
+    t.equal(journal.size, 0, 'a reset that fails after the recovery has run')
   }
 })
 
-t.test('of several resets of a counter that might have run the last one decides', async t => {
+t.test('of several resets in doubt, the last one decides', async t => {
   const { journal } = setUp()
   const baseline = windowOf(10, 0, windowEndsAtMs)
   journal.addReset('a', limit, sentIn(5, baseline))

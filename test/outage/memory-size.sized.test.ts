@@ -1,4 +1,4 @@
-/** How much memory an outage takes, on a clock of the test's own. */
+/** How much memory an outage takes, on a clock that the test sets. */
 import { EventEmitter } from 'node:events'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -23,7 +23,7 @@ const collectGarbage = runInNewContext('gc') as () => void
 
 const clients = size(300_000, 1_000_000)
 
-/** A Redis that is away from the first moment. */
+/** A Redis that is away from the start. */
 const away = Object.assign(new EventEmitter(), {
   usable: false,
   state: 'open',

@@ -1,4 +1,4 @@
-/** Two things happen at once: a made-up Redis and breaker answer exactly while something else is under way. */
+/** Concurrent events: a simulated Redis and breaker answer exactly while something else is under way. */
 import t, { type Test } from 'tap'
 import { parseAddress } from '../../lib/addresses/address.js'
 import { windowOf } from '../../lib/rules/fixed-window.js'
@@ -18,10 +18,10 @@ const limit = defineLimit('fixed-window', 10, 60_000)
 const check = { name: 'limit', limit, cost: 1 }
 const asked: Asked = { clientKey: 'client', checks: [check] }
 
-/** What a Redis tells that does not know this instance. */
+/** The fence of a Redis that does not know this instance. */
 const unknown: Fence = { last: -1, next: 2 ** 32 }
 
-/** A Redis that does not know this instance, nor what it sent, and a second instance. */
+/** A Redis that does not know this instance or its calls, and a second instance. */
 function setUp (t: Test, capacity?: number) {
   const made = madeUpStores(t, capacity)
   const { redis, stores } = made
@@ -34,12 +34,12 @@ function setUp (t: Test, capacity?: number) {
   return { ...made, hit }
 }
 
-/** What follows on promises that are settled has been done. */
+/** Waits until the continuations of settled promises have run. */
 async function settled (): Promise<void> {
   for (let turn = 0; turn < 3; turn++) await new Promise(resolve => setImmediate(resolve))
 }
 
-/** A promise that somebody else settles. */
+/** A promise that the caller settles. */
 function promised<T> () {
   let resolve!: (value: T) => void
   let reject!: (error: Error) => void
@@ -47,7 +47,7 @@ function promised<T> () {
   return { promise, resolve, reject }
 }
 
-t.test('Redis goes again during a replay: what was replayed in vain changes nothing', async t => {
+t.test('if Redis goes away again during a replay, that replay changes nothing', async t => {
   for (const isReplayed of [true, false]) {
     const { breaker, redis, stores } = setUp(t)
     const fence = promised<Fence>()
@@ -83,7 +83,7 @@ t.test('a replay that fails late does not end the next one', async t => {
   t.equal(stores.availability.status.store, 'redis')
 })
 
-t.test('one replay runs at a time, and none after the end', async t => {
+t.test('one replay runs at a time, and none after closing', async t => {
   const { breaker, redis, stores } = setUp(t)
   let fences = 0
   const fence = promised<Fence>()
@@ -101,7 +101,7 @@ t.test('one replay runs at a time, and none after the end', async t => {
   t.equal(stores.availability.status.store, 'memory')
 })
 
-t.test('an answer that comes when Redis is gone does not take back what memory has counted since', async t => {
+t.test('an answer that comes after Redis is gone does not undo what memory has counted since', async t => {
   const { breaker, redis, stores, memory, hit } = setUp(t)
   breaker.up()
   await stores.availability.settle()
@@ -117,7 +117,7 @@ t.test('an answer that comes when Redis is gone does not take back what memory h
   t.match(memory.limits.known({ clientKey: 'client' }, check), { used: 3 })
 })
 
-t.test('answers that come when Redis is gone let no more pass than this instance has as its share', async t => {
+t.test('answers that come after Redis is gone let no more pass than the share of this instance', async t => {
   const { breaker, redis, stores } = setUp(t)
   breaker.up()
   await stores.availability.settle()
@@ -138,7 +138,7 @@ t.test('answers that come when Redis is gone let no more pass than this instance
   t.equal(passed.filter(Boolean).length, limit.max / 2)
 })
 
-t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t => {
+t.test('a heartbeat whose answer comes after Redis is gone is ignored', async t => {
   for (const answers of [true, false]) {
     const { breaker, redis, stores } = setUp(t)
     breaker.up()
@@ -155,7 +155,7 @@ t.test('a heartbeat whose answer comes when Redis is gone says nothing', async t
   }
 })
 
-t.test('after an outage others are waited for five seconds, however the clock of Redis steps', async t => {
+t.test('after an outage the other instances are waited for five seconds, however the clock of Redis steps', async t => {
   const clock = { ms: 1_000_000 }
   t.intercept(timers, 'monotonicMs', { value: () => clock.ms })
   for (const stepMs of [-3_600_000, 3_600_000]) {
@@ -170,9 +170,9 @@ t.test('after an outage others are waited for five seconds, however the clock of
     breaker.up()
     await stores.availability.settle()
     clock.ms += 5000
-    // The first of them is that of the recovery, and the last may not have been read yet.
+    // The first heartbeat is that of the recovery, and the last may not have been read yet.
     await until(() => beats >= 4)
-    t.equal(stores.availability.instances, 2, `${stepMs} ms: the other one is waited for`)
+    t.equal(stores.availability.instances, 2, `${stepMs} ms: the other instance is waited for`)
     clock.ms++
     await until(() => stores.availability.instances === 1)
   }
@@ -184,7 +184,7 @@ t.test('entries that did not arrive at the end of a replay are sent by the next 
   let merges = 0
   redis.limits.merge = async (id, counters, nowMs, into) => {
     merges++
-    // While the first one is replayed, there is another hit.
+    // During the replay of the first one, another hit arrives.
     if (merges === 1) hit('meanwhile')
     if (merges === 2) throw gone
     redis.mergeCalls.push({ hasBaselines: into.hasBaselines, counters })
@@ -203,7 +203,7 @@ t.test('entries that did not arrive at the end of a replay are sent by the next 
   t.equal(journal.size, 0)
 })
 
-t.test('a hit that fails when Redis is trusted again is replayed with the next heartbeat', async t => {
+t.test('a hit that fails after Redis is used again is replayed with the next heartbeat', async t => {
   const { breaker, redis, stores, hit, journal } = setUp(t)
   breaker.up()
   await stores.availability.settle()
@@ -236,14 +236,14 @@ t.test('chunks that a slow Redis has not answered are not sent again with each h
   breaker.up()
   await stores.availability.settle()
   answer.reject(gone)
-  // One more than the one that comes with being back.
+  // One more than the heartbeat of the return.
   await until(() => beats > 4)
   t.equal(merges, 1)
   merged.resolve()
   await until(() => journal.size === 0)
 })
 
-t.test('refusals that a Redis without its data did not take are replayed with the rest', async t => {
+t.test('refusals that a Redis without its data did not accept are replayed with the rest', async t => {
   const { breaker, redis, stores, memory } = setUp(t)
   const windowEndsAtMs = Date.now() + 60_000
   const state = windowOf(11, 0, windowEndsAtMs)
@@ -257,7 +257,7 @@ t.test('refusals that a Redis without its data did not take are replayed with th
   t.equal(stores.availability.status.store, 'redis')
 })
 
-t.test('as long as many entries come meanwhile, further passes replay them', async t => {
+t.test('while many entries arrive, further passes replay them', async t => {
   const { breaker, redis, stores, hit } = setUp(t)
   hit('first')
   let left = 3
@@ -271,7 +271,7 @@ t.test('as long as many entries come meanwhile, further passes replay them', asy
   t.equal(redis.merged.length, 1 + 3 * 120)
 })
 
-t.test('where nobody knows which counters Redis still has, all are restored, a hundred at a time', async t => {
+t.test('if it is unknown which counters Redis still has, all are restored, a hundred per call', async t => {
   const { breaker, redis, stores, memory, hit } = setUp(t)
   const state = windowOf(3, 0, 60_000)
   for (let i = 0; i < 250; i++) memory.limits.adopt({ clientKey: `client${i}` }, { check, state }, 0)
@@ -283,7 +283,7 @@ t.test('where nobody knows which counters Redis still has, all are restored, a h
   t.match(redis.mergeCalls.at(-1)?.counters, [{ baseline: { used: 3 }, counted: { used: 4 } }])
 })
 
-t.test('a refused hit is not counted at limits that would have let it pass', async t => {
+t.test('a refused hit is not counted by limits that it would have fit', async t => {
   const { stores, journal, breaker } = setUp(t)
   const narrow = defineLimit('fixed-window', 1, 60_000)
   const checks = [{ name: 'wide', limit, cost: 1 }, { name: 'narrow', limit: narrow, cost: 1 }]
@@ -294,7 +294,7 @@ t.test('a refused hit is not counted at limits that would have let it pass', asy
   t.equal(breaker.usable, false)
 })
 
-t.test('an error that is no failure of Redis is not answered from memory', async t => {
+t.test('memory does not answer for an error that is no failure of Redis', async t => {
   const { stores, breaker, redis } = setUp(t)
   breaker.up()
   await stores.availability.settle()
@@ -304,7 +304,7 @@ t.test('an error that is no failure of Redis is not answered from memory', async
   await t.rejects(stores.events.logEvents([{ type: 'limited', count: 1, atMs: 0 }]), { message: 'a mistake' })
 })
 
-t.test('counters that Redis may have lost are sent again in calls of a hundred, however many they are', async t => {
+t.test('any number of counters that Redis may have lost is restored, a hundred per call', async t => {
   const { breaker, memory, redis, stores } = setUp(t, 2000)
   const state = windowOf(3, 0, 60_000)
   for (let i = 0; i < 1650; i++) memory.limits.adopt({ clientKey: `client${i}` }, { check, state }, 0)
@@ -314,7 +314,7 @@ t.test('counters that Redis may have lost are sent again in calls of a hundred, 
   t.same(redis.mergeCalls.map(({ counters }) => counters.length), [...Array<number>(16).fill(100), 50])
 })
 
-t.test('a block or unblock whose call fails holds here, whatever older change came in between', async t => {
+t.test('a block or unblock whose call fails holds locally, whatever older change arrived in between', async t => {
   const { memory, breaker, redis, stores } = setUp(t)
   const call = promised<unknown[]>()
   let isSent = false
@@ -342,10 +342,10 @@ t.test('a block or unblock whose call fails holds here, whatever older change ca
   t.equal(memory.blocks.blocks().length, 1)
 })
 
-t.test('after a block or unblock, memory holds what Redis said, unless something newer is known', async t => {
+t.test("after a block or unblock, memory has Redis' answer, unless it knows something newer", async t => {
   const { memory, breaker, redis, stores } = setUp(t)
   const nowMs = Date.now()
-  // Redis' clock is at 0.
+  // The clock of Redis is at 0.
   const standing = { reason: 'standing', origin: '', blockedAtMs: 0, expiresAtMs: 60_000 }
   const older = { reason: 'older', origin: '', blockedAtMs: nowMs - 1000, expiresAtMs: nowMs + 90_000 }
   let answers: (() => void)[] = []
@@ -376,7 +376,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
   t.same(await reasonsAfter([block('192.0.2.1'), stores.blocks.unblock('192.0.2.2')], () => {
     memory.blocks.unblock('192.0.2.1')
     memory.blocks.adopt({ ip: '192.0.2.2', ...older })
-  }), ['192.0.2.1 standing'], 'an older change that came in between')
+  }), ['192.0.2.1 standing'], 'an older change arrived in between')
   t.ok(
     Math.abs(memory.blocks.find(parseAddress('192.0.2.1')!)!.expiresAtMs - nowMs - 60_000) < 1000,
     "on this process's clock"
@@ -385,7 +385,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
   t.same(
     await reasonsAfter([block('192.0.2.9')], () => memory.blocks.unblock('192.0.2.9')),
     ['192.0.2.1 standing'],
-    'a newer one'
+    'a newer change'
   )
 
   const first = block('192.0.2.3')
@@ -398,7 +398,7 @@ t.test('after a block or unblock, memory holds what Redis said, unless something
   t.same(await reasonsAfter([second], () => {}), ['192.0.2.1 standing'])
 })
 
-t.test('calls that wait when Redis goes are answered by memory at once, and replayed later, in order', async t => {
+t.test('calls that wait when Redis goes away are answered by memory at once, and replayed in order', async t => {
   const { breaker, redis, journal, stores } = setUp(t)
   let sent = 0
   const stuck = promised<never>()
@@ -425,7 +425,7 @@ t.test('calls that wait when Redis goes are answered by memory at once, and repl
   t.ok(underWay < 300, `${underWay} calls under way`)
   breaker.down()
   await until(() => answered.length >= 1000)
-  t.equal(sent, underWay, 'none of those that waited was sent')
+  t.equal(sent, underWay, 'no waiting call was sent')
   stuck.reject(gone)
   await until(() => answered.length === 2000)
   t.equal(journal.size, 2000)
@@ -433,7 +433,7 @@ t.test('calls that wait when Redis goes are answered by memory at once, and repl
   t.match(chunk, { kind: 'blocks', operations: [{ block: { ip: '10.0.1.144' } }] })
 })
 
-t.test('a long journal is sent in sixteen calls at once, so that a distant Redis is up to date soon', async t => {
+t.test('a long journal is sent in sixteen concurrent calls, so that a distant Redis is up to date soon', async t => {
   const { breaker, redis, stores, journal, hit } = setUp(t, 5000)
   for (let i = 0; i < 4000; i++) hit(`client${i}`)
   for (let i = 0; i < 100; i++) await stores.events.logEvents([{ type: 'limited', count: 1, atMs: i }])
@@ -459,7 +459,7 @@ t.test('at closing, a Redis that is away is tried while time is left, and not af
   t.intercept(timers, 'monotonicMs', { value: () => clock.ms })
   const cases = [
     { what: 'nothing waits', hits: 0, idleAtMs: 1100, attempts: [] },
-    { what: 'what was under way took all of the time', hits: 1, idleAtMs: 1250, attempts: [] },
+    { what: 'calls under way took all of the time', hits: 1, idleAtMs: 1250, attempts: [] },
     { what: 'some time is left', hits: 1, idleAtMs: 1100, attempts: [150] }
   ]
   for (const { what, hits, idleAtMs, attempts } of cases) {
@@ -472,7 +472,7 @@ t.test('at closing, a Redis that is away is tried while time is left, and not af
   }
 })
 
-t.test('at closing, entries that came after the recovery are sent to a Redis that answers', async t => {
+t.test('at closing, entries that arrived after the recovery are sent to a Redis that answers', async t => {
   const { breaker, stores, redis, hit, journal } = setUp(t)
   breaker.up()
   await stores.availability.settle()
@@ -481,7 +481,7 @@ t.test('at closing, entries that came after the recovery are sent to a Redis tha
   hit('late')
   await settled()
   breaker.down()
-  // No heartbeat has an answer, which would send it first.
+  // No heartbeat is answered: that would send the entry first.
   const beat = async (epoch?: string) =>
     epoch !== undefined ? await new Promise<never>(() => {}) : { epoch: 'first', instances: 2, since: 2, nowMs: 0 }
   Object.assign(redis.instance, { heartbeat: beat })

@@ -1,4 +1,4 @@
-/** An outage loses nothing and counts nothing twice: on a real Redis, and where only one instance sees it. */
+/** An outage loses nothing and counts nothing twice: on a real Redis, also if only one instance sees it. */
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import type { RedisGuardOptions } from '../../lib/settings/options.js'
@@ -10,7 +10,7 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// They wait most of the time.
+// These tests wait most of the time.
 t.jobs = 4
 
 /** ms: short, since each test with an outage waits for it, and long enough for a busy machine */
@@ -64,19 +64,19 @@ async function statuses (
 
 async function goes (app: FastifyInstance, store: 'redis' | 'memory'): Promise<void> {
   await until(async () => {
-    // Somebody has to notice.
+    // A command has to notice the outage.
     if (store === 'memory') await app.redisGuard.get('x')
     return app.redisGuard.status.store === store
   })
 }
 
-/** An address that is blocked last: an instance that refuses it has followed all changes before. */
+/** Blocks a last address: an instance that refuses it has followed all earlier changes. */
 async function followedBy (apps: readonly FastifyInstance[], from: FastifyInstance, marker: string): Promise<void> {
   await from.redisGuard.blockIP(marker, 600, { reason: 'marker' })
   for (const app of apps) await until(async () => (await statuses(app, 1, marker))[403] === 1)
 }
 
-/** All that were counted, whether they passed or were refused. */
+/** All hits in a counter, accepted and refused. */
 async function usedInRedis (server: RedisServer, address = '192.0.2.1', nameSpace = 'guard:'): Promise<number> {
   const client = server.client()
   try {
@@ -100,7 +100,7 @@ const wholeOutages: Readonly<Record<string, {
 }
 
 for (const [name, { begin, end }] of Object.entries(wholeOutages)) {
-  t.test(`a Redis that ${name}: one quota by each algorithm, and Redis has it all`, { buffered: true }, async t => {
+  t.test(`a Redis that ${name}: one quota by each algorithm, and Redis has all hits`, { buffered: true }, async t => {
     const server = await startRedis(t)
     const each = async (step: (one: Instance, algorithm: Algorithm) => Promise<void>) =>
       await Promise.all(algorithms.map(async (algorithm, i) => await step(instances[i]!, algorithm)))
@@ -109,7 +109,7 @@ for (const [name, { begin, end }] of Object.entries(wholeOutages)) {
     await each(async ({ app }) => { t.same(await statuses(app, 8), { 200: 8 }) })
     await Promise.all(instances.map(async ({ proxy }) => await begin(server, proxy)))
     await each(async ({ app }, algorithm) => {
-      // At once, so that some are on their way to Redis when it is found to be gone.
+      // At once, so that some are on their way to Redis when the outage is noticed.
       const during = await Promise.all(Array.from({ length: 7 }, async () => await statuses(app, 1)))
       t.same(during, Array(7).fill({ 200: 1 }), algorithm)
       await goes(app, 'memory')
@@ -129,7 +129,7 @@ for (const [name, { begin, end }] of Object.entries(wholeOutages)) {
   })
 }
 
-t.test('hits of an outage whose limit is changed count in the window they were in', { buffered: true }, async t => {
+t.test('hits of an outage whose limit changes count in their own window', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app } = await instance(t, server, { max: 5, timeWindow: 300, commandTimeout: 100 })
   server.signal('SIGSTOP')
@@ -143,7 +143,7 @@ t.test('hits of an outage whose limit is changed count in the window they were i
   t.same(await statuses(app, 6), { 429: 6 })
 })
 
-t.test('refused requests of an outage count as well', { buffered: true }, async t => {
+t.test('refused requests of an outage count too', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, proxy } = await instance(t, server, { max: 3 })
   t.same(await statuses(app, 10), { 200: 3, 429: 7 })
@@ -160,9 +160,9 @@ t.test('refused requests of an outage count as well', { buffered: true }, async 
   await until(async () => (await app.redisGuard.getSuspiciousIPs())[0]?.count === 17)
 })
 
-t.test('what several instances give back and reset in an outage adds up', { buffered: true }, async t => {
+t.test('refunds and resets of several instances in an outage add up', { buffered: true }, async t => {
   const server = await startRedis(t)
-  // Redis must be in use between the outages.
+  // Long enough for Redis to be used between the outages.
   const options = { max: 20, commandTimeout: 1500 }
   const [a, b] = [await instance(t, server, options), await instance(t, server, options)]
   for (const { app } of [a, b]) {
@@ -191,7 +191,7 @@ t.test('what several instances give back and reset in an outage adds up', { buff
     proxy.blackhole = false
     await goes(app, 'redis')
   }
-  t.equal(await used(), 10, '14 before, of which 6 were given back, and 2 more')
+  t.equal(await used(), 10, '14 before, 6 of them refunded, and 2 more')
   a.proxy.blackhole = true
   await goes(a.app, 'memory')
   await a.app.inject('/held')
@@ -199,7 +199,7 @@ t.test('what several instances give back and reset in an outage adds up', { buff
   await b.app.redisGuard.limits.reset('127.0.0.1')
   a.proxy.blackhole = false
   await goes(a.app, 'redis')
-  t.equal(await used(), 1, 'what was reset elsewhere does not come back')
+  t.equal(await used(), 1, 'a counter that was reset remotely does not come back')
 })
 
 t.test('two instances add up, whichever sees the outage and is back first', { buffered: true }, async t => {
@@ -222,14 +222,14 @@ t.test('two instances add up, whichever sees the outage and is back first', { bu
   }))
 })
 
-t.test('hits that come during a replay are decided, and none is lost', { buffered: true }, async t => {
+t.test('hits that arrive during a replay are decided, and none is lost', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, proxy } = await instance(t, server, { max: 100_000, cache: 10_000, syncInterval: 60_000 })
   const addressOf = (i: number) => `198.51.${i >> 8}.${i & 255}`
   proxy.blackhole = true
   await goes(app, 'memory')
   for (let i = 0; i < 400; i++) await app.inject({ url: '/', remoteAddress: addressOf(i) })
-  // Each chunk takes a while, so that there is time between.
+  // Each chunk takes a while, which leaves time in between.
   proxy.delayMs = 10
   proxy.blackhole = false
   let [sent, sentMeanwhile] = [0, 0]
@@ -268,22 +268,22 @@ t.test('a distant Redis is brought up to date with counters, events and blocks',
   t.equal(await client.hlen('guard:{blocks}'), 100)
 })
 
-t.test('blocks, unblocks and events of an outage are in Redis soon, and everywhere', { buffered: true }, async t => {
+t.test('blocks, unblocks and events of an outage soon reach Redis and all instances', { buffered: true }, async t => {
   const server = await startRedis(t)
   const [away, other] = [await instance(t, server, { max: 1 }), await instance(t, server, { max: 1 })]
   await away.app.redisGuard.blockIP('198.51.100.1', 600)
   await until(async () => (await other.app.inject({ url: '/', remoteAddress: '198.51.100.1' })).statusCode === 403)
   away.proxy.blackhole = true
-  // The first one is on its way when Redis is found to be gone.
+  // The first one is on its way when the outage is noticed.
   const block = await away.app.redisGuard.blockIP('198.51.100.2', 600, { reason: 'meanwhile', origin: 'test' })
   t.equal(away.app.redisGuard.status.store, 'memory')
   await away.app.redisGuard.blockIP('198.51.100.3', Infinity)
   await away.app.redisGuard.blockIP('198.51.100.4', 600)
   t.equal(await away.app.redisGuard.unblockIP('198.51.100.4'), true)
   t.equal(await away.app.redisGuard.unblockIP('198.51.100.1'), true)
-  // The other instance, which sees no outage, decides later about this one.
+  // The other instance, which sees no outage, changes this one later.
   await away.app.redisGuard.blockIP('198.51.100.5', 600)
-  // Later by more than two clocks that were compared over a network may differ.
+  // Later by more than the error of two clocks compared over a network.
   await new Promise(resolve => setTimeout(resolve, 50))
   await other.app.redisGuard.blockIP('198.51.100.5', 600)
   await other.app.redisGuard.unblockIP('198.51.100.5')
@@ -292,7 +292,7 @@ t.test('blocks, unblocks and events of an outage are in Redis soon, and everywhe
 
   away.proxy.blackhole = false
   await goes(away.app, 'redis')
-  // They look every 50 ms.
+  // Instances look for changes every 50 ms.
   const request = { url: '/', remoteAddress: '198.51.100.2' }
   await until(async () => (await other.app.inject(request)).statusCode === 403, 10_000)
   const blocked = await other.app.redisGuard.getBlockedIPs()
@@ -312,7 +312,7 @@ t.test('blocks, unblocks and events of an outage are in Redis soon, and everywhe
   t.same(await suspects(), [{ ip: '192.0.2.8', count: 5 }, { ip: '192.0.2.7', count: 4 }])
 })
 
-t.test('a Redis that loses its data has it again before anybody has a second quota', { buffered: true }, async t => {
+t.test('a Redis that loses its data gets it back before a client gets a second quota', { buffered: true }, async t => {
   for (const how of ['FLUSHALL', 'a restart']) {
     const server = await startRedis(t)
     const { app } = await instance(t, server, { max: 10 })
@@ -327,7 +327,7 @@ t.test('a Redis that loses its data has it again before anybody has a second quo
       t.same(
         await statuses(app, 6, '192.0.2.2'),
         { 200: 4, 429: 2 },
-        'by the first hit that Redis has not seen the number of'
+        'noticed by the first hit whose number does not follow'
       )
     } else {
       await server.kill()
@@ -390,7 +390,7 @@ t.test('a Redis that comes back with an older snapshot is brought up to date', {
   await statuses(second.app, 6)
   await server.restart()
   for (const { app } of [first, second]) await goes(app, 'redis')
-  // 19 and 22 were known of 22, and 6 and 2 came on top: of the three between, the larger may hide two.
+  // The instances knew of 19 and 22 of 22 hits, with 6 and 2 on top; the larger baseline may hide two.
   await until(async () => await usedInRedis(server) >= 27)
   t.ok(await usedInRedis(server) <= 30)
   t.equal(await observer.hexists('guard:{blocks}', '198.51.100.1'), 1)
@@ -400,7 +400,7 @@ t.test('a Redis that comes back with an older snapshot is brought up to date', {
 for (const syncInterval of [50, 60_000]) {
   t.test(`blocks and unblocks outlive an older snapshot (sync: ${syncInterval} ms)`, { buffered: true }, async t => {
     const server = await startRedis(t)
-    // There is a list already when the two start.
+    // There is a list before the two start.
     const { app: before } = await instance(t, server)
     await before.redisGuard.blockIP('198.51.100.9', 600)
     const [first, second] = [await instance(t, server, { syncInterval }), await instance(t, server, { syncInterval })]
@@ -430,12 +430,12 @@ for (const syncInterval of [50, 60_000]) {
   })
 }
 
-t.test('blocks that an older snapshot has shorter or longer end as they were set', { buffered: true }, async t => {
+t.test('blocks that are shorter or longer in an older snapshot end as they were set', { buffered: true }, async t => {
   const server = await startRedis(t)
   const observer = server.client()
   t.teardown(() => observer.disconnect())
   observer.on('error', () => {})
-  // There is a list already when the two start.
+  // There is a list before the two start.
   await (await instance(t, server)).app.redisGuard.blockIP('198.51.100.9', 600, { reason: 'before' })
   const [first, second] = [await instance(t, server), await instance(t, server)]
   const block = async (ip: string, seconds: number, reason: string, replace = false) =>
@@ -448,7 +448,7 @@ t.test('blocks that an older snapshot has shorter or longer end as they were set
   await block('198.51.100.2', 600, 'replaced', true)
   await first.app.redisGuard.unblockIP('198.51.100.3')
   await block('198.51.100.3', 600, 'again')
-  // Whichever of the two comes back: the other has followed.
+  // The other instance has followed, so it makes no difference which of the two comes back.
   await followedBy([second.app], first.app, '198.51.100.200')
   await server.kill()
   for (const { app } of [first, second]) await goes(app, 'memory')
@@ -480,14 +480,14 @@ t.test('blocks lost under a live connection are restored before the list is load
   t.same([await statuses(app, 1, '198.51.100.1'), await statuses(app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
 })
 
-t.test('an instance that looks at its block list finds out without its heartbeat', { buffered: true }, async t => {
+t.test('an instance notices a lost block list without its heartbeat', { buffered: true }, async t => {
   const server = await startRedis(t, '--requirepass', 'secret')
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
   const redis = { username: 'guard', password: 'secret' }
   const { app, lines } = await instance(t, server, { redis, syncInterval: 20, commandTimeout: 5000 })
-  // No heartbeat succeeds from now on.
+  // From now on no heartbeat succeeds.
   await admin.call('ACL', 'SETUSER', 'guard', '-zadd')
   await admin.flushall()
   await until(() => lines.some(({ msg }) => String(msg).startsWith('Redis is away, memory answers')))
@@ -498,7 +498,7 @@ t.test('an instance that looks at its block list finds out without its heartbeat
   await goes(app, 'redis')
 })
 
-t.test('an idle instance finds out by itself that Redis has lost its data', { buffered: true }, async t => {
+t.test('an idle instance notices by itself that Redis lost its data', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, lines } = await instance(t, server, { syncInterval: 60_000, commandTimeout: 5000 })
   await app.redisGuard.blockIP('198.51.100.1', 600)
@@ -509,7 +509,7 @@ t.test('an idle instance finds out by itself that Redis has lost its data', { bu
   t.match(lines, [{ level: 40, reason: 'Redis has lost its data' }])
 })
 
-t.test('what Redis rejects is counted and logged, and holds up nothing else', { buffered: true }, async t => {
+t.test('entries that Redis rejects are counted and logged, and delay no others', { buffered: true }, async t => {
   const server = await startRedis(t, '--requirepass', 'secret')
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
@@ -535,7 +535,7 @@ t.test('what Redis rejects is counted and logged, and holds up nothing else', { 
   t.equal(await admin.get('guard:fixed-window:{192.0.2.1}:global'), '7')
 })
 
-t.test('a full journal drops the oldest with most quota left, and says so once', { buffered: true }, async t => {
+t.test('a full journal drops the oldest with most quota left, and logs that once', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, proxy, lines } = await instance(t, server, { max: 100, maxJournal: 2 })
   proxy.blackhole = true
@@ -571,7 +571,7 @@ async function usedInRedisWith (client: ReturnType<RedisServer['client']>): Prom
   return Number(await client.get('guard:fixed-window:{192.0.2.1}:global'))
 }
 
-t.test('a heartbeat that Redis dislikes ends nothing', { buffered: true }, async t => {
+t.test('a heartbeat that Redis rejects does not end the use of Redis', { buffered: true }, async t => {
   const server = await startRedis(t, '--requirepass', 'secret')
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
@@ -584,12 +584,12 @@ t.test('a heartbeat that Redis dislikes ends nothing', { buffered: true }, async
   t.equal(app.redisGuard.status.store, 'redis')
 })
 
-t.test('what Redis dislikes holds in the process, and fails nobody', { buffered: true }, async t => {
+t.test('a change that Redis rejects holds in the process, and fails no caller', { buffered: true }, async t => {
   const server = await startRedis(t, '--requirepass', 'secret')
   const admin = server.client({ password: 'secret' })
   t.teardown(() => admin.disconnect())
   await admin.call('ACL', 'SETUSER', 'guard', 'on', '>secret', '~*', '&*', '+@all')
-  // Without a look at Redis' list, which does not have the block.
+  // No look at the list in Redis, which does not have the block.
   const { app, lines } = await instance(t, server, {
     redis: { username: 'guard', password: 'secret' },
     syncInterval: 60_000,
@@ -606,15 +606,15 @@ t.test('what Redis dislikes holds in the process, and fails nobody', { buffered:
     level: 40,
     msg: 'Redis rejected a command, memory answers for it',
     err: { message: /\(reply\): .*(can't run this command|NOPERM)/ }
-  }], 'once, however many they are')
+  }], 'one line for all of them')
   t.equal(lines.length, 1)
 })
 
-t.test('refusals and events whose writing is given up are replayed later', { buffered: true }, async t => {
+t.test('refusals and events whose write times out are replayed later', { buffered: true }, async t => {
   const server = await startRedis(t)
   const { app, proxy } = await instance(t, server, { max: 1 })
   t.same(await statuses(app, 1), { 200: 1 })
-  // All but the first of these are refused here, and written behind.
+  // All but the first of these are refused in the process, and written behind.
   t.same(await statuses(app, 5), { 429: 5 })
   proxy.blackhole = true
   await until(() => app.redisGuard.status.store === 'memory')
@@ -657,7 +657,7 @@ for (const isLost of [false, true]) {
     await goes(app, 'memory')
     const ips = Array.from({ length: 300 }, (_, i) => `10.0.${i >> 8}.${i & 255}`)
     for (const ip of ips) await guard.blockIP(ip, 600, { reason: 'meanwhile' })
-    // Redis must hear of the longer block as well, where it has lost that.
+    // If Redis lost the longer block, it must get that as well.
     await guard.blockIP('198.51.100.1', 60, { reason: 'shorter' })
     await guard.unblockIP('198.51.100.2')
     await guard.blockIP('198.51.100.3', 60, { reason: 'shorter', replace: true })
@@ -668,7 +668,7 @@ for (const isLost of [false, true]) {
     const reasons = (await guard.getBlockedIPs()).map(({ ip, reason }) => `${ip} ${reason}`)
     const known = ['198.51.100.0 before', '198.51.100.1 before', '198.51.100.3 shorter']
     t.same(reasons.sort(), [...ips.map(ip => `${ip} meanwhile`), ...known].sort())
-    // One for each operation in the outage, and for each block from before that was lost.
+    // One for each change in the outage, and for each older block that was lost.
     t.equal(await observer.xlen('guard:{blocks}:changes') - before, 303 + (isLost ? 2 : 0))
   })
 }
@@ -698,7 +698,7 @@ t.test('Cluster: blocks and unblocks since an older snapshot hold', async t => {
   await other.redisGuard.unblockIP('198.51.100.1')
   await other.redisGuard.blockIP('198.51.100.2', 600)
   await until(async () => (await statuses(app, 1, '198.51.100.2'))[403] === 1)
-  // The other one is gone with what it knows.
+  // The other instance is gone, with what it knew.
   await other.close()
   await Promise.all(cluster.servers.map(async server => await server.kill()))
   await goes(app, 'memory')
@@ -709,9 +709,9 @@ t.test('Cluster: blocks and unblocks since an older snapshot hold', async t => {
   t.same([await statuses(app, 1, '198.51.100.1'), await statuses(app, 1, '198.51.100.2')], [{ 200: 1 }, { 403: 1 }])
 })
 
-t.test('a process that was held up itself does not take Redis for gone', async t => {
+t.test('a process that was itself delayed does not take Redis for gone', async t => {
   const server = await startRedis(t)
-  // Without a proxy, which would be in this process, and held up as well.
+  // Without a proxy, which would run in this process, and be delayed too.
   const commandTimeout = 1500
   const { app } =
     await instance(t, server, { redis: { port: server.port }, max: 100, syncInterval: 60_000, commandTimeout })
@@ -720,12 +720,12 @@ t.test('a process that was held up itself does not take Redis for gone', async t
   app.redisGuard.on('switch', status => heard.push(status))
   server.signal('SIGSTOP')
   const answer = app.inject({ url: '/', remoteAddress: '192.0.2.1' })
-  // The hit is sent; then the event loop stands still for longer than a command may take, and Redis answers meanwhile.
+  // The hit is sent; then the event loop stands still for longer than commandTimeout, while Redis answers.
   await new Promise(resolve => setImmediate(() => setImmediate(resolve)))
   server.signal('SIGCONT')
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, commandTimeout + 500)
   t.equal((await answer).statusCode, 200)
-  // The time limit of that command is over by now, and Redis answers the next one.
+  // The timeout of that command is over by now, and Redis answers the next one.
   t.same(await statuses(app, 1), { 200: 1 })
   t.same(heard, [])
   t.equal(await usedInRedis(server), 3)

@@ -21,16 +21,16 @@ import { takeOf } from '../support/take.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// Those with servers wait most of the time.
+// The tests with servers wait most of the time.
 t.jobs = 3
 const aside = { buffered: true }
 
 const keys = new Keys('guard:')
 
-/** An outage begins with the end of a connection, so no time limit has to be short. */
+/** An outage here starts with a closed connection, so no timeout has to be short. */
 const times = { resetTimeout: 100, commandTimeout: 10_000, connectTimeout: 10_000 }
 
-/** Until an instance uses this store, which it is asked about all the while. */
+/** Waits until an instance uses this store; each check also sends a command. */
 async function goes (app: FastifyInstance, store: string): Promise<void> {
   await until(async () => {
     await app.redisGuard.get('x')
@@ -42,7 +42,7 @@ const metricsOf = async (app: FastifyInstance) => (await app.inject('/metrics'))
 
 const knowsOfTwo = async (app: FastifyInstance) => /redis_guard_instances 2/.test(await metricsOf(app))
 
-/** Instances with clocks of their own, and a Redis between them that keeps one client's counter. */
+/** Instances with their own clocks, and a Redis between them that keeps one client's counter. */
 function setUp (algorithm: Algorithm, max: number, instances: number) {
   let nowMs = 1_700_000_000_000
   let counter: LimitState | undefined
@@ -81,7 +81,7 @@ for (const algorithm of algorithms) {
       fc.array(fc.nat(4), { maxLength: 40 }), fc.array(fc.nat(4), { minLength: 100, maxLength: 200 }),
       (max, instances, before, during) => {
         const { all } = setUp(algorithm, max, instances)
-        // No more than its part through each of them: what one has let pass beyond that, the others cannot know.
+        // No more than its part through each of them: the others cannot know what an instance let pass beyond that.
         const through = all.map(() => 0)
         let passed = 0
         for (const pick of before) {
@@ -98,12 +98,12 @@ for (const algorithm of algorithms) {
     t.pass()
   })
 
-  t.test(`${algorithm}: what is left when Redis goes is shared, and a refusal says when to come back`, async t => {
+  t.test(`${algorithm}: the rest of a quota is shared when Redis goes away, and retry-after is exact`, async t => {
     const { all, pass } = setUp(algorithm, 20, 2)
     const [a, b] = all as [typeof all[0], typeof all[0]]
     for (let i = 0; i < 4; i++) t.same([a.onRedis(), b.onRedis()], [true, true])
     const known = a.away(1)
-    // 12 are left, less the one that b has counted after it, and a cannot know of.
+    // 12 are left, less the one that b counted last, of which a does not know.
     t.match(known, { accepted: true, parts: [{ explanation: { remaining: 5, retryAfterMs: 0 } }] })
     const passed = [
       ...Array.from({ length: 10 }, () => a.away(1)),
@@ -119,7 +119,7 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('a hit of a window that is over is not given back to the next one', async t => {
+t.test('a refund of a hit from an expired window does not apply to the next one', async t => {
   for (const [algorithm, passes] of [['fixed-window', 5], ['sliding-window', 6]] as const) {
     const { all: [a], pass, hit, takenBy } = setUp(algorithm, 20, 2)
     const first = a!.away(1)
@@ -134,7 +134,7 @@ t.test('a hit of a window that is over is not given back to the next one', async
   }
 })
 
-t.test('what is left is known anew in each outage, and forgotten when it is over', async t => {
+t.test('the rest of a quota is computed again in each outage, and forgotten after it', async t => {
   const { all: [a], pass } = setUp('fixed-window', 20, 2)
   for (let i = 0; i < 10; i++) a!.away(1)
   t.equal(a!.away(1).accepted, false)
@@ -171,12 +171,12 @@ for (const algorithm of algorithms) {
   })
 }
 
-t.test('a max below the number of instances lets nobody pass: all parts never exceed the whole', async t => {
+t.test('a max below the number of instances lets no request pass: all parts never exceed the whole', async t => {
   const { all } = setUp('fixed-window', 2, 3)
   t.same(all.map(instance => instance.away(1).accepted), [false, false, false])
 })
 
-t.test('two instances share a limit while Redis is away, and all of it is in Redis afterwards', aside, async t => {
+t.test('two instances share a limit while Redis is away, and Redis has all hits afterwards', aside, async t => {
   const server = await RedisServer.start('--appendonly', 'yes')
   t.teardown(async () => await server.stop())
   const start = async (t: Test) => {
@@ -208,7 +208,7 @@ t.test('two instances share a limit while Redis is away, and all of it is in Red
   t.equal(await passing(20), 14 - during)
 })
 
-t.test('what is given back, before an outage and in it, is back in the part of each instance', aside, async t => {
+t.test('refunds before and during an outage go to the part of their instance', aside, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const start = async () => {
@@ -244,9 +244,9 @@ t.test('what is given back, before an outage and in it, is back in the part of e
   }
 })
 
-/** Resolves when each of some connections has told Redis twice that its instance is alive. */
+/** Resolves when each of these connections has sent Redis two heartbeats. */
 async function heartbeatsOf (server: RedisServer, connections: number): Promise<void> {
-  // The client's own MONITOR fails where a command is seen in the same packet as the answer to it.
+  // MONITOR of ioredis fails if a command arrives in the same packet as the answer to MONITOR.
   const monitor = connect(server.port, '127.0.0.1')
   let seen = ''
   monitor.setEncoding('utf8').on('data', (text: string) => { seen += text })
@@ -262,7 +262,7 @@ async function heartbeatsOf (server: RedisServer, connections: number): Promise<
   monitor.destroy()
 }
 
-t.test('registrations of one application are one instance: each has the whole of its limit', aside, async t => {
+t.test('registrations of one application are one instance: each has its whole limit', aside, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const options = { redis: server.url, max: 4, onOutage: 'share', timeWindow: '1 hour', ...times } as const
@@ -279,7 +279,7 @@ t.test('registrations of one application are one instance: each has the whole of
   t.same(passed, [200, 200, 200, 200, 429])
 })
 
-t.test('of several limits, the one that refuses counts, and the others are as they were', aside, async t => {
+t.test('of several limits, only the one that refuses counts a refusal', aside, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const limits = [
@@ -304,7 +304,7 @@ t.test('of several limits, the one that refuses counts, and the others are as th
   t.same(await left(), expected)
 })
 
-t.test('an instance that is back keeps to its part until the others are back, or are given up', aside, async t => {
+t.test('an instance that is back keeps to its part until the others are back or given up', aside, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())
   const apps: FastifyInstance[] = []
@@ -313,7 +313,7 @@ t.test('an instance that is back keeps to its part until the others are back, or
     const proxy = await TcpProxy.start(server.port)
     t.teardown(async () => await proxy.stop())
     const options = { redis: { port: proxy.port }, max: 20, timeWindow: '1 hour', onOutage: 'share' } as const
-    // One hit below waits for its time limit.
+    // One hit below waits for its timeout.
     const app = await guardedApp(t, { ...options, ...times, commandTimeout: 1000 })
     app.get('/', async () => 'ok')
     proxies.push(proxy)
@@ -329,7 +329,7 @@ t.test('an instance that is back keeps to its part until the others are back, or
   }
   const reconnect = async (i: number) => {
     proxies[i]!.blackhole = false
-    // A connection that nothing came through is not waited for.
+    // Do not wait for a connection that lost packets.
     proxies[i]!.cut()
     await goes(apps[i]!, 'redis')
   }
@@ -356,7 +356,7 @@ t.test('an instance that is back keeps to its part until the others are back, or
   t.equal(await passing(first, '192.0.2.1'), 10, 'Redis does not know of the other ten')
   const client = server.client()
   const counted = Number(await client.get('guard:fixed-window:{192.0.2.1}:global'))
-  t.equal(counted, 10, 'refusals that are not by the whole limit leave it as it was')
+  t.equal(counted, 10, 'refusals by a part do not count in Redis')
   client.disconnect()
   await reconnect(1)
   t.equal(await passing(first, '192.0.2.1'), 0)
@@ -367,17 +367,17 @@ t.test('an instance that is back keeps to its part until the others are back, or
   await cutOff()
   await reconnect(0)
   t.equal(await passing(first, freshClient()), 10)
-  // Redis goes again under a hit that has its part already.
+  // Redis goes away again under a hit that its part already allowed.
   proxies[0]!.blackhole = true
   t.equal(await passing(first, freshClient()), 10)
   await reconnect(0)
-  // The other one is taken for gone.
+  // The other instance counts as gone.
   await untilAllPass()
   t.equal(await passing(first, freshClient()), 20)
   t.equal(first.redisGuard.status.store, 'redis')
 })
 
-t.test('one host that floods an outage with names has nobody else refused', async t => {
+t.test('a host that floods an outage with names gets no other client refused', async t => {
   const now = () => 1_700_000_000_000
   const shares = new Shares(new MemoryLimits({ keys, capacity: 320, now }), now)
   const check: Check = { name: 'login', limit: defineLimit('fixed-window', 2, 60_000), cost: 1 }

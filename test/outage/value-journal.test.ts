@@ -1,4 +1,4 @@
-/** What `set`, `incr`, `expire` and `del` do while Redis is away: in sums, and in Redis afterwards. */
+/** Values while Redis is away: the changes of `set`, `incr`, `expire` and `del`, and their replay. */
 import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
@@ -12,11 +12,11 @@ import { RedisServer } from '../../tools/redis-server.js'
 import { TcpProxy } from '../../tools/tcp-proxy.js'
 import { until } from '../../tools/until.js'
 
-// Those with servers of their own wait most of the time.
+// The tests with their own servers wait most of the time.
 t.jobs = 3
 const aside = { buffered: true }
 
-/** All that Redis is told; it takes each chunk. */
+/** All changes of the journal; each chunk is taken. */
 function drain (journal: ValueJournal): readonly ValueChange[] {
   const chunks = journal.rest()
   for (const chunk of chunks) journal.done(chunk)
@@ -31,25 +31,25 @@ const expire = (key: string, atMs: number, expiresAtMs: number): ValueOperation 
 const del = (key: string, atMs: number): ValueOperation => ({ kind: 'del', key, atMs })
 
 const sums: readonly [title: string, operations: readonly ValueOperation[], sum: object][] = [
-  ['what incr adds is added up', [incr('k', 1), incr('k', 2)],
+  ['incr is added up', [incr('k', 1), incr('k', 2)],
     { base: undefined, add: 2, addedAtMs: 2, end: undefined }],
-  ['set makes void what was before', [incr('k', 1), expire('k', 2, 99), set('k', 3, 'x')],
+  ['set replaces earlier changes', [incr('k', 1), expire('k', 2, 99), set('k', 3, 'x')],
     { base: { atMs: 3, text: 'x' }, add: 0, end: undefined }],
-  ['set may bring its end', [set('k', 3, 'x', 50)],
+  ['set may have an expiry', [set('k', 3, 'x', 50)],
     { base: { atMs: 3, text: 'x' }, end: { atMs: 3, expiresAtMs: 50 } }],
-  ['what comes after set is kept beside it', [set('k', 3, '7'), incr('k', 4), expire('k', 5, 60)],
+  ['changes after set are kept beside it', [set('k', 3, '7'), incr('k', 4), expire('k', 5, 60)],
     { base: { atMs: 3, text: '7' }, add: 1, addedAtMs: 4, end: { atMs: 5, expiresAtMs: 60 } }],
-  ['of two ends the later holds', [expire('k', 1, 60), expire('k', 2, 50)],
+  ['the later of two expiries holds', [expire('k', 1, 60), expire('k', 2, 50)],
     { base: undefined, add: 0, end: { atMs: 2, expiresAtMs: 50 } }],
-  ['del makes void what was before', [set('k', 1, 'x', 50), incr('k', 2), del('k', 3)],
+  ['del replaces earlier changes', [set('k', 1, 'x', 50), incr('k', 2), del('k', 3)],
     { base: { atMs: 3, text: undefined }, add: 0, end: undefined }],
-  ['what is gone is given no end', [del('k', 1), expire('k', 2, 60)],
+  ['expire does nothing to a deleted value', [del('k', 1), expire('k', 2, 60)],
     { base: { atMs: 1, text: undefined }, end: undefined }],
-  ['what is begun anew is', [del('k', 1), incr('k', 2), expire('k', 3, 60)],
+  ['changes after del start a new value', [del('k', 1), incr('k', 2), expire('k', 3, 60)],
     { base: { atMs: 1, text: undefined }, add: 1, end: { atMs: 3, expiresAtMs: 60 } }]
 ]
 
-t.test('what was done to a key is one change', async t => {
+t.test('the calls on one key become one change', async t => {
   for (const [title, operations, sum] of sums) {
     const journal = new ValueJournal()
     for (const operation of operations) journal.add(operation, journal.nextOrder(), undefined)
@@ -59,7 +59,7 @@ t.test('what was done to a key is one change', async t => {
   }
 })
 
-t.test('calls that Redis never answered count if it has not run them, in the order in which they began', async t => {
+t.test('calls in doubt count if they did not run, in the order in which they began', async t => {
   for (const [last, add, text] of [[4, 3, undefined], [5, 2, undefined], [6, 1, undefined]] as const) {
     const journal = new ValueJournal()
     const orders = [journal.nextOrder(), journal.nextOrder(), journal.nextOrder()]
@@ -78,7 +78,7 @@ t.test('calls that Redis never answered count if it has not run them, in the ord
   t.match(drain(journal), [{ key: 'k', base: { text: 'later' } }])
 })
 
-t.test('one that fails when Redis has been asked what it ran already is settled at once', async t => {
+t.test('a call that fails after the fence is settled at once', async t => {
   const journal = new ValueJournal()
   journal.settle({ last: 5, next: 100 })
   journal.add(incr('k', 1), journal.nextOrder(), 5)
@@ -116,7 +116,7 @@ t.test('many operations on one key take little room, and lose nothing', async t 
   }))
 })
 
-/** A journal that keeps some calls of which nobody knows whether Redis has run them, and how long more take it. */
+/** A journal that keeps some calls in doubt, and the time that further calls take. */
 function addTo (kept: number): { readonly journal: ValueJournal, readonly ms: number } {
   const journal = new ValueJournal()
   for (let i = 0; i < kept; i++) journal.add(incr('k', 1), journal.nextOrder(), i + 1)
@@ -129,17 +129,17 @@ function addTo (kept: number): { readonly journal: ValueJournal, readonly ms: nu
   return { journal, ms }
 }
 
-t.test('many incr and expire on one key take no longer behind many that are kept', async t => {
+t.test('incr and expire on one key are as fast with many calls in doubt', async t => {
   const [few, many] = [addTo(10), addTo(20_000)]
   const { journal } = many
   t.ok(journal.size >= 20_000 && journal.size <= 20_003, `${journal.size} entries`)
   t.ok(many.ms < 20 * few.ms, `${many.ms / few.ms} times as long`)
-  t.equal(journal.next(1)[0], undefined, 'Redis is told when it is known what it has run')
+  t.equal(journal.next(1)[0], undefined, 'nothing is replayed before the calls are settled')
   journal.settle({ last: 15_000, next: 2 ** 32 })
   t.match(drain(journal), [{ add: 25_000, end: { expiresAtMs: 60 } }])
 })
 
-t.test('a chunk comes again with the same changes until it is done, and what comes meanwhile waits', async t => {
+t.test('a chunk stays the same until it is done, and later changes wait', async t => {
   const journal = new ValueJournal()
   for (let i = 0; i < 250; i++) journal.add(incr(`key-${i}`, 1), journal.nextOrder(), undefined)
   const chunk = journal.next(1)[0]!
@@ -173,7 +173,7 @@ interface Instance {
   readonly proxy: TcpProxy
 }
 
-/** @param commandTimeout  shorter than an answer of a slow Redis takes; long where there is no outage */
+/** @param commandTimeout  shorter than the answer of a slow Redis; long if there is no outage */
 async function instance (t: Test, server: RedisServer, commandTimeout = 1500): Promise<Instance> {
   const proxy = await TcpProxy.start(server.port)
   t.teardown(async () => await proxy.stop())
@@ -192,7 +192,7 @@ async function goes (app: FastifyInstance, store: string): Promise<void> {
 }
 
 for (const [name, { begin, end }] of Object.entries(outages)) {
-  t.test(`a Redis that ${name}: values continue, and all is in Redis once afterwards`, aside, async t => {
+  t.test(`a Redis that ${name}: values continue, and Redis has each change once afterwards`, aside, async t => {
     const server = await startRedis(t)
     const { app, proxy } = await instance(t, server)
     const client = server.client()
@@ -206,7 +206,7 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
     await redisGuard.set('gone', 'x')
     await redisGuard.set('ends', 'x')
     begin(server, proxy)
-    // On its way to Redis when that is found to be gone.
+    // These calls are on their way when the outage is noticed.
     const during = await Promise.all([
       redisGuard.incr('counter'), redisGuard.incr('fresh'), redisGuard.set('late', 1), redisGuard.del('gone'),
       redisGuard.expire('ends', 100), redisGuard.get('read')
@@ -244,7 +244,7 @@ t.test('an outage that one instance sees: sums add up, and the latest set or del
   for (const key of ['sum', 'mine', 'theirs', 'deleted there', 'summed before', 'text']) await a.set(key, 10)
   away.proxy.blackhole = true
   await goes(away.app, 'memory')
-  // Longer than an answer takes on a busy machine: by that much an instance may be wrong about Redis' clock.
+  // Longer than an answer takes on a busy machine: an instance may be wrong about Redis' clock by that much.
   const pause = async () => { await new Promise(resolve => setTimeout(resolve, 500)) }
   await b.incr('sum')
   await b.set('mine', 'theirs')
@@ -266,7 +266,7 @@ t.test('an outage that one instance sees: sums add up, and the latest set or del
   client.disconnect()
 })
 
-t.test('in a Cluster as well', aside, async t => {
+t.test('in a Cluster, values continue through an outage', aside, async t => {
   const cluster = await RedisCluster.start()
   t.teardown(async () => await cluster.stop())
   const nodes = cluster.servers.map(({ port }) => ({ host: '127.0.0.1', port }))
@@ -283,7 +283,7 @@ t.test('in a Cluster as well', aside, async t => {
   for (let i = 0; i < 10; i++) t.equal(await redisGuard.get(`key-${i}`), String(i + 1))
 })
 
-t.test('what Redis dislikes about a value, or does not know of, is answered from memory', aside, async t => {
+t.test('a value that Redis rejects or does not know is answered from memory', aside, async t => {
   const server = await startRedis(t)
   const { app } = await instance(t, server, 30_000)
   const client = server.client()
@@ -292,13 +292,13 @@ t.test('what Redis dislikes about a value, or does not know of, is answered from
   await t.rejects(app.redisGuard.incr('list'), { code: 'GUARD_ERR_VALUE' })
   await t.rejects(app.redisGuard.get('list'), { code: 'GUARD_ERR_VALUE' })
   await client.set('guard:{events}', 'no stream')
-  t.same(await app.redisGuard.getRateLimitEvents(), [], 'nobody has asked for the value of that key')
+  t.same(await app.redisGuard.getRateLimitEvents(), [], 'the foreign value is ignored')
   await client.call('ACL', 'SETUSER', 'default', '-pexpire')
   await app.redisGuard.set('key', 1)
   t.equal(await app.redisGuard.expire('key', 10), true)
   t.equal(app.redisGuard.status.store, 'redis')
   await client.call('ACL', 'SETUSER', 'default', '+pexpire')
-  // Redis has lost its data, and says so with the next thing that is asked of it.
+  // Redis has lost its data, which the next command notices.
   await client.flushall()
   await app.redisGuard.set('key', 2)
   await goes(app, 'redis')

@@ -74,7 +74,7 @@ t.test('a reply without a command ends only the connection, in a Cluster', async
   await survives(t, { cluster: places, natMap }, proxies[0]!)
 })
 
-t.test('a reply without a command ends only the connection, of a Sentinel', async t => {
+t.test('a reply without a command ends only the connection, with a Sentinel', async t => {
   const port = String(server.port)
   const primary = `*2\r\n$9\r\n127.0.0.1\r\n$${port.length}\r\n${port}\r\n`
   let asked = 0

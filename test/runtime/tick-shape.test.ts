@@ -21,7 +21,7 @@ t.test('full garbage collections do not slow nextTick down where the guard is re
   t.ok(slower > 0 && slower < 3, String(slower))
 })
 
-t.test('they do without it, on the versions of Node.js that forget the shape of its objects', async t => {
+t.test('without the guard they slow it down, on versions of Node.js that forget the shape of its objects', async t => {
   const [major] = process.versions.node.split('.').map(Number) as [number]
   const slower = await slowdown()
   t.ok(slower > (major <= 24 ? 3 : 0), String(slower))

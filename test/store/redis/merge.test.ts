@@ -323,14 +323,14 @@ t.test('a fence says whether a live write of events ran, and no such write runs 
   await t.rejects(late.events.logEvents(events), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   t.match(await store.events.suspects(1), [{ ip: '192.0.2.1' }])
   // A foreign value in place of the events costs a round trip; in place of the number it counts as lost data.
-  await observer.set(keys.events, 'a string of another program')
+  await observer.set(keys.events, 'a foreign text')
   await store.events.logEvents(events)
   t.equal((await store.events.events(5)).length, 1)
-  await observer.lpush(keys.batch('two'), 'a list of another program')
+  await observer.lpush(keys.batch('two'), 'a foreign value')
   const other = new RedisStore(guarded, { keys, maxEvents: 1000, instance: 'two' })
   await t.rejects(other.events.logEvents(events), { code: 'GUARD_ERR_STORE_UNAVAILABLE', kind: 'lost' })
   // In place of a marker, it marks nothing.
-  await observer.lpush(keys.replayed(keys.events, 'one:events-3'), 'a list of another program')
+  await observer.lpush(keys.replayed(keys.events, 'one:events-3'), 'a foreign value')
   await store.events.replayEvents('events-3', events)
   t.equal((await store.events.events(5)).length, 2)
 })
@@ -355,11 +355,11 @@ t.test('of a block and an unblock the later one holds, whichever is replayed fir
     await store.blocks.apply([replayed], 0)
     t.equal(await blocks.isBlocked(ip), isBlocked, ip)
   }
-  await blocks.block({ ...block('192.0.2.7'), reason: 'here' })
+  await blocks.block({ ...block('192.0.2.7'), reason: 'direct' })
   await store.blocks.apply([{ atMs: nowMs - 5000, block: block('192.0.2.7') }], 0)
   t.equal(
     (await blocks.blocks()).find(({ ip }) => ip === '192.0.2.7')!.reason,
-    'here',
+    'direct',
     'a later block of the same address stays'
   )
   const replayed = (await blocks.blocks()).find(({ ip }) => ip === '192.0.2.6')!
@@ -412,7 +412,7 @@ t.test('a block list that is replaced while it is read counts as lost', async t 
   })))
   const pages = store.blocks.pages()
   await pages.next()
-  await observer.set(keys.blocks, 'a string of another program')
+  await observer.set(keys.blocks, 'a foreign text')
   await t.rejects(pages.next(), /lost its block list/)
   t.equal(await observer.exists(keys.blocks), 0)
 })
