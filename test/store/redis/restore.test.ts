@@ -147,7 +147,7 @@ for (const algorithm of algorithms) {
     }
   })
 
-  t.test(`${algorithm}: a second loss begins anew`, async t => {
+  t.test(`${algorithm}: a second loss begins again`, async t => {
     const client = clientOf(limit)
     const [known, more] = [client.baseline({ used: 7, other: 0 }), client.baseline({ used: 9, other: 0 })]
     await client.restore(more)

@@ -177,7 +177,7 @@ return {
     return { used = used, refused = refused, endsAtMs = atMs + offsetMs }
   end,
 
-  -- Where refusals begin the window anew, they lock it until it ends.
+  -- If refusals restart the window, they lock it until it ends.
   refund = function (key, limit, cost, counted)
     local stored = load(read, key, limit)
     if stored == nil or stored.used == 0 or (limit.excess ~= 'none' and stored.refused > 0) then return end
@@ -1036,7 +1036,7 @@ local states = {}    -- by key: the state as the hits before left it; false: non
 local reply, length = { nowMs }, 1
 
 -- Makes the two functions that decide any hit, and save what was decided.
--- Called when the first hit needs them: Lua builds all of these functions anew
+-- Called when the first hit needs them: Lua builds all of these functions again
 -- in each call, which costs as much as counting ten usual hits.
 local function general ()
 ` + parts.claim + parts.moment + parts.number + parts.rules + `  local unsaved = {}      -- by key: the check to save by
@@ -1116,7 +1116,7 @@ while at <= #ARGV do
       local atMs = used > 1 and (hasExpireTime and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
       local leftMs = atMs - nowMs
       if leftMs <= 0 or leftMs > windowMs then
-        -- A new window; or one that begins anew, since its end was lost or lies too far ahead.
+        -- A new window; or one that restarts, since its end was lost or lies too far ahead.
         if leftMs <= 0 and atMs ~= -1 then
           if used > 1 then call('SET', key, 1) end
           used = 1

@@ -31,7 +31,7 @@ local states = {}    -- by key: the state as the hits before left it; false: non
 local reply, length = { nowMs }, 1
 
 -- Makes the two functions that decide any hit, and save what was decided.
--- Called when the first hit needs them: Lua builds all of these functions anew
+-- Called when the first hit needs them: Lua builds all of these functions again
 -- in each call, which costs as much as counting ten usual hits.
 local function general ()
   --@rules
@@ -112,7 +112,7 @@ while at <= #ARGV do
       local atMs = used > 1 and (hasExpireTime and call('PEXPIRETIME', key) or expiryOf(key)) or nowMs
       local leftMs = atMs - nowMs
       if leftMs <= 0 or leftMs > windowMs then
-        -- A new window; or one that begins anew, since its end was lost or lies too far ahead.
+        -- A new window; or one that restarts, since its end was lost or lies too far ahead.
         if leftMs <= 0 and atMs ~= -1 then
           if used > 1 then call('SET', key, 1) end
           used = 1

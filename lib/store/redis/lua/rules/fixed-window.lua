@@ -71,7 +71,7 @@ return {
     return { used = used, refused = refused, endsAtMs = atMs + offsetMs }
   end,
 
-  -- Where refusals begin the window anew, they lock it until it ends.
+  -- If refusals restart the window, they lock it until it ends.
   refund = function (key, limit, cost, counted)
     local stored = load(read, key, limit)
     if stored == nil or stored.used == 0 or (limit.excess ~= 'none' and stored.refused > 0) then return end
