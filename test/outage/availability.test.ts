@@ -234,11 +234,11 @@ t.test('blocks are restored if Redis lacks them, and lifted if it still has them
   redis.listed = [2, 3, 4, 5].map(i => standing(request(`192.0.2.${i}`)))
   redis.epoch = 'second'
   await isUp()
-  const told = redis.applied.map(operation => 'block' in operation
+  const applied = redis.applied.map(operation => 'block' in operation
     ? `${operation.block.ip} ${operation.block.durationMs} ${operation.block.replace ?? false}`
     : `${operation.unblock} lifted`)
   // The last two are replayed from the journal.
-  t.same(told.toSorted(), [
+  t.same(applied.toSorted(), [
     '192.0.2.1 60000 false', '192.0.2.3 lifted', '192.0.2.4 lifted', '192.0.2.5 30000 true', '192.0.2.6 120000 false',
     '192.0.2.7 60000 false'
   ].toSorted())
@@ -329,11 +329,11 @@ for (const { name, error, number, isInDoubt } of failures) {
 
 t.test('after an outage an instance keeps to its share until the others are back', async t => {
   const { clock, breaker, redis, isUp, hit } = setUp(t)
-  let told = { epoch: 'first', instances: 2, since: 2, nowMs: Date.now() }
-  redis.instance.heartbeat = async () => told
+  let answer = { epoch: 'first', instances: 2, since: 2, nowMs: Date.now() }
+  redis.instance.heartbeat = async () => answer
   await isUp()
   breaker.down()
-  told = { ...told, instances: 1, since: 1 }
+  answer = { ...answer, instances: 1, since: 1 }
   await isUp()
   let asked = 0
   redis.limits.decide = async hits => {
@@ -348,7 +348,7 @@ t.test('after an outage an instance keeps to its share until the others are back
     t.equal(await hit(error.kind, 'share'), 'memory true', 'a failed hit counts against the share once')
   }
   redis.limits.decide = async hits => counted(hits)
-  told = { ...told, instances: 2, since: 2 }
+  answer = { ...answer, instances: 2, since: 2 }
   clock.tick(0)
   await turns()
   t.equal(await hit('client', 'share'), 'redis true')

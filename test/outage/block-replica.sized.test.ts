@@ -109,7 +109,7 @@ t.test('an instance that was away loads the list if it missed too many changes',
   t.same([await statusFor(away, '192.0.2.1'), await statusFor(away, '192.0.2.2')], [200, 403])
 })
 
-t.test('a Redis that lost its list gets it back, and its new changes are not taken for old ones', async t => {
+t.test('a Redis that lost its list gets it back, and its new changes are not mistaken for old ones', async t => {
   const one = await instance(t)
   await one.redisGuard.blockIP('192.0.2.1', 60)
   await observer.flushall()
@@ -213,7 +213,7 @@ for (const [name, { answers, loads }] of Object.entries(losses)) {
   })
 }
 
-t.test('a list that changes faster than it loads is looked at again later, not at once', async t => {
+t.test('a list that changes faster than it loads is read again later, not at once', async t => {
   let loads = 0
   const redis = {
     changes: async () => ({ nowMs: Date.now(), cursor: { id: '0-0', sequence: 0 }, changes: [], missed: true }),

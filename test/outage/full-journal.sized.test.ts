@@ -142,9 +142,9 @@ for (const [name, { begin, end }] of Object.entries(refusals)) {
     }
     t.equal(await admin.hexists('guard:{blocks}', '203.0.113.1'), 1)
     t.equal(await admin.get('guard:value:{sum}'), '1')
-    const told = await countedOf(admin, names)
-    t.equal(told.most, 1, 'no hit is counted twice')
-    const arrivedOrDropped = told.sum + await metric(app, dropped('counters'))
+    const counted = await countedOf(admin, names)
+    t.equal(counted.most, 1, 'no hit is counted twice')
+    const arrivedOrDropped = counted.sum + await metric(app, dropped('counters'))
     t.ok(arrivedOrDropped >= names, `${arrivedOrDropped} of ${names} hits have arrived or were counted as dropped`)
     // An entry that Redis has but has not answered may be dropped as well, and counts as both.
     t.ok(arrivedOrDropped <= names + atOnce * inChunk, `${arrivedOrDropped} of ${names} hits, some of them twice`)

@@ -200,8 +200,8 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
     const { redisGuard } = app
     await redisGuard.set('counter', 41)
     await redisGuard.set('read', 'once', { ttlSeconds: 100 })
-    await client.set('guard:value:{elsewhere}', 'told')
-    t.equal(await redisGuard.get('elsewhere'), 'told')
+    await client.set('guard:value:{elsewhere}', 'stored')
+    t.equal(await redisGuard.get('elsewhere'), 'stored')
     t.equal(await redisGuard.get('nothing'), null)
     await redisGuard.set('gone', 'x')
     await redisGuard.set('ends', 'x')
@@ -220,7 +220,7 @@ for (const [name, { begin, end }] of Object.entries(outages)) {
     t.equal(await redisGuard.expire('unknown', 200), false)
     t.same(
       [await redisGuard.get('elsewhere'), await redisGuard.get('gone'), await redisGuard.get('late')],
-      ['told', null, '2']
+      ['stored', null, '2']
     )
     await t.rejects(redisGuard.incr('read'), { code: 'GUARD_ERR_VALUE' })
     end(server, proxy)

@@ -1,5 +1,7 @@
-// Prints by how much full garbage collections slow process.nextTick down: with the guard, or with plain Fastify.
-// Run with --expose-gc. Takes the module of the guard, or nothing.
+/**
+ * Prints by how much full garbage collections slow process.nextTick down: with the guard, or with plain Fastify.
+ * Run with --expose-gc. The argument is the module of the guard; without one, plain Fastify runs.
+ */
 import { setTimeout } from 'node:timers/promises'
 import Fastify from 'fastify'
 

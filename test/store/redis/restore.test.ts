@@ -105,7 +105,7 @@ for (const algorithm of algorithms) {
     other: algorithm === 'gcra' ? 0 : random.whole(0, 5)
   })
 
-  t.test(`${algorithm}: two and three instances restore the truth, in all orders`, async t => {
+  t.test(`${algorithm}: two and three instances restore exact counts, in every order`, async t => {
     for (const count of [2, 3]) {
       const instances = Array.from({ length: count }, () => ({ before: numbers(), since: random.whole(0, 20) }))
       const truth = {
@@ -125,7 +125,7 @@ for (const algorithm of algorithms) {
     }
   })
 
-  t.test(`${algorithm}: tries that are repeated, and hits that Redis takes meanwhile, change no truth`, async t => {
+  t.test(`${algorithm}: repeated restores, and hits between them, keep counts exact`, async t => {
     for (let round = 0; round < 20; round++) {
       const client = clientOf(limit)
       let [used, other, most] = [0, 0, 0]
