@@ -62,14 +62,16 @@ export class EventLog {
   /**
    * Adds an event if the decision is a refusal. As `ip` the event has the key that was counted, or the block: an IPv6
    * client can use any address of its /64, and must still be one suspect.
+   *
+   * @param wall  ms since 1970; asked only for a refusal
    */
-  record ({ kind, key, name }: Decision, subject: Subject, atMs: number): void {
+  record ({ kind, key, name }: Decision, subject: Subject, wall: () => number): void {
     if (kind !== 'limited' && kind !== 'blocked') return
     const { client, method, route } = subject
     const counted = client.address === undefined ? undefined : client.key
     const ip = kind === 'blocked' ? key : counted
     const shown = key === ip ? undefined : shorten(key)
-    this.add({ type: kind, ip, key: shown, limit: name, method, route, count: 1, atMs })
+    this.add({ type: kind, ip, key: shown, limit: name, method, route, count: 1, atMs: wall() })
   }
 
   add (event: RateLimitEvent): void {

@@ -103,7 +103,7 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     refusesBlocked: settings.limit.enforce > 0,
     observers: [
       decision => metrics?.decided(decision),
-      (decision, subject) => eventLog.record(decision, subject, wall()),
+      (decision, subject) => eventLog.record(decision, subject, wall),
       (decision, subject) => decisionLog.note(decision, subject),
       publishDecision
     ]
