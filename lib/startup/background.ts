@@ -49,14 +49,15 @@ export function startBackground (fastify: FastifyInstance, parts: Parts): Backgr
 function syncLimits (
   fastify: FastifyInstance, { settings, redis, limitControl, log }: Parts
 ): NodeJS.Timeout | undefined {
+  const usesRedis = () => redis?.availability.usesRedis === true
   let isFailing = false
   const sync = async () => {
     try {
-      await limitControl.sync(() => redis?.availability.usesRedis === true)
+      await limitControl.sync(usesRedis)
       isFailing = false
     } catch (error) {
       // An outage has log lines of its own.
-      if (redis?.availability.usesRedis !== true) return
+      if (!usesRedis()) return
       if (!isFailing) log.warn({ err: error }, limitsUnread)
       isFailing = true
     }

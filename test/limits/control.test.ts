@@ -341,6 +341,20 @@ t.test('an unexpected failure to read limits is logged once and ends no process'
   }])
 })
 
+t.test('limits that cannot be read because Redis is away are no log line', { buffered: true }, async t => {
+  const server = await RedisServer.start()
+  t.teardown(async () => await server.stop())
+  const lines: Record<string, unknown>[] = []
+  const app = await guardedApp(t, { redis: server.url, syncInterval: 10, commandTimeout: 10_000 }, logTo(lines))
+  await isUsed(app)
+  await server.stop()
+  await until(() => app.redisGuard.status.store === 'memory')
+  let calls = 0
+  app.redisGuard.limits.sync = async () => { throw new Error(`unexpected ${++calls}`) }
+  await until(() => calls > 3)
+  t.same(lines.filter(({ err }) => err !== undefined), [])
+})
+
 t.test('Infinity turns a limit off, everywhere and after a restart, until set again', { buffered: true }, async t => {
   const server = await RedisServer.start()
   t.teardown(async () => await server.stop())

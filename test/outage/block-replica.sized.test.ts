@@ -298,6 +298,29 @@ t.test('times follow the clock of this process, not of Redis; changes during a l
   t.same(blocked(), [false, false, false, false])
 })
 
+t.test('a list that cannot be read because Redis went away is not reported', async t => {
+  const memory = new MemoryStore({ keys: new Keys('guard:'), capacity: 10, maxEvents: 1, now: Date.now })
+  let isUsable = true
+  const redis = {
+    async changes () {
+      isUsable = false
+      throw new Error('gone')
+    }
+  } as unknown as RedisBlocks
+  const errors: Error[] = []
+  const follower = new BlockListFollower({
+    ...known,
+    memory: memory.blocks,
+    redis,
+    usable: () => isUsable,
+    intervalMs: 1000,
+    now: Date.now,
+    onError: error => errors.push(error)
+  })
+  await follower.sync()
+  t.same(errors, [])
+})
+
 t.test('a list that cannot be read leaves the current one in force, and is reported once', async t => {
   const lines: Record<string, unknown>[] = []
   const options = { redis: { port: server.port }, syncInterval, commandTimeout: 10_000 }

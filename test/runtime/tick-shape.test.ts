@@ -12,7 +12,9 @@ async function slowdown (...args: readonly string[]): Promise<number> {
   const program = inRepository('test/support/tick-speed.mjs')
   // Without NODE_OPTIONS, in which tap has its loaders.
   const env = { PATH: process.env['PATH'] }
-  const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', program, ...args], { env })
+  // With so much room there is no full collection while the modules are loaded, before the guard is registered.
+  const flags = ['--expose-gc', '--initial-old-space-size=256']
+  const { stdout } = await promisify(execFile)(process.execPath, [...flags, program, ...args], { env })
   return Number(stdout)
 }
 

@@ -66,8 +66,9 @@ const named: Readonly<Record<string, (instance: string) => readonly string[]>> =
   events: () => [keys.events],
   suspects: () => [keys.suspects],
   probe: () => [keys.probe],
-  // It finds keys that newCounter has built.
+  // They find keys that newCounter has built.
   counter: () => [],
+  place: () => [],
   newCounter: () => algorithms.map(algorithm => keys.newCounter(algorithm, `GET:/${algorithm}`, '192.0.2.1')),
   batch: instance => [keys.batch(instance)],
   fence: instance => [keys.fence(instance)],
