@@ -7,7 +7,7 @@ const app = Fastify()
 await app.register(websocket)    // before the guard, so that it closes the sockets of refused upgrades
 await app.register(redisGuard)
 
-// Of one client, over all of its sockets and all instances: 5 at once, then one each half second.
+// One counter for each client, over all of its sockets and all instances: 5 at once, then one each half second.
 const countMessage = app.createRateLimit({
   groupId: 'chat-messages', algorithm: 'gcra', max: 20, timeWindow: '10 seconds', burst: 5
 })
