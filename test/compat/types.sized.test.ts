@@ -40,7 +40,8 @@ const storeOf = (Store: FastifyRateLimitStoreCtor, options: FastifyRateLimitOpti
 const ofRoute: RateLimitOptions = { hook, groupId: 'a', errorResponseBuilder: (request, context) => builder(context) }
 const ofLimiter: CreateRateLimitOptions = { max: 5, timeWindow: '1 minute', groupId: 'a' }
 const ofPlugin: RateLimitPluginOptions = { ...ofRoute, global: false, nameSpace: 'shop:' }
-export default [storeOf, ofLimiter, ofPlugin, fastifyRateLimit, normalizeIP('192.0.2.1')]
+const byHand: errorResponseBuilderContext = { statusCode: 429, ban: false, after: '1 minute', max: 5, ttl: 60_000 }
+export default [builder(byHand), storeOf, ofLimiter, ofPlugin, fastifyRateLimit, normalizeIP('192.0.2.1')]
 `
 
 t.test('the type test of @fastify/rate-limit compiles with the import changed, and so does each name', async t => {
@@ -63,7 +64,7 @@ t.test('the type test of @fastify/rate-limit compiles with the import changed, a
 })
 
 t.test('both packages compile in one program, whichever is imported first', async t => {
-  const ours = "import redisGuard from '../../dist/lib/index.js'"
+  const ours = "import redisGuard, { type RateLimitOptions as OurOptions } from '../../dist/lib/index.js'"
   const theirs = "import rateLimit, { type RateLimitOptions } from '@fastify/rate-limit'"
   // The compiler merges the declarations in this order.
   for (const imports of size([[theirs, ours]], [[ours, theirs], [theirs, ours]])) {
@@ -77,6 +78,8 @@ await app.register(rateLimit, { global: false, nameSpace: 'old-' })
 await app.register(redisGuard, { global: false })
 const limit: RateLimitOptions = { max: 5, timeWindow: '1 minute', keyGenerator: async request => request.ip }
 const ok = async (request: FastifyRequest, reply: FastifyReply) => await reply.send(request.ip)
+const moved: OurOptions = { max: 5, errorResponseBuilder: (request, { after }) => new Error(request.ip + after) }
+app.get('/moved', { config: { rateLimit: moved } }, ok)
 app.get('/theirs', { config: { rateLimit: limit }, preHandler: app.rateLimit(limit) }, ok)
 app.get('/ours', {
   config: { rateLimit: { cost: 2, limits: [{ name: 'burst', max: 10, timeWindow: '1s' }] } as object },
