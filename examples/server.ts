@@ -17,7 +17,7 @@ await app.register(redisGuard, { max: 100, timeWindow: '1 minute' })
 
 app.get('/', async () => ({ hello: 'world' }))
 
-app.post('/login', { config: { rateLimit: { max: 3, timeWindow: '30 seconds' } } }, async () => ({ token: 'example' }))
+app.post('/login', { config: { rateLimit: { max: 5, timeWindow: '1 minute' } } }, async () => ({ token: 'example' }))
 
 // In a service of your own, let nobody but operators in here.
 app.post<{ Params: { ip: string } }>('/blocks/:ip', async request => {
@@ -39,16 +39,16 @@ fastify-redis-guard example: ${url}
 Limits and blocks are kept in ${store === 'redis' ? 'Redis' : `memory (${reason})`}.
 
   ${url}/          100 requests a minute for each client
-  ${url}/login     POST, 3 in 30 seconds
+  ${url}/login     POST, 5 a minute
   ${url}/blocks    who is blocked
   ${url}/suspects  who was limited often
   ${url}/status    which store answers
   ${url}/metrics   for Prometheus
 
 Try:
-  for i in 1 2 3 4; do curl -si -X POST ${url}/login | grep -iE 'HTTP|ratelimit|retry'; done
+  for i in 1 2 3 4 5 6; do curl -si -X POST ${url}/login | grep -iE 'HTTP|ratelimit|retry'; done
   curl -s -X POST ${url}/blocks/203.0.113.7; echo; curl -si -H 'x-forwarded-for: 203.0.113.7' ${url}/
-  curl -s ${url}/metrics | grep redis_guard_decisions_total
+  curl -s ${url}/metrics | grep '^redis_guard_decisions_total'
 `)
 
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
