@@ -29,9 +29,9 @@ function fieldsOf (source = '') {
     }
     return fields
   }
-  const ofSelections = (set = Object()) => {
+  const ofSelections = (set = Object({ selections: [] })) => {
     let fields = 0
-    for (const { kind, name, selectionSet } of set.selections ?? []) {
+    for (const { kind, name, selectionSet } of set.selections) {
       if (kind === Kind.FRAGMENT_SPREAD) fields += ofFragment(name.value)
       else fields += (kind === Kind.FIELD ? 1 : 0) + ofSelections(selectionSet)
     }

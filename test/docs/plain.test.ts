@@ -9,7 +9,9 @@ import { inRepository } from '../support/paths.js'
 
 const pages = await readPages()
 const blocks = pages.flatMap(blocksOf)
-const isProgram = ({ language, code }: Block) => ['ts', 'js'].includes(language) && /^import .* from 'fastify'$/m.test(code)
+const isProgram = ({ language, code }: Block) => {
+  return ['ts', 'js'].includes(language) && /^import .* from 'fastify'$/m.test(code)
+}
 
 t.test('programs are plain JavaScript, unless the text above names a file of TypeScript', t => {
   const programs = blocks.filter(isProgram)
