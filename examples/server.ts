@@ -20,8 +20,8 @@ app.get('/', async () => ({ hello: 'world' }))
 app.post('/login', { config: { rateLimit: { max: 5, timeWindow: '1 minute' } } }, async () => ({ token: 'example' }))
 
 // In a service of your own, let nobody but operators in here.
-app.post<{ Params: { ip: string } }>('/blocks/:ip', async request => {
-  return await app.redisGuard.blockIP(request.params.ip, 60, { reason: 'example' })
+app.post('/blocks/:ip', async request => {
+  return await app.redisGuard.blockIP(Object(request.params).ip, 60, { reason: 'example' })
 })
 app.get('/blocks', async () => await app.redisGuard.getBlockedIPs())
 app.get('/suspects', async () => await app.redisGuard.getSuspiciousIPs(10))
@@ -51,6 +51,6 @@ Try:
   curl -s ${url}/metrics | grep '^redis_guard_decisions_total'
 `)
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, () => { app.close().then(() => process.exit(0), () => process.exit(1)) })
 }
