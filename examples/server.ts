@@ -47,7 +47,7 @@ Limits and blocks are kept in ${store === 'redis' ? 'Redis' : `memory (${reason}
 
 Try:
   for i in 1 2 3 4 5 6; do curl -si -X POST ${url}/login | grep -iE 'HTTP|ratelimit|retry'; done
-  curl -s -X POST ${url}/blocks/203.0.113.7; echo; curl -si -H 'x-forwarded-for: 203.0.113.7' ${url}/
+  curl -s -X POST ${url}/blocks/203.0.113.7; echo; curl -si -H 'x-forwarded-for: 203.0.113.7' ${url}/; echo
   curl -s ${url}/metrics | grep '^redis_guard_decisions_total'
 `)
 
