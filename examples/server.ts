@@ -17,11 +17,11 @@ await app.register(redisGuard, { max: 100, timeWindow: '1 minute' })
 
 app.get('/', async () => ({ hello: 'world' }))
 
-app.post('/login', { config: { rateLimit: { max: 3, timeWindow: '30 seconds' } } }, async () => ({ token: 'example' }))
+app.post('/login', { config: { rateLimit: { max: 5, timeWindow: '1 minute' } } }, async () => ({ token: 'example' }))
 
 // In a service of your own, let nobody but operators in here.
-app.post<{ Params: { ip: string } }>('/blocks/:ip', async request => {
-  return await app.redisGuard.blockIP(request.params.ip, 60, { reason: 'example' })
+app.post('/blocks/:ip', async request => {
+  return await app.redisGuard.blockIP(Object(request.params).ip, 60, { reason: 'example' })
 })
 app.get('/blocks', async () => await app.redisGuard.getBlockedIPs())
 app.get('/suspects', async () => await app.redisGuard.getSuspiciousIPs(10))
@@ -39,18 +39,18 @@ fastify-redis-guard example: ${url}
 Limits and blocks are kept in ${store === 'redis' ? 'Redis' : `memory (${reason})`}.
 
   ${url}/          100 requests a minute for each client
-  ${url}/login     POST, 3 in 30 seconds
+  ${url}/login     POST, 5 a minute
   ${url}/blocks    who is blocked
   ${url}/suspects  who was limited often
   ${url}/status    which store answers
   ${url}/metrics   for Prometheus
 
 Try:
-  for i in 1 2 3 4; do curl -si -X POST ${url}/login | grep -iE 'HTTP|ratelimit|retry'; done
-  curl -s -X POST ${url}/blocks/203.0.113.7; echo; curl -si -H 'x-forwarded-for: 203.0.113.7' ${url}/
-  curl -s ${url}/metrics | grep redis_guard_decisions_total
+  for i in 1 2 3 4 5 6; do curl -si -X POST ${url}/login | grep -iE 'HTTP|ratelimit|retry'; done
+  curl -s -X POST ${url}/blocks/203.0.113.7; echo; curl -si -H 'x-forwarded-for: 203.0.113.7' ${url}/; echo
+  curl -s ${url}/metrics | grep '^redis_guard_decisions_total'
 `)
 
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, () => { app.close().then(() => process.exit(0), () => process.exit(1)) })
 }
