@@ -1,5 +1,4 @@
 /** The names of types that @fastify/rate-limit exports, for a project that changes its import. */
-import type { FastifyRequest } from 'fastify'
 import type { LimitHook, RedisGuardOptions, RefusalContext, RouteRateLimitOptions } from '../settings/options.js'
 import type { CustomStore, CustomStoreConstructor } from '../settings/custom-store.js'
 
@@ -7,10 +6,7 @@ import type { CustomStore, CustomStoreConstructor } from '../settings/custom-sto
 export type RateLimitPluginOptions = RedisGuardOptions
 
 /** The options in `config.rateLimit` of a route, and those of `fastify.rateLimit`. */
-export interface RateLimitOptions extends Omit<RouteRateLimitOptions, 'errorResponseBuilder'> {
-  /** As in `RouteRateLimitOptions`. */
-  errorResponseBuilder?: (request: FastifyRequest, context: errorResponseBuilderContext) => object
-}
+export type RateLimitOptions = RouteRateLimitOptions
 
 /** The options of `fastify.createRateLimit`. It has no reply, and so no `countWhen`. */
 export type CreateRateLimitOptions = Omit<RouteRateLimitOptions, 'countWhen'>
