@@ -54,7 +54,10 @@ export const scenarios: readonly Scenario[] = [
     title: 'Flood from 10 addresses over their limit of 100 a minute',
     addresses: 10,
     max: 100,
-    variants: ['plain', 'plain-headers', 'guard-everything', 'fastify-redis', 'fastify-memory', 'guard-memory']
+    variants: [
+      'plain', 'plain-headers', 'plain-refusing', 'guard-everything', 'guard-problem-details', 'fastify-redis',
+      'fastify-memory', 'guard-memory'
+    ]
   },
   {
     ...usual,
@@ -75,7 +78,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'all-blocked',
     title: 'All requests from blocked addresses',
     blockedPercent: 100,
-    variants: ['plain', 'plain-headers', 'guard-everything']
+    variants: ['plain', 'plain-headers', 'plain-refusing', 'guard-everything', 'guard-problem-details']
   },
   {
     ...usual,

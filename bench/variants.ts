@@ -35,6 +35,11 @@ export const variants = {
     store: 'none',
     add: addHeadersOnly
   },
+  'plain-refusing': {
+    label: 'plain Fastify, refusing each request with an error of its own',
+    store: 'none',
+    add: refuse
+  },
   'plain-headers-lost': {
     label: 'the same, nextTick slowed down by a garbage collection',
     store: 'none',
@@ -116,6 +121,11 @@ export const variants = {
       ]
     })(app, settings)
   },
+  'guard-problem-details': {
+    label: 'fastify-redis-guard, with metrics and problemDetails',
+    store: 'Redis',
+    add: guard({ problemDetails: true })
+  },
   'guard-near': {
     label: 'fastify-redis-guard, with metrics, Redis at hand',
     store: 'Redis',
@@ -130,6 +140,18 @@ async function addHeadersOnly (app: FastifyInstance, { max }: VariantSettings): 
     if (request.ip === '') throw new Error('no address')
     setHeaders(reply, max, max, windowSeconds)
     done()
+  })
+}
+
+/** The floor for a limiter that refuses by an error, which Fastify's error handlers and `onError` hooks see. */
+async function refuse (app: FastifyInstance): Promise<void> {
+  app.addHook('onRequest', (request, reply, done) => {
+    setHeaders(reply, 0, 0, windowSeconds)
+    const { stackTraceLimit } = Error
+    Error.stackTraceLimit = 0
+    const error = Object.assign(new Error('Rate limit exceeded'), { statusCode: 429 })
+    Error.stackTraceLimit = stackTraceLimit
+    done(error)
   })
 }
 

@@ -18,7 +18,7 @@ import { close } from './startup/closing.js'
 import { connect } from './startup/connecting.js'
 import { registrationsOf } from './startup/registrations.js'
 import { WarningLog } from './startup/warning-log.js'
-import { trustProxyOf } from './startup/warnings.js'
+import { lateLimiter, trustProxyOf } from './startup/warnings.js'
 
 declare module 'fastify' {
   // If one declaration leaves the parameters out, TypeScript does not fill in those of another one, such as that of
@@ -100,7 +100,8 @@ async function redisGuard (fastify: FastifyInstance, options: RedisGuardOptions)
     namePrefix: isFirst ? '' : `${registrations.within}:`,
     storeFor: storeMaker(options, settings, { memory: memory.limits, commandTimeout: settings.commandTimeout }),
     readClient: clientReader(trustProxyOf(fastify), clients),
-    checkOpen
+    checkOpen,
+    onLateLimiter: () => warnings.warnOnce(lateLimiter)
   })
 
   const background = startBackground(fastify, parts)

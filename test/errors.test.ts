@@ -83,6 +83,6 @@ t.test('a refusal has the status of its code twice, and hides its message only w
   for (const [statusCode, code, expose] of refusals) {
     const refusal = new RefusalError(statusCode, code, 'refused')
     t.match(refusal, { statusCode, status: statusCode, expose })
-    t.same(Object.keys(refusal).sort(), ['code', 'statusCode'])
+    t.same(Object.keys(refusal).sort(), ['code', 'message', 'statusCode'])
   }
 })

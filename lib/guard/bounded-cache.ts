@@ -8,6 +8,9 @@ export class BoundedCache<V> {
   #young: Generation<V> = new Map()
   #old: Generation<V> = new Map()
   #size = 0
+  #lastOuter: string | undefined
+  /** those of `#lastOuter` in the young generation */
+  #lastInners: Map<string, V> | undefined
 
   /** @param capacity  the most entries that are kept */
   constructor (capacity: number) {
@@ -16,7 +19,12 @@ export class BoundedCache<V> {
 
   /** `outer` and `inner` together are the key. Two maps are faster than joining both strings for each look-up. */
   get (outer: string | undefined, inner: string): V | undefined {
-    const young = this.#young.get(outer)?.get(inner)
+    // Almost all requests come through a few proxies, so the last `outer` is often the next one.
+    if (outer !== this.#lastOuter) {
+      this.#lastOuter = outer
+      this.#lastInners = this.#young.get(outer)
+    }
+    const young = this.#lastInners?.get(inner)
     if (young !== undefined) return young
     const old = this.#old.get(outer)?.get(inner)
     if (old !== undefined) this.set(outer, inner, old)
@@ -31,6 +39,8 @@ export class BoundedCache<V> {
     }
     let inners = this.#young.get(outer)
     if (inners === undefined) this.#young.set(outer, inners = new Map())
+    this.#lastOuter = outer
+    this.#lastInners = inners
     const before = inners.size
     inners.set(inner, value)
     this.#size += inners.size - before

@@ -49,7 +49,8 @@ export interface GuardOptions {
   readonly refusals: RefusalCache
   /** default true; false: blocks are in shadow */
   readonly refusesBlocked?: boolean
-  readonly observers: readonly Observer[]
+  /** sees each decision */
+  readonly observe: Observer
 }
 
 export class Guard {
@@ -59,17 +60,17 @@ export class Guard {
   readonly #memory: Pick<MemoryLimits, 'peek'>
   readonly #refusals: RefusalCache
   readonly #refusesBlocked: boolean
-  readonly #observers: readonly Observer[]
+  readonly #observer: Observer
 
   constructor (options: GuardOptions) {
-    const { limits, usesRedis, blocks, memory, refusals, refusesBlocked = true, observers } = options
+    const { limits, usesRedis, blocks, memory, refusals, refusesBlocked = true, observe } = options
     this.#limits = limits
     this.#usesRedis = usesRedis
     this.#blocks = blocks
     this.#memory = memory
     this.#refusals = refusals
     this.#refusesBlocked = refusesBlocked
-    this.#observers = observers
+    this.#observer = observe
   }
 
   /**
@@ -179,7 +180,7 @@ export class Guard {
   }
 
   #observe<D extends Decision> (decision: D, subject: Subject): D {
-    for (const observer of this.#observers) observer(decision, subject)
+    this.#observer(decision, subject)
     return decision
   }
 }

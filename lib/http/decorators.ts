@@ -86,16 +86,25 @@ export interface DecoratorParts {
   readonly subjectOf: SubjectReader
   /** throws a ClosedError once the application closes */
   readonly checkOpen: () => void
+  /** whether a request has come */
+  readonly hasServed: () => boolean
+  /** called for a limiter that was made while requests are served, unless it is one of the first `mostLate` */
+  readonly onLateLimiter: () => void
 }
+
+/** An application may make a few limiters when it first needs them. */
+const mostLate = 10
 
 /** Adds both decorators to an instance, unless another registration has added them. */
 export function addDecorators (fastify: FastifyInstance, parts: DecoratorParts): void {
-  const { clients, guard, registry, storeFor, global, subjectOf, checkOpen } = parts
+  const { clients, guard, registry, storeFor, global, subjectOf, checkOpen, hasServed, onLateLimiter } = parts
   let count = 0
+  let late = 0
   // Each has counters of its own, named by the order of creation, which is the same on all instances.
   const limiterOf = (options: RouteRateLimitOptions | undefined, method: string) => {
     if (options === undefined || options === null) return global
     count++
+    if (hasServed() && ++late > mostLate) onLateLimiter()
     const settings = resolveRouteLimit(options, global.settings, `${method} ${count}`)
     const name = settings.groupId === undefined ? `limiter:${count}` : groupName(settings.groupId)
     return new Limiter({ clients, guard, registry, name, settings, store: storeFor(settings, options, {}) })

@@ -20,11 +20,13 @@ export interface HookParts extends RouteLimitsParts {
   readonly readClient: (request: FastifyRequest) => Client
   /** throws a ClosedError once the application closes */
   readonly checkOpen: () => void
+  /** see `DecoratorParts` */
+  readonly onLateLimiter: () => void
 }
 
 /** Adds the hooks, and the decorators `rateLimit` and `createRateLimit`. Routes get a hook if they are added later. */
 export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
-  const { clients, guard, registry, settings, namePrefix, storeFor, readClient, checkOpen } = parts
+  const { clients, guard, registry, settings, namePrefix, storeFor, readClient, checkOpen, onLateLimiter } = parts
   const subjectOf = subjectReader(fastify, readClient)
   const global = new Limiter({
     clients,
@@ -35,7 +37,9 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     store: storeFor(settings.limit)
   })
 
+  let served = false
   fastify.addHook('onRequest', (request, reply, done) => {
+    served = true
     if (isReset(request)) return hangUp(reply)
     const subject = subjectOf(request)
     const refusal = guard.decide(subject)
@@ -59,7 +63,17 @@ export function addHooks (fastify: FastifyInstance, parts: HookParts): void {
     else if (limitsNotFound) limitOnce(asked)
     else done()
   })
-  addDecorators(fastify, { clients, guard, registry, storeFor, global, subjectOf, checkOpen })
+  addDecorators(fastify, {
+    clients,
+    guard,
+    registry,
+    storeFor,
+    global,
+    subjectOf,
+    checkOpen,
+    hasServed: () => served,
+    onLateLimiter
+  })
 
   const limits = new RouteLimits(parts, global)
   fastify.addHook('onRoute', route => {

@@ -3,7 +3,7 @@ import { format } from '@lukeed/ms'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { attached } from '../runtime/attached.js'
 import { attempt, isThenable } from '../runtime/awaitable.js'
-import { type RefusalCode, RefusalError, StoreUnavailableError } from '../errors.js'
+import { RefusalError, StoreUnavailableError } from '../errors.js'
 import type { Counted } from '../guard/decision.js'
 import type { LimitSettings } from '../settings/limit-settings.js'
 import { safeLog } from '../observers/safe-log.js'
@@ -11,7 +11,7 @@ import { canPass, retryAfterSeconds } from './headers.js'
 
 /** 403: the address is blocked. The client is not shown until when. */
 export function blockedError (): RefusalError {
-  return refusal(403, 'GUARD_BLOCKED', blockedText)
+  return new RefusalError(403, 'GUARD_BLOCKED', blockedText)
 }
 
 const blockedText = 'Address is blocked'
@@ -34,7 +34,7 @@ export function limitedError (
   else if (built) return built
   // A builder that forgets its return must not let the request pass.
   if (errorResponseBuilder !== undefined) logOnce(errorResponseBuilder, request)
-  return refusal(statusCode, code, exceededText(decision), limit)
+  return new RefusalError(statusCode, code, exceededText(decision), limit)
 }
 
 function logOnce (builder: object, { server: { server }, log }: FastifyRequest): void {
@@ -47,15 +47,17 @@ function logOnce (builder: object, { server: { server }, log }: FastifyRequest):
 
 /** Like `limitedError`, but sends a problem. */
 export function sendLimited (reply: FastifyReply, decision: Counted, isBanned: boolean): void {
-  const [type, title, status] = isBanned
-    ? ['abnormal-usage-detected', 'Abnormal Usage Detected', 403] as const
-    : ['quota-exceeded', 'Quota Exceeded', 429] as const
-  sendProblem(reply, { type, title, status, detail: exceededText(decision), 'violated-policies': [decision.name] })
+  sendProblem(reply, isBanned ? 403 : 429, jsonOf({
+    type: isBanned ? 'abnormal-usage-detected' : 'quota-exceeded',
+    title: isBanned ? 'Abnormal Usage Detected' : 'Quota Exceeded',
+    status: isBanned ? 403 : 429,
+    detail: exceededText(decision),
+    'violated-policies': [decision.name]
+  }))
 }
 
 export function sendBlocked (reply: FastifyReply): void {
-  const type = 'abnormal-usage-detected'
-  sendProblem(reply, { type, title: 'Abnormal Usage Detected', status: 403, detail: blockedText })
+  sendProblem(reply, 403, blockedProblem)
 }
 
 function exceededText (decision: Counted): string {
@@ -70,7 +72,7 @@ function afterText (decision: Counted): string {
 
 /** 503, for createRateLimit, which has no reply to send. */
 export function deniedError (): RefusalError {
-  return refusal(503, 'GUARD_DENIED', deniedText)
+  return new RefusalError(503, 'GUARD_DENIED', deniedText)
 }
 
 const deniedText = 'Requests cannot be counted at the moment'
@@ -78,12 +80,11 @@ const deniedText = 'Requests cannot be counted at the moment'
 /** 503: Redis cannot answer, and `onOutage` is `deny`. */
 export function sendDenied (reply: FastifyReply): void {
   reply.header('retry-after', 1)
-  const type = 'temporary-reduced-capacity'
-  sendProblem(reply, { type, title: 'Temporary Reduced Capacity', status: 503, detail: deniedText })
+  sendProblem(reply, 503, deniedProblem)
 }
 
-/** `type` is a name in the registry of problem types. */
 interface Problem {
+  /** a name in the registry of problem types */
   readonly type: string
   readonly title: string
   readonly status: number
@@ -91,32 +92,32 @@ interface Problem {
   readonly 'violated-policies'?: readonly string[]
 }
 
-/**
- * Sends a string, since the response schema of a route would change an object.
- * Source: RFC 9457 and its registry of problem types; draft-ietf-httpapi-ratelimit-headers, which adds these three.
- */
-function sendProblem (reply: FastifyReply, { type, ...rest }: Problem): void {
-  const body = JSON.stringify({ type: `https://iana.org/assignments/http-problem-types#${type}`, ...rest })
-  const headers = { 'content-type': 'application/problem+json', 'cache-control': 'no-store' }
-  reply.code(rest.status).headers(headers).send(body)
+/** Source: RFC 9457 and its registry of problem types; draft-ietf-httpapi-ratelimit-headers, which adds these three. */
+function jsonOf (problem: Problem): string {
+  const { type, title, status, detail, 'violated-policies': policies } = problem
+  const url = `https://iana.org/assignments/http-problem-types#${type}`
+  return JSON.stringify({ type: url, title, status, detail, 'violated-policies': policies })
+}
+
+const blockedProblem = jsonOf({
+  type: 'abnormal-usage-detected', title: 'Abnormal Usage Detected', status: 403, detail: blockedText
+})
+
+const deniedProblem = jsonOf({
+  type: 'temporary-reduced-capacity', title: 'Temporary Reduced Capacity', status: 503, detail: deniedText
+})
+
+/** Sends a string, since the response schema of a route would change an object. */
+function sendProblem (reply: FastifyReply, status: number, json: string): void {
+  reply
+    .code(status)
+    .header('content-type', 'application/problem+json')
+    .header('cache-control', 'no-store')
+    .send(json)
 }
 
 /** 500: Redis cannot answer, and `onOutage` is `fail`. Only the cause shows the place and the words of Redis. */
 export function failureError (failure: Error): Error {
   if (!(failure instanceof StoreUnavailableError)) return failure
   return new StoreUnavailableError(failure.kind, 'The rate limit store is unavailable', failure)
-}
-
-/**
- * An error without a stack: collecting one costs as much as the rest of the answer, and a flood causes many. Only the
- * constructor runs while the limit is 0. If the application has frozen `Error.stackTraceLimit`, the error has a stack.
- */
-function refusal (statusCode: number, code: RefusalCode, message: string, limit?: string): RefusalError {
-  const { stackTraceLimit } = Error
-  Reflect.set(Error, 'stackTraceLimit', 0)
-  try {
-    return new RefusalError(statusCode, code, message, limit)
-  } finally {
-    Reflect.set(Error, 'stackTraceLimit', stackTraceLimit)
-  }
 }

@@ -168,14 +168,17 @@ export class LimitControl {
    * Returns the counter of a client at each limit, without counting. Limits whose `max` or `timeWindow` is a function
    * are left out, and limits with `max: Infinity`.
    *
-   * @param key  an address, or the text of a key that `keyGenerator` returns; with `hashKeys`, also the hash in events
+   * @param client  an address, or the text of a key that `keyGenerator` returns; with `hashKeys`, also the hash in
+   *   events. `{ key }` means the same, as in `reset`
+   * @throws ArgumentError  if it is no key
    *
    * @example
    * const counters = await app.redisGuard.limits.peek('203.0.113.7')
    * app.log.info({ counters })
    */
-  async peek (key: string): Promise<readonly PeekedLimit[]> {
+  async peek (client: string | { readonly key: string }): Promise<readonly PeekedLimit[]> {
     this.#checkOpen()
+    const key = typeof client === 'object' && client !== null ? client.key : client
     const peeked = [...this.#checksOf('peek', key)].map(async ([client, checks]) => {
       const outcomes = await this.#counters.peek(client, checks)
       return outcomes.map(({ check: { name, limit }, explanation: { refusals, ...left } }) => {

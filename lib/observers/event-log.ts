@@ -63,20 +63,22 @@ export class EventLog {
    * Adds an event if the decision is a refusal. As `ip` the event has the key that was counted, or the block: an IPv6
    * client can use any address of its /64, and must still be one suspect.
    *
-   * @param wall  ms since 1970; asked only for a refusal
+   * @param wall  ms since 1970; asked only for an event that is new
    */
   record ({ kind, key, name }: Decision, subject: Subject, wall: () => number): void {
     if (kind !== 'limited' && kind !== 'blocked') return
     const { client, method, route } = subject
     const counted = client.address === undefined ? undefined : client.key
     const ip = kind === 'blocked' ? key : counted
-    const shown = key === ip ? undefined : shorten(key)
-    this.add({ type: kind, ip, key: shown, limit: name, method, route, count: 1, atMs: wall() })
+    const refused = { type: kind, ip, key: key === ip ? undefined : shorten(key), limit: name, method, route, count: 1 }
+    const same = this.#pendingLike(refused)
+    if (same === undefined) this.add({ ...refused, atMs: wall() })
+    else same.count++
   }
 
   add (event: RateLimitEvent): void {
     const ofAddress = this.#byAddress.get(event.ip)
-    const same = ofAddress?.find(pending => isSame(pending, event))
+    const same = this.#pendingLike(event)
     const isFull = ofAddress !== undefined && ofAddress.length >= mostOfAddress
     if (same !== undefined) same.count += event.count
     else if (isFull && !isSummary(event)) return this.add(summaryOf(event))
@@ -148,6 +150,12 @@ export class EventLog {
     if (failure !== undefined) throw failure
   }
 
+  #pendingLike (event: Omit<RateLimitEvent, 'atMs'>): PendingEvent | undefined {
+    const ofAddress = this.#byAddress.get(event.ip)
+    if (ofAddress !== undefined) for (const pending of ofAddress) if (isSame(pending, event)) return pending
+    return undefined
+  }
+
   #begin (event: PendingEvent, ofAddress: PendingEvent[] | undefined): void {
     this.#pending.push(event)
     if (ofAddress === undefined) this.#byAddress.set(event.ip, [event])
@@ -175,6 +183,6 @@ function isSummary ({ key, limit, method, route }: RateLimitEvent): boolean {
   return key === undefined && limit === undefined && method === undefined && route === undefined
 }
 
-function isSame (a: RateLimitEvent, b: RateLimitEvent): boolean {
+function isSame (a: RateLimitEvent, b: Omit<RateLimitEvent, 'atMs'>): boolean {
   return a.type === b.type && a.key === b.key && a.limit === b.limit && a.method === b.method && a.route === b.route
 }

@@ -101,12 +101,13 @@ export function assemble (fastify: FastifyInstance, registration: Registration):
     memory: memory.limits,
     refusals,
     refusesBlocked: settings.limit.enforce > 0,
-    observers: [
-      decision => metrics?.decided(decision),
-      (decision, subject) => eventLog.record(decision, subject, wall),
-      (decision, subject) => decisionLog.note(decision, subject),
-      publishDecision
-    ]
+    // One function that names its callees, not a list of functions: V8 inlines it.
+    observe (decision, subject) {
+      metrics?.decided(decision)
+      eventLog.record(decision, subject, wall)
+      decisionLog.note(decision, subject)
+      publishDecision(decision, subject)
+    }
   })
 
   const lifetime = new Lifetime()

@@ -64,6 +64,13 @@ export function unknownOptions (names: readonly string[]): GuardWarning | undefi
   }
 }
 
+export const lateLimiter: GuardWarning = {
+  code: 'GUARD_WARN_LATE_LIMITER',
+  message: 'rateLimit or createRateLimit is called while requests are served. Each call makes a limiter with its own ' +
+    'counters. So a limiter that is made for each request limits nothing, and memory grows. Make it once, outside of ' +
+    'handlers and hooks'
+}
+
 /** @param production  false: a Redis without a password is common in development, so there is no warning */
 export function checkPassword (redis: RedisSettings, production: boolean): GuardWarning | undefined {
   if (!production || redis.kind === 'none' || hasPassword(redis)) return undefined

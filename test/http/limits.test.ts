@@ -523,6 +523,19 @@ t.test('a countWhen that fails or does not return a boolean is logged, and the r
   t.throws(() => app.createRateLimit({ countWhen: () => true } as RateLimitOptions), /countWhen must be left out/)
 })
 
+t.test('a limiter that is made for each request is warned of', async t => {
+  const app = await guardedApp(t)
+  const made = Array.from({ length: 20 }, () => app.createRateLimit({ max: 1 }))
+  app.get('/made', async request => (await made[0]!(request)).isAllowed)
+  app.get('/', async request => (await app.createRateLimit({ max: 1 })(request)).isAllowed)
+  const warned = () => app.redisGuard.warnings.filter(({ code }) => code === 'GUARD_WARN_LATE_LIMITER').length
+  await app.inject('/made')
+  for (let i = 0; i < 10; i++) await app.inject('/')
+  t.equal(warned(), 0, 'an application may make a few when it first needs them')
+  for (let i = 0; i < 3; i++) await app.inject('/')
+  t.equal(warned(), 1)
+})
+
 t.test('a request whose refund fails is logged', async t => {
   // No answer of Redis can make it fail: this stands for a defect in the guard.
   t.intercept(MemoryLimits.prototype, 'refund', { value: () => { throw new Error('a mistake') } })

@@ -1,6 +1,5 @@
 /** The error of a refused request, as error handlers and logs see it. */
 import { inspect } from 'node:util'
-import { isNativeError } from 'node:util/types'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { RefusalError } from '../../lib/index.js'
@@ -24,17 +23,18 @@ function errorsOf (app: FastifyInstance): (url: string, remoteAddress?: string) 
   }
 }
 
-t.test('a refusal is a native Error, without a stack', async t => {
+t.test('a refusal is an Error without a stack of calls', async t => {
   const app = await guardedApp(t, { max: 0 })
   app.get('/', ok)
   const error = await errorsOf(app)('/')
-  t.ok(isNativeError(error) && error instanceof RefusalError)
+  t.ok(error instanceof Error && error instanceof RefusalError)
   t.same([error.name, error.message, String(error), error.stack], ['Error', text, `Error: ${text}`, `Error: ${text}`])
-  t.same(Object.keys(error), ['statusCode', 'code', 'limit'])
-  const copy = structuredClone(error)
-  t.same([isNativeError(copy), copy.message], [true, text])
+  const fields = { message: text, statusCode: 429, code: 'GUARD_LIMITED', limit: 'global' }
+  t.strictSame({ ...error }, fields)
+  t.strictSame(structuredClone(error), fields)
   t.match(inspect(error), /^\[RefusalError: Rate limit exceeded, retry in 1 minute\][^]*code: 'GUARD_LIMITED'/)
-  t.doesNotThrow(() => { error.message = error.stack = 'changed' })
+  error.message = error.stack = 'changed'
+  t.same([error.message, error.stack], ['changed', 'changed'])
 })
 
 t.test('an error that the application throws after a refusal has its stack', async t => {
@@ -44,16 +44,6 @@ t.test('an error that the application throws after a refusal has its stack', asy
   app.setErrorHandler(async () => ({ stack: new Error('of the application').stack }))
   t.match((await app.inject('/')).json().stack, /refusal\.test\.ts/)
   t.equal(Error.stackTraceLimit, before)
-})
-
-t.test('if Error.stackTraceLimit is frozen, a refusal has a stack and is otherwise the same', async t => {
-  const app = await guardedApp(t, { max: 0 })
-  app.get('/', ok)
-  Object.defineProperty(Error, 'stackTraceLimit', { writable: false })
-  t.teardown(() => Object.defineProperty(Error, 'stackTraceLimit', { writable: true }))
-  const error = await errorsOf(app)('/')
-  t.match(error, { message: text, code: 'GUARD_LIMITED' })
-  t.match(error.stack, /refusal\.ts/)
 })
 
 t.test('each kind of refusal has its own code, and those of a limit name the limit', async t => {
@@ -86,7 +76,7 @@ t.test('createRateLimit throws an error with a code if the request cannot be cou
   await gone.stop()
   await until(() => app.redisGuard.status.store === 'memory')
   const error = await errorOf('/')
-  t.ok(isNativeError(error))
+  t.ok(error instanceof RefusalError)
   t.match(error, { statusCode: 503, code: 'GUARD_DENIED', message: 'Requests cannot be counted at the moment' })
 })
 

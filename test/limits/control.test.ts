@@ -233,6 +233,8 @@ t.test('wrong arguments are errors that say what is wrong', { buffered: true }, 
     [async () => await limits.reset({ name: 5 } as never), /the argument of limits.reset/],
     [async () => await limits.reset(''), /the key of limits.reset/],
     [async () => await limits.peek(5 as never), /the key of limits.peek must be a non-empty string, got 5/],
+    [async () => await limits.peek(null as never), /the key of limits.peek must be a non-empty string, got null/],
+    [async () => await limits.peek({} as never), /the key of limits.peek must be a non-empty string, got undefined/],
     [async () => await app.redisGuard.get('redis-guard:x'), /does not begin with redis-guard:/]
   ]
   for (const [call, message] of wrong) await t.rejects(call(), { code: 'GUARD_ERR_ARGUMENT', message })
@@ -297,6 +299,7 @@ t.test('reset and peek know computed limits, and accept the key of a keyGenerato
     t.same([(await app.inject(request)).statusCode, (await app.inject(request)).statusCode], [200, 429])
   }
   t.equal((await app.redisGuard.limits.peek(key)).find(({ name }) => name === 'GET:/key')!.remaining, 0)
+  t.same(await app.redisGuard.limits.peek({ key }), await app.redisGuard.limits.peek(key))
   t.same([await app.redisGuard.limits.reset('127.0.0.1'), await app.redisGuard.limits.reset({ key })], [true, true])
   for (const request of [first, byKey]) t.equal((await app.inject(request)).statusCode, 200)
 })

@@ -24,21 +24,27 @@ export const take: Encoding<SentHits, readonly Taken[]> = {
   script: new Script(scripts.take),
 
   args ({ hits }) {
-    const shapes = new Map<readonly Check[], number>()
-    const described: (string | number)[] = []
-    const runs: { readonly shape: number, length: number }[] = []
+    const shapes: (readonly Check[])[] = []
+    /** shape and length of each run of hits with the same checks */
+    const runs: number[] = []
+    let last: readonly Check[] | undefined
     for (const { checks } of hits) {
-      let shape = shapes.get(checks)
-      if (shape === undefined) {
-        shapes.set(checks, shape = shapes.size + 1)
-        described.push(checks.length)
-        for (const { limit, cost, shadow } of checks) described.push(...limitRow(limit), cost, shadow === true ? 1 : 0)
+      if (checks === last) {
+        runs.push(runs.pop() as number + 1)
+        continue
       }
-      const run = runs.at(-1)
-      if (run?.shape === shape) run.length++
-      else runs.push({ shape, length: 1 })
+      last = checks
+      let shape = shapes.indexOf(checks) + 1
+      if (shape === 0) shape = shapes.push(checks)
+      runs.push(shape, 1)
     }
-    return [shapes.size, ...described, ...runs.flatMap(({ shape, length }) => [shape, length])]
+    const args: (string | number)[] = [shapes.length]
+    for (const checks of shapes) {
+      args.push(checks.length)
+      for (const { limit, cost, shadow } of checks) args.push(...limitRow(limit), cost, shadow === true ? 1 : 0)
+    }
+    args.push(...runs)
+    return args
   },
 
   read (reply, { hits, number }) {
