@@ -24,7 +24,7 @@ app.get('/chat', {
       else if (socket.readyState === socket.OPEN) socket.send(`You said: ${String(message)}`)
     } catch (error) {
       request.log.error(error)
-      socket.close(1011)         // nobody can count: the application closes, or onOutage is 'deny'
+      socket.close(1011)         // not counted: closing, or Redis is away and onOutage is 'deny'
     }
   })
 })
