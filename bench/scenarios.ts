@@ -71,7 +71,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'blocked',
     title: 'Half of the requests from blocked addresses',
     blockedPercent: 50,
-    variants: ['plain', 'plain-headers', 'guard-everything', 'guard-memory']
+    variants: ['plain', 'plain-headers', 'plain-refusing', 'guard-everything', 'guard-memory']
   },
   {
     ...usual,

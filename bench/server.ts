@@ -10,12 +10,10 @@
 import { nextTickNanos, settleNextTick } from './next-tick.js'
 import Fastify from 'fastify'
 import { answerParent } from '../tools/child.js'
-import { variants, type VariantName, type VariantSettings } from './variants.js'
+import { blockedPrefix, variants, type VariantName, type VariantSettings } from './variants.js'
 
 export interface ServerSettings extends VariantSettings {
   readonly variant: VariantName
-  /** block each address of 203.0.113.0/24, where the variant can */
-  readonly blocks: boolean
 }
 
 const settings = JSON.parse(process.argv[2]!) as ServerSettings
@@ -26,7 +24,7 @@ app.get('/', async () => ({ hello: 'world' }))
 await app.listen({ port: 0, host: '127.0.0.1' })
 
 if (settings.blocks && app.hasDecorator('redisGuard')) {
-  for (let i = 0; i < 256; i++) await app.redisGuard.blockIP(`203.0.113.${i}`, 3600)
+  for (let i = 0; i < 256; i++) await app.redisGuard.blockIP(`${blockedPrefix}${i}`, 3600)
 }
 
 await settleNextTick()

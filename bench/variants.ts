@@ -14,6 +14,8 @@ export interface VariantSettings {
   readonly nearRedisPort: number
   /** requests per minute and address */
   readonly max: number
+  /** refuse each address of 203.0.113.0/24, where the variant can */
+  readonly blocks: boolean
 }
 
 export interface Variant {
@@ -27,6 +29,9 @@ export interface Variant {
 
 const windowSeconds = 60
 
+/** of the addresses that a scenario with blocks refuses */
+export const blockedPrefix = '203.0.113.'
+
 /** By name, as the server's arguments and `--only` use it. */
 export const variants = {
   plain: { label: 'plain Fastify', store: 'none', async add () {} },
@@ -36,7 +41,7 @@ export const variants = {
     add: addHeadersOnly
   },
   'plain-refusing': {
-    label: 'plain Fastify, refusing each request with an error of its own',
+    label: 'plain Fastify, reading the address and refusing with an error of its own',
     store: 'none',
     add: refuse
   },
@@ -143,9 +148,17 @@ async function addHeadersOnly (app: FastifyInstance, { max }: VariantSettings): 
   })
 }
 
-/** The floor for a limiter that refuses by an error, which Fastify's error handlers and `onError` hooks see. */
-async function refuse (app: FastifyInstance): Promise<void> {
+/**
+ * The floor for a limiter that refuses by an error, which Fastify's error handlers and `onError` hooks see. It refuses
+ * what the guard would: the blocked addresses, or each request where no address is blocked.
+ */
+async function refuse (app: FastifyInstance, { max, blocks }: VariantSettings): Promise<void> {
   app.addHook('onRequest', (request, reply, done) => {
+    const { ip } = request
+    if (blocks && !ip.startsWith(blockedPrefix)) {
+      setHeaders(reply, max, max, windowSeconds)
+      return done()
+    }
     setHeaders(reply, 0, 0, windowSeconds)
     const { stackTraceLimit } = Error
     Error.stackTraceLimit = 0
