@@ -2,7 +2,7 @@
  * Finds the client of a request, and caches recent clients. Without the cache, reading the address, the allow list and
  * the X-Forwarded-For header of proxies would be most of the work that the guard does for a request.
  */
-import { parseAddress } from '../addresses/address.js'
+import { type Address, parseAddress } from '../addresses/address.js'
 import type { AddressList } from '../addresses/address-list.js'
 import { CounterKeys } from '../store/keys.js'
 import { BoundedCache } from './bounded-cache.js'
@@ -38,8 +38,10 @@ export class Clients {
   byAddress (ip: unknown): Client {
     const known = this.#byAddress.get(undefined, ip as string)
     if (known !== undefined) return known
-    const client = this.#read(ip)
-    if (client !== this.#unknown) this.#byAddress.set(undefined, copy(String(ip)), client)
+    const address = parseAddress(ip)
+    if (address === undefined) return this.#unknown
+    const client = this.#clientAt({ ...address, text: copy(address.text) })
+    this.#byAddress.offer(undefined, copy(String(ip)), client)
     return client
   }
 
@@ -53,8 +55,10 @@ export class Clients {
   byConnection (peer: string | undefined, header: string, request: { readonly ip: unknown }): Client {
     const known = this.#byConnection.get(peer, header)
     if (known !== undefined) return known
-    const client = this.#read(request.ip)
-    this.#byConnection.set(peer, header, client)
+    const address = parseAddress(request.ip)
+    // The text may be a slice of the header, which is kept here anyway.
+    const client = address === undefined ? this.#unknown : this.#clientAt(address)
+    this.#byConnection.offer(peer, header, client)
     return client
   }
 
@@ -69,14 +73,11 @@ export class Clients {
     const known = this.#byAnswer.get(undefined, key)
     if (known !== undefined) return known
     const counterKeys = new CounterKeys(copy(key))
-    this.#byAnswer.set(undefined, counterKeys.client, counterKeys)
+    this.#byAnswer.offer(undefined, counterKeys.client, counterKeys)
     return counterKeys
   }
 
-  #read (ip: unknown): Client {
-    const found = parseAddress(ip)
-    if (found === undefined) return this.#unknown
-    const address = { ...found, text: copy(found.text) }
+  #clientAt (address: Address): Client {
     return new Client({ address, ipv6Subnet: this.#ipv6Subnet, exempt: this.#allowList.find(address) === true })
   }
 }

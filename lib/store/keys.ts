@@ -139,30 +139,28 @@ export class Keys {
  */
 export class CounterKeys {
   readonly client: string
-  /** almost every client has one counter, so the last one that was used is looked at first */
-  #last: KnownPlace | undefined
-  readonly #places: KnownPlace[] = []
-  #next = 0
+  /** the newest place first. Almost every client has one, so this is no array */
+  #newest: KnownPlace | undefined
 
   constructor (client: string) {
     this.client = client
   }
 
   find (algorithm: Algorithm, name: string): CounterPlace | undefined {
-    const last = this.#last
-    if (last !== undefined && last.name === name && last.algorithm === algorithm) return last
-    for (const place of this.#places) {
-      if (place.name === name && place.algorithm === algorithm) return (this.#last = place)
+    for (let place = this.#newest; place !== undefined; place = place.older) {
+      if (place.name === name && place.algorithm === algorithm) return place
     }
     return undefined
   }
 
   /** Remembers a place instead of the oldest one, if there are `mostRemembered` already. */
   remember (algorithm: Algorithm, name: string, key: string): CounterPlace {
-    const place: KnownPlace = { algorithm, name, key, entry: undefined }
-    this.#last = this.#places[this.#next] = place
-    this.#next = (this.#next + 1) % mostRemembered
-    return place
+    const newest: KnownPlace = { algorithm, name, key, entry: undefined, older: this.#newest }
+    this.#newest = newest
+    let oldest = newest
+    for (let kept = 1; kept < mostRemembered && oldest.older !== undefined; kept++) oldest = oldest.older
+    oldest.older = undefined
+    return newest
   }
 }
 
@@ -177,6 +175,7 @@ export interface CounterPlace {
 interface KnownPlace extends CounterPlace {
   readonly algorithm: Algorithm
   readonly name: string
+  older: KnownPlace | undefined
 }
 
 /** The most places that are remembered for a client. With more, memory would grow with clients times limits. */
