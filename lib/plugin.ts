@@ -23,7 +23,7 @@ import { lateLimiter, trustProxyOf } from './startup/warnings.js'
 declare module 'fastify' {
   // If one declaration leaves the parameters out, TypeScript does not fill in those of another one, such as that of
   // @fastify/rate-limit.
-  // eslint-disable-next-line @typescript-eslint/no-unused-vars
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- see above
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     /**
      * Blocks, events, values and limits at run time, the same on Redis and in memory. Of several registrations in one

@@ -56,7 +56,7 @@ export class Clients {
     const known = this.#byConnection.get(peer, header)
     if (known !== undefined) return known
     const address = parseAddress(request.ip)
-    // The text may be a slice of the header, which is kept here anyway.
+    // The text may be a slice of the header. It is not copied, since the header is short.
     const client = address === undefined ? this.#unknown : this.#clientAt(address)
     this.#byConnection.offer(peer, header, client)
     return client
